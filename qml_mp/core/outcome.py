@@ -1,0 +1,116 @@
+"""Anywhere: what can come of one claim of a job, as one value with every decision already in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from qml_mp.core.payload import JsonValue
+
+_MAX_CRASH_BACKOFF_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorInfo:
+    """What is kept of an exception: text only, never the object."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+
+class AttemptKind(StrEnum):
+    """Why an attempt did not succeed."""
+
+    FAILURE = "failure"
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessFacts:
+    """What is known of a worker process that died, from its exit status and the kernel's accounting."""
+
+    signal: int | None = None
+    exit_code: int | None = None
+    peak_rss_bytes: int | None = None
+    cpu_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One execution that did not succeed, as kept in the job's history."""
+
+    kind: AttemptKind
+    claim_seq: int
+    worker: str
+    pid: int | None
+    started_at: datetime
+    ended_at: datetime
+    error: ErrorInfo | None
+    process: ProcessFacts = ProcessFacts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Success:
+    """The function returned; the result is JSON."""
+
+    result: JsonValue
+    duration: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """The attempt failed or timed out, and the job runs again after `delay`."""
+
+    error: ErrorInfo
+    delay: timedelta
+    kind: AttemptKind = AttemptKind.FAILURE
+    process: ProcessFacts = ProcessFacts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The attempt failed or timed out, and the job ends."""
+
+    error: ErrorInfo
+    kind: AttemptKind = AttemptKind.FAILURE
+    process: ProcessFacts = ProcessFacts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The job was cancelled from outside and ends Deleted, with the reason."""
+
+    reason: str
+    process: ProcessFacts = ProcessFacts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The claim is given back, charged to no budget: shutdown, or the worker could not run it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crash:
+    """The process died under the job: charged to the crash budget, never to the retry budget."""
+
+    error: ErrorInfo
+    rerun_after: timedelta | None
+    """Zero: Enqueued at once. More: AwaitingRetry for so long. None: the budget is spent, Failed."""
+    process: ProcessFacts = ProcessFacts()
+
+
+Outcome = Success | Retry | Failure | Cancelled | Release | Crash
+
+
+def judge_crash(*, crashes_before: int, max_crashes: int, error: ErrorInfo, process: ProcessFacts) -> Crash:
+    """Decide what a crash does to its job: run again at once the first time, then with backoff, then fail."""
+    if crashes_before + 1 >= max_crashes:
+        return Crash(error=replace(error, type="WorkerCrashed"), rerun_after=None, process=process)
+    backoff_s = 0.0 if crashes_before == 0 else min(2.0 ** (crashes_before - 1), _MAX_CRASH_BACKOFF_S)
+    return Crash(error=error, rerun_after=timedelta(seconds=backoff_s), process=process)

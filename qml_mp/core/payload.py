@@ -1,0 +1,124 @@
+"""Anywhere: JSON as qml-mp stores it: what may be written, and how a stored text is read back.
+
+Rules: only JSON types, string keys, finite numbers, integers of 64 bits, text that every backend
+can store (no NUL, no lone surrogate), at most `MAX_DEPTH` levels and `MAX_PAYLOAD_BYTES` bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from qml_mp.errors import InvalidJob
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+
+MAX_PAYLOAD_BYTES = 1024 * 1024
+MAX_DEPTH = 100
+_INT64 = range(-(2**63), 2**63)
+
+
+def encode_json(value: object, *, what: str, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
+    """Return the value as compact JSON text; raise `InvalidJob` naming `what` and the place in it."""
+    for path, part, depth in _walk(value):
+        problem = _problem(part, depth)
+        if problem:
+            raise InvalidJob(f"{what}{_shown(path)} {problem}")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    size_bytes = len(text.encode())
+    if size_bytes > max_bytes:
+        raise InvalidJob(
+            f"{what} is {size_bytes:,} bytes of JSON; the limit is {max_bytes:,}. "
+            "Store large data elsewhere (a file, an object store) and pass a reference to it."
+        )
+    return text
+
+
+def decode_json(text: str | bytes, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> JsonValue:
+    """Read stored JSON text back; raise `InvalidJob` for whatever did not come from `encode_json`.
+
+    Rows can be written by other programs, so nothing about the text is trusted: size, encoding,
+    syntax, depth and values are checked, and no input makes this raise anything else.
+    """
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    if len(raw) > max_bytes:
+        raise InvalidJob(f"The stored JSON is {len(raw):,} bytes; the limit is {max_bytes:,}.")
+    try:
+        value: JsonValue = json.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise InvalidJob(f"The stored text is not readable JSON: {type(error).__name__}: {error}") from None
+    for path, part, depth in _walk(value):
+        problem = _problem(part, depth)
+        if problem:
+            raise InvalidJob(f"The stored JSON{_shown(path)} {problem}")
+    return value
+
+
+def check_text(text: str, *, what: str) -> str:
+    """Return the text if every backend can store it, else raise `InvalidJob` naming `what`."""
+    problem = _problem_of_text(text)
+    if problem:
+        raise InvalidJob(f"{what} {problem}")
+    return text
+
+
+_Path = tuple[str | int, ...]
+
+
+def _walk(value: object) -> Iterator[tuple[_Path, object, int]]:
+    """Every part of the value with its path and depth; a stack of its own, so depth cannot overflow it."""
+    stack: list[tuple[_Path, object, int]] = [((), value, 0)]
+    while stack:
+        path, part, depth = stack.pop()
+        yield path, part, depth
+        if isinstance(part, dict):
+            stack.extend(((*path, key), item, depth + 1) for key, item in part.items())
+        elif isinstance(part, list | tuple):
+            stack.extend(((*path, index), item, depth + 1) for index, item in enumerate(part))
+
+
+def _problem(part: object, depth: int) -> str | None:
+    if depth > MAX_DEPTH:
+        return f"is nested deeper than {MAX_DEPTH} levels; flatten it or pass a reference."
+    match part:
+        case None | bool():
+            return None
+        case str():
+            return _problem_of_text(part)
+        case int():
+            return None if part in _INT64 else "is an integer of more than 64 bits; pass it as text."
+        case float():
+            finite = part - part == 0
+            return None if finite else f"is {part!r}, which JSON cannot hold; pass null or text."
+        case dict():
+            return next(filter(None, map(_problem_of_key, part)), None)
+        case list() | tuple():
+            return None
+        case _:
+            return (
+                f"is of type {type(part).__name__}, which is not JSON; pass text, numbers, lists or objects."
+            )
+
+
+def _problem_of_key(key: object) -> str | None:
+    if not isinstance(key, str):
+        return f"has the key {key!r} of type {type(key).__name__}; the keys of an object must be text."
+    problem = _problem_of_text(key)
+    return f"has a key that {problem}" if problem else None
+
+
+def _problem_of_text(text: str) -> str | None:
+    if "\0" in text:
+        return "contains a NUL character, which cannot be stored; remove it or encode it (base64)."
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "contains a lone surrogate, which is not valid text; decode it properly or encode it (base64)."
+    return None
+
+
+def _shown(path: _Path) -> str:
+    if not path:
+        return ""
+    shown = "".join(f"[{part!a}]" for part in path[:5])
+    return f" at {shown}{'…' if len(path) > 5 else ''}"

@@ -1,0 +1,92 @@
+"""Anywhere: the template of a recurring job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from qml_mp.core.cron import CronSchedule
+from qml_mp.core.payload import JsonValue, check_text, encode_json
+from qml_mp.errors import ConfigurationError
+from qml_mp.settings import check_queue_name
+
+_MAX_ID_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurringJob:
+    """A template from which one job is enqueued per firing time of `cron`.
+
+    Built with `RecurringJob.new`; kept in the storage, so it survives restarts.
+    """
+
+    id: str
+    cron: str
+    """5 fields (minute hour day month weekday), or 6 or 7 with seconds first (and a year last)."""
+    method: str
+    payload: JsonValue = None
+    queue: str = "default"
+    tz: str = "UTC"
+    """IANA name of the zone in whose wall time `cron` is meant."""
+    enabled: bool = True
+    next_run_at: datetime | None = None
+    last_run_at: datetime | None = None
+    created_at: datetime
+    disabled_reason: str | None = None
+    """Why qml-mp itself disabled the template (its cron no longer parses)."""
+
+    @classmethod
+    def new(
+        cls,
+        id: str,
+        cron: str,
+        method: str,
+        payload: JsonValue = None,
+        queue: str = "default",
+        *,
+        tz: str = "UTC",
+        now: datetime | None = None,
+    ) -> RecurringJob:
+        """A validated template whose first firing is the next one after `now`.
+
+        Raises `ConfigurationError` for a cron, zone, id or queue that cannot be, `InvalidJob` for the payload.
+        """
+        if not isinstance(id, str) or not 1 <= len(id) <= _MAX_ID_CHARS:
+            raise ConfigurationError(
+                f"The recurring id {str(id)[:50]!r} is not text of 1 to {_MAX_ID_CHARS} characters."
+            )
+        check_text(id, what="The recurring id")
+        check_text(method, what="The method name")
+        check_queue_name(queue)
+        encode_json(payload, what="The payload")
+        created_at = now or datetime.now(UTC)
+        next_run_at = CronSchedule(cron, tz=tz).next_after(created_at)
+        if next_run_at is None:
+            raise ConfigurationError(
+                f"The cron expression {cron!r} of {id!r} never fires again; check its date fields."
+            )
+        return cls(
+            id=id, cron=cron, method=method, payload=payload, queue=queue, tz=tz, next_run_at=next_run_at,
+            created_at=created_at,
+        )  # fmt: skip
+
+    @property
+    def schedule(self) -> CronSchedule:
+        """The parsed schedule; raises `ConfigurationError` when the stored cron no longer parses."""
+        return CronSchedule(self.cron, tz=self.tz)
+
+    def to_json(self) -> Mapping[str, JsonValue]:
+        """The template as `--json` prints it."""
+        return {
+            "id": self.id,
+            "cron": self.cron,
+            "tz": self.tz,
+            "method": self.method,
+            "payload": self.payload,
+            "queue": self.queue,
+            "enabled": self.enabled,
+            "next_run_at": None if self.next_run_at is None else self.next_run_at.isoformat(),
+            "last_run_at": None if self.last_run_at is None else self.last_run_at.isoformat(),
+            "disabled_reason": self.disabled_reason,
+        }

@@ -1,0 +1,49 @@
+"""Anywhere: what the registry says of a server's run and of its workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessIdentity:
+    """A process that can be told from every other one that ever had its pid.
+
+    `host` names the running kernel and pid namespace (two containers share neither by chance),
+    `started_ticks` is the kernel's start time of the process in clock ticks after boot.
+    """
+
+    host: str
+    pid: int
+    started_ticks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """One run of a supervisor. Written by it at start and on each heartbeat, read by everybody."""
+
+    id: str
+    name: str
+    hostname: str
+    process: ProcessIdentity
+    worker_count: int
+    queues: tuple[str, ...]
+    started_at: datetime
+    last_heartbeat: datetime
+    heartbeat_enabled: bool = False
+    """Whether silence means anything: a server without heartbeats is judged by its process alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """One worker process. Written by itself when it is ready; removed by its supervisor."""
+
+    id: str
+    server_id: str
+    number: int
+    """1 … N, the place it fills; a replacement has the same number and another id."""
+    process: ProcessIdentity
+    started_at: datetime
+    rss_bytes: int | None = None
+    """Resident memory at the supervisor's last heartbeat, for readers on other hosts."""

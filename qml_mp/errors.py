@@ -1,0 +1,84 @@
+"""Anywhere: every error that qml-mp raises, with what it means to the caller.
+
+All derive from `QmlError`, except the two that are raised *inside* a running job: those derive
+from `BaseException`, so that an `except Exception` in user code does not swallow a time limit.
+"""
+
+from __future__ import annotations
+
+
+class QmlError(Exception):
+    """Base of all errors of qml-mp. The text says what, where and what to do next."""
+
+
+class ConfigurationError(QmlError):
+    """A setting, argument or definition is wrong; nothing was started or written."""
+
+
+class ServerAlreadyRunning(ConfigurationError):
+    """`start()` or `run()` on a server that is running."""
+
+
+class AppImportError(QmlError):
+    """The user's app (`module:attribute`) cannot be imported, or is not a `QmlApp`."""
+
+
+class WorkerBootError(QmlError):
+    """No worker could boot, so the server stopped. The text holds the worker's own error."""
+
+
+class InvalidJob(QmlError, ValueError):
+    """A job that cannot be stored or run as given: payload, name, delay. Nothing was written."""
+
+
+class UnknownMethod(InvalidJob):
+    """No function or worker is registered for the method name."""
+
+
+class JobNotFound(QmlError, LookupError):
+    """No job has this id (it may have been deleted after its time to live)."""
+
+
+class RecurringNotFound(QmlError, LookupError):
+    """No recurring template has this id."""
+
+
+class InvalidTransition(QmlError):
+    """The job's present state does not allow the change; the job is as it was."""
+
+
+class JobFailed(QmlError):
+    """An awaited job ended `failed` or `deleted`. `job_id` and `state` say which and how."""
+
+    def __init__(self, message: str, *, job_id: str, state: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.state = state
+
+
+class WaitTimeout(QmlError, TimeoutError):
+    """`handle.wait(timeout)` ended before the job did. The job goes on."""
+
+
+class StorageError(QmlError):
+    """The storage refused or failed an operation; nothing of that operation was written."""
+
+
+class StorageUnavailable(StorageError):
+    """The storage cannot be reached or used now: no server, locked, full or read-only.
+
+    Retrying later can help. For a commit whose reply was lost this is raised too: the write may
+    have landed, which is why every guarded write can be repeated harmlessly.
+    """
+
+
+class SchemaMismatch(StorageError):
+    """The schema in the storage is newer or older than this code; nothing was written."""
+
+
+class JobInterrupted(BaseException):
+    """Raised inside a running job when it is cancelled or the worker must leave. Let it pass."""
+
+
+class JobTimeout(JobInterrupted):
+    """Raised inside a running job that has used up its time limit. Let it pass."""

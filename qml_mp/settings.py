@@ -1,0 +1,136 @@
+"""Anywhere, no I/O: `ServerConfig`, the settings of one supervisor, validated once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
+
+from qml_mp.errors import ConfigurationError
+from qml_mp.units import parse_duration, parse_size
+
+_NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
+_MAX_WORKERS = 1024
+_MAX_QUEUES = 100
+_MAX_BATCH = 1000
+_AT_LEAST_ONE_MS = (
+    "polling_interval", "scheduler_poll_interval", "recurring_poll_interval", "cleanup_interval",
+    "heartbeat_interval", "job_timeout", "boot_timeout",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Settings of a `BackgroundJobServer`. Durations also accept seconds or text like "5m".
+
+    The first group has the names and defaults of the reference system; two of its defaults are
+    changed: heartbeats are on for PostgreSQL (`enable_heartbeat=None` means "as the storage
+    wants"), and the sweep at start never touches a job whose owner is provably alive.
+    Raises `ConfigurationError` that names field, value and bound.
+    """
+
+    server_name: str = "qml-server"
+    """Name shown to people; the id of one run is `name#uuid`."""
+    worker_count: int = 5
+    """Worker processes; 0 is legal: only the loops run."""
+    polling_interval: timedelta = timedelta(seconds=1)
+    """Longest that an idle worker goes without looking for jobs; wake-ups make it sooner."""
+    job_timeout: timedelta = timedelta(minutes=5)
+    """Time limit of a job that sets none of its own."""
+    queues: Sequence[str] = ("default",)
+    """Queues served; empty means all."""
+    auto_start: bool = True
+    """Whether `with BackgroundJobServer(...)` starts the server by itself."""
+    fetch_batch_size: int = 10
+    """Most due jobs that the scheduler promotes in one statement. A worker always claims one job
+    at a time, so that a crash puts one job in doubt and never a batch."""
+    enable_scheduler: bool = True
+    scheduler_poll_interval: timedelta = timedelta(seconds=30)
+    """Upper bound between two looks for due jobs; the next due instant is known and met."""
+    shutdown_timeout: timedelta = timedelta(seconds=30)
+    """What stopping allows running jobs before they are killed and given back uncharged."""
+    stale_processing_after: timedelta = timedelta(minutes=5)
+    """Processing jobs of unknown owners older than this are re-queued at start."""
+    enable_recurring: bool = True
+    recurring_poll_interval: timedelta = timedelta(seconds=5)
+    enable_cleanup: bool = True
+    cleanup_interval: timedelta = timedelta(minutes=1)
+    succeeded_ttl: timedelta = timedelta(hours=24)
+    """How long succeeded and deleted jobs are kept."""
+    failed_ttl: timedelta = timedelta(days=7)
+    """How long failed jobs are kept."""
+    enable_heartbeat: bool | None = None
+    """None: on for PostgreSQL, off for SQLite, where every process can be looked up by its id."""
+    heartbeat_interval: timedelta = timedelta(seconds=10)
+    dead_server_timeout: timedelta = timedelta(seconds=60)
+    """A peer silent for longer is dead: its jobs are re-queued and its row is removed."""
+
+    cancel_grace: timedelta = timedelta(seconds=2)
+    """From asking a job to end until an exception is raised inside it."""
+    term_grace: timedelta = timedelta(seconds=5)
+    """From that exception until SIGKILL."""
+    orphan_grace: timedelta = timedelta(seconds=5)
+    """How long a busy worker may outlive its supervisor."""
+    boot_timeout: timedelta = timedelta(seconds=60)
+    """A worker that is not ready after this long is killed and counted as failed to boot."""
+    max_crashes: int = 3
+    """Attempts whose process died before a job ends Failed as WorkerCrashed."""
+    max_jobs: int | None = None
+    """Jobs after which a worker is replaced; None: never."""
+    max_memory: int | None = None
+    """Resident bytes above which a worker is replaced after its job; None: never."""
+    preload: bool = False
+    """Import the app in the supervisor and fork cheap copies; SIGHUP then picks up no new code."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type == "timedelta":
+                value = parse_duration(getattr(self, field.name), what=f"ServerConfig.{field.name}")
+                object.__setattr__(self, field.name, value)
+        if isinstance(self.queues, str):
+            raise _bad("queues", self.queues, 'a list of names such as ["default", "images"]')
+        object.__setattr__(self, "queues", tuple(dict.fromkeys(self.queues)))
+        if self.max_memory is not None:
+            object.__setattr__(
+                self, "max_memory", parse_size(self.max_memory, what="ServerConfig.max_memory")
+            )
+        self._validate()
+
+    def _validate(self) -> None:
+        if not isinstance(self.server_name, str) or not _NAME.fullmatch(self.server_name):
+            raise _bad("server_name", self.server_name, "1 to 100 letters, digits or any of _ . : @ -")
+        _check_count("worker_count", self.worker_count, 0, _MAX_WORKERS)
+        _check_count("fetch_batch_size", self.fetch_batch_size, 1, _MAX_BATCH)
+        _check_count("max_crashes", self.max_crashes, 1, 1000)
+        if self.max_jobs is not None:
+            _check_count("max_jobs", self.max_jobs, 1, 10**9)
+        if len(self.queues) > _MAX_QUEUES:
+            raise _bad(
+                "queues", f"{len(self.queues)} names", f"at most {_MAX_QUEUES} names (empty serves all)"
+            )
+        for queue in self.queues:
+            check_queue_name(queue)
+        for name in _AT_LEAST_ONE_MS:
+            if getattr(self, name) < timedelta(milliseconds=1):
+                raise _bad(name, getattr(self, name), "at least 1ms")
+        if self.dead_server_timeout < 2 * self.heartbeat_interval:
+            raise _bad("dead_server_timeout", self.dead_server_timeout, "at least twice heartbeat_interval")
+
+
+def check_queue_name(queue: str) -> str:
+    """Return the queue's name, or raise `ConfigurationError` when it cannot be one."""
+    if not isinstance(queue, str) or not _NAME.fullmatch(queue):
+        raise ConfigurationError(
+            f"The queue name {queue!r} is not usable; use 1 to 100 letters, digits or any of _ . : @ -"
+        )
+    return queue
+
+
+def _check_count(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _bad(name, value, f"a whole number from {low} to {high}")
+
+
+def _bad(name: str, value: object, bound: str) -> ConfigurationError:
+    return ConfigurationError(f"ServerConfig.{name} is {value!r}; it must be {bound}.")

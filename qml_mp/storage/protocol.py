@@ -1,0 +1,366 @@
+"""Every process: what a storage does, in five parts and the monitoring reads.
+
+Two backends implement it (`sqlite`, `postgres`); one suite, `tests/storage`, holds both to it.
+
+Rules for all of it. An operation either happens whole or not at all. A driver's error becomes a
+`StorageError`: `StorageUnavailable` where trying again later can help. No operation waits without
+a bound. Instants are aware, in UTC, and are read from the database's clock wherever two machines
+compare them. A write about a claim is guarded by `id AND claim_seq AND state = processing`.
+
+A storage is used by one thread at a time per call (calls from several threads take turns) and may
+be opened anew after `close()` simply by using it. It must hold nothing open across a fork: call
+`close()` first. A process that inherited one all the same abandons the handle and opens its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Protocol
+
+from qml_mp.core.job import Claim, ClaimKey, Job
+from qml_mp.core.outcome import Attempt, Outcome
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.core.state import StateName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Who asks for a job, and from which queues (empty: all)."""
+
+    worker_id: str
+    server_id: str
+    queues: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long an ended job is kept; becomes its `expires_at`."""
+
+    succeeded_ttl: timedelta = timedelta(hours=24)
+    """Succeeded and Deleted."""
+    failed_ttl: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What `finish` did."""
+
+    accepted: bool
+    """False: the claim was lost to somebody else, and nothing was written about the job."""
+    state: StateName | None
+    """The state the job is in now because of this claim; None when the claim was lost."""
+    next: Claim | None = None
+    """The next job, when one was asked for and there was one."""
+
+
+class CancelResult(Enum):
+    """What `request_cancel` found."""
+
+    DELETED = "deleted"
+    """The job was not running and is Deleted now."""
+    REQUESTED = "requested"
+    """The job is running; its supervisor will end it."""
+    ALREADY_FINAL = "already_final"
+    NOT_FOUND = "not_found"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """A cancel that a supervisor has to carry to one of its workers."""
+
+    key: ClaimKey
+    worker_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """What `promote_due` did, and when to look again."""
+
+    count: int
+    next_due_in: timedelta | None
+    """Time until the next Scheduled or AwaitingRetry job is due (zero: more are due now); None: none waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fired:
+    """What `fire_due_recurring` did, and when to look again."""
+
+    jobs: tuple[Job, ...]
+    disabled: tuple[str, ...]
+    """Ids of templates that were disabled because their cron no longer parses."""
+    next_due_in: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a listing shows; an empty collection does not restrict."""
+
+    states: Collection[StateName] = ()
+    queue: str | None = None
+    method: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """One page of a listing, newest first."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
+    """Pass it as `after` for the next page; None: this was the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """One queue that holds jobs that have not ended."""
+
+    name: str
+    enqueued: int
+    processing: int
+    oldest: timedelta | None
+    """Age of the oldest Enqueued job; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueWork:
+    """What `--burst` asks: is anything left that can still run?"""
+
+    runnable: int
+    """Enqueued or Processing jobs in the queues."""
+    waiting: int
+    """Scheduled or AwaitingRetry jobs in the queues that are due by now."""
+
+
+class JobStore(Protocol):
+    """Jobs as rows."""
+
+    def enqueue(self, job: Job) -> str:
+        """Commit a new job (Enqueued or Scheduled as its state says) and return its id.
+
+        When a job that has not ended carries the same `unique_key`, nothing is written and that
+        job's id is returned. A Scheduled job whose instant has passed is stored Enqueued.
+        """
+
+    def enqueue_many(self, jobs: Iterable[Job]) -> list[str]:
+        """`enqueue` for all in one transaction: all of them or, on any error, none. Ids in order."""
+
+    def enqueue_in(self, connection: object, jobs: Iterable[Job]) -> list[str]:
+        """`enqueue_many` inside the caller's own open transaction; commits nothing itself.
+
+        `connection` is a driver connection (`sqlite3.Connection` / `psycopg.Connection`). Raises
+        `ConfigurationError` when it is of another driver or belongs to another database.
+        """
+
+    def get(self, job_id: str) -> Job | None:
+        """The job, or None."""
+
+    def delete(self, job_id: str, *, reason: str, retention: Retention) -> Job:
+        """Make a job that is not running Deleted. Raises `JobNotFound`, or `InvalidTransition`
+        (Processing: cancel it instead; Deleted already)."""
+
+    def retry(self, job_id: str) -> Job:
+        """Make a Failed job Enqueued by hand, its failures and crashes set back to 0 and its
+        `expires_at` cleared. Raises `JobNotFound` or `InvalidTransition`."""
+
+
+class JobLocker(Protocol):
+    """Claims and everything that is guarded by them."""
+
+    def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
+        """Claim the best runnable job of the queues: highest priority, then oldest (`created_at`, `id`).
+
+        One statement: lock, skip what others have locked, `claim_seq + 1`, stamp worker, server
+        and `started_at`, state Processing. No cap on how far it looks. None: nothing to do.
+        """
+
+    def finish(
+        self, claim: Claim, outcome: Outcome, *, retention: Retention, then: Fetch | None = None
+    ) -> Finished:
+        """Write the outcome of a claim, and claim the next job in the same commit when `then` is given.
+
+        Repeating it after a lost reply is harmless: it then reads the row, finds its own
+        `claim_seq` final (or past Processing by its own hand) and says accepted. A claim that was
+        lost changes nothing. Outcomes that are attempts without success are added to the
+        history (`attempts`) in the same commit. A job asked to cancel (`request_cancel`) that
+        comes to Retry or Crash or Release ends Deleted with that reason instead.
+        """
+
+    def claims_of_worker(self, worker_id: str) -> list[Claim]:
+        """The claims this worker holds; after its death, what its supervisor has to settle."""
+
+    def claims_of_server(self, server_id: str) -> list[Claim]:
+        """The claims held by all workers of one run of a server."""
+
+    def claims(self) -> list[Claim]:
+        """Every claim there is, of whatever server: what the sweep at start judges."""
+
+    def requeue_stranded_jobs(self, stale_before: datetime, *, spare_servers: Collection[str] = ()) -> int:
+        """Release claims started before `stale_before`, save those of `spare_servers`; how many."""
+
+    def promote_due(self, *, limit: int) -> Promoted:
+        """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first."""
+
+    def request_cancel(self, job_id: str, *, reason: str, retention: Retention) -> CancelResult:
+        """Delete a job that is not running; ask the supervisor of one that runs to end it."""
+
+    def cancel_requests(self, server_id: str) -> list[CancelRequest]:
+        """The running jobs of this server that somebody wants cancelled."""
+
+    def delete_expired_jobs(self, *, limit: int) -> int:
+        """Delete final jobs past `expires_at`, at most `limit`; how many."""
+
+
+class RecurringStore(Protocol):
+    """Templates of recurring jobs."""
+
+    def upsert_recurring_job(self, template: RecurringJob) -> None:
+        """Insert or replace. When cron and zone are as they were, `next_run_at` stays too, so
+        that declaring the same template at each start never skips or repeats a firing; `enabled`
+        always stays as a person set it."""
+
+    def remove_recurring_job(self, recurring_id: str) -> bool:
+        """Whether it existed. Jobs already enqueued from it stay."""
+
+    def get_recurring_job(self, recurring_id: str) -> RecurringJob | None:
+        """The template, or None."""
+
+    def list_recurring_jobs(self) -> list[RecurringJob]:
+        """All templates by id."""
+
+    def set_recurring_enabled(
+        self, recurring_id: str, enabled: bool, *, next_run_at: datetime | None
+    ) -> bool:
+        """Switch a template on (with its next firing) or off; whether it existed."""
+
+    def fire_due_recurring(self, *, limit: int = 256) -> Fired:
+        """Enqueue one job per due template, advance `next_run_at` past the present, at most `limit`.
+
+        One transaction; locked so that two servers never fire the same tick, and unique
+        (recurring id, firing time) in the table besides. Firings missed while no server ran
+        collapse into one. A template whose cron no longer parses is disabled with the reason.
+        """
+
+    def run_recurring_now(self, recurring_id: str) -> str | None:
+        """Enqueue one job from the template now, leaving its schedule alone; the job's id, or None."""
+
+
+class ServerRegistry(Protocol):
+    """Runs of supervisors and their workers."""
+
+    def register_server(self, info: ServerInfo) -> None:
+        """Insert the row (replacing one of the same id); heartbeat times are the database's."""
+
+    def deregister_server(self, server_id: str) -> bool:
+        """Delete the row and its workers' rows; whether it existed. Claims stay untouched."""
+
+    def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
+        """Bump `last_heartbeat` and the workers' memory; False: a peer declared us dead."""
+
+    def list_servers(self) -> list[ServerInfo]:
+        """All rows, oldest start first."""
+
+    def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
+        """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock."""
+
+    def reclaim_server(self, server_id: str, *, silent_for: timedelta | None) -> int:
+        """Release all its claims, uncharged, and remove its rows, in one transaction; how many.
+
+        With `silent_for`, only if it is still silent for so long (else 0 and nothing changes).
+        """
+
+    def register_worker(self, info: WorkerInfo) -> None:
+        """Insert the row, replacing one of the same id."""
+
+    def deregister_worker(self, worker_id: str) -> None:
+        """Delete the row; harmless when there is none."""
+
+    def list_workers(self) -> list[WorkerInfo]:
+        """All rows, by server and number."""
+
+
+class NamedLocks(Protocol):
+    """Locks with a name, an owner and a time to live, by the database's clock."""
+
+    def acquire_lock(self, resource: str, owner: str, ttl: timedelta) -> bool:
+        """Create, take over when expired, refresh for the same owner; False: another holds it."""
+
+    def release_lock(self, resource: str, owner: str) -> bool:
+        """Whether this owner held it."""
+
+    def delete_expired_locks(self) -> int:
+        """How many rows of expired locks were deleted."""
+
+
+class Monitoring(Protocol):
+    """Reads for people and for `--burst`."""
+
+    def list_jobs(self, where: JobFilter, *, limit: int = 50, after: str | None = None) -> JobPage:
+        """Newest first (`created_at`, `id`); `after` is the `next_cursor` of the page before."""
+
+    def job_counts(self) -> dict[StateName, int]:
+        """Number of jobs in each of the seven states (0 included)."""
+
+    def attempts(self, job_id: str) -> tuple[Attempt, ...]:
+        """The attempts of the job that did not succeed, oldest first."""
+
+    def queue_stats(self) -> list[QueueStats]:
+        """Queues by name."""
+
+    def due_work(self, queues: Sequence[str]) -> DueWork:
+        """What is left to run in the queues (empty: all)."""
+
+
+class Waker(Protocol):
+    """Tells a supervisor that there may be new work. Holds no storage handle across a fork:
+    the supervisor closes it before forking and opens another after."""
+
+    def fileno(self) -> int:
+        """Readable when something was committed."""
+
+    def drain(self) -> bool:
+        """Read everything there is, without waiting; whether there may be new work. Raises
+        `StorageUnavailable` when the connection behind it is lost: close it, open another later."""
+
+    def close(self) -> None:
+        """Harmless when closed already."""
+
+
+class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Monitoring, Protocol):
+    """The whole of it. `open_storage(url)` makes one; it connects when it is first used."""
+
+    @property
+    def url(self) -> str:
+        """What a child process opens the same storage with."""
+
+    @property
+    def display_url(self) -> str:
+        """The URL with the password masked, for people and logs."""
+
+    @property
+    def heartbeat_by_default(self) -> bool:
+        """Whether servers on this storage can be on machines that cannot see each other's processes."""
+
+    def migrate(self) -> list[int]:
+        """Bring the schema up to this code under a lock; the versions applied, [] when up to date.
+
+        Raises `SchemaMismatch`, before any write, when the schema is newer than this code.
+        """
+
+    def schema_version(self) -> int:
+        """The version in the storage; 0 when it has no schema yet."""
+
+    def check_schema(self) -> None:
+        """Raise `SchemaMismatch` unless the schema is exactly what this code needs. Reads only."""
+
+    def now(self) -> datetime:
+        """The database's clock."""
+
+    def open_waker(self) -> Waker | None:
+        """A source of wake-ups; None where there is none and polling must do."""
+
+    def close(self) -> None:
+        """Close the connection; harmless when closed. The next use opens another."""

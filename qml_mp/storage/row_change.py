@@ -1,0 +1,90 @@
+"""Every process: an outcome translated, once for all backends, into what changes in the job's row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_never
+
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import (
+    AttemptKind,
+    Cancelled,
+    Crash,
+    ErrorInfo,
+    Failure,
+    Outcome,
+    ProcessFacts,
+    Release,
+    Retry,
+    Success,
+)
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Retention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowChange:
+    """What `finish` writes; `delay` and `ttl` are added to the database's clock."""
+
+    state: StateName
+    delay: timedelta | None = None
+    """AwaitingRetry: until it is due."""
+    ttl: timedelta | None = None
+    """Final states: until it expires."""
+    failures: int = 0
+    crashes: int = 0
+    result: JsonValue = None
+    duration: timedelta | None = None
+    error: ErrorInfo | None = None
+    """Replaces `last_error`; None leaves it."""
+    reason: str | None = None
+    attempt: AttemptKind | None = None
+    """The kind under which the attempt enters the history; None: it does not."""
+    process: ProcessFacts = ProcessFacts()
+
+
+def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
+    """The change that the outcome makes; a cancel that was asked for wins over running again."""
+    if job.cancel_reason is not None and isinstance(outcome, Retry | Crash | Release):
+        process = ProcessFacts() if isinstance(outcome, Release) else outcome.process
+        outcome = Cancelled(reason=job.cancel_reason, process=process)
+    match outcome:
+        case Success(result=result, duration=duration):
+            return RowChange(
+                state=StateName.SUCCEEDED, ttl=retention.succeeded_ttl, result=result, duration=duration
+            )
+        case Retry(error=error, delay=delay, kind=kind, process=process):
+            return RowChange(
+                state=StateName.AWAITING_RETRY,
+                delay=delay,
+                failures=1,
+                error=error,
+                attempt=kind,
+                process=process,
+            )
+        case Failure(error=error, kind=kind, process=process):
+            return RowChange(
+                state=StateName.FAILED, ttl=retention.failed_ttl, failures=1, error=error, attempt=kind,
+                process=process,
+            )  # fmt: skip
+        case Cancelled(reason=reason, process=process):
+            return RowChange(
+                state=StateName.DELETED, ttl=retention.succeeded_ttl, reason=reason,
+                attempt=AttemptKind.CANCELLED, process=process,
+            )  # fmt: skip
+        case Release(reason=reason):
+            return RowChange(state=StateName.ENQUEUED, reason=reason)
+        case Crash(error=error, rerun_after=None, process=process):
+            return RowChange(
+                state=StateName.FAILED, ttl=retention.failed_ttl, crashes=1, error=error,
+                attempt=AttemptKind.CRASH, process=process,
+            )  # fmt: skip
+        case Crash(error=error, rerun_after=delay, process=process):
+            return RowChange(
+                state=StateName.AWAITING_RETRY if delay else StateName.ENQUEUED, delay=delay or None, crashes=1,
+                error=error, attempt=AttemptKind.CRASH, process=process,
+            )  # fmt: skip
+        case _:
+            assert_never(outcome)

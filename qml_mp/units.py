@@ -1,0 +1,105 @@
+"""Anywhere: durations and sizes as people write them ("5m", "512MiB"), read and printed."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+
+from qml_mp.errors import ConfigurationError
+
+Duration = timedelta | float | str
+"""What the edges accept as a duration: a `timedelta`, a number of seconds, or text like "1h30m"."""
+
+Size = int | str
+"""What the edges accept as a size: a number of bytes, or text like "512MiB"."""
+
+_SECONDS_PER_UNIT = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
+_BYTES_PER_UNIT = {
+    "": 1, "b": 1,
+    "k": 1024, "kib": 1024, "kb": 1000,
+    "m": 1024**2, "mib": 1024**2, "mb": 1000**2,
+    "g": 1024**3, "gib": 1024**3, "gb": 1000**3,
+}  # fmt: skip
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
+
+
+def parse_duration(value: Duration, *, what: str = "duration") -> timedelta:
+    """Read a duration; a bare number is seconds, text joins parts like "1h30m" or "250ms".
+
+    Raises `ConfigurationError` naming `what` when the value is negative, not finite or unreadable.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise _bad_duration(value, what)
+    elif isinstance(value, str):
+        seconds = _seconds_of_text(value, what)
+    else:
+        seconds = float(value)
+    if not math.isfinite(seconds) or seconds < 0:
+        raise _bad_duration(value, what)
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError:
+        raise _bad_duration(value, what) from None
+
+
+def format_duration(value: timedelta) -> str:
+    """Print a duration in the largest units that lose nothing a reader wants: "1h30m", "2.5s", "40ms"."""
+    seconds = value.total_seconds()
+    if seconds < 0:
+        return "-" + format_duration(-value)
+    if seconds < 1:
+        return f"{seconds * 1000:.3g}ms" if seconds else "0s"
+    if seconds < 60:
+        return f"{seconds:.3g}s"
+    parts = []
+    whole = round(seconds)
+    for unit in ("d", "h", "m", "s"):
+        count, whole = divmod(whole, int(_SECONDS_PER_UNIT[unit]))
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2])
+
+
+def parse_size(value: Size, *, what: str = "size") -> int:
+    """Read a size in bytes; "512MiB", "512M" and "1.5g" are binary, "KB", "MB" and "GB" decimal.
+
+    Raises `ConfigurationError` naming `what` when the value is negative or unreadable.
+    """
+    match = _SIZE.fullmatch(str(value).strip().lower())
+    if isinstance(value, bool) or match is None or match[2] not in _BYTES_PER_UNIT:
+        raise ConfigurationError(
+            f'{what} is {value!r}; it must be a size such as 536870912, "512MiB" or "2G".'
+        )
+    return int(float(match[1]) * _BYTES_PER_UNIT[match[2]])
+
+
+def format_size(size_bytes: int) -> str:
+    """Print a size in binary units: "512.0 MiB"."""
+    scaled = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if scaled < 1024 or unit == "GiB":
+            break
+        scaled /= 1024
+    return f"{size_bytes} B" if unit == "B" else f"{scaled:.1f} {unit}"
+
+
+def _seconds_of_text(text: str, what: str) -> float:
+    compact = text.strip().lower().replace(" ", "")
+    try:
+        return float(compact)
+    except ValueError:
+        pass
+    parts = _DURATION_PART.findall(compact)
+    if not parts or "".join(number + unit for number, unit in parts) != compact:
+        raise _bad_duration(text, what)
+    return sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in parts)
+
+
+def _bad_duration(value: object, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f'{what} is {value!r}; it must be zero or more seconds, or text such as "90s", "5m" or "1h30m".'
+    )
