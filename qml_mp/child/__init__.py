@@ -1,1 +1,1 @@
-"""TODO"""
+"""Worker: the code that runs in a forked child of the supervisor."""

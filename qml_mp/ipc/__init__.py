@@ -1,1 +1,1 @@
-"""TODO"""
+"""Both ends: the pipe (supervisor to worker) and the slot (worker to supervisor)."""

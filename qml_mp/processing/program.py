@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qml_mp.core.recurring import RecurringJob
@@ -28,3 +29,6 @@ class Program:
     """The storage that the code names, when it does."""
     config: ServerConfig | None = None
     """The settings that the code gives, when it does."""
+    attach: Callable[[str], None] | None = None
+    """Tells the app, once in each worker and before the first job, the URL of the storage that the
+    worker takes jobs from, so that what jobs enqueue goes there too. None: there is no app."""

@@ -1,0 +1,278 @@
+"""Client and worker: `QmlApp`, where a program declares its jobs and enqueues them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Concatenate, Protocol, overload
+
+from qml_mp.client import EnqueueOptions, JobClient, JobDefaults, build_job
+from qml_mp.core.job import Job
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.errors import AppImportError, ConfigurationError, UnknownMethod
+from qml_mp.handle import JobHandle
+from qml_mp.job_function import JobFunction, P, R
+from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
+from qml_mp.processing.program import Program
+from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry
+from qml_mp.processing.retry import RetryPolicy
+from qml_mp.settings import ServerConfig, check_queue_name
+from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.units import Duration, parse_duration
+
+
+class Decorator(Protocol):
+    """Turns a function into a `JobFunction`; a leading `WorkerContext` is no argument of its jobs."""
+
+    @overload
+    def __call__(self, function: JobFunction[P, R], /) -> JobFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[WorkerContext, P], R], /) -> JobFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> JobFunction[P, R]: ...
+
+
+class QmlApp:
+    """The jobs of a program, how they are run, and where they are stored.
+
+    `url` names the storage; when it is None, `$QML_MP_URL` does, then the settings file, then
+    `sqlite:///qml.db`. Nothing is opened before it is needed. `middleware=None` means tracing
+    alone; a sequence replaces it, first = outermost.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        config: ServerConfig | None = None,
+        retry_policy: RetryPolicy | None = None,
+        middleware: Sequence[JobMiddleware] | None = None,
+        on_state_change: StateChangeHook | None = None,
+    ) -> None:
+        self.config = config
+        self.registry = WorkerRegistry()
+        self._retry_policy = retry_policy or RetryPolicy()
+        self._middleware = (TracingMiddleware(),) if middleware is None else tuple(middleware)
+        self._on_state_change = on_state_change
+        self._functions: dict[str, JobFunction[..., object]] = {}
+        self._recurring: dict[str, RecurringJob] = {}
+        self._client = JobClient(retention=_retention(config))
+        self._client.connect(url)
+
+    @property
+    def storage(self) -> Storage:
+        """The storage, opened at the first use."""
+        return self._client.storage
+
+    @property
+    def program(self) -> Program:
+        """What a server runs of this app."""
+        return Program(
+            registry=self.registry,
+            retry_policy=self._retry_policy,
+            middleware=self._middleware,
+            on_state_change=self._on_state_change,
+            recurring=tuple(self._recurring.values()),
+            url=self._client.url,
+            config=self.config,
+            attach=self.attach,
+        )
+
+    def attach(self, url: str) -> None:
+        """Use this storage from now on. A worker says so at boot: what its jobs enqueue belongs
+        where the worker takes jobs from, whatever the code or the environment names."""
+        self._client.connect(url)
+
+    def close(self) -> None:
+        """Close the connection to the storage; harmless when closed. The next use opens another."""
+        self._client.close()
+
+    def job(
+        self,
+        name: str | None = None,
+        *,
+        queue: str = "default",
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        priority: int = 0,
+        max_retries: int = 0,
+    ) -> Decorator:
+        """Declare a job function; its method name is `name`, else the function's own.
+
+        `retry` and `timeout` (of one attempt) hold for this function's jobs instead of the app's
+        policy and the server's limit. Raises `ConfigurationError` for a name that is taken.
+        """
+        if name is not None and not isinstance(name, str):
+            raise ConfigurationError("Write @app.job() with parentheses; its argument is the method's name.")
+        defaults = JobDefaults(queue=check_queue_name(queue), priority=priority, max_retries=max_retries)
+
+        def declare(function: Callable[..., Any]) -> JobFunction[..., Any]:
+            worker = FunctionWorker(
+                function,
+                method_name=function.__name__ if name is None else name,
+                retry_policy=retry,
+                timeout=None if timeout is None else parse_duration(timeout, what="timeout"),
+            )
+            self.registry.register(worker)
+            declared: JobFunction[..., Any] = JobFunction(
+                function, worker=worker, defaults=defaults, client=self._client
+            )
+            self._functions[worker.method_name] = declared
+            return declared
+
+        return declare  # type: ignore[return-value]  # one body for all overloads
+
+    def recurring(
+        self,
+        cron: str,
+        *,
+        tz: str = "UTC",
+        id: str | None = None,
+        queue: str | None = None,
+        payload: JsonValue = None,
+    ) -> Decorator:
+        """Declare a function that is enqueued at every firing of `cron` (5 fields, or 6 or 7 with
+        seconds first) in the wall time of `tz`; a plain function becomes a job function too.
+
+        `id` defaults to the method's name. A server stores the template when it starts. Raises
+        `ConfigurationError` for the schedule, `InvalidJob` for a payload the function cannot take.
+        """
+
+        def declare(function: Callable[..., Any]) -> JobFunction[..., Any]:
+            declared: JobFunction[..., Any] = (
+                function
+                if isinstance(function, JobFunction)
+                else self.job(queue="default" if queue is None else queue)(function)
+            )
+            method = declared.method_name
+            recurring_id = method if id is None else id
+            if recurring_id in self._recurring:
+                raise ConfigurationError(
+                    f"The recurring id {recurring_id!r} is declared twice; pass another id=."
+                )
+            declared.worker.binding.check_names(payload)
+            self._recurring[recurring_id] = RecurringJob.new(
+                recurring_id,
+                cron,
+                method,
+                payload,
+                declared.defaults.queue if queue is None else queue,
+                tz=tz,
+            )
+            return declared
+
+        return declare  # type: ignore[return-value]  # one body for all overloads
+
+    def register(self, worker: Worker) -> QmlApp:
+        """Add a worker of the reference's level, and return the app."""
+        self.registry.register(worker)
+        return self
+
+    def make_job(
+        self,
+        method: str,
+        payload: JsonValue = None,
+        *,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        max_retries: int | None = None,
+        timeout: Duration | None = None,
+        unique_key: str | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
+    ) -> Job:
+        """A job by name, checked but not enqueued. The payload is an object of arguments, or a list.
+
+        When this app has methods, an unknown one raises `UnknownMethod`, and the payload of a
+        function must fit its signature (`InvalidJob`). An app without any is a producer without
+        the code, and nothing of the kind can be checked.
+        """
+        self._check_method(method)
+        declared = self._functions.get(method)
+        if declared is not None:
+            declared.worker.binding.check(payload)
+        options = EnqueueOptions(
+            delay=delay,
+            at=at,
+            queue=queue,
+            priority=priority,
+            max_retries=max_retries,
+            timeout=timeout,
+            unique_key=unique_key,
+            metadata=metadata,
+        )
+        return build_job(method, payload, options, JobDefaults() if declared is None else declared.defaults)
+
+    def enqueue(
+        self, method: str, payload: JsonValue = None, *, conn: object | None = None, **options: Any
+    ) -> JobHandle:
+        """Commit a job by name; `options` and errors are those of `make_job`. With `conn`, the row is
+        written within that connection's open transaction."""
+        return self._client.enqueue(self.make_job(method, payload, **options), conn=conn)
+
+    async def aenqueue(
+        self, method: str, payload: JsonValue = None, *, conn: object | None = None, **options: Any
+    ) -> JobHandle:
+        """`enqueue` without blocking the event loop, save with `conn`."""
+        return await self._client.aenqueue(self.make_job(method, payload, **options), conn=conn)
+
+    def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
+        """Commit all of the jobs in one transaction or, on any error, none. Handles in order."""
+        return self._client.enqueue_many(self._checked(jobs), conn=conn)
+
+    async def aenqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
+        """`enqueue_many` without blocking the event loop, save with `conn`."""
+        return await self._client.aenqueue_many(self._checked(jobs), conn=conn)
+
+    def handle(self, job_id: str) -> JobHandle:
+        """The handle of a job that was enqueued before, here or elsewhere."""
+        return self._client.handle(job_id)
+
+    def _checked(self, jobs: Iterable[Job]) -> Iterable[Job]:
+        for job in jobs:
+            self._check_method(job.method)
+            yield job
+
+    def _check_method(self, method: str) -> None:
+        known = self.registry.methods()
+        if known and method not in known:
+            raise UnknownMethod(
+                f"No worker registered for method: {method!s:.200}. This app has {', '.join(known[:10])}"
+                f"{', …' if len(known) > 10 else ''}."
+            )
+
+
+def load_app(spec: str) -> QmlApp:
+    """Import the app named "module:attribute", with the current directory importable.
+
+    Raises `AppImportError` when the module cannot be imported or the attribute is no `QmlApp`.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise AppImportError(f'The app {spec!r} is not of the form "module:attribute", e.g. "tasks:app".')
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: object = importlib.import_module(module_name)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+    except Exception as error:  # importing runs the user's module
+        raise AppImportError(
+            f"The app {spec!r} cannot be imported from {here}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, QmlApp):
+        raise AppImportError(f"{spec!r} is a {type(found).__name__}, not a QmlApp.")
+    return found
+
+
+def _retention(config: ServerConfig | None) -> Retention:
+    if config is None:
+        return Retention()
+    return Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)

@@ -1,0 +1,194 @@
+"""Worker: claim, run, finish, and the next one, until told to leave.
+
+Storage that does not answer is waited for with growing pauses, and the worker stays all ears
+meanwhile. An outcome in hand is written as soon as storage answers; only a lost claim ends that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from qml_mp import host
+from qml_mp.child.exits import WorkerExit
+from qml_mp.child.token import Commands
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release, Retry
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.ipc.slot import Activity, SlotWriter
+from qml_mp.processing.middleware import StateChange, StateChangeHook
+from qml_mp.processing.processor import JobProcessor
+from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
+
+logger = logging.getLogger(__name__)
+
+_FIRST_BACKOFF_S = 0.1
+_MAX_BACKOFF_S = 5.0
+_MAX_JITTER_S = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopLimits:
+    """When an idle worker looks, and after what it asks to be replaced."""
+
+    polling_interval: timedelta
+    retention: Retention
+    max_jobs: int | None = None
+    max_memory_bytes: int | None = None
+
+
+class WorkerLoop:
+    """The life of a booted worker."""
+
+    def __init__(
+        self,
+        *,
+        fetch: Fetch,
+        storage: Storage,
+        processor: JobProcessor,
+        commands: Commands,
+        slot: SlotWriter,
+        limits: LoopLimits,
+        on_state_change: StateChangeHook | None,
+        show_title: Callable[[str], None],
+        pid: int,
+    ) -> None:
+        self._fetch = fetch
+        self._storage = storage
+        self._processor = processor
+        self._commands = commands
+        self._slot = slot
+        self._limits = limits
+        self._on_state_change = on_state_change
+        self._show_title = show_title
+        self._pid = pid
+        self._jobs_done = 0
+        self._backoff_s = _FIRST_BACKOFF_S
+
+    def run(self) -> WorkerExit:
+        """Work until told to leave, orphaned, or used up."""
+        claim: Claim | None = None
+        while True:
+            if claim is None:
+                reason = self._reason_to_leave()
+                if reason is not None:
+                    return reason
+                claim = self._next_claim()
+            elif self._commands.leaving or self._commands.paused:
+                self._settle(claim, Release(reason="the worker was told to leave"), then=None)
+                claim = None
+            else:
+                claim = self._work(claim)
+            self._commands.look()
+
+    def _reason_to_leave(self) -> WorkerExit | None:
+        if self._commands.leaving:
+            return WorkerExit.LEFT
+        return WorkerExit.RECYCLED if self._used_up() else None
+
+    def _used_up(self) -> bool:
+        limits = self._limits
+        if limits.max_jobs is not None and self._jobs_done >= limits.max_jobs:
+            return True
+        if limits.max_memory_bytes is None:
+            return False
+        return (host.rss_bytes(self._pid) or 0) > limits.max_memory_bytes
+
+    def _next_claim(self) -> Claim | None:
+        """Ask for a job; when there is none, wait until woken or the poll is due."""
+        claim = None
+        if not self._commands.paused:
+            self._slot.show(Activity.FETCHING)
+            try:
+                claim = self._storage.fetch_and_lock_job(self._fetch)
+            except StorageError as error:
+                self._back_off("claim a job", error)
+                return None
+            self._backoff_s = _FIRST_BACKOFF_S
+        if claim is None:
+            self._slot.show(Activity.IDLE)
+            self._show_title("idle")
+            self._commands.wait(self._limits.polling_interval.total_seconds())
+        return claim
+
+    def _work(self, claim: Claim) -> Claim | None:
+        """Run the job, write what came of it, and return the next claim from the same commit."""
+        job = claim.job
+        self._announce(job, StateName.ENQUEUED, StateName.PROCESSING)
+        verdict = self._processor.timeout_verdict(claim)
+        with self._commands.attending(claim.key) as cancel:
+            self._show_title(job.method)
+            self._show_job(Activity.RUNNING, claim, verdict)
+            outcome = self._processor.run(claim, cancel)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job forked and let the copy return: it is no worker
+        self._show_job(Activity.FINISHING, claim, verdict)
+        self._jobs_done += 1
+        self._slot.count_job()
+        self._commands.look()
+        wants_more = not (self._commands.leaving or self._commands.paused or self._used_up())
+        return self._settle(claim, outcome, then=self._fetch if wants_more else None)
+
+    def _show_job(self, activity: Activity, claim: Claim, verdict: Retry | Failure) -> None:
+        self._slot.show_job(
+            activity,
+            claim.key,
+            method=claim.job.method,
+            since_ns=time.monotonic_ns(),
+            limit=self._processor.limit(claim.job),
+            timeout_retry_in=verdict.delay if isinstance(verdict, Retry) else None,
+        )
+
+    def _settle(self, claim: Claim, outcome: Outcome, *, then: Fetch | None) -> Claim | None:
+        finished = self._finish(claim, outcome, then=then)
+        if finished is None:
+            return None
+        if not finished.accepted:
+            logger.warning(
+                "The claim of job %s was lost; its outcome was not written",
+                claim.job.id,
+                extra={"job_id": claim.job.id, "worker_id": claim.worker_id, "attempt": claim.job.claim_seq},
+            )
+        elif finished.state is not None:
+            self._announce(claim.job, StateName.PROCESSING, finished.state)
+        return finished.next
+
+    def _finish(self, claim: Claim, outcome: Outcome, *, then: Fetch | None) -> Finished | None:
+        """Write the outcome, as often as it takes; None when the worker must leave before it could."""
+        while True:
+            try:
+                finished = self._storage.finish(claim, outcome, retention=self._limits.retention, then=then)
+                self._backoff_s = _FIRST_BACKOFF_S
+                return finished
+            except StorageUnavailable as error:
+                self._back_off("write an outcome", error)
+                if self._commands.orphaned:
+                    return None  # nobody is left to wait for; the claim is recovered by whoever finds it
+            except StorageError as error:
+                if isinstance(outcome, Failure):
+                    raise
+                # The storage refuses this very outcome: keep the job from running for ever.
+                message = f"The outcome could not be stored: {error}"
+                outcome = Failure(error=ErrorInfo(type=type(error).__name__, message=message))
+
+    def _back_off(self, what: str, error: StorageError) -> None:
+        """Wait with growing, jittered pauses, so that a fleet does not stampede a recovering storage."""
+        logger.warning(
+            "Cannot %s, will try again: %s", what, error, extra={"worker_id": self._fetch.worker_id}
+        )
+        self._commands.wait(self._backoff_s + random.uniform(0, min(self._backoff_s, _MAX_JITTER_S)))
+        self._backoff_s = min(self._backoff_s * 2, _MAX_BACKOFF_S)
+
+    def _announce(self, job: Job, old: StateName, new: StateName) -> None:
+        if self._on_state_change is None:
+            return
+        try:
+            self._on_state_change(StateChange(job=replace(job), old=old, new=new))
+        except Exception:
+            logger.exception("The state-change hook failed", extra={"job_id": job.id})

@@ -1,0 +1,142 @@
+"""Worker: boot (import the app, open storage, report ready), then the loop, then the exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import setproctitle
+
+from qml_mp import host
+from qml_mp.child.exits import WorkerExit
+from qml_mp.child.loop import LoopLimits, WorkerLoop
+from qml_mp.child.prologue import unblock_signals
+from qml_mp.child.source import ProgramSource
+from qml_mp.child.token import Commands
+from qml_mp.clock import SystemClock
+from qml_mp.core.server_info import WorkerInfo
+from qml_mp.errors import StorageError
+from qml_mp.ipc.pipe import PipeReader
+from qml_mp.ipc.slot import Activity, SlotWriter
+from qml_mp.processing.processor import JobProcessor
+from qml_mp.processing.program import Program
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Fetch, Retention, Storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrder:
+    """All that a supervisor tells a new worker. Handed over by the fork."""
+
+    number: int
+    worker_id: str
+    server_id: str
+    url: str
+    config: ServerConfig
+    source: ProgramSource
+    pipe_fd: int
+    slot: SlotWriter
+
+
+def worker_main(order: WorkerOrder) -> int:
+    """The whole life of a worker, after the prologue; returns its exit code."""
+    commands = Commands(PipeReader(order.pipe_fd))
+    commands.install()
+    unblock_signals()
+    show_title = _title(order)
+    show_title("starting")
+    try:
+        program = order.source.load()
+        if program.attach is not None:
+            program.attach(order.url)  # what jobs enqueue goes where this worker takes jobs from
+    except BaseException:  # user code: even SystemExit at import is a failure to boot
+        order.slot.say(traceback.format_exc())
+        return WorkerExit.CANNOT_BOOT
+    storage = open_storage(order.url, application_name=f"qml-mp: worker {order.number}")
+    try:
+        _register(order, storage)
+        order.slot.show(Activity.IDLE)
+        return _loop(order, program, storage, commands, show_title).run()
+    except Exception:
+        logger.exception("Worker %s is broken", order.worker_id, extra={"worker_id": order.worker_id})
+        return WorkerExit.BROKEN
+    finally:
+        order.slot.show(Activity.LEAVING)
+        storage.close()
+
+
+def leave(code: int) -> None:
+    """End the process now: what is buffered is flushed, and nothing else of the parent's is run."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue  # its reader is gone, or a job closed or replaced it
+    os._exit(code)
+
+
+def _register(order: WorkerOrder, storage: Storage) -> None:
+    process = host.identity()
+    info = WorkerInfo(
+        id=order.worker_id,
+        server_id=order.server_id,
+        number=order.number,
+        process=process,
+        started_at=SystemClock().now(),
+        rss_bytes=host.rss_bytes(process.pid),
+    )
+    try:
+        storage.register_worker(info)
+    except StorageError as error:
+        # Listings and a later supervisor miss this worker; its jobs are as safe as ever.
+        logger.warning("Worker %s could not register: %s", order.worker_id, error)
+
+
+def _loop(
+    order: WorkerOrder,
+    program: Program,
+    storage: Storage,
+    commands: Commands,
+    show_title: Callable[[str], None],
+) -> WorkerLoop:
+    config = order.config
+    processor = JobProcessor(
+        program,
+        default_timeout=config.job_timeout,
+        guard=commands,
+        clock=SystemClock(),
+        rng=random.Random(),
+    )
+    limits = LoopLimits(
+        polling_interval=config.polling_interval,
+        retention=Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl),
+        max_jobs=config.max_jobs,
+        max_memory_bytes=config.max_memory,
+    )
+    return WorkerLoop(
+        fetch=Fetch(worker_id=order.worker_id, server_id=order.server_id, queues=tuple(config.queues)),
+        storage=storage,
+        processor=processor,
+        commands=commands,
+        slot=order.slot,
+        limits=limits,
+        on_state_change=program.on_state_change,
+        show_title=show_title,
+        pid=os.getpid(),
+    )
+
+
+def _title(order: WorkerOrder) -> Callable[[str], None]:
+    """Process titles name the method, never arguments. Not on macOS: there it kills forked children."""
+    if sys.platform == "darwin":
+        return lambda _: None
+    prefix = f"qml-mp: worker {order.number}/{order.config.worker_count} [{order.source.label}] "
+    return lambda what: setproctitle.setproctitle(prefix + what)

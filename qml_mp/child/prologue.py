@@ -1,0 +1,89 @@
+"""Worker: the first lines after a fork, run with every signal blocked.
+
+What a child inherits and must not keep: its siblings' pipe ends (they would hide the supervisor's
+death), the parent's handlers and wake-up descriptor (on 3.11 a SIGTERM would run them), its
+terminal input and its place in the terminal's process group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import stat
+import sys
+from collections.abc import Collection
+
+_PR_SET_PDEATHSIG = 1
+_RESET = [
+    number
+    for number in signal.valid_signals()
+    if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ)
+]
+
+
+def prologue(
+    *, own_fds: Collection[int], keep_fds: Collection[int], die_with_parent: int | None = None
+) -> None:
+    """Cut what ties this process to its parent, save the descriptors in `keep_fds`.
+
+    `own_fds` are the supervisor's own descriptors. Foreign pipes and sockets of a host are
+    replaced by the null device instead of closed, so that an object that still holds their number
+    cannot write into a file that got it anew; foreign files (a log) stay open.
+    `die_with_parent` is the pid of the parent at whose death this process is sent a SIGTERM.
+    """
+    os.setpgid(0, 0)
+    signal.set_wakeup_fd(-1)
+    for number in _RESET:
+        with contextlib.suppress(OSError, ValueError):  # the C library keeps a few for itself
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's affair
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a job may print to the terminal from its own group
+    if die_with_parent is not None:
+        _send_sigterm_when_parent_dies(die_with_parent)
+    _drop_descriptors(own_fds, keep_fds)
+    random.seed()
+
+
+def unblock_signals() -> None:
+    """The last line of the prologue, when the worker's own handlers are in place."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _send_sigterm_when_parent_dies(parent_pid: int) -> None:
+    """A back-stop (Linux): it wakes a blocking call, whose handler then sees the pipe's end."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent_pid:  # it died before the line above
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _drop_descriptors(own_fds: Collection[int], keep_fds: Collection[int]) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    for fd in _open_fds():
+        if fd <= 2 or fd == null or fd in keep_fds:
+            continue
+        if fd in own_fds:
+            os.close(fd)
+        elif _is_channel(fd):
+            os.dup2(null, fd, inheritable=False)
+    os.close(null)
+
+
+def _open_fds() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return list(range(3, os.sysconf("SC_OPEN_MAX")))
+
+
+def _is_channel(fd: int) -> bool:
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False  # closed by now: the listing's own descriptor
+    regular = stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    return not regular

@@ -1,0 +1,172 @@
+"""Worker: what the supervisor wants, read from the pipe by whoever asks first.
+
+Three readers share it, all on the main thread: the loop between jobs, a job that checks
+`ctx.cancel`, and the SIGTERM handler. State here is written by `_absorb` and read by all three.
+An exception is raised in a job only while user code runs and only by the rules of `_raise_if_due`.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+from qml_mp.core.job import ClaimKey
+from qml_mp.errors import JobInterrupted, JobTimeout
+from qml_mp.ipc.messages import Kind, Message
+from qml_mp.ipc.pipe import PipeReader
+from qml_mp.processing.cancel import CancelReason, CancelToken
+
+_ORPHAN_SECOND_SIGNAL_S = 0.5
+_LONGEST_WAIT_S = 3600.0
+_TEXT = {
+    CancelReason.CANCELLED: "cancelled from outside",
+    CancelReason.TIMEOUT: "the time limit of the job has passed",
+    CancelReason.SHUTDOWN: "the server is stopping",
+    CancelReason.ORPHANED: "the supervisor is gone",
+}
+
+
+class Commands:
+    """The worker's end of the pipe, and the guard around user code."""
+
+    def __init__(self, reader: PipeReader) -> None:
+        self._reader = reader
+        self._key: ClaimKey | None = None
+        self._cancel: CancelReason | None = None
+        self._interrupt: CancelReason | None = None
+        self._in_user_code = False
+        self._absorbing = False
+        self._signalled = False
+        self._orphaned_at: float | None = None
+        self.leaving = False
+        """Claim no other job, then exit. Written here, read by the loop."""
+        self.paused = False
+
+    @property
+    def orphaned(self) -> bool:
+        """The supervisor is gone."""
+        return self._reader.eof
+
+    def install(self) -> None:
+        """Take SIGTERM. Without a message in the pipe it only means: finish this job, then leave."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def wait(self, timeout_s: float) -> None:
+        """Between jobs: return when a message came, the supervisor is gone, or the time is over."""
+        self._reader.wait(timeout_s)
+        self._absorb()
+
+    def look(self) -> None:
+        """Between jobs: take in what has come, without waiting."""
+        self._absorb()
+
+    @contextmanager
+    def attending(self, key: ClaimKey) -> Iterator[CancelToken]:
+        """Messages about this claim count from here on; others are dropped."""
+        self._key, self._cancel, self._interrupt = key, None, None
+        try:
+            yield CancelToken(self._poll)
+        finally:
+            self._key = None
+
+    def user_code(self) -> _UserCode:
+        """The span in which an exception may be raised from the signal handler."""
+        return _UserCode(self)
+
+    def enter_user_code(self) -> None:
+        self._in_user_code = True
+        self._raise_if_due()
+
+    def leave_user_code(self) -> None:
+        self._in_user_code = False
+
+    def _poll(self, timeout_s: float | None) -> tuple[CancelReason, str] | None:
+        if self._cancel is None:
+            if timeout_s is None or timeout_s > 0:
+                self._wait_for_cancel(timeout_s)
+            else:
+                self._absorb()
+        self._raise_if_due()
+        return None if self._cancel is None else (self._cancel, _TEXT[self._cancel])
+
+    def _wait_for_cancel(self, timeout_s: float | None) -> None:
+        deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        while self._cancel is None:
+            remaining_s = deadline - time.monotonic()
+            self._reader.wait(min(remaining_s, _LONGEST_WAIT_S))
+            self._absorb()
+            if remaining_s <= 0:
+                return
+
+    def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._absorbing:
+            self._signalled = True  # the reader that was interrupted in mid-read looks again
+            return
+        told = self._absorb()
+        if not told and not self.orphaned and self._interrupt is None:
+            self.leaving = True  # from a service manager that signals the whole group
+        if self.orphaned and self._orphaned_for_s() > _ORPHAN_SECOND_SIGNAL_S:
+            self._interrupt = CancelReason.ORPHANED  # the guardian's second signal: grace is over
+        self._raise_if_due()
+
+    def _absorb(self) -> bool:
+        """Take in everything in the pipe; whether there was anything."""
+        any_taken = False
+        while True:
+            self._absorbing, self._signalled = True, False
+            messages = self._reader.read()
+            for message in messages:
+                self._take(message)
+            any_taken = any_taken or bool(messages)
+            self._absorbing = False
+            if not self._signalled:
+                break
+        if self._reader.eof and self._orphaned_at is None:
+            self._orphaned_at = time.monotonic()
+            self.leaving = True
+            self._cancel = self._cancel or CancelReason.ORPHANED
+        return any_taken
+
+    def _take(self, message: Message) -> None:
+        ours = message.key is not None and message.key == self._key
+        match message.kind:
+            case Kind.WAKE:
+                self.paused = False
+            case Kind.PAUSE:
+                self.paused = True
+            case Kind.LEAVE:
+                self.leaving = True
+            case Kind.CANCEL if ours:
+                self._cancel = self._cancel or message.reason
+            case Kind.INTERRUPT if ours:
+                # The newest reason decides what comes of the job: it is the one that ends it.
+                self._cancel = self._interrupt = message.reason
+            case Kind.CANCEL | Kind.INTERRUPT:
+                pass  # about a claim that has ended
+
+    def _raise_if_due(self) -> None:
+        if self._interrupt is None or not self._in_user_code:
+            return
+        reason, self._interrupt = self._interrupt, None
+        # Once per interrupt, and nothing more while it unwinds into the processor's hands.
+        self._in_user_code = False
+        raise JobTimeout(_TEXT[reason]) if reason is CancelReason.TIMEOUT else JobInterrupted(_TEXT[reason])
+
+    def _orphaned_for_s(self) -> float:
+        return 0.0 if self._orphaned_at is None else time.monotonic() - self._orphaned_at
+
+
+class _UserCode:
+    """`with`: user code runs. A class, not a generator: an exception can arrive at any bytecode."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    def __enter__(self) -> None:
+        self._commands.enter_user_code()
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._commands.leave_user_code()

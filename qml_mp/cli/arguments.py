@@ -1,0 +1,95 @@
+"""Client: parameter types of the commands, and JSON and instants as a shell gives them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from qml_mp.core.payload import JsonValue
+from qml_mp.errors import ConfigurationError, InvalidJob
+from qml_mp.sources import split_queues
+from qml_mp.units import parse_duration, parse_size
+
+
+def as_duration(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:
+    """Callback of an option: seconds, or text like "5m"."""
+    return None if value is None else parse_duration(value, what=_name_of(parameter))
+
+
+def as_size(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Callback of an option: bytes, or text like "512MiB"."""
+    return None if value is None else parse_size(value, what=_name_of(parameter))
+
+
+def as_queues(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Callback of an option: names separated by commas; "*" is all of them, as ()."""
+    return None if value is None else split_queues(value, what=_name_of(parameter))
+
+
+def as_instant(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
+    """Callback of an option: ISO 8601, without an offset in this machine's zone; aware, in UTC."""
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(
+            f"{_name_of(parameter)} is {value!r}; it must be ISO 8601 such as 2030-01-31T09:00 (local time) "
+            "or 2030-01-31T09:00+01:00."
+        ) from None
+
+
+def read_payload(option: str | None, pairs: Sequence[str] = ()) -> JsonValue:
+    """The payload of `--payload` (JSON, or "-" for stdin) or of key=value arguments; {} without either.
+
+    Raises `InvalidJob` for what is not JSON, `click.UsageError` for what is no argument.
+    """
+    if option is not None and pairs:
+        raise click.UsageError("Give the payload either as --payload or as key=value arguments, not both.")
+    if option is not None:
+        text = _stdin() if option == "-" else option
+        return parse_json(text, what="The payload" if option != "-" else "The payload on stdin")
+    payload: dict[str, JsonValue] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"{pair!r} is no argument; write key=value, or pass --payload JSON.")
+        if key in payload:
+            raise click.UsageError(f"The argument {key!r} is given twice.")
+        payload[key] = _value_of(value)
+    return payload
+
+
+def parse_json(text: str | bytes, *, what: str) -> JsonValue:
+    """Read JSON; raise `InvalidJob` naming `what`. Whether it can be stored is checked by the job itself."""
+    try:
+        value: JsonValue = json.loads(text)
+    except RecursionError:
+        raise InvalidJob(f"{what} is nested too deep to be read; flatten it or pass a reference.") from None
+    except ValueError as error:
+        raise InvalidJob(
+            f'{what} is not JSON: {error}. Quote it for the shell, e.g. \'{{"path": "a.png"}}\'.'
+        ) from None
+    return value
+
+
+def _value_of(text: str) -> JsonValue:
+    try:
+        value: JsonValue = json.loads(text)
+    except RecursionError:
+        raise InvalidJob("An argument's JSON is nested too deep to be read; flatten it.") from None
+    except ValueError:
+        return text
+    return value
+
+
+def _stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _name_of(parameter: click.Parameter) -> str:
+    return parameter.opts[-1]

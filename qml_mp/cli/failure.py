@@ -1,0 +1,46 @@
+"""Client: what an error is to the shell: an exit code and one paragraph."""
+
+from __future__ import annotations
+
+import click
+
+from qml_mp.errors import (
+    AppImportError,
+    ConfigurationError,
+    InvalidJob,
+    JobFailed,
+    QmlError,
+    SchemaMismatch,
+    StorageError,
+    WorkerBootError,
+)
+
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits decides
+    (click.UsageError, 2),
+    (ConfigurationError, 2),
+    (InvalidJob, 2),
+    (AppImportError, 3),
+    (WorkerBootError, 3),
+    (SchemaMismatch, 5),
+    (StorageError, 4),
+    (JobFailed, 7),
+)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The documented exit code of an error; 1 for every other one."""
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def paragraph(error: BaseException) -> str:
+    """The error for a person: "qml-mp: error: …" in one paragraph, without a traceback."""
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "qml-mp"
+        text = f"{error.format_message()} See `{command} --help`."
+    elif isinstance(error, click.ClickException):
+        text = error.format_message()
+    elif isinstance(error, QmlError):
+        text = str(error)
+    else:
+        text = f"unexpected {type(error).__name__}: {error} (run it again with -v for the traceback)"
+    return "qml-mp: error: " + " ".join(text.split())

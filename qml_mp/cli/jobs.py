@@ -1,0 +1,202 @@
+"""Client: `qml-mp jobs`: look at jobs and change what a person may change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import click
+
+from qml_mp.cli.arguments import as_duration
+from qml_mp.cli.job_page import print_job
+from qml_mp.cli.output import (
+    compact_json,
+    json_option,
+    local_time,
+    note,
+    print_json,
+    print_table,
+    printable,
+    short,
+)
+from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.core.ids import check_job_id
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import Attempt
+from qml_mp.core.state import StateName
+from qml_mp.errors import InvalidTransition, JobFailed, JobNotFound, QmlError, StorageError
+from qml_mp.handle import JobHandle
+from qml_mp.storage.protocol import CancelResult, JobFilter, JobPage, Storage
+
+_PAYLOAD_CHARS = 40
+
+
+@click.group(cls=Group)
+def jobs() -> None:
+    """List, show, retry, cancel or delete jobs."""
+
+
+@jobs.command(name="list")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice([str(state) for state in StateName]),
+    help="Only jobs in this state; may be repeated.",
+)  # fmt: skip
+@click.option("-q", "--queue", help="Only jobs of this queue.")
+@click.option("--method", help="Only jobs of this method.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Jobs on a page.")
+@click.option(
+    "--after", metavar="CURSOR", help="The page after this cursor, which the page before names on stderr."
+)
+@json_option
+@pass_session
+def list_jobs(
+    session: Session,
+    states: Sequence[str],
+    queue: str | None,
+    method: str | None,
+    limit: int,
+    after: str | None,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first."""
+    storage = session.existing_storage()
+    where = JobFilter(states=[StateName(state) for state in states], queue=queue, method=method)
+    page = storage.list_jobs(where, limit=limit, after=after)
+    if as_json:
+        for job in page.jobs:
+            print_json(job.to_json(_attempts(storage, job)))
+    else:
+        _print_page(page)
+    if page.next_cursor is not None:
+        note(f"there are more; go on with --after {page.next_cursor}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@json_option
+@pass_session
+def show(session: Session, job_id: str, as_json: bool) -> None:
+    """Show one job with its payload, result and the attempts that did not succeed."""
+    job_id = check_job_id(job_id)
+    storage = session.existing_storage()
+    job = storage.get(job_id)
+    if job is None:
+        raise _not_found(job_id)
+    attempts = storage.attempts(job_id)
+    if as_json:
+        print_json(job.to_json(attempts))
+    else:
+        print_job(job, attempts)
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="ID…", nargs=-1, required=True)
+@pass_session
+def retry(session: Session, job_ids: Sequence[str]) -> None:
+    """Enqueue failed jobs again, with fresh budgets of retries and crashes."""
+    storage = session.existing_storage()
+    _each(job_ids, lambda job_id: str(storage.retry(job_id).state_name))
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="ID…", nargs=-1, required=True)
+@click.option(
+    "--reason", default="cancelled from the command line", show_default=True, help="Kept with the job."
+)
+@click.option("--wait", is_flag=True, help="Wait until the jobs have ended.")
+@click.option(
+    "--wait-timeout", metavar="DURATION", callback=as_duration, help="With --wait: how long at most."
+)
+@pass_session
+def cancel(
+    session: Session, job_ids: Sequence[str], reason: str, wait: bool, wait_timeout: timedelta | None
+) -> None:
+    """Delete jobs that wait; ask the server to end those that run."""
+    if wait_timeout is not None and not wait:
+        raise click.UsageError("--wait-timeout needs --wait.")
+    storage = session.existing_storage()
+    retention = session.retention()
+
+    def cancel_one(job_id: str) -> str:
+        match storage.request_cancel(job_id, reason=reason, retention=retention):
+            case CancelResult.DELETED:
+                return "deleted"
+            case CancelResult.REQUESTED:
+                handle = JobHandle(job_id, storage=storage, retention=retention)
+                return _end_of(handle, wait_timeout) if wait else "asked to end"
+            case CancelResult.NOT_FOUND:
+                raise _not_found(job_id)
+            case CancelResult.ALREADY_FINAL:
+                raise InvalidTransition(f"The job {job_id} has ended already; it is as it was.")
+
+    _each(job_ids, cancel_one)
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="ID…", nargs=-1, required=True)
+@click.option(
+    "--reason", default="deleted from the command line", show_default=True, help="Kept with the job."
+)
+@pass_session
+def delete(session: Session, job_ids: Sequence[str], reason: str) -> None:
+    """Make jobs that do not run Deleted; their rows go when their time to live is over."""
+    storage = session.existing_storage()
+    retention = session.retention()
+    _each(job_ids, lambda job_id: str(storage.delete(job_id, reason=reason, retention=retention).state_name))
+
+
+def _print_page(page: JobPage) -> None:
+    print_table(
+        ("ID", "STATE", "METHOD", "QUEUE", "PRIO", "CREATED", "PAYLOAD"),
+        (
+            (
+                job.id, job.state_name, short(job.method, 40), job.queue, job.priority,
+                local_time(job.created_at), short(compact_json(job.payload), _PAYLOAD_CHARS),
+            )
+            for job in page.jobs
+        ),
+    )  # fmt: skip
+
+
+def _each(job_ids: Sequence[str], change: Callable[[str], str]) -> None:
+    """Change every job: a line on stdout for each one done, on stderr for each refused; fail if any was."""
+    checked = [check_job_id(job_id) for job_id in job_ids]  # all of them before the first is changed
+    refused: list[QmlError] = []
+    for job_id in dict.fromkeys(checked):
+        try:
+            click.echo(f"{job_id} {change(job_id)}")
+        except StorageError:
+            raise
+        except QmlError as error:
+            refused.append(error)
+            if len(checked) > 1:
+                note(printable(str(error)))
+    if refused:
+        raise (
+            refused[0]
+            if len(checked) == 1
+            else QmlError(f"{len(refused)} of {len(checked)} jobs were left as they were.")
+        )
+
+
+def _end_of(handle: JobHandle, timeout: timedelta | None) -> str:
+    """Wait for the end of a job that was asked to end."""
+    try:
+        handle.wait(timeout)
+    except JobFailed as end:
+        if end.state == StateName.DELETED:
+            return end.state
+        raise InvalidTransition(
+            f"The job {handle.id} ended {end.state} before the cancel reached it."
+        ) from None
+    raise InvalidTransition(f"The job {handle.id} succeeded before the cancel reached it.")
+
+
+def _attempts(storage: Storage, job: Job) -> tuple[Attempt, ...]:
+    """The history, asked for only where there can be one: a claim that was not just one success."""
+    quiet = job.claim_seq == 0 or (job.state_name is StateName.SUCCEEDED and not job.failures + job.crashes)
+    return () if quiet else storage.attempts(job.id)
+
+
+def _not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"No job has the id {job_id}; it may have been removed after its time to live.")

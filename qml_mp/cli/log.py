@@ -1,0 +1,16 @@
+"""Supervisor: logging for people at a terminal or a service manager; the only place that configures it."""
+
+from __future__ import annotations
+
+import logging
+
+_PLAIN = "qml-mp: %(message)s"
+_DETAILED = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+
+
+def configure_logging(*, verbose: bool) -> None:
+    """Lines on stderr: INFO of qml-mp and WARNING of all others; when verbose DEBUG, with times and pids."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_DETAILED if verbose else _PLAIN))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("qml_mp").setLevel(logging.DEBUG if verbose else logging.INFO)

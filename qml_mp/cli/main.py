@@ -1,0 +1,88 @@
+"""Client, supervisor: the command `qml-mp`: its list of commands, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from qml_mp import __version__
+from qml_mp.cli.failure import exit_code_of, paragraph
+from qml_mp.cli.session import LazyGroup, Session
+from qml_mp.sources import colour_wanted
+
+_COMMANDS = {
+    "start": ("qml_mp.cli.start:start", "Start a supervisor with its workers."),
+    "enqueue": ("qml_mp.cli.enqueue:enqueue", "Enqueue one job."),
+    "jobs": ("qml_mp.cli.jobs:jobs", "List, show, retry, cancel or delete jobs."),
+    "recurring": ("qml_mp.cli.recurring:recurring", "Manage the templates of recurring jobs."),
+    "queues": ("qml_mp.cli.monitor:queues", "List queues."),
+    "servers": ("qml_mp.cli.monitor:servers", "List servers."),
+    "workers": ("qml_mp.cli.monitor:workers", "List workers."),
+    "status": ("qml_mp.cli.status:status", "Show jobs, queues, servers and workers at a glance."),
+    "migrate": ("qml_mp.cli.migrate:migrate", "Bring the storage's schema up to this version."),
+    "demo": ("qml_mp.cli.demo:demo", "Run a CPU-bound job over the standard library, with a worker killed."),
+}
+_INTERRUPTED = 130
+
+
+@click.command(
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="qml-mp")
+def cli() -> None:
+    """CPU-bound background jobs: one supervisor, N worker processes, no job lost.
+
+    Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 app or worker cannot boot,
+    4 storage unreachable, 5 schema mismatch, 6 jobs killed at the shutdown deadline,
+    7 an awaited job failed.
+    """
+
+
+def main() -> None:
+    """Run the command on this process's arguments and exit with its code."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; the exit code. Every error ends here as one paragraph on stderr."""
+    session = Session()
+    try:
+        _make_current_directory_importable()
+        code = cli.main(
+            arguments, prog_name="qml-mp", standalone_mode=False, obj=session, color=colour_wanted()
+        )
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("qml-mp: interrupted", err=True)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough, as in `qml-mp jobs list | head -1`
+        _discard_stdout()
+        return 0
+    except Exception as error:
+        if session.verbose:
+            traceback.print_exc()
+        click.echo(paragraph(error), err=True)
+        return exit_code_of(error)
+
+
+def _make_current_directory_importable() -> None:
+    here = os.getcwd()
+    if not sys.path or sys.path[0] not in ("", here):
+        sys.path.insert(0, here)
+
+
+def _discard_stdout() -> None:
+    """Point stdout nowhere, so that the interpreter's last flush does not complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

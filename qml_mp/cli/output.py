@@ -1,0 +1,93 @@
+"""Client: what commands print on stdout: JSON lines for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import click
+
+from qml_mp.core.payload import JsonValue
+from qml_mp.units import format_duration
+
+_NOTHING = "-"
+_COLOURS = {
+    "enqueued": "blue", "scheduled": "blue", "processing": "cyan", "awaiting_retry": "yellow",
+    "succeeded": "green", "failed": "red", "busy": "cyan", "dead": "red", "crash": "red",
+}  # fmt: skip
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for programs.")
+"""`--json`, which every reading command has."""
+
+
+def print_json(value: object) -> None:
+    """One JSON value on one line of stdout."""
+    utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    click.echo(json.dumps(value, ensure_ascii=not utf8, separators=(", ", ": ")))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns under their headers; None is a dash, and known states have colours on a terminal."""
+    cells = [[_NOTHING if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    widths[-1] = 0  # nothing stands to the right of the last column
+    click.echo(
+        _line(
+            click.style(header.ljust(width), bold=True) for header, width in zip(headers, widths, strict=True)
+        )
+    )
+    for row in cells:
+        click.echo(_line(coloured(cell, width) for cell, width in zip(row, widths, strict=True)))
+
+
+def coloured(word: str, width: int = 0) -> str:
+    """The word in the colour of the state it names, filled up to the width."""
+    return click.style(word.ljust(width), fg=_COLOURS.get(word))
+
+
+def note(text: str) -> None:
+    """A remark for people, on stderr, where it does not mix with data."""
+    click.echo(f"qml-mp: {printable(text)}", err=True)
+
+
+def printable(text: str) -> str:
+    """The text on one line with control characters escaped, so that stored text cannot steer a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def printable_lines(text: str) -> list[str]:
+    """The lines of a text such as a traceback, each printable."""
+    return [printable(line.expandtabs(4)) for line in text.splitlines()]
+
+
+def short(text: str, limit: int) -> str:
+    """The text, cut with an ellipsis when it is longer."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def compact_json(value: JsonValue) -> str:
+    """A JSON value for people, on one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
+
+
+def local_time(instant: datetime | None) -> str | None:
+    """The instant in the zone of this machine, to the second."""
+    return None if instant is None else instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def seconds(duration: timedelta | None) -> float | None:
+    """A duration in JSON: seconds, to the millisecond."""
+    return None if duration is None else round(duration.total_seconds(), 3)
+
+
+def age(duration: timedelta | float | None) -> str | None:
+    """A duration for people."""
+    if duration is None:
+        return None
+    return format_duration(duration if isinstance(duration, timedelta) else timedelta(seconds=duration))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "  ".join(cells)

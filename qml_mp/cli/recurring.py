@@ -1,0 +1,177 @@
+"""Client: `qml-mp recurring`: templates from which jobs are enqueued on a schedule."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import click
+
+from qml_mp.cli.arguments import read_payload
+from qml_mp.cli.output import json_option, local_time, note, print_json, print_table, short
+from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.core.cron import CronSchedule
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.errors import ConfigurationError, RecurringNotFound
+from qml_mp.storage.protocol import Storage
+
+
+@click.group(cls=Group)
+def recurring() -> None:
+    """Manage the templates of recurring jobs."""
+
+
+@recurring.command(name="list")
+@json_option
+@pass_session
+def list_templates(session: Session, as_json: bool) -> None:
+    """List templates by id."""
+    templates = session.existing_storage().list_recurring_jobs()
+    if as_json:
+        for template in templates:
+            print_json(template.to_json())
+        return
+    print_table(
+        ("ID", "CRON", "ZONE", "METHOD", "QUEUE", "NEXT", "LAST"),
+        (
+            (
+                template.id, template.cron, template.tz, short(template.method, 40), template.queue,
+                local_time(template.next_run_at) if template.enabled else "disabled",
+                local_time(template.last_run_at),
+            )
+            for template in templates
+        ),
+    )  # fmt: skip
+    for template in templates:
+        if template.disabled_reason is not None:
+            note(f"{template.id} was disabled: {template.disabled_reason}")
+
+
+@recurring.command()
+@click.argument("recurring_id", metavar="ID")
+@click.argument("cron")
+@click.argument("method")
+@click.option("--payload", metavar="JSON|-", help="The payload of each job; - reads it from stdin.")
+@click.option("-q", "--queue", help="The queue; default: the method's own, else 'default'.")
+@click.option(
+    "--tz",
+    default="UTC",
+    show_default=True,
+    metavar="ZONE",
+    help="The zone in whose wall time CRON is meant.",
+)
+@pass_session
+def add(
+    session: Session,
+    recurring_id: str,
+    cron: str,
+    method: str,
+    payload: str | None,
+    queue: str | None,
+    tz: str,
+) -> None:
+    """Add or replace the template ID, e.g.: recurring add digest "0 9 * * MON-FRI" send_digest."""
+    job = session.make_job(method, read_payload(payload), queue=queue)
+    template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, tz=tz)
+    session.storage().upsert_recurring_job(template)
+    click.echo(f"{template.id} fires next at {_shown(template.next_run_at, tz)}")
+
+
+@recurring.command()
+@click.argument("recurring_id", metavar="ID")
+@pass_session
+def remove(session: Session, recurring_id: str) -> None:
+    """Remove a template; jobs already enqueued from it stay."""
+    if not session.existing_storage().remove_recurring_job(recurring_id):
+        raise _not_found(recurring_id)
+    click.echo(f"{recurring_id} removed")
+
+
+@recurring.command()
+@click.argument("recurring_id", metavar="ID")
+@pass_session
+def run(session: Session, recurring_id: str) -> None:
+    """Enqueue one job from the template now, leave its schedule alone, and print the job's id."""
+    job_id = session.existing_storage().run_recurring_now(recurring_id)
+    if job_id is None:
+        raise _not_found(recurring_id)
+    click.echo(job_id)
+
+
+@recurring.command()
+@click.argument("what", metavar="CRON|ID")
+@click.option(
+    "-n", "--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many firings."
+)
+@click.option("--tz", metavar="ZONE", help="The zone of CRON; default UTC. A template has its own.")
+@json_option
+@pass_session
+def preview(session: Session, what: str, count: int, tz: str | None, as_json: bool) -> None:
+    """Print the next firings of a cron expression (quoted) or of a template."""
+    schedule = _schedule(session, what, tz)
+    firings = schedule.preview(datetime.now(UTC), count)
+    for firing in firings:
+        if as_json:
+            print_json(
+                {"at": firing.isoformat(), "local": firing.astimezone(ZoneInfo(schedule.tz)).isoformat()}
+            )
+        else:
+            click.echo(_shown(firing, schedule.tz))
+    if not firings:
+        note("it never fires again")
+
+
+@recurring.command()
+@click.argument("recurring_id", metavar="ID")
+@pass_session
+def enable(session: Session, recurring_id: str) -> None:
+    """Switch a template on, from its next firing after now."""
+    storage = session.existing_storage()
+    template = _get(storage, recurring_id)
+    next_run_at = template.schedule.next_after(storage.now())
+    if next_run_at is None:
+        raise ConfigurationError(
+            f"The cron expression {template.cron!r} of {recurring_id!r} never fires again; "
+            "replace it with `qml-mp recurring add`."
+        )
+    if not storage.set_recurring_enabled(recurring_id, True, next_run_at=next_run_at):
+        raise _not_found(recurring_id)
+    click.echo(f"{recurring_id} enabled; it fires next at {_shown(next_run_at, template.tz)}")
+
+
+@recurring.command()
+@click.argument("recurring_id", metavar="ID")
+@pass_session
+def disable(session: Session, recurring_id: str) -> None:
+    """Switch a template off; it stays, and can be enabled again."""
+    if not session.existing_storage().set_recurring_enabled(recurring_id, False, next_run_at=None):
+        raise _not_found(recurring_id)
+    click.echo(f"{recurring_id} disabled")
+
+
+def _schedule(session: Session, what: str, tz: str | None) -> CronSchedule:
+    if len(what.split()) > 1:
+        return CronSchedule(what, tz=tz or "UTC")
+    template = _get(session.existing_storage(), what)
+    if tz is not None and tz != template.tz:
+        raise ConfigurationError(
+            f"The template {what!r} is in the zone {template.tz}; --tz goes with a cron expression."
+        )
+    return template.schedule
+
+
+def _get(storage: Storage, recurring_id: str) -> RecurringJob:
+    template = storage.get_recurring_job(recurring_id)
+    if template is None:
+        raise _not_found(recurring_id)
+    return template
+
+
+def _shown(firing: datetime | None, tz: str) -> str:
+    return "never" if firing is None else firing.astimezone(ZoneInfo(tz)).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def _not_found(recurring_id: str) -> RecurringNotFound:
+    return RecurringNotFound(
+        f"No recurring template has the id {recurring_id!r}; `qml-mp recurring list` shows them."
+    )

@@ -1,0 +1,167 @@
+"""Client: what one invocation of the command knows: URL, app, verbosity; and the classes of its commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from qml_mp.errors import AppImportError, SchemaMismatch
+from qml_mp.sources import load_app_spec, load_config, load_url
+
+if TYPE_CHECKING:
+    from qml_mp.app import QmlApp
+    from qml_mp.core.job import Job
+    from qml_mp.core.payload import JsonValue
+    from qml_mp.storage.protocol import Retention, Storage
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """Filled in while click parses; one per invocation, handed to commands by `pass_session`."""
+
+    url: str | None = None
+    """As `--url` gave it."""
+    app_spec: str | None = None
+    """As `-A` gave it."""
+    verbose: bool = False
+    _app: QmlApp | None = None
+
+    def app(self) -> QmlApp | None:
+        """The user's app, imported into this process; None when nobody names one."""
+        if self._app is None:
+            spec = load_app_spec(self.app_spec)
+            self._app = None if spec is None else _import_app(spec)
+        return self._app
+
+    def make_job(self, method: str, payload: JsonValue, **options: Any) -> Job:
+        """A job that is not enqueued yet, checked against the app when there is one."""
+        from qml_mp.app import QmlApp
+
+        return (self.app() or QmlApp()).make_job(method, payload, **options)  # without methods, by name alone
+
+    def storage(self) -> Storage:
+        """The storage that the flag, the app, the environment or a settings file names.
+
+        Not yet connected; the first use of one without a schema makes the schema.
+        """
+        from qml_mp.storage.open import open_storage
+
+        storage = open_storage(load_url(self.url or self._code_url()), application_name="qml-mp")
+        click.get_current_context().call_on_close(storage.close)
+        return storage
+
+    def existing_storage(self) -> Storage:
+        """The storage, for commands that only make sense where there is a schema: nothing is created."""
+        storage = self.storage()
+        if storage.schema_version() == 0:
+            raise SchemaMismatch(
+                f"There is no qml-mp schema in {storage.display_url} yet. Check the URL; "
+                "`qml-mp enqueue`, `qml-mp start` and `qml-mp migrate` make one."
+            )
+        storage.check_schema()
+        return storage
+
+    def retention(self) -> Retention:
+        """How long an ended job is kept, as the settings say."""
+        from qml_mp.storage.protocol import Retention
+
+        app = self.app()
+        config = load_config(flags={}, code=None if app is None else app.config)
+        return Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)
+
+    def _code_url(self) -> str | None:
+        app = self.app()
+        return None if app is None else app.program.url
+
+
+def pass_session(function: _Function) -> _Function:
+    """Decorator: the command gets the `Session` as its first argument."""
+    decorated: Any = click.make_pass_decorator(Session, ensure=True)(function)
+    return decorated  # type: ignore[no-any-return]  # click's type drops the argument that it fills in
+
+
+def common_options() -> list[click.Parameter]:
+    """Options that are taken before and after every subcommand; the last one given wins."""
+    return [
+        click.Option(
+            ["-A", "--app"], metavar="MODULE:ATTR", expose_value=False, callback=_keep("app_spec"),
+            help="The app, e.g. tasks:app (else $QML_MP_APP).",
+        ),
+        click.Option(
+            ["--url"], metavar="URL", expose_value=False, callback=_keep("url"),
+            help="The storage, e.g. sqlite:///jobs.db or postgresql://host/db (else $QML_MP_URL).",
+        ),
+        click.Option(
+            ["-v", "--verbose"], is_flag=True, expose_value=False, callback=_keep("verbose"),
+            help="More detail on stderr, and tracebacks.",
+        ),
+    ]  # fmt: skip
+
+
+class Command(click.Command):
+    """A command that takes the common options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(common_options())
+
+
+class Group(click.Group):
+    """A group of commands that takes the common options."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(common_options())
+
+
+class LazyGroup(Group):
+    """A group whose commands are imported when they are called, so that `--help` imports none of them.
+
+    `lazy` maps a command's name to its place (`module:attribute`) and its line in the help.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in self._lazy:
+            return None
+        module, _, attribute = self._lazy[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self._lazy.items()])
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        session = ctx.ensure_object(Session)
+        if value:
+            setattr(session, name, value)
+
+    return keep
+
+
+def _import_app(spec: str) -> QmlApp:
+    from qml_mp.app import load_app
+
+    try:
+        return load_app(spec)
+    except SystemExit as left:
+        raise AppImportError(
+            f"The app {spec!r} cannot be imported: its module exits with {left.code!r}."
+        ) from left

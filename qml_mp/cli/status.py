@@ -1,0 +1,42 @@
+"""Client: `qml-mp status`: the whole system at a glance."""
+
+from __future__ import annotations
+
+import click
+
+from qml_mp.cli.monitor import print_queues, print_servers, print_workers
+from qml_mp.cli.output import coloured, json_option, print_json
+from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.cli.snapshot import queue_to_json, view_servers
+
+
+@click.command(cls=Command)
+@json_option
+@pass_session
+def status(session: Session, as_json: bool) -> None:
+    """Show jobs by state, queues, servers and their workers."""
+    storage = session.existing_storage()
+    counts = {str(state): count for state, count in storage.job_counts().items()}
+    queues = storage.queue_stats()
+    servers = view_servers(storage)
+    if as_json:
+        print_json(
+            {
+                "states": counts,
+                "queues": [queue_to_json(queue) for queue in queues],
+                "servers": [server.to_json() for server in servers],
+            }
+        )
+        return
+    click.echo(storage.display_url)
+    click.echo("  ".join(f"{coloured(state)} {count}" for state, count in counts.items()))
+    if queues:
+        click.echo()
+        print_queues(queues)
+    if servers:
+        click.echo()
+        print_servers(servers)
+    rows = [(server.info.name, worker) for server in servers for worker in server.workers]
+    if rows:
+        click.echo()
+        print_workers(rows)

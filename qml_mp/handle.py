@@ -1,0 +1,105 @@
+"""Client: a job that was enqueued, as its producer sees it."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from qml_mp.core.job import Job
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.state import Deleted, StateName, Succeeded
+from qml_mp.errors import JobFailed, JobNotFound, WaitTimeout
+from qml_mp.storage.protocol import CancelResult, Retention, Storage
+from qml_mp.units import Duration, format_duration, parse_duration
+
+_FIRST_POLL_S = 0.005
+_LONGEST_POLL_S = 0.1
+_POLL_GROWTH = 1.5
+
+
+class JobHandle:
+    """Reads the job's row anew each time it is asked. Raises `JobNotFound` once the row is gone,
+    and `StorageUnavailable` when the storage cannot be asked now."""
+
+    __slots__ = ("_retention", "_storage", "id")
+
+    def __init__(self, job_id: str, *, storage: Storage, retention: Retention) -> None:
+        self.id = job_id
+        self._storage = storage
+        self._retention = retention
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def job(self) -> Job:
+        """The row as it is now."""
+        job = self._storage.get(self.id)
+        if job is None:
+            raise self._not_found()
+        return job
+
+    @property
+    def state(self) -> StateName:
+        """The name of the state it is in now."""
+        return self.job().state_name
+
+    @property
+    def result(self) -> JsonValue:
+        """What the function returned; None while the job has not succeeded."""
+        return self.job().result
+
+    def wait(self, timeout: Duration | None = None) -> JsonValue:
+        """Wait until the job has ended and return its result.
+
+        Raises `JobFailed` when it ends failed or deleted, and `WaitTimeout` when it has not ended
+        after `timeout` (None: wait without a limit); the job goes on then.
+        """
+        limit = None if timeout is None else parse_duration(timeout, what="timeout")
+        job = self._wait_for_end(limit)
+        if isinstance(job.state, Succeeded):
+            return job.state.result
+        raise JobFailed(_told(job), job_id=job.id, state=str(job.state_name))
+
+    def cancel(self, *, reason: str = "cancelled by its producer") -> CancelResult:
+        """Make the job Deleted, at once or, when it runs, as soon as its worker has ended it."""
+        result = self._storage.request_cancel(self.id, reason=reason, retention=self._retention)
+        if result is CancelResult.NOT_FOUND:
+            raise self._not_found()
+        return result
+
+    def retry(self) -> None:
+        """Enqueue a Failed job again with fresh budgets. `InvalidTransition` in any other state."""
+        self._storage.retry(self.id)
+
+    def _wait_for_end(self, limit: timedelta | None) -> Job:
+        deadline = None if limit is None else time.monotonic() + limit.total_seconds()
+        pause_s = _FIRST_POLL_S
+        while True:
+            job = self.job()
+            if job.state_name.is_final:
+                return job
+            left_s = pause_s if deadline is None else deadline - time.monotonic()
+            if left_s <= 0 and limit is not None:
+                raise WaitTimeout(
+                    f"The job {self.id} ({job.method}) is still {job.state_name} after "
+                    f"{format_duration(limit)}; it goes on. Check that a server serves its queue {job.queue!r}."
+                )
+            time.sleep(min(pause_s, max(left_s, 0.0)))
+            pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
+
+    def _not_found(self) -> JobNotFound:
+        return JobNotFound(f"No job has the id {self.id}; ended jobs are removed after their time to live.")
+
+
+def _told(job: Job) -> str:
+    if isinstance(job.state, Deleted):
+        return f"The job {job.id} ({job.method}) was deleted: {job.state.reason or 'no reason given'}"
+    error = job.error
+    why = "no error is known" if error is None else f"{error.type}: {error.message}"
+    return f"The job {job.id} ({job.method}) failed: {why}"

@@ -1,0 +1,163 @@
+"""Both ends of the slot: the shared-memory record in which a worker says what it is running.
+
+One page per worker in an anonymous shared mapping, made by the supervisor before it forks. The
+worker writes, the supervisor reads, nobody locks: a version number that is odd while the worker
+writes tells a torn read (a sequence lock), also when the worker is killed in mid-write.
+The head (`pid`, `started_ticks`) is written by the supervisor and read by its guardian.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+
+from qml_mp.core.job import ClaimKey
+
+SLOT_BYTES = 4096
+_HEAD = struct.Struct("<qq")  # pid, started_ticks
+_VERSION = struct.Struct("<Q")
+_BODY = struct.Struct("<B3xI16sqqqq64s")  # activity, jobs_done, job, claim_seq, since, limit, retry, method
+_TEXT_LENGTH = struct.Struct("<H")
+_VERSION_AT = _HEAD.size
+_BODY_AT = _VERSION_AT + _VERSION.size
+_TEXT_AT = _BODY_AT + _BODY.size
+_MAX_TEXT_BYTES = SLOT_BYTES - _TEXT_AT - _TEXT_LENGTH.size
+_NO_JOB = bytes(16)
+_GIVE_UP = -1
+
+
+class Activity(IntEnum):
+    """What the worker is doing."""
+
+    BOOTING = 0
+    IDLE = 1
+    FETCHING = 2
+    """Asking the storage for a job."""
+    RUNNING = 3
+    """In the job named by `key`, user code included."""
+    FINISHING = 4
+    """Writing the outcome of the job named by `key`; never interrupted."""
+    LEAVING = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotView:
+    """One consistent reading of a slot."""
+
+    activity: Activity = Activity.BOOTING
+    jobs_done: int = 0
+    key: ClaimKey | None = None
+    method: str = ""
+    since_ns: int = 0
+    """When the job started, on the monotonic clock that all processes of a machine share."""
+    limit_ns: int = 0
+    """How long it may run."""
+    timeout_retry_in: timedelta | None = None
+    """What the retry policy says should the limit kill it: run again after this; None: fail."""
+    text: str = ""
+    """Why the worker could not boot."""
+
+
+class SlotTable:
+    """The mapping with all slots. Made before the first fork; freed with the last process."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._memory = mmap.mmap(-1, capacity * SLOT_BYTES)
+
+    def clear(self, index: int) -> None:
+        """Make the slot ready for a new worker (supervisor, before the fork)."""
+        self._memory[index * SLOT_BYTES : (index + 1) * SLOT_BYTES] = bytes(SLOT_BYTES)
+
+    def set_process(self, index: int, *, pid: int, started_ticks: int) -> None:
+        """Name the process that fills the slot (supervisor); pid 0: nobody."""
+        _HEAD.pack_into(self._memory, index * SLOT_BYTES, pid, started_ticks)
+
+    def process(self, index: int) -> tuple[int, int]:
+        """(pid, started_ticks) of the process that fills the slot; (0, 0): nobody (guardian)."""
+        pid, started_ticks = _HEAD.unpack_from(self._memory, index * SLOT_BYTES)
+        return pid, started_ticks
+
+    def read(self, index: int) -> SlotView | None:
+        """What the worker says; None while it writes, or for good if it died writing."""
+        at = index * SLOT_BYTES
+        (before,) = _VERSION.unpack_from(self._memory, at + _VERSION_AT)
+        body = self._memory[at + _BODY_AT : at + SLOT_BYTES]
+        (after,) = _VERSION.unpack_from(self._memory, at + _VERSION_AT)
+        return None if before != after or before % 2 else _view(body)
+
+    def writer(self, index: int) -> SlotWriter:
+        """The worker's side of one slot."""
+        return SlotWriter(self._memory, index * SLOT_BYTES)
+
+
+class SlotWriter:
+    """Written by the worker's main thread only."""
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self._memory = memory
+        self._at = at
+        self._version = 0
+        self._jobs_done = 0
+
+    def show(self, activity: Activity) -> None:
+        """Say that no job is in hand."""
+        self._write(_BODY.pack(activity, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, b""))
+
+    def show_job(
+        self,
+        activity: Activity,
+        key: ClaimKey,
+        *,
+        method: str,
+        since_ns: int,
+        limit: timedelta,
+        timeout_retry_in: timedelta | None,
+    ) -> None:
+        """Say which job is in hand, since when, for how long it may run and what a timeout means."""
+        self._write(
+            _BODY.pack(
+                activity, self._jobs_done, uuid.UUID(key.job_id).bytes, key.claim_seq, since_ns, _ns(limit),
+                _GIVE_UP if timeout_retry_in is None else _ns(timeout_retry_in), method.encode()[:64],
+            )
+        )  # fmt: skip
+
+    def count_job(self) -> None:
+        """One more job is done; shown with the next write."""
+        self._jobs_done += 1
+
+    def say(self, text: str) -> None:
+        """Leave a text (the end of it, when it is long) for the supervisor to show."""
+        data = text.encode(errors="replace")[-_MAX_TEXT_BYTES:]
+        self._write(_TEXT_LENGTH.pack(len(data)) + data, offset=_TEXT_AT)
+
+    def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
+        self._version += 1
+        _VERSION.pack_into(self._memory, self._at + _VERSION_AT, self._version)
+        self._memory[self._at + offset : self._at + offset + len(data)] = data
+        self._version += 1
+        _VERSION.pack_into(self._memory, self._at + _VERSION_AT, self._version)
+
+
+def _view(body: bytes) -> SlotView:
+    activity, jobs_done, job, claim_seq, since_ns, limit_ns, retry_ns, method = _BODY.unpack_from(body)
+    (text_bytes,) = _TEXT_LENGTH.unpack_from(body, _BODY.size)
+    text_at = _BODY.size + _TEXT_LENGTH.size
+    return SlotView(
+        activity=Activity(activity),
+        jobs_done=jobs_done,
+        key=None if job == _NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq),
+        method=method.rstrip(b"\0").decode(errors="replace"),
+        since_ns=since_ns,
+        limit_ns=limit_ns,
+        timeout_retry_in=None if retry_ns == _GIVE_UP else timedelta(microseconds=retry_ns // 1000),
+        text=body[text_at : text_at + text_bytes].decode(errors="replace"),
+    )
+
+
+def _ns(duration: timedelta) -> int:
+    return min(duration // timedelta(microseconds=1) * 1000, 2**63 - 1)

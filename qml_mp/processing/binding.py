@@ -1,0 +1,224 @@
+"""Client and worker: a call's arguments as a payload, and a payload as a call's arguments.
+
+Both ends follow the signature of the function and the annotations of its parameters. The parameter
+that is annotated with `WorkerContext` is none of the caller's business: it is left out of the payload.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any
+
+from qml_mp.core.payload import JsonValue, encode_json
+from qml_mp.errors import InvalidJob
+from qml_mp.processing.codec import from_json, to_json
+from qml_mp.processing.context import WorkerContext
+
+_CONTEXT_TEXT = re.compile(r"(Optional\[)?([\w.]+\.)?WorkerContext(\]| *\| *None)?")
+
+
+class PayloadMismatch(InvalidJob):
+    """A stored payload does not fit the function's signature. Raised in the worker, before the call."""
+
+
+class Binding:
+    """The signature of one function, seen as a payload. Annotations are resolved at first use, so
+    that they may name what is defined further down in the module."""
+
+    def __init__(self, function: Callable[..., Any], *, name: str) -> None:
+        self._function = function
+        self._name = name
+        self._signature = inspect.signature(function)
+        self._resolved: _Parameters | None = None
+
+    def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JsonValue:
+        """The payload of a call: an object of all arguments that were given, by parameter name.
+
+        Raises `InvalidJob` naming function and argument.
+        """
+        parameters = self._parameters()
+        try:
+            bound = parameters.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidJob(f"{self._name}: {error}.") from None
+        payload: dict[str, JsonValue] = {}
+        for name, value in bound.arguments.items():
+            payload |= self._encoded(parameters, name, value)
+        encode_json(payload, what=f"{self._name}: the arguments")
+        return payload
+
+    def call(self, payload: JsonValue, context: WorkerContext) -> Any:
+        """Call the function with the payload's arguments. Raises `PayloadMismatch` before the call."""
+        try:
+            bound = self._bound(payload, context)
+        except PayloadMismatch:
+            raise
+        except InvalidJob as problem:
+            raise PayloadMismatch(str(problem)) from None
+        return self._function(*bound.args, **bound.kwargs)
+
+    def check(self, payload: JsonValue) -> None:
+        """Raise `InvalidJob` unless a call with this payload would begin."""
+        self._bound(payload, None)
+
+    def check_names(self, payload: JsonValue) -> None:
+        """`check` without the types, for when annotations cannot be resolved yet."""
+        self._arguments(self._resolve(), payload)
+
+    def _encoded(self, parameters: _Parameters, name: str, value: Any) -> dict[str, JsonValue]:
+        hint = parameters.hint(name, self._name)
+        where = self._where(name)
+        match parameters.kind(name):
+            case Parameter.VAR_POSITIONAL:
+                return {name: [to_json(item, hint, where=f"{where}[{i}]") for i, item in enumerate(value)]}
+            case Parameter.VAR_KEYWORD:
+                for key in value:
+                    if self._is_taken(key, name):
+                        raise InvalidJob(f"{where}: the name {key!r} is taken by another parameter.")
+                return {key: to_json(item, hint, where=self._where(key)) for key, item in value.items()}
+            case _:
+                return {name: to_json(value, hint, where=where)}
+
+    def _bound(self, payload: JsonValue, context: WorkerContext | None) -> inspect.BoundArguments:
+        parameters = self._parameters()
+        decoded: dict[str, Any] = {}
+        for name, value in self._arguments(parameters, payload).items():
+            hint = parameters.hint(name, self._name)
+            where = self._where(name)
+            match parameters.kind(name):
+                case Parameter.VAR_POSITIONAL:
+                    decoded[name] = tuple(from_json(value, list[hint], where=where))  # type: ignore[valid-type]
+                case Parameter.VAR_KEYWORD:
+                    decoded[name] = {
+                        key: from_json(item, hint, where=self._where(key)) for key, item in value.items()
+                    }
+                case _:
+                    decoded[name] = from_json(value, hint, where=where)
+        if parameters.context is not None:
+            decoded[parameters.context] = context
+        # In the order of the signature, as BoundArguments wants them.
+        ordered = {name: decoded[name] for name in self._signature.parameters if name in decoded}
+        return _complete(inspect.BoundArguments(self._signature, ordered))
+
+    def _arguments(self, parameters: _Parameters, payload: JsonValue) -> dict[str, Any]:
+        """The payload's values by parameter, not converted yet; raises `InvalidJob` for a wrong set."""
+        if isinstance(payload, list):
+            return self._positional(parameters, payload)
+        if payload is not None and not isinstance(payload, dict):
+            raise InvalidJob(
+                f"{self._name}: the payload is a {type(payload).__name__}; it must be an object of arguments "
+                "by name, or a list of positional ones."
+            )
+        rest = dict(payload or {})
+        arguments: dict[str, Any] = {}
+        catch_all: str | None = None
+        for name, parameter in parameters.signature.parameters.items():
+            if parameter.kind is Parameter.VAR_KEYWORD:
+                catch_all = name
+            elif name in rest:
+                arguments[name] = rest.pop(name)
+            elif parameter.default is Parameter.empty and parameter.kind is not Parameter.VAR_POSITIONAL:
+                raise InvalidJob(f"{self._name}: missing a required argument: {name!r}.")
+        for key in rest:
+            if catch_all is None or self._is_taken(key, catch_all):
+                raise InvalidJob(f"{self._name}: got an unexpected argument: {key[:100]!r}.")
+        if catch_all is not None:
+            arguments[catch_all] = rest
+        return arguments
+
+    def _positional(self, parameters: _Parameters, payload: list[JsonValue]) -> dict[str, Any]:
+        try:
+            bound = parameters.signature.bind(*payload)
+        except TypeError as error:
+            raise InvalidJob(f"{self._name}: {error}.") from None
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in bound.arguments.items()}
+
+    def _is_taken(self, key: str, catch_all: str) -> bool:
+        """Whether the name is that of a parameter, so that `**kwargs` cannot carry it."""
+        return key != catch_all and key in self._signature.parameters
+
+    def _parameters(self) -> _Parameters:
+        if self._resolved is None:
+            resolved = self._resolve()
+            if not any(isinstance(hint, _Unresolved) for hint in resolved.hints.values()):
+                self._resolved = resolved
+            return resolved
+        return self._resolved
+
+    def _resolve(self) -> _Parameters:
+        hints = {
+            name: _resolved_hint(self._function, parameter.annotation)
+            for name, parameter in self._signature.parameters.items()
+        }
+        context = next((name for name, hint in hints.items() if _is_context(hint)), None)
+        return _Parameters(
+            signature=self._signature.replace(
+                parameters=[part for name, part in self._signature.parameters.items() if name != context]
+            ),
+            hints=hints,
+            context=context,
+        )
+
+    def _where(self, argument: str) -> str:
+        return f"{self._name}: the argument {argument[:100]!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Unresolved:
+    """An annotation given as text that names what cannot be found (yet)."""
+
+    text: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parameters:
+    """The parameters that the caller gives, their annotations, and the name of the context's."""
+
+    signature: inspect.Signature
+    """Without the context's parameter."""
+    hints: Mapping[str, Any]
+    context: str | None
+
+    def kind(self, name: str) -> object:
+        return self.signature.parameters[name].kind
+
+    def hint(self, name: str, function: str) -> Any:
+        hint = self.hints[name]
+        if isinstance(hint, _Unresolved):
+            raise InvalidJob(
+                f"{function}: the annotation {hint.text!r} of {name!r} cannot be resolved ({hint.problem}); "
+                "it must be importable at run time, not under `if TYPE_CHECKING`."
+            )
+        return hint
+
+
+def _resolved_hint(function: Callable[..., Any], annotation: Any) -> Any:
+    if annotation is Parameter.empty:
+        return Any
+    unwrapped = inspect.unwrap(function)
+    scope = types.SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        closure = inspect.getclosurevars(unwrapped).nonlocals if inspect.isfunction(unwrapped) else {}
+        names = getattr(unwrapped, "__globals__", {})
+        return typing.get_type_hints(scope, names, dict(closure), include_extras=True)["it"]
+    except Exception as error:  # an annotation is arbitrary code
+        return _Unresolved(str(annotation), f"{type(error).__name__}: {error}")
+
+
+def _is_context(hint: Any) -> bool:
+    if isinstance(hint, _Unresolved):
+        return _CONTEXT_TEXT.fullmatch(hint.text.strip()) is not None
+    return hint is WorkerContext or WorkerContext in typing.get_args(hint)
+
+
+def _complete(bound: inspect.BoundArguments) -> inspect.BoundArguments:
+    """With defaults filled in: positional arguments behind a gap would else become keywords or be lost."""
+    bound.apply_defaults()
+    return bound

@@ -1,0 +1,290 @@
+"""Client and worker: Python values to JSON by their annotation, and back again.
+
+What `to_json` accepts under an annotation, `from_json` gives back equal and of the annotated type:
+a value that could not make the journey is refused where it starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    MutableSet,
+    Sequence,
+)
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from qml_mp.core.payload import JsonValue
+from qml_mp.errors import InvalidJob
+from qml_mp.processing.scalars import SCALARS, Codec, mismatch
+
+_ARRAYS = (list, tuple, set, frozenset)
+_ABSTRACT_ARRAYS = (Iterable, Collection, Sequence, MutableSequence, AbstractSet, MutableSet)
+_MAPPINGS = (dict, Mapping, MutableMapping)
+
+
+def to_json(value: object, hint: object, *, where: str) -> JsonValue:
+    """The value as JSON, checked against its annotation. `where` names it in errors (`InvalidJob`).
+
+    Understood: JSON types, dataclasses, named tuples, enums, datetime, date, time, timedelta, UUID,
+    Path, Decimal, Literal, unions, and lists, tuples, sets and mappings with text keys of all these.
+    Without an annotation (or under Any) a value must be JSON already, which storing it checks.
+    """
+    try:
+        return codec_of(hint, where).encode(value, where)
+    except RecursionError:
+        raise InvalidJob(f"{where[:300]} is nested too deep; flatten it or pass a reference.") from None
+
+
+def from_json(value: JsonValue, hint: object, *, where: str) -> Any:
+    """The value as its annotation wants it; `InvalidJob` naming `where` when it does not fit."""
+    return codec_of(hint, where).decode(value, where)
+
+
+def codec_of(hint: Any, where: str) -> Codec:
+    """The codec of an annotation; `InvalidJob` naming `where` when nothing of the kind can travel."""
+    hint = _unwrapped(hint)
+    kind = typing.get_origin(hint) or hint
+    if kind in SCALARS:
+        return SCALARS[kind]
+    if hint is Any or hint is object or isinstance(hint, typing.TypeVar) or typing.is_typeddict(hint):
+        return _ANYTHING
+    if hint is None or hint is type(None):
+        return _NOTHING
+    if kind in (typing.Union, types.UnionType):
+        return _union(typing.get_args(hint))
+    if kind is typing.Literal:
+        return _literal(typing.get_args(hint))
+    if isinstance(kind, type):
+        codec = _codec_of_class(kind, typing.get_args(hint))
+        if codec is not None:
+            return codec
+    raise InvalidJob(
+        f"{where[:300]} is annotated with {_named(hint)}, which cannot be rebuilt from JSON; "
+        "use JSON types, a dataclass, or a reference to the data."
+    )
+
+
+def hints_of(owner: Any, where: str) -> dict[str, Any]:
+    """The resolved annotations of a class; `InvalidJob` when one names what cannot be found."""
+    try:
+        return typing.get_type_hints(owner, include_extras=True)
+    except Exception as error:  # an annotation is arbitrary code
+        raise InvalidJob(
+            f"{where[:300]}: an annotation of {_named(owner)} cannot be resolved ({error}); names in it "
+            "must be importable at run time, not under `if TYPE_CHECKING` or inside a function."
+        ) from None
+
+
+def _codec_of_class(kind: type, args: tuple[Any, ...]) -> Codec | None:
+    if issubclass(kind, enum.Enum):
+        return _enum(kind)
+    if dataclasses.is_dataclass(kind):
+        return _record(kind)
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return _named_tuple(kind)
+    if kind is tuple and args and args[1:] != (...,):
+        return _fixed_tuple(args)
+    if kind in _MAPPINGS:
+        return _mapping(args)
+    if kind in _ARRAYS or kind in _ABSTRACT_ARRAYS:
+        return _array(kind, args[0] if args else Any)
+    return None
+
+
+def _union(members: tuple[Any, ...]) -> Codec:
+    """The first member that the value fits, None before all others."""
+    ordered = sorted(members, key=lambda member: member is not type(None))
+
+    def attempt(direction: str, value: Any, where: str) -> Any:
+        problem: InvalidJob | None = None
+        for member in ordered:
+            if value is None and member is not type(None):
+                continue
+            try:
+                return getattr(codec_of(member, where), direction)(value, where)
+            except InvalidJob as error:
+                problem = error
+        if problem is not None and len(ordered) == 2 and type(None) in ordered:
+            raise problem  # Optional: the one real member says more than "none of them"
+        raise mismatch(value, " or ".join(_named(member) for member in members), where)
+
+    return Codec(
+        lambda value, where: attempt("encode", value, where),
+        lambda value, where: attempt("decode", value, where),
+    )
+
+
+def _literal(allowed: tuple[Any, ...]) -> Codec:
+    def check(value: Any, where: str) -> Any:
+        # Type and value: True is not 1 here.
+        if not any(value == entry and type(value) is type(entry) for entry in allowed):
+            raise InvalidJob(f"{where[:300]} must be one of {', '.join(map(repr, allowed))}.")
+        return value
+
+    return Codec(check, check)
+
+
+def _enum(kind: type[enum.Enum]) -> Codec:
+    def encode(value: Any, where: str) -> JsonValue:
+        try:
+            plain: JsonValue = kind(value).value  # a member, or the value of one
+        except ValueError:
+            raise _not_a_member(kind, where) from None
+        return plain
+
+    def decode(value: Any, where: str) -> enum.Enum:
+        try:
+            return kind(tuple(value) if isinstance(value, list) else value)
+        except (ValueError, TypeError):
+            raise _not_a_member(kind, where) from None
+
+    return Codec(encode, decode)
+
+
+def _not_a_member(kind: type[enum.Enum], where: str) -> InvalidJob:
+    shown = ", ".join(repr(member.value) for member in list(kind)[:10])
+    return InvalidJob(f"{where[:300]} is none of the values of {_named(kind)} ({shown}).")
+
+
+def _record(kind: Any) -> Codec:
+    def encode(value: Any, where: str) -> JsonValue:
+        if type(value) is not kind:  # a subclass would come back as its parent
+            raise mismatch(value, _named(kind), where)
+        hints = hints_of(kind, where)
+        return {
+            field.name: to_json(getattr(value, field.name), hints[field.name], where=f"{where}.{field.name}")
+            for field in dataclasses.fields(kind)
+            if field.init
+        }
+
+    def decode(value: Any, where: str) -> Any:
+        if not isinstance(value, dict):
+            raise mismatch(value, f"an object with the fields of {_named(kind)}", where)
+        fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+        for unknown in value.keys() - fields.keys():
+            raise InvalidJob(f"{where[:300]} has the field {unknown[:100]!r}, which {_named(kind)} has not.")
+        hints = hints_of(kind, where)
+        given = {name: from_json(item, hints[name], where=f"{where}.{name}") for name, item in value.items()}
+        return _built(kind, given, where)
+
+    return Codec(encode, decode)
+
+
+def _built(kind: Callable[..., Any], given: dict[str, Any], where: str) -> Any:
+    try:
+        return kind(**given)
+    except Exception as error:  # a missing field, or whatever its own checks raise
+        raise InvalidJob(f"{where[:300]} is no {_named(kind)}: {type(error).__name__}: {error}") from error
+
+
+def _named_tuple(kind: Any) -> Codec:
+    def parts(where: str) -> Codec:
+        return _fixed_tuple(tuple(hints_of(kind, where).get(name, Any) for name in kind._fields))
+
+    def encode(value: Any, where: str) -> JsonValue:
+        if not isinstance(value, kind):
+            raise mismatch(value, _named(kind), where)
+        return parts(where).encode(value, where)
+
+    return Codec(encode, lambda value, where: kind._make(parts(where).decode(value, where)))
+
+
+def _fixed_tuple(hints: tuple[Any, ...]) -> Codec:
+    def encode(value: Any, where: str) -> JsonValue:
+        if not isinstance(value, list | tuple):
+            raise mismatch(value, f"a tuple of {len(hints)} items", where)
+        return [to_json(item, hint, where=place) for item, hint, place in paired(value, where)]
+
+    def decode(value: Any, where: str) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise mismatch(value, f"a list of {len(hints)} items", where)
+        return tuple(from_json(item, hint, where=place) for item, hint, place in paired(value, where))
+
+    def paired(value: Sequence[Any], where: str) -> list[tuple[Any, Any, str]]:
+        if len(value) != len(hints):
+            raise InvalidJob(f"{where[:300]} has {len(value)} items; it must have {len(hints)}.")
+        return [(value[index], hint, f"{where}[{index}]") for index, hint in enumerate(hints)]
+
+    return Codec(encode, decode)
+
+
+def _array(kind: type, part: Any) -> Codec:
+    def encode(value: Any, where: str) -> JsonValue:
+        if not isinstance(value, _ARRAYS):
+            raise mismatch(value, "a list, tuple or set", where)
+        return [to_json(item, part, where=f"{where}[{index}]") for index, item in enumerate(value)]
+
+    def decode(value: Any, where: str) -> Any:
+        if not isinstance(value, list):
+            raise mismatch(value, "a list", where)
+        items = [from_json(item, part, where=f"{where}[{index}]") for index, item in enumerate(value)]
+        return _collected(kind, items, where)
+
+    return Codec(encode, decode)
+
+
+def _collected(kind: type, items: list[Any], where: str) -> Any:
+    if kind is tuple:
+        return tuple(items)
+    if not issubclass(kind, AbstractSet):
+        return items
+    try:
+        return frozenset(items) if kind is frozenset else set(items)
+    except TypeError as error:
+        raise InvalidJob(f"{where[:300]} cannot be a set: {error}") from None
+
+
+def _mapping(args: tuple[Any, ...]) -> Codec:
+    key_hint, part = args if len(args) == 2 else (str, Any)
+
+    def visit(direction: Callable[..., Any], value: Any, where: str) -> dict[str, Any]:
+        if _unwrapped(key_hint) not in (str, Any):
+            raise InvalidJob(
+                f"{where[:300]} is annotated with keys of {_named(key_hint)}; keys in JSON are text."
+            )
+        if not isinstance(value, Mapping):
+            raise mismatch(value, "a mapping", where)
+        if not all(isinstance(key, str) for key in value):
+            raise InvalidJob(f"{where[:300]} has keys that are not text; keys in JSON are.")
+        return {key: direction(item, part, where=f"{where}[{key[:50]!r}]") for key, item in value.items()}
+
+    return Codec(
+        lambda value, where: visit(to_json, value, where),
+        lambda value, where: visit(from_json, value, where),
+    )
+
+
+def _only_none(value: Any, where: str) -> None:
+    if value is not None:
+        raise mismatch(value, "null", where)
+
+
+_ANYTHING = Codec(lambda value, _: value, lambda value, _: value)
+_NOTHING = Codec(_only_none, _only_none)
+
+
+def _unwrapped(hint: Any) -> Any:
+    """The annotation without `Annotated`, `NewType` and string quotes around None."""
+    while True:
+        if typing.get_origin(hint) is typing.Annotated:
+            hint = typing.get_args(hint)[0]
+        elif isinstance(hint, typing.NewType):
+            hint = hint.__supertype__
+        else:
+            return hint
+
+
+def _named(hint: Any) -> str:
+    if hint is type(None):
+        return "None"
+    return hint.__qualname__ if isinstance(hint, type) else str(hint).removeprefix("typing.")

@@ -1,0 +1,95 @@
+"""Worker: an exception turned into bounded, storable text, whatever the exception does meanwhile."""
+
+from __future__ import annotations
+
+import traceback
+from types import TracebackType
+
+from qml_mp.core.outcome import ErrorInfo
+from qml_mp.processing.retry import type_name
+
+MAX_MESSAGE_CHARS = 8 * 1024
+MAX_TRACEBACK_CHARS = 64 * 1024
+_MAX_FRAMES = 40
+_MAX_CHAINED = 4
+_MAX_IN_GROUP = 5
+_OURS = "qml_mp.processing."
+
+
+def describe(error: BaseException) -> ErrorInfo:
+    """The exception as text. Runs the exception's own `__str__`, so it belongs inside the guard.
+
+    Raises nothing but what strikes from outside (`JobInterrupted`) or memory that has run out.
+    """
+    return ErrorInfo(
+        type=type_name(type(error)),
+        message=message_of(error),
+        traceback=clean(_traceback(error), MAX_TRACEBACK_CHARS),
+    )
+
+
+def describe_type(error: BaseException, *, why: str) -> ErrorInfo:
+    """What can be said of an exception without asking it anything."""
+    return ErrorInfo(
+        type=clean(type_name(type(error)), MAX_MESSAGE_CHARS),
+        message=f"(no message: {why})",
+        traceback=clean("".join(_frames(error.__traceback__)), MAX_TRACEBACK_CHARS) or None,
+    )
+
+
+def message_of(error: BaseException) -> str:
+    """`str(error)`, bounded; a note in its stead when that raises."""
+    try:
+        return clean(str(error), MAX_MESSAGE_CHARS)
+    except Exception as problem:
+        return f"(no message: __str__ raised {type(problem).__name__})"
+
+
+def clean(text: str, max_chars: int) -> str:
+    """The text as every backend can store it: no NUL, no lone surrogate, the middle cut out when long."""
+    text = str.__str__(text)  # without whatever a subclass adds
+    if len(text) > max_chars:
+        kept = max_chars // 2 - 20
+        text = f"{text[:kept]}\n... ({len(text) - 2 * kept:,} characters left out) ...\n{text[-kept:]}"
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _traceback(error: BaseException) -> str:
+    """The exception and what led to it, cause first, as Python prints it but bounded in every direction."""
+    chain: list[tuple[BaseException, str]] = []
+    link = ""
+    current: BaseException | None = error
+    while current is not None and len(chain) < _MAX_CHAINED:
+        chain.append((current, link))
+        if current.__cause__ is not None:
+            link = "\nThe above exception was the direct cause of the following exception:\n\n"
+            current = current.__cause__
+        elif not current.__suppress_context__:
+            link = "\nDuring handling of the above exception, another exception occurred:\n\n"
+            current = current.__context__
+        else:
+            current = None
+    # A link belongs behind the exception it was found from, which the reversed order puts next.
+    return "".join(_one(part) + joint for part, joint in reversed(chain))
+
+
+def _one(error: BaseException, depth: int = 0) -> str:
+    text = "".join(_frames(error.__traceback__)) + f"{type_name(type(error))}: {message_of(error)}\n"
+    notes = getattr(error, "__notes__", ())
+    if isinstance(notes, list):
+        text += "".join(f"{note}\n" for note in notes[:_MAX_IN_GROUP] if isinstance(note, str))
+    if isinstance(error, BaseExceptionGroup) and depth < _MAX_CHAINED:
+        for number, member in enumerate(error.exceptions[:_MAX_IN_GROUP], start=1):
+            inner = _one(member, depth + 1)
+            text += f"  [{number} of {len(error.exceptions)}]\n" + "".join(
+                f"  | {line}\n" for line in inner.splitlines()
+            )
+    return text
+
+
+def _frames(trace: TracebackType | None) -> list[str]:
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+        trace = trace.tb_next  # the machinery around the job is no news to its author
+    if trace is None:
+        return []
+    return ["Traceback (most recent call last):\n", *traceback.format_tb(trace, limit=-_MAX_FRAMES)]

@@ -1,0 +1,77 @@
+"""Worker: what a job returned, as JSON. Nothing is rebuilt from it, so no annotation is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import operator
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from numbers import Real
+from typing import Any
+
+from qml_mp.core.payload import MAX_DEPTH, JsonValue, encode_json
+from qml_mp.errors import InvalidJob
+from qml_mp.processing.scalars import SCALARS
+
+
+def plain_result(value: object) -> JsonValue:
+    """The value as storable JSON: dataclasses as objects, dates and their kin as text.
+
+    Raises `InvalidJob` when it cannot be stored, and whatever the value's own code raises.
+    """
+    result = _plain(value, 0)
+    encode_json(result, what="The result")
+    return result
+
+
+def _plain(value: Any, depth: int) -> JsonValue:
+    if depth > MAX_DEPTH:
+        raise InvalidJob(f"The result is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, enum.Enum):
+        return _plain(value.value, depth)
+    if value is None or isinstance(value, bool | int | float | str):
+        return _builtin(value)
+    for kind, codec in SCALARS.items():
+        if isinstance(value, kind):
+            return codec.encode(value, "The result")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: _plain(getattr(value, field.name), depth + 1) for field in fields}
+    if isinstance(value, Mapping):
+        return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | AbstractSet):
+        return [_plain(item, depth + 1) for item in value]
+    return _number(value)
+
+
+def _builtin(value: bool | int | float | str | None) -> JsonValue:
+    """The value without whatever a subclass adds, so that storing it runs no code of the subclass."""
+    match value:
+        case None | bool():
+            return value
+        case int():
+            return int.__index__(value)
+        case float():
+            return float.__pos__(value)
+        case str():
+            return str.__str__(value)
+
+
+def _key(key: object) -> str:
+    if isinstance(key, enum.Enum):
+        key = key.value
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return int.__repr__(key)
+    raise InvalidJob(f"The result has a key of type {type(key).__name__}; keys in JSON are text")
+
+
+def _number(value: Any) -> JsonValue:
+    """Foreign numbers, such as numpy's."""
+    if hasattr(value, "__index__"):
+        return operator.index(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise InvalidJob(f"The result holds a {type(value).__name__}, which is not JSON")

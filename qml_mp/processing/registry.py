@@ -1,0 +1,135 @@
+"""Worker and client: what runs under which method name. A name is looked up here, never imported."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+from qml_mp.core.job import MAX_METHOD_CHARS, Job
+from qml_mp.core.payload import JsonValue, check_text
+from qml_mp.errors import ConfigurationError, InvalidJob, JobInterrupted
+from qml_mp.processing.binding import Binding
+from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.result import WorkerResult
+from qml_mp.processing.retry import RetryPolicy
+
+__all__ = ["FunctionWorker", "Worker", "WorkerRegistry", "WorkerResult", "run_coroutine"]
+
+
+class Worker(abc.ABC):
+    """Runs the jobs of one method. One instance serves all of them, one after the other."""
+
+    retry_policy: RetryPolicy | None = None
+    """None: the program's."""
+    timeout: timedelta | None = None
+    """Limit of one attempt for jobs that set none; None: the server's `job_timeout`."""
+
+    @property
+    @abc.abstractmethod
+    def method_name(self) -> str:
+        """The method it serves. A plain class attribute will do."""
+
+    @abc.abstractmethod
+    def execute(self, job: Job, context: WorkerContext) -> WorkerResult | JsonValue:
+        """Do the job. A plain value is its result; an exception is a failed attempt.
+
+        May be a coroutine function; it is then run in an event loop of its own.
+        """
+
+
+class WorkerRegistry:
+    """The workers by method name. Filled while the app is imported, only read afterwards."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+
+    def register(self, worker: Worker) -> WorkerRegistry:
+        """Add a worker and return the registry. `ConfigurationError` for a second one of a method."""
+        if not isinstance(worker, Worker):
+            raise ConfigurationError(
+                f"{type(worker).__name__} is no Worker; derive it from qml_mp.Worker, or use @app.job()."
+            )
+        method = worker.method_name
+        if not isinstance(method, str) or not 1 <= len(method) <= MAX_METHOD_CHARS:
+            raise ConfigurationError(
+                f"The method name {str(method)[:50]!r} is not text of 1 to {MAX_METHOD_CHARS} characters."
+            )
+        try:
+            check_text(method, what="The method name")
+        except InvalidJob as problem:
+            raise ConfigurationError(str(problem)) from None
+        if method in self._workers:
+            raise ConfigurationError(
+                f"The method {method!r} is registered twice; name one of them otherwise: @app.job(name=...)."
+            )
+        self._workers[method] = worker
+        return self
+
+    def get(self, method: str) -> Worker | None:
+        """The worker of the method, or None."""
+        return self._workers.get(method)
+
+    def methods(self) -> tuple[str, ...]:
+        """The method names, in the order of registration."""
+        return tuple(self._workers)
+
+
+class FunctionWorker(Worker):
+    """A plain or async function as a worker; the payload becomes its arguments (see `Binding`)."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        method_name: str,
+        retry_policy: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        self.function = function
+        self.binding = Binding(function, name=method_name)
+        self.retry_policy = retry_policy
+        self.timeout = timeout
+        self._method_name = method_name
+
+    @property
+    def method_name(self) -> str:
+        return self._method_name
+
+    def execute(self, job: Job, context: WorkerContext) -> Any:
+        """Call the function. Raises `PayloadMismatch` when the payload does not fit its signature."""
+        result = self.binding.call(job.payload, context)
+        return run_coroutine(result) if inspect.iscoroutine(result) else result
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run it to its end in a fresh event loop, which is gone afterwards with all tasks left in it.
+
+    An interruption that strikes a task nobody awaits, or a callback, still ends the whole job.
+    """
+    interruptions: list[BaseException] = []
+
+    async def main() -> Any:
+        task = asyncio.current_task()
+
+        def on_error(loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
+            error = details.get("exception")
+            if isinstance(error, JobInterrupted) and task is not None:
+                interruptions.append(error)
+                task.cancel()
+            else:
+                loop.default_exception_handler(details)
+
+        asyncio.get_running_loop().set_exception_handler(on_error)
+        return await coroutine
+
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(main())
+    except asyncio.CancelledError:
+        if interruptions:
+            raise interruptions[0] from None
+        raise

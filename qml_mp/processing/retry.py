@@ -1,0 +1,214 @@
+"""Worker: whether and when a failed attempt is followed by another. Pure."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from qml_mp.errors import ConfigurationError
+from qml_mp.units import Duration, parse_duration
+
+ErrorFilter = tuple[type[BaseException] | str, ...]
+"""Exceptions by type (subclasses included) or by name, bare ("KeyError") or full ("app.errors.Busy")."""
+
+_DEFAULT_ATTEMPTS = 5
+_DEFAULT_DELAY = timedelta(seconds=1)
+_DEFAULT_MAX_DELAY = timedelta(minutes=15)
+_DEFAULT_JITTER = 0.25
+_LONGEST_DELAY = timedelta(days=366)
+
+
+class RetryStrategy(StrEnum):
+    """How the delay grows from one retry to the next."""
+
+    NONE = "none"
+    FIXED = "fixed"
+    EXPONENTIAL = "exponential"
+    LINEAR = "linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """The judge of failed attempts. Without arguments: exponential, 5 attempts, from 1 s, doubled, at
+    most 15 minutes, ±25 % jitter, on every exception.
+
+    Build one with `none`, `fixed`, `exponential` or `linear`. Durations also accept seconds or text.
+    Raises `ConfigurationError` that names the field.
+    """
+
+    strategy: RetryStrategy = RetryStrategy.EXPONENTIAL
+    max_attempts: int = _DEFAULT_ATTEMPTS
+    """Attempts in all, the first included. A job's own `max_retries` above 0 takes its place."""
+    delay: timedelta = _DEFAULT_DELAY
+    """Before the first retry."""
+    multiplier: float = 2.0
+    """Exponential: what each further delay is multiplied by."""
+    max_delay: timedelta = _DEFAULT_MAX_DELAY
+    """No delay is longer, jitter included."""
+    jitter: float = _DEFAULT_JITTER
+    """Largest random share by which a delay is shortened or lengthened, 0 to 1."""
+    retry_on: ErrorFilter = ()
+    """Only these are retried; empty: all."""
+    never_retry: ErrorFilter = ()
+    """These are never retried, whatever `retry_on` says."""
+
+    def __post_init__(self) -> None:
+        for name in ("delay", "max_delay"):
+            value = parse_duration(getattr(self, name), what=f"RetryPolicy.{name}")
+            if value > _LONGEST_DELAY:
+                raise _bad(name, value, f"at most {_LONGEST_DELAY.days} days")
+            object.__setattr__(self, name, value)
+        for name in ("retry_on", "never_retry"):
+            object.__setattr__(self, name, _error_filter(name, getattr(self, name)))
+        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int):
+            raise _bad("max_attempts", self.max_attempts, "a whole number of at least 1")
+        if self.max_attempts < 1:
+            raise _bad("max_attempts", self.max_attempts, "at least 1")
+        if not 1 <= self.multiplier <= 1000:
+            raise _bad("multiplier", self.multiplier, "a number from 1 to 1000")
+        if not 0 <= self.jitter <= 1:
+            raise _bad("jitter", self.jitter, "a number from 0 to 1")
+
+    @classmethod
+    def none(cls) -> RetryPolicy:
+        """One attempt. A job that sets `max_retries` is retried all the same, a second apart."""
+        return cls(strategy=RetryStrategy.NONE, max_attempts=1)
+
+    @classmethod
+    def fixed(
+        cls,
+        delay: Duration = _DEFAULT_DELAY,
+        *,
+        max_attempts: int = _DEFAULT_ATTEMPTS,
+        jitter: float = _DEFAULT_JITTER,
+        retry_on: ErrorFilter = (),
+        never_retry: ErrorFilter = (),
+    ) -> RetryPolicy:
+        """The same delay before every retry."""
+        return cls(
+            strategy=RetryStrategy.FIXED,
+            max_attempts=max_attempts,
+            delay=parse_duration(delay, what="RetryPolicy.delay"),
+            max_delay=_LONGEST_DELAY,
+            jitter=jitter,
+            retry_on=retry_on,
+            never_retry=never_retry,
+        )
+
+    @classmethod
+    def exponential(
+        cls,
+        delay: Duration = _DEFAULT_DELAY,
+        *,
+        multiplier: float = 2.0,
+        max_delay: Duration = _DEFAULT_MAX_DELAY,
+        max_attempts: int = _DEFAULT_ATTEMPTS,
+        jitter: float = _DEFAULT_JITTER,
+        retry_on: ErrorFilter = (),
+        never_retry: ErrorFilter = (),
+    ) -> RetryPolicy:
+        """Each delay is `multiplier` times the one before."""
+        return cls(
+            strategy=RetryStrategy.EXPONENTIAL,
+            max_attempts=max_attempts,
+            delay=parse_duration(delay, what="RetryPolicy.delay"),
+            multiplier=multiplier,
+            max_delay=parse_duration(max_delay, what="RetryPolicy.max_delay"),
+            jitter=jitter,
+            retry_on=retry_on,
+            never_retry=never_retry,
+        )
+
+    @classmethod
+    def linear(
+        cls,
+        delay: Duration = _DEFAULT_DELAY,
+        *,
+        max_delay: Duration = _DEFAULT_MAX_DELAY,
+        max_attempts: int = _DEFAULT_ATTEMPTS,
+        jitter: float = _DEFAULT_JITTER,
+        retry_on: ErrorFilter = (),
+        never_retry: ErrorFilter = (),
+    ) -> RetryPolicy:
+        """The n-th retry comes after n times `delay`."""
+        return cls(
+            strategy=RetryStrategy.LINEAR,
+            max_attempts=max_attempts,
+            delay=parse_duration(delay, what="RetryPolicy.delay"),
+            max_delay=parse_duration(max_delay, what="RetryPolicy.max_delay"),
+            jitter=jitter,
+            retry_on=retry_on,
+            never_retry=never_retry,
+        )
+
+    def decide(
+        self, *, failures: int, error: BaseException | str, max_retries: int, rng: random.Random
+    ) -> timedelta | None:
+        """The delay before the next attempt; None: give up.
+
+        `failures` counts this one too. `error` is the exception or, when only that is known, the
+        name of its type. `max_retries` is the job's own (0: the policy's `max_attempts` holds).
+        """
+        if not self.retries_on(error):
+            return None
+        return self.next_delay(failures=failures, max_retries=max_retries, rng=rng)
+
+    def retries_on(self, error: BaseException | str) -> bool:
+        """Whether the lists allow another attempt after this error."""
+        if _matches(error, self.never_retry):
+            return False
+        return not self.retry_on or _matches(error, self.retry_on)
+
+    def next_delay(self, *, failures: int, max_retries: int, rng: random.Random) -> timedelta | None:
+        """`decide` without the lists: what attempts are left, and the delay before the next."""
+        if failures >= (max_retries + 1 if max_retries > 0 else self.max_attempts):
+            return None
+        longest_s = self.max_delay.total_seconds()
+        jittered_s = min(self._base_delay_s(failures), longest_s) * (1 + self.jitter * rng.uniform(-1, 1))
+        return timedelta(seconds=min(jittered_s, longest_s))
+
+    def _base_delay_s(self, failures: int) -> float:
+        delay_s = self.delay.total_seconds()
+        match self.strategy:
+            case RetryStrategy.NONE | RetryStrategy.FIXED:
+                return delay_s
+            case RetryStrategy.LINEAR:
+                return delay_s * failures
+            case RetryStrategy.EXPONENTIAL:
+                try:
+                    return delay_s * self.multiplier ** (failures - 1)
+                except OverflowError:
+                    return self.max_delay.total_seconds()
+
+
+def type_name(error_type: type[BaseException]) -> str:
+    """The name under which an exception is kept: as Python prints it, bare for built-in ones and ours."""
+    module = error_type.__module__
+    if module in ("builtins", "__main__", "qml_mp.errors"):
+        return error_type.__qualname__
+    return f"{module}.{error_type.__qualname__}"
+
+
+def _matches(error: BaseException | str, listed: ErrorFilter) -> bool:
+    # The mro is compared rather than isinstance asked: no metaclass of the user's runs here.
+    types = () if isinstance(error, str) else type(error).__mro__
+    names = {error} if isinstance(error, str) else {type_name(kind) for kind in types}
+    names |= {name.rpartition(".")[2] for name in names}
+    return any(
+        entry in names if isinstance(entry, str) else entry in types or type_name(entry) in names
+        for entry in listed
+    )
+
+
+def _error_filter(name: str, value: object) -> ErrorFilter:
+    entries = value if isinstance(value, list | tuple | set | frozenset) else (value,)
+    for entry in entries:
+        if not isinstance(entry, str) and not (isinstance(entry, type) and issubclass(entry, BaseException)):
+            raise _bad(name, value, "exception types or their names")
+    return tuple(entries)
+
+
+def _bad(name: str, value: object, bound: str) -> ConfigurationError:
+    return ConfigurationError(f"RetryPolicy.{name} is {value!r}; it must be {bound}.")

@@ -1,0 +1,251 @@
+"""Client, supervisor: where settings come from; the one place that reads the environment and settings files.
+
+Each setting is looked up in turn in: the command line's flags, what the code gave, the environment
+(`QML_MP_URL`, `QML_MP_APP`, `QML_MP_WORKERS`, `QML_MP_<FIELD>` for every field of `ServerConfig`),
+the nearest settings file, the default. The settings file is `qml-mp.toml`, or `pyproject.toml` with
+a table `[tool.qml-mp]`; the first directory that has one, from the current one upwards, is the
+only one read. An environment variable that is empty counts as not set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote
+
+from qml_mp.errors import ConfigurationError
+from qml_mp.settings import ServerConfig
+
+DEFAULT_URL = "sqlite:///qml.db"
+ALL_QUEUES = "*"
+"""How a flag or an environment variable says "every queue" (no queue can have this name)."""
+
+_ENV_PREFIX = "QML_MP_"
+_FIELD_TYPES: Mapping[str, str] = MappingProxyType(
+    {field.name: str(field.type) for field in fields(ServerConfig)}
+)
+_ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+def load_url(given: str | None = None) -> str:
+    """The storage's URL: `given` (by flag, else by code), the environment, the settings file, the default.
+
+    A relative SQLite path in a settings file is meant from the file's directory and comes back
+    absolute; from anywhere else it is meant from the current directory and comes back as it is.
+    """
+    if given:
+        return given
+    from_environment = os.environ.get("QML_MP_URL")
+    if from_environment:
+        return from_environment
+    file = _nearest_file()
+    if file is None or "url" not in file.values:
+        return DEFAULT_URL
+    return _anchored(_text(file.values["url"], f"url in {file.path}"), file.path.parent)
+
+
+def load_app_spec(flag: str | None) -> str | None:
+    """The user's app, `module:attribute`: the flag, `QML_MP_APP`, the settings file; None: nobody says."""
+    if flag:
+        return flag
+    from_environment = os.environ.get("QML_MP_APP")
+    if from_environment:
+        return from_environment
+    file = _nearest_file()
+    if file is None or "app" not in file.values:
+        return None
+    return _text(file.values["app"], f"app in {file.path}")
+
+
+def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> ServerConfig:
+    """The settings of a server. `flags` has names of `ServerConfig` fields; None there means not given.
+
+    Of `code`, the fields that differ from the defaults count as given. Raises
+    `ConfigurationError` that names the setting, the bound and where the value comes from.
+    """
+    given = {**_from_file(), **_from_environment(), **_from_code(code), **_from_flags(flags)}
+    try:
+        return ServerConfig(**{name: setting.value for name, setting in given.items()})  # type: ignore[arg-type]
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}{_origin(str(error), given)}") from None
+
+
+def environment_without_settings() -> dict[str, str]:
+    """The environment for a process that the user's settings must not reach."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_ENV_PREFIX)}
+
+
+def colour_wanted() -> bool | None:
+    """False when `NO_COLOR` is set to anything (no-color.org); None: decide by whether it is a terminal."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    value: object
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    path: Path
+    values: Mapping[str, object]
+
+
+def _from_flags(flags: Mapping[str, object]) -> dict[str, _Setting]:
+    return {
+        name: _Setting(value=value, source="the command line")
+        for name, value in flags.items()
+        if value is not None
+    }
+
+
+def _from_code(code: ServerConfig | None) -> dict[str, _Setting]:
+    if code is None:
+        return {}
+    defaults = ServerConfig()
+    return {
+        name: _Setting(value=getattr(code, name), source="the ServerConfig in the code")
+        for name in _FIELD_TYPES
+        if getattr(code, name) != getattr(defaults, name)
+    }
+
+
+def _from_environment() -> dict[str, _Setting]:
+    found: dict[str, _Setting] = {}
+    for key in (*_ALIASES, *_FIELD_TYPES):
+        variable = _ENV_PREFIX + key.upper()
+        text = os.environ.get(variable, "")
+        if not text:
+            continue
+        name = _ALIASES.get(key, key)
+        if name in found:
+            raise ConfigurationError(f"{found[name].source} and {variable} are both set; unset one of them.")
+        found[name] = _Setting(value=_from_text(text, _FIELD_TYPES[name], variable), source=variable)
+    return found
+
+
+def _from_file() -> dict[str, _Setting]:
+    file = _nearest_file()
+    found: dict[str, _Setting] = {}
+    for key, value in file.values.items() if file else ():
+        name = _ALIASES.get(key, key)
+        if name not in _FIELD_TYPES:
+            continue  # url and app, which have readers of their own
+        what = f"{key} in {file.path}" if file else key
+        if name in found:
+            raise ConfigurationError(f"{found[name].source} is set twice, also as {key}; keep one of them.")
+        found[name] = _Setting(value=_from_toml(value, _FIELD_TYPES[name], what), source=what)
+    return found
+
+
+def _nearest_file() -> _File | None:
+    """The file of the first directory upwards that has one; a pyproject.toml without our table is none."""
+    start = Path.cwd()
+    for directory in (start, *start.parents):
+        own = directory / "qml-mp.toml"
+        if own.is_file():
+            return _checked(own, _read_toml(own))
+        project = directory / "pyproject.toml"
+        if project.is_file():
+            tool = _read_toml(project).get("tool")
+            if isinstance(tool, dict) and "qml-mp" in tool:
+                return _checked(project, tool["qml-mp"])
+    return None
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"The settings file {path} cannot be read: {error}") from None
+
+
+def _checked(path: Path, values: object) -> _File:
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"tool.qml-mp in {path} must be a table: [tool.qml-mp].")
+    known = ["url", "app", *_ALIASES, *_FIELD_TYPES]
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
+            raise ConfigurationError(f"{path} has the unknown setting {key!r}; {hint}")
+    return _File(path=path, values=values)
+
+
+def _from_text(text: str, type_name: str, what: str) -> object:
+    """A value of the environment in its field's type; `ServerConfig` refuses what cannot be read."""
+    if type_name.startswith("bool"):
+        return _bool(text, what)
+    if type_name.startswith("int"):
+        return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip()) else text
+    if type_name == "Sequence[str]":
+        return split_queues(text, what=what)
+    return text
+
+
+def split_queues(text: str, *, what: str) -> tuple[str, ...]:
+    """Read "a,b"; "*" alone is every queue, which `ServerConfig` writes as ()."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if names == (ALL_QUEUES,):
+        return ()
+    if not names:
+        raise ConfigurationError(
+            f'{what} names no queue; give names such as "default,images", or "*" for all.'
+        )
+    return names
+
+
+def _from_toml(value: object, type_name: str, what: str) -> object:
+    if type_name.startswith("bool"):
+        right = isinstance(value, bool)
+        wanted = "true or false"
+    elif type_name == "Sequence[str]":
+        right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        wanted = 'a list of names such as ["default", "images"] (empty serves all)'
+    elif type_name == "str":
+        right = isinstance(value, str)
+        wanted = "text"
+    else:
+        right = isinstance(value, int | float | str) and not isinstance(value, bool)
+        wanted = "a number or text"
+    if not right:
+        raise ConfigurationError(f"{what} is {value!r}; it must be {wanted}.")
+    return value
+
+
+def _bool(text: str, what: str) -> bool:
+    folded = text.strip().lower()
+    if folded not in _TRUE | _FALSE:
+        raise ConfigurationError(f"{what} is {text!r}; it must be true or false.")
+    return folded in _TRUE
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{what} is {value!r}; it must be text.")
+    return value
+
+
+def _anchored(url: str, directory: Path) -> str:
+    """The URL with a relative SQLite path made absolute."""
+    prefix = "sqlite:///"
+    path = url.removeprefix(prefix)
+    if not url.startswith(prefix) or path.startswith("/"):
+        return url
+    return f"{prefix}{quote(str(directory))}/{path}"
+
+
+def _origin(message: str, given: Mapping[str, _Setting]) -> str:
+    """Where the field comes from that an error of `ServerConfig` names."""
+    named = re.search(r"ServerConfig\.(\w+)", message)
+    name = named[1] if named else "queues" if message.startswith("The queue name") else ""
+    return f" It comes from {given[name].source}." if name in given else ""

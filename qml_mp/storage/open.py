@@ -1,0 +1,96 @@
+"""Every process: a storage from its URL."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from datetime import timedelta
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from qml_mp.clock import Clock
+from qml_mp.errors import ConfigurationError
+from qml_mp.storage.protocol import Storage
+from qml_mp.storage.sqlite.store import SqliteStorage
+
+DEFAULT_PATIENCE = timedelta(seconds=5)
+_SHARED_MEMORY = "/dev/shm"
+_DEFAULT_SCHEMA = "qml_mp"
+_FORMS = (
+    "sqlite:///relative/path.db, sqlite:////absolute/path.db, memory://, "
+    "postgresql://user:password@host:5432/database (?schema=name for a schema other than qml_mp)"
+)
+
+
+def open_storage(
+    url: str,
+    *,
+    application_name: str = "qml-mp",
+    clock: Clock | None = None,
+    patience: timedelta = DEFAULT_PATIENCE,
+) -> Storage:
+    """The storage of the URL; it connects when it is first used.
+
+    `memory://` is a new SQLite file in shared memory, removed when the process that asked for it
+    exits; `storage.url` is what its children open. `application_name` is shown by PostgreSQL's
+    own views. `patience` bounds how long one operation waits for a lock of somebody else. `clock` is the database's clock for SQLite; PostgreSQL has its own.
+    Raises `ConfigurationError` for a URL that is none of the accepted forms.
+    """
+    scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
+    match scheme if separator else "":
+        case "sqlite":
+            return SqliteStorage(_path_of(url, rest), clock=clock, busy_timeout=patience)
+        case "memory" if rest in ("", "/"):
+            return SqliteStorage(_path_in_memory(), clock=clock, busy_timeout=patience)
+        case "postgresql" | "postgres":
+            return _open_postgres(rest, application_name)
+        case _:
+            raise _bad_url(url, "is none of the accepted forms")
+
+
+def _path_of(url: str, rest: str) -> str:
+    path, question_mark, _ = rest.partition("?")
+    if not path.startswith("/"):
+        raise _bad_url(url, "needs three slashes before a relative path and four before an absolute one")
+    path = unquote(path[1:])
+    if question_mark:
+        raise _bad_url(url, "has options after the question mark, and SQLite takes none")
+    if not path or "\0" in path or path.endswith("/"):
+        raise _bad_url(url, "names no file")
+    if path == ":memory:":
+        raise _bad_url(url, "would give every process a database of its own; use memory://")
+    return path
+
+
+def _path_in_memory() -> str:
+    shared = _SHARED_MEMORY if os.path.isdir(_SHARED_MEMORY) and os.access(_SHARED_MEMORY, os.W_OK) else None
+    directory = tempfile.mkdtemp(prefix="qml-mp-", dir=shared)  # mode 0700
+    atexit.register(_remove_if_ours, directory, os.getpid())
+    return os.path.join(directory, "memory.db")
+
+
+def _remove_if_ours(directory: str, maker_pid: int) -> None:
+    if os.getpid() == maker_pid:  # a forked child inherits this callback and must leave the file alone
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _open_postgres(rest: str, application_name: str) -> Storage:
+    address, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    schema = options.pop("schema", _DEFAULT_SCHEMA)
+    url = f"postgresql://{address}" + (f"?{urlencode(options, quote_via=quote)}" if options else "")
+    try:
+        # Imported here so that SQLite works where libpq is missing.
+        from qml_mp.storage.postgres.store import PostgresStorage
+    except ImportError as error:
+        raise ConfigurationError(
+            f"PostgreSQL needs psycopg with libpq, which cannot be loaded here ({error}). "
+            "Install libpq, or its packaged form: pip install 'qml-mp[binary]'."
+        ) from error
+    return PostgresStorage(url, schema=schema, application_name=application_name)
+
+
+def _bad_url(url: object, problem: str) -> ConfigurationError:
+    shown = str(url).partition("@")[0][:60] if "@" not in str(url) else "(with a password, not shown)"
+    return ConfigurationError(f"The storage URL {shown!r} {problem}. Accepted forms: {_FORMS}.")

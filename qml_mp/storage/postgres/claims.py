@@ -1,0 +1,147 @@
+"""Every process: claims in PostgreSQL, and the ends of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Outcome, Success
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.postgres import sql
+from qml_mp.storage.postgres.connection import Cursor, Database, Transaction
+from qml_mp.storage.postgres.outcome_values import attempt_values, finish_values
+from qml_mp.storage.postgres.part import Part, claims_from
+from qml_mp.storage.protocol import Fetch, Finished, Retention
+from qml_mp.storage.row_change import RowChange, row_change
+from qml_mp.storage.rows import state_name_of, written_by_this_claim
+
+_DOUBT_S = 15.0
+"""After this long a statement whose reply was lost has been committed or given up by the server."""
+
+
+class ClaimsPart(Part):
+    """Taking and finishing claims, of `JobLocker` of the protocol."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        # When a reply is lost, a claim may have been committed of which the worker knows nothing.
+        # Until the deadline, each fetch of that worker first looks for what it holds already.
+        self._doubt_deadlines: dict[str, float] = {}
+
+    def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
+        if self._is_in_doubt(fetch.worker_id):
+            held = self.claims_of_worker(fetch.worker_id)
+            if held:
+                return held[0]
+        with self._in_doubt_when_lost(fetch):
+            rows = self._database.rows("claiming a job", *_claim_statement(fetch))
+        return next(iter(claims_from(rows)), None)
+
+    def finish(
+        self, claim: Claim, outcome: Outcome, *, retention: Retention, then: Fetch | None = None
+    ) -> Finished:
+        if then is not None and self._is_in_doubt(then.worker_id):
+            finished = self.finish(claim, outcome, retention=retention)
+            return replace(finished, next=self.fetch_and_lock_job(then))
+        claimed: Cursor | None = None
+        with self._in_doubt_when_lost(then), self._database.transaction("finishing a job") as transaction:
+            write = _write(transaction, claim, outcome, retention)
+            if then is not None:
+                claimed = transaction.execute(*_claim_statement(then))
+        next_claim = None if claimed is None else next(iter(claims_from(claimed.fetchall())), None)
+        return replace(self._finished(claim, write), next=next_claim)
+
+    def claims_of_worker(self, worker_id: str) -> list[Claim]:
+        return self._claims(sql.CLAIMS_OF_WORKER, {"worker_id": worker_id})
+
+    def claims_of_server(self, server_id: str) -> list[Claim]:
+        return self._claims(sql.CLAIMS_OF_SERVER, {"server_id": server_id})
+
+    def claims(self) -> list[Claim]:
+        return self._claims(sql.CLAIMS, {})
+
+    def _claims(self, statement: str, which: Mapping[str, object]) -> list[Claim]:
+        return claims_from(self._database.read("reading claims", statement, which))
+
+    def _finished(self, claim: Claim, write: _Write) -> Finished:
+        """What the committed write did. When it hit no row, the row is read back: perhaps an earlier
+        try had landed and only its reply was lost."""
+        if write.hit():
+            return Finished(accepted=True, state=write.change.state)
+        rows = self._database.read("reading a job back", sql.READ_BACK, {"id": claim.job.id})
+        if not rows or rows[0]["claim_seq"] != claim.job.claim_seq:
+            return Finished(accepted=False, state=None)
+        present = state_name_of(rows[0]["state"])
+        done = present is not StateName.PROCESSING and written_by_this_claim(
+            write.change, present=present, attempt_recorded=rows[0]["attempt_recorded"]
+        )
+        return Finished(accepted=done, state=present if done else None)
+
+    def _is_in_doubt(self, worker_id: str) -> bool:
+        deadline = self._doubt_deadlines.get(worker_id)
+        if deadline is not None and time.monotonic() > deadline:
+            del self._doubt_deadlines[worker_id]
+            return False
+        return deadline is not None
+
+    @contextmanager
+    def _in_doubt_when_lost(self, fetch: Fetch | None) -> Iterator[None]:
+        try:
+            yield
+        except StorageUnavailable:
+            if fetch is not None:
+                self._doubt_deadlines[fetch.worker_id] = time.monotonic() + _DOUBT_S
+            raise
+
+
+class _Write:
+    """A guarded write that was sent; whether it hit the row is known once its transaction has ended."""
+
+    def __init__(self, change: RowChange, cursor: Cursor | None) -> None:
+        self.change = change
+        self._cursor = cursor
+
+    def hit(self) -> bool:
+        """Whether the claim still held."""
+        row = self._cursor.fetchone() if self._cursor is not None else None
+        return row is not None and row["count"] == 1
+
+
+def _write(transaction: Transaction, claim: Claim, outcome: Outcome, retention: Retention) -> _Write:
+    """Send the outcome in the open transaction. Success takes no round trip of its own; for the
+    others the row is locked and read first, because a cancel that was asked for changes them."""
+    key: dict[str, Any] = {"id": claim.job.id, "claim_seq": claim.job.claim_seq}
+    if isinstance(outcome, Success):
+        change = row_change(claim.job, outcome, retention)
+        return _Write(change, transaction.execute(sql.FINISH, key | finish_values(change)))
+    locked = transaction.execute(sql.LOCK_CLAIM, key).fetchone()
+    job = replace(claim.job, cancel_reason=locked and locked["cancel_reason"])
+    change = row_change(job, outcome, retention)
+    if locked is None:
+        return _Write(change, None)
+    cursor = transaction.execute(sql.FINISH, key | finish_values(change))
+    if change.attempt is not None:
+        transaction.execute(sql.INSERT_ATTEMPT, key | attempt_values(claim, change))
+    return _Write(change, cursor)
+
+
+def release_all(transaction: Transaction, claims: list[Claim], outcome: Outcome) -> int:
+    """Give claims back whose rows are locked in the open transaction; how many."""
+    writes = [_write(transaction, claim, outcome, Retention()) for claim in claims]
+    return sum(write.hit() for write in writes)
+
+
+def _claim_statement(fetch: Fetch) -> tuple[str, dict[str, object]]:
+    owner: dict[str, object] = {"worker_id": fetch.worker_id, "server_id": fetch.server_id}
+    match fetch.queues:
+        case ():
+            return sql.CLAIM_FROM_ALL, owner
+        case (queue,):
+            return sql.CLAIM_FROM_ONE, {**owner, "queue": queue}
+        case several:
+            return sql.CLAIM_FROM_SEVERAL, {**owner, "queues": list(several)}

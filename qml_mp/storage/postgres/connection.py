@@ -1,0 +1,175 @@
+"""Every process: this process's one connection to PostgreSQL, opened when first used.
+
+A connection that broke, or was left in an unknown state, is never used again. One that crossed a
+fork belongs to the parent and is never touched: even closing it would talk on the parent's socket.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+
+import psycopg
+from psycopg import pq
+from psycopg.rows import DictRow
+
+from qml_mp.errors import InvalidJob, StorageUnavailable
+from qml_mp.storage.postgres import schema
+from qml_mp.storage.postgres.errors import translate
+from qml_mp.storage.postgres.link import Link, open_link
+from qml_mp.storage.postgres.statements import Statements
+from qml_mp.storage.postgres.target import Target
+
+Cursor = psycopg.Cursor[DictRow]
+Params = Mapping[str, object]
+
+
+class Database:
+    """The connection of one storage; the threads of a process take turns."""
+
+    def __init__(self, target: Target, *, application_name: str) -> None:
+        self.target = target
+        self.application_name = application_name
+        self.statements = Statements(target)
+        self._handle = _Handle()
+        self._left_to_parent: list[_Handle] = []
+
+    def rows(self, what: str, template: str, params: Params | None = None) -> list[DictRow]:
+        """Run one statement, committed by itself; its rows. `what` says in words what it is for."""
+        with self.use(what) as link:
+            cursor = link.execute(self.statements[template], self.bound(params))
+            return cursor.fetchall() if cursor.description else []
+
+    def read(self, what: str, template: str, params: Params | None = None) -> list[DictRow]:
+        """`rows` for a statement that only reads: run once more when the connection proved dead."""
+        had_one = self._handle.link is not None
+        try:
+            return self.rows(what, template, params)
+        except StorageUnavailable:
+            if not had_one or self._handle.link is not None:
+                raise  # no server to be had, or a limit that the statement ran into
+            return self.rows(what, template, params)
+
+    @contextmanager
+    def transaction(self, what: str) -> Iterator[Transaction]:
+        """BEGIN … COMMIT around the block. What is sent in it goes to the server together, up to the
+        first place where the block asks for a result."""
+        with self.use(what) as link, _pipeline(link):
+            link.execute("BEGIN")
+            yield Transaction(self, link)
+            link.execute("COMMIT")
+
+    @contextmanager
+    def use(self, what: str, *, checked: bool = True) -> Iterator[Link]:
+        """The connection for one thread; errors of the driver in the block become ours.
+
+        A new one looks at the schema first: an absent one is created, any other version than this
+        code's raises `SchemaMismatch` before anything is written. Not `checked`: it is left alone.
+        """
+        handle = self._own_handle()
+        with handle.lock:
+            try:
+                yield self._usable(handle, checked=checked)
+            except psycopg.DataError as error:
+                if error.sqlstate:
+                    raise translate(error, what=what, target=self.target) from error
+                raise InvalidJob(f"A value cannot be stored in PostgreSQL: {error}") from None
+            except UnicodeEncodeError as error:
+                raise InvalidJob(
+                    f"A text has a lone surrogate, which cannot be stored or found ({error})."
+                ) from None
+            except psycopg.Error as error:
+                raise translate(error, what=what, target=self.target) from error
+            finally:
+                handle.settle()
+
+    def migrate(self) -> list[int]:
+        """Bring the schema up to this code; the versions applied."""
+        with self.use("migrating the schema", checked=False) as link:
+            return schema.migrate(link, self.target, self.statements)
+
+    def version(self) -> int:
+        """The version of the schema, 0 when there is none. Reads only."""
+        with self.use("reading the schema's version", checked=False) as link:
+            return schema.found_version(link, self.target, self.statements)
+
+    def close(self) -> None:
+        """Close this process's connection; harmless when there is none."""
+        handle = self._own_handle()
+        with handle.lock:
+            handle.drop()
+
+    def bound(self, params: Params | None) -> dict[str, object]:
+        """The values of a statement, the channel of its NOTIFY among them."""
+        return {"channel": self.target.channel, **(params or {})}
+
+    def _usable(self, handle: _Handle, *, checked: bool) -> Link:
+        if handle.link is not None and not handle.link.is_usable():
+            handle.drop()
+        if handle.link is None:
+            handle.link = open_link(self.target, application_name=self.application_name)
+        if checked and not handle.checked:
+            found = schema.found_version(handle.link, self.target, self.statements)
+            if found == 0:
+                schema.migrate(handle.link, self.target, self.statements)
+            else:
+                schema.check_found(found, self.target)
+            handle.checked = True
+        return handle.link
+
+    def _own_handle(self) -> _Handle:
+        if self._handle.pid != os.getpid():
+            self._left_to_parent.append(self._handle)  # kept, so that nothing finalises it
+            self._handle = (
+                _Handle()
+            )  # with a lock of its own: that one may be held by a thread that is not here
+        return self._handle
+
+
+class Transaction:
+    """What runs between BEGIN and COMMIT."""
+
+    def __init__(self, database: Database, link: Link) -> None:
+        self._database = database
+        self._link = link
+
+    def execute(self, template: str, params: Params | None = None) -> Cursor:
+        """Send a statement. Its rows can be read in the block, which waits for them, or after it."""
+        return self._link.execute(self._database.statements[template], self._database.bound(params))
+
+
+class _Handle:
+    """A link and its lock, in the process that made them."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.RLock()
+        self.link: Link | None = None
+        self.checked = False
+        """Whether the schema was seen to be the right one through this link."""
+
+    def settle(self) -> None:
+        """After use: keep the link only when it is idle, outside of any transaction."""
+        if self.link is None:
+            return
+        if self.link.pgconn.transaction_status in (
+            pq.TransactionStatus.INTRANS,
+            pq.TransactionStatus.INERROR,
+        ):
+            with suppress(psycopg.Error):  # the error that led here is the one to tell
+                self.link.execute("ROLLBACK")
+        if self.link.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the link, whatever state it is in."""
+        link, self.link = self.link, None
+        self.checked = False
+        if link is not None:
+            link.close()
+
+
+def _pipeline(link: Link) -> AbstractContextManager[object]:
+    return link.pipeline() if psycopg.Pipeline.is_supported() else nullcontext()

@@ -1,0 +1,56 @@
+"""Every process: psycopg's errors turned into ours, with what to do next."""
+
+from __future__ import annotations
+
+import psycopg
+
+from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable
+from qml_mp.storage.postgres.target import Target
+
+# Classes (two characters) and single codes of Appendix A of the PostgreSQL manual after which the
+# same operation can succeed later. Everything else is a fault of the statement or of its data.
+_TRY_LATER = (
+    "08",     # the connection is lost
+    "53",     # out of connections (53300), disk (53100) or memory
+    "57P",    # shutting down, crashed or starting up
+    "57014",  # statement_timeout
+    "55P03",  # lock_timeout
+    "40001", "40P01",  # serialization failure, deadlock
+    "25006",  # read-only: a standby, or default_transaction_read_only
+    "25P03",  # idle_in_transaction_session_timeout
+    "58",     # the server's own disk failed it
+)  # fmt: skip
+_NO_SUCH_TABLE = ("42P01", "3F000", "42703", "42883")  # table, schema, column, function
+_NO_PRIVILEGE = "42501"
+
+
+def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageError:
+    """The error to raise instead. `what` is the operation in words, e.g. "claiming a job"."""
+    code = error.sqlstate or ""
+    said = _first_line(error)
+    where = target.display_url
+    if code.startswith(_TRY_LATER) or (not code and _is_about_the_connection(error)):
+        return StorageUnavailable(
+            f"PostgreSQL at {where} is not available for {what}: {said} It is used again as soon as it answers."
+        )
+    if code in _NO_SUCH_TABLE:
+        return SchemaMismatch(
+            f"The schema {target.schema!r} at {where} is not what this version of qml-mp needs: {said} "
+            "Run `qml-mp migrate` with this URL first."
+        )
+    if code == _NO_PRIVILEGE:
+        return StorageError(
+            f"PostgreSQL at {where} does not permit {what}: {said} Grant the role the rights on schema "
+            f"{target.schema!r}, or use the URL of a role that has them."
+        )
+    return StorageError(f"PostgreSQL at {where} failed at {what}: {said} (SQLSTATE {code or 'none'})")
+
+
+def _is_about_the_connection(error: psycopg.Error) -> bool:
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def _first_line(error: psycopg.Error) -> str:
+    text = error.diag.message_primary or str(error) or type(error).__name__
+    line = " ".join(text.split())
+    return line if line.endswith(".") else f"{line}."

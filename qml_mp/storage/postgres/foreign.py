@@ -1,0 +1,61 @@
+"""Client: the caller's own connection, looked at before our rows go into the caller's transaction."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.rows import DictRow, dict_row
+
+from qml_mp.errors import ConfigurationError
+from qml_mp.storage.postgres import sql_around
+from qml_mp.storage.postgres.connection import Database
+
+
+class ForeignConnections:
+    """Which of the caller's connections lead to our own database; each is asked once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
+
+    def checked(self, connection: object) -> psycopg.Connection[Any]:
+        """The connection, or `ConfigurationError` when our rows cannot go into its transaction."""
+        where = self._database.target.display_url
+        if not isinstance(connection, psycopg.Connection):
+            raise ConfigurationError(
+                f"The connection is a {type(connection).__name__}; this app's storage is {where}, "
+                "so it must be a psycopg.Connection to that database."
+            )
+        status = connection.pgconn.transaction_status
+        if connection.autocommit and status == pq.TransactionStatus.IDLE:
+            raise ConfigurationError(
+                "The connection has no open transaction and commits each statement by itself; enqueue "
+                "inside `with connection.transaction():`."
+            )
+        if connection not in self._known:
+            if self._identity_through(connection) != self._own_identity():
+                raise ConfigurationError(
+                    f"The connection belongs to another database ({connection.info.dbname!r} on "
+                    f"{connection.info.host}); this app's storage is {where}. Use a connection to that one."
+                )
+            self._known.add(connection)
+        return connection
+
+    def cursor(self, connection: psycopg.Connection[Any]) -> psycopg.Cursor[DictRow]:
+        """A cursor with rows of our own shape, whatever the caller's is."""
+        return psycopg.Cursor(connection, row_factory=dict_row)
+
+    def _identity_through(self, connection: psycopg.Connection[Any]) -> DictRow | None:
+        cursor = self.cursor(connection)
+        return cursor.execute(sql_around.IDENTITY, self._schema()).fetchone()
+
+    def _own_identity(self) -> DictRow | None:
+        with self._database.use("comparing databases") as link:
+            return link.execute(sql_around.IDENTITY, self._schema()).fetchone()
+
+    def _schema(self) -> Mapping[str, str]:
+        return {"schema": self._database.target.schema}

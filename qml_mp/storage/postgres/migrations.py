@@ -1,0 +1,140 @@
+"""Every process: the numbered changes of the PostgreSQL schema, oldest first. Released ones are never edited.
+
+`{s}` stands for the quoted schema. JSON is TEXT, because what other programs put there has to be
+read back as it is and judged in one place. Names are compared byte by byte (COLLATE "C"), as SQLite
+does. The guards on instants keep out what Python's datetime cannot hold.
+"""
+
+from __future__ import annotations
+
+from qml_mp.storage.migrate import Migration
+
+_FIRST = """
+CREATE TABLE {s}.jobs (
+    id                   text COLLATE "C" PRIMARY KEY CHECK (id ~ '^[0-9a-f-]{{36}}$'),
+    method               text NOT NULL,
+    queue                text COLLATE "C" NOT NULL DEFAULT 'default',
+    priority             integer NOT NULL DEFAULT 0,
+    state                text COLLATE "C" NOT NULL DEFAULT 'enqueued' CHECK (state IN (
+        'enqueued', 'scheduled', 'processing', 'awaiting_retry', 'succeeded', 'failed', 'deleted')),
+    payload              text NOT NULL DEFAULT 'null',
+    metadata             text NOT NULL DEFAULT '{{}}',
+    result               text,
+    max_retries          integer NOT NULL DEFAULT 0,
+    timeout_us           bigint,
+    unique_key           text COLLATE "C",
+    created_at           timestamptz NOT NULL DEFAULT now(),
+    enqueued_at          timestamptz DEFAULT now(),
+    run_at               timestamptz,
+    started_at           timestamptz,
+    finished_at          timestamptz,
+    expires_at           timestamptz,
+    duration_us          bigint,
+    worker_id            text,
+    server_id            text,
+    claim_seq            integer NOT NULL DEFAULT 0,
+    failures             integer NOT NULL DEFAULT 0,
+    crashes              integer NOT NULL DEFAULT 0,
+    last_error_type      text,
+    last_error_message   text,
+    last_error_traceback text,
+    reason               text,
+    cancel_reason        text,
+    recurring_id         text,
+    fire_at              timestamptz,
+    CHECK (created_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'),
+    CHECK (run_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'),
+    CHECK (expires_at BETWEEN '0001-01-02Z' AND '9999-12-30Z')
+) WITH (
+    -- Each job is updated two or three times and then deleted: dead rows are the normal case, and
+    -- the claim walks over those at the head of its index until they are vacuumed.
+    fillfactor = 80,
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 1,
+    autovacuum_analyze_scale_factor = 0.05
+);
+
+-- The claim: one queue, or several of which each gives its head …
+CREATE INDEX jobs_claim_queue ON {s}.jobs (queue, priority DESC, created_at, id) WHERE state = 'enqueued';
+-- … and the claim from all queues. Both hold runnable jobs alone, whatever the table keeps besides.
+CREATE INDEX jobs_claim_any ON {s}.jobs (priority DESC, created_at, id) WHERE state = 'enqueued';
+CREATE INDEX jobs_due ON {s}.jobs (run_at, id) WHERE state IN ('scheduled', 'awaiting_retry');
+CREATE INDEX jobs_claimed ON {s}.jobs (server_id, worker_id) WHERE state = 'processing';
+CREATE INDEX jobs_expiry ON {s}.jobs (expires_at) WHERE state IN ('succeeded', 'failed', 'deleted');
+-- Listings (newest first, state by state) and counts.
+CREATE INDEX jobs_by_state ON {s}.jobs (state, created_at DESC, id DESC);
+-- At most one job that has not ended carries a key.
+CREATE UNIQUE INDEX jobs_unique_key ON {s}.jobs (unique_key)
+    WHERE unique_key IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry');
+-- At most one job per template and firing time, however many servers fire.
+CREATE UNIQUE INDEX jobs_firing ON {s}.jobs (recurring_id, fire_at) WHERE recurring_id IS NOT NULL;
+
+CREATE TABLE {s}.attempts (
+    job_id          text COLLATE "C" NOT NULL REFERENCES {s}.jobs ON DELETE CASCADE,
+    claim_seq       integer NOT NULL,
+    kind            text NOT NULL,
+    worker          text NOT NULL,
+    pid             integer,
+    started_at      timestamptz NOT NULL,
+    ended_at        timestamptz NOT NULL,
+    error_type      text,
+    error_message   text,
+    error_traceback text,
+    signal          integer,
+    exit_code       integer,
+    peak_rss_bytes  bigint,
+    cpu_s           double precision,
+    PRIMARY KEY (job_id, claim_seq)
+);
+
+CREATE TABLE {s}.recurring_jobs (
+    id              text COLLATE "C" PRIMARY KEY,
+    cron            text NOT NULL,
+    tz              text NOT NULL DEFAULT 'UTC',
+    method          text NOT NULL,
+    payload         text NOT NULL DEFAULT 'null',
+    queue           text NOT NULL DEFAULT 'default',
+    enabled         boolean NOT NULL DEFAULT true,
+    next_run_at     timestamptz,
+    last_run_at     timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    disabled_reason text,
+    CHECK (next_run_at BETWEEN '0001-01-02Z' AND '9999-12-30Z')
+);
+CREATE INDEX recurring_jobs_due ON {s}.recurring_jobs (next_run_at, id) WHERE enabled;
+
+CREATE TABLE {s}.servers (
+    id                text COLLATE "C" PRIMARY KEY,
+    name              text NOT NULL,
+    hostname          text NOT NULL,
+    host              text NOT NULL,
+    pid               integer NOT NULL,
+    started_ticks     bigint NOT NULL,
+    worker_count      integer NOT NULL,
+    queues            text NOT NULL,
+    started_at        timestamptz NOT NULL,
+    last_heartbeat    timestamptz NOT NULL,
+    heartbeat_enabled boolean NOT NULL
+);
+
+CREATE TABLE {s}.workers (
+    id            text COLLATE "C" PRIMARY KEY,
+    server_id     text COLLATE "C" NOT NULL,
+    number        integer NOT NULL,
+    host          text NOT NULL,
+    pid           integer NOT NULL,
+    started_ticks bigint NOT NULL,
+    started_at    timestamptz NOT NULL,
+    rss_bytes     bigint
+);
+CREATE INDEX workers_of_server ON {s}.workers (server_id);
+
+CREATE TABLE {s}.locks (
+    resource   text COLLATE "C" PRIMARY KEY,
+    owner      text NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+"""
+
+MIGRATIONS = (Migration(version=1, sql=_FIRST),)

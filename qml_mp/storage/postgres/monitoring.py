@@ -1,0 +1,57 @@
+"""Every process: what people and `--burst` read from PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qml_mp.core.outcome import Attempt
+from qml_mp.core.state import StateName
+from qml_mp.storage.postgres import sql_around
+from qml_mp.storage.postgres.instants import from_column
+from qml_mp.storage.postgres.part import Part, job_from
+from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, QueueStats
+from qml_mp.storage.rows import attempt_of, canonical_id, cursor_of, read_cursor, state_name_of
+
+
+class MonitoringPart(Part):
+    """`Monitoring` of the protocol."""
+
+    def list_jobs(self, where: JobFilter, *, limit: int = 50, after: str | None = None) -> JobPage:
+        before_at, before_id = read_cursor(after)
+        which = {
+            "states": [str(state) for state in where.states or StateName],
+            "before_at": before_at,
+            "before_id": before_id,
+            "queue": where.queue,
+            "method": where.method,
+            "limit": limit + 1,  # one more shows whether there is another page
+        }
+        rows = self._database.read("listing jobs", sql_around.LIST_JOBS, which)
+        jobs = tuple(job_from(row) for row in rows[:limit])
+        return JobPage(jobs=jobs, next_cursor=cursor_of(jobs[-1]) if len(rows) > limit else None)
+
+    def job_counts(self) -> dict[StateName, int]:
+        rows = self._database.read("counting jobs", sql_around.JOB_COUNTS)
+        return dict.fromkeys(StateName, 0) | {state_name_of(row["state"]): row["jobs"] for row in rows}
+
+    def attempts(self, job_id: str) -> tuple[Attempt, ...]:
+        which = {"id": canonical_id(job_id)}
+        rows = self._database.read("reading a job's attempts", sql_around.ATTEMPTS, which)
+        return tuple(attempt_of(row, from_column) for row in rows)
+
+    def queue_stats(self) -> list[QueueStats]:
+        rows = self._database.read("reading the queues", sql_around.QUEUE_STATS)
+        return [
+            QueueStats(
+                name=row["queue"],
+                enqueued=row["enqueued"],
+                processing=row["processing"],
+                oldest=row["oldest"],
+            )
+            for row in rows
+        ]
+
+    def due_work(self, queues: Sequence[str]) -> DueWork:
+        which = {"queues": list(queues)}
+        row = self._database.read("counting what is left to run", sql_around.DUE_WORK, which)[0]
+        return DueWork(runnable=row["runnable"], waiting=row["waiting"])

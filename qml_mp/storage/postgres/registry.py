@@ -1,0 +1,95 @@
+"""Every process: runs of supervisors and their workers in PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from qml_mp.core.outcome import Release
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.storage.postgres import sql, sql_around
+from qml_mp.storage.postgres.claims import release_all
+from qml_mp.storage.postgres.instants import from_column
+from qml_mp.storage.postgres.part import Part, claims_from
+from qml_mp.storage.rows import server_of, worker_of
+
+
+class RegistryPart(Part):
+    """`ServerRegistry` of the protocol."""
+
+    def register_server(self, info: ServerInfo) -> None:
+        row = {
+            "id": info.id,
+            "name": info.name,
+            "hostname": info.hostname,
+            "worker_count": info.worker_count,
+            "queues": json.dumps(info.queues),
+            "started_at": info.started_at,
+            "heartbeat_enabled": info.heartbeat_enabled,
+            **_process(info.process),
+        }
+        self._database.rows("registering a server", sql_around.REGISTER_SERVER, row)
+
+    def deregister_server(self, server_id: str) -> bool:
+        which = {"server_id": server_id, "silent_for": None}
+        with self._database.transaction("deregistering a server") as transaction:
+            transaction.execute(sql_around.REMOVE_WORKERS_OF, which)
+            removed = transaction.execute(sql_around.REMOVE_SERVER, which)
+        return removed.rowcount == 1
+
+    def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
+        beat = {
+            "server_id": server_id,
+            "ids": list(worker_rss),
+            "rss_bytes": list(worker_rss.values()),
+        }
+        with self._database.transaction("sending a heartbeat") as transaction:
+            bumped = transaction.execute(sql_around.HEARTBEAT, beat)
+            if worker_rss:
+                transaction.execute(sql_around.SET_WORKER_RSS, beat)
+        return bumped.rowcount == 1
+
+    def list_servers(self) -> list[ServerInfo]:
+        rows = self._database.read("listing servers", sql_around.LIST_SERVERS)
+        return [server_of(row, from_column) for row in rows]
+
+    def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
+        which = {"own_id": own_id, "timeout": timeout}
+        rows = self._database.read("looking for silent servers", sql_around.SILENT_SERVERS, which)
+        return [server_of(row, from_column) for row in rows]
+
+    def reclaim_server(self, server_id: str, *, silent_for: timedelta | None) -> int:
+        which = {"server_id": server_id, "silent_for": silent_for}
+        with self._database.transaction("reclaiming a server's jobs") as transaction:
+            # Its row first: a heartbeat that comes in now waits, and then finds the server declared dead.
+            removed = transaction.execute(sql_around.REMOVE_SERVER, which).fetchall()
+            if not removed and silent_for is not None:
+                return 0
+            held = claims_from(transaction.execute(sql.LOCK_CLAIMS_OF_SERVER, which))
+            released = release_all(transaction, held, Release(reason=f"The server {server_id} is gone."))
+            transaction.execute(sql_around.REMOVE_WORKERS_OF, which)
+            return released
+
+    def register_worker(self, info: WorkerInfo) -> None:
+        row = {
+            "id": info.id,
+            "server_id": info.server_id,
+            "number": info.number,
+            "started_at": info.started_at,
+            "rss_bytes": info.rss_bytes,
+            **_process(info.process),
+        }
+        self._database.rows("registering a worker", sql_around.REGISTER_WORKER, row)
+
+    def deregister_worker(self, worker_id: str) -> None:
+        self._database.rows("deregistering a worker", sql_around.REMOVE_WORKER, {"id": worker_id})
+
+    def list_workers(self) -> list[WorkerInfo]:
+        rows = self._database.read("listing workers", sql_around.LIST_WORKERS)
+        return [worker_of(row, from_column) for row in rows]
+
+
+def _process(process: ProcessIdentity) -> dict[str, Any]:
+    return {"host": process.host, "pid": process.pid, "started_ticks": process.started_ticks}

@@ -1,0 +1,323 @@
+"""Every process: the SQL of jobs and claims. `{s}` stands for the quoted schema, `%(…)s` for bound values.
+
+Time is the server's: `now()`, the start of the transaction. Isolation is READ COMMITTED: a row that
+somebody changed meanwhile is judged again by its newest version, which is what the guards rely on.
+`channel` is where listening supervisors are told of a commit. NOTIFY takes part in the transaction,
+and each statement sends it at most once, whatever the number of its rows.
+"""
+
+from __future__ import annotations
+
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES
+
+TELL_IF_ANY = "CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '') END AS told"
+
+
+def _bounded(column: str) -> str:
+    """A text column, left out when it is larger than anything we wrote, and its size."""
+    size = f"octet_length(j.{column})"
+    return (
+        f"CASE WHEN {size} <= {MAX_PAYLOAD_BYTES} THEN j.{column} END AS {column}, {size} AS {column}_bytes"
+    )
+
+
+BOUNDED_COLUMNS = ("payload", "metadata", "result")
+JOB_COLUMNS = (
+    "j.id, j.method, j.queue, j.priority, j.state, j.max_retries, j.timeout_us, j.unique_key, j.created_at, "
+    "j.enqueued_at, j.run_at, j.started_at, j.finished_at, j.expires_at, j.duration_us, j.worker_id, j.server_id, "
+    "j.claim_seq, j.failures, j.crashes, j.last_error_type, j.last_error_message, j.last_error_traceback, "
+    "j.reason, j.cancel_reason, " + ", ".join(map(_bounded, BOUNDED_COLUMNS))
+)
+
+# Enqueueing
+
+INSERT_JOBS = (
+    """
+WITH added AS (
+    INSERT INTO {s}.jobs (id, method, queue, priority, state, payload, metadata, max_retries, timeout_us,
+                          unique_key, created_at, enqueued_at, run_at, reason, recurring_id, fire_at)
+    SELECT n.id, n.method, n.queue, n.priority,
+           CASE WHEN n.run_at > now() THEN 'scheduled' ELSE 'enqueued' END,
+           n.payload, n.metadata, n.max_retries, n.timeout_us, n.unique_key, n.created_at, now(),
+           CASE WHEN n.run_at > now() THEN n.run_at END,
+           CASE WHEN n.run_at > now() THEN n.reason END,
+           n.recurring_id, n.fire_at
+    FROM unnest(%(id)s::text[], %(method)s::text[], %(queue)s::text[], %(priority)s::integer[],
+                %(payload)s::text[], %(metadata)s::text[], %(max_retries)s::integer[],
+                %(timeout_us)s::bigint[], %(unique_key)s::text[], %(created_at)s::timestamptz[],
+                %(run_at)s::timestamptz[], %(reason)s::text[], %(recurring_id)s::text[],
+                %(fire_at)s::timestamptz[])
+      AS n (id, method, queue, priority, payload, metadata, max_retries, timeout_us, unique_key, created_at,
+            run_at, reason, recurring_id, fire_at)
+    -- In one order everywhere, so that two batches with the same keys cannot deadlock.
+    ORDER BY n.unique_key, n.id
+    -- A key or firing that is taken, or this very job, stored before a reply was lost.
+    ON CONFLICT DO NOTHING
+    RETURNING id
+)
+SELECT coalesce(array_agg(id), '{{}}') AS ids, """
+    + TELL_IF_ANY
+    + """
+FROM added
+"""
+)
+"""New jobs as arrays of columns; the ids of those that were stored."""
+
+HOLDERS = """
+SELECT id, unique_key,
+       unique_key IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry') AS is_live
+FROM {s}.jobs
+WHERE id = ANY(%(ids)s::text[])
+   OR (unique_key = ANY(%(keys)s::text[]) AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry'))
+"""
+"""The jobs on whose account new ones were not stored."""
+
+# Single jobs
+
+GET_JOB = "SELECT " + JOB_COLUMNS + " FROM {s}.jobs AS j WHERE j.id = %(id)s"
+"""One job."""
+
+LOCK_STATE = "SELECT state FROM {s}.jobs WHERE id = %(id)s FOR UPDATE"
+"""A job's state, which nobody changes until the transaction ends."""
+
+DELETE_JOB = (
+    """
+UPDATE {s}.jobs AS j
+SET state = 'deleted', reason = %(reason)s, finished_at = now(), expires_at = now() + %(ttl)s::interval,
+    run_at = NULL
+WHERE j.id = %(id)s AND j.state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
+RETURNING """
+    + JOB_COLUMNS
+)
+"""Make Deleted a job that is not running."""
+
+CANCEL_WAITING = """
+UPDATE {s}.jobs
+SET state = 'deleted', reason = %(reason)s, finished_at = now(), expires_at = now() + %(ttl)s::interval,
+    run_at = NULL
+WHERE id = %(id)s AND state IN ('enqueued', 'scheduled', 'awaiting_retry')
+"""
+"""Make Deleted a job that waits to run."""
+
+RETRY_JOB = (
+    """
+WITH retried AS (
+    UPDATE {s}.jobs AS j
+    SET state = 'enqueued', enqueued_at = now(), failures = 0, crashes = 0, expires_at = NULL, finished_at = NULL,
+        run_at = NULL, reason = NULL, cancel_reason = NULL
+    WHERE j.id = %(id)s AND j.state = 'failed'
+    RETURNING """
+    + JOB_COLUMNS
+    + """
+)
+SELECT *, pg_notify(%(channel)s, '') AS told FROM retried
+"""
+)
+"""Make a Failed job Enqueued by hand, with fresh budgets."""
+
+REQUEST_CANCEL = """
+WITH asked AS (
+    UPDATE {s}.jobs SET cancel_reason = coalesce(cancel_reason, %(reason)s)
+    WHERE id = %(id)s AND state = 'processing' RETURNING id
+)
+SELECT """ + TELL_IF_ANY + """, count(*) AS count FROM asked
+"""  # fmt: skip
+"""Leave word for the supervisor of a running job, and wake it; the first reason given stays."""
+
+CANCEL_REQUESTS = """
+SELECT id, claim_seq, worker_id, cancel_reason FROM {s}.jobs
+WHERE state = 'processing' AND server_id = %(server_id)s AND cancel_reason IS NOT NULL
+ORDER BY started_at, id
+"""
+"""What a supervisor has been asked to cancel."""
+
+# The claim
+
+_CLAIM = (
+    """
+UPDATE {s}.jobs AS j
+SET state = 'processing', claim_seq = j.claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,
+    server_id = %(server_id)s, reason = NULL
+FROM candidate AS c
+WHERE j.id = c.id AND j.state = 'enqueued'
+RETURNING """
+    + JOB_COLUMNS
+)
+
+CLAIM_FROM_ONE = (
+    """
+-- MATERIALIZED: the candidate is looked for once, and never again per row of a join.
+WITH candidate AS MATERIALIZED (
+    SELECT id FROM {s}.jobs
+    WHERE queue = %(queue)s AND state = 'enqueued'
+    -- Highest priority, then oldest; the index has this order, so the walk ends at the first free row.
+    ORDER BY priority DESC, created_at, id
+    -- SKIP LOCKED: what another worker is just taking is passed over and not waited for.
+    LIMIT 1 FOR UPDATE SKIP LOCKED
+)"""
+    + _CLAIM
+)
+"""Claim the best job of one queue."""
+
+CLAIM_FROM_ALL = (
+    """
+WITH candidate AS MATERIALIZED (
+    SELECT id FROM {s}.jobs
+    WHERE state = 'enqueued'
+    ORDER BY priority DESC, created_at, id
+    LIMIT 1 FOR UPDATE SKIP LOCKED
+)"""
+    + _CLAIM
+)
+"""Claim the best job of all queues."""
+
+CLAIM_FROM_SEVERAL = (
+    """
+WITH candidate AS MATERIALIZED (
+    SELECT head.id
+    FROM unnest(%(queues)s::text[]) AS served (queue)
+    -- The head of each queue, so that the backlog of another queue costs nothing. All heads are
+    -- locked until the commit, and other workers meanwhile take the second of those queues.
+    CROSS JOIN LATERAL (
+        SELECT id, priority, created_at FROM {s}.jobs
+        WHERE queue = served.queue AND state = 'enqueued'
+        ORDER BY priority DESC, created_at, id
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) AS head
+    ORDER BY head.priority DESC, head.created_at, head.id
+    LIMIT 1
+)"""
+    + _CLAIM
+)
+"""Claim the best job of several queues."""
+
+CLAIMS_OF_WORKER = (
+    "SELECT "
+    + JOB_COLUMNS
+    + " FROM {s}.jobs AS j WHERE j.state = 'processing' AND j.worker_id = %(worker_id)s"
+    " ORDER BY j.started_at, j.id"
+)
+CLAIMS_OF_SERVER = (
+    "SELECT "
+    + JOB_COLUMNS
+    + " FROM {s}.jobs AS j WHERE j.state = 'processing' AND j.server_id = %(server_id)s"
+    " ORDER BY j.started_at, j.id"
+)
+CLAIMS = (
+    "SELECT " + JOB_COLUMNS + " FROM {s}.jobs AS j WHERE j.state = 'processing' ORDER BY j.started_at, j.id"
+)
+"""The claims there are, oldest first."""
+
+# The end of a claim
+
+LOCK_CLAIM = """
+SELECT cancel_reason FROM {s}.jobs
+WHERE id = %(id)s AND claim_seq = %(claim_seq)s AND state = 'processing'
+-- FOR UPDATE: a cancel that comes after this read waits, and then finds the job no longer running.
+FOR UPDATE
+"""
+"""Whether the claim still holds, and whether somebody wants the job cancelled."""
+
+FINISH = """
+WITH finished AS (
+    UPDATE {s}.jobs
+    SET state = %(state)s,
+        enqueued_at = CASE WHEN %(waits)s THEN now() ELSE enqueued_at END,
+        run_at = now() + %(delay)s::interval,
+        finished_at = CASE WHEN %(waits)s THEN NULL ELSE now() END,
+        expires_at = now() + %(ttl)s::interval,
+        failures = failures + %(failures)s,
+        crashes = crashes + %(crashes)s,
+        result = %(result)s,
+        duration_us = %(duration_us)s,
+        last_error_type = CASE WHEN %(failed)s THEN %(error_type)s ELSE last_error_type END,
+        last_error_message = CASE WHEN %(failed)s THEN %(error_message)s ELSE last_error_message END,
+        last_error_traceback = CASE WHEN %(failed)s THEN %(error_traceback)s ELSE last_error_traceback END,
+        reason = %(reason)s, cancel_reason = NULL, worker_id = NULL, server_id = NULL
+    WHERE id = %(id)s AND claim_seq = %(claim_seq)s AND state = 'processing'
+    RETURNING id
+)
+SELECT count(*) AS count, CASE WHEN count(*) > 0 AND %(waits)s THEN pg_notify(%(channel)s, '') END AS told
+FROM finished
+"""
+"""Write what came of a claim, if it still holds; a job that will run again is announced."""
+
+INSERT_ATTEMPT = """
+INSERT INTO {s}.attempts (job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type, error_message,
+                          error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
+SELECT j.id, j.claim_seq, %(kind)s, %(worker)s, (SELECT w.pid FROM {s}.workers AS w WHERE w.id = %(worker)s),
+       coalesce(j.started_at, now()), now(), %(error_type)s, %(error_message)s, %(error_traceback)s, %(signal)s,
+       %(exit_code)s, %(peak_rss_bytes)s, %(cpu_s)s
+FROM {s}.jobs AS j
+WHERE j.id = %(id)s AND j.claim_seq = %(claim_seq)s
+"""
+"""Add an attempt to the history; runs in the transaction that finishes the claim."""
+
+READ_BACK = """
+SELECT j.claim_seq, j.state,
+       EXISTS (SELECT FROM {s}.attempts AS a WHERE a.job_id = j.id AND a.claim_seq = j.claim_seq) AS attempt_recorded
+FROM {s}.jobs AS j WHERE j.id = %(id)s
+"""
+"""What became of a claim that was gone when it was to be finished."""
+
+LOCK_STRANDED = (
+    "SELECT "
+    + JOB_COLUMNS
+    + """ FROM {s}.jobs AS j
+WHERE j.state = 'processing' AND j.started_at < %(stale_before)s
+  AND (j.server_id IS NULL OR j.server_id <> ALL(%(spared)s::text[]))
+ORDER BY j.started_at, j.id
+-- SKIP LOCKED: a claim that is just being finished is not stranded.
+FOR UPDATE SKIP LOCKED
+"""
+)
+"""Old claims of servers that are not known to be alive, to be released."""
+
+LOCK_CLAIMS_OF_SERVER = (
+    "SELECT "
+    + JOB_COLUMNS
+    + """ FROM {s}.jobs AS j
+WHERE j.state = 'processing' AND j.server_id = %(server_id)s
+ORDER BY j.started_at, j.id
+-- Waits for a finish that is under way; the claim is then finished and not released.
+FOR UPDATE
+"""
+)
+"""All claims of one server, to be released."""
+
+# Time
+
+PROMOTE_DUE = (
+    """
+WITH due AS MATERIALIZED (
+    SELECT id FROM {s}.jobs
+    WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now()
+    ORDER BY run_at, id
+    -- SKIP LOCKED: another scheduler promotes those rows, or a person is just changing them.
+    LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+), promoted AS (
+    UPDATE {s}.jobs AS j SET state = 'enqueued', enqueued_at = now(), run_at = NULL, reason = NULL
+    FROM due WHERE j.id = due.id
+    RETURNING j.id
+)
+SELECT count(*) AS count, """
+    + TELL_IF_ANY
+    + " FROM promoted"
+)
+"""Make Enqueued what is due, longest due first."""
+
+NEXT_DUE = """
+SELECT greatest(min(run_at) - now(), interval '0') AS next_due_in FROM {s}.jobs
+WHERE state IN ('scheduled', 'awaiting_retry')
+"""
+"""How long until the next waiting job is due."""
+
+DELETE_EXPIRED_JOBS = """
+DELETE FROM {s}.jobs WHERE id IN (
+    SELECT id FROM {s}.jobs
+    WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= now()
+    -- SKIP LOCKED: a job that a person is just retrying is not deleted under their hands.
+    ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+) RETURNING id
+"""
+"""Delete ended jobs whose time is over, their attempts with them; the foreign key sees to that."""

@@ -1,0 +1,237 @@
+"""Every process: the SQL around jobs: schema, templates, registry, locks, monitoring. Conventions as in `sql`."""
+
+from __future__ import annotations
+
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES
+from qml_mp.storage.postgres.sql import JOB_COLUMNS
+
+# Schema
+
+FIND_VERSIONS = "SELECT to_regclass(%(table)s) IS NOT NULL AS found"
+"""Whether the table of versions is there; asked first, because a SELECT from a missing table is an error."""
+
+VERSION = "SELECT coalesce(max(version), 0) AS version FROM {s}.schema_version"
+"""The version of the schema."""
+
+LOCK_MIGRATION = "SELECT pg_advisory_xact_lock(hashtextextended(%(channel)s, 0))"
+"""Held until the commit: of several starters one migrates, and the others then find it done."""
+
+PATIENCE = "SELECT set_config('lock_timeout', '60s', true), set_config('statement_timeout', '600s', true)"
+"""In this transaction: time for another starter's migration, and for building an index."""
+
+CREATE_SCHEMA = "CREATE SCHEMA IF NOT EXISTS {s}"
+"""Where everything of ours lives."""
+
+CREATE_VERSIONS = """
+CREATE TABLE IF NOT EXISTS {s}.schema_version (
+    version    integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+"""Which migrations were applied."""
+
+HAS_SCHEMA = "SELECT to_regnamespace(%(quoted)s) IS NOT NULL AS found"
+"""Asked before creating one: a role may be allowed to use a schema and not to create any."""
+
+ADD_VERSION = "INSERT INTO {s}.schema_version (version) VALUES (%(version)s)"
+"""Note that a migration was applied."""
+
+NOW = "SELECT clock_timestamp() AS now"
+"""The server's clock."""
+
+IDENTITY = """
+SELECT current_database() AS database, pg_postmaster_start_time() AS started_at, inet_server_port() AS port,
+       (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s) AS schema_oid
+"""
+"""What tells this database from every other; needs no privilege."""
+
+# Recurring templates
+
+_SIZE = "octet_length(t.payload)"
+_TEMPLATE = (
+    "t.id, t.cron, t.tz, t.method, t.queue, t.enabled, t.next_run_at, t.last_run_at, t.created_at, "
+    f"t.disabled_reason, CASE WHEN {_SIZE} <= {MAX_PAYLOAD_BYTES} THEN t.payload END AS payload, "
+    f"{_SIZE} AS payload_bytes"
+)
+
+UPSERT_TEMPLATE = """
+WITH kept AS (
+    INSERT INTO {s}.recurring_jobs AS held (id, cron, tz, method, payload, queue, enabled, next_run_at, created_at)
+    VALUES (%(id)s, %(cron)s, %(tz)s, %(method)s, %(payload)s, %(queue)s, %(enabled)s, %(next_run_at)s,
+            %(created_at)s)
+    ON CONFLICT (id) DO UPDATE
+    SET cron = excluded.cron, tz = excluded.tz, method = excluded.method, payload = excluded.payload,
+        queue = excluded.queue,
+        enabled = held.enabled OR (
+            held.disabled_reason IS NOT NULL
+            AND (held.cron, held.tz, held.payload) <> (excluded.cron, excluded.tz, excluded.payload)),
+        disabled_reason = CASE
+            WHEN (held.cron, held.tz, held.payload) = (excluded.cron, excluded.tz, excluded.payload)
+            THEN held.disabled_reason END,
+        next_run_at = CASE
+            WHEN held.cron = excluded.cron AND held.tz = excluded.tz AND held.disabled_reason IS NULL
+            THEN held.next_run_at ELSE excluded.next_run_at END
+    RETURNING id
+)
+SELECT pg_notify(%(channel)s, '') FROM kept
+"""
+"""Insert or replace. The next firing stays when the schedule does; `enabled` stays as a person set it,
+but a template that qml-mp itself switched off gets another chance with a new schedule or payload."""
+
+REMOVE_TEMPLATE = "DELETE FROM {s}.recurring_jobs WHERE id = %(id)s RETURNING id"
+GET_TEMPLATE = "SELECT " + _TEMPLATE + " FROM {s}.recurring_jobs AS t WHERE t.id = %(id)s"
+LIST_TEMPLATES = "SELECT " + _TEMPLATE + " FROM {s}.recurring_jobs AS t ORDER BY t.id"
+"""Single templates and all of them."""
+
+SET_ENABLED = """
+WITH switched AS (
+    UPDATE {s}.recurring_jobs SET enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = NULL
+    WHERE id = %(id)s RETURNING id
+)
+SELECT pg_notify(%(channel)s, '') FROM switched
+"""
+"""Switch a template on or off by hand."""
+
+LOCK_DUE_TEMPLATES = (
+    "SELECT now() AS now, "
+    + _TEMPLATE
+    + """ FROM {s}.recurring_jobs AS t
+WHERE t.enabled AND t.next_run_at <= now()
+ORDER BY t.next_run_at, t.id
+-- Locked until the commit, and passed over by the others: two servers never fire the same tick.
+LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
+)
+"""Templates whose time has come."""
+
+NEXT_FIRING = """
+SELECT greatest(min(next_run_at) - now(), interval '0') AS next_due_in FROM {s}.recurring_jobs WHERE enabled
+"""
+"""How long until the next template is due."""
+
+ADVANCE_TEMPLATE = (
+    "UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s, last_run_at = now() WHERE id = %(id)s"
+)
+DISABLE_TEMPLATE = """
+UPDATE {s}.recurring_jobs SET enabled = false, next_run_at = NULL, disabled_reason = %(reason)s WHERE id = %(id)s
+"""
+"""What a firing leaves behind; run under the lock taken by LOCK_DUE_TEMPLATES."""
+
+# Registry
+
+REGISTER_SERVER = """
+INSERT INTO {s}.servers (id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at,
+                         last_heartbeat, heartbeat_enabled)
+VALUES (%(id)s, %(name)s, %(hostname)s, %(host)s, %(pid)s, %(started_ticks)s, %(worker_count)s, %(queues)s,
+        %(started_at)s, now(), %(heartbeat_enabled)s)
+ON CONFLICT (id) DO UPDATE
+SET name = excluded.name, hostname = excluded.hostname, host = excluded.host, pid = excluded.pid,
+    started_ticks = excluded.started_ticks, worker_count = excluded.worker_count, queues = excluded.queues,
+    started_at = excluded.started_at, last_heartbeat = excluded.last_heartbeat,
+    heartbeat_enabled = excluded.heartbeat_enabled
+"""
+"""Insert or replace a server's run."""
+
+HEARTBEAT = "UPDATE {s}.servers SET last_heartbeat = now() WHERE id = %(server_id)s RETURNING id"
+"""Still alive, by the server's clock."""
+
+SET_WORKER_RSS = """
+UPDATE {s}.workers AS w SET rss_bytes = m.rss_bytes
+FROM unnest(%(ids)s::text[], %(rss_bytes)s::bigint[]) AS m (id, rss_bytes)
+WHERE w.id = m.id AND w.server_id = %(server_id)s
+"""
+"""The memory of a server's workers."""
+
+LIST_SERVERS = "SELECT * FROM {s}.servers ORDER BY started_at, id"
+
+SILENT_SERVERS = """
+SELECT * FROM {s}.servers
+WHERE heartbeat_enabled AND id <> %(own_id)s AND last_heartbeat < now() - %(timeout)s::interval
+ORDER BY started_at, id
+"""
+"""Peers that promised to beat and have not for too long."""
+
+REMOVE_SERVER = """
+DELETE FROM {s}.servers
+WHERE id = %(server_id)s
+  -- Judged again by the newest row when a heartbeat comes in at this moment.
+  AND (%(silent_for)s::interval IS NULL OR last_heartbeat < now() - %(silent_for)s::interval)
+RETURNING id
+"""
+"""Remove a server's row, perhaps only if it is silent."""
+
+REMOVE_WORKERS_OF = "DELETE FROM {s}.workers WHERE server_id = %(server_id)s"
+
+REGISTER_WORKER = """
+INSERT INTO {s}.workers (id, server_id, number, host, pid, started_ticks, started_at, rss_bytes)
+VALUES (%(id)s, %(server_id)s, %(number)s, %(host)s, %(pid)s, %(started_ticks)s, %(started_at)s, %(rss_bytes)s)
+ON CONFLICT (id) DO UPDATE
+SET server_id = excluded.server_id, number = excluded.number, host = excluded.host, pid = excluded.pid,
+    started_ticks = excluded.started_ticks, started_at = excluded.started_at, rss_bytes = excluded.rss_bytes
+"""
+"""Insert or replace a worker."""
+
+REMOVE_WORKER = "DELETE FROM {s}.workers WHERE id = %(id)s"
+LIST_WORKERS = "SELECT * FROM {s}.workers ORDER BY server_id, number, id"
+
+# Named locks
+
+ACQUIRE_LOCK = """
+INSERT INTO {s}.locks AS held (resource, owner, expires_at)
+VALUES (%(resource)s, %(owner)s, now() + %(ttl)s::interval)
+ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+WHERE held.owner = excluded.owner OR held.expires_at <= now()
+RETURNING resource
+"""
+"""Create, refresh for the same owner, or take over when expired; otherwise no row."""
+
+RELEASE_LOCK = "DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s RETURNING resource"
+DELETE_EXPIRED_LOCKS = "DELETE FROM {s}.locks WHERE expires_at <= now() RETURNING resource"
+
+# Monitoring
+
+LIST_JOBS = (
+    """
+WITH page AS MATERIALIZED (
+    SELECT newest.id FROM unnest(%(states)s::text[]) AS wanted (state)
+    -- Each state gives its newest from the index, and the newest of those are the page: it costs
+    -- the same however many rows there are.
+    CROSS JOIN LATERAL (
+        SELECT id, created_at FROM {s}.jobs
+        WHERE state = wanted.state
+          AND (created_at, id) < (%(before_at)s::timestamptz, %(before_id)s)
+          AND (%(queue)s::text IS NULL OR queue = %(queue)s)
+          AND (%(method)s::text IS NULL OR method = %(method)s)
+        ORDER BY created_at DESC, id DESC LIMIT %(limit)s
+    ) AS newest
+    ORDER BY newest.created_at DESC, newest.id DESC LIMIT %(limit)s
+)
+SELECT """
+    + JOB_COLUMNS
+    + """
+FROM page JOIN {s}.jobs AS j USING (id) ORDER BY j.created_at DESC, j.id DESC
+"""
+)
+"""A page of jobs, newest first."""
+
+JOB_COUNTS = "SELECT state, count(*) AS jobs FROM {s}.jobs GROUP BY state"
+ATTEMPTS = "SELECT * FROM {s}.attempts WHERE job_id = %(id)s ORDER BY claim_seq"
+
+QUEUE_STATS = """
+SELECT queue, count(*) FILTER (WHERE state = 'enqueued') AS enqueued,
+       count(*) FILTER (WHERE state = 'processing') AS processing,
+       greatest(now() - min(enqueued_at) FILTER (WHERE state = 'enqueued'), interval '0') AS oldest
+FROM {s}.jobs
+WHERE state IN ('enqueued', 'processing', 'scheduled', 'awaiting_retry')
+GROUP BY queue ORDER BY queue
+"""
+"""Queues with jobs that have not ended."""
+
+DUE_WORK = """
+SELECT count(*) FILTER (WHERE state IN ('enqueued', 'processing')) AS runnable,
+       count(*) FILTER (WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now()) AS waiting
+FROM {s}.jobs
+WHERE state IN ('enqueued', 'processing', 'scheduled', 'awaiting_retry')
+  AND (%(queues)s::text[] = '{{}}' OR queue = ANY(%(queues)s::text[]))
+"""
+"""What `--burst` waits for."""

@@ -1,0 +1,61 @@
+"""Every process: the storage in PostgreSQL, put together from its parts."""
+
+from __future__ import annotations
+
+from qml_mp.storage.postgres.claims import ClaimsPart
+from qml_mp.storage.postgres.connection import Database
+from qml_mp.storage.postgres.jobs import JobsPart
+from qml_mp.storage.postgres.locks import NamedLocksPart
+from qml_mp.storage.postgres.monitoring import MonitoringPart
+from qml_mp.storage.postgres.recurring import RecurringPart
+from qml_mp.storage.postgres.registry import RegistryPart
+from qml_mp.storage.postgres.schema import check_found
+from qml_mp.storage.postgres.sweeping import SweepingPart
+from qml_mp.storage.postgres.target import parse_target
+from qml_mp.storage.postgres.waker import NotifyWaker
+from qml_mp.storage.protocol import Waker
+
+
+class PostgresStorage(
+    JobsPart, ClaimsPart, SweepingPart, RecurringPart, RegistryPart, NamedLocksPart, MonitoringPart
+):
+    """`Storage` of the protocol in one schema of a PostgreSQL database, all instants by its clock.
+
+    `schema` comes before the URL's `?schema=`; `application_name` is shown in the server's views.
+    Raises `ConfigurationError` for a URL or schema name that cannot be; connects when first used.
+    """
+
+    def __init__(self, url: str, *, schema: str | None = None, application_name: str = "qml-mp") -> None:
+        target = parse_target(url, schema=schema)
+        super().__init__(Database(target, application_name=application_name))
+
+    @property
+    def url(self) -> str:
+        """What a child process opens the same storage with; the schema is in it."""
+        return self._database.target.url
+
+    @property
+    def display_url(self) -> str:
+        """The URL with the password masked."""
+        return self._database.target.display_url
+
+    @property
+    def heartbeat_by_default(self) -> bool:
+        """True: servers of a database can be on machines that cannot see each other's processes."""
+        return True
+
+    def migrate(self) -> list[int]:
+        return self._database.migrate()
+
+    def schema_version(self) -> int:
+        return self._database.version()
+
+    def check_schema(self) -> None:
+        check_found(self.schema_version(), self._database.target)
+
+    def open_waker(self) -> Waker | None:
+        target, name = self._database.target, self._database.application_name
+        return NotifyWaker(target, application_name=name)
+
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,67 @@
+"""Supervisor: wake-ups from PostgreSQL's NOTIFY, through a connection of their own."""
+
+from __future__ import annotations
+
+import os
+
+import psycopg
+from psycopg import pq, sql
+
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.postgres.errors import translate
+from qml_mp.storage.postgres.link import Link, open_link
+from qml_mp.storage.postgres.target import Target
+
+_WHAT = "listening for new work"
+
+
+class NotifyWaker:
+    """`Waker` of the protocol. A connection of its own, because libpq hands out a notification on the
+    connection that listens, and the storage's own one is closed and opened as the work wants it."""
+
+    def __init__(self, target: Target, *, application_name: str) -> None:
+        self._target = target
+        self._pid = os.getpid()
+        self._link: Link | None = open_link(target, application_name=application_name)
+        try:
+            self._link.execute(sql.SQL("LISTEN {}").format(sql.Identifier(target.channel)))
+        except psycopg.Error as error:
+            self.close()
+            raise translate(error, what=_WHAT, target=target) from error
+
+    def fileno(self) -> int:
+        """The connection's socket; readable when something was committed, or when it is lost."""
+        return self._open().fileno()
+
+    def drain(self) -> bool:
+        link = self._open()
+        try:
+            link.pgconn.consume_input()
+        except psycopg.Error as error:
+            raise translate(error, what=_WHAT, target=self._target) from error
+        told = False
+        while link.pgconn.notifies() is not None:
+            told = True
+        if link.pgconn.status != pq.ConnStatus.OK:
+            raise self._lost()
+        return told
+
+    def close(self) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        if self._pid == os.getpid():
+            link.close()
+        else:
+            self._link = link  # it is the parent's: kept and never touched
+
+    def _open(self) -> Link:
+        if self._link is None or self._pid != os.getpid():
+            raise self._lost()
+        return self._link
+
+    def _lost(self) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"The connection to {self._target.display_url} for {_WHAT} is lost; polling must do until "
+            "another is open."
+        )

@@ -1,0 +1,385 @@
+"""Every process: rows and values translated into each other, once for all backends.
+
+Rows can be written by other programs, so reading trusts none of them: whatever stands in a column,
+these functions return a value and raise nothing. An unreadable payload is said in `payload_error`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, assert_never
+
+from qml_mp.core.ids import check_job_id
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES, JsonValue, decode_json, encode_json
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.core.state import (
+    AwaitingRetry,
+    Deleted,
+    Enqueued,
+    Failed,
+    JobState,
+    Processing,
+    Scheduled,
+    StateName,
+    Succeeded,
+)
+from qml_mp.errors import ConfigurationError, InvalidJob
+from qml_mp.storage.row_change import RowChange
+
+MAX_MESSAGE_BYTES = 8 * 1024
+MAX_TRACEBACK_BYTES = 64 * 1024
+_MAX_TYPE_BYTES = 500
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+
+
+class Row(Protocol):
+    """A row whose columns are read by name: a dict, a `sqlite3.Row`."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """The column's value as the driver gives it."""
+
+
+ToInstant = Callable[[object], datetime | None]
+"""How a backend's instants are read: an aware UTC datetime, or None for NULL and for nonsense."""
+
+
+# Writing
+
+
+def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
+    """The columns of a new job, instants as datetimes. Raises `InvalidJob` when it cannot be stored.
+
+    `enqueued_at` is the instant at which the job entered its waiting state: enqueued or scheduled.
+    A Scheduled job whose instant has passed by `now` is stored Enqueued.
+    """
+    job.validate()
+    run_at: datetime | None
+    reason: str | None
+    match job.state:
+        case Scheduled(enqueue_at=run_at, reason=reason) if run_at > now:
+            state = StateName.SCHEDULED
+        case Enqueued() | Scheduled():
+            state, run_at, reason = StateName.ENQUEUED, None, None
+        case _:
+            raise InvalidJob(
+                f"Job {job.id} is {job.state_name}; only an Enqueued or Scheduled job can be new."
+            )
+    return {
+        "id": check_job_id(job.id),
+        "method": job.method,
+        "queue": job.queue,
+        "priority": job.priority,
+        "state": str(state),
+        "payload": encode_json(job.payload, what="The payload"),
+        "metadata": encode_json(dict(job.metadata), what="metadata"),
+        "max_retries": job.max_retries,
+        "timeout_us": None if job.timeout is None else microseconds(job.timeout),
+        "unique_key": job.unique_key,
+        "created_at": job.created_at,
+        "enqueued_at": now,
+        "run_at": run_at,
+        "reason": reason,
+        "recurring_id": None,
+        "fire_at": None,
+    }
+
+
+def storable_text(text: str, *, max_bytes: int, keep_tail: bool = False) -> str:
+    """The text as every backend can store it: no NUL, no lone surrogate, cut to `max_bytes` of UTF-8."""
+    raw = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
+    if len(raw) <= max_bytes:
+        return raw.decode()
+    mark = b"[... cut ...]"
+    room = max_bytes - len(mark)
+    cut = mark + raw[-room:] if keep_tail else raw[:room] + mark
+    return cut.decode("utf-8", "ignore")
+
+
+def storable_error(error: ErrorInfo | None) -> ErrorInfo | None:
+    """The error with its texts made storable; of a traceback the tail is kept, where the cause stands."""
+    if error is None:
+        return None
+    traceback = error.traceback
+    return ErrorInfo(
+        type=storable_text(error.type, max_bytes=_MAX_TYPE_BYTES),
+        message=storable_text(error.message, max_bytes=MAX_MESSAGE_BYTES),
+        traceback=None
+        if traceback is None
+        else storable_text(traceback, max_bytes=MAX_TRACEBACK_BYTES, keep_tail=True),
+    )
+
+
+def storable_reason(reason: str | None) -> str | None:
+    """A reason made storable."""
+    return None if reason is None else storable_text(reason, max_bytes=MAX_MESSAGE_BYTES)
+
+
+def canonical_id(job_id: str) -> str | None:
+    """The job id as stored; None when the text is no job id, so that no job can have it."""
+    try:
+        return check_job_id(job_id)
+    except InvalidJob:
+        return None
+
+
+def microseconds(duration: timedelta) -> int:
+    """The duration in whole microseconds."""
+    return duration // timedelta(microseconds=1)
+
+
+def job_from_template(row: Row, *, now: datetime) -> Job:
+    """The job of one firing, from a row of the recurring jobs table.
+
+    Raises `InvalidJob` or `ConfigurationError` when the row (its payload, method, queue) makes no job.
+    """
+    payload, problem = _json(row["payload"])
+    if problem is not None:
+        raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
+    return Job.new(_text(row["method"]), payload, queue=_text(row["queue"]), now=now)
+
+
+def cursor_of(last: Job) -> str:
+    """Where a page of a listing ended."""
+    return f"{last.created_at.isoformat()}/{last.id}"
+
+
+def read_cursor(cursor: str | None) -> tuple[datetime, str]:
+    """`created_at` and id before which the next page starts; without a cursor, the end of time.
+
+    Raises `ConfigurationError` for text that no page gave.
+    """
+    if cursor is None:
+        return _END_OF_TIME, ""
+    created_at, _, job_id = cursor.partition("/")
+    try:
+        return datetime.fromisoformat(created_at).astimezone(UTC), check_job_id(job_id)
+    except (ValueError, InvalidJob, OverflowError):
+        raise ConfigurationError(
+            f"{cursor[:80]!r} is not a place in a listing; pass the next_cursor of a page, or nothing."
+        ) from None
+
+
+def written_by_this_claim(change: RowChange, *, present: StateName, attempt_recorded: bool) -> bool:
+    """Whether a guarded write that hit no row had been done before, by the same claim.
+
+    For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on
+    is this claim, or somebody who released the claim: an attempt in the history tells them apart,
+    and so does Succeeded. A claim that only wanted to give the job back has what it wanted.
+    """
+    if change.attempt is not None:
+        return attempt_recorded
+    if change.state is StateName.SUCCEEDED:
+        return present in (StateName.SUCCEEDED, StateName.DELETED)
+    return True
+
+
+# Reading
+
+
+def job_of(row: Row, instant: ToInstant) -> Job:
+    """The job of a row of the jobs table, whatever the row holds."""
+    payload, payload_error = _json(row["payload"])
+    metadata, _ = _json(row["metadata"])
+    error = _error(row["last_error_type"], row["last_error_message"], row["last_error_traceback"])
+    return Job(
+        id=_text(row["id"]),
+        method=_text(row["method"]),
+        payload=payload,
+        payload_error=payload_error,
+        metadata=metadata if isinstance(metadata, dict) else {},
+        state=_state(row, error, instant),
+        queue=_text(row["queue"]),
+        priority=_int(row["priority"]) or 0,
+        max_retries=_int(row["max_retries"]) or 0,
+        timeout=_duration(row["timeout_us"]),
+        unique_key=_optional_text(row["unique_key"]),
+        created_at=instant(row["created_at"]) or _EPOCH,
+        expires_at=instant(row["expires_at"]),
+        run_at=instant(row["run_at"]),
+        started_at=instant(row["started_at"]),
+        finished_at=instant(row["finished_at"]),
+        claim_seq=_int(row["claim_seq"]) or 0,
+        failures=_int(row["failures"]) or 0,
+        crashes=_int(row["crashes"]) or 0,
+        last_error=error,
+        cancel_reason=_optional_text(row["cancel_reason"]),
+    )
+
+
+def claim_of(row: Row, instant: ToInstant) -> Claim:
+    """The claim of a row that is Processing."""
+    return Claim(
+        job=job_of(row, instant), worker_id=_text(row["worker_id"]), server_id=_text(row["server_id"])
+    )
+
+
+def attempt_of(row: Row, instant: ToInstant) -> Attempt:
+    """The attempt of a row of the attempts table."""
+    kind = _text(row["kind"])
+    return Attempt(
+        kind=AttemptKind(kind) if kind in set(AttemptKind) else AttemptKind.FAILURE,
+        claim_seq=_int(row["claim_seq"]) or 0,
+        worker=_text(row["worker"]),
+        pid=_int(row["pid"]),
+        started_at=instant(row["started_at"]) or _EPOCH,
+        ended_at=instant(row["ended_at"]) or _EPOCH,
+        error=_error(row["error_type"], row["error_message"], row["error_traceback"]),
+        process=ProcessFacts(
+            signal=_int(row["signal"]),
+            exit_code=_int(row["exit_code"]),
+            peak_rss_bytes=_int(row["peak_rss_bytes"]),
+            cpu_s=row["cpu_s"] if isinstance(row["cpu_s"], int | float) else None,
+        ),
+    )
+
+
+def template_of(row: Row, instant: ToInstant) -> RecurringJob:
+    """The template of a row of the recurring jobs table; an unreadable payload reads as None."""
+    payload, _ = _json(row["payload"])
+    return RecurringJob(
+        id=_text(row["id"]),
+        cron=_text(row["cron"]),
+        method=_text(row["method"]),
+        payload=payload,
+        queue=_text(row["queue"]),
+        tz=_text(row["tz"]),
+        enabled=bool(row["enabled"]),
+        next_run_at=instant(row["next_run_at"]),
+        last_run_at=instant(row["last_run_at"]),
+        created_at=instant(row["created_at"]) or _EPOCH,
+        disabled_reason=_optional_text(row["disabled_reason"]),
+    )
+
+
+def server_of(row: Row, instant: ToInstant) -> ServerInfo:
+    """The server of a row of the servers table."""
+    queues, _ = _json(row["queues"])
+    return ServerInfo(
+        id=_text(row["id"]),
+        name=_text(row["name"]),
+        hostname=_text(row["hostname"]),
+        process=_process(row),
+        worker_count=_int(row["worker_count"]) or 0,
+        queues=tuple(map(str, queues)) if isinstance(queues, list) else (),
+        started_at=instant(row["started_at"]) or _EPOCH,
+        last_heartbeat=instant(row["last_heartbeat"]) or _EPOCH,
+        heartbeat_enabled=bool(row["heartbeat_enabled"]),
+    )
+
+
+def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
+    """The worker of a row of the workers table."""
+    return WorkerInfo(
+        id=_text(row["id"]),
+        server_id=_text(row["server_id"]),
+        number=_int(row["number"]) or 0,
+        process=_process(row),
+        started_at=instant(row["started_at"]) or _EPOCH,
+        rss_bytes=_int(row["rss_bytes"]),
+    )
+
+
+def state_name_of(value: object) -> StateName:
+    """The state of a `state` column; the table's CHECK lets no other text in."""
+    return StateName(_text(value))
+
+
+def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
+    created_at = instant(row["created_at"]) or _EPOCH
+    waiting_since = instant(row["enqueued_at"]) or created_at
+    finished_at = instant(row["finished_at"]) or created_at
+    name = state_name_of(row["state"])
+    match name:
+        case StateName.ENQUEUED:
+            return Enqueued(enqueued_at=waiting_since, queue=_text(row["queue"]))
+        case StateName.SCHEDULED:
+            return Scheduled(
+                scheduled_at=waiting_since,
+                enqueue_at=instant(row["run_at"]) or created_at,
+                reason=_optional_text(row["reason"]),
+            )
+        case StateName.PROCESSING:
+            return Processing(
+                started_at=instant(row["started_at"]) or created_at,
+                worker_id=_text(row["worker_id"]),
+                server_name=_text(row["server_id"]),
+            )
+        case StateName.AWAITING_RETRY:
+            return AwaitingRetry(
+                scheduled_at=waiting_since,
+                retry_at=instant(row["run_at"]) or created_at,
+                retry_count=_int(row["failures"]) or 0,
+                last_exception=error,
+            )
+        case StateName.SUCCEEDED:
+            result, _ = _json(row["result"])
+            return Succeeded(
+                succeeded_at=finished_at, duration=_duration(row["duration_us"]) or timedelta(), result=result
+            )
+        case StateName.FAILED:
+            return Failed(failed_at=finished_at, exception=error, retry_count=_int(row["failures"]) or 0)
+        case StateName.DELETED:
+            return Deleted(deleted_at=finished_at, reason=_optional_text(row["reason"]))
+        case _:
+            assert_never(name)
+
+
+def _json(value: object) -> tuple[JsonValue, str | None]:
+    """The value and None, or None and why it cannot be read. A number stands for a text that the
+    query left out because it has so many bytes."""
+    try:
+        match value:
+            case None:
+                return None, None
+            case int():
+                raise InvalidJob(f"The stored JSON is {value:,} bytes; the limit is {MAX_PAYLOAD_BYTES:,}.")
+            case str() | bytes():
+                return decode_json(value), None
+            case _:
+                raise InvalidJob(f"The stored JSON is of type {type(value).__name__}, not text.")
+    except InvalidJob as error:
+        return None, str(error)
+
+
+def _process(row: Row) -> ProcessIdentity:
+    return ProcessIdentity(
+        host=_text(row["host"]), pid=_int(row["pid"]) or 0, started_ticks=_int(row["started_ticks"]) or 0
+    )
+
+
+def _error(type_: object, message: object, traceback: object) -> ErrorInfo | None:
+    if type_ is None:
+        return None
+    return ErrorInfo(type=_text(type_), message=_text(message), traceback=_optional_text(traceback))
+
+
+def _text(value: object) -> str:
+    return _optional_text(value) or ""
+
+
+def _optional_text(value: object) -> str | None:
+    match value:
+        case None:
+            return None
+        case str():
+            return value if value.isascii() else value.encode("utf-8", "replace").decode()
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case _:
+            return str(value)
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _duration(value: object) -> timedelta | None:
+    try:
+        return timedelta(microseconds=value) if isinstance(value, int) else None
+    except OverflowError:
+        return timedelta.max

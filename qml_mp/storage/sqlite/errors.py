@@ -1,0 +1,66 @@
+"""Every process: SQLite's errors translated into those of the protocol, for people to act on."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from qml_mp.errors import StorageError, StorageUnavailable
+
+_PRIMARY_CODE = 0xFF  # the upper bits say more than the texts below need
+
+_UNAVAILABLE = {
+    sqlite3.SQLITE_BUSY: "is locked by another program. Try again, or end the program that holds it open.",
+    sqlite3.SQLITE_LOCKED: "is locked within this process. Try again.",
+    sqlite3.SQLITE_FULL: "cannot grow: its disk is full. Nothing was written; free some space and try again.",
+    sqlite3.SQLITE_READONLY: (
+        "cannot be written. Nothing was written; give this user write permission on the file and on its "
+        "folder, and see that the file system is mounted writable."
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        "cannot be opened. See that its folder exists and that this user may read and write the file, its "
+        "folder and the -wal and -shm files beside it."
+    ),
+    sqlite3.SQLITE_PERM: "may not be used by this user. Give it permission on the file and its folder.",
+    sqlite3.SQLITE_AUTH: "may not be used by this user. Give it permission on the file and its folder.",
+    sqlite3.SQLITE_IOERR: (
+        "could not be read or written: the disk reported an error. Nothing was written; look at the "
+        "system's log, and see that the file was not removed or truncated while in use."
+    ),
+    sqlite3.SQLITE_NOMEM: "could not be used: this process is out of memory. Nothing was written.",
+    sqlite3.SQLITE_PROTOCOL: "is too busy to be read. Try again.",
+    sqlite3.SQLITE_INTERRUPT: "was in use when the operation was interrupted. Nothing was written.",
+}
+_BROKEN = {
+    sqlite3.SQLITE_CORRUPT: (
+        "is damaged. Stop every program that uses it, keep a copy, and restore a backup or recover what "
+        "can be read with `sqlite3 FILE .recover`."
+    ),
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database. Nothing was written; name another file.",
+}
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection holds a lock, so that trying again soon can help."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def spoils_handle(error: sqlite3.Error) -> bool:
+    """Whether the connection should be opened anew after this, because the file may have changed under it."""
+    code = _code(error)
+    return (code in _UNAVAILABLE and not is_busy(error)) or code in _BROKEN
+
+
+def translated(error: sqlite3.Error, path: str) -> StorageError:
+    """The error as the protocol has it, with the file's name and what to do."""
+    code = _code(error)
+    if code in _UNAVAILABLE:
+        return StorageUnavailable(f"The SQLite file {path} {_UNAVAILABLE[code]} ({error})")
+    if code in _BROKEN:
+        return StorageError(f"The SQLite file {path} {_BROKEN[code]} ({error})")
+    return StorageError(f"SQLite refused an operation on the file {path}; nothing was written. ({error})")
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    # Missing on errors that the module raises by itself, such as the use of a closed connection.
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & _PRIMARY_CODE

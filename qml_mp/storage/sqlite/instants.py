@@ -1,0 +1,28 @@
+"""Every process: instants as SQLite holds them, whole microseconds since 1970 in UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import overload
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@overload
+def to_us(instant: datetime) -> int: ...
+@overload
+def to_us(instant: None) -> None: ...
+def to_us(instant: datetime | None) -> int | None:
+    """The number for an aware instant, NULL for None."""
+    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+
+
+def from_us(value: object) -> datetime | None:
+    """The aware UTC instant of a column; None for NULL and for what is no instant."""
+    if not isinstance(value, int):
+        return None
+    try:
+        return _EPOCH + timedelta(microseconds=value)
+    except OverflowError:
+        return None

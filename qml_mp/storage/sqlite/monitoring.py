@@ -1,0 +1,66 @@
+"""Every process: what people and `--burst` read from SQLite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+
+from qml_mp.core.outcome import Attempt
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, QueueStats
+from qml_mp.storage.rows import attempt_of, canonical_id, cursor_of, job_of, read_cursor, state_name_of
+from qml_mp.storage.sqlite import sql
+from qml_mp.storage.sqlite.instants import from_us, to_us
+from qml_mp.storage.sqlite.part import Part
+
+
+class MonitoringPart(Part):
+    """`Monitoring` of the protocol."""
+
+    def list_jobs(self, where: JobFilter, *, limit: int = 50, after: str | None = None) -> JobPage:
+        before_at, before_id = read_cursor(after)
+        which = {
+            "before_at": to_us(before_at),
+            "before_id": before_id,
+            "queue": where.queue,
+            "method": where.method,
+            "limit": limit + 1,  # one more shows whether there is another page
+        }
+        with self._database.read() as connection:
+            rows = connection.execute(sql.list_jobs(where.states), which).fetchall()
+        jobs = tuple(job_of(row, from_us) for row in rows[:limit])
+        return JobPage(jobs=jobs, next_cursor=cursor_of(jobs[-1]) if len(rows) > limit else None)
+
+    def job_counts(self) -> dict[StateName, int]:
+        with self._database.read() as connection:
+            rows = connection.execute(sql.JOB_COUNTS).fetchall()
+        return dict.fromkeys(StateName, 0) | {state_name_of(row["state"]): row["jobs"] for row in rows}
+
+    def attempts(self, job_id: str) -> tuple[Attempt, ...]:
+        with self._database.read() as connection:
+            rows = connection.execute(sql.ATTEMPTS, {"id": canonical_id(job_id)}).fetchall()
+        return tuple(attempt_of(row, from_us) for row in rows)
+
+    def queue_stats(self) -> list[QueueStats]:
+        with self._database.read() as connection:
+            rows = connection.execute(sql.QUEUE_STATS).fetchall()
+        return [
+            QueueStats(
+                name=str(row["queue"]),
+                enqueued=row["enqueued"],
+                processing=row["processing"],
+                oldest=self._age(row["oldest_at"]),
+            )
+            for row in rows
+        ]
+
+    def due_work(self, queues: Sequence[str]) -> DueWork:
+        which = {"all": not queues, "queues": json.dumps(list(queues)), "now": self._now_us()}
+        with self._database.read() as connection:
+            row = connection.execute(sql.DUE_WORK, which).fetchone()
+        return DueWork(runnable=row["runnable"], waiting=row["waiting"])
+
+    def _age(self, since_us: int | None) -> timedelta | None:
+        since = from_us(since_us)
+        return None if since is None else max(self.now() - since, timedelta())

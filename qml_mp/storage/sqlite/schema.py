@@ -1,0 +1,153 @@
+"""Every process: the numbered migrations of the SQLite schema.
+
+The tables live in the user's own database beside others, hence the prefix. All JSON is TEXT and all
+instants are INTEGER microseconds since 1970 in UTC, so that rows compare by their values alone.
+The CHECKs hold off raw rows that no statement here could order or fence; a payload is not
+checked, because a job whose payload cannot be read has to end Failed where people see it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.migrate import Migration
+
+_VERSION_1: Final = """
+CREATE TABLE qml_schema_version (
+    version INTEGER PRIMARY KEY,
+    applied_at INTEGER NOT NULL
+);
+
+CREATE TABLE qml_jobs (
+    id TEXT NOT NULL PRIMARY KEY
+        CHECK (typeof(id) = 'text' AND length(id) = 36 AND id NOT GLOB '*[^0-9a-f-]*'),
+    method TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL DEFAULT 0 CHECK (typeof(priority) = 'integer'),
+    state TEXT NOT NULL CHECK (state IN (
+        'enqueued', 'scheduled', 'processing', 'awaiting_retry', 'succeeded', 'failed', 'deleted')),
+    payload TEXT NOT NULL,
+    metadata TEXT NOT NULL DEFAULT '{}',
+    result TEXT,
+    max_retries INTEGER NOT NULL DEFAULT 0,
+    timeout_us INTEGER,
+    unique_key TEXT,
+    created_at INTEGER NOT NULL CHECK (
+        typeof(created_at) = 'integer' AND created_at BETWEEN -62135596800000000 AND 253402300799999999),
+    enqueued_at INTEGER NOT NULL CHECK (typeof(enqueued_at) = 'integer'),
+    run_at INTEGER CHECK (typeof(run_at) IN ('integer', 'null')),
+    started_at INTEGER CHECK (typeof(started_at) IN ('integer', 'null')),
+    finished_at INTEGER CHECK (typeof(finished_at) IN ('integer', 'null')),
+    expires_at INTEGER CHECK (typeof(expires_at) IN ('integer', 'null')),
+    duration_us INTEGER,
+    worker_id TEXT,
+    server_id TEXT,
+    claim_seq INTEGER NOT NULL DEFAULT 0 CHECK (typeof(claim_seq) = 'integer'),
+    failures INTEGER NOT NULL DEFAULT 0 CHECK (typeof(failures) = 'integer'),
+    crashes INTEGER NOT NULL DEFAULT 0 CHECK (typeof(crashes) = 'integer'),
+    last_error_type TEXT,
+    last_error_message TEXT,
+    last_error_traceback TEXT,
+    reason TEXT,
+    cancel_reason TEXT,
+    recurring_id TEXT,
+    fire_at INTEGER,
+    UNIQUE (recurring_id, fire_at)
+);
+
+-- Claims from named queues: the head of each queue is the first entry of its range.
+-- enqueued_at rides along so that the statistics of queues read the index alone.
+CREATE INDEX qml_jobs_enqueued ON qml_jobs (queue, priority DESC, created_at, id, enqueued_at)
+    WHERE state = 'enqueued';
+
+-- Claims from all queues: the head is the first entry.
+CREATE INDEX qml_jobs_enqueued_any ON qml_jobs (priority DESC, created_at, id)
+    WHERE state = 'enqueued';
+
+-- Claims by owner; never more entries than there are workers.
+CREATE INDEX qml_jobs_processing ON qml_jobs (server_id, worker_id)
+    WHERE state = 'processing';
+
+-- What becomes due next.
+CREATE INDEX qml_jobs_waiting ON qml_jobs (run_at, id)
+    WHERE state IN ('scheduled', 'awaiting_retry');
+
+-- What may be deleted.
+CREATE INDEX qml_jobs_expiring ON qml_jobs (expires_at)
+    WHERE state IN ('succeeded', 'failed', 'deleted');
+
+-- One job that has not ended per key.
+CREATE UNIQUE INDEX qml_jobs_unique_key ON qml_jobs (unique_key)
+    WHERE unique_key IS NOT NULL AND state NOT IN ('succeeded', 'failed', 'deleted');
+
+-- Listings and counts.
+CREATE INDEX qml_jobs_by_state ON qml_jobs (state, created_at, id);
+
+CREATE TABLE qml_attempts (
+    job_id TEXT NOT NULL REFERENCES qml_jobs (id) ON DELETE CASCADE,
+    claim_seq INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    pid INTEGER,
+    started_at INTEGER NOT NULL,
+    ended_at INTEGER NOT NULL,
+    error_type TEXT,
+    error_message TEXT,
+    error_traceback TEXT,
+    signal INTEGER,
+    exit_code INTEGER,
+    peak_rss_bytes INTEGER,
+    cpu_s REAL,
+    UNIQUE (job_id, claim_seq)
+);
+
+CREATE TABLE qml_recurring_jobs (
+    id TEXT NOT NULL PRIMARY KEY,
+    cron TEXT NOT NULL,
+    tz TEXT NOT NULL,
+    method TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    enabled INTEGER NOT NULL DEFAULT 1,
+    next_run_at INTEGER CHECK (typeof(next_run_at) IN ('integer', 'null')),
+    last_run_at INTEGER CHECK (typeof(last_run_at) IN ('integer', 'null')),
+    created_at INTEGER NOT NULL,
+    disabled_reason TEXT
+);
+
+CREATE TABLE qml_servers (
+    id TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    hostname TEXT NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started_ticks INTEGER NOT NULL,
+    worker_count INTEGER NOT NULL,
+    queues TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    last_heartbeat INTEGER NOT NULL CHECK (typeof(last_heartbeat) = 'integer'),
+    heartbeat_enabled INTEGER NOT NULL
+);
+
+-- No reference to the servers: a worker may be ready just after a peer removed its server's row.
+CREATE TABLE qml_workers (
+    id TEXT NOT NULL PRIMARY KEY,
+    server_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started_ticks INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    rss_bytes INTEGER
+);
+
+CREATE INDEX qml_workers_by_server ON qml_workers (server_id, number);
+
+CREATE TABLE qml_locks (
+    resource TEXT NOT NULL PRIMARY KEY,
+    owner TEXT NOT NULL,
+    expires_at INTEGER NOT NULL CHECK (typeof(expires_at) = 'integer')
+);
+"""
+
+MIGRATIONS: Final = (Migration(version=1, sql=_VERSION_1),)

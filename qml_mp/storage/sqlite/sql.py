@@ -1,0 +1,391 @@
+"""Every process: all statements of the SQLite backend, each with what it does and why so.
+
+Statements that write run inside BEGIN IMMEDIATE, which lets one writer in at a time; that is the
+lock behind every "at most once" here. Instants are bound from the injected clock as `:now`.
+The index is named where SQLite, which has no statistics here, would take the wider one over all
+rows of a state; a statement whose index is missing then fails instead of growing slow unseen.
+Lists (queues, servers) are bound as one JSON text, so that a statement stays the same for any number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES
+from qml_mp.core.state import StateName
+
+
+def _bounded(column: str) -> str:
+    """A JSON column, or its size when it is larger than any that qml-mp writes: such a text was put
+    there raw, cannot be used, and would only cost every reader of the row its memory."""
+    size = f"length(CAST({column} AS BLOB))"
+    return f"CASE WHEN {size} <= {MAX_PAYLOAD_BYTES} THEN {column} ELSE {size} END AS {column}"
+
+
+_JOB: Final = f"""
+    id, method, queue, priority, state, {_bounded("payload")}, {_bounded("metadata")}, {_bounded("result")},
+    max_retries, timeout_us, unique_key, created_at, enqueued_at, run_at, started_at, finished_at,
+    expires_at, duration_us, worker_id, server_id, claim_seq, failures, crashes, last_error_type,
+    last_error_message, last_error_traceback, reason, cancel_reason
+"""
+
+# Schema
+
+# Whether the table of versions is there; asked first, because a SELECT from a missing table is an error.
+HAS_VERSIONS: Final = (
+    "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND name = 'qml_schema_version'"
+)
+
+# The version of the schema.
+VERSION: Final = "SELECT max(version) FROM main.qml_schema_version"
+
+# Note that a migration was applied.
+ADD_VERSION: Final = "INSERT INTO qml_schema_version (version, applied_at) VALUES (:version, :now)"
+
+# Jobs
+
+# A new job. A job that is there already (same id: a repeat after a lost reply; same firing; same
+# unique_key) is no error and changes nothing.
+INSERT_JOB: Final = """
+    INSERT INTO main.qml_jobs (
+        id, method, queue, priority, state, payload, metadata, max_retries, timeout_us, unique_key,
+        created_at, enqueued_at, run_at, reason, recurring_id, fire_at)
+    VALUES (
+        :id, :method, :queue, :priority, :state, :payload, :metadata, :max_retries, :timeout_us, :unique_key,
+        :created_at, :enqueued_at, :run_at, :reason, :recurring_id, :fire_at)
+    ON CONFLICT DO NOTHING
+"""
+
+# The job that holds a unique key now. The condition is that of the unique index, word for word.
+LIVE_WITH_KEY: Final = """
+    SELECT id FROM main.qml_jobs
+    WHERE unique_key = :unique_key AND unique_key IS NOT NULL
+      AND state NOT IN ('succeeded', 'failed', 'deleted')
+"""
+
+# One job by its id.
+GET_JOB: Final = f"SELECT {_JOB} FROM qml_jobs WHERE id = :id"
+
+# Make a job that is not running Deleted; the guard is the row of Deleted in the transition table.
+DELETE_JOB: Final = f"""
+    UPDATE qml_jobs
+    SET state = 'deleted', finished_at = :now, expires_at = :expires_at, reason = :reason, run_at = NULL
+    WHERE id = :id AND state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
+    RETURNING {_JOB}
+"""
+
+# Make a Failed job Enqueued by hand. The newest error stays readable.
+RETRY_JOB: Final = f"""
+    UPDATE qml_jobs
+    SET state = 'enqueued', enqueued_at = :now, failures = 0, crashes = 0, finished_at = NULL,
+        expires_at = NULL, run_at = NULL, reason = NULL, cancel_reason = NULL
+    WHERE id = :id AND state = 'failed'
+    RETURNING {_JOB}
+"""
+
+# Claims
+
+# Whether there is anything to claim: asked without the write lock, so that idle workers never hold
+# up one that has work to commit.
+ANY_ENQUEUED: Final = """
+    SELECT EXISTS (SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_enqueued_any WHERE state = 'enqueued')
+"""
+ENQUEUED_IN: Final = """
+    SELECT EXISTS (
+        SELECT 1 FROM json_each(:queues) AS served
+        WHERE EXISTS (
+            SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_enqueued
+            WHERE state = 'enqueued' AND queue = served.value))
+"""
+
+# The best job of all queues: the first entry of its index.
+_HEAD_OF_ALL: Final = """
+    SELECT id FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
+    WHERE state = 'enqueued' ORDER BY priority DESC, created_at, id LIMIT 1
+"""
+
+# The best job of the served queues: the head of each, then the best head. Each head is one look at
+# its index, so a backlog in another queue, however long, costs nothing.
+_HEAD_OF_SERVED: Final = """
+    SELECT head.id
+    FROM json_each(:queues) AS served
+    JOIN qml_jobs AS head ON head.id = (
+        SELECT id FROM qml_jobs INDEXED BY qml_jobs_enqueued
+        WHERE state = 'enqueued' AND queue = served.value ORDER BY priority DESC, created_at, id LIMIT 1)
+    ORDER BY head.priority DESC, head.created_at, head.id LIMIT 1
+"""
+
+_CLAIM: Final = """
+    UPDATE qml_jobs
+    SET state = 'processing', claim_seq = claim_seq + 1, worker_id = :worker_id, server_id = :server_id,
+        started_at = :now, reason = NULL
+    WHERE id = ({head}) AND state = 'enqueued'
+    RETURNING {job}
+"""
+
+# Hand out the best job: choose, number and stamp in one statement under the write lock.
+CLAIM_FROM_ALL: Final = _CLAIM.format(head=_HEAD_OF_ALL, job=_JOB)
+CLAIM_FROM_SERVED: Final = _CLAIM.format(head=_HEAD_OF_SERVED, job=_JOB)
+
+# What the outcome depends on, read under the lock that its write takes place in.
+CANCEL_REASON: Final = "SELECT cancel_reason FROM qml_jobs WHERE id = :id"
+
+# Write an outcome, guarded by the claim's number: a claim that was lost hits no row. The owner is
+# cleared with it, so that a row that is not Processing never names a worker.
+FINISH: Final = """
+    UPDATE qml_jobs
+    SET state = :state, result = :result, duration_us = :duration_us, finished_at = :finished_at,
+        expires_at = :expires_at, run_at = :run_at, enqueued_at = COALESCE(:enqueued_at, enqueued_at),
+        failures = failures + :failures, crashes = crashes + :crashes, reason = :reason,
+        last_error_type = CASE WHEN :has_error THEN :error_type ELSE last_error_type END,
+        last_error_message = CASE WHEN :has_error THEN :error_message ELSE last_error_message END,
+        last_error_traceback = CASE WHEN :has_error THEN :error_traceback ELSE last_error_traceback END,
+        cancel_reason = NULL, worker_id = NULL, server_id = NULL
+    WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
+"""
+
+# Keep an attempt that did not succeed. The pid is that of the worker's row, while it is there.
+ADD_ATTEMPT: Final = """
+    INSERT INTO qml_attempts (
+        job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type, error_message,
+        error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
+    VALUES (
+        :id, :claim_seq, :kind, :worker, (SELECT pid FROM qml_workers WHERE id = :worker), :started_at, :now,
+        :error_type, :error_message, :error_traceback, :signal, :exit_code, :peak_rss_bytes, :cpu_s)
+"""
+
+# How a row stands whose guarded write hit nothing.
+PRESENT: Final = """
+    SELECT state, claim_seq, EXISTS (
+        SELECT 1 FROM qml_attempts WHERE job_id = :id AND claim_seq = :claim_seq) AS attempt_recorded
+    FROM qml_jobs WHERE id = :id
+"""
+
+# The running jobs, by owner.
+CLAIMS: Final = f"""
+    SELECT {_JOB} FROM qml_jobs INDEXED BY qml_jobs_processing
+    WHERE state = 'processing' ORDER BY started_at, id
+"""
+CLAIMS_OF_WORKER: Final = f"""
+    SELECT {_JOB} FROM qml_jobs INDEXED BY qml_jobs_processing
+    WHERE state = 'processing' AND worker_id = :worker_id ORDER BY started_at, id
+"""
+CLAIMS_OF_SERVER: Final = f"""
+    SELECT {_JOB} FROM qml_jobs INDEXED BY qml_jobs_processing
+    WHERE state = 'processing' AND server_id = :server_id ORDER BY started_at, id
+"""
+STRANDED: Final = f"""
+    SELECT {_JOB} FROM qml_jobs INDEXED BY qml_jobs_processing
+    WHERE state = 'processing' AND COALESCE(started_at, created_at) < :stale_before
+      AND COALESCE(server_id, '') NOT IN (SELECT value FROM json_each(:spared))
+    ORDER BY started_at, id
+"""
+
+# Cancel a job that waits: it ends here and now.
+CANCEL_WAITING: Final = """
+    UPDATE qml_jobs
+    SET state = 'deleted', finished_at = :now, expires_at = :expires_at, reason = :reason, run_at = NULL
+    WHERE id = :id AND state IN ('enqueued', 'scheduled', 'awaiting_retry')
+"""
+
+# Ask for the end of a running job; the first reason given stays.
+REQUEST_CANCEL: Final = """
+    UPDATE qml_jobs SET cancel_reason = COALESCE(cancel_reason, :reason)
+    WHERE id = :id AND state = 'processing'
+"""
+
+# The cancels that a supervisor has to carry.
+CANCEL_REQUESTS: Final = """
+    SELECT id, claim_seq, worker_id, cancel_reason FROM qml_jobs INDEXED BY qml_jobs_processing
+    WHERE state = 'processing' AND server_id = :server_id AND cancel_reason IS NOT NULL
+    ORDER BY started_at, id
+"""
+
+# Make due jobs runnable, oldest due first; limited so that one tick holds the lock for a bounded time.
+PROMOTE: Final = """
+    UPDATE qml_jobs SET state = 'enqueued', enqueued_at = :now, run_at = NULL, reason = NULL
+    WHERE id IN (
+        SELECT id FROM qml_jobs INDEXED BY qml_jobs_waiting
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now
+        ORDER BY run_at, id LIMIT :limit)
+"""
+
+# When the next job is due.
+NEXT_DUE: Final = """
+    SELECT min(run_at) FROM qml_jobs INDEXED BY qml_jobs_waiting WHERE state IN ('scheduled', 'awaiting_retry')
+"""
+
+# Whether there is anything to delete: asked without the write lock.
+ANY_EXPIRED: Final = """
+    SELECT EXISTS (
+        SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_expiring
+        WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now)
+"""
+
+# Delete ended jobs past their time to live, oldest first; limited as promotion is. Attempts go with them.
+DELETE_EXPIRED: Final = """
+    DELETE FROM qml_jobs WHERE id IN (
+        SELECT id FROM qml_jobs INDEXED BY qml_jobs_expiring
+        WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now
+        ORDER BY expires_at LIMIT :limit)
+"""
+
+# Recurring templates
+
+# Insert or replace. The next firing stays when the schedule does; `enabled` stays as a person set
+# it, but a template that qml-mp itself switched off is given another chance with a new schedule.
+UPSERT_TEMPLATE: Final = """
+    INSERT INTO qml_recurring_jobs AS held (
+        id, cron, tz, method, payload, queue, enabled, next_run_at, last_run_at, created_at, disabled_reason)
+    VALUES (:id, :cron, :tz, :method, :payload, :queue, :enabled, :next_run_at, NULL, :created_at, NULL)
+    ON CONFLICT (id) DO UPDATE
+    SET cron = excluded.cron, tz = excluded.tz, method = excluded.method, payload = excluded.payload,
+        queue = excluded.queue,
+        enabled = held.enabled OR (
+            held.disabled_reason IS NOT NULL
+            AND (held.cron, held.tz, held.payload) <> (excluded.cron, excluded.tz, excluded.payload)),
+        disabled_reason = CASE
+            WHEN (held.cron, held.tz, held.payload) = (excluded.cron, excluded.tz, excluded.payload)
+            THEN held.disabled_reason END,
+        next_run_at = CASE
+            WHEN held.cron = excluded.cron AND held.tz = excluded.tz AND held.disabled_reason IS NULL
+            THEN held.next_run_at ELSE excluded.next_run_at END
+"""
+
+REMOVE_TEMPLATE: Final = "DELETE FROM qml_recurring_jobs WHERE id = :id"
+
+_TEMPLATE: Final = f"""
+    id, cron, tz, method, {_bounded("payload")}, queue, enabled, next_run_at, last_run_at, created_at,
+    disabled_reason
+"""
+GET_TEMPLATE: Final = f"SELECT {_TEMPLATE} FROM qml_recurring_jobs WHERE id = :id"
+LIST_TEMPLATES: Final = f"SELECT {_TEMPLATE} FROM qml_recurring_jobs ORDER BY id"
+
+SET_ENABLED: Final = """
+    UPDATE qml_recurring_jobs SET enabled = :enabled, next_run_at = :next_run_at, disabled_reason = NULL
+    WHERE id = :id
+"""
+
+# Templates whose time has come, oldest first; limited so that a tick holds the lock for a bounded
+# time. Read under the write lock: two servers never see the same firing.
+DUE_TEMPLATES: Final = f"""
+    SELECT {_TEMPLATE} FROM qml_recurring_jobs
+    WHERE enabled AND next_run_at <= :now ORDER BY next_run_at, id LIMIT :limit
+"""
+
+# When the next template is due.
+NEXT_FIRING: Final = "SELECT min(next_run_at) FROM qml_recurring_jobs WHERE enabled"
+
+ADVANCE_TEMPLATE: Final = """
+    UPDATE qml_recurring_jobs SET next_run_at = :next_run_at, last_run_at = :now WHERE id = :id
+"""
+DISABLE_TEMPLATE: Final = """
+    UPDATE qml_recurring_jobs SET enabled = 0, next_run_at = NULL, disabled_reason = :reason WHERE id = :id
+"""
+
+# Registry
+
+REGISTER_SERVER: Final = """
+    INSERT OR REPLACE INTO qml_servers (
+        id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
+        heartbeat_enabled)
+    VALUES (
+        :id, :name, :hostname, :host, :pid, :started_ticks, :worker_count, :queues, :started_at, :now,
+        :heartbeat_enabled)
+"""
+REMOVE_SERVER: Final = "DELETE FROM qml_servers WHERE id = :server_id"
+REMOVE_WORKERS_OF: Final = "DELETE FROM qml_workers WHERE server_id = :server_id"
+HEARTBEAT: Final = "UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id"
+SET_WORKER_RSS: Final = (
+    "UPDATE qml_workers SET rss_bytes = :rss_bytes WHERE id = :id AND server_id = :server_id"
+)
+LIST_SERVERS: Final = "SELECT * FROM qml_servers ORDER BY started_at, id"
+
+# Peers that promised to beat and have not for too long.
+SILENT_SERVERS: Final = """
+    SELECT * FROM qml_servers
+    WHERE heartbeat_enabled AND id <> :own_id AND last_heartbeat < :silent_since
+    ORDER BY started_at, id
+"""
+
+# Whether a server is still silent, asked under the lock under which it is then reclaimed.
+STILL_SILENT: Final = """
+    SELECT EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id AND last_heartbeat < :silent_since)
+"""
+
+REGISTER_WORKER: Final = """
+    INSERT OR REPLACE INTO qml_workers (
+        id, server_id, number, host, pid, started_ticks, started_at, rss_bytes)
+    VALUES (:id, :server_id, :number, :host, :pid, :started_ticks, :started_at, :rss_bytes)
+"""
+REMOVE_WORKER: Final = "DELETE FROM qml_workers WHERE id = :id"
+LIST_WORKERS: Final = "SELECT * FROM qml_workers ORDER BY server_id, number, id"
+
+# Named locks
+
+# Create, refresh for the same owner, or take over when expired; otherwise hit no row.
+ACQUIRE_LOCK: Final = """
+    INSERT INTO qml_locks AS held (resource, owner, expires_at) VALUES (:resource, :owner, :expires_at)
+    ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+    WHERE held.owner = excluded.owner OR held.expires_at <= :now
+"""
+RELEASE_LOCK: Final = "DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner"
+DELETE_EXPIRED_LOCKS: Final = "DELETE FROM qml_locks WHERE expires_at <= :now"
+
+# Monitoring
+
+# One state's share of a page: newest first, from the index alone unless a filter asks for the row.
+_PAGE_OF_STATE: Final = """
+    SELECT * FROM (
+        SELECT id, created_at FROM qml_jobs
+        WHERE state = '{state}' AND (created_at, id) < (:before_at, :before_id)
+          AND (:queue IS NULL OR queue = :queue) AND (:method IS NULL OR method = :method)
+        ORDER BY created_at DESC, id DESC LIMIT :limit)
+"""
+
+
+def list_jobs(states: Collection[StateName]) -> str:
+    """A page of jobs in the states (none: all), newest first. Each state gives its newest, and the
+    newest of those are the page, so that a page costs the same however many rows there are."""
+    parts = " UNION ALL ".join(_PAGE_OF_STATE.format(state=str(state)) for state in states or StateName)
+    return f"""
+        SELECT {_JOB} FROM qml_jobs
+        WHERE id IN (SELECT id FROM ({parts}) ORDER BY created_at DESC, id DESC LIMIT :limit)
+        ORDER BY created_at DESC, id DESC
+    """
+
+
+JOB_COUNTS: Final = "SELECT state, count(*) AS jobs FROM qml_jobs GROUP BY state"
+
+ATTEMPTS: Final = "SELECT * FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq"
+
+# Queues with jobs that have not ended. In three parts, because each reads a small index of its own.
+QUEUE_STATS: Final = """
+    SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, min(oldest_at) AS oldest_at
+    FROM (
+        SELECT queue, count(*) AS enqueued, 0 AS processing, min(enqueued_at) AS oldest_at
+        FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' GROUP BY queue
+        UNION ALL
+        SELECT queue, 0, count(*), NULL
+        FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing' GROUP BY queue
+        UNION ALL
+        SELECT queue, 0, 0, NULL
+        FROM qml_jobs INDEXED BY qml_jobs_waiting
+        WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue)
+    GROUP BY queue ORDER BY queue
+"""
+
+# What `--burst` waits for.
+DUE_WORK: Final = """
+    WITH served AS (SELECT value FROM json_each(:queues))
+    SELECT
+        (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_enqueued
+         WHERE state = 'enqueued' AND (:all OR queue IN served))
+        + (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_processing
+           WHERE state = 'processing' AND (:all OR queue IN served))
+        AS runnable,
+        (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_waiting
+         WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND (:all OR queue IN served))
+        AS waiting
+"""

@@ -1,0 +1,62 @@
+"""Every process: the storage in an SQLite file, put together from its parts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from urllib.parse import quote
+
+from qml_mp.clock import Clock, SystemClock
+from qml_mp.storage.migrate import check_version
+from qml_mp.storage.protocol import Waker
+from qml_mp.storage.sqlite.connection import Database
+from qml_mp.storage.sqlite.jobs import JobsPart
+from qml_mp.storage.sqlite.locks import NamedLocksPart
+from qml_mp.storage.sqlite.monitoring import MonitoringPart
+from qml_mp.storage.sqlite.recurring import RecurringPart
+from qml_mp.storage.sqlite.registry import RegistryPart
+from qml_mp.storage.sqlite.schema import MIGRATIONS
+from qml_mp.storage.sqlite.waker import open_waker
+
+_BUSY_TIMEOUT = timedelta(seconds=5)
+
+
+class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocksPart, MonitoringPart):
+    """`Storage` of the protocol in the file at `path`, made with mode 0600 when it is missing.
+
+    `busy_timeout` bounds every wait for another program's lock; `StorageUnavailable` then.
+    """
+
+    def __init__(
+        self, path: str, *, clock: Clock | None = None, busy_timeout: timedelta = _BUSY_TIMEOUT
+    ) -> None:
+        super().__init__(Database(path, clock=clock or SystemClock(), busy_timeout=busy_timeout))
+
+    @property
+    def url(self) -> str:
+        """What a child process opens the same file with, wherever it stands."""
+        return f"sqlite:///{quote(self._database.path)}"
+
+    @property
+    def display_url(self) -> str:
+        """The URL as people read it; there is no password in it."""
+        return f"sqlite:///{self._database.path}"
+
+    @property
+    def heartbeat_by_default(self) -> bool:
+        """False: all users of a file are on one machine, where every process can be looked up."""
+        return False
+
+    def migrate(self) -> list[int]:
+        return self._database.migrate()
+
+    def schema_version(self) -> int:
+        return self._database.version()
+
+    def check_schema(self) -> None:
+        check_version(MIGRATIONS, found=self.schema_version(), where=self._database.where())
+
+    def open_waker(self) -> Waker | None:
+        return open_waker(self._database)
+
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,140 @@
+"""Supervisor: wake-ups from the changes of an SQLite file, on Linux (inotify)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.sqlite.connection import Database
+
+_IN_MODIFY = 0x002
+_IN_MOVED_FROM = 0x040
+_IN_DELETE = 0x200
+_IN_Q_OVERFLOW = 0x4000
+_IN_IGNORED = 0x8000
+_EVENT = struct.Struct("iIII")  # struct inotify_event before its name
+_EVENTS_BYTES = 16 * 1024
+_CLOCK_MONOTONIC = 1
+
+_FIRST_LOOK_S = 0.001
+_LAST_LOOK_S = 1.0
+_BUSY_TIMEOUT = timedelta(seconds=1)
+
+
+def open_waker(database: Database) -> FileWaker | None:
+    """A waker on the database's file; None where the system has no inotify."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "inotify_init1") or not hasattr(libc, "timerfd_create"):
+        return None
+    return FileWaker(database, libc)
+
+
+class FileWaker:
+    """`Waker` of the protocol.
+
+    The kernel tells of writes to the write-ahead log, which come before their commit can be seen:
+    the fsync lies in between. So after such an event `PRAGMA data_version`, which changes with
+    each commit of another connection, is looked at soon, and then at growing intervals until any
+    commit must have ended. A wake-up is neither lost to a slow disk nor given for a rollback.
+    """
+
+    def __init__(self, database: Database, libc: ctypes.CDLL) -> None:
+        self._libc = libc
+        # A connection of its own, because a storage's own commits do not change its data_version.
+        self._database = Database(database.path, clock=database.clock, busy_timeout=_BUSY_TIMEOUT)
+        self._name = os.path.basename(os.path.realpath(database.path))
+        self._look_in_s = _FIRST_LOOK_S
+        self._seen = self._data_version()
+        self._descriptors: list[int] = []
+        try:
+            self._inotify = self._own(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+            self._timer = self._own(libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+            directory = os.path.dirname(os.path.realpath(database.path))
+            mask = _IN_MODIFY | _IN_MOVED_FROM | _IN_DELETE
+            self._call(libc.inotify_add_watch(self._inotify, os.fsencode(directory), mask))
+            self._epoll = select.epoll()
+            self._epoll.register(self._inotify, select.EPOLLIN)
+            self._epoll.register(self._timer, select.EPOLLIN)
+        except BaseException:
+            self.close()
+            raise
+        self._look_again(_FIRST_LOOK_S)  # for what was committed since the version was read
+
+    def fileno(self) -> int:
+        """Readable when the file was written to, or when it is time to look again."""
+        return self._epoll.fileno()
+
+    def drain(self) -> bool:
+        """Whether another connection committed since the last call."""
+        if self._read_events():
+            self._look_again(_FIRST_LOOK_S)
+        elif not self._timer_fired():
+            return False
+        elif self._look_in_s < _LAST_LOOK_S:
+            self._look_again(2 * self._look_in_s)
+        before, self._seen = self._seen, self._data_version()
+        return self._seen != before
+
+    def close(self) -> None:
+        """Close the descriptors and the connection; harmless when closed already."""
+        self._database.close()
+        if hasattr(self, "_epoll"):
+            self._epoll.close()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _data_version(self) -> tuple[int, int]:
+        # The number compares within one connection only, hence the count of connections beside it.
+        with self._database.read() as connection:
+            version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+            return self._database.opened, version
+
+    def _read_events(self) -> bool:
+        """Whether the log was written to; raises when the file went away."""
+        written = False
+        for mask, name in self._events():
+            if mask & _IN_IGNORED or (mask & (_IN_DELETE | _IN_MOVED_FROM) and name == self._name):
+                raise StorageUnavailable(f"The SQLite file {self._database.path} was deleted or moved away.")
+            if mask & _IN_Q_OVERFLOW or (mask & _IN_MODIFY and name == f"{self._name}-wal"):
+                written = True
+        return written
+
+    def _events(self) -> Iterator[tuple[int, str]]:
+        while True:
+            try:
+                buffer = os.read(self._inotify, _EVENTS_BYTES)
+            except BlockingIOError:
+                return
+            offset = 0
+            while offset < len(buffer):
+                _, mask, _, name_bytes = _EVENT.unpack_from(buffer, offset)
+                offset += _EVENT.size
+                yield mask, os.fsdecode(buffer[offset : offset + name_bytes].rstrip(b"\0"))
+                offset += name_bytes
+
+    def _timer_fired(self) -> bool:
+        with suppress(BlockingIOError):
+            return bool(os.read(self._timer, 8))
+        return False
+
+    def _look_again(self, delay_s: float) -> None:
+        self._look_in_s = delay_s
+        # struct itimerspec: no interval, then seconds and nanoseconds until it fires once.
+        timing = (ctypes.c_long * 4)(0, 0, int(delay_s), int(delay_s % 1 * 1e9))
+        self._call(self._libc.timerfd_settime(self._timer, 0, timing, None))
+
+    def _own(self, descriptor: int) -> int:
+        self._descriptors.append(self._call(descriptor))
+        return descriptor
+
+    def _call(self, result: int) -> int:
+        if result < 0:
+            number = ctypes.get_errno()
+            raise StorageUnavailable(f"The kernel refused to watch {self._name}: {os.strerror(number)}.")
+        return result

@@ -1,0 +1,108 @@
+"""Supervisor: what needs storage beside the four loops, each as a tick of its own.
+
+Settling the dead, carrying cancels to workers, giving back claims that a dead worker's last
+statement made after its death, and, with `--burst`, finding out that nothing is left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from qml_mp.clock import Clock
+from qml_mp.core.outcome import Release
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.supervisor.fleet import Fleet
+from qml_mp.supervisor.ladder import Graces
+from qml_mp.supervisor.settle import Death, settle
+from qml_mp.supervisor.ticks import Tick
+
+logger = logging.getLogger(__name__)
+
+_NEVER = timedelta(days=365)
+_CANCEL_INTERVAL = timedelta(seconds=1)
+_CANCEL_AFTER_NEWS = timedelta(milliseconds=100)
+_STRAY_INTERVAL = timedelta(seconds=5)
+_BURST_INTERVAL = timedelta(milliseconds=200)
+
+
+class Chores:
+    """Work that the supervisor's loop hands over to ticks. Owned by its one thread."""
+
+    def __init__(self, config: ServerConfig, *, fleet: Fleet, graces: Graces, clock: Clock) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._graces = graces
+        self._clock = clock
+        self._retention = Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)
+        self._deaths: list[Death] = []
+
+    @property
+    def unsettled(self) -> int:
+        """Dead workers whose claims are not finished yet."""
+        return len(self._deaths)
+
+    def remember(self, death: Death) -> None:
+        """A worker died: settle what it held."""
+        self._deaths.append(death)
+
+    def settle_tick(self, *, wake: Callable[[], None]) -> Tick:
+        """Settles the dead, oldest first; due whenever somebody dies, and until storage has heard."""
+
+        def run(storage: Storage) -> None:
+            while self._deaths:
+                claims = settle(
+                    storage, self._deaths[0], max_crashes=self._config.max_crashes, retention=self._retention
+                )
+                del self._deaths[0]
+                if claims:
+                    wake()
+
+        return Tick(name="settle", interval=_NEVER, body=run)
+
+    def cancel_tick(self, *, own_id: Callable[[], str]) -> Tick:
+        """Finds the running jobs that somebody wants cancelled, and starts their ladder."""
+
+        def run(storage: Storage) -> None:
+            if not any(member.is_busy for member in self._fleet):
+                return
+            by_worker = {member.worker_id: member for member in self._fleet}
+            for request in storage.cancel_requests(own_id()):
+                member = by_worker.get(request.worker_id)
+                if member is not None and request.key not in member.cancels:
+                    logger.info("Cancelling job %s", request.key.job_id, extra={"job_id": request.key.job_id})
+                    member.cancels = {request.key: self._graces.cancel(asked=self._clock.monotonic())}
+
+        return Tick(name="cancel", interval=_CANCEL_INTERVAL, body=run, hasten_after=_CANCEL_AFTER_NEWS)
+
+    def stray_tick(self, *, own_id: Callable[[], str], wake: Callable[[], None]) -> Tick:
+        """Releases claims of workers that are neither alive nor waiting to be settled.
+
+        A killed worker's claim statement may commit after its death was settled: the database
+        server finishes what it was sent. Such a job never ran.
+        """
+
+        def run(storage: Storage) -> None:
+            known = {member.worker_id for member in self._fleet} | {death.worker_id for death in self._deaths}
+            for claim in storage.claims_of_server(own_id()):
+                if claim.worker_id not in known:
+                    storage.finish(
+                        claim, Release(reason="claimed by a dead worker"), retention=self._retention
+                    )
+                    wake()
+
+        return Tick(name="stray", interval=_STRAY_INTERVAL, body=run)
+
+    def burst_tick(self, *, nothing_left: Callable[[], None]) -> Tick:
+        """Calls `nothing_left` when all workers are idle and no job is runnable or due."""
+
+        def run(storage: Storage) -> None:
+            everybody_idle = all(member.is_idle for member in self._fleet) and not self._deaths
+            if everybody_idle and len(self._fleet) >= self._fleet.size:
+                due = storage.due_work(self._config.queues)
+                if due.runnable + due.waiting == 0:
+                    nothing_left()
+
+        return Tick(name="burst", interval=_BURST_INTERVAL, body=run)

@@ -1,0 +1,180 @@
+"""Host: `BackgroundJobServer`, the server as an existing program starts and stops it.
+
+`run()` supervises from the calling process. `start()` gives the supervisor a process of its own:
+forked when the host has a single thread, else a fresh interpreter that imports the app by name.
+The host's threads, signal handlers, children and event loop are never touched; between the two
+there are two pipes: the end of the first tells the supervisor that the host is gone (or wants it
+to stop), the second tells the host that the server is ready, or why it is not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from qml_mp import host
+from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.errors import ConfigurationError, ServerAlreadyRunning
+from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
+from qml_mp.processing.program import Program
+from qml_mp.processing.registry import WorkerRegistry
+from qml_mp.processing.retry import RetryPolicy
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.probe import probe_app
+from qml_mp.supervisor.remote import RemoteSupervisor, fork_supervisor, spawn_supervisor
+from qml_mp.supervisor.server import Supervisor
+
+logger = logging.getLogger(__name__)
+
+
+class BackgroundJobServer:
+    """A server with its settings, its storage and what it runs.
+
+    `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute"
+    of a `QmlApp`, which is imported in the workers only. A name is needed to `start()` from a
+    host with threads, because such a process cannot be forked safely. The keyword arguments apply
+    to a `WorkerRegistry`; `middleware` replaces the default `TracingMiddleware`.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        storage: Storage,
+        program: WorkerRegistry | Program | str,
+        *,
+        retry_policy: RetryPolicy | None = None,
+        middleware: tuple[JobMiddleware, ...] | None = None,
+        on_state_change: StateChangeHook | None = None,
+    ) -> None:
+        self._config = config
+        self._storage = storage
+        self._source = _source(program, retry_policy, middleware, on_state_change)
+        self._running: RemoteSupervisor | None = None
+        self.exit_code: int | None = None
+        """What the newest run returned: 0, or 6 when jobs were killed at the deadline."""
+
+    @property
+    def config(self) -> ServerConfig:
+        """The settings."""
+        return self._config
+
+    def run(self) -> int:
+        """Supervise from this process until SIGTERM or SIGINT; 0, or 6 when jobs had to be killed.
+
+        Needs a process without other threads. Handlers are set for the time of the call only.
+        Raises `ConfigurationError`, `StorageError`, or `WorkerBootError` when no worker can boot.
+        """
+        self._refuse_twice()
+        self.exit_code = Supervisor(
+            self._config, self._storage, self._source, recurring=self._templates()
+        ).run()
+        return self.exit_code
+
+    def start(self) -> None:
+        """Start the server in a process of its own; returns when the first worker is ready.
+
+        Raises `ServerAlreadyRunning` on a running server, and what `run` raises. Blocks while the
+        app is imported: inside an event loop, call it with `asyncio.to_thread`.
+        """
+        self._refuse_twice()
+        self._storage.list_servers()  # connects, and makes the schema when there is none
+        self._storage.close()
+        self._running = self._supervisor_process()
+        self._running.wait_until_ready(self._config.boot_timeout.total_seconds())
+
+    def stop(self) -> None:
+        """Stop gracefully: running jobs have `shutdown_timeout`. Harmless on a stopped server."""
+        if self._running is not None:
+            self.exit_code = self._running.stop(timeout_s=self._config.shutdown_timeout.total_seconds())
+            self._running = None
+
+    def is_running(self) -> bool:
+        """Whether a server started with `start` runs."""
+        return self._running is not None and self._running.is_running()
+
+    def schedule_recurring(
+        self,
+        id: str,
+        cron: str,
+        method: str,
+        payload: JsonValue = None,
+        queue: str = "default",
+        *,
+        tz: str = "UTC",
+    ) -> None:
+        """Insert or replace a recurring template; it survives restarts, and needs no running server.
+
+        Raises `ConfigurationError` for a cron expression or zone that cannot be, `InvalidJob` for the payload.
+        """
+        self._storage.upsert_recurring_job(RecurringJob.new(id, cron, method, payload, queue, tz=tz))
+
+    def remove_recurring(self, id: str) -> bool:
+        """Remove a recurring template; whether it existed."""
+        return self._storage.remove_recurring_job(id)
+
+    def __enter__(self) -> Self:
+        """Start the server, unless `ServerConfig.auto_start` is off."""
+        if self._config.auto_start:
+            self.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.stop()
+
+    def _refuse_twice(self) -> None:
+        if self.is_running():
+            raise ServerAlreadyRunning(
+                f"The server {self._config.server_name!r} is already running; stop() it first."
+            )
+        self._running = None
+
+    def _supervisor_process(self) -> RemoteSupervisor:
+        threads = host.thread_count()
+        if threads in (1, None):
+            return fork_supervisor(self._supervise)
+        if isinstance(self._source, NamedProgram):
+            return spawn_supervisor(self._config, self._storage.url, self._source)
+        raise ConfigurationError(
+            f"Cannot start the server: this process has {threads} threads, so forking it is not safe. "
+            'Pass the app by name: BackgroundJobServer(config, storage, "module:attribute").'
+        )
+
+    def _supervise(self, host_fd: int, on_ready: Callable[[], None]) -> int:
+        return Supervisor(
+            self._config,
+            self._storage,
+            self._source,
+            recurring=self._templates(),
+            host_fd=host_fd,
+            on_ready=on_ready,
+        ).run()
+
+    def _templates(self) -> tuple[RecurringJob, ...]:
+        if isinstance(self._source, LoadedProgram):
+            return self._source.program.recurring
+        return probe_app(self._source).recurring
+
+
+def _source(
+    program: WorkerRegistry | Program | str,
+    retry_policy: RetryPolicy | None,
+    middleware: tuple[JobMiddleware, ...] | None,
+    on_state_change: StateChangeHook | None,
+) -> ProgramSource:
+    if isinstance(program, str):
+        return NamedProgram(spec=program)
+    if isinstance(program, Program):
+        return LoadedProgram(program=program)
+    return LoadedProgram(
+        program=Program(
+            registry=program,
+            retry_policy=retry_policy or RetryPolicy(),
+            middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
+            on_state_change=on_state_change,
+        )
+    )

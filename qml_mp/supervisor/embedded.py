@@ -1,0 +1,51 @@
+"""Supervisor: the fresh interpreter that `BackgroundJobServer.start()` begins in a threaded host."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from qml_mp.child.source import NamedProgram
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.supervisor.probe import probe_app
+from qml_mp.supervisor.remote import report
+from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
+
+
+def main(status_fd: int) -> int:
+    """Read the order from standard input, supervise, and keep reading for the end of the host."""
+    host_fd = os.dup(0)
+    order = json.loads(_first_line(host_fd))
+    sys.path[:] = order["path"]
+    source = NamedProgram(spec=order["app"])
+
+    def run(on_ready: Callable[[], None]) -> int:
+        storage = open_storage(order["url"], application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
+        return Supervisor(
+            ServerConfig(**order["config"]),
+            storage,
+            source,
+            recurring=probe_app(source).recurring,
+            host_fd=host_fd,
+            on_ready=on_ready,
+        ).run()
+
+    return report(status_fd, run)
+
+
+def _first_line(fd: int) -> bytes:
+    """Byte by byte, so that nothing of what follows is swallowed by a buffer."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(fd, 1)
+        if not byte:
+            break
+        line += byte
+    return bytes(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

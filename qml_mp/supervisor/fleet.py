@@ -1,0 +1,256 @@
+"""Supervisor: the fleet of workers: forking, noticing readiness and death, waking, sending away."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+
+from qml_mp.child.exits import WorkerExit
+from qml_mp.child.main import WorkerOrder, worker_main
+from qml_mp.child.source import ProgramSource
+from qml_mp.clock import Clock
+from qml_mp.core.outcome import ProcessFacts
+from qml_mp.ipc.pipe import open_pipe
+from qml_mp.ipc.slot import Activity, SlotTable
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.backoff import BootBackoff
+from qml_mp.supervisor.fork import Child, fork_child, reap
+from qml_mp.supervisor.member import Member
+from qml_mp.supervisor.settle import Death, how_it_died
+
+logger = logging.getLogger(__name__)
+
+_SPARE_SLOTS = 64
+_SHORT_LIFE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarters:
+    """What the fleet needs of the supervisor for a fork."""
+
+    config: ServerConfig
+    url: str
+    source: ProgramSource
+    before_fork: Callable[[], None]
+    """Closes whatever must not cross a fork."""
+    own_fds: Callable[[], Collection[int]]
+    """The supervisor's descriptors beside those of the fleet."""
+
+
+class Fleet:
+    """All workers of one supervisor."""
+
+    def __init__(self, quarters: Quarters, *, server_id: str, clock: Clock) -> None:
+        self._quarters = quarters
+        self._server_id = server_id
+        self._clock = clock
+        self.slots = SlotTable(quarters.config.worker_count + _SPARE_SLOTS)
+        self.size = quarters.config.worker_count
+        self.was_ever_ready = False
+        self.boot_error: str | None = None
+        """What the newest worker that could not boot had to say."""
+        self.backoff = BootBackoff()
+        self._members: dict[int, Member] = {}
+        self._to_replace: deque[str] = deque()
+        self._incarnation = 0
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(list(self._members.values()))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def fds(self) -> list[int]:
+        """The descriptors held for workers: pidfds and writing ends."""
+        return [*self.pidfds, *(member.pipe_fd for member in self._members.values())]
+
+    @property
+    def pidfds(self) -> list[int]:
+        """Readable when their worker has died."""
+        return [member.child.pidfd for member in self._members.values() if member.child.pidfd is not None]
+
+    @property
+    def booting(self) -> int:
+        """Workers forked and not ready yet."""
+        return sum(not member.ready for member in self._members.values())
+
+    def rename(self, server_id: str) -> None:
+        """Workers forked from now on belong to this run of the server."""
+        self._server_id = server_id
+
+    def resize(self, size: int) -> None:
+        """Have `size` workers from now on; those beyond it finish their job and leave."""
+        self.size = max(0, min(size, self.slots.capacity))
+        for member in self:
+            if member.number > self.size:
+                member.leave()
+
+    def replace_all(self) -> None:
+        """Replace the workers one by one: each finishes its job first, and the next one waits
+        until its replacement is ready."""
+        self._to_replace = deque(member.worker_id for member in self)
+        self._replace_next()
+
+    def top_up(self) -> None:
+        """Fork workers until every number is filled, as fast as the back-off allows."""
+        for number in range(1, self.size + 1):
+            if number in self._members:
+                continue
+            if not self.backoff.allows(self._clock.monotonic(), booting=self.booting):
+                return
+            try:
+                self._fork(number)
+            except OSError as error:
+                self.backoff.failed(self._clock.monotonic())
+                logger.error("Cannot fork worker %s: %s; will try again", number, error)
+                return
+
+    def look(self) -> None:
+        """Read every slot; note who has become ready and who takes too long for it."""
+        now = self._clock.monotonic()
+        for member in self._members.values():
+            activity = member.look().activity
+            if member.ready:
+                continue
+            if activity is not Activity.BOOTING:
+                member.ready, member.ready_at, self.was_ever_ready = True, now, True
+                self.backoff.succeeded()
+                logger.info("Worker %s is ready (pid %s)", member.number, member.child.pid)
+            elif now - member.forked_at > self._quarters.config.boot_timeout.total_seconds():
+                logger.error(
+                    "Worker %s is not ready after %s; killing it",
+                    member.number,
+                    self._quarters.config.boot_timeout,
+                )
+                member.kill(CancelReason.SHUTDOWN)
+
+        self._replace_next()
+
+    def reap(self) -> list[Death]:
+        """Collect the dead."""
+        deaths = []
+        for member in self:
+            process = reap(member.child)
+            if process is not None:
+                member.look()
+                deaths.append(self._bury(member, process))
+        return deaths
+
+    def wake_idle(self) -> None:
+        """Tell every idle worker that there may be work."""
+        for member in self._members.values():
+            if member.is_idle:
+                member.wake()
+
+    def send_away(self) -> None:
+        """Tell every worker to finish its job and leave."""
+        for member in self._members.values():
+            if not member.leaving:
+                member.leave()
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to every worker that is ready to take it."""
+        for member in self._members.values():
+            if member.ready:
+                member.child.signal(number)
+
+    def pids(self) -> dict[str, int]:
+        """The processes by worker id."""
+        return {member.worker_id: member.child.pid for member in self._members.values()}
+
+    def kill_all(self, reason: CancelReason) -> None:
+        """SIGKILL everybody."""
+        for member in self._members.values():
+            member.kill(reason)
+
+    def next_at(self) -> float | None:
+        """When the fleet wants to be looked at again, if nothing happens."""
+        if self.booting:
+            return self._clock.monotonic() + 0.01  # readiness is a word in memory: it wakes nobody
+        missing = any(number not in self._members for number in range(1, self.size + 1))
+        return self.backoff.next_at(booting=0) if missing else None
+
+    def _replace_next(self) -> None:
+        whole = len(self._members) >= self.size and not self.booting
+        if not whole or any(member.leaving for member in self):
+            return
+        while self._to_replace:
+            worker_id = self._to_replace.popleft()
+            for member in self:
+                if member.worker_id == worker_id:
+                    member.leave()
+                    return
+
+    def _fork(self, number: int) -> None:
+        self._quarters.before_fork()
+        index = self._free_index()
+        self.slots.clear(index)
+        self._incarnation += 1
+        worker_id = f"{self._server_id}:worker:{number}.{self._incarnation}"
+        reading, writing = open_pipe()
+        order = WorkerOrder(
+            number=number,
+            worker_id=worker_id,
+            server_id=self._server_id,
+            url=self._quarters.url,
+            config=replace(self._quarters.config, worker_count=max(self.size, number)),
+            source=self._quarters.source,
+            pipe_fd=reading,
+            slot=self.slots.writer(index),
+        )
+        own_fds = {*self._quarters.own_fds(), *self.fds, writing}
+        try:
+            child = fork_child(
+                lambda: worker_main(order), own_fds=own_fds, keep_fds={reading}, die_with_parent=True
+            )
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        self._enlist(number, index, worker_id, child, writing)
+
+    def _enlist(self, number: int, index: int, worker_id: str, child: Child, pipe_fd: int) -> None:
+        self.slots.set_process(index, pid=child.pid, started_ticks=child.started_ticks)
+        self._members[number] = Member(
+            number=number, index=index, worker_id=worker_id, child=child, pipe_fd=pipe_fd, slots=self.slots,
+            forked_at=self._clock.monotonic(),
+        )  # fmt: skip
+        logger.info("Worker %s started (pid %s)", number, child.pid)
+
+    def _free_index(self) -> int:
+        taken = {member.index for member in self._members.values()}
+        return next(index for index in range(self.slots.capacity) if index not in taken)
+
+    def _note_boot_error(self, text: str) -> None:
+        """Shown once, not at each try; the first boot's error is the caller's to show."""
+        if self.was_ever_ready and text != self.boot_error:
+            logger.error("Workers cannot boot; trying again, ever more slowly:\n%s", text)
+        self.boot_error = text
+
+    def _bury(self, member: Member, process: ProcessFacts) -> Death:
+        now = self._clock.monotonic()
+        del self._members[member.number]
+        member.close()
+        could_not_boot = process.exit_code == WorkerExit.CANNOT_BOOT and not member.ready
+        if could_not_boot:
+            self._note_boot_error(member.last.text or "The worker gave no reason.")
+        death = Death(
+            worker_id=member.worker_id,
+            number=member.number,
+            pid=member.child.pid,
+            process=process,
+            slot=member.last,
+            killed_for=member.killed_for,
+            killed_key=member.killed_key,
+        )
+        if not death.was_orderly and not member.is_busy and now - (member.ready_at or now) < _SHORT_LIFE_S:
+            self.backoff.failed(now)
+        level = logging.INFO if death.was_orderly else logging.WARNING
+        logger.log(level, "Worker %s stopped (pid %s): it %s", member.number, death.pid, how_it_died(process))
+        return death

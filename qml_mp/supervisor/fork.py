@@ -1,0 +1,142 @@
+"""Supervisor: the only fork of the system, and the handle by which a child is watched and ended.
+
+A child's pid stays its own until it is reaped, so signals to it and to its group cannot hit a
+stranger before that; nothing is signalled after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from qml_mp import host
+from qml_mp.child.exits import WorkerExit
+from qml_mp.child.main import leave
+from qml_mp.child.prologue import prologue
+from qml_mp.core.outcome import ProcessFacts
+from qml_mp.errors import ConfigurationError
+
+_RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A forked process that has not been reaped yet."""
+
+    pid: int
+    pidfd: int | None
+    """Readable when the process has died; None where the system has no pidfds (SIGCHLD tells)."""
+    started_ticks: int
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process alone; harmless when it is dead."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill_group(self) -> None:
+        """SIGKILL the process and whatever its jobs started in its group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def fork_child(
+    main: Callable[[], int],
+    *,
+    own_fds: Collection[int],
+    keep_fds: Collection[int] = (),
+    die_with_parent: bool = False,
+) -> Child:
+    """Fork a child that runs `main` after the prologue and leaves with the code that it returns.
+
+    With `die_with_parent` the kernel sends it a SIGTERM when this process dies (Linux).
+    The child starts with all signals blocked: `main` unblocks them when its handlers are in place.
+    Raises `OSError` when the system has no room for a process, `ConfigurationError` when this
+    process has threads (a lock that one holds would stay locked in the child for ever).
+    """
+    threads = host.thread_count()
+    if threads is not None and threads > 1:
+        raise ConfigurationError(
+            f"Cannot fork workers: this process has {threads} threads. "
+            "Start no thread before run(), or use start(), which supervises from a process of its own."
+        )
+    parent_pid = os.getpid()
+    _flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(main, own_fds, keep_fds, parent_pid if die_with_parent else None)
+        with contextlib.suppress(OSError):  # the child does the same; whoever is first
+            os.setpgid(pid, pid)
+        return Child(pid=pid, pidfd=_pidfd(pid), started_ticks=_started_ticks(pid))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def reap(child: Child) -> ProcessFacts | None:
+    """Collect a dead child and what the kernel knows of it; None while it lives.
+
+    What is left of its process group is killed first, while its pid still guards the group's id.
+    """
+    if not _has_died(child.pid):
+        return None
+    child.kill_group()
+    if child.pidfd is not None:
+        os.close(child.pidfd)
+    try:
+        _, status, usage = os.wait4(child.pid, 0)
+    except ChildProcessError:
+        return ProcessFacts()  # the host collected it behind our back
+    code = os.waitstatus_to_exitcode(status)
+    return ProcessFacts(
+        signal=-code if code < 0 else None,
+        exit_code=code if code >= 0 else None,
+        peak_rss_bytes=usage.ru_maxrss * _RSS_UNIT_BYTES,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+    )
+
+
+def _child(
+    main: Callable[[], int],
+    own_fds: Collection[int],
+    keep_fds: Collection[int],
+    die_with_parent: int | None,
+) -> None:
+    code: int = WorkerExit.BROKEN
+    try:
+        prologue(own_fds=own_fds, keep_fds=keep_fds, die_with_parent=die_with_parent)
+        code = main()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        leave(code)
+
+
+def _has_died(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
+
+
+def _pidfd(pid: int) -> int | None:
+    return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+
+
+def _started_ticks(pid: int) -> int:
+    try:
+        return host.identity(pid).started_ticks
+    except ProcessLookupError:
+        return 0
+
+
+def _flush() -> None:
+    """What is buffered must not be printed twice."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()

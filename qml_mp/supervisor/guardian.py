@@ -1,0 +1,127 @@
+"""Guardian: a tiny process beside the supervisor that outlives its death and then ends the workers.
+
+A worker whose job holds the GIL in C code cannot notice anything by itself. The guardian waits for
+the end of a pipe that the supervisor alone holds open; then it signals every worker, again near
+the end of `orphan_grace`, and kills what is left when the grace is over. It holds no database
+handle, runs no user code, and is forked anew when it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection
+from datetime import timedelta
+
+import setproctitle
+
+from qml_mp import host
+from qml_mp.core.server_info import ProcessIdentity
+from qml_mp.ipc.pipe import open_pipe
+from qml_mp.ipc.slot import SlotTable
+from qml_mp.supervisor.fork import Child, fork_child, reap
+from qml_mp.supervisor.wait import wait_for
+
+_UNWIND_S = 1.5  # from the second signal (the exception in the job) to the kill
+_LOOK_EVERY_S = 0.05
+_FOR_EVER = float("inf")
+
+
+class Guardian:
+    """The supervisor's side: start it, notice its death, send it home."""
+
+    def __init__(self, slots: SlotTable, orphan_grace: timedelta) -> None:
+        self._slots = slots
+        self._orphan_grace_s = orphan_grace.total_seconds()
+        self._child: Child | None = None
+        self._writing = -1
+
+    @property
+    def fds(self) -> list[int]:
+        """The descriptors held for it; the pidfd is readable when it has died."""
+        if self._child is None:
+            return []
+        return [self._writing, *([] if self._child.pidfd is None else [self._child.pidfd])]
+
+    @property
+    def pidfd(self) -> int | None:
+        """Readable when it has died."""
+        return None if self._child is None else self._child.pidfd
+
+    @property
+    def is_missing(self) -> bool:
+        """Not started yet, or died (then what is left of it has been collected)."""
+        if self._child is not None and reap(self._child) is not None:
+            os.close(self._writing)
+            self._child = None
+        return self._child is None
+
+    def start(self, own_fds: Collection[int]) -> None:
+        """Fork it. Raises `OSError` when the system has no room for a process."""
+        reading, self._writing = open_pipe()
+        try:
+            self._child = fork_child(
+                lambda: _watch(reading, self._slots, self._orphan_grace_s),
+                own_fds={*own_fds, self._writing},
+                keep_fds={reading},
+            )
+        except BaseException:
+            os.close(self._writing)
+            raise
+        finally:
+            os.close(reading)
+
+    def dismiss(self) -> None:
+        """End it, because no worker is left to guard. Harmless when there is none."""
+        if self._child is None:
+            return
+        self._child.kill_group()
+        while reap(self._child) is None:
+            wait_for(self.fds[1:], until=time.monotonic() + _LOOK_EVERY_S)
+        os.close(self._writing)
+        self._child = None
+
+
+def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:
+    """The guardian's whole life; signals stay blocked, so that only its own end or SIGKILL ends it."""
+    if sys.platform != "darwin":
+        setproctitle.setproctitle("qml-mp: guardian")
+    while reading not in wait_for([reading], until=_FOR_EVER):
+        pass
+    orphaned_at = time.monotonic()
+    orphans = _orphans(slots)
+    _signal(orphans, signal.SIGTERM)
+    second_at = orphaned_at + max(0.0, orphan_grace_s - _UNWIND_S)
+    kill_at = orphaned_at + orphan_grace_s
+    orphans = _wait_until_gone(orphans, until=second_at)
+    _signal(orphans, signal.SIGTERM)
+    for orphan in _wait_until_gone(orphans, until=kill_at):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(orphan.pid, signal.SIGKILL)
+    return 0
+
+
+def _orphans(slots: SlotTable) -> list[ProcessIdentity]:
+    this_host = host.identity().host
+    found = (slots.process(index) for index in range(slots.capacity))
+    return [ProcessIdentity(host=this_host, pid=pid, started_ticks=ticks) for pid, ticks in found if pid]
+
+
+def _wait_until_gone(orphans: list[ProcessIdentity], *, until: float) -> list[ProcessIdentity]:
+    """Those that still live at `until`; earlier when none does."""
+    while (orphans := _living(orphans)) and time.monotonic() < until:
+        wait_for([], until=min(until, time.monotonic() + _LOOK_EVERY_S))
+    return orphans
+
+
+def _living(orphans: list[ProcessIdentity]) -> list[ProcessIdentity]:
+    return [orphan for orphan in orphans if host.is_alive(orphan) is not False]
+
+
+def _signal(orphans: list[ProcessIdentity], number: int) -> None:
+    for orphan in _living(orphans):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(orphan.pid, number)

@@ -1,0 +1,56 @@
+"""Supervisor: the heartbeat loop: says that this server lives, and reclaims from those that do not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from qml_mp import host
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.sweep import reclaim_from_dead_neighbours
+from qml_mp.supervisor.ticks import Tick
+
+logger = logging.getLogger(__name__)
+
+_NEIGHBOUR_INTERVAL = timedelta(seconds=5)
+
+
+def heartbeat_tick(
+    config: ServerConfig,
+    *,
+    own_id: Callable[[], str],
+    worker_pids: Callable[[], Mapping[str, int]],
+    declared_dead: Callable[[], None],
+    wake: Callable[[], None],
+) -> Tick:
+    """Bumps the own row with the workers' memory, then reclaims from peers that have been silent.
+
+    `declared_dead` is called when the own row is gone: a peer has given our jobs to others.
+    """
+
+    def beat(storage: Storage) -> None:
+        rss = {worker_id: host.rss_bytes(pid) or 0 for worker_id, pid in worker_pids().items()}
+        if not storage.heartbeat_server(own_id(), worker_rss=rss):
+            logger.error("A peer declared this server dead; its jobs are others' now")
+            declared_dead()
+            return
+        for peer in storage.silent_servers(own_id=own_id(), timeout=config.dead_server_timeout):
+            if host.is_alive(peer.process):
+                continue  # on this host the process table knows better than a missed heartbeat
+            count = storage.reclaim_server(peer.id, silent_for=config.dead_server_timeout)
+            logger.warning("Server %s is silent; %s of its jobs are enqueued again", peer.id, count)
+            wake()
+
+    return Tick(name="heartbeat", interval=config.heartbeat_interval, body=beat)
+
+
+def neighbour_tick(*, own_id: Callable[[], str], wake: Callable[[], None]) -> Tick:
+    """Looks for supervisors of this very host that died: the process table tells, without any timeout."""
+
+    def look(storage: Storage) -> None:
+        if reclaim_from_dead_neighbours(storage, own_id=own_id()):
+            wake()
+
+    return Tick(name="neighbour", interval=_NEIGHBOUR_INTERVAL, body=look)

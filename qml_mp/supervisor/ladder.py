@@ -1,0 +1,89 @@
+"""Supervisor, pure: the one ladder by which a job is ended, for cancel, timeout and shutdown.
+
+ask (a message), interrupt (a message and SIGTERM), kill (SIGKILL to the process group). Each
+reason sets instants for the three rungs; all instants are on the monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+
+from qml_mp.processing.cancel import CancelReason
+
+
+class Rung(IntEnum):
+    """How far a job has been pushed."""
+
+    NONE = 0
+    ASK = 1
+    INTERRUPT = 2
+    KILL = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """When each rung is due, and why."""
+
+    reason: CancelReason
+    ask_at: float
+    interrupt_at: float
+    kill_at: float
+
+    def rung(self, now: float) -> Rung:
+        """The highest rung that is due."""
+        if now >= self.kill_at:
+            return Rung.KILL
+        if now >= self.interrupt_at:
+            return Rung.INTERRUPT
+        return Rung.ASK if now >= self.ask_at else Rung.NONE
+
+    def next_after(self, now: float) -> float | None:
+        """The instant of the next rung; None: all are due."""
+        return min((at for at in (self.ask_at, self.interrupt_at, self.kill_at) if at > now), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graces:
+    """The settings of the ladder."""
+
+    cancel_grace: timedelta
+    term_grace: timedelta
+    shutdown_timeout: timedelta
+
+    def timeout(self, *, started: float, limit_s: float) -> Plan:
+        """A job may run for `limit_s` from `started`."""
+        return self._from(started + limit_s, CancelReason.TIMEOUT)
+
+    def cancel(self, *, asked: float) -> Plan:
+        """Somebody asked for the job's end."""
+        return self._from(asked, CancelReason.CANCELLED)
+
+    def shutdown(self, *, stopped: float) -> Plan:
+        """The server was told to stop: jobs may finish until `term_grace` before the deadline."""
+        kill_at = stopped + self.shutdown_timeout.total_seconds()
+        interrupt_at = max(stopped, kill_at - self.term_grace.total_seconds())
+        return Plan(reason=CancelReason.SHUTDOWN, ask_at=stopped, interrupt_at=interrupt_at, kill_at=kill_at)
+
+    def _from(self, ask_at: float, reason: CancelReason) -> Plan:
+        interrupt_at = ask_at + self.cancel_grace.total_seconds()
+        kill_at = interrupt_at + self.term_grace.total_seconds()
+        return Plan(reason=reason, ask_at=ask_at, interrupt_at=interrupt_at, kill_at=kill_at)
+
+
+def kill_now(*, now: float) -> Plan:
+    """The second SIGTERM, or SIGQUIT: every rung is due."""
+    return Plan(reason=CancelReason.SHUTDOWN, ask_at=now, interrupt_at=now, kill_at=now)
+
+
+def highest(plans: Iterable[Plan], *, now: float) -> Plan | None:
+    """The plan that pushes furthest now; of equals, the one whose kill comes first."""
+    return max(plans, key=lambda plan: (plan.rung(now), -plan.kill_at), default=None)
+
+
+def next_rung_at(plans: Iterable[Plan], *, now: float) -> float | None:
+    """When to look at the ladder again; None: never."""
+    instants = (plan.next_after(now) for plan in plans)
+    return min((at for at in instants if at is not None), default=None)

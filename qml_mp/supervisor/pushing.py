@@ -1,0 +1,60 @@
+"""Supervisor: takes every job that has to end up the ladder of `ladder.py`."""
+
+from __future__ import annotations
+
+from qml_mp.clock import Clock
+from qml_mp.ipc.slot import Activity
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.supervisor.fleet import Fleet
+from qml_mp.supervisor.ladder import Graces, Plan, Rung, highest, next_rung_at
+from qml_mp.supervisor.member import Member
+
+
+class Pusher:
+    """Looks at what each worker runs, and pushes. `stopping` is set once, when the server stops."""
+
+    def __init__(self, fleet: Fleet, graces: Graces, clock: Clock) -> None:
+        self._fleet = fleet
+        self._graces = graces
+        self._clock = clock
+        self.stopping: Plan | None = None
+
+    def push(self) -> None:
+        """Do what is due now for every worker."""
+        now = self._clock.monotonic()
+        if self.stopping is not None:
+            self._fleet.send_away()
+            if self.stopping.rung(now) is Rung.KILL:
+                self._fleet.kill_all(CancelReason.SHUTDOWN)
+                return
+        for member in self._fleet:
+            plan = highest(self._plans(member), now=now)
+            if plan is not None and member.last.key is not None:
+                member.push(plan.rung(now), member.last.key, plan.reason)
+
+    def next_at(self) -> float | None:
+        """When the next rung of anybody is due; None: never."""
+        now = self._clock.monotonic()
+        plans = [plan for member in self._fleet for plan in self._plans(member)]
+        if self.stopping is not None:
+            plans.append(self.stopping)
+        return next_rung_at(plans, now=now)
+
+    def is_due_within(self, seconds: float) -> bool:
+        """Whether somebody has to be pushed that soon."""
+        at = self.next_at()
+        return at is not None and at - self._clock.monotonic() < seconds
+
+    def _plans(self, member: Member) -> list[Plan]:
+        """What the job in hand is up against. A job whose outcome is being written is left alone,
+        but for the deadline of the whole server."""
+        view = member.last
+        if view.activity is not Activity.RUNNING or view.key is None:
+            return []
+        plans = [self._graces.timeout(started=view.since_ns / 1e9, limit_s=view.limit_ns / 1e9)]
+        cancel = member.cancels.get(view.key)
+        if cancel is not None:
+            plans.append(cancel)
+        if self.stopping is not None:
+            plans.append(self.stopping)
+        return plans

@@ -1,0 +1,169 @@
+"""Host: a supervisor in another process, as its host holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+
+from qml_mp import errors
+from qml_mp.child.prologue import unblock_signals
+from qml_mp.child.source import NamedProgram
+from qml_mp.errors import QmlError, StorageError, WorkerBootError
+from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.fork import Child, fork_child, reap
+
+READY = "ready"
+_LOOK_EVERY_S = 0.02
+_PARTING_S = 5.0  # beyond the server's own deadline, before it is killed
+
+
+class RemoteSupervisor:
+    """A running supervisor: its process and the host's two pipe ends."""
+
+    def __init__(self, child: Child, *, host_fd: int, status_fd: int) -> None:
+        self.child = child
+        self._host_fd = host_fd
+        self._status_fd = status_fd
+        self._status = ""
+        self.exit_code: int | None = None
+
+    def is_running(self) -> bool:
+        """Whether the process lives. Collects it when it does not."""
+        if self.exit_code is None:
+            process = reap(self.child)
+            if process is not None:
+                self._let_go(process.exit_code if process.exit_code is not None else -(process.signal or 0))
+        return self.exit_code is None
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Return when the server is ready; raise the error it reports, or `WorkerBootError`."""
+        deadline = time.monotonic() + timeout_s + _PARTING_S
+        while time.monotonic() < deadline:
+            self._status += self._read_status()
+            if self._status.startswith(READY):
+                return
+            if not self.is_running():
+                raise _reported(self._status)
+        self.stop(timeout_s=0)
+        raise WorkerBootError(f"The server was not ready after {timeout_s:.0f} s and was stopped.")
+
+    def stop(self, *, timeout_s: float) -> int:
+        """Let the server stop gracefully within `timeout_s`, then kill it; its exit code."""
+        with contextlib.suppress(OSError):
+            os.write(self._host_fd, b"s")
+        deadline = time.monotonic() + timeout_s + _PARTING_S
+        while self.is_running() and time.monotonic() < deadline:
+            self._wait()
+        if self.is_running():
+            self.child.signal(signal.SIGKILL)  # its guardian and the next server see to the rest
+            while self.is_running():
+                self._wait()
+        return self.exit_code or 0
+
+    def _wait(self) -> None:
+        fds = [] if self.child.pidfd is None else [self.child.pidfd]
+        select.select(fds, [], [], _LOOK_EVERY_S if not fds else 1.0)
+
+    def _read_status(self) -> str:
+        if not select.select([self._status_fd], [], [], _LOOK_EVERY_S)[0]:
+            return ""
+        return os.read(self._status_fd, 65536).decode(errors="replace")
+
+    def _let_go(self, exit_code: int) -> None:
+        self._status += self._read_status()
+        self.exit_code = exit_code
+        os.close(self._host_fd)
+        os.close(self._status_fd)
+
+
+def fork_supervisor(run: Callable[[int, Callable[[], None]], int]) -> RemoteSupervisor:
+    """Fork a process that runs `run(host_fd, on_ready)`; the host must have a single thread."""
+    host_reading, host_writing = os.pipe()
+    status_reading, status_writing = os.pipe()
+
+    def main() -> int:
+        unblock_signals()
+        return report(status_writing, lambda on_ready: run(host_reading, on_ready))
+
+    try:
+        child = fork_child(
+            main, own_fds={host_writing, status_reading}, keep_fds={host_reading, status_writing}
+        )
+    except BaseException:
+        os.close(host_writing)
+        os.close(status_reading)
+        raise
+    finally:
+        os.close(host_reading)
+        os.close(status_writing)
+    return RemoteSupervisor(child, host_fd=host_writing, status_fd=status_reading)
+
+
+def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> RemoteSupervisor:
+    """Start a fresh interpreter that supervises; safe whatever threads the host has.
+
+    Its standard input carries the order (the URL may hold a password, so it is no argument) and
+    stays open as the pipe whose end says that the host is gone.
+    """
+    status_reading, status_writing = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qml_mp.supervisor.embedded", str(status_writing)],
+            stdin=subprocess.PIPE,
+            pass_fds=(status_writing,),
+            process_group=0,  # the host's Ctrl-C is the host's affair
+        )
+    except BaseException:
+        os.close(status_reading)
+        raise
+    finally:
+        os.close(status_writing)
+    assert process.stdin is not None
+    host_fd = os.dup(process.stdin.fileno())
+    order = {"config": _plain(config), "url": url, "app": source.spec, "path": sys.path}
+    process.stdin.write(json.dumps(order).encode() + b"\n")
+    process.stdin.close()
+    process.returncode = 0  # collected by its Child, not by the Popen object
+    pidfd = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
+    child = Child(pid=process.pid, pidfd=pidfd, started_ticks=0)
+    return RemoteSupervisor(child, host_fd=host_fd, status_fd=status_reading)
+
+
+def report(status_fd: int, run: Callable[[Callable[[], None]], int]) -> int:
+    """Run the supervisor and tell the host: ready, or the error (in the supervisor's process)."""
+    try:
+        return run(lambda: _tell(status_fd, READY))
+    except QmlError as error:
+        _tell(status_fd, json.dumps({"type": type(error).__name__, "message": str(error)}))
+        return 3 if isinstance(error, WorkerBootError) else 1
+
+
+def _tell(status_fd: int, text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(status_fd, text.encode())
+
+
+def _reported(status: str) -> QmlError:
+    try:
+        told = json.loads(status)
+        kind = getattr(errors, told["type"])
+    except (ValueError, AttributeError, KeyError):
+        return StorageError("The supervisor's process died before it was ready; its output says why.")
+    error: QmlError = kind(told["message"])
+    return error
+
+
+def _plain(config: ServerConfig) -> dict[str, object]:
+    return {
+        name: value.total_seconds() if isinstance(value, timedelta) else value
+        for name, value in asdict(config).items()
+    }

@@ -1,0 +1,320 @@
+"""Supervisor: the parent process of a running server. Read `run` and `_turn`: they are the contents.
+
+One thread, one place that waits, and no user code. Keeping workers alive, pushing overdue jobs
+and stopping never depend on storage: whatever needs storage is a tick, and ticks may fail.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+
+from qml_mp.child.source import ProgramSource
+from qml_mp.clock import Clock, SystemClock
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.errors import StorageError, WorkerBootError
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.chores import Chores
+from qml_mp.supervisor.cleanup import cleanup_tick
+from qml_mp.supervisor.fleet import Fleet, Quarters
+from qml_mp.supervisor.guardian import Guardian
+from qml_mp.supervisor.heartbeat import heartbeat_tick, neighbour_tick
+from qml_mp.supervisor.ladder import Graces, kill_now
+from qml_mp.supervisor.news import News
+from qml_mp.supervisor.presence import Presence
+from qml_mp.supervisor.pushing import Pusher
+from qml_mp.supervisor.recurring import recurring_tick
+from qml_mp.supervisor.scheduler import scheduler_tick
+from qml_mp.supervisor.settle import how_it_died
+from qml_mp.supervisor.signals import SignalInbox
+from qml_mp.supervisor.sweep import sweep_at_start
+from qml_mp.supervisor.ticks import Tick, TickTable
+from qml_mp.supervisor.title import show_supervisor_title
+from qml_mp.supervisor.wait import wait_for
+
+logger = logging.getLogger(__name__)
+
+STORAGE_PATIENCE = timedelta(seconds=0.2)
+"""Longest that a supervisor lets one operation wait for a lock of somebody else."""
+_LAST_WORDS_S = 0.7  # after the last worker is gone: what settling and deregistering may still take
+_SILENT_DEATHS_AT_BOOT = 5  # of first workers that die without an error to show
+
+
+class ExitCode:
+    """What `run` returns, of the codes that the command line documents."""
+
+    FINE = 0
+    JOBS_KILLED = 6
+
+
+class Supervisor:
+    """One run of a server. `run()` returns when it has stopped; an instance runs once."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        storage: Storage,
+        source: ProgramSource,
+        *,
+        recurring: tuple[RecurringJob, ...] = (),
+        burst: bool = False,
+        host_fd: int | None = None,
+        on_ready: Callable[[], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """`host_fd` is the reading end of a pipe whose end of file (or any byte) means stop;
+        `on_ready` is called once, when the first worker is ready."""
+        self._config = config
+        self._storage = storage
+        self._source = source
+        self._recurring = recurring
+        self._host_fd = host_fd
+        self._on_ready = on_ready
+        self._clock = clock or SystemClock()
+        self._signals = SignalInbox()
+        self._presence = Presence(config, storage)
+        self._news = News(storage, self._clock)
+        quarters = Quarters(
+            config=config,
+            url=storage.url,
+            source=source,
+            before_fork=self._before_fork,
+            own_fds=self._own_fds,
+        )
+        self._fleet = Fleet(quarters, server_id=self._presence.id, clock=self._clock)
+        self._guardian = Guardian(self._fleet.slots, config.orphan_grace)
+        graces = Graces(
+            cancel_grace=config.cancel_grace,
+            term_grace=config.term_grace,
+            shutdown_timeout=config.shutdown_timeout,
+        )
+        self._graces = graces
+        self._pusher = Pusher(self._fleet, graces, self._clock)
+        self._chores = Chores(config, fleet=self._fleet, graces=graces, clock=self._clock)
+        self._ticks = TickTable(
+            self._all_ticks(burst), storage=storage, clock=self._clock, rng=random.Random()
+        )
+        self._paused = False
+        self._jobs_killed = False
+
+    def run(self) -> int:
+        """Supervise until told to stop; an `ExitCode`.
+
+        Raises `StorageError` when storage cannot be used at the start, and `WorkerBootError` when
+        no worker can boot. Whatever happens, no process and no descriptor of ours is left, and
+        no claim unless storage is down.
+        """
+        with self._signals:
+            self._open()
+            try:
+                while not (self._is_stopping and not len(self._fleet)):
+                    self._turn()
+            finally:
+                self._close()
+        if self._fleet.boot_error is not None and not self._fleet.was_ever_ready:
+            raise WorkerBootError(self._fleet.boot_error)
+        return ExitCode.JOBS_KILLED if self._jobs_killed else ExitCode.FINE
+
+    def _open(self) -> None:
+        """Recover what earlier runs left, then say who we are."""
+        sweep_at_start(self._storage, self._config, own_id=self._presence.id)
+        self._presence.register()
+        for template in self._recurring:
+            self._storage.upsert_recurring_job(template)
+        show_supervisor_title(self._source.label, self._config.worker_count)
+
+    def _turn(self) -> None:
+        """One round: wait for whatever comes first, then see to everything, the urgent before the slow."""
+        self._staff()
+        ready = wait_for(self._watched(), until=self._next_at())
+        self._heed_signals()
+        self._heed_host(ready)
+        self._bury_the_dead()
+        self._fleet.look()
+        self._staff()
+        self._pusher.push()
+        self._heed_news()
+        self._run_ticks()
+
+    def _close(self) -> None:
+        """After the last worker (or an error): kill what is left, settle, deregister, let go."""
+        self._fleet.kill_all(CancelReason.SHUTDOWN)
+        while len(self._fleet):
+            wait_for(self._fleet.pidfds, until=self._clock.monotonic() + 0.05)
+            self._bury_the_dead()
+        self._guardian.dismiss()
+        self._news.close()
+        self._say_last_words()
+        self._storage.close()
+        logger.info("Stopped")
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._pusher.stopping is not None
+
+    def _watched(self) -> list[int]:
+        guardian = [] if self._guardian.pidfd is None else [self._guardian.pidfd]
+        host_fd = [] if self._host_fd is None else [self._host_fd]
+        return [self._signals.fds[0], *self._fleet.pidfds, *guardian, *host_fd, *self._news.fds]
+
+    def _next_at(self) -> float:
+        """The next instant at which something is due although nothing happens."""
+        wishes = [self._ticks.next_at(), self._news.next_at(), self._pusher.next_at()]
+        if not self._is_stopping:
+            wishes.append(self._fleet.next_at())
+        return min((at for at in wishes if at is not None), default=float("inf"))
+
+    def _heed_signals(self) -> None:
+        for number in self._signals.take():
+            match number:
+                case signal.SIGTERM | signal.SIGINT:
+                    self._stop(now=self._is_stopping, why=number.name)
+                case signal.SIGQUIT:
+                    self._stop(now=True, why=number.name)
+                case signal.SIGHUP:
+                    logger.info("Replacing the workers one by one")
+                    self._fleet.replace_all()
+                case signal.SIGTTIN:
+                    self._fleet.resize(self._fleet.size + 1)
+                case signal.SIGTTOU:
+                    self._fleet.resize(self._fleet.size - 1)
+                case signal.SIGUSR1:
+                    self._fleet.signal_all(signal.SIGUSR1)
+                case signal.SIGUSR2:
+                    self._pause()
+                case _:
+                    pass  # SIGCHLD: it woke us, and the dead are looked for at every turn
+
+    def _heed_host(self, ready: frozenset[int]) -> None:
+        if self._host_fd is not None and self._host_fd in ready:
+            self._host_fd = None  # at its end it would stay readable
+            self._stop(now=False, why="the host stopped it or is gone")
+
+    def _bury_the_dead(self) -> None:
+        for death in self._fleet.reap():
+            self._chores.remember(death)
+            self._ticks.make_due("settle")
+            if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
+                self._jobs_killed = True
+            failures = self._fleet.backoff.failures
+            if self._fleet.boot_error is None and failures >= _SILENT_DEATHS_AT_BOOT:
+                how = how_it_died(death.process)
+                self._fleet.boot_error = f"{failures} workers died while booting; the last one {how}."
+        if self._fleet.boot_error is not None and not self._fleet.was_ever_ready:
+            self._stop(now=True, why="no worker can boot")
+
+    def _staff(self) -> None:
+        """Have the guardian and the right number of workers; tell the host once the first one is ready."""
+        if self._is_stopping:
+            return
+        if self._guardian.is_missing:
+            self._before_fork()
+            try:
+                self._guardian.start(self._own_fds())
+            except OSError as error:
+                logger.error("Cannot fork the guardian: %s; will try again", error)
+        self._fleet.top_up()
+        if self._on_ready is not None and (self._fleet.was_ever_ready or self._fleet.size == 0):
+            on_ready, self._on_ready = self._on_ready, None
+            on_ready()
+
+    def _heed_news(self) -> None:
+        missed = self._news.listen()
+        if self._news.take() or missed:
+            self._ticks.hasten()
+            self._wake()
+
+    def _run_ticks(self) -> None:
+        """Not while a storage that hangs could keep us from a worker that must be pushed soon."""
+        if not (self._ticks.storage_is_down and self._pusher.is_due_within(STORAGE_PATIENCE.total_seconds())):
+            self._ticks.run_due()
+
+    def _stop(self, *, now: bool, why: str) -> None:
+        """Begin to stop, or with `now` end it: kill what runs and give its jobs back."""
+        instant = self._clock.monotonic()
+        if now:
+            logger.warning("Stopping now (%s)", why)
+            self._pusher.stopping = kill_now(now=instant)
+        elif not self._is_stopping:
+            logger.info("Stopping (%s): running jobs have %s", why, self._config.shutdown_timeout)
+            self._pusher.stopping = self._graces.shutdown(stopped=instant)
+
+    def _pause(self) -> None:
+        """Stop claiming, or begin again."""
+        self._paused = not self._paused
+        logger.info("Claims are %s", "paused" if self._paused else "resumed")
+        for member in self._fleet:
+            member.pause() if self._paused else member.wake()
+
+    def _wake(self) -> None:
+        if not self._paused:
+            self._fleet.wake_idle()
+
+    def _declared_dead(self) -> None:
+        """Our jobs are others' now: end them here, and go on under a new id."""
+        self._fleet.kill_all(CancelReason.ORPHANED)
+        self._presence.renew()
+        self._fleet.rename(self._presence.id)
+
+    def _say_last_words(self) -> None:
+        """Settle the last dead and leave the registry; what storage does not take in time, the next
+        server finds."""
+        deadline = self._clock.monotonic() + _LAST_WORDS_S
+        while self._chores.unsettled and self._clock.monotonic() < deadline:
+            self._ticks.run("settle")
+            if self._chores.unsettled:
+                wait_for([], until=self._clock.monotonic() + 0.02)
+        if self._chores.unsettled:
+            logger.error(
+                "Storage does not answer; the next server gives %s workers' jobs back", self._chores.unsettled
+            )
+            return
+        try:
+            self._storage.deregister_server(self._presence.id)
+        except StorageError as error:
+            logger.warning("Could not leave the registry: %s", error)
+
+    def _before_fork(self) -> None:
+        """No storage handle crosses a fork."""
+        self._news.close()
+        self._storage.close()
+
+    def _own_fds(self) -> list[int]:
+        host_fd = [] if self._host_fd is None else [self._host_fd]
+        return [*self._signals.fds, *self._guardian.fds, *self._news.own_fds, *host_fd, *self._fleet.fds]
+
+    def _all_ticks(self, burst: bool) -> list[Tick]:
+        """The chores and the four loops, in the order in which they run when several are due."""
+        config, chores = self._config, self._chores
+        ticks = [chores.settle_tick(wake=self._wake), chores.cancel_tick(own_id=self._own_id)]
+        if self._presence.has_heartbeat:
+            ticks.append(
+                heartbeat_tick(
+                    config,
+                    own_id=self._own_id,
+                    worker_pids=self._fleet.pids,
+                    declared_dead=self._declared_dead,
+                    wake=self._wake,
+                )
+            )
+        if config.enable_scheduler:
+            ticks.append(scheduler_tick(config, wake=self._wake))
+        if config.enable_recurring:
+            ticks.append(recurring_tick(config, wake=self._wake))
+        if config.enable_cleanup:
+            ticks.append(cleanup_tick(config))
+        ticks.append(neighbour_tick(own_id=self._own_id, wake=self._wake))
+        ticks.append(chores.stray_tick(own_id=self._own_id, wake=self._wake))
+        if burst:
+            ticks.append(
+                chores.burst_tick(nothing_left=lambda: self._stop(now=False, why="nothing is left to do"))
+            )
+        return ticks
+
+    def _own_id(self) -> str:
+        return self._presence.id

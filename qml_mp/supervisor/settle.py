@@ -1,0 +1,119 @@
+"""Supervisor: finish the claims of a dead worker on its behalf, as often as it takes to be heard."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from dataclasses import dataclass
+
+from qml_mp.child.exits import WorkerExit
+from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.core.outcome import (
+    AttemptKind,
+    Cancelled,
+    ErrorInfo,
+    Failure,
+    Outcome,
+    ProcessFacts,
+    Release,
+    Retry,
+    judge_crash,
+)
+from qml_mp.ipc.slot import Activity, SlotView
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.storage.protocol import Retention, Storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """What is known of a worker that is proved dead."""
+
+    worker_id: str
+    number: int
+    pid: int
+    process: ProcessFacts
+    slot: SlotView | None
+    """The last thing it said; None when it died saying it."""
+    killed_for: CancelReason | None = None
+    """Why we killed it; None: it died by itself."""
+    killed_key: ClaimKey | None = None
+    """The claim that the kill was meant for; None: whatever it held."""
+
+    @property
+    def was_orderly(self) -> bool:
+        """It left as designed, with no job in hand."""
+        return self.process.exit_code in (WorkerExit.LEFT, WorkerExit.RECYCLED)
+
+    @property
+    def was_busy(self) -> bool:
+        """It had a job in hand."""
+        return self.slot is not None and self.slot.activity in (Activity.RUNNING, Activity.FINISHING)
+
+
+def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Retention) -> int:
+    """Finish every claim that the worker holds, and remove its row; how many claims there were.
+
+    Safe to repeat: each write is guarded by its claim. Raises `StorageError` when not all of it
+    could be written.
+    """
+    claims = storage.claims_of_worker(death.worker_id)
+    for claim in claims:
+        outcome = judge(death, claim, max_crashes=max_crashes)
+        finished = storage.finish(claim, outcome, retention=retention)
+        logger.warning(
+            "Job %s of worker %s (pid %s), which %s, is %s",
+            claim.job.id,
+            death.number,
+            death.pid,
+            how_it_died(death.process),
+            finished.state or "somebody else's now",
+            extra={"job_id": claim.job.id, "worker_id": death.worker_id, "attempt": claim.job.claim_seq},
+        )
+    storage.deregister_worker(death.worker_id)
+    return len(claims)
+
+
+def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
+    """What the death means for a claim that the worker held."""
+    if death.killed_key is not None and death.killed_key != claim.key:
+        return Release(reason="the worker was killed for the job before")
+    match death.killed_for:
+        case CancelReason.SHUTDOWN | CancelReason.ORPHANED:
+            return Release(reason="the server stopped")
+        case CancelReason.CANCELLED:
+            return Cancelled(reason="cancelled from outside", process=death.process)
+        case CancelReason.TIMEOUT:
+            return _timed_out(death)
+        case None:
+            error = ErrorInfo(
+                type="WorkerDied",
+                message=f"The worker process (pid {death.pid}) {how_it_died(death.process)}.",
+            )
+            return judge_crash(
+                crashes_before=claim.job.crashes, max_crashes=max_crashes, error=error, process=death.process
+            )
+
+
+def how_it_died(process: ProcessFacts) -> str:
+    """ "was killed by SIGKILL", "exited with code 1": for people."""
+    if process.signal is not None:
+        try:
+            return f"was killed by {signal.Signals(process.signal).name}"
+        except ValueError:
+            return f"was killed by signal {process.signal}"
+    if process.exit_code is not None:
+        return f"exited with code {process.exit_code}"
+    return "died in a way that was not told"
+
+
+def _timed_out(death: Death) -> Retry | Failure:
+    error = ErrorInfo(
+        type="JobTimeout", message="The job passed its time limit, did not end when asked, and was killed."
+    )
+    if death.slot is None or death.slot.timeout_retry_in is None:
+        return Failure(error=error, kind=AttemptKind.TIMEOUT, process=death.process)
+    return Retry(
+        error=error, delay=death.slot.timeout_retry_in, kind=AttemptKind.TIMEOUT, process=death.process
+    )

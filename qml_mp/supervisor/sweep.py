@@ -1,0 +1,81 @@
+"""Supervisor: recovery of jobs that a run of a server left in Processing, judged by who owns them.
+
+Kill before reclaim: of a dead supervisor of this host, every worker that may still run is killed
+and proved dead before its job is given to another. Owners on other hosts are judged by silence,
+owners of whom nothing is known by age alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterable
+
+from qml_mp import host
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.wait import wait_for
+
+logger = logging.getLogger(__name__)
+
+_PROOF_AT_START_S = 2.0
+_PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks again at the next turn
+_LOOK_EVERY_S = 0.01
+
+
+def sweep_at_start(storage: Storage, config: ServerConfig, *, own_id: str) -> int:
+    """Give back what earlier runs left behind; how many jobs."""
+    recovered = reclaim_from_dead_neighbours(storage, own_id=own_id, proof_s=_PROOF_AT_START_S)
+    spared = [server.id for server in storage.list_servers() if _may_be_alive(storage, server, config)]
+    stale_before = storage.now() - config.stale_processing_after
+    recovered += storage.requeue_stranded_jobs(stale_before, spare_servers=[own_id, *spared])
+    if recovered:
+        logger.warning("%s stranded jobs are enqueued again", recovered)
+    return recovered
+
+
+def reclaim_from_dead_neighbours(storage: Storage, *, own_id: str, proof_s: float = _PROOF_IN_LOOP_S) -> int:
+    """Reclaim from servers whose process is proved dead from here; how many jobs.
+
+    A server whose workers are not proved dead within `proof_s` is left for the next time.
+    """
+    recovered = 0
+    for server in storage.list_servers():
+        if server.id == own_id or host.is_alive(server.process) is not False:
+            continue
+        workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
+        if _all_proved_dead(workers, proof_s=proof_s):
+            count = storage.reclaim_server(server.id, silent_for=None)
+            logger.warning("Server %s is dead; %s of its jobs are enqueued again", server.id, count)
+            recovered += count
+    return recovered
+
+
+def _may_be_alive(storage: Storage, server: ServerInfo, config: ServerConfig) -> bool:
+    alive = host.is_alive(server.process)
+    if alive is None and server.heartbeat_enabled:
+        return storage.now() - server.last_heartbeat < config.dead_server_timeout
+    return alive is not False
+
+
+def _all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float) -> bool:
+    """Kill what lives of these workers, with their groups, and wait for the proof."""
+    living = [worker for worker in workers if host.is_alive(worker) is not False]
+    for worker in living:
+        logger.warning("Killing worker pid %s, which has outlived its supervisor", worker.pid)
+        _kill(worker)
+    deadline = time.monotonic() + proof_s
+    while living and time.monotonic() < deadline:
+        wait_for([], until=time.monotonic() + _LOOK_EVERY_S)
+        living = [worker for worker in living if host.is_alive(worker) is not False]
+    return not living
+
+
+def _kill(worker: ProcessIdentity) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if host.is_alive(worker) is True:  # asked right before, so that the pid is still its own
+            os.killpg(worker.pid, signal.SIGKILL)

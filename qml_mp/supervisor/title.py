@@ -1,0 +1,13 @@
+"""Supervisor: what `ps` shows of it."""
+
+from __future__ import annotations
+
+import sys
+
+import setproctitle
+
+
+def show_supervisor_title(label: str, workers: int) -> None:
+    """ "qml-mp: supervisor [tasks:app] 8 workers". Not on macOS, where it can kill forked children."""
+    if sys.platform != "darwin":
+        setproctitle.setproctitle(f"qml-mp: supervisor [{label}] {workers} workers")

@@ -1,0 +1,86 @@
+# Sourced by scripts/* and .ci/run: the project's virtual environments. Needs bash, any version.
+# Not for `cd`: everything is named from the repository's root, so the callers run from anywhere.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Whether the program is a Python of at least 3.11 that can make virtual environments. It is run,
+# because a pyenv shim can exist and not run, and Debian's Python can lack ensurepip.
+# usable_python PROGRAM [MAJOR.MINOR]: with a version, exactly that one.
+usable_python() {
+    "$1" -c '
+import sys, venv, ensurepip
+wanted = sys.argv[1:] and tuple(map(int, sys.argv[1].split(".")))
+sys.exit(sys.version_info < (3, 11) or bool(wanted) and sys.version_info[:2] != wanted)
+' ${2:+"$2"} </dev/null >/dev/null 2>&1
+}
+
+# Every place where a python of the version may be, one a line: PATH (all of it, since the first
+# hit may be a shim that does not run), /usr/bin, and pyenv's own folders.
+python_candidates() {
+    type -ap "python$1"
+    printf '%s\n' "/usr/bin/python$1" "/usr/local/bin/python$1"
+    local folder
+    for folder in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1"*; do
+        [ -x "$folder/bin/python$1" ] && printf '%s\n' "$folder/bin/python$1"
+    done
+    return 0
+}
+
+# Print the first python of exactly the version that works here; fail without a word if none does.
+find_python_version() {
+    local candidate
+    while IFS= read -r candidate; do
+        if usable_python "$candidate" "$1"; then
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+    done < <(python_candidates "$1")
+    return 1
+}
+
+# Print $PYTHON, else the first usable python of 3.11, 3.12, 3.13 and whatever python3 is.
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        usable_python "$PYTHON" || die "\$PYTHON is $PYTHON, which does not run as a Python of at least 3.11 with venv and ensurepip."
+        printf '%s\n' "$PYTHON"
+        return 0
+    fi
+    local version candidate
+    for version in 3.11 3.12 3.13; do
+        find_python_version "$version" && return 0
+    done
+    while IFS= read -r candidate; do
+        if usable_python "$candidate"; then
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+    done < <(type -ap python3)
+    die "No Python of at least 3.11 with venv and ensurepip runs here. Install one (Debian: apt-get install python3 python3-venv; macOS: brew install python@3.13), or name it in \$PYTHON."
+}
+
+# make_venv PYTHON GROUP: a virtual environment in the repository with the project (editable) and the
+# dependency group in it; prints its folder. Reused while pyproject.toml is as it was.
+make_venv() {
+    local python=$1 group=$2 version venv stamp wanted
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null)
+    venv="$ROOT/.venv-$version"
+    stamp="$venv/.installed-$group"
+    wanted="$ROOT $(cksum <"$ROOT/pyproject.toml")"  # with the folder: an environment cannot be moved
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c '' </dev/null 2>/dev/null; then
+        say "Making $venv with the dependency group $group"
+        if ! usable_python "$venv/bin/python" "$version"; then
+            rm -rf "$venv"
+        fi
+        "$python" -m venv "$venv" </dev/null >&2 || die "Making the virtual environment $venv failed."
+        # pip 25.1 is the first that knows dependency groups.
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' </dev/null >&2 \
+            || die "Upgrading pip in $venv failed; see above."
+        (cd "$ROOT" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e . --group "$group") </dev/null >&2 \
+            || die "Installing the project and its group $group into $venv failed; see above."
+        printf '%s\n' "$wanted" >"$stamp"
+    fi
+    printf '%s\n' "$venv"
+}

@@ -1,0 +1,201 @@
+"""Where settings come from, and which source wins."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from qml_mp.errors import ConfigurationError
+from qml_mp.settings import ServerConfig
+from qml_mp.sources import load_app_spec, load_config, load_url, split_queues
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory, shielded from settings files above it and from the environment."""
+    for name in ("URL", "APP", "WORKERS", "WORKER_COUNT", "QUEUES", "JOB_TIMEOUT"):
+        monkeypatch.delenv(f"QML_MP_{name}", raising=False)
+    (tmp_path / "qml-mp.toml").touch()
+    below = tmp_path / "project"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    return below
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    assert load_url() == "sqlite:///qml.db"
+    assert load_app_spec(None) is None
+    assert load_config(flags={}, code=None) == ServerConfig()
+
+
+def test_a_flag_wins_over_the_code_the_environment_and_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "qml-mp.toml").write_text("worker_count = 2\n")
+    monkeypatch.setenv("QML_MP_WORKERS", "3")
+    code = ServerConfig(worker_count=4)
+
+    config = load_config(flags={"worker_count": 6, "queues": None}, code=code)
+
+    assert config.worker_count == 6
+    assert config.queues == ("default",)
+
+
+def test_the_code_wins_over_the_environment_where_it_differs_from_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QML_MP_WORKERS", "3")
+    monkeypatch.setenv("QML_MP_JOB_TIMEOUT", "90s")
+    code = ServerConfig(worker_count=4)
+
+    config = load_config(flags={}, code=code)
+
+    assert config.worker_count == 4
+    assert config.job_timeout == timedelta(seconds=90)
+
+
+def test_the_environment_wins_over_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "qml-mp.toml").write_text('url = "sqlite:///file.db"\napp = "file:app"\nworkers = 2\n')
+    monkeypatch.setenv("QML_MP_URL", "sqlite:///env.db")
+    monkeypatch.setenv("QML_MP_APP", "env:app")
+    monkeypatch.setenv("QML_MP_WORKERS", "3")
+
+    assert load_url() == "sqlite:///env.db"
+    assert load_app_spec(None) == "env:app"
+    assert load_config(flags={}, code=None).worker_count == 3
+
+
+def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QML_MP_URL", "sqlite:///env.db")
+    monkeypatch.setenv("QML_MP_APP", "env:app")
+
+    assert load_url("memory://") == "memory://"
+    assert load_app_spec("given:app") == "given:app"
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QML_MP_URL", "")
+    monkeypatch.setenv("QML_MP_WORKERS", "")
+
+    assert load_url() == "sqlite:///qml.db"
+    assert load_config(flags={}, code=None).worker_count == 5
+
+
+def test_every_type_of_field_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QML_MP_QUEUES", "images, default")
+    monkeypatch.setenv("QML_MP_ENABLE_HEARTBEAT", "off")
+    monkeypatch.setenv("QML_MP_MAX_MEMORY", "512MiB")
+    monkeypatch.setenv("QML_MP_MAX_JOBS", "100")
+    monkeypatch.setenv("QML_MP_SHUTDOWN_TIMEOUT", "1m30s")
+    monkeypatch.setenv("QML_MP_SERVER_NAME", "blue")
+
+    config = load_config(flags={}, code=None)
+
+    assert config.queues == ("images", "default")
+    assert config.enable_heartbeat is False
+    assert config.max_memory == 512 * 1024**2
+    assert config.max_jobs == 100
+    assert config.shutdown_timeout == timedelta(seconds=90)
+    assert config.server_name == "blue"
+
+
+def test_a_star_is_every_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QML_MP_QUEUES", "*")
+
+    assert load_config(flags={}, code=None).queues == ()
+    assert split_queues("a,*", what="-q") == ("a", "*")  # which ServerConfig refuses as a name
+
+
+def test_the_nearest_file_upwards_is_the_only_one_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "qml-mp.toml").write_text('app = "far:app"\nworkers = 2\n')
+    (folder / "pyproject.toml").write_text("[tool.qml-mp]\nworkers = 7\n")
+    below = folder / "src"
+    below.mkdir()
+    monkeypatch.chdir(below)
+
+    assert load_config(flags={}, code=None).worker_count == 7
+    assert load_app_spec(None) is None
+
+
+def test_a_pyproject_without_our_table_is_passed_over(folder: Path) -> None:
+    (folder.parent / "qml-mp.toml").write_text("workers = 2\n")
+    (folder / "pyproject.toml").write_text("[tool.other]\nx = 1\n")
+
+    assert load_config(flags={}, code=None).worker_count == 2
+
+
+def test_a_relative_sqlite_path_in_a_file_is_relative_to_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "qml-mp.toml").write_text('url = "sqlite:///data/jobs.db"\n')
+    below = folder / "src"
+    below.mkdir()
+    monkeypatch.chdir(below)
+
+    assert load_url() == f"sqlite:///{folder}/data/jobs.db"
+
+
+def test_other_urls_in_a_file_are_taken_as_they_are(folder: Path) -> None:
+    (folder / "qml-mp.toml").write_text('url = "sqlite:////var/jobs.db"\n')
+
+    assert load_url() == "sqlite:////var/jobs.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("worker = 2", "did you mean worker"),
+        ("shutdown-timeout = 2", "did you mean shutdown_timeout?"),
+        ("colour = 'red'", "known are url, app"),
+        ("workers = 2\nworker_count = 3", "set twice"),
+        ("workers = 'many'", "worker_count is 'many'"),
+        ("enable_scheduler = 'yes'", "true or false"),
+        ("queues = 'default'", "a list of names"),
+        ("queues = ['a b']", "qml-mp.toml"),
+        ("url = 5", "it must be text"),
+        ("server_name = 5", "it must be text"),
+        ("workers = = 2", "cannot be read"),
+    ],
+)
+def test_a_bad_settings_file_is_refused_by_name(folder: Path, text: str, named: str) -> None:
+    (folder / "qml-mp.toml").write_text(text)
+
+    with pytest.raises(ConfigurationError) as refusal:
+        _load_all()
+
+    assert named in str(refusal.value)
+    assert "qml-mp.toml" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("QML_MP_WORKERS", "many"),
+        ("QML_MP_WORKERS", "-1"),
+        ("QML_MP_JOB_TIMEOUT", "soon"),
+        ("QML_MP_ENABLE_CLEANUP", "perhaps"),
+        ("QML_MP_MAX_MEMORY", "large"),
+        ("QML_MP_QUEUES", " , "),
+        ("QML_MP_QUEUES", "a b"),
+    ],
+)
+def test_a_bad_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
+    monkeypatch.setenv(variable, text)
+
+    with pytest.raises(ConfigurationError, match=variable):
+        load_config(flags={}, code=None)
+
+
+def test_one_setting_under_two_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QML_MP_WORKERS", "2")
+    monkeypatch.setenv("QML_MP_WORKER_COUNT", "3")
+
+    with pytest.raises(ConfigurationError, match="both set"):
+        load_config(flags={}, code=None)
+
+
+def _load_all() -> None:
+    load_config(flags={}, code=None)
+    load_url()

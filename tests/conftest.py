@@ -1,0 +1,28 @@
+"""Tests: what every part of the suite shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.postgres_cluster import ClusterError, throwaway_cluster
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a real PostgreSQL database: `$QML_MP_TEST_URL`, else a cluster that lives as long as the run.
+
+    The tests share the database; each uses a schema of its own. Fails, and never skips, when there
+    is no server to be had.
+    """
+    given = os.environ.get("QML_MP_TEST_URL")
+    if given:
+        yield given
+        return
+    try:
+        with throwaway_cluster() as url:
+            yield url
+    except ClusterError as error:
+        pytest.fail(str(error), pytrace=False)

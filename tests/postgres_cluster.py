@@ -1,0 +1,234 @@
+"""Tests: a throw-away PostgreSQL cluster, kept and removed by a guard process.
+
+The guard is this file run as a program. It starts the server, prints its URL, and waits for the
+end of its standard input. That end comes however the test run ends (return, Ctrl-C, SIGKILL), so
+the server is always stopped and its folder always removed. Standard library alone, so that it
+also runs before anything is installed.
+
+    python tests/postgres_cluster.py find     print the folder of the server programs
+    python tests/postgres_cluster.py guard    serve until standard input ends
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FSYNC_VARIABLE = "QML_MP_TEST_FSYNC"
+"""Set it to "off" for faster runs that do not care what a power cut would do."""
+
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 20.0
+_PORT_TRIES = 5
+_HOW_TO_INSTALL = (
+    "The tests need the PostgreSQL server programs (initdb, postgres) and found none in PATH, in "
+    "`pg_config --bindir` or in /usr/lib/postgresql/*/bin. Install them (Debian: apt-get install "
+    "postgresql; macOS: brew install postgresql@16), or set QML_MP_TEST_URL to the URL of a "
+    "database that the tests may fill with schemas of their own."
+)
+
+
+class ClusterError(Exception):
+    """The server cannot be found or started; the text says what to do."""
+
+
+@contextmanager
+def throwaway_cluster() -> Iterator[str]:
+    """Serve a fresh cluster for the length of the block; yields the URL of its database."""
+    guard = subprocess.Popen(
+        [sys.executable, __file__, "guard"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C at the terminal is for the tests, not for their server
+    )
+    assert guard.stdin is not None
+    assert guard.stdout is not None
+    try:
+        answer = guard.stdout.readline().strip()
+        if not answer.startswith("postgresql://"):
+            raise ClusterError(answer or "The guard of the PostgreSQL cluster died without a word.")
+        yield answer
+    finally:
+        guard.stdin.close()
+        guard.wait(_STOP_TIMEOUT_S + 10)
+        guard.stdout.close()
+
+
+def find_server_programs() -> Path:
+    """The folder that holds initdb and postgres; raises `ClusterError` with what to install."""
+    for folder in _program_folders():
+        if all(os.access(folder / program, os.X_OK) for program in ("initdb", "postgres")):
+            return folder
+    raise ClusterError(_HOW_TO_INSTALL)
+
+
+def _program_folders() -> Iterator[Path]:
+    in_path = shutil.which("postgres")
+    if in_path:
+        # Resolved, because initdb looks for the other programs beside itself.
+        yield Path(in_path).resolve().parent
+    pg_config = shutil.which("pg_config")
+    if pg_config:
+        answer = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
+        if answer.returncode == 0:
+            yield Path(answer.stdout.strip())
+    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_major_version, reverse=True)
+    yield from sorted(Path("/opt/homebrew/opt").glob("postgresql@*/bin"), reverse=True)
+
+
+def _major_version(folder: Path) -> int:
+    digits = re.match(r"\d+", folder.parent.name)
+    return int(digits[0]) if digits else 0
+
+
+def _guard() -> int:
+    """Start, print the URL (or the error) as one line, wait for the end of stdin, stop and remove."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # As root the folder must be one that the unprivileged user can reach, whatever TMPDIR says.
+    folder = Path(tempfile.mkdtemp(prefix="qml-mp-pg-", dir="/tmp" if os.geteuid() == 0 else None))
+    server: subprocess.Popen[bytes] | None = None
+    try:
+        try:
+            programs = find_server_programs()
+            user = _unprivileged_user()
+            _initialise(programs, folder, user)
+            server, url = _start(programs, folder, user)
+        except (ClusterError, OSError) as error:
+            print(" ".join(str(error).split()), flush=True)
+            return 1
+        print(url, flush=True)
+        sys.stdin.read()
+        return 0
+    finally:
+        if server is not None:
+            _stop(server)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unprivileged_user() -> pwd.struct_passwd | None:
+    """Whom to run the server as; None: as ourselves. The server refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise ClusterError("PostgreSQL refuses to run as root, and there is no user postgres or nobody.")
+
+
+def _initialise(programs: Path, folder: Path, user: pwd.struct_passwd | None) -> None:
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    command = [
+        programs / "initdb", "--pgdata", folder / "data", "--username", "postgres", "--auth", "trust",
+        "--encoding", "UTF8", "--locale", "C",
+        "--no-sync",  # an empty cluster is not worth a wait for the disk
+    ]  # fmt: skip
+    with (folder / "initdb.log").open("wb") as log:
+        status = _run_as(command, folder, user, log.fileno()).wait()
+    if status != 0:
+        raise ClusterError(f"initdb failed: {_tail(folder / 'initdb.log')}")
+
+
+def _start(
+    programs: Path, folder: Path, user: pwd.struct_passwd | None
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A running server and its URL. Another program may take the free port first: then try again."""
+    fsync = os.environ.get(FSYNC_VARIABLE, "on")
+    for _ in range(_PORT_TRIES):
+        port = _free_port()
+        command = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port)]
+        for setting in ("listen_addresses=127.0.0.1", f"fsync={fsync}", "max_connections=200"):
+            command += ["-c", setting]
+        with (folder / "server.log").open("wb") as log:
+            server = _run_as(command, folder, user, log.fileno())
+        if _became_ready(server, folder / "data" / "postmaster.pid"):
+            return server, f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        _stop(server)
+        if "Address already in use" not in _tail(folder / "server.log"):
+            break
+    raise ClusterError(f"The PostgreSQL server did not start: {_tail(folder / 'server.log')}")
+
+
+def _run_as(
+    command: list[str | Path], folder: Path, user: pwd.struct_passwd | None, log_fd: int
+) -> subprocess.Popen[bytes]:
+    identity = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=log_fd,
+        stderr=log_fd,
+        extra_groups=None if user is None else [],
+        # Settings of the caller (PGDATA, PGOPTIONS, …) are not meant for this server.
+        env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+        **identity,
+    )
+
+
+def _became_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
+    """Wait as pg_ctl does: line 8 of postmaster.pid says "ready" once connections are accepted."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            lines = pid_file.read_text().splitlines()
+        except OSError:
+            lines = []
+        if len(lines) >= 8 and lines[7].strip() == "ready":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """Immediate shutdown: nothing in the cluster is worth a checkpoint."""
+    server.send_signal(signal.SIGQUIT)
+    try:
+        server.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-1500:]
+
+
+def main(arguments: list[str]) -> int:
+    """Run as a program; see the module's docstring."""
+    if arguments == ["guard"]:
+        return _guard()
+    if arguments == ["find"]:
+        try:
+            print(find_server_programs())
+        except ClusterError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

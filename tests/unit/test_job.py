@@ -1,0 +1,117 @@
+"""Tests: a job as a value."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from qml_mp.core.job import Claim, ClaimKey, Job, attempt_to_json
+from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
+from qml_mp.core.state import AwaitingRetry, Enqueued, Scheduled, StateName, Succeeded
+from qml_mp.errors import ConfigurationError, InvalidJob
+
+NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
+
+
+def test_a_new_job_is_enqueued_now() -> None:
+    job = Job.new("resize", {"path": "a.png"}, queue="images", now=NOW)
+
+    assert job.state == Enqueued(enqueued_at=NOW, queue="images")
+    assert job.state_name is StateName.ENQUEUED
+    assert (job.failures, job.crashes, job.claim_seq) == (0, 0, 0)
+    assert job.result is None
+
+
+def test_a_job_for_later_is_scheduled_in_utc() -> None:
+    at = datetime(2025, 3, 1, 15, tzinfo=timezone(timedelta(hours=2)))
+
+    job = Job.new("resize", at=at, now=NOW)
+
+    assert job.state == Scheduled(scheduled_at=NOW, enqueue_at=datetime(2025, 3, 1, 13, tzinfo=UTC))
+    assert job.run_at == datetime(2025, 3, 1, 13, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": ""},
+        {"method": "x" * 201},
+        {"method": None},
+        {"method": "a\0b"},
+        {"payload": float("nan")},
+        {"payload": object()},
+        {"priority": 2**31},
+        {"priority": 1.5},
+        {"priority": True},
+        {"max_retries": -1},
+        {"max_retries": None},
+        {"timeout": timedelta(0)},
+        {"timeout": -timedelta(seconds=1)},
+        {"unique_key": ""},
+        {"unique_key": "k" * 501},
+        {"unique_key": "a\0"},
+        {"metadata": {"a": {1}}},
+        {"at": datetime(2025, 1, 1)},  # noqa: DTZ001 - naive is what is refused
+        {"at": "tomorrow"},
+    ],
+)
+def test_a_job_that_cannot_be_stored_is_refused(wrong: dict[str, Any]) -> None:
+    method = wrong.pop("method", "resize")
+
+    with pytest.raises(InvalidJob):
+        Job.new(method, **wrong)
+
+
+def test_a_queue_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="queue name"):
+        Job.new("resize", queue="a b")
+
+
+def test_a_result_is_seen_once_the_job_has_succeeded() -> None:
+    job = Job.new("resize", now=NOW)
+
+    done = job.in_state(Succeeded(succeeded_at=NOW, duration=timedelta(seconds=1), result={"width": 640}))
+
+    assert done.result == {"width": 640}
+    assert done.error is None
+
+
+def test_the_error_is_that_of_the_state() -> None:
+    error = ErrorInfo(type="KeyError", message="'a'")
+    waiting = AwaitingRetry(scheduled_at=NOW, retry_at=NOW, retry_count=1, last_exception=error)
+
+    assert Job.new("resize", now=NOW).in_state(waiting).error == error
+
+
+def test_a_job_prints_as_json_with_every_designed_key() -> None:
+    attempt = Attempt(
+        kind=AttemptKind.CRASH,
+        claim_seq=1,
+        worker="w",
+        pid=7,
+        started_at=NOW,
+        ended_at=NOW,
+        error=None,
+        process=ProcessFacts(signal=9, peak_rss_bytes=1024),
+    )
+
+    printed = Job.new("resize", {"path": "a"}, now=NOW).to_json((attempt,))
+
+    assert set(printed) == {
+        "id", "method", "queue", "priority", "state", "payload", "result", "failures", "crashes", "claim_seq",
+        "created_at", "run_at", "started_at", "finished_at", "expires_at", "last_error", "attempts",
+    }  # fmt: skip
+    assert set(attempt_to_json(attempt)) == {
+        "kind", "claim_seq", "worker", "pid", "started_at", "ended_at", "error", "signal", "exit_code",
+        "peak_rss_bytes", "cpu_s",
+    }  # fmt: skip
+    assert json.loads(json.dumps(printed))["created_at"] == "2025-03-01T12:00:00+00:00"
+
+
+def test_a_claims_key_fences_its_writes() -> None:
+    job = Job.new("resize", now=NOW)
+
+    assert Claim(job=job, worker_id="w", server_id="s").key == ClaimKey(job_id=job.id, claim_seq=0)
