@@ -51,9 +51,9 @@ def format_duration(value: timedelta) -> str:
     seconds = value.total_seconds()
     if seconds < 0:
         return "-" + format_duration(-value)
-    if seconds < 1:
+    if seconds < 0.9995:  # what would round up to the next unit is printed in it
         return f"{seconds * 1000:.3g}ms" if seconds else "0s"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.3g}s"
     parts = []
     whole = round(seconds)

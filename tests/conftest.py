@@ -12,7 +12,7 @@ from tests.postgres_cluster import ClusterError, throwaway_cluster
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """The URL of a real PostgreSQL database: `$QML_MP_TEST_URL`, else a cluster that lives as long as the run.
+    """The URL of a real PostgreSQL database: `$QML_MP_TEST_URL`, else a cluster for this run.
 
     The tests share the database; each uses a schema of its own. Fails, and never skips, when there
     is no server to be had.

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from qml_mp.core.ids import check_job_id
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.sources import split_queues
@@ -41,6 +42,11 @@ def as_instant(_ctx: click.Context, parameter: click.Parameter, value: str | Non
             f"{_name_of(parameter)} is {value!r}; it must be ISO 8601 such as 2030-01-31T09:00 (local time) "
             "or 2030-01-31T09:00+01:00."
         ) from None
+
+
+def as_job_ids(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Callback of an argument: job ids, all of them checked before the first is used, each once."""
+    return tuple(dict.fromkeys(check_job_id(job_id) for job_id in value))
 
 
 def read_payload(option: str | None, pairs: Sequence[str] = ()) -> JsonValue:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from qml_mp.cli.arguments import as_duration
+from qml_mp.cli.arguments import as_duration, as_job_ids
 from qml_mp.cli.job_page import print_job
 from qml_mp.cli.output import (
     compact_json,
@@ -90,7 +90,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_ids", metavar="ID…", nargs=-1, required=True)
+@click.argument("job_ids", metavar="ID…", nargs=-1, required=True, callback=as_job_ids)
 @pass_session
 def retry(session: Session, job_ids: Sequence[str]) -> None:
     """Enqueue failed jobs again, with fresh budgets of retries and crashes."""
@@ -99,7 +99,7 @@ def retry(session: Session, job_ids: Sequence[str]) -> None:
 
 
 @jobs.command()
-@click.argument("job_ids", metavar="ID…", nargs=-1, required=True)
+@click.argument("job_ids", metavar="ID…", nargs=-1, required=True, callback=as_job_ids)
 @click.option(
     "--reason", default="cancelled from the command line", show_default=True, help="Kept with the job."
 )
@@ -133,7 +133,7 @@ def cancel(
 
 
 @jobs.command()
-@click.argument("job_ids", metavar="ID…", nargs=-1, required=True)
+@click.argument("job_ids", metavar="ID…", nargs=-1, required=True, callback=as_job_ids)
 @click.option(
     "--reason", default="deleted from the command line", show_default=True, help="Kept with the job."
 )
@@ -160,22 +160,21 @@ def _print_page(page: JobPage) -> None:
 
 def _each(job_ids: Sequence[str], change: Callable[[str], str]) -> None:
     """Change every job: a line on stdout for each one done, on stderr for each refused; fail if any was."""
-    checked = [check_job_id(job_id) for job_id in job_ids]  # all of them before the first is changed
     refused: list[QmlError] = []
-    for job_id in dict.fromkeys(checked):
+    for job_id in job_ids:
         try:
             click.echo(f"{job_id} {change(job_id)}")
         except StorageError:
             raise
         except QmlError as error:
             refused.append(error)
-            if len(checked) > 1:
+            if len(job_ids) > 1:
                 note(printable(str(error)))
     if refused:
         raise (
             refused[0]
-            if len(checked) == 1
-            else QmlError(f"{len(refused)} of {len(checked)} jobs were left as they were.")
+            if len(job_ids) == 1
+            else QmlError(f"{len(refused)} of {len(job_ids)} jobs were left as they were.")
         )
 
 

@@ -17,7 +17,7 @@ _CAP_DAC_OVERRIDE = 1
 _PR_CAPBSET_DROP = 24
 _PATIENCE_S = 60
 
-TASKS = '''
+TASKS = """
 from qml_mp import QmlApp
 
 app = QmlApp()
@@ -29,7 +29,7 @@ def resize(path: str, width: int = 800) -> dict[str, object]:
 @app.job()
 def boom() -> None:
     raise ValueError("it went wrong")
-'''
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

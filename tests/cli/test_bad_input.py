@@ -169,7 +169,9 @@ def test_a_file_that_is_no_database_exits_4_and_stays_as_it_is(qml: Qml) -> None
         ("migrate",),
     ],
 )
-def test_a_schema_newer_than_the_code_exits_5_and_stays_as_it_is(qml: Qml, arguments: tuple[str, ...]) -> None:
+def test_a_schema_newer_than_the_code_exits_5_and_stays_as_it_is(
+    qml: Qml, arguments: tuple[str, ...]
+) -> None:
     qml("enqueue", "resize", "path=a.png")
     _set_schema_version(qml, 999)
     before = qml.dump()

@@ -74,13 +74,15 @@ def test_the_crash_that_spends_the_budget_ends_the_job_as_worker_crashed() -> No
         (
             Failure(error=ERROR),
             RowChange(
-                state=StateName.FAILED, ttl=timedelta(hours=2), failures=1, error=ERROR, attempt=AttemptKind.FAILURE
+                state=StateName.FAILED, ttl=timedelta(hours=2), failures=1, error=ERROR,
+                attempt=AttemptKind.FAILURE,
             ),
         ),
         (
             Cancelled(reason="by hand"),
             RowChange(
-                state=StateName.DELETED, ttl=timedelta(hours=1), reason="by hand", attempt=AttemptKind.CANCELLED
+                state=StateName.DELETED, ttl=timedelta(hours=1), reason="by hand",
+                attempt=AttemptKind.CANCELLED,
             ),
         ),
         (Release(reason="shutdown"), RowChange(state=StateName.ENQUEUED, reason="shutdown")),
@@ -100,8 +102,8 @@ def test_the_crash_that_spends_the_budget_ends_the_job_as_worker_crashed() -> No
         (
             Crash(error=ERROR, rerun_after=None, process=FACTS),
             RowChange(
-                state=StateName.FAILED, ttl=timedelta(hours=2), crashes=1, error=ERROR, attempt=AttemptKind.CRASH,
-                process=FACTS,
+                state=StateName.FAILED, ttl=timedelta(hours=2), crashes=1, error=ERROR,
+                attempt=AttemptKind.CRASH, process=FACTS,
             ),
         ),
     ],

@@ -120,7 +120,7 @@ def _write(transaction: Transaction, claim: Claim, outcome: Outcome, retention: 
         change = row_change(claim.job, outcome, retention)
         return _Write(change, transaction.execute(sql.FINISH, key | finish_values(change)))
     locked = transaction.execute(sql.LOCK_CLAIM, key).fetchone()
-    job = replace(claim.job, cancel_reason=locked and locked["cancel_reason"])
+    job = replace(claim.job, cancel_reason=None if locked is None else locked["cancel_reason"])
     change = row_change(job, outcome, retention)
     if locked is None:
         return _Write(change, None)

@@ -31,7 +31,8 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
     where = target.display_url
     if code.startswith(_TRY_LATER) or (not code and _is_about_the_connection(error)):
         return StorageUnavailable(
-            f"PostgreSQL at {where} is not available for {what}: {said} It is used again as soon as it answers."
+            f"PostgreSQL at {where} is not available for {what}: {said} "
+            "See that the server runs and can be reached from here; trying again can help."
         )
     if code in _NO_SUCH_TABLE:
         return SchemaMismatch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
@@ -46,7 +47,7 @@ class MonitoringPart(Part):
                 name=row["queue"],
                 enqueued=row["enqueued"],
                 processing=row["processing"],
-                oldest=row["oldest"],
+                oldest=row["oldest"] if row["oldest"] is None else max(row["oldest"], timedelta()),
             )
             for row in rows
         ]

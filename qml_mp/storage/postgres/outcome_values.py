@@ -13,7 +13,7 @@ from qml_mp.storage.rows import microseconds, storable_error, storable_reason
 
 
 def finish_values(change: RowChange) -> dict[str, Any]:
-    """The values of `sql.FINISH`, save the claim's key. Raises `InvalidJob` for a result that is too large."""
+    """The values of `sql.FINISH`, save the claim's key. Raises `InvalidJob` for a result too large."""
     waits = change.state in (StateName.ENQUEUED, StateName.AWAITING_RETRY)
     succeeded = change.state is StateName.SUCCEEDED
     return {

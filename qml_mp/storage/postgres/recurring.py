@@ -75,8 +75,12 @@ class RecurringPart(Part):
                 advance = {"id": row["id"], "next_run_at": next_run_at}
                 transaction.execute(sql_around.ADVANCE_TEMPLATE, advance)
             upcoming = transaction.execute(sql_around.NEXT_FIRING)
-        next_due_in = upcoming.fetchall()[0]["next_due_in"]
-        return Fired(jobs=tuple(fired), disabled=tuple(disabled), next_due_in=next_due_in)
+        next_due = upcoming.fetchone()
+        return Fired(
+            jobs=tuple(fired),
+            disabled=tuple(disabled),
+            next_due_in=None if next_due is None else next_due["next_due_in"],
+        )
 
     def run_recurring_now(self, recurring_id: str) -> str | None:
         rows = self._database.read("reading a recurring job", sql_around.GET_TEMPLATE, {"id": recurring_id})
@@ -97,7 +101,7 @@ def _firing(row: Mapping[str, Any]) -> tuple[Job, datetime | None]:
 
 
 def _insert(transaction: Transaction, job: Job, *, recurring_id: str, fire_at: datetime | None) -> list[Job]:
-    """Insert the job of a firing; nothing when this firing had its job before, as when a clock was set back."""
+    """Insert the job of a firing; none when it has one already, as after a clock was set back."""
     row = postgres_row(job) | {"recurring_id": recurring_id, "fire_at": fire_at}
     return [job] if insert_firing(running_in(transaction), row) else []
 

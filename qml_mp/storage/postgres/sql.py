@@ -23,10 +23,10 @@ def _bounded(column: str) -> str:
 
 BOUNDED_COLUMNS = ("payload", "metadata", "result")
 JOB_COLUMNS = (
-    "j.id, j.method, j.queue, j.priority, j.state, j.max_retries, j.timeout_us, j.unique_key, j.created_at, "
-    "j.enqueued_at, j.run_at, j.started_at, j.finished_at, j.expires_at, j.duration_us, j.worker_id, j.server_id, "
-    "j.claim_seq, j.failures, j.crashes, j.last_error_type, j.last_error_message, j.last_error_traceback, "
-    "j.reason, j.cancel_reason, " + ", ".join(map(_bounded, BOUNDED_COLUMNS))
+    "j.id, j.method, j.queue, j.priority, j.state, j.max_retries, j.timeout_us, j.unique_key, "
+    "j.created_at, j.enqueued_at, j.run_at, j.started_at, j.finished_at, j.expires_at, j.duration_us, "
+    "j.worker_id, j.server_id, j.claim_seq, j.failures, j.crashes, j.last_error_type, j.last_error_message, "
+    "j.last_error_traceback, j.reason, j.cancel_reason, " + ", ".join(map(_bounded, BOUNDED_COLUMNS))
 )
 
 # Enqueueing
@@ -65,10 +65,12 @@ FROM added
 
 HOLDERS = """
 SELECT id, unique_key,
-       unique_key IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry') AS is_live
+       unique_key IS NOT NULL
+         AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry') AS is_live
 FROM {s}.jobs
 WHERE id = ANY(%(ids)s::text[])
-   OR (unique_key = ANY(%(keys)s::text[]) AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry'))
+   OR (unique_key = ANY(%(keys)s::text[])
+       AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry'))
 """
 """The jobs on whose account new ones were not stored."""
 
@@ -103,8 +105,8 @@ RETRY_JOB = (
     """
 WITH retried AS (
     UPDATE {s}.jobs AS j
-    SET state = 'enqueued', enqueued_at = now(), failures = 0, crashes = 0, expires_at = NULL, finished_at = NULL,
-        run_at = NULL, reason = NULL, cancel_reason = NULL
+    SET state = 'enqueued', enqueued_at = now(), failures = 0, crashes = 0, expires_at = NULL,
+        finished_at = NULL, run_at = NULL, reason = NULL, cancel_reason = NULL
     WHERE j.id = %(id)s AND j.state = 'failed'
     RETURNING """
     + JOB_COLUMNS
@@ -243,11 +245,11 @@ FROM finished
 """Write what came of a claim, if it still holds; a job that will run again is announced."""
 
 INSERT_ATTEMPT = """
-INSERT INTO {s}.attempts (job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type, error_message,
-                          error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
+INSERT INTO {s}.attempts (job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type,
+                          error_message, error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
 SELECT j.id, j.claim_seq, %(kind)s, %(worker)s, (SELECT w.pid FROM {s}.workers AS w WHERE w.id = %(worker)s),
-       coalesce(j.started_at, now()), now(), %(error_type)s, %(error_message)s, %(error_traceback)s, %(signal)s,
-       %(exit_code)s, %(peak_rss_bytes)s, %(cpu_s)s
+       coalesce(j.started_at, now()), now(), %(error_type)s, %(error_message)s, %(error_traceback)s,
+       %(signal)s, %(exit_code)s, %(peak_rss_bytes)s, %(cpu_s)s
 FROM {s}.jobs AS j
 WHERE j.id = %(id)s AND j.claim_seq = %(claim_seq)s
 """
@@ -255,7 +257,9 @@ WHERE j.id = %(id)s AND j.claim_seq = %(claim_seq)s
 
 READ_BACK = """
 SELECT j.claim_seq, j.state,
-       EXISTS (SELECT FROM {s}.attempts AS a WHERE a.job_id = j.id AND a.claim_seq = j.claim_seq) AS attempt_recorded
+       EXISTS (
+           SELECT FROM {s}.attempts AS a WHERE a.job_id = j.id AND a.claim_seq = j.claim_seq
+       ) AS attempt_recorded
 FROM {s}.jobs AS j WHERE j.id = %(id)s
 """
 """What became of a claim that was gone when it was to be finished."""
@@ -307,10 +311,11 @@ SELECT count(*) AS count, """
 """Make Enqueued what is due, longest due first."""
 
 NEXT_DUE = """
-SELECT greatest(min(run_at) - now(), interval '0') AS next_due_in FROM {s}.jobs
+SELECT greatest(run_at - now(), interval '0') AS next_due_in FROM {s}.jobs
 WHERE state IN ('scheduled', 'awaiting_retry')
+ORDER BY run_at, id LIMIT 1
 """
-"""How long until the next waiting job is due."""
+"""How long until the next waiting job is due; no row when none waits."""
 
 DELETE_EXPIRED_JOBS = """
 DELETE FROM {s}.jobs WHERE id IN (

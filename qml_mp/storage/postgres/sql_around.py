@@ -1,4 +1,4 @@
-"""Every process: the SQL around jobs: schema, templates, registry, locks, monitoring. Conventions as in `sql`."""
+"""Every process: the SQL of schema, templates, registry, locks and monitoring; conventions as in `sql`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ _TEMPLATE = (
 
 UPSERT_TEMPLATE = """
 WITH kept AS (
-    INSERT INTO {s}.recurring_jobs AS held (id, cron, tz, method, payload, queue, enabled, next_run_at, created_at)
+    INSERT INTO {s}.recurring_jobs AS held (id, cron, tz, method, payload, queue, enabled, next_run_at,
+                                           created_at)
     VALUES (%(id)s, %(cron)s, %(tz)s, %(method)s, %(payload)s, %(queue)s, %(enabled)s, %(next_run_at)s,
             %(created_at)s)
     ON CONFLICT (id) DO UPDATE
@@ -105,15 +106,18 @@ LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 """Templates whose time has come."""
 
 NEXT_FIRING = """
-SELECT greatest(min(next_run_at) - now(), interval '0') AS next_due_in FROM {s}.recurring_jobs WHERE enabled
+SELECT greatest(next_run_at - now(), interval '0') AS next_due_in FROM {s}.recurring_jobs
+WHERE enabled AND next_run_at IS NOT NULL
+ORDER BY next_run_at, id LIMIT 1
 """
-"""How long until the next template is due."""
+"""How long until the next template is due; no row when none waits."""
 
 ADVANCE_TEMPLATE = (
     "UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s, last_run_at = now() WHERE id = %(id)s"
 )
 DISABLE_TEMPLATE = """
-UPDATE {s}.recurring_jobs SET enabled = false, next_run_at = NULL, disabled_reason = %(reason)s WHERE id = %(id)s
+UPDATE {s}.recurring_jobs SET enabled = false, next_run_at = NULL, disabled_reason = %(reason)s
+WHERE id = %(id)s
 """
 """What a firing leaves behind; run under the lock taken by LOCK_DUE_TEMPLATES."""
 
@@ -164,7 +168,8 @@ REMOVE_WORKERS_OF = "DELETE FROM {s}.workers WHERE server_id = %(server_id)s"
 
 REGISTER_WORKER = """
 INSERT INTO {s}.workers (id, server_id, number, host, pid, started_ticks, started_at, rss_bytes)
-VALUES (%(id)s, %(server_id)s, %(number)s, %(host)s, %(pid)s, %(started_ticks)s, %(started_at)s, %(rss_bytes)s)
+VALUES (%(id)s, %(server_id)s, %(number)s, %(host)s, %(pid)s, %(started_ticks)s, %(started_at)s,
+        %(rss_bytes)s)
 ON CONFLICT (id) DO UPDATE
 SET server_id = excluded.server_id, number = excluded.number, host = excluded.host, pid = excluded.pid,
     started_ticks = excluded.started_ticks, started_at = excluded.started_at, rss_bytes = excluded.rss_bytes
@@ -220,7 +225,7 @@ ATTEMPTS = "SELECT * FROM {s}.attempts WHERE job_id = %(id)s ORDER BY claim_seq"
 QUEUE_STATS = """
 SELECT queue, count(*) FILTER (WHERE state = 'enqueued') AS enqueued,
        count(*) FILTER (WHERE state = 'processing') AS processing,
-       greatest(now() - min(enqueued_at) FILTER (WHERE state = 'enqueued'), interval '0') AS oldest
+       now() - min(enqueued_at) FILTER (WHERE state = 'enqueued') AS oldest
 FROM {s}.jobs
 WHERE state IN ('enqueued', 'processing', 'scheduled', 'awaiting_retry')
 GROUP BY queue ORDER BY queue

@@ -27,8 +27,10 @@ class SweepingPart(Part):
         with self._database.transaction("promoting due jobs") as transaction:
             promoted = transaction.execute(sql.PROMOTE_DUE, {"limit": limit})
             upcoming = transaction.execute(sql.NEXT_DUE)
+        next_due = upcoming.fetchone()
         return Promoted(
-            count=promoted.fetchall()[0]["count"], next_due_in=upcoming.fetchall()[0]["next_due_in"]
+            count=promoted.fetchall()[0]["count"],
+            next_due_in=None if next_due is None else next_due["next_due_in"],
         )
 
     def request_cancel(self, job_id: str, *, reason: str, retention: Retention) -> CancelResult:

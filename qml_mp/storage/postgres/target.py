@@ -1,4 +1,4 @@
-"""Every process, no I/O: where a PostgreSQL URL leads, read and checked once, and how it is shown to people."""
+"""Every process, no I/O: where a PostgreSQL URL leads, checked once, and how it is shown to people."""
 
 from __future__ import annotations
 

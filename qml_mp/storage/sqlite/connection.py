@@ -248,6 +248,8 @@ class Database:
         return connection.execute(sql.VERSION).fetchone()[0] or 0
 
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:
+        pending(MIGRATIONS, found=self._version(connection), where=self.where())  # a newer one: no write
+        self._configure(connection)
         self._begin(connection)
         try:
             # Read again under the lock: of several starters the first migrates and the rest find it done.

@@ -1,0 +1,135 @@
+"""What holds for every command: where options stand, where output goes, what is imported, how it ends."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.command import Qml
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-A", "tasks:app", "--url", "sqlite:///other.db", "enqueue", "resize", "path=a"),
+        ("enqueue", "resize", "path=a", "-A", "tasks:app", "--url", "sqlite:///other.db"),
+        ("--url", "sqlite:///other.db", "enqueue", "-A", "tasks:app", "resize", "path=a"),
+        ("--url", "sqlite:///wrong.db", "-A", "no:app", "enqueue", "resize", "path=a", "-A", "tasks:app",
+         "--url", "sqlite:///other.db"),
+    ],
+)  # fmt: skip
+def test_app_and_url_are_taken_before_and_after_the_command(qml: Qml, arguments: tuple[str, ...]) -> None:
+    ended = qml(*arguments)
+
+    (job,) = qml("jobs", "--url", "sqlite:///other.db", "list", "--json").lines
+    assert ended.code == 0
+    assert job["queue"] == "images"
+    assert "wrong.db" not in qml.files()
+
+
+def test_settings_come_from_the_environment_too(qml: Qml) -> None:
+    env = {"QML_MP_URL": "sqlite:///env.db", "QML_MP_APP": "tasks:app"}
+
+    ended = qml("enqueue", "resize", "path=a", env=env)
+
+    (job,) = qml("jobs", "list", "--json", env=env).lines
+    assert ended.code == 0
+    assert job["queue"] == "images"
+    assert "env.db" in qml.files()
+
+
+def test_the_url_in_the_code_wins_over_the_environment(qml: Qml) -> None:
+    (qml.folder / "coded.py").write_text("from qml_mp import QmlApp\napp = QmlApp('sqlite:///code.db')\n")
+
+    qml("-A", "coded:app", "enqueue", "resize", env={"QML_MP_URL": "sqlite:///env.db"})
+
+    assert "code.db" in qml.files()
+    assert "env.db" not in qml.files()
+
+
+def test_the_console_script_finds_an_app_in_the_current_directory(qml: Qml) -> None:
+    code = "import sys; sys.path[:] = [p for p in sys.path if p]; from qml_mp.cli.main import main; main()"
+
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", code, "-A", "tasks:app", "enqueue", "resize", "path=a"],
+        cwd=qml.folder, env=qml.environment(), capture_output=True, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_help_and_version_answer_without_loading_what_commands_need(qml: Qml) -> None:
+    code = (
+        "import sys; from qml_mp.cli.main import run; run(sys.argv[1:]);"
+        "heavy = {'psycopg', 'croniter', 'sqlite3', 'asyncio', 'qml_mp.app'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+
+    for option in ("--help", "--version"):
+        ended = subprocess.run(
+            [sys.executable, "-c", code, option], cwd=qml.folder, env=qml.environment(), capture_output=True,
+            check=False,
+        )  # fmt: skip
+
+        assert ended.returncode == 0, ended.stderr
+        assert b"qml-mp" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("enqueue", "resize"),
+        ("jobs", "list"),
+        ("status",),
+        ("migrate",),
+        ("recurring", "list"),
+        ("demo", "--help"),
+    ],
+)
+def test_no_command_on_sqlite_loads_psycopg(qml: Qml, arguments: tuple[str, ...]) -> None:
+    qml("migrate")
+    code = "import sys; from qml_mp.cli.main import run; c = run(sys.argv[1:]); assert 'psycopg' not in sys.modules; sys.exit(c)"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=qml.folder, env=qml.environment(), capture_output=True,
+        check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(qml: Qml) -> None:
+    for number in range(3):
+        qml("enqueue", "resize", f"n={number}")
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", "jobs", "list", "--json"], cwd=qml.folder, env=qml.environment(),
+        stdout=writer, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    os.close(writer)
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colours_are_for_terminals_and_no_color_is_honoured(qml: Qml, no_color: str, coloured: bool) -> None:
+    qml("enqueue", "resize")
+    leader, follower = pty.openpty()
+
+    subprocess.run(
+        [sys.executable, "-m", "qml_mp", "jobs", "list"], cwd=qml.folder,
+        env=qml.environment({"NO_COLOR": no_color, "TERM": "xterm"}), stdout=follower, check=True,
+    )  # fmt: skip
+    os.close(follower)
+    shown = os.read(leader, 65536)
+    os.close(leader)
+
+    assert b"enqueued" in shown
+    assert (b"\x1b[" in shown) is coloured
+    assert "\x1b[" not in qml("jobs", "list").out

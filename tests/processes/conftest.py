@@ -1,0 +1,52 @@
+"""Tests: servers on both backends."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh storage: a file, or a schema of its own in a real PostgreSQL database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'jobs.db'}"
+        return
+    base: str = request.getfixturevalue("postgres_url")
+    schema = f"p_{uuid.uuid4().hex[:12]}"
+    yield f"{base}{'&' if '?' in base else '?'}schema={schema}"
+    with psycopg.connect(base, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+@pytest.fixture
+def storage(url: str) -> Iterator[Storage]:
+    """A client of the storage."""
+    storage = open_storage(url)
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def server(url: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers on the storage; what the test leaves running is ended."""
+    made: list[Server] = []
+
+    def make(*flags: str, app: str | None = None, **environment: str) -> Server:
+        one = Server(url=url, folder=tmp_path, flags=flags, environment=environment)
+        one.app = app or one.app
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.clean_up()

@@ -1,0 +1,142 @@
+"""Tests: a real server in a real process, started and watched as its user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from qml_mp import host
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
+from tests.processes.journal import JOURNAL, Line, read_journal
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.processes.jobs_app:app"
+_Found = TypeVar("_Found")
+
+
+def wait_until(find: Callable[[], _Found | None], *, within_s: float = 20.0, what: str = "it") -> _Found:
+    """The first truthy answer of `find`; fails the test when there is none in time."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = find()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come about within {within_s} s")
+        time.sleep(0.01)
+
+
+@dataclass(kw_only=True, eq=False)
+class Server:
+    """A `qml-mp start` of which the test is the parent."""
+
+    url: str
+    folder: Path
+    app: str = APP
+    flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def storage(self) -> Storage:
+        """A client's own view of the storage."""
+        return open_storage(self.url)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self, *, ready: int | None = 1) -> Server:
+        """Start it and wait until so many workers are registered (None: do not wait)."""
+        log = (self.folder / "server.log").open("ab")
+        command = [sys.executable, "-m", "qml_mp", "-A", self.app, "--url", self.url, "start", *self.flags]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        log.close()
+        if ready is not None:
+            wait_until(lambda: len(self.worker_pids()) >= ready, what=f"{ready} workers; {self.log()}")
+        return self
+
+    def worker_pids(self) -> dict[int, int]:
+        """Number to pid of the live workers of this server, from the registry."""
+        storage = self.storage
+        try:
+            servers = {server.id for server in storage.list_servers() if server.process.pid == self.pid}
+            workers = [worker for worker in storage.list_workers() if worker.server_id in servers]
+        finally:
+            storage.close()
+        return {worker.number: worker.process.pid for worker in workers if host.is_alive(worker.process)}
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, within_s: float = 40.0) -> int:
+        """The exit code, when it comes by itself."""
+        assert self.process is not None
+        return self.process.wait(within_s)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def log(self) -> str:
+        """What it printed."""
+        return (self.folder / "server.log").read_text(errors="replace")
+
+    def journal(self) -> list[Line]:
+        """What the jobs wrote."""
+        return read_journal(self.folder / "journal")
+
+    def clean_up(self) -> None:
+        """End whatever is left, by id, with the workers that the registry still names."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
+        return {**kept, JOURNAL: str(self.folder / "journal"), "PYTHONPATH": str(ROOT), **self.environment}
+
+
+def enqueue(storage: Storage, method: str, **arguments: object) -> str:
+    """One job by name; its id."""
+    return storage.enqueue(Job.new(method, json.loads(json.dumps(arguments))))
+
+
+def state_of(storage: Storage, job_id: str) -> StateName:
+    job = storage.get(job_id)
+    assert job is not None
+    return job.state_name
+
+
+def wait_for_state(storage: Storage, job_id: str, *wanted: StateName, within_s: float = 20.0) -> Job:
+    """The job, as soon as it is in one of the states."""
+
+    def find() -> Job | None:
+        job = storage.get(job_id)
+        return job if job is not None and job.state_name in wanted else None
+
+    return wait_until(find, within_s=within_s, what=f"{' or '.join(wanted)}")
+
+
+def is_gone(pid: int) -> bool:
+    """No such process, or one that nobody has collected yet."""
+    try:
+        return host.is_alive(host.identity(pid)) is not True
+    except ProcessLookupError:
+        return True

@@ -1,0 +1,222 @@
+"""Tests: how `qml-mp start` ends: gracefully, at the deadline, and when the supervisor itself is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, enqueue, is_gone, state_of, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+
+
+def started(one: Server, job_id: str) -> int:
+    """The pid of the process that has begun the job."""
+
+    def find() -> int | None:
+        return next(
+            (line.pid for line in one.journal() if line.job_id == job_id and line.what == "start"), None
+        )
+
+    return wait_until(find, what=f"the start of {job_id}; {one.log()}")
+
+
+def test_sigterm_lets_the_running_job_finish_and_exits_0(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "2").start()
+    job_id = enqueue(storage, "nap", seconds=0.5)
+    started(one, job_id)
+
+    code = one.stop()
+
+    assert code == 0, one.log()
+    assert state_of(storage, job_id) is StateName.SUCCEEDED
+    assert storage.list_servers() == []
+    assert storage.list_workers() == []
+
+
+@pytest.mark.fault(13)
+def test_a_job_that_ignores_sigterm_is_killed_at_the_deadline_and_given_back_uncharged(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "2").start()
+    job_id = enqueue(storage, "stubborn")
+    worker = started(one, job_id)
+
+    code = one.stop()
+
+    assert code == 6, one.log()
+    assert is_gone(worker)
+    job = storage.get(job_id)
+    assert job is not None
+    assert (job.state_name, job.failures, job.crashes) == (StateName.ENQUEUED, 0, 0)
+    assert storage.attempts(job_id) == ()
+    assert storage.claims() == []
+
+
+@pytest.mark.fault(14)
+def test_a_job_that_blocks_every_signal_is_killed_at_the_deadline(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "1").start()
+    job_id = enqueue(storage, "deaf")
+    worker = started(one, job_id)
+
+    code = one.stop()
+
+    assert code == 6, one.log()
+    assert is_gone(worker)
+    assert state_of(storage, job_id) is StateName.ENQUEUED
+
+
+def test_a_job_in_a_python_loop_is_interrupted_before_the_deadline_and_unwinds(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "5.5").start()
+    job_id = enqueue(storage, "spin")
+    started(one, job_id)
+
+    code = one.stop()
+
+    assert code == 0, one.log()
+    job = storage.get(job_id)
+    assert job is not None
+    assert (job.state_name, job.failures, job.crashes) == (StateName.ENQUEUED, 0, 0)
+    assert [line.what for line in one.journal()] == ["start", "end"]
+
+
+@pytest.mark.fault(56)
+def test_a_second_sigterm_kills_now_and_gives_the_job_back(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "60").start()
+    job_id = enqueue(storage, "stubborn")
+    started(one, job_id)
+    one.signal(signal.SIGTERM)
+    wait_until(lambda: "Stopping (SIGTERM)" in one.log(), what=one.log())
+
+    one.signal(signal.SIGTERM)
+
+    assert one.wait() == 6, one.log()
+    assert state_of(storage, job_id) is StateName.ENQUEUED
+
+
+def test_sigquit_stops_now(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "60").start()
+    job_id = enqueue(storage, "nap", seconds=60)
+    started(one, job_id)
+
+    one.signal(signal.SIGQUIT)
+
+    assert one.wait() == 6, one.log()
+    assert state_of(storage, job_id) is StateName.ENQUEUED
+
+
+@pytest.mark.fault(55)
+def test_a_hundred_sigints_at_once_count_as_a_stop(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "2").start()
+
+    for _ in range(100):
+        one.signal(signal.SIGINT)
+
+    assert one.wait() == 0, one.log()
+    assert storage.list_servers() == []
+
+
+@pytest.mark.fault(4)
+def test_no_worker_outlives_a_killed_supervisor_and_the_next_one_runs_the_jobs_again(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "3", "--shutdown-timeout", "60").start(ready=3)
+    loop_id = enqueue(storage, "spin")
+    started(one, loop_id)
+    holder_id = enqueue(storage, "spin_in_c")
+    started(one, holder_id)
+    workers = list(one.worker_pids().values())
+    assert len(workers) == 3
+
+    os.kill(one.pid, signal.SIGKILL)
+    one.wait()
+
+    wait_until(lambda: all(is_gone(pid) for pid in workers), within_s=6.0, what="the death of all workers")
+    two = server("-w", "3", "--shutdown-timeout", "1").start()
+    for job_id in (loop_id, holder_id):
+        wait_until(
+            lambda job_id=job_id: (
+                sum(line.job_id == job_id and line.what == "start" for line in two.journal()) == 2
+            )
+        )
+    assert two.stop() == 6, two.log()
+    assert all(job.crashes == 0 for job in (storage.get(loop_id), storage.get(holder_id)) if job)
+
+
+@pytest.mark.fault(4)
+def test_idle_workers_leave_at_once_when_their_supervisor_is_killed(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "3").start(ready=3)
+    busy_id = enqueue(storage, "spin_in_c")
+    holder = started(one, busy_id)
+    idle = [pid for pid in one.worker_pids().values() if pid != holder]
+
+    os.kill(one.pid, signal.SIGKILL)
+    one.wait()
+
+    wait_until(lambda: all(is_gone(pid) for pid in idle), within_s=3.0, what="the leave of idle workers")
+    assert not is_gone(holder)  # so that they did not leave for the holder's death
+    wait_until(lambda: is_gone(holder), within_s=7.0, what="the death of the holder")
+
+
+@pytest.mark.fault(4)
+def test_an_orphaned_job_that_heeds_its_token_finishes_within_the_grace(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1").start()
+    job_id = enqueue(storage, "heed")
+    worker = started(one, job_id)
+
+    os.kill(one.pid, signal.SIGKILL)
+    one.wait()
+
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert job.result == "orphaned"
+    wait_until(lambda: is_gone(worker), what="the leave of the worker")
+
+
+@pytest.mark.fault(5)
+def test_after_the_death_of_everybody_the_next_server_runs_the_job_at_once(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1").start()
+    job_id = enqueue(storage, "nap", seconds=30)
+    worker = started(one, job_id)
+    os.kill(one.pid, signal.SIGKILL)
+    os.killpg(worker, signal.SIGKILL)
+    one.wait()
+    began = time.monotonic_ns()
+
+    two = server("-w", "1", "--shutdown-timeout", "0").start()
+
+    wait_until(
+        lambda: any(line.at_ns > began and line.what == "start" for line in two.journal()), what=two.log()
+    )
+    assert two.stop() == 6
+
+
+@pytest.mark.fault(53)
+def test_two_servers_of_one_name_share_no_claim(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1").start()
+    two = server("-w", "1").start()
+
+    ids = [enqueue(storage, "quick", busy_s=0.01) for _ in range(40)]
+    for job_id in ids:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
+
+    servers = storage.list_servers()
+    assert len({info.id for info in servers}) == 2
+    assert {info.name for info in servers} == {"qml-server"}
+    assert all(line.claim_seq == 1 for line in one.journal())
+    assert one.stop() == two.stop() == 0

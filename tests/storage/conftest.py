@@ -1,0 +1,118 @@
+"""Tests of the storage: every test that asks for `storage` runs on both backends."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import psycopg
+import pytest
+
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
+
+_TABLES = ("jobs", "attempts", "recurring_jobs", "servers", "workers", "locks", "schema_version")
+
+
+class Raw:
+    """The tables behind a storage's back, through the plain driver; `{jobs}` names a table, `?` a value."""
+
+    def __init__(self, connection: Any, tables: dict[str, str], *, is_sqlite: bool) -> None:
+        self.is_sqlite = is_sqlite
+        self._connection = connection
+        self._tables = tables
+
+    def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Execute and commit one statement; its rows."""
+        text = statement.format(**self._tables)
+        cursor = self._connection.execute(text if self.is_sqlite else text.replace("?", "%s"), values)
+        return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+
+    def instant(self, value: datetime) -> object:
+        """An instant as the backend's columns hold it."""
+        return int(value.timestamp()) * 1_000_000 if self.is_sqlite else value
+
+    def age(self, table: str, column: str, by: timedelta) -> None:
+        """Move a column's instants into the past, which for the storage is as if time had passed."""
+        amount: object = by // timedelta(microseconds=1) if self.is_sqlite else by
+        self.run(f"UPDATE {{{table}}} SET {column} = {column} - ?", amount)
+
+    def add_job(self, **columns: object) -> str:
+        """Insert a row as another program might; the job's id."""
+        now = self.instant(datetime.now(UTC))
+        row: dict[str, object] = {
+            "id": str(uuid.uuid4()), "method": "work", "queue": "default", "priority": 0, "state": "enqueued",
+            "payload": "null", "metadata": "{}", "max_retries": 0, "created_at": now, "enqueued_at": now,
+            "claim_seq": 0, "failures": 0, "crashes": 0,
+        } | columns  # fmt: skip
+        places = ", ".join("?" * len(row))
+        self.run(f"INSERT INTO {{jobs}} ({', '.join(row)}) VALUES ({places})", *row.values())
+        return str(row["id"])
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where the storage under test is; nothing is there yet."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/jobs.db"
+        return
+    server = request.getfixturevalue("postgres_url")
+    schema = f"t_{uuid.uuid4().hex}"
+    yield f"{server}{'&' if '?' in server else '?'}{urlencode({'schema': schema})}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+
+
+@pytest.fixture
+def opened(url: str) -> Iterator[Callable[[], Storage]]:
+    """Opens one more storage at the URL under test, as another process would."""
+    with ExitStack() as stack:
+
+        def open_another() -> Storage:
+            return stack.enter_context(closing(open_storage(url)))
+
+        yield open_another
+
+
+@pytest.fixture
+def storage(opened: Callable[[], Storage]) -> Storage:
+    """The storage under test."""
+    return opened()
+
+
+@pytest.fixture
+def connect(url: str) -> Iterator[Callable[[], Any]]:
+    """Makes a driver connection to the database under test, as a user of the database has it."""
+    with ExitStack() as stack:
+
+        def connect_anew() -> Any:
+            if url.startswith("sqlite"):
+                return stack.enter_context(closing(sqlite3.connect(url.removeprefix("sqlite:///"))))
+            return stack.enter_context(closing(psycopg.connect(server_of(url))))
+
+        yield connect_anew
+
+
+@pytest.fixture
+def raw(url: str, storage: Storage, connect: Callable[[], Any]) -> Raw:
+    """The tables of the storage under test."""
+    storage.migrate()
+    connection = connect()
+    is_sqlite = isinstance(connection, sqlite3.Connection)
+    if is_sqlite:
+        connection.isolation_level = None
+    else:
+        connection.autocommit = True
+    prefix = "qml_" if is_sqlite else f'"{url.rpartition("schema=")[2]}".'
+    return Raw(connection, {table: prefix + table for table in _TABLES}, is_sqlite=is_sqlite)
+
+
+def server_of(url: str) -> str:
+    """The URL without the schema of the test."""
+    return url.rpartition("schema=")[0].rstrip("?&")

@@ -1,0 +1,101 @@
+"""Tests of the storage: jobs, claims and processes as the tests speak of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Fetch, Retention, Storage
+
+KEEP = Retention(succeeded_ttl=timedelta(hours=1), failed_ttl=timedelta(hours=2))
+HOUR = timedelta(hours=1)
+NO = ErrorInfo(type="ValueError", message="no", traceback="Traceback: no")
+DONE = Success(result={"ok": True}, duration=timedelta(seconds=1.5))
+
+
+def in_an_hour() -> datetime:
+    return datetime.now(UTC) + HOUR
+
+
+def fetch(*queues: str, worker: str = "worker-1", server: str = "server#1") -> Fetch:
+    return Fetch(worker_id=worker, server_id=server, queues=queues)
+
+
+def claim_new(storage: Storage, *, worker: str = "worker-1", server: str = "server#1", **options: Any) -> Claim:
+    """A claim of a fresh job, from a queue that holds no other."""
+    queue = f"only-{uuid.uuid4()}"
+    storage.enqueue(Job.new("work", {"n": 1}, queue=queue, **options))
+    claim = storage.fetch_and_lock_job(fetch(queue, worker=worker, server=server))
+    assert claim is not None
+    return claim
+
+
+def job_in(storage: Storage, state: StateName) -> Claim:
+    """A fresh job brought into the state, as the claim of it that a process may still hold."""
+    if state in (StateName.ENQUEUED, StateName.SCHEDULED):
+        at = in_an_hour() if state is StateName.SCHEDULED else None
+        job = Job.new("work", {"n": 1}, queue=f"only-{uuid.uuid4()}", at=at)
+        storage.enqueue(job)
+        return Claim(job=job, worker_id="worker-1", server_id="server#1")
+    claim = claim_new(storage)
+    outcomes: dict[StateName, Outcome] = {
+        StateName.AWAITING_RETRY: Retry(error=NO, delay=HOUR),
+        StateName.SUCCEEDED: DONE,
+        StateName.FAILED: Failure(error=NO),
+        StateName.DELETED: DONE,
+    }
+    if state in outcomes:
+        storage.finish(claim, outcomes[state], retention=KEEP)
+    if state is StateName.DELETED:
+        storage.delete(claim.job.id, reason="not wanted", retention=KEEP)
+    return claim
+
+
+def present(storage: Storage, claim_or_id: Claim | str) -> Job:
+    """The job as it is now; fails when it is gone."""
+    job = storage.get(claim_or_id if isinstance(claim_or_id, str) else claim_or_id.job.id)
+    assert job is not None
+    return job
+
+
+def in_children(actions: Iterable[Callable[[], object]], *, within_s: float = 60.0) -> list[int]:
+    """Run each action in a forked process of its own, all at once; their exit statuses as `waitpid` has them.
+
+    An action that raises exits with 1 and prints its traceback. What outlives the limit is killed.
+    """
+    children = [_fork(action) for action in actions]
+    deadline = time.monotonic() + within_s
+    statuses = []
+    for pid in children:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        while not done and time.monotonic() < deadline:
+            time.sleep(0.002)
+            done, status = os.waitpid(pid, os.WNOHANG)
+        if not done:
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+        statuses.append(status)
+    return statuses
+
+
+def _fork(action: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid

@@ -1,0 +1,229 @@
+"""Tests: values to JSON by their annotation, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum, IntEnum, StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar, Union
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qml_mp.errors import InvalidJob
+from qml_mp.processing.codec import from_json, to_json
+
+UserId = NewType("UserId", int)
+T = TypeVar("T")
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Pair(Enum):
+    ONE_TWO = (1, 2)
+
+
+class Point(NamedTuple):
+    x: int
+    y: float = 0.0
+
+
+class Options(TypedDict):
+    deep: bool
+
+
+@dataclass(frozen=True)
+class Address:
+    street: str
+    zip_code: str | None = None
+
+
+@dataclass(frozen=True)
+class Customer:
+    name: str
+    since: date
+    addresses: list[Address] = field(default_factory=list)
+    friends: dict[str, Customer] = field(default_factory=dict)
+    colour: Colour = Colour.RED
+    seen: int = field(default=0, init=False)
+
+
+@dataclass(frozen=True)
+class Positive:
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number <= 0:
+            raise ValueError("the number must be positive")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (3, int),
+        (3.5, float),
+        (True, bool),
+        ("a", str),
+        (None, None),
+        ({"a": [1, None]}, Any),
+        ([1], object),
+        (datetime(2025, 3, 1, 12, 30, tzinfo=UTC), datetime),
+        (date(2025, 3, 1), date),
+        (time(9, 30), time),
+        (timedelta(hours=1, microseconds=1), timedelta),
+        (UUID(int=7), UUID),
+        (Path("/a/b c.png"), Path),
+        (Decimal("0.10"), Decimal),
+        (Colour.BLUE, Colour),
+        (Level.LOW, Level),
+        (Pair.ONE_TWO, Pair),
+        (None, Optional[int]),  # noqa: UP045 - the older spelling must work too
+        (3, int | None),
+        ("a", Union[int, str]),  # noqa: UP007 - likewise
+        (date(2025, 3, 1), date | str),
+        ([1, 2], list[int]),
+        ([Path("a")], Sequence[Path]),
+        ([1], Iterable[int]),
+        ((1, "a"), tuple[int, str]),
+        ((1, 2, 3), tuple[int, ...]),
+        ((), tuple[()]),
+        ((1, 2), tuple),
+        ({1, 2}, set[int]),
+        (frozenset({Colour.RED}), frozenset[Colour]),
+        ({3}, AbstractSet[int]),
+        ({"a": UUID(int=1)}, dict[str, UUID]),
+        ({"a": 1}, Mapping[str, int]),
+        ({"a": 1}, dict),
+        (Point(1, 2.5), Point),
+        ({"deep": True}, Options),
+        ("a", Literal["a", 1]),
+        (5, UserId),
+        (5, Annotated[int, "positive"]),
+        ([1], T),
+        (Customer(name="Ada", since=date(2025, 1, 2)), Customer),
+        (
+            Customer(
+                name="Ada",
+                since=date(2025, 1, 2),
+                addresses=[Address("Main St"), Address("Side St", "123")],
+                friends={"Bob": Customer(name="Bob", since=date(2024, 1, 2), colour=Colour.BLUE)},
+            ),
+            Customer,
+        ),
+        ([Address("a")], list[Address] | None),
+        ({"a": [Address("a"), None]}, dict[str, list[Address | None]]),
+        (Address("a"), Positive | Address),
+    ],
+)
+def test_a_value_comes_back_equal_and_of_its_type(value: object, hint: object) -> None:
+    text = json.dumps(to_json(value, hint, where="it"))
+    back = from_json(json.loads(text), hint, where="it")
+
+    assert back == value
+    assert type(back) is type(value)
+
+
+@given(st.timedeltas(timedelta(days=-3650), timedelta(days=3650)))
+def test_a_timedelta_comes_back_to_the_microsecond(value: timedelta) -> None:
+    assert from_json(to_json(value, timedelta, where="it"), timedelta, where="it") == value
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("3", int),
+        (3.0, int),
+        (True, float),
+        (1, bool),
+        (3, str),
+        (None, int),
+        (Path("a"), str),
+        ("a.png", Path),
+        ("2025-03-01", date),
+        (datetime(2025, 3, 1, tzinfo=UTC), date),
+        ("abc", list[str]),
+        ([1, "a"], list[int]),
+        ((1,), tuple[int, int]),
+        ({1: 2}, dict[str, int]),
+        ([], dict[str, int]),
+        ("green", Colour),
+        ("b", Literal["a"]),
+        (True, Literal[1]),
+        ({"street": "a"}, Address),
+        ((1, 2), Point),
+        (3.5, int | str),
+        (b"x", bytes),
+        (Address("a"), Positive),
+        (object(), str | None),
+    ],
+)
+def test_a_value_that_is_not_what_its_annotation_says_is_refused(value: object, hint: object) -> None:
+    with pytest.raises(InvalidJob, match=r"^argument "):
+        to_json(value, hint, where="argument 'it'")
+
+
+@pytest.mark.parametrize(
+    "hint", [bytes, complex, type, range, dict[int, str], list[bytes], list[object] | bytes]
+)
+def test_an_annotation_that_cannot_travel_is_refused_by_name(hint: object) -> None:
+    with pytest.raises(InvalidJob):
+        to_json([b""] if hint == list[bytes] else {1: "a"}, hint, where="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "told"),
+    [
+        ("x", int, "it must be a whole number, not str"),
+        ("x", UUID, "it is not a UUID"),
+        ("2025-13-01", date, "it is not an ISO 8601 date"),
+        ("1,5", Decimal, "it is not a decimal number"),
+        (1e300, timedelta, "it is not a number of seconds"),
+        ({"street": 3}, Address, "it.street must be text"),
+        ({}, Address, "missing 1 required"),
+        ({"street": "a", "lane": 1}, Address, "the field 'lane'"),
+        ([], Address, "it must be an object"),
+        ({"number": -1}, Positive, "ValueError: the number must be positive"),
+        ([[1], ["a"]], list[list[int]], r"it\[1\]\[0\] must be a whole number"),
+        ({"a": {"b": "x"}}, dict[str, dict[str, int]], r"it\['a'\]\['b'\]"),
+        ([1], tuple[int, int], "it has 1 items"),
+        ([[1]], set[list[int]], "cannot be a set"),
+        ("green", Colour, "'red', 'blue'"),
+        ([1, 2], Level, "none of the values of Level"),
+        (3, str | None, "it must be text"),
+        (3.5, int | str, "it must be int or str"),
+        ({"name": "A", "since": "2025-01-01", "seen": 3}, Customer, "the field 'seen'"),
+    ],
+)
+def test_json_that_does_not_fit_is_refused_with_the_place(value: Any, hint: object, told: str) -> None:
+    with pytest.raises(InvalidJob, match=told):
+        from_json(value, hint, where="it")
+
+
+def test_foreign_whole_numbers_become_plain_ones() -> None:
+    class Index:
+        def __index__(self) -> int:
+            return 7
+
+    assert to_json(Index(), int, where="it") == 7
+
+
+def test_a_dataclass_that_holds_itself_is_refused() -> None:
+    friends: dict[str, Customer] = {}
+    friends["me"] = Customer(name="A", since=date(2025, 1, 1), friends=friends)
+
+    with pytest.raises(InvalidJob, match="nested too deep"):
+        to_json(friends["me"], Customer, where="it")
