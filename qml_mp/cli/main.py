@@ -58,10 +58,12 @@ def run(arguments: list[str]) -> int:
     session = Session()
     try:
         _make_current_directory_importable()
-        code = cli.main(
-            arguments, prog_name="qml-mp", standalone_mode=False, obj=session, color=colour_wanted()
-        )
+        # Not cli.main(), which answers a broken pipe by an exit of its own.
+        with cli.make_context("qml-mp", arguments, obj=session, color=colour_wanted()) as context:
+            code = cli.invoke(context)
         return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as left:  # --help and --version
+        return left.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("qml-mp: interrupted", err=True)
         return _INTERRUPTED

@@ -47,11 +47,16 @@ def message_of(error: BaseException) -> str:
 
 def clean(text: str, max_chars: int) -> str:
     """The text as every backend can store it: no NUL, no lone surrogate, the middle cut out when long."""
-    text = str.__str__(text)  # without whatever a subclass adds
-    if len(text) > max_chars:
-        kept = max_chars // 2 - 20
-        text = f"{text[:kept]}\n... ({len(text) - 2 * kept:,} characters left out) ...\n{text[-kept:]}"
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    text = _cut(str.__str__(text), max_chars)  # without whatever a subclass adds
+    text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return _cut(text, max_chars)  # what was escaped has grown
+
+
+def _cut(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
+        return text
+    kept = max_chars // 2 - 30
+    return f"{text[:kept]}\n... ({len(text) - 2 * kept:,} characters left out) ...\n{text[-kept:]}"
 
 
 def _traceback(error: BaseException) -> str:

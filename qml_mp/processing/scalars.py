@@ -88,9 +88,9 @@ def _duration(value: Any, where: str) -> timedelta:
         raise InvalidJob(f"{where[:300]} is not a number of seconds: {error}") from None
 
 
-def _plain_date(value: date) -> str:
-    if isinstance(value, datetime):
-        raise InvalidJob("A datetime was given where a date is wanted; call .date() on it.")
+def _date(value: Any, where: str) -> str:
+    if not isinstance(value, date) or isinstance(value, datetime):  # whose time of day would be lost
+        raise mismatch(value, "a date", where)
     return value.isoformat()
 
 
@@ -103,7 +103,7 @@ SCALARS: Mapping[Any, Codec] = MappingProxyType(
         float: Codec(_number, _number),
         str: Codec(_text, _text),
         datetime: _as_text(datetime, "an ISO 8601 date and time", datetime.isoformat, datetime.fromisoformat),
-        date: _as_text(date, "an ISO 8601 date", _plain_date, date.fromisoformat),
+        date: Codec(_date, _as_text(date, "an ISO 8601 date", date.isoformat, date.fromisoformat).decode),
         time: _as_text(time, "an ISO 8601 time", time.isoformat, time.fromisoformat),
         timedelta: Codec(_seconds, _duration),
         UUID: _as_text(UUID, "a UUID", str, UUID),

@@ -92,7 +92,10 @@ def test_help_and_version_answer_without_loading_what_commands_need(qml: Qml) ->
 )
 def test_no_command_on_sqlite_loads_psycopg(qml: Qml, arguments: tuple[str, ...]) -> None:
     qml("migrate")
-    code = "import sys; from qml_mp.cli.main import run; c = run(sys.argv[1:]); assert 'psycopg' not in sys.modules; sys.exit(c)"
+    code = (
+        "import sys; from qml_mp.cli.main import run; code = run(sys.argv[1:]);"
+        "assert 'psycopg' not in sys.modules; sys.exit(code)"
+    )
 
     ended = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=qml.folder, env=qml.environment(), capture_output=True,

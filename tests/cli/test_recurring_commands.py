@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from datetime import datetime
+from itertools import pairwise
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_with_an_app_a_template_uses_the_methods_own_queue(qml: Qml) -> None:
         "recurring",
         "add",
         "r",
-        "@daily".replace("@daily", "0 0 * * *"),
+        "0 0 * * *",
         "resize",
         "--payload",
         '{"path": "a"}',

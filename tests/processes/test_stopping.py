@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -25,6 +26,10 @@ def started(one: Server, job_id: str) -> int:
         )
 
     return wait_until(find, what=f"the start of {job_id}; {one.log()}")
+
+
+def has_begun_twice(one: Server, job_id: str) -> bool:
+    return sum(line.job_id == job_id and line.what == "start" for line in one.journal()) == 2
 
 
 def test_sigterm_lets_the_running_job_finish_and_exits_0(server: MakeServer, storage: Storage) -> None:
@@ -144,11 +149,7 @@ def test_no_worker_outlives_a_killed_supervisor_and_the_next_one_runs_the_jobs_a
     wait_until(lambda: all(is_gone(pid) for pid in workers), within_s=6.0, what="the death of all workers")
     two = server("-w", "3", "--shutdown-timeout", "1").start()
     for job_id in (loop_id, holder_id):
-        wait_until(
-            lambda job_id=job_id: (
-                sum(line.job_id == job_id and line.what == "start" for line in two.journal()) == 2
-            )
-        )
+        wait_until(partial(has_begun_twice, two, job_id), what=two.log())
     assert two.stop() == 6, two.log()
     assert all(job.crashes == 0 for job in (storage.get(loop_id), storage.get(holder_id)) if job)
 

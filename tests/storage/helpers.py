@@ -30,7 +30,9 @@ def fetch(*queues: str, worker: str = "worker-1", server: str = "server#1") -> F
     return Fetch(worker_id=worker, server_id=server, queues=queues)
 
 
-def claim_new(storage: Storage, *, worker: str = "worker-1", server: str = "server#1", **options: Any) -> Claim:
+def claim_new(
+    storage: Storage, *, worker: str = "worker-1", server: str = "server#1", **options: Any
+) -> Claim:
     """A claim of a fresh job, from a queue that holds no other."""
     queue = f"only-{uuid.uuid4()}"
     storage.enqueue(Job.new("work", {"n": 1}, queue=queue, **options))

@@ -19,7 +19,7 @@ class Echo(Worker):
     method_name = "echo"
 
     def execute(self, job: Job, context: WorkerContext) -> JsonValue:
-        return job.payload
+        return [job.payload, context.attempt]
 
 
 def context_of(job: Job) -> WorkerContext:

@@ -62,8 +62,10 @@ CREATE INDEX jobs_claim_any ON {s}.jobs (priority DESC, created_at, id) WHERE st
 CREATE INDEX jobs_due ON {s}.jobs (run_at, id) WHERE state IN ('scheduled', 'awaiting_retry');
 CREATE INDEX jobs_claimed ON {s}.jobs (server_id, worker_id) WHERE state = 'processing';
 CREATE INDEX jobs_expiry ON {s}.jobs (expires_at) WHERE state IN ('succeeded', 'failed', 'deleted');
--- Listings (newest first, state by state) and counts.
-CREATE INDEX jobs_by_state ON {s}.jobs (state, created_at DESC, id DESC);
+-- Listings of ended jobs, newest first. Not over the other states too: a planner whose statistics
+-- are older than a burst of jobs would take it for the claim, and sort the whole backlog each time.
+CREATE INDEX jobs_ended ON {s}.jobs (state, created_at DESC, id DESC)
+    WHERE state IN ('succeeded', 'failed', 'deleted');
 -- At most one job that has not ended carries a key.
 CREATE UNIQUE INDEX jobs_unique_key ON {s}.jobs (unique_key)
     WHERE unique_key IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry');

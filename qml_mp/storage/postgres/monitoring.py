@@ -20,14 +20,13 @@ class MonitoringPart(Part):
     def list_jobs(self, where: JobFilter, *, limit: int = 50, after: str | None = None) -> JobPage:
         before_at, before_id = read_cursor(after)
         which = {
-            "states": [str(state) for state in where.states or StateName],
             "before_at": before_at,
             "before_id": before_id,
             "queue": where.queue,
             "method": where.method,
             "limit": limit + 1,  # one more shows whether there is another page
         }
-        rows = self._database.read("listing jobs", sql_around.LIST_JOBS, which)
+        rows = self._database.read("listing jobs", sql_around.list_jobs(where.states), which)
         jobs = tuple(job_from(row) for row in rows[:limit])
         return JobPage(jobs=jobs, next_cursor=cursor_of(jobs[-1]) if len(rows) > limit else None)
 

@@ -46,11 +46,11 @@ WITH added AS (
                 %(payload)s::text[], %(metadata)s::text[], %(max_retries)s::integer[],
                 %(timeout_us)s::bigint[], %(unique_key)s::text[], %(created_at)s::timestamptz[],
                 %(run_at)s::timestamptz[], %(reason)s::text[], %(recurring_id)s::text[],
-                %(fire_at)s::timestamptz[])
+                %(fire_at)s::timestamptz[]) WITH ORDINALITY
       AS n (id, method, queue, priority, payload, metadata, max_retries, timeout_us, unique_key, created_at,
-            run_at, reason, recurring_id, fire_at)
-    -- In one order everywhere, so that two batches with the same keys cannot deadlock.
-    ORDER BY n.unique_key, n.id
+            run_at, reason, recurring_id, fire_at, place)
+    -- Keys in one order everywhere, so that two batches cannot deadlock; of one key the first job is stored.
+    ORDER BY n.unique_key, n.place
     -- A key or firing that is taken, or this very job, stored before a reply was lost.
     ON CONFLICT DO NOTHING
     RETURNING id
@@ -141,7 +141,8 @@ UPDATE {s}.jobs AS j
 SET state = 'processing', claim_seq = j.claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,
     server_id = %(server_id)s, reason = NULL
 FROM candidate AS c
-WHERE j.id = c.id AND j.state = 'enqueued'
+-- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
+WHERE j.id = c.id
 RETURNING """
     + JOB_COLUMNS
 )
@@ -212,15 +213,22 @@ CLAIMS = (
 
 # The end of a claim
 
-LOCK_CLAIM = """
-SELECT cancel_reason FROM {s}.jobs
-WHERE id = %(id)s AND claim_seq = %(claim_seq)s AND state = 'processing'
+# The guard of every write about a claim: id, claim_seq and Processing. As a CASE, because a planner whose
+# statistics are old may otherwise look for the row among all that are Processing.
+_CLAIM_HOLDS = "id = %(id)s AND CASE WHEN state = 'processing' THEN claim_seq END = %(claim_seq)s"
+
+LOCK_CLAIM = (
+    "SELECT cancel_reason FROM {s}.jobs WHERE "
+    + _CLAIM_HOLDS
+    + """
 -- FOR UPDATE: a cancel that comes after this read waits, and then finds the job no longer running.
 FOR UPDATE
 """
+)
 """Whether the claim still holds, and whether somebody wants the job cancelled."""
 
-FINISH = """
+FINISH = (
+    """
 WITH finished AS (
     UPDATE {s}.jobs
     SET state = %(state)s,
@@ -236,12 +244,15 @@ WITH finished AS (
         last_error_message = CASE WHEN %(failed)s THEN %(error_message)s ELSE last_error_message END,
         last_error_traceback = CASE WHEN %(failed)s THEN %(error_traceback)s ELSE last_error_traceback END,
         reason = %(reason)s, cancel_reason = NULL, worker_id = NULL, server_id = NULL
-    WHERE id = %(id)s AND claim_seq = %(claim_seq)s AND state = 'processing'
+    WHERE """
+    + _CLAIM_HOLDS
+    + """
     RETURNING id
 )
 SELECT count(*) AS count, CASE WHEN count(*) > 0 AND %(waits)s THEN pg_notify(%(channel)s, '') END AS told
 FROM finished
 """
+)
 """Write what came of a claim, if it still holds; a job that will run again is announced."""
 
 INSERT_ATTEMPT = """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
+from qml_mp.core.state import StateName
 from qml_mp.storage.postgres.sql import JOB_COLUMNS
 
 # Schema
@@ -195,29 +198,30 @@ DELETE_EXPIRED_LOCKS = "DELETE FROM {s}.locks WHERE expires_at <= now() RETURNIN
 
 # Monitoring
 
-LIST_JOBS = (
-    """
-WITH page AS MATERIALIZED (
-    SELECT newest.id FROM unnest(%(states)s::text[]) AS wanted (state)
-    -- Each state gives its newest from the index, and the newest of those are the page: it costs
-    -- the same however many rows there are.
-    CROSS JOIN LATERAL (
-        SELECT id, created_at FROM {s}.jobs
-        WHERE state = wanted.state
-          AND (created_at, id) < (%(before_at)s::timestamptz, %(before_id)s)
-          AND (%(queue)s::text IS NULL OR queue = %(queue)s)
-          AND (%(method)s::text IS NULL OR method = %(method)s)
-        ORDER BY created_at DESC, id DESC LIMIT %(limit)s
-    ) AS newest
-    ORDER BY newest.created_at DESC, newest.id DESC LIMIT %(limit)s
-)
-SELECT """
-    + JOB_COLUMNS
-    + """
-FROM page JOIN {s}.jobs AS j USING (id) ORDER BY j.created_at DESC, j.id DESC
+_PAGE_OF_STATE = """
+    (SELECT id, created_at FROM {{s}}.jobs
+     WHERE state = '{state}' AND (created_at, id) < (%(before_at)s::timestamptz, %(before_id)s)
+       AND (%(queue)s::text IS NULL OR queue = %(queue)s)
+       AND (%(method)s::text IS NULL OR method = %(method)s)
+     ORDER BY created_at DESC, id DESC LIMIT %(limit)s)
 """
-)
-"""A page of jobs, newest first."""
+
+
+def list_jobs(states: Collection[StateName]) -> str:
+    """A page of jobs in the states (none: all), newest first.
+
+    Each state gives its newest, and the newest of those are the page: from the index of ended jobs
+    it costs the same however many there are. The state is part of the text, because an index for
+    some states can only be used for a state that the planner knows.
+    """
+    wanted = [state for state in StateName if state in states or not states]
+    parts = " UNION ALL ".join(_PAGE_OF_STATE.format(state=state) for state in wanted)
+    page = f"WITH page AS MATERIALIZED ({parts} ORDER BY created_at DESC, id DESC LIMIT %(limit)s)"
+    return (
+        f"{page} SELECT {JOB_COLUMNS} FROM page JOIN {{s}}.jobs AS j USING (id) "
+        "ORDER BY j.created_at DESC, j.id DESC"
+    )
+
 
 JOB_COUNTS = "SELECT state, count(*) AS jobs FROM {s}.jobs GROUP BY state"
 ATTEMPTS = "SELECT * FROM {s}.attempts WHERE job_id = %(id)s ORDER BY claim_seq"

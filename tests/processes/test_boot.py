@@ -1,0 +1,109 @@
+"""Tests: apps that do not import, workers that die while booting, and rows that nobody can run."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.state import Failed, StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.storage_rows import insert_raw_job
+
+MakeServer = Callable[..., Server]
+
+
+def test_an_app_that_does_not_import_stops_the_server_with_its_error_shown_once(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_app.py").write_text("import no_such_library\n")
+    one = server("-w", "4", app="broken_app:app", PYTHONPATH=str(tmp_path))
+
+    one.start(ready=None)
+
+    assert one.wait() == 3
+    assert one.log().count("No module named 'no_such_library'") == 1
+    assert storage.list_servers() == []
+
+
+@pytest.mark.fault(60)
+def test_an_app_that_breaks_in_the_workers_alone_stops_the_server_too(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    # Imports where the supervisor probes it, and fails from the second import on.
+    (tmp_path / "fading_app.py").write_text(
+        "import pathlib\n"
+        "from qml_mp import QmlApp\n"
+        f"mark = pathlib.Path({str(tmp_path / 'mark')!r})\n"
+        "if mark.exists():\n"
+        "    raise RuntimeError('gone stale')\n"
+        "mark.touch()\n"
+        "app = QmlApp()\n"
+    )
+    one = server("-w", "2", app="fading_app:app", PYTHONPATH=str(tmp_path))
+
+    one.start(ready=None)
+
+    assert one.wait() == 3
+    assert one.log().count("RuntimeError: gone stale") == 1
+    assert storage.list_servers() == []
+
+
+@pytest.mark.fault(60)
+def test_after_a_bad_deploy_old_workers_go_on_and_a_mended_app_is_picked_up(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    module = tmp_path / "living_app.py"
+    good = "from qml_mp import QmlApp\napp = QmlApp()\n@app.job()\ndef version():\n    return {}\n"
+    module.write_text(good.format(1))
+    one = server(
+        "-w", "2", app="living_app:app", PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1"
+    ).start(ready=2)
+    module.write_text("raise RuntimeError('bad deploy')\n")
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: "bad deploy" in one.log(), what=one.log())
+    assert wait_for_state(storage, enqueue(storage, "version"), StateName.SUCCEEDED).result == 1
+    module.write_text(good.format(2))
+    wait_until(lambda: len(one.worker_pids()) == 2, what="the recovery")
+    one.signal(signal.SIGHUP)
+    wait_until(
+        lambda: wait_for_state(storage, enqueue(storage, "version"), StateName.SUCCEEDED).result == 2,
+        what="the new version",
+    )
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(27)
+@pytest.mark.fault(28)
+@pytest.mark.fault(29)
+@pytest.mark.fault(30)
+def test_raw_rows_that_cannot_run_end_failed_and_harm_no_worker(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1").start()
+    workers = one.worker_pids()
+
+    bad = {
+        "corrupt": insert_raw_job(storage, "quick", "{not json"),
+        "deep": insert_raw_job(storage, "quick", "[" * 100_000 + "]" * 100_000),
+        "huge": insert_raw_job(storage, "quick", '"' + "x" * 20_000_000 + '"'),
+        "nan": insert_raw_job(storage, "quick", '{"busy_s": NaN}'),
+        "unknown": insert_raw_job(storage, "no_such_method", "{}"),
+        "dunder": insert_raw_job(storage, "os.system", '["touch /tmp/never"]'),
+        "mismatch": insert_raw_job(storage, "quick", '{"no_such_argument": 1}'),
+    }
+
+    for name, job_id in bad.items():
+        job = wait_for_state(storage, job_id, StateName.FAILED)
+        assert isinstance(job.state, Failed)
+        assert job.state.exception is not None, name
+    unknown = storage.get(bad["unknown"])
+    assert unknown is not None
+    assert unknown.last_error is not None
+    assert unknown.last_error.message == "No worker registered for method: no_such_method"
+    assert one.worker_pids() == workers
+    assert wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
+    assert one.stop() == 0

@@ -1,0 +1,129 @@
+"""Tests: workers that die, by whatever hand, and what becomes of their jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.state import Failed, StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.chaos import run_under_fire
+from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+
+
+@pytest.mark.fault(1)
+def test_jobs_survive_workers_killed_at_random(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "4", QML_MP_MAX_CRASHES="1000")
+
+    verdict = run_under_fire(
+        one, storage, jobs=600, workers=4, kill_every=timedelta(milliseconds=200), seed=1, busy_s=0.004
+    )
+
+    assert verdict.problems == (), one.log()[-5000:]
+    assert verdict.kills > 0
+    if storage.url.startswith("sqlite:"):
+        with sqlite3.connect(storage.url.removeprefix("sqlite:///")) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.fault(1)
+def test_a_killed_workers_job_runs_again_and_its_attempt_is_kept(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "2").start(ready=2)
+    job_id = enqueue(storage, "nap", seconds=1)
+    first = wait_until(lambda: next((line for line in one.journal() if line.what == "start"), None))
+
+    os.kill(first.pid, signal.SIGKILL)
+
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert (job.claim_seq, job.crashes, job.failures) == (2, 1, 0)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.kind is AttemptKind.CRASH
+    assert attempt.pid == first.pid
+    assert attempt.process.signal == signal.SIGKILL
+    assert attempt.process.peak_rss_bytes
+    assert attempt.process.peak_rss_bytes > 1_000_000
+    wait_until(lambda: len(one.worker_pids()) == 2, what="the replacement")
+    assert first.pid not in one.worker_pids().values()
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("exit_code", [0, 1, 80])
+def test_a_job_that_exits_its_process_is_never_a_success(
+    server: MakeServer, storage: Storage, exit_code: int
+) -> None:
+    one = server("-w", "1", QML_MP_MAX_CRASHES="1").start()
+
+    job_id = enqueue(storage, "die", exit_code=exit_code)
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.process.exit_code == exit_code
+    assert job.crashes == 1
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(12)
+@pytest.mark.fault(61)
+def test_a_job_that_kills_every_worker_is_dead_after_three_crashes_while_others_flow(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "2").start()
+    poison_id = enqueue(storage, "die", signal_number=int(signal.SIGSEGV))
+
+    others = [enqueue(storage, "quick", busy_s=0.005) for _ in range(100)]
+
+    for job_id in others:
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
+    poison = wait_for_state(storage, poison_id, StateName.FAILED)
+    assert isinstance(poison.state, Failed)
+    assert poison.state.exception is not None
+    assert poison.state.exception.type == "WorkerCrashed"
+    assert (poison.crashes, poison.failures) == (3, 0)
+    assert [attempt.process.signal for attempt in storage.attempts(poison_id)] == [signal.SIGSEGV] * 3
+    assert one.stop() == 0
+
+
+def test_a_job_that_forks_and_lets_both_copies_return_ends_once(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1").start()
+    (worker,) = one.worker_pids().values()
+
+    job_id = enqueue(storage, "split")
+    after_id = enqueue(storage, "quick")
+
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert wait_for_state(storage, after_id, StateName.SUCCEEDED).claim_seq == 1
+    assert [line.pid for line in one.journal()] == [worker, worker]
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(70)
+def test_a_killed_guardian_is_replaced_and_no_worker_is_harmed(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1").start()
+    workers = one.worker_pids()
+    first = wait_until(lambda: guardian_of(one.pid))
+
+    os.kill(first, signal.SIGKILL)
+
+    second = wait_until(lambda: (pid := guardian_of(one.pid)) != first and pid)
+    assert one.worker_pids() == workers
+    assert one.stop() == 0
+    assert is_gone(second)
+
+
+def guardian_of(supervisor: int) -> int | None:
+    """The pid of the supervisor's guardian, by its title."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    titles = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
+    return next((child for child, title in titles.items() if title.startswith("qml-mp: guardian")), None)

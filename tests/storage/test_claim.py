@@ -1,0 +1,141 @@
+"""Tests of the storage: which job a claim hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import Processing, StateName
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
+from tests.storage.helpers import DONE, KEEP, fetch, in_children, in_an_hour, present
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def claimed_ids(storage: Storage, *queues: str) -> list[str]:
+    """Claim until nothing is left."""
+    ids = []
+    while claim := storage.fetch_and_lock_job(fetch(*queues)):
+        ids.append(claim.job.id)
+    return ids
+
+
+def aged(minutes: int, *, queue: str = "default", priority: int = 0) -> Job:
+    """A job enqueued so many minutes before noon."""
+    return Job.new("work", queue=queue, priority=priority, now=NOON - timedelta(minutes=minutes))
+
+
+def test_there_is_nothing_to_claim_in_an_empty_storage(storage: Storage) -> None:
+    assert storage.fetch_and_lock_job(fetch()) is None
+    assert storage.fetch_and_lock_job(fetch("default")) is None
+
+
+def test_a_claim_is_processing_numbered_and_stamped_with_its_owner(storage: Storage) -> None:
+    job_id = storage.enqueue(Job.new("work", {"n": 1}))
+
+    claim = storage.fetch_and_lock_job(fetch("default", worker="w-7", server="s#7"))
+
+    assert claim is not None
+    assert (claim.job.id, claim.job.claim_seq, claim.worker_id, claim.server_id) == (job_id, 1, "w-7", "s#7")
+    assert isinstance(claim.job.state, Processing)
+    assert (claim.job.state.worker_id, claim.job.state.server_name) == ("w-7", "s#7")
+    assert claim.job.started_at == claim.job.state.started_at is not None
+    assert claim.job == present(storage, claim)
+
+
+def test_higher_priorities_come_first_and_then_older_jobs(storage: Storage) -> None:
+    jobs = [
+        aged(1, priority=1),
+        aged(9),
+        aged(5),
+        aged(3, priority=5),
+        aged(7, priority=5),
+        aged(2, priority=-1),
+    ]
+    storage.enqueue_many(jobs)
+
+    order = claimed_ids(storage, "default")
+
+    assert order == [jobs[index].id for index in (4, 3, 0, 1, 2, 5)]
+
+
+def test_the_order_holds_across_the_served_queues(storage: Storage) -> None:
+    jobs = [aged(1, queue="a"), aged(4, queue="b"), aged(2, queue="c", priority=1), aged(3, queue="a")]
+    storage.enqueue_many(jobs)
+
+    order = claimed_ids(storage, "c", "b", "a")
+
+    assert order == [jobs[index].id for index in (2, 1, 3, 0)]
+
+
+def test_the_order_holds_across_all_queues_when_all_are_served(storage: Storage) -> None:
+    jobs = [aged(1, queue="a"), aged(4, queue="b"), aged(2, queue="c", priority=1), aged(3, queue="a")]
+    storage.enqueue_many(jobs)
+
+    order = claimed_ids(storage)
+
+    assert order == [jobs[index].id for index in (2, 1, 3, 0)]
+
+
+def test_jobs_of_the_same_instant_come_in_the_order_of_their_ids(storage: Storage) -> None:
+    jobs = [Job.new("work", now=NOON) for _ in range(10)]
+    storage.enqueue_many(reversed(jobs))
+
+    assert claimed_ids(storage, "default") == sorted(job.id for job in jobs)
+
+
+def test_claims_keep_to_the_served_queues_exactly(storage: Storage) -> None:
+    served = [storage.enqueue(Job.new("work", queue=queue)) for queue in ("mail", "Mail-2")]
+    for other in ("mail2", "mai", "MAIL", "mail.x", "default"):
+        storage.enqueue(Job.new("work", queue=other, priority=9))
+
+    order = claimed_ids(storage, "mail", "Mail-2", "nobody")
+
+    assert order == served
+    assert storage.job_counts()[StateName.ENQUEUED] == 5
+
+
+def test_a_job_behind_a_large_backlog_of_another_queue_is_found(storage: Storage) -> None:
+    storage.enqueue_many(aged(60, queue="backlog", priority=9) for _ in range(3000))
+    wanted = storage.enqueue(aged(1, queue="mine", priority=-9))
+
+    assert claimed_ids(storage, "mine") == [wanted]
+    assert claimed_ids(storage, "yours", "mine") == []
+
+
+def test_scheduled_and_ended_jobs_are_not_claimed(storage: Storage) -> None:
+    storage.enqueue(Job.new("work", at=in_an_hour()))
+    storage.enqueue(Job.new("work"))
+    claim = storage.fetch_and_lock_job(fetch())
+    assert claim is not None
+    storage.finish(claim, DONE, retention=KEEP)
+
+    assert claimed_ids(storage) == []
+
+
+def test_eight_processes_claim_each_job_exactly_once(storage: Storage, url: str, tmp_path: Path) -> None:
+    ids = storage.enqueue_many(Job.new("work", n, queue=f"q{n % 3}") for n in range(240))
+    storage.close()
+
+    def drain(number: int) -> None:
+        mine = open_storage(url)
+        with open(tmp_path / f"claimed-{number}", "w") as log:
+            claim = mine.fetch_and_lock_job(fetch("q0", "q1", "q2", worker=f"w-{number}"))
+            while claim is not None:
+                log.write(f"{claim.job.id}\n")
+                then = fetch("q0", "q1", "q2", worker=f"w-{number}") if number % 2 else None
+                finished = mine.finish(claim, DONE, retention=KEEP, then=then)
+                assert finished.accepted
+                claim = finished.next if then else mine.fetch_and_lock_job(fetch(worker=f"w-{number}"))
+
+    actions: list[Callable[[], None]] = [partial(drain, number) for number in range(8)]
+    statuses = in_children(actions)
+
+    assert statuses == [0] * 8
+    claimed = [line for number in range(8) for line in (tmp_path / f"claimed-{number}").read_text().split()]
+    assert sorted(claimed) == sorted(ids)
+    assert storage.job_counts()[StateName.SUCCEEDED] == 240
