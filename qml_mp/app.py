@@ -6,7 +6,8 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Concatenate, Protocol, overload
 
 from qml_mp.client import EnqueueOptions, JobClient, JobDefaults, build_job
@@ -77,7 +78,7 @@ class QmlApp:
             retry_policy=self._retry_policy,
             middleware=self._middleware,
             on_state_change=self._on_state_change,
-            recurring=tuple(self._recurring.values()),
+            recurring=tuple(map(_from_now_on, self._recurring.values())),
             url=self._client.url,
             config=self.config,
             attach=self.attach,
@@ -270,6 +271,12 @@ def load_app(spec: str) -> QmlApp:
     if not isinstance(found, QmlApp):
         raise AppImportError(f"{spec!r} is a {type(found).__name__}, not a QmlApp.")
     return found
+
+
+def _from_now_on(template: RecurringJob) -> RecurringJob:
+    """The template as declared now: what was due between import and start is no missed firing."""
+    now = datetime.now(UTC)
+    return replace(template, created_at=now, next_run_at=template.schedule.next_after(now))
 
 
 def _retention(config: ServerConfig | None) -> Retention:

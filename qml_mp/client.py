@@ -89,7 +89,7 @@ class JobClient:
 
     @property
     def storage(self) -> Storage:
-        """The storage. One that is empty gets its schema now, so that a first program just works."""
+        """The storage; it connects when it is first used, and makes its schema when it has none."""
         with self._opening:
             if self._storage is None:
                 self._storage = _open(self._url)
@@ -141,10 +141,7 @@ def _open(url: str | None) -> Storage:
     from qml_mp.sources import load_url
     from qml_mp.storage.open import open_storage
 
-    storage = open_storage(load_url(url))
-    if storage.schema_version() == 0:
-        storage.migrate()
-    return storage
+    return open_storage(load_url(url))
 
 
 def _later(now: datetime, delay: Duration) -> datetime:

@@ -88,7 +88,7 @@ class JobHandle:
             if left_s <= 0 and limit is not None:
                 raise WaitTimeout(
                     f"The job {self.id} ({job.method}) is still {job.state_name} after "
-                    f"{format_duration(limit)}; it goes on. Check that a server serves its queue {job.queue!r}."
+                    f"{format_duration(limit)}; it goes on. Does a server serve the queue {job.queue!r}?"
                 )
             time.sleep(min(pause_s, max(left_s, 0.0)))
             pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)

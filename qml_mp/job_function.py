@@ -26,6 +26,8 @@ class JobFunction(Generic[P, R]):
     not fit raises `InvalidJob`, and nothing is written.
     """
 
+    __name__: str
+
     def __init__(
         self, function: Callable[..., R], *, worker: FunctionWorker, defaults: JobDefaults, client: JobClient
     ) -> None:

@@ -132,7 +132,7 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
 def _initialise(programs: Path, folder: Path, user: pwd.struct_passwd | None) -> None:
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
-    command = [
+    command: list[str | Path] = [
         programs / "initdb", "--pgdata", folder / "data", "--username", "postgres", "--auth", "trust",
         "--encoding", "UTF8", "--locale", "C",
         "--no-sync",  # an empty cluster is not worth a wait for the disk
@@ -150,14 +150,20 @@ def _start(
     fsync = os.environ.get(FSYNC_VARIABLE, "on")
     for _ in range(_PORT_TRIES):
         port = _free_port()
-        command = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port)]
+        command: list[str | Path] = [programs / "postgres", "-D", folder / "data", "-k", folder]
+        command += ["-p", str(port)]
         for setting in ("listen_addresses=127.0.0.1", f"fsync={fsync}", "max_connections=200"):
             command += ["-c", setting]
         with (folder / "server.log").open("wb") as log:
             server = _run_as(command, folder, user, log.fileno())
-        if _became_ready(server, folder / "data" / "postmaster.pid"):
+        ready = False
+        try:
+            ready = _became_ready(server, folder / "data" / "postmaster.pid")
+        finally:
+            if not ready:
+                _stop(server)
+        if ready:
             return server, f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        _stop(server)
         if "Address already in use" not in _tail(folder / "server.log"):
             break
     raise ClusterError(f"The PostgreSQL server did not start: {_tail(folder / 'server.log')}")
@@ -166,17 +172,17 @@ def _start(
 def _run_as(
     command: list[str | Path], folder: Path, user: pwd.struct_passwd | None, log_fd: int
 ) -> subprocess.Popen[bytes]:
-    identity = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid}
     return subprocess.Popen(
         command,
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=log_fd,
         stderr=log_fd,
+        user=None if user is None else user.pw_uid,
+        group=None if user is None else user.pw_gid,
         extra_groups=None if user is None else [],
         # Settings of the caller (PGDATA, PGOPTIONS, …) are not meant for this server.
         env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
-        **identity,
     )
 
 

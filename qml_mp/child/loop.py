@@ -16,6 +16,7 @@ from datetime import timedelta
 
 from qml_mp import host
 from qml_mp.child.exits import WorkerExit
+from qml_mp.child.hygiene import Descriptors, Hygiene
 from qml_mp.child.token import Commands
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release, Retry
@@ -57,6 +58,7 @@ class WorkerLoop:
         limits: LoopLimits,
         on_state_change: StateChangeHook | None,
         show_title: Callable[[str], None],
+        hygiene: Hygiene,
         pid: int,
     ) -> None:
         self._fetch = fetch
@@ -67,8 +69,10 @@ class WorkerLoop:
         self._limits = limits
         self._on_state_change = on_state_change
         self._show_title = show_title
+        self._hygiene = hygiene
         self._pid = pid
         self._jobs_done = 0
+        self._spoiled: str | None = None
         self._backoff_s = _FIRST_BACKOFF_S
 
     def run(self) -> WorkerExit:
@@ -94,6 +98,8 @@ class WorkerLoop:
 
     def _used_up(self) -> bool:
         limits = self._limits
+        if self._spoiled is not None:
+            return True
         if limits.max_jobs is not None and self._jobs_done >= limits.max_jobs:
             return True
         if limits.max_memory_bytes is None:
@@ -125,15 +131,32 @@ class WorkerLoop:
         with self._commands.attending(claim.key) as cancel:
             self._show_title(job.method)
             self._show_job(Activity.RUNNING, claim, verdict)
+            self._hygiene.before_job()
             outcome = self._processor.run(claim, cancel)
-        if os.getpid() != self._pid:
-            os._exit(0)  # the job forked and let the copy return: it is no worker
+        self._tidy_up()
         self._show_job(Activity.FINISHING, claim, verdict)
         self._jobs_done += 1
         self._slot.count_job()
         self._commands.look()
         wants_more = not (self._commands.leaving or self._commands.paused or self._used_up())
         return self._settle(claim, outcome, then=self._fetch if wants_more else None)
+
+    def _tidy_up(self) -> None:
+        """After user code, before anything is written: is this still our process as it was?"""
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job forked and let the copy return: it is no worker
+        match self._hygiene.descriptors():
+            case Descriptors.REPLACED:
+                # The connection to storage may be somebody else's file now: not one byte more.
+                self._slot.say("The job closed or replaced descriptors of the worker.")
+                os._exit(WorkerExit.BROKEN)
+            case Descriptors.SOME_CLOSED:
+                self._storage.close()  # its number may be gone; the next use opens another
+            case Descriptors.OURS:
+                pass
+        self._spoiled = self._hygiene.restore()
+        if self._spoiled is not None:
+            logger.warning("Worker %s is replaced: %s", self._fetch.worker_id, self._spoiled)
 
     def _show_job(self, activity: Activity, claim: Claim, verdict: Retry | Failure) -> None:
         self._slot.show_job(

@@ -14,7 +14,9 @@ import setproctitle
 
 from qml_mp import host
 from qml_mp.child.exits import WorkerExit
+from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.loop import LoopLimits, WorkerLoop
+from qml_mp.child.native_threads import cap_native_threads
 from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import ProgramSource
 from qml_mp.child.token import Commands
@@ -23,6 +25,7 @@ from qml_mp.core.server_info import WorkerInfo
 from qml_mp.errors import StorageError
 from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotWriter
+from qml_mp.ipc.stack import write_stacks_to
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
@@ -43,6 +46,7 @@ class WorkerOrder:
     config: ServerConfig
     source: ProgramSource
     pipe_fd: int
+    stack_fd: int
     slot: SlotWriter
 
 
@@ -50,9 +54,11 @@ def worker_main(order: WorkerOrder) -> int:
     """The whole life of a worker, after the prologue; returns its exit code."""
     commands = Commands(PipeReader(order.pipe_fd))
     commands.install()
+    write_stacks_to(order.stack_fd)
     unblock_signals()
     show_title = _title(order)
     show_title("starting")
+    cap_native_threads(order.config.worker_count)
     try:
         program = order.source.load()
         if program.attach is not None:
@@ -130,6 +136,7 @@ def _loop(
         limits=limits,
         on_state_change=program.on_state_change,
         show_title=show_title,
+        hygiene=Hygiene(vital_fds=frozenset({order.pipe_fd, order.stack_fd})),
         pid=os.getpid(),
     )
 

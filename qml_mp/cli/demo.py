@@ -69,7 +69,9 @@ def demo(session: Session, workers: int, limit: int | None) -> None:
     click.echo(f"seconds    {run.duration_s:.1f} on {workers} workers, {serial_s:.1f} in one process")
     click.echo(f"speed-up   {serial_s / run.duration_s:.2f} over serial")
     attempts = "attempt" if run.crashes == 1 else "attempts"
-    click.echo(f"recovered  {run.crashes} {attempts} whose worker died; every such job ran again and succeeded")
+    click.echo(
+        f"recovered  {run.crashes} {attempts} whose worker died; every such job ran again and succeeded"
+    )
 
 
 def _run(storage: Storage, server: DemoServer, paths: list[str], progress: Progress) -> _Run:

@@ -26,6 +26,9 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that f
     (JobFailed, 7),
 )
 
+_TRACEBACK = "Traceback (most recent call last):"
+_HINT = "(-v shows the traceback)"
+
 
 def exit_code_of(error: BaseException) -> int:
     """The documented exit code of an error; 1 for every other one."""
@@ -40,7 +43,13 @@ def paragraph(error: BaseException) -> str:
     elif isinstance(error, click.ClickException):
         text = error.format_message()
     elif isinstance(error, QmlError):
-        text = str(error)
+        text = _without_traceback(str(error))
     else:
-        text = f"unexpected {type(error).__name__}: {error} (run it again with -v for the traceback)"
+        text = f"unexpected {type(error).__name__}: {error} {_HINT}"
     return "qml-mp: error: " + " ".join(text.split())
+
+
+def _without_traceback(text: str) -> str:
+    """The text with a traceback in it, such as a worker's own, cut down to that traceback's last line."""
+    before, found, traceback = text.partition(_TRACEBACK)
+    return f"{before} {traceback.strip().splitlines()[-1]} {_HINT}" if found and traceback.strip() else text

@@ -62,7 +62,7 @@ def _where(job: Job) -> Iterator[tuple[str, str]]:
             pass
     if job.cancel_reason is not None:
         yield "cancel asked", job.cancel_reason
-    yield "handed out", f"{job.claim_seq} times, {job.failures} failures, {job.crashes} crashes"
+    yield "so far", f"handed out {job.claim_seq}, failures {job.failures}, crashes {job.crashes}"
 
 
 def _print_attempt(attempt: Attempt) -> None:

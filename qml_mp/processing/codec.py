@@ -78,6 +78,8 @@ def hints_of(owner: Any, where: str) -> dict[str, Any]:
     """The resolved annotations of a class; `InvalidJob` when one names what cannot be found."""
     try:
         return typing.get_type_hints(owner, include_extras=True)
+    except RecursionError:
+        raise  # says something of the value around it, nothing of the annotation
     except Exception as error:  # an annotation is arbitrary code
         raise InvalidJob(
             f"{where[:300]}: an annotation of {_named(owner)} cannot be resolved ({error}); names in it "

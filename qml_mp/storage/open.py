@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from datetime import timedelta
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import unquote
 
 from qml_mp.clock import Clock
 from qml_mp.errors import ConfigurationError
@@ -34,7 +34,8 @@ def open_storage(
 
     `memory://` is a new SQLite file in shared memory, removed when the process that asked for it
     exits; `storage.url` is what its children open. `application_name` is shown by PostgreSQL's
-    own views. `patience` bounds how long one operation waits for a lock of somebody else. `clock` is the database's clock for SQLite; PostgreSQL has its own.
+    own views. `patience` bounds how long one operation waits for a lock of somebody else. `clock` is
+    the database's clock for SQLite; PostgreSQL has its own.
     Raises `ConfigurationError` for a URL that is none of the accepted forms.
     """
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
@@ -44,7 +45,7 @@ def open_storage(
         case "memory" if rest in ("", "/"):
             return SqliteStorage(_path_in_memory(), clock=clock, busy_timeout=patience)
         case "postgresql" | "postgres":
-            return _open_postgres(rest, application_name)
+            return _open_postgres(url, application_name, patience)
         case _:
             raise _bad_url(url, "is none of the accepted forms")
 
@@ -75,11 +76,7 @@ def _remove_if_ours(directory: str, maker_pid: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _open_postgres(rest: str, application_name: str) -> Storage:
-    address, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    schema = options.pop("schema", _DEFAULT_SCHEMA)
-    url = f"postgresql://{address}" + (f"?{urlencode(options, quote_via=quote)}" if options else "")
+def _open_postgres(url: str, application_name: str, patience: timedelta) -> Storage:
     try:
         # Imported here so that SQLite works where libpq is missing.
         from qml_mp.storage.postgres.store import PostgresStorage
@@ -88,7 +85,7 @@ def _open_postgres(rest: str, application_name: str) -> Storage:
             f"PostgreSQL needs psycopg with libpq, which cannot be loaded here ({error}). "
             "Install libpq, or its packaged form: pip install 'qml-mp[binary]'."
         ) from error
-    return PostgresStorage(url, schema=schema, application_name=application_name)
+    return PostgresStorage(url, application_name=application_name, patience=patience)
 
 
 def _bad_url(url: object, problem: str) -> ConfigurationError:

@@ -1,4 +1,4 @@
-"""Every process: rows and values translated into each other, once for all backends.
+"""Every process: rows read as values, once for all backends; `storable` is the way back.
 
 Rows can be written by other programs, so reading trusts none of them: whatever stands in a column,
 these functions return a value and raise nothing. An unreadable payload is said in `payload_error`.
@@ -13,7 +13,7 @@ from typing import Any, Protocol, assert_never
 from qml_mp.core.ids import check_job_id
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
-from qml_mp.core.payload import MAX_PAYLOAD_BYTES, JsonValue, decode_json, encode_json
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES, JsonValue, decode_json
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import (
@@ -28,11 +28,7 @@ from qml_mp.core.state import (
     Succeeded,
 )
 from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.storage.row_change import RowChange
 
-MAX_MESSAGE_BYTES = 8 * 1024
-MAX_TRACEBACK_BYTES = 64 * 1024
-_MAX_TYPE_BYTES = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
@@ -46,139 +42,6 @@ class Row(Protocol):
 
 ToInstant = Callable[[object], datetime | None]
 """How a backend's instants are read: an aware UTC datetime, or None for NULL and for nonsense."""
-
-
-# Writing
-
-
-def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
-    """The columns of a new job, instants as datetimes. Raises `InvalidJob` when it cannot be stored.
-
-    `enqueued_at` is the instant at which the job entered its waiting state: enqueued or scheduled.
-    A Scheduled job whose instant has passed by `now` is stored Enqueued.
-    """
-    job.validate()
-    run_at: datetime | None
-    reason: str | None
-    match job.state:
-        case Scheduled(enqueue_at=run_at, reason=reason) if run_at > now:
-            state = StateName.SCHEDULED
-        case Enqueued() | Scheduled():
-            state, run_at, reason = StateName.ENQUEUED, None, None
-        case _:
-            raise InvalidJob(
-                f"Job {job.id} is {job.state_name}; only an Enqueued or Scheduled job can be new."
-            )
-    return {
-        "id": check_job_id(job.id),
-        "method": job.method,
-        "queue": job.queue,
-        "priority": job.priority,
-        "state": str(state),
-        "payload": encode_json(job.payload, what="The payload"),
-        "metadata": encode_json(dict(job.metadata), what="metadata"),
-        "max_retries": job.max_retries,
-        "timeout_us": None if job.timeout is None else microseconds(job.timeout),
-        "unique_key": job.unique_key,
-        "created_at": job.created_at,
-        "enqueued_at": now,
-        "run_at": run_at,
-        "reason": reason,
-        "recurring_id": None,
-        "fire_at": None,
-    }
-
-
-def storable_text(text: str, *, max_bytes: int, keep_tail: bool = False) -> str:
-    """The text as every backend can store it: no NUL, no lone surrogate, cut to `max_bytes` of UTF-8."""
-    raw = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
-    if len(raw) <= max_bytes:
-        return raw.decode()
-    mark = b"[... cut ...]"
-    room = max_bytes - len(mark)
-    cut = mark + raw[-room:] if keep_tail else raw[:room] + mark
-    return cut.decode("utf-8", "ignore")
-
-
-def storable_error(error: ErrorInfo | None) -> ErrorInfo | None:
-    """The error with its texts made storable; of a traceback the tail is kept, where the cause stands."""
-    if error is None:
-        return None
-    traceback = error.traceback
-    return ErrorInfo(
-        type=storable_text(error.type, max_bytes=_MAX_TYPE_BYTES),
-        message=storable_text(error.message, max_bytes=MAX_MESSAGE_BYTES),
-        traceback=None
-        if traceback is None
-        else storable_text(traceback, max_bytes=MAX_TRACEBACK_BYTES, keep_tail=True),
-    )
-
-
-def storable_reason(reason: str | None) -> str | None:
-    """A reason made storable."""
-    return None if reason is None else storable_text(reason, max_bytes=MAX_MESSAGE_BYTES)
-
-
-def canonical_id(job_id: str) -> str | None:
-    """The job id as stored; None when the text is no job id, so that no job can have it."""
-    try:
-        return check_job_id(job_id)
-    except InvalidJob:
-        return None
-
-
-def microseconds(duration: timedelta) -> int:
-    """The duration in whole microseconds."""
-    return duration // timedelta(microseconds=1)
-
-
-def job_from_template(row: Row, *, now: datetime) -> Job:
-    """The job of one firing, from a row of the recurring jobs table.
-
-    Raises `InvalidJob` or `ConfigurationError` when the row (its payload, method, queue) makes no job.
-    """
-    payload, problem = _json(row["payload"])
-    if problem is not None:
-        raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
-    return Job.new(_text(row["method"]), payload, queue=_text(row["queue"]), now=now)
-
-
-def cursor_of(last: Job) -> str:
-    """Where a page of a listing ended."""
-    return f"{last.created_at.isoformat()}/{last.id}"
-
-
-def read_cursor(cursor: str | None) -> tuple[datetime, str]:
-    """`created_at` and id before which the next page starts; without a cursor, the end of time.
-
-    Raises `ConfigurationError` for text that no page gave.
-    """
-    if cursor is None:
-        return _END_OF_TIME, ""
-    created_at, _, job_id = cursor.partition("/")
-    try:
-        return datetime.fromisoformat(created_at).astimezone(UTC), check_job_id(job_id)
-    except (ValueError, InvalidJob, OverflowError):
-        raise ConfigurationError(
-            f"{cursor[:80]!r} is not a place in a listing; pass the next_cursor of a page, or nothing."
-        ) from None
-
-
-def written_by_this_claim(change: RowChange, *, present: StateName, attempt_recorded: bool) -> bool:
-    """Whether a guarded write that hit no row had been done before, by the same claim.
-
-    For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on
-    is this claim, or somebody who released the claim: an attempt in the history tells them apart,
-    and so does Succeeded. A claim that only wanted to give the job back has what it wanted.
-    """
-    if change.attempt is not None:
-        return attempt_recorded
-    if change.state is StateName.SUCCEEDED:
-        return present in (StateName.SUCCEEDED, StateName.DELETED)
-    return True
-
-
-# Reading
 
 
 def job_of(row: Row, instant: ToInstant) -> Job:
@@ -282,6 +145,38 @@ def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
         started_at=instant(row["started_at"]) or _EPOCH,
         rss_bytes=_int(row["rss_bytes"]),
     )
+
+
+def job_from_template(row: Row, *, now: datetime) -> Job:
+    """The job of one firing, from a row of the recurring jobs table.
+
+    Raises `InvalidJob` or `ConfigurationError` when the row (its payload, method, queue) makes no job.
+    """
+    payload, problem = _json(row["payload"])
+    if problem is not None:
+        raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
+    return Job.new(_text(row["method"]), payload, queue=_text(row["queue"]), now=now)
+
+
+def cursor_of(last: Job) -> str:
+    """Where a page of a listing ended."""
+    return f"{last.created_at.isoformat()}/{last.id}"
+
+
+def read_cursor(cursor: str | None) -> tuple[datetime, str]:
+    """`created_at` and id before which the next page starts; without a cursor, the end of time.
+
+    Raises `ConfigurationError` for text that no page gave.
+    """
+    if cursor is None:
+        return _END_OF_TIME, ""
+    created_at, _, job_id = cursor.partition("/")
+    try:
+        return datetime.fromisoformat(created_at).astimezone(UTC), check_job_id(job_id)
+    except (ValueError, InvalidJob, OverflowError):
+        raise ConfigurationError(
+            f"{cursor[:80]!r} is not a place in a listing; pass the next_cursor of a page, or nothing."
+        ) from None
 
 
 def state_name_of(value: object) -> StateName:

@@ -109,7 +109,7 @@ class BackgroundJobServer:
     ) -> None:
         """Insert or replace a recurring template; it survives restarts, and needs no running server.
 
-        Raises `ConfigurationError` for a cron expression or zone that cannot be, `InvalidJob` for the payload.
+        Raises `ConfigurationError` for a cron or zone that cannot be, `InvalidJob` for the payload.
         """
         self._storage.upsert_recurring_job(RecurringJob.new(id, cron, method, payload, queue, tz=tz))
 

@@ -15,6 +15,7 @@ from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import Activity, SlotTable
+from qml_mp.ipc.stack import open_stack_file
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.backoff import BootBackoff
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _SPARE_SLOTS = 64
 _SHORT_LIFE_S = 1.0
+_WRITING_A_STACK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class Fleet:
         self.backoff = BootBackoff()
         self._members: dict[int, Member] = {}
         self._to_replace: deque[str] = deque()
+        self._stacks_at: float | None = None
         self._incarnation = 0
 
     def __iter__(self) -> Iterator[Member]:
@@ -66,8 +69,9 @@ class Fleet:
 
     @property
     def fds(self) -> list[int]:
-        """The descriptors held for workers: pidfds and writing ends."""
-        return [*self.pidfds, *(member.pipe_fd for member in self._members.values())]
+        """The descriptors held for workers: pidfds, writing ends and stack files."""
+        ends = [fd for member in self._members.values() for fd in (member.pipe_fd, member.stack_fd)]
+        return [*self.pidfds, *ends]
 
     @property
     def pidfds(self) -> list[int]:
@@ -130,6 +134,9 @@ class Fleet:
                 member.kill(CancelReason.SHUTDOWN)
 
         self._replace_next()
+        if self._stacks_at is not None and now >= self._stacks_at:
+            self._stacks_at = None
+            self._print_stacks()
 
     def reap(self) -> list[Death]:
         """Collect the dead."""
@@ -153,11 +160,12 @@ class Fleet:
             if not member.leaving:
                 member.leave()
 
-    def signal_all(self, number: int) -> None:
-        """Send a signal to every worker that is ready to take it."""
+    def ask_for_stacks(self) -> None:
+        """Have every worker write its stack; it is printed at the look that comes after."""
         for member in self._members.values():
             if member.ready:
-                member.child.signal(number)
+                member.ask_for_stack()
+        self._stacks_at = self._clock.monotonic() + _WRITING_A_STACK_S
 
     def pids(self) -> dict[str, int]:
         """The processes by worker id."""
@@ -172,8 +180,16 @@ class Fleet:
         """When the fleet wants to be looked at again, if nothing happens."""
         if self.booting:
             return self._clock.monotonic() + 0.01  # readiness is a word in memory: it wakes nobody
+        if self._stacks_at is not None:
+            return self._stacks_at
         missing = any(number not in self._members for number in range(1, self.size + 1))
         return self.backoff.next_at(booting=0) if missing else None
+
+    def _print_stacks(self) -> None:
+        for member in self:
+            what = member.last.method if member.is_busy else "idle"
+            stack = member.stack() or "no stack: the worker blocks signals"
+            logger.info("Worker %s (pid %s, %s):\n%s", member.number, member.child.pid, what, stack)
 
     def _replace_next(self) -> None:
         whole = len(self._members) >= self.size and not self.booting
@@ -193,6 +209,7 @@ class Fleet:
         self._incarnation += 1
         worker_id = f"{self._server_id}:worker:{number}.{self._incarnation}"
         reading, writing = open_pipe()
+        stack_fd = open_stack_file()
         order = WorkerOrder(
             number=number,
             worker_id=worker_id,
@@ -201,24 +218,32 @@ class Fleet:
             config=replace(self._quarters.config, worker_count=max(self.size, number)),
             source=self._quarters.source,
             pipe_fd=reading,
+            stack_fd=stack_fd,
             slot=self.slots.writer(index),
         )
         own_fds = {*self._quarters.own_fds(), *self.fds, writing}
         try:
             child = fork_child(
-                lambda: worker_main(order), own_fds=own_fds, keep_fds={reading}, die_with_parent=True
+                lambda: worker_main(order),
+                own_fds=own_fds,
+                keep_fds={reading, stack_fd},
+                die_with_parent=True,
             )
         except BaseException:
             os.close(writing)
+            os.close(stack_fd)
             raise
         finally:
             os.close(reading)
-        self._enlist(number, index, worker_id, child, writing)
+        self._enlist(number, index, worker_id, child, writing, stack_fd)
 
-    def _enlist(self, number: int, index: int, worker_id: str, child: Child, pipe_fd: int) -> None:
+    def _enlist(
+        self, number: int, index: int, worker_id: str, child: Child, pipe_fd: int, stack_fd: int
+    ) -> None:
         self.slots.set_process(index, pid=child.pid, started_ticks=child.started_ticks)
         self._members[number] = Member(
-            number=number, index=index, worker_id=worker_id, child=child, pipe_fd=pipe_fd, slots=self.slots,
+            number=number, index=index, worker_id=worker_id, child=child, pipe_fd=pipe_fd,
+            stack_fd=stack_fd, slots=self.slots,
             forked_at=self._clock.monotonic(),
         )  # fmt: skip
         logger.info("Worker %s started (pid %s)", number, child.pid)
@@ -235,6 +260,7 @@ class Fleet:
 
     def _bury(self, member: Member, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()
+        stack = member.stack()
         del self._members[member.number]
         member.close()
         could_not_boot = process.exit_code == WorkerExit.CANNOT_BOOT and not member.ready
@@ -248,6 +274,7 @@ class Fleet:
             slot=member.last,
             killed_for=member.killed_for,
             killed_key=member.killed_key,
+            stack=stack,
         )
         if not death.was_orderly and not member.is_busy and now - (member.ready_at or now) < _SHORT_LIFE_S:
             self.backoff.failed(now)

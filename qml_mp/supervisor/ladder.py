@@ -1,7 +1,8 @@
 """Supervisor, pure: the one ladder by which a job is ended, for cancel, timeout and shutdown.
 
-ask (a message), interrupt (a message and SIGTERM), kill (SIGKILL to the process group). Each
-reason sets instants for the three rungs; all instants are on the monotonic clock.
+ask (a message), interrupt (a message and SIGTERM), kill (SIGKILL to the process group). Right
+before the kill the worker is made to write its stack, for the job's record. Each reason sets
+instants for the rungs; all instants are on the monotonic clock.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from enum import IntEnum
 
 from qml_mp.processing.cancel import CancelReason
 
+_WITNESS_S = 0.05  # what writing a stack may take
+
 
 class Rung(IntEnum):
     """How far a job has been pushed."""
@@ -20,7 +23,8 @@ class Rung(IntEnum):
     NONE = 0
     ASK = 1
     INTERRUPT = 2
-    KILL = 3
+    WITNESS = 3
+    KILL = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +36,25 @@ class Plan:
     interrupt_at: float
     kill_at: float
 
+    @property
+    def witness_at(self) -> float:
+        """When the stack is asked for."""
+        return max(self.interrupt_at, self.kill_at - _WITNESS_S)
+
     def rung(self, now: float) -> Rung:
         """The highest rung that is due."""
         if now >= self.kill_at:
             return Rung.KILL
+        if now >= self.witness_at:
+            return Rung.WITNESS
         if now >= self.interrupt_at:
             return Rung.INTERRUPT
         return Rung.ASK if now >= self.ask_at else Rung.NONE
 
     def next_after(self, now: float) -> float | None:
         """The instant of the next rung; None: all are due."""
-        return min((at for at in (self.ask_at, self.interrupt_at, self.kill_at) if at > now), default=None)
+        rungs = (self.ask_at, self.interrupt_at, self.witness_at, self.kill_at)
+        return min((at for at in rungs if at > now), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

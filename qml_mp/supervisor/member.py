@@ -10,6 +10,7 @@ from qml_mp.core.job import ClaimKey
 from qml_mp.ipc.messages import Kind, Message
 from qml_mp.ipc.pipe import send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
+from qml_mp.ipc.stack import STACK_SIGNAL, empty, read_stack
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.supervisor.fork import Child
 from qml_mp.supervisor.ladder import Plan, Rung
@@ -27,6 +28,7 @@ class Member:
     worker_id: str
     child: Child
     pipe_fd: int
+    stack_fd: int
     slots: SlotTable
     forked_at: float
     ready: bool = False
@@ -86,11 +88,23 @@ class Member:
             case Rung.INTERRUPT:
                 told = send(self.pipe_fd, Message(kind=Kind.INTERRUPT, key=key, reason=reason))
                 self.child.signal(signal.SIGTERM)
+            case Rung.WITNESS:
+                told = True
+                self.ask_for_stack()
             case Rung.KILL:
                 told = True
                 self.kill(reason, key)
         if told:  # else its pipe is full: tried again at the next turn
             self.pushed, self.pushed_for = rung, reason
+
+    def ask_for_stack(self) -> None:
+        """Make the worker write its stack; a moment later `stack()` has it."""
+        empty(self.stack_fd)
+        self.child.signal(STACK_SIGNAL)
+
+    def stack(self) -> str | None:
+        """The stack that it wrote last: when asked, or when it died of a fatal signal."""
+        return read_stack(self.stack_fd)
 
     def kill(self, reason: CancelReason, key: ClaimKey | None = None) -> None:
         """SIGKILL the worker's whole process group."""
@@ -101,4 +115,5 @@ class Member:
     def close(self) -> None:
         """Let go of what belongs to a reaped worker."""
         os.close(self.pipe_fd)
+        os.close(self.stack_fd)
         self.slots.set_process(self.index, pid=0, started_ticks=0)

@@ -184,7 +184,7 @@ class Supervisor:
                 case signal.SIGTTOU:
                     self._fleet.resize(self._fleet.size - 1)
                 case signal.SIGUSR1:
-                    self._fleet.signal_all(signal.SIGUSR1)
+                    self._fleet.ask_for_stacks()
                 case signal.SIGUSR2:
                     self._pause()
                 case _:

@@ -40,6 +40,8 @@ class Death:
     """Why we killed it; None: it died by itself."""
     killed_key: ClaimKey | None = None
     """The claim that the kill was meant for; None: whatever it held."""
+    stack: str | None = None
+    """Its last Python stack, where it could be had."""
 
     @property
     def was_orderly(self) -> bool:
@@ -87,10 +89,10 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
         case CancelReason.TIMEOUT:
             return _timed_out(death)
         case None:
-            error = ErrorInfo(
-                type="WorkerDied",
-                message=f"The worker process (pid {death.pid}) {how_it_died(death.process)}.",
-            )
+            message = f"The worker process (pid {death.pid}) {how_it_died(death.process)}."
+            if death.slot is not None and death.slot.text:
+                message += f" {death.slot.text}"
+            error = ErrorInfo(type="WorkerDied", message=message, traceback=death.stack)
             return judge_crash(
                 crashes_before=claim.job.crashes, max_crashes=max_crashes, error=error, process=death.process
             )
@@ -110,7 +112,9 @@ def how_it_died(process: ProcessFacts) -> str:
 
 def _timed_out(death: Death) -> Retry | Failure:
     error = ErrorInfo(
-        type="JobTimeout", message="The job passed its time limit, did not end when asked, and was killed."
+        type="JobTimeout",
+        message="The job passed its time limit, did not end when asked, and was killed.",
+        traceback=death.stack,
     )
     if death.slot is None or death.slot.timeout_retry_in is None:
         return Failure(error=error, kind=AttemptKind.TIMEOUT, process=death.process)

@@ -8,17 +8,23 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _CAP_DAC_OVERRIDE = 1
 _PR_CAPBSET_DROP = 24
-_PATIENCE_S = 60
+_PATIENCE_S = 30
+_STOP_PATIENCE_S = 5
 
 TASKS = """
-from qml_mp import QmlApp
+import signal
+import time
+
+from qml_mp import QmlApp, RetryPolicy
 
 app = QmlApp()
 
@@ -26,9 +32,18 @@ app = QmlApp()
 def resize(path: str, width: int = 800) -> dict[str, object]:
     return {"path": path, "width": width}
 
-@app.job()
+@app.job(retry=RetryPolicy.none())
 def boom() -> None:
     raise ValueError("it went wrong")
+
+@app.job()
+def stubborn() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
 """
 
 
@@ -77,6 +92,34 @@ class Qml:
         """This process's environment without settings of qml-mp, and the extra variables."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
         return {**own, **(extra or {})}
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`qml-mp -A tasks:app start` with the arguments, running in the background; stopped at the end."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "qml_mp", "-A", "tasks:app", "start", *arguments],
+            cwd=self.folder, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_PATIENCE_S)
+                process.kill()
+
+    def until(self, *arguments: str, shows: Callable[[Any], bool], server: subprocess.Popen[bytes]) -> Any:
+        """Run a reading command with --json over and over until its value is as wanted; that value.
+
+        Fails when the server leaves meanwhile, with what it said.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            ended = self(*arguments, "--json")
+            if ended.code == 0 and shows(ended.value):
+                return ended.value
+            assert server.poll() is None, server.communicate()
+            assert time.monotonic() < deadline, f"{arguments} never showed it: {ended}"
 
     @property
     def database(self) -> Path:

@@ -136,3 +136,20 @@ def test_colours_are_for_terminals_and_no_color_is_honoured(qml: Qml, no_color: 
     assert b"enqueued" in shown
     assert (b"\x1b[" in shown) is coloured
     assert "\x1b[" not in qml("jobs", "list").out
+
+
+def test_the_same_commands_work_on_postgresql(qml: Qml, postgres_url: str) -> None:
+    env = {"QML_MP_URL": postgres_url + ("&" if "?" in postgres_url else "?") + "schema=qml_cli_tests"}
+
+    migrated = qml("migrate", "--json", env=env)
+    job_id = qml("-A", "tasks:app", "enqueue", "resize", "path=a", env=env).out.strip()
+    qml("recurring", "add", "r", "0 9 * * *", "resize", env=env)
+    status = qml("status", "--json", env=env).value
+    shown = qml("jobs", "show", job_id, "--json", env=env).value
+    cancelled = qml("jobs", "cancel", job_id, env=env)
+
+    assert migrated.value["version"] >= 1
+    assert status["states"]["enqueued"] >= 1
+    assert shown["payload"] == {"path": "a"}
+    assert cancelled.out == f"{job_id} deleted\n"
+    assert [template["id"] for template in qml("recurring", "list", "--json", env=env).lines] == ["r"]

@@ -89,7 +89,8 @@ def spin_in_c(ctx: WorkerContext) -> None:
 @app.job()
 def parent_of_the_stubborn(ctx: WorkerContext) -> None:
     """Wait for a subprocess that ignores SIGTERM."""
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    code = f"{ignoring}; print(flush=True); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()

@@ -59,7 +59,7 @@ def test_a_retry_by_hand_gives_way_to_a_live_job_with_the_same_unique_key(storag
     storage.finish(claim, Failure(error=NO), retention=KEEP)
     storage.enqueue(Job.new("work", unique_key="k"))
 
-    with pytest.raises(InvalidTransition, match="unique_key"):
+    with pytest.raises(InvalidTransition, match=r"unique.key"):
         storage.retry(claim.job.id)
 
     assert present(storage, claim).state_name is StateName.FAILED

@@ -11,7 +11,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import Processing, StateName
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
-from tests.storage.helpers import DONE, KEEP, fetch, in_children, in_an_hour, present
+from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children, present
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

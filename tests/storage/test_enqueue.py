@@ -90,7 +90,8 @@ def test_many_jobs_get_their_ids_in_order(storage: Storage) -> None:
 
     ids = storage.enqueue_many(job for job in jobs)
 
-    assert ids == [jobs[0].id, jobs[1].id, jobs[2].id, jobs[1].id, jobs[4].id, jobs[1].id]
+    assert ids[0::2] == [jobs[n].id for n in (0, 2, 4)]
+    assert ids[1] == ids[3] == ids[5]  # one of the three that share a key stands for all
     assert sum(storage.job_counts().values()) == 4
 
 

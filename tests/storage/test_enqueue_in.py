@@ -130,7 +130,7 @@ def test_an_sqlite_connection_may_shape_its_rows_as_it_likes(tmp_path: Path) -> 
     first = storage.enqueue(Job.new("work", unique_key="k"))
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
         connection.text_factory = bytes
-        connection.row_factory = lambda cursor, row: {"shaped": row}
+        connection.row_factory = lambda _cursor, row: {"shaped": row}
 
         ids = storage.enqueue_in(connection, [Job.new("work", unique_key="k")])
 

@@ -18,7 +18,8 @@ from qml_mp.storage.postgres.outcome_values import attempt_values, finish_values
 from qml_mp.storage.postgres.part import Part, claims_from
 from qml_mp.storage.protocol import Fetch, Finished, Retention
 from qml_mp.storage.row_change import RowChange, row_change
-from qml_mp.storage.rows import state_name_of, written_by_this_claim
+from qml_mp.storage.rows import state_name_of
+from qml_mp.storage.storable import written_by_this_claim
 
 _DOUBT_S = 15.0
 """After this long a statement whose reply was lost has been committed or given up by the server."""

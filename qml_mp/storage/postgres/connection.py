@@ -18,7 +18,7 @@ from psycopg.rows import DictRow
 from qml_mp.errors import InvalidJob, StorageUnavailable
 from qml_mp.storage.postgres import schema
 from qml_mp.storage.postgres.errors import translate
-from qml_mp.storage.postgres.link import Link, open_link
+from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
 from qml_mp.storage.postgres.statements import Statements
 from qml_mp.storage.postgres.target import Target
 
@@ -29,9 +29,9 @@ Params = Mapping[str, object]
 class Database:
     """The connection of one storage; the threads of a process take turns."""
 
-    def __init__(self, target: Target, *, application_name: str) -> None:
+    def __init__(self, target: Target, options: LinkOptions) -> None:
         self.target = target
-        self.application_name = application_name
+        self.options = options
         self.statements = Statements(target)
         self._handle = _Handle()
         self._left_to_parent: list[_Handle] = []
@@ -109,7 +109,7 @@ class Database:
         if handle.link is not None and not handle.link.is_usable():
             handle.drop()
         if handle.link is None:
-            handle.link = open_link(self.target, application_name=self.application_name)
+            handle.link = open_link(self.target, self.options)
         if checked and not handle.checked:
             found = schema.found_version(handle.link, self.target, self.statements)
             if found == 0:

@@ -37,7 +37,8 @@ class ForeignConnections:
                 "inside `with connection.transaction():`."
             )
         if connection not in self._known:
-            if self._identity_through(connection) != self._own_identity():
+            own = self._own_identity()  # first: this makes the schema when there is none yet
+            if self._identity_through(connection) != own:
                 raise ConfigurationError(
                     f"The connection belongs to another database ({connection.info.dbname!r} on "
                     f"{connection.info.host}); this app's storage is {where}. Use a connection to that one."

@@ -10,7 +10,7 @@ from typing import Any
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.postgres import sql
-from qml_mp.storage.rows import new_row
+from qml_mp.storage.storable import new_row
 
 Run = Callable[[str, Mapping[str, object]], Sequence[Mapping[str, Any]]]
 """Runs a statement of `sql` with its values and gives its rows."""

@@ -17,9 +17,7 @@ from qml_mp.storage.postgres.foreign import ForeignConnections
 from qml_mp.storage.postgres.inserting import Run, insert_rows, postgres_row
 from qml_mp.storage.postgres.part import Part, job_from
 from qml_mp.storage.protocol import Retention
-from qml_mp.storage.rows import canonical_id, storable_reason
-
-_KEY_TAKEN = "23505"  # unique_violation
+from qml_mp.storage.storable import canonical_id, storable_reason
 
 
 class JobsPart(Part):
@@ -73,21 +71,16 @@ class JobsPart(Part):
         return job_from(rows[0])
 
     def retry(self, job_id: str) -> Job:
+        which = self._database.bound({"id": canonical_id(job_id)})
         rows: list[DictRow] = []
+        hint = "Only a failed job can be retried."
         with self._database.use("retrying a job") as link:
             try:
-                statement = self._database.statements[sql.RETRY_JOB]
-                rows = link.execute(statement, self._database.bound({"id": canonical_id(job_id)})).fetchall()
+                rows = link.execute(self._database.statements[sql.RETRY_JOB], which).fetchall()
             except psycopg.errors.UniqueViolation:
-                taken = True
-            else:
-                taken = False
-        if taken:
-            raise InvalidTransition(
-                f"Job {job_id} cannot be retried: another job that has not ended carries its unique key."
-            )
+                hint = "Another job that has not ended carries the same unique_key."
         if not rows:
-            self._refuse(job_id, "retried", "Only a failed job can be retried.")
+            self._refuse(job_id, "retried", hint)
         return job_from(rows[0])
 
     def _run_alone(self, template: str, params: Mapping[str, object]) -> Sequence[Mapping[str, Any]]:

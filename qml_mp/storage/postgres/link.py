@@ -8,6 +8,8 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import psycopg
@@ -21,8 +23,10 @@ from qml_mp.storage.postgres.target import Target
 
 _T = TypeVar("_T")
 
-_REPLY_TIMEOUT_S = 8.0
-"""Longer than statement_timeout: reached only when the network or the server's host is gone."""
+_WORK_MS = 2000
+"""What a statement may take besides waiting for locks."""
+_NETWORK_MS = 1000
+
 _LIBPQ: Mapping[str, str | int] = {
     "connect_timeout": 2,
     "keepalives": 1,
@@ -32,21 +36,49 @@ _LIBPQ: Mapping[str, str | int] = {
     "tcp_user_timeout": 8000,
 }
 _SESSION = {
-    "statement_timeout": "5s",
-    "lock_timeout": "3s",
     # A worker that was stopped in mid-transaction holds up the others no longer than this.
     "idle_in_transaction_session_timeout": "10s",
     "TimeZone": "UTC",
     # What the guards and SKIP LOCKED are written for, whatever the database's default is.
     "default_transaction_isolation": "read committed",
     "client_min_messages": "warning",
+    # A plan made while the table was empty is kept by an idle worker, and must not be a scan of the
+    # whole table when a burst of jobs has filled it. Every statement here has an index to use.
+    "enable_seqscan": "off",
+    "jit": "off",  # it would take the plans that have none for expensive ones
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkOptions:
+    """How a link introduces itself, and how long it waits."""
+
+    application_name: str
+    """What the server's own views show."""
+    patience: timedelta
+    """Longest wait for a lock of somebody else."""
+
+    @property
+    def lock_timeout_ms(self) -> int:
+        """The patience; at least 1, because 0 would mean no limit."""
+        return max(1, self.patience // timedelta(milliseconds=1))
+
+    @property
+    def statement_timeout_ms(self) -> int:
+        """All locks and all the work of one statement."""
+        return self.lock_timeout_ms + _WORK_MS
+
+    @property
+    def reply_timeout_s(self) -> float:
+        """Longer than any statement: reached only when the network or the server's host is gone."""
+        return (self.statement_timeout_ms + _NETWORK_MS) / 1000
 
 
 class Link(psycopg.Connection[DictRow]):
     """A connection that gives up on a reply that does not come, and is of no use from then on."""
 
-    reply_timeout_s: float = _REPLY_TIMEOUT_S
+    reply_timeout_s: float = _WORK_MS / 1000
+    """While connecting; `open_link` then sets that of its options."""
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **kwargs: Any) -> _T:
         """As psycopg's, with a deadline; psycopg resumes the generator every 0.1 s when nothing arrives."""
@@ -65,7 +97,7 @@ class Link(psycopg.Connection[DictRow]):
         return not poller.poll(0)
 
 
-def open_link(target: Target, *, application_name: str) -> Link:
+def open_link(target: Target, options: LinkOptions) -> Link:
     """A fresh link in autocommit mode. Raises `StorageUnavailable`, or `ConfigurationError` for the URL."""
     try:
         given = conninfo_to_dict(target.conninfo)
@@ -75,14 +107,15 @@ def open_link(target: Target, *, application_name: str) -> Link:
             f"The storage URL {target.display_url!r} cannot be read; it must look like "
             "postgresql://user:password@host:5432/database, special characters written as %XX."
         ) from None
-    ours = {**_LIBPQ, "application_name": application_name, **given, "client_encoding": "utf8"}
+    ours = {**_LIBPQ, "application_name": options.application_name, **given, "client_encoding": "utf8"}
     try:
         link = Link.connect(make_conninfo("", **ours), autocommit=True, row_factory=dict_row)
     except psycopg.Error as error:
         raise translate(error, what="connecting", target=target) from error
     try:
         # Set by a statement and not by `options`, which poolers such as PgBouncer refuse.
-        link.execute(_set_session())
+        link.reply_timeout_s = options.reply_timeout_s
+        link.execute(_set_session(options))
     except BaseException as error:
         link.close()
         if isinstance(error, psycopg.Error):
@@ -91,8 +124,15 @@ def open_link(target: Target, *, application_name: str) -> Link:
     return link
 
 
-def _set_session() -> sql.Composed:
-    settings = (sql.SQL("set_config({}, {}, false)").format(*pair) for pair in _SESSION.items())
+def _set_session(options: LinkOptions) -> sql.Composed:
+    limits = {
+        "lock_timeout": f"{options.lock_timeout_ms}ms",
+        "statement_timeout": f"{options.statement_timeout_ms}ms",
+    }
+    settings = (
+        sql.SQL("set_config({}, {}, false)").format(name, value)
+        for name, value in (_SESSION | limits).items()
+    )
     return sql.SQL("SELECT {}").format(sql.SQL(", ").join(settings))
 
 

@@ -13,7 +13,7 @@ _FIRST = """
 CREATE TABLE {s}.jobs (
     id                   text COLLATE "C" PRIMARY KEY CHECK (id ~ '^[0-9a-f-]{{36}}$'),
     method               text NOT NULL,
-    queue                text COLLATE "C" NOT NULL DEFAULT 'default',
+    queue                text COLLATE "C" NOT NULL DEFAULT 'default' CHECK (queue <> ''),
     priority             integer NOT NULL DEFAULT 0,
     state                text COLLATE "C" NOT NULL DEFAULT 'enqueued' CHECK (state IN (
         'enqueued', 'scheduled', 'processing', 'awaiting_retry', 'succeeded', 'failed', 'deleted')),
@@ -55,10 +55,14 @@ CREATE TABLE {s}.jobs (
     autovacuum_analyze_scale_factor = 0.05
 );
 
--- The claim: one queue, or several of which each gives its head …
-CREATE INDEX jobs_claim_queue ON {s}.jobs (queue, priority DESC, created_at, id) WHERE state = 'enqueued';
--- … and the claim from all queues. Both hold runnable jobs alone, whatever the table keeps besides.
-CREATE INDEX jobs_claim_any ON {s}.jobs (priority DESC, created_at, id) WHERE state = 'enqueued';
+-- The claim from one queue, or from several of which each gives its head; and the claim from all
+-- queues. Both hold runnable jobs alone, whatever the table keeps besides. The conditions that are
+-- always true stand in the statements too: each claim can use its own index only. Left to choose, a
+-- planner whose statistics are older than a burst of jobs takes the other, and sorts the backlog.
+CREATE INDEX jobs_claim_queue ON {s}.jobs (queue, priority DESC, created_at, id)
+    WHERE state = 'enqueued' AND queue <> '';
+CREATE INDEX jobs_claim_any ON {s}.jobs (priority DESC, created_at, id)
+    WHERE state = 'enqueued' AND id <> '';
 CREATE INDEX jobs_due ON {s}.jobs (run_at, id) WHERE state IN ('scheduled', 'awaiting_retry');
 CREATE INDEX jobs_claimed ON {s}.jobs (server_id, worker_id) WHERE state = 'processing';
 CREATE INDEX jobs_expiry ON {s}.jobs (expires_at) WHERE state IN ('succeeded', 'failed', 'deleted');

@@ -11,7 +11,8 @@ from qml_mp.storage.postgres import sql_around
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.part import Part, job_from
 from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, QueueStats
-from qml_mp.storage.rows import attempt_of, canonical_id, cursor_of, read_cursor, state_name_of
+from qml_mp.storage.rows import attempt_of, cursor_of, read_cursor, state_name_of
+from qml_mp.storage.storable import canonical_id
 
 
 class MonitoringPart(Part):

@@ -9,7 +9,7 @@ from qml_mp.core.job import Claim
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
 from qml_mp.storage.row_change import RowChange
-from qml_mp.storage.rows import microseconds, storable_error, storable_reason
+from qml_mp.storage.storable import microseconds, storable_error, storable_reason
 
 
 def finish_values(change: RowChange) -> dict[str, Any]:

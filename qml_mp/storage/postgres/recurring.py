@@ -19,7 +19,8 @@ from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.jobs import running_in
 from qml_mp.storage.postgres.part import Part, with_sizes
 from qml_mp.storage.protocol import Fired
-from qml_mp.storage.rows import job_from_template, storable_reason, template_of
+from qml_mp.storage.rows import job_from_template, template_of
+from qml_mp.storage.storable import storable_reason
 
 
 class RecurringPart(Part):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from psycopg import sql
-
 from qml_mp.storage.migrate import check_version, pending
 from qml_mp.storage.postgres import sql_around
 from qml_mp.storage.postgres.link import Link
@@ -22,9 +20,8 @@ def where(target: Target) -> str:
 
 def found_version(link: Link, target: Target, statements: Statements) -> int:
     """The version in the database, 0 when there is no schema yet. Reads only."""
-    table = sql.Identifier(target.schema, "schema_version").as_string(None)
-    found = link.execute(sql_around.FIND_VERSIONS, {"table": table}).fetchone()
-    if not found or not found["found"]:
+    found = link.execute(sql_around.FIND_VERSIONS, {"schema": target.schema}).fetchone()
+    if not found or not found["has_versions"]:
         return 0
     row = link.execute(statements[sql_around.VERSION]).fetchone()
     return row["version"] if row else 0
@@ -62,8 +59,7 @@ def migrate(link: Link, target: Target, statements: Statements) -> list[int]:
 
 
 def _create_schema(link: Link, target: Target, statements: Statements) -> None:
-    quoted = sql.Identifier(target.schema).as_string(None)
-    row = link.execute(sql_around.HAS_SCHEMA, {"quoted": quoted}).fetchone()
-    if not row or not row["found"]:
+    found = link.execute(sql_around.FIND_VERSIONS, {"schema": target.schema}).fetchone()
+    if not found or not found["has_schema"]:
         link.execute(statements[sql_around.CREATE_SCHEMA])
     link.execute(statements[sql_around.CREATE_VERSIONS])

@@ -152,7 +152,7 @@ CLAIM_FROM_ONE = (
 -- MATERIALIZED: the candidate is looked for once, and never again per row of a join.
 WITH candidate AS MATERIALIZED (
     SELECT id FROM {s}.jobs
-    WHERE queue = %(queue)s AND state = 'enqueued'
+    WHERE queue = %(queue)s AND state = 'enqueued' AND queue <> '' -- always true; see jobs_claim_queue
     -- Highest priority, then oldest; the index has this order, so the walk ends at the first free row.
     ORDER BY priority DESC, created_at, id
     -- SKIP LOCKED: what another worker is just taking is passed over and not waited for.
@@ -166,7 +166,7 @@ CLAIM_FROM_ALL = (
     """
 WITH candidate AS MATERIALIZED (
     SELECT id FROM {s}.jobs
-    WHERE state = 'enqueued'
+    WHERE state = 'enqueued' AND id <> '' -- always true; see jobs_claim_any
     ORDER BY priority DESC, created_at, id
     LIMIT 1 FOR UPDATE SKIP LOCKED
 )"""
@@ -183,7 +183,7 @@ WITH candidate AS MATERIALIZED (
     -- locked until the commit, and other workers meanwhile take the second of those queues.
     CROSS JOIN LATERAL (
         SELECT id, priority, created_at FROM {s}.jobs
-        WHERE queue = served.queue AND state = 'enqueued'
+        WHERE queue = served.queue AND state = 'enqueued' AND queue <> ''
         ORDER BY priority DESC, created_at, id
         LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS head
@@ -279,7 +279,7 @@ LOCK_STRANDED = (
     "SELECT "
     + JOB_COLUMNS
     + """ FROM {s}.jobs AS j
-WHERE j.state = 'processing' AND j.started_at < %(stale_before)s
+WHERE j.state = 'processing' AND coalesce(j.started_at, j.created_at) < %(stale_before)s
   AND (j.server_id IS NULL OR j.server_id <> ALL(%(spared)s::text[]))
 ORDER BY j.started_at, j.id
 -- SKIP LOCKED: a claim that is just being finished is not stranded.

@@ -10,8 +10,15 @@ from qml_mp.storage.postgres.sql import JOB_COLUMNS
 
 # Schema
 
-FIND_VERSIONS = "SELECT to_regclass(%(table)s) IS NOT NULL AS found"
-"""Whether the table of versions is there; asked first, because a SELECT from a missing table is an error."""
+FIND_VERSIONS = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s) AS has_schema,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+           WHERE n.nspname = %(schema)s AND c.relname = 'schema_version'
+       ) AS has_versions
+"""
+"""What is there; asked first, because a SELECT from a missing table is an error. From the catalogue's
+tables, because to_regclass may answer from a cache that another starter's migration has outdated."""
 
 VERSION = "SELECT coalesce(max(version), 0) AS version FROM {s}.schema_version"
 """The version of the schema."""
@@ -23,7 +30,8 @@ PATIENCE = "SELECT set_config('lock_timeout', '60s', true), set_config('statemen
 """In this transaction: time for another starter's migration, and for building an index."""
 
 CREATE_SCHEMA = "CREATE SCHEMA IF NOT EXISTS {s}"
-"""Where everything of ours lives."""
+"""Where everything of ours lives; run when it is not there, since a role may be allowed to use a schema
+and not to create any."""
 
 CREATE_VERSIONS = """
 CREATE TABLE IF NOT EXISTS {s}.schema_version (
@@ -32,9 +40,6 @@ CREATE TABLE IF NOT EXISTS {s}.schema_version (
 )
 """
 """Which migrations were applied."""
-
-HAS_SCHEMA = "SELECT to_regnamespace(%(quoted)s) IS NOT NULL AS found"
-"""Asked before creating one: a role may be allowed to use a schema and not to create any."""
 
 ADD_VERSION = "INSERT INTO {s}.schema_version (version) VALUES (%(version)s)"
 """Note that a migration was applied."""
@@ -216,31 +221,48 @@ def list_jobs(states: Collection[StateName]) -> str:
     """
     wanted = [state for state in StateName if state in states or not states]
     parts = " UNION ALL ".join(_PAGE_OF_STATE.format(state=state) for state in wanted)
-    page = f"WITH page AS MATERIALIZED ({parts} ORDER BY created_at DESC, id DESC LIMIT %(limit)s)"
-    return (
-        f"{page} SELECT {JOB_COLUMNS} FROM page JOIN {{s}}.jobs AS j USING (id) "
-        "ORDER BY j.created_at DESC, j.id DESC"
-    )
+    return f"""
+        WITH page AS MATERIALIZED (
+            SELECT newest.id FROM ({parts}) AS newest ORDER BY created_at DESC, id DESC LIMIT %(limit)s
+        )
+        SELECT {JOB_COLUMNS} FROM page JOIN {{s}}.jobs AS j USING (id) ORDER BY j.created_at DESC, j.id DESC
+    """
 
 
-JOB_COUNTS = "SELECT state, count(*) AS jobs FROM {s}.jobs GROUP BY state"
+JOB_COUNTS = """
+SELECT 'enqueued' AS state, count(*) AS jobs FROM {s}.jobs WHERE state = 'enqueued' AND id <> ''
+UNION ALL
+SELECT 'processing', count(*) FROM {s}.jobs WHERE state = 'processing'
+UNION ALL
+SELECT state, count(*) FROM {s}.jobs WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY state
+UNION ALL
+SELECT state, count(*) FROM {s}.jobs WHERE state IN ('succeeded', 'failed', 'deleted') GROUP BY state
+"""
+"""Jobs per state. In parts, because each reads a smaller index of its own."""
+
 ATTEMPTS = "SELECT * FROM {s}.attempts WHERE job_id = %(id)s ORDER BY claim_seq"
 
 QUEUE_STATS = """
-SELECT queue, count(*) FILTER (WHERE state = 'enqueued') AS enqueued,
-       count(*) FILTER (WHERE state = 'processing') AS processing,
-       now() - min(enqueued_at) FILTER (WHERE state = 'enqueued') AS oldest
-FROM {s}.jobs
-WHERE state IN ('enqueued', 'processing', 'scheduled', 'awaiting_retry')
+SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
+       now() - min(since) AS oldest
+FROM (
+    SELECT queue, count(*) AS enqueued, 0 AS processing, min(enqueued_at) AS since
+    FROM {s}.jobs WHERE state = 'enqueued' AND queue <> '' GROUP BY queue
+    UNION ALL
+    SELECT queue, 0, count(*), NULL FROM {s}.jobs WHERE state = 'processing' GROUP BY queue
+    UNION ALL
+    SELECT queue, 0, 0, NULL FROM {s}.jobs WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue
+) AS part
 GROUP BY queue ORDER BY queue
 """
-"""Queues with jobs that have not ended."""
+"""Queues with jobs that have not ended. In parts, because each reads a small index of its own."""
 
-DUE_WORK = """
-SELECT count(*) FILTER (WHERE state IN ('enqueued', 'processing')) AS runnable,
-       count(*) FILTER (WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now()) AS waiting
-FROM {s}.jobs
-WHERE state IN ('enqueued', 'processing', 'scheduled', 'awaiting_retry')
-  AND (%(queues)s::text[] = '{{}}' OR queue = ANY(%(queues)s::text[]))
+_SERVED = "(%(queues)s::text[] = '{{}}' OR queue = ANY(%(queues)s::text[]))"
+
+DUE_WORK = f"""
+SELECT (SELECT count(*) FROM {{s}}.jobs WHERE state = 'enqueued' AND queue <> '' AND {_SERVED})
+       + (SELECT count(*) FROM {{s}}.jobs WHERE state = 'processing' AND {_SERVED}) AS runnable,
+       (SELECT count(*) FROM {{s}}.jobs
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {_SERVED}) AS waiting
 """
 """What `--burst` waits for."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from qml_mp.storage.postgres.claims import ClaimsPart
 from qml_mp.storage.postgres.connection import Database
 from qml_mp.storage.postgres.jobs import JobsPart
+from qml_mp.storage.postgres.link import LinkOptions
 from qml_mp.storage.postgres.locks import NamedLocksPart
 from qml_mp.storage.postgres.monitoring import MonitoringPart
 from qml_mp.storage.postgres.recurring import RecurringPart
@@ -15,19 +18,29 @@ from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.postgres.waker import NotifyWaker
 from qml_mp.storage.protocol import Waker
 
+_PATIENCE = timedelta(seconds=5)
+
 
 class PostgresStorage(
     JobsPart, ClaimsPart, SweepingPart, RecurringPart, RegistryPart, NamedLocksPart, MonitoringPart
 ):
     """`Storage` of the protocol in one schema of a PostgreSQL database, all instants by its clock.
 
-    `schema` comes before the URL's `?schema=`; `application_name` is shown in the server's views.
+    `schema` comes before the URL's `?schema=`; `application_name` is shown in the server's views;
+    `patience` bounds the wait for a lock, and everything else an operation waits for follows from it.
     Raises `ConfigurationError` for a URL or schema name that cannot be; connects when first used.
     """
 
-    def __init__(self, url: str, *, schema: str | None = None, application_name: str = "qml-mp") -> None:
-        target = parse_target(url, schema=schema)
-        super().__init__(Database(target, application_name=application_name))
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str | None = None,
+        application_name: str = "qml-mp",
+        patience: timedelta = _PATIENCE,
+    ) -> None:
+        options = LinkOptions(application_name=application_name, patience=patience)
+        super().__init__(Database(parse_target(url, schema=schema), options))
 
     @property
     def url(self) -> str:
@@ -54,8 +67,7 @@ class PostgresStorage(
         check_found(self.schema_version(), self._database.target)
 
     def open_waker(self) -> Waker | None:
-        target, name = self._database.target, self._database.application_name
-        return NotifyWaker(target, application_name=name)
+        return NotifyWaker(self._database.target, self._database.options)
 
     def close(self) -> None:
         self._database.close()

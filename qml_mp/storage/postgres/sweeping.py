@@ -11,7 +11,8 @@ from qml_mp.storage.postgres import sql
 from qml_mp.storage.postgres.claims import release_all
 from qml_mp.storage.postgres.part import Part, claims_from
 from qml_mp.storage.protocol import CancelRequest, CancelResult, Promoted, Retention
-from qml_mp.storage.rows import canonical_id, state_name_of, storable_reason
+from qml_mp.storage.rows import state_name_of
+from qml_mp.storage.storable import canonical_id, storable_reason
 
 
 class SweepingPart(Part):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 
 import psycopg
 from psycopg import pq, sql
 
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.postgres.errors import translate
-from qml_mp.storage.postgres.link import Link, open_link
+from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
 from qml_mp.storage.postgres.target import Target
 
 _WHAT = "listening for new work"
@@ -19,10 +20,10 @@ class NotifyWaker:
     """`Waker` of the protocol. A connection of its own, because libpq hands out a notification on the
     connection that listens, and the storage's own one is closed and opened as the work wants it."""
 
-    def __init__(self, target: Target, *, application_name: str) -> None:
+    def __init__(self, target: Target, options: LinkOptions) -> None:
         self._target = target
         self._pid = os.getpid()
-        self._link: Link | None = open_link(target, application_name=application_name)
+        self._link: Link | None = open_link(target, options)
         try:
             self._link.execute(sql.SQL("LISTEN {}").format(sql.Identifier(target.channel)))
         except psycopg.Error as error:
@@ -35,8 +36,11 @@ class NotifyWaker:
 
     def drain(self) -> bool:
         link = self._open()
+        readable = select.poll()
+        readable.register(link.fileno(), select.POLLIN)
         try:
-            link.pgconn.consume_input()
+            while readable.poll(0):  # to the end: a goodbye and the end behind it come in two reads
+                link.pgconn.consume_input()
         except psycopg.Error as error:
             raise translate(error, what=_WHAT, target=self._target) from error
         told = False

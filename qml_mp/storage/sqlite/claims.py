@@ -15,18 +15,17 @@ from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import CancelRequest, CancelResult, Fetch, Finished, Promoted, Retention
 from qml_mp.storage.row_change import RowChange, row_change
-from qml_mp.storage.rows import (
+from qml_mp.storage.rows import claim_of, state_name_of
+from qml_mp.storage.sqlite import sql
+from qml_mp.storage.sqlite.instants import from_us, to_us
+from qml_mp.storage.sqlite.part import Part
+from qml_mp.storage.storable import (
     canonical_id,
-    claim_of,
     microseconds,
-    state_name_of,
     storable_error,
     storable_reason,
     written_by_this_claim,
 )
-from qml_mp.storage.sqlite import sql
-from qml_mp.storage.sqlite.instants import from_us, to_us
-from qml_mp.storage.sqlite.part import Part
 
 
 class ClaimsPart(Part):

@@ -12,12 +12,13 @@ from qml_mp.core.job import Job
 from qml_mp.errors import ConfigurationError, InvalidTransition, JobNotFound, SchemaMismatch
 from qml_mp.storage.migrate import check_version
 from qml_mp.storage.protocol import Retention
-from qml_mp.storage.rows import canonical_id, job_of, new_row, storable_reason
+from qml_mp.storage.rows import job_of
 from qml_mp.storage.sqlite import sql
 from qml_mp.storage.sqlite.errors import translated
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.part import Part
 from qml_mp.storage.sqlite.schema import MIGRATIONS
+from qml_mp.storage.storable import canonical_id, new_row, storable_reason
 
 
 class JobsPart(Part):

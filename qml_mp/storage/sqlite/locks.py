@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from qml_mp.storage.sqlite import sql
+from qml_mp.storage.sqlite import sql_around
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.part import Part
 
@@ -16,14 +16,17 @@ class NamedLocksPart(Part):
         with self._database.write() as connection:
             now = self.now()
             return connection.execute(
-                sql.ACQUIRE_LOCK,
+                sql_around.ACQUIRE_LOCK,
                 {"resource": resource, "owner": owner, "expires_at": to_us(now + ttl), "now": to_us(now)},
             ).rowcount == 1  # fmt: skip
 
     def release_lock(self, resource: str, owner: str) -> bool:
         with self._database.write() as connection:
-            return connection.execute(sql.RELEASE_LOCK, {"resource": resource, "owner": owner}).rowcount == 1
+            return (
+                connection.execute(sql_around.RELEASE_LOCK, {"resource": resource, "owner": owner}).rowcount
+                == 1
+            )
 
     def delete_expired_locks(self) -> int:
         with self._database.write() as connection:
-            return connection.execute(sql.DELETE_EXPIRED_LOCKS, {"now": self._now_us()}).rowcount
+            return connection.execute(sql_around.DELETE_EXPIRED_LOCKS, {"now": self._now_us()}).rowcount

@@ -9,10 +9,11 @@ from datetime import timedelta
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, QueueStats
-from qml_mp.storage.rows import attempt_of, canonical_id, cursor_of, job_of, read_cursor, state_name_of
+from qml_mp.storage.rows import attempt_of, cursor_of, job_of, read_cursor, state_name_of
 from qml_mp.storage.sqlite import sql
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.part import Part
+from qml_mp.storage.storable import canonical_id
 
 
 class MonitoringPart(Part):

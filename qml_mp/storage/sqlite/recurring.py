@@ -11,11 +11,12 @@ from qml_mp.core.payload import encode_json
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.protocol import Fired
-from qml_mp.storage.rows import job_from_template, new_row, storable_reason, template_of
-from qml_mp.storage.sqlite import sql
+from qml_mp.storage.rows import job_from_template, template_of
+from qml_mp.storage.sqlite import sql, sql_around
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.jobs import insert_job, sqlite_row
 from qml_mp.storage.sqlite.part import Part
+from qml_mp.storage.storable import new_row, storable_reason
 
 
 class RecurringPart(Part):
@@ -34,20 +35,20 @@ class RecurringPart(Part):
             "created_at": to_us(template.created_at),
         }
         with self._database.write() as connection:
-            connection.execute(sql.UPSERT_TEMPLATE, row)
+            connection.execute(sql_around.UPSERT_TEMPLATE, row)
 
     def remove_recurring_job(self, recurring_id: str) -> bool:
         with self._database.write() as connection:
-            return connection.execute(sql.REMOVE_TEMPLATE, {"id": recurring_id}).rowcount == 1
+            return connection.execute(sql_around.REMOVE_TEMPLATE, {"id": recurring_id}).rowcount == 1
 
     def get_recurring_job(self, recurring_id: str) -> RecurringJob | None:
         with self._database.read() as connection:
-            row = connection.execute(sql.GET_TEMPLATE, {"id": recurring_id}).fetchone()
+            row = connection.execute(sql_around.GET_TEMPLATE, {"id": recurring_id}).fetchone()
         return None if row is None else template_of(row, from_us)
 
     def list_recurring_jobs(self) -> list[RecurringJob]:
         with self._database.read() as connection:
-            rows = connection.execute(sql.LIST_TEMPLATES).fetchall()
+            rows = connection.execute(sql_around.LIST_TEMPLATES).fetchall()
         return [template_of(row, from_us) for row in rows]
 
     def set_recurring_enabled(
@@ -55,7 +56,7 @@ class RecurringPart(Part):
     ) -> bool:
         change = {"id": recurring_id, "enabled": enabled, "next_run_at": to_us(next_run_at)}
         with self._database.write() as connection:
-            return connection.execute(sql.SET_ENABLED, change).rowcount == 1
+            return connection.execute(sql_around.SET_ENABLED, change).rowcount == 1
 
     def fire_due_recurring(self, *, limit: int = 256) -> Fired:
         jobs: list[Job] = []
@@ -63,13 +64,15 @@ class RecurringPart(Part):
         if self._until_next_firing() == timedelta():
             with self._database.write() as connection:
                 now = self.now()
-                due = connection.execute(sql.DUE_TEMPLATES, {"now": to_us(now), "limit": limit}).fetchall()
+                due = connection.execute(
+                    sql_around.DUE_TEMPLATES, {"now": to_us(now), "limit": limit}
+                ).fetchall()
                 for row in due:
                     try:
                         fired = self._fire(connection, row, now)
                     except (ConfigurationError, InvalidJob) as error:
                         reason = {"id": row["id"], "reason": storable_reason(str(error))}
-                        connection.execute(sql.DISABLE_TEMPLATE, reason)
+                        connection.execute(sql_around.DISABLE_TEMPLATE, reason)
                         disabled.append(row["id"])
                     else:
                         jobs.extend(fired)
@@ -77,7 +80,7 @@ class RecurringPart(Part):
 
     def run_recurring_now(self, recurring_id: str) -> str | None:
         with self._database.write() as connection:
-            row = connection.execute(sql.GET_TEMPLATE, {"id": recurring_id}).fetchone()
+            row = connection.execute(sql_around.GET_TEMPLATE, {"id": recurring_id}).fetchone()
             if row is None:
                 return None
             now = self.now()
@@ -92,12 +95,12 @@ class RecurringPart(Part):
         values = _row(job, now, recurring_id=row["id"], fire_at=row["next_run_at"])
         inserted = connection.execute(sql.INSERT_JOB, values).rowcount
         advance = {"id": row["id"], "next_run_at": to_us(next_run_at), "now": to_us(now)}
-        connection.execute(sql.ADVANCE_TEMPLATE, advance)
+        connection.execute(sql_around.ADVANCE_TEMPLATE, advance)
         return [job] if inserted else []  # none when this firing had its job before the clock was set back
 
     def _until_next_firing(self) -> timedelta | None:
         with self._database.read() as connection:
-            due_at = from_us(connection.execute(sql.NEXT_FIRING).fetchone()[0])
+            due_at = from_us(connection.execute(sql_around.NEXT_FIRING).fetchone()[0])
         return None if due_at is None else max(due_at - self.now(), timedelta())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.rows import claim_of, server_of, worker_of
-from qml_mp.storage.sqlite import sql
+from qml_mp.storage.sqlite import sql, sql_around
 from qml_mp.storage.sqlite.claims import ClaimsPart
 from qml_mp.storage.sqlite.instants import from_us, to_us
 
@@ -30,20 +30,20 @@ class RegistryPart(ClaimsPart):
             **_process(info.process),
         }
         with self._database.write() as connection:
-            connection.execute(sql.REGISTER_SERVER, row)
+            connection.execute(sql_around.REGISTER_SERVER, row)
 
     def deregister_server(self, server_id: str) -> bool:
         with self._database.write() as connection:
-            connection.execute(sql.REMOVE_WORKERS_OF, {"server_id": server_id})
-            return connection.execute(sql.REMOVE_SERVER, {"server_id": server_id}).rowcount == 1
+            connection.execute(sql_around.REMOVE_WORKERS_OF, {"server_id": server_id})
+            return connection.execute(sql_around.REMOVE_SERVER, {"server_id": server_id}).rowcount == 1
 
     def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
         with self._database.write() as connection:
             beat = {"server_id": server_id, "now": self._now_us()}
-            if connection.execute(sql.HEARTBEAT, beat).rowcount == 0:
+            if connection.execute(sql_around.HEARTBEAT, beat).rowcount == 0:
                 return False
             connection.executemany(
-                sql.SET_WORKER_RSS,
+                sql_around.SET_WORKER_RSS,
                 [
                     {"id": worker_id, "server_id": server_id, "rss_bytes": rss_bytes}
                     for worker_id, rss_bytes in worker_rss.items()
@@ -53,13 +53,13 @@ class RegistryPart(ClaimsPart):
 
     def list_servers(self) -> list[ServerInfo]:
         with self._database.read() as connection:
-            rows = connection.execute(sql.LIST_SERVERS).fetchall()
+            rows = connection.execute(sql_around.LIST_SERVERS).fetchall()
         return [server_of(row, from_us) for row in rows]
 
     def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
         which = {"own_id": own_id, "silent_since": to_us(self.now() - timeout)}
         with self._database.read() as connection:
-            rows = connection.execute(sql.SILENT_SERVERS, which).fetchall()
+            rows = connection.execute(sql_around.SILENT_SERVERS, which).fetchall()
         return [server_of(row, from_us) for row in rows]
 
     def reclaim_server(self, server_id: str, *, silent_for: timedelta | None) -> int:
@@ -67,12 +67,12 @@ class RegistryPart(ClaimsPart):
         with self._database.write() as connection:
             if silent_for is not None:
                 silent = {**which, "silent_since": to_us(self.now() - silent_for)}
-                if not connection.execute(sql.STILL_SILENT, silent).fetchone()[0]:
+                if not connection.execute(sql_around.STILL_SILENT, silent).fetchone()[0]:
                     return 0
             held = [claim_of(row, from_us) for row in connection.execute(sql.CLAIMS_OF_SERVER, which)]
             released = self._release(connection, held, reason=f"The server {server_id} is gone.")
-            connection.execute(sql.REMOVE_WORKERS_OF, which)
-            connection.execute(sql.REMOVE_SERVER, which)
+            connection.execute(sql_around.REMOVE_WORKERS_OF, which)
+            connection.execute(sql_around.REMOVE_SERVER, which)
             return released
 
     def register_worker(self, info: WorkerInfo) -> None:
@@ -85,15 +85,15 @@ class RegistryPart(ClaimsPart):
             **_process(info.process),
         }
         with self._database.write() as connection:
-            connection.execute(sql.REGISTER_WORKER, row)
+            connection.execute(sql_around.REGISTER_WORKER, row)
 
     def deregister_worker(self, worker_id: str) -> None:
         with self._database.write() as connection:
-            connection.execute(sql.REMOVE_WORKER, {"id": worker_id})
+            connection.execute(sql_around.REMOVE_WORKER, {"id": worker_id})
 
     def list_workers(self) -> list[WorkerInfo]:
         with self._database.read() as connection:
-            rows = connection.execute(sql.LIST_WORKERS).fetchall()
+            rows = connection.execute(sql_around.LIST_WORKERS).fetchall()
         return [worker_of(row, from_us) for row in rows]
 
 

@@ -12,12 +12,12 @@ from datetime import timedelta
 
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.sqlite.connection import Database
+from qml_mp.storage.sqlite.opening import log_of
 
 _IN_MODIFY = 0x002
 _IN_MOVED_FROM = 0x040
 _IN_DELETE = 0x200
 _IN_Q_OVERFLOW = 0x4000
-_IN_IGNORED = 0x8000
 _EVENT = struct.Struct("iIII")  # struct inotify_event before its name
 _EVENTS_BYTES = 16 * 1024
 _CLOCK_MONOTONIC = 1
@@ -48,31 +48,33 @@ class FileWaker:
         self._libc = libc
         # A connection of its own, because a storage's own commits do not change its data_version.
         self._database = Database(database.path, clock=database.clock, busy_timeout=_BUSY_TIMEOUT)
-        self._name = os.path.basename(os.path.realpath(database.path))
+        self._log = log_of(database.path)
         self._look_in_s = _FIRST_LOOK_S
-        self._seen = self._data_version()
         self._descriptors: list[int] = []
+        self._epoll = select.epoll()
         try:
             self._inotify = self._own(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
             self._timer = self._own(libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
-            directory = os.path.dirname(os.path.realpath(database.path))
-            mask = _IN_MODIFY | _IN_MOVED_FROM | _IN_DELETE
-            self._call(libc.inotify_add_watch(self._inotify, os.fsencode(directory), mask))
-            self._epoll = select.epoll()
+            # The folder, because the log comes and goes with the connections to the file.
+            directory = os.fsencode(os.path.dirname(self._log))
+            self._call(
+                libc.inotify_add_watch(self._inotify, directory, _IN_MODIFY | _IN_MOVED_FROM | _IN_DELETE)
+            )
             self._epoll.register(self._inotify, select.EPOLLIN)
             self._epoll.register(self._timer, select.EPOLLIN)
+            self._seen = self._data_version()
         except BaseException:
             self.close()
             raise
-        self._look_again(_FIRST_LOOK_S)  # for what was committed since the version was read
 
     def fileno(self) -> int:
         """Readable when the file was written to, or when it is time to look again."""
         return self._epoll.fileno()
 
     def drain(self) -> bool:
-        """Whether another connection committed since the last call."""
-        if self._read_events():
+        """Whether another connection committed since the last call. Raises `StorageUnavailable` when
+        the file cannot be read any more or was deleted."""
+        if self._something_happened():
             self._look_again(_FIRST_LOOK_S)
         elif not self._timer_fired():
             return False
@@ -84,8 +86,7 @@ class FileWaker:
     def close(self) -> None:
         """Close the descriptors and the connection; harmless when closed already."""
         self._database.close()
-        if hasattr(self, "_epoll"):
-            self._epoll.close()
+        self._epoll.close()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
@@ -95,15 +96,11 @@ class FileWaker:
             version: int = connection.execute("PRAGMA data_version").fetchone()[0]
             return self._database.opened, version
 
-    def _read_events(self) -> bool:
-        """Whether the log was written to; raises when the file went away."""
-        written = False
-        for mask, name in self._events():
-            if mask & _IN_IGNORED or (mask & (_IN_DELETE | _IN_MOVED_FROM) and name == self._name):
-                raise StorageUnavailable(f"The SQLite file {self._database.path} was deleted or moved away.")
-            if mask & _IN_Q_OVERFLOW or (mask & _IN_MODIFY and name == f"{self._name}-wal"):
-                written = True
-        return written
+    def _something_happened(self) -> bool:
+        """Whether the file or its log was written to, or went away: the next look then says so."""
+        names = (os.path.basename(self._log), os.path.basename(self._log).removesuffix("-wal"))
+        masks = [mask for mask, name in self._events() if name in names or mask & _IN_Q_OVERFLOW]
+        return bool(masks)
 
     def _events(self) -> Iterator[tuple[int, str]]:
         while True:
@@ -136,5 +133,5 @@ class FileWaker:
     def _call(self, result: int) -> int:
         if result < 0:
             number = ctypes.get_errno()
-            raise StorageUnavailable(f"The kernel refused to watch {self._name}: {os.strerror(number)}.")
+            raise StorageUnavailable(f"The kernel refused to watch {self._log}: {os.strerror(number)}.")
         return result

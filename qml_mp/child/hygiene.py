@@ -1,0 +1,127 @@
+"""Worker: what a job may have changed in its process, put back before the next job.
+
+Reset: current directory, umask, environment, signal handlers and mask, soft resource limits,
+locale. What cannot be put back makes the worker leave, with the reason. Descriptors are only
+checked: when one of ours is not the file it was, nothing may be written through any of them.
+"""
+
+from __future__ import annotations
+
+import locale
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+_Handler = Any  # what signal.getsignal returns: a callable, an enum or None
+_SIGNALS = tuple(
+    number for number in signal.Signals if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD)
+)
+_LIMIT_NAMES = ("AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "STACK")
+_LIMITS = tuple(
+    getattr(resource, f"RLIMIT_{name}") for name in _LIMIT_NAMES if hasattr(resource, f"RLIMIT_{name}")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Surroundings:
+    """What the process looked like when the worker was ready."""
+
+    directory: str
+    umask: int
+    environment: dict[str, str]
+    handlers: dict[int, _Handler]
+    limits: dict[int, tuple[int, int]]
+    locale: str
+
+
+class Descriptors(Enum):
+    """What became of the worker's descriptors during a job."""
+
+    OURS = 1
+    SOME_CLOSED = 2
+    """As by a job that forks (a storage closes its connection first), or that closes too much."""
+    REPLACED = 3
+    """A number of ours is another file now, or a vital one is closed."""
+
+
+class Hygiene:
+    """Made when the worker is ready; asked after each job."""
+
+    def __init__(self, vital_fds: frozenset[int]) -> None:
+        """`vital_fds` are the worker's ends of pipe and stack file: nobody but a job closes those."""
+        self._vital_fds = vital_fds
+        self._start = _Surroundings(
+            directory=os.getcwd(),
+            umask=_umask(),
+            environment=dict(os.environ),
+            handlers={number: signal.getsignal(number) for number in _SIGNALS},
+            limits={limit: resource.getrlimit(limit) for limit in _LIMITS},
+            locale=locale.setlocale(locale.LC_ALL),
+        )
+        self._descriptors: dict[int, tuple[int, int]] = {}
+
+    def before_job(self) -> None:
+        """Note which file each open descriptor is."""
+        self._descriptors = {fd: found for fd in _open_fds() if (found := _file_of(fd)) is not None}
+
+    def descriptors(self) -> Descriptors:
+        """What the job did to the descriptors that were open before it."""
+        now = {fd: _file_of(fd) for fd in self._descriptors}
+        changed = {fd for fd, file in self._descriptors.items() if now[fd] != file}
+        if any(now[fd] is not None or fd in self._vital_fds for fd in changed):
+            return Descriptors.REPLACED
+        return Descriptors.SOME_CLOSED if changed else Descriptors.OURS
+
+    def restore(self) -> str | None:
+        """Put everything back; why the worker must leave, or None."""
+        try:
+            self._restore()
+        except (OSError, ValueError, locale.Error) as error:
+            return f"a job changed its surroundings and they cannot be put back: {error}"
+        return None
+
+    def _restore(self) -> None:
+        start = self._start
+        if _current_directory() != start.directory:
+            os.chdir(start.directory)
+        os.umask(start.umask)
+        if dict(os.environ) != start.environment:
+            os.environ.clear()
+            os.environ.update(start.environment)
+        for number, handler in start.handlers.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        for limit, bounds in start.limits.items():
+            if resource.getrlimit(limit) != bounds:
+                resource.setrlimit(limit, bounds)
+        if locale.setlocale(locale.LC_ALL) != start.locale:
+            locale.setlocale(locale.LC_ALL, start.locale)
+
+
+def _umask() -> int:
+    now = os.umask(0o022)
+    os.umask(now)
+    return now
+
+
+def _current_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None  # it was removed under us
+
+
+def _open_fds() -> list[int]:
+    return [int(name) for name in os.listdir("/dev/fd")]
+
+
+def _file_of(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

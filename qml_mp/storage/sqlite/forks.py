@@ -1,0 +1,51 @@
+"""Every process: no SQLite handle crosses a fork.
+
+SQLite keeps its locks per process. A child that opens the file beside a handle that it inherited
+believes that it holds its parent's locks, and one that closes the inherited handle acts on the file
+in its parent's name. So handles are closed before each fork of this process, and opened again by
+whoever needs one; a handle that is in use by the forking thread itself is abandoned by the child.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from functools import cache
+from typing import Protocol
+
+
+class HoldsHandle(Protocol):
+    """What has a handle to close or abandon."""
+
+    def close_for_fork(self) -> None:
+        """Runs in the forking process, before the fork."""
+
+    def leave_parents_handle(self) -> None:
+        """Runs in the child, and harmlessly in the parent."""
+
+
+class ForkGuard:
+    """Everything in this process that may hold a handle; each only as long as others hold it."""
+
+    def __init__(self) -> None:
+        self._holders: weakref.WeakSet[HoldsHandle] = weakref.WeakSet()
+        os.register_at_fork(before=self._before, after_in_child=self._in_child)
+
+    def watch(self, holder: HoldsHandle) -> None:
+        """Have the holder called at each fork; harmless when it is watched already."""
+        self._holders.add(holder)
+
+    def _before(self) -> None:
+        for holder in list(self._holders):
+            holder.close_for_fork()
+
+    def _in_child(self) -> None:
+        for holder in list(self._holders):
+            holder.leave_parents_handle()
+
+
+@cache
+def fork_guard() -> ForkGuard:
+    """The one guard of this process. One, because a callback at forks can never be taken back: one
+    for each storage would pile up. Made at first use, so that importing has no effect."""
+    return ForkGuard()

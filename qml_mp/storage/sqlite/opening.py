@@ -1,0 +1,91 @@
+"""Every process: an SQLite file made, connected to and set up."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from urllib.parse import quote
+
+from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
+from qml_mp.storage.sqlite import sql
+
+_NEEDED_SQLITE = (3, 35, 0)  # RETURNING
+_LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
+
+
+def create_file(path: str) -> None:
+    """Make an empty file for its owner alone, unless there is one; a file that is there keeps its mode."""
+    try:
+        # With its mode before SQLite opens it; the -wal and -shm files take after it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        raise StorageUnavailable(
+            f"The folder of the SQLite file {path} does not exist. Create it, or name another file."
+        ) from None
+    except OSError as error:
+        raise StorageUnavailable(
+            f"The SQLite file {path} cannot be created: {error.strerror}. "
+            "See that this user may write to its folder and that its disk has room."
+        ) from error
+
+
+def connect(path: str, *, busy_timeout_s: float) -> sqlite3.Connection:
+    """A connection to a file that is there; it makes none."""
+    if sqlite3.sqlite_version_info < _NEEDED_SQLITE:
+        raise ConfigurationError(
+            f"This Python has SQLite {sqlite3.sqlite_version}; qml-mp needs 3.35 or newer. "
+            "Use a newer Python, or PostgreSQL."
+        )
+    connection = sqlite3.connect(
+        f"file:{quote(path)}?mode=rw",
+        uri=True,
+        timeout=busy_timeout_s,
+        isolation_level=None,  # transactions are opened by name, never by the driver
+        check_same_thread=False,  # the lock of `Database` makes threads take turns
+        cached_statements=256,
+    )
+    connection.row_factory = sqlite3.Row
+    connection.text_factory = _any_text
+    return connection
+
+
+def configure(connection: sqlite3.Connection, path: str) -> None:
+    """Set what a commit promises. May raise SQLITE_BUSY while another process does the same."""
+    # WAL: readers never wait for the writer. FULL: a commit is on the disk when it returns.
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StorageError(
+            f"The SQLite file {path} cannot use a write-ahead log: its journal mode stays {mode!r}, "
+            "as on network file systems. Put it on a local disk, or use PostgreSQL."
+        )
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_IDLE_WAL_BYTES}")
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """The version of the schema, 0 when there is none. Reads only."""
+    if not connection.execute(sql.HAS_VERSIONS).fetchone()[0]:
+        return 0
+    return connection.execute(sql.VERSION).fetchone()[0] or 0
+
+
+def identity_of(path: str) -> tuple[int, int] | None:
+    """What tells the file from any other that has or had its name; None when there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def log_of(path: str) -> str:
+    """The write-ahead log, which lies beside the file that a symbolic link leads to."""
+    return f"{os.path.realpath(path)}-wal"
+
+
+def _any_text(raw: bytes) -> str:
+    """Text from a row that anybody may have written: no bytes make reading fail."""
+    return raw.decode("utf-8", "surrogateescape")

@@ -1,0 +1,113 @@
+"""Every process: the statements about what stands around the jobs in SQLite: templates, servers, locks.
+
+The rules are those of `sql`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.sqlite.sql import bounded
+
+# Recurring templates
+
+# Insert or replace. The next firing stays when the schedule does; `enabled` stays as a person set
+# it, but a template that qml-mp itself switched off is given another chance once it is another one.
+UPSERT_TEMPLATE: Final = """
+    INSERT INTO qml_recurring_jobs AS held (
+        id, cron, tz, method, payload, queue, enabled, next_run_at, last_run_at, created_at, disabled_reason)
+    VALUES (:id, :cron, :tz, :method, :payload, :queue, :enabled, :next_run_at, NULL, :created_at, NULL)
+    ON CONFLICT (id) DO UPDATE
+    SET cron = excluded.cron, tz = excluded.tz, method = excluded.method, payload = excluded.payload,
+        queue = excluded.queue,
+        enabled = held.enabled OR (held.disabled_reason IS NOT NULL AND
+            (held.cron, held.tz, held.method, held.payload, held.queue)
+            <> (excluded.cron, excluded.tz, excluded.method, excluded.payload, excluded.queue)),
+        disabled_reason = CASE
+            WHEN (held.cron, held.tz, held.method, held.payload, held.queue)
+            = (excluded.cron, excluded.tz, excluded.method, excluded.payload, excluded.queue)
+            THEN held.disabled_reason END,
+        next_run_at = CASE
+            WHEN held.cron = excluded.cron AND held.tz = excluded.tz AND held.disabled_reason IS NULL
+            THEN held.next_run_at ELSE excluded.next_run_at END
+"""
+
+REMOVE_TEMPLATE: Final = "DELETE FROM qml_recurring_jobs WHERE id = :id"
+
+_TEMPLATE: Final = f"""
+    id, cron, tz, method, {bounded("payload")}, queue, enabled, next_run_at, last_run_at, created_at,
+    disabled_reason
+"""
+GET_TEMPLATE: Final = f"SELECT {_TEMPLATE} FROM qml_recurring_jobs WHERE id = :id"
+LIST_TEMPLATES: Final = f"SELECT {_TEMPLATE} FROM qml_recurring_jobs ORDER BY id"
+
+SET_ENABLED: Final = """
+    UPDATE qml_recurring_jobs SET enabled = :enabled, next_run_at = :next_run_at, disabled_reason = NULL
+    WHERE id = :id
+"""
+
+# Templates whose time has come, oldest first; limited so that a tick holds the lock for a bounded
+# time. Read under the write lock: two servers never see the same firing.
+DUE_TEMPLATES: Final = f"""
+    SELECT {_TEMPLATE} FROM qml_recurring_jobs
+    WHERE enabled AND next_run_at <= :now ORDER BY next_run_at, id LIMIT :limit
+"""
+
+# When the next template is due.
+NEXT_FIRING: Final = "SELECT min(next_run_at) FROM qml_recurring_jobs WHERE enabled"
+
+ADVANCE_TEMPLATE: Final = """
+    UPDATE qml_recurring_jobs SET next_run_at = :next_run_at, last_run_at = :now WHERE id = :id
+"""
+DISABLE_TEMPLATE: Final = """
+    UPDATE qml_recurring_jobs SET enabled = 0, next_run_at = NULL, disabled_reason = :reason WHERE id = :id
+"""
+
+# Registry
+
+REGISTER_SERVER: Final = """
+    INSERT OR REPLACE INTO qml_servers (
+        id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
+        heartbeat_enabled)
+    VALUES (
+        :id, :name, :hostname, :host, :pid, :started_ticks, :worker_count, :queues, :started_at, :now,
+        :heartbeat_enabled)
+"""
+REMOVE_SERVER: Final = "DELETE FROM qml_servers WHERE id = :server_id"
+REMOVE_WORKERS_OF: Final = "DELETE FROM qml_workers WHERE server_id = :server_id"
+HEARTBEAT: Final = "UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id"
+SET_WORKER_RSS: Final = (
+    "UPDATE qml_workers SET rss_bytes = :rss_bytes WHERE id = :id AND server_id = :server_id"
+)
+LIST_SERVERS: Final = "SELECT * FROM qml_servers ORDER BY started_at, id"
+
+# Peers that promised to beat and have not for too long.
+SILENT_SERVERS: Final = """
+    SELECT * FROM qml_servers
+    WHERE heartbeat_enabled AND id <> :own_id AND last_heartbeat < :silent_since
+    ORDER BY started_at, id
+"""
+
+# Whether a server is still silent, asked under the lock under which it is then reclaimed.
+STILL_SILENT: Final = """
+    SELECT EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id AND last_heartbeat < :silent_since)
+"""
+
+REGISTER_WORKER: Final = """
+    INSERT OR REPLACE INTO qml_workers (
+        id, server_id, number, host, pid, started_ticks, started_at, rss_bytes)
+    VALUES (:id, :server_id, :number, :host, :pid, :started_ticks, :started_at, :rss_bytes)
+"""
+REMOVE_WORKER: Final = "DELETE FROM qml_workers WHERE id = :id"
+LIST_WORKERS: Final = "SELECT * FROM qml_workers ORDER BY server_id, number, id"
+
+# Named locks
+
+# Create, refresh for the same owner, or take over when expired; otherwise hit no row.
+ACQUIRE_LOCK: Final = """
+    INSERT INTO qml_locks AS held (resource, owner, expires_at) VALUES (:resource, :owner, :expires_at)
+    ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+    WHERE held.owner = excluded.owner OR held.expires_at <= :now
+"""
+RELEASE_LOCK: Final = "DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner"
+DELETE_EXPIRED_LOCKS: Final = "DELETE FROM qml_locks WHERE expires_at <= :now"

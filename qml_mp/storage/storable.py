@@ -1,0 +1,113 @@
+"""Every process: values made ready to be written, once for all backends; `rows` is the way back."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from qml_mp.core.ids import check_job_id
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo
+from qml_mp.core.payload import encode_json
+from qml_mp.core.state import Enqueued, Scheduled, StateName
+from qml_mp.errors import InvalidJob
+from qml_mp.storage.row_change import RowChange
+
+MAX_MESSAGE_BYTES = 8 * 1024
+MAX_TRACEBACK_BYTES = 64 * 1024
+_MAX_TYPE_BYTES = 500
+
+
+def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
+    """The columns of a new job, instants as datetimes. Raises `InvalidJob` when it cannot be stored.
+
+    `enqueued_at` is the instant at which the job entered its waiting state: enqueued or scheduled.
+    A Scheduled job whose instant has passed by `now` is stored Enqueued.
+    """
+    job.validate()
+    run_at: datetime | None
+    reason: str | None
+    match job.state:
+        case Scheduled(enqueue_at=run_at, reason=reason) if run_at > now:
+            state = StateName.SCHEDULED
+        case Enqueued() | Scheduled():
+            state, run_at, reason = StateName.ENQUEUED, None, None
+        case _:
+            raise InvalidJob(
+                f"Job {job.id} is {job.state_name}; only an Enqueued or Scheduled job can be new."
+            )
+    return {
+        "id": check_job_id(job.id),
+        "method": job.method,
+        "queue": job.queue,
+        "priority": job.priority,
+        "state": str(state),
+        "payload": encode_json(job.payload, what="The payload"),
+        "metadata": encode_json(dict(job.metadata), what="metadata"),
+        "max_retries": job.max_retries,
+        "timeout_us": None if job.timeout is None else microseconds(job.timeout),
+        "unique_key": job.unique_key,
+        "created_at": job.created_at,
+        "enqueued_at": now,
+        "run_at": run_at,
+        "reason": storable_reason(reason),
+        "recurring_id": None,
+        "fire_at": None,
+    }
+
+
+def storable_text(text: str, *, max_bytes: int, keep_tail: bool = False) -> str:
+    """The text as every backend can store it: no NUL, no lone surrogate, cut to `max_bytes` of UTF-8."""
+    raw = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
+    if len(raw) <= max_bytes:
+        return raw.decode()
+    mark = b"[... cut ...]"
+    room = max_bytes - len(mark)
+    cut = mark + raw[-room:] if keep_tail else raw[:room] + mark
+    return cut.decode("utf-8", "ignore")
+
+
+def storable_error(error: ErrorInfo | None) -> ErrorInfo | None:
+    """The error with its texts made storable; of a traceback the tail is kept, where the cause stands."""
+    if error is None:
+        return None
+    traceback = error.traceback
+    return ErrorInfo(
+        type=storable_text(error.type, max_bytes=_MAX_TYPE_BYTES),
+        message=storable_text(error.message, max_bytes=MAX_MESSAGE_BYTES),
+        traceback=None
+        if traceback is None
+        else storable_text(traceback, max_bytes=MAX_TRACEBACK_BYTES, keep_tail=True),
+    )
+
+
+def storable_reason(reason: str | None) -> str | None:
+    """A reason made storable."""
+    return None if reason is None else storable_text(reason, max_bytes=MAX_MESSAGE_BYTES)
+
+
+def canonical_id(job_id: str) -> str | None:
+    """The job id as stored; None when the text is no job id, so that no job can have it."""
+    try:
+        return check_job_id(job_id)
+    except InvalidJob:
+        return None
+
+
+def microseconds(duration: timedelta) -> int:
+    """The duration in whole microseconds."""
+    return duration // timedelta(microseconds=1)
+
+
+def written_by_this_claim(change: RowChange, *, present: StateName, attempt_recorded: bool) -> bool:
+    """Whether a guarded write that hit no row had been done before, by the same claim.
+
+    For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on
+    is this claim, or somebody who released the claim: an attempt in the history tells them apart,
+    and so does Succeeded. A claim that only wanted to give the job back has what it wanted.
+    """
+    if change.attempt is not None:
+        return attempt_recorded
+    if change.state is StateName.SUCCEEDED:
+        return present in (StateName.SUCCEEDED, StateName.DELETED)
+    return True

@@ -1,0 +1,167 @@
+"""`start`: flags reach the server, jobs run, and it ends with the documented exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from tests.cli.command import Qml, is_one_error
+
+_PATIENCE_S = 30
+
+
+def has_a_ready_worker(status: Any) -> bool:
+    """Whether `status --json` shows one."""
+    return any(server["workers"] for server in status["servers"])
+
+
+def is_processing(job: Any) -> bool:
+    """Whether `jobs show --json` shows a running job."""
+    return bool(job["state"] == "processing")
+
+
+def test_burst_runs_what_there_is_and_leaves_with_0(qml: Qml) -> None:
+    job_id = qml("enqueue", "resize", "path=a.png").out.strip()
+
+    ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst")
+
+    job = qml("jobs", "show", job_id, "--json").value
+    assert ended.code == 0, ended.err
+    assert ended.out == ""
+    assert (job["state"], job["result"]) == ("succeeded", {"path": "a.png", "width": 800})
+    assert all(line.startswith("qml-mp: ") for line in ended.err.splitlines())
+    assert str(qml.database) in ended.err
+
+
+def test_flags_reach_the_server_and_sigterm_ends_it_with_0(qml: Qml) -> None:
+    with qml.started("-w", "2", "-q", "images,low", "--server-name", "blue") as process:
+        status = qml.until("status", shows=has_a_ready_worker, server=process)
+        (listed,) = qml("servers", "list", "--json").lines
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(_PATIENCE_S)
+
+    (server,) = status["servers"]
+    assert (server["name"], server["pid"], server["alive"]) == ("blue", process.pid, True)
+    assert listed["queues"] == ["images", "low"]
+    assert code == 0
+    assert qml("servers", "list", "--json").lines == []
+
+
+def test_an_awaited_job_gives_its_result_or_exit_code_7(qml: Qml) -> None:
+    with qml.started("-w", "1", "-q", "*") as process:
+        qml.until("status", shows=has_a_ready_worker, server=process)
+
+        good = qml("-A", "tasks:app", "enqueue", "resize", "path=a.png", "--wait")
+        bad = qml("-A", "tasks:app", "enqueue", "boom", "--wait")
+
+    assert (good.code, good.value) == (0, {"path": "a.png", "width": 800})
+    assert (bad.code, bad.out) == (7, "")
+    assert "ValueError: it went wrong" in bad.err
+    (failed,) = qml("jobs", "list", "--state", "failed", "--json").lines
+    assert failed["last_error"]["type"] == "ValueError"
+    assert [attempt["kind"] for attempt in failed["attempts"]] == ["failure"]
+
+
+def test_a_failed_job_is_shown_with_its_traceback_and_can_be_retried(qml: Qml) -> None:
+    job_id = qml("enqueue", "boom").out.strip()
+    qml("-A", "tasks:app", "start", "-w", "1", "--burst")
+
+    page = qml("jobs", "show", job_id).out
+    retried = qml("jobs", "retry", job_id)
+
+    assert "attempt 1" in page
+    assert 'raise ValueError("it went wrong")' in page
+    assert retried.out == f"{job_id} enqueued\n"
+    assert qml("jobs", "show", job_id, "--json").value["failures"] == 0
+
+
+def test_jobs_killed_at_the_shutdown_deadline_give_6_and_are_enqueued_again(qml: Qml) -> None:
+    job_id = qml("enqueue", "stubborn").out.strip()
+    with qml.started("-w", "1", "--shutdown-timeout", "500ms") as process:
+        qml.until("jobs", "show", job_id, shows=is_processing, server=process)
+
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(_PATIENCE_S)
+
+    job = qml("jobs", "show", job_id, "--json").value
+    assert code == 6
+    assert (job["state"], job["failures"], job["crashes"]) == ("enqueued", 0, 0)
+
+
+def test_a_running_job_is_cancelled_and_waited_for(qml: Qml) -> None:
+    job_id = qml("enqueue", "stubborn").out.strip()
+    (qml.folder / "qml-mp.toml").write_text("cancel_grace = 0\nterm_grace = 0.1\n")
+    with qml.started("-w", "1") as process:
+        qml.until("jobs", "show", job_id, shows=is_processing, server=process)
+
+        ended = qml("jobs", "cancel", job_id, "--reason", "enough", "--wait")
+
+    job = qml("jobs", "show", job_id, "--json").value
+    assert (ended.code, ended.out) == (0, f"{job_id} deleted\n")
+    assert job["state"] == "deleted"
+    assert [attempt["kind"] for attempt in job["attempts"]] == ["cancelled"]
+
+
+def test_an_app_that_does_not_import_exits_3_and_shows_its_error_once(qml: Qml) -> None:
+    (qml.folder / "broken.py").write_text("raise RuntimeError('not today')\n")
+
+    ended = qml("-A", "broken:app", "start", "-w", "3")
+
+    assert ended.code == 3
+    assert ended.err.count("not today") == 1
+    assert is_one_error(ended.err.splitlines(keepends=True)[-1])
+    assert not qml.database.exists()
+
+
+def test_a_storage_that_does_not_answer_exits_4(qml: Qml) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and never listens
+        url = f"postgresql://someone:secret@127.0.0.1:{bound.getsockname()[1]}/db"
+
+        ended = qml("-A", "tasks:app", "start", "--url", url)
+
+    assert ended.code == 4
+    assert "secret" not in ended.err
+
+
+def test_the_demo_kills_a_worker_and_every_result_matches(qml: Qml) -> None:
+    ended = qml("demo", "--limit", "60", env={"QML_MP_QUEUES": "other", "TMPDIR": str(qml.folder)})
+
+    assert ended.code == 0, ended.out + ended.err
+    assert "with SIGKILL while it ran" in ended.out
+    assert "ran again and succeeded" in ended.out
+    assert "60 succeeded" in ended.out
+    assert "recovered  1 attempt" in ended.out
+    assert not any(name.startswith("qml-mp-demo") for name in qml.files())
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(qml: Qml) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "qml_mp", "demo"], cwd=qml.folder, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=qml.environment({"TMPDIR": str(qml.folder)}),
+    )  # fmt: skip
+    assert process.stdout is not None
+    while b" running" not in process.stdout.readline():
+        pass
+    (folder,) = qml.folder.glob("qml-mp-demo-*")
+    server_pids = {int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _works_in(pid, str(folder))}
+
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=_PATIENCE_S)
+
+    assert process.returncode == 130
+    assert err == b"qml-mp: interrupted\n"
+    assert server_pids
+    assert not any(_works_in(str(pid), str(folder)) for pid in server_pids)
+    assert not folder.exists()
+
+
+def _works_in(pid: str, folder: str) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd").startswith(folder)
+    except OSError:
+        return False

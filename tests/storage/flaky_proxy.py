@@ -1,0 +1,83 @@
+"""Tests: a TCP proxy before a real PostgreSQL server, which loses what the server says when it is told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from types import TracebackType
+
+_CHUNK_BYTES = 65536
+
+
+class FlakyProxy:
+    """Forwards to a server.
+
+    `lose_reply(n)`: when the server says something for the n-th time from now, the connection is
+    cut instead of passing it on. `go_silent`: answers are no longer passed on, and nothing is cut.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self._replies_until_cut = (
+            0  # set by the test between two calls, counted down by the thread that answers
+        )
+        self._silent = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def lose_reply(self, number: int) -> None:
+        self._replies_until_cut = number
+
+    def go_silent(self) -> None:
+        self._silent.set()
+
+    def __enter__(self) -> FlakyProxy:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for open_socket in (self._listener, *self._sockets):
+            _cut(open_socket)
+        for thread in self._threads:
+            thread.join(10)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._server)
+            self._sockets += [client, server]
+            for target, source, sink in ((self._ask, client, server), (self._answer, server, client)):
+                thread = threading.Thread(target=target, args=(source, sink))
+                self._threads.append(thread)
+                thread.start()
+
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while chunk := client.recv(_CHUNK_BYTES):
+                server.sendall(chunk)
+        _cut(server)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError):
+            while chunk := server.recv(_CHUNK_BYTES):
+                if self._replies_until_cut:
+                    self._replies_until_cut -= 1
+                    if not self._replies_until_cut:
+                        break
+                if not self._silent.is_set():
+                    client.sendall(chunk)
+        _cut(client)
+
+
+def _cut(open_socket: socket.socket) -> None:
+    with suppress(OSError):
+        open_socket.shutdown(socket.SHUT_RDWR)
+    open_socket.close()

@@ -1,0 +1,161 @@
+"""Tests of the storage: rows that other programs put into the tables harm nobody."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.outcome import Failure
+from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import JobFilter, Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import KEEP, NO, fetch, present
+
+UNREADABLE = {
+    "no JSON": "{no json",
+    "empty": "",
+    "NaN": '{"x": NaN}',
+    "huge number": '{"x": 1e999}',
+    "lone surrogate": r'"\ud800"',
+    "NUL": r'"\u0000"',
+    "int of 300 digits": "1" * 300,
+    "int of 5,000 digits": "1" * 5000,
+    "nested 100,000 deep": "[" * 100_000 + "]" * 100_000,
+    "2 MiB": '"' + "x" * 2**21 + '"',
+}
+
+
+@pytest.mark.fault(27)
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_job_with_an_unreadable_payload_is_handed_out_and_can_fail(
+    storage: Storage, raw: Raw, payload: str
+) -> None:
+    job_id = raw.add_job(payload=payload)
+
+    read, listed = present(storage, job_id), storage.list_jobs(JobFilter()).jobs
+    claim = storage.fetch_and_lock_job(fetch())
+
+    assert read.payload is None
+    assert read.payload_error
+    assert listed == (read,)
+    assert claim is not None
+    assert (claim.job.id, claim.job.payload, claim.job.payload_error) == (job_id, None, read.payload_error)
+    assert storage.claims() == [claim]
+    assert storage.finish(claim, Failure(error=NO), retention=KEEP).state is StateName.FAILED
+
+
+@pytest.mark.parametrize("metadata", ["{no json", "[1]", "null", '"' + "x" * 2**21 + '"'])
+def test_unreadable_metadata_reads_as_none_at_all(storage: Storage, raw: Raw, metadata: str) -> None:
+    job_id = raw.add_job(metadata=metadata, payload='{"n": 1}')
+
+    job = present(storage, job_id)
+
+    assert (job.metadata, job.payload, job.payload_error) == ({}, {"n": 1}, None)
+
+
+def test_an_unreadable_result_reads_as_none(storage: Storage, raw: Raw) -> None:
+    job_id = raw.add_job(state="succeeded", result="{no json")
+
+    assert present(storage, job_id).result is None
+    assert present(storage, job_id).state_name is StateName.SUCCEEDED
+
+
+@pytest.mark.fault(30)
+def test_names_that_nobody_registered_are_only_text(storage: Storage, raw: Raw) -> None:
+    names = ["os.system", "__import__", "", "x" * 100_000, "ä\u2028🎉"]
+    for name in names:
+        raw.add_job(method=name)
+
+    assert sorted(job.method for job in storage.list_jobs(JobFilter()).jobs) == sorted(names)
+
+
+@pytest.mark.parametrize("state", StateName)
+def test_a_row_whose_columns_do_not_fit_its_state_is_readable(
+    storage: Storage, raw: Raw, state: StateName
+) -> None:
+    job_id = raw.add_job(state=str(state))
+
+    job = present(storage, job_id)
+
+    assert job.state_name is state
+    assert [listed.id for listed in storage.list_jobs(JobFilter(states=[state])).jobs] == [job_id]
+
+
+def test_a_running_row_without_owner_or_start_is_released(storage: Storage, raw: Raw) -> None:
+    job_id = raw.add_job(state="processing")
+    raw.age("jobs", "created_at", KEEP.failed_ttl)
+
+    count = storage.requeue_stranded_jobs(storage.now(), spare_servers=["alive#1"])
+
+    assert count == 1
+    assert present(storage, job_id).state_name is StateName.ENQUEUED
+
+
+@pytest.mark.parametrize("state", ["running", "", "ENQUEUED"])
+def test_the_table_refuses_an_unknown_state(storage: Storage, raw: Raw, state: str) -> None:
+    with pytest.raises(Exception, match=r"(?i)check"):
+        raw.add_job(state=state)
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("payload", b"\xff\xfe{"),
+        ("payload", b'{"n": 1}'),
+        ("payload", b"\0" * 2**21),
+        ("metadata", b"\xff"),
+        ("result", 1.5),
+        ("method", b"\xff\0work"),
+        ("max_retries", "many"),
+        ("timeout_us", "long"),
+        ("timeout_us", 2**62),
+        ("unique_key", b"\xff"),
+        ("last_error_type", b"\xff"),
+        ("cancel_reason", 7),
+        ("started_at", 2**62),
+        ("fire_at", "never"),
+    ],
+)
+def test_values_of_any_type_in_an_sqlite_file_are_read_without_an_error(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    with sqlite_with(tmp_path) as (storage, raw):
+        job_id = raw.add_job(**{column: value})
+        raw.run("UPDATE {jobs} SET method = CAST(x'ff41' AS TEXT) WHERE method = 'work'")
+
+        job, listed = present(storage, job_id), storage.list_jobs(JobFilter()).jobs
+        claim = storage.fetch_and_lock_job(fetch())
+
+        assert listed == (job,)
+        assert claim is not None
+        f"{claim}".encode()  # printable: no lone surrogate is left in any text
+        assert storage.finish(claim, Failure(error=NO), retention=KEEP).accepted
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("created_at", "now"), ("created_at", 2**62), ("priority", b"high"), ("id", b"x" * 36)],
+)
+def test_an_sqlite_file_refuses_rows_that_could_not_be_ordered_or_fenced(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    with sqlite_with(tmp_path) as (_, raw), pytest.raises(sqlite3.IntegrityError):
+        raw.add_job(**{column: value})
+
+
+@contextmanager
+def sqlite_with(tmp_path: Path) -> Iterator[tuple[Storage, Raw]]:
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    storage.migrate()
+    with (
+        closing(storage),
+        closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as connection,
+    ):
+        yield storage, Raw(connection, {"jobs": "qml_jobs"}, is_sqlite=True)

@@ -1,0 +1,140 @@
+"""Tests of the storage: listings, counts and what is left to do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.errors import QmlError
+from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import HOUR, claim_new, fetch, in_an_hour, job_in
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def all_pages(storage: Storage, where: JobFilter, *, limit: int) -> list[list[str]]:
+    pages = []
+    page = storage.list_jobs(where, limit=limit)
+    while True:
+        pages.append([job.id for job in page.jobs])
+        if page.next_cursor is None:
+            return pages
+        page = storage.list_jobs(where, limit=limit, after=page.next_cursor)
+
+
+def test_an_empty_storage_lists_nothing(storage: Storage) -> None:
+    assert storage.list_jobs(JobFilter()) == JobPage(jobs=(), next_cursor=None)
+    assert storage.queue_stats() == []
+    assert storage.job_counts() == dict.fromkeys(StateName, 0)
+    assert storage.due_work([]) == DueWork(runnable=0, waiting=0)
+    assert storage.attempts("no id") == ()
+
+
+def test_pages_are_newest_first_and_show_each_job_once(storage: Storage) -> None:
+    jobs = [Job.new("work", now=NOON + timedelta(seconds=n // 3)) for n in range(10)]
+    storage.enqueue_many(jobs)
+    newest_first = [job.id for job in sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)]
+
+    pages = all_pages(storage, JobFilter(), limit=4)
+
+    assert [len(page) for page in pages] == [4, 4, 2]
+    assert [job_id for page in pages for job_id in page] == newest_first
+    assert all_pages(storage, JobFilter(), limit=5) == [newest_first[:5], newest_first[5:]]
+
+
+def test_a_job_that_is_added_between_two_pages_shifts_nothing(storage: Storage) -> None:
+    jobs = [Job.new("work", now=NOON + timedelta(seconds=n)) for n in range(4)]
+    storage.enqueue_many(jobs)
+    first = storage.list_jobs(JobFilter(), limit=2)
+
+    storage.enqueue(Job.new("work", now=NOON + timedelta(seconds=9)))
+    second = storage.list_jobs(JobFilter(), limit=2, after=first.next_cursor)
+
+    assert [job.id for job in second.jobs] == [jobs[1].id, jobs[0].id]
+
+
+def test_listings_mix_states_in_order_of_creation(storage: Storage) -> None:
+    claims = [job_in(storage, state) for state in StateName]
+
+    listed = storage.list_jobs(JobFilter())
+
+    assert [job.id for job in listed.jobs] == [
+        job.id for job in sorted((claim.job for claim in claims), key=lambda j: (j.created_at, j.id))
+    ][::-1]
+    assert {job.state_name for job in listed.jobs} == set(StateName)
+
+
+@pytest.mark.parametrize("state", StateName)
+def test_a_listing_can_be_limited_to_states(storage: Storage, state: StateName) -> None:
+    claims = {each: job_in(storage, each) for each in StateName}
+
+    one = storage.list_jobs(JobFilter(states=[state]))
+    two = storage.list_jobs(JobFilter(states={state, StateName.FAILED}))
+
+    assert [job.id for job in one.jobs] == [claims[state].job.id]
+    assert {job.state_name for job in two.jobs} == {state, StateName.FAILED}
+
+
+def test_a_listing_can_be_limited_to_a_queue_and_a_method(storage: Storage) -> None:
+    wanted = [storage.enqueue(Job.new("a", queue="x", now=NOON + timedelta(seconds=n))) for n in range(3)]
+    storage.enqueue(Job.new("a", queue="y"))
+    storage.enqueue(Job.new("b", queue="x"))
+
+    pages = all_pages(storage, JobFilter(queue="x", method="a"), limit=2)
+
+    assert pages == [[wanted[2], wanted[1]], [wanted[0]]]
+    assert len(storage.list_jobs(JobFilter(queue="x")).jobs) == 4
+    assert storage.list_jobs(JobFilter(queue="z")).jobs == ()
+
+
+def test_a_place_that_no_page_gave_is_refused(storage: Storage) -> None:
+    with pytest.raises(QmlError):
+        storage.list_jobs(JobFilter(), after="nonsense")
+
+
+def test_counts_name_all_seven_states(storage: Storage) -> None:
+    for state in (StateName.FAILED, StateName.FAILED, StateName.SCHEDULED, StateName.PROCESSING):
+        job_in(storage, state)
+
+    assert storage.job_counts() == dict.fromkeys(StateName, 0) | {
+        StateName.FAILED: 2,
+        StateName.SCHEDULED: 1,
+        StateName.PROCESSING: 1,
+    }
+
+
+def test_queues_are_those_with_jobs_that_have_not_ended(storage: Storage, raw: Raw) -> None:
+    storage.enqueue_many(Job.new("work", queue=queue) for queue in ("b", "b", "b", "a"))
+    storage.fetch_and_lock_job(fetch("b"))
+    storage.enqueue(Job.new("work", queue="c", at=in_an_hour()))
+    job_in(storage, StateName.SUCCEEDED)
+    for column in ("created_at", "enqueued_at"):
+        raw.age("jobs", column, HOUR)
+
+    stats = storage.queue_stats()
+
+    assert [(queue.name, queue.enqueued, queue.processing) for queue in stats] == [
+        ("a", 1, 0),
+        ("b", 2, 1),
+        ("c", 0, 0),
+    ]
+    assert stats[2].oldest is None
+    assert all(queue.oldest is not None and queue.oldest >= HOUR for queue in stats[:2])
+
+
+def test_due_work_is_what_can_still_run_in_the_queues(storage: Storage, raw: Raw) -> None:
+    storage.enqueue(Job.new("work", queue="a"))
+    storage.enqueue(Job.new("work", queue="b"))
+    claim_new(storage)
+    storage.enqueue(Job.new("work", queue="a", at=in_an_hour()))
+    raw.age("jobs", "run_at", 2 * HOUR)
+    storage.enqueue(Job.new("work", queue="a", at=in_an_hour()))
+    job_in(storage, StateName.FAILED)
+
+    assert storage.due_work(["a"]) == DueWork(runnable=1, waiting=1)
+    assert storage.due_work(["b", "c"]) == DueWork(runnable=1, waiting=0)
+    assert storage.due_work([]) == DueWork(runnable=3, waiting=1)

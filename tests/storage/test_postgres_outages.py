@@ -1,0 +1,318 @@
+"""Tests of the PostgreSQL backend when the server, the network or a limit says no."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import Retry
+from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
+from qml_mp.storage.postgres.store import PostgresStorage
+from tests.storage.flaky_proxy import FlakyProxy
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, present
+
+SCHEMA = "outages"
+HASTE = timedelta(milliseconds=200)
+
+
+@pytest.fixture
+def admin(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A connection of somebody else's to the same database; the schema of the test goes with it."""
+    with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
+        yield connection
+        connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+
+
+@pytest.fixture
+def storage(postgres_url: str, admin: psycopg.Connection) -> Iterator[PostgresStorage]:
+    name = "outages"
+    with closing(
+        PostgresStorage(postgres_url, schema=SCHEMA, application_name=name, patience=HASTE)
+    ) as opened:
+        yield opened
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
+    """A proxy before the server."""
+    place = conninfo_to_dict(postgres_url)
+    with FlakyProxy(str(place["host"]), int(place["port"] or 5432)) as running:
+        yield running
+
+
+@pytest.fixture
+def through_proxy(
+    postgres_url: str, proxy: FlakyProxy, admin: psycopg.Connection
+) -> Iterator[PostgresStorage]:
+    """A storage that reaches the server through the proxy, and has its connection open."""
+    place = conninfo_to_dict(postgres_url)
+    url = f"postgresql://{place['user']}@127.0.0.1:{proxy.port}/{place['dbname']}"
+    with closing(PostgresStorage(url, schema=SCHEMA, patience=HASTE)) as opened:
+        opened.migrate()
+        yield opened
+
+
+def terminate(admin: psycopg.Connection, application_name: str) -> None:
+    """End every session of the name, and return when the server is done with them."""
+    admin.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s",
+        [application_name],
+    )
+
+
+@pytest.mark.fault(35)
+def test_a_terminated_session_is_replaced_at_the_next_use(
+    storage: PostgresStorage, admin: psycopg.Connection
+) -> None:
+    job_id = storage.enqueue(Job.new("work"))
+    terminate(admin, "outages")
+
+    claim = storage.fetch_and_lock_job(fetch("default"))
+    terminate(admin, "outages")
+    read = present(storage, job_id)
+
+    assert claim is not None
+    assert claim.job.id == job_id
+    assert read.state_name is StateName.PROCESSING
+
+
+@pytest.mark.fault(36)
+def test_a_finish_whose_reply_was_lost_is_accepted_when_repeated(
+    through_proxy: PostgresStorage, proxy: FlakyProxy
+) -> None:
+    through_proxy.enqueue(Job.new("work"))
+    claim = through_proxy.fetch_and_lock_job(fetch("default"))
+    assert claim is not None
+    proxy.lose_reply(1)
+    with pytest.raises(StorageUnavailable):
+        through_proxy.finish(claim, DONE, retention=KEEP)
+
+    finished = through_proxy.finish(claim, DONE, retention=KEEP)
+
+    assert finished.accepted
+    assert finished.state is StateName.SUCCEEDED
+
+
+@pytest.mark.fault(36)
+def test_a_retry_whose_reply_was_lost_is_charged_once(
+    through_proxy: PostgresStorage, proxy: FlakyProxy
+) -> None:
+    job_id = through_proxy.enqueue(Job.new("work"))
+    claim = through_proxy.fetch_and_lock_job(fetch("default"))
+    assert claim is not None
+    outcome = Retry(error=NO, delay=HOUR)
+    proxy.lose_reply(2)  # the first says that the claim still holds, the second that it is finished
+    with pytest.raises(StorageUnavailable):
+        through_proxy.finish(claim, outcome, retention=KEEP)
+
+    finished = through_proxy.finish(claim, outcome, retention=KEEP)
+
+    assert finished.accepted
+    assert present(through_proxy, job_id).failures == 1
+    assert len(through_proxy.attempts(job_id)) == 1
+
+
+@pytest.mark.fault(36)
+def test_the_next_claim_that_was_lost_with_a_reply_is_found_again(
+    through_proxy: PostgresStorage, proxy: FlakyProxy
+) -> None:
+    first_id, second_id, _ = through_proxy.enqueue_many(Job.new("work", n) for n in range(3))
+    claim = through_proxy.fetch_and_lock_job(fetch("default"))
+    assert claim is not None
+    assert claim.job.id == first_id
+    proxy.lose_reply(1)
+    with pytest.raises(StorageUnavailable):
+        through_proxy.finish(claim, DONE, retention=KEEP, then=fetch("default"))
+
+    finished = through_proxy.finish(claim, DONE, retention=KEEP, then=fetch("default"))
+
+    assert finished.accepted
+    assert finished.next is not None
+    assert finished.next.job.id == second_id
+    assert finished.next.job.claim_seq == 1
+    assert len(through_proxy.claims()) == 1
+
+
+@pytest.mark.fault(36)
+def test_a_first_claim_that_was_lost_with_its_reply_is_found_again(
+    through_proxy: PostgresStorage, proxy: FlakyProxy
+) -> None:
+    first_id, _ = through_proxy.enqueue_many(Job.new("work", n) for n in range(2))
+    proxy.lose_reply(1)
+    with pytest.raises(StorageUnavailable):
+        through_proxy.fetch_and_lock_job(fetch("default"))
+
+    claim = through_proxy.fetch_and_lock_job(fetch("default"))
+
+    assert claim is not None
+    assert claim.job.id == first_id
+    assert len(through_proxy.claims()) == 1
+
+
+@pytest.mark.fault(36)
+def test_an_enqueue_whose_reply_was_lost_can_be_repeated(
+    through_proxy: PostgresStorage, proxy: FlakyProxy
+) -> None:
+    job = Job.new("work")
+    proxy.lose_reply(1)
+    with pytest.raises(StorageUnavailable):
+        through_proxy.enqueue(job)
+
+    job_id = through_proxy.enqueue(job)
+
+    assert job_id == job.id
+    assert through_proxy.job_counts()[StateName.ENQUEUED] == 1
+
+
+@pytest.mark.fault(37)
+def test_a_server_that_no_longer_answers_is_given_up(
+    through_proxy: PostgresStorage, proxy: FlakyProxy
+) -> None:
+    through_proxy.enqueue(Job.new("work"))
+    proxy.go_silent()
+
+    with pytest.raises(StorageUnavailable, match="did not reply"):
+        through_proxy.enqueue(Job.new("work"))
+
+
+@pytest.mark.fault(38)
+def test_no_server_at_the_port_is_said_without_the_password() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    storage = PostgresStorage(f"postgresql://me:s3cret@127.0.0.1:{port}/jobs")
+
+    with pytest.raises(StorageUnavailable) as caught:
+        storage.enqueue(Job.new("work"))
+
+    assert f"me:***@127.0.0.1:{port}/jobs" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_url_that_libpq_cannot_read_is_said_without_the_password() -> None:
+    storage = PostgresStorage("postgresql://me:s3cret@host:port/jobs?nonsense=1")
+
+    with pytest.raises(ConfigurationError) as caught:
+        storage.enqueue(Job.new("work"))
+
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.fault(39)
+def test_a_server_without_a_free_connection_is_unavailable(
+    postgres_url: str, storage: PostgresStorage, admin: psycopg.Connection
+) -> None:
+    storage.migrate()
+    admin.execute("DROP ROLE IF EXISTS crowded")
+    admin.execute("CREATE ROLE crowded LOGIN CONNECTION LIMIT 0")
+    place = conninfo_to_dict(postgres_url)
+    url = f"postgresql://crowded@{place['host']}:{place['port']}/{place['dbname']}"
+
+    with pytest.raises(StorageUnavailable, match="too many connections"):
+        PostgresStorage(url, schema=SCHEMA).claims()
+
+    admin.execute("DROP ROLE crowded")
+
+
+@pytest.mark.fault(41)
+def test_a_read_only_server_gives_no_claims(
+    postgres_url: str, storage: PostgresStorage, admin: psycopg.Connection
+) -> None:
+    job_id = storage.enqueue(Job.new("work"))
+    url = f"{postgres_url}?options=-c%20default_transaction_read_only%3Don"
+
+    with (
+        closing(PostgresStorage(url, schema=SCHEMA)) as read_only,
+        pytest.raises(StorageUnavailable, match="read-only"),
+    ):
+        read_only.fetch_and_lock_job(fetch("default"))
+
+    assert present(storage, job_id).state_name is StateName.ENQUEUED
+
+
+@pytest.mark.fault(40)
+def test_a_table_that_stays_locked_is_unavailable_and_the_storage_goes_on_after(
+    storage: PostgresStorage, admin: psycopg.Connection
+) -> None:
+    storage.enqueue(Job.new("work"))
+    with admin.transaction():
+        admin.execute(f"LOCK TABLE {SCHEMA}.jobs IN ACCESS EXCLUSIVE MODE")
+
+        with pytest.raises(StorageUnavailable, match="lock timeout"):
+            storage.fetch_and_lock_job(fetch("default"))
+
+    assert storage.fetch_and_lock_job(fetch("default")) is not None
+
+
+def test_a_role_without_rights_is_told_so(
+    postgres_url: str, storage: PostgresStorage, admin: psycopg.Connection
+) -> None:
+    storage.migrate()
+    admin.execute("DROP ROLE IF EXISTS stranger")
+    admin.execute("CREATE ROLE stranger LOGIN")
+    place = conninfo_to_dict(postgres_url)
+    url = f"postgresql://stranger@{place['host']}:{place['port']}/{place['dbname']}"
+
+    with (
+        closing(PostgresStorage(url, schema=SCHEMA)) as opened,
+        pytest.raises(StorageError, match="does not permit"),
+    ):
+        opened.claims()
+
+    admin.execute("DROP ROLE stranger")
+
+
+@pytest.mark.fault(65)
+def test_a_forked_child_uses_a_session_of_its_own_and_leaves_the_parents_alone(
+    storage: PostgresStorage, admin: psycopg.Connection, tmp_path: Path
+) -> None:
+    job_id = storage.enqueue(Job.new("work"))
+    own_session = _sessions(admin)
+
+    def child() -> None:
+        assert present(storage, job_id).method == "work"
+        (tmp_path / "sessions").write_text(repr(_sessions(admin_of_child(storage))))
+        storage.close()
+
+    statuses = in_children([child])
+
+    assert [os.waitstatus_to_exitcode(status) for status in statuses] == [0]
+    assert (tmp_path / "sessions").read_text() != repr(own_session)
+    assert present(storage, job_id).method == "work"
+    assert _sessions(admin) == own_session
+
+
+def admin_of_child(storage: PostgresStorage) -> psycopg.Connection:
+    """A fresh connection, since the fixture's belongs to the parent."""
+    return psycopg.connect(storage.url.partition("?")[0], autocommit=True)
+
+
+def _sessions(admin: psycopg.Connection) -> list[int]:
+    rows = admin.execute(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'outages' ORDER BY backend_start"
+    )
+    return [pid for (pid,) in rows]
+
+
+@pytest.mark.fault(35)
+def test_a_waker_says_that_its_connection_is_lost(
+    storage: PostgresStorage, admin: psycopg.Connection
+) -> None:
+    waker = storage.open_waker()
+    assert waker is not None
+    terminate(admin, "outages")
+
+    with pytest.raises(StorageUnavailable):
+        waker.drain()
+
+    waker.close()
+    waker.close()

@@ -1,0 +1,69 @@
+"""Tests of the plans that PostgreSQL makes: what a claim costs must not grow with the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from qml_mp.storage.postgres import sql
+from qml_mp.storage.postgres.connection import Params
+from qml_mp.storage.postgres.statements import Statements
+from qml_mp.storage.postgres.store import PostgresStorage
+from qml_mp.storage.postgres.target import parse_target
+
+SCHEMA = "plans"
+OWNER = {"worker_id": "w", "server_id": "s"}
+
+
+@pytest.fixture
+def session(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A session beside a storage whose statistics are older than a burst of 20,000 runnable jobs."""
+    with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
+        with closing(PostgresStorage(postgres_url, schema=SCHEMA)) as storage:
+            storage.migrate()
+        connection.execute(f"ALTER TABLE {SCHEMA}.jobs SET (autovacuum_enabled = off)")
+        _add_jobs(connection, state="succeeded")
+        connection.execute(f"VACUUM ANALYZE {SCHEMA}.jobs")
+        _add_jobs(connection, state="enqueued")
+        yield connection
+        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+
+
+def _add_jobs(connection: psycopg.Connection, *, state: str) -> None:
+    connection.execute(
+        f"""
+        INSERT INTO {SCHEMA}.jobs (id, method, queue, priority, state, created_at)
+        SELECT gen_random_uuid()::text, 'work', CASE WHEN n % 100 = 0 THEN 'small' ELSE 'big' END, n % 3,
+               '{state}', now() - n * interval '1 second'
+        FROM generate_series(1, 20000) AS n
+        """
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "params", "index"),
+    [
+        (sql.CLAIM_FROM_ONE, {**OWNER, "queue": "small"}, "jobs_claim_queue"),
+        (sql.CLAIM_FROM_ALL, OWNER, "jobs_claim_any"),
+        (sql.CLAIM_FROM_SEVERAL, {**OWNER, "queues": ["small", "none", "big"]}, "jobs_claim_queue"),
+    ],
+    ids=["one queue", "all queues", "several queues"],
+)
+def test_a_claim_reads_the_heads_of_its_own_index_whatever_the_statistics_say(
+    session: psycopg.Connection, postgres_url: str, statement: str, params: Params, index: str
+) -> None:
+    explain = (
+        b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) "
+        + Statements(parse_target(postgres_url, schema=SCHEMA))[statement]
+    )
+
+    plan = [line for (line,) in session.execute(explain, params)]
+
+    scans = [line.strip() for line in plan if "Scan using" in line]
+    rows_read = [int(line.partition("rows=")[2].split(".")[0].split()[0]) for line in scans]
+    assert any(index in line for line in scans), plan
+    assert all(index in line or "jobs_pkey" in line for line in scans), plan
+    assert max(rows_read) == 1, plan

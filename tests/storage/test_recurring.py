@@ -1,0 +1,233 @@
+"""Tests of the storage: templates of recurring jobs and their firings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Fired, JobFilter, Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children, present
+
+DAY = timedelta(days=1)
+
+
+def daily(id: str = "digest", cron: str = "0 0 9 * * *", tz: str = "Europe/Warsaw") -> RecurringJob:
+    return RecurringJob.new(id, cron, "send_digest", {"to": "all"}, "mail", tz=tz)
+
+
+def test_a_template_is_read_back_as_it_was_stored(storage: Storage) -> None:
+    templates = [daily("b"), daily("a")]
+    for template in templates:
+        storage.upsert_recurring_job(template)
+
+    assert storage.get_recurring_job("b") == templates[0]
+    assert storage.list_recurring_jobs() == [templates[1], templates[0]]
+    assert storage.get_recurring_job("c") is None
+
+
+def test_removing_a_template_says_whether_it_was_there(storage: Storage) -> None:
+    storage.upsert_recurring_job(daily())
+    job_id = storage.run_recurring_now("digest")
+
+    assert [storage.remove_recurring_job("digest"), storage.remove_recurring_job("digest")] == [True, False]
+    assert job_id is not None
+    assert storage.get(job_id) is not None
+
+
+def test_declaring_a_template_again_keeps_its_next_firing_and_its_switch(storage: Storage) -> None:
+    storage.upsert_recurring_job(daily())
+    storage.set_recurring_enabled("digest", False, next_run_at=None)
+    storage.set_recurring_enabled("digest", True, next_run_at=datetime(2030, 1, 1, tzinfo=UTC))
+    storage.set_recurring_enabled("digest", False, next_run_at=datetime(2030, 1, 1, tzinfo=UTC))
+
+    storage.upsert_recurring_job(replace(daily(), payload={"to": "some"}, queue="fast"))
+
+    stored = storage.get_recurring_job("digest")
+    assert stored is not None
+    assert stored.next_run_at == datetime(2030, 1, 1, tzinfo=UTC)
+    assert (stored.enabled, stored.payload, stored.queue) == (False, {"to": "some"}, "fast")
+
+
+@pytest.mark.parametrize("changed", [daily(cron="0 0 10 * * *"), daily(tz="UTC")])
+def test_a_changed_schedule_has_its_own_next_firing(storage: Storage, changed: RecurringJob) -> None:
+    storage.upsert_recurring_job(daily())
+    storage.set_recurring_enabled("digest", True, next_run_at=datetime(2030, 1, 1, tzinfo=UTC))
+
+    storage.upsert_recurring_job(changed)
+
+    stored = storage.get_recurring_job("digest")
+    assert stored is not None
+    assert replace(stored, created_at=changed.created_at) == changed
+
+
+def test_switching_a_template_that_is_not_there_is_told(storage: Storage) -> None:
+    assert not storage.set_recurring_enabled("digest", True, next_run_at=None)
+
+
+def test_nothing_fires_before_its_time(storage: Storage) -> None:
+    at_start = storage.fire_due_recurring()
+    storage.upsert_recurring_job(replace(daily(), next_run_at=in_an_hour()))
+
+    fired = storage.fire_due_recurring()
+
+    assert at_start == Fired(jobs=(), disabled=(), next_due_in=None)
+    assert fired.jobs == ()
+    assert fired.next_due_in is not None
+    assert timedelta(minutes=59) < fired.next_due_in <= HOUR
+
+
+def test_a_due_template_enqueues_one_job_and_moves_on(storage: Storage, raw: Raw) -> None:
+    storage.upsert_recurring_job(daily())
+    raw.age("recurring_jobs", "next_run_at", DAY)
+
+    fired = storage.fire_due_recurring()
+
+    [job] = fired.jobs
+    stored = present(storage, job.id)
+    template = storage.get_recurring_job("digest")
+    assert (stored.method, stored.payload, stored.queue) == ("send_digest", {"to": "all"}, "mail")
+    assert stored.state_name is StateName.ENQUEUED
+    assert template is not None
+    assert template.next_run_at is not None
+    assert template.last_run_at is not None
+    assert template.next_run_at > datetime.now(UTC)
+    assert storage.fire_due_recurring().jobs == ()
+
+
+@pytest.mark.fault(51)
+def test_firings_missed_while_no_server_ran_collapse_into_one(storage: Storage, raw: Raw) -> None:
+    storage.upsert_recurring_job(daily())
+    raw.age("recurring_jobs", "next_run_at", 5 * DAY)
+
+    firings = [len(storage.fire_due_recurring().jobs) for _ in range(3)]
+
+    template = storage.get_recurring_job("digest")
+    assert firings == [1, 0, 0]
+    assert template is not None
+    assert template.next_run_at is not None
+    assert timedelta() < template.next_run_at - datetime.now(UTC) <= DAY + HOUR
+
+
+def test_a_disabled_template_does_not_fire(storage: Storage, raw: Raw) -> None:
+    storage.upsert_recurring_job(daily())
+    storage.set_recurring_enabled("digest", False, next_run_at=datetime.now(UTC) - HOUR)
+
+    assert storage.fire_due_recurring() == Fired(jobs=(), disabled=(), next_due_in=None)
+
+
+def test_no_more_templates_fire_than_the_limit(storage: Storage, raw: Raw) -> None:
+    for number in range(5):
+        storage.upsert_recurring_job(daily(f"digest-{number}"))
+    raw.age("recurring_jobs", "next_run_at", DAY)
+
+    fired = [storage.fire_due_recurring(limit=2) for _ in range(3)]
+
+    assert [len(one.jobs) for one in fired] == [2, 2, 1]
+    assert fired[0].next_due_in == timedelta()
+
+
+@pytest.mark.fault(52)
+def test_several_servers_fire_one_job_per_firing_time(storage: Storage, raw: Raw, url: str) -> None:
+    for number in range(20):
+        storage.upsert_recurring_job(daily(f"digest-{number}"))
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    storage.close()
+
+    def fire() -> None:
+        mine = open_storage(url)
+        while mine.fire_due_recurring(limit=3).jobs:
+            pass
+
+    actions: list[Callable[[], None]] = [fire] * 4
+    statuses = in_children(actions)
+
+    assert statuses == [0] * 4
+    assert storage.job_counts()[StateName.ENQUEUED] == 20
+
+
+def test_a_firing_time_that_has_had_its_job_makes_no_other(storage: Storage, raw: Raw) -> None:
+    storage.upsert_recurring_job(daily())
+    fire_at = datetime(2026, 1, 5, 8, tzinfo=UTC)
+    for _ in range(2):  # as when the clock, or a backup of the table, was set back
+        storage.set_recurring_enabled("digest", True, next_run_at=fire_at)
+        storage.fire_due_recurring()
+
+    template = storage.get_recurring_job("digest")
+    assert len(storage.list_jobs(JobFilter()).jobs) == 1
+    assert template is not None
+    assert template.next_run_at is not None
+    assert template.next_run_at > datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("cron", "no cron"), ("tz", "Mars/Base"), ("payload", "{no json"), ("queue", "no queue")],
+)
+def test_a_template_that_cannot_fire_is_disabled_with_the_reason_and_others_fire(
+    storage: Storage, raw: Raw, column: str, value: str
+) -> None:
+    storage.upsert_recurring_job(daily("bad"))
+    storage.upsert_recurring_job(daily("good"))
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    raw.run(f"UPDATE {{recurring_jobs}} SET {column} = ? WHERE id = 'bad'", value)
+
+    fired = storage.fire_due_recurring()
+
+    bad = storage.get_recurring_job("bad")
+    assert fired.disabled == ("bad",)
+    assert len(fired.jobs) == 1
+    assert bad is not None
+    assert not bad.enabled
+    assert bad.disabled_reason
+    assert storage.fire_due_recurring().disabled == ()
+
+
+def test_a_template_that_was_disabled_for_its_cron_runs_again_with_another(
+    storage: Storage, raw: Raw
+) -> None:
+    storage.upsert_recurring_job(daily())
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    raw.run("UPDATE {recurring_jobs} SET cron = 'no cron'")
+    storage.fire_due_recurring()
+
+    storage.upsert_recurring_job(daily())
+
+    stored = storage.get_recurring_job("digest")
+    assert stored is not None
+    assert (stored.enabled, stored.disabled_reason) == (True, None)
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    assert len(storage.fire_due_recurring().jobs) == 1
+
+
+def test_a_template_that_never_fires_again_rests(storage: Storage, raw: Raw) -> None:
+    storage.upsert_recurring_job(RecurringJob.new("once", "0 0 0 1 1 * 2050", "work"))
+    raw.run("UPDATE {recurring_jobs} SET cron = '0 0 0 1 1 * 2020'")
+    raw.age("recurring_jobs", "next_run_at", 100 * 366 * DAY)
+
+    fired = [storage.fire_due_recurring(), storage.fire_due_recurring()]
+
+    assert [len(one.jobs) for one in fired] == [1, 0]
+    assert fired[1].next_due_in is None
+
+
+def test_a_template_run_by_hand_keeps_its_schedule(storage: Storage) -> None:
+    storage.upsert_recurring_job(daily())
+    before = storage.get_recurring_job("digest")
+
+    ids = [storage.run_recurring_now("digest"), storage.run_recurring_now("digest")]
+
+    assert None not in ids
+    assert len(set(ids)) == 2
+    assert storage.get_recurring_job("digest") == before
+    claim = storage.fetch_and_lock_job(fetch("mail"))
+    assert claim is not None
+    assert (claim.job.method, claim.job.payload) == ("send_digest", {"to": "all"})
+    assert storage.finish(claim, DONE, retention=KEEP).accepted
+    assert storage.run_recurring_now("nobody") is None

@@ -1,0 +1,152 @@
+"""Tests of the storage: runs of supervisors, their workers, and what becomes of silent ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import HOUR, claim_new, present
+
+PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=2**40)
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def server(id: str, *, heartbeats: bool = True, minutes: int = 0) -> ServerInfo:
+    return ServerInfo(
+        id=id, name=id.partition("#")[0], hostname="h", process=PROCESS, worker_count=2,
+        queues=("default", "mail"), started_at=START + minutes * MINUTE, last_heartbeat=START,
+        heartbeat_enabled=heartbeats,
+    )  # fmt: skip
+
+
+def worker(id: str, server_id: str, number: int = 1) -> WorkerInfo:
+    return WorkerInfo(id=id, server_id=server_id, number=number, process=PROCESS, started_at=START)
+
+
+def test_a_server_is_listed_as_registered_with_the_databases_heartbeat(storage: Storage) -> None:
+    storage.register_server(server("b#2", minutes=2))
+    storage.register_server(server("a#1", minutes=1, heartbeats=False))
+
+    listed = storage.list_servers()
+
+    assert [replace(info, last_heartbeat=START) for info in listed] == [
+        server("a#1", minutes=1, heartbeats=False),
+        server("b#2", minutes=2),
+    ]
+    assert all(abs(info.last_heartbeat - storage.now()) < MINUTE for info in listed)
+
+
+def test_registering_again_replaces_the_row(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_server(replace(server("a#1"), worker_count=7))
+
+    assert [info.worker_count for info in storage.list_servers()] == [7]
+
+
+def test_deregistering_removes_the_server_and_its_workers_and_keeps_claims(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_worker(worker("w-1", "a#1"))
+    storage.register_worker(worker("w-2", "b#1"))
+    claim = claim_new(storage, worker="w-1", server="a#1")
+
+    assert [storage.deregister_server("a#1"), storage.deregister_server("a#1")] == [True, False]
+    assert storage.list_servers() == []
+    assert [info.id for info in storage.list_workers()] == ["w-2"]
+    assert storage.claims_of_server("a#1") == [claim]
+
+
+def test_workers_are_listed_by_server_and_number(storage: Storage) -> None:
+    workers = [worker("w-3", "b#1", 1), worker("w-2", "a#1", 2), worker("w-1", "a#1", 1)]
+    for info in workers:
+        storage.register_worker(info)
+
+    assert storage.list_workers() == [workers[2], workers[1], workers[0]]
+
+
+def test_a_worker_registered_again_is_replaced_and_leaves_once(storage: Storage) -> None:
+    storage.register_worker(worker("w-1", "a#1", 1))
+    storage.register_worker(worker("w-1", "a#1", 9))
+    before = storage.list_workers()
+
+    storage.deregister_worker("w-1")
+    storage.deregister_worker("w-1")
+
+    assert [info.number for info in before] == [9]
+    assert storage.list_workers() == []
+
+
+def test_a_heartbeat_bumps_the_row_and_the_memory_of_its_workers(storage: Storage, raw: Raw) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_worker(worker("w-1", "a#1"))
+    raw.age("servers", "last_heartbeat", HOUR)
+
+    alive = storage.heartbeat_server("a#1", worker_rss={"w-1": 5 * 2**30, "w-9": 1})
+
+    [info] = storage.list_servers()
+    assert alive
+    assert abs(info.last_heartbeat - storage.now()) < MINUTE
+    assert [w.rss_bytes for w in storage.list_workers()] == [5 * 2**30]
+
+
+def test_a_heartbeat_without_a_row_says_that_a_peer_declared_it_dead(storage: Storage) -> None:
+    assert not storage.heartbeat_server("a#1", worker_rss={})
+
+
+def test_only_peers_that_promised_heartbeats_can_be_silent(storage: Storage, raw: Raw) -> None:
+    for info in (server("own#1"), server("quiet#1"), server("no-beats#1", heartbeats=False)):
+        storage.register_server(info)
+    raw.age("servers", "last_heartbeat", HOUR)
+    storage.register_server(server("fresh#1"))
+
+    silent = storage.silent_servers(own_id="own#1", timeout=MINUTE)
+
+    assert [info.id for info in silent] == ["quiet#1"]
+    assert storage.silent_servers(own_id="own#1", timeout=2 * HOUR) == []
+
+
+def test_reclaiming_releases_the_claims_uncharged_and_removes_the_rows(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_worker(worker("w-1", "a#1"))
+    taken = [claim_new(storage, server="a#1", worker="w-1") for _ in range(3)]
+    other = claim_new(storage, server="b#1")
+
+    count = storage.reclaim_server("a#1", silent_for=None)
+
+    jobs = [present(storage, claim) for claim in taken]
+    assert count == 3
+    assert {job.state_name for job in jobs} == {StateName.ENQUEUED}
+    assert {(job.failures, job.crashes, job.claim_seq) for job in jobs} == {(0, 0, 1)}
+    assert (storage.list_servers(), storage.list_workers()) == ([], [])
+    assert storage.claims() == [other]
+    assert storage.reclaim_server("a#1", silent_for=None) == 0
+
+
+def test_a_server_that_was_heard_again_is_not_reclaimed(storage: Storage, raw: Raw) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_worker(worker("w-1", "a#1"))
+    claim = claim_new(storage, server="a#1")
+
+    count = storage.reclaim_server("a#1", silent_for=MINUTE)
+
+    assert count == 0
+    assert storage.claims() == [claim]
+    assert (len(storage.list_servers()), len(storage.list_workers())) == (1, 1)
+
+    raw.age("servers", "last_heartbeat", HOUR)
+    assert storage.reclaim_server("a#1", silent_for=MINUTE) == 1
+    assert storage.claims() == []
+
+
+def test_claims_of_a_server_whose_row_is_gone_are_reclaimed_only_without_a_condition(
+    storage: Storage,
+) -> None:
+    claim = claim_new(storage, server="a#1")
+
+    assert storage.reclaim_server("a#1", silent_for=MINUTE) == 0
+    assert storage.claims() == [claim]
+    assert storage.reclaim_server("a#1", silent_for=None) == 1

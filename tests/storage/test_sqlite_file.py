@@ -1,0 +1,290 @@
+"""Tests of the storage: the SQLite file under bad conditions."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.storage.sqlite.store import SqliteStorage
+from tests.storage.helpers import in_children
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def storage(path: Path) -> Iterator[SqliteStorage]:
+    with closing(SqliteStorage(str(path), busy_timeout=timedelta(milliseconds=50))) as opened:
+        yield opened
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_file_is_for_its_owner_alone(storage: SqliteStorage, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        storage.enqueue(Job.new("work"))
+    finally:
+        os.umask(before)
+
+    assert {mode_of(file) for file in path.parent.iterdir()} == {0o600}
+    assert path.with_name("jobs.db-wal").exists()
+
+
+def test_the_mode_of_a_file_that_was_there_stays(storage: SqliteStorage, path: Path) -> None:
+    path.touch()
+    path.chmod(0o660)
+
+    storage.enqueue(Job.new("work"))
+
+    assert mode_of(path) == 0o660
+
+
+def test_commits_are_synced_to_a_write_ahead_log(storage: SqliteStorage) -> None:
+    with storage._database.read() as connection:
+        settings = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_the_tables_live_beside_those_of_the_user(storage: SqliteStorage, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE jobs (mine TEXT)")
+        connection.execute("INSERT INTO jobs VALUES ('kept')")
+
+    storage.enqueue(Job.new("work"))
+
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM jobs").fetchall() == [("kept",)]
+
+
+@pytest.mark.fault(43)
+def test_a_lock_that_another_program_keeps_is_not_waited_for_without_bound(
+    storage: SqliteStorage, path: Path
+) -> None:
+    storage.migrate()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        with pytest.raises(StorageUnavailable, match=r"jobs\.db is locked"):
+            storage.enqueue(Job.new("work"))
+        seen = storage.job_counts()  # readers go on
+        other.execute("ROLLBACK")
+
+    storage.enqueue(Job.new("work"))
+    assert sum(seen.values()) == 0
+    assert sum(storage.job_counts().values()) == 1
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("exists", [True, False], ids=["file", "folder"])
+def test_what_cannot_be_written_is_said_and_left_alone(
+    tmp_path: Path, path: Path, storage: SqliteStorage, exists: bool
+) -> None:
+    if exists:
+        storage.enqueue(Job.new("work"))
+        storage.close()
+        path.chmod(0o444)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o555)
+
+    def try_as_nobody() -> None:
+        if os.geteuid() == 0:  # permissions do not bind root
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        with pytest.raises(StorageUnavailable, match=r"jobs\.db cannot be (written|created|opened)"):
+            SqliteStorage(str(path)).enqueue(Job.new("work"))
+
+    statuses = in_children([try_as_nobody])
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o700)
+    assert statuses == [0]
+    assert sum(storage.job_counts().values()) == (1 if exists else 0)
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_deleted_while_in_use_is_never_made_anew(
+    storage: SqliteStorage, path: Path, replaced: bool
+) -> None:
+    storage.enqueue(Job.new("work"))
+    for file in list(path.parent.iterdir()):
+        file.unlink()
+    if replaced:
+        SqliteStorage(str(path)).migrate()
+
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable, match="deleted or replaced"):
+            storage.enqueue(Job.new("work"))
+
+    assert path.exists() == replaced
+
+
+@pytest.mark.fault(44)
+def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(storage: SqliteStorage, path: Path) -> None:
+    before = storage.enqueue(Job.new("work"))
+    path.with_name("jobs.db-wal").unlink()
+
+    with pytest.raises(StorageUnavailable, match="deleted or replaced"):
+        storage.enqueue(Job.new("work"))
+    after = storage.enqueue(Job.new("work"))
+
+    assert storage.get(before) is not None
+    assert storage.get(after) is not None
+    assert check(path) == "ok"
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageUnavailable, match=r"folder of the SQLite file .*jobs.db does not exist"):
+        SqliteStorage(str(tmp_path / "no" / "jobs.db")).enqueue(Job.new("work"))
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=tmp_path.name):
+        SqliteStorage(str(tmp_path)).enqueue(Job.new("work"))
+
+
+def test_another_kind_of_file_is_refused_and_left_alone(storage: SqliteStorage, path: Path) -> None:
+    path.write_text("These are the notes of a meeting.\n" * 100)
+    before = path.read_bytes()
+
+    with pytest.raises(StorageError, match=r"jobs\.db is not an SQLite database"):
+        storage.enqueue(Job.new("work"))
+
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_file_is_said_to_be_damaged(storage: SqliteStorage, path: Path) -> None:
+    storage.enqueue_many(Job.new("work", "x" * 1000) for _ in range(200))
+    storage.close()
+    content = bytearray(path.read_bytes())
+    content[8192:] = os.urandom(len(content) - 8192)
+    path.write_bytes(content)
+
+    with pytest.raises(StorageError, match=r"jobs\.db is damaged"):
+        storage.enqueue(Job.new("work"))
+
+
+@pytest.mark.fault(42)
+def test_a_full_disk_writes_nothing_and_recovers(storage: SqliteStorage, path: Path) -> None:
+    kept = storage.enqueue(Job.new("work"))
+    with storage._database.read() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 5}")  # SQLite's own way to a full disk
+
+    with pytest.raises(StorageUnavailable, match="disk is full"):
+        storage.enqueue_many(Job.new("work", "x" * 10_000) for _ in range(50))
+
+    assert storage.get(kept) is not None
+    assert sum(storage.job_counts().values()) == 1
+    storage.enqueue(Job.new("work"))
+    assert check(path) == "ok"
+
+
+def test_threads_take_turns(storage: SqliteStorage) -> None:
+    storage.migrate()
+    threads = [
+        threading.Thread(target=lambda: [storage.enqueue(Job.new("work")) for _ in range(10)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sum(storage.job_counts().values()) == 40
+
+
+def test_a_closed_storage_opens_again_when_it_is_used(storage: SqliteStorage) -> None:
+    storage.close()
+    job_id = storage.enqueue(Job.new("work"))
+    storage.close()
+    storage.close()
+
+    assert storage.get(job_id) is not None
+
+
+@pytest.mark.fault(65)
+def test_no_handle_on_the_file_crosses_a_fork(storage: SqliteStorage, path: Path) -> None:
+    storage.enqueue(Job.new("work"))
+
+    def look_and_use() -> None:
+        held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+        assert not [name for name in held if name.startswith(str(path))]
+        storage.enqueue(Job.new("work"))
+
+    actions: list[Callable[[], None]] = [look_and_use] * 4
+    statuses = in_children(actions)
+
+    storage.enqueue(Job.new("work"))
+    assert statuses == [0] * 4
+    assert sum(storage.job_counts().values()) == 6
+    assert check(path) == "ok"
+
+
+@pytest.mark.fault(63)
+def test_storages_that_come_and_go_leave_no_descriptor(path: Path) -> None:
+    def use() -> int:
+        with closing(SqliteStorage(str(path))) as storage:
+            storage.enqueue(Job.new("work"))
+            waker = storage.open_waker()
+            assert waker is not None
+            waker.close()
+        return len(os.listdir("/proc/self/fd"))
+
+    counts = [use() for _ in range(20)]
+
+    assert counts == [counts[0]] * 20
+
+
+def test_a_storage_that_is_dropped_unclosed_leaves_no_descriptor(path: Path) -> None:
+    SqliteStorage(str(path)).enqueue(Job.new("work"))
+    before = len(os.listdir("/proc/self/fd"))
+
+    for _ in range(5):
+        SqliteStorage(str(path)).enqueue(Job.new("work"))
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_fork_inside_a_transaction_leaves_the_parents_handle_to_the_parent(
+    storage: SqliteStorage, path: Path
+) -> None:
+    storage.migrate()
+    with storage._database.write() as connection:
+        connection.execute("CREATE TABLE mine (n INTEGER)")
+        statuses = in_children([lambda: storage.job_counts()])
+
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM mine").fetchone() == (0,)
+    assert statuses == [0]
+    assert check(path) == "ok"
+
+
+def check(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.exists(f"/proc/self/fd/{fd}") or os.path.islink(f"/proc/self/fd/{fd}")

@@ -1,0 +1,102 @@
+"""Tests of the storage: a supervisor is woken by what others commit."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage, Waker
+from tests.storage.helpers import fetch, in_children
+
+
+@pytest.fixture
+def waker(storage: Storage) -> Iterator[Waker]:
+    storage.migrate()
+    found = storage.open_waker()
+    assert found is not None
+    with closing(found):
+        yield found
+
+
+def woken(waker: Waker, *, within_s: float = 10.0) -> bool:
+    """Whether the waker reports new work before the deadline."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        readable, _, _ = select.select([waker.fileno()], [], [], deadline - time.monotonic())
+        if readable and waker.drain():
+            return True
+    return False
+
+
+def test_nothing_wakes_while_nothing_happens(waker: Waker) -> None:
+    assert not waker.drain()
+
+
+def test_a_job_enqueued_by_the_same_process_wakes(storage: Storage, waker: Waker) -> None:
+    storage.enqueue(Job.new("work"))
+
+    assert woken(waker)
+    assert storage.fetch_and_lock_job(fetch()) is not None
+
+
+def test_a_job_enqueued_by_another_process_wakes(storage: Storage, url: str) -> None:
+    storage.migrate()
+    storage.close()
+    waker = storage.open_waker()
+    assert waker is not None
+    with closing(waker):
+        statuses = in_children([lambda: open_storage(url).enqueue(Job.new("work"))])
+
+        assert statuses == [0]
+        assert woken(waker)
+
+
+def test_each_of_several_commits_wakes(opened: Callable[[], Storage], waker: Waker) -> None:
+    other = opened()
+
+    for _ in range(5):
+        other.enqueue(Job.new("work"))
+        assert woken(waker)
+
+
+def test_a_job_in_the_callers_transaction_wakes_with_its_commit(
+    storage: Storage, waker: Waker, connect: Callable[[], Any]
+) -> None:
+    connection = connect()
+    storage.enqueue_in(connection, [Job.new("work")])
+
+    connection.commit()
+
+    assert woken(waker)
+    assert storage.fetch_and_lock_job(fetch()) is not None
+
+
+def test_closing_twice_is_harmless_and_another_can_be_opened(storage: Storage, waker: Waker) -> None:
+    waker.close()
+    waker.close()
+
+    other = storage.open_waker()
+    assert other is not None
+    with closing(other):
+        storage.enqueue(Job.new("work"))
+        assert woken(other)
+
+
+def test_a_deleted_sqlite_file_is_told(tmp_path: Path) -> None:
+    with closing(open_storage(f"sqlite:///{tmp_path}/jobs.db")) as storage:
+        waker = storage.open_waker()
+        assert waker is not None
+        with closing(waker):
+            (tmp_path / "jobs.db").unlink()
+
+            with pytest.raises(StorageUnavailable, match="deleted or replaced"):
+                woken(waker)

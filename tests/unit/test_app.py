@@ -1,0 +1,202 @@
+"""Tests: what `QmlApp` declares, carries and looks up."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from qml_mp import (
+    ConfigurationError,
+    InvalidJob,
+    JobHandle,
+    QmlApp,
+    RetryPolicy,
+    ServerConfig,
+    StateName,
+    TracingMiddleware,
+)
+from qml_mp.app import load_app
+from qml_mp.errors import AppImportError
+from qml_mp.storage.protocol import JobFilter
+from tests.unit.app_case import digest, on_day, resize
+
+
+def test_a_job_function_is_still_called_directly(app: QmlApp) -> None:
+    job_function = app.job()(on_day)
+
+    assert job_function(date(2025, 3, 1)) is None
+    assert job_function.__name__ == "on_day"
+    assert job_function.method_name == "on_day"
+
+
+def test_enqueuing_from_an_event_loop_stores_the_job(app: QmlApp) -> None:
+    job_function = app.job()(resize)
+
+    async def produce() -> list[JobHandle]:
+        return [
+            await job_function.aenqueue("a"),
+            await job_function.using(priority=1).aenqueue("b"),
+            await app.aenqueue("resize", {"path": "c"}),
+            *await app.aenqueue_many([job_function.job("d")]),
+        ]
+
+    handles = asyncio.run(produce())
+
+    assert [handle.job().payload for handle in handles] == [{"path": p} for p in "abcd"]
+
+
+def test_a_recurring_function_is_a_template_and_a_job(app: QmlApp) -> None:
+    job_function = app.recurring("0 9 * * MON-FRI", tz="Europe/Berlin", queue="reports")(digest)
+
+    (template,) = app.program.recurring
+    assert (template.id, template.method, template.queue) == ("digest", "digest", "reports")
+    assert (template.cron, template.tz) == ("0 9 * * MON-FRI", "Europe/Berlin")
+    assert job_function.enqueue().job().queue == "reports"
+
+
+def test_a_job_function_may_recur_at_several_times(app: QmlApp) -> None:
+    job_function = app.job(queue="reports")(on_day)
+
+    app.recurring("0 9 * * *", id="new-year", payload={"day": "2025-01-01"})(job_function)
+    app.recurring("0 9 * * *", id="labour-day", payload={"day": "2025-05-01"}, queue="other")(job_function)
+
+    assert [(t.id, t.queue) for t in app.program.recurring] == [
+        ("new-year", "reports"),
+        ("labour-day", "other"),
+    ]
+    assert app.registry.methods() == ("on_day",)
+
+
+def test_a_recurring_declaration_that_cannot_work_is_refused(app: QmlApp) -> None:
+    with pytest.raises(ConfigurationError, match="cron"):
+        app.recurring("every day")(digest)
+    with pytest.raises(InvalidJob, match="missing a required argument: 'day'"):
+        app.recurring("0 9 * * *")(on_day)
+    app.recurring("0 9 * * *", id="x")(app.job("d1")(digest))
+    with pytest.raises(ConfigurationError, match="declared twice"):
+        app.recurring("0 9 * * *", id="x")(app.job("d2")(digest))
+
+
+def test_a_name_can_be_declared_once(app: QmlApp) -> None:
+    app.job()(digest)
+
+    with pytest.raises(ConfigurationError, match="registered twice"):
+        app.job()(digest)
+    app.job("digest_2")(digest)
+
+    assert app.registry.methods() == ("digest", "digest_2")
+
+
+def test_the_decorator_without_parentheses_is_refused_with_a_hint(app: QmlApp) -> None:
+    with pytest.raises(ConfigurationError, match="parentheses"):
+        app.job(digest)  # type: ignore[arg-type]  # what is tested
+
+
+def test_policy_and_limit_of_a_function_reach_its_worker(app: QmlApp) -> None:
+    app.job(retry=RetryPolicy.none(), timeout="2m")(resize)
+
+    worker = app.program.registry.get("resize")
+    assert worker is not None
+    assert worker.retry_policy == RetryPolicy.none()
+    assert worker.timeout == timedelta(minutes=2)
+
+
+def test_the_program_carries_all_that_the_code_says() -> None:
+    config = ServerConfig(worker_count=2)
+    app = QmlApp(
+        "sqlite:///x.db", config=config, retry_policy=RetryPolicy.none(), middleware=[], on_state_change=print
+    )
+
+    program = app.program
+
+    assert (program.url, program.config, program.retry_policy) == (
+        "sqlite:///x.db",
+        config,
+        RetryPolicy.none(),
+    )
+    assert (program.middleware, program.on_state_change) == ((), print)
+
+
+def test_tracing_is_the_default_middleware_and_no_url_is_the_default() -> None:
+    program = QmlApp().program
+
+    assert [type(layer) for layer in program.middleware] == [TracingMiddleware]
+    assert program.url is None
+
+
+def test_an_app_in_memory_names_the_one_database_it_stands_for() -> None:
+    app = QmlApp("memory://")
+    handle = app.enqueue("anything")
+
+    url = app.program.url
+    assert url is not None
+    other = QmlApp(url)
+
+    assert other.handle(handle.id).state is StateName.ENQUEUED
+    other.close()
+    app.close()
+
+
+def test_the_url_is_looked_up_where_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QML_MP_URL", f"sqlite:///{tmp_path}/from_env.db")
+    app = QmlApp()
+
+    app.enqueue("anything")
+
+    assert (tmp_path / "from_env.db").exists()
+    app.close()
+
+
+def test_an_attached_app_enqueues_where_its_worker_takes_jobs_from(app: QmlApp, tmp_path: Path) -> None:
+    app.enqueue("before")
+
+    attach = app.program.attach
+    assert attach is not None
+    attach(f"sqlite:///{tmp_path}/other.db")
+    app.enqueue("after")
+
+    assert [job.method for job in app.storage.list_jobs(JobFilter()).jobs] == ["after"]
+
+
+def test_an_app_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "named_app.py").write_text("from qml_mp import QmlApp\napp = QmlApp()\nnot_one = 3\n")
+    (tmp_path / "broken_app.py").write_text("import no_such_module_anywhere\n")
+
+    assert isinstance(load_app("named_app:app"), QmlApp)
+    for spec, told in [
+        ("named_app", "module:attribute"),
+        ("named_app:nothing", "nothing"),
+        ("named_app:not_one", "is a int, not a QmlApp"),
+        ("broken_app:app", "ModuleNotFoundError"),
+        ("absent_app:app", "ModuleNotFoundError"),
+    ]:
+        with pytest.raises(AppImportError, match=told):
+            load_app(spec)
+
+
+def test_importing_the_package_loads_nothing_of_it_and_declaring_an_app_loads_no_driver() -> None:
+    code = (
+        "import sys, qml_mp\n"
+        "assert [m for m in sys.modules if m.startswith('qml_mp')] == ['qml_mp'], sys.modules\n"
+        "app = qml_mp.QmlApp('sqlite:///x.db')\n"
+        "app.job()(lambda: None)\n"
+        "assert not {'psycopg', 'sqlite3', 'click', 'setproctitle'} & set(sys.modules)\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_is_found() -> None:
+    import qml_mp
+
+    assert {name for name in qml_mp.__all__ if getattr(qml_mp, name, None) is None} == set()
+    assert set(qml_mp.__all__) <= set(dir(qml_mp))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        qml_mp.nothing  # type: ignore[attr-defined]  # noqa: B018

@@ -1,0 +1,163 @@
+"""Tests: from a call to a stored job, on a real SQLite storage."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qml_mp import (
+    ConfigurationError,
+    InvalidJob,
+    Job,
+    JobNotFound,
+    QmlApp,
+    StateName,
+    UnknownMethod,
+)
+from tests.unit.app_case import Echo, count, on_day, resize
+
+
+def test_an_enqueued_call_is_a_stored_job(app: QmlApp) -> None:
+    handle = app.job(queue="images", priority=3, max_retries=2)(resize).enqueue("a.png", width=640)
+
+    job = app.storage.get(handle.id)
+    assert job is not None
+    assert (job.method, job.payload) == ("resize", {"path": "a.png", "width": 640})
+    assert (job.queue, job.priority, job.max_retries, job.timeout) == ("images", 3, 2, None)
+    assert handle.state is StateName.ENQUEUED
+
+
+def test_options_of_one_job_win_over_those_of_the_function(app: QmlApp) -> None:
+    configured = app.job(queue="images")(resize).using(
+        queue="urgent", priority=5, max_retries=1, timeout="2m", unique_key="a", metadata={"by": "test"}
+    )
+
+    job = configured.enqueue("a.png").job()
+
+    assert (job.queue, job.priority, job.max_retries) == ("urgent", 5, 1)
+    assert (job.timeout, job.unique_key, job.metadata) == (timedelta(minutes=2), "a", {"by": "test"})
+    assert configured.enqueue("b.png").id == job.id  # the key is taken
+
+
+def test_a_job_for_later_is_scheduled(app: QmlApp) -> None:
+    job_function = app.job()(resize)
+    at = datetime.now(UTC) + timedelta(hours=1)
+
+    by_delay = job_function.using(delay="1h").enqueue("a").job()
+    by_instant = job_function.using(at=at).enqueue("a").job()
+
+    assert by_delay.state_name is by_instant.state_name is StateName.SCHEDULED
+    assert by_instant.run_at == at
+    assert by_delay.run_at is not None
+    assert by_delay.run_at >= at
+
+
+@pytest.mark.parametrize("options", [{"delay": 1, "at": datetime.now(UTC)}, {"delay": 1e13}, {"timeout": 0}])
+def test_options_that_make_no_sense_are_refused(app: QmlApp, options: dict[str, Any]) -> None:
+    job_function = app.job()(resize)
+
+    with pytest.raises(InvalidJob):
+        job_function.using(**options).enqueue("a")
+
+    assert count(app) == 0
+
+
+@pytest.mark.fault(26)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f: f.enqueue(),
+        lambda f: f.enqueue("a", 1, 2),
+        lambda f: f.enqueue("a", height=3),
+        lambda f: f.enqueue(3),
+        lambda f: f.enqueue("a", width=float("nan")),
+        lambda f: f.enqueue("a\0b"),
+        lambda f: f.enqueue("\ud800"),
+        lambda f: f.enqueue("x" * 2 * 1024 * 1024),
+        lambda f: f.enqueue(b"a"),
+    ],
+)
+def test_a_wrong_argument_fails_at_once_and_nothing_is_written(
+    app: QmlApp, call: Callable[[Any], object]
+) -> None:
+    job_function = app.job()(resize)
+
+    with pytest.raises(InvalidJob):
+        call(job_function)
+
+    assert count(app) == 0
+
+
+def test_many_jobs_are_enqueued_together_or_not_at_all(app: QmlApp) -> None:
+    job_function = app.job()(resize)
+
+    handles = app.enqueue_many(job_function.job(path) for path in ("a", "b"))
+    with pytest.raises(UnknownMethod):
+        app.enqueue_many([job_function.job("c"), Job.new("unheard_of")])
+
+    assert [handle.job().payload for handle in handles] == [{"path": "a"}, {"path": "b"}]
+    assert count(app) == 2
+
+
+def test_a_job_is_enqueued_by_name_with_the_functions_defaults(app: QmlApp) -> None:
+    app.job(queue="images")(resize)
+
+    job = app.enqueue("resize", {"path": "a"}, priority=4).job()
+
+    assert (job.queue, job.priority, job.payload) == ("images", 4, {"path": "a"})
+
+
+@pytest.mark.fault(30)
+def test_by_name_method_and_arguments_are_checked_where_the_code_is_known(app: QmlApp) -> None:
+    app.job()(on_day)
+
+    for payload in ({"day": "soon"}, {}, {"day": "2025-03-01", "x": 1}, "2025-03-01"):
+        with pytest.raises(InvalidJob):
+            app.enqueue("on_day", payload)  # type: ignore[arg-type]  # mypy cannot see that each is JSON
+    with pytest.raises(UnknownMethod, match=r"No worker registered for method: os\.system"):
+        app.enqueue("os.system", {})
+
+    assert count(app) == 0
+
+
+def test_a_producer_without_the_code_enqueues_any_name(app: QmlApp) -> None:
+    assert app.enqueue("somebody_elses", {"x": 1}).state is StateName.ENQUEUED
+
+
+def test_a_job_written_in_the_callers_transaction_shares_its_fate(app: QmlApp, tmp_path: Path) -> None:
+    job_function = app.job()(resize)
+    app.storage.migrate()
+    connection = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+
+    connection.execute("BEGIN")
+    undone = job_function.using(conn=connection).enqueue("a")
+    connection.execute("ROLLBACK")
+    connection.execute("BEGIN")
+    done = app.enqueue("resize", {"path": "b"}, conn=connection)
+    connection.execute("COMMIT")
+    connection.close()
+
+    with pytest.raises(JobNotFound):
+        undone.job()
+    assert done.state is StateName.ENQUEUED
+
+
+def test_a_connection_to_another_database_is_refused(app: QmlApp, tmp_path: Path) -> None:
+    job_function = app.job()(resize)
+    other = sqlite3.connect(tmp_path / "other.db")
+
+    with pytest.raises(ConfigurationError):
+        job_function.using(conn=other).enqueue("a")
+
+    other.close()
+
+
+def test_a_worker_of_the_references_level_is_enqueued_by_name(app: QmlApp) -> None:
+    handle = app.register(Echo()).enqueue("echo", "any JSON")
+
+    assert handle.job().payload == "any JSON"

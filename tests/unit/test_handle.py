@@ -1,0 +1,76 @@
+"""Tests: what a producer sees of a job, on a real SQLite storage."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from qml_mp import (
+    JobFailed,
+    JobNotFound,
+    QmlApp,
+    StateName,
+    WaitTimeout,
+)
+from qml_mp.core.outcome import ErrorInfo, Failure, Success
+from qml_mp.errors import InvalidTransition
+from qml_mp.storage.protocol import CancelResult
+from tests.unit.app_case import finish, resize
+
+
+def test_waiting_returns_the_result(app: QmlApp) -> None:
+    handle = app.job()(resize).enqueue("a")
+    finish(app, Success(result={"width": 3}, duration=timedelta(seconds=1)))
+
+    assert handle.wait(timeout=30) == {"width": 3}
+    assert handle.result == {"width": 3}
+    assert handle.state is StateName.SUCCEEDED
+
+
+def test_waiting_for_a_job_that_fails_tells_why(app: QmlApp) -> None:
+    handle = app.job()(resize).enqueue("a")
+    finish(app, Failure(error=ErrorInfo(type="ValueError", message="bad width")))
+
+    with pytest.raises(JobFailed, match="ValueError: bad width") as caught:
+        handle.wait()
+
+    assert (caught.value.job_id, caught.value.state) == (handle.id, "failed")
+    assert handle.result is None
+
+
+def test_waiting_ends_when_the_time_is_over_and_the_job_goes_on(app: QmlApp) -> None:
+    handle = app.job()(resize).enqueue("a")
+
+    with pytest.raises(WaitTimeout, match="still enqueued"):
+        handle.wait(timeout=0)
+
+    assert handle.state is StateName.ENQUEUED
+
+
+def test_a_cancelled_job_is_deleted_and_its_waiter_is_told(app: QmlApp) -> None:
+    handle = app.job()(resize).enqueue("a")
+
+    assert handle.cancel(reason="not needed") is CancelResult.DELETED
+    assert handle.cancel() is CancelResult.ALREADY_FINAL
+    with pytest.raises(JobFailed, match="was deleted: not needed"):
+        handle.wait()
+
+
+def test_a_failed_job_is_enqueued_again_by_hand(app: QmlApp) -> None:
+    handle = app.job()(resize).enqueue("a")
+    finish(app, Failure(error=ErrorInfo(type="ValueError", message="bad width")))
+
+    handle.retry()
+
+    assert handle.state is StateName.ENQUEUED
+    with pytest.raises(InvalidTransition):
+        handle.retry()
+
+
+def test_a_job_that_does_not_exist_is_not_found(app: QmlApp) -> None:
+    handle = app.handle("0190d5c7-a1b2-7c3d-8e4f-0123456789ab")
+
+    for ask in (handle.job, handle.wait, handle.cancel, handle.retry):
+        with pytest.raises(JobNotFound):
+            ask()

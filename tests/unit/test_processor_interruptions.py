@@ -1,0 +1,134 @@
+"""Tests: what comes of a job that is cancelled, interrupted or out of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+
+from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Release, Retry, Success
+from qml_mp.errors import JobInterrupted, JobTimeout
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.retry import RetryPolicy
+from tests.unit.processor_case import (
+    TEN_S,
+    cancelled,
+    claim_of,
+    processor_of,
+    raising,
+    returning,
+    run,
+)
+
+
+class SaboteurGuard:
+    """Raises what it is given at the n-th time that user code ends, as a signal handler could."""
+
+    def __init__(self, *, entry: int, error: BaseException) -> None:
+        self.entries = 0
+        self.entry = entry
+        self.error = error
+        self.inside = False
+
+    @contextmanager
+    def user_code(self) -> Iterator[None]:
+        assert not self.inside
+        self.entries += 1
+        self.inside = True
+        try:
+            yield
+            if self.entries == self.entry:
+                raise self.error
+        finally:
+            self.inside = False
+
+
+@pytest.mark.fault(32)
+def test_an_exception_whose_description_is_interrupted_is_still_recorded() -> None:
+    guard = SaboteurGuard(entry=2, error=JobTimeout("late"))
+
+    outcome = run(raising(ValueError("slow to print")), guard=guard)
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "ValueError")
+    assert "JobTimeout" in outcome.error.message
+    assert outcome.error.traceback is not None
+
+
+def test_an_interruption_at_the_very_end_of_user_code_is_caught() -> None:
+    guard = SaboteurGuard(entry=1, error=JobInterrupted("now"))
+
+    assert run(returning(1), cancel=cancelled(CancelReason.CANCELLED), guard=guard) == Cancelled(
+        reason="enough"
+    )
+
+
+def interrupted(ctx: WorkerContext) -> None:
+    ctx.cancel.raise_if_cancelled()
+
+
+def test_a_cancelled_job_ends_with_the_reason() -> None:
+    assert run(interrupted, cancel=cancelled(CancelReason.CANCELLED, "by hand")) == Cancelled(
+        reason="by hand"
+    )
+
+
+@pytest.mark.parametrize("reason", [CancelReason.SHUTDOWN, CancelReason.ORPHANED])
+def test_a_job_interrupted_by_the_server_is_given_back(reason: CancelReason) -> None:
+    assert run(interrupted, cancel=cancelled(reason, "the server stops")) == Release(
+        reason="the server stops"
+    )
+
+
+def test_a_job_past_its_limit_is_judged_by_the_policy() -> None:
+    first = run(interrupted, claim_of(timeout=timedelta(seconds=90)), cancelled(CancelReason.TIMEOUT))
+    last = run(interrupted, claim_of(failures=2), cancelled(CancelReason.TIMEOUT))
+
+    assert isinstance(first, Retry)
+    assert (first.kind, first.error.type, first.delay) == (AttemptKind.TIMEOUT, "JobTimeout", TEN_S)
+    assert first.error.message == "The attempt exceeded its time limit of 1m30s."
+    assert "raise_if_cancelled" in (first.error.traceback or "")
+    assert isinstance(last, Failure)
+    assert last.kind is AttemptKind.TIMEOUT
+
+
+def test_a_timeout_is_a_timeout_even_when_the_token_was_cancelled_for_another_reason_before() -> None:
+    def f(ctx: WorkerContext) -> None:
+        if ctx.cancel.is_cancelled:
+            raise JobTimeout("as the signal handler does")
+
+    outcome = run(f, cancel=cancelled(CancelReason.SHUTDOWN))
+
+    assert isinstance(outcome, Retry)
+    assert outcome.kind is AttemptKind.TIMEOUT
+
+
+def test_a_timeout_can_be_excluded_from_retries() -> None:
+    policy = RetryPolicy.fixed(never_retry=("JobTimeout",))
+
+    assert isinstance(run(interrupted, cancel=cancelled(CancelReason.TIMEOUT), policy=policy), Failure)
+    assert isinstance(processor_of(interrupted, policy=policy).timeout_verdict(claim_of()), Failure)
+
+
+def test_a_job_that_swallows_its_interruption_and_returns_has_succeeded() -> None:
+    def f(ctx: WorkerContext) -> str:
+        try:
+            ctx.cancel.raise_if_cancelled()
+        except JobInterrupted:
+            return "finished all the same"
+        return "?"
+
+    outcome = run(f, cancel=cancelled(CancelReason.CANCELLED))
+
+    assert isinstance(outcome, Success)
+    assert outcome.result == "finished all the same"
+
+
+def test_an_interruption_that_nobody_asked_for_is_a_failed_attempt() -> None:
+    outcome = run(raising(JobInterrupted("my own idea")))
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "JobInterrupted")
