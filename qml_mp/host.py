@@ -47,6 +47,14 @@ def rss_bytes(pid: int) -> int | None:
         return None
 
 
+def shares_its_group(pid: int) -> bool | None:
+    """Whether other processes are in the process group that `pid` leads; None where it is not told."""
+    if not _has_proc():
+        return None
+    others = (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != pid)
+    return any(_group_of(other) == pid for other in others)
+
+
 def thread_count() -> int | None:
     """Native threads of this process; None where the system does not tell."""
     try:
@@ -69,6 +77,13 @@ def _has_proc() -> bool:
 
 def _started_ticks(pid: int) -> int:
     return int(_stat_fields(pid)[_START_FIELD]) if _has_proc() else 0
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _stat_fields(pid: int) -> list[str]:

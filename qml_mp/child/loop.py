@@ -19,7 +19,7 @@ from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Descriptors, Hygiene
 from qml_mp.child.token import Commands
 from qml_mp.core.job import Claim, Job
-from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release, Retry
+from qml_mp.core.outcome import AttemptKind, Cancelled, ErrorInfo, Failure, Outcome, Release, Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotWriter
@@ -99,6 +99,7 @@ class WorkerLoop:
     def _used_up(self) -> bool:
         limits = self._limits
         if self._spoiled is not None:
+            logger.warning("Worker %s leaves: %s", self._fetch.worker_id, self._spoiled)
             return True
         if limits.max_jobs is not None and self._jobs_done >= limits.max_jobs:
             return True
@@ -134,6 +135,9 @@ class WorkerLoop:
             self._hygiene.before_job()
             outcome = self._processor.run(claim, cancel)
         self._tidy_up()
+        if _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
+            # Nobody waits for them any more; the supervisor kills the group of a worker that left.
+            self._spoiled = self._spoiled or "a job that was ended has left processes"
         self._show_job(Activity.FINISHING, claim, verdict)
         self._jobs_done += 1
         self._slot.count_job()
@@ -155,8 +159,6 @@ class WorkerLoop:
             case Descriptors.OURS:
                 pass
         self._spoiled = self._hygiene.restore()
-        if self._spoiled is not None:
-            logger.warning("Worker %s is replaced: %s", self._fetch.worker_id, self._spoiled)
 
     def _show_job(self, activity: Activity, claim: Claim, verdict: Retry | Failure) -> None:
         self._slot.show_job(
@@ -215,3 +217,14 @@ class WorkerLoop:
             self._on_state_change(StateChange(job=replace(job), old=old, new=new))
         except Exception:
             logger.exception("The state-change hook failed", extra={"job_id": job.id})
+
+
+def _was_ended(outcome: Outcome) -> bool:
+    """Whether the job was ended from outside, and may not have cleaned up."""
+    match outcome:
+        case Cancelled() | Release():
+            return True
+        case Retry(kind=kind) | Failure(kind=kind):
+            return kind is AttemptKind.TIMEOUT
+        case _:
+            return False

@@ -99,7 +99,7 @@ class Job:
         check_job_id(self.id)
         if not isinstance(self.method, str) or not 1 <= len(self.method) <= MAX_METHOD_CHARS:
             raise InvalidJob(
-                f"The method name {str(self.method)[:50]!r} is not text of 1 to {MAX_METHOD_CHARS} characters."
+                f"The method name {str(self.method)[:50]!r} is not 1 to {MAX_METHOD_CHARS} characters of text."
             )
         check_text(self.method, what="The method name")
         check_queue_name(self.queue)
@@ -223,6 +223,6 @@ def _iso(instant: datetime | None) -> str | None:
 def _utc(instant: datetime, *, what: str) -> datetime:
     if not isinstance(instant, datetime) or instant.tzinfo is None:
         raise InvalidJob(
-            f"{what} is {instant!r}; it must be an aware datetime, e.g. datetime.now(UTC) + timedelta(hours=1)."
+            f"{what} is {instant!r}; it must be an aware datetime, as datetime.now(UTC) + timedelta(hours=1)."
         )
     return instant.astimezone(UTC)

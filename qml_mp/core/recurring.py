@@ -50,7 +50,7 @@ class RecurringJob:
     ) -> RecurringJob:
         """A validated template whose first firing is the next one after `now`.
 
-        Raises `ConfigurationError` for a cron, zone, id or queue that cannot be, `InvalidJob` for the payload.
+        Raises `ConfigurationError` for a bad cron, zone, id or queue, `InvalidJob` for the payload.
         """
         if not isinstance(id, str) or not 1 <= len(id) <= _MAX_ID_CHARS:
             raise ConfigurationError(

@@ -16,7 +16,6 @@ from qml_mp.storage.sqlite.store import SqliteStorage
 
 DEFAULT_PATIENCE = timedelta(seconds=5)
 _SHARED_MEMORY = "/dev/shm"
-_DEFAULT_SCHEMA = "qml_mp"
 _FORMS = (
     "sqlite:///relative/path.db, sqlite:////absolute/path.db, memory://, "
     "postgresql://user:password@host:5432/database (?schema=name for a schema other than qml_mp)"

@@ -83,7 +83,7 @@ class Promoted:
 
     count: int
     next_due_in: timedelta | None
-    """Time until the next Scheduled or AwaitingRetry job is due (zero: more are due now); None: none waits."""
+    """Time until the next waiting job is due (zero: more are due now); None: none waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

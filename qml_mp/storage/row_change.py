@@ -71,7 +71,7 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
             )  # fmt: skip
         case Cancelled(reason=reason, process=process):
             return RowChange(
-                state=StateName.DELETED, ttl=retention.succeeded_ttl, reason=reason,
+                state=StateName.DELETED, ttl=retention.succeeded_ttl, reason=job.cancel_reason or reason,
                 attempt=AttemptKind.CANCELLED, process=process,
             )  # fmt: skip
         case Release(reason=reason):
@@ -83,8 +83,12 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
             )  # fmt: skip
         case Crash(error=error, rerun_after=delay, process=process):
             return RowChange(
-                state=StateName.AWAITING_RETRY if delay else StateName.ENQUEUED, delay=delay or None, crashes=1,
-                error=error, attempt=AttemptKind.CRASH, process=process,
-            )  # fmt: skip
+                state=StateName.AWAITING_RETRY if delay else StateName.ENQUEUED,
+                delay=delay or None,
+                crashes=1,
+                error=error,
+                attempt=AttemptKind.CRASH,
+                process=process,
+            )
         case _:
             assert_never(outcome)

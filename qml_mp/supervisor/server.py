@@ -36,6 +36,7 @@ from qml_mp.supervisor.sweep import sweep_at_start
 from qml_mp.supervisor.ticks import Tick, TickTable
 from qml_mp.supervisor.title import show_supervisor_title
 from qml_mp.supervisor.wait import wait_for
+from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +242,9 @@ class Supervisor:
             logger.warning("Stopping now (%s)", why)
             self._pusher.stopping = kill_now(now=instant)
         elif not self._is_stopping:
-            logger.info("Stopping (%s): running jobs have %s", why, self._config.shutdown_timeout)
+            logger.info(
+                "Stopping (%s): running jobs have %s", why, format_duration(self._config.shutdown_timeout)
+            )
             self._pusher.stopping = self._graces.shutdown(stopped=instant)
 
     def _pause(self) -> None:

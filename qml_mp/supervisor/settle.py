@@ -105,6 +105,10 @@ def how_it_died(process: ProcessFacts) -> str:
             return f"was killed by {signal.Signals(process.signal).name}"
         except ValueError:
             return f"was killed by signal {process.signal}"
+    if process.exit_code == WorkerExit.LEFT:
+        return "left as told"
+    if process.exit_code == WorkerExit.RECYCLED:
+        return "left to be replaced"
     if process.exit_code is not None:
         return f"exited with code {process.exit_code}"
     return "died in a way that was not told"

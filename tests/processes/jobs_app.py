@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import os
+import random
+import resource
 import signal
 import subprocess
 import sys
@@ -119,3 +122,112 @@ def split(ctx: WorkerContext) -> str:
 def fail(message: str = "on purpose") -> None:
     """Raise."""
     raise ValueError(message)
+
+
+@app.job()
+def raise_base(ctx: WorkerContext, name: str) -> None:
+    """Raise something that is not an `Exception`."""
+    note(ctx, "start")
+    raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt, "GeneratorExit": GeneratorExit}[
+        name
+    ]("x")
+
+
+@app.job()
+def unsettle(ctx: WorkerContext) -> None:
+    """Change all of the process that a job can change."""
+    note(ctx, "start")
+    os.chdir("/")
+    os.umask(0o777)
+    os.environ["QML_TEST_LEFT_BEHIND"] = "1"
+    os.environ.pop("PATH", None)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+@app.job()
+def surroundings(ctx: WorkerContext) -> dict[str, object]:
+    """Describe what `unsettle` changes."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return {
+        "directory": os.getcwd(),
+        "umask": umask,
+        "environment": sorted(os.environ),
+        "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "sigalrm": str(signal.getsignal(signal.SIGALRM)),
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    }
+
+
+@app.job()
+def close_descriptors(ctx: WorkerContext) -> None:
+    """Close everything that a process may have open."""
+    note(ctx, "start")
+    os.closerange(3, 4096)
+
+
+@app.job()
+def replace_descriptors(ctx: WorkerContext, path: str) -> None:
+    """Put another file in the place of every open descriptor."""
+    note(ctx, "start")
+    own = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    for fd in range(3, 64):
+        if fd != own:
+            with contextlib.suppress(OSError):
+                os.fstat(fd)
+                os.dup2(own, fd)
+
+
+@app.job()
+def leave_a_grandchild(ctx: WorkerContext) -> int:
+    """Leave a process behind in the worker's group, and return its pid."""
+    note(ctx, "start")
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+        os._exit(0)
+    return pid
+
+
+@app.job()
+def recurse(ctx: WorkerContext) -> None:
+    """Recurse without an end."""
+
+    def deeper() -> None:
+        deeper()
+
+    note(ctx, "start")
+    deeper()
+
+
+@app.job()
+def eat_memory(ctx: WorkerContext, mib: int) -> str:
+    """Fill so much memory, then wait to be asked to end."""
+    block = bytearray(mib * 1024 * 1024)
+    note(ctx, "start")
+    ctx.cancel.wait(60)
+    return str(len(block))
+
+
+@app.job()
+def random_bytes(ctx: WorkerContext) -> str:
+    """What the random generator gives first."""
+    return f"{random.getrandbits(64):x}"
+
+
+@app.job()
+def flood(ctx: WorkerContext, lines: int) -> None:
+    """Print more than any pipe holds."""
+    note(ctx, "start")
+    for _ in range(lines):
+        print("x" * 1023)
+
+
+@app.job()
+def native_threads(ctx: WorkerContext) -> dict[str, str | None]:
+    """What the native libraries are told."""
+    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

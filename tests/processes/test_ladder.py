@@ -1,0 +1,162 @@
+"""Tests: time limits and cancels, on jobs that go along with them and on jobs that do not."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.state import Deleted, Failed, StateName
+from qml_mp.storage.protocol import CancelResult, Retention, Storage
+from tests.processes.harness import ROOT, Server, enqueue, is_gone, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5"}
+
+
+def with_limit(storage: Storage, method: str, **arguments: float) -> str:
+    return storage.enqueue(Job.new(method, dict(arguments), timeout=timedelta(seconds=0.5)))
+
+
+@pytest.mark.parametrize(("method", "arguments"), [("spin", {}), ("nap", {"seconds": 60.0})])
+def test_a_job_past_its_limit_unwinds_through_finally_and_is_recorded_as_a_timeout(
+    server: MakeServer, storage: Storage, method: str, arguments: dict[str, float]
+) -> None:
+    one = server("-w", "1", **QUICK).start()
+    workers = one.worker_pids()
+
+    job_id = with_limit(storage, method, **arguments)
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    assert [line.what for line in one.journal()] == ["start", "end"]
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.kind is AttemptKind.TIMEOUT
+    assert (job.failures, job.crashes) == (1, 0)
+    assert one.worker_pids() == workers  # the worker lives on
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(13)
+@pytest.mark.fault(14)
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("method", ["spin_in_c", "stubborn", "deaf", "parent_of_the_stubborn"])
+def test_a_job_past_its_limit_that_does_not_heed_is_killed_and_recorded_as_a_timeout(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    one = server("-w", "1", **QUICK).start()
+
+    job_id = with_limit(storage, method)
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.kind is AttemptKind.TIMEOUT
+    assert (job.failures, job.crashes) == (1, 0)
+    lines = one.journal()
+    assert method == "parent_of_the_stubborn" or is_gone(lines[0].pid)
+    for line in lines:
+        if line.what.startswith("child "):
+            child = int(line.what.removeprefix("child "))
+            wait_until(partial(is_gone, child), what="the death of the subprocess")
+    wait_until(lambda: len(one.worker_pids()) == 1, what="a worker")
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(15)
+def test_a_kill_for_a_time_limit_keeps_the_stack_of_c_code_that_holds_the_lock(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", **QUICK).start()
+
+    job_id = with_limit(storage, "spin_in_c")
+
+    wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.error is not None
+    assert attempt.error.traceback is not None
+    assert "in spin_in_c" in attempt.error.traceback
+    assert attempt.process.signal == signal.SIGKILL
+    assert one.stop() == 0
+
+
+def test_a_cancel_reaches_a_running_job_through_storage(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1").start()
+    job_id = enqueue(storage, "heed")
+    wait_until(lambda: one.journal())
+
+    result = storage.request_cancel(job_id, reason="no longer wanted", retention=Retention())
+
+    assert result is CancelResult.REQUESTED
+    # The job heeds the token and returns, so it has succeeded: there was nothing left to cancel.
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).result == "cancelled"
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("method", ["spin", "spin_in_c", "deaf"])
+def test_a_cancelled_job_that_does_not_heed_is_ended_and_deleted_with_the_reason(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    one = server("-w", "1", **QUICK).start()
+    job_id = enqueue(storage, method)
+    wait_until(lambda: one.journal())
+
+    storage.request_cancel(job_id, reason="no longer wanted", retention=Retention())
+
+    job = wait_for_state(storage, job_id, StateName.DELETED)
+    assert isinstance(job.state, Deleted)
+    assert job.state.reason == "no longer wanted"
+    assert (job.failures, job.crashes) == (0, 0)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.kind is AttemptKind.CANCELLED
+    wait_until(lambda: len(one.worker_pids()) == 1, what="a worker")
+    assert one.stop() == 0
+
+
+def test_cancel_from_the_command_line_waits_for_the_end(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1", **QUICK).start()
+    job_id = enqueue(storage, "spin")
+    wait_until(lambda: one.journal())
+
+    command = [
+        sys.executable,
+        "-m",
+        "qml_mp",
+        "--url",
+        one.url,
+        "jobs",
+        "cancel",
+        job_id,
+        "--wait",
+        "--reason",
+        "x",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+    assert done.returncode == 0, done.stderr
+    job = storage.get(job_id)
+    assert job is not None
+    assert isinstance(job.state, Deleted)
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+def test_whatever_a_job_raises_is_a_failure_and_the_worker_survives(
+    server: MakeServer, storage: Storage, name: str
+) -> None:
+    one = server("-w", "1").start()
+    workers = one.worker_pids()
+
+    job = wait_for_state(storage, enqueue(storage, "raise_base", name=name), StateName.FAILED)
+
+    assert isinstance(job.state, Failed)
+    assert job.state.exception is not None
+    assert job.state.exception.type == name
+    assert one.worker_pids() == workers
+    assert one.stop() == 0
