@@ -79,6 +79,15 @@ def _started_ticks(pid: int) -> int:
     return int(_stat_fields(pid)[_START_FIELD]) if _has_proc() else 0
 
 
+def oom_kills() -> int | None:
+    """How often the kernel's OOM killer has struck on this machine; None where it is not told."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
 def _group_of(pid: int) -> int | None:
     try:
         return os.getpgid(pid)

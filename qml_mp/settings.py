@@ -77,9 +77,12 @@ class ServerConfig:
     max_crashes: int = 3
     """Attempts whose process died before a job ends Failed as WorkerCrashed."""
     max_jobs: int | None = None
-    """Jobs after which a worker is replaced; None: never."""
+    """Jobs after which a worker is replaced, up to a tenth more, so that they do not all go at
+    once; None: never."""
     max_memory: int | None = None
     """Resident bytes above which a worker is replaced after its job; None: never."""
+    max_memory_hard: int | None = None
+    """Resident bytes above which a worker is killed during its job, which fails; None: never."""
     preload: bool = False
     """Import the app in the supervisor and fork cheap copies; SIGHUP then picks up no new code."""
 
@@ -91,10 +94,10 @@ class ServerConfig:
         if isinstance(self.queues, str):
             raise _bad("queues", self.queues, 'a list of names such as ["default", "images"]')
         object.__setattr__(self, "queues", tuple(dict.fromkeys(self.queues)))
-        if self.max_memory is not None:
-            object.__setattr__(
-                self, "max_memory", parse_size(self.max_memory, what="ServerConfig.max_memory")
-            )
+        for name in ("max_memory", "max_memory_hard"):
+            size = getattr(self, name)
+            if size is not None:
+                object.__setattr__(self, name, parse_size(size, what=f"ServerConfig.{name}"))
         self._validate()
 
     def _validate(self) -> None:
@@ -114,6 +117,8 @@ class ServerConfig:
         for name in _AT_LEAST_ONE_MS:
             if getattr(self, name) < timedelta(milliseconds=1):
                 raise _bad(name, getattr(self, name), "at least 1ms")
+        if self.max_memory_hard is not None and self.max_memory_hard < (self.max_memory or 0):
+            raise _bad("max_memory_hard", self.max_memory_hard, "at least max_memory")
         if self.dead_server_timeout < 2 * self.heartbeat_interval:
             raise _bad("dead_server_timeout", self.dead_server_timeout, "at least twice heartbeat_interval")
 

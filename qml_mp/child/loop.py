@@ -94,13 +94,14 @@ class WorkerLoop:
     def _reason_to_leave(self) -> WorkerExit | None:
         if self._commands.leaving:
             return WorkerExit.LEFT
-        return WorkerExit.RECYCLED if self._used_up() else None
-
-    def _used_up(self) -> bool:
-        limits = self._limits
         if self._spoiled is not None:
             logger.warning("Worker %s leaves: %s", self._fetch.worker_id, self._spoiled)
-            return True
+            return WorkerExit.RECYCLED
+        return None
+
+    def _is_used_up(self) -> bool:
+        """Past its limits. It only says so: the supervisor replaces one worker at a time."""
+        limits = self._limits
         if limits.max_jobs is not None and self._jobs_done >= limits.max_jobs:
             return True
         if limits.max_memory_bytes is None:
@@ -142,7 +143,9 @@ class WorkerLoop:
         self._jobs_done += 1
         self._slot.count_job()
         self._commands.look()
-        wants_more = not (self._commands.leaving or self._commands.paused or self._used_up())
+        if self._is_used_up():
+            self._slot.ask_to_be_replaced()
+        wants_more = not (self._commands.leaving or self._commands.paused or self._spoiled)
         return self._settle(claim, outcome, then=self._fetch if wants_more else None)
 
     def _tidy_up(self) -> None:

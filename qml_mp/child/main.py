@@ -114,17 +114,18 @@ def _loop(
     show_title: Callable[[str], None],
 ) -> WorkerLoop:
     config = order.config
+    rng = random.Random()
     processor = JobProcessor(
         program,
         default_timeout=config.job_timeout,
         guard=commands,
         clock=SystemClock(),
-        rng=random.Random(),
+        rng=rng,
     )
     limits = LoopLimits(
         polling_interval=config.polling_interval,
         retention=Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl),
-        max_jobs=config.max_jobs,
+        max_jobs=_with_jitter(config.max_jobs, rng),
         max_memory_bytes=config.max_memory,
     )
     return WorkerLoop(
@@ -139,6 +140,11 @@ def _loop(
         hygiene=Hygiene(vital_fds=frozenset({order.pipe_fd, order.stack_fd})),
         pid=os.getpid(),
     )
+
+
+def _with_jitter(max_jobs: int | None, rng: random.Random) -> int | None:
+    """Up to a tenth more, so that workers started together are not replaced together."""
+    return None if max_jobs is None else max_jobs + rng.randint(0, max_jobs // 10)
 
 
 def _title(order: WorkerOrder) -> Callable[[str], None]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from qml_mp.child.source import ProgramSource
 from qml_mp.core.recurring import RecurringJob
+from qml_mp.errors import AppImportError
 from qml_mp.settings import ServerConfig
 
 
@@ -33,6 +34,8 @@ def probe(source: ProgramSource) -> str:
     """Import the app and describe it as JSON text (in the child)."""
     try:
         program = source.load()
+    except AppImportError as error:
+        return json.dumps({"error": str(error)})
     except BaseException:  # user code: even SystemExit at import is a failure
         return json.dumps({"error": traceback.format_exc()})
     config = None if program.config is None else dataclasses.asdict(program.config)

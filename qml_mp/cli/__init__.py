@@ -1,1 +1,1 @@
-"""TODO"""
+"""Client: the command line `qml-mp`, one module per group of commands."""

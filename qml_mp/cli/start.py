@@ -30,6 +30,12 @@ from qml_mp.sources import load_app_spec
     help="Replace a worker that holds more memory after a job.",
 )
 @click.option(
+    "--max-memory-hard",
+    metavar="SIZE",
+    callback=as_size,
+    help="Kill a worker that holds more memory in a job; the job fails.",
+)
+@click.option(
     "--shutdown-timeout",
     metavar="D",
     callback=as_duration,

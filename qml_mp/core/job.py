@@ -99,7 +99,7 @@ class Job:
         check_job_id(self.id)
         if not isinstance(self.method, str) or not 1 <= len(self.method) <= MAX_METHOD_CHARS:
             raise InvalidJob(
-                f"The method name {str(self.method)[:50]!r} is not 1 to {MAX_METHOD_CHARS} characters of text."
+                f"The method name {str(self.method)[:50]!r} must have 1 to {MAX_METHOD_CHARS} characters."
             )
         check_text(self.method, what="The method name")
         check_queue_name(self.queue)

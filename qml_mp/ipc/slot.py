@@ -20,7 +20,8 @@ from qml_mp.core.job import ClaimKey
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
 _VERSION = struct.Struct("<Q")
-_BODY = struct.Struct("<B3xI16sqqqq64s")  # activity, jobs_done, job, claim_seq, since, limit, retry, method
+# activity, used_up, jobs_done, job, claim_seq, since, limit, retry, method
+_BODY = struct.Struct("<B?2xI16sqqqq64s")
 _TEXT_LENGTH = struct.Struct("<H")
 _VERSION_AT = _HEAD.size
 _BODY_AT = _VERSION_AT + _VERSION.size
@@ -49,6 +50,8 @@ class SlotView:
     """One consistent reading of a slot."""
 
     activity: Activity = Activity.BOOTING
+    used_up: bool = False
+    """Its number of jobs or its memory is spent: it asks to be replaced, and works on meanwhile."""
     jobs_done: int = 0
     key: ClaimKey | None = None
     method: str = ""
@@ -103,10 +106,11 @@ class SlotWriter:
         self._at = at
         self._version = 0
         self._jobs_done = 0
+        self._used_up = False
 
     def show(self, activity: Activity) -> None:
         """Say that no job is in hand."""
-        self._write(_BODY.pack(activity, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, b""))
+        self._write(_BODY.pack(activity, self._used_up, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, b""))
 
     def show_job(
         self,
@@ -121,14 +125,25 @@ class SlotWriter:
         """Say which job is in hand, since when, for how long it may run and what a timeout means."""
         self._write(
             _BODY.pack(
-                activity, self._jobs_done, uuid.UUID(key.job_id).bytes, key.claim_seq, since_ns, _ns(limit),
-                _GIVE_UP if timeout_retry_in is None else _ns(timeout_retry_in), method.encode()[:64],
+                activity,
+                self._used_up,
+                self._jobs_done,
+                uuid.UUID(key.job_id).bytes,
+                key.claim_seq,
+                since_ns,
+                _ns(limit),
+                _GIVE_UP if timeout_retry_in is None else _ns(timeout_retry_in),
+                method.encode()[:64],
             )
-        )  # fmt: skip
+        )
 
     def count_job(self) -> None:
         """One more job is done; shown with the next write."""
         self._jobs_done += 1
+
+    def ask_to_be_replaced(self) -> None:
+        """Say that this worker is used up; shown with the next write."""
+        self._used_up = True
 
     def say(self, text: str) -> None:
         """Leave a text (the end of it, when it is long) for the supervisor to show."""
@@ -144,11 +159,14 @@ class SlotWriter:
 
 
 def _view(body: bytes) -> SlotView:
-    activity, jobs_done, job, claim_seq, since_ns, limit_ns, retry_ns, method = _BODY.unpack_from(body)
+    (activity, used_up, jobs_done, job, claim_seq, since_ns, limit_ns, retry_ns, method) = _BODY.unpack_from(
+        body
+    )
     (text_bytes,) = _TEXT_LENGTH.unpack_from(body, _BODY.size)
     text_at = _BODY.size + _TEXT_LENGTH.size
     return SlotView(
         activity=Activity(activity),
+        used_up=used_up,
         jobs_done=jobs_done,
         key=None if job == _NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq),
         method=method.rstrip(b"\0").decode(errors="replace"),

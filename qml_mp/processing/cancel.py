@@ -18,6 +18,8 @@ class CancelReason(StrEnum):
     """The attempt has used up its time limit; the retry policy decides."""
     SHUTDOWN = "shutdown"
     """The server stops; a job that does not finish in time runs again, uncharged."""
+    MEMORY = "memory"
+    """Its worker exceeded the hard memory limit and is killed without being asked."""
     ORPHANED = "orphaned"
     """The supervisor is gone; the job runs again under another one, uncharged."""
 

@@ -156,7 +156,7 @@ class JobProcessor:
                     message=f"The attempt exceeded its time limit of {limit}.",
                 )
                 return self._judge(error, JobTimeout(), job, kind=AttemptKind.TIMEOUT)
-            case CancelReason.SHUTDOWN | CancelReason.ORPHANED:
+            case CancelReason.SHUTDOWN | CancelReason.ORPHANED | CancelReason.MEMORY:
                 return Release(reason=message or str(reason))
             case _:
                 assert_never(reason)

@@ -7,7 +7,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from signal import SIGKILL
 
+from qml_mp import host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.main import WorkerOrder, worker_main
 from qml_mp.child.source import ProgramSource
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _SPARE_SLOTS = 64
 _SHORT_LIFE_S = 1.0
+_LOOK_EVERY_S = 0.25
 _WRITING_A_STACK_S = 0.1
 
 
@@ -59,6 +62,7 @@ class Fleet:
         self._members: dict[int, Member] = {}
         self._to_replace: deque[str] = deque()
         self._stacks_at: float | None = None
+        self._oom_kills = host.oom_kills()
         self._incarnation = 0
 
     def __iter__(self) -> Iterator[Member]:
@@ -120,6 +124,7 @@ class Fleet:
         for member in self._members.values():
             activity = member.look().activity
             if member.ready:
+                self._note_used_up(member)
                 continue
             if activity is not Activity.BOOTING:
                 member.ready, member.ready_at, self.was_ever_ready = True, now, True
@@ -176,20 +181,27 @@ class Fleet:
         for member in self._members.values():
             member.kill(reason)
 
-    def next_at(self) -> float | None:
+    def next_at(self) -> float:
         """When the fleet wants to be looked at again, if nothing happens."""
         if self.booting:
             return self._clock.monotonic() + 0.01  # readiness is a word in memory: it wakes nobody
         if self._stacks_at is not None:
             return self._stacks_at
+        now = self._clock.monotonic()
         missing = any(number not in self._members for number in range(1, self.size + 1))
-        return self.backoff.next_at(booting=0) if missing else None
+        again_at = self.backoff.next_at(booting=0) if missing else None
+        # A worker that begins a job or is used up says so in memory, which wakes nobody.
+        return now + _LOOK_EVERY_S if again_at is None else min(again_at, now + _LOOK_EVERY_S)
 
     def _print_stacks(self) -> None:
         for member in self:
             what = member.last.method if member.is_busy else "idle"
             stack = member.stack() or "no stack: the worker blocks signals"
             logger.info("Worker %s (pid %s, %s):\n%s", member.number, member.child.pid, what, stack)
+
+    def _note_used_up(self, member: Member) -> None:
+        if member.last.used_up and not member.leaving and member.worker_id not in self._to_replace:
+            self._to_replace.append(member.worker_id)
 
     def _replace_next(self) -> None:
         whole = len(self._members) >= self.size and not self.booting
@@ -252,6 +264,11 @@ class Fleet:
         taken = {member.index for member in self._members.values()}
         return next(index for index in range(self.slots.capacity) if index not in taken)
 
+    def _oom_killer_struck(self) -> bool:
+        """Whether it has since the last death."""
+        before, self._oom_kills = self._oom_kills, host.oom_kills()
+        return self._oom_kills != before
+
     def _note_boot_error(self, text: str) -> None:
         """Shown once, not at each try; the first boot's error is the caller's to show."""
         if self.was_ever_ready and text != self.boot_error:
@@ -275,6 +292,7 @@ class Fleet:
             killed_for=member.killed_for,
             killed_key=member.killed_key,
             stack=stack,
+            oom_killed=self._oom_killer_struck() and process.signal == SIGKILL and member.killed_for is None,
         )
         if not death.was_orderly and not member.is_busy and now - (member.ready_at or now) < _SHORT_LIFE_S:
             self.backoff.failed(now)

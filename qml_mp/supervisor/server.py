@@ -11,29 +11,28 @@ import random
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from qml_mp.child.source import ProgramSource
 from qml_mp.clock import Clock, SystemClock
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.errors import StorageError, WorkerBootError
+from qml_mp.errors import ConfigurationError, StorageError, WorkerBootError
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.chores import Chores
-from qml_mp.supervisor.cleanup import cleanup_tick
 from qml_mp.supervisor.fleet import Fleet, Quarters
 from qml_mp.supervisor.guardian import Guardian
-from qml_mp.supervisor.heartbeat import heartbeat_tick, neighbour_tick
 from qml_mp.supervisor.ladder import Graces, kill_now
+from qml_mp.supervisor.loops import all_ticks
+from qml_mp.supervisor.memory import MemoryWatch
 from qml_mp.supervisor.news import News
 from qml_mp.supervisor.presence import Presence
 from qml_mp.supervisor.pushing import Pusher
-from qml_mp.supervisor.recurring import recurring_tick
-from qml_mp.supervisor.scheduler import scheduler_tick
 from qml_mp.supervisor.settle import how_it_died
 from qml_mp.supervisor.signals import SignalInbox
 from qml_mp.supervisor.sweep import sweep_at_start
-from qml_mp.supervisor.ticks import Tick, TickTable
+from qml_mp.supervisor.ticks import TickTable
 from qml_mp.supervisor.title import show_supervisor_title
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.units import format_duration
@@ -97,18 +96,28 @@ class Supervisor:
         self._graces = graces
         self._pusher = Pusher(self._fleet, graces, self._clock)
         self._chores = Chores(config, fleet=self._fleet, graces=graces, clock=self._clock)
-        self._ticks = TickTable(
-            self._all_ticks(burst), storage=storage, clock=self._clock, rng=random.Random()
+        self._memory = MemoryWatch(config, fleet=self._fleet, clock=self._clock)
+        self._refusal: ConfigurationError | None = None
+        ticks = all_ticks(
+            config,
+            presence=self._presence,
+            fleet=self._fleet,
+            chores=self._chores,
+            wake=self._wake,
+            declared_dead=self._declared_dead,
+            nothing_left=partial(self._stop, now=False, why="nothing is left to do") if burst else None,
         )
+        self._ticks = TickTable(ticks, storage=storage, clock=self._clock, rng=random.Random())
         self._paused = False
         self._jobs_killed = False
 
     def run(self) -> int:
         """Supervise until told to stop; an `ExitCode`.
 
-        Raises `StorageError` when storage cannot be used at the start, and `WorkerBootError` when
-        no worker can boot. Whatever happens, no process and no descriptor of ours is left, and
-        no claim unless storage is down.
+        Raises `StorageError` when storage cannot be used at the start, `WorkerBootError` when no
+        worker can boot, `ConfigurationError` when a memory limit is below what an idle worker uses.
+        Whatever happens, no process and no descriptor of ours is left, and no claim unless
+        storage is down.
         """
         with self._signals:
             self._open()
@@ -117,6 +126,8 @@ class Supervisor:
                     self._turn()
             finally:
                 self._close()
+        if self._refusal is not None:
+            raise self._refusal
         if self._fleet.boot_error is not None and not self._fleet.was_ever_ready:
             raise WorkerBootError(self._fleet.boot_error)
         return ExitCode.JOBS_KILLED if self._jobs_killed else ExitCode.FINE
@@ -137,6 +148,7 @@ class Supervisor:
         self._heed_host(ready)
         self._bury_the_dead()
         self._fleet.look()
+        self._mind_memory()
         self._staff()
         self._pusher.push()
         self._heed_news()
@@ -165,9 +177,8 @@ class Supervisor:
 
     def _next_at(self) -> float:
         """The next instant at which something is due although nothing happens."""
-        wishes = [self._ticks.next_at(), self._news.next_at(), self._pusher.next_at()]
-        if not self._is_stopping:
-            wishes.append(self._fleet.next_at())
+        parts = (self._ticks, self._news, self._pusher, self._fleet, self._memory)
+        wishes = [part.next_at() for part in parts]
         return min((at for at in wishes if at is not None), default=float("inf"))
 
     def _heed_signals(self) -> None:
@@ -223,6 +234,13 @@ class Supervisor:
         if self._on_ready is not None and (self._fleet.was_ever_ready or self._fleet.size == 0):
             on_ready, self._on_ready = self._on_ready, None
             on_ready()
+
+    def _mind_memory(self) -> None:
+        self._memory.look()
+        refusal = self._memory.refusal()
+        if refusal is not None:
+            self._refusal = refusal
+            self._stop(now=True, why="its memory limit cannot be kept")
 
     def _heed_news(self) -> None:
         missed = self._news.listen()
@@ -290,34 +308,3 @@ class Supervisor:
     def _own_fds(self) -> list[int]:
         host_fd = [] if self._host_fd is None else [self._host_fd]
         return [*self._signals.fds, *self._guardian.fds, *self._news.own_fds, *host_fd, *self._fleet.fds]
-
-    def _all_ticks(self, burst: bool) -> list[Tick]:
-        """The chores and the four loops, in the order in which they run when several are due."""
-        config, chores = self._config, self._chores
-        ticks = [chores.settle_tick(wake=self._wake), chores.cancel_tick(own_id=self._own_id)]
-        if self._presence.has_heartbeat:
-            ticks.append(
-                heartbeat_tick(
-                    config,
-                    own_id=self._own_id,
-                    worker_pids=self._fleet.pids,
-                    declared_dead=self._declared_dead,
-                    wake=self._wake,
-                )
-            )
-        if config.enable_scheduler:
-            ticks.append(scheduler_tick(config, wake=self._wake))
-        if config.enable_recurring:
-            ticks.append(recurring_tick(config, wake=self._wake))
-        if config.enable_cleanup:
-            ticks.append(cleanup_tick(config))
-        ticks.append(neighbour_tick(own_id=self._own_id, wake=self._wake))
-        ticks.append(chores.stray_tick(own_id=self._own_id, wake=self._wake))
-        if burst:
-            ticks.append(
-                chores.burst_tick(nothing_left=lambda: self._stop(now=False, why="nothing is left to do"))
-            )
-        return ticks
-
-    def _own_id(self) -> str:
-        return self._presence.id

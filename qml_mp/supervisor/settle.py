@@ -22,6 +22,7 @@ from qml_mp.core.outcome import (
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.units import format_size
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Death:
     """Why we killed it; None: it died by itself."""
     killed_key: ClaimKey | None = None
     """The claim that the kill was meant for; None: whatever it held."""
+    oom_killed: bool = False
+    """The kernel's OOM killer struck at the time of its death, and we did not kill it."""
     stack: str | None = None
     """Its last Python stack, where it could be had."""
 
@@ -87,9 +90,17 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
         case CancelReason.CANCELLED:
             return Cancelled(reason="cancelled from outside", process=death.process)
         case CancelReason.TIMEOUT:
-            return _timed_out(death)
+            message = "The job passed its time limit, did not end when asked, and was killed."
+            return _failed(death, claim, "JobTimeout", message, AttemptKind.TIMEOUT)
+        case CancelReason.MEMORY:
+            peak = format_size(death.process.peak_rss_bytes or 0)
+            message = f"The worker was killed above the hard memory limit; its peak was {peak}."
+            return _failed(death, claim, "OutOfMemory", message, AttemptKind.FAILURE)
         case None:
             message = f"The worker process (pid {death.pid}) {how_it_died(death.process)}."
+            if death.oom_killed:
+                peak = format_size(death.process.peak_rss_bytes or 0)
+                message += f" The kernel's OOM killer ended it: memory ran out (its peak was {peak})."
             if death.slot is not None and death.slot.text:
                 message += f" {death.slot.text}"
             error = ErrorInfo(type="WorkerDied", message=message, traceback=death.stack)
@@ -114,14 +125,10 @@ def how_it_died(process: ProcessFacts) -> str:
     return "died in a way that was not told"
 
 
-def _timed_out(death: Death) -> Retry | Failure:
-    error = ErrorInfo(
-        type="JobTimeout",
-        message="The job passed its time limit, did not end when asked, and was killed.",
-        traceback=death.stack,
-    )
-    if death.slot is None or death.slot.timeout_retry_in is None:
-        return Failure(error=error, kind=AttemptKind.TIMEOUT, process=death.process)
-    return Retry(
-        error=error, delay=death.slot.timeout_retry_in, kind=AttemptKind.TIMEOUT, process=death.process
-    )
+def _failed(death: Death, claim: Claim, type: str, message: str, kind: AttemptKind) -> Retry | Failure:
+    """A killed attempt that counts as a failure; what the retry policy says stands in the slot."""
+    error = ErrorInfo(type=type, message=message, traceback=death.stack)
+    slot = death.slot
+    if slot is None or slot.key != claim.key or slot.timeout_retry_in is None:
+        return Failure(error=error, kind=kind, process=death.process)
+    return Retry(error=error, delay=slot.timeout_retry_in, kind=kind, process=death.process)

@@ -1,0 +1,50 @@
+"""Supervisor: all that runs as ticks: the four loops of the reference and the chores beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.chores import Chores
+from qml_mp.supervisor.cleanup import cleanup_tick
+from qml_mp.supervisor.fleet import Fleet
+from qml_mp.supervisor.heartbeat import heartbeat_tick, neighbour_tick
+from qml_mp.supervisor.presence import Presence
+from qml_mp.supervisor.recurring import recurring_tick
+from qml_mp.supervisor.scheduler import scheduler_tick
+from qml_mp.supervisor.ticks import Tick
+
+
+def all_ticks(
+    config: ServerConfig,
+    *,
+    presence: Presence,
+    fleet: Fleet,
+    chores: Chores,
+    wake: Callable[[], None],
+    declared_dead: Callable[[], None],
+    nothing_left: Callable[[], None] | None,
+) -> list[Tick]:
+    """In the order in which they run when several are due. `nothing_left` is given with `--burst`."""
+
+    def own_id() -> str:
+        return presence.id
+
+    ticks = [chores.settle_tick(wake=wake), chores.cancel_tick(own_id=own_id)]
+    if presence.has_heartbeat:
+        ticks.append(
+            heartbeat_tick(
+                config, own_id=own_id, worker_pids=fleet.pids, declared_dead=declared_dead, wake=wake
+            )
+        )
+    if config.enable_scheduler:
+        ticks.append(scheduler_tick(config, wake=wake))
+    if config.enable_recurring:
+        ticks.append(recurring_tick(config, wake=wake))
+    if config.enable_cleanup:
+        ticks.append(cleanup_tick(config))
+    ticks.append(neighbour_tick(own_id=own_id, wake=wake))
+    ticks.append(chores.stray_tick(own_id=own_id, wake=wake))
+    if nothing_left is not None:
+        ticks.append(chores.burst_tick(nothing_left=nothing_left))
+    return ticks
