@@ -23,10 +23,11 @@ class JobHandle:
 
     __slots__ = ("_retention", "_storage", "id")
 
-    def __init__(self, job_id: str, *, storage: Storage, retention: Retention) -> None:
+    def __init__(self, job_id: str, *, storage: Storage, retention: Retention | None = None) -> None:
+        """`retention` says how long a job that is cancelled here is kept; None: as by default."""
         self.id = job_id
         self._storage = storage
-        self._retention = retention
+        self._retention = retention or Retention()
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"

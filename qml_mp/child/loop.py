@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from qml_mp import host
+from qml_mp import failpoints, host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Descriptors, Hygiene
 from qml_mp.child.token import Commands
@@ -128,6 +128,7 @@ class WorkerLoop:
     def _work(self, claim: Claim) -> Claim | None:
         """Run the job, write what came of it, and return the next claim from the same commit."""
         job = claim.job
+        failpoints.hit("claim.committed")
         self._announce(job, StateName.ENQUEUED, StateName.PROCESSING)
         verdict = self._processor.timeout_verdict(claim)
         with self._commands.attending(claim.key) as cancel:
@@ -191,7 +192,9 @@ class WorkerLoop:
         """Write the outcome, as often as it takes; None when the worker must leave before it could."""
         while True:
             try:
+                failpoints.hit("finish.before")
                 finished = self._storage.finish(claim, outcome, retention=self._limits.retention, then=then)
+                failpoints.hit("finish.committed")
                 self._backoff_s = _FIRST_BACKOFF_S
                 return finished
             except StorageUnavailable as error:

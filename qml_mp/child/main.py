@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import setproctitle
 
-from qml_mp import host
+from qml_mp import failpoints, host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.loop import LoopLimits, WorkerLoop
@@ -52,6 +52,7 @@ class WorkerOrder:
 
 def worker_main(order: WorkerOrder) -> int:
     """The whole life of a worker, after the prologue; returns its exit code."""
+    failpoints.play("worker")
     commands = Commands(PipeReader(order.pipe_fd))
     commands.install()
     write_stacks_to(order.stack_fd)
@@ -67,10 +68,12 @@ def worker_main(order: WorkerOrder) -> int:
         order.slot.say(traceback.format_exc())
         return WorkerExit.CANNOT_BOOT
     storage = open_storage(order.url, application_name=f"qml-mp: worker {order.number}")
+    failpoints.hit("boot")
     try:
         _register(order, storage)
+        loop = _loop(order, program, storage, commands, show_title)
         order.slot.show(Activity.IDLE)
-        return _loop(order, program, storage, commands, show_title).run()
+        return loop.run()
     except Exception:
         logger.exception("Worker %s is broken", order.worker_id, extra={"worker_id": order.worker_id})
         return WorkerExit.BROKEN

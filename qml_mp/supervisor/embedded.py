@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ def main(status_fd: int) -> int:
     host_fd = os.dup(0)
     order = json.loads(_first_line(host_fd))
     sys.path[:] = order["path"]
+    logging.basicConfig(level=order["log_level"], format="%(levelname)s %(name)s: %(message)s")
     source = NamedProgram(spec=order["app"])
 
     def run(on_ready: Callable[[], None]) -> int:

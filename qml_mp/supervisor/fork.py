@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from qml_mp import host
+from qml_mp import failpoints, host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.main import leave
 from qml_mp.child.prologue import prologue
@@ -68,9 +68,11 @@ def fork_child(
     _flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
+        failpoints.hit("fork.before")
         pid = os.fork()
         if pid == 0:
             _child(main, own_fds, keep_fds, parent_pid if die_with_parent else None)
+        failpoints.hit("fork.after")
         with contextlib.suppress(OSError):  # the child does the same; whoever is first
             os.setpgid(pid, pid)
         return Child(pid=pid, pidfd=_pidfd(pid), started_ticks=_started_ticks(pid))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -129,7 +130,13 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
         os.close(status_writing)
     assert process.stdin is not None
     host_fd = os.dup(process.stdin.fileno())
-    order = {"config": _plain(config), "url": url, "app": source.spec, "path": sys.path}
+    order = {
+        "config": _plain(config),
+        "url": url,
+        "app": source.spec,
+        "path": sys.path,
+        "log_level": logging.getLogger("qml_mp").getEffectiveLevel(),
+    }
     process.stdin.write(json.dumps(order).encode() + b"\n")
     process.stdin.close()
     process.returncode = 0  # collected by its Child, not by the Popen object

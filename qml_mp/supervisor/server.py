@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
+from qml_mp import failpoints
 from qml_mp.child.source import ProgramSource
 from qml_mp.clock import Clock, SystemClock
 from qml_mp.core.recurring import RecurringJob
@@ -119,6 +120,7 @@ class Supervisor:
         Whatever happens, no process and no descriptor of ours is left, and no claim unless
         storage is down.
         """
+        failpoints.play("supervisor")
         with self._signals:
             self._open()
             try:

@@ -6,6 +6,7 @@ import logging
 import signal
 from dataclasses import dataclass
 
+from qml_mp import failpoints
 from qml_mp.child.exits import WorkerExit
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import (
@@ -63,10 +64,12 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     Safe to repeat: each write is guarded by its claim. Raises `StorageError` when not all of it
     could be written.
     """
+    failpoints.hit("settle.before")
     claims = storage.claims_of_worker(death.worker_id)
     for claim in claims:
         outcome = judge(death, claim, max_crashes=max_crashes)
         finished = storage.finish(claim, outcome, retention=retention)
+        failpoints.hit("settle.finished")
         logger.warning(
             "Job %s of worker %s (pid %s), which %s, is %s",
             claim.job.id,
@@ -77,6 +80,7 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
             extra={"job_id": claim.job.id, "worker_id": death.worker_id, "attempt": claim.job.claim_seq},
         )
     storage.deregister_worker(death.worker_id)
+    failpoints.hit("settle.after")
     return len(claims)
 
 

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import pq
 from psycopg.rows import DictRow
 
+from qml_mp import failpoints
 from qml_mp.errors import InvalidJob, StorageUnavailable
 from qml_mp.storage.postgres import schema
 from qml_mp.storage.postgres.errors import translate
@@ -70,6 +71,7 @@ class Database:
         """
         handle = self._own_handle()
         with handle.lock:
+            failpoints.hit("storage.call")
             try:
                 yield self._usable(handle, checked=checked)
             except psycopg.DataError as error:
@@ -84,6 +86,7 @@ class Database:
                 raise translate(error, what=what, target=self.target) from error
             finally:
                 handle.settle()
+            failpoints.hit("storage.committed")
 
     def migrate(self) -> list[int]:
         """Bring the schema up to this code; the versions applied."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
+from qml_mp import failpoints
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob, StorageError, StorageUnavailable
 from qml_mp.storage.migrate import check_version, pending
@@ -139,6 +140,7 @@ class Database:
         with self._lock:
             if self._in_use:
                 raise StorageError("A storage operation was started inside another one of the same thread.")
+            failpoints.hit("storage.call")
             with self._translated():
                 connection = self._usable()
                 self._in_use = True
@@ -146,6 +148,7 @@ class Database:
                     yield connection
                 finally:
                     self._in_use = False
+            failpoints.hit("storage.committed")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

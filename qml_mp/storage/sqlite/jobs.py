@@ -123,7 +123,7 @@ class JobsPart(Part):
             if cursor.connection.in_transaction:
                 raise SchemaMismatch(
                     f"The open transaction sees no schema of qml-mp in {self._database.where()}. "
-                    "Run `qml-mp migrate` once, before the transaction begins."
+                    "Run `qml-mp migrate` once (or app.storage.migrate()), before the transaction begins."
                 )
             self._database.migrate()
         check_version(
