@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Concatenate, Protocol, overload
+from typing import Any, Concatenate, Literal, Protocol, overload
 
 from qml_mp.client import EnqueueOptions, JobClient, JobDefaults, build_job
-from qml_mp.core.job import Job
+from qml_mp.core.job import Job, check_max_crashes
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError, ConfigurationError, UnknownMethod
@@ -102,11 +102,15 @@ class QmlApp:
         timeout: Duration | None = None,
         priority: int = 0,
         max_retries: int = 0,
+        max_crashes: int | None = None,
+        on_crash: Literal["retry", "fail"] = "retry",
     ) -> Decorator:
         """Declare a job function; its method name is `name`, else the function's own.
 
-        `retry` and `timeout` (of one attempt) hold for this function's jobs instead of the app's
-        policy and the server's limit. Raises `ConfigurationError` for a name that is taken.
+        `retry`, `timeout` (of one attempt) and `max_crashes` hold for this function's jobs instead
+        of the app's policy and the server's limits. `on_crash="fail"` is for jobs that must not
+        begin twice: the first death of their process ends them Failed. Raises `ConfigurationError`
+        for a name that is taken.
         """
         if name is not None and not isinstance(name, str):
             raise ConfigurationError("Write @app.job() with parentheses; its argument is the method's name.")
@@ -118,6 +122,7 @@ class QmlApp:
                 method_name=function.__name__ if name is None else name,
                 retry_policy=retry,
                 timeout=None if timeout is None else parse_duration(timeout, what="timeout"),
+                max_crashes=1 if on_crash == "fail" else check_max_crashes(max_crashes),
             )
             self.registry.register(worker)
             declared: JobFunction[..., Any] = JobFunction(
@@ -184,6 +189,7 @@ class QmlApp:
         queue: str | None = None,
         priority: int | None = None,
         max_retries: int | None = None,
+        max_crashes: int | None = None,
         timeout: Duration | None = None,
         unique_key: str | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
@@ -204,6 +210,7 @@ class QmlApp:
             queue=queue,
             priority=priority,
             max_retries=max_retries,
+            max_crashes=max_crashes,
             timeout=timeout,
             unique_key=unique_key,
             metadata=metadata,

@@ -31,6 +31,7 @@ class EnqueueOptions:
     queue: str | None = None
     priority: int | None = None
     max_retries: int | None = None
+    max_crashes: int | None = None
     timeout: Duration | None = None
     """Limit of one attempt."""
     unique_key: str | None = None
@@ -63,6 +64,7 @@ def build_job(method: str, payload: JsonValue, options: EnqueueOptions, defaults
         queue=defaults.queue if options.queue is None else options.queue,
         priority=defaults.priority if options.priority is None else options.priority,
         max_retries=defaults.max_retries if options.max_retries is None else options.max_retries,
+        max_crashes=options.max_crashes,
         metadata=options.metadata,
         timeout=timeout,
         unique_key=options.unique_key,

@@ -172,6 +172,7 @@ class WorkerLoop:
             since_ns=time.monotonic_ns(),
             limit=self._processor.limit(claim.job),
             timeout_retry_in=verdict.delay if isinstance(verdict, Retry) else None,
+            max_crashes=self._processor.max_crashes(claim.job),
         )
 
     def _settle(self, claim: Claim, outcome: Outcome, *, then: Fetch | None) -> Claim | None:

@@ -36,6 +36,8 @@ class Job:
     """Higher first; equal priorities run oldest first."""
     max_retries: int = 0
     """Retries after the first attempt; 0 leaves it to the retry policy."""
+    max_crashes: int | None = None
+    """Attempts whose process died before the job ends Failed; None: the function's or the server's."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     timeout: timedelta | None = None
     """Limit of one attempt; None: the server's `job_timeout`."""
@@ -67,6 +69,7 @@ class Job:
         queue: str = "default",
         priority: int = 0,
         max_retries: int = 0,
+        max_crashes: int | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
         timeout: timedelta | None = None,
         unique_key: str | None = None,
@@ -88,8 +91,8 @@ class Job:
         )
         job = cls(
             id=new_job_id(), method=method, payload=payload, state=state, created_at=created_at, queue=queue,
-            priority=priority, max_retries=max_retries, metadata=dict(metadata or {}), timeout=timeout,
-            unique_key=unique_key, run_at=at,
+            priority=priority, max_retries=max_retries, max_crashes=max_crashes, metadata=dict(metadata or {}),
+            timeout=timeout, unique_key=unique_key, run_at=at,
         )  # fmt: skip
         job.validate()
         return job
@@ -117,6 +120,7 @@ class Job:
             raise InvalidJob(
                 f"max_retries is {self.max_retries!r}; it must be 0 (leave it to the policy) or more."
             )
+        check_max_crashes(self.max_crashes)
         if self.timeout is not None and self.timeout < timedelta(milliseconds=1):
             raise InvalidJob(
                 f"timeout is {self.timeout!r}; it must be at least 1ms, or None for the server's limit."
@@ -197,6 +201,15 @@ class Claim:
     def key(self) -> ClaimKey:
         """The fence of every write about this claim."""
         return ClaimKey(job_id=self.job.id, claim_seq=self.job.claim_seq)
+
+
+def check_max_crashes(value: int | None) -> int | None:
+    """Return the crash budget, or raise `InvalidJob` when it cannot be one."""
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31
+    ):
+        raise InvalidJob(f"max_crashes is {value!r}; it must be 1 (no second try after a crash) or more.")
+    return value
 
 
 def attempt_to_json(attempt: Attempt) -> dict[str, JsonValue]:

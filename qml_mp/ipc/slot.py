@@ -20,8 +20,8 @@ from qml_mp.core.job import ClaimKey
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
 _VERSION = struct.Struct("<Q")
-# activity, used_up, jobs_done, job, claim_seq, since, limit, retry, method
-_BODY = struct.Struct("<B?2xI16sqqqq64s")
+# activity, used_up, jobs_done, job, claim_seq, since, limit, retry, max_crashes, method
+_BODY = struct.Struct("<B?2xI16sqqqqI64s")
 _TEXT_LENGTH = struct.Struct("<H")
 _VERSION_AT = _HEAD.size
 _BODY_AT = _VERSION_AT + _VERSION.size
@@ -61,6 +61,8 @@ class SlotView:
     """How long it may run."""
     timeout_retry_in: timedelta | None = None
     """What the retry policy says should the limit kill it: run again after this; None: fail."""
+    max_crashes: int | None = None
+    """The crash budget of the job or its function; None: the server's."""
     text: str = ""
     """Why the worker could not boot."""
 
@@ -110,7 +112,7 @@ class SlotWriter:
 
     def show(self, activity: Activity) -> None:
         """Say that no job is in hand."""
-        self._write(_BODY.pack(activity, self._used_up, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, b""))
+        self._write(_BODY.pack(activity, self._used_up, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, 0, b""))
 
     def show_job(
         self,
@@ -121,6 +123,7 @@ class SlotWriter:
         since_ns: int,
         limit: timedelta,
         timeout_retry_in: timedelta | None,
+        max_crashes: int | None,
     ) -> None:
         """Say which job is in hand, since when, for how long it may run and what a timeout means."""
         self._write(
@@ -133,6 +136,7 @@ class SlotWriter:
                 since_ns,
                 _ns(limit),
                 _GIVE_UP if timeout_retry_in is None else _ns(timeout_retry_in),
+                max_crashes or 0,
                 method.encode()[:64],
             )
         )
@@ -159,8 +163,8 @@ class SlotWriter:
 
 
 def _view(body: bytes) -> SlotView:
-    (activity, used_up, jobs_done, job, claim_seq, since_ns, limit_ns, retry_ns, method) = _BODY.unpack_from(
-        body
+    (activity, used_up, jobs_done, job, claim_seq, since_ns, limit_ns, retry_ns, max_crashes, method) = (
+        _BODY.unpack_from(body)
     )
     (text_bytes,) = _TEXT_LENGTH.unpack_from(body, _BODY.size)
     text_at = _BODY.size + _TEXT_LENGTH.size
@@ -173,6 +177,7 @@ def _view(body: bytes) -> SlotView:
         since_ns=since_ns,
         limit_ns=limit_ns,
         timeout_retry_in=None if retry_ns == _GIVE_UP else timedelta(microseconds=retry_ns // 1000),
+        max_crashes=max_crashes or None,
         text=body[text_at : text_at + text_bytes].decode(errors="replace"),
     )
 

@@ -69,6 +69,11 @@ class JobProcessor:
         of_worker = None if worker is None else worker.timeout
         return job.timeout or of_worker or self._default_timeout
 
+    def max_crashes(self, job: Job) -> int | None:
+        """The crash budget: the job's own, else its worker's; None: the server's."""
+        worker = self._program.registry.get(job.method)
+        return job.max_crashes or (None if worker is None else worker.max_crashes)
+
     def run(self, claim: Claim, cancel: CancelToken) -> Outcome:
         """Run the job and return what came of it. Raises nothing that the job's code raises."""
         job = claim.job

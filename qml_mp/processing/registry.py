@@ -27,6 +27,8 @@ class Worker(abc.ABC):
     """None: the program's."""
     timeout: timedelta | None = None
     """Limit of one attempt for jobs that set none; None: the server's `job_timeout`."""
+    max_crashes: int | None = None
+    """Crash budget for jobs that set none; None: the server's `max_crashes`."""
 
     @property
     @abc.abstractmethod
@@ -88,11 +90,13 @@ class FunctionWorker(Worker):
         method_name: str,
         retry_policy: RetryPolicy | None = None,
         timeout: timedelta | None = None,
+        max_crashes: int | None = None,
     ) -> None:
         self.function = function
         self.binding = Binding(function, name=method_name)
         self.retry_policy = retry_policy
         self.timeout = timeout
+        self.max_crashes = max_crashes
         self._method_name = method_name
 
     @property

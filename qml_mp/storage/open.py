@@ -88,5 +88,5 @@ def _open_postgres(url: str, application_name: str, patience: timedelta) -> Stor
 
 
 def _bad_url(url: object, problem: str) -> ConfigurationError:
-    shown = str(url).partition("@")[0][:60] if "@" not in str(url) else "(with a password, not shown)"
+    shown = "(not shown: it may hold a password)" if {"@", "?"} & set(str(url)) else str(url)[:60]
     return ConfigurationError(f"The storage URL {shown!r} {problem}. Accepted forms: {_FORMS}.")

@@ -59,6 +59,7 @@ def job_of(row: Row, instant: ToInstant) -> Job:
         queue=_text(row["queue"]),
         priority=_int(row["priority"]) or 0,
         max_retries=_int(row["max_retries"]) or 0,
+        max_crashes=_int(row["max_crashes"]),
         timeout=_duration(row["timeout_us"]),
         unique_key=_optional_text(row["unique_key"]),
         created_at=instant(row["created_at"]) or _EPOCH,

@@ -45,6 +45,7 @@ def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
         "payload": encode_json(job.payload, what="The payload"),
         "metadata": encode_json(dict(job.metadata), what="metadata"),
         "max_retries": job.max_retries,
+        "max_crashes": job.max_crashes,
         "timeout_us": None if job.timeout is None else microseconds(job.timeout),
         "unique_key": job.unique_key,
         "created_at": job.created_at,

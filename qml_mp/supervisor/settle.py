@@ -108,8 +108,12 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             if death.slot is not None and death.slot.text:
                 message += f" {death.slot.text}"
             error = ErrorInfo(type="WorkerDied", message=message, traceback=death.stack)
+            slot = death.slot if death.slot is not None and death.slot.key == claim.key else SlotView()
             return judge_crash(
-                crashes_before=claim.job.crashes, max_crashes=max_crashes, error=error, process=death.process
+                crashes_before=claim.job.crashes,
+                max_crashes=claim.job.max_crashes or slot.max_crashes or max_crashes,
+                error=error,
+                process=death.process,
             )
 
 

@@ -46,6 +46,7 @@ class Server:
     app: str = APP
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path = ROOT
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,7 +64,7 @@ class Server:
         log = (self.folder / "server.log").open("ab")
         command = [sys.executable, "-m", "qml_mp", "-A", self.app, "--url", self.url, "start", *self.flags]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command, cwd=self.cwd, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         log.close()
         if ready is not None:

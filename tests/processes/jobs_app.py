@@ -231,3 +231,27 @@ def flood(ctx: WorkerContext, lines: int) -> None:
 def native_threads(ctx: WorkerContext) -> dict[str, str | None]:
     """What the native libraries are told."""
     return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+@app.job(on_crash="fail")
+def die_once_only(ctx: WorkerContext) -> None:
+    """Kill the worker, as a job that must not begin twice."""
+    note(ctx, "start")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.job(max_crashes=2)
+def die_at_most_twice(ctx: WorkerContext) -> None:
+    """Kill the worker, with a budget of its own."""
+    note(ctx, "start")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+_kept: list[bytearray] = []
+
+
+@app.job()
+def keep_memory(ctx: WorkerContext, mib: int) -> None:
+    """Fill so much memory and never give it back."""
+    note(ctx, "start")
+    _kept.append(bytearray(mib * 1024 * 1024))

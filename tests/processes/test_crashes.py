@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Failed, StateName
 from qml_mp.storage.protocol import Storage
@@ -127,3 +128,24 @@ def guardian_of(supervisor: int) -> int | None:
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     titles = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
     return next((child for child, title in titles.items() if title.startswith("qml-mp: guardian")), None)
+
+
+@pytest.mark.parametrize("method", ["die_once_only", "die_at_most_twice"])
+def test_a_functions_own_crash_budget_holds_also_for_jobs_enqueued_by_name(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    one = server("-w", "1").start()
+
+    job = wait_for_state(storage, enqueue(storage, method), StateName.FAILED)
+
+    assert job.crashes == {"die_once_only": 1, "die_at_most_twice": 2}[method]
+    assert one.stop() == 0
+
+
+def test_a_jobs_own_crash_budget_wins(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1").start()
+
+    job_id = storage.enqueue(Job.new("die_at_most_twice", max_crashes=1))
+
+    assert wait_for_state(storage, job_id, StateName.FAILED).crashes == 1
+    assert one.stop() == 0

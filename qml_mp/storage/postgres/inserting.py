@@ -19,8 +19,8 @@ _ROWS_PER_STATEMENT = 2000
 """Keeps a statement well below statement_timeout and its values below a few megabytes."""
 _TRIES = 5
 _COLUMNS = (
-    "id", "method", "queue", "priority", "payload", "metadata", "max_retries", "timeout_us", "unique_key",
-    "created_at", "run_at", "reason", "recurring_id", "fire_at",
+    "id", "method", "queue", "priority", "payload", "metadata", "max_retries", "max_crashes", "timeout_us",
+    "unique_key", "created_at", "run_at", "reason", "recurring_id", "fire_at",
 )  # fmt: skip
 # Before every instant: whether a scheduled job is due already is for the server's clock to say.
 _UNDECIDED = datetime.min.replace(tzinfo=UTC)

@@ -21,6 +21,7 @@ CREATE TABLE {s}.jobs (
     metadata             text NOT NULL DEFAULT '{{}}',
     result               text,
     max_retries          integer NOT NULL DEFAULT 0,
+    max_crashes          integer,
     timeout_us           bigint,
     unique_key           text COLLATE "C",
     created_at           timestamptz NOT NULL DEFAULT now(),

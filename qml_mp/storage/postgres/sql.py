@@ -23,7 +23,7 @@ def _bounded(column: str) -> str:
 
 BOUNDED_COLUMNS = ("payload", "metadata", "result")
 JOB_COLUMNS = (
-    "j.id, j.method, j.queue, j.priority, j.state, j.max_retries, j.timeout_us, j.unique_key, "
+    "j.id, j.method, j.queue, j.priority, j.state, j.max_retries, j.max_crashes, j.timeout_us, j.unique_key, "
     "j.created_at, j.enqueued_at, j.run_at, j.started_at, j.finished_at, j.expires_at, j.duration_us, "
     "j.worker_id, j.server_id, j.claim_seq, j.failures, j.crashes, j.last_error_type, j.last_error_message, "
     "j.last_error_traceback, j.reason, j.cancel_reason, " + ", ".join(map(_bounded, BOUNDED_COLUMNS))
@@ -34,21 +34,23 @@ JOB_COLUMNS = (
 INSERT_JOBS = (
     """
 WITH added AS (
-    INSERT INTO {s}.jobs (id, method, queue, priority, state, payload, metadata, max_retries, timeout_us,
-                          unique_key, created_at, enqueued_at, run_at, reason, recurring_id, fire_at)
+    INSERT INTO {s}.jobs (id, method, queue, priority, state, payload, metadata, max_retries, max_crashes,
+                          timeout_us, unique_key, created_at, enqueued_at, run_at, reason,
+                          recurring_id, fire_at)
     SELECT n.id, n.method, n.queue, n.priority,
            CASE WHEN n.run_at > now() THEN 'scheduled' ELSE 'enqueued' END,
-           n.payload, n.metadata, n.max_retries, n.timeout_us, n.unique_key, n.created_at, now(),
+           n.payload, n.metadata, n.max_retries, n.max_crashes, n.timeout_us, n.unique_key,
+           n.created_at, now(),
            CASE WHEN n.run_at > now() THEN n.run_at END,
            CASE WHEN n.run_at > now() THEN n.reason END,
            n.recurring_id, n.fire_at
     FROM unnest(%(id)s::text[], %(method)s::text[], %(queue)s::text[], %(priority)s::integer[],
                 %(payload)s::text[], %(metadata)s::text[], %(max_retries)s::integer[],
-                %(timeout_us)s::bigint[], %(unique_key)s::text[], %(created_at)s::timestamptz[],
+                %(max_crashes)s::integer[], %(timeout_us)s::bigint[], %(unique_key)s::text[], %(created_at)s::timestamptz[],
                 %(run_at)s::timestamptz[], %(reason)s::text[], %(recurring_id)s::text[],
                 %(fire_at)s::timestamptz[]) WITH ORDINALITY
-      AS n (id, method, queue, priority, payload, metadata, max_retries, timeout_us, unique_key, created_at,
-            run_at, reason, recurring_id, fire_at, place)
+      AS n (id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us, unique_key,
+            created_at, run_at, reason, recurring_id, fire_at, place)
     -- Keys in one order everywhere, so that two batches cannot deadlock; of one key the first job is stored.
     ORDER BY n.unique_key, n.place
     -- A key or firing that is taken, or this very job, stored before a reply was lost.

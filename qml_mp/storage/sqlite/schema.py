@@ -30,6 +30,7 @@ CREATE TABLE qml_jobs (
     metadata TEXT NOT NULL DEFAULT '{}',
     result TEXT,
     max_retries INTEGER NOT NULL DEFAULT 0,
+    max_crashes INTEGER,
     timeout_us INTEGER,
     unique_key TEXT,
     created_at INTEGER NOT NULL CHECK (

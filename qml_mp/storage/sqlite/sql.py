@@ -25,8 +25,8 @@ def bounded(column: str) -> str:
 
 _JOB: Final = f"""
     id, method, queue, priority, state, {bounded("payload")}, {bounded("metadata")}, {bounded("result")},
-    max_retries, timeout_us, unique_key, created_at, enqueued_at, run_at, started_at, finished_at,
-    expires_at, duration_us, worker_id, server_id, claim_seq, failures, crashes, last_error_type,
+    max_retries, max_crashes, timeout_us, unique_key, created_at, enqueued_at, run_at, started_at,
+    finished_at, expires_at, duration_us, worker_id, server_id, claim_seq, failures, crashes, last_error_type,
     last_error_message, last_error_traceback, reason, cancel_reason
 """
 
@@ -49,11 +49,11 @@ ADD_VERSION: Final = "INSERT INTO qml_schema_version (version, applied_at) VALUE
 # unique_key) is no error and changes nothing.
 INSERT_JOB: Final = """
     INSERT INTO main.qml_jobs (
-        id, method, queue, priority, state, payload, metadata, max_retries, timeout_us, unique_key,
-        created_at, enqueued_at, run_at, reason, recurring_id, fire_at)
+        id, method, queue, priority, state, payload, metadata, max_retries, max_crashes, timeout_us,
+        unique_key, created_at, enqueued_at, run_at, reason, recurring_id, fire_at)
     VALUES (
-        :id, :method, :queue, :priority, :state, :payload, :metadata, :max_retries, :timeout_us, :unique_key,
-        :created_at, :enqueued_at, :run_at, :reason, :recurring_id, :fire_at)
+        :id, :method, :queue, :priority, :state, :payload, :metadata, :max_retries, :max_crashes,
+        :timeout_us, :unique_key, :created_at, :enqueued_at, :run_at, :reason, :recurring_id, :fire_at)
     ON CONFLICT DO NOTHING
 """
 

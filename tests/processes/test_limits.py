@@ -1,0 +1,70 @@
+"""Tests: limits on a worker's jobs and memory, and that replacing workers is never felt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+
+
+def test_a_worker_is_replaced_after_its_number_of_jobs(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1", "--max-jobs", "1").start()
+    workers = one.worker_pids()
+
+    ids = [enqueue(storage, "quick") for _ in range(3)]
+    for job_id in ids:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
+
+    wait_until(lambda: one.worker_pids().keys() == {1} and one.worker_pids() != workers, what=one.log())
+    assert all(job.crashes == 0 and job.claim_seq == 1 for job in map(storage.get, ids) if job)
+    assert one.stop() == 0
+
+
+def test_a_worker_above_the_soft_memory_limit_finishes_its_job_and_is_replaced(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", "--max-memory", "150MiB").start()
+    workers = one.worker_pids()
+
+    job_id = enqueue(storage, "keep_memory", mib=200)
+
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    wait_until(lambda: one.worker_pids().keys() == {1} and one.worker_pids() != workers, what=one.log())
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(9)
+def test_a_job_above_the_hard_memory_limit_is_killed_and_fails_with_the_figures(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", "--max-memory-hard", "150MiB").start()
+
+    job_id = enqueue(storage, "eat_memory", mib=300)
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    assert (job.failures, job.crashes) == (1, 0)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.kind is AttemptKind.FAILURE
+    assert attempt.error is not None
+    assert attempt.error.type == "OutOfMemory"
+    assert attempt.process.peak_rss_bytes
+    assert attempt.process.peak_rss_bytes > 150 * 1024 * 1024
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("flag", ["--max-memory", "--max-memory-hard"])
+def test_a_limit_below_what_an_idle_worker_uses_is_refused_at_start(
+    server: MakeServer, storage: Storage, flag: str
+) -> None:
+    one = server("-w", "2", flag, "5MiB").start(ready=None)
+
+    assert one.wait() == 2
+    assert "less than what a worker uses" in one.log()
+    assert storage.list_servers() == []

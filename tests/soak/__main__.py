@@ -1,0 +1,114 @@
+"""Tests: `python -m tests.soak`: the long runs, and one table of what came of them. See scripts/soak."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tests.postgres_cluster import throwaway_cluster
+from tests.soak.kills import run_kills, run_storm
+from tests.soak.orphans import run_orphans
+from tests.soak.recovery import run_recovery
+from tests.soak.replacements import run_boot_failure, run_replacements
+from tests.soak.report import Row, table
+from tests.soak.scenario import Task
+from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
+from tests.soak.stops import run_stops
+
+BACKENDS = ("sqlite", "postgres")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What can be asked for by name, at the usual size and at that of the acceptance."""
+
+    run: Callable[[Task], Row]
+    unit: str
+    usual: int
+    full: int
+    seeds_full: int = 1
+    lanes: int = 1
+
+
+SCENARIOS = {
+    "kills": Scenario(run=run_kills, unit="jobs", usual=1000, full=5000),
+    "recovery": Scenario(run=run_recovery, unit="kills", usual=40, full=200),
+    "storm": Scenario(run=run_storm, unit="jobs", usual=3000, full=10_000, seeds_full=20),
+    "orphans": Scenario(run=run_orphans, unit="kills", usual=20, full=1000, lanes=2),
+    "stops": Scenario(run=run_stops, unit="stops", usual=20, full=500, lanes=3),
+    "replacements": Scenario(run=run_replacements, unit="replacements", usual=300, full=10_000),
+    "boot-failure": Scenario(run=run_boot_failure, unit="seconds", usual=30, full=30),
+    "stop-worker": Scenario(run=run_stopped_workers, unit="cycles", usual=60, full=1000),
+    "stop-supervisor": Scenario(run=run_stopped_supervisors, unit="cycles", usual=20, full=1000, lanes=3),
+}
+
+
+def main() -> int:
+    """0 when every promise and every target held."""
+    arguments = _arguments()
+    names = arguments.only or list(SCENARIOS)
+    backends = [arguments.backend] if arguments.backend else list(BACKENDS)
+    rows, errors = [], 0
+    with _postgres(backends) as postgres_url:
+        for task, scenario in _tasks(arguments, names, backends, postgres_url):
+            try:
+                row = scenario.run(task)
+            except Exception:
+                traceback.print_exc()
+                print(f"{task.scenario} on {task.backend} could not be run to its end", file=sys.stderr)
+                errors += 1
+                continue
+            rows.append(row)
+            print(table([row]), file=sys.stderr, flush=True)
+    print(f"\n{table(rows)}\n\nload average: {' '.join(f'{load:.2f}' for load in os.getloadavg())}")
+    return 1 if errors or any(row.broken or row.missed for row in rows) else 0
+
+
+def _tasks(
+    arguments: argparse.Namespace, names: list[str], backends: list[str], postgres_url: str | None
+) -> Iterator[tuple[Task, Scenario]]:
+    for name in names:
+        scenario = SCENARIOS[name]
+        seeds = arguments.seeds or (scenario.seeds_full if arguments.full else 1)
+        for seed in range(arguments.seed, arguments.seed + seeds):
+            for backend in backends:
+                task = Task(
+                    scenario=name, backend=backend, postgres_url=postgres_url, seed=seed,
+                    count=arguments.count or (scenario.full if arguments.full else scenario.usual),
+                    unit=scenario.unit, lanes=arguments.lanes or scenario.lanes, minutes=arguments.minutes,
+                )  # fmt: skip
+                yield task, scenario
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/soak", description="Long runs with an independent judge; prints one table at the end."
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="longest that a scenario runs")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--seeds", type=int, help="how many seeds (default: 1; with --full as accepted)")
+    parser.add_argument("--count", type=int, help="how many jobs, kills, stops, … instead of the usual")
+    parser.add_argument("--full", action="store_true", help="the figures of the acceptance")
+    parser.add_argument("--lanes", type=int, help="how many servers side by side, where a scenario has lanes")
+    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), metavar="NAME", help="these alone")
+    parser.add_argument("--backend", choices=BACKENDS)
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _postgres(backends: list[str]) -> Iterator[str | None]:
+    given = os.environ.get("QML_MP_TEST_URL")
+    if "postgres" not in backends or given:
+        yield given
+        return
+    with throwaway_cluster() as url:
+        yield url
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

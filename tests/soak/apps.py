@@ -1,0 +1,135 @@
+"""Tests, worker: the app of the long runs. Each run of a job writes to a journal and holds a lock of its own.
+
+The lock is the kernel's: it is gone when the process that held it is dead, and not a moment later.
+So two runs of one job at the same time are seen exactly, whatever any clock says.
+"""
+
+from __future__ import annotations
+
+import collections
+import fcntl
+import itertools
+import os
+import signal
+import statistics
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qml_mp import QmlApp, RetryPolicy, WorkerContext
+from tests.processes.journal import note
+
+LOCKS = "QML_SOAK_LOCKS"
+OVERLAP = "overlap"
+
+app = QmlApp(retry_policy=RetryPolicy.none())
+
+
+@contextmanager
+def sole_run(ctx: WorkerContext) -> Iterator[None]:
+    """Note the run at both ends, and that no other process runs this job meanwhile."""
+    fd = os.open(os.environ[LOCKS], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, uuid.UUID(ctx.job.id).int % 2**62)
+        except OSError:
+            note(ctx, OVERLAP)
+        note(ctx, "start")
+        try:
+            yield
+        finally:
+            note(ctx, "end")
+    finally:
+        os.close(fd)
+
+
+@app.job()
+def unit(ctx: WorkerContext, busy_s: float = 0.0) -> int:
+    """So much computing; returns the number of the claim, which the judge compares with the row's."""
+    with sole_run(ctx):
+        _compute(busy_s)
+    return ctx.job.claim_seq
+
+
+@app.job()
+def fatal_once(ctx: WorkerContext) -> int:
+    """Compute until the worker is killed; the second run returns at once."""
+    with sole_run(ctx):
+        if ctx.job.claim_seq == 1:
+            _compute(600)
+    return ctx.job.claim_seq
+
+
+@app.job()
+def suicide(ctx: WorkerContext) -> int:
+    """Kill the own process at the first run."""
+    if ctx.job.claim_seq == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.job.claim_seq
+
+
+@app.job()
+def doze(ctx: WorkerContext, seconds: float) -> int:
+    """Sleep without holding the lock: stopping and continuing a process makes runs overlap on purpose."""
+    note(ctx, "start")
+    time.sleep(seconds)
+    note(ctx, "end")
+    return ctx.job.claim_seq
+
+
+@app.job()
+def sleeper(ctx: WorkerContext) -> None:
+    """Sleep in the kernel for ever."""
+    with sole_run(ctx):
+        time.sleep(600)
+
+
+@app.job()
+def spinner(ctx: WorkerContext) -> None:
+    """A Python loop for ever."""
+    with sole_run(ctx):
+        _compute(600)
+
+
+@app.job()
+def holder(ctx: WorkerContext) -> None:
+    """A loop in C that holds the interpreter lock for ever."""
+    with sole_run(ctx):
+        collections.deque(itertools.repeat(None), maxlen=0)
+
+
+@app.job()
+def stubborn(ctx: WorkerContext) -> None:
+    """Ignore SIGTERM and every exception, for ever."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with sole_run(ctx):
+        while True:
+            try:
+                time.sleep(600)
+            except BaseException:
+                continue
+
+
+@app.job()
+def nothing() -> None:
+    """An empty job."""
+
+
+@app.job()
+def price_of_a_check(ctx: WorkerContext, batches: int = 200, checks: int = 500) -> float:
+    """Microseconds that one look at `ctx.cancel.is_cancelled` takes: the median of the batches."""
+    prices = []
+    for _ in range(batches):
+        began = time.perf_counter()
+        for _ in range(checks):
+            if ctx.cancel.is_cancelled:
+                break
+        prices.append((time.perf_counter() - began) / checks * 1e6)
+    return statistics.median(prices)
+
+
+def _compute(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass

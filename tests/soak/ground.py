@@ -1,0 +1,221 @@
+"""Tests: where a scenario takes place: a fresh storage with its audit, a folder, servers and their processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import shutil
+import signal
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from qml_mp import host
+from qml_mp.core.server_info import WorkerInfo
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, wait_until
+from tests.processes.journal import Line, read_journal
+from tests.soak.apps import LOCKS
+from tests.soak.audit import Audit
+
+APP = "tests.soak.apps:app"
+_FIRST_BOOT_S = 60.0
+
+
+@dataclass(kw_only=True, eq=False)
+class Ground:
+    """One storage and what happens on it. Belongs to one thread."""
+
+    backend: str
+    url: str
+    folder: Path
+    rng: random.Random
+    storage: Storage
+    audit: Audit
+    servers: list[Server] = field(default_factory=list)
+
+    def server(self, *flags: str, app: str = APP, **environment: str) -> Server:
+        """A server on this storage, not started yet. Its current directory is the ground's folder, by
+        which every process of it is found again."""
+        surroundings = {LOCKS: str(self.folder / "locks"), **environment}
+        one = Server(
+            url=self.url, folder=self.folder, app=app, flags=flags, environment=surroundings, cwd=self.folder
+        )
+        self.servers.append(one)
+        return one
+
+    def start(self, server: Server, *, ready: int) -> Server:
+        """Start it and wait for so many workers."""
+        server.start(ready=None)
+        wait_until(
+            lambda: len(self.workers(server)) >= ready,
+            within_s=_FIRST_BOOT_S,
+            what=f"{ready} workers; {server.log()[-2000:]}",
+        )
+        return server
+
+    def workers(self, server: Server) -> list[WorkerInfo]:
+        """The live registered workers of the server."""
+        own = {info.id for info in self.storage.list_servers() if info.process.pid == server.pid}
+        return [
+            info
+            for info in self.storage.list_workers()
+            if info.server_id in own and host.is_alive(info.process)
+        ]
+
+    def journal(self) -> list[Line]:
+        """All that the jobs wrote."""
+        return read_journal(self.folder / "journal")
+
+    def leftovers(self) -> list[int]:
+        """Processes that live in the ground's folder; none when nothing runs."""
+        return [pid for pid in _all_pids() if _cwd_of(pid) == str(self.folder)]
+
+
+class JournalTail:
+    """Reads on in the journal where it stopped."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._path = ground.folder / "journal"
+        self._offset = 0
+        self._lines: list[Line] = []
+
+    def lines(self) -> list[Line]:
+        """All lines so far."""
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            for text in whole.decode().splitlines():
+                job, seq, pid, what, at_ns = text.split("\t")
+                self._lines.append(
+                    Line(job_id=job, claim_seq=int(seq), pid=int(pid), what=what, at_ns=int(at_ns))
+                )
+        return self._lines
+
+    def start_of(self, job_id: str, claim_seq: int | None = None) -> Line | None:
+        """The newest run of the job (or of that claim) that has begun."""
+        for line in reversed(self.lines()):
+            if line.job_id == job_id and line.what == "start" and claim_seq in (None, line.claim_seq):
+                return line
+        return None
+
+
+@contextlib.contextmanager
+def fresh_ground(backend: str, postgres_url: str | None, *, seed: object) -> Iterator[Ground]:
+    """A ground of its own; in the end its processes are ended and its storage is removed."""
+    folder = Path(tempfile.mkdtemp(prefix="qml-mp-soak-")).resolve()
+    url = f"sqlite:///{folder / 'jobs.db'}"
+    schema = f"soak_{uuid.uuid4().hex[:12]}"
+    if backend == "postgres":
+        assert postgres_url is not None
+        url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={schema}"
+    storage = open_storage(url)
+    storage.migrate()
+    audit = Audit(url)
+    audit.install()
+    ground = Ground(
+        backend=backend, url=url, folder=folder, rng=random.Random(f"{seed}"), storage=storage, audit=audit
+    )
+    try:
+        yield ground
+    finally:
+        for server in ground.servers:
+            server.clean_up()
+        _end(ground.leftovers)
+        storage.close()
+        audit.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        if backend == "postgres" and postgres_url is not None:
+            with psycopg.connect(postgres_url, autocommit=True) as connection:
+                connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+
+
+def pause(seconds: float) -> None:
+    """Between two blows: this is the load itself, not a wait for something to come about."""
+    select.select([], [], [], seconds)
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of the process, and theirs."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    children = [int(child) for child in text.split()]
+    return [*children, *(grandchild for child in children for grandchild in descendants(child))]
+
+
+class Watch:
+    """Sees exactly when processes die. Closes its descriptors when it is left."""
+
+    def __init__(self, pids: Iterable[int]) -> None:
+        self._fds: dict[int, int] = {}
+        self.died_ns: dict[int, int] = {}
+        """Pid to the instant at which its death was seen."""
+        for pid in pids:
+            try:
+                self._fds[os.pidfd_open(pid)] = pid
+            except ProcessLookupError:
+                self.died_ns[pid] = time.monotonic_ns()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+    @property
+    def alive(self) -> list[int]:
+        return [pid for pid in self._fds.values() if pid not in self.died_ns]
+
+    def until_all_died(self, *, within_s: float) -> bool:
+        """Wait for all of them; False when the time is over first."""
+        deadline = time.monotonic() + within_s
+        poll = select.poll()
+        for fd, pid in self._fds.items():
+            if pid not in self.died_ns:
+                poll.register(fd, select.POLLIN)
+        while self.alive and (left_s := deadline - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left_s * 1000 + 1):
+                self.died_ns[self._fds[fd]] = time.monotonic_ns()
+                poll.unregister(fd)
+        return not self.alive
+
+
+def environment_of(settings: Mapping[str, float | int | str]) -> dict[str, str]:
+    """Settings of a server as environment variables."""
+    return {f"QML_MP_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _cwd_of(pid: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return None  # gone, or not ours
+
+
+def _end(pids: Callable[[], list[int]]) -> None:
+    """Kill what is left in the ground's own folder, and wait until it is gone."""
+    deadline = time.monotonic() + 10
+    while (left := pids()) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        pause(0.01)

@@ -1,0 +1,133 @@
+"""Tests: the independent judgement of a run, from the jobs' journal, the database's log and the kills."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from qml_mp.core.state import StateName, may_become
+from tests.processes.journal import Line
+from tests.soak.apps import OVERLAP
+from tests.soak.audit import JobRow, Transition
+
+_PROCESSING, _SUCCEEDED = str(StateName.PROCESSING), str(StateName.SUCCEEDED)
+
+
+@dataclass(kw_only=True)
+class Kills:
+    """What the scenario killed. Written by it, read by the judge."""
+
+    workers: set[str] = field(default_factory=set)
+    """Worker ids; also those whose claims a peer gave to others."""
+    supervisors: set[int] = field(default_factory=set)
+    """Pids of supervisors; whatever their workers held runs again."""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """One text for each offence; all empty when everything promised holds."""
+
+    lost: tuple[str, ...]
+    overlapping: tuple[str, ...]
+    stale: tuple[str, ...]
+    unexplained: tuple[str, ...]
+    charged: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.lost + self.overlapping + self.stale + self.unexplained + self.charged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the judge reads. `expected` are the jobs that must have succeeded."""
+
+    expected: Collection[str]
+    journal: Sequence[Line]
+    transitions: Sequence[Transition]
+    jobs: Sequence[JobRow]
+    servers: Sequence[tuple[str, int]]
+    kills: Kills
+
+
+def judge(evidence: Evidence) -> Findings:
+    """Find every offence against the invariants."""
+    return Findings(
+        lost=tuple(_lost(evidence)),
+        overlapping=tuple(_overlapping(evidence.journal)),
+        stale=tuple(_stale(evidence.transitions)),
+        unexplained=tuple(_unexplained(evidence)),
+        charged=tuple(_charged(evidence)),
+    )
+
+
+def _lost(evidence: Evidence) -> Iterable[str]:
+    """Jobs that did not succeed, or whose success no run stands behind."""
+    rows = {row.id: row for row in evidence.jobs}
+    ended = {(line.job_id, line.claim_seq) for line in evidence.journal if line.what == "end"}
+    for job_id in evidence.expected:
+        row = rows.get(job_id)
+        if row is None:
+            yield f"job {job_id} has no row any more"
+        elif row.state != _SUCCEEDED:
+            yield f"job {job_id} is {row.state} after claim {row.claim_seq}"
+        elif (job_id, row.claim_seq) not in ended:
+            yield f"job {job_id} succeeded by claim {row.claim_seq}, which never came to its end"
+
+
+def _overlapping(journal: Sequence[Line]) -> Iterable[str]:
+    """Runs that met another run's lock, runs of one claim twice, and lines of a run after a later one began."""
+    newest: dict[str, int] = {}
+    started: set[tuple[str, int]] = set()
+    for line in sorted(journal, key=lambda line: line.at_ns):
+        if line.what == OVERLAP:
+            yield f"job {line.job_id}: claim {line.claim_seq} began while another process ran it"
+        if line.what == "start":
+            if (line.job_id, line.claim_seq) in started:
+                yield f"job {line.job_id}: claim {line.claim_seq} ran twice"
+            started.add((line.job_id, line.claim_seq))
+        if line.claim_seq < newest.get(line.job_id, 0):
+            yield f"job {line.job_id}: claim {line.claim_seq} still ran after {newest[line.job_id]} had begun"
+        newest[line.job_id] = max(line.claim_seq, newest.get(line.job_id, 0))
+
+
+def _stale(transitions: Sequence[Transition]) -> Iterable[str]:
+    """Writes that the claim's number or the transition table should have refused. A job returns the
+    number of its claim, so a result that differs from the row's number was written by a stale claim."""
+    for change in transitions:
+        what = f"job {change.job_id}: {change.old_state} {change.old_seq} -> {change.new_state} {change.new_seq}"
+        claimed = change.old_state == "enqueued" and change.new_state == _PROCESSING
+        if change.new_state == "gone":
+            yield f"{what}: a row was deleted"
+        elif not may_become(StateName(change.old_state), StateName(change.new_state)):
+            yield f"{what}: no such transition"
+        elif change.new_seq != change.old_seq + claimed:
+            yield f"{what}: the number of the claim moved"
+        elif change.new_state == _SUCCEEDED and change.result != str(change.new_seq):
+            yield f"{what}: the result {change.result} is another claim's"
+
+
+def _unexplained(evidence: Evidence) -> Iterable[str]:
+    """Claims that were taken from a worker which nobody is known to have killed."""
+    killed_servers = {name for name, pid in evidence.servers if pid in evidence.kills.supervisors}
+    for change in evidence.transitions:
+        runs_again = change.new_state in ("enqueued", "awaiting_retry", "failed")
+        if change.old_state != _PROCESSING or not runs_again or change.old_worker is None:
+            continue
+        server_id = change.old_worker.partition(":worker:")[0]
+        if change.old_worker not in evidence.kills.workers and server_id not in killed_servers:
+            yield f"job {change.job_id}: claim {change.old_seq} of {change.old_worker} -> {change.new_state}"
+
+
+def _charged(evidence: Evidence) -> Iterable[str]:
+    """Budgets charged beyond what kills of workers explain."""
+    hits: dict[str, int] = {}
+    for change in evidence.transitions:
+        if change.old_state == _PROCESSING and change.old_worker in evidence.kills.workers:
+            hits[change.job_id] = hits.get(change.job_id, 0) + 1
+    for row in evidence.jobs:
+        if row.failures:
+            yield f"job {row.id} was charged {row.failures} failures"
+        if row.crashes > hits.get(row.id, 0):
+            yield f"job {row.id} was charged {row.crashes} crashes for {hits.get(row.id, 0)} kills"

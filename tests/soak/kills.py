@@ -1,0 +1,123 @@
+"""Tests: jobs under fire: a random worker killed at each interval (A3), and the supervisor too (B3)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+
+from qml_mp import host
+from qml_mp.core.job import Job
+from tests.processes.harness import Server
+from tests.soak.ground import Ground, environment_of, fresh_ground, pause
+from tests.soak.judge import Kills
+from tests.soak.report import Row
+from tests.soak.scenario import Task, judge_ground, nothing_left
+
+WORKERS = 4
+_KILL_EVERY_S = 0.2
+_SUPERVISOR_EVERY_S = 5.0
+_STUCK_AFTER_S = 120.0
+_SETTINGS = environment_of(
+    # A job is innocent of the kills that hit it; an orphan must not outlive many supervisors.
+    {"max_crashes": 1000, "orphan_grace": 2, "shutdown_timeout": 20}
+)
+
+
+def run_kills(task: Task) -> Row:
+    """Jobs on 4 workers while a random one is killed every 200 ms."""
+    return _under_fire(task, busy_s=0.005, supervisor_every_s=None)
+
+
+def run_storm(task: Task) -> Row:
+    """The same while the supervisor is killed and started again every 5 s."""
+    return _under_fire(task, busy_s=0.004, supervisor_every_s=_SUPERVISOR_EVERY_S)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Battle:
+    """One run, as it goes."""
+
+    ground: Ground
+    server: Server
+    kills: Kills = field(default_factory=Kills)
+    supervisors_killed: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    def kill_a_worker(self) -> None:
+        """SIGKILL to a random live worker, of whatever run of the server."""
+        living = [info for info in self.ground.storage.list_workers() if host.is_alive(info.process)]
+        if not living:
+            return
+        victim = self.ground.rng.choice(sorted(living, key=lambda info: info.id))
+        # Noted first: it may be dead, and its job taken up again, before the next line runs.
+        self.kills.workers.add(victim.id)
+        self.kills.count += 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim.process.pid, signal.SIGKILL)
+
+    def kill_the_supervisor(self) -> None:
+        """SIGKILL to it, a look at the file, and the next one at once."""
+        assert self.server.process is not None
+        self.kills.supervisors.add(self.server.pid)
+        self.supervisors_killed += 1
+        self.server.process.kill()
+        self.server.process.wait()
+        self.look_at_the_file()
+        self.server.start(ready=None)
+
+    def look_at_the_file(self) -> None:
+        """SQLite's own check."""
+        found = self.ground.audit.integrity()
+        if found != "ok":
+            self.broken.append(f"integrity_check after {self.kills.count} kills: {found}")
+
+
+def _under_fire(task: Task, *, busy_s: float, supervisor_every_s: float | None) -> Row:
+    with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
+        ids = ground.storage.enqueue_many(Job.new("unit", {"busy_s": busy_s}) for _ in range(task.count))
+        battle = _Battle(ground=ground, server=ground.server("-w", str(WORKERS), **_SETTINGS))
+        ground.start(battle.server, ready=1)
+        _fight(task, battle, supervisor_every_s)
+        if battle.server.process is not None and battle.server.process.poll() is not None:
+            battle.broken.append(f"the server ended by itself: {battle.server.log()[-500:]}")
+        elif (code := battle.server.stop()) != 0:
+            battle.broken.append(f"the server exited with {code}")
+        battle.look_at_the_file()
+        done = task.count - ground.audit.unfinished()
+        expected = ids if not task.time_is_up else _ended(ground)
+        findings = judge_ground(ground, expected=expected, kills=battle.kills)
+        claims = [transition for transition in ground.audit.transitions() if transition.new_state == "processing"]
+        reruns = sum(transition.new_seq > 1 for transition in claims)
+        figures = f"{reruns} re-runs"
+        if supervisor_every_s is not None:
+            figures += f", {battle.supervisors_killed} supervisors killed"
+        return task.row(
+            done=done, findings=findings, kills=battle.kills.count, figures=figures,
+            broken=(*battle.broken, *nothing_left(ground)),
+        )  # fmt: skip
+
+
+def _fight(task: Task, battle: _Battle, supervisor_every_s: float | None) -> None:
+    """Until all jobs have ended or the time is up. No progress for long is a broken promise too."""
+    supervisor_at = time.monotonic() + (supervisor_every_s or float("inf"))
+    left, progress_at = task.count, time.monotonic()
+    while (now_left := battle.ground.audit.unfinished()) and not task.time_is_up:
+        if now_left != left:
+            left, progress_at = now_left, time.monotonic()
+        if time.monotonic() - progress_at > _STUCK_AFTER_S:
+            battle.broken.append(f"{left} jobs are stuck: {battle.server.log()[-1500:]}")
+            return
+        pause(_KILL_EVERY_S)
+        battle.kill_a_worker()
+        if battle.kills.count % 5 == 0:
+            battle.look_at_the_file()
+        if time.monotonic() >= supervisor_at and supervisor_every_s is not None:
+            battle.kill_the_supervisor()
+            supervisor_at = time.monotonic() + supervisor_every_s
+
+
+def _ended(ground: Ground) -> list[str]:
+    return [row.id for row in ground.audit.jobs() if row.state in ("succeeded", "failed", "deleted")]

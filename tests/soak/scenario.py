@@ -1,0 +1,122 @@
+"""Tests: what all scenarios are given and give back, and how many lanes of one run side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tests.soak.ground import Ground, fresh_ground
+from tests.soak.judge import Evidence, Findings, Kills, judge
+from tests.soak.report import Row, Stopwatch
+
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One run of a scenario."""
+
+    scenario: str
+    backend: str
+    postgres_url: str | None
+    seed: int
+    count: int
+    unit: str
+    lanes: int = 1
+    minutes: float = float("inf")
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the scenario has used its time; it then says how far it got."""
+        return time.monotonic() - self.began > self.minutes * 60
+
+    def turns(self, count: int) -> Iterator[int]:
+        """0, 1, 2, … up to the count or the end of the time, and once at least."""
+        for number in range(count):
+            if number and self.time_is_up:
+                return
+            yield number
+
+    def in_lanes(self, run: Callable[[Ground, int], _Found]) -> list[_Found]:
+        """Divide the count among lanes, each with a ground and a seed of its own."""
+        lanes = min(self.lanes, self.count)
+        shares = [self.count // lanes + (lane < self.count % lanes) for lane in range(lanes)]
+
+        def lane_main(lane: int) -> _Found:
+            with fresh_ground(self.backend, self.postgres_url, seed=f"{self.seed}/{lane}") as ground:
+                return run(ground, shares[lane])
+
+        with ThreadPoolExecutor(lanes) as pool:
+            return list(pool.map(lane_main, range(lanes)))
+
+    def row(
+        self,
+        *,
+        done: int,
+        findings: Findings | None = None,
+        kills: int | None = None,
+        figures: str = "",
+        broken: tuple[str, ...] = (),
+        missed: tuple[str, ...] = (),
+        stale: int | None = None,
+    ) -> Row:
+        """The line of the table."""
+        seconds, load = self.watch.reading()
+        return Row(
+            scenario=self.scenario,
+            backend=self.backend,
+            seed=self.seed,
+            done=done,
+            wanted=self.count,
+            unit=self.unit,
+            seconds=seconds,
+            load=load,
+            kills=kills,
+            lost=None if findings is None else len(findings.lost),
+            overlapping=None if findings is None else len(findings.overlapping),
+            stale=stale if findings is None else len(findings.stale),
+            unexplained=None if findings is None else len(findings.unexplained),
+            figures=figures,
+            broken=broken if findings is None else findings.all + broken,
+            missed=missed,
+        )
+
+
+def judge_ground(ground: Ground, *, expected: list[str], kills: Kills) -> Findings:
+    """Read everything there is to read, and judge."""
+    return judge(
+        Evidence(
+            expected=expected,
+            journal=ground.journal(),
+            transitions=ground.audit.transitions(),
+            jobs=ground.audit.jobs(),
+            servers=ground.audit.servers(),
+            kills=kills,
+        )
+    )
+
+
+def merged(findings: list[Findings]) -> Findings:
+    """Of several lanes."""
+    return Findings(
+        lost=tuple(text for one in findings for text in one.lost),
+        overlapping=tuple(text for one in findings for text in one.overlapping),
+        stale=tuple(text for one in findings for text in one.stale),
+        unexplained=tuple(text for one in findings for text in one.unexplained),
+        charged=tuple(text for one in findings for text in one.charged),
+    )
+
+
+def nothing_left(ground: Ground, *, claims: bool = True) -> tuple[str, ...]:
+    """After the end of every server: processes, claims and registry rows that should not be there."""
+    problems = [f"process {pid} is left" for pid in ground.leftovers()]
+    if claims and ground.storage.claims():
+        problems.append(f"{len(ground.storage.claims())} claims are left")
+    if claims and (ground.storage.list_servers() or ground.storage.list_workers()):
+        problems.append("registry rows are left")
+    return tuple(problems)
