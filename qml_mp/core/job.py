@@ -91,8 +91,8 @@ class Job:
         )
         job = cls(
             id=new_job_id(), method=method, payload=payload, state=state, created_at=created_at, queue=queue,
-            priority=priority, max_retries=max_retries, max_crashes=max_crashes, metadata=dict(metadata or {}),
-            timeout=timeout, unique_key=unique_key, run_at=at,
+            priority=priority, max_retries=max_retries, max_crashes=max_crashes,
+            metadata=dict(metadata or {}), timeout=timeout, unique_key=unique_key, run_at=at,
         )  # fmt: skip
         job.validate()
         return job

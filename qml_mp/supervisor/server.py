@@ -245,7 +245,7 @@ class Supervisor:
             self._stop(now=True, why="its memory limit cannot be kept")
 
     def _heed_news(self) -> None:
-        missed = self._news.listen()
+        missed = not self._ticks.storage_is_down and self._news.listen()
         if self._news.take() or missed:
             self._ticks.hasten()
             self._wake()

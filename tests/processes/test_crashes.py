@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_jobs_survive_workers_killed_at_random(server: MakeServer, storage: Stor
     assert verdict.problems == (), one.log()[-5000:]
     assert verdict.kills > 0
     if storage.url.startswith("sqlite:"):
-        with sqlite3.connect(storage.url.removeprefix("sqlite:///")) as connection:
+        with closing(sqlite3.connect(storage.url.removeprefix("sqlite:///"))) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

@@ -46,9 +46,9 @@ WITH added AS (
            n.recurring_id, n.fire_at
     FROM unnest(%(id)s::text[], %(method)s::text[], %(queue)s::text[], %(priority)s::integer[],
                 %(payload)s::text[], %(metadata)s::text[], %(max_retries)s::integer[],
-                %(max_crashes)s::integer[], %(timeout_us)s::bigint[], %(unique_key)s::text[], %(created_at)s::timestamptz[],
-                %(run_at)s::timestamptz[], %(reason)s::text[], %(recurring_id)s::text[],
-                %(fire_at)s::timestamptz[]) WITH ORDINALITY
+                %(max_crashes)s::integer[], %(timeout_us)s::bigint[], %(unique_key)s::text[],
+                %(created_at)s::timestamptz[], %(run_at)s::timestamptz[], %(reason)s::text[],
+                %(recurring_id)s::text[], %(fire_at)s::timestamptz[]) WITH ORDINALITY
       AS n (id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us, unique_key,
             created_at, run_at, reason, recurring_id, fire_at, place)
     -- Keys in one order everywhere, so that two batches cannot deadlock; of one key the first job is stored.
