@@ -16,9 +16,9 @@ from enum import Enum
 from typing import Any
 
 _Handler = Any  # what signal.getsignal returns: a callable, an enum or None
-_SIGNALS = tuple(
-    number for number in signal.Signals if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD)
-)
+# Those that code is known to touch; each costs a look after every job.
+_SIGNAL_NAMES = ("TERM", "INT", "HUP", "QUIT", "ALRM", "USR1", "USR2", "PIPE", "CHLD", "TSTP", "CONT", "TTOU")
+_SIGNALS = tuple(getattr(signal, f"SIG{name}") for name in _SIGNAL_NAMES)
 _LIMIT_NAMES = ("AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "STACK")
 _LIMITS = tuple(
     getattr(resource, f"RLIMIT_{name}") for name in _LIMIT_NAMES if hasattr(resource, f"RLIMIT_{name}")

@@ -144,20 +144,20 @@ class BackgroundJobServer:
             'Pass the app by name: BackgroundJobServer(config, storage, "module:attribute").'
         )
 
-    def _supervise(self, host_fd: int, on_ready: Callable[[], None]) -> int:
+    def _supervise(self, host_fds: list[int], on_ready: Callable[[], None]) -> int:
         return Supervisor(
             self._config,
             self._storage,
             self._source,
             recurring=self._templates(),
-            host_fd=host_fd,
+            host_fds=host_fds,
             on_ready=on_ready,
         ).run()
 
     def _templates(self) -> tuple[RecurringJob, ...]:
         if isinstance(self._source, LoadedProgram):
             return self._source.program.recurring
-        return probe_app(self._source).recurring
+        return probe_app(self._source, timeout=self._config.boot_timeout).recurring
 
 
 def _source(

@@ -8,30 +8,36 @@ import os
 import sys
 from collections.abc import Callable
 
+from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import NamedProgram
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
+from qml_mp.supervisor.log import StderrHandler
 from qml_mp.supervisor.probe import probe_app
-from qml_mp.supervisor.remote import report
+from qml_mp.supervisor.remote import report, watch_host
 from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
 
 
 def main(status_fd: int) -> int:
     """Read the order from standard input, supervise, and keep reading for the end of the host."""
+    unblock_signals()  # a thread of the host that blocks some has handed that down
     host_fd = os.dup(0)
     order = json.loads(_first_line(host_fd))
     sys.path[:] = order["path"]
-    logging.basicConfig(level=order["log_level"], format="%(levelname)s %(name)s: %(message)s")
+    handler = StderrHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=order["log_level"], handlers=[handler])
     source = NamedProgram(spec=order["app"])
 
     def run(on_ready: Callable[[], None]) -> int:
+        config = ServerConfig(**order["config"])
         storage = open_storage(order["url"], application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
         return Supervisor(
-            ServerConfig(**order["config"]),
+            config,
             storage,
             source,
-            recurring=probe_app(source).recurring,
-            host_fd=host_fd,
+            recurring=probe_app(source, timeout=config.boot_timeout).recurring,
+            host_fds=[host_fd, *watch_host(order["host_pid"])],
             on_ready=on_ready,
         ).run()
 

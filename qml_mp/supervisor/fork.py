@@ -20,6 +20,7 @@ from qml_mp.child.main import leave
 from qml_mp.child.prologue import prologue
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import ConfigurationError
+from qml_mp.supervisor.wait import wait_for
 
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
@@ -85,15 +86,15 @@ def reap(child: Child) -> ProcessFacts | None:
 
     What is left of its process group is killed first, while its pid still guards the group's id.
     """
-    if not _has_died(child.pid):
-        return None
+    try:
+        if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+    except ChildProcessError:
+        return _look_from_outside(child)
     child.kill_group()
     if child.pidfd is not None:
         os.close(child.pidfd)
-    try:
-        _, status, usage = os.wait4(child.pid, 0)
-    except ChildProcessError:
-        return ProcessFacts()  # the host collected it behind our back
+    _, status, usage = os.wait4(child.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return ProcessFacts(
         signal=-code if code < 0 else None,
@@ -101,6 +102,16 @@ def reap(child: Child) -> ProcessFacts | None:
         peak_rss_bytes=usage.ru_maxrss * _RSS_UNIT_BYTES,
         cpu_s=usage.ru_utime + usage.ru_stime,
     )
+
+
+def _look_from_outside(child: Child) -> ProcessFacts | None:
+    """It is no child of this process: a host that waits for any child has collected it behind our
+    back, or we are a copy that the host has forked. Its pid may be a stranger's: no signal is sent."""
+    if child.pidfd is not None:
+        if not wait_for([child.pidfd], until=0):
+            return None
+        os.close(child.pidfd)
+    return ProcessFacts()
 
 
 def _child(
@@ -119,15 +130,11 @@ def _child(
         leave(code)
 
 
-def _has_died(pid: int) -> bool:
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
-
-
 def _pidfd(pid: int) -> int | None:
-    return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except OSError:
+        return None  # no descriptor is left; the child must not be lost for that
 
 
 def _started_ticks(pid: int) -> int:

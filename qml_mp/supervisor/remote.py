@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from qml_mp.child.source import NamedProgram
 from qml_mp.errors import QmlError, StorageError, WorkerBootError
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.fork import Child, fork_child, reap
+from qml_mp.supervisor.wait import wait_for
 
 READY = "ready"
 _LOOK_EVERY_S = 0.02
@@ -32,6 +32,7 @@ class RemoteSupervisor:
 
     def __init__(self, child: Child, *, host_fd: int, status_fd: int) -> None:
         self.child = child
+        self._owner_pid = os.getpid()
         self._host_fd = host_fd
         self._status_fd = status_fd
         self._status = ""
@@ -58,7 +59,12 @@ class RemoteSupervisor:
         raise WorkerBootError(f"The server was not ready after {timeout_s:.0f} s and was stopped.")
 
     def stop(self, *, timeout_s: float) -> int:
-        """Let the server stop gracefully within `timeout_s`, then kill it; its exit code."""
+        """Let the server stop gracefully within `timeout_s`, then kill it; its exit code.
+
+        In a copy that the host has forked, nothing is done: the server is the host's own affair.
+        """
+        if os.getpid() != self._owner_pid:
+            return 0
         with contextlib.suppress(OSError):
             os.write(self._host_fd, b"s")
         deadline = time.monotonic() + timeout_s + _PARTING_S
@@ -71,11 +77,13 @@ class RemoteSupervisor:
         return self.exit_code or 0
 
     def _wait(self) -> None:
-        fds = [] if self.child.pidfd is None else [self.child.pidfd]
-        select.select(fds, [], [], _LOOK_EVERY_S if not fds else 1.0)
+        if self.child.pidfd is None:
+            time.sleep(_LOOK_EVERY_S)
+        else:
+            wait_for([self.child.pidfd], until=time.monotonic() + 1.0)
 
     def _read_status(self) -> str:
-        if not select.select([self._status_fd], [], [], _LOOK_EVERY_S)[0]:
+        if not wait_for([self._status_fd], until=time.monotonic() + _LOOK_EVERY_S):
             return ""
         return os.read(self._status_fd, 65536).decode(errors="replace")
 
@@ -86,14 +94,16 @@ class RemoteSupervisor:
         os.close(self._status_fd)
 
 
-def fork_supervisor(run: Callable[[int, Callable[[], None]], int]) -> RemoteSupervisor:
-    """Fork a process that runs `run(host_fd, on_ready)`; the host must have a single thread."""
+def fork_supervisor(run: Callable[[list[int], Callable[[], None]], int]) -> RemoteSupervisor:
+    """Fork a process that runs `run(host_fds, on_ready)`; the host must have a single thread."""
+    host_pid = os.getpid()
     host_reading, host_writing = os.pipe()
     status_reading, status_writing = os.pipe()
 
     def main() -> int:
         unblock_signals()
-        return report(status_writing, lambda on_ready: run(host_reading, on_ready))
+        host_fds = [host_reading, *watch_host(host_pid)]
+        return report(status_writing, lambda on_ready: run(host_fds, on_ready))
 
     try:
         child = fork_child(
@@ -135,6 +145,7 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
         "url": url,
         "app": source.spec,
         "path": sys.path,
+        "host_pid": os.getpid(),
         "log_level": logging.getLogger("qml_mp").getEffectiveLevel(),
     }
     process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -143,6 +154,20 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
     pidfd = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
     child = Child(pid=process.pid, pidfd=pidfd, started_ticks=0)
     return RemoteSupervisor(child, host_fd=host_fd, status_fd=status_reading)
+
+
+def watch_host(host_pid: int) -> list[int]:
+    """Descriptors that are readable once the host is dead, its pipe aside (in the supervisor's process).
+
+    The pipe alone would not do: a child that the host forks by itself inherits its writing end.
+    """
+    try:
+        pidfds = [os.pidfd_open(host_pid)] if hasattr(os, "pidfd_open") else []
+    except OSError:
+        pidfds = []
+    if os.getppid() != host_pid:  # it died before; asked after, so that the pidfd is the host's
+        os.kill(os.getpid(), signal.SIGTERM)
+    return pidfds
 
 
 def report(status_fd: int, run: Callable[[Callable[[], None]], int]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from functools import partial
 
@@ -64,17 +64,17 @@ class Supervisor:
         *,
         recurring: tuple[RecurringJob, ...] = (),
         burst: bool = False,
-        host_fd: int | None = None,
+        host_fds: Collection[int] = (),
         on_ready: Callable[[], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`host_fd` is the reading end of a pipe whose end of file (or any byte) means stop;
+        """`host_fds` are those of which any that is readable means stop: a pipe, and the host's pidfd;
         `on_ready` is called once, when the first worker is ready."""
         self._config = config
         self._storage = storage
         self._source = source
         self._recurring = recurring
-        self._host_fd = host_fd
+        self._host_fds = list(host_fds)
         self._on_ready = on_ready
         self._clock = clock or SystemClock()
         self._signals = SignalInbox()
@@ -174,8 +174,7 @@ class Supervisor:
 
     def _watched(self) -> list[int]:
         guardian = [] if self._guardian.pidfd is None else [self._guardian.pidfd]
-        host_fd = [] if self._host_fd is None else [self._host_fd]
-        return [self._signals.fds[0], *self._fleet.pidfds, *guardian, *host_fd, *self._news.fds]
+        return [self._signals.fds[0], *self._fleet.pidfds, *guardian, *self._host_fds, *self._news.fds]
 
     def _next_at(self) -> float:
         """The next instant at which something is due although nothing happens."""
@@ -205,8 +204,8 @@ class Supervisor:
                     pass  # SIGCHLD: it woke us, and the dead are looked for at every turn
 
     def _heed_host(self, ready: frozenset[int]) -> None:
-        if self._host_fd is not None and self._host_fd in ready:
-            self._host_fd = None  # at its end it would stay readable
+        if not ready.isdisjoint(self._host_fds):
+            self._host_fds = []  # they would stay readable
             self._stop(now=False, why="the host stopped it or is gone")
 
     def _bury_the_dead(self) -> None:
@@ -308,5 +307,5 @@ class Supervisor:
         self._storage.close()
 
     def _own_fds(self) -> list[int]:
-        host_fd = [] if self._host_fd is None else [self._host_fd]
-        return [*self._signals.fds, *self._guardian.fds, *self._news.own_fds, *host_fd, *self._fleet.fds]
+        own = (self._signals.fds, self._guardian.fds, self._news.own_fds, self._host_fds, self._fleet.fds)
+        return [fd for fds in own for fd in fds]

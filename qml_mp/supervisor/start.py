@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 
 from qml_mp import host
+from qml_mp.child.native_threads import cap_native_threads
 from qml_mp.child.probe import AppFacts
 from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource
 from qml_mp.errors import AppImportError, ConfigurationError
@@ -29,10 +31,10 @@ def run_server(
     Raises `AppImportError`, `ConfigurationError`, `StorageError` or `WorkerBootError`.
     """
     source: ProgramSource = NamedProgram(spec=app_spec)
-    facts = probe_app(source)
+    facts = probe_app(source, timeout=_boot_timeout(config_flags))
     config = load_config(flags=config_flags, code=facts.config)
     if config.preload:
-        source = _preload(source)
+        source = _preload(source, workers=config.worker_count)
     storage = open_storage(
         load_url(url_flag or facts.url), application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
     )
@@ -41,8 +43,17 @@ def run_server(
     return Supervisor(config, storage, source, recurring=facts.recurring, burst=burst).run()
 
 
-def _preload(source: ProgramSource) -> LoadedProgram:
+def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:
+    """What is known of it before the app's own settings are."""
+    try:
+        return load_config(flags=config_flags, code=None).boot_timeout
+    except ConfigurationError:
+        return ServerConfig().boot_timeout  # told when the settings are complete, which may mend it
+
+
+def _preload(source: ProgramSource, *, workers: int) -> LoadedProgram:
     """Import the app here, so that workers are cheap copies. Threads it started would not be copied."""
+    cap_native_threads(workers)  # read by the libraries that the import loads
     try:
         program = source.load()
     except Exception as error:

@@ -1,0 +1,86 @@
+"""Supervisor, worker: lines on standard error that never make their writer wait.
+
+Standard error can be a pipe that nobody reads, a terminal that was stopped, or a service manager's
+socket. A supervisor that waits for any of them looks after no worker, so a line that is not taken
+at once is dropped, and the next one that is taken says how many were.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import stat
+import sys
+
+_STDERR = 2
+_WHOLE_BYTES = 4096  # what a pipe that is ready for writing takes without waiting (PIPE_BUF)
+_OWN_DESCRIPTION = "/proc/self/fd/2"
+
+
+class StderrHandler(logging.Handler):
+    """Writes to descriptor 2 as it is at that moment. Holds no descriptor, so that none crosses a
+    fork, and none can be closed or replaced by a job."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dropped = 0
+        # Without a standard error its number is the first to be given to another file.
+        self._mute = sys.__stderr__ is None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, or count it as dropped."""
+        if self._mute:
+            return
+        try:
+            line = self.format(record)
+            if self._dropped:
+                line = f"({self._dropped} lines were dropped here, because nobody read them)\n{line}"
+            data = (line + "\n").encode(errors="backslashreplace")
+        except Exception:
+            self.handleError(record)
+            return
+        self._dropped = 0 if _write_at_once(data) else self._dropped + 1
+
+
+def _write_at_once(data: bytes) -> bool:
+    """Whether all of it was taken."""
+    try:
+        mode = os.fstat(_STDERR).st_mode
+        if stat.S_ISREG(mode):
+            os.write(_STDERR, data)
+            return True
+        if stat.S_ISSOCK(mode):
+            return _send(data)
+        return _write_own(data) if sys.platform == "linux" else _write_if_ready(data)
+    except OSError:
+        return False  # full, closed, or its reader or terminal is gone
+
+
+def _send(data: bytes) -> bool:
+    with socket.socket(fileno=os.dup(_STDERR)) as connection:
+        return connection.send(data, socket.MSG_DONTWAIT) == len(data)
+
+
+def _write_own(data: bytes) -> bool:
+    """Through an open file description of our own: the one behind descriptor 2 is shared with
+    whoever started us, who need not expect that it stops blocking."""
+    try:
+        fd = os.open(_OWN_DESCRIPTION, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return _write_if_ready(data)  # no /proc, or it is another user's
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+        return True
+    finally:
+        os.close(fd)
+
+
+def _write_if_ready(data: bytes) -> bool:
+    poll = select.poll()
+    poll.register(_STDERR, select.POLLOUT)
+    if not any(event & select.POLLOUT for _, event in poll.poll(0)):
+        return False
+    return os.write(_STDERR, data[:_WHOLE_BYTES]) == len(data)
