@@ -10,7 +10,7 @@ to stop), the second tells the host that the server is ready, or why it is not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +25,7 @@ from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.preload import preloaded
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.remote import RemoteSupervisor, fork_supervisor, spawn_supervisor
 from qml_mp.supervisor.server import Supervisor
@@ -70,9 +71,7 @@ class BackgroundJobServer:
         Raises `ConfigurationError`, `StorageError`, or `WorkerBootError` when no worker can boot.
         """
         self._refuse_twice()
-        self.exit_code = Supervisor(
-            self._config, self._storage, self._source, recurring=self._templates()
-        ).run()
+        self.exit_code = self._supervise()
         return self.exit_code
 
     def start(self) -> None:
@@ -85,7 +84,8 @@ class BackgroundJobServer:
         self._storage.list_servers()  # connects, and makes the schema when there is none
         self._storage.close()
         self._running = self._supervisor_process()
-        self._running.wait_until_ready(self._config.boot_timeout.total_seconds())
+        # The app is imported twice: to learn what it declares, and in the first worker.
+        self._running.wait_until_ready(2 * self._config.boot_timeout.total_seconds())
 
     def stop(self) -> None:
         """Stop gracefully: running jobs have `shutdown_timeout`. Harmless on a stopped server."""
@@ -144,12 +144,13 @@ class BackgroundJobServer:
             'Pass the app by name: BackgroundJobServer(config, storage, "module:attribute").'
         )
 
-    def _supervise(self, host_fds: list[int], on_ready: Callable[[], None]) -> int:
+    def _supervise(self, host_fds: Collection[int] = (), on_ready: Callable[[], None] | None = None) -> int:
+        recurring = self._templates()
         return Supervisor(
             self._config,
             self._storage,
-            self._source,
-            recurring=self._templates(),
+            preloaded(self._source, self._config),
+            recurring=recurring,
             host_fds=host_fds,
             on_ready=on_ready,
         ).run()

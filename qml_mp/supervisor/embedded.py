@@ -13,6 +13,7 @@ from qml_mp.child.source import NamedProgram
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.log import StderrHandler
+from qml_mp.supervisor.preload import preloaded
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.remote import report, watch_host
 from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
@@ -35,7 +36,7 @@ def main(status_fd: int) -> int:
         return Supervisor(
             config,
             storage,
-            source,
+            preloaded(source, config),
             recurring=probe_app(source, timeout=config.boot_timeout).recurring,
             host_fds=[host_fd, *watch_host(order["host_pid"])],
             on_ready=on_ready,

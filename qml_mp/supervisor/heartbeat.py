@@ -37,8 +37,8 @@ def heartbeat_tick(
             declared_dead()
             return
         for peer in storage.silent_servers(own_id=own_id(), timeout=config.dead_server_timeout):
-            if host.is_alive(peer.process):
-                continue  # on this host the process table knows better than a missed heartbeat
+            if host.is_alive(peer.process) is not None:
+                continue  # of this host: the process table knows better, and the neighbour loop asks it
             count = storage.reclaim_server(peer.id, silent_for=config.dead_server_timeout)
             logger.warning("Server %s is silent; %s of its jobs are enqueued again", peer.id, count)
             wake()
@@ -46,10 +46,16 @@ def heartbeat_tick(
     return Tick(name="heartbeat", interval=config.heartbeat_interval, body=beat)
 
 
-def neighbour_tick(*, own_id: Callable[[], str], wake: Callable[[], None]) -> Tick:
-    """Looks for supervisors of this very host that died: the process table tells, without any timeout."""
+def neighbour_tick(
+    *, own_id: Callable[[], str], declared_dead: Callable[[], None], wake: Callable[[], None]
+) -> Tick:
+    """Looks for supervisors of this very host that died: the process table tells, without any timeout.
+    And for the own row, which a server without heartbeats would not miss otherwise."""
 
     def look(storage: Storage) -> None:
+        if own_id() not in {server.id for server in storage.list_servers()}:
+            logger.error("A peer declared this server dead; its jobs are others' now")
+            declared_dead()
         if reclaim_from_dead_neighbours(storage, own_id=own_id()):
             wake()
 
