@@ -1,8 +1,8 @@
 """Worker: what a job may have changed in its process, put back before the next job.
 
-Reset: current directory, umask, environment, signal handlers and mask, soft resource limits,
-locale. What cannot be put back makes the worker leave, with the reason. Descriptors are only
-checked: when one of ours is not the file it was, nothing may be written through any of them.
+Reset: current directory, umask, environment, signal handlers, mask and timers, soft resource
+limits, locale. What cannot be put back makes the worker leave, with the reason. Descriptors are
+only checked: when one of ours is not the file it was, nothing may be written through any of them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ _LIMITS = tuple(
 )
 
 
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_SPARE_FDS = 32  # what a worker may need at once: a connection, a file of the app, a fork
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Surroundings:
     """What the process looked like when the worker was ready."""
@@ -42,13 +46,13 @@ class Descriptors(Enum):
 
     OURS = 1
     SOME_CLOSED = 2
-    """As by a job that forks (a storage closes its connection first), or that closes too much."""
+    """The storage's, by a job that closes too much."""
     REPLACED = 3
     """A number of ours is another file now, or a vital one is closed."""
 
 
 class Hygiene:
-    """Made when the worker is ready; asked after each job."""
+    """Made when the worker is ready; asked before and after each job."""
 
     def __init__(self, vital_fds: frozenset[int]) -> None:
         """`vital_fds` are the worker's ends of pipe and stack file: nobody but a job closes those."""
@@ -61,19 +65,19 @@ class Hygiene:
             limits={limit: resource.getrlimit(limit) for limit in _LIMITS},
             locale=locale.setlocale(locale.LC_ALL),
         )
-        self._descriptors: dict[int, tuple[int, int]] = {}
+        self._files: dict[int, tuple[int, int] | None] = {}
 
-    def before_job(self) -> None:
-        """Note which file each open descriptor is."""
-        self._descriptors = {fd: found for fd in _open_fds() if (found := _file_of(fd)) is not None}
+    def before_job(self, storage_fds: frozenset[int]) -> None:
+        """Note which file each descriptor is that is ours; those of the app and its jobs are theirs."""
+        self._files = {fd: _file_of(fd) for fd in self._vital_fds | storage_fds}
 
-    def descriptors(self) -> Descriptors:
-        """What the job did to the descriptors that were open before it."""
-        now = {fd: _file_of(fd) for fd in self._descriptors}
-        changed = {fd for fd, file in self._descriptors.items() if now[fd] != file}
-        if any(now[fd] is not None or fd in self._vital_fds for fd in changed):
+    def descriptors(self, storage_fds: frozenset[int]) -> Descriptors:
+        """What the job did to our descriptors. `storage_fds` are those that the storage has now: when a
+        job forks it closes its connection first, and the numbers are free for the job to use."""
+        changed = {fd for fd, file in self._files.items() if _file_of(fd) != file}
+        if changed & self._vital_fds or any(_file_of(fd) is not None for fd in changed & storage_fds):
             return Descriptors.REPLACED
-        return Descriptors.SOME_CLOSED if changed else Descriptors.OURS
+        return Descriptors.SOME_CLOSED if changed & storage_fds else Descriptors.OURS
 
     def restore(self) -> str | None:
         """Put everything back; why the worker must leave, or None."""
@@ -81,7 +85,7 @@ class Hygiene:
             self._restore()
         except (OSError, ValueError, locale.Error) as error:
             return f"a job changed its surroundings and they cannot be put back: {error}"
-        return None
+        return _shortage()
 
     def _restore(self) -> None:
         start = self._start
@@ -91,6 +95,9 @@ class Hygiene:
         if dict(os.environ) != start.environment:
             os.environ.clear()
             os.environ.update(start.environment)
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)  # before its handler goes, or it would kill the next job
+        signal.set_wakeup_fd(-1)
         for number, handler in start.handlers.items():
             if signal.getsignal(number) is not handler and handler is not None:
                 signal.signal(number, handler)
@@ -115,8 +122,17 @@ def _current_directory() -> str | None:
         return None  # it was removed under us
 
 
-def _open_fds() -> list[int]:
-    return [int(name) for name in os.listdir("/dev/fd")]
+def _shortage() -> str | None:
+    """Why the descriptors that jobs have left open leave too few to work with; None: they do not."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+    except OSError:
+        lowest_free = most
+    if most == resource.RLIM_INFINITY or lowest_free + _SPARE_FDS < most:
+        return None
+    return f"jobs have left nearly all of its {most} descriptors open"
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:

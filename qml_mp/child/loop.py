@@ -78,6 +78,7 @@ class WorkerLoop:
     def run(self) -> WorkerExit:
         """Work until told to leave, orphaned, or used up."""
         claim: Claim | None = None
+        self._commands.look()  # it may have been forked while claims are paused
         while True:
             if claim is None:
                 reason = self._reason_to_leave()
@@ -134,7 +135,7 @@ class WorkerLoop:
         with self._commands.attending(claim.key) as cancel:
             self._show_title(job.method)
             self._show_job(Activity.RUNNING, claim, verdict)
-            self._hygiene.before_job()
+            self._hygiene.before_job(self._storage.descriptors())
             outcome = self._processor.run(claim, cancel)
         self._tidy_up()
         if _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
@@ -153,7 +154,7 @@ class WorkerLoop:
         """After user code, before anything is written: is this still our process as it was?"""
         if os.getpid() != self._pid:
             os._exit(0)  # the job forked and let the copy return: it is no worker
-        match self._hygiene.descriptors():
+        match self._hygiene.descriptors(self._storage.descriptors()):
             case Descriptors.REPLACED:
                 # The connection to storage may be somebody else's file now: not one byte more.
                 self._slot.say("The job closed or replaced descriptors of the worker.")

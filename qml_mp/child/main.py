@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 
 import setproctitle
 
 from qml_mp import failpoints, host
+from qml_mp.child.descendants import cut_off_descendants
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.loop import LoopLimits, WorkerLoop
@@ -33,6 +37,8 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Fetch, Retention, Storage
 
 logger = logging.getLogger(__name__)
+
+_FLUSHING_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,7 @@ def worker_main(order: WorkerOrder) -> int:
     commands = Commands(PipeReader(order.pipe_fd))
     commands.install()
     write_stacks_to(order.stack_fd)
+    cut_off_descendants(fds={order.pipe_fd, order.stack_fd}, let_go=commands.let_go)
     unblock_signals()
     show_title = _title(order)
     show_title("starting")
@@ -83,13 +90,22 @@ def worker_main(order: WorkerOrder) -> int:
 
 
 def leave(code: int) -> None:
-    """End the process now: what is buffered is flushed, and nothing else of the parent's is run."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            continue  # its reader is gone, or a job closed or replaced it
-    os._exit(code)
+    """End the process now: what is buffered is flushed, unless nobody takes it within a moment, and
+    nothing else of the parent's is run."""
+    try:
+        signal.signal(signal.SIGALRM, _stop_flushing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        for stream in (sys.stdout, sys.stderr):
+            signal.setitimer(signal.ITIMER_REAL, _FLUSHING_S)
+            # Its reader is gone or does not read, or a job has closed or replaced it.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+    finally:
+        os._exit(code)
+
+
+def _stop_flushing(_signal: int, _frame: FrameType | None) -> None:
+    raise TimeoutError  # an OSError
 
 
 def _register(order: WorkerOrder, storage: Storage) -> None:

@@ -41,6 +41,7 @@ class Commands:
         self._absorbing = False
         self._signalled = False
         self._orphaned_at: float | None = None
+        self._is_descendant = False
         self.leaving = False
         """Claim no other job, then exit. Written here, read by the loop."""
         self.paused = False
@@ -53,6 +54,13 @@ class Commands:
     def install(self) -> None:
         """Take SIGTERM. Without a message in the pipe it only means: finish this job, then leave."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def let_go(self) -> None:
+        """In a process that a job has forked: the pipe is another's, and nobody asks this one to end;
+        SIGTERM ends it, unless the job has seen to that signal."""
+        self._is_descendant = True
+        if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def wait(self, timeout_s: float) -> None:
         """Between jobs: return when a message came, the supervisor is gone, or the time is over."""
@@ -84,6 +92,9 @@ class Commands:
         self._in_user_code = False
 
     def _poll(self, timeout_s: float | None) -> tuple[CancelReason, str] | None:
+        if self._is_descendant:
+            CancelToken.never().wait(timeout_s)
+            return None
         if self._cancel is None:
             if timeout_s is None or timeout_s > 0:
                 self._wait_for_cancel(timeout_s)

@@ -362,5 +362,8 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
     def open_waker(self) -> Waker | None:
         """A source of wake-ups; None where there is none and polling must do."""
 
+    def descriptors(self) -> frozenset[int]:
+        """Those of this process's connection; empty while it is closed."""
+
     def close(self) -> None:
         """Close the connection; harmless when closed. The next use opens another."""

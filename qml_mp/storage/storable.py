@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 
 from qml_mp.core.ids import check_job_id
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import ErrorInfo
+from qml_mp.core.outcome import (
+    AttemptKind,
+    Cancelled,
+    Crash,
+    ErrorInfo,
+    Failure,
+    Outcome,
+    Release,
+    Retry,
+    Success,
+)
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import Enqueued, Scheduled, StateName
 from qml_mp.errors import InvalidJob
-from qml_mp.storage.row_change import RowChange
 
 MAX_MESSAGE_BYTES = 8 * 1024
 MAX_TRACEBACK_BYTES = 64 * 1024
@@ -100,15 +109,26 @@ def microseconds(duration: timedelta) -> int:
     return duration // timedelta(microseconds=1)
 
 
-def written_by_this_claim(change: RowChange, *, present: StateName, attempt_recorded: bool) -> bool:
+def written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded: bool) -> bool:
     """Whether a guarded write that hit no row had been done before, by the same claim.
 
     For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on
-    is this claim, or somebody who released the claim: an attempt in the history tells them apart,
-    and so does Succeeded. A claim that only wanted to give the job back has what it wanted.
+    is this claim, or somebody who took the claim away. `recorded` is the kind of the claim's attempt in
+    the history, `succeeded` whether a success was written. A cancel that was asked for, of which
+    nothing is known any more, makes Cancelled of the outcomes after which the job would run again.
     """
-    if change.attempt is not None:
-        return attempt_recorded
-    if change.state is StateName.SUCCEEDED:
-        return present in (StateName.SUCCEEDED, StateName.DELETED)
-    return True
+    match outcome:
+        case Success():
+            return succeeded
+        case Failure(kind=kind):
+            return recorded == kind
+        case Retry(kind=kind):
+            return recorded in (kind, AttemptKind.CANCELLED)
+        case Crash():
+            return recorded in (AttemptKind.CRASH, AttemptKind.CANCELLED)
+        case Cancelled():
+            return recorded == AttemptKind.CANCELLED
+        case Release():  # whoever gave the claim back, it is what this one wanted
+            return not succeeded and recorded in (None, AttemptKind.CANCELLED)
+        case _:
+            assert_never(outcome)

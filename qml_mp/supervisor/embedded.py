@@ -40,6 +40,7 @@ def main(status_fd: int) -> int:
             recurring=probe_app(source, timeout=config.boot_timeout).recurring,
             host_fds=[host_fd, *watch_host(order["host_pid"])],
             on_ready=on_ready,
+            ends_process=True,
         ).run()
 
     return report(status_fd, run)

@@ -64,6 +64,7 @@ class Fleet:
         self._stacks_at: float | None = None
         self._oom_kills = host.oom_kills()
         self._incarnation = 0
+        self.paused = False
 
     def __iter__(self) -> Iterator[Member]:
         return iter(list(self._members.values()))
@@ -154,10 +155,16 @@ class Fleet:
         return deaths
 
     def wake_idle(self) -> None:
-        """Tell every idle worker that there may be work."""
+        """Tell every idle worker that there may be work, unless claims are paused."""
         for member in self._members.values():
-            if member.is_idle:
+            if member.is_idle and not self.paused:
                 member.wake()
+
+    def pause(self, paused: bool) -> None:
+        """Have no worker claim until told otherwise; those forked meanwhile neither."""
+        self.paused = paused
+        for member in self._members.values():
+            member.pause() if paused else member.wake()
 
     def send_away(self) -> None:
         """Tell every worker to finish its job and leave."""
@@ -258,6 +265,8 @@ class Fleet:
             stack_fd=stack_fd, slots=self.slots,
             forked_at=self._clock.monotonic(),
         )  # fmt: skip
+        if self.paused:
+            self._members[number].pause()
         logger.info("Worker %s started (pid %s)", number, child.pid)
 
     def _free_index(self) -> int:

@@ -27,6 +27,7 @@ from qml_mp.supervisor.wait import wait_for
 
 _UNWIND_S = 1.5  # from the second signal (the exception in the job) to the kill
 _LOOK_EVERY_S = 0.05
+_PAUSE_S = 0.5  # from one try to the next
 _FOR_EVER = float("inf")
 
 
@@ -38,6 +39,7 @@ class Guardian:
         self._orphan_grace_s = orphan_grace.total_seconds()
         self._child: Child | None = None
         self._writing = -1
+        self._not_before = 0.0
 
     @property
     def fds(self) -> list[int]:
@@ -53,14 +55,16 @@ class Guardian:
 
     @property
     def is_missing(self) -> bool:
-        """Not started yet, or died (then what is left of it has been collected)."""
+        """Not started yet, or died (then what is left of it has been collected), and it is time to try."""
         if self._child is not None and reap(self._child) is not None:
             os.close(self._writing)
             self._child = None
-        return self._child is None
+        return self._child is None and time.monotonic() >= self._not_before
 
     def start(self, own_fds: Collection[int]) -> None:
-        """Fork it. Raises `OSError` when the system has no room for a process."""
+        """Fork it. Raises `OSError` when the system has no room for a process; it is missing again
+        after a pause."""
+        self._not_before = time.monotonic() + _PAUSE_S
         reading, self._writing = open_pipe()
         try:
             self._child = fork_child(

@@ -33,6 +33,7 @@ from qml_mp.supervisor.pushing import Pusher
 from qml_mp.supervisor.settle import how_it_died
 from qml_mp.supervisor.signals import SignalInbox
 from qml_mp.supervisor.sweep import sweep_at_start
+from qml_mp.supervisor.terminal import Terminal
 from qml_mp.supervisor.ticks import TickTable
 from qml_mp.supervisor.title import show_supervisor_title
 from qml_mp.supervisor.wait import wait_for
@@ -66,10 +67,12 @@ class Supervisor:
         burst: bool = False,
         host_fds: Collection[int] = (),
         on_ready: Callable[[], None] | None = None,
+        ends_process: bool = False,
         clock: Clock | None = None,
     ) -> None:
         """`host_fds` are those of which any that is readable means stop: a pipe, and the host's pidfd;
-        `on_ready` is called once, when the first worker is ready."""
+        `on_ready` is called once, when the first worker is ready. With `ends_process` the process has
+        nothing to do after `run`, and ignores signals then."""
         self._config = config
         self._storage = storage
         self._source = source
@@ -77,7 +80,8 @@ class Supervisor:
         self._host_fds = list(host_fds)
         self._on_ready = on_ready
         self._clock = clock or SystemClock()
-        self._signals = SignalInbox()
+        self._terminal = Terminal()
+        self._signals = SignalInbox(ends_process=ends_process)
         self._presence = Presence(config, storage)
         self._news = News(storage, self._clock)
         quarters = Quarters(
@@ -104,12 +108,11 @@ class Supervisor:
             presence=self._presence,
             fleet=self._fleet,
             chores=self._chores,
-            wake=self._wake,
+            wake=self._fleet.wake_idle,
             declared_dead=self._declared_dead,
             nothing_left=partial(self._stop, now=False, why="nothing is left to do") if burst else None,
         )
         self._ticks = TickTable(ticks, storage=storage, clock=self._clock, rng=random.Random())
-        self._paused = False
         self._jobs_killed = False
 
     def run(self) -> int:
@@ -149,6 +152,7 @@ class Supervisor:
         self._heed_signals()
         self._heed_host(ready)
         self._bury_the_dead()
+        self._settle_first()
         self._fleet.look()
         self._mind_memory()
         self._staff()
@@ -190,6 +194,7 @@ class Supervisor:
                 case signal.SIGQUIT:
                     self._stop(now=True, why=number.name)
                 case signal.SIGHUP:
+                    self._terminal.suspect()
                     logger.info("Replacing the workers one by one")
                     self._fleet.replace_all()
                 case signal.SIGTTIN:
@@ -202,6 +207,8 @@ class Supervisor:
                     self._pause()
                 case _:
                     pass  # SIGCHLD: it woke us, and the dead are looked for at every turn
+        if self._terminal.is_gone and not self._is_stopping:
+            self._stop(now=False, why="its terminal is gone")
 
     def _heed_host(self, ready: frozenset[int]) -> None:
         if not ready.isdisjoint(self._host_fds):
@@ -220,6 +227,12 @@ class Supervisor:
                 self._fleet.boot_error = f"{failures} workers died while booting; the last one {how}."
         if self._fleet.boot_error is not None and not self._fleet.was_ever_ready:
             self._stop(now=True, why="no worker can boot")
+
+    def _settle_first(self) -> None:
+        """While storage answers, give a dead worker's job to others before its replacement is forked:
+        a fork closes the connection to storage, and the new worker needs the processor to boot."""
+        if self._chores.unsettled and not self._ticks.storage_is_down:
+            self._ticks.run("settle")
 
     def _staff(self) -> None:
         """Have the guardian and the right number of workers; tell the host once the first one is ready."""
@@ -247,7 +260,7 @@ class Supervisor:
         missed = not self._ticks.storage_is_down and self._news.listen()
         if self._news.take() or missed:
             self._ticks.hasten()
-            self._wake()
+            self._fleet.wake_idle()
 
     def _run_ticks(self) -> None:
         """Not while a storage that hangs could keep us from a worker that must be pushed soon."""
@@ -268,14 +281,8 @@ class Supervisor:
 
     def _pause(self) -> None:
         """Stop claiming, or begin again."""
-        self._paused = not self._paused
-        logger.info("Claims are %s", "paused" if self._paused else "resumed")
-        for member in self._fleet:
-            member.pause() if self._paused else member.wake()
-
-    def _wake(self) -> None:
-        if not self._paused:
-            self._fleet.wake_idle()
+        self._fleet.pause(not self._fleet.paused)
+        logger.info("Claims are %s", "paused" if self._fleet.paused else "resumed")
 
     def _declared_dead(self) -> None:
         """Our jobs are others' now: end them here, and go on under a new id."""

@@ -19,10 +19,13 @@ HANDLED = (
 class SignalInbox:
     """`with`: the supervisor's signals are queued here; afterwards the handlers are as they were.
 
+    With `ends_process` nothing comes afterwards: what is signalled then is ignored, so that the
+    last of many signals does not end the process with another status than its own.
     In a thread that is not the main one (or where handlers cannot be set) nothing is installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ends_process: bool = False) -> None:
+        self._ends_process = ends_process
         self._reading, self._writing = -1, -1
         self._before: dict[int, object] = {}
 
@@ -35,6 +38,9 @@ class SignalInbox:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for number, handler in self._before.items():
+            if self._ends_process and number != signal.SIGCHLD:
+                signal.signal(number, signal.SIG_IGN)
+                continue
             # None: a handler that was not set from Python, which cannot be set back.
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # type: ignore[arg-type]
         os.close(self._reading)

@@ -37,7 +37,9 @@ def run_server(
     )
     storage.list_servers()  # connects, and makes the schema when there is none
     _announce(config, storage, facts, app_spec)
-    return Supervisor(config, storage, source, recurring=facts.recurring, burst=burst).run()
+    return Supervisor(
+        config, storage, source, recurring=facts.recurring, burst=burst, ends_process=True
+    ).run()
 
 
 def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:

@@ -47,6 +47,10 @@ class Server:
     flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     cwd: Path = ROOT
+    output: int | None = None
+    """A descriptor that takes its standard output and error in the log's stead."""
+    prefix: tuple[str, ...] = ()
+    """The program, and its arguments, that starts it."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,9 +67,11 @@ class Server:
         """Start it and wait until so many workers are registered (None: do not wait)."""
         log = (self.folder / "server.log").open("ab")
         command = [sys.executable, "-m", "qml_mp", "-A", self.app, "--url", self.url, "start", *self.flags]
+        output = log if self.output is None else self.output
         self.process = subprocess.Popen(
-            command, cwd=self.cwd, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+            [*self.prefix, *command],
+            cwd=self.cwd, env=self._environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
         log.close()
         if ready is not None:
             wait_until(lambda: len(self.worker_pids()) >= ready, what=f"{ready} workers; {self.log()}")

@@ -30,7 +30,9 @@ def test_a_server_that_was_declared_dead_while_it_slept_ends_its_jobs_and_goes_o
     wait_until(lambda: is_gone(first), what="the end of the job that is others' now")
     (after,) = wait_until(storage.list_servers, what="the new run")
     assert after.id != before.id
-    job = wait_until(lambda: (found := storage.get(job_id)) and found.claim_seq == 2 and found)
+    wait_until(lambda: any(line.claim_seq == 2 for line in one.journal()), what="the second run")
+    job = storage.get(job_id)
+    assert job is not None
     assert (job.failures, job.crashes) == (0, 0)
     one.signal(signal.SIGQUIT)
     assert one.wait() == 6

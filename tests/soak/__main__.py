@@ -54,7 +54,7 @@ def main() -> int:
     names = arguments.only or list(SCENARIOS)
     backends = [arguments.backend] if arguments.backend else list(BACKENDS)
     rows, errors = [], 0
-    with _postgres(backends) as postgres_url:
+    with open_postgres(backends) as postgres_url:
         for task, scenario in _tasks(arguments, names, backends, postgres_url):
             try:
                 row = scenario.run(task)
@@ -101,7 +101,8 @@ def _arguments() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def _postgres(backends: list[str]) -> Iterator[str | None]:
+def open_postgres(backends: list[str]) -> Iterator[str | None]:
+    """The URL of a PostgreSQL database when one of the backends needs it: the given one, or a throw-away."""
     given = os.environ.get("QML_MP_TEST_URL")
     if "postgres" not in backends or given:
         yield given

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
 from tests.processes.journal import note
@@ -70,12 +71,19 @@ def suicide(ctx: WorkerContext) -> int:
 
 
 @app.job()
-def doze(ctx: WorkerContext, seconds: float) -> int:
-    """Sleep without holding the lock: stopping and continuing a process makes runs overlap on purpose."""
+def gated(ctx: WorkerContext) -> int:
+    """Wait until the test has opened the job's gate. Holds no lock: a process that is stopped, and
+    goes on when its job is another's, makes two runs overlap on purpose."""
     note(ctx, "start")
-    time.sleep(seconds)
+    while not gate_of(ctx.job.id).exists():
+        time.sleep(0.002)
     note(ctx, "end")
     return ctx.job.claim_seq
+
+
+def gate_of(job_id: str) -> Path:
+    """The file whose existence lets the job end; beside the file of the locks."""
+    return Path(os.environ[LOCKS]).with_name(f"gate-{job_id}")
 
 
 @app.job()

@@ -1,4 +1,4 @@
-"""Tests: where a scenario takes place: a fresh storage with its audit, a folder, servers and their processes."""
+"""Tests: where a scenario takes place: a fresh storage with its audit, a folder, and servers."""
 
 from __future__ import annotations
 
@@ -75,6 +75,10 @@ class Ground:
     def journal(self) -> list[Line]:
         """All that the jobs wrote."""
         return read_journal(self.folder / "journal")
+
+    def open_gate(self, job_id: str) -> None:
+        """Let the `gated` job end."""
+        (self.folder / f"gate-{job_id}").touch()
 
     def leftovers(self) -> list[int]:
         """Processes that live in the ground's folder; none when nothing runs."""

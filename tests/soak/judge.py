@@ -77,7 +77,7 @@ def _lost(evidence: Evidence) -> Iterable[str]:
 
 
 def _overlapping(journal: Sequence[Line]) -> Iterable[str]:
-    """Runs that met another run's lock, runs of one claim twice, and lines of a run after a later one began."""
+    """Runs that met another's lock, runs of one claim twice, and lines of a run after a later one began."""
     newest: dict[str, int] = {}
     started: set[tuple[str, int]] = set()
     for line in sorted(journal, key=lambda line: line.at_ns):
@@ -96,7 +96,9 @@ def _stale(transitions: Sequence[Transition]) -> Iterable[str]:
     """Writes that the claim's number or the transition table should have refused. A job returns the
     number of its claim, so a result that differs from the row's number was written by a stale claim."""
     for change in transitions:
-        what = f"job {change.job_id}: {change.old_state} {change.old_seq} -> {change.new_state} {change.new_seq}"
+        what = (
+            f"job {change.job_id}: {change.old_state} {change.old_seq} -> {change.new_state} {change.new_seq}"
+        )
         claimed = change.old_state == "enqueued" and change.new_state == _PROCESSING
         if change.new_state == "gone":
             yield f"{what}: a row was deleted"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from qml_mp import host
 from qml_mp.core.job import Job
-from tests.processes.harness import Server
+from tests.processes.harness import Server, wait_until
 from tests.soak.ground import Ground, environment_of, fresh_ground, pause
 from tests.soak.judge import Kills
 from tests.soak.report import Row
@@ -33,7 +33,7 @@ def run_kills(task: Task) -> Row:
 
 def run_storm(task: Task) -> Row:
     """The same while the supervisor is killed and started again every 5 s."""
-    return _under_fire(task, busy_s=0.004, supervisor_every_s=_SUPERVISOR_EVERY_S)
+    return _under_fire(task, busy_s=0.004, supervisor_every_s=_SUPERVISOR_EVERY_S * task.pace)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,6 +45,11 @@ class _Battle:
     kills: Kills = field(default_factory=Kills)
     supervisors_killed: int = 0
     broken: list[str] = field(default_factory=list)
+
+    def is_up(self) -> bool:
+        """Whether the server works, or has ended by itself."""
+        assert self.server.process is not None
+        return self.server.process.poll() is not None or bool(self.ground.workers(self.server))
 
     def kill_a_worker(self) -> None:
         """SIGKILL to a random live worker, of whatever run of the server."""
@@ -81,6 +86,7 @@ def _under_fire(task: Task, *, busy_s: float, supervisor_every_s: float | None) 
         battle = _Battle(ground=ground, server=ground.server("-w", str(WORKERS), **_SETTINGS))
         ground.start(battle.server, ready=1)
         _fight(task, battle, supervisor_every_s)
+        wait_until(battle.is_up, within_s=60, what=f"a server to stop; {battle.server.log()[-2000:]}")
         if battle.server.process is not None and battle.server.process.poll() is not None:
             battle.broken.append(f"the server ended by itself: {battle.server.log()[-500:]}")
         elif (code := battle.server.stop()) != 0:
@@ -89,7 +95,9 @@ def _under_fire(task: Task, *, busy_s: float, supervisor_every_s: float | None) 
         done = task.count - ground.audit.unfinished()
         expected = ids if not task.time_is_up else _ended(ground)
         findings = judge_ground(ground, expected=expected, kills=battle.kills)
-        claims = [transition for transition in ground.audit.transitions() if transition.new_state == "processing"]
+        claims = [
+            transition for transition in ground.audit.transitions() if transition.new_state == "processing"
+        ]
         reruns = sum(transition.new_seq > 1 for transition in claims)
         figures = f"{reruns} re-runs"
         if supervisor_every_s is not None:

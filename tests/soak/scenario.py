@@ -27,6 +27,8 @@ class Task:
     unit: str
     lanes: int = 1
     minutes: float = float("inf")
+    pace: float = 1.0
+    """Multiplies the time between two kills of a supervisor, for short runs."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     began: float = field(default_factory=time.monotonic)
 

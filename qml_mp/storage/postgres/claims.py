@@ -55,7 +55,7 @@ class ClaimsPart(Part):
             if then is not None:
                 claimed = transaction.execute(*_claim_statement(then))
         next_claim = None if claimed is None else next(iter(claims_from(claimed.fetchall())), None)
-        return replace(self._finished(claim, write), next=next_claim)
+        return replace(self._finished(claim, outcome, write), next=next_claim)
 
     def claims_of_worker(self, worker_id: str) -> list[Claim]:
         return self._claims(sql.CLAIMS_OF_WORKER, {"worker_id": worker_id})
@@ -69,7 +69,7 @@ class ClaimsPart(Part):
     def _claims(self, statement: str, which: Mapping[str, object]) -> list[Claim]:
         return claims_from(self._database.read("reading claims", statement, which))
 
-    def _finished(self, claim: Claim, write: _Write) -> Finished:
+    def _finished(self, claim: Claim, outcome: Outcome, write: _Write) -> Finished:
         """What the committed write did. When it hit no row, the row is read back: perhaps an earlier
         try had landed and only its reply was lost."""
         if write.hit():
@@ -79,7 +79,7 @@ class ClaimsPart(Part):
             return Finished(accepted=False, state=None)
         present = state_name_of(rows[0]["state"])
         done = present is not StateName.PROCESSING and written_by_this_claim(
-            write.change, present=present, attempt_recorded=rows[0]["attempt_recorded"]
+            outcome, recorded=rows[0]["recorded"], succeeded=rows[0]["succeeded"]
         )
         return Finished(accepted=done, state=present if done else None)
 

@@ -17,6 +17,7 @@ from psycopg.rows import DictRow
 
 from qml_mp import failpoints
 from qml_mp.errors import InvalidJob, StorageUnavailable
+from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.postgres import schema
 from qml_mp.storage.postgres.errors import translate
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
@@ -104,6 +105,21 @@ class Database:
         with handle.lock:
             handle.drop()
 
+    @property
+    def descriptors(self) -> frozenset[int]:
+        """The socket of this process's connection; empty when there is none."""
+        link = self._own_handle().link
+        return frozenset() if link is None or link.closed else frozenset({link.fileno()})
+
+    def close_for_fork(self) -> None:
+        """The connection stays the parent's."""
+
+    def leave_parents_handle(self) -> None:
+        """In a forked child, let go of the socket: held open, it would keep the parent's session
+        alive after the parent's death, with whatever it has locked."""
+        if self._handle.pid != os.getpid():
+            self._handle.abandon()
+
     def bound(self, params: Params | None) -> dict[str, object]:
         """The values of a statement, the channel of its NOTIFY among them."""
         return {"channel": self.target.channel, **(params or {})}
@@ -112,6 +128,7 @@ class Database:
         if handle.link is not None and not handle.link.is_usable():
             handle.drop()
         if handle.link is None:
+            fork_guard().watch(self)
             handle.link = open_link(self.target, self.options)
         if checked and not handle.checked:
             found = schema.found_version(handle.link, self.target, self.statements)
@@ -165,6 +182,14 @@ class _Handle:
                 self.link.execute("ROLLBACK")
         if self.link.pgconn.transaction_status != pq.TransactionStatus.IDLE:
             self.drop()
+
+    def abandon(self) -> None:
+        """In a forked child: put the null device in the place of the parent's socket. The descriptor
+        itself belongs to the driver's object, which must not close a number that is used again."""
+        if self.link is not None and not self.link.closed:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, self.link.fileno(), inheritable=False)
+            os.close(null)
 
     def drop(self) -> None:
         """Close the link, whatever state it is in."""

@@ -69,5 +69,8 @@ class PostgresStorage(
     def open_waker(self) -> Waker | None:
         return NotifyWaker(self._database.target, self._database.options)
 
+    def descriptors(self) -> frozenset[int]:
+        return self._database.descriptors
+
     def close(self) -> None:
         self._database.close()

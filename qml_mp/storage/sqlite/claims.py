@@ -163,9 +163,8 @@ class ClaimsPart(Part):
         if present is None or present["claim_seq"] != claim.job.claim_seq:
             return Finished(accepted=False, state=None)
         state = state_name_of(present["state"])
-        recorded = bool(present["attempt_recorded"])
         done = state is not StateName.PROCESSING and written_by_this_claim(
-            change, present=state, attempt_recorded=recorded
+            outcome, recorded=present["recorded"], succeeded=bool(present["succeeded"])
         )
         return Finished(accepted=done, state=state if done else None)
 

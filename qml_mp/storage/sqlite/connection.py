@@ -15,12 +15,20 @@ from datetime import timedelta
 from qml_mp import failpoints
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob, StorageError, StorageUnavailable
+from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.migrate import check_version, pending
 from qml_mp.storage.sqlite import sql
 from qml_mp.storage.sqlite.errors import is_busy, spoils_handle, translated
-from qml_mp.storage.sqlite.forks import fork_guard
 from qml_mp.storage.sqlite.instants import to_us
-from qml_mp.storage.sqlite.opening import configure, connect, create_file, identity_of, log_of, version_of
+from qml_mp.storage.sqlite.opening import (
+    configure,
+    connect,
+    create_file,
+    identity_of,
+    log_of,
+    open_descriptors,
+    version_of,
+)
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 
 # Pauses between two tries for the write lock. The mean stays the same however long one waits: with
@@ -49,6 +57,8 @@ class Database:
         """The file once opened. It stays: a file that was deleted under us is never made anew."""
         self._log: tuple[int, int] | None = None
         """The write-ahead log of this connection."""
+        self.descriptors: frozenset[int] = frozenset()
+        """Those of this connection; none while there is no connection."""
 
     def __del__(self) -> None:
         with suppress(Exception):  # dropped without close(), perhaps half made or at the very end
@@ -103,6 +113,7 @@ class Database:
         with self._lock:
             if self._connection is not None and not self._in_use:
                 connection, self._connection = self._connection, None
+                self.descriptors = frozenset()
                 with suppress(sqlite3.Error):
                     connection.close()
 
@@ -127,6 +138,7 @@ class Database:
         self._pid = os.getpid()
         self._lock = threading.RLock()  # the old one may be held by a thread that does not exist here
         self._in_use = False
+        self.descriptors = frozenset()
         if self._connection is not None:
             # One reference too many, for good: the handle is not even closed when the child exits.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
@@ -208,6 +220,7 @@ class Database:
         elif identity_of(self.path) != self._file:
             raise self._moved()
         fork_guard().watch(self)
+        before = open_descriptors()
         connection = connect(self.path, busy_timeout_s=self._busy_timeout_s)
         try:
             found = version_of(connection)
@@ -221,6 +234,7 @@ class Database:
             connection.close()
             raise
         self._file, self._log = identity_of(self.path), identity_of(log_of(self.path))
+        self.descriptors = open_descriptors() - before
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:

@@ -72,6 +72,23 @@ def version_of(connection: sqlite3.Connection) -> int:
     return connection.execute(sql.VERSION).fetchone()[0] or 0
 
 
+def open_descriptors() -> frozenset[int]:
+    """Those of this process now; SQLite does not tell its own."""
+    try:
+        listed = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return frozenset()  # not one is left for the listing
+    return frozenset(fd for fd in listed if _is_open(fd))  # the listing's own is not any more
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def identity_of(path: str) -> tuple[int, int] | None:
     """What tells the file from any other that has or had its name; None when there is none."""
     try:

@@ -157,8 +157,8 @@ ADD_ATTEMPT: Final = """
 
 # How a row stands whose guarded write hit nothing.
 PRESENT: Final = """
-    SELECT state, claim_seq, EXISTS (
-        SELECT 1 FROM qml_attempts WHERE job_id = :id AND claim_seq = :claim_seq) AS attempt_recorded
+    SELECT state, claim_seq, duration_us IS NOT NULL AS succeeded, (
+        SELECT kind FROM qml_attempts WHERE job_id = :id AND claim_seq = :claim_seq) AS recorded
     FROM qml_jobs WHERE id = :id
 """
 

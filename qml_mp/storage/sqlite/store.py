@@ -58,5 +58,8 @@ class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocksPart, Monit
     def open_waker(self) -> Waker | None:
         return open_waker(self._database)
 
+    def descriptors(self) -> frozenset[int]:
+        return self._database.descriptors
+
     def close(self) -> None:
         self._database.close()

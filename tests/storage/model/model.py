@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import assert_never
@@ -21,6 +21,7 @@ from qml_mp.core.state import StateName
 
 SUCCEEDED_TTL_H = 10.0
 FAILED_TTL_H = 20.0
+_DEFAULT_TTL_H = 24.0
 
 
 @dataclass(kw_only=True)
@@ -125,6 +126,12 @@ class Model:
     def due(self) -> list[ModelJob]:
         return [job for job in self.jobs.values() if job.due_h is not None and job.due_h <= self.now_h]
 
+    def promote_all(self) -> int:
+        due = self.due()
+        for job in due:
+            self.promote(job)
+        return len(due)
+
     def delete(self, job: ModelJob) -> bool:
         """Whether it could be deleted."""
         if job.state in (StateName.PROCESSING, StateName.DELETED):
@@ -139,9 +146,14 @@ class Model:
         job.state, job.failures, job.crashes, job.expires_h = StateName.ENQUEUED, 0, 0, None
         return True
 
-    def release(self, jobs: Iterable[ModelJob]) -> int:
-        """Give back the claims; how many."""
-        return sum(self.finish(job.id, job.claim_seq, Release(reason="gone")) for job in list(jobs))
+    def release(self, which: Callable[[ModelJob], bool]) -> int:
+        """Give back those claims; how many."""
+        held = [job for job in self.in_state(StateName.PROCESSING) if which(job)]
+        for job in held:
+            self.finish(job.id, job.claim_seq, Release(reason="gone"))
+            if job.expires_h is not None:  # its cancel was asked for; here the settings are not known
+                job.expires_h = self.now_h + _DEFAULT_TTL_H
+        return len(held)
 
     def clean_up(self) -> int:
         expired = [

@@ -1,9 +1,10 @@
-"""Every process: no SQLite handle crosses a fork.
+"""Every process: no storage handle crosses a fork in a usable state.
 
 SQLite keeps its locks per process. A child that opens the file beside a handle that it inherited
 believes that it holds its parent's locks, and one that closes the inherited handle acts on the file
-in its parent's name. So handles are closed before each fork of this process, and opened again by
-whoever needs one; a handle that is in use by the forking thread itself is abandoned by the child.
+in its parent's name. So these handles are closed before each fork of this process, and opened again
+by whoever needs one; a handle that is in use by the forking thread itself is abandoned by the child.
+A connection to PostgreSQL stays the parent's; the child lets go of its socket without a word.
 """
 
 from __future__ import annotations

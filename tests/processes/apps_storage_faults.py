@@ -1,0 +1,49 @@
+"""Tests: the app of the storage faults: a job that needs two attempts, and one that meddles with the file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from qml_mp import QmlApp, RetryPolicy, WorkerContext
+from tests.processes.journal import note
+
+app = QmlApp(retry_policy=RetryPolicy.fixed(0, jitter=0.0, max_attempts=3))
+
+
+@app.job()
+def plain(ctx: WorkerContext) -> str:
+    """Succeed."""
+    note(ctx, "start")
+    note(ctx, "end")
+    return "plain"
+
+
+@app.job()
+def flaky(ctx: WorkerContext) -> str:
+    """Fail the first time that it comes to its end, and succeed the second time."""
+    note(ctx, "start")
+    try:
+        if ctx.job.failures == 0:
+            raise ValueError("the first time")
+    finally:
+        note(ctx, "end")
+    return "flaky"
+
+
+@app.job()
+def nap(ctx: WorkerContext, seconds: float) -> str:
+    """Sleep in one system call."""
+    note(ctx, "start")
+    time.sleep(seconds)
+    note(ctx, "end")
+    return "slept"
+
+
+@app.job()
+def read_the_database_file(ctx: WorkerContext, path: str) -> int:
+    """What a job must not do to an SQLite file: open it beside SQLite, read, and close it again."""
+    note(ctx, "start")
+    length = len(Path(path).read_bytes())  # closing it drops every lock that this process has on it
+    note(ctx, "end")
+    return length

@@ -1,0 +1,152 @@
+"""Tests: a small scenario on a real supervisor with one worker, in which somebody dies at a given place.
+
+The supervisor is forked from the test, so that a scenario takes a fraction of a second and every
+place can have its turn. The judge is the journal, and the log that the database's triggers keep.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from qml_mp import failpoints
+from qml_mp.child.source import LoadedProgram
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
+from tests.processes.apps_storage_faults import app
+from tests.processes.harness import is_gone, wait_until
+from tests.processes.journal import JOURNAL, Line, overlapping_runs, read_journal
+from tests.storage.model.transition_log import TransitionLog, faults_of
+
+CONFIG = ServerConfig(
+    worker_count=1,
+    polling_interval=timedelta(milliseconds=50),
+    scheduler_poll_interval=timedelta(milliseconds=50),
+    shutdown_timeout=timedelta(seconds=10),
+)
+_LONGEST_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Where a scenario runs: a storage with its schema and log, and a folder."""
+
+    storage: Storage
+    log: TransitionLog
+    folder: Path
+
+    @property
+    def mark(self) -> Path:
+        """There once the failpoint has struck."""
+        return self.folder / "mark"
+
+    @property
+    def output(self) -> Path:
+        """What the supervisors and workers said."""
+        return self.folder / "output"
+
+
+def play(stage: Stage, failpoint: str) -> list[str]:
+    """Run one job that needs two attempts and one that needs one while `failpoint` (once) is armed;
+    what of the invariants does not hold then."""
+    for path in (stage.mark, stage.folder / "journal"):
+        path.unlink(missing_ok=True)
+    stage.log.clear()
+    ids = stage.storage.enqueue_many([Job.new("flaky"), Job.new("plain")])
+    armed = f"{failpoint}@{stage.mark}"
+    status = _run_until(stage, ids, armed)
+    while status == -signal.SIGKILL:
+        status = _run_until(stage, ids, armed)
+    return [*_faults(stage, ids), *([] if status == 0 else [f"the supervisor ended with {status}"])]
+
+
+def _run_until(stage: Stage, ids: list[str], armed: str) -> int:
+    """One supervisor, until all jobs have ended or it is killed; its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        _be_supervisor(stage, armed)
+    ended: list[int] = []
+
+    def has_ended() -> bool:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            ended.append(os.waitstatus_to_exitcode(status))
+        return bool(done)
+
+    def is_over() -> bool:
+        return has_ended() or all(stage.storage.job_counts()[state] == 0 for state in _LIVE)
+
+    try:
+        wait_until(is_over, within_s=_LONGEST_S, what=f"the end with {armed}; {_tail(stage)}")
+        if not ended:
+            os.kill(pid, signal.SIGTERM)
+            wait_until(has_ended, within_s=_LONGEST_S, what=f"the stop with {armed}; {_tail(stage)}")
+    finally:
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return ended[0]
+
+
+_LIVE = tuple(state for state in StateName if not state.is_final)
+
+
+def _be_supervisor(stage: Stage, armed: str) -> None:
+    code = 70
+    try:
+        output = os.open(stage.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)s %(message)s", force=True)
+        os.environ[JOURNAL] = str(stage.folder / "journal")
+        failpoints.arm(armed)
+        storage = open_storage(stage.storage.url, patience=STORAGE_PATIENCE)
+        code = Supervisor(CONFIG, storage, LoadedProgram(program=app.program)).run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _faults(stage: Stage, ids: list[str]) -> Iterator[str]:
+    """Everything that does not hold, in words."""
+    flaky, plain = (stage.storage.get(job_id) for job_id in ids)
+    for job, failures in ((flaky, 1), (plain, 0)):
+        if job is None or job.state_name is not StateName.SUCCEEDED or job.failures != failures:
+            yield f"not as it should be: {job}"
+    crashes = sum(job.crashes for job in (flaky, plain) if job)
+    if crashes > 1:
+        yield f"{crashes} crashes for one kill"
+    log = [one for one in stage.log.read() if one.job_id in ids]
+    yield from faults_of(log, stage.log.attempts())
+    lines = read_journal(stage.folder / "journal")
+    claims = {(one.job_id, one.claim_seq) for one in log if one.new is StateName.PROCESSING}
+    yield from _faults_of_runs(lines, claims)
+    if stage.storage.claims() or stage.storage.list_servers() or stage.storage.list_workers():
+        yield "claims or rows of the registry are left"
+
+
+def _faults_of_runs(lines: list[Line], claims: set[tuple[str, int]]) -> Iterator[str]:
+    runs = Counter((line.job_id, line.claim_seq) for line in lines if line.what == "start")
+    for run, count in runs.items():
+        if count > 1 or run not in claims:
+            yield f"claim {run} ran {count} times"
+    # One worker runs at a time, and it is dead when another has begun: a run without an end is over.
+    deaths_ns = {line.pid: line.at_ns for line in lines if is_gone(line.pid)}
+    for _, second in overlapping_runs(lines, deaths_ns):
+        yield f"two runs of {second.job_id} overlap"
+
+
+def _tail(stage: Stage) -> str:
+    return stage.output.read_text(errors="replace")[-3000:] if stage.output.exists() else ""

@@ -1,0 +1,169 @@
+"""Tests: a server inside a host program leaves the host alone, and does not outlive it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.server_info import ProcessIdentity
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import ROOT, is_gone, wait_for_state, wait_until
+from tests.processes.journal import JOURNAL
+
+StartHost = Callable[[str], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start_host(url: str, tmp_path: Path) -> Iterator[StartHost]:
+    """Starts a program of `embedding_hosts`; what is left of it is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
+        with (tmp_path / "errors").open("ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.processes.embedding_hosts", name, url, str(tmp_path)],
+                cwd=ROOT, env={**kept, JOURNAL: str(tmp_path / "journal")},
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture
+def report_of(start_host: StartHost, storage: Storage, tmp_path: Path) -> Callable[[str], dict[str, object]]:
+    """Runs a host to its end: what it tells. Nothing of the server may be left then."""
+
+    def run(name: str) -> dict[str, object]:
+        process = start_host(name)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, (tmp_path / "errors").read_text()
+        assert registered(storage) == []
+        report: dict[str, object] = json.loads(output.decode().splitlines()[-1])
+        return report
+
+    return run
+
+
+ReportOf = Callable[[str], dict[str, object]]
+
+
+def test_a_script_starts_and_stops_a_server_twice_and_finds_everything_as_it_was(report_of: ReportOf) -> None:
+    assert report_of("single") == {
+        "jobs ran elsewhere": True,
+        "ran": True,
+        "refused": True,
+        "same": True,
+        "stopped": True,
+        "own child": 7,
+        "exit code": 0,
+    }
+
+
+@pytest.mark.fault(66)
+@pytest.mark.fault(67)
+def test_a_service_with_threads_handlers_and_children_keeps_them(report_of: ReportOf) -> None:
+    assert report_of("threaded") == {
+        "same": True,
+        "own child": 7,
+        "sigterms": 3,
+        "woken": True,
+        "exit code": 0,
+    }
+
+
+@pytest.mark.fault(67)
+def test_a_host_that_collects_any_child_does_not_confuse_the_server(report_of: ReportOf) -> None:
+    assert report_of("greedy") == {"stopped": True, "collected": True}
+
+
+@pytest.mark.fault(67)
+@pytest.mark.parametrize("name", ["in_a_loop", "in_a_loop_with_threads"])
+def test_a_running_event_loop_keeps_its_signal_handlers_and_subprocesses(
+    report_of: ReportOf, name: str
+) -> None:
+    assert report_of(name) == {
+        "state": "succeeded",
+        "result": "thought",
+        "own child": 7,
+        "calls": sorted([signal.SIGTERM, signal.SIGUSR1]),
+        "same": True,
+        "exit code": 0,
+    }
+
+
+@pytest.mark.fault(68)
+def test_a_copy_that_the_host_forks_sees_the_server_and_cannot_end_it(report_of: ReportOf) -> None:
+    assert report_of("copied") == {"copy": 0, "running": True, "exit code": 0}
+
+
+@pytest.mark.fault(68)
+@pytest.mark.parametrize("name", ["doomed", "doomed_with_threads"])
+def test_a_killed_hosts_server_finishes_its_job_and_leaves_whatever_the_hosts_children_do(
+    start_host: StartHost, storage: Storage, tmp_path: Path, name: str
+) -> None:
+    process = start_host(name)
+    wait_until((tmp_path / "doomed").exists, what="the job")
+    told = json.loads((tmp_path / "doomed").read_text())
+    ours = family(storage)
+    assert len(ours) == 4  # the supervisor, its guardian, two workers
+
+    process.kill()
+    process.wait()
+
+    try:
+        wait_until(lambda: not any(host.is_alive(one) for one in ours), what="the end of the server")
+        assert not is_gone(told["own child"])
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(told["own child"], signal.SIGKILL)
+    job = wait_for_state(storage, told["job"], StateName.SUCCEEDED)
+    assert (job.claim_seq, job.crashes) == (1, 0)
+    assert registered(storage) == []
+
+
+def registered(storage: Storage) -> list[str]:
+    """The ids of servers and workers that the registry names."""
+    return [one.id for one in storage.list_servers()] + [one.id for one in storage.list_workers()]
+
+
+def family(storage: Storage) -> list[ProcessIdentity]:
+    """The processes of the only server."""
+    (server,) = storage.list_servers()
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [server.process, *(host.identity(int(child)) for child in children)]
+
+
+def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(report_of: ReportOf) -> None:
+    told = report_of("unlucky")
+
+    errors = {name: value[:2] for name, value in told.items() if isinstance(value, list)}
+    expected = {
+        "no module": ("AppImportError", "No module named 'no_such_module'"),
+        "in memory": ("ConfigurationError", "2 threads"),
+        "only in workers": ("WorkerBootError", "gone stale"),
+        "no storage": ("StorageUnavailable", "no/such/folder"),
+        "memory": ("ConfigurationError", "memory limit"),
+    }
+    for name, (kind, text) in expected.items():
+        assert errors[name][0] == kind, errors[name]
+        assert text in errors[name][1]
+    assert [value[2] for value in told.values() if isinstance(value, list)] == [False] * 5

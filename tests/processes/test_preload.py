@@ -1,0 +1,108 @@
+"""Tests: `--preload`, which imports the app in the supervisor, so that workers are cheap copies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+
+COPIED = """
+import gc, os
+from qml_mp import QmlApp
+with open({path!r}, "a") as stream:
+    print(os.getpid(), file=stream)
+app = QmlApp()
+@app.job()
+def look() -> dict:
+    return {{"frozen": gc.get_freeze_count(), "pid": os.getpid()}}
+"""
+THREADED = """
+import threading, time
+from qml_mp import QmlApp
+app = QmlApp()
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+"""
+
+
+def importers(tmp_path: Path) -> list[int]:
+    """The processes that imported the app."""
+    return [int(line) for line in (tmp_path / "imports").read_text().split()]
+
+
+def test_a_preloaded_app_is_imported_by_the_supervisor_alone_and_its_objects_are_frozen(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "copied_app.py").write_text(COPIED.format(path=str(tmp_path / "imports")))
+    one = server("-w", "3", "--preload", app="copied_app:app", PYTHONPATH=str(tmp_path)).start(ready=3)
+
+    seen = wait_for_state(storage, enqueue(storage, "look"), StateName.SUCCEEDED).result
+
+    assert isinstance(seen, dict)
+    assert isinstance(seen["frozen"], int)
+    assert seen["frozen"] > 1000
+    assert seen["pid"] in one.worker_pids().values()
+    assert len(importers(tmp_path)) == 2  # the probe's and the supervisor's
+    assert importers(tmp_path)[1] == one.pid
+    os.kill(int(str(seen["pid"])), signal.SIGKILL)
+    wait_until(lambda: seen["pid"] not in (now := one.worker_pids().values()) and len(now) == 3)
+    assert len(importers(tmp_path)) == 2
+    assert one.stop() == 0
+
+
+def test_an_app_that_starts_threads_when_imported_cannot_be_preloaded(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "threaded_app.py").write_text(THREADED)
+    one = server("-w", "1", "--preload", app="threaded_app:app", PYTHONPATH=str(tmp_path))
+
+    one.start(ready=None)
+
+    assert one.wait() == 2
+    assert "importing 'threaded_app:app' started 1 threads" in one.log()
+    assert storage.list_servers() == []
+
+
+def test_without_preload_an_app_may_start_threads_when_imported(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "threaded_app.py").write_text(THREADED)
+    one = server("-w", "1", app="threaded_app:app", PYTHONPATH=str(tmp_path)).start()
+
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(66)
+def test_a_worker_that_is_silent_for_too_long_at_its_boot_is_killed_and_replaced(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    faults = "tests.processes.apps_faults:app"
+    one = server("-w", "1", app=faults, QML_TEST_HANG=str(mark), QML_MP_BOOT_TIMEOUT="2")
+
+    one.start()
+
+    assert "is not ready after 2s; killing it" in one.log()
+    assert wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(66)
+def test_an_app_whose_import_never_ends_is_given_up(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "endless_app.py").write_text("import time\ntime.sleep(600)\n")
+    one = server("-w", "1", app="endless_app:app", PYTHONPATH=str(tmp_path), QML_MP_BOOT_TIMEOUT="0.5")
+
+    one.start(ready=None)
+
+    assert one.wait() == 3
+    assert "was not imported within 500ms" in one.log()

@@ -1,0 +1,161 @@
+"""Tests: the signals by which people steer a supervisor, and the loss of its terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, enqueue, is_gone, state_of, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+TAKE_TERMINAL = (
+    sys.executable, "-c",
+    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
+    " os.execvp(sys.argv[1], sys.argv[1:])",
+)  # fmt: skip
+LEAD_GROUP = (sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])")
+
+
+def has_started(one: Server, job_id: str) -> bool:
+    return any(line.job_id == job_id and line.what == "start" for line in one.journal())
+
+
+def test_ttin_adds_a_worker_and_ttou_removes_one_after_its_job(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1").start()
+
+    one.signal(signal.SIGTTIN)
+
+    wait_until(lambda: len(one.worker_pids()) == 2, what="a second worker")
+    ids = [enqueue(storage, "nap", seconds=0.5) for _ in range(2)]
+    wait_until(lambda: all(has_started(one, job_id) for job_id in ids))
+    one.signal(signal.SIGTTOU)
+    for job_id in ids:
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    wait_until(lambda: list(one.worker_pids()) == [1], what="the leave of the second worker")
+    assert one.stop() == 0
+
+
+def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "3").start(ready=3)
+    for method in ("spin_in_c", "nap"):
+        arguments = {"seconds": 30} if method == "nap" else {}
+        job_id = enqueue(storage, method, **arguments)
+        wait_until(lambda job_id=job_id: has_started(one, job_id))  # type: ignore[misc]
+
+    one.signal(signal.SIGUSR1)
+
+    wait_until(lambda: one.log().count("most recent call first") == 3, what=one.log())
+    log = one.log()
+    assert " in spin_in_c" in log
+    assert " in nap" in log
+    assert "idle):" in log
+    one.signal(signal.SIGQUIT)
+    one.wait()
+
+
+def test_usr2_pauses_claims_also_of_new_workers_and_a_second_one_resumes_them(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1").start()
+    running = enqueue(storage, "nap", seconds=0.3)
+    wait_until(lambda: has_started(one, running))
+
+    one.signal(signal.SIGUSR2)
+
+    wait_until(lambda: "Claims are paused" in one.log())
+    wait_for_state(storage, running, StateName.SUCCEEDED)
+    waiting = [enqueue(storage, "quick") for _ in range(3)]
+    one.signal(signal.SIGTTIN)
+    wait_until(lambda: len(one.worker_pids()) == 2, what="a second worker")
+    (first, second) = one.worker_pids().values()
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: second in (now := one.worker_pids().values()) and first not in now and len(now) == 2)
+    wait_until(lambda: one.log().count("is ready") == 3)
+    assert {state_of(storage, job_id) for job_id in waiting} == {StateName.ENQUEUED}
+    one.signal(signal.SIGUSR2)
+    for job_id in waiting:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+def test_hup_replaces_the_workers_one_by_one_and_each_finishes_its_job_first(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "3").start(ready=3)
+    before = set(one.worker_pids().values())
+    ids = [enqueue(storage, "nap", seconds=0.5) for _ in range(3)]
+    wait_until(lambda: all(has_started(one, job_id) for job_id in ids))
+    fewest = 3
+
+    one.signal(signal.SIGHUP)
+
+    def all_replaced() -> bool:
+        nonlocal fewest
+        now = one.worker_pids()
+        fewest = min(fewest, len(now))
+        return len(now) == 3 and before.isdisjoint(now.values())
+
+    wait_until(all_replaced, what=one.log())
+    assert fewest >= 2
+    for job_id in ids:
+        job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+        assert (job.claim_seq, job.crashes) == (1, 0)
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(57)
+def test_ctrl_c_reaches_the_supervisor_and_no_worker(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "2")
+    one.prefix = LEAD_GROUP
+    one.start(ready=2)
+    job_id = enqueue(storage, "nap", seconds=0.5)
+    wait_until(lambda: has_started(one, job_id))
+
+    os.killpg(one.pid, signal.SIGINT)
+
+    assert one.wait() == 0, one.log()
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert one.log().count("Stopping (SIGINT)") == 1
+
+
+@pytest.mark.fault(58)
+def test_a_server_whose_terminal_is_closed_stops_and_its_job_is_finished(
+    server: MakeServer, storage: Storage
+) -> None:
+    terminal, output = os.openpty()
+    one = server("-w", "2")
+    one.output, one.prefix = output, TAKE_TERMINAL
+    one.start(ready=2)
+    os.close(output)
+    workers = one.worker_pids().values()
+    job_id = enqueue(storage, "nap", seconds=0.5)
+    wait_until(lambda: has_started(one, job_id))
+
+    os.close(terminal)
+
+    assert one.wait(within_s=20) == 0
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert all(is_gone(pid) for pid in workers)
+
+
+@pytest.mark.fault(58)
+def test_a_server_started_with_nohup_outlives_its_terminal(server: MakeServer, storage: Storage) -> None:
+    terminal, output = os.openpty()
+    one = server("-w", "1")
+    one.output, one.prefix = output, (*TAKE_TERMINAL, "nohup")
+    one.start()
+    os.close(output)
+    (worker,) = one.worker_pids().values()
+
+    os.close(terminal)
+
+    # A server without a terminal takes the hangup for what SIGHUP means elsewhere.
+    wait_until(lambda: (now := one.worker_pids()) and worker not in now.values(), what="new workers")
+    wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
+    assert one.stop() == 0

@@ -1,0 +1,129 @@
+"""Tests: each scenario of `scripts/soak`, for a few seconds. The speed of the machine is not judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.soak.kills import run_kills, run_storm
+from tests.soak.orphans import run_orphans
+from tests.soak.recovery import run_recovery
+from tests.soak.replacements import run_boot_failure, run_replacements
+from tests.soak.report import Row, table
+from tests.soak.scenario import Task
+from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
+from tests.soak.stops import run_stops
+
+both = pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+Run = Callable[[Task], Row]
+
+
+def outcome(request: pytest.FixtureRequest, run: Run, backend: str, count: int) -> Row:
+    """The scenario's line; all that was counted is done, or it raises."""
+    url = request.getfixturevalue("postgres_url") if backend == "postgres" else None
+    return run(
+        Task(
+            scenario=run.__name__, backend=backend, postgres_url=url, seed=1, count=count, unit="", pace=0.25
+        )
+    )
+
+
+@both
+@pytest.mark.fault(1)
+def test_no_job_is_lost_or_run_twice_at_once_while_workers_are_killed(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_kills, backend, 300)
+
+    assert row.broken == (), table([row])
+    assert row.kills
+
+
+@both
+@pytest.mark.fault(1)
+def test_the_job_of_a_killed_worker_runs_again_on_the_other_one(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_recovery, backend, 3)
+
+    assert row.broken == (), table([row])
+    assert row.kills == 3
+
+
+@both
+@pytest.mark.fault(1)
+@pytest.mark.fault(4)
+def test_no_job_is_lost_or_run_twice_at_once_while_supervisors_are_killed_too(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_storm, backend, 500)
+
+    assert row.broken == (), table([row])
+    assert row.kills
+
+
+@both
+@pytest.mark.fault(4)
+def test_no_process_outlives_a_killed_supervisor_for_long(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_orphans, backend, 2)
+
+    assert row.broken == (), table([row])
+    assert row.kills == 2
+
+
+@both
+@pytest.mark.fault(55)
+@pytest.mark.fault(56)
+@pytest.mark.fault(59)
+def test_a_server_stops_whole_at_any_moment_and_charges_nothing(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_stops, backend, 4)
+
+    assert row.broken == (), table([row])
+    assert row.done == 4
+
+
+@both
+@pytest.mark.fault(63)
+def test_replacing_workers_leaves_nothing_in_the_supervisor(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_replacements, backend, 12)
+
+    assert row.broken == (), table([row])
+    assert row.done >= 12
+
+
+@pytest.mark.fault(60)
+def test_workers_that_cannot_boot_are_forked_ever_more_rarely_until_they_can(
+    request: pytest.FixtureRequest,
+) -> None:
+    row = outcome(request, run_boot_failure, "sqlite", 2)
+
+    assert row.broken == (), table([row])
+
+
+@both
+@pytest.mark.fault(6)
+def test_the_outcome_of_a_worker_that_lost_its_claim_while_stopped_is_refused_and_counted(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_stopped_workers, backend, 5)
+
+    assert row.broken == (), table([row])
+    assert row.done == 5
+
+
+@both
+@pytest.mark.fault(7)
+def test_a_supervisor_that_was_declared_dead_while_stopped_ends_its_workers_and_goes_on(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_stopped_supervisors, backend, 2)
+
+    assert row.broken == (), table([row])
+    assert row.done == 2

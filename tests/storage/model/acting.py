@@ -1,0 +1,262 @@
+"""Tests: how the state machine acts on storage and model at once, and what it holds against both."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+from qml_mp import failpoints
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import AttemptKind, Outcome
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo
+from qml_mp.core.state import StateName
+from qml_mp.errors import InvalidTransition, JobNotFound, StorageUnavailable
+from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
+from tests.storage.model.model import FAILED_TTL_H, SUCCEEDED_TTL_H, Model, ModelJob
+from tests.storage.model.transition_log import faults_of
+from tests.storage.model.world import World
+
+_Result = TypeVar("_Result")
+
+KEEP = Retention(succeeded_ttl=timedelta(hours=SUCCEEDED_TTL_H), failed_ttl=timedelta(hours=FAILED_TTL_H))
+
+
+class Lost:
+    """In place of a reply."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Generic[_Result]):
+    """An operation that was answered, and what the model says the answer is."""
+
+    got: _Result
+    wanted: _Result
+
+
+@dataclass(kw_only=True)
+class WorkerView:
+    """What one worker process knows."""
+
+    id: str
+    server: int
+    storage: Storage
+    claim: Claim | None = None
+    asked: Fetch | None = None
+    """A claim whose reply was lost."""
+    told: tuple[Claim, Outcome, Fetch | None] | None = None
+    """An outcome whose reply was lost."""
+    dead: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        return not self.dead and self.claim is None and self.asked is None and self.told is None
+
+    @property
+    def has_claim(self) -> bool:
+        return not self.dead and self.claim is not None
+
+    @property
+    def repeats(self) -> bool:
+        return not self.dead and (self.asked is not None or self.told is not None)
+
+    def forget(self) -> None:
+        self.claim = self.asked = self.told = None
+
+
+class Acting(RuleBasedStateMachine):
+    """The processes, and what each of them knows. Rules are in `machine`."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.name = world.begin()
+        self.model = Model()
+        self.incarnation = 0
+        self.jobs: list[str] = []
+        self.added = 0
+        self.ghosts: list[tuple[WorkerView, Claim]] = []
+        self.client = world.handles[0]
+        self.supervisors = world.handles[1:3]
+        self.server_ids = ["", ""]
+        for number in (0, 1):
+            self.register(number)
+        self.workers = [
+            WorkerView(id=self.new_worker_id(), server=number % 2, storage=world.handles[3 + number])
+            for number in range(4)
+        ]
+
+    def do(
+        self, fault: str | None, act: Callable[[], _Result], expect: Callable[[Model], _Result]
+    ) -> Done[_Result] | Lost:
+        """Act on storage and model. When the reply is lost, the storage must have done all of it or
+        nothing, and the model follows."""
+        before = copy.deepcopy(self.model) if fault else None
+        wanted = expect(self.model)
+        failpoints.arm(fault or "")
+        try:
+            return Done(got=act(), wanted=wanted)
+        except StorageUnavailable:
+            if before is None:
+                raise
+        finally:
+            failpoints.arm("")
+        assert before is not None
+        seen = self._seen()
+        if fault == "storage.call=raise:1" or seen != _drawn(self.model):
+            assert seen == _drawn(before)
+            self.model = before
+        return Lost()
+
+    def do_surely(
+        self, fault: str | None, act: Callable[[], _Result], expect: Callable[[Model], _Result]
+    ) -> Done[_Result]:
+        """The same, repeated by the caller when the reply is lost."""
+        done = self.do(fault, act, expect)
+        if isinstance(done, Lost):
+            done = self.do(None, act, expect)
+        assert isinstance(done, Done)
+        return done
+
+    def fetch(self, worker: WorkerView, fetch: Fetch, fault: str | None) -> None:
+        def expect(model: Model) -> tuple[str, int] | None:
+            held = model.held_by(worker.id)
+            job = held[0] if held else model.claim(fetch.worker_id, fetch.server_id, fetch.queues)
+            return None if job is None else (job.id, job.claim_seq)
+
+        done = self.do(fault, lambda: _key_of(self._keep(worker, fetch)), expect)
+
+        worker.asked = fetch if isinstance(done, Lost) else None
+        assert isinstance(done, Lost) or done.got == done.wanted
+
+    def _keep(self, worker: WorkerView, fetch: Fetch) -> Claim | None:
+        worker.claim = worker.storage.fetch_and_lock_job(fetch)
+        return worker.claim
+
+    def finish_claim(
+        self, worker: WorkerView, claim: Claim, outcome: Outcome, then: Fetch | None, fault: str | None
+    ) -> None:
+        repeated = worker.told is not None
+
+        def expect(model: Model) -> tuple[bool, tuple[str, int] | None]:
+            accepted = model.finish(claim.job.id, claim.job.claim_seq, outcome)
+            if then is None:
+                return accepted, None
+            held = model.held_by(worker.id) if repeated else []
+            job = held[0] if held else model.claim(then.worker_id, then.server_id, then.queues)
+            return accepted, None if job is None else (job.id, job.claim_seq)
+
+        finished: list[Finished] = []
+
+        def act() -> tuple[bool, tuple[str, int] | None]:
+            finished.append(worker.storage.finish(claim, outcome, retention=KEEP, then=then))
+            return finished[0].accepted, _key_of(finished[0].next)
+
+        done = self.do(fault, act, expect)
+        if isinstance(done, Lost):
+            worker.told, worker.claim = (claim, outcome, then), None
+            return
+        assert done.got == done.wanted
+        worker.told, worker.claim = None, finished[0].next
+
+    def replace(self, worker: WorkerView) -> None:
+        """Another worker takes its place; what the old one held, it may yet act on."""
+        if worker.claim is not None:
+            self.ghosts.append((copy.copy(worker), worker.claim))
+        worker.id, worker.dead = self.new_worker_id(), False
+        worker.forget()
+
+    def by_hand(self, job_id: str, act: Callable[[], Any], expect: Callable[[Model, ModelJob], bool]) -> None:
+        job = self.model.jobs.get(job_id)
+        allowed = job is not None and expect(self.model, job)
+        try:
+            act()
+        except JobNotFound:
+            assert job is None
+        except InvalidTransition:
+            assert job is not None
+            assert not allowed
+        else:
+            assert allowed
+
+    def _seen(self) -> dict[str, tuple[object, ...]]:
+        """The rows as `_drawn` gives those of the model."""
+        owners = self.world.owners()
+        attempts: dict[str, dict[int, AttemptKind]] = {}
+        for (job_id, claim_seq), kind in self.world.attempts().items():
+            attempts.setdefault(job_id, {})[claim_seq] = kind
+        return {
+            job.id: (job.state_name, job.claim_seq, job.failures, job.crashes, *owners[job.id],
+                     attempts.get(job.id, {}))
+            for job in self.world.jobs().values()
+        }  # fmt: skip
+
+    def now(self) -> datetime:
+        return self.client.now()
+
+    def fetch_of(self, worker: WorkerView, queues: tuple[str, ...]) -> Fetch:
+        return Fetch(worker_id=worker.id, server_id=self.server_ids[worker.server], queues=queues)
+
+    def new_worker_id(self) -> str:
+        self.incarnation += 1
+        return f"{self.name}:worker:{self.incarnation}"
+
+    def register(self, number: int) -> None:
+        self.incarnation += 1
+        server_id = self.server_ids[number] = f"{self.name}#{self.incarnation}"
+        now = self.now()
+        self.supervisors[number].register_server(
+            ServerInfo(
+                id=server_id, name=self.name, hostname="h", started_at=now, last_heartbeat=now,
+                process=ProcessIdentity(host="h", pid=1, started_ticks=1), worker_count=2, queues=(),
+                heartbeat_enabled=True,
+            )
+        )  # fmt: skip
+        self.model.beats_h[server_id] = self.model.now_h
+
+    # What holds after every rule
+
+    @invariant()
+    def the_storage_is_as_the_model_says(self) -> None:
+        assert self._seen() == _drawn(self.model)
+
+    @invariant()
+    def the_live_claims_are_those_of_the_model(self) -> None:
+        live = {job.id: job for job in self.model.in_state(StateName.PROCESSING)}
+        claims = self.client.claims()
+        assert {claim.key.job_id: claim.key.claim_seq for claim in claims} == {
+            job.id: job.claim_seq for job in live.values()
+        }
+        assert len(claims) == len(live)  # one each
+
+    def teardown(self) -> None:
+        failpoints.arm("")
+        log = self.world.log.read()
+        assert faults_of(log, self.world.attempts()) == []
+        ends = [one for one in log if one.old is StateName.PROCESSING]
+        tally, live = self.model.tally, len(self.model.in_state(StateName.PROCESSING))
+        assert sum(one.new is StateName.PROCESSING for one in log) == tally.claims
+        assert len(ends) + live == tally.claims
+        assert sum(one.failures for one in ends) == tally.failures
+        assert sum(one.crashes for one in ends) == tally.crashes
+        assert sum(one.new is StateName.SUCCEEDED for one in ends) == tally.succeeded
+        assert tally.claims == (
+            tally.succeeded + tally.failures + tally.crashes + tally.cancelled + tally.releases + live
+        )
+
+
+def _key_of(claim: Claim | None) -> tuple[str, int] | None:
+    return None if claim is None else (claim.key.job_id, claim.key.claim_seq)
+
+
+def _drawn(model: Model) -> dict[str, tuple[object, ...]]:
+    """The rows of the model, to be compared."""
+    return {
+        job.id: (job.state, job.claim_seq, job.failures, job.crashes, job.worker, job.server,
+                 job.cancel_asked, job.due_h is not None, job.expires_h is not None, job.attempts)
+        for job in model.jobs.values()
+    }  # fmt: skip
