@@ -200,6 +200,9 @@ class WorkerLoop:
                 self._backoff_s = _FIRST_BACKOFF_S
                 return finished
             except StorageUnavailable as error:
+                if self._storage.is_locked_by_this_process():
+                    self._slot.say("The job has left a transaction open, in which nobody else can write.")
+                    os._exit(WorkerExit.BROKEN)  # which ends the transaction
                 self._back_off("write an outcome", error)
                 if self._commands.orphaned:
                     return None  # nobody is left to wait for; the claim is recovered by whoever finds it

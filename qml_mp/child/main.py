@@ -87,11 +87,28 @@ def worker_main(order: WorkerOrder) -> int:
     finally:
         order.slot.show(Activity.LEAVING)
         storage.close()
+        if commands.orphaned:
+            _end_group()
 
 
 def leave(code: int) -> None:
     """End the process now: what is buffered is flushed, unless nobody takes it within a moment, and
     nothing else of the parent's is run."""
+    try:
+        _flush()
+    finally:
+        os._exit(code)
+
+
+def _end_group() -> None:
+    """Nobody is left to kill what jobs have left in this worker's group, so it ends with the worker."""
+    if host.shares_its_group(os.getpid()) is not False:
+        with contextlib.suppress(OSError):
+            _flush()
+        os.killpg(0, signal.SIGKILL)
+
+
+def _flush() -> None:
     try:
         signal.signal(signal.SIGALRM, _stop_flushing)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
@@ -101,7 +118,7 @@ def leave(code: int) -> None:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
     finally:
-        os._exit(code)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _stop_flushing(_signal: int, _frame: FrameType | None) -> None:

@@ -45,3 +45,11 @@ def check_version(migrations: Sequence[Migration], *, found: int, where: str) ->
             f"The schema in {where} has version {found}, older than this code, which needs {needed}. "
             "Nothing was written; run `qml-mp migrate` after every server on it was stopped."
         )
+
+
+def no_version(where: str) -> SchemaMismatch:
+    """The error for tables of versions that hold none: no migration leaves them so."""
+    return SchemaMismatch(
+        f"The schema in {where} does not say its version, so it is older than this code or not whole. "
+        "Nothing was written; restore a backup, or name another storage."
+    )

@@ -362,6 +362,10 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
     def open_waker(self) -> Waker | None:
         """A source of wake-ups; None where there is none and polling must do."""
 
+    def is_locked_by_this_process(self) -> bool:
+        """Whether it is this very process that keeps everybody from writing, by a transaction that it has
+        left open on another connection. It would wait for itself for ever."""
+
     def descriptors(self) -> frozenset[int]:
         """Those of this process's connection; empty while it is closed."""
 

@@ -7,7 +7,7 @@ statement made after its death, and, with `--burst`, finding out that nothing is
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 
 from qml_mp.clock import Clock
@@ -77,7 +77,7 @@ class Chores:
 
         return Tick(name="cancel", interval=_CANCEL_INTERVAL, body=run, hasten_after=_CANCEL_AFTER_NEWS)
 
-    def stray_tick(self, *, own_id: Callable[[], str], wake: Callable[[], None]) -> Tick:
+    def stray_tick(self, *, own_ids: Callable[[], Collection[str]], wake: Callable[[], None]) -> Tick:
         """Releases claims of workers that are neither alive nor waiting to be settled.
 
         A killed worker's claim statement may commit after its death was settled: the database
@@ -86,7 +86,7 @@ class Chores:
 
         def run(storage: Storage) -> None:
             known = {member.worker_id for member in self._fleet} | {death.worker_id for death in self._deaths}
-            for claim in storage.claims_of_server(own_id()):
+            for claim in [claim for own_id in own_ids() for claim in storage.claims_of_server(own_id)]:
                 if claim.worker_id not in known:
                     storage.finish(
                         claim, Release(reason="claimed by a dead worker"), retention=self._retention

@@ -24,6 +24,7 @@ from qml_mp.supervisor.backoff import BootBackoff
 from qml_mp.supervisor.fork import Child, fork_child, reap
 from qml_mp.supervisor.member import Member
 from qml_mp.supervisor.settle import Death, how_it_died
+from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class Fleet:
                 logger.error(
                     "Worker %s is not ready after %s; killing it",
                     member.number,
-                    self._quarters.config.boot_timeout,
+                    format_duration(self._quarters.config.boot_timeout),
                 )
                 member.kill(CancelReason.SHUTDOWN)
 

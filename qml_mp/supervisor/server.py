@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 STORAGE_PATIENCE = timedelta(seconds=0.2)
 """Longest that a supervisor lets one operation wait for a lock of somebody else."""
-_LAST_WORDS_S = 0.7  # after the last worker is gone: what settling and deregistering may still take
+_LAST_WORDS_S = 0.5  # after the last worker is gone: what settling and deregistering may still take
 _SILENT_DEATHS_AT_BOOT = 5  # of first workers that die without an error to show
 
 

@@ -10,10 +10,13 @@ import os
 import random
 import resource
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from pathlib import Path
+
+import psycopg
 
 from qml_mp import Job, QmlApp, RetryPolicy, StateChange, WorkerContext
 from qml_mp.processing.middleware import CallNext
@@ -28,6 +31,7 @@ HOME = "QML_TEST_HOME"
 
 app = QmlApp(retry_policy=RetryPolicy.none())
 _kept: list[int] = []
+_left_open: list[object] = []
 
 
 def open_files(pid: int | str = "self") -> dict[int, str]:
@@ -119,13 +123,18 @@ def fork_and_open(ctx: WorkerContext, path: str) -> int:
 
 @app.job()
 def share_the_work(ctx: WorkerContext) -> int:
-    """Use a pool of forked processes, which is terminated at its end, and ask in one whether to end."""
+    """Use a pool of forked processes, ask in one whether to end, and terminate one."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
         squares = sum(pool.map(_square, range(10)))
     process = multiprocessing.get_context("fork").Process(target=_ask, args=(ctx,))
     process.start()
     process.join()
     assert process.exitcode == 0
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    process.start()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == -signal.SIGTERM
     return squares
 
 
@@ -146,6 +155,19 @@ def use_up_descriptors(ctx: WorkerContext, lower_limit: bool) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     while True:
         _kept.append(os.open(os.devnull, os.O_RDONLY))
+
+
+@app.job()
+def leave_a_transaction(ctx: WorkerContext) -> None:
+    """Enqueue in a transaction of the job's own, and leave it open."""
+    url = app.storage.url
+    connection = (
+        sqlite3.connect(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite:")
+        else psycopg.connect(url.partition("?")[0])
+    )
+    app.enqueue("quick", conn=connection)
+    _left_open.append(connection)
 
 
 @app.job()

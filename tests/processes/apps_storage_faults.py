@@ -1,4 +1,4 @@
-"""Tests: the app of the storage faults: a job that needs two attempts, and one that meddles with the file."""
+"""Tests: the app of the storage faults: a job that needs two attempts, and some that fit the faults."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def flaky(ctx: WorkerContext) -> str:
 
 
 @app.job()
-def nap(ctx: WorkerContext, seconds: float) -> str:
-    """Sleep in one system call."""
+def gated(ctx: WorkerContext, gate: str) -> str:
+    """Wait until the file is there."""
     note(ctx, "start")
-    time.sleep(seconds)
+    while not Path(gate).exists():
+        time.sleep(0.01)
     note(ctx, "end")
-    return "slept"
+    return "opened"
 
 
 @app.job()

@@ -141,6 +141,11 @@ def wait_for_state(storage: Storage, job_id: str, *wanted: StateName, within_s: 
     return wait_until(find, within_s=within_s, what=f"{' or '.join(wanted)}")
 
 
+def result_of(storage: Storage, method: str, **arguments: object) -> object:
+    """What a job returns, once it has succeeded."""
+    return wait_for_state(storage, enqueue(storage, method, **arguments), StateName.SUCCEEDED).result
+
+
 def is_gone(pid: int) -> bool:
     """No such process, or one that nobody has collected yet."""
     try:

@@ -85,7 +85,10 @@ def _run_until(stage: Stage, ids: list[str], armed: str) -> int:
         return bool(done)
 
     def is_over() -> bool:
-        return has_ended() or all(stage.storage.job_counts()[state] == 0 for state in _LIVE)
+        counts = stage.storage.job_counts()
+        all_done = all(counts[state] == 0 for state in StateName if not state.is_final)
+        # Before it is registered, a SIGTERM would find no handler.
+        return has_ended() or (all_done and pid in _registered(stage.storage))
 
     try:
         wait_until(is_over, within_s=_LONGEST_S, what=f"the end with {armed}; {_tail(stage)}")
@@ -99,7 +102,8 @@ def _run_until(stage: Stage, ids: list[str], armed: str) -> int:
     return ended[0]
 
 
-_LIVE = tuple(state for state in StateName if not state.is_final)
+def _registered(storage: Storage) -> set[int]:
+    return {server.process.pid for server in storage.list_servers()}
 
 
 def _be_supervisor(stage: Stage, armed: str) -> None:

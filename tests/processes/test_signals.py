@@ -16,7 +16,12 @@ from tests.processes.harness import Server, enqueue, is_gone, state_of, wait_for
 MakeServer = Callable[..., Server]
 TAKE_TERMINAL = (
     sys.executable, "-c",
-    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
+    "import fcntl, os, signal, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
+    " signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])",
+)  # fmt: skip
+IGNORE_HANGUPS = (  # as nohup does
+    sys.executable, "-c",
+    "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
     " os.execvp(sys.argv[1], sys.argv[1:])",
 )  # fmt: skip
 LEAD_GROUP = (sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])")
@@ -145,10 +150,12 @@ def test_a_server_whose_terminal_is_closed_stops_and_its_job_is_finished(
 
 
 @pytest.mark.fault(58)
-def test_a_server_started_with_nohup_outlives_its_terminal(server: MakeServer, storage: Storage) -> None:
+def test_a_server_that_was_started_to_ignore_hangups_outlives_its_terminal(
+    server: MakeServer, storage: Storage
+) -> None:
     terminal, output = os.openpty()
     one = server("-w", "1")
-    one.output, one.prefix = output, (*TAKE_TERMINAL, "nohup")
+    one.output, one.prefix = output, (*TAKE_TERMINAL, *IGNORE_HANGUPS)
     one.start()
     os.close(output)
     (worker,) = one.worker_pids().values()

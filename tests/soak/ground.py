@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -40,6 +41,8 @@ class Ground:
     folder: Path
     rng: random.Random
     storage: Storage
+    impatient: Storage
+    """Another client, that waits for no lock for long."""
     audit: Audit
     servers: list[Server] = field(default_factory=list)
 
@@ -129,7 +132,13 @@ def fresh_ground(backend: str, postgres_url: str | None, *, seed: object) -> Ite
     audit = Audit(url)
     audit.install()
     ground = Ground(
-        backend=backend, url=url, folder=folder, rng=random.Random(f"{seed}"), storage=storage, audit=audit
+        backend=backend,
+        url=url,
+        folder=folder,
+        rng=random.Random(f"{seed}"),
+        storage=storage,
+        impatient=open_storage(url, patience=timedelta(seconds=0.5)),
+        audit=audit,
     )
     try:
         yield ground
@@ -138,6 +147,7 @@ def fresh_ground(backend: str, postgres_url: str | None, *, seed: object) -> Ite
             server.clean_up()
         _end(ground.leftovers)
         storage.close()
+        ground.impatient.close()
         audit.close()
         shutil.rmtree(folder, ignore_errors=True)
         if backend == "postgres" and postgres_url is not None:

@@ -10,6 +10,7 @@ from tests.processes.journal import Line
 from tests.soak.apps import OVERLAP
 from tests.soak.audit import JobRow, Transition
 
+_RUNS_AGAIN = ("enqueued", "awaiting_retry", "failed")
 _PROCESSING, _SUCCEEDED = str(StateName.PROCESSING), str(StateName.SUCCEEDED)
 
 
@@ -114,8 +115,7 @@ def _unexplained(evidence: Evidence) -> Iterable[str]:
     """Claims that were taken from a worker which nobody is known to have killed."""
     killed_servers = {name for name, pid in evidence.servers if pid in evidence.kills.supervisors}
     for change in evidence.transitions:
-        runs_again = change.new_state in ("enqueued", "awaiting_retry", "failed")
-        if change.old_state != _PROCESSING or not runs_again or change.old_worker is None:
+        if not _was_taken_away(change) or change.old_worker is None:
             continue
         server_id = change.old_worker.partition(":worker:")[0]
         if change.old_worker not in evidence.kills.workers and server_id not in killed_servers:
@@ -126,10 +126,14 @@ def _charged(evidence: Evidence) -> Iterable[str]:
     """Budgets charged beyond what kills of workers explain."""
     hits: dict[str, int] = {}
     for change in evidence.transitions:
-        if change.old_state == _PROCESSING and change.old_worker in evidence.kills.workers:
+        if _was_taken_away(change) and change.old_worker in evidence.kills.workers:
             hits[change.job_id] = hits.get(change.job_id, 0) + 1
     for row in evidence.jobs:
         if row.failures:
             yield f"job {row.id} was charged {row.failures} failures"
         if row.crashes > hits.get(row.id, 0):
             yield f"job {row.id} was charged {row.crashes} crashes for {hits.get(row.id, 0)} kills"
+
+
+def _was_taken_away(change: Transition) -> bool:
+    return change.old_state == _PROCESSING and change.new_state in _RUNS_AGAIN

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from qml_mp.core.job import Job
+from qml_mp.errors import StorageUnavailable
 from tests.processes.harness import Server, wait_until
 from tests.soak.ground import Ground, JournalTail, environment_of, fresh_ground
 from tests.soak.judge import Findings, Kills
@@ -116,8 +117,7 @@ def _stop_the_supervisor(
     job_id = ground.storage.enqueue(Job.new("gated", {}))
     wait_until(lambda: tail.start_of(job_id, 1), within_s=_LONGEST_S, what="the first run")
     writes = ground.rng.random() < 0.5
-    with _stopped(server.pid):
-        ground.storage.reclaim_server(server_id, silent_for=None)
+    with _stopped_and_reclaimed(ground, server, server_id):
         if writes:  # its worker ends the job while nobody supervises it
             ground.open_gate(job_id)
             wait_until(lambda: job_id in _refused(server), within_s=_LONGEST_S, what="the refusal")
@@ -149,6 +149,19 @@ def _refused(server: Server) -> set[str]:
     with (server.folder / "server.log").open("rb") as log:
         log.seek(max(0, log.seek(0, os.SEEK_END) - _END_OF_LOG_BYTES))
         return set(_LOST.findall(log.read().decode(errors="replace")))
+
+
+@contextlib.contextmanager
+def _stopped_and_reclaimed(ground: Ground, server: Server, server_id: str) -> Iterator[None]:
+    """Stopped while it holds the lock of an SQLite file, a process keeps everybody out: then again."""
+    while True:
+        with _stopped(server.pid):
+            try:
+                ground.impatient.reclaim_server(server_id, silent_for=None)
+            except StorageUnavailable:
+                continue
+            yield
+            return
 
 
 @contextlib.contextmanager

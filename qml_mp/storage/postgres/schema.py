@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qml_mp.storage.migrate import check_version, pending
+from qml_mp.storage.migrate import check_version, no_version, pending
 from qml_mp.storage.postgres import sql_around
 from qml_mp.storage.postgres.link import Link
 from qml_mp.storage.postgres.migrations import MIGRATIONS
@@ -19,12 +19,16 @@ def where(target: Target) -> str:
 
 
 def found_version(link: Link, target: Target, statements: Statements) -> int:
-    """The version in the database, 0 when there is no schema yet. Reads only."""
+    """The version in the database, 0 when there is no schema yet. Reads only. Raises `SchemaMismatch`
+    for a schema that does not say its version."""
     found = link.execute(sql_around.FIND_VERSIONS, {"schema": target.schema}).fetchone()
     if not found or not found["has_versions"]:
         return 0
     row = link.execute(statements[sql_around.VERSION]).fetchone()
-    return row["version"] if row else 0
+    if not row or not row["version"]:
+        raise no_version(where(target))
+    version: int = row["version"]
+    return version
 
 
 def check_found(found: int, target: Target) -> None:

@@ -69,6 +69,10 @@ class PostgresStorage(
     def open_waker(self) -> Waker | None:
         return NotifyWaker(self._database.target, self._database.options)
 
+    def is_locked_by_this_process(self) -> bool:
+        """False: what is inserted in an open transaction locks nobody else's rows."""
+        return False
+
     def descriptors(self) -> frozenset[int]:
         return self._database.descriptors
 

@@ -7,6 +7,7 @@ import sqlite3
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
+from qml_mp.storage.migrate import no_version
 from qml_mp.storage.sqlite import sql
 
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
@@ -66,10 +67,14 @@ def configure(connection: sqlite3.Connection, path: str) -> None:
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """The version of the schema, 0 when there is none. Reads only."""
+    """The version of the schema, 0 when there is none. Reads only. Raises `SchemaMismatch` for a schema
+    that does not say its version."""
     if not connection.execute(sql.HAS_VERSIONS).fetchone()[0]:
         return 0
-    return connection.execute(sql.VERSION).fetchone()[0] or 0
+    version: int | None = connection.execute(sql.VERSION).fetchone()[0]
+    if not version:
+        raise no_version(f"the SQLite file {connection.execute('PRAGMA database_list').fetchone()[2]}")
+    return version
 
 
 def open_descriptors() -> frozenset[int]:

@@ -12,6 +12,7 @@ from qml_mp.storage.sqlite.connection import Database
 from qml_mp.storage.sqlite.jobs import JobsPart
 from qml_mp.storage.sqlite.locks import NamedLocksPart
 from qml_mp.storage.sqlite.monitoring import MonitoringPart
+from qml_mp.storage.sqlite.own_locks import is_writing
 from qml_mp.storage.sqlite.recurring import RecurringPart
 from qml_mp.storage.sqlite.registry import RegistryPart
 from qml_mp.storage.sqlite.schema import MIGRATIONS
@@ -57,6 +58,9 @@ class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocksPart, Monit
 
     def open_waker(self) -> Waker | None:
         return open_waker(self._database)
+
+    def is_locked_by_this_process(self) -> bool:
+        return is_writing(self._database.path)
 
     def descriptors(self) -> frozenset[int]:
         return self._database.descriptors

@@ -1,0 +1,107 @@
+"""Tests: that the judge of the long runs finds what it is there to find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.processes.journal import Line
+from tests.soak.audit import JobRow, Transition
+from tests.soak.judge import Evidence, Findings, Kills, judge
+
+WORKER, OTHER = "server#1:worker:1.1", "server#1:worker:2.2"
+ENQUEUED, PROCESSING, SUCCEEDED = "enqueued", "processing", "succeeded"
+
+
+def line(what: str, at_ns: int, *, seq: int = 1, pid: int = 7) -> Line:
+    return Line(job_id="a", claim_seq=seq, pid=pid, what=what, at_ns=at_ns)
+
+
+def claimed(seq: int, by: str = WORKER) -> Transition:
+    return Transition(
+        job_id="a", old_state=ENQUEUED, new_state=PROCESSING, old_seq=seq - 1, new_seq=seq,
+        old_worker=None, new_worker=by, result=None,
+    )  # fmt: skip
+
+
+def ended(seq: int, state: str = SUCCEEDED, by: str = WORKER) -> Transition:
+    return Transition(
+        job_id="a", old_state=PROCESSING, new_state=state, old_seq=seq, new_seq=seq,
+        old_worker=by, new_worker=None, result=str(seq) if state == SUCCEEDED else None,
+    )  # fmt: skip
+
+
+def row(seq: int = 1, state: str = SUCCEEDED, *, failures: int = 0, crashes: int = 0) -> JobRow:
+    return JobRow(id="a", state=state, claim_seq=seq, failures=failures, crashes=crashes, worker_id=None)
+
+
+GOOD = Evidence(
+    expected=["a"], journal=[line("start", 1), line("end", 2)], transitions=[claimed(1), ended(1)],
+    jobs=[row()], servers=[("server#1", 70)], kills=Kills(),
+)  # fmt: skip
+RUN_AGAIN = replace(
+    GOOD,
+    journal=[line("start", 1), line("start", 3, seq=2, pid=8), line("end", 4, seq=2, pid=8)],
+    transitions=[claimed(1), ended(1, ENQUEUED), claimed(2, OTHER), ended(2, by=OTHER)],
+    jobs=[row(2, crashes=1)],
+)
+
+
+def offences(evidence: Evidence) -> set[str]:
+    findings: Findings = judge(evidence)
+    names = ("lost", "overlapping", "stale", "unexplained", "charged")
+    return {name for name in names if getattr(findings, name)}
+
+
+def test_a_good_run_is_without_offence() -> None:
+    assert offences(GOOD) == set()
+
+
+def test_a_job_that_did_not_succeed_or_whose_row_is_gone_is_lost() -> None:
+    assert offences(replace(GOOD, jobs=[row(state="enqueued")])) == {"lost"}
+    assert offences(replace(GOOD, jobs=[])) == {"lost"}
+
+
+def test_a_success_that_no_run_came_to_is_lost() -> None:
+    assert offences(replace(GOOD, journal=[line("start", 1)])) == {"lost"}
+
+
+def test_a_run_again_is_explained_by_a_kill_of_its_worker_or_of_its_supervisor() -> None:
+    assert offences(replace(RUN_AGAIN, kills=Kills(workers={WORKER}))) == set()
+    uncharged = replace(RUN_AGAIN, jobs=[row(2)])
+    assert offences(replace(uncharged, kills=Kills(supervisors={70}))) == set()
+
+
+def test_a_run_again_that_no_kill_explains_is_found_and_so_is_its_charge() -> None:
+    assert offences(RUN_AGAIN) == {"unexplained", "charged"}
+    assert offences(replace(RUN_AGAIN, kills=Kills(workers={OTHER}))) == {"unexplained", "charged"}
+
+
+def test_runs_that_overlap_are_found_by_the_lock_and_by_the_order_of_their_lines() -> None:
+    kills = Kills(workers={WORKER})
+    met = [*RUN_AGAIN.journal, line("overlap", 3, seq=2, pid=8)]
+    late = [*RUN_AGAIN.journal, line("end", 5)]
+
+    assert offences(replace(RUN_AGAIN, journal=met, kills=kills)) == {"overlapping"}
+    assert offences(replace(RUN_AGAIN, journal=late, kills=kills)) == {"overlapping"}
+
+
+def test_a_claim_that_runs_twice_is_an_overlap() -> None:
+    twice = [*GOOD.journal, line("start", 3, pid=8), line("end", 4, pid=8)]
+
+    assert offences(replace(GOOD, journal=twice)) == {"overlapping"}
+
+
+def test_a_result_of_another_claim_is_a_stale_write() -> None:
+    stale = [claimed(1), ended(1, ENQUEUED), claimed(2, OTHER), replace(ended(2, by=OTHER), result="1")]
+
+    assert offences(replace(RUN_AGAIN, transitions=stale, kills=Kills(workers={WORKER}))) == {"stale"}
+
+
+def test_a_transition_that_the_table_does_not_know_is_a_stale_write() -> None:
+    after_the_end = [claimed(1), ended(1), replace(ended(1), old_state=SUCCEEDED)]
+
+    assert offences(replace(GOOD, transitions=after_the_end)) == {"stale"}
+
+
+def test_a_failure_is_charged_to_nobody() -> None:
+    assert offences(replace(GOOD, jobs=[row(failures=1)])) == {"charged"}
