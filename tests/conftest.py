@@ -11,7 +11,7 @@ from hypothesis import settings
 from tests.postgres_cluster import ClusterError, throwaway_cluster
 
 # For long runs: pytest --hypothesis-profile=soak
-settings.register_profile("soak", max_examples=2000, stateful_step_count=80, deadline=None, print_blob=True)
+settings.register_profile("soak", max_examples=1000, stateful_step_count=80, deadline=None, print_blob=True)
 
 
 @pytest.fixture(scope="session")
