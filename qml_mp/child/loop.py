@@ -20,6 +20,7 @@ from qml_mp.child.hygiene import Descriptors, Hygiene
 from qml_mp.child.token import Commands
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import AttemptKind, Cancelled, ErrorInfo, Failure, Outcome, Release, Retry
+from qml_mp.core.server_info import WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotWriter
@@ -52,6 +53,7 @@ class WorkerLoop:
         *,
         fetch: Fetch,
         storage: Storage,
+        info: WorkerInfo,
         processor: JobProcessor,
         commands: Commands,
         slot: SlotWriter,
@@ -63,6 +65,8 @@ class WorkerLoop:
     ) -> None:
         self._fetch = fetch
         self._storage = storage
+        self._info = info
+        self._is_registered = False
         self._processor = processor
         self._commands = commands
         self._slot = slot
@@ -112,19 +116,27 @@ class WorkerLoop:
     def _next_claim(self) -> Claim | None:
         """Ask for a job; when there is none, wait until woken or the poll is due."""
         claim = None
-        if not self._commands.paused:
-            self._slot.show(Activity.FETCHING)
-            try:
+        try:
+            self._register()
+            if not self._commands.paused:
+                self._slot.show(Activity.FETCHING)
                 claim = self._storage.fetch_and_lock_job(self._fetch)
-            except StorageError as error:
-                self._back_off("claim a job", error)
-                return None
-            self._backoff_s = _FIRST_BACKOFF_S
+        except StorageError as error:
+            self._back_off("claim a job", error)
+            return None
+        self._backoff_s = _FIRST_BACKOFF_S
         if claim is None:
             self._slot.show(Activity.IDLE)
             self._show_title("idle")
             self._commands.wait(self._limits.polling_interval.total_seconds())
         return claim
+
+    def _register(self) -> None:
+        """Before the first claim: whoever finds it after our death must know whom to kill first."""
+        if not self._is_registered:
+            self._is_registered = self._storage.register_worker(self._info)
+        if not self._is_registered:
+            raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")
 
     def _work(self, claim: Claim) -> Claim | None:
         """Run the job, write what came of it, and return the next claim from the same commit."""

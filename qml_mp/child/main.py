@@ -26,7 +26,6 @@ from qml_mp.child.source import ProgramSource
 from qml_mp.child.token import Commands
 from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
-from qml_mp.errors import StorageError
 from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
@@ -77,7 +76,6 @@ def worker_main(order: WorkerOrder) -> int:
     storage = open_storage(order.url, application_name=f"qml-mp: worker {order.number}")
     failpoints.hit("boot")
     try:
-        _register(order, storage)
         loop = _loop(order, program, storage, commands, show_title)
         order.slot.show(Activity.IDLE)
         return loop.run()
@@ -125,9 +123,9 @@ def _stop_flushing(_signal: int, _frame: FrameType | None) -> None:
     raise TimeoutError  # an OSError
 
 
-def _register(order: WorkerOrder, storage: Storage) -> None:
+def _info(order: WorkerOrder) -> WorkerInfo:
     process = host.identity()
-    info = WorkerInfo(
+    return WorkerInfo(
         id=order.worker_id,
         server_id=order.server_id,
         number=order.number,
@@ -135,11 +133,6 @@ def _register(order: WorkerOrder, storage: Storage) -> None:
         started_at=SystemClock().now(),
         rss_bytes=host.rss_bytes(process.pid),
     )
-    try:
-        storage.register_worker(info)
-    except StorageError as error:
-        # Listings and a later supervisor miss this worker; its jobs are as safe as ever.
-        logger.warning("Worker %s could not register: %s", order.worker_id, error)
 
 
 def _loop(
@@ -167,6 +160,7 @@ def _loop(
     return WorkerLoop(
         fetch=Fetch(worker_id=order.worker_id, server_id=order.server_id, queues=tuple(config.queues)),
         storage=storage,
+        info=_info(order),
         processor=processor,
         commands=commands,
         slot=order.slot,

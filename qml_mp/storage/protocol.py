@@ -272,8 +272,9 @@ class ServerRegistry(Protocol):
         With `silent_for`, only if it is still silent for so long (else 0 and nothing changes).
         """
 
-    def register_worker(self, info: WorkerInfo) -> None:
-        """Insert the row, replacing one of the same id."""
+    def register_worker(self, info: WorkerInfo) -> bool:
+        """Insert the row, replacing one of the same id. False, and no row, when its server has none:
+        a peer declared the server dead, and nobody would remove what the worker leaves behind."""
 
     def deregister_worker(self, worker_id: str) -> None:
         """Delete the row; harmless when there is none."""

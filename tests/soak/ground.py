@@ -79,6 +79,11 @@ class Ground:
         """All that the jobs wrote."""
         return read_journal(self.folder / "journal")
 
+    def end_servers(self) -> None:
+        """Kill the supervisors that still run."""
+        for server in self.servers:
+            server.clean_up()
+
     def open_gate(self, job_id: str) -> None:
         """Let the `gated` job end."""
         (self.folder / f"gate-{job_id}").touch()
@@ -121,38 +126,35 @@ class JournalTail:
 @contextlib.contextmanager
 def fresh_ground(backend: str, postgres_url: str | None, *, seed: object) -> Iterator[Ground]:
     """A ground of its own; in the end its processes are ended and its storage is removed."""
-    folder = Path(tempfile.mkdtemp(prefix="qml-mp-soak-")).resolve()
-    url = f"sqlite:///{folder / 'jobs.db'}"
-    schema = f"soak_{uuid.uuid4().hex[:12]}"
-    if backend == "postgres":
-        assert postgres_url is not None
-        url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={schema}"
-    storage = open_storage(url)
-    storage.migrate()
-    audit = Audit(url)
-    audit.install()
-    ground = Ground(
-        backend=backend,
-        url=url,
-        folder=folder,
-        rng=random.Random(f"{seed}"),
-        storage=storage,
-        impatient=open_storage(url, patience=timedelta(seconds=0.5)),
-        audit=audit,
-    )
-    try:
+    with contextlib.ExitStack() as cleanup:
+        folder = Path(tempfile.mkdtemp(prefix="qml-mp-soak-")).resolve()
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        url = f"sqlite:///{folder / 'jobs.db'}"
+        if backend == "postgres":
+            assert postgres_url is not None
+            url = cleanup.enter_context(_fresh_schema(postgres_url))
+        storage = cleanup.enter_context(contextlib.closing(open_storage(url)))
+        storage.migrate()
+        audit = cleanup.enter_context(contextlib.closing(Audit(url)))
+        audit.install()
+        impatient = open_storage(url, patience=timedelta(seconds=0.5))
+        cleanup.enter_context(contextlib.closing(impatient))
+        ground = Ground(
+            backend=backend, url=url, folder=folder, rng=random.Random(f"{seed}"), storage=storage,
+            impatient=impatient, audit=audit,
+        )  # fmt: skip
+        cleanup.callback(_end, ground.leftovers)
+        cleanup.callback(ground.end_servers)
         yield ground
-    finally:
-        for server in ground.servers:
-            server.clean_up()
-        _end(ground.leftovers)
-        storage.close()
-        ground.impatient.close()
-        audit.close()
-        shutil.rmtree(folder, ignore_errors=True)
-        if backend == "postgres" and postgres_url is not None:
-            with psycopg.connect(postgres_url, autocommit=True) as connection:
-                connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+
+
+@contextlib.contextmanager
+def _fresh_schema(postgres_url: str) -> Iterator[str]:
+    """The URL of the database with a schema that is removed in the end."""
+    schema = f"soak_{uuid.uuid4().hex[:12]}"
+    yield f"{postgres_url}{'&' if '?' in postgres_url else '?'}schema={schema}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
 def pause(seconds: float) -> None:

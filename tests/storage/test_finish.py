@@ -22,6 +22,7 @@ from qml_mp.core.server_info import ProcessIdentity, WorkerInfo
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, StateName, Succeeded
 from qml_mp.storage.protocol import Finished, Storage
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present
+from tests.storage.test_registry import server
 
 DIED = ProcessFacts(signal=11, exit_code=None, peak_rss_bytes=123456789, cpu_s=1.25)
 OUTCOMES: dict[str, Outcome] = {
@@ -123,6 +124,7 @@ def test_a_crash_is_charged_to_its_own_budget(
     worker = WorkerInfo(
         id=claim.worker_id, server_id="server#1", number=1, process=process, started_at=datetime.now(UTC)
     )
+    storage.register_server(server("server#1"))
     storage.register_worker(worker)
 
     storage.finish(claim, Crash(error=NO, rerun_after=rerun_after, process=DIED), retention=KEEP)

@@ -50,25 +50,29 @@ def test_registering_again_replaces_the_row(storage: Storage) -> None:
 
 def test_deregistering_removes_the_server_and_its_workers_and_keeps_claims(storage: Storage) -> None:
     storage.register_server(server("a#1"))
+    storage.register_server(server("b#1"))
     storage.register_worker(worker("w-1", "a#1"))
     storage.register_worker(worker("w-2", "b#1"))
     claim = claim_new(storage, worker="w-1", server="a#1")
 
     assert [storage.deregister_server("a#1"), storage.deregister_server("a#1")] == [True, False]
-    assert storage.list_servers() == []
+    assert [info.id for info in storage.list_servers()] == ["b#1"]
     assert [info.id for info in storage.list_workers()] == ["w-2"]
     assert storage.claims_of_server("a#1") == [claim]
 
 
 def test_workers_are_listed_by_server_and_number(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_server(server("b#1"))
     workers = [worker("w-3", "b#1", 1), worker("w-2", "a#1", 2), worker("w-1", "a#1", 1)]
     for info in workers:
-        storage.register_worker(info)
+        assert storage.register_worker(info)
 
     assert storage.list_workers() == [workers[2], workers[1], workers[0]]
 
 
 def test_a_worker_registered_again_is_replaced_and_leaves_once(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
     storage.register_worker(worker("w-1", "a#1", 1))
     storage.register_worker(worker("w-1", "a#1", 9))
     before = storage.list_workers()
@@ -77,6 +81,16 @@ def test_a_worker_registered_again_is_replaced_and_leaves_once(storage: Storage)
     storage.deregister_worker("w-1")
 
     assert [info.number for info in before] == [9]
+    assert storage.list_workers() == []
+
+
+def test_a_worker_whose_server_was_declared_dead_is_not_registered(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    storage.reclaim_server("a#1", silent_for=None)
+
+    registered = storage.register_worker(worker("w-1", "a#1"))
+
+    assert not registered
     assert storage.list_workers() == []
 
 

@@ -72,7 +72,7 @@ class RegistryPart(Part):
             transaction.execute(sql_around.REMOVE_WORKERS_OF, which)
             return released
 
-    def register_worker(self, info: WorkerInfo) -> None:
+    def register_worker(self, info: WorkerInfo) -> bool:
         row = {
             "id": info.id,
             "server_id": info.server_id,
@@ -81,7 +81,7 @@ class RegistryPart(Part):
             "rss_bytes": info.rss_bytes,
             **_process(info.process),
         }
-        self._database.rows("registering a worker", sql_around.REGISTER_WORKER, row)
+        return bool(self._database.rows("registering a worker", sql_around.REGISTER_WORKER, row))
 
     def deregister_worker(self, worker_id: str) -> None:
         self._database.rows("deregistering a worker", sql_around.REMOVE_WORKER, {"id": worker_id})

@@ -176,13 +176,16 @@ REMOVE_WORKERS_OF = "DELETE FROM {s}.workers WHERE server_id = %(server_id)s"
 
 REGISTER_WORKER = """
 INSERT INTO {s}.workers (id, server_id, number, host, pid, started_ticks, started_at, rss_bytes)
-VALUES (%(id)s, %(server_id)s, %(number)s, %(host)s, %(pid)s, %(started_ticks)s, %(started_at)s,
-        %(rss_bytes)s)
+-- The server's row is locked, so that who removes it at the same time removes the worker's too.
+SELECT %(id)s, server.id, %(number)s::integer, %(host)s, %(pid)s::integer, %(started_ticks)s::bigint,
+       %(started_at)s::timestamptz, %(rss_bytes)s::bigint
+FROM (SELECT id FROM {s}.servers WHERE id = %(server_id)s FOR KEY SHARE) AS server
 ON CONFLICT (id) DO UPDATE
 SET server_id = excluded.server_id, number = excluded.number, host = excluded.host, pid = excluded.pid,
     started_ticks = excluded.started_ticks, started_at = excluded.started_at, rss_bytes = excluded.rss_bytes
+RETURNING id
 """
-"""Insert or replace a worker."""
+"""Insert or replace a worker of a server that is there."""
 
 REMOVE_WORKER = "DELETE FROM {s}.workers WHERE id = %(id)s"
 LIST_WORKERS = "SELECT * FROM {s}.workers ORDER BY server_id, number, id"

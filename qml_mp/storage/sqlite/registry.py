@@ -75,7 +75,7 @@ class RegistryPart(ClaimsPart):
             connection.execute(sql_around.REMOVE_SERVER, which)
             return released
 
-    def register_worker(self, info: WorkerInfo) -> None:
+    def register_worker(self, info: WorkerInfo) -> bool:
         row = {
             "id": info.id,
             "server_id": info.server_id,
@@ -85,7 +85,7 @@ class RegistryPart(ClaimsPart):
             **_process(info.process),
         }
         with self._database.write() as connection:
-            connection.execute(sql_around.REGISTER_WORKER, row)
+            return connection.execute(sql_around.REGISTER_WORKER, row).rowcount > 0
 
     def deregister_worker(self, worker_id: str) -> None:
         with self._database.write() as connection:

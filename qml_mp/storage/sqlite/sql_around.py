@@ -96,7 +96,8 @@ STILL_SILENT: Final = """
 REGISTER_WORKER: Final = """
     INSERT OR REPLACE INTO qml_workers (
         id, server_id, number, host, pid, started_ticks, started_at, rss_bytes)
-    VALUES (:id, :server_id, :number, :host, :pid, :started_ticks, :started_at, :rss_bytes)
+    SELECT :id, :server_id, :number, :host, :pid, :started_ticks, :started_at, :rss_bytes
+    WHERE EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id)
 """
 REMOVE_WORKER: Final = "DELETE FROM qml_workers WHERE id = :id"
 LIST_WORKERS: Final = "SELECT * FROM qml_workers ORDER BY server_id, number, id"
