@@ -19,6 +19,8 @@ _WARM_UP = 40
 """Replacements before the first look, so that what is made once has been made."""
 _MOST_GROWTH_BYTES = 5_000_000
 _STUCK_AFTER_S = 60.0
+_CALM_S = 0.7
+_LOOKS, _MOMENT_S = 50, 0.02
 _MOST_FORKS_IN_30_S = 10
 _RECOVERY_S = 5.0
 _BREAKABLE = '''"""An app that imports only while the file beside it does not say otherwise."""
@@ -105,7 +107,7 @@ def _reach(task: Task, ground: Ground, wanted: int) -> int:
             ground.storage.enqueue_many(Job.new(method) for method in ("unit", "suicide") * _WORKERS)
         pause(0.05)
     wait_until(lambda: not ground.audit.unfinished(), within_s=_STUCK_AFTER_S, what="the end of all jobs")
-    wait_until(lambda: _is_whole(ground), within_s=_STUCK_AFTER_S, what="a whole fleet")
+    wait_until(lambda: _is_calm(ground), within_s=_STUCK_AFTER_S, what="a whole fleet")
     return _registered(ground) - _WORKERS
 
 
@@ -114,18 +116,25 @@ def _registered(ground: Ground) -> int:
     return len(workers)
 
 
-def _is_whole(ground: Ground) -> bool:
-    """All workers there, and none more on its way: the guardian and the workers are the only children."""
+def _is_calm(ground: Ground) -> bool:
+    """All workers there, the last one that is used up replaced, and nothing else forked."""
     (server,) = ground.servers
-    living = ground.workers(server)
-    return len(living) == _WORKERS and len(descendants(server.pid)) == _WORKERS + 1
+    before = descendants(server.pid)
+    pause(_CALM_S)
+    whole = len(ground.workers(server)) == _WORKERS and len(before) == _WORKERS + 1  # and the guardian
+    return whole and descendants(server.pid) == before
 
 
 def _state_of(server: Server) -> tuple[int, int]:
-    """(open descriptors, resident bytes) of the supervisor."""
+    """(open descriptors, resident bytes) of the supervisor; of many looks the fewest descriptors,
+    because it opens its storage and its wake-ups anew after each fork."""
     process = Path(f"/proc/{server.pid}")
+    looks = []
+    for _ in range(_LOOKS):
+        looks.append(len(os.listdir(process / "fd")))
+        pause(_MOMENT_S)
     resident_pages = int((process / "statm").read_text().split()[1])
-    return len(os.listdir(process / "fd")), resident_pages * os.sysconf("SC_PAGE_SIZE")
+    return min(looks), resident_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _forks(server: Server) -> int:

@@ -105,6 +105,11 @@ class Database:
         with handle.lock:
             handle.drop()
 
+    def __del__(self) -> None:
+        """A storage that its program has dropped leaves no connection behind."""
+        with suppress(Exception):  # at the end of an interpreter anything may be gone already
+            self.close()
+
     @property
     def descriptors(self) -> frozenset[int]:
         """The socket of this process's connection; empty when there is none."""
