@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -39,5 +40,5 @@ def test_whoever_dies_at_whichever_call_of_the_storage_nothing_is_lost_or_run_tw
     assert not stage.mark.exists(), "the scenario never came to its end unharmed"
     assert number > 5  # somebody did die
     if stage.storage.url.startswith("sqlite:"):
-        with sqlite3.connect(stage.storage.url.removeprefix("sqlite:///")) as connection:
+        with closing(sqlite3.connect(stage.storage.url.removeprefix("sqlite:///"))) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

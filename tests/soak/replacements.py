@@ -19,8 +19,8 @@ _WARM_UP = 40
 """Replacements before the first look, so that what is made once has been made."""
 _MOST_GROWTH_BYTES = 5_000_000
 _STUCK_AFTER_S = 60.0
-_CALM_S = 0.7
-_LOOKS, _MOMENT_S = 50, 0.02
+_CALM_S = 0.5
+_LOOKS, _MOMENT_S = 20, 0.02
 _MOST_FORKS_IN_30_S = 10
 _RECOVERY_S = 5.0
 _BREAKABLE = '''"""An app that imports only while the file beside it does not say otherwise."""
