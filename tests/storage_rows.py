@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -20,17 +22,42 @@ def insert_raw_job(storage: Storage, method: str, payload: str | bytes) -> str:
 
 
 def change_raw_job(storage: Storage, job_id: str, **columns: str | bytes | int) -> None:
-    """Set columns of a row, unchecked."""
+    """Set columns of a job's row, unchecked."""
+    _change(storage, "jobs", job_id, columns)
+
+
+def move_server_elsewhere(storage: Storage, server_id: str) -> None:
+    """Have the row say that the server runs on another host, so that no process table tells of it."""
+    _change(storage, "servers", server_id, {"host": "elsewhere"})
+
+
+@contextlib.contextmanager
+def between_writes(storage: Storage) -> Iterator[None]:
+    """Nobody is within a write to a SQLite file meanwhile, so that whoever is stopped here stops
+    nobody else. On PostgreSQL a writer locks rows alone, and there is nothing to do."""
+    if not storage.url.startswith("sqlite:"):
+        yield
+        return
+    path = storage.url.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def _change(storage: Storage, table: str, row_id: str, columns: Mapping[str, str | bytes | int]) -> None:
+    values = [*columns.values(), row_id]
     if storage.url.startswith("sqlite:"):
         assignments = ", ".join(f"{name} = ?" for name in columns)
         connection = sqlite3.connect(storage.url.removeprefix("sqlite:///"), timeout=20)
         with connection:
-            connection.execute(f"UPDATE qml_jobs SET {assignments} WHERE id = ?", [*columns.values(), job_id])
+            connection.execute(f"UPDATE qml_{table} SET {assignments} WHERE id = ?", values)
         connection.close()
         return
     (schema,) = parse_qs(urlsplit(storage.url).query)["schema"]
     assignments_sql = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in columns)
-    statement = sql.SQL("UPDATE {}.jobs SET {} WHERE id = %s").format(sql.Identifier(schema), assignments_sql)
+    statement = sql.SQL("UPDATE {}.{} SET {} WHERE id = %s").format(
+        sql.Identifier(schema), sql.Identifier(table), assignments_sql
+    )
     base = storage.url.partition("?")[0]
     with psycopg.connect(base, autocommit=True) as postgres:
-        postgres.execute(statement, [*columns.values(), job_id])
+        postgres.execute(statement, values)

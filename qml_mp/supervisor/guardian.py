@@ -103,8 +103,7 @@ def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:
     orphans = _wait_until_gone(orphans, until=second_at)
     _signal(orphans, signal.SIGTERM)
     for orphan in _wait_until_gone(orphans, until=kill_at):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(orphan.pid, signal.SIGKILL)
+        _kill_group(orphan)
     return 0
 
 
@@ -115,14 +114,33 @@ def _orphans(slots: SlotTable) -> list[ProcessIdentity]:
 
 
 def _wait_until_gone(orphans: list[ProcessIdentity], *, until: float) -> list[ProcessIdentity]:
-    """Those that still live at `until`; earlier when none does."""
-    while (orphans := _living(orphans)) and time.monotonic() < until:
+    """Those that still live at `until`; earlier when none does. What the dead ones' jobs have started
+    is killed, as the supervisor would have done."""
+    while True:
+        living = _living(orphans)
+        for orphan in orphans:
+            if orphan not in living:
+                _kill_group(orphan)
+        orphans = living
+        if not orphans or time.monotonic() >= until:
+            return orphans
         wait_for([], until=min(until, time.monotonic() + _LOOK_EVERY_S))
-    return orphans
 
 
 def _living(orphans: list[ProcessIdentity]) -> list[ProcessIdentity]:
     return [orphan for orphan in orphans if host.is_alive(orphan) is not False]
+
+
+def _kill_group(orphan: ProcessIdentity) -> None:
+    """SIGKILL it and its group. A dead worker's pid is no new process's as long as its group has
+    members, so the group is a stranger's only if the pid is."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
+            if host.identity(orphan.pid) != orphan:
+                return
+        except ProcessLookupError:
+            pass  # nobody's: the group, if there is one, has outlived its leader
+        os.killpg(orphan.pid, signal.SIGKILL)
 
 
 def _signal(orphans: list[ProcessIdentity], number: int) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from qml_mp import host
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.lease import Lease
 from qml_mp.supervisor.sweep import reclaim_from_dead_neighbours
 from qml_mp.supervisor.ticks import Tick
 
@@ -25,16 +26,21 @@ def heartbeat_tick(
     declared_dead: Callable[[], None],
     wake: Callable[[], None],
 ) -> Tick:
-    """Bumps the own row with the workers' memory, then reclaims from peers that have been silent.
+    """Bumps the own row with the workers' memory, then reclaims from peers that have been silent, once
+    this server has itself been heard for as long without a gap.
 
     `declared_dead` is called when the own row is gone: a peer has given our jobs to others.
     """
+    lease = Lease(interval=config.heartbeat_interval, timeout=config.dead_server_timeout)
 
     def beat(storage: Storage) -> None:
         rss = {worker_id: host.rss_bytes(pid) or 0 for worker_id, pid in worker_pids().items()}
         if not storage.heartbeat_server(own_id(), worker_rss=rss):
             logger.error("A peer declared this server dead; its jobs are others' now")
             declared_dead()
+            return
+        lease.renew(storage.now())
+        if not lease.is_old_enough:
             return
         for peer in storage.silent_servers(own_id=own_id(), timeout=config.dead_server_timeout):
             if host.is_alive(peer.process) is not None:

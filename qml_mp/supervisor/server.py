@@ -139,7 +139,7 @@ class Supervisor:
 
     def _open(self) -> None:
         """Recover what earlier runs left, then say who we are."""
-        sweep_at_start(self._storage, self._config, own_id=self._presence.id)
+        sweep_at_start(self._storage, self._config, self._presence)
         self._presence.register()
         for template in self._recurring:
             self._storage.upsert_recurring_job(template)

@@ -18,6 +18,7 @@ from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.presence import Presence
 from qml_mp.supervisor.wait import wait_for
 
 logger = logging.getLogger(__name__)
@@ -27,10 +28,19 @@ _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks aga
 _LOOK_EVERY_S = 0.01
 
 
-def sweep_at_start(storage: Storage, config: ServerConfig, *, own_id: str) -> int:
-    """Give back what earlier runs left behind; how many jobs."""
+def sweep_at_start(storage: Storage, config: ServerConfig, presence: Presence) -> int:
+    """Give back what earlier runs left behind; how many jobs.
+
+    Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
+    this server has been heard for long enough itself.
+    """
+    own_id = presence.id
     recovered = reclaim_from_dead_neighbours(storage, own_id=own_id, proof_s=_PROOF_AT_START_S)
-    spared = [server.id for server in storage.list_servers() if _may_be_alive(storage, server, config)]
+    spared = [
+        server.id
+        for server in storage.list_servers()
+        if presence.has_heartbeat or _may_be_alive(storage, server, config)
+    ]
     stale_before = storage.now() - config.stale_processing_after
     recovered += storage.requeue_stranded_jobs(stale_before, spare_servers=[own_id, *spared])
     if recovered:

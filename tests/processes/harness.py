@@ -146,6 +146,11 @@ def result_of(storage: Storage, method: str, **arguments: object) -> object:
     return wait_for_state(storage, enqueue(storage, method, **arguments), StateName.SUCCEEDED).result
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a SIGSTOP has taken effect."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def is_gone(pid: int) -> bool:
     """No such process, or one that nobody has collected yet."""
     try:

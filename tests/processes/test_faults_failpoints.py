@@ -13,7 +13,7 @@ from qml_mp import failpoints
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
-from tests.processes.harness import Server, enqueue, state_of, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, is_stopped, state_of, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 
@@ -42,10 +42,6 @@ def processes_in(folder: Path) -> list[int]:
             except OSError:
                 continue  # it is gone, or a zombie
     return found
-
-
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def runs(one: Server) -> list[tuple[str, int]]:

@@ -5,13 +5,41 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
-from tests.processes.harness import Server, enqueue, is_gone, wait_until
+from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_for_state, wait_until
+from tests.storage_rows import between_writes, move_server_elsewhere
 
 MakeServer = Callable[..., Server]
+GATED = "tests.processes.apps_storage_faults:app"
+TIMEOUT = timedelta(seconds=4)
+HEARTBEAT = {
+    "QML_MP_ENABLE_HEARTBEAT": "yes",
+    "QML_MP_HEARTBEAT_INTERVAL": "0.1",
+    "QML_MP_DEAD_SERVER_TIMEOUT": str(TIMEOUT.total_seconds()),
+}
+
+
+def row_of(server: Server, storage: Storage) -> ServerInfo:
+    """What the registry says of the server."""
+    return next(row for row in storage.list_servers() if row.process.pid == server.pid)
+
+
+def silent_ids(storage: Storage) -> set[str]:
+    """The servers that a peer would take for dead."""
+    return {row.id for row in storage.silent_servers(own_id="nobody", timeout=TIMEOUT)}
+
+
+def wait_for_a_beat(server: Server, storage: Storage) -> None:
+    """Until its row is bumped once more."""
+    before = row_of(server, storage).last_heartbeat
+    wait_until(lambda: row_of(server, storage).last_heartbeat > before, what="a heartbeat")
 
 
 @pytest.mark.fault(7)
@@ -59,3 +87,59 @@ def test_a_living_server_takes_over_from_one_of_its_host_that_died(
     assert (job.failures, job.crashes) == (0, 0)
     two.signal(signal.SIGQUIT)
     assert two.wait() == 6
+
+
+@pytest.mark.fault(8)
+def test_a_server_that_slept_does_not_take_the_jobs_of_peers_that_slept_with_it(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1", "-q", "nothing", app=GATED, **HEARTBEAT).start()
+    two = server("-w", "1", app=GATED, **HEARTBEAT).start()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(lambda: any(line.what == "start" for line in two.journal()), what="the start of the job")
+    rows = {row_of(one, storage).id, row_of(two, storage).id}
+    for row_id in rows:
+        move_server_elsewhere(storage, row_id)
+    # Awake for longer than the timeout, so that it is the sleep alone that keeps it from judging.
+    began = storage.now()
+    wait_until(lambda: row_of(one, storage).last_heartbeat - began > 2 * TIMEOUT, what="an old lease")
+
+    with between_writes(storage):
+        for sleeper in (one, two):
+            sleeper.signal(signal.SIGSTOP)
+            wait_until(lambda sleeper=sleeper: is_stopped(sleeper.pid), what="the stop")  # type: ignore[misc]
+    wait_until(lambda: silent_ids(storage) == rows, what="the silence of both")
+    one.signal(signal.SIGCONT)
+    wait_for_a_beat(one, storage)
+    wait_for_a_beat(one, storage)
+    two.signal(signal.SIGCONT)
+    wait_for_a_beat(two, storage)
+
+    assert {row_of(one, storage).id, row_of(two, storage).id} == rows
+    (tmp_path / "gate").touch()
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert one.stop() == two.stop() == 0
+
+
+@pytest.mark.fault(8)
+def test_a_server_that_starts_judges_silent_peers_once_it_has_been_heard_as_long_itself(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    dead = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="0.1", **HEARTBEAT).start()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    first = wait_until(lambda: next((line.pid for line in dead.journal() if line.what == "start"), None))
+    move_server_elsewhere(storage, row_of(dead, storage).id)
+    dead.clean_up()
+    wait_until(lambda: is_gone(first), what="the end of the orphan")
+    wait_until(lambda: silent_ids(storage), what="the silence")
+
+    one = server("-w", "1", app=GATED, **HEARTBEAT, QML_MP_STALE_PROCESSING_AFTER="0").start()
+    own = row_of(one, storage)
+
+    (tmp_path / "gate").touch()
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert job.claim_seq == 2
+    assert (job.failures, job.crashes) == (0, 0)
+    assert job.started_at is not None
+    assert job.started_at - own.started_at >= TIMEOUT
+    assert one.stop() == 0

@@ -187,6 +187,22 @@ def test_an_orphaned_job_that_heeds_its_token_finishes_within_the_grace(
     wait_until(lambda: is_gone(worker), what="the leave of the worker")
 
 
+@pytest.mark.fault(4)
+@pytest.mark.fault(17)
+def test_what_a_job_has_started_dies_with_its_worker_also_when_nobody_supervises(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", QML_MP_ORPHAN_GRACE="60").start()
+    worker = started(one, enqueue(storage, "parent_of_the_stubborn"))
+    child = next(int(line.what.split()[1]) for line in one.journal() if line.what.startswith("child "))
+
+    os.kill(one.pid, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    one.wait()
+
+    wait_until(lambda: is_gone(child), what="the end of the subprocess")
+
+
 @pytest.mark.fault(5)
 def test_after_the_death_of_everybody_the_next_server_runs_the_job_at_once(
     server: MakeServer, storage: Storage

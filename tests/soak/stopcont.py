@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageUnavailable
-from tests.processes.harness import Server, wait_until
+from tests.processes.harness import Server, is_stopped, wait_until
 from tests.soak.ground import Ground, JournalTail, environment_of, fresh_ground
 from tests.soak.judge import Findings, Kills
 from tests.soak.report import Row, median_and_p99
@@ -169,12 +168,7 @@ def _stopped(pid: int) -> Iterator[None]:
     """SIGSTOP, and SIGCONT at the end."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: _state(pid) == "T", within_s=_LONGEST_S, what=f"the stop of {pid}")
+        wait_until(lambda: is_stopped(pid), within_s=_LONGEST_S, what=f"the stop of {pid}")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def _state(pid: int) -> str:
-    text = Path(f"/proc/{pid}/stat").read_text()
-    return text[text.rindex(")") + 2]

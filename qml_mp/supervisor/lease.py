@@ -1,0 +1,35 @@
+"""Supervisor: for how long this server has been alive without a gap, by the clock of storage.
+
+Who was stopped, suspended or cut off cannot tell silent peers from peers that slept with it. So a
+server judges others only after it has itself been heard for as long as it lets others be silent.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+
+class Lease:
+    """Pure: told of each heartbeat, it answers whether peers may be judged by their silence."""
+
+    def __init__(self, *, interval: timedelta, timeout: timedelta) -> None:
+        """`interval` lies between heartbeats; `timeout` is the silence after which a peer counts as dead."""
+        self._timeout = timeout
+        self._longest_gap = (interval + timeout) / 2  # room for a late beat, and for peers that wake later
+        self._since: datetime | None = None
+        self._newest: datetime | None = None
+
+    def renew(self, now: datetime) -> None:
+        """A heartbeat was written at `now`. A gap since the one before, and a clock that went back,
+        begin the lease anew."""
+        gapless = self._newest is not None and timedelta() <= now - self._newest <= self._longest_gap
+        if not gapless:
+            self._since = now
+        self._newest = now
+
+    @property
+    def is_old_enough(self) -> bool:
+        """Whether it has lasted for the whole timeout."""
+        if self._since is None or self._newest is None:
+            return False
+        return self._newest - self._since >= self._timeout
