@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.soak.kills import run_kills, run_storm
+from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
+from tests.soak.poison import run_poison
 from tests.soak.recovery import run_recovery
 from tests.soak.replacements import run_boot_failure, run_replacements
 from tests.soak.report import Row, table
@@ -61,6 +63,30 @@ def test_no_job_is_lost_or_run_twice_at_once_while_supervisors_are_killed_too(
 
     assert row.broken == (), table([row])
     assert row.kills
+
+
+@both
+@pytest.mark.fault(13)
+@pytest.mark.fault(14)
+@pytest.mark.fault(15)
+def test_every_job_is_over_after_its_limit_and_the_graces(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_limits, backend, 1)
+
+    assert row.broken == (), table([row])
+    assert row.done == 1
+
+
+@both
+@pytest.mark.fault(61)
+def test_a_job_that_kills_every_worker_fails_and_disturbs_no_other(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_poison, backend, 200)
+
+    assert row.broken == (), table([row])
+    assert row.done == 200
 
 
 @both

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from tests.postgres_cluster import throwaway_cluster
 from tests.soak.kills import run_kills, run_storm
+from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
+from tests.soak.poison import run_poison
 from tests.soak.recovery import run_recovery
 from tests.soak.replacements import run_boot_failure, run_replacements
 from tests.soak.report import Row, table
@@ -38,11 +40,13 @@ class Scenario:
 SCENARIOS = {
     "kills": Scenario(run=run_kills, unit="jobs", usual=1000, full=5000),
     "recovery": Scenario(run=run_recovery, unit="kills", usual=40, full=200),
+    "limits": Scenario(run=run_limits, unit="rounds", usual=1, full=10),
     "storm": Scenario(run=run_storm, unit="jobs", usual=3000, full=10_000, seeds_full=20),
     "orphans": Scenario(run=run_orphans, unit="kills", usual=20, full=1000, lanes=2),
     "stops": Scenario(run=run_stops, unit="stops", usual=20, full=500, lanes=3),
     "replacements": Scenario(run=run_replacements, unit="replacements", usual=300, full=10_000),
     "boot-failure": Scenario(run=run_boot_failure, unit="seconds", usual=30, full=30),
+    "poison": Scenario(run=run_poison, unit="other jobs", usual=300, full=1000),
     "stop-worker": Scenario(run=run_stopped_workers, unit="cycles", usual=60, full=1000),
     "stop-supervisor": Scenario(run=run_stopped_supervisors, unit="cycles", usual=20, full=1000, lanes=3),
 }

@@ -71,6 +71,12 @@ def suicide(ctx: WorkerContext) -> int:
 
 
 @app.job()
+def poison() -> None:
+    """Kill the own process at every run."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.job()
 def gated(ctx: WorkerContext) -> int:
     """Wait until the test has opened the job's gate. Holds no lock: a process that is stopped, and
     goes on when its job is another's, makes two runs overlap on purpose."""
