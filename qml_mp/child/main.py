@@ -158,7 +158,12 @@ def _loop(
         max_memory_bytes=config.max_memory,
     )
     return WorkerLoop(
-        fetch=Fetch(worker_id=order.worker_id, server_id=order.server_id, queues=tuple(config.queues)),
+        fetch=Fetch(
+            worker_id=order.worker_id,
+            server_id=order.server_id,
+            queues=tuple(config.queues),
+            registered=True,
+        ),
         storage=storage,
         info=_info(order),
         processor=processor,

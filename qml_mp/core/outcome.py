@@ -33,6 +33,8 @@ class AttemptKind(StrEnum):
 class ProcessFacts:
     """What is known of a worker process that died, from its exit status and the kernel's accounting."""
 
+    pid: int | None = None
+    """None: it is alive, and its row in the registry tells."""
     signal: int | None = None
     exit_code: int | None = None
     peak_rss_bytes: int | None = None

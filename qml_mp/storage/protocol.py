@@ -34,6 +34,9 @@ class Fetch:
     worker_id: str
     server_id: str
     queues: tuple[str, ...]
+    registered: bool = False
+    """Claim only while the worker's row is in the registry. Once it is removed, no statement that the
+    worker has sent before its death can claim anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,15 @@
 """Supervisor: what needs storage beside the four loops, each as a tick of its own.
 
-Settling the dead, carrying cancels to workers, giving back claims that a dead worker's last
-statement made after its death, and, with `--burst`, finding out that nothing is left.
+Settling the dead, carrying cancels to workers and, with `--burst`, finding out that nothing is left.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import timedelta
 
 from qml_mp.clock import Clock
-from qml_mp.core.outcome import Release
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.fleet import Fleet
@@ -24,7 +22,6 @@ logger = logging.getLogger(__name__)
 _NEVER = timedelta(days=365)
 _CANCEL_INTERVAL = timedelta(seconds=1)
 _CANCEL_AFTER_NEWS = timedelta(milliseconds=100)
-_STRAY_INTERVAL = timedelta(seconds=5)
 _BURST_INTERVAL = timedelta(milliseconds=200)
 
 
@@ -76,24 +73,6 @@ class Chores:
                     member.cancels = {request.key: self._graces.cancel(asked=self._clock.monotonic())}
 
         return Tick(name="cancel", interval=_CANCEL_INTERVAL, body=run, hasten_after=_CANCEL_AFTER_NEWS)
-
-    def stray_tick(self, *, own_ids: Callable[[], Collection[str]], wake: Callable[[], None]) -> Tick:
-        """Releases claims of workers that are neither alive nor waiting to be settled.
-
-        A killed worker's claim statement may commit after its death was settled: the database
-        server finishes what it was sent. Such a job never ran.
-        """
-
-        def run(storage: Storage) -> None:
-            known = {member.worker_id for member in self._fleet} | {death.worker_id for death in self._deaths}
-            for claim in [claim for own_id in own_ids() for claim in storage.claims_of_server(own_id)]:
-                if claim.worker_id not in known:
-                    storage.finish(
-                        claim, Release(reason="claimed by a dead worker"), retention=self._retention
-                    )
-                    wake()
-
-        return Tick(name="stray", interval=_STRAY_INTERVAL, body=run)
 
     def burst_tick(self, *, nothing_left: Callable[[], None]) -> Tick:
         """Calls `nothing_left` when all workers are idle and no job is runnable or due."""

@@ -296,7 +296,6 @@ class Fleet:
         death = Death(
             worker_id=member.worker_id,
             number=member.number,
-            pid=member.child.pid,
             process=process,
             slot=member.last,
             killed_for=member.killed_for,
@@ -307,5 +306,6 @@ class Fleet:
         if not death.was_orderly and not member.is_busy and now - (member.ready_at or now) < _SHORT_LIFE_S:
             self.backoff.failed(now)
         level = logging.INFO if death.was_orderly else logging.WARNING
-        logger.log(level, "Worker %s stopped (pid %s): it %s", member.number, death.pid, how_it_died(process))
+        how = how_it_died(process)
+        logger.log(level, "Worker %s stopped (pid %s): it %s", member.number, process.pid, how)
         return death

@@ -97,6 +97,7 @@ def reap(child: Child) -> ProcessFacts | None:
     _, status, usage = os.wait4(child.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return ProcessFacts(
+        pid=child.pid,
         signal=-code if code < 0 else None,
         exit_code=code if code >= 0 else None,
         peak_rss_bytes=usage.ru_maxrss * _RSS_UNIT_BYTES,
@@ -111,7 +112,7 @@ def _look_from_outside(child: Child) -> ProcessFacts | None:
         if not wait_for([child.pidfd], until=0):
             return None
         os.close(child.pidfd)
-    return ProcessFacts()
+    return ProcessFacts(pid=child.pid)
 
 
 def _child(

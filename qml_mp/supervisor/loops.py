@@ -44,7 +44,6 @@ def all_ticks(
     if config.enable_cleanup:
         ticks.append(cleanup_tick(config))
     ticks.append(neighbour_tick(own_id=own_id, declared_dead=declared_dead, wake=wake))
-    ticks.append(chores.stray_tick(own_ids=lambda: presence.ids, wake=wake))
     if nothing_left is not None:
         ticks.append(chores.burst_tick(nothing_left=nothing_left))
     return ticks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections import deque
 
 from qml_mp import host
 from qml_mp.core.ids import new_server_id
@@ -14,8 +13,6 @@ from qml_mp.storage.protocol import Storage
 
 logger = logging.getLogger(__name__)
 
-_PAST_IDS = 4
-
 
 class Presence:
     """The row of this run: made at start, bumped by the heartbeat loop, removed at the end."""
@@ -24,12 +21,6 @@ class Presence:
         self._config = config
         self._storage = storage
         self.id = new_server_id(config.server_name)
-        self._past_ids: deque[str] = deque(maxlen=_PAST_IDS)
-
-    @property
-    def ids(self) -> list[str]:
-        """The id, and the last ones that this process had before a peer declared it dead."""
-        return [self.id, *self._past_ids]
 
     @property
     def has_heartbeat(self) -> bool:
@@ -56,7 +47,6 @@ class Presence:
 
     def renew(self) -> None:
         """A peer declared this run dead: go on as a new one, whose claims are nobody else's."""
-        self._past_ids.append(self.id)
         self.id = new_server_id(self._config.server_name)
         self.register()
         logger.warning("This server goes on as %s", self.id)

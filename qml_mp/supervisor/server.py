@@ -182,8 +182,9 @@ class Supervisor:
 
     def _next_at(self) -> float:
         """The next instant at which something is due although nothing happens."""
-        parts = (self._ticks, self._news, self._pusher, self._fleet, self._memory)
-        wishes = [part.next_at() for part in parts]
+        wishes = [part.next_at() for part in (self._ticks, self._pusher, self._fleet, self._memory)]
+        if not self._ticks.storage_is_down:  # nobody listens then
+            wishes.append(self._news.next_at())
         return min((at for at in wishes if at is not None), default=float("inf"))
 
     def _heed_signals(self) -> None:

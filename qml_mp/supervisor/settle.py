@@ -34,7 +34,6 @@ class Death:
 
     worker_id: str
     number: int
-    pid: int
     process: ProcessFacts
     slot: SlotView | None
     """The last thing it said; None when it died saying it."""
@@ -59,12 +58,14 @@ class Death:
 
 
 def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Retention) -> int:
-    """Finish every claim that the worker holds, and remove its row; how many claims there were.
+    """Remove the worker's row, and finish every claim that it holds; how many claims there were.
 
-    Safe to repeat: each write is guarded by its claim. Raises `StorageError` when not all of it
-    could be written.
+    The row first: a statement that the worker sent before its death may still claim a job as long
+    as the row is there. Safe to repeat: each write is guarded by its claim. Raises `StorageError`
+    when not all of it could be written.
     """
     failpoints.hit("settle.before")
+    storage.deregister_worker(death.worker_id)
     claims = storage.claims_of_worker(death.worker_id)
     for claim in claims:
         outcome = judge(death, claim, max_crashes=max_crashes)
@@ -74,12 +75,11 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
             "Job %s of worker %s (pid %s), which %s, is %s",
             claim.job.id,
             death.number,
-            death.pid,
+            death.process.pid,
             how_it_died(death.process),
             finished.state or "somebody else's now",
             extra={"job_id": claim.job.id, "worker_id": death.worker_id, "attempt": claim.job.claim_seq},
         )
-    storage.deregister_worker(death.worker_id)
     failpoints.hit("settle.after")
     return len(claims)
 
@@ -101,7 +101,7 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             message = f"The worker was killed above the hard memory limit; its peak was {peak}."
             return _failed(death, claim, "OutOfMemory", message, AttemptKind.FAILURE)
         case None:
-            message = f"The worker process (pid {death.pid}) {how_it_died(death.process)}."
+            message = f"The worker process (pid {death.process.pid}) {how_it_died(death.process)}."
             if death.oom_killed:
                 peak = format_size(death.process.peak_rss_bytes or 0)
                 message += f" The kernel's OOM killer ended it: memory ran out (its peak was {peak})."

@@ -22,6 +22,7 @@ _SHUTDOWN_S = 2.0
 _SLACK_S = 1.0
 _WORKERS = 3
 _JOBS_A_STOP = 60
+_LONGEST_S = 120.0
 _SETTINGS = environment_of(
     {"shutdown_timeout": _SHUTDOWN_S, "term_grace": 0.7, "cancel_grace": 0.3, "max_crashes": 1000}
 )
@@ -67,8 +68,13 @@ def _lane(task: Task, ground: Ground, count: int) -> tuple[_Stops, Findings]:
     # The last server runs what the stops have left, to see that nothing was lost.
     _delete_the_stubborn(ground)
     last = ground.server("-w", str(_WORKERS), "--burst", **_SETTINGS).start(ready=None)
-    if (code := last.wait(120)) != 0:
-        stops.broken.append(f"the last server exited with {code}: {last.log()[-500:]}")
+    try:
+        if (code := last.wait(_LONGEST_S)) != 0:
+            stops.broken.append(f"the last server exited with {code}: {last.log()[-500:]}")
+    except subprocess.TimeoutExpired:
+        left = [row for row in ground.audit.jobs() if row.state not in ("succeeded", "failed", "deleted")]
+        stops.broken.append(f"the last server does not end; left: {left}; {last.log()[-2000:]}")
+        last.clean_up()
     findings = judge_ground(ground, expected=ids, kills=stops.kills)
     # A claim that a stop gives back, uncharged, is no offence: that is what was asked for.
     findings = replace(findings, unexplained=())

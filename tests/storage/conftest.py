@@ -34,6 +34,10 @@ class Raw:
         cursor = self._connection.execute(text if self.is_sqlite else text.replace("?", "%s"), values)
         return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
 
+    def name(self, table: str) -> str:
+        """The table as SQL names it."""
+        return self._tables[table]
+
     def instant(self, value: datetime) -> object:
         """An instant as the backend's columns hold it."""
         return int(value.timestamp()) * 1_000_000 if self.is_sqlite else value

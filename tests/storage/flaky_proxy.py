@@ -41,6 +41,10 @@ class FlakyProxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cut every connection and take no more. Can be repeated."""
         for open_socket in (self._listener, *self._sockets):
             _cut(open_socket)
         for thread in self._threads:

@@ -138,7 +138,11 @@ def release_all(transaction: Transaction, claims: list[Claim], outcome: Outcome)
 
 
 def _claim_statement(fetch: Fetch) -> tuple[str, dict[str, object]]:
-    owner: dict[str, object] = {"worker_id": fetch.worker_id, "server_id": fetch.server_id}
+    owner: dict[str, object] = {
+        "worker_id": fetch.worker_id,
+        "server_id": fetch.server_id,
+        "registered": fetch.registered,
+    }
     match fetch.queues:
         case ():
             return sql.CLAIM_FROM_ALL, owner

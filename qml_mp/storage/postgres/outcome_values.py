@@ -35,6 +35,7 @@ def attempt_values(claim: Claim, change: RowChange) -> dict[str, Any]:
     return {
         "kind": None if change.attempt is None else str(change.attempt),
         "worker": claim.worker_id,
+        "pid": change.process.pid,
         "signal": change.process.signal,
         "exit_code": change.process.exit_code,
         "peak_rss_bytes": change.process.peak_rss_bytes,

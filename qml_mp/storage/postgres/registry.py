@@ -67,6 +67,10 @@ class RegistryPart(Part):
             removed = transaction.execute(sql_around.REMOVE_SERVER, which).fetchall()
             if not removed and silent_for is not None:
                 return 0
+            # Claims before workers, as a worker locks them that finishes one and takes the next.
+            transaction.execute(sql.LOCK_CLAIMS_OF_SERVER, which)
+            transaction.execute(sql_around.LOCK_WORKERS_OF, which)
+            # Again: of these there may be more now, and of none after this one more.
             held = claims_from(transaction.execute(sql.LOCK_CLAIMS_OF_SERVER, which))
             released = release_all(transaction, held, Release(reason=f"The server {server_id} is gone."))
             transaction.execute(sql_around.REMOVE_WORKERS_OF, which)

@@ -138,13 +138,17 @@ ORDER BY started_at, id
 # The claim
 
 _CLAIM = (
-    """
+    """, owner AS MATERIALIZED (
+    -- KEY SHARE: who removes the row waits for a claim that is being made, and none is made afterwards.
+    -- Only when there is something to claim, because locking writes.
+    SELECT FROM {s}.workers WHERE id = %(worker_id)s AND EXISTS (SELECT FROM candidate) FOR KEY SHARE
+)
 UPDATE {s}.jobs AS j
 SET state = 'processing', claim_seq = j.claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,
     server_id = %(server_id)s, reason = NULL
 FROM candidate AS c
 -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
-WHERE j.id = c.id
+WHERE j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
 RETURNING """
     + JOB_COLUMNS
 )
@@ -260,7 +264,8 @@ FROM finished
 INSERT_ATTEMPT = """
 INSERT INTO {s}.attempts (job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type,
                           error_message, error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
-SELECT j.id, j.claim_seq, %(kind)s, %(worker)s, (SELECT w.pid FROM {s}.workers AS w WHERE w.id = %(worker)s),
+SELECT j.id, j.claim_seq, %(kind)s, %(worker)s,
+       coalesce(%(pid)s::integer, (SELECT w.pid FROM {s}.workers AS w WHERE w.id = %(worker)s)),
        coalesce(j.started_at, now()), now(), %(error_type)s, %(error_message)s, %(error_traceback)s,
        %(signal)s, %(exit_code)s, %(peak_rss_bytes)s, %(cpu_s)s
 FROM {s}.jobs AS j

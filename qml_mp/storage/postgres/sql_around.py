@@ -172,6 +172,9 @@ RETURNING id
 """
 """Remove a server's row, perhaps only if it is silent."""
 
+LOCK_WORKERS_OF = "SELECT FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE"
+"""Waits for the claims that these workers are making, and keeps them from more."""
+
 REMOVE_WORKERS_OF = "DELETE FROM {s}.workers WHERE server_id = %(server_id)s"
 
 REGISTER_WORKER = """

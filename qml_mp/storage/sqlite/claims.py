@@ -142,7 +142,12 @@ class ClaimsPart(Part):
 
     def _claim(self, connection: sqlite3.Connection, fetch: Fetch) -> Claim | None:
         statement = sql.CLAIM_FROM_SERVED if fetch.queues else sql.CLAIM_FROM_ALL
-        owner = {"worker_id": fetch.worker_id, "server_id": fetch.server_id, "now": self._now_us()}
+        owner = {
+            "worker_id": fetch.worker_id,
+            "server_id": fetch.server_id,
+            "registered": fetch.registered,
+            "now": self._now_us(),
+        }
         rows = connection.execute(statement, owner | _queues(fetch)).fetchall()
         return claim_of(rows[0], from_us) if rows else None
 
@@ -207,6 +212,7 @@ def _attempt_values(claim: Claim, change: RowChange, now: datetime) -> dict[str,
     return {
         "kind": None if change.attempt is None else str(change.attempt),
         "worker": claim.worker_id,
+        "pid": change.process.pid,
         "started_at": to_us(claim.job.started_at or now),
         "now": to_us(now),
         "signal": change.process.signal,

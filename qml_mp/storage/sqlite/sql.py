@@ -121,6 +121,7 @@ _CLAIM: Final = """
     SET state = 'processing', claim_seq = claim_seq + 1, worker_id = :worker_id, server_id = :server_id,
         started_at = :now, reason = NULL
     WHERE id = ({head}) AND state = 'enqueued'
+      AND (NOT :registered OR EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id))
     RETURNING {job}
 """
 
@@ -145,13 +146,14 @@ FINISH: Final = """
     WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
 """
 
-# Keep an attempt that did not succeed. The pid is that of the worker's row, while it is there.
+# Keep an attempt that did not succeed. The pid of a worker that is alive is that of its row.
 ADD_ATTEMPT: Final = """
     INSERT INTO qml_attempts (
         job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type, error_message,
         error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
     VALUES (
-        :id, :claim_seq, :kind, :worker, (SELECT pid FROM qml_workers WHERE id = :worker), :started_at, :now,
+        :id, :claim_seq, :kind, :worker, COALESCE(:pid, (SELECT pid FROM qml_workers WHERE id = :worker)),
+        :started_at, :now,
         :error_type, :error_message, :error_traceback, :signal, :exit_code, :peak_rss_bytes, :cpu_s)
 """
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from qml_mp import failpoints
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import AttemptKind, Outcome
-from qml_mp.core.server_info import ProcessIdentity, ServerInfo
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageUnavailable
 from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
@@ -23,6 +23,7 @@ from tests.storage.model.world import World
 
 _Result = TypeVar("_Result")
 
+PROCESS = ProcessIdentity(host="h", pid=1, started_ticks=1)
 KEEP = Retention(succeeded_ttl=timedelta(hours=SUCCEEDED_TTL_H), failed_ttl=timedelta(hours=FAILED_TTL_H))
 
 
@@ -83,12 +84,14 @@ class Acting(RuleBasedStateMachine):
         self.client = world.handles[0]
         self.supervisors = world.handles[1:3]
         self.server_ids = ["", ""]
-        for number in (0, 1):
-            self.register(number)
         self.workers = [
             WorkerView(id=self.new_worker_id(), server=number % 2, storage=world.handles[3 + number])
             for number in range(4)
         ]
+        self.settled: list[Fetch] = []
+        """What workers have sent whose end is settled."""
+        for number in (0, 1):
+            self.register(number)
 
     def do(
         self, fault: str | None, act: Callable[[], _Result], expect: Callable[[Model], _Result]
@@ -167,8 +170,10 @@ class Acting(RuleBasedStateMachine):
         """Another worker takes its place; what the old one held, it may yet act on."""
         if worker.claim is not None:
             self.ghosts.append((copy.copy(worker), worker.claim))
+        self.settled.append(self.fetch_of(worker, ()))
         worker.id, worker.dead = self.new_worker_id(), False
         worker.forget()
+        self.register_worker(worker)
 
     def by_hand(self, job_id: str, act: Callable[[], Any], expect: Callable[[Model, ModelJob], bool]) -> None:
         job = self.model.jobs.get(job_id)
@@ -199,7 +204,8 @@ class Acting(RuleBasedStateMachine):
         return self.client.now()
 
     def fetch_of(self, worker: WorkerView, queues: tuple[str, ...]) -> Fetch:
-        return Fetch(worker_id=worker.id, server_id=self.server_ids[worker.server], queues=queues)
+        server_id = self.server_ids[worker.server]
+        return Fetch(worker_id=worker.id, server_id=server_id, queues=queues, registered=True)
 
     def new_worker_id(self) -> str:
         self.incarnation += 1
@@ -212,11 +218,24 @@ class Acting(RuleBasedStateMachine):
         self.supervisors[number].register_server(
             ServerInfo(
                 id=server_id, name=self.name, hostname="h", started_at=now, last_heartbeat=now,
-                process=ProcessIdentity(host="h", pid=1, started_ticks=1), worker_count=2, queues=(),
-                heartbeat_enabled=True,
+                process=PROCESS, worker_count=2, queues=(), heartbeat_enabled=True,
             )
         )  # fmt: skip
         self.model.beats_h[server_id] = self.model.now_h
+        for worker in self.workers:
+            if worker.server == number:
+                self.register_worker(worker)
+
+    def register_worker(self, worker: WorkerView) -> None:
+        """Done when its server has not been declared dead."""
+        server_id = self.server_ids[worker.server]
+        info = WorkerInfo(
+            id=worker.id, server_id=server_id, number=1, process=PROCESS, started_at=self.now()
+        )  # fmt: skip
+        registered = worker.storage.register_worker(info)
+        assert registered == (server_id in self.model.beats_h)
+        if registered:
+            self.model.workers[worker.id] = server_id
 
     # What holds after every rule
 

@@ -198,6 +198,12 @@ class StorageMachine(Acting):
         worker, claim = data.draw(st.sampled_from(self.ghosts))
         self.finish_claim(worker, claim, outcome, None, None)
 
+    @precondition(lambda self: self.settled)
+    @rule(data=st.data())
+    def claim_after_the_end_was_settled(self, data: st.DataObject) -> None:
+        """As a database server does that comes late to what a dead worker has sent."""
+        assert self.client.fetch_and_lock_job(data.draw(st.sampled_from(self.settled))) is None
+
     @precondition(lambda self: any(worker.has_claim or worker.repeats for worker in self.workers))
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
@@ -212,10 +218,11 @@ class StorageMachine(Acting):
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.dead]))
         process = ProcessFacts(signal=9)
         death = Death(
-            worker_id=worker.id, number=1, pid=1, process=process, slot=None, killed_for=killed_for
+            worker_id=worker.id, number=1, process=process, slot=None, killed_for=killed_for
         )  # fmt: skip
 
         def expect(model: Model) -> int:
+            model.workers.pop(worker.id, None)
             held = model.held_by(worker.id)
             for job in held:
                 model.finish(job.id, job.claim_seq, _judged(job, killed_for))
@@ -251,7 +258,7 @@ class StorageMachine(Acting):
             beat_h = model.beats_h.get(server_id)
             if silent_for_h is not None and (beat_h is None or model.now_h - beat_h <= silent_for_h):
                 return 0
-            model.beats_h.pop(server_id, None)
+            model.remove_server(server_id)
             return model.release(lambda job: job.server == server_id)
 
         done = self.do(

@@ -74,6 +74,8 @@ class Model:
     jobs: dict[str, ModelJob] = field(default_factory=dict)
     beats_h: dict[str, float] = field(default_factory=dict)
     """Registered servers, and when each last said that it lives."""
+    workers: dict[str, str] = field(default_factory=dict)
+    """Registered workers, and the server of each."""
     tally: Tally = field(default_factory=Tally)
 
     def enqueue(self, job: ModelJob, *, delay_h: float | None) -> str:
@@ -98,7 +100,7 @@ class Model:
         return min(runnable, key=lambda job: (-job.priority, job.created_at, job.id), default=None)
 
     def claim(self, worker: str, server: str, queues: tuple[str, ...]) -> ModelJob | None:
-        job = self.best(queues)
+        job = self.best(queues) if worker in self.workers else None
         if job is not None:
             job.state, job.worker, job.server = StateName.PROCESSING, worker, server
             job.claim_seq += 1
@@ -154,6 +156,11 @@ class Model:
             if job.expires_h is not None:  # its cancel was asked for; here the settings are not known
                 job.expires_h = self.now_h + _DEFAULT_TTL_H
         return len(held)
+
+    def remove_server(self, server: str) -> None:
+        """Of the registry, with its workers."""
+        self.beats_h.pop(server, None)
+        self.workers = {worker: owner for worker, owner in self.workers.items() if owner != server}
 
     def clean_up(self) -> int:
         expired = [

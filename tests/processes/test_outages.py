@@ -1,0 +1,64 @@
+"""Tests: a server whose PostgreSQL cannot be reached any more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from qml_mp.storage.open import open_storage
+from tests.processes.harness import Server, enqueue, wait_until
+from tests.storage.flaky_proxy import FlakyProxy
+
+APP = "tests.processes.apps_storage_faults:app"
+OBSERVED_S = 2.0
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
+    """A proxy before the server."""
+    place = urlsplit(postgres_url)
+    with FlakyProxy(str(place.hostname), place.port or 5432) as running:
+        yield running
+
+
+@pytest.fixture
+def through_proxy(url: str, proxy: FlakyProxy) -> str:
+    """The URL of a fresh storage that is reached through the proxy."""
+    place = urlsplit(url)
+    user = "" if place.username is None else f"{place.username}@"
+    return place._replace(netloc=f"{user}127.0.0.1:{proxy.port}").geturl()
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_server_without_storage_waits_and_does_not_spin(
+    server: Callable[..., Server], proxy: FlakyProxy, through_proxy: str, tmp_path: Path
+) -> None:
+    one = server("-w", "1", app=APP)
+    one.url = through_proxy
+    one.start()
+    storage = open_storage(through_proxy)
+    enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(one.journal, what=one.log())
+    storage.close()
+
+    proxy.close()
+    wait_until(lambda: "is tried again in" in one.log(), what=one.log())
+    began, used_s = time.monotonic(), cpu_s(one.pid)
+    time.sleep(OBSERVED_S)
+    share = (cpu_s(one.pid) - used_s) / (time.monotonic() - began)
+
+    assert share < 0.1  # of a processor; a loop that waits for nothing takes what it gets
+    one.signal(signal.SIGQUIT)
+    assert one.wait() == 6
+
+
+def cpu_s(pid: int) -> float:
+    """What the process has used of a processor so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
