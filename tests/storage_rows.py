@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -29,19 +28,6 @@ def change_raw_job(storage: Storage, job_id: str, **columns: str | bytes | int) 
 def move_server_elsewhere(storage: Storage, server_id: str) -> None:
     """Have the row say that the server runs on another host, so that no process table tells of it."""
     _change(storage, "servers", server_id, {"host": "elsewhere"})
-
-
-@contextlib.contextmanager
-def between_writes(storage: Storage) -> Iterator[None]:
-    """Nobody is within a write to a SQLite file meanwhile, so that whoever is stopped here stops
-    nobody else. On PostgreSQL a writer locks rows alone, and there is nothing to do."""
-    if not storage.url.startswith("sqlite:"):
-        yield
-        return
-    path = storage.url.removeprefix("sqlite:///")
-    with contextlib.closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
 
 
 def _change(storage: Storage, table: str, row_id: str, columns: Mapping[str, str | bytes | int]) -> None:
