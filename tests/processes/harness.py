@@ -52,6 +52,8 @@ class Server:
     prefix: tuple[str, ...] = ()
     """The program, and its arguments, that starts it."""
     process: subprocess.Popen[bytes] | None = None
+    _registry: Storage | None = None
+    """Opened once, because it is asked many times a second."""
 
     @property
     def storage(self) -> Storage:
@@ -79,12 +81,10 @@ class Server:
 
     def worker_pids(self) -> dict[int, int]:
         """Number to pid of the live workers of this server, from the registry."""
-        storage = self.storage
-        try:
-            servers = {server.id for server in storage.list_servers() if server.process.pid == self.pid}
-            workers = [worker for worker in storage.list_workers() if worker.server_id in servers]
-        finally:
-            storage.close()
+        if self._registry is None:
+            self._registry = self.storage
+        servers = {server.id for server in self._registry.list_servers() if server.process.pid == self.pid}
+        workers = [worker for worker in self._registry.list_workers() if worker.server_id in servers]
         return {worker.number: worker.process.pid for worker in workers if host.is_alive(worker.process)}
 
     def signal(self, number: int) -> None:
@@ -111,6 +111,9 @@ class Server:
 
     def clean_up(self) -> None:
         """End whatever is left, by id, with the workers that the registry still names."""
+        if self._registry is not None:
+            self._registry.close()
+            self._registry = None
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
