@@ -23,7 +23,7 @@ from qml_mp.processing.program import Program
 from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import ServerConfig, check_queue_name
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.protocol import BY_DEFAULT, Retention, Storage
 from qml_mp.units import Duration, parse_duration
 
 
@@ -62,7 +62,7 @@ class QmlApp:
         self._on_state_change = on_state_change
         self._functions: dict[str, JobFunction[..., object]] = {}
         self._recurring: dict[str, RecurringJob] = {}
-        self._client = JobClient(retention=_retention(config))
+        self._client = JobClient(retention=BY_DEFAULT if config is None else Retention.of(config))
         self._client.connect(url)
 
     @property
@@ -284,9 +284,3 @@ def _from_now_on(template: RecurringJob) -> RecurringJob:
     """The template as declared now: what was due between import and start is no missed firing."""
     now = datetime.now(UTC)
     return replace(template, created_at=now, next_run_at=template.schedule.next_after(now))
-
-
-def _retention(config: ServerConfig | None) -> Retention:
-    if config is None:
-        return Retention()
-    return Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)

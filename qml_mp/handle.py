@@ -9,7 +9,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Deleted, StateName, Succeeded
 from qml_mp.errors import JobFailed, JobNotFound, WaitTimeout
-from qml_mp.storage.protocol import CancelResult, Retention, Storage
+from qml_mp.storage.protocol import BY_DEFAULT, CancelResult, Retention, Storage
 from qml_mp.units import Duration, format_duration, parse_duration
 
 _FIRST_POLL_S = 0.005
@@ -27,7 +27,7 @@ class JobHandle:
         """`retention` says how long a job that is cancelled here is kept; None: as by default."""
         self.id = job_id
         self._storage = storage
-        self._retention = retention or Retention()
+        self._retention = retention or BY_DEFAULT
 
     def __repr__(self) -> str:
         return f"JobHandle({self.id!r})"

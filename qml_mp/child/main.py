@@ -153,7 +153,7 @@ def _loop(
     )
     limits = LoopLimits(
         polling_interval=config.polling_interval,
-        retention=Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl),
+        retention=Retention.of(config),
         max_jobs=_with_jitter(config.max_jobs, rng),
         max_memory_bytes=config.max_memory,
     )

@@ -73,7 +73,7 @@ class Session:
 
         app = self.app()
         config = load_config(flags={}, code=None if app is None else app.config)
-        return Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)
+        return Retention.of(config)
 
     def _code_url(self) -> str | None:
         app = self.app()

@@ -25,6 +25,7 @@ from qml_mp.core.outcome import Attempt, Outcome
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
+from qml_mp.settings import ServerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,14 @@ class Retention:
     succeeded_ttl: timedelta = timedelta(hours=24)
     """Succeeded and Deleted."""
     failed_ttl: timedelta = timedelta(days=7)
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Retention:
+        """As the settings say."""
+        return cls(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)
+
+
+BY_DEFAULT = Retention()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +210,17 @@ class JobLocker(Protocol):
     def claims(self) -> list[Claim]:
         """Every claim there is, of whatever server: what the sweep at start judges."""
 
-    def requeue_stranded_jobs(self, stale_before: datetime, *, spare_servers: Collection[str] = ()) -> int:
-        """Release claims started before `stale_before`, save those of `spare_servers`; how many."""
+    def requeue_stranded_jobs(
+        self,
+        stale_before: datetime,
+        *,
+        spare_servers: Collection[str] = (),
+        retention: Retention = BY_DEFAULT,
+    ) -> int:
+        """Release claims started before `stale_before`, save those of `spare_servers`; how many.
+
+        A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
+        """
 
     def promote_due(self, *, limit: int) -> Promoted:
         """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first."""
@@ -269,10 +287,13 @@ class ServerRegistry(Protocol):
     def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
         """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock."""
 
-    def reclaim_server(self, server_id: str, *, silent_for: timedelta | None) -> int:
+    def reclaim_server(
+        self, server_id: str, *, silent_for: timedelta | None, retention: Retention = BY_DEFAULT
+    ) -> int:
         """Release all its claims, uncharged, and remove its rows, in one transaction; how many.
 
         With `silent_for`, only if it is still silent for so long (else 0 and nothing changes).
+        A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
         """
 
     def register_worker(self, info: WorkerInfo) -> bool:

@@ -23,6 +23,9 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Retention
 
+STRANDED = "Stranded by a server that is gone."
+"""Why claims are released of whose owners nothing is known."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowChange:
@@ -43,6 +46,11 @@ class RowChange:
     attempt: AttemptKind | None = None
     """The kind under which the attempt enters the history; None: it does not."""
     process: ProcessFacts = ProcessFacts()
+
+
+def server_gone(server_id: str) -> str:
+    """Why the claims of one server are released."""
+    return f"The server {server_id} is gone."
 
 
 def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:

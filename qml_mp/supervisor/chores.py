@@ -33,7 +33,7 @@ class Chores:
         self._fleet = fleet
         self._graces = graces
         self._clock = clock
-        self._retention = Retention(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)
+        self._retention = Retention.of(config)
         self._deaths: list[Death] = []
 
     @property

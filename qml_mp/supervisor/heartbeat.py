@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from qml_mp import host
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.lease import Lease
 from qml_mp.supervisor.sweep import reclaim_from_dead_neighbours
 from qml_mp.supervisor.ticks import Tick
@@ -45,7 +45,9 @@ def heartbeat_tick(
         for peer in storage.silent_servers(own_id=own_id(), timeout=config.dead_server_timeout):
             if host.is_alive(peer.process) is not None:
                 continue  # of this host: the process table knows better, and the neighbour loop asks it
-            count = storage.reclaim_server(peer.id, silent_for=config.dead_server_timeout)
+            count = storage.reclaim_server(
+                peer.id, silent_for=config.dead_server_timeout, retention=Retention.of(config)
+            )
             logger.warning("Server %s is silent; %s of its jobs are enqueued again", peer.id, count)
             wake()
 
@@ -53,7 +55,11 @@ def heartbeat_tick(
 
 
 def neighbour_tick(
-    *, own_id: Callable[[], str], declared_dead: Callable[[], None], wake: Callable[[], None]
+    config: ServerConfig,
+    *,
+    own_id: Callable[[], str],
+    declared_dead: Callable[[], None],
+    wake: Callable[[], None],
 ) -> Tick:
     """Looks for supervisors of this very host that died: the process table tells, without any timeout.
     And for the own row, which a server without heartbeats would not miss otherwise."""
@@ -62,7 +68,7 @@ def neighbour_tick(
         if own_id() not in {server.id for server in storage.list_servers()}:
             logger.error("A peer declared this server dead; its jobs are others' now")
             declared_dead()
-        if reclaim_from_dead_neighbours(storage, own_id=own_id()):
+        if reclaim_from_dead_neighbours(storage, own_id=own_id(), retention=Retention.of(config)):
             wake()
 
     return Tick(name="neighbour", interval=_NEIGHBOUR_INTERVAL, body=look)

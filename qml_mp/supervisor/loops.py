@@ -43,7 +43,7 @@ def all_ticks(
         ticks.append(recurring_tick(config, wake=wake))
     if config.enable_cleanup:
         ticks.append(cleanup_tick(config))
-    ticks.append(neighbour_tick(own_id=own_id, declared_dead=declared_dead, wake=wake))
+    ticks.append(neighbour_tick(config, own_id=own_id, declared_dead=declared_dead, wake=wake))
     if nothing_left is not None:
         ticks.append(chores.burst_tick(nothing_left=nothing_left))
     return ticks

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.presence import Presence
 from qml_mp.supervisor.wait import wait_for
 
@@ -35,20 +35,27 @@ def sweep_at_start(storage: Storage, config: ServerConfig, presence: Presence) -
     this server has been heard for long enough itself.
     """
     own_id = presence.id
-    recovered = reclaim_from_dead_neighbours(storage, own_id=own_id, proof_s=_PROOF_AT_START_S)
+    retention = Retention.of(config)
+    recovered = reclaim_from_dead_neighbours(
+        storage, own_id=own_id, retention=retention, proof_s=_PROOF_AT_START_S
+    )
     spared = [
         server.id
         for server in storage.list_servers()
         if presence.has_heartbeat or _may_be_alive(storage, server, config)
     ]
     stale_before = storage.now() - config.stale_processing_after
-    recovered += storage.requeue_stranded_jobs(stale_before, spare_servers=[own_id, *spared])
+    recovered += storage.requeue_stranded_jobs(
+        stale_before, spare_servers=[own_id, *spared], retention=retention
+    )
     if recovered:
         logger.warning("%s stranded jobs are enqueued again", recovered)
     return recovered
 
 
-def reclaim_from_dead_neighbours(storage: Storage, *, own_id: str, proof_s: float = _PROOF_IN_LOOP_S) -> int:
+def reclaim_from_dead_neighbours(
+    storage: Storage, *, own_id: str, retention: Retention, proof_s: float = _PROOF_IN_LOOP_S
+) -> int:
     """Reclaim from servers whose process is proved dead from here; how many jobs.
 
     A server whose workers are not proved dead within `proof_s` is left for the next time.
@@ -59,7 +66,7 @@ def reclaim_from_dead_neighbours(storage: Storage, *, own_id: str, proof_s: floa
             continue
         workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
         if _all_proved_dead(workers, proof_s=proof_s):
-            count = storage.reclaim_server(server.id, silent_for=None)
+            count = storage.reclaim_server(server.id, silent_for=None, retention=retention)
             logger.warning("Server %s is dead; %s of its jobs are enqueued again", server.id, count)
             recovered += count
     return recovered

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from qml_mp.core.job import Claim
-from qml_mp.core.outcome import Outcome, Success
+from qml_mp.core.outcome import Outcome, Release, Success
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.postgres import sql
@@ -131,9 +131,10 @@ def _write(transaction: Transaction, claim: Claim, outcome: Outcome, retention: 
     return _Write(change, cursor)
 
 
-def release_all(transaction: Transaction, claims: list[Claim], outcome: Outcome) -> int:
+def release_all(transaction: Transaction, claims: list[Claim], *, reason: str, retention: Retention) -> int:
     """Give claims back whose rows are locked in the open transaction; how many."""
-    writes = [_write(transaction, claim, outcome, Retention()) for claim in claims]
+    release = Release(reason=reason)
+    writes = [_write(transaction, claim, release, retention) for claim in claims]
     return sum(write.hit() for write in writes)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.postgres import sql, sql_around
 from qml_mp.storage.postgres.claims import release_all
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.part import Part, claims_from
+from qml_mp.storage.protocol import BY_DEFAULT, Retention
+from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import server_of, worker_of
 
 
@@ -60,7 +61,9 @@ class RegistryPart(Part):
         rows = self._database.read("looking for silent servers", sql_around.SILENT_SERVERS, which)
         return [server_of(row, from_column) for row in rows]
 
-    def reclaim_server(self, server_id: str, *, silent_for: timedelta | None) -> int:
+    def reclaim_server(
+        self, server_id: str, *, silent_for: timedelta | None, retention: Retention = BY_DEFAULT
+    ) -> int:
         which = {"server_id": server_id, "silent_for": silent_for}
         with self._database.transaction("reclaiming a server's jobs") as transaction:
             # Its row first: a heartbeat that comes in now waits, and then finds the server declared dead.
@@ -72,7 +75,7 @@ class RegistryPart(Part):
             transaction.execute(sql_around.LOCK_WORKERS_OF, which)
             # Again: of these there may be more now, and of none after this one more.
             held = claims_from(transaction.execute(sql.LOCK_CLAIMS_OF_SERVER, which))
-            released = release_all(transaction, held, Release(reason=f"The server {server_id} is gone."))
+            released = release_all(transaction, held, reason=server_gone(server_id), retention=retention)
             transaction.execute(sql_around.REMOVE_WORKERS_OF, which)
             return released
 

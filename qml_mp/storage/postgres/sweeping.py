@@ -6,11 +6,11 @@ from collections.abc import Collection
 from datetime import datetime
 
 from qml_mp.core.job import ClaimKey
-from qml_mp.core.outcome import Release
 from qml_mp.storage.postgres import sql
 from qml_mp.storage.postgres.claims import release_all
 from qml_mp.storage.postgres.part import Part, claims_from
-from qml_mp.storage.protocol import CancelRequest, CancelResult, Promoted, Retention
+from qml_mp.storage.protocol import BY_DEFAULT, CancelRequest, CancelResult, Promoted, Retention
+from qml_mp.storage.row_change import STRANDED
 from qml_mp.storage.rows import state_name_of
 from qml_mp.storage.storable import canonical_id, storable_reason
 
@@ -18,11 +18,17 @@ from qml_mp.storage.storable import canonical_id, storable_reason
 class SweepingPart(Part):
     """The rest of `JobLocker` of the protocol."""
 
-    def requeue_stranded_jobs(self, stale_before: datetime, *, spare_servers: Collection[str] = ()) -> int:
+    def requeue_stranded_jobs(
+        self,
+        stale_before: datetime,
+        *,
+        spare_servers: Collection[str] = (),
+        retention: Retention = BY_DEFAULT,
+    ) -> int:
         which = {"stale_before": stale_before, "spared": list(spare_servers)}
         with self._database.transaction("releasing stranded jobs") as transaction:
             stranded = claims_from(transaction.execute(sql.LOCK_STRANDED, which))
-            return release_all(transaction, stranded, Release(reason="Stranded by a server that is gone."))
+            return release_all(transaction, stranded, reason=STRANDED, retention=retention)
 
     def promote_due(self, *, limit: int) -> Promoted:
         with self._database.transaction("promoting due jobs") as transaction:

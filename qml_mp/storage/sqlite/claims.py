@@ -15,8 +15,16 @@ from qml_mp.core.outcome import Outcome, Release
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.protocol import CancelRequest, CancelResult, Fetch, Finished, Promoted, Retention
-from qml_mp.storage.row_change import RowChange, row_change
+from qml_mp.storage.protocol import (
+    BY_DEFAULT,
+    CancelRequest,
+    CancelResult,
+    Fetch,
+    Finished,
+    Promoted,
+    Retention,
+)
+from qml_mp.storage.row_change import STRANDED, RowChange, row_change
 from qml_mp.storage.rows import claim_of, state_name_of
 from qml_mp.storage.sqlite import sql
 from qml_mp.storage.sqlite.connection import Database
@@ -74,13 +82,19 @@ class ClaimsPart(Part):
     def claims(self) -> list[Claim]:
         return self._claims(sql.CLAIMS, {})
 
-    def requeue_stranded_jobs(self, stale_before: datetime, *, spare_servers: Collection[str] = ()) -> int:
+    def requeue_stranded_jobs(
+        self,
+        stale_before: datetime,
+        *,
+        spare_servers: Collection[str] = (),
+        retention: Retention = BY_DEFAULT,
+    ) -> int:
         which = {"stale_before": to_us(stale_before), "spared": json.dumps(list(spare_servers))}
         if not self._claims(sql.STRANDED, which):
             return 0
         with self._database.write() as connection:
             stranded = [claim_of(row, from_us) for row in connection.execute(sql.STRANDED, which)]
-            return self._release(connection, stranded, reason="Stranded by a server that is gone.")
+            return self._release(connection, stranded, reason=STRANDED, retention=retention)
 
     def promote_due(self, *, limit: int) -> Promoted:
         count = 0
@@ -134,11 +148,13 @@ class ClaimsPart(Part):
                 self._in_doubt.add(fetch.worker_id)
             raise
 
-    def _release(self, connection: sqlite3.Connection, claims: Iterable[Claim], *, reason: str) -> int:
+    def _release(
+        self, connection: sqlite3.Connection, claims: Iterable[Claim], *, reason: str, retention: Retention
+    ) -> int:
         """Give the claims back, uncharged, inside the open transaction; how many. A job whose cancel
         was asked for ends Deleted instead, as everywhere."""
         release = Release(reason=reason)
-        return sum(self._finish(connection, claim, release, Retention()).accepted for claim in claims)
+        return sum(self._finish(connection, claim, release, retention).accepted for claim in claims)
 
     def _claim(self, connection: sqlite3.Connection, fetch: Fetch) -> Claim | None:
         statement = sql.CLAIM_FROM_SERVED if fetch.queues else sql.CLAIM_FROM_ALL

@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.storage.protocol import BY_DEFAULT, Retention
+from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import claim_of, server_of, worker_of
 from qml_mp.storage.sqlite import sql, sql_around
 from qml_mp.storage.sqlite.claims import ClaimsPart
@@ -62,7 +64,9 @@ class RegistryPart(ClaimsPart):
             rows = connection.execute(sql_around.SILENT_SERVERS, which).fetchall()
         return [server_of(row, from_us) for row in rows]
 
-    def reclaim_server(self, server_id: str, *, silent_for: timedelta | None) -> int:
+    def reclaim_server(
+        self, server_id: str, *, silent_for: timedelta | None, retention: Retention = BY_DEFAULT
+    ) -> int:
         which = {"server_id": server_id}
         with self._database.write() as connection:
             if silent_for is not None:
@@ -70,7 +74,7 @@ class RegistryPart(ClaimsPart):
                 if not connection.execute(sql_around.STILL_SILENT, silent).fetchone()[0]:
                     return 0
             held = [claim_of(row, from_us) for row in connection.execute(sql.CLAIMS_OF_SERVER, which)]
-            released = self._release(connection, held, reason=f"The server {server_id} is gone.")
+            released = self._release(connection, held, reason=server_gone(server_id), retention=retention)
             connection.execute(sql_around.REMOVE_WORKERS_OF, which)
             connection.execute(sql_around.REMOVE_SERVER, which)
             return released

@@ -262,7 +262,9 @@ class StorageMachine(Acting):
             return model.release(lambda job: job.server == server_id)
 
         done = self.do(
-            fault, lambda: self.supervisors[number].reclaim_server(server_id, silent_for=silent_for), expect
+            fault,
+            lambda: self.supervisors[number].reclaim_server(server_id, silent_for=silent_for, retention=KEEP),
+            expect,
         )
 
         assert isinstance(done, Lost) or done.got == done.wanted
@@ -279,7 +281,9 @@ class StorageMachine(Acting):
 
         done = self.do(
             fault,
-            lambda: self.supervisors[number].requeue_stranded_jobs(stale_before, spare_servers=spared),
+            lambda: self.supervisors[number].requeue_stranded_jobs(
+                stale_before, spare_servers=spared, retention=KEEP
+            ),
             expect,
         )
 

@@ -21,7 +21,6 @@ from qml_mp.core.state import StateName
 
 SUCCEEDED_TTL_H = 10.0
 FAILED_TTL_H = 20.0
-_DEFAULT_TTL_H = 24.0
 
 
 @dataclass(kw_only=True)
@@ -153,8 +152,6 @@ class Model:
         held = [job for job in self.in_state(StateName.PROCESSING) if which(job)]
         for job in held:
             self.finish(job.id, job.claim_seq, Release(reason="gone"))
-            if job.expires_h is not None:  # its cancel was asked for; here the settings are not known
-                job.expires_h = self.now_h + _DEFAULT_TTL_H
         return len(held)
 
     def remove_server(self, server: str) -> None:
