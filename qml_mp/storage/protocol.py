@@ -288,11 +288,18 @@ class ServerRegistry(Protocol):
         """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock."""
 
     def reclaim_server(
-        self, server_id: str, *, silent_for: timedelta | None, retention: Retention = BY_DEFAULT
+        self,
+        server_id: str,
+        *,
+        silent_for: timedelta | None,
+        judge: str | None = None,
+        retention: Retention = BY_DEFAULT,
     ) -> int:
         """Release all its claims, uncharged, and remove its rows, in one transaction; how many.
 
-        With `silent_for`, only if it is still silent for so long (else 0 and nothing changes).
+        With `silent_for`, only if it is still silent for so long (else 0 and nothing changes), and only
+        if the server `judge` that finds so has been heard within half of it: one that was stopped since
+        its last heartbeat cannot tell the silence of others from its own.
         A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
         """
 

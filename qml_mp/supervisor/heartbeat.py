@@ -46,10 +46,14 @@ def heartbeat_tick(
             if host.is_alive(peer.process) is not None:
                 continue  # of this host: the process table knows better, and the neighbour loop asks it
             count = storage.reclaim_server(
-                peer.id, silent_for=config.dead_server_timeout, retention=Retention.of(config)
+                peer.id,
+                silent_for=config.dead_server_timeout,
+                judge=own_id(),
+                retention=Retention.of(config),
             )
-            logger.warning("Server %s is silent; %s of its jobs are enqueued again", peer.id, count)
-            wake()
+            if count:
+                logger.warning("Server %s is silent; %s of its jobs are enqueued again", peer.id, count)
+                wake()
 
     return Tick(name="heartbeat", interval=config.heartbeat_interval, body=beat)
 

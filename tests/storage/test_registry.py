@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
@@ -154,6 +156,23 @@ def test_a_server_that_was_heard_again_is_not_reclaimed(storage: Storage, raw: R
     raw.age("servers", "last_heartbeat", HOUR)
     assert storage.reclaim_server("a#1", silent_for=MINUTE) == 1
     assert storage.claims() == []
+
+
+@pytest.mark.fault(8)
+def test_a_server_that_was_not_heard_itself_reclaims_from_no_silent_one(storage: Storage, raw: Raw) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_server(server("own#1"))
+    claim = claim_new(storage, server="a#1")
+    raw.age("servers", "last_heartbeat", HOUR)
+
+    assert storage.reclaim_server("a#1", silent_for=MINUTE, judge="own#1") == 0
+    assert storage.reclaim_server("a#1", silent_for=MINUTE, judge="unknown#1") == 0
+    assert storage.claims() == [claim]
+    assert len(storage.list_servers()) == 2
+
+    assert storage.heartbeat_server("own#1", worker_rss={})
+    assert storage.reclaim_server("a#1", silent_for=MINUTE, judge="own#1") == 1
+    assert [info.id for info in storage.list_servers()] == ["own#1"]
 
 
 def test_claims_of_a_server_whose_row_is_gone_are_reclaimed_only_without_a_condition(

@@ -34,7 +34,7 @@ class RegistryPart(Part):
         self._database.rows("registering a server", sql_around.REGISTER_SERVER, row)
 
     def deregister_server(self, server_id: str) -> bool:
-        which = {"server_id": server_id, "silent_for": None}
+        which = {"server_id": server_id, "silent_for": None, "judge": None}
         with self._database.transaction("deregistering a server") as transaction:
             transaction.execute(sql_around.REMOVE_WORKERS_OF, which)
             removed = transaction.execute(sql_around.REMOVE_SERVER, which)
@@ -62,9 +62,14 @@ class RegistryPart(Part):
         return [server_of(row, from_column) for row in rows]
 
     def reclaim_server(
-        self, server_id: str, *, silent_for: timedelta | None, retention: Retention = BY_DEFAULT
+        self,
+        server_id: str,
+        *,
+        silent_for: timedelta | None,
+        judge: str | None = None,
+        retention: Retention = BY_DEFAULT,
     ) -> int:
-        which = {"server_id": server_id, "silent_for": silent_for}
+        which = {"server_id": server_id, "silent_for": silent_for, "judge": judge}
         with self._database.transaction("reclaiming a server's jobs") as transaction:
             # Its row first: a heartbeat that comes in now waits, and then finds the server declared dead.
             removed = transaction.execute(sql_around.REMOVE_SERVER, which).fetchall()

@@ -168,9 +168,12 @@ DELETE FROM {s}.servers
 WHERE id = %(server_id)s
   -- Judged again by the newest row when a heartbeat comes in at this moment.
   AND (%(silent_for)s::interval IS NULL OR last_heartbeat < now() - %(silent_for)s::interval)
+  -- In this very statement, because who judges may have been stopped right before it.
+  AND (%(judge)s::text IS NULL OR EXISTS (
+      SELECT FROM {s}.servers WHERE id = %(judge)s AND last_heartbeat > now() - %(silent_for)s::interval / 2))
 RETURNING id
 """
-"""Remove a server's row, perhaps only if it is silent."""
+"""Remove a server's row, perhaps only if it is silent and the judge is not."""
 
 LOCK_WORKERS_OF = "SELECT FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE"
 """Waits for the claims that these workers are making, and keeps them from more."""

@@ -65,13 +65,24 @@ class RegistryPart(ClaimsPart):
         return [server_of(row, from_us) for row in rows]
 
     def reclaim_server(
-        self, server_id: str, *, silent_for: timedelta | None, retention: Retention = BY_DEFAULT
+        self,
+        server_id: str,
+        *,
+        silent_for: timedelta | None,
+        judge: str | None = None,
+        retention: Retention = BY_DEFAULT,
     ) -> int:
         which = {"server_id": server_id}
         with self._database.write() as connection:
             if silent_for is not None:
-                silent = {**which, "silent_since": to_us(self.now() - silent_for)}
-                if not connection.execute(sql_around.STILL_SILENT, silent).fetchone()[0]:
+                now = self.now()
+                verdict = {
+                    **which,
+                    "silent_since": to_us(now - silent_for),
+                    "judge": judge,
+                    "heard_since": to_us(now - silent_for / 2),
+                }
+                if not connection.execute(sql_around.STILL_SILENT, verdict).fetchone()[0]:
                     return 0
             held = [claim_of(row, from_us) for row in connection.execute(sql.CLAIMS_OF_SERVER, which)]
             released = self._release(connection, held, reason=server_gone(server_id), retention=retention)

@@ -91,6 +91,8 @@ SILENT_SERVERS: Final = """
 # Whether a server is still silent, asked under the lock under which it is then reclaimed.
 STILL_SILENT: Final = """
     SELECT EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id AND last_heartbeat < :silent_since)
+      AND (:judge IS NULL
+           OR EXISTS (SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :heard_since))
 """
 
 REGISTER_WORKER: Final = """
