@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,13 @@ from tests.postgres_cluster import ClusterError, throwaway_cluster
 
 # For long runs: pytest --hypothesis-profile=soak
 settings.register_profile("soak", max_examples=1000, stateful_step_count=80, deadline=None, print_blob=True)
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches the programs that tests start also when a shell runs the suite in the background,
+    which has it ignored by all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """Tests: the append-only log that jobs write, and the checker that reads it: the judge of the system.
 
-One `O_APPEND` write a line: `job claim_seq pid what monotonic_ns`. The system never reads it.
+One `O_APPEND` write a line: `job claim_seq pid what monotonic_ns .`. The system never reads it.
+A process that is killed in mid-write leaves the beginning of a line. Each line therefore begins with a
+line break, so that it does not swallow the next one, and has an end by which a whole one is known.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 from qml_mp import WorkerContext
 
 JOURNAL = "QML_TEST_JOURNAL"
+_END = "."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +30,9 @@ class Line:
 
 
 def note(ctx: WorkerContext, what: str) -> None:
-    """Write one line, whole or not at all."""
-    line = f"{ctx.job.id}\t{ctx.job.claim_seq}\t{os.getpid()}\t{what}\t{time.monotonic_ns()}\n"
+    """Write one line."""
+    fields = (ctx.job.id, ctx.job.claim_seq, os.getpid(), what, time.monotonic_ns(), _END)
+    line = "\n" + "\t".join(map(str, fields)) + "\n"
     fd = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(fd, line.encode())
@@ -38,12 +42,16 @@ def note(ctx: WorkerContext, what: str) -> None:
 
 def read_journal(path: Path) -> list[Line]:
     """All lines in the order in which they were written."""
-    if not path.exists():
-        return []
-    rows = (line.split("\t") for line in path.read_text().splitlines())
+    return parse_journal(path.read_text()) if path.exists() else []
+
+
+def parse_journal(text: str) -> list[Line]:
+    """The whole lines of it."""
+    rows = (line.split("\t") for line in text.splitlines())
     return [
-        Line(job_id=job, claim_seq=int(seq), pid=int(pid), what=what, at_ns=int(at_ns))
-        for job, seq, pid, what, at_ns in rows
+        Line(job_id=row[0], claim_seq=int(row[1]), pid=int(row[2]), what=row[3], at_ns=int(row[4]))
+        for row in rows
+        if row[5:] == [_END]
     ]
 
 

@@ -24,7 +24,7 @@ from qml_mp.core.server_info import WorkerInfo
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from tests.processes.harness import Server, wait_until
-from tests.processes.journal import Line, read_journal
+from tests.processes.journal import Line, parse_journal, read_journal
 from tests.soak.apps import LOCKS
 from tests.soak.audit import Audit
 
@@ -108,11 +108,7 @@ class JournalTail:
             data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
             self._offset += len(whole)
-            for text in whole.decode().splitlines():
-                job, seq, pid, what, at_ns = text.split("\t")
-                self._lines.append(
-                    Line(job_id=job, claim_seq=int(seq), pid=int(pid), what=what, at_ns=int(at_ns))
-                )
+            self._lines += parse_journal(whole.decode())
         return self._lines
 
     def start_of(self, job_id: str, claim_seq: int | None = None) -> Line | None:

@@ -74,7 +74,9 @@ def _lost(evidence: Evidence) -> Iterable[str]:
         elif row.state != _SUCCEEDED:
             yield f"job {job_id} is {row.state} after claim {row.claim_seq}"
         elif (job_id, row.claim_seq) not in ended:
-            yield f"job {job_id} succeeded by claim {row.claim_seq}, which never came to its end"
+            told = [line for line in evidence.journal if line.job_id == job_id]
+            changes = [change for change in evidence.transitions if change.job_id == job_id]
+            yield f"job {job_id} succeeded by claim {row.claim_seq}, which never ended: {told}, {changes}"
 
 
 def _overlapping(journal: Sequence[Line]) -> Iterable[str]:

@@ -107,8 +107,11 @@ class Database:
 
     def __del__(self) -> None:
         """A storage that its program has dropped leaves no connection behind."""
-        with suppress(Exception):  # at the end of an interpreter anything may be gone already
+        # Perhaps half made, or at the end of the interpreter, where even the name `suppress` is gone.
+        try:  # noqa: SIM105
             self.close()
+        except Exception:
+            pass
 
     @property
     def descriptors(self) -> frozenset[int]:

@@ -61,8 +61,11 @@ class Database:
         """Those of this connection; none while there is no connection."""
 
     def __del__(self) -> None:
-        with suppress(Exception):  # dropped without close(), perhaps half made or at the very end
+        # Perhaps half made, or at the end of the interpreter, where even the name `suppress` is gone.
+        try:  # noqa: SIM105
             self.close()
+        except Exception:
+            pass
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
