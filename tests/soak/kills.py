@@ -62,6 +62,7 @@ class _Battle:
         self.kills.count += 1
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim.process.pid, signal.SIGKILL)
+        self.look_at_the_file()
 
     def kill_the_supervisor(self) -> None:
         """SIGKILL to it, a look at the file, and the next one at once."""
@@ -120,8 +121,6 @@ def _fight(task: Task, battle: _Battle, supervisor_every_s: float | None) -> Non
             return
         pause(_KILL_EVERY_S)
         battle.kill_a_worker()
-        if battle.kills.count % 5 == 0:
-            battle.look_at_the_file()
         if time.monotonic() >= supervisor_at and supervisor_every_s is not None:
             battle.kill_the_supervisor()
             supervisor_at = time.monotonic() + supervisor_every_s
