@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from signal import SIGKILL
 
-from qml_mp import host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.main import WorkerOrder, worker_main
 from qml_mp.child.source import ProgramSource
@@ -23,6 +22,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.backoff import BootBackoff
 from qml_mp.supervisor.fork import Child, fork_child, reap
 from qml_mp.supervisor.member import Member
+from qml_mp.supervisor.oom import OomWatch
 from qml_mp.supervisor.settle import Death, how_it_died
 from qml_mp.units import format_duration
 
@@ -63,7 +63,7 @@ class Fleet:
         self._members: dict[int, Member] = {}
         self._to_replace: deque[str] = deque()
         self._stacks_at: float | None = None
-        self._oom_kills = host.oom_kills()
+        self._oom = OomWatch(clock)
         self._incarnation = 0
         self.paused = False
 
@@ -141,6 +141,7 @@ class Fleet:
                 member.kill(CancelReason.SHUTDOWN)
 
         self._replace_next()
+        self._oom.look()
         if self._stacks_at is not None and now >= self._stacks_at:
             self._stacks_at = None
             self._print_stacks()
@@ -274,11 +275,6 @@ class Fleet:
         taken = {member.index for member in self._members.values()}
         return next(index for index in range(self.slots.capacity) if index not in taken)
 
-    def _oom_killer_struck(self) -> bool:
-        """Whether it has since the last death."""
-        before, self._oom_kills = self._oom_kills, host.oom_kills()
-        return self._oom_kills != before
-
     def _note_boot_error(self, text: str) -> None:
         """Shown once, not at each try; the first boot's error is the caller's to show."""
         if self.was_ever_ready and text != self.boot_error:
@@ -301,7 +297,7 @@ class Fleet:
             killed_for=member.killed_for,
             killed_key=member.killed_key,
             stack=stack,
-            oom_killed=self._oom_killer_struck() and process.signal == SIGKILL and member.killed_for is None,
+            oom_killed=process.signal == SIGKILL and member.killed_for is None and self._oom.struck(),
         )
         if not death.was_orderly and not member.is_busy and now - (member.ready_at or now) < _SHORT_LIFE_S:
             self.backoff.failed(now)

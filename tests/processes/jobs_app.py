@@ -214,6 +214,15 @@ def eat_memory(ctx: WorkerContext, mib: int) -> str:
 
 
 @app.job()
+def outgrow_a_group(ctx: WorkerContext, entrance: str, mib: int) -> None:
+    """Move into a control group with little memory, and want more than it has."""
+    note(ctx, "start")
+    with open(entrance, "w") as file:
+        file.write(str(os.getpid()))
+    bytearray(b"x") * (mib * 1024 * 1024)
+
+
+@app.job()
 def random_bytes(ctx: WorkerContext) -> str:
     """What the random generator gives first."""
     return f"{random.getrandbits(64):x}"

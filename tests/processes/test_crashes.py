@@ -16,6 +16,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Failed, StateName
 from qml_mp.storage.protocol import Storage
+from tests.processes.cgroup import small_memory
 from tests.processes.chaos import run_under_fire
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 
@@ -57,6 +58,27 @@ def test_a_killed_workers_job_runs_again_and_its_attempt_is_kept(
     assert attempt.process.peak_rss_bytes > 1_000_000
     wait_until(lambda: len(one.worker_pids()) == 2, what="the replacement")
     assert first.pid not in one.worker_pids().values()
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(9)
+def test_a_worker_that_the_oom_killer_ends_is_a_crash_that_says_so(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", QML_MP_MAX_CRASHES="1").start()
+
+    with small_memory(32 * 1024 * 1024) as entrance:
+        job_id = enqueue(storage, "outgrow_a_group", entrance=str(entrance), mib=200)
+        job = wait_for_state(storage, job_id, StateName.FAILED)
+
+    assert (job.crashes, job.failures) == (1, 0)
+    (attempt,) = storage.attempts(job_id)
+    assert (attempt.kind, attempt.process.signal) == (AttemptKind.CRASH, signal.SIGKILL)
+    assert attempt.error is not None
+    assert "OOM killer" in attempt.error.message
+    assert attempt.process.peak_rss_bytes
+    assert attempt.process.peak_rss_bytes > 32 * 1024 * 1024
+    wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
     assert one.stop() == 0
 
 

@@ -1,0 +1,50 @@
+"""Tests: a control group with little memory, so that the kernel's OOM killer strikes only in there."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_VERSION_1 = Path("/sys/fs/cgroup/memory")
+_VERSION_2 = Path("/sys/fs/cgroup")
+_EMPTY_WITHIN_S = 10.0
+
+
+@contextmanager
+def small_memory(limit_bytes: int) -> Iterator[Path]:
+    """The file into which a process of the group writes its pid to get in. The test is skipped, and
+    says why, where this user may make no such group."""
+    is_first = (_VERSION_1 / "memory.limit_in_bytes").exists()
+    group = (_VERSION_1 if is_first else _VERSION_2) / f"qml-mp-{uuid.uuid4().hex[:8]}"
+    limits = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if is_first else ("memory.max",)
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no memory control group can be made here ({error}); root on Linux can")
+    try:
+        if not (group / limits[0]).exists():
+            pytest.skip("control groups do not limit memory here")
+        for name in limits:
+            if (group / name).exists():  # the second one only where swap is counted
+                (group / name).write_text(str(limit_bytes))
+        yield group / "cgroup.procs"
+    finally:
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    """Once the kernel has let go of the last process in it."""
+    deadline = time.monotonic() + _EMPTY_WITHIN_S
+    while True:
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
