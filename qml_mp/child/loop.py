@@ -18,7 +18,7 @@ from qml_mp import failpoints, host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Descriptors, Hygiene
 from qml_mp.child.token import Commands
-from qml_mp.core.job import Claim, Job
+from qml_mp.core.job import Claim
 from qml_mp.core.outcome import AttemptKind, Cancelled, ErrorInfo, Failure, Outcome, Release, Retry
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.core.state import StateName
@@ -142,10 +142,10 @@ class WorkerLoop:
         """Run the job, write what came of it, and return the next claim from the same commit."""
         job = claim.job
         failpoints.hit("claim.committed")
-        self._announce(job, StateName.ENQUEUED, StateName.PROCESSING)
         verdict = self._processor.timeout_verdict(claim)
         with self._commands.attending(claim.key) as cancel:
             self._show_title(job.method)
+            self._announce(claim, StateName.ENQUEUED, StateName.PROCESSING)
             self._show_job(Activity.RUNNING, claim, verdict)
             self._hygiene.before_job(self._storage.descriptors())
             outcome = self._processor.run(claim, cancel)
@@ -199,7 +199,7 @@ class WorkerLoop:
                 extra={"job_id": claim.job.id, "worker_id": claim.worker_id, "attempt": claim.job.claim_seq},
             )
         elif finished.state is not None:
-            self._announce(claim.job, StateName.PROCESSING, finished.state)
+            self._announce(claim, StateName.PROCESSING, finished.state)
         return finished.next
 
     def _finish(self, claim: Claim, outcome: Outcome, *, then: Fetch | None) -> Finished | None:
@@ -233,13 +233,16 @@ class WorkerLoop:
         self._commands.wait(self._backoff_s + random.uniform(0, min(self._backoff_s, _MAX_JITTER_S)))
         self._backoff_s = min(self._backoff_s * 2, _MAX_BACKOFF_S)
 
-    def _announce(self, job: Job, old: StateName, new: StateName) -> None:
+    def _announce(self, claim: Claim, old: StateName, new: StateName) -> None:
+        """Call the hook. It is user code: it may raise anything, and it may hang, for which it has the
+        time limit of the job to itself; a worker that is killed for it loses no job."""
         if self._on_state_change is None:
             return
+        self._show_job(Activity.RUNNING, claim, self._processor.timeout_verdict(claim))
         try:
-            self._on_state_change(StateChange(job=replace(job), old=old, new=new))
-        except Exception:
-            logger.exception("The state-change hook failed", extra={"job_id": job.id})
+            self._on_state_change(StateChange(job=replace(claim.job), old=old, new=new))
+        except BaseException:
+            logger.exception("The state-change hook failed", extra={"job_id": claim.job.id})
 
 
 def _was_ended(outcome: Outcome) -> bool:

@@ -40,7 +40,11 @@ class StateChange:
 
 
 StateChangeHook = Callable[[StateChange], None]
-"""Runs in the worker after a transition is persisted; what it raises is logged and changes nothing."""
+"""Runs in the worker after a transition is persisted; what it raises is logged and changes nothing.
+
+Each call has the time limit of the job. One that does not return is ended by killing the worker: before
+the job that is a timeout of the job, after it the job is finished already. What a supervisor writes on
+behalf of a dead worker is told to no hook, because a supervisor runs no user code."""
 
 
 class TracingMiddleware:

@@ -291,8 +291,10 @@ def unruly_middleware(job: Job, context: WorkerContext, call_next: CallNext) -> 
 
 
 def unruly_hook(change: StateChange) -> None:
-    """Raises at every transition."""
-    raise RuntimeError("in the hook")
+    """Raises at every transition, or hangs at the one that the job's queue names."""
+    if change.job.queue == f"hang-at-{change.new}":
+        time.sleep(600)
+    raise SystemExit("in the hook")
 
 
 hooked = QmlApp(retry_policy=RetryPolicy.none(), middleware=[unruly_middleware], on_state_change=unruly_hook)

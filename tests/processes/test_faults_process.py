@@ -161,6 +161,46 @@ def test_middleware_and_hooks_that_raise_fail_the_job_and_not_the_worker(
     assert one.stop() == 0
 
 
+@pytest.mark.fault(62)
+def test_a_hook_that_hangs_before_the_job_is_ended_at_the_limit_of_the_job(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", "-q", "*", app=HOOKED, **QUICK).start()
+
+    job_id = storage.enqueue(Job.new("work", queue="hang-at-processing", timeout=timedelta(seconds=0.3)))
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    assert (job.failures, job.crashes) == (1, 0)
+    (attempt,) = storage.attempts(job_id)
+    assert (attempt.kind, attempt.process.signal) == (AttemptKind.TIMEOUT, signal.SIGKILL)
+    wait_for_state(storage, enqueue(storage, "work"), StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(62)
+def test_a_hook_that_hangs_after_the_job_keeps_no_other_job_from_running(
+    server: MakeServer, storage: Storage
+) -> None:
+    limit = timedelta(seconds=0.3)
+    first, second = storage.enqueue_many(
+        [
+            Job.new("work", queue="hang-at-succeeded", priority=1, timeout=limit),
+            Job.new("work", timeout=limit),
+        ]
+    )
+
+    one = server("-w", "1", "-q", "*", app=HOOKED, **QUICK).start()
+
+    # The worker had the second one in hand already, from the commit of the first one's outcome.
+    done = wait_for_state(storage, second, StateName.SUCCEEDED)
+    assert (done.claim_seq, done.failures, done.crashes) == (2, 0, 0)
+    hung = storage.get(first)
+    assert hung is not None
+    assert (hung.state_name, hung.claim_seq, hung.failures, hung.crashes) == (StateName.SUCCEEDED, 1, 0, 0)
+    assert [*storage.attempts(first), *storage.attempts(second)] == []
+    assert one.stop() == 0
+
+
 @pytest.mark.fault(54)
 def test_a_stranger_with_the_pid_of_a_dead_worker_is_left_alone_and_the_job_runs(
     server: MakeServer, storage: Storage
