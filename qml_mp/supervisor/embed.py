@@ -38,8 +38,9 @@ class BackgroundJobServer:
 
     `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute"
     of a `QmlApp`, which is imported in the workers only. A name is needed to `start()` from a
-    host with threads, because such a process cannot be forked safely. The keyword arguments apply
-    to a `WorkerRegistry`; `middleware` replaces the default `TracingMiddleware`.
+    host with threads, because such a process cannot be forked safely. The keyword arguments go with
+    a `WorkerRegistry` (an app has its own); `middleware` replaces the default `TracingMiddleware`.
+    Raises `ConfigurationError` when they come with anything else, and for any other `program`.
     """
 
     def __init__(
@@ -167,10 +168,19 @@ def _source(
     middleware: tuple[JobMiddleware, ...] | None,
     on_state_change: StateChangeHook | None,
 ) -> ProgramSource:
-    if isinstance(program, str):
-        return NamedProgram(spec=program)
-    if isinstance(program, Program):
-        return LoadedProgram(program=program)
+    if not isinstance(program, WorkerRegistry | Program | str):
+        raise ConfigurationError(
+            f"BackgroundJobServer got a {type(program).__name__} to run; it takes a WorkerRegistry, "
+            '`app.program` of a QmlApp, or the name "module:attribute" of one.'
+        )
+    if not isinstance(program, WorkerRegistry):
+        given = {"retry_policy": retry_policy, "middleware": middleware, "on_state_change": on_state_change}
+        names = ", ".join(name for name, value in given.items() if value is not None)
+        if names:
+            raise ConfigurationError(
+                f"BackgroundJobServer got {names} beside an app, whose own would win. Give it to QmlApp(...)."
+            )
+        return NamedProgram(spec=program) if isinstance(program, str) else LoadedProgram(program=program)
     return LoadedProgram(
         program=Program(
             registry=program,

@@ -1,0 +1,36 @@
+"""Tests: what a `BackgroundJobServer` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qml_mp import BackgroundJobServer, QmlApp, RetryPolicy, ServerConfig
+from qml_mp.errors import ConfigurationError
+from qml_mp.processing.program import Program
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Storage]:
+    storage = open_storage(f"sqlite:///{tmp_path / 'jobs.db'}")
+    yield storage
+    storage.close()
+
+
+@pytest.mark.parametrize("program", [QmlApp().program, "tasks:app"], ids=["a program", "a name"])
+def test_what_would_be_passed_over_beside_an_app_is_refused(storage: Storage, program: Program | str) -> None:
+    with pytest.raises(ConfigurationError, match=r"retry_policy, on_state_change beside an app.*QmlApp"):
+        BackgroundJobServer(
+            ServerConfig(), storage, program, retry_policy=RetryPolicy.none(), on_state_change=print
+        )
+
+
+def test_an_app_in_the_place_of_its_program_is_refused_and_the_error_says_what_to_pass(
+    storage: Storage,
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"got a QmlApp.*`app\.program`"):
+        BackgroundJobServer(ServerConfig(), storage, QmlApp())  # type: ignore[arg-type]
