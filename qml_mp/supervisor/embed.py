@@ -168,24 +168,30 @@ def _source(
     middleware: tuple[JobMiddleware, ...] | None,
     on_state_change: StateChangeHook | None,
 ) -> ProgramSource:
-    if not isinstance(program, WorkerRegistry | Program | str):
-        raise ConfigurationError(
-            f"BackgroundJobServer got a {type(program).__name__} to run; it takes a WorkerRegistry, "
-            '`app.program` of a QmlApp, or the name "module:attribute" of one.'
-        )
-    if not isinstance(program, WorkerRegistry):
-        given = {"retry_policy": retry_policy, "middleware": middleware, "on_state_change": on_state_change}
-        names = ", ".join(name for name, value in given.items() if value is not None)
-        if names:
-            raise ConfigurationError(
-                f"BackgroundJobServer got {names} beside an app, whose own would win. Give it to QmlApp(...)."
+    source: ProgramSource
+    match program:
+        case WorkerRegistry():
+            return LoadedProgram(
+                program=Program(
+                    registry=program,
+                    retry_policy=retry_policy or RetryPolicy(),
+                    middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
+                    on_state_change=on_state_change,
+                )
             )
-        return NamedProgram(spec=program) if isinstance(program, str) else LoadedProgram(program=program)
-    return LoadedProgram(
-        program=Program(
-            registry=program,
-            retry_policy=retry_policy or RetryPolicy(),
-            middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
-            on_state_change=on_state_change,
+        case Program():
+            source = LoadedProgram(program=program)
+        case str():
+            source = NamedProgram(spec=program)
+        case _:
+            raise ConfigurationError(
+                f"BackgroundJobServer got a {type(program).__name__} to run; it takes a WorkerRegistry, "
+                '`app.program` of a QmlApp, or the name "module:attribute" of one.'
+            )
+    given = {"retry_policy": retry_policy, "middleware": middleware, "on_state_change": on_state_change}
+    names = ", ".join(name for name, value in given.items() if value is not None)
+    if names:
+        raise ConfigurationError(
+            f"BackgroundJobServer got {names} beside an app, whose own would win. Give it to QmlApp(...)."
         )
-    )
+    return source
