@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.processes.harness import wait_until
 
 _VERSION_1 = Path("/sys/fs/cgroup/memory")
 _VERSION_2 = Path("/sys/fs/cgroup")
@@ -34,17 +35,13 @@ def small_memory(limit_bytes: int) -> Iterator[Path]:
                 (group / name).write_text(str(limit_bytes))
         yield group / "cgroup.procs"
     finally:
-        _remove(group)
+        wait_until(lambda: _remove(group), within_s=_EMPTY_WITHIN_S, what=f"the end of {group}")
 
 
-def _remove(group: Path) -> None:
-    """Once the kernel has let go of the last process in it."""
-    deadline = time.monotonic() + _EMPTY_WITHIN_S
-    while True:
-        try:
-            group.rmdir()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
+def _remove(group: Path) -> bool:
+    """Whether that could be done: the kernel has let go of the last process in it."""
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
