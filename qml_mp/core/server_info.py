@@ -33,6 +33,12 @@ class ServerInfo:
     last_heartbeat: datetime
     heartbeat_enabled: bool = False
     """Whether silence means anything: a server without heartbeats is judged by its process alone."""
+    methods: tuple[str, ...] | None = None
+    """What its program can run; None: it has not said (an older version, or a server without a program)."""
+    paused: bool = False
+    """Whether it has been told to claim nothing."""
+    trouble: str | None = None
+    """What keeps it from its work now, for people: "the new code cannot be imported: …"; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +53,5 @@ class WorkerInfo:
     started_at: datetime
     rss_bytes: int | None = None
     """Resident memory at the supervisor's last heartbeat, for readers on other hosts."""
+    epoch: int = 0
+    """Raised by the worker after a lost reply: what it sent under a lower one can claim nothing any more."""

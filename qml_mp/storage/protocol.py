@@ -275,6 +275,12 @@ class ServerRegistry(Protocol):
     def register_server(self, info: ServerInfo) -> None:
         """Insert the row (replacing one of the same id); heartbeat times are the database's."""
 
+    def update_server(
+        self, server_id: str, *, methods: Sequence[str] | None, paused: bool, trouble: str | None
+    ) -> bool:
+        """Say what its program can run, whether it claims nothing, and what keeps it from its work; False:
+        a peer declared us dead."""
+
     def deregister_server(self, server_id: str) -> bool:
         """Delete the row and its workers' rows; whether it existed. Claims stay untouched."""
 

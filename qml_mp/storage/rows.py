@@ -123,6 +123,7 @@ def template_of(row: Row, instant: ToInstant) -> RecurringJob:
 def server_of(row: Row, instant: ToInstant) -> ServerInfo:
     """The server of a row of the servers table."""
     queues, _ = _json(row["queues"])
+    methods, _ = _json(row["methods"])
     return ServerInfo(
         id=_text(row["id"]),
         name=_text(row["name"]),
@@ -133,6 +134,9 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
         started_at=instant(row["started_at"]) or _EPOCH,
         last_heartbeat=instant(row["last_heartbeat"]) or _EPOCH,
         heartbeat_enabled=bool(row["heartbeat_enabled"]),
+        methods=tuple(map(str, methods)) if isinstance(methods, list) else None,
+        paused=bool(row["paused"]),
+        trouble=_optional_text(row["trouble"]),
     )
 
 
@@ -145,6 +149,7 @@ def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
         process=_process(row),
         started_at=instant(row["started_at"]) or _EPOCH,
         rss_bytes=_int(row["rss_bytes"]),
+        epoch=_int(row["epoch"]) or 0,
     )
 
 

@@ -50,6 +50,17 @@ def test_registering_again_replaces_the_row(storage: Storage) -> None:
     assert [info.worker_count for info in storage.list_servers()] == [7]
 
 
+def test_what_a_server_says_of_itself_between_start_and_end_is_read_back(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    said = {"methods": ("one", "two"), "paused": True, "trouble": "The new code\ncannot be imported."}
+
+    found = [storage.update_server(server_id, **said) for server_id in ("a#1", "nobody#1")]  # type: ignore[arg-type]
+
+    (info,) = storage.list_servers()
+    assert found == [True, False]
+    assert {name: getattr(info, name) for name in said} == said
+
+
 def test_deregistering_removes_the_server_and_its_workers_and_keeps_claims(storage: Storage) -> None:
     storage.register_server(server("a#1"))
     storage.register_server(server("b#1"))

@@ -144,4 +144,15 @@ CREATE TABLE {s}.locks (
 );
 """
 
-MIGRATIONS = (Migration(version=1, sql=_FIRST),)
+_SERVER_STATE_AND_EPOCHS = """
+-- What a server can run (a JSON list of methods), whether it claims nothing, what keeps it from its work.
+ALTER TABLE {s}.servers
+    ADD COLUMN methods text,
+    ADD COLUMN paused  boolean NOT NULL DEFAULT false,
+    ADD COLUMN trouble text;
+
+-- Raised by a worker after a lost reply, so that no statement sent before can claim anything.
+ALTER TABLE {s}.workers ADD COLUMN epoch integer NOT NULL DEFAULT 0;
+"""
+
+MIGRATIONS = (Migration(version=1, sql=_FIRST), Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS))

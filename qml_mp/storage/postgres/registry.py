@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from qml_mp.storage.postgres.part import Part, claims_from
 from qml_mp.storage.protocol import BY_DEFAULT, Retention
 from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import server_of, worker_of
+from qml_mp.storage.storable import storable_reason
 
 
 class RegistryPart(Part):
@@ -29,9 +30,16 @@ class RegistryPart(Part):
             "queues": json.dumps(info.queues),
             "started_at": info.started_at,
             "heartbeat_enabled": info.heartbeat_enabled,
+            **_said(info.methods, info.paused, info.trouble),
             **_process(info.process),
         }
         self._database.rows("registering a server", sql_around.REGISTER_SERVER, row)
+
+    def update_server(
+        self, server_id: str, *, methods: Sequence[str] | None, paused: bool, trouble: str | None
+    ) -> bool:
+        row = {"server_id": server_id, **_said(methods, paused, trouble)}
+        return bool(self._database.rows("updating a server", sql_around.UPDATE_SERVER, row))
 
     def deregister_server(self, server_id: str) -> bool:
         which = {"server_id": server_id, "silent_for": None, "judge": None}
@@ -101,6 +109,14 @@ class RegistryPart(Part):
     def list_workers(self) -> list[WorkerInfo]:
         rows = self._database.read("listing workers", sql_around.LIST_WORKERS)
         return [worker_of(row, from_column) for row in rows]
+
+
+def _said(methods: Sequence[str] | None, paused: bool, trouble: str | None) -> dict[str, Any]:
+    return {
+        "methods": None if methods is None else json.dumps(list(methods)),
+        "paused": paused,
+        "trouble": storable_reason(trouble),
+    }
 
 
 def _process(process: ProcessIdentity) -> dict[str, Any]:

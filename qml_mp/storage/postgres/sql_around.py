@@ -133,16 +133,23 @@ WHERE id = %(id)s
 
 REGISTER_SERVER = """
 INSERT INTO {s}.servers (id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at,
-                         last_heartbeat, heartbeat_enabled)
+                         last_heartbeat, heartbeat_enabled, methods, paused, trouble)
 VALUES (%(id)s, %(name)s, %(hostname)s, %(host)s, %(pid)s, %(started_ticks)s, %(worker_count)s, %(queues)s,
-        %(started_at)s, now(), %(heartbeat_enabled)s)
+        %(started_at)s, now(), %(heartbeat_enabled)s, %(methods)s, %(paused)s, %(trouble)s)
 ON CONFLICT (id) DO UPDATE
 SET name = excluded.name, hostname = excluded.hostname, host = excluded.host, pid = excluded.pid,
     started_ticks = excluded.started_ticks, worker_count = excluded.worker_count, queues = excluded.queues,
     started_at = excluded.started_at, last_heartbeat = excluded.last_heartbeat,
-    heartbeat_enabled = excluded.heartbeat_enabled
+    heartbeat_enabled = excluded.heartbeat_enabled, methods = excluded.methods, paused = excluded.paused,
+    trouble = excluded.trouble
 """
 """Insert or replace a server's run."""
+
+UPDATE_SERVER = """
+UPDATE {s}.servers SET methods = %(methods)s, paused = %(paused)s, trouble = %(trouble)s
+WHERE id = %(server_id)s RETURNING id
+"""
+"""What a server says of itself between start and end."""
 
 HEARTBEAT = "UPDATE {s}.servers SET last_heartbeat = now() WHERE id = %(server_id)s RETURNING id"
 """Still alive, by the server's clock."""
@@ -154,10 +161,14 @@ WHERE w.id = m.id AND w.server_id = %(server_id)s
 """
 """The memory of a server's workers."""
 
-LIST_SERVERS = "SELECT * FROM {s}.servers ORDER BY started_at, id"
+_SERVER = (
+    "id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat, "
+    "heartbeat_enabled, methods, paused, trouble"
+)
+LIST_SERVERS = f"SELECT {_SERVER} FROM {{s}}.servers ORDER BY started_at, id"
 
-SILENT_SERVERS = """
-SELECT * FROM {s}.servers
+SILENT_SERVERS = f"""
+SELECT {_SERVER} FROM {{s}}.servers
 WHERE heartbeat_enabled AND id <> %(own_id)s AND last_heartbeat < now() - %(timeout)s::interval
 ORDER BY started_at, id
 """
@@ -194,7 +205,10 @@ RETURNING id
 """Insert or replace a worker of a server that is there."""
 
 REMOVE_WORKER = "DELETE FROM {s}.workers WHERE id = %(id)s"
-LIST_WORKERS = "SELECT * FROM {s}.workers ORDER BY server_id, number, id"
+LIST_WORKERS = """
+SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
+FROM {s}.workers ORDER BY server_id, number, id
+"""
 
 # Named locks
 
@@ -249,7 +263,11 @@ SELECT state, count(*) FROM {s}.jobs WHERE state IN ('succeeded', 'failed', 'del
 """
 """Jobs per state. In parts, because each reads a smaller index of its own."""
 
-ATTEMPTS = "SELECT * FROM {s}.attempts WHERE job_id = %(id)s ORDER BY claim_seq"
+ATTEMPTS = """
+SELECT kind, claim_seq, worker, pid, started_at, ended_at, error_type, error_message, error_traceback, signal,
+       exit_code, peak_rss_bytes, cpu_s
+FROM {s}.attempts WHERE job_id = %(id)s ORDER BY claim_seq
+"""
 
 QUEUE_STATS = """
 SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,

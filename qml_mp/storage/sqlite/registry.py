@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from qml_mp.storage.rows import claim_of, server_of, worker_of
 from qml_mp.storage.sqlite import sql, sql_around
 from qml_mp.storage.sqlite.claims import ClaimsPart
 from qml_mp.storage.sqlite.instants import from_us, to_us
+from qml_mp.storage.storable import storable_reason
 
 
 class RegistryPart(ClaimsPart):
@@ -29,10 +30,18 @@ class RegistryPart(ClaimsPart):
             "started_at": to_us(info.started_at),
             "now": self._now_us(),
             "heartbeat_enabled": info.heartbeat_enabled,
+            **_said(info.methods, info.paused, info.trouble),
             **_process(info.process),
         }
         with self._database.write() as connection:
             connection.execute(sql_around.REGISTER_SERVER, row)
+
+    def update_server(
+        self, server_id: str, *, methods: Sequence[str] | None, paused: bool, trouble: str | None
+    ) -> bool:
+        row = {"server_id": server_id, **_said(methods, paused, trouble)}
+        with self._database.write() as connection:
+            return connection.execute(sql_around.UPDATE_SERVER, row).rowcount == 1
 
     def deregister_server(self, server_id: str) -> bool:
         with self._database.write() as connection:
@@ -110,6 +119,14 @@ class RegistryPart(ClaimsPart):
         with self._database.read() as connection:
             rows = connection.execute(sql_around.LIST_WORKERS).fetchall()
         return [worker_of(row, from_us) for row in rows]
+
+
+def _said(methods: Sequence[str] | None, paused: bool, trouble: str | None) -> dict[str, Any]:
+    return {
+        "methods": None if methods is None else json.dumps(list(methods)),
+        "paused": paused,
+        "trouble": storable_reason(trouble),
+    }
 
 
 def _process(process: ProcessIdentity) -> dict[str, Any]:

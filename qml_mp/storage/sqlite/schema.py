@@ -151,4 +151,14 @@ CREATE TABLE qml_locks (
 );
 """
 
-MIGRATIONS: Final = (Migration(version=1, sql=_VERSION_1),)
+_VERSION_2: Final = """
+-- What a server can run (a JSON list of methods), whether it claims nothing, what keeps it from its work.
+ALTER TABLE qml_servers ADD COLUMN methods TEXT;
+ALTER TABLE qml_servers ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE qml_servers ADD COLUMN trouble TEXT;
+
+-- Raised by a worker after a lost reply, so that no statement sent before can claim anything.
+ALTER TABLE qml_workers ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0
+"""
+
+MIGRATIONS: Final = (Migration(version=1, sql=_VERSION_1), Migration(version=2, sql=_VERSION_2))

@@ -259,7 +259,11 @@ def list_jobs(states: Collection[StateName]) -> str:
 
 JOB_COUNTS: Final = "SELECT state, count(*) AS jobs FROM qml_jobs GROUP BY state"
 
-ATTEMPTS: Final = "SELECT * FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq"
+ATTEMPTS: Final = """
+    SELECT kind, claim_seq, worker, pid, started_at, ended_at, error_type, error_message, error_traceback,
+        signal, exit_code, peak_rss_bytes, cpu_s
+    FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq
+"""
 
 # Queues with jobs that have not ended. In three parts, because each reads a small index of its own.
 QUEUE_STATS: Final = """

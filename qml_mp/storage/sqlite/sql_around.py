@@ -68,10 +68,15 @@ DISABLE_TEMPLATE: Final = """
 REGISTER_SERVER: Final = """
     INSERT OR REPLACE INTO qml_servers (
         id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
-        heartbeat_enabled)
+        heartbeat_enabled, methods, paused, trouble)
     VALUES (
         :id, :name, :hostname, :host, :pid, :started_ticks, :worker_count, :queues, :started_at, :now,
-        :heartbeat_enabled)
+        :heartbeat_enabled, :methods, :paused, :trouble)
+"""
+
+# What a server says of itself between start and end.
+UPDATE_SERVER: Final = """
+    UPDATE qml_servers SET methods = :methods, paused = :paused, trouble = :trouble WHERE id = :server_id
 """
 REMOVE_SERVER: Final = "DELETE FROM qml_servers WHERE id = :server_id"
 REMOVE_WORKERS_OF: Final = "DELETE FROM qml_workers WHERE server_id = :server_id"
@@ -79,11 +84,16 @@ HEARTBEAT: Final = "UPDATE qml_servers SET last_heartbeat = :now WHERE id = :ser
 SET_WORKER_RSS: Final = (
     "UPDATE qml_workers SET rss_bytes = :rss_bytes WHERE id = :id AND server_id = :server_id"
 )
-LIST_SERVERS: Final = "SELECT * FROM qml_servers ORDER BY started_at, id"
+
+_SERVER: Final = """
+    id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
+    heartbeat_enabled, methods, paused, trouble
+"""
+LIST_SERVERS: Final = f"SELECT {_SERVER} FROM qml_servers ORDER BY started_at, id"
 
 # Peers that promised to beat and have not for too long.
-SILENT_SERVERS: Final = """
-    SELECT * FROM qml_servers
+SILENT_SERVERS: Final = f"""
+    SELECT {_SERVER} FROM qml_servers
     WHERE heartbeat_enabled AND id <> :own_id AND last_heartbeat < :silent_since
     ORDER BY started_at, id
 """
@@ -102,7 +112,10 @@ REGISTER_WORKER: Final = """
     WHERE EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id)
 """
 REMOVE_WORKER: Final = "DELETE FROM qml_workers WHERE id = :id"
-LIST_WORKERS: Final = "SELECT * FROM qml_workers ORDER BY server_id, number, id"
+LIST_WORKERS: Final = """
+    SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
+    FROM qml_workers ORDER BY server_id, number, id
+"""
 
 # Named locks
 
