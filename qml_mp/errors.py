@@ -72,6 +72,14 @@ class StorageUnavailable(StorageError):
     """
 
 
+class StorageUnreachable(StorageUnavailable):
+    """The storage as a whole cannot be reached: no connection, a lost one, no reply, no file.
+
+    Whatever else is tried now would fail in the same way; a lock or a missing right, which concern
+    one operation, are not told so.
+    """
+
+
 class SchemaMismatch(StorageError):
     """The schema in the storage is newer or older than this code; nothing was written."""
 

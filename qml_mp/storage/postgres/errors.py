@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable
+from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.storage.postgres.target import Target
 
 # Classes (two characters) and single codes of Appendix A of the PostgreSQL manual after which the
@@ -20,6 +20,8 @@ _TRY_LATER = (
     "25P03",  # idle_in_transaction_session_timeout
     "58",     # the server's own disk failed it
 )  # fmt: skip
+# Of these: what every other operation would meet too. The rest concerns the one statement alone.
+_UNREACHABLE = ("08", "53300", "57P")
 _NO_SUCH_TABLE = ("42P01", "3F000", "42703", "42883")  # table, schema, column, function
 _NO_PRIVILEGE = "42501"
 
@@ -29,8 +31,10 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
     code = error.sqlstate or ""
     said = _first_line(error)
     where = target.display_url
-    if code.startswith(_TRY_LATER) or (not code and _is_about_the_connection(error)):
-        return StorageUnavailable(
+    unreachable = code.startswith(_UNREACHABLE) or (not code and _is_about_the_connection(error))
+    if unreachable or code.startswith(_TRY_LATER):
+        kind = StorageUnreachable if unreachable else StorageUnavailable
+        return kind(
             f"PostgreSQL at {where} is not available for {what}: {said} "
             "See that the server runs and can be reached from here; trying again can help."
         )

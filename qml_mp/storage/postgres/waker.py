@@ -8,7 +8,7 @@ import select
 import psycopg
 from psycopg import pq, sql
 
-from qml_mp.errors import StorageUnavailable
+from qml_mp.errors import StorageUnreachable
 from qml_mp.storage.postgres.errors import translate
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
 from qml_mp.storage.postgres.target import Target
@@ -64,8 +64,8 @@ class NotifyWaker:
             raise self._lost()
         return self._link
 
-    def _lost(self) -> StorageUnavailable:
-        return StorageUnavailable(
+    def _lost(self) -> StorageUnreachable:
+        return StorageUnreachable(
             f"The connection to {self._target.display_url} for {_WHAT} is lost; polling must do until "
             "another is open."
         )

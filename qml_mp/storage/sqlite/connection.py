@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from qml_mp import failpoints
 from qml_mp.clock import Clock
-from qml_mp.errors import InvalidJob, StorageError, StorageUnavailable
+from qml_mp.errors import InvalidJob, StorageError, StorageUnreachable
 from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.migrate import check_version, pending
 from qml_mp.storage.sqlite import sql
@@ -190,8 +190,8 @@ class Database:
             self._connection.rollback()  # an exception struck between BEGIN and the code that guards it
         return self._connection
 
-    def _moved(self) -> StorageUnavailable:
-        return StorageUnavailable(
+    def _moved(self) -> StorageUnreachable:
+        return StorageUnreachable(
             f"The SQLite file {self.path}, or the -wal file beside it, was deleted or replaced while in use. "
             "Nothing was written; stop every program that uses it, put the file back if it is still "
             "wanted, and start again."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 
 _PRIMARY_CODE = 0xFF  # the upper bits say more than the texts below need
 
@@ -30,6 +30,9 @@ _UNAVAILABLE = {
     sqlite3.SQLITE_PROTOCOL: "is too busy to be read. Try again.",
     sqlite3.SQLITE_INTERRUPT: "was in use when the operation was interrupted. Nothing was written.",
 }
+# Of these: what every other operation would meet too. The rest concerns the one that met it: readers go on
+# while the file is locked or the disk is full.
+_UNREACHABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_IOERR)
 _BROKEN = {
     sqlite3.SQLITE_CORRUPT: (
         "is damaged. Stop every program that uses it, keep a copy, and restore a backup or recover what "
@@ -54,7 +57,8 @@ def translated(error: sqlite3.Error, path: str) -> StorageError:
     """The error as the protocol has it, with the file's name and what to do."""
     code = _code(error)
     if code in _UNAVAILABLE:
-        return StorageUnavailable(f"The SQLite file {path} {_UNAVAILABLE[code]} ({error})")
+        kind = StorageUnreachable if code in _UNREACHABLE else StorageUnavailable
+        return kind(f"The SQLite file {path} {_UNAVAILABLE[code]} ({error})")
     if code in _BROKEN:
         return StorageError(f"The SQLite file {path} {_BROKEN[code]} ({error})")
     return StorageError(f"SQLite refused an operation on the file {path}; nothing was written. ({error})")

@@ -6,7 +6,7 @@ import os
 import sqlite3
 from urllib.parse import quote
 
-from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
+from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
 from qml_mp.storage.migrate import no_version
 from qml_mp.storage.sqlite import sql
 
@@ -22,11 +22,11 @@ def create_file(path: str) -> None:
     except FileExistsError:
         pass
     except FileNotFoundError:
-        raise StorageUnavailable(
+        raise StorageUnreachable(
             f"The folder of the SQLite file {path} does not exist. Create it, or name another file."
         ) from None
     except OSError as error:
-        raise StorageUnavailable(
+        raise StorageUnreachable(
             f"The SQLite file {path} cannot be created: {error.strerror}. "
             "See that this user may write to its folder and that its disk has room."
         ) from error
