@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from itertools import takewhile
+from types import MappingProxyType
+from typing import TypeVar
 
 from qml_mp.errors import ConfigurationError
 from qml_mp.units import parse_duration, parse_size
@@ -19,7 +23,30 @@ _AT_LEAST_ONE_MS = (
     "heartbeat_interval", "job_timeout", "boot_timeout",
 )  # fmt: skip
 
+_C = TypeVar("_C", bound=type)
 
+
+def _noting_what_is_given(cls: _C) -> _C:
+    """Make a settings dataclass remember in `given` which of its fields it was called with.
+
+    `dataclasses.replace` passes every field: first those that it changes, then the others as they
+    were, `given` at the head of them. So what comes before `given` was written by the caller.
+    """
+    init = cls.__init__  # type: ignore[misc]  # wrapped for this very class
+
+    @functools.wraps(init)
+    def noting(self: object, **values: object) -> None:
+        init(self, **values)
+        before = values.get("given", ())
+        assert isinstance(before, Iterable)
+        written = takewhile(lambda name: name != "given", values)
+        object.__setattr__(self, "given", frozenset(before).union(written))
+
+    cls.__init__ = noting  # type: ignore[misc]
+    return cls
+
+
+@_noting_what_is_given
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Settings of a `BackgroundJobServer`. Durations also accept seconds or text like "5m".
@@ -30,6 +57,9 @@ class ServerConfig:
     Raises `ConfigurationError` that names field, value and bound.
     """
 
+    given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    """No setting: the names of the fields that were written, be it at their default. They win over the
+    environment. Filled in by itself, and kept by `dataclasses.replace`; stands first, as that needs."""
     server_name: str = "qml-server"
     """Name shown to people; the id of one run is `name#uuid`."""
     worker_count: int = 5
@@ -87,10 +117,10 @@ class ServerConfig:
     """Import the app in the supervisor and fork cheap copies; SIGHUP then picks up no new code."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.type == "timedelta":
-                value = parse_duration(getattr(self, field.name), what=f"ServerConfig.{field.name}")
-                object.__setattr__(self, field.name, value)
+        for name, kind in SETTINGS.items():
+            if kind == "timedelta":
+                value = parse_duration(getattr(self, name), what=f"ServerConfig.{name}")
+                object.__setattr__(self, name, value)
         if isinstance(self.queues, str):
             raise _bad("queues", self.queues, 'a list of names such as ["default", "images"]')
         object.__setattr__(self, "queues", tuple(dict.fromkeys(self.queues)))
@@ -99,6 +129,14 @@ class ServerConfig:
             if size is not None:
                 object.__setattr__(self, name, parse_size(size, what=f"ServerConfig.{name}"))
         self._validate()
+
+    def plain(self) -> dict[str, object]:
+        """The arguments that make an equal value with the same `given`, as JSON can hold them."""
+        values = {name: getattr(self, name) for name in SETTINGS}
+        seconds = {
+            name: value.total_seconds() for name, value in values.items() if isinstance(value, timedelta)
+        }
+        return {"given": sorted(self.given), **values, **seconds}
 
     def _validate(self) -> None:
         if not isinstance(self.server_name, str) or not _NAME.fullmatch(self.server_name):
@@ -121,6 +159,12 @@ class ServerConfig:
             raise _bad("max_memory_hard", self.max_memory_hard, "at least max_memory")
         if self.dead_server_timeout < 2 * self.heartbeat_interval:
             raise _bad("dead_server_timeout", self.dead_server_timeout, "at least twice heartbeat_interval")
+
+
+SETTINGS: Mapping[str, str] = MappingProxyType(
+    {setting.name: str(setting.type) for setting in fields(ServerConfig) if setting.name != "given"}
+)
+"""Every setting by name, with its type as text."""
 
 
 def check_queue_name(queue: str) -> str:

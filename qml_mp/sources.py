@@ -14,22 +14,19 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.settings import ServerConfig
+from qml_mp.settings import SETTINGS, ServerConfig
 
 DEFAULT_URL = "sqlite:///qml.db"
 ALL_QUEUES = "*"
 """How a flag or an environment variable says "every queue" (no queue can have this name)."""
 
 _ENV_PREFIX = "QML_MP_"
-_FIELD_TYPES: Mapping[str, str] = MappingProxyType(
-    {field.name: str(field.type) for field in fields(ServerConfig)}
-)
 _ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -68,8 +65,8 @@ def load_app_spec(flag: str | None) -> str | None:
 def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> ServerConfig:
     """The settings of a server. `flags` has names of `ServerConfig` fields; None there means not given.
 
-    Of `code`, the fields that differ from the defaults count as given. Raises
-    `ConfigurationError` that names the setting, the bound and where the value comes from.
+    Of `code`, the fields that were written count, also when they are written as the default is.
+    Raises `ConfigurationError` that names the setting, the bound and where the value comes from.
     """
     given = {**_from_file(), **_from_environment(), **_from_code(code), **_from_flags(flags)}
     try:
@@ -111,17 +108,16 @@ def _from_flags(flags: Mapping[str, object]) -> dict[str, _Setting]:
 def _from_code(code: ServerConfig | None) -> dict[str, _Setting]:
     if code is None:
         return {}
-    defaults = ServerConfig()
     return {
         name: _Setting(value=getattr(code, name), source="the ServerConfig in the code")
-        for name in _FIELD_TYPES
-        if getattr(code, name) != getattr(defaults, name)
+        for name in SETTINGS
+        if name in code.given
     }
 
 
 def _from_environment() -> dict[str, _Setting]:
     found: dict[str, _Setting] = {}
-    for key in (*_ALIASES, *_FIELD_TYPES):
+    for key in (*_ALIASES, *SETTINGS):
         variable = _ENV_PREFIX + key.upper()
         text = os.environ.get(variable, "")
         if not text:
@@ -129,7 +125,7 @@ def _from_environment() -> dict[str, _Setting]:
         name = _ALIASES.get(key, key)
         if name in found:
             raise ConfigurationError(f"{found[name].source} and {variable} are both set; unset one of them.")
-        found[name] = _Setting(value=_from_text(text, _FIELD_TYPES[name], variable), source=variable)
+        found[name] = _Setting(value=_from_text(text, SETTINGS[name], variable), source=variable)
     return found
 
 
@@ -138,12 +134,12 @@ def _from_file() -> dict[str, _Setting]:
     found: dict[str, _Setting] = {}
     for key, value in file.values.items() if file else ():
         name = _ALIASES.get(key, key)
-        if name not in _FIELD_TYPES:
+        if name not in SETTINGS:
             continue  # url and app, which have readers of their own
         what = f"{key} in {file.path}" if file else key
         if name in found:
             raise ConfigurationError(f"{found[name].source} is set twice, also as {key}; keep one of them.")
-        found[name] = _Setting(value=_from_toml(value, _FIELD_TYPES[name], what), source=what)
+        found[name] = _Setting(value=_from_toml(value, SETTINGS[name], what), source=what)
     return found
 
 
@@ -172,7 +168,7 @@ def _read_toml(path: Path) -> dict[str, object]:
 def _checked(path: Path, values: object) -> _File:
     if not isinstance(values, dict):
         raise ConfigurationError(f"tool.qml-mp in {path} must be a table: [tool.qml-mp].")
-    known = ["url", "app", *_ALIASES, *_FIELD_TYPES]
+    known = ["url", "app", *_ALIASES, *SETTINGS]
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(key.replace("-", "_"), known, n=1)

@@ -38,7 +38,7 @@ def probe(source: ProgramSource) -> str:
         return json.dumps({"error": str(error)})
     except BaseException:  # user code: even SystemExit at import is a failure
         return json.dumps({"error": traceback.format_exc()})
-    config = None if program.config is None else dataclasses.asdict(program.config)
+    config = None if program.config is None else program.config.plain()
     facts = {
         "url": program.url,
         "config": config,

@@ -11,8 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from datetime import timedelta
 
 from qml_mp import errors
 from qml_mp.child.prologue import unblock_signals
@@ -141,7 +139,7 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
     assert process.stdin is not None
     host_fd = os.dup(process.stdin.fileno())
     order = {
-        "config": _plain(config),
+        "config": config.plain(),
         "url": url,
         "app": source.spec,
         "path": sys.path,
@@ -192,10 +190,3 @@ def _reported(status: str) -> QmlError:
         return StorageError("The supervisor's process died before it was ready; its output says why.")
     error: QmlError = kind(told["message"])
     return error
-
-
-def _plain(config: ServerConfig) -> dict[str, object]:
-    return {
-        name: value.total_seconds() if isinstance(value, timedelta) else value
-        for name, value in asdict(config).items()
-    }

@@ -43,7 +43,7 @@ def test_a_flag_wins_over_the_code_the_environment_and_the_file(
     assert config.queues == ("default",)
 
 
-def test_the_code_wins_over_the_environment_where_it_differs_from_the_default(
+def test_the_code_wins_over_the_environment_where_it_says_something(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("QML_MP_WORKERS", "3")

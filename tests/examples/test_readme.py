@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from qml_mp import ConfigurationError, ServerConfig, StateName
 from qml_mp.cli.main import cli
 from qml_mp.cli.start import start
+from qml_mp.settings import SETTINGS
 from qml_mp.sources import load_config
 from qml_mp.storage.open import open_storage
 from qml_mp.units import format_duration
@@ -62,16 +62,16 @@ def test_the_settings_table_has_every_setting_with_its_default_environment_name_
 
     assert told == [
         [
-            f"`{field.name}`",
-            shown(getattr(defaults, field.name)),
-            f"`QML_MP_{field.name.upper()}`",
-            ", ".join(f"`{flag}`" for flag in flags.get(field.name, ())),
+            f"`{name}`",
+            shown(getattr(defaults, name)),
+            f"`QML_MP_{name.upper()}`",
+            ", ".join(f"`{flag}`" for flag in flags.get(name, ())),
         ]
-        for field in fields(ServerConfig)
+        for name in SETTINGS
     ]
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(ServerConfig)])
+@pytest.mark.parametrize("field", SETTINGS)
 def test_the_environment_names_of_the_settings_table_are_read(
     field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
