@@ -1,10 +1,9 @@
-"""Supervisor: the fleet of workers: forking, noticing readiness and death, waking, sending away."""
+"""Supervisor: the fleet of workers: forked, watched for readiness and death, woken, replaced, sent away."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from signal import SIGKILL
@@ -23,6 +22,7 @@ from qml_mp.supervisor.backoff import BootBackoff
 from qml_mp.supervisor.fork import Child, fork_child, reap
 from qml_mp.supervisor.member import Member
 from qml_mp.supervisor.oom import OomWatch
+from qml_mp.supervisor.replacing import Replacing
 from qml_mp.supervisor.settle import Death, how_it_died
 from qml_mp.units import format_duration
 
@@ -58,10 +58,10 @@ class Fleet:
         self.size = quarters.config.worker_count
         self.was_ever_ready = False
         self.boot_error: str | None = None
-        """What the newest worker that could not boot had to say."""
+        """What the newest worker that could not boot had to say; None again once one is ready."""
         self.backoff = BootBackoff()
-        self._members: dict[int, Member] = {}
-        self._to_replace: deque[str] = deque()
+        self._members: dict[str, Member] = {}
+        self._replacing = Replacing()
         self._stacks_at: float | None = None
         self._oom = OomWatch(clock)
         self._incarnation = 0
@@ -95,30 +95,26 @@ class Fleet:
 
     def resize(self, size: int) -> None:
         """Have `size` workers from now on; those beyond it finish their job and leave."""
-        self.size = max(0, min(size, self.slots.capacity))
+        self.size = max(0, min(size, self.slots.capacity - 1))  # one slot is for a replacement that boots
         for member in self:
             if member.number > self.size:
                 member.leave()
 
     def replace_all(self) -> None:
-        """Replace the workers one by one: each finishes its job first, and the next one waits
-        until its replacement is ready."""
-        self._to_replace = deque(member.worker_id for member in self)
-        self._replace_next()
+        """Replace the workers one by one. Each is told to finish its job and leave when its replacement
+        is ready; when one cannot boot, the workers that are left stay."""
+        if self.was_ever_ready:
+            self.boot_error = None  # should it be the same again, it is told again
+        self._replacing.ask_for_all(self._members)
 
     def top_up(self) -> None:
-        """Fork workers until every number is filled, as fast as the back-off allows."""
+        """Fork workers until every number is filled, then a replacement if one is wanted, as fast as
+        the back-off allows."""
+        taken = {member.number for member in self}
         for number in range(1, self.size + 1):
-            if number in self._members:
-                continue
-            if not self.backoff.allows(self._clock.monotonic(), booting=self.booting):
+            if number not in taken and self._try_to_fork(number) is None:
                 return
-            try:
-                self._fork(number)
-            except OSError as error:
-                self.backoff.failed(self._clock.monotonic())
-                logger.error("Cannot fork worker %s: %s; will try again", number, error)
-                return
+        self._fork_a_replacement()
 
     def look(self) -> None:
         """Read every slot; note who has become ready and who takes too long for it."""
@@ -131,6 +127,7 @@ class Fleet:
             if activity is not Activity.BOOTING:
                 member.ready, member.ready_at, self.was_ever_ready = True, now, True
                 self.backoff.succeeded()
+                self.boot_error = None
                 logger.info("Worker %s is ready (pid %s)", member.number, member.child.pid)
             elif now - member.forked_at > self._quarters.config.boot_timeout.total_seconds():
                 logger.error(
@@ -139,8 +136,7 @@ class Fleet:
                     format_duration(self._quarters.config.boot_timeout),
                 )
                 member.kill(CancelReason.SHUTDOWN)
-
-        self._replace_next()
+        self._let_predecessors_go()
         self._oom.look()
         if self._stacks_at is not None and now >= self._stacks_at:
             self._stacks_at = None
@@ -197,7 +193,7 @@ class Fleet:
         if self._stacks_at is not None:
             return self._stacks_at
         now = self._clock.monotonic()
-        missing = any(number not in self._members for number in range(1, self.size + 1))
+        missing = len({member.number for member in self}) < self.size
         again_at = self.backoff.next_at(booting=0) if missing else None
         # A worker that begins a job or is used up says so in memory, which wakes nobody.
         return now + _LOOK_EVERY_S if again_at is None else min(again_at, now + _LOOK_EVERY_S)
@@ -209,21 +205,39 @@ class Fleet:
             logger.info("Worker %s (pid %s, %s):\n%s", member.number, member.child.pid, what, stack)
 
     def _note_used_up(self, member: Member) -> None:
-        if member.last.used_up and not member.leaving and member.worker_id not in self._to_replace:
-            self._to_replace.append(member.worker_id)
+        if member.last.used_up and not member.leaving:
+            self._replacing.ask_for(member.worker_id)
 
-    def _replace_next(self) -> None:
-        whole = len(self._members) >= self.size and not self.booting
-        if not whole or any(member.leaving for member in self):
+    def _fork_a_replacement(self) -> None:
+        """One at a time, and only while all that there should be are ready and none is on its way out:
+        so there is at most one process too many, and never a ready worker too few."""
+        if len(self._members) != self.size or any(m.leaving or not m.ready for m in self):
             return
-        while self._to_replace:
-            worker_id = self._to_replace.popleft()
-            for member in self:
-                if member.worker_id == worker_id:
-                    member.leave()
-                    return
+        old = self._replacing.next_of(self._members)
+        new = None if old is None else self._try_to_fork(self._members[old].number)
+        if old is not None and new is not None:
+            self._replacing.begin(old, new=new)
 
-    def _fork(self, number: int) -> None:
+    def _let_predecessors_go(self) -> None:
+        for member in self:
+            old = self._members.get(self._replacing.predecessor_of(member.worker_id) or "")
+            if old is not None and member.ready and not old.leaving:
+                old.leave()
+
+    def _try_to_fork(self, number: int) -> str | None:
+        """The id of the new worker; None: not now."""
+        if not self.backoff.allows(self._clock.monotonic(), booting=self.booting):
+            return None
+        if len(self._members) >= self.slots.capacity:
+            return None  # until some of those that were told to leave have left
+        try:
+            return self._fork(number)
+        except OSError as error:
+            self.backoff.failed(self._clock.monotonic())
+            logger.error("Cannot fork worker %s: %s; will try again", number, error)
+            return None
+
+    def _fork(self, number: int) -> str:
         self._quarters.before_fork()
         index = self._free_index()
         self.slots.clear(index)
@@ -257,38 +271,47 @@ class Fleet:
         finally:
             os.close(reading)
         self._enlist(number, index, worker_id, child, writing, stack_fd)
+        return worker_id
 
     def _enlist(
         self, number: int, index: int, worker_id: str, child: Child, pipe_fd: int, stack_fd: int
     ) -> None:
         self.slots.set_process(index, pid=child.pid, started_ticks=child.started_ticks)
-        self._members[number] = Member(
+        self._members[worker_id] = Member(
             number=number, index=index, worker_id=worker_id, child=child, pipe_fd=pipe_fd,
             stack_fd=stack_fd, slots=self.slots,
             forked_at=self._clock.monotonic(),
         )  # fmt: skip
         if self.paused:
-            self._members[number].pause()
+            self._members[worker_id].pause()
         logger.info("Worker %s started (pid %s)", number, child.pid)
 
     def _free_index(self) -> int:
         taken = {member.index for member in self._members.values()}
         return next(index for index in range(self.slots.capacity) if index not in taken)
 
-    def _note_boot_error(self, text: str) -> None:
+    def _note_boot_failure(self, member: Member, process: ProcessFacts) -> None:
         """Shown once, not at each try; the first boot's error is the caller's to show."""
-        if self.was_ever_ready and text != self.boot_error:
+        gave_reason = process.exit_code == WorkerExit.CANNOT_BOOT
+        text = member.last.text if gave_reason and member.last.text else f"It {how_it_died(process)}."
+        old = self._members.get(self._replacing.predecessor_of(member.worker_id) or "")
+        if old is not None and not old.leaving and old.killed_for is None:
+            self._replacing.give_up()
+            if text != self.boot_error:
+                logger.error("A new worker cannot boot, so the old ones stay and work on:\n%s", text)
+        elif not gave_reason:
+            return
+        elif self.was_ever_ready and text != self.boot_error:
             logger.error("Workers cannot boot; trying again, ever more slowly:\n%s", text)
         self.boot_error = text
 
     def _bury(self, member: Member, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()
         stack = member.stack()
-        del self._members[member.number]
+        del self._members[member.worker_id]
         member.close()
-        could_not_boot = process.exit_code == WorkerExit.CANNOT_BOOT and not member.ready
-        if could_not_boot:
-            self._note_boot_error(member.last.text or "The worker gave no reason.")
+        if not member.ready:
+            self._note_boot_failure(member, process)
         death = Death(
             worker_id=member.worker_id,
             number=member.number,

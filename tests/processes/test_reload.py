@@ -1,0 +1,259 @@
+"""Tests: SIGHUP, and workers that are used up: the new one is ready before the old one is told to leave."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, enqueue, result_of, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+MakeLiving = Callable[..., Server]
+
+HEAD = "import time\nfrom qml_mp import QmlApp\napp = QmlApp()\n"
+VERSION = "@app.job()\ndef version():\n    return {}\n"
+NAP = "@app.job()\ndef nap(seconds):\n    time.sleep(seconds)\n"
+BROKEN = "import no_such_library\n"
+
+
+@pytest.fixture
+def deploy(tmp_path: Path) -> Callable[[str], None]:
+    """Replaces the code of `living_app:app` in one step."""
+    numbers = count()
+
+    def write(code: str) -> None:
+        fresh = tmp_path / f"living_app.{next(numbers)}"
+        fresh.write_text(code)
+        fresh.replace(tmp_path / "living_app.py")
+
+    return write
+
+
+@pytest.fixture
+def living(server: MakeServer, tmp_path: Path) -> MakeLiving:
+    """Makes servers of `living_app:app`, whose code is what was deployed last."""
+
+    def make(*flags: str) -> Server:
+        return server(
+            *flags, app="living_app:app", PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1"
+        )  # fmt: skip
+
+    return make
+
+
+def ready_counts(log: str) -> list[int]:
+    """How many workers were ready, after each one that became so and each such that left, in order."""
+    ready: set[str] = set()
+    counts = []
+    for line in log.splitlines():
+        if found := re.search(r"Worker \d+ is ready \(pid (\d+)\)", line):
+            ready.add(found[1])
+        elif (found := re.search(r"Worker \d+ stopped \(pid (\d+)\)", line)) and found[1] in ready:
+            ready.remove(found[1])
+        else:
+            continue
+        counts.append(len(ready))
+    return counts
+
+
+def after(log: str, full: int) -> list[int]:
+    """The counts from when so many workers were ready first."""
+    counts = ready_counts(log)
+    return counts[counts.index(full) :]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_reload_never_has_fewer_ready_workers_than_before(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, workers: int
+) -> None:
+    deploy(HEAD + VERSION.format(1) + NAP)
+    one = living("-w", str(workers)).start(ready=workers)
+    before = set(one.worker_pids().values())
+    running = [enqueue(storage, "nap", seconds=0.3) for _ in range(2 * workers)]
+    deploy(HEAD + VERSION.format(2) + NAP)
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(
+        lambda: len(now := one.worker_pids()) == workers and before.isdisjoint(now.values()), what=one.log()
+    )
+    for job_id in running:
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
+    assert result_of(storage, "version") == 2
+    assert min(after(one.log(), workers)) >= workers, one.log()
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(89)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, workers: int
+) -> None:
+    deploy(HEAD + VERSION.format(1) + NAP)
+    one = living("-w", str(workers)).start(ready=workers)
+    before = one.worker_pids()
+    running = [enqueue(storage, "nap", seconds=0.2) for _ in range(4 * workers)]
+    deploy(BROKEN)
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: "No module named 'no_such_library'" in one.log(), what=one.log())
+    for job_id in running:
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert one.worker_pids() == before
+    assert min(after(one.log(), workers)) == workers
+    assert result_of(storage, "version") == 1
+    deploy(HEAD + VERSION.format(2) + NAP)
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: set(before.values()).isdisjoint(one.worker_pids().values()), what=one.log())
+    assert result_of(storage, "version") == 2
+    assert one.log().count("No module named 'no_such_library'") == 1
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(89)
+def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "2").start(ready=2)
+    before = one.worker_pids()
+    # Imports wherever it is only looked at, and kills the workers that have it.
+    deploy(
+        "import os, signal, sys\nimport setproctitle\n"
+        "if 'worker' in setproctitle.getproctitle():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        + HEAD + VERSION.format(2)
+    )  # fmt: skip
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: "It was killed by SIGKILL" in one.log(), what=one.log())
+    assert one.worker_pids() == before
+    assert result_of(storage, "version") == 1
+    deploy(HEAD + VERSION.format(3))
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: set(before.values()).isdisjoint(one.worker_pids().values()), what=one.log())
+    assert result_of(storage, "version") == 3
+    assert min(after(one.log(), 2)) == 2
+    assert one.stop() == 0
+
+
+def test_two_reloads_in_a_row_end_with_the_newest_code(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "2").start(ready=2)
+    deploy(HEAD + VERSION.format(2))
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: one.log().count(" started (pid ") == 3, what=one.log())
+    deploy(HEAD + VERSION.format(3))
+
+    one.signal(signal.SIGHUP)
+
+    stopped = wait_until(lambda: one.log().count("left as told") >= 3 and len(one.worker_pids()) == 2)
+    assert stopped
+    wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {3}, what=one.log())
+    assert min(after(one.log(), 2)) >= 2
+    assert one.stop() == 0
+
+
+def test_a_server_that_is_reloaded_while_it_stops_stops(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + NAP)
+    one = living("-w", "2").start(ready=2)
+    job_id = enqueue(storage, "nap", seconds=1)
+    wait_for_state(storage, job_id, StateName.PROCESSING)
+    one.signal(signal.SIGTERM)
+    wait_until(lambda: "Stopping (SIGTERM)" in one.log())
+
+    one.signal(signal.SIGHUP)
+
+    assert one.wait() == 0
+    assert one.log().count(" started (pid ") == 2
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+
+
+def test_workers_that_replace_others_while_claims_are_paused_claim_nothing(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "2").start(ready=2)
+    before = one.worker_pids()
+    one.signal(signal.SIGUSR2)
+    wait_until(lambda: "Claims are paused" in one.log())
+    job_id = enqueue(storage, "version")
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: set(before.values()).isdisjoint(one.worker_pids().values()), what=one.log())
+    wait_until(lambda: one.log().count("left as told") == 2, what=one.log())
+    job = storage.get(job_id)
+    assert job is not None
+    assert job.state_name is StateName.ENQUEUED
+    one.signal(signal.SIGUSR2)
+    wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+def test_workers_may_be_added_and_removed_during_a_reload(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "2").start(ready=2)
+    before = set(one.worker_pids().values())
+    deploy(HEAD + VERSION.format(2))
+
+    one.signal(signal.SIGHUP)
+    one.signal(signal.SIGTTIN)
+
+    wait_until(lambda: sorted(now := one.worker_pids()) == [1, 2, 3] and before.isdisjoint(now.values()))
+    one.signal(signal.SIGHUP)
+    one.signal(signal.SIGTTOU)
+    wait_until(lambda: one.log().count("left as told") == 5 and sorted(one.worker_pids()) == [1, 2])
+    assert min(after(one.log(), 2)) >= 2
+    wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {2}, what=one.log())
+    assert one.stop() == 0
+
+
+def test_workers_of_one_job_each_get_through_many_jobs_and_none_waits_for_a_boot(
+    server: MakeServer, storage: Storage
+) -> None:
+    ids = [enqueue(storage, "quick") for _ in range(40)]
+
+    one = server("-w", "2", "--max-jobs", "1").start()
+
+    for job_id in ids:
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
+    wait_until(lambda: one.log().count("is ready") >= 4, what="replacements")
+    assert min(after(one.log(), 2)) >= 2
+    assert one.stop() == 0
+
+
+def test_a_worker_that_is_used_up_stays_while_no_other_can_boot(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "1", "--max-jobs", "1").start()
+    (worker,) = one.worker_pids().values()
+    deploy(BROKEN)
+    assert result_of(storage, "version") == 1
+
+    wait_until(lambda: "No module named 'no_such_library'" in one.log(), what=one.log())
+
+    assert [result_of(storage, "version") for _ in range(3)] == [1, 1, 1]
+    assert list(one.worker_pids().values()) == [worker]
+    deploy(HEAD + VERSION.format(2))
+    wait_until(lambda: worker not in one.worker_pids().values(), what=one.log())
+    assert result_of(storage, "version") == 2
+    assert one.log().count("No module named 'no_such_library'") == 1
+    assert os.path.exists(f"/proc/{one.pid}")
+    assert one.stop() == 0
