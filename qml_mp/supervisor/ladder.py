@@ -15,6 +15,7 @@ from enum import IntEnum
 from qml_mp.processing.cancel import CancelReason
 
 _WITNESS_S = 0.05  # what writing a stack may take
+_UNWINDING_PART = 4  # of the time promised at shutdown, at most the last quarter is for unwinding
 
 
 class Rung(IntEnum):
@@ -74,9 +75,11 @@ class Graces:
         return self._from(asked, CancelReason.CANCELLED)
 
     def shutdown(self, *, stopped: float) -> Plan:
-        """The server was told to stop: jobs may finish until `term_grace` before the deadline."""
-        kill_at = stopped + self.shutdown_timeout.total_seconds()
-        interrupt_at = max(stopped, kill_at - self.term_grace.total_seconds())
+        """The server was told to stop: jobs may finish until the last part of the time that they were
+        promised, which is `term_grace` or a quarter of it, whichever is shorter."""
+        promised_s = self.shutdown_timeout.total_seconds()
+        kill_at = stopped + promised_s
+        interrupt_at = kill_at - min(self.term_grace.total_seconds(), promised_s / _UNWINDING_PART)
         return Plan(reason=CancelReason.SHUTDOWN, ask_at=stopped, interrupt_at=interrupt_at, kill_at=kill_at)
 
     def _from(self, ask_at: float, reason: CancelReason) -> Plan:

@@ -17,7 +17,11 @@ from tests.processes.harness import Server
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh storage: a file, or a schema of its own in a real PostgreSQL database."""
+    """A fresh storage: a file, or a schema of its own in a real PostgreSQL database; where a test asks
+    for it, also one in memory, which only servers in this program's name can share."""
+    if request.param == "memory":
+        yield "memory://"
+        return
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'jobs.db'}"
         return

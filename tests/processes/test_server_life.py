@@ -44,10 +44,11 @@ class Cancellable(Worker):
 
     def execute(self, job: Job, context: WorkerContext) -> str | None:
         self._started.touch()
-        context.cancel.wait(30)
+        context.cancel.wait(10)
         return context.cancel.reason
 
 
+on_every_backend = pytest.mark.parametrize("url", ["sqlite", "memory", "postgres"], indirect=True)
 CONFIG = ServerConfig(
     server_name="test-server",
     worker_count=1,
@@ -88,9 +89,10 @@ def test_a_stopped_server_can_start_again(storage: Storage, tmp_path: Path) -> N
     assert storage.list_workers() == []
 
 
+@on_every_backend
 def test_stop_waits_for_inflight_job_to_complete(storage: Storage, tmp_path: Path) -> None:
     registry = WorkerRegistry().register(Touch(tmp_path / "x", seconds=0.5))
-    server = BackgroundJobServer(replace(CONFIG, shutdown_timeout=timedelta(seconds=15)), storage, registry)
+    server = BackgroundJobServer(replace(CONFIG, shutdown_timeout=timedelta(seconds=5)), storage, registry)
     job_id = storage.enqueue(Job.new("touch"))
     server.start()
     wait_until((tmp_path / "x.started").exists)
@@ -104,9 +106,10 @@ def test_stop_waits_for_inflight_job_to_complete(storage: Storage, tmp_path: Pat
     assert job.result == "Test completed"
 
 
+@on_every_backend
 def test_worker_context_cancel_token_fires_on_stop(storage: Storage, tmp_path: Path) -> None:
     registry = WorkerRegistry().register(Cancellable(tmp_path / "started"))
-    server = BackgroundJobServer(replace(CONFIG, shutdown_timeout=timedelta(seconds=15)), storage, registry)
+    server = BackgroundJobServer(replace(CONFIG, shutdown_timeout=timedelta(seconds=5)), storage, registry)
     job_id = storage.enqueue(Job.new("cancellable"))
     server.start()
     wait_until((tmp_path / "started").exists)

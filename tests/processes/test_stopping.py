@@ -95,6 +95,58 @@ def test_a_job_in_a_python_loop_is_interrupted_before_the_deadline_and_unwinds(
     assert [line.what for line in one.journal()] == ["start", "end"]
 
 
+@pytest.mark.fault(92)
+@pytest.mark.parametrize("promised_s", [1, 4, 5, 6])
+def test_a_job_may_use_most_of_the_time_that_stopping_promised(
+    server: MakeServer, storage: Storage, promised_s: int
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", str(promised_s)).start()
+    job_id = enqueue(storage, "nap", seconds=60)
+    started(one, job_id)
+
+    told_ns = time.monotonic_ns()
+    one.stop()
+
+    (interrupted_ns,) = (line.at_ns for line in one.journal() if line.what == "end")
+    assert (interrupted_ns - told_ns) / 1e9 >= 0.75 * promised_s
+    assert state_of(storage, job_id) is StateName.ENQUEUED
+
+
+@pytest.mark.fault(92)
+@pytest.mark.parametrize("promised_s", [1, 4, 5, 6])
+def test_a_job_that_ends_within_the_time_that_stopping_promised_succeeds(
+    server: MakeServer, storage: Storage, promised_s: int
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", str(promised_s)).start()
+    job_id = enqueue(storage, "nap", seconds=0.4 * promised_s)
+    started(one, job_id)
+
+    code = one.stop()
+
+    assert code == 0, one.log()
+    job = storage.get(job_id)
+    assert job is not None
+    assert (job.state_name, job.claim_seq) == (StateName.SUCCEEDED, 1)
+
+
+@pytest.mark.fault(93)
+def test_a_job_longer_than_the_drain_is_given_back_and_the_server_is_gone(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "3").start()
+    job_id = enqueue(storage, "nap", seconds=60)
+    worker = started(one, job_id)
+
+    code = one.stop()
+
+    assert code == 0, one.log()
+    assert is_gone(worker)
+    job = storage.get(job_id)
+    assert job is not None
+    assert (job.state_name, job.failures, job.crashes) == (StateName.ENQUEUED, 0, 0)
+    assert storage.list_servers() == []
+
+
 @pytest.mark.fault(56)
 def test_a_second_sigterm_kills_now_and_gives_the_job_back(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "1", "--shutdown-timeout", "60").start()
