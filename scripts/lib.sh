@@ -64,23 +64,62 @@ find_python() {
 # make_venv PYTHON GROUP: a virtual environment in the repository with the project (editable) and the
 # dependency group in it; prints its folder. Reused while pyproject.toml is as it was.
 make_venv() {
-    local python=$1 group=$2 version venv stamp wanted
-    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null)
-    venv="$ROOT/.venv-$version"
-    stamp="$venv/.installed-$group"
-    wanted="$ROOT $(cksum <"$ROOT/pyproject.toml")"  # with the folder: an environment cannot be moved
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! "$venv/bin/python" -c '' </dev/null 2>/dev/null; then
-        say "Making $venv with the dependency group $group"
-        if ! usable_python "$venv/bin/python" "$version"; then
-            rm -rf "$venv"
-        fi
-        "$python" -m venv "$venv" </dev/null >&2 || die "Making the virtual environment $venv failed."
+    local python=$1 group=$2 venv
+    venv="$ROOT/.venv-$(version_of "$python")"
+    if ! is_current "$venv" "$group"; then
+        begin_venv "$python" "$venv" "with the dependency group $group"
         # pip 25.1 is the first that knows dependency groups.
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' </dev/null >&2 \
-            || die "Upgrading pip in $venv failed; see above."
-        (cd "$ROOT" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e . --group "$group") </dev/null >&2 \
-            || die "Installing the project and its group $group into $venv failed; see above."
-        printf '%s\n' "$wanted" >"$stamp"
+        "$venv/bin/python" -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' </dev/null \
+            || pip_install "$venv" --upgrade 'pip>=25.1'
+        pip_install "$venv" -e . --group "$group"
+        stamp_of_now >"$venv/.installed-$group"
     fi
     printf '%s\n' "$venv"
+}
+
+# make_small_venv PYTHON: the same with the project alone. An environment of its own, unless there is one that
+# will do: whoever wants to see the project work waits neither for what the tests need nor for its installation.
+make_small_venv() {
+    local python=$1 venv group
+    venv="$ROOT/.venv-$(version_of "$python")"
+    for group in test check; do
+        if is_current "$venv" "$group"; then
+            printf '%s\n' "$venv"
+            return 0
+        fi
+    done
+    venv="$venv-small"
+    if ! is_current "$venv" project; then
+        begin_venv "$python" "$venv" "with the project alone"
+        pip_install "$venv" -e .
+        stamp_of_now >"$venv/.installed-project"
+    fi
+    printf '%s\n' "$venv"
+}
+
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null; }
+
+# What an installed environment belongs to; with the folder, because an environment cannot be moved.
+stamp_of_now() { printf '%s\n' "$ROOT $(cksum <"$ROOT/pyproject.toml")"; }
+
+# is_current VENV WHAT: whether that was installed there from the present pyproject.toml, and still runs.
+is_current() {
+    [ "$(cat "$1/.installed-$2" 2>/dev/null)" = "$(stamp_of_now)" ] && "$1/bin/python" -c '' </dev/null 2>/dev/null
+}
+
+# begin_venv PYTHON VENV WHAT: a virtual environment that works, with what it had before if it did.
+begin_venv() {
+    say "Making $2 $3"
+    if ! usable_python "$2/bin/python" "$(version_of "$1")"; then
+        rm -rf "$2"
+    fi
+    "$1" -m venv "$2" </dev/null >&2 || die "Making the virtual environment $2 failed."
+}
+
+# pip_install VENV ARGUMENT…: from the repository's root.
+pip_install() {
+    local venv=$1
+    shift
+    (cd "$ROOT" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@") </dev/null >&2 \
+        || die "Installing into $venv failed ($*); see above."
 }

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.postgres_cluster import ClusterError, throwaway_cluster
+from tests.postgres_cluster import throwaway_cluster
+from tests.postgres_programs import ClusterError, find_server_programs
+
+URL_VARIABLE = "QML_MP_TEST_URL"
+"""Set it to the URL of a database to use instead of a throw-away cluster."""
 
 # For long runs: pytest --hypothesis-profile=soak
 settings.register_profile("soak", max_examples=1000, stateful_step_count=80, deadline=None, print_blob=True)
@@ -22,6 +26,16 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_report_header() -> str:
+    """Which PostgreSQL the run uses. A URL is not shown, because it may hold a password."""
+    if os.environ.get(URL_VARIABLE):
+        return f"PostgreSQL: the database of ${URL_VARIABLE}"
+    try:
+        return f"PostgreSQL: {find_server_programs().describe()}"
+    except ClusterError as error:
+        return f"PostgreSQL: {error}"
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """The URL of a real PostgreSQL database: `$QML_MP_TEST_URL`, else a cluster for this run.
@@ -29,7 +43,7 @@ def postgres_url() -> Iterator[str]:
     The tests share the database; each uses a schema of its own. Fails, and never skips, when there
     is no server to be had.
     """
-    given = os.environ.get("QML_MP_TEST_URL")
+    given = os.environ.get(URL_VARIABLE)
     if given:
         yield given
         return

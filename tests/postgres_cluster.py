@@ -1,19 +1,16 @@
 """Tests: a throw-away PostgreSQL cluster, kept and removed by a guard process.
 
-The guard is this file run as a program. It starts the server, prints its URL, and waits for the
+The guard is this module run as a program. It starts the server, prints its URL, and waits for the
 end of its standard input. That end comes however the test run ends (return, Ctrl-C, SIGKILL), so
-the server is always stopped and its folder always removed. Standard library alone, so that it
-also runs before anything is installed.
+the server is always stopped and its folder always removed.
 
-    python tests/postgres_cluster.py find     print the folder of the server programs
-    python tests/postgres_cluster.py guard    serve until standard input ends
+    python -m tests.postgres_cluster     serve until standard input ends
 """
 
 from __future__ import annotations
 
 import os
 import pwd
-import re
 import shutil
 import signal
 import socket
@@ -25,29 +22,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.postgres_programs import ClusterError, ServerPrograms, find_server_programs
+
 FSYNC_VARIABLE = "QML_MP_TEST_FSYNC"
 """Set it to "off" for faster runs that do not care what a power cut would do."""
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
 _PORT_TRIES = 5
-_HOW_TO_INSTALL = (
-    "The tests need the PostgreSQL server programs (initdb, postgres) and found none in PATH, in "
-    "`pg_config --bindir` or in /usr/lib/postgresql/*/bin. Install them (Debian: apt-get install "
-    "postgresql; macOS: brew install postgresql@16), or set QML_MP_TEST_URL to the URL of a "
-    "database that the tests may fill with schemas of their own."
-)
-
-
-class ClusterError(Exception):
-    """The server cannot be found or started; the text says what to do."""
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
 def throwaway_cluster() -> Iterator[str]:
     """Serve a fresh cluster for the length of the block; yields the URL of its database."""
     guard = subprocess.Popen(
-        [sys.executable, __file__, "guard"],
+        [sys.executable, "-m", "tests.postgres_cluster"],
+        cwd=_ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -66,33 +57,6 @@ def throwaway_cluster() -> Iterator[str]:
         guard.stdout.close()
 
 
-def find_server_programs() -> Path:
-    """The folder that holds initdb and postgres; raises `ClusterError` with what to install."""
-    for folder in _program_folders():
-        if all(os.access(folder / program, os.X_OK) for program in ("initdb", "postgres")):
-            return folder
-    raise ClusterError(_HOW_TO_INSTALL)
-
-
-def _program_folders() -> Iterator[Path]:
-    in_path = shutil.which("postgres")
-    if in_path:
-        # Resolved, because initdb looks for the other programs beside itself.
-        yield Path(in_path).resolve().parent
-    pg_config = shutil.which("pg_config")
-    if pg_config:
-        answer = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
-        if answer.returncode == 0:
-            yield Path(answer.stdout.strip())
-    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_major_version, reverse=True)
-    yield from sorted(Path("/opt/homebrew/opt").glob("postgresql@*/bin"), reverse=True)
-
-
-def _major_version(folder: Path) -> int:
-    digits = re.match(r"\d+", folder.parent.name)
-    return int(digits[0]) if digits else 0
-
-
 def _guard() -> int:
     """Start, print the URL (or the error) as one line, wait for the end of stdin, stop and remove."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -103,6 +67,9 @@ def _guard() -> int:
         try:
             programs = find_server_programs()
             user = _unprivileged_user()
+            if user is not None:
+                os.chown(folder, user.pw_uid, user.pw_gid)
+                programs = programs.reachable_for(user, folder / "programs")
             _initialise(programs, folder, user)
             server, url = _start(programs, folder, user)
         except (ClusterError, OSError) as error:
@@ -129,11 +96,9 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
     raise ClusterError("PostgreSQL refuses to run as root, and there is no user postgres or nobody.")
 
 
-def _initialise(programs: Path, folder: Path, user: pwd.struct_passwd | None) -> None:
-    if user is not None:
-        os.chown(folder, user.pw_uid, user.pw_gid)
+def _initialise(programs: ServerPrograms, folder: Path, user: pwd.struct_passwd | None) -> None:
     command: list[str | Path] = [
-        programs / "initdb", "--pgdata", folder / "data", "--username", "postgres", "--auth", "trust",
+        programs.folder / "initdb", "--pgdata", folder / "data", "--username", "postgres", "--auth", "trust",
         "--encoding", "UTF8", "--locale", "C",
         "--no-sync",  # an empty cluster is not worth a wait for the disk
     ]  # fmt: skip
@@ -144,13 +109,13 @@ def _initialise(programs: Path, folder: Path, user: pwd.struct_passwd | None) ->
 
 
 def _start(
-    programs: Path, folder: Path, user: pwd.struct_passwd | None
+    programs: ServerPrograms, folder: Path, user: pwd.struct_passwd | None
 ) -> tuple[subprocess.Popen[bytes], str]:
     """A running server and its URL. Another program may take the free port first: then try again."""
     fsync = os.environ.get(FSYNC_VARIABLE, "on")
     for _ in range(_PORT_TRIES):
         port = _free_port()
-        command: list[str | Path] = [programs / "postgres", "-D", folder / "data", "-k", folder]
+        command: list[str | Path] = [programs.folder / "postgres", "-D", folder / "data", "-k", folder]
         command += ["-p", str(port)]
         for setting in ("listen_addresses=127.0.0.1", f"fsync={fsync}", "max_connections=200"):
             command += ["-c", setting]
@@ -221,20 +186,5 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-1500:]
 
 
-def main(arguments: list[str]) -> int:
-    """Run as a program; see the module's docstring."""
-    if arguments == ["guard"]:
-        return _guard()
-    if arguments == ["find"]:
-        try:
-            print(find_server_programs())
-        except ClusterError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
-    print(__doc__, file=sys.stderr)
-    return 2
-
-
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(_guard())
