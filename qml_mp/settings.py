@@ -112,7 +112,8 @@ class ServerConfig:
     max_memory: int | None = None
     """Resident bytes above which a worker is replaced after its job; None: never."""
     max_memory_hard: int | None = None
-    """Resident bytes above which a worker is killed during its job, which fails; None: never."""
+    """Resident bytes above which a worker is killed during its job. That is a failed attempt, and the
+    retry policy decides what follows, by the name `OutOfMemory`; None: never."""
     preload: bool = False
     """Import the app in the supervisor and fork cheap copies; SIGHUP then picks up no new code."""
 

@@ -19,7 +19,16 @@ from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Descriptors, Hygiene
 from qml_mp.child.token import Commands
 from qml_mp.core.job import Claim
-from qml_mp.core.outcome import AttemptKind, Cancelled, ErrorInfo, Failure, Outcome, Release, Retry
+from qml_mp.core.outcome import (
+    AttemptKind,
+    Cancelled,
+    ErrorInfo,
+    Failure,
+    Outcome,
+    Release,
+    Retry,
+    RetryWhenKilled,
+)
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
@@ -142,18 +151,18 @@ class WorkerLoop:
         """Run the job, write what came of it, and return the next claim from the same commit."""
         job = claim.job
         failpoints.hit("claim.committed")
-        verdict = self._processor.timeout_verdict(claim)
+        retry = self._processor.retry_when_killed(job)
         with self._commands.attending(claim.key) as cancel:
             self._show_title(job.method)
             self._announce(claim, StateName.ENQUEUED, StateName.PROCESSING)
-            self._show_job(Activity.RUNNING, claim, verdict)
+            self._show_job(Activity.RUNNING, claim, retry)
             self._hygiene.before_job(self._storage.descriptors())
             outcome = self._processor.run(claim, cancel)
         self._tidy_up()
         if _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
             # Nobody waits for them any more; the supervisor kills the group of a worker that left.
             self._spoiled = self._spoiled or "a job that was ended has left processes"
-        self._show_job(Activity.FINISHING, claim, verdict)
+        self._show_job(Activity.FINISHING, claim, retry)
         self._jobs_done += 1
         self._slot.count_job()
         self._commands.look()
@@ -177,14 +186,14 @@ class WorkerLoop:
                 pass
         self._spoiled = self._hygiene.restore()
 
-    def _show_job(self, activity: Activity, claim: Claim, verdict: Retry | Failure) -> None:
+    def _show_job(self, activity: Activity, claim: Claim, retry: RetryWhenKilled) -> None:
         self._slot.show_job(
             activity,
             claim.key,
             method=claim.job.method,
             since_ns=time.monotonic_ns(),
             limit=self._processor.limit(claim.job),
-            timeout_retry_in=verdict.delay if isinstance(verdict, Retry) else None,
+            retry=retry,
             max_crashes=self._processor.max_crashes(claim.job),
         )
 
@@ -238,7 +247,7 @@ class WorkerLoop:
         time limit of the job to itself; a worker that is killed for it loses no job."""
         if self._on_state_change is None:
             return
-        self._show_job(Activity.RUNNING, claim, self._processor.timeout_verdict(claim))
+        self._show_job(Activity.RUNNING, claim, self._processor.retry_when_killed(claim.job))
         try:
             self._on_state_change(StateChange(job=replace(claim.job), old=old, new=new))
         except BaseException:

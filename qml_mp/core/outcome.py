@@ -107,6 +107,17 @@ class Crash:
     process: ProcessFacts = ProcessFacts()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryWhenKilled:
+    """What the retry policy says should the attempt have to be killed, asked before it runs because the
+    process that kills it knows no policy. Each: run again after so long; None: the job fails."""
+
+    timeout: timedelta | None = None
+    """For its time limit, as `JobTimeout`."""
+    memory: timedelta | None = None
+    """For the hard memory limit, as `OutOfMemory`."""
+
+
 Outcome = Success | Retry | Failure | Cancelled | Release | Crash
 
 

@@ -16,12 +16,13 @@ from datetime import timedelta
 from enum import IntEnum
 
 from qml_mp.core.job import ClaimKey
+from qml_mp.core.outcome import RetryWhenKilled
 
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
 _VERSION = struct.Struct("<Q")
-# activity, used_up, jobs_done, job, claim_seq, since, limit, retry, max_crashes, method
-_BODY = struct.Struct("<B?2xI16sqqqqI64s")
+# activity, used_up, jobs_done, job, claim_seq, since, limit, retry (timeout, memory), max_crashes, method
+_BODY = struct.Struct("<B?2xI16sqqqqqI64s")
 _TEXT_LENGTH = struct.Struct("<H")
 _VERSION_AT = _HEAD.size
 _BODY_AT = _VERSION_AT + _VERSION.size
@@ -59,8 +60,8 @@ class SlotView:
     """When the job started, on the monotonic clock that all processes of a machine share."""
     limit_ns: int = 0
     """How long it may run."""
-    timeout_retry_in: timedelta | None = None
-    """What the retry policy says should the limit kill it: run again after this; None: fail."""
+    retry: RetryWhenKilled = RetryWhenKilled()
+    """What the retry policy says should a limit kill it."""
     max_crashes: int | None = None
     """The crash budget of the job or its function; None: the server's."""
     text: str = ""
@@ -112,7 +113,9 @@ class SlotWriter:
 
     def show(self, activity: Activity) -> None:
         """Say that no job is in hand."""
-        self._write(_BODY.pack(activity, self._used_up, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, 0, b""))
+        self._write(
+            _BODY.pack(activity, self._used_up, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, _GIVE_UP, 0, b"")
+        )
 
     def show_job(
         self,
@@ -122,10 +125,10 @@ class SlotWriter:
         method: str,
         since_ns: int,
         limit: timedelta,
-        timeout_retry_in: timedelta | None,
+        retry: RetryWhenKilled,
         max_crashes: int | None,
     ) -> None:
-        """Say which job is in hand, since when, for how long it may run and what a timeout means."""
+        """Say which job is in hand, since when, for how long it may run and what a kill means."""
         self._write(
             _BODY.pack(
                 activity,
@@ -135,7 +138,8 @@ class SlotWriter:
                 key.claim_seq,
                 since_ns,
                 _ns(limit),
-                _GIVE_UP if timeout_retry_in is None else _ns(timeout_retry_in),
+                _delay_ns(retry.timeout),
+                _delay_ns(retry.memory),
                 max_crashes or 0,
                 method.encode()[:64],
             )
@@ -163,9 +167,8 @@ class SlotWriter:
 
 
 def _view(body: bytes) -> SlotView:
-    (activity, used_up, jobs_done, job, claim_seq, since_ns, limit_ns, retry_ns, max_crashes, method) = (
-        _BODY.unpack_from(body)
-    )
+    (activity, used_up, jobs_done, job, claim_seq, since_ns, limit_ns, timeout_ns, memory_ns, max_crashes,
+     method) = _BODY.unpack_from(body)  # fmt: skip
     (text_bytes,) = _TEXT_LENGTH.unpack_from(body, _BODY.size)
     text_at = _BODY.size + _TEXT_LENGTH.size
     return SlotView(
@@ -176,10 +179,18 @@ def _view(body: bytes) -> SlotView:
         method=method.rstrip(b"\0").decode(errors="replace"),
         since_ns=since_ns,
         limit_ns=limit_ns,
-        timeout_retry_in=None if retry_ns == _GIVE_UP else timedelta(microseconds=retry_ns // 1000),
+        retry=RetryWhenKilled(timeout=_delay(timeout_ns), memory=_delay(memory_ns)),
         max_crashes=max_crashes or None,
         text=body[text_at : text_at + text_bytes].decode(errors="replace"),
     )
+
+
+def _delay_ns(delay: timedelta | None) -> int:
+    return _GIVE_UP if delay is None else _ns(delay)
+
+
+def _delay(delay_ns: int) -> timedelta | None:
+    return None if delay_ns == _GIVE_UP else timedelta(microseconds=delay_ns // 1000)
 
 
 def _ns(duration: timedelta) -> int:

@@ -22,6 +22,7 @@ from qml_mp.core.outcome import (
     Outcome,
     Release,
     Retry,
+    RetryWhenKilled,
     Success,
 )
 from qml_mp.core.payload import JsonValue
@@ -97,11 +98,11 @@ class JobProcessor:
             case _:
                 assert_never(ended)
 
-    def timeout_verdict(self, claim: Claim) -> Retry | Failure:
-        """The outcome of an attempt that is killed by its time limit."""
-        limit = format_duration(self.limit(claim.job))
-        error = ErrorInfo(type="JobTimeout", message=f"The attempt exceeded its time limit of {limit}.")
-        return self._judge(error, JobTimeout(), claim.job, kind=AttemptKind.TIMEOUT)
+    def retry_when_killed(self, job: Job) -> RetryWhenKilled:
+        """Whether and when the job runs again should this attempt be killed by a limit."""
+        return RetryWhenKilled(
+            timeout=self._retry_delay(JobTimeout(), job), memory=self._retry_delay("OutOfMemory", job)
+        )
 
     def _execute(self, worker: Worker, job: Job, context: WorkerContext) -> _Returned | _Raised:
         def innermost(job: Job, context: WorkerContext) -> object:
@@ -172,12 +173,15 @@ class JobProcessor:
     def _judge(
         self, info: ErrorInfo, error: BaseException, job: Job, *, kind: AttemptKind
     ) -> Retry | Failure:
-        delay = self._policy(job).decide(
-            failures=job.failures + 1, error=error, max_retries=job.max_retries, rng=self._rng
-        )
+        delay = self._retry_delay(error, job)
         if delay is None:
             return Failure(error=info, kind=kind)
         return Retry(error=info, delay=delay, kind=kind)
+
+    def _retry_delay(self, error: BaseException | str, job: Job) -> timedelta | None:
+        return self._policy(job).decide(
+            failures=job.failures + 1, error=error, max_retries=job.max_retries, rng=self._rng
+        )
 
     def _policy(self, job: Job) -> RetryPolicy:
         worker = self._program.registry.get(job.method)

@@ -11,7 +11,8 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.units import Duration, parse_duration
 
 ErrorFilter = tuple[type[BaseException] | str, ...]
-"""Exceptions by type (subclasses included) or by name, bare ("KeyError") or full ("app.errors.Busy")."""
+"""Exceptions by type (subclasses included) or by name, bare ("KeyError") or full ("app.errors.Busy").
+Two are not raised by code: "JobTimeout" is a time limit, "OutOfMemory" the limit `max_memory_hard`."""
 
 _DEFAULT_ATTEMPTS = 5
 _DEFAULT_DELAY = timedelta(seconds=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from dataclasses import dataclass
+from datetime import timedelta
 
 from qml_mp import failpoints
 from qml_mp.child.exits import WorkerExit
@@ -95,11 +96,15 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             return Cancelled(reason="cancelled from outside", process=death.process)
         case CancelReason.TIMEOUT:
             message = "The job passed its time limit, did not end when asked, and was killed."
-            return _failed(death, claim, "JobTimeout", message, AttemptKind.TIMEOUT)
+            error = ErrorInfo(type="JobTimeout", message=message, traceback=death.stack)
+            delay = _slot_of(death, claim).retry.timeout
+            return _failed(error, delay, AttemptKind.TIMEOUT, death.process)
         case CancelReason.MEMORY:
             peak = format_size(death.process.peak_rss_bytes or 0)
             message = f"The worker was killed above the hard memory limit; its peak was {peak}."
-            return _failed(death, claim, "OutOfMemory", message, AttemptKind.FAILURE)
+            error = ErrorInfo(type="OutOfMemory", message=message, traceback=death.stack)
+            delay = _slot_of(death, claim).retry.memory
+            return _failed(error, delay, AttemptKind.FAILURE, death.process)
         case None:
             message = f"The worker process (pid {death.process.pid}) {how_it_died(death.process)}."
             if death.oom_killed:
@@ -108,10 +113,9 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             if death.slot is not None and death.slot.text:
                 message += f" {death.slot.text}"
             error = ErrorInfo(type="WorkerDied", message=message, traceback=death.stack)
-            slot = death.slot if death.slot is not None and death.slot.key == claim.key else SlotView()
             return judge_crash(
                 crashes_before=claim.job.crashes,
-                max_crashes=claim.job.max_crashes or slot.max_crashes or max_crashes,
+                max_crashes=claim.job.max_crashes or _slot_of(death, claim).max_crashes or max_crashes,
                 error=error,
                 process=death.process,
             )
@@ -133,10 +137,15 @@ def how_it_died(process: ProcessFacts) -> str:
     return "died in a way that was not told"
 
 
-def _failed(death: Death, claim: Claim, type: str, message: str, kind: AttemptKind) -> Retry | Failure:
-    """A killed attempt that counts as a failure; what the retry policy says stands in the slot."""
-    error = ErrorInfo(type=type, message=message, traceback=death.stack)
-    slot = death.slot
-    if slot is None or slot.key != claim.key or slot.timeout_retry_in is None:
-        return Failure(error=error, kind=kind, process=death.process)
-    return Retry(error=error, delay=slot.timeout_retry_in, kind=kind, process=death.process)
+def _slot_of(death: Death, claim: Claim) -> SlotView:
+    """What the worker said of this claim: an empty view when it was on another or died writing."""
+    return death.slot if death.slot is not None and death.slot.key == claim.key else SlotView()
+
+
+def _failed(
+    error: ErrorInfo, retry_in: timedelta | None, kind: AttemptKind, process: ProcessFacts
+) -> Retry | Failure:
+    """A killed attempt that counts as a failure."""
+    if retry_in is None:
+        return Failure(error=error, kind=kind, process=process)
+    return Retry(error=error, delay=retry_in, kind=kind, process=process)

@@ -11,6 +11,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
+MEMORY_APP = "tests.processes.apps_outcomes:app"
 MakeServer = Callable[..., Server]
 
 
@@ -58,6 +59,26 @@ def test_a_job_above_the_hard_memory_limit_is_killed_and_fails_with_the_figures(
     assert attempt.error.type == "OutOfMemory"
     assert attempt.process.peak_rss_bytes
     assert attempt.process.peak_rss_bytes > 150 * 1024 * 1024
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "ends_as"),
+    [
+        ("eat_memory_unless_time_runs_out", StateName.AWAITING_RETRY),  # never_retry=("JobTimeout",)
+        ("eat_memory_once", StateName.FAILED),  # never_retry=("OutOfMemory",)
+    ],
+)
+def test_whether_a_job_above_the_hard_limit_runs_again_is_asked_of_its_policy_as_out_of_memory(
+    server: MakeServer, storage: Storage, method: str, ends_as: StateName
+) -> None:
+    one = server("-w", "1", "--max-memory-hard", "150MiB", app=MEMORY_APP).start()
+
+    job_id = enqueue(storage, method, mib=300)
+
+    job = wait_for_state(storage, job_id, ends_as)
+    assert job.error is not None
+    assert (job.error.type, job.failures, job.crashes) == ("OutOfMemory", 1, 0)
     assert one.stop() == 0
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Retry, Success
+from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Retry, RetryWhenKilled, Success
 from qml_mp.core.payload import JsonValue
-from qml_mp.errors import InvalidJob
+from qml_mp.errors import InvalidJob, JobTimeout
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import CallNext
@@ -211,13 +212,30 @@ def test_a_jobs_own_max_retries_wins_over_the_policy() -> None:
     assert isinstance(run(raising(OSError()), claim_of(failures=1, max_retries=1)), Failure)
 
 
-def test_the_verdict_of_a_kill_is_that_of_a_timeout() -> None:
+def test_what_a_kill_means_is_known_before_the_attempt_runs() -> None:
     processor = processor_of(Slow())
 
-    first, last = (processor.timeout_verdict(claim_of(failures=n)) for n in (0, 1))
+    first, last = (processor.retry_when_killed(claim_of(failures=n).job) for n in (0, 1))
 
-    assert isinstance(first, Retry)
-    assert (first.kind, first.delay) == (AttemptKind.TIMEOUT, timedelta(seconds=99))
-    assert first.error == ErrorInfo(type="JobTimeout", message="The attempt exceeded its time limit of 30s.")
-    assert isinstance(last, Failure)
-    assert last.kind is AttemptKind.TIMEOUT
+    assert first == RetryWhenKilled(timeout=timedelta(seconds=99), memory=timedelta(seconds=99))
+    assert last == RetryWhenKilled()
+
+
+@pytest.mark.parametrize(
+    ("lists", "timeout", "memory"),
+    [
+        ({"never_retry": ("JobTimeout",)}, False, True),
+        ({"never_retry": ("OutOfMemory",)}, True, False),
+        ({"retry_on": ("OutOfMemory",)}, False, True),
+        ({"retry_on": (JobTimeout,)}, True, False),
+        ({"never_retry": ("JobTimeout", "OutOfMemory")}, False, False),
+    ],
+)
+def test_the_lists_of_the_policy_know_a_time_limit_from_a_memory_limit(
+    lists: dict[str, Any], timeout: bool, memory: bool
+) -> None:
+    processor = processor_of(returning(1), policy=RetryPolicy.fixed(**lists))
+
+    retry = processor.retry_when_killed(claim_of().job)
+
+    assert (retry.timeout is not None, retry.memory is not None) == (timeout, memory)
