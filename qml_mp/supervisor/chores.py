@@ -6,14 +6,18 @@ Settling the dead, carrying cancels to workers and, with `--burst`, finding out 
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.clock import Clock
+from qml_mp.errors import StorageUnreachable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.fleet import Fleet
 from qml_mp.supervisor.ladder import Graces
+from qml_mp.supervisor.retrying import Retrying
 from qml_mp.supervisor.settle import Death, settle
 from qml_mp.supervisor.ticks import Tick
 
@@ -25,37 +29,52 @@ _CANCEL_AFTER_NEWS = timedelta(milliseconds=100)
 _BURST_INTERVAL = timedelta(milliseconds=200)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unsettled:
+    """A dead worker, and what its claims have met with so far."""
+
+    death: Death
+    tries: Retrying
+
+
 class Chores:
     """Work that the supervisor's loop hands over to ticks. Owned by its one thread."""
 
-    def __init__(self, config: ServerConfig, *, fleet: Fleet, graces: Graces, clock: Clock) -> None:
+    def __init__(
+        self, config: ServerConfig, *, fleet: Fleet, graces: Graces, clock: Clock, rng: random.Random
+    ) -> None:
         self._config = config
         self._fleet = fleet
         self._graces = graces
         self._clock = clock
+        self._rng = rng
         self._retention = Retention.of(config)
-        self._deaths: list[Death] = []
+        self._unsettled: list[_Unsettled] = []
 
     @property
     def unsettled(self) -> int:
         """Dead workers whose claims are not finished yet."""
-        return len(self._deaths)
+        return len(self._unsettled)
 
     def remember(self, death: Death) -> None:
         """A worker died: settle what it held."""
-        self._deaths.append(death)
+        tries = Retrying(
+            fails=f"Settling dead worker {death.worker_id} failed",
+            works=f"Dead worker {death.worker_id} is settled now",
+            rng=self._rng,
+        )
+        self._unsettled.append(_Unsettled(death=death, tries=tries))
 
     def settle_tick(self, *, wake: Callable[[], None]) -> Tick:
-        """Settles the dead, oldest first; due whenever somebody dies, and until storage has heard."""
+        """Settles the dead, oldest first; due whenever somebody dies, and until storage has heard.
+        One that cannot be settled is tried again by itself, and holds up no other."""
 
-        def run(storage: Storage) -> None:
-            while self._deaths:
-                claims = settle(
-                    storage, self._deaths[0], max_crashes=self._config.max_crashes, retention=self._retention
-                )
-                del self._deaths[0]
-                if claims:
-                    wake()
+        def run(storage: Storage) -> timedelta | None:
+            for one in list(self._unsettled):
+                if self._clock.monotonic() >= one.tries.not_before:
+                    self._settle(storage, one, wake)
+            again_at = min((one.tries.not_before for one in self._unsettled), default=None)
+            return None if again_at is None else timedelta(seconds=again_at - self._clock.monotonic())
 
         return Tick(name="settle", interval=_NEVER, body=run)
 
@@ -78,10 +97,25 @@ class Chores:
         """Calls `nothing_left` when all workers are idle and no job is runnable or due."""
 
         def run(storage: Storage) -> None:
-            everybody_idle = all(member.is_idle for member in self._fleet) and not self._deaths
+            everybody_idle = all(member.is_idle for member in self._fleet) and not self._unsettled
             if everybody_idle and len(self._fleet) >= self._fleet.size:
                 due = storage.due_work(self._config.queues)
                 if due.runnable + due.waiting == 0:
                     nothing_left()
 
         return Tick(name="burst", interval=_BURST_INTERVAL, body=run)
+
+    def _settle(self, storage: Storage, one: _Unsettled, wake: Callable[[], None]) -> None:
+        try:
+            claims = settle(
+                storage, one.death, max_crashes=self._config.max_crashes, retention=self._retention
+            )
+        except StorageUnreachable:
+            raise
+        except Exception as error:
+            one.tries.failed(error, now=self._clock.monotonic())
+            return
+        one.tries.worked()
+        self._unsettled.remove(one)
+        if claims:
+            wake()

@@ -100,7 +100,8 @@ class Supervisor:
         )
         self._graces = graces
         self._pusher = Pusher(self._fleet, graces, self._clock)
-        self._chores = Chores(config, fleet=self._fleet, graces=graces, clock=self._clock)
+        rng = random.Random()
+        self._chores = Chores(config, fleet=self._fleet, graces=graces, clock=self._clock, rng=rng)
         self._memory = MemoryWatch(config, fleet=self._fleet, clock=self._clock)
         self._refusal: ConfigurationError | None = None
         ticks = all_ticks(
@@ -112,7 +113,7 @@ class Supervisor:
             declared_dead=self._declared_dead,
             nothing_left=partial(self._stop, now=False, why="nothing is left to do") if burst else None,
         )
-        self._ticks = TickTable(ticks, storage=storage, clock=self._clock, rng=random.Random())
+        self._ticks = TickTable(ticks, storage=storage, clock=self._clock, rng=rng)
         self._jobs_killed = False
 
     def run(self) -> int:

@@ -21,6 +21,7 @@ from qml_mp.core.outcome import (
     Retry,
     judge_crash,
 )
+from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.protocol import Retention, Storage
@@ -68,21 +69,33 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     failpoints.hit("settle.before")
     storage.deregister_worker(death.worker_id)
     claims = storage.claims_of_worker(death.worker_id)
+    refused: StorageError | None = None
     for claim in claims:
-        outcome = judge(death, claim, max_crashes=max_crashes)
-        finished = storage.finish(claim, outcome, retention=retention)
-        failpoints.hit("settle.finished")
-        logger.warning(
-            "Job %s of worker %s (pid %s), which %s, is %s",
-            claim.job.id,
-            death.number,
-            death.process.pid,
-            how_it_died(death.process),
-            finished.state or "somebody else's now",
-            extra={"job_id": claim.job.id, "worker_id": death.worker_id, "attempt": claim.job.claim_seq},
-        )
+        try:
+            _finish(storage, death, claim, max_crashes=max_crashes, retention=retention)
+        except StorageUnreachable:
+            raise
+        except StorageError as error:
+            refused = refused or error  # of this claim alone: the others' time is not its
+    if refused is not None:
+        raise refused
     failpoints.hit("settle.after")
     return len(claims)
+
+
+def _finish(storage: Storage, death: Death, claim: Claim, *, max_crashes: int, retention: Retention) -> None:
+    outcome = judge(death, claim, max_crashes=max_crashes)
+    finished = storage.finish(claim, outcome, retention=retention)
+    failpoints.hit("settle.finished")
+    logger.warning(
+        "Job %s of worker %s (pid %s), which %s, is %s",
+        claim.job.id,
+        death.number,
+        death.process.pid,
+        how_it_died(death.process),
+        finished.state or "somebody else's now",
+        extra={"job_id": claim.job.id, "worker_id": death.worker_id, "attempt": claim.job.claim_seq},
+    )
 
 
 def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:

@@ -1,0 +1,122 @@
+"""Tests: a loop of the supervisor that storage refuses, beside others that it does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import JobFilter, Storage
+from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+
+APP = "tests.processes.apps_storage_faults:app"
+REFUSAL = "the user refuses this"
+MakeServer = Callable[..., Server]
+
+
+@contextmanager
+def refusing(url: str, event: str, when: str) -> Iterator[None]:
+    """A trigger of the user's that refuses a change of jobs: `event` is UPDATE or DELETE."""
+    if url.startswith("sqlite"):
+        path = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
+            connection.execute(
+                f"CREATE TRIGGER refuse BEFORE {event} ON qml_jobs WHEN {when} "
+                f"BEGIN SELECT RAISE(ABORT, '{REFUSAL}'); END"
+            )
+            yield
+            connection.execute("DROP TRIGGER refuse")
+        return
+    (schema,) = parse_qs(urlsplit(url).query)["schema"]
+    with psycopg.connect(url.partition("?")[0], autocommit=True) as connection:
+        connection.execute(f"""
+            CREATE FUNCTION {schema}.refuse() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN RAISE EXCEPTION '{REFUSAL}'; END $$
+        """)
+        connection.execute(f"""
+            CREATE TRIGGER refuse BEFORE {event} ON {schema}.jobs FOR EACH ROW WHEN ({when})
+            EXECUTE FUNCTION {schema}.refuse()
+        """)
+        yield
+        connection.execute(f"DROP FUNCTION {schema}.refuse CASCADE")
+
+
+def count_of(storage: Storage, method: str) -> int:
+    return len(storage.list_jobs(JobFilter(method=method), limit=100).jobs)
+
+
+@pytest.mark.fault(75)
+def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
+    server: MakeServer, storage: Storage, url: str, tmp_path: Path
+) -> None:
+    one = server("-w", "1", app=APP)
+    one.folder = tmp_path / "one"
+    one.folder.mkdir()
+    one.start()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(one.journal, what=one.log())
+
+    with refusing(url, "DELETE", "OLD.method = 'plain'"):
+        two = server("-w", "1", app=APP, QML_MP_CLEANUP_INTERVAL="100ms", QML_MP_SUCCEEDED_TTL="0").start()
+        wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
+        wait_until(lambda: REFUSAL in two.log(), what=two.log())
+        one.signal(signal.SIGKILL)
+        wait_until(lambda: job_id in [line.job_id for line in two.journal()], within_s=30.0, what=two.log())
+
+    (tmp_path / "gate").touch()
+    wait_for_state(storage, job_id, StateName.SUCCEEDED)
+
+    wait_until(lambda: "The cleanup loop works again" in two.log(), what=two.log())
+    assert two.log().count("The cleanup loop failed") == 1, two.log()
+    assert two.stop() == 0
+
+
+@pytest.mark.fault(75)
+def test_a_promotion_that_is_refused_keeps_no_recurring_job_from_its_time(
+    server: MakeServer, storage: Storage, url: str
+) -> None:
+    one = server("-w", "1", app=APP).start()
+    with refusing(url, "UPDATE", "OLD.state = 'scheduled' AND NEW.state = 'enqueued'"):
+        waiting_id = storage.enqueue(Job.new("plain", at=datetime.now(UTC) + timedelta(seconds=1)))
+        wait_until(lambda: REFUSAL in one.log(), what=one.log())
+        storage.upsert_recurring_job(RecurringJob.new("often", "* * * * * *", "flaky"))
+        wait_until(lambda: count_of(storage, "flaky") >= 3, what=one.log())
+        assert storage.remove_recurring_job("often")
+
+    wait_for_state(storage, waiting_id, StateName.SUCCEEDED)
+    wait_until(lambda: "The scheduler loop works again" in one.log(), what=one.log())
+    assert one.log().count("The scheduler loop failed") == 1, one.log()
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(75)
+def test_a_dead_workers_claim_that_cannot_be_settled_holds_up_no_other(
+    server: MakeServer, storage: Storage, url: str, tmp_path: Path
+) -> None:
+    one = server("-w", "2", app=APP).start(ready=2)
+    refused_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(lambda: len(one.journal()) == 1, what=one.log())
+    other_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(lambda: len(one.journal()) == 2, what=one.log())
+    first, second = (line.pid for line in one.journal())
+
+    with refusing(url, "UPDATE", f"OLD.id = '{refused_id}' AND OLD.state = 'processing'"):
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: REFUSAL in one.log(), what=one.log())
+        os.kill(second, signal.SIGKILL)
+        (tmp_path / "gate").touch()
+        assert wait_for_state(storage, other_id, StateName.SUCCEEDED).crashes == 1
+
+    assert wait_for_state(storage, refused_id, StateName.SUCCEEDED).crashes == 1
+    assert one.stop() == 0
