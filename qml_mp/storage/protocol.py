@@ -15,7 +15,7 @@ be opened anew after `close()` simply by using it. It must hold nothing open acr
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol
@@ -106,6 +106,9 @@ class Fired:
     disabled: tuple[str, ...]
     """Ids of templates that were disabled because their cron no longer parses."""
     next_due_in: timedelta | None
+    """Of the templates that it may fire."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Id to method of due templates that were left alone, because the method is none of those asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +141,15 @@ class QueueStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MethodStats:
+    """Enqueued jobs of one method in one queue."""
+
+    queue: str
+    method: str
+    enqueued: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DueWork:
     """What `--burst` asks: is anything left that can still run?"""
 
@@ -145,6 +157,15 @@ class DueWork:
     """Enqueued or Processing jobs in the queues."""
     waiting: int
     """Scheduled or AwaitingRetry jobs in the queues that are due by now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterWork:
+    """Scheduled or AwaitingRetry jobs that are not due yet."""
+
+    count: int
+    next_due_in: timedelta | None
+    """None: there are none."""
 
 
 class JobStore(Protocol):
@@ -257,8 +278,11 @@ class RecurringStore(Protocol):
     ) -> bool:
         """Switch a template on (with its next firing) or off; whether it existed."""
 
-    def fire_due_recurring(self, *, limit: int = 256) -> Fired:
+    def fire_due_recurring(self, *, limit: int = 256, methods: Sequence[str] | None = None) -> Fired:
         """Enqueue one job per due template, advance `next_run_at` past the present, at most `limit`.
+
+        Only templates of these methods, unless they are None; others stay due for a server that knows
+        what they run.
 
         One transaction; locked so that two servers never fire the same tick, and unique
         (recurring id, firing time) in the table besides. Firings missed while no server ran
@@ -276,10 +300,16 @@ class ServerRegistry(Protocol):
         """Insert the row (replacing one of the same id); heartbeat times are the database's."""
 
     def update_server(
-        self, server_id: str, *, methods: Sequence[str] | None, paused: bool, trouble: str | None
+        self,
+        server_id: str,
+        *,
+        queues: Sequence[str],
+        methods: Sequence[str] | None,
+        paused: bool,
+        trouble: str | None,
     ) -> bool:
-        """Say what its program can run, whether it claims nothing, and what keeps it from its work; False:
-        a peer declared us dead."""
+        """Say what it serves (no queues: all) and can run, whether it claims nothing, and what keeps it from
+        its work; False: a peer declared us dead."""
 
     def deregister_server(self, server_id: str) -> bool:
         """Delete the row and its workers' rows; whether it existed. Claims stay untouched."""
@@ -348,8 +378,22 @@ class Monitoring(Protocol):
     def queue_stats(self) -> list[QueueStats]:
         """Queues by name."""
 
-    def due_work(self, queues: Sequence[str]) -> DueWork:
-        """What is left to run in the queues (empty: all)."""
+    def method_stats(self, queues: Sequence[str] = (), *, among: int | None = None) -> list[MethodStats]:
+        """Enqueued jobs of the queues (empty: all) by queue and method.
+
+        With `among`, only so many of each queue (of all together, when all are meant) in the order in
+        which they are claimed. That is enough to find jobs that nobody claims, because those gather at
+        the head, and its cost does not grow with the queue.
+        """
+
+    def due_work(
+        self, queues: Sequence[str], *, methods: Sequence[str] | None = None, server_id: str | None = None
+    ) -> DueWork:
+        """What is left to run in the queues (empty: all); of these methods alone, unless they are None;
+        of the Processing jobs those of this server alone, unless it is None."""
+
+    def later_work(self, queues: Sequence[str]) -> LaterWork:
+        """What will be due in the queues (empty: all)."""
 
 
 class Waker(Protocol):

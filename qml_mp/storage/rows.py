@@ -28,6 +28,7 @@ from qml_mp.core.state import (
     Succeeded,
 )
 from qml_mp.errors import ConfigurationError, InvalidJob
+from qml_mp.storage.protocol import MethodStats
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
@@ -138,6 +139,11 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
         paused=bool(row["paused"]),
         trouble=_optional_text(row["trouble"]),
     )
+
+
+def method_stats_of(row: Row) -> MethodStats:
+    """One line of the statistics of methods."""
+    return MethodStats(queue=_text(row["queue"]), method=_text(row["method"]), enqueued=int(row["enqueued"]))
 
 
 def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:

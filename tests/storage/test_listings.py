@@ -9,7 +9,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError
-from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, Storage
+from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, LaterWork, Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, claim_new, fetch, in_an_hour, job_in
 
@@ -138,3 +138,66 @@ def test_due_work_is_what_can_still_run_in_the_queues(storage: Storage, raw: Raw
     assert storage.due_work(["a"]) == DueWork(runnable=1, waiting=1)
     assert storage.due_work(["b", "c"]) == DueWork(runnable=1, waiting=0)
     assert storage.due_work([]) == DueWork(runnable=3, waiting=1)
+
+
+def test_due_work_of_one_server_is_what_it_knows_and_what_it_runs_itself(storage: Storage, raw: Raw) -> None:
+    for method in ("known", "unknown"):
+        storage.enqueue(Job.new(method, queue="a"))
+        storage.enqueue(Job.new(method, queue="a", at=in_an_hour()))
+    raw.age("jobs", "run_at", 2 * HOUR)
+    claim_new(storage, server="mine#1")
+    claim_new(storage, server="others#1")
+
+    assert storage.due_work([], methods=["known"], server_id="mine#1") == DueWork(runnable=2, waiting=1)
+    assert storage.due_work(["a"], methods=[], server_id="mine#1") == DueWork(runnable=0, waiting=0)
+    assert storage.due_work([]) == DueWork(runnable=4, waiting=2)
+
+
+def test_later_work_is_what_will_be_due_in_the_queues(storage: Storage, raw: Raw) -> None:
+    nothing = storage.later_work([])
+    storage.enqueue(Job.new("work", queue="a", at=in_an_hour()))
+    raw.age("jobs", "run_at", 2 * HOUR)
+    for hours in (2, 1):
+        storage.enqueue(Job.new("work", queue="a", at=in_an_hour() + hours * HOUR))
+    storage.enqueue(Job.new("work", queue="b", at=in_an_hour()))
+    storage.enqueue(Job.new("work", queue="a"))
+
+    later = storage.later_work(["a"])
+
+    assert nothing == LaterWork(count=0, next_due_in=None)
+    assert later.count == 2
+    assert later.next_due_in is not None
+    assert HOUR < later.next_due_in <= 2 * HOUR
+    assert storage.later_work([]).count == 3
+
+
+def test_method_statistics_count_what_is_enqueued_by_queue_and_method(storage: Storage) -> None:
+    for queue, method, jobs in (("b", "two", 1), ("a", "two", 2), ("a", "one", 1), ("c", "one", 1)):
+        storage.enqueue_many(Job.new(method, queue=queue) for _ in range(jobs))
+    storage.enqueue(Job.new("later", queue="a", at=in_an_hour()))
+    claim_new(storage)
+
+    told = [
+        [(line.queue, line.method, line.enqueued) for line in storage.method_stats(queues)]
+        for queues in ([], ["c", "a"], ["none"])
+    ]
+
+    assert told == [
+        [("a", "one", 1), ("a", "two", 2), ("b", "two", 1), ("c", "one", 1)],
+        [("a", "one", 1), ("a", "two", 2), ("c", "one", 1)],
+        [],
+    ]
+
+
+def test_method_statistics_of_a_few_jobs_are_of_those_that_are_claimed_first(storage: Storage) -> None:
+    for minute, (queue, method, priority) in enumerate(
+        [("a", "old", 0), ("a", "urgent", 5), ("b", "other", 1), ("a", "young", 0)]
+    ):
+        at = NOON + timedelta(minutes=minute)
+        storage.enqueue(Job.new(method, queue=queue, priority=priority, now=at))
+
+    told = [
+        [line.method for line in storage.method_stats(queues, among=2)] for queues in ([], ["a"], ["a", "b"])
+    ]
+
+    assert told == [["urgent", "other"], ["old", "urgent"], ["old", "urgent", "other"]]

@@ -231,3 +231,29 @@ def test_a_template_run_by_hand_keeps_its_schedule(storage: Storage) -> None:
     assert (claim.job.method, claim.job.payload) == ("send_digest", {"to": "all"})
     assert storage.finish(claim, DONE, retention=KEEP).accepted
     assert storage.run_recurring_now("nobody") is None
+
+
+def test_a_template_whose_method_is_not_asked_for_stays_due_for_whoever_knows_it(
+    storage: Storage, raw: Raw
+) -> None:
+    storage.upsert_recurring_job(daily("mine"))
+    storage.upsert_recurring_job(replace(daily("theirs"), method="their_digest"))
+    raw.age("recurring_jobs", "next_run_at", 3 * DAY)
+
+    mine = [storage.fire_due_recurring(methods=["send_digest", "other"]) for _ in range(2)]
+    nobody = storage.fire_due_recurring(methods=[])
+    theirs = [storage.fire_due_recurring(methods=["their_digest"]) for _ in range(2)]
+
+    assert [[job.method for job in fired.jobs] for fired in mine] == [["send_digest"], []]
+    assert [dict(fired.unknown) for fired in [*mine, nobody]] == [{"theirs": "their_digest"}] * 3
+    assert mine[1].next_due_in is not None
+    assert mine[1].next_due_in > timedelta()  # else its loop would turn without a pause
+    assert nobody.next_due_in is None
+    assert [[job.method for job in fired.jobs] for fired in theirs] == [["their_digest"], []]
+    assert dict(theirs[1].unknown) == {}
+
+
+def test_a_template_that_is_not_due_is_unknown_to_nobody(storage: Storage) -> None:
+    storage.upsert_recurring_job(replace(daily(), next_run_at=in_an_hour()))
+
+    assert dict(storage.fire_due_recurring(methods=["other"]).unknown) == {}

@@ -52,7 +52,10 @@ def test_registering_again_replaces_the_row(storage: Storage) -> None:
 
 def test_what_a_server_says_of_itself_between_start_and_end_is_read_back(storage: Storage) -> None:
     storage.register_server(server("a#1"))
-    said = {"methods": ("one", "two"), "paused": True, "trouble": "The new code\ncannot be imported."}
+    said = {
+        "queues": ("fast",), "methods": ("one", "two"), "paused": True,
+        "trouble": "The new code\ncannot be imported.",
+    }  # fmt: skip
 
     found = [storage.update_server(server_id, **said) for server_id in ("a#1", "nobody#1")]  # type: ignore[arg-type]
 

@@ -10,8 +10,8 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.postgres import sql_around
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.part import Part, job_from
-from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, QueueStats
-from qml_mp.storage.rows import attempt_of, cursor_of, read_cursor, state_name_of
+from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
+from qml_mp.storage.rows import attempt_of, cursor_of, method_stats_of, read_cursor, state_name_of
 from qml_mp.storage.storable import canonical_id
 
 
@@ -52,7 +52,26 @@ class MonitoringPart(Part):
             for row in rows
         ]
 
-    def due_work(self, queues: Sequence[str]) -> DueWork:
-        which = {"queues": list(queues)}
+    def method_stats(self, queues: Sequence[str] = (), *, among: int | None = None) -> list[MethodStats]:
+        if queues:
+            which = {"queues": sorted(queues), "among": among}
+            rows = self._database.read("counting methods", sql_around.METHOD_STATS_OF_QUEUES, which)
+        else:
+            rows = self._database.read("counting methods", sql_around.METHOD_STATS, {"among": among})
+        return [method_stats_of(row) for row in rows]
+
+    def due_work(
+        self, queues: Sequence[str], *, methods: Sequence[str] | None = None, server_id: str | None = None
+    ) -> DueWork:
+        which = {
+            "queues": list(queues),
+            "methods": None if methods is None else list(methods),
+            "server_id": server_id,
+        }
         row = self._database.read("counting what is left to run", sql_around.DUE_WORK, which)[0]
         return DueWork(runnable=row["runnable"], waiting=row["waiting"])
+
+    def later_work(self, queues: Sequence[str]) -> LaterWork:
+        which = {"queues": list(queues)}
+        row = self._database.read("counting what will be due", sql_around.LATER_WORK, which)[0]
+        return LaterWork(count=row["jobs"], next_due_in=row["next_due_in"])

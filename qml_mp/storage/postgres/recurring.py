@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -59,11 +59,12 @@ class RecurringPart(Part):
         change = {"id": recurring_id, "enabled": enabled, "next_run_at": next_run_at}
         return bool(self._database.rows("switching a recurring job", sql_around.SET_ENABLED, change))
 
-    def fire_due_recurring(self, *, limit: int = 256) -> Fired:
+    def fire_due_recurring(self, *, limit: int = 256, methods: Sequence[str] | None = None) -> Fired:
         fired: list[Job] = []
         disabled: list[str] = []
+        which = {"limit": limit, "methods": None if methods is None else list(methods)}
         with self._database.transaction("firing recurring jobs") as transaction:
-            due = transaction.execute(sql_around.LOCK_DUE_TEMPLATES, {"limit": limit}).fetchall()
+            due = transaction.execute(sql_around.LOCK_DUE_TEMPLATES, which).fetchall()
             for row in map(_sized, due):
                 try:
                     job, next_run_at = _firing(row)
@@ -75,12 +76,14 @@ class RecurringPart(Part):
                 fired.extend(_insert(transaction, job, recurring_id=row["id"], fire_at=row["next_run_at"]))
                 advance = {"id": row["id"], "next_run_at": next_run_at}
                 transaction.execute(sql_around.ADVANCE_TEMPLATE, advance)
-            upcoming = transaction.execute(sql_around.NEXT_FIRING)
+            upcoming = transaction.execute(sql_around.NEXT_FIRING, which)
+            left = None if methods is None else transaction.execute(sql_around.UNKNOWN_TEMPLATES, which)
         next_due = upcoming.fetchone()
         return Fired(
             jobs=tuple(fired),
             disabled=tuple(disabled),
             next_due_in=None if next_due is None else next_due["next_due_in"],
+            unknown={} if left is None else {row["id"]: row["method"] for row in left.fetchall()},
         )
 
     def run_recurring_now(self, recurring_id: str) -> str | None:

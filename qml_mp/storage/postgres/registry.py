@@ -27,18 +27,23 @@ class RegistryPart(Part):
             "name": info.name,
             "hostname": info.hostname,
             "worker_count": info.worker_count,
-            "queues": json.dumps(info.queues),
             "started_at": info.started_at,
             "heartbeat_enabled": info.heartbeat_enabled,
-            **_said(info.methods, info.paused, info.trouble),
+            **_said(info.queues, info.methods, info.paused, info.trouble),
             **_process(info.process),
         }
         self._database.rows("registering a server", sql_around.REGISTER_SERVER, row)
 
     def update_server(
-        self, server_id: str, *, methods: Sequence[str] | None, paused: bool, trouble: str | None
+        self,
+        server_id: str,
+        *,
+        queues: Sequence[str],
+        methods: Sequence[str] | None,
+        paused: bool,
+        trouble: str | None,
     ) -> bool:
-        row = {"server_id": server_id, **_said(methods, paused, trouble)}
+        row = {"server_id": server_id, **_said(queues, methods, paused, trouble)}
         return bool(self._database.rows("updating a server", sql_around.UPDATE_SERVER, row))
 
     def deregister_server(self, server_id: str) -> bool:
@@ -111,8 +116,11 @@ class RegistryPart(Part):
         return [worker_of(row, from_column) for row in rows]
 
 
-def _said(methods: Sequence[str] | None, paused: bool, trouble: str | None) -> dict[str, Any]:
+def _said(
+    queues: Sequence[str], methods: Sequence[str] | None, paused: bool, trouble: str | None
+) -> dict[str, Any]:
     return {
+        "queues": json.dumps(list(queues)),
         "methods": None if methods is None else json.dumps(list(methods)),
         "paused": paused,
         "trouble": storable_reason(trouble),

@@ -106,6 +106,7 @@ LOCK_DUE_TEMPLATES = (
     + _TEMPLATE
     + """ FROM {s}.recurring_jobs AS t
 WHERE t.enabled AND t.next_run_at <= now()
+  AND (%(methods)s::text[] IS NULL OR t.method = ANY(%(methods)s::text[]))
 ORDER BY t.next_run_at, t.id
 -- Locked until the commit, and passed over by the others: two servers never fire the same tick.
 LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -116,9 +117,16 @@ LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 NEXT_FIRING = """
 SELECT greatest(next_run_at - now(), interval '0') AS next_due_in FROM {s}.recurring_jobs
 WHERE enabled AND next_run_at IS NOT NULL
+  AND (%(methods)s::text[] IS NULL OR method = ANY(%(methods)s::text[]))
 ORDER BY next_run_at, id LIMIT 1
 """
-"""How long until the next template is due; no row when none waits."""
+"""How long until the next template is due that this server may fire; no row when none waits."""
+
+UNKNOWN_TEMPLATES = """
+SELECT id, method FROM {s}.recurring_jobs
+WHERE enabled AND next_run_at <= now() AND method <> ALL(%(methods)s::text[]) ORDER BY id
+"""
+"""Due templates that run what this server does not know."""
 
 ADVANCE_TEMPLATE = (
     "UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s, last_run_at = now() WHERE id = %(id)s"
@@ -146,7 +154,7 @@ SET name = excluded.name, hostname = excluded.hostname, host = excluded.host, pi
 """Insert or replace a server's run."""
 
 UPDATE_SERVER = """
-UPDATE {s}.servers SET methods = %(methods)s, paused = %(paused)s, trouble = %(trouble)s
+UPDATE {s}.servers SET queues = %(queues)s, methods = %(methods)s, paused = %(paused)s, trouble = %(trouble)s
 WHERE id = %(server_id)s RETURNING id
 """
 """What a server says of itself between start and end."""
@@ -286,10 +294,43 @@ GROUP BY queue ORDER BY queue
 
 _SERVED = "(%(queues)s::text[] = '{{}}' OR queue = ANY(%(queues)s::text[]))"
 
+_KNOWN = "(%(methods)s::text[] IS NULL OR method = ANY(%(methods)s::text[]))"
+
 DUE_WORK = f"""
-SELECT (SELECT count(*) FROM {{s}}.jobs WHERE state = 'enqueued' AND queue <> '' AND {_SERVED})
-       + (SELECT count(*) FROM {{s}}.jobs WHERE state = 'processing' AND {_SERVED}) AS runnable,
+SELECT (SELECT count(*) FROM {{s}}.jobs
+        WHERE state = 'enqueued' AND queue <> '' AND {_SERVED} AND {_KNOWN})
+       + (SELECT count(*) FROM {{s}}.jobs
+          WHERE state = 'processing' AND {_SERVED}
+            AND (%(server_id)s::text IS NULL OR server_id = %(server_id)s)) AS runnable,
        (SELECT count(*) FROM {{s}}.jobs
-        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {_SERVED}) AS waiting
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {_SERVED} AND {_KNOWN}
+       ) AS waiting
 """
 """What `--burst` waits for."""
+
+LATER_WORK = f"""
+SELECT count(*) AS jobs, min(run_at) - now() AS next_due_in FROM {{s}}.jobs
+WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > now() AND {_SERVED}
+"""
+"""What `--burst` leaves for later."""
+
+METHOD_STATS = """
+SELECT queue, method, count(*) AS enqueued
+FROM (
+    SELECT queue, method FROM {s}.jobs WHERE state = 'enqueued' AND id <> ''
+    ORDER BY priority DESC, created_at, id LIMIT %(among)s::bigint
+) AS head
+GROUP BY queue, method ORDER BY queue, method
+"""
+"""What waits at the head of all queues; a limit of null is none."""
+
+METHOD_STATS_OF_QUEUES = """
+SELECT queue, method, count(*) AS enqueued
+FROM unnest(%(queues)s::text[]) AS served (name)
+CROSS JOIN LATERAL (
+    SELECT queue, method FROM {s}.jobs WHERE state = 'enqueued' AND queue <> '' AND queue = served.name
+    ORDER BY priority DESC, created_at, id LIMIT %(among)s::bigint
+) AS head
+GROUP BY queue, method ORDER BY queue, method
+"""
+"""What waits at the heads of these queues."""

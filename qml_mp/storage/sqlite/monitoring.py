@@ -8,8 +8,8 @@ from datetime import timedelta
 
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, QueueStats
-from qml_mp.storage.rows import attempt_of, cursor_of, job_of, read_cursor, state_name_of
+from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
+from qml_mp.storage.rows import attempt_of, cursor_of, job_of, method_stats_of, read_cursor, state_name_of
 from qml_mp.storage.sqlite import sql
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.part import Part
@@ -56,11 +56,37 @@ class MonitoringPart(Part):
             for row in rows
         ]
 
-    def due_work(self, queues: Sequence[str]) -> DueWork:
-        which = {"all": not queues, "queues": json.dumps(list(queues)), "now": self._now_us()}
+    def method_stats(self, queues: Sequence[str] = (), *, among: int | None = None) -> list[MethodStats]:
+        limit = -1 if among is None else among
+        with self._database.read() as connection:
+            if not queues:
+                rows = connection.execute(sql.METHOD_STATS, {"among": limit}).fetchall()
+            else:
+                which = [{"queue": queue, "among": limit} for queue in sorted(queues)]
+                rows = [row for one in which for row in connection.execute(sql.METHOD_STATS_OF_QUEUE, one)]
+        return [method_stats_of(row) for row in rows]
+
+    def due_work(
+        self, queues: Sequence[str], *, methods: Sequence[str] | None = None, server_id: str | None = None
+    ) -> DueWork:
+        which = {
+            **self._served(queues),
+            "any_method": methods is None,
+            "methods": json.dumps(list(methods or ())),
+            "server_id": server_id,
+        }
         with self._database.read() as connection:
             row = connection.execute(sql.DUE_WORK, which).fetchone()
         return DueWork(runnable=row["runnable"], waiting=row["waiting"])
+
+    def later_work(self, queues: Sequence[str]) -> LaterWork:
+        with self._database.read() as connection:
+            row = connection.execute(sql.LATER_WORK, self._served(queues)).fetchone()
+        due_at = from_us(row["due_at"])
+        return LaterWork(count=row["jobs"], next_due_in=None if due_at is None else due_at - self.now())
+
+    def _served(self, queues: Sequence[str]) -> dict[str, object]:
+        return {"all": not queues, "queues": json.dumps(list(queues)), "now": self._now_us()}
 
     def _age(self, since_us: int | None) -> timedelta | None:
         since = from_us(since_us)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -58,14 +60,15 @@ class RecurringPart(Part):
         with self._database.write() as connection:
             return connection.execute(sql_around.SET_ENABLED, change).rowcount == 1
 
-    def fire_due_recurring(self, *, limit: int = 256) -> Fired:
+    def fire_due_recurring(self, *, limit: int = 256, methods: Sequence[str] | None = None) -> Fired:
         jobs: list[Job] = []
         disabled: list[str] = []
-        if self._until_next_firing() == timedelta():
+        known = {"any_method": methods is None, "methods": json.dumps(list(methods or ()))}
+        if self._until_next_firing(known) == timedelta():
             with self._database.write() as connection:
                 now = self.now()
                 due = connection.execute(
-                    sql_around.DUE_TEMPLATES, {"now": to_us(now), "limit": limit}
+                    sql_around.DUE_TEMPLATES, {**known, "now": to_us(now), "limit": limit}
                 ).fetchall()
                 for row in due:
                     try:
@@ -76,7 +79,12 @@ class RecurringPart(Part):
                         disabled.append(row["id"])
                     else:
                         jobs.extend(fired)
-        return Fired(jobs=tuple(jobs), disabled=tuple(disabled), next_due_in=self._until_next_firing())
+        return Fired(
+            jobs=tuple(jobs),
+            disabled=tuple(disabled),
+            next_due_in=self._until_next_firing(known),
+            unknown=self._unknown_templates(known),
+        )
 
     def run_recurring_now(self, recurring_id: str) -> str | None:
         with self._database.write() as connection:
@@ -98,10 +106,15 @@ class RecurringPart(Part):
         connection.execute(sql_around.ADVANCE_TEMPLATE, advance)
         return [job] if inserted else []  # none when this firing had its job before the clock was set back
 
-    def _until_next_firing(self) -> timedelta | None:
+    def _until_next_firing(self, known: Mapping[str, object]) -> timedelta | None:
         with self._database.read() as connection:
-            due_at = from_us(connection.execute(sql_around.NEXT_FIRING).fetchone()[0])
+            due_at = from_us(connection.execute(sql_around.NEXT_FIRING, known).fetchone()[0])
         return None if due_at is None else max(due_at - self.now(), timedelta())
+
+    def _unknown_templates(self, known: Mapping[str, object]) -> dict[str, str]:
+        with self._database.read() as connection:
+            rows = connection.execute(sql_around.UNKNOWN_TEMPLATES, {**known, "now": to_us(self.now())})
+            return {str(row["id"]): str(row["method"]) for row in rows}
 
 
 def _row(job: Job, now: datetime, *, recurring_id: str, fire_at: int | None) -> dict[str, Any]:

@@ -26,20 +26,25 @@ class RegistryPart(ClaimsPart):
             "name": info.name,
             "hostname": info.hostname,
             "worker_count": info.worker_count,
-            "queues": json.dumps(info.queues),
             "started_at": to_us(info.started_at),
             "now": self._now_us(),
             "heartbeat_enabled": info.heartbeat_enabled,
-            **_said(info.methods, info.paused, info.trouble),
+            **_said(info.queues, info.methods, info.paused, info.trouble),
             **_process(info.process),
         }
         with self._database.write() as connection:
             connection.execute(sql_around.REGISTER_SERVER, row)
 
     def update_server(
-        self, server_id: str, *, methods: Sequence[str] | None, paused: bool, trouble: str | None
+        self,
+        server_id: str,
+        *,
+        queues: Sequence[str],
+        methods: Sequence[str] | None,
+        paused: bool,
+        trouble: str | None,
     ) -> bool:
-        row = {"server_id": server_id, **_said(methods, paused, trouble)}
+        row = {"server_id": server_id, **_said(queues, methods, paused, trouble)}
         with self._database.write() as connection:
             return connection.execute(sql_around.UPDATE_SERVER, row).rowcount == 1
 
@@ -121,8 +126,11 @@ class RegistryPart(ClaimsPart):
         return [worker_of(row, from_us) for row in rows]
 
 
-def _said(methods: Sequence[str] | None, paused: bool, trouble: str | None) -> dict[str, Any]:
+def _said(
+    queues: Sequence[str], methods: Sequence[str] | None, paused: bool, trouble: str | None
+) -> dict[str, Any]:
     return {
+        "queues": json.dumps(list(queues)),
         "methods": None if methods is None else json.dumps(list(methods)),
         "paused": paused,
         "trouble": storable_reason(trouble),

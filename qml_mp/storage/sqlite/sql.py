@@ -283,14 +283,35 @@ QUEUE_STATS: Final = """
 
 # What `--burst` waits for.
 DUE_WORK: Final = """
-    WITH served AS (SELECT value FROM json_each(:queues))
+    WITH served AS (SELECT value FROM json_each(:queues)), known AS (SELECT value FROM json_each(:methods))
     SELECT
         (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_enqueued
-         WHERE state = 'enqueued' AND (:all OR queue IN served))
+         WHERE state = 'enqueued' AND (:all OR queue IN served) AND (:any_method OR method IN known))
         + (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_processing
-           WHERE state = 'processing' AND (:all OR queue IN served))
+           WHERE state = 'processing' AND (:all OR queue IN served)
+             AND (:server_id IS NULL OR server_id = :server_id))
         AS runnable,
         (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_waiting
-         WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND (:all OR queue IN served))
+         WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND (:all OR queue IN served)
+           AND (:any_method OR method IN known))
         AS waiting
 """
+
+# What `--burst` leaves for later.
+LATER_WORK: Final = """
+    WITH served AS (SELECT value FROM json_each(:queues))
+    SELECT count(*) AS jobs, min(run_at) AS due_at FROM qml_jobs INDEXED BY qml_jobs_waiting
+    WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND (:all OR queue IN served)
+"""
+
+_METHOD_STATS: Final = """
+    SELECT queue, method, count(*) AS enqueued
+    FROM (
+        SELECT queue, method FROM qml_jobs INDEXED BY {index} WHERE state = 'enqueued' {which}
+        ORDER BY priority DESC, created_at, id LIMIT :among)
+    GROUP BY queue, method ORDER BY queue, method
+"""
+
+# What waits at the head of all queues, and of one; a limit of -1 is none.
+METHOD_STATS: Final = _METHOD_STATS.format(index="qml_jobs_enqueued_any", which="")
+METHOD_STATS_OF_QUEUE: Final = _METHOD_STATS.format(index="qml_jobs_enqueued", which="AND queue = :queue")

@@ -46,15 +46,23 @@ SET_ENABLED: Final = """
     WHERE id = :id
 """
 
+_KNOWN: Final = "(:any_method OR method IN (SELECT value FROM json_each(:methods)))"
+
 # Templates whose time has come, oldest first; limited so that a tick holds the lock for a bounded
 # time. Read under the write lock: two servers never see the same firing.
 DUE_TEMPLATES: Final = f"""
     SELECT {_TEMPLATE} FROM qml_recurring_jobs
-    WHERE enabled AND next_run_at <= :now ORDER BY next_run_at, id LIMIT :limit
+    WHERE enabled AND next_run_at <= :now AND {_KNOWN} ORDER BY next_run_at, id LIMIT :limit
 """
 
-# When the next template is due.
-NEXT_FIRING: Final = "SELECT min(next_run_at) FROM qml_recurring_jobs WHERE enabled"
+# When the next template is due that this server may fire.
+NEXT_FIRING: Final = f"SELECT min(next_run_at) FROM qml_recurring_jobs WHERE enabled AND {_KNOWN}"
+
+# Due templates that run what this server does not know.
+UNKNOWN_TEMPLATES: Final = f"""
+    SELECT id, method FROM qml_recurring_jobs
+    WHERE enabled AND next_run_at <= :now AND NOT {_KNOWN} ORDER BY id
+"""
 
 ADVANCE_TEMPLATE: Final = """
     UPDATE qml_recurring_jobs SET next_run_at = :next_run_at, last_run_at = :now WHERE id = :id
@@ -76,7 +84,8 @@ REGISTER_SERVER: Final = """
 
 # What a server says of itself between start and end.
 UPDATE_SERVER: Final = """
-    UPDATE qml_servers SET methods = :methods, paused = :paused, trouble = :trouble WHERE id = :server_id
+    UPDATE qml_servers SET queues = :queues, methods = :methods, paused = :paused, trouble = :trouble
+    WHERE id = :server_id
 """
 REMOVE_SERVER: Final = "DELETE FROM qml_servers WHERE id = :server_id"
 REMOVE_WORKERS_OF: Final = "DELETE FROM qml_workers WHERE server_id = :server_id"
