@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -9,47 +10,56 @@ from pathlib import Path
 from qml_mp.core.server_info import ProcessIdentity
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_BETWEEN = ":"  # the boot and the pid namespace
 _STATE_FIELD, _START_FIELD, _RSS_FIELD = 0, 19, 21  # in /proc/<pid>/stat, counted after the command's ")"
 
 
 def identity(pid: int | None = None) -> ProcessIdentity:
     """The identity of a process of this machine (default: this one).
 
-    Where the system does not tell start times (not Linux), `started_ticks` is 0.
+    Where the system does not tell start times (not Linux, or of this process), `started_ticks` is 0.
     Raises `ProcessLookupError` when there is no such process.
     """
     pid = os.getpid() if pid is None else pid
-    return ProcessIdentity(host=_host(), pid=pid, started_ticks=_started_ticks(pid))
+    fields = _stat_fields(pid)
+    started_ticks = 0 if fields is None else int(fields[_START_FIELD])
+    return ProcessIdentity(host=_host(), pid=pid, started_ticks=started_ticks)
 
 
 def is_alive(process: ProcessIdentity) -> bool | None:
     """True: it runs. False: it is proved dead. None: it cannot be told from here (another host,
-    another pid namespace, or a system that does not tell start times)."""
+    another pid namespace, a process that /proc hides from this user, or a system that does not tell
+    start times). None is no verdict: judge by heartbeat or by age."""
     if process.host != _host():
         return None
     try:
-        if _has_proc():
-            fields = _stat_fields(process.pid)
-            return int(fields[_START_FIELD]) == process.started_ticks and fields[_STATE_FIELD] not in "ZX"
-        os.kill(process.pid, 0)
+        fields = _stat_fields(process.pid)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
-    return None
+    if fields is None or not process.started_ticks:
+        return None
+    return int(fields[_START_FIELD]) == process.started_ticks and fields[_STATE_FIELD] not in "ZX"
+
+
+def is_of_another_boot(process: ProcessIdentity) -> bool:
+    """Whether its host is another running kernel: another machine, or this one before it was booted."""
+    boot, separator, _ = process.host.partition(_BETWEEN)
+    own, own_separator, _ = _host().partition(_BETWEEN)
+    return bool(separator and own_separator) and boot != own
 
 
 def rss_bytes(pid: int) -> int | None:
     """Resident memory of a process of this machine; None when it is gone or not told."""
     try:
-        return int(_stat_fields(pid)[_RSS_FIELD]) * os.sysconf("SC_PAGE_SIZE") if _has_proc() else None
+        fields = _stat_fields(pid)
     except ProcessLookupError:
         return None
+    return None if fields is None else int(fields[_RSS_FIELD]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def shares_its_group(pid: int) -> bool | None:
     """Whether other processes are in the process group that `pid` leads; None where it is not told."""
-    if not _has_proc():
+    if not os.path.exists("/proc/self/stat"):
         return None
     others = (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != pid)
     return any(_group_of(other) == pid for other in others)
@@ -66,17 +76,9 @@ def thread_count() -> int | None:
 def _host() -> str:
     """This running kernel and pid namespace; after a reboot or in another container it differs."""
     try:
-        return f"{_BOOT_ID.read_text().strip()}:{os.readlink('/proc/self/ns/pid')}"
+        return f"{_BOOT_ID.read_text().strip()}{_BETWEEN}{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
-
-
-def _has_proc() -> bool:
-    return os.path.exists("/proc/self/stat")
-
-
-def _started_ticks(pid: int) -> int:
-    return int(_stat_fields(pid)[_START_FIELD]) if _has_proc() else 0
 
 
 def oom_kills() -> int | None:
@@ -95,9 +97,14 @@ def _group_of(pid: int) -> int | None:
         return None
 
 
-def _stat_fields(pid: int) -> list[str]:
+def _stat_fields(pid: int) -> list[str] | None:
+    """What the kernel says of a process; None when it says nothing although there is one: /proc may
+    hide the processes of other users (hidepid, systemd's ProtectProc), or not be there at all.
+    Raises `ProcessLookupError` when there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
-        raise ProcessLookupError(f"no process {pid}") from None
+        with contextlib.suppress(PermissionError):
+            os.kill(pid, 0)  # the kernel's own word, whatever /proc shows
+        return None
     return text[text.rindex(")") + 2 :].split()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,3 +56,12 @@ def server(url: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield make
     for one in made:
         one.clean_up()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that a user without privileges can write to, whatever pytest's own allow."""
+    folder = Path(tempfile.mkdtemp(prefix="qml-mp-test-", dir="/tmp"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)

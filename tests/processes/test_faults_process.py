@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -290,15 +288,6 @@ def test_a_job_that_is_cancelled_as_it_ends_has_exactly_one_end(server: MakeServ
     assert sorted(starts) == sorted(ids)
     assert storage.claims() == []
     assert one.stop() == 0
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that a user without privileges can write to, whatever pytest's own allow."""
-    folder = Path(tempfile.mkdtemp(prefix="qml-mp-test-", dir="/tmp"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.mark.fault(69)
