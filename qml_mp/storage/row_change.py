@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from qml_mp.core.job import Job
@@ -20,7 +20,15 @@ from qml_mp.core.outcome import (
     Success,
 )
 from qml_mp.core.payload import JsonValue
-from qml_mp.core.state import StateName
+from qml_mp.core.state import (
+    AwaitingRetry,
+    Deleted,
+    Enqueued,
+    Failed,
+    JobState,
+    StateName,
+    Succeeded,
+)
 from qml_mp.storage.protocol import Retention
 
 STRANDED = "Stranded by a server that is gone."
@@ -100,3 +108,44 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
             )
         case _:
             assert_never(outcome)
+
+
+def applied(job: Job, change: RowChange, *, now: datetime) -> Job:
+    """The row after the change: what reading it back would give. `now` is the instant of the write."""
+    failures = job.failures + change.failures
+    error = change.error or job.last_error
+    due_at = now + (change.delay or timedelta())
+    waits = change.state is StateName.AWAITING_RETRY
+    return replace(
+        job,
+        state=_state_after(job, change, now=now, due_at=due_at, failures=failures, error=error),
+        failures=failures,
+        crashes=job.crashes + change.crashes,
+        last_error=error,
+        cancel_reason=None,
+        run_at=due_at if waits else None,
+        finished_at=now if change.state.is_final else None,
+        expires_at=None if change.ttl is None else now + change.ttl,
+    )
+
+
+def _state_after(
+    job: Job, change: RowChange, *, now: datetime, due_at: datetime, failures: int, error: ErrorInfo | None
+) -> JobState:
+    match change.state:
+        case StateName.SUCCEEDED:
+            return Succeeded(succeeded_at=now, duration=change.duration or timedelta(), result=change.result)
+        case StateName.FAILED:
+            return Failed(failed_at=now, exception=error, retry_count=failures)
+        case StateName.AWAITING_RETRY:
+            return AwaitingRetry(
+                scheduled_at=now, retry_at=due_at, retry_count=failures, last_exception=error
+            )
+        case StateName.DELETED:
+            return Deleted(deleted_at=now, reason=change.reason)
+        case StateName.ENQUEUED:
+            return Enqueued(enqueued_at=now, queue=job.queue)
+        case StateName.SCHEDULED | StateName.PROCESSING:
+            raise AssertionError(f"no claim ends in {change.state}")
+        case _:
+            assert_never(change.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
@@ -21,6 +22,7 @@ from qml_mp.core.outcome import (
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import Enqueued, Scheduled, StateName
 from qml_mp.errors import InvalidJob
+from qml_mp.storage.row_change import RowChange
 
 MAX_MESSAGE_BYTES = 8 * 1024
 MAX_TRACEBACK_BYTES = 64 * 1024
@@ -89,6 +91,11 @@ def storable_error(error: ErrorInfo | None) -> ErrorInfo | None:
         if traceback is None
         else storable_text(traceback, max_bytes=MAX_TRACEBACK_BYTES, keep_tail=True),
     )
+
+
+def storable_change(change: RowChange) -> RowChange:
+    """The change with its texts made storable, so that it says what the row will hold."""
+    return replace(change, error=storable_error(change.error), reason=storable_reason(change.reason))
 
 
 def storable_reason(reason: str | None) -> str | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from qml_mp.core.job import Claim
@@ -14,12 +15,13 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.postgres import sql
 from qml_mp.storage.postgres.connection import Cursor, Database, Transaction
+from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.outcome_values import attempt_values, finish_values
-from qml_mp.storage.postgres.part import Part, claims_from
+from qml_mp.storage.postgres.part import Part, claims_from, job_from
 from qml_mp.storage.protocol import Fetch, Finished, Retention
-from qml_mp.storage.row_change import RowChange, row_change
+from qml_mp.storage.row_change import RowChange, applied, row_change
 from qml_mp.storage.rows import state_name_of
-from qml_mp.storage.storable import written_by_this_claim
+from qml_mp.storage.storable import storable_change, written_by_this_claim
 
 _DOUBT_S = 15.0
 """After this long a statement whose reply was lost has been committed or given up by the server."""
@@ -72,8 +74,10 @@ class ClaimsPart(Part):
     def _finished(self, claim: Claim, outcome: Outcome, write: _Write) -> Finished:
         """What the committed write did. When it hit no row, the row is read back: perhaps an earlier
         try had landed and only its reply was lost."""
-        if write.hit():
-            return Finished(accepted=True, state=write.change.state)
+        written_at = write.written_at()
+        if written_at is not None:
+            job = applied(claim.job, write.change, now=written_at)
+            return Finished(accepted=True, state=write.change.state, job=job)
         rows = self._database.read("reading a job back", sql.READ_BACK, {"id": claim.job.id})
         if not rows or rows[0]["claim_seq"] != claim.job.claim_seq:
             return Finished(accepted=False, state=None)
@@ -81,7 +85,9 @@ class ClaimsPart(Part):
         done = present is not StateName.PROCESSING and written_by_this_claim(
             outcome, recorded=rows[0]["recorded"], succeeded=rows[0]["succeeded"]
         )
-        return Finished(accepted=done, state=present if done else None)
+        if not done:
+            return Finished(accepted=False, state=None)
+        return Finished(accepted=True, state=present, job=job_from(rows[0]))
 
     def _is_in_doubt(self, worker_id: str) -> bool:
         deadline = self._doubt_deadlines.get(worker_id)
@@ -107,10 +113,10 @@ class _Write:
         self.change = change
         self._cursor = cursor
 
-    def hit(self) -> bool:
-        """Whether the claim still held."""
+    def written_at(self) -> datetime | None:
+        """The database's instant of the write; None: the claim held no more."""
         row = self._cursor.fetchone() if self._cursor is not None else None
-        return row is not None and row["count"] == 1
+        return None if row is None or row["count"] != 1 else from_column(row["now"])
 
 
 def _write(transaction: Transaction, claim: Claim, outcome: Outcome, retention: Retention) -> _Write:
@@ -118,11 +124,11 @@ def _write(transaction: Transaction, claim: Claim, outcome: Outcome, retention: 
     others the row is locked and read first, because a cancel that was asked for changes them."""
     key: dict[str, Any] = {"id": claim.job.id, "claim_seq": claim.job.claim_seq}
     if isinstance(outcome, Success):
-        change = row_change(claim.job, outcome, retention)
+        change = storable_change(row_change(claim.job, outcome, retention))
         return _Write(change, transaction.execute(sql.FINISH, key | finish_values(change)))
     locked = transaction.execute(sql.LOCK_CLAIM, key).fetchone()
     job = replace(claim.job, cancel_reason=None if locked is None else locked["cancel_reason"])
-    change = row_change(job, outcome, retention)
+    change = storable_change(row_change(job, outcome, retention))
     if locked is None:
         return _Write(change, None)
     cursor = transaction.execute(sql.FINISH, key | finish_values(change))
@@ -135,7 +141,7 @@ def release_all(transaction: Transaction, claims: list[Claim], *, reason: str, r
     """Give claims back whose rows are locked in the open transaction; how many."""
     release = Release(reason=reason)
     writes = [_write(transaction, claim, release, retention) for claim in claims]
-    return sum(write.hit() for write in writes)
+    return sum(write.written_at() is not None for write in writes)
 
 
 def _claim_statement(fetch: Fetch) -> tuple[str, dict[str, object]]:

@@ -9,11 +9,13 @@ from qml_mp.core.job import Claim
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
 from qml_mp.storage.row_change import RowChange
-from qml_mp.storage.storable import microseconds, storable_error, storable_reason
+from qml_mp.storage.storable import microseconds
 
 
 def finish_values(change: RowChange) -> dict[str, Any]:
-    """The values of `sql.FINISH`, save the claim's key. Raises `InvalidJob` for a result too large."""
+    """The values of `sql.FINISH` for a change made storable, save the claim's key.
+
+    Raises `InvalidJob` for a result too large."""
     waits = change.state in (StateName.ENQUEUED, StateName.AWAITING_RETRY)
     succeeded = change.state is StateName.SUCCEEDED
     return {
@@ -25,7 +27,7 @@ def finish_values(change: RowChange) -> dict[str, Any]:
         "crashes": change.crashes,
         "result": encode_json(change.result, what="The result") if succeeded else None,
         "duration_us": None if change.duration is None else microseconds(change.duration),
-        "reason": storable_reason(change.reason),
+        "reason": change.reason,
         **_error_values(change),
     }
 
@@ -45,7 +47,7 @@ def attempt_values(claim: Claim, change: RowChange) -> dict[str, Any]:
 
 
 def _error_values(change: RowChange) -> dict[str, Any]:
-    error = storable_error(change.error)
+    error = change.error
     return {
         "failed": error is not None,
         "error_type": error and error.type,

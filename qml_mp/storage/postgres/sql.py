@@ -255,7 +255,8 @@ WITH finished AS (
     + """
     RETURNING id
 )
-SELECT count(*) AS count, CASE WHEN count(*) > 0 AND %(waits)s THEN pg_notify(%(channel)s, '') END AS told
+SELECT count(*) AS count, now() AS now,
+       CASE WHEN count(*) > 0 AND %(waits)s THEN pg_notify(%(channel)s, '') END AS told
 FROM finished
 """
 )
@@ -273,11 +274,15 @@ WHERE j.id = %(id)s AND j.claim_seq = %(claim_seq)s
 """
 """Add an attempt to the history; runs in the transaction that finishes the claim."""
 
-READ_BACK = """
-SELECT j.claim_seq, j.state, j.duration_us IS NOT NULL AS succeeded,
+READ_BACK = (
+    """
+SELECT """
+    + JOB_COLUMNS
+    + """, j.duration_us IS NOT NULL AS succeeded,
        (SELECT a.kind FROM {s}.attempts AS a WHERE a.job_id = j.id AND a.claim_seq = j.claim_seq) AS recorded
 FROM {s}.jobs AS j WHERE j.id = %(id)s
 """
+)
 """What became of a claim that was gone when it was to be finished."""
 
 LOCK_STRANDED = (

@@ -24,8 +24,8 @@ from qml_mp.storage.protocol import (
     Promoted,
     Retention,
 )
-from qml_mp.storage.row_change import STRANDED, RowChange, row_change
-from qml_mp.storage.rows import claim_of, state_name_of
+from qml_mp.storage.row_change import STRANDED, RowChange, applied, row_change
+from qml_mp.storage.rows import claim_of, job_of, state_name_of
 from qml_mp.storage.sqlite import sql
 from qml_mp.storage.sqlite.connection import Database
 from qml_mp.storage.sqlite.instants import from_us, to_us
@@ -33,7 +33,7 @@ from qml_mp.storage.sqlite.part import Part
 from qml_mp.storage.storable import (
     canonical_id,
     microseconds,
-    storable_error,
+    storable_change,
     storable_reason,
     written_by_this_claim,
 )
@@ -174,12 +174,12 @@ class ClaimsPart(Part):
         # Read under the write lock: the request may have come since the claim was handed out.
         asked = connection.execute(sql.CANCEL_REASON, key).fetchone()
         job = replace(claim.job, cancel_reason=asked[0] if asked else None)
-        change = row_change(job, outcome, retention)
+        change = storable_change(row_change(job, outcome, retention))
         now = self.now()
         if connection.execute(sql.FINISH, key | _finish_values(change, now)).rowcount:
             if change.attempt is not None:
                 connection.execute(sql.ADD_ATTEMPT, key | _attempt_values(claim, change, now))
-            return Finished(accepted=True, state=change.state)
+            return Finished(accepted=True, state=change.state, job=applied(claim.job, change, now=now))
         present = connection.execute(sql.PRESENT, key).fetchone()
         if present is None or present["claim_seq"] != claim.job.claim_seq:
             return Finished(accepted=False, state=None)
@@ -187,7 +187,9 @@ class ClaimsPart(Part):
         done = state is not StateName.PROCESSING and written_by_this_claim(
             outcome, recorded=present["recorded"], succeeded=bool(present["succeeded"])
         )
-        return Finished(accepted=done, state=state if done else None)
+        if not done:
+            return Finished(accepted=False, state=None)
+        return Finished(accepted=True, state=state, job=job_of(present, from_us))
 
     def _claims(self, statement: str, which: dict[str, Any]) -> list[Claim]:
         with self._database.read() as connection:
@@ -219,7 +221,7 @@ def _finish_values(change: RowChange, now: datetime) -> dict[str, Any]:
         else None,
         "failures": change.failures,
         "crashes": change.crashes,
-        "reason": storable_reason(change.reason),
+        "reason": change.reason,
         **_error_values(change),
     }
 
@@ -240,7 +242,7 @@ def _attempt_values(claim: Claim, change: RowChange, now: datetime) -> dict[str,
 
 
 def _error_values(change: RowChange) -> dict[str, Any]:
-    error = storable_error(change.error)
+    error = change.error
     return {
         "has_error": error is not None,
         "error_type": error and error.type,

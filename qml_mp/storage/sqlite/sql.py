@@ -158,8 +158,8 @@ ADD_ATTEMPT: Final = """
 """
 
 # How a row stands whose guarded write hit nothing.
-PRESENT: Final = """
-    SELECT state, claim_seq, duration_us IS NOT NULL AS succeeded, (
+PRESENT: Final = f"""
+    SELECT {_JOB}, duration_us IS NOT NULL AS succeeded, (
         SELECT kind FROM qml_attempts WHERE job_id = :id AND claim_seq = :claim_seq) AS recorded
     FROM qml_jobs WHERE id = :id
 """
