@@ -1,15 +1,17 @@
 """Every process: this process's one connection to PostgreSQL, opened when first used.
 
-A connection that broke, or was left in an unknown state, is never used again. One that crossed a
-fork belongs to the parent and is never touched: even closing it would talk on the parent's socket.
+A connection is never used again once something went wrong on it. psycopg counts a statement that it
+sent in a pipeline as prepared although the server skipped it after an error, or failed to parse it, and
+from then on every use of that statement fails. One that crossed a fork belongs to the parent and is
+never touched: even closing it would talk on the parent's socket.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import psycopg
 from psycopg import pq
@@ -19,7 +21,7 @@ from qml_mp import failpoints
 from qml_mp.errors import InvalidJob, StorageUnavailable
 from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.postgres import schema
-from qml_mp.storage.postgres.errors import translate
+from qml_mp.storage.postgres.errors import is_cured_by_another_connection, is_out_of_step, translate
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
 from qml_mp.storage.postgres.statements import Statements
 from qml_mp.storage.postgres.target import Target
@@ -39,20 +41,14 @@ class Database:
         self._left_to_parent: list[_Handle] = []
 
     def rows(self, what: str, template: str, params: Params | None = None) -> list[DictRow]:
-        """Run one statement, committed by itself; its rows. `what` says in words what it is for."""
-        with self.use(what) as link:
-            cursor = link.execute(self.statements[template], self.bound(params))
-            return cursor.fetchall() if cursor.description else []
+        """Run one statement, committed by itself; its rows. `what` says in words what it is for.
+
+        Run once more when the server knew nothing of it any more, and so did nothing."""
+        return self._rows(what, template, params, again_after=is_out_of_step)
 
     def read(self, what: str, template: str, params: Params | None = None) -> list[DictRow]:
-        """`rows` for a statement that only reads: run once more when the connection proved dead."""
-        had_one = self._handle.link is not None
-        try:
-            return self.rows(what, template, params)
-        except StorageUnavailable:
-            if not had_one or self._handle.link is not None:
-                raise  # no server to be had, or a limit that the statement ran into
-            return self.rows(what, template, params)
+        """`rows` for a statement that only reads: run once more also when the connection proved dead."""
+        return self._rows(what, template, params, again_after=is_cured_by_another_connection)
 
     @contextmanager
     def transaction(self, what: str) -> Iterator[Transaction]:
@@ -74,19 +70,12 @@ class Database:
         with handle.lock:
             failpoints.hit("storage.call")
             try:
-                yield self._usable(handle, checked=checked)
-            except psycopg.DataError as error:
-                if error.sqlstate:
-                    raise translate(error, what=what, target=self.target) from error
-                raise InvalidJob(f"A value cannot be stored in PostgreSQL: {error}") from None
-            except UnicodeEncodeError as error:
-                raise InvalidJob(
-                    f"A text has a lone surrogate, which cannot be stored or found ({error})."
-                ) from None
-            except psycopg.Error as error:
-                raise translate(error, what=what, target=self.target) from error
-            finally:
-                handle.settle()
+                with self._translated(what):
+                    yield self._usable(handle, checked=checked)
+            except BaseException:
+                handle.drop()
+                raise
+            handle.drop_unless_idle()
             failpoints.hit("storage.committed")
 
     def migrate(self) -> list[int]:
@@ -131,6 +120,34 @@ class Database:
     def bound(self, params: Params | None) -> dict[str, object]:
         """The values of a statement, the channel of its NOTIFY among them."""
         return {"channel": self.target.channel, **(params or {})}
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            if isinstance(error, psycopg.DataError) and not error.sqlstate:
+                raise InvalidJob(f"A value cannot be stored in PostgreSQL: {error}") from None
+            raise translate(error, what=what, target=self.target) from error
+        except UnicodeEncodeError as error:
+            raise InvalidJob(
+                f"A text has a lone surrogate, which cannot be stored or found ({error})."
+            ) from None
+
+    def _rows(
+        self, what: str, template: str, params: Params | None, *, again_after: Callable[[psycopg.Error], bool]
+    ) -> list[DictRow]:
+        try:
+            return self._rows_once(what, template, params)
+        except StorageUnavailable as error:
+            if not isinstance(error.__cause__, psycopg.Error) or not again_after(error.__cause__):
+                raise
+        return self._rows_once(what, template, params)
+
+    def _rows_once(self, what: str, template: str, params: Params | None) -> list[DictRow]:
+        with self.use(what) as link:
+            cursor = link.execute(self.statements[template], self.bound(params))
+            return cursor.fetchall() if cursor.description else []
 
     def _usable(self, handle: _Handle, *, checked: bool) -> Link:
         if handle.link is not None and not handle.link.is_usable():
@@ -178,17 +195,9 @@ class _Handle:
         self.checked = False
         """Whether the schema was seen to be the right one through this link."""
 
-    def settle(self) -> None:
-        """After use: keep the link only when it is idle, outside of any transaction."""
-        if self.link is None:
-            return
-        if self.link.pgconn.transaction_status in (
-            pq.TransactionStatus.INTRANS,
-            pq.TransactionStatus.INERROR,
-        ):
-            with suppress(psycopg.Error):  # the error that led here is the one to tell
-                self.link.execute("ROLLBACK")
-        if self.link.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+    def drop_unless_idle(self) -> None:
+        """After use: keep the link only outside of any transaction."""
+        if self.link is not None and self.link.pgconn.transaction_status != pq.TransactionStatus.IDLE:
             self.drop()
 
     def abandon(self) -> None:

@@ -22,8 +22,29 @@ _TRY_LATER = (
 )  # fmt: skip
 # Of these: what every other operation would meet too. The rest concerns the one statement alone.
 _UNREACHABLE = ("08", "53300", "57P")
+_OUT_OF_STEP = (
+    "26000",  # a prepared statement that the server does not have
+    "0A000",  # "cached plan must not change result type": the tables were altered
+)
 _NO_SUCH_TABLE = ("42P01", "3F000", "42703", "42883")  # table, schema, column, function
 _NO_PRIVILEGE = "42501"
+
+
+class NoReply(psycopg.OperationalError):
+    """The server did not reply within the limit."""
+
+
+def is_out_of_step(error: psycopg.Error) -> bool:
+    """Whether the server refused a statement, before doing anything, because it does not know it as this
+    connection does."""
+    return error.sqlstate in _OUT_OF_STEP
+
+
+def is_cured_by_another_connection(error: psycopg.Error) -> bool:
+    """Whether the fault is that of the one connection, and not a limit that the statement ran into."""
+    if not error.sqlstate:
+        return _is_about_the_connection(error) and not isinstance(error, NoReply)
+    return is_out_of_step(error) or error.sqlstate.startswith(_UNREACHABLE)
 
 
 def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageError:
@@ -37,6 +58,12 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
         return kind(
             f"PostgreSQL at {where} is not available for {what}: {said} "
             "See that the server runs and can be reached from here; trying again can help."
+        )
+    if is_out_of_step(error):
+        return StorageUnavailable(
+            f"The connection to PostgreSQL at {where} was out of step with the server at {what}: {said} "
+            "It is made anew; try again. Behind a pooler this comes again unless it keeps sessions "
+            "(PgBouncer: pool_mode = session)."
         )
     if code in _NO_SUCH_TABLE:
         return SchemaMismatch(

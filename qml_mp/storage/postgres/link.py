@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.postgres.errors import translate
+from qml_mp.storage.postgres.errors import NoReply, translate
 from qml_mp.storage.postgres.target import Target
 
 _T = TypeVar("_T")
@@ -111,7 +111,7 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     try:
         link = Link.connect(make_conninfo("", **ours), autocommit=True, row_factory=dict_row)
     except psycopg.Error as error:
-        raise translate(error, what="connecting", target=target) from error
+        raise translate(error, what="connecting", target=target) from None
     try:
         # Set by a statement and not by `options`, which poolers such as PgBouncer refuse.
         link.reply_timeout_s = options.reply_timeout_s
@@ -119,7 +119,7 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     except BaseException as error:
         link.close()
         if isinstance(error, psycopg.Error):
-            raise translate(error, what="connecting", target=target) from error
+            raise translate(error, what="connecting", target=target) from None
         raise
     return link
 
@@ -143,7 +143,7 @@ def _bounded(gen: Generator[Any, Any, _T], reply_deadline: float) -> Generator[A
             ready = yield wanted
             if not ready and time.monotonic() > reply_deadline:
                 gen.close()
-                raise psycopg.OperationalError("the server did not reply in time")
+                raise NoReply("the server did not reply in time")
             wanted = gen.send(ready)
     except StopIteration as ended:
         result: _T = ended.value

@@ -1,0 +1,88 @@
+"""Tests: a server while somebody keeps the job table of its PostgreSQL database locked, and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, wait_for_state, wait_until
+
+pytestmark = [pytest.mark.fault(76), pytest.mark.parametrize("url", ["postgres"], indirect=True)]
+
+HELD_UP = "lock timeout"
+JOBS = 24
+
+
+@contextmanager
+def locked_jobs(url: str) -> Iterator[None]:
+    """Nobody else can read or write a job within the block."""
+    server, _, schema = url.rpartition("?schema=")
+    with psycopg.connect(server, autocommit=True) as admin, admin.transaction():
+        table = sql.Identifier(schema, "jobs")
+        admin.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
+        yield
+
+
+def runs(one: Server) -> Counter[str]:
+    return Counter(line.job_id for line in one.journal() if line.what == "start")
+
+
+def test_an_idle_server_runs_what_became_due_behind_a_lock(
+    server: Callable[..., Server], storage: Storage, url: str
+) -> None:
+    one = server("-w", "1").start()
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    ids = storage.enqueue_many(Job.new("quick", {}, at=soon) for _ in range(4))
+
+    with locked_jobs(url):
+        wait_until(lambda: one.log().count(HELD_UP) >= 4, what=one.log())
+
+    for job_id in ids:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert runs(one) == dict.fromkeys(ids, 1)
+    beat = storage.list_servers()[0].last_heartbeat
+    wait_until(lambda: storage.list_servers()[0].last_heartbeat > beat, what="a heartbeat")
+    assert one.stop() == 0
+
+
+def test_no_finished_job_fails_or_runs_again_for_a_lock(
+    server: Callable[..., Server], storage: Storage, url: str
+) -> None:
+    one = server("-w", "2").start(ready=2)
+    ids = storage.enqueue_many(Job.new("nap", {"seconds": 0.1}, max_crashes=1) for _ in range(JOBS))
+    wait_until(lambda: len(runs(one)) > JOBS // 2, what=one.log())
+
+    with locked_jobs(url):
+        wait_until(lambda: one.log().count("Cannot write an outcome") >= 4, what=one.log(), within_s=60)
+
+    for job_id in ids:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert runs(one) == dict.fromkeys(ids, 1)
+    assert one.stop() == 0
+
+
+def test_a_producer_enqueues_again_when_the_lock_is_gone(storage: Storage, url: str) -> None:
+    producer = open_storage(url, patience=timedelta(milliseconds=50))
+    for _ in range(3):
+        producer.enqueue_many([Job.new("quick", {})])
+
+    with locked_jobs(url):
+        for _ in range(5):
+            with pytest.raises(StorageUnavailable, match=HELD_UP):
+                producer.enqueue_many([Job.new("quick", {})])
+
+    for _ in range(5):
+        producer.enqueue_many([Job.new("quick", {})])
+    assert storage.job_counts()[StateName.ENQUEUED] == 8
+    producer.close()
