@@ -21,7 +21,6 @@ from tests.processes.harness import Server, wait_for_state, wait_until
 pytestmark = [pytest.mark.fault(76), pytest.mark.parametrize("url", ["postgres"], indirect=True)]
 
 HELD_UP = "lock timeout"
-JOBS = 24
 
 
 @contextmanager
@@ -59,12 +58,12 @@ def test_an_idle_server_runs_what_became_due_behind_a_lock(
 def test_no_finished_job_fails_or_runs_again_for_a_lock(
     server: Callable[..., Server], storage: Storage, url: str
 ) -> None:
-    one = server("-w", "2").start(ready=2)
-    ids = storage.enqueue_many(Job.new("nap", {"seconds": 0.1}, max_crashes=1) for _ in range(JOBS))
-    wait_until(lambda: len(runs(one)) > JOBS // 2, what=one.log())
+    one = server("-w", "1").start()
+    ids = storage.enqueue_many(Job.new("nap", {"seconds": 0.1}, max_crashes=1) for _ in range(8))
+    wait_until(lambda: len(runs(one)) == 3, what=one.log())
 
-    with locked_jobs(url):
-        wait_until(lambda: one.log().count("Cannot write an outcome") >= 4, what=one.log(), within_s=60)
+    with locked_jobs(url):  # until the driver has come to prepare what cannot be prepared now
+        wait_until(lambda: one.log().count("Cannot write an outcome") == 3, what=one.log(), within_s=60)
 
     for job_id in ids:
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
