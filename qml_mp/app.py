@@ -79,6 +79,7 @@ class QmlApp:
             middleware=self._middleware,
             on_state_change=self._on_state_change,
             recurring=tuple(map(_from_now_on, self._recurring.values())),
+            queues=self._queues(),
             url=self._client.url,
             config=self.config,
             attach=self.attach,
@@ -241,6 +242,12 @@ class QmlApp:
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job that was enqueued before, here or elsewhere."""
         return self._client.handle(job_id)
+
+    def _queues(self) -> tuple[str, ...]:
+        declared = [function.defaults.queue for function in self._functions.values()]
+        return tuple(
+            dict.fromkeys(["default", *declared, *(each.queue for each in self._recurring.values())])
+        )
 
     def _checked(self, jobs: Iterable[Job]) -> Iterable[Job]:
         for job in jobs:

@@ -16,6 +16,7 @@ from typing import Any
 from qml_mp.child.source import ProgramSource
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
+from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
 
 
@@ -26,7 +27,9 @@ class AppFacts:
     url: str | None = None
     config: ServerConfig | None = None
     recurring: tuple[RecurringJob, ...] = ()
-    methods: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ("default",)
+    methods: tuple[str, ...] | None = None
+    """None: not known."""
     error: str | None = None
 
 
@@ -43,6 +46,7 @@ def probe(source: ProgramSource) -> str:
         "url": program.url,
         "config": config,
         "recurring": [dataclasses.asdict(template) for template in program.recurring],
+        "queues": list(program.queues),
         "methods": list(program.registry.methods()),
     }
     return json.dumps(facts, default=_plain)
@@ -57,7 +61,19 @@ def read_facts(text: str) -> AppFacts:
         url=facts["url"],
         config=None if facts["config"] is None else ServerConfig(**facts["config"]),
         recurring=tuple(_template(fields) for fields in facts["recurring"]),
+        queues=tuple(facts["queues"]),
         methods=tuple(facts["methods"]),
+    )
+
+
+def facts_of(program: Program) -> AppFacts:
+    """The same of a program in memory."""
+    return AppFacts(
+        url=program.url,
+        config=program.config,
+        recurring=program.recurring,
+        queues=program.queues,
+        methods=program.registry.methods(),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from qml_mp.cli.output import age, json_option, local_time, print_json, print_table, short
+from qml_mp.cli.output import age, json_option, local_time, print_json, print_table, printable, short
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.snapshot import ServerView, WorkerView, queue_to_json, view_servers
 from qml_mp.storage.protocol import QueueStats
@@ -48,6 +48,7 @@ def list_servers(session: Session, as_json: bool) -> None:
                 {
                     **view.to_json(),
                     "queues": list(view.info.queues),
+                    "methods": None if view.info.methods is None else list(view.info.methods),
                     "started_at": view.info.started_at.isoformat(),
                     "last_heartbeat": view.info.last_heartbeat.isoformat(),
                 }
@@ -89,12 +90,17 @@ def print_servers(views: Sequence[ServerView]) -> None:
         ("SERVER", "HOST", "PID", "STATE", "WORKERS", "QUEUES", "STARTED"),
         (
             (
-                view.info.name, view.info.hostname, view.info.process.pid, "alive" if view.alive else "dead",
+                view.info.name, view.info.hostname, view.info.process.pid, view.state,
                 len(view.workers), ",".join(view.info.queues) or "all", local_time(view.info.started_at),
             )
             for view in views
         ),
     )  # fmt: skip
+    for view in views:
+        if view.alive and view.info.trouble is not None:
+            click.echo(
+                f"{printable(view.info.name)} (pid {view.info.process.pid}): {printable(view.info.trouble)}"
+            )
 
 
 def print_workers(rows: Iterable[tuple[str, WorkerView]]) -> None:

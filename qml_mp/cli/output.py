@@ -15,7 +15,7 @@ from qml_mp.units import format_duration
 _NOTHING = "-"
 _COLOURS = {
     "enqueued": "blue", "scheduled": "blue", "processing": "cyan", "awaiting_retry": "yellow",
-    "succeeded": "green", "failed": "red", "busy": "cyan", "dead": "red", "crash": "red",
+    "succeeded": "green", "failed": "red", "busy": "cyan", "dead": "red", "paused": "yellow", "crash": "red",
 }  # fmt: skip
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line, for programs.")

@@ -10,6 +10,8 @@ import click
 from qml_mp.cli.arguments import read_payload
 from qml_mp.cli.output import json_option, local_time, note, print_json, print_table, short
 from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.cli.snapshot import view_servers
+from qml_mp.cli.waiting import knows_method
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, RecurringNotFound
@@ -26,10 +28,15 @@ def recurring() -> None:
 @pass_session
 def list_templates(session: Session, as_json: bool) -> None:
     """List templates by id."""
-    templates = session.existing_storage().list_recurring_jobs()
+    storage = session.existing_storage()
+    templates = storage.list_recurring_jobs()
+    live = [view.info for view in view_servers(storage) if view.alive]
+    known = {
+        each.id: any(knows_method(info, each.method) for info in live) if live else None for each in templates
+    }
     if as_json:
         for template in templates:
-            print_json(template.to_json())
+            print_json({**template.to_json(), "method_known": known[template.id]})
         return
     print_table(
         ("ID", "CRON", "ZONE", "METHOD", "QUEUE", "NEXT", "LAST"),
@@ -45,6 +52,8 @@ def list_templates(session: Session, as_json: bool) -> None:
     for template in templates:
         if template.disabled_reason is not None:
             note(f"{template.id} was disabled: {template.disabled_reason}")
+        if template.enabled and known[template.id] is False:
+            note(f"{template.id} does not fire: no live server knows its method {template.method}")
 
 
 @recurring.command()

@@ -57,6 +57,13 @@ class ServerView:
     alive: bool
     workers: tuple[WorkerView, ...]
 
+    @property
+    def state(self) -> str:
+        """dead, or alive, or paused: alive, but told to claim nothing."""
+        if not self.alive:
+            return "dead"
+        return "paused" if self.info.paused else "alive"
+
     def to_json(self) -> dict[str, JsonValue]:
         """An entry of `servers` in the JSON of `status`."""
         return {
@@ -65,6 +72,8 @@ class ServerView:
             "host": self.info.hostname,
             "pid": self.info.process.pid,
             "alive": self.alive,
+            "paused": self.info.paused,
+            "trouble": self.info.trouble,
             "workers": [worker.to_json() for worker in self.workers],
         }
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from qml_mp.cli.monitor import print_queues, print_servers, print_workers
-from qml_mp.cli.output import coloured, json_option, print_json
+from qml_mp.cli.output import coloured, json_option, print_json, printable
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.snapshot import queue_to_json, view_servers
+from qml_mp.cli.waiting import waiting_in_words, waiting_to_json, without_a_server
 
 
 @click.command(cls=Command)
@@ -19,12 +20,14 @@ def status(session: Session, as_json: bool) -> None:
     counts = {str(state): count for state, count in storage.job_counts().items()}
     queues = storage.queue_stats()
     servers = view_servers(storage)
+    waiting = without_a_server(storage.method_stats(), servers)
     if as_json:
         print_json(
             {
                 "states": counts,
                 "queues": [queue_to_json(queue) for queue in queues],
                 "servers": [server.to_json() for server in servers],
+                "waiting_methods": [waiting_to_json(line) for line in waiting],
             }
         )
         return
@@ -36,6 +39,8 @@ def status(session: Session, as_json: bool) -> None:
     if servers:
         click.echo()
         print_servers(servers)
+    for line in waiting_in_words(waiting, servers):
+        click.echo(printable(line))
     rows = [(server.info.name, worker) for server in servers for worker in server.workers]
     if rows:
         click.echo()

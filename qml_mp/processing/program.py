@@ -25,6 +25,8 @@ class Program:
     on_state_change: StateChangeHook | None = None
     recurring: tuple[RecurringJob, ...] = ()
     """Templates that the code declares; the supervisor stores them at start."""
+    queues: tuple[str, ...] = ("default",)
+    """The queues that its functions and templates put jobs into, unless a call says otherwise."""
     url: str | None = None
     """The storage that the code names, when it does."""
     config: ServerConfig | None = None

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from qml_mp import host
+from qml_mp.child.probe import AppFacts, facts_of
 from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
@@ -146,20 +147,20 @@ class BackgroundJobServer:
         )
 
     def _supervise(self, host_fds: Collection[int] = (), on_ready: Callable[[], None] | None = None) -> int:
-        recurring = self._templates()
+        facts = self._facts()
         return Supervisor(
             self._config,
             self._storage,
             preloaded(self._source, self._config),
-            recurring=recurring,
+            facts=facts,
             host_fds=host_fds,
             on_ready=on_ready,
         ).run()
 
-    def _templates(self) -> tuple[RecurringJob, ...]:
+    def _facts(self) -> AppFacts:
         if isinstance(self._source, LoadedProgram):
-            return self._source.program.recurring
-        return probe_app(self._source, timeout=self._config.boot_timeout).recurring
+            return facts_of(self._source.program)
+        return probe_app(self._source, timeout=self._config.boot_timeout)
 
 
 def _source(

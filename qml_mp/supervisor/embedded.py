@@ -37,7 +37,7 @@ def main(status_fd: int) -> int:
             config,
             storage,
             preloaded(source, config),
-            recurring=probe_app(source, timeout=config.boot_timeout).recurring,
+            facts=probe_app(source, timeout=config.boot_timeout),
             host_fds=[host_fd, *watch_host(order["host_pid"])],
             on_ready=on_ready,
             ends_process=True,

@@ -13,6 +13,7 @@ from qml_mp.supervisor.presence import Presence
 from qml_mp.supervisor.recurring import recurring_tick
 from qml_mp.supervisor.scheduler import scheduler_tick
 from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.unknown import unknown_tick
 
 
 def all_ticks(
@@ -30,7 +31,7 @@ def all_ticks(
     def own_id() -> str:
         return presence.id
 
-    ticks = [chores.settle_tick(wake=wake), chores.cancel_tick(own_id=own_id)]
+    ticks = [chores.settle_tick(wake=wake), chores.cancel_tick(own_id=own_id), presence.tick()]
     if presence.has_heartbeat:
         ticks.append(
             heartbeat_tick(
@@ -40,10 +41,11 @@ def all_ticks(
     if config.enable_scheduler:
         ticks.append(scheduler_tick(config, wake=wake))
     if config.enable_recurring:
-        ticks.append(recurring_tick(config, wake=wake))
+        ticks.append(recurring_tick(config, presence=presence, wake=wake))
     if config.enable_cleanup:
         ticks.append(cleanup_tick(config))
     ticks.append(neighbour_tick(config, own_id=own_id, declared_dead=declared_dead, wake=wake))
+    ticks.append(unknown_tick(presence))
     if nothing_left is not None:
         ticks.append(chores.burst_tick(nothing_left=nothing_left))
     return ticks

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.protocol import Fired, Storage
+from qml_mp.supervisor.presence import Presence
 from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.unknown import known_to_nobody
 
 logger = logging.getLogger(__name__)
 
@@ -16,11 +18,14 @@ _MOST_PER_TICK = 256  # of the reference
 _AFTER_NEWS = timedelta(milliseconds=250)
 
 
-def recurring_tick(config: ServerConfig, *, wake: Callable[[], None]) -> Tick:
-    """Fires what is due; asks to run again when the next template is due."""
+def recurring_tick(config: ServerConfig, *, presence: Presence, wake: Callable[[], None]) -> Tick:
+    """Fires what is due and what the program knows; asks to run again when the next template is due.
+    A due template that no server knows is told once."""
+    told: set[str] = set()
 
     def fire(storage: Storage) -> timedelta | None:
-        fired = storage.fire_due_recurring(limit=_MOST_PER_TICK)
+        fired = storage.fire_due_recurring(limit=_MOST_PER_TICK, methods=presence.now.methods)
+        _tell_unknown(storage, fired, told, own_id=presence.id)
         for job in fired.jobs:
             logger.info("Recurring job %s is enqueued", job.method, extra={"job_id": job.id})
         for recurring_id in fired.disabled:
@@ -32,3 +37,18 @@ def recurring_tick(config: ServerConfig, *, wake: Callable[[], None]) -> Tick:
     return Tick(
         name="recurring", interval=config.recurring_poll_interval, body=fire, hasten_after=_AFTER_NEWS
     )
+
+
+def _tell_unknown(storage: Storage, fired: Fired, told: set[str], *, own_id: str) -> None:
+    methods = known_to_nobody(storage, fired.unknown.values(), own_id=own_id)
+    unknown = {each: method for each, method in fired.unknown.items() if method in methods}
+    for recurring_id in sorted(unknown.keys() - told):
+        logger.warning(
+            "Recurring template %s is due and not fired, because no server knows its method %s. Start a "
+            "server whose app has it, or end the template with `qml-mp recurring remove %s`",
+            recurring_id,
+            unknown[recurring_id],
+            recurring_id,
+        )
+    told.clear()
+    told.update(unknown)

@@ -10,13 +10,14 @@ import logging
 import random
 import signal
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
 from qml_mp import failpoints
+from qml_mp.child.probe import AppFacts
 from qml_mp.child.source import ProgramSource
 from qml_mp.clock import Clock, SystemClock
-from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, StorageError, WorkerBootError
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
@@ -28,7 +29,7 @@ from qml_mp.supervisor.ladder import Graces, kill_now
 from qml_mp.supervisor.loops import all_ticks
 from qml_mp.supervisor.memory import MemoryWatch
 from qml_mp.supervisor.news import News
-from qml_mp.supervisor.presence import Presence
+from qml_mp.supervisor.presence import Presence, in_short
 from qml_mp.supervisor.pushing import Pusher
 from qml_mp.supervisor.settle import how_it_died
 from qml_mp.supervisor.signals import SignalInbox
@@ -63,26 +64,28 @@ class Supervisor:
         storage: Storage,
         source: ProgramSource,
         *,
-        recurring: tuple[RecurringJob, ...] = (),
+        facts: AppFacts | None = None,
         burst: bool = False,
         host_fds: Collection[int] = (),
         on_ready: Callable[[], None] | None = None,
         ends_process: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        """`host_fds` are those of which any that is readable means stop: a pipe, and the host's pidfd;
-        `on_ready` is called once, when the first worker is ready. With `ends_process` the process has
-        nothing to do after `run`, and ignores signals then."""
+        """`facts` is what the program gives, as far as it is known; `host_fds` are those of which any that
+        is readable means stop: a pipe, and the host's pidfd; `on_ready` is called once, when the first
+        worker is ready. With `ends_process` the process has nothing to do after `run`, and ignores
+        signals then."""
         self._config = config
         self._storage = storage
         self._source = source
-        self._recurring = recurring
+        facts = facts or AppFacts()
+        self._recurring = facts.recurring
         self._host_fds = list(host_fds)
         self._on_ready = on_ready
         self._clock = clock or SystemClock()
         self._terminal = Terminal()
         self._signals = SignalInbox(ends_process=ends_process)
-        self._presence = Presence(config, storage)
+        self._presence = Presence(config, storage, methods=facts.methods)
         self._news = News(storage, self._clock)
         quarters = Quarters(
             config=config,
@@ -159,6 +162,7 @@ class Supervisor:
         self._staff()
         self._pusher.push()
         self._heed_news()
+        self._mind_presence()
         self._run_ticks()
 
     def _close(self) -> None:
@@ -264,6 +268,13 @@ class Supervisor:
             self._ticks.hasten()
             self._fleet.wake_idle()
 
+    def _mind_presence(self) -> None:
+        error = self._fleet.boot_error if self._fleet.was_ever_ready else None
+        trouble = None if error is None else in_short("New workers cannot boot", error)
+        self._presence.now = replace(self._presence.now, trouble=trouble)
+        if self._presence.is_outdated:
+            self._ticks.make_due("presence")
+
     def _run_ticks(self) -> None:
         """Not while a storage that hangs could keep us from a worker that must be pushed soon."""
         if not (self._ticks.storage_is_down and self._pusher.is_due_within(STORAGE_PATIENCE.total_seconds())):
@@ -284,6 +295,7 @@ class Supervisor:
     def _pause(self) -> None:
         """Stop claiming, or begin again."""
         self._fleet.pause(not self._fleet.paused)
+        self._presence.now = replace(self._presence.now, paused=self._fleet.paused)
         logger.info("Claims are %s", "paused" if self._fleet.paused else "resumed")
 
     def _declared_dead(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from qml_mp.child.probe import AppFacts
@@ -30,16 +31,14 @@ def run_server(
     """
     source: ProgramSource = NamedProgram(spec=app_spec)
     facts = probe_app(source, timeout=_boot_timeout(config_flags))
-    config = load_config(flags=config_flags, code=facts.config)
+    config = _settings(config_flags, facts)
     source = preloaded(source, config)
     storage = open_storage(
         load_url(url_flag or facts.url), application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
     )
     storage.list_servers()  # connects, and makes the schema when there is none
     _announce(config, storage, facts, app_spec)
-    return Supervisor(
-        config, storage, source, recurring=facts.recurring, burst=burst, ends_process=True
-    ).run()
+    return Supervisor(config, storage, source, facts=facts, burst=burst, ends_process=True).run()
 
 
 def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:
@@ -50,6 +49,12 @@ def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:
         return ServerConfig().boot_timeout  # told when the settings are complete, which may mend it
 
 
+def _settings(flags: Mapping[str, object], facts: AppFacts) -> ServerConfig:
+    """The settings; of queues that nobody sets, those that the code declares."""
+    config = load_config(flags=flags, code=facts.config)
+    return config if "queues" in config.given else replace(config, queues=facts.queues)
+
+
 def _announce(config: ServerConfig, storage: Storage, facts: AppFacts, app_spec: str) -> None:
     queues = ", ".join(config.queues) or "all"
     logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)
@@ -57,5 +62,5 @@ def _announce(config: ServerConfig, storage: Storage, facts: AppFacts, app_spec:
         "Queues: %s. Workers: %s. Methods: %s",
         queues,
         config.worker_count,
-        ", ".join(facts.methods) or "none",
+        ", ".join(facts.methods or ()) or "none",
     )

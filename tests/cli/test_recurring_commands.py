@@ -22,7 +22,7 @@ def test_a_template_is_added_listed_and_removed(qml: Qml) -> None:
     assert "09:00:00 CE" in added.out
     assert list(template) == [
         "id", "cron", "tz", "method", "payload", "queue", "enabled", "next_run_at", "last_run_at",
-        "disabled_reason",
+        "disabled_reason", "method_known",
     ]  # fmt: skip
     assert (template["tz"], template["queue"], template["payload"]) == ("Europe/Berlin", "low", {"path": "a"})
     assert qml("recurring", "list", "--json").lines == []

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from qml_mp import host
+from qml_mp.core.job import Job
+from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Fetch, Storage
@@ -55,6 +57,7 @@ def test_status_of_an_empty_storage_has_every_state(qml: Qml, storage: Storage) 
         },
         "queues": [],
         "servers": [],
+        "waiting_methods": [],
     }  # fmt: skip
 
 
@@ -74,7 +77,7 @@ def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None
     assert list(queue) == ["name", "enqueued", "processing", "oldest_s"]
     assert (queue["name"], queue["enqueued"], queue["processing"]) == ("default", 1, 1)
     assert queue["oldest_s"] >= 0
-    assert list(server) == ["id", "name", "host", "pid", "alive", "workers"]
+    assert list(server) == ["id", "name", "host", "pid", "alive", "paused", "trouble", "workers"]
     assert (server["id"], server["name"], server["host"], server["alive"]) == ("blue#1", "blue", "here", True)
     assert list(idle) == ["number", "pid", "state", "job_id", "method", "running_s", "rss_bytes"]
     assert (idle["number"], idle["state"], idle["job_id"], idle["running_s"]) == (1, "idle", None, None)
@@ -128,3 +131,68 @@ def test_migrate_makes_the_schema_once(qml: Qml) -> None:
     assert first["applied"] == list(range(1, first["version"] + 1))
     assert second == {"applied": [], "version": first["version"]}
     assert f"has schema version {first['version']}" in qml("migrate").out
+
+
+def test_a_paused_server_and_what_troubles_one_are_shown(qml: Qml, storage: Storage) -> None:
+    register(storage, "blue", host.identity())
+    storage.update_server(
+        "blue#1", queues=["default"], methods=["resize"], paused=True, trouble="The new code\x1b[1m is broken"
+    )
+
+    (listed,) = qml("servers", "list", "--json").lines
+    (shown,) = qml("status", "--json").value["servers"]
+    tables = [qml("servers", "list").out, qml("status").out]
+
+    assert (listed["paused"], listed["methods"]) == (True, ["resize"])
+    assert (shown["paused"], shown["trouble"]) == (True, "The new code\x1b[1m is broken")
+    assert all("paused" in table and "alive" not in table for table in tables)
+    assert all("The new code\\x1b[1m is broken" in table for table in tables)
+
+
+@pytest.mark.fault(90)
+def test_jobs_that_no_live_server_can_run_are_named_with_the_reason(qml: Qml, storage: Storage) -> None:
+    register(storage, "blue", host.identity())
+    register(storage, "green", host.identity())
+    storage.update_server("blue#1", queues=["default"], methods=["resize"], paused=False, trouble=None)
+    storage.update_server("green#1", queues=["mail"], methods=["send"], paused=False, trouble=None)
+    for method, queue in (
+        ("resize", "default"), ("newone", "default"), ("newer", "mail"), ("newer", "default"),
+        ("resize", "images"), ("resize", "images"), ("send", "default"),
+    ):  # fmt: skip
+        storage.enqueue(Job.new(method, queue=queue))
+
+    out = qml("status").out
+    waiting = qml("status", "--json").value["waiting_methods"]
+
+    assert "1 job waits for method newone, which no live server knows\n" in out
+    assert "2 jobs wait for method newer, which no live server knows\n" in out
+    assert "2 jobs wait in queue images, which no live server serves\n" in out
+    assert "1 job waits for method send, which no live server of queue default knows\n" in out
+    assert [tuple(entry.values()) for entry in waiting] == [
+        ("newer", "default", 1), ("newone", "default", 1), ("send", "default", 1), ("resize", "images", 2),
+        ("newer", "mail", 1),
+    ]  # fmt: skip
+
+
+def test_nothing_is_said_to_wait_for_a_server_that_has_not_told_what_it_knows(
+    qml: Qml, storage: Storage
+) -> None:
+    storage.enqueue(Job.new("newone"))
+    without_servers = qml("status", "--json").value["waiting_methods"]
+
+    register(storage, "old", host.identity())
+
+    assert without_servers == qml("status", "--json").value["waiting_methods"] == []
+
+
+def test_a_template_whose_method_no_live_server_knows_is_marked(qml: Qml, storage: Storage) -> None:
+    storage.upsert_recurring_job(RecurringJob.new("digest", "0 9 * * *", "deleted"))
+    nobody_lives = qml("recurring", "list", "--json").value["method_known"]
+    register(storage, "blue", host.identity())
+    storage.update_server("blue#1", queues=[], methods=["resize"], paused=False, trouble=None)
+
+    listed = qml("recurring", "list")
+
+    assert nobody_lives is None
+    assert qml("recurring", "list", "--json").value["method_known"] is False
+    assert "digest does not fire: no live server knows its method deleted" in listed.err
