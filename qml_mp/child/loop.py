@@ -18,7 +18,7 @@ from qml_mp import failpoints, host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Descriptors, Hygiene
 from qml_mp.child.token import Commands
-from qml_mp.core.job import Claim
+from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -35,6 +35,7 @@ from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotWriter
 from qml_mp.processing.middleware import StateChange, StateChangeHook
 from qml_mp.processing.processor import JobProcessor
+from qml_mp.processing.transition_log import log_transition
 from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
 
 logger = logging.getLogger(__name__)
@@ -99,11 +100,16 @@ class WorkerLoop:
                     return reason
                 claim = self._next_claim()
             elif self._commands.leaving or self._commands.paused:
-                self._settle(claim, Release(reason="the worker was told to leave"), then=None)
+                self._give_back(claim)
                 claim = None
             else:
                 claim = self._work(claim)
             self._commands.look()
+
+    def _give_back(self, claim: Claim) -> None:
+        """Release a claim that came too late to be run: two transitions, and the hook is told of both."""
+        self._announce(claim, claim.job, old=StateName.ENQUEUED)
+        self._settle(claim, Release(reason="the worker was told to leave"), then=None)
 
     def _reason_to_leave(self) -> WorkerExit | None:
         if self._commands.leaving:
@@ -154,7 +160,7 @@ class WorkerLoop:
         retry = self._processor.retry_when_killed(job)
         with self._commands.attending(claim.key) as cancel:
             self._show_title(job.method)
-            self._announce(claim, StateName.ENQUEUED, StateName.PROCESSING)
+            self._announce(claim, job, old=StateName.ENQUEUED)
             self._show_job(Activity.RUNNING, claim, retry)
             self._hygiene.before_job(self._storage.descriptors())
             outcome = self._processor.run(claim, cancel)
@@ -207,8 +213,9 @@ class WorkerLoop:
                 claim.job.id,
                 extra={"job_id": claim.job.id, "worker_id": claim.worker_id, "attempt": claim.job.claim_seq},
             )
-        elif finished.state is not None:
-            self._announce(claim, StateName.PROCESSING, finished.state)
+        elif finished.job is not None:
+            log_transition(logger, claim, finished.job, attempts=self._processor.max_attempts(claim.job))
+            self._announce(claim, finished.job, old=StateName.PROCESSING)
         return finished.next
 
     def _finish(self, claim: Claim, outcome: Outcome, *, then: Fetch | None) -> Finished | None:
@@ -242,14 +249,15 @@ class WorkerLoop:
         self._commands.wait(self._backoff_s + random.uniform(0, min(self._backoff_s, _MAX_JITTER_S)))
         self._backoff_s = min(self._backoff_s * 2, _MAX_BACKOFF_S)
 
-    def _announce(self, claim: Claim, old: StateName, new: StateName) -> None:
-        """Call the hook. It is user code: it may raise anything, and it may hang, for which it has the
-        time limit of the job to itself; a worker that is killed for it loses no job."""
+    def _announce(self, claim: Claim, job: Job, *, old: StateName) -> None:
+        """Call the hook with the row as the transition left it. It is user code: it may raise anything, and
+        it may hang, for which it has the time limit of the job to itself; a worker that is killed for it
+        loses no job."""
         if self._on_state_change is None:
             return
         self._show_job(Activity.RUNNING, claim, self._processor.retry_when_killed(claim.job))
         try:
-            self._on_state_change(StateChange(job=replace(claim.job), old=old, new=new))
+            self._on_state_change(StateChange(job=replace(job), old=old, new=job.state_name))
         except BaseException:
             logger.exception("The state-change hook failed", extra={"job_id": claim.job.id})
 

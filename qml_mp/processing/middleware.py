@@ -10,7 +10,7 @@ from typing import Protocol
 from qml_mp.clock import Clock, SystemClock
 from qml_mp.core.job import Job
 from qml_mp.core.state import Processing, StateName
-from qml_mp.errors import JobInterrupted
+from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.result import WorkerResult
 
@@ -32,7 +32,8 @@ class JobMiddleware(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
-    """A transition that the storage has accepted; `job` is the row before it."""
+    """A transition that the storage has accepted; `job` is the row after it, its new state included:
+    with the error, the counts and the instants that this transition has written."""
 
     job: Job
     old: StateName
@@ -44,14 +45,16 @@ StateChangeHook = Callable[[StateChange], None]
 
 Each call has the time limit of the job. One that does not return is ended by killing the worker: before
 the job that is a timeout of the job, after it the job is finished already. What a supervisor writes on
-behalf of a dead worker is told to no hook, because a supervisor runs no user code."""
+behalf of a dead worker (crashes, kills by a limit) is told to no hook, because a supervisor runs no user
+code; neither is what clients and the loops write (cancels of waiting jobs, promotions)."""
 
 
 class TracingMiddleware:
     """One log record when an execution starts and one when it ends, with duration and outcome.
 
-    Extra keys: job_id, worker_id, attempt, method; at the end also duration_s and outcome.
-    Payloads and results are never logged.
+    Extra keys: job_id, worker_id, attempt, method; at the end also duration_s and outcome. The end of
+    an execution that did not succeed is a record for debugging: what became of the job, with its error,
+    is told once, when it is stored. Payloads and results are never logged.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
@@ -72,11 +75,12 @@ class TracingMiddleware:
             outcome = result.kind if isinstance(result, WorkerResult) else "succeeded"
             return result
         except BaseException as error:
-            outcome = "interrupted" if isinstance(error, JobInterrupted) else f"raised {type(error).__name__}"
+            outcome = _ending(error)
             raise
         finally:
             duration_s = round(self._clock.monotonic() - started_s, 6)
-            _log.info(
+            _log.log(
+                logging.INFO if outcome == "succeeded" else logging.DEBUG,
                 "job %s (%s) attempt %s %s after %.3f s",
                 job.id,
                 job.method,
@@ -85,6 +89,12 @@ class TracingMiddleware:
                 duration_s,
                 extra={**fields, "duration_s": duration_s, "outcome": outcome},
             )
+
+
+def _ending(error: BaseException) -> str:
+    if isinstance(error, JobTimeout):
+        return "passed its time limit"
+    return "interrupted" if isinstance(error, JobInterrupted) else f"raised {type(error).__name__}"
 
 
 def chain(middleware: Sequence[JobMiddleware], innermost: CallNext) -> CallNext:

@@ -70,6 +70,10 @@ class JobProcessor:
         of_worker = None if worker is None else worker.timeout
         return job.timeout or of_worker or self._default_timeout
 
+    def max_attempts(self, job: Job) -> int:
+        """Attempts that may fail before the job ends Failed, the first included."""
+        return self._policy(job).attempts(max_retries=job.max_retries)
+
     def max_crashes(self, job: Job) -> int | None:
         """The crash budget: the job's own, else its worker's; None: the server's."""
         worker = self._program.registry.get(job.method)

@@ -162,9 +162,13 @@ class RetryPolicy:
             return False
         return not self.retry_on or _matches(error, self.retry_on)
 
+    def attempts(self, *, max_retries: int) -> int:
+        """Attempts in all, the first included, of a job with this `max_retries` of its own."""
+        return max_retries + 1 if max_retries > 0 else self.max_attempts
+
     def next_delay(self, *, failures: int, max_retries: int, rng: random.Random) -> timedelta | None:
         """`decide` without the lists: what attempts are left, and the delay before the next."""
-        if failures >= (max_retries + 1 if max_retries > 0 else self.max_attempts):
+        if failures >= self.attempts(max_retries=max_retries):
             return None
         longest_s = self.max_delay.total_seconds()
         jittered_s = min(self._base_delay_s(failures), longest_s) * (1 + self.jitter * rng.uniform(-1, 1))

@@ -24,6 +24,7 @@ from qml_mp.core.outcome import (
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
+from qml_mp.processing.transition_log import log_transition
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.units import format_size
 
@@ -87,13 +88,16 @@ def _finish(storage: Storage, death: Death, claim: Claim, *, max_crashes: int, r
     outcome = judge(death, claim, max_crashes=max_crashes)
     finished = storage.finish(claim, outcome, retention=retention)
     failpoints.hit("settle.finished")
+    if finished.job is not None:
+        budget = _crash_budget(death, claim, max_crashes)
+        log_transition(logger, claim, finished.job, crashes=budget)
+        return
     logger.warning(
-        "Job %s of worker %s (pid %s), which %s, is %s",
+        "Job %s of worker %s (pid %s), which %s, is somebody else's now",
         claim.job.id,
         death.number,
         death.process.pid,
         how_it_died(death.process),
-        finished.state or "somebody else's now",
         extra={"job_id": claim.job.id, "worker_id": death.worker_id, "attempt": claim.job.claim_seq},
     )
 
@@ -128,7 +132,7 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             error = ErrorInfo(type="WorkerDied", message=message, traceback=death.stack)
             return judge_crash(
                 crashes_before=claim.job.crashes,
-                max_crashes=claim.job.max_crashes or _slot_of(death, claim).max_crashes or max_crashes,
+                max_crashes=_crash_budget(death, claim, max_crashes),
                 error=error,
                 process=death.process,
             )
@@ -153,6 +157,10 @@ def how_it_died(process: ProcessFacts) -> str:
 def _slot_of(death: Death, claim: Claim) -> SlotView:
     """What the worker said of this claim: an empty view when it was on another or died writing."""
     return death.slot if death.slot is not None and death.slot.key == claim.key else SlotView()
+
+
+def _crash_budget(death: Death, claim: Claim, of_server: int) -> int:
+    return claim.job.max_crashes or _slot_of(death, claim).max_crashes or of_server
 
 
 def _failed(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
 import time
 
-from qml_mp import QmlApp, RetryPolicy
+from qml_mp import QmlApp, RetryPolicy, StateChange
 
 app = QmlApp(retry_policy=RetryPolicy.fixed(60, max_attempts=5, jitter=0))
 
@@ -19,6 +23,37 @@ def eat_memory_unless_time_runs_out(mib: int) -> int:
 def eat_memory_once(mib: int) -> int:
     """Fill so much memory and hold it."""
     return _hold(mib)
+
+
+def write_down(change: StateChange) -> None:
+    """Note the transition, and the row that came with it."""
+    job = change.job
+    told = {
+        "change": [str(change.old), str(change.new)],
+        "job": {**job.to_json(), "worker": getattr(job.state, "worker_id", None)},
+    }
+    with open(os.environ["TOLD_FILE"], "a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
+
+
+told = QmlApp(retry_policy=RetryPolicy.fixed(0.05, max_attempts=2, jitter=0), on_state_change=write_down)
+
+
+@told.job()
+def do(what: str) -> str:
+    """Return, raise, never end, or die."""
+    match what:
+        case "raise":
+            raise ValueError("no luck")
+        case "hang":
+            time.sleep(600)
+        case "hang on":
+            while True:
+                with contextlib.suppress(BaseException):
+                    time.sleep(600)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+    return what
 
 
 def _hold(mib: int) -> int:

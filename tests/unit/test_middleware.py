@@ -9,7 +9,7 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import Processing
-from qml_mp.errors import JobInterrupted
+from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import CallNext, TracingMiddleware, chain
@@ -80,7 +80,11 @@ def test_tracing_logs_one_record_at_the_start_and_one_at_the_end(caplog: pytest.
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
-    [(ValueError("hunter2"), "raised ValueError"), (JobInterrupted("stop"), "interrupted")],
+    [
+        (ValueError("hunter2"), "raised ValueError"),
+        (JobInterrupted("stop"), "interrupted"),
+        (JobTimeout("late"), "passed its time limit"),
+    ],
 )
 def test_tracing_lets_errors_pass_and_names_them(
     caplog: pytest.LogCaptureFixture, error: BaseException, outcome: str
@@ -88,10 +92,11 @@ def test_tracing_lets_errors_pass_and_names_them(
     def fail(job: Job, context: WorkerContext) -> object:
         raise error
 
-    with caplog.at_level(logging.INFO), pytest.raises(type(error)):
+    with caplog.at_level(logging.DEBUG), pytest.raises(type(error)):
         TracingMiddleware(clock=SteppingClock())(JOB, CONTEXT, fail)
 
     assert vars(caplog.records[-1])["outcome"] == outcome
+    assert caplog.records[-1].levelno == logging.DEBUG  # the line about it comes when it is stored
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ def test_tracing_lets_errors_pass_and_names_them(
 def test_tracing_tells_a_result_that_is_no_success(
     caplog: pytest.LogCaptureFixture, result: WorkerResult, outcome: str
 ) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         TracingMiddleware(clock=SteppingClock())(JOB, CONTEXT, lambda *_: result)
 
     assert vars(caplog.records[-1])["outcome"] == outcome
