@@ -80,6 +80,11 @@ class StorageUnreachable(StorageUnavailable):
     """
 
 
+class OutcomeRefused(StorageError):
+    """The storage refuses what came of a job: a value that it cannot hold, a constraint. Another outcome
+    of the same job may be written; the same one never will."""
+
+
 class SchemaMismatch(StorageError):
     """The schema in the storage is newer or older than this code; nothing was written."""
 

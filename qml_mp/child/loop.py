@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -31,7 +32,7 @@ from qml_mp.core.outcome import (
 )
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotWriter
 from qml_mp.processing.middleware import StateChange, StateChangeHook
 from qml_mp.processing.processor import JobProcessor
@@ -88,18 +89,24 @@ class WorkerLoop:
         self._jobs_done = 0
         self._spoiled: str | None = None
         self._backoff_s = _FIRST_BACKOFF_S
+        self._in_doubt = False
+        """Whether this worker may hold a claim of which it does not know. No length of time ends it."""
+        self._found: deque[Claim] = deque()
+        """Claims that it held without knowing; they are next."""
 
     def run(self) -> WorkerExit:
         """Work until told to leave, orphaned, or used up."""
         claim: Claim | None = None
         self._commands.look()  # it may have been forked while claims are paused
         while True:
+            if claim is None and self._found:
+                claim = self._found.popleft()
             if claim is None:
                 reason = self._reason_to_leave()
                 if reason is not None:
                     return reason
                 claim = self._next_claim()
-            elif self._commands.leaving or self._commands.paused:
+            elif self._commands.leaving or self._commands.paused or self._spoiled is not None:
                 self._give_back(claim)
                 claim = None
             else:
@@ -133,18 +140,40 @@ class WorkerLoop:
         claim = None
         try:
             self._register()
-            if not self._commands.paused:
-                self._slot.show(Activity.FETCHING)
+            self._slot.show(Activity.FETCHING)
+            self._end_doubt()
+            if not (self._commands.paused or self._found):
+                self._in_doubt = True  # until the reply is here
                 claim = self._storage.fetch_and_lock_job(self._fetch)
+                self._in_doubt = False
         except StorageError as error:
             self._back_off("claim a job", error)
             return None
         self._backoff_s = _FIRST_BACKOFF_S
-        if claim is None:
+        if claim is None and not self._found:
             self._slot.show(Activity.IDLE)
             self._show_title("idle")
             self._commands.wait(self._limits.polling_interval.total_seconds())
         return claim
+
+    def _end_doubt(self) -> None:
+        """Make void what was sent before, and take over what it has claimed."""
+        if not (self._in_doubt or self._commands.doubted):
+            return
+        renewed = self._storage.renew_epoch(self._fetch.worker_id)
+        if renewed is None:  # registered anew, it must not have the epoch of what was sent before
+            self._is_registered = False
+            self._info = replace(self._info, epoch=self._fetch.epoch + 1)
+            raise StorageUnavailable("The row of this worker is gone from the registry.")
+        self._fetch = replace(self._fetch, epoch=renewed.epoch)
+        self._in_doubt = self._commands.doubted = False
+        self._found = deque(renewed.claims)
+        for claim in renewed.claims:
+            logger.info(
+                "Found the claim of job %s, whose reply had been lost",
+                claim.job.id,
+                extra={"job_id": claim.job.id, "worker_id": claim.worker_id, "attempt": claim.job.claim_seq},
+            )
 
     def _register(self) -> None:
         """Before the first claim: whoever finds it after our death must know whom to kill first."""
@@ -174,8 +203,12 @@ class WorkerLoop:
         self._commands.look()
         if self._is_used_up():
             self._slot.ask_to_be_replaced()
-        wants_more = not (self._commands.leaving or self._commands.paused or self._spoiled)
-        return self._settle(claim, outcome, then=self._fetch if wants_more else None)
+        return self._settle(claim, outcome, then=self._fetch if self._wants_more() else None)
+
+    def _wants_more(self) -> bool:
+        """Whether the next claim can be asked for together with the outcome in hand."""
+        has_to_stop = self._commands.leaving or self._commands.paused or self._spoiled is not None
+        return not (has_to_stop or self._in_doubt or self._commands.doubted or self._found)
 
     def _tidy_up(self) -> None:
         """After user code, before anything is written: is this still our process as it was?"""
@@ -219,27 +252,36 @@ class WorkerLoop:
         return finished.next
 
     def _finish(self, claim: Claim, outcome: Outcome, *, then: Fetch | None) -> Finished | None:
-        """Write the outcome, as often as it takes; None when the worker must leave before it could."""
+        """Write the outcome, as often as it takes; None when the worker must leave before it could.
+
+        With the next claim at first, then alone: what hinders the one must not hinder the other.
+        """
+        is_as_it_came = True
         while True:
             try:
                 failpoints.hit("finish.before")
+                self._in_doubt = self._in_doubt or then is not None  # until the reply is here
                 finished = self._storage.finish(claim, outcome, retention=self._limits.retention, then=then)
                 failpoints.hit("finish.committed")
+                if then is not None:
+                    self._in_doubt = False
                 self._backoff_s = _FIRST_BACKOFF_S
                 return finished
-            except StorageUnavailable as error:
-                if self._storage.is_locked_by_this_process():
-                    self._slot.say("The job has left a transaction open, in which nobody else can write.")
-                    os._exit(WorkerExit.BROKEN)  # which ends the transaction
-                self._back_off("write an outcome", error)
-                if self._commands.orphaned:
-                    return None  # nobody is left to wait for; the claim is recovered by whoever finds it
             except StorageError as error:
-                if isinstance(outcome, Failure):
-                    raise
-                # The storage refuses this very outcome: keep the job from running for ever.
-                message = f"The outcome could not be stored: {error}"
-                outcome = Failure(error=ErrorInfo(type=type(error).__name__, message=message))
+                was_alone, then = then is None, None
+                if isinstance(error, OutcomeRefused) and is_as_it_came:
+                    is_as_it_came = False  # a second refusal would be of the sentence below
+                    outcome = _refused(error)
+                elif was_alone or isinstance(error, StorageUnavailable):
+                    self._wait_to_write_again(error)
+                    if self._commands.orphaned:
+                        return None  # nobody is left to wait for; the claim is recovered by whoever finds it
+
+    def _wait_to_write_again(self, error: StorageError) -> None:
+        if isinstance(error, StorageUnavailable) and self._storage.is_locked_by_this_process():
+            self._slot.say("The job has left a transaction open, in which nobody else can write.")
+            os._exit(WorkerExit.BROKEN)  # which ends the transaction
+        self._back_off("write an outcome", error)
 
     def _back_off(self, what: str, error: StorageError) -> None:
         """Wait with growing, jittered pauses, so that a fleet does not stampede a recovering storage."""
@@ -260,6 +302,12 @@ class WorkerLoop:
             self._on_state_change(StateChange(job=replace(job), old=old, new=job.state_name))
         except BaseException:
             logger.exception("The state-change hook failed", extra={"job_id": claim.job.id})
+
+
+def _refused(error: OutcomeRefused) -> Failure:
+    """In place of an outcome that no storage will ever take: keep the job from running for ever."""
+    message = f"The outcome could not be stored: {error}"
+    return Failure(error=ErrorInfo(type=type(error).__name__, message=message))
 
 
 def _was_ended(outcome: Outcome) -> bool:

@@ -45,6 +45,8 @@ class Commands:
         self.leaving = False
         """Claim no other job, then exit. Written here, read by the loop."""
         self.paused = False
+        self.doubted = False
+        """There may be a claim that the loop does not know of. Written here, read and cleared by the loop."""
 
     @property
     def orphaned(self) -> bool:
@@ -150,6 +152,8 @@ class Commands:
                 self.paused = True
             case Kind.LEAVE:
                 self.leaving = True
+            case Kind.DOUBT:
+                self.doubted = True
             case Kind.CANCEL if ours:
                 self._cancel = self._cancel or message.reason
             case Kind.INTERRUPT if ours:

@@ -32,6 +32,8 @@ class Kind(IntEnum):
     """Raise inside the named claim's job. A SIGTERM follows, so that a blocking call returns."""
     PAUSE = 5
     """Claim nothing until WAKE."""
+    DOUBT = 6
+    """You hold a claim that you do not seem to know of: look before you claim another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

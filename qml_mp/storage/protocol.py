@@ -36,8 +36,10 @@ class Fetch:
     server_id: str
     queues: tuple[str, ...]
     registered: bool = False
-    """Claim only while the worker's row is in the registry. Once it is removed, no statement that the
-    worker has sent before its death can claim anything."""
+    """Claim only while the worker's row is in the registry and has this epoch. Once the row is removed, or
+    its epoch is raised (`renew_epoch`), no statement that the worker sent before can claim anything."""
+    epoch: int = 0
+    """The epoch that the worker knows of; means nothing unless `registered`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,16 @@ class LaterWork:
     """None: there are none."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """What `renew_epoch` found."""
+
+    epoch: int
+    """That of the next `Fetch`."""
+    claims: tuple[Claim, ...]
+    """All that the worker holds, oldest first; there can come no others by what it has sent before."""
+
+
 class JobStore(Protocol):
     """Jobs as rows."""
 
@@ -210,6 +222,9 @@ class JobLocker(Protocol):
 
         One statement: lock, skip what others have locked, `claim_seq + 1`, stamp worker, server
         and `started_at`, state Processing. No cap on how far it looks. None: nothing to do.
+
+        After any error the claim may have been made all the same, or may still come to be made by a
+        server that was frozen: a `registered` worker calls `renew_epoch` before it asks again.
         """
 
     def finish(
@@ -222,6 +237,9 @@ class JobLocker(Protocol):
         lost changes nothing. Outcomes that are attempts without success are added to the
         history (`attempts`) in the same commit. A job asked to cancel (`request_cancel`) that
         comes to Retry or Crash or Release ends Deleted with that reason instead.
+
+        Raises `OutcomeRefused` when it is this very outcome that cannot be stored. After any other error
+        nothing is known of the next claim: write the outcome alone then, and see `fetch_and_lock_job`.
         """
 
     def claims_of_worker(self, worker_id: str) -> list[Claim]:
@@ -342,8 +360,17 @@ class ServerRegistry(Protocol):
         """
 
     def register_worker(self, info: WorkerInfo) -> bool:
-        """Insert the row, replacing one of the same id. False, and no row, when its server has none:
-        a peer declared the server dead, and nobody would remove what the worker leaves behind."""
+        """Insert the row, replacing one of the same id, whose epoch is never lowered by it. False, and no
+        row, when its server has none: a peer declared the server dead, and nobody would remove what the
+        worker leaves behind."""
+
+    def renew_epoch(self, worker_id: str) -> Renewed | None:
+        """Raise the epoch of the worker's row, then read what it holds; None when it has no row.
+
+        For a worker that does not know what came of a claim that it asked for. Waits for a claim that
+        is being made, as long as for any lock; afterwards nothing that the worker has sent under
+        an earlier epoch can claim anything. Every call raises it; a call too many is harmless.
+        """
 
     def deregister_worker(self, worker_id: str) -> None:
         """Delete the row; harmless when there is none."""

@@ -55,6 +55,11 @@ class Death:
         return self.process.exit_code in (WorkerExit.LEFT, WorkerExit.RECYCLED)
 
     @property
+    def left_without_it(self) -> bool:
+        """It said that it leaves with no job in hand: a claim that it still holds came with a lost reply."""
+        return self.was_orderly and self.slot is not None and self.slot.activity is Activity.LEAVING
+
+    @property
     def was_busy(self) -> bool:
         """It had a job in hand."""
         return self.slot is not None and self.slot.activity in (Activity.RUNNING, Activity.FINISHING)
@@ -106,6 +111,8 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
     """What the death means for a claim that the worker held."""
     if death.killed_key is not None and death.killed_key != claim.key:
         return Release(reason="the worker was killed for the job before")
+    if death.killed_for is None and death.left_without_it:
+        return Release(reason="the worker left before it knew of the job")
     match death.killed_for:
         case CancelReason.SHUTDOWN | CancelReason.ORPHANED:
             return Release(reason="the server stopped")

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from qml_mp.core.job import Claim, Job
+from qml_mp.core.job import Job
 from qml_mp.core.outcome import ProcessFacts
-from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.settle import Death, settle
+from tests.storage.claimer import CLAIMER, FETCH, LOCK, Claimer, pause_claims, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, fetch, present
+from tests.storage.helpers import DONE, KEEP, present
 
-PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=1)
-START = datetime(2026, 1, 1, 12, tzinfo=UTC)
-FETCH = replace(fetch(worker="w-1", server="a#1"), registered=True)
 DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9), slot=None)
-LOCK = 4711
 HASTE = timedelta(seconds=0.3)
-CLAIMER = "claimer"
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
-
-
-def register(storage: Storage) -> None:
-    """The server a#1 with its worker w-1."""
-    storage.register_server(
-        ServerInfo(
-            id="a#1",
-            name="a",
-            hostname="h",
-            process=PROCESS,
-            worker_count=1,
-            queues=(),
-            started_at=START,
-            last_heartbeat=START,
-            heartbeat_enabled=True,
-        )
-    )
-    worker = WorkerInfo(id="w-1", server_id="a#1", number=1, process=PROCESS, started_at=START)
-    assert storage.register_worker(worker)
 
 
 def settle_death(storage: Storage) -> int:
@@ -101,31 +74,6 @@ def test_a_worker_that_was_removed_finishes_what_it_holds_and_gets_no_other(stor
     assert finished.accepted
     assert finished.next is None
     assert present(storage, claim).state_name is StateName.SUCCEEDED
-
-
-class Claimer:
-    """A worker that sends its claim from another thread, for tests that stop it on its way."""
-
-    def __init__(self, storage: Storage, raw: Raw) -> None:
-        self._storage = storage
-        self._raw = raw
-        self._thread = ThreadPoolExecutor(1)
-
-    def send(self) -> Future[Claim | None]:
-        """Send the claim; returns when it waits for a lock."""
-        sent = self._thread.submit(self._storage.fetch_and_lock_job, FETCH)
-        deadline = time.monotonic() + 20
-        while not self._is_waiting():
-            assert time.monotonic() < deadline, "the claim waits for nothing"
-        return sent
-
-    def close(self) -> None:
-        self._thread.shutdown()
-        self._storage.close()
-
-    def _is_waiting(self) -> bool:
-        waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
-        return bool(self._raw.run(waiting, CLAIMER))
 
 
 @pytest.fixture
@@ -180,15 +128,7 @@ def test_the_settling_waits_for_a_claim_that_is_being_made_and_ends_it_too(
 ) -> None:
     register(storage)
     job_id = storage.enqueue(Job.new("work"))
-    schema = raw.name("jobs").partition(".")[0]
-    raw.run(
-        f"CREATE FUNCTION {schema}.pause() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$"
-    )
-    raw.run(
-        "CREATE TRIGGER pause BEFORE UPDATE ON {jobs} FOR EACH ROW WHEN (NEW.state = 'processing') "
-        f"EXECUTE FUNCTION {schema}.pause()"
-    )
+    pause_claims(raw)
     with closing(open_storage(url, patience=HASTE)) as impatient, connect() as other:
         other.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
         claim = claimer.send()

@@ -18,6 +18,7 @@ from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
 from qml_mp.storage.postgres.store import PostgresStorage
+from tests.storage.claimer import FETCH, register
 from tests.storage.flaky_proxy import FlakyProxy
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, present
 
@@ -126,36 +127,39 @@ def test_a_retry_whose_reply_was_lost_is_charged_once(
 def test_the_next_claim_that_was_lost_with_a_reply_is_found_again(
     through_proxy: PostgresStorage, proxy: FlakyProxy
 ) -> None:
+    register(through_proxy)
     first_id, second_id, _ = through_proxy.enqueue_many(Job.new("work", n) for n in range(3))
-    claim = through_proxy.fetch_and_lock_job(fetch("default"))
+    claim = through_proxy.fetch_and_lock_job(FETCH)
     assert claim is not None
     assert claim.job.id == first_id
     proxy.lose_reply(1)
     with pytest.raises(StorageUnavailable):
-        through_proxy.finish(claim, DONE, retention=KEEP, then=fetch("default"))
+        through_proxy.finish(claim, DONE, retention=KEEP, then=FETCH)
 
-    finished = through_proxy.finish(claim, DONE, retention=KEEP, then=fetch("default"))
+    finished = through_proxy.finish(claim, DONE, retention=KEEP)
+    renewed = through_proxy.renew_epoch("w-1")
 
     assert finished.accepted
-    assert finished.next is not None
-    assert finished.next.job.id == second_id
-    assert finished.next.job.claim_seq == 1
-    assert len(through_proxy.claims()) == 1
+    assert renewed is not None
+    (found,) = renewed.claims
+    assert (found.job.id, found.job.claim_seq) == (second_id, 1)
+    assert through_proxy.claims() == [found]
 
 
 @pytest.mark.fault(36)
 def test_a_first_claim_that_was_lost_with_its_reply_is_found_again(
     through_proxy: PostgresStorage, proxy: FlakyProxy
 ) -> None:
+    register(through_proxy)
     first_id, _ = through_proxy.enqueue_many(Job.new("work", n) for n in range(2))
     proxy.lose_reply(1)
     with pytest.raises(StorageUnavailable):
-        through_proxy.fetch_and_lock_job(fetch("default"))
+        through_proxy.fetch_and_lock_job(FETCH)
 
-    claim = through_proxy.fetch_and_lock_job(fetch("default"))
+    renewed = through_proxy.renew_epoch("w-1")
 
-    assert claim is not None
-    assert claim.job.id == first_id
+    assert renewed is not None
+    assert [claim.job.id for claim in renewed.claims] == [first_id]
     assert len(through_proxy.claims()) == 1
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -12,9 +10,8 @@ from typing import Any
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome, Release, Success
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.postgres import sql
-from qml_mp.storage.postgres.connection import Cursor, Database, Transaction
+from qml_mp.storage.postgres.connection import Cursor, Transaction
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.outcome_values import attempt_values, finish_values
 from qml_mp.storage.postgres.part import Part, claims_from, job_from
@@ -23,36 +20,19 @@ from qml_mp.storage.row_change import RowChange, applied, row_change
 from qml_mp.storage.rows import state_name_of
 from qml_mp.storage.storable import storable_change, written_by_this_claim
 
-_DOUBT_S = 15.0
-"""After this long a statement whose reply was lost has been committed or given up by the server."""
-
 
 class ClaimsPart(Part):
     """Taking and finishing claims, of `JobLocker` of the protocol."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        # When a reply is lost, a claim may have been committed of which the worker knows nothing.
-        # Until the deadline, each fetch of that worker first looks for what it holds already.
-        self._doubt_deadlines: dict[str, float] = {}
-
     def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
-        if self._is_in_doubt(fetch.worker_id):
-            held = self.claims_of_worker(fetch.worker_id)
-            if held:
-                return held[0]
-        with self._in_doubt_when_lost(fetch):
-            rows = self._database.rows("claiming a job", *_claim_statement(fetch))
+        rows = self._database.rows("claiming a job", *_claim_statement(fetch))
         return next(iter(claims_from(rows)), None)
 
     def finish(
         self, claim: Claim, outcome: Outcome, *, retention: Retention, then: Fetch | None = None
     ) -> Finished:
-        if then is not None and self._is_in_doubt(then.worker_id):
-            finished = self.finish(claim, outcome, retention=retention)
-            return replace(finished, next=self.fetch_and_lock_job(then))
         claimed: Cursor | None = None
-        with self._in_doubt_when_lost(then), self._database.transaction("finishing a job") as transaction:
+        with self._database.transaction("finishing a job") as transaction:
             write = _write(transaction, claim, outcome, retention)
             if then is not None:
                 claimed = transaction.execute(*_claim_statement(then))
@@ -88,22 +68,6 @@ class ClaimsPart(Part):
         if not done:
             return Finished(accepted=False, state=None)
         return Finished(accepted=True, state=present, job=job_from(rows[0]))
-
-    def _is_in_doubt(self, worker_id: str) -> bool:
-        deadline = self._doubt_deadlines.get(worker_id)
-        if deadline is not None and time.monotonic() > deadline:
-            del self._doubt_deadlines[worker_id]
-            return False
-        return deadline is not None
-
-    @contextmanager
-    def _in_doubt_when_lost(self, fetch: Fetch | None) -> Iterator[None]:
-        try:
-            yield
-        except StorageUnavailable:
-            if fetch is not None:
-                self._doubt_deadlines[fetch.worker_id] = time.monotonic() + _DOUBT_S
-            raise
 
 
 class _Write:
@@ -149,6 +113,7 @@ def _claim_statement(fetch: Fetch) -> tuple[str, dict[str, object]]:
         "worker_id": fetch.worker_id,
         "server_id": fetch.server_id,
         "registered": fetch.registered,
+        "epoch": fetch.epoch,
     }
     match fetch.queues:
         case ():

@@ -12,7 +12,7 @@ from qml_mp.storage.postgres import sql, sql_around
 from qml_mp.storage.postgres.claims import release_all
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.part import Part, claims_from
-from qml_mp.storage.protocol import BY_DEFAULT, Retention
+from qml_mp.storage.protocol import BY_DEFAULT, Renewed, Retention
 from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import server_of, worker_of
 from qml_mp.storage.storable import storable_reason
@@ -104,9 +104,22 @@ class RegistryPart(Part):
             "number": info.number,
             "started_at": info.started_at,
             "rss_bytes": info.rss_bytes,
+            "epoch": info.epoch,
             **_process(info.process),
         }
         return bool(self._database.rows("registering a worker", sql_around.REGISTER_WORKER, row))
+
+    def renew_epoch(self, worker_id: str) -> Renewed | None:
+        which = {"worker_id": worker_id}
+        with self._database.transaction("looking for lost claims") as transaction:
+            transaction.execute(sql_around.LOCK_WORKER, which)
+            raised = transaction.execute(sql_around.RAISE_EPOCH, which)
+            # A statement of its own, so that it sees the claim for which the lock has waited.
+            held = transaction.execute(sql.CLAIMS_OF_WORKER, which)
+        row = raised.fetchone()
+        if row is None:
+            return None
+        return Renewed(epoch=row["epoch"], claims=tuple(claims_from(held.fetchall())))
 
     def deregister_worker(self, worker_id: str) -> None:
         self._database.rows("deregistering a worker", sql_around.REMOVE_WORKER, {"id": worker_id})

@@ -139,9 +139,11 @@ ORDER BY started_at, id
 
 _CLAIM = (
     """, owner AS MATERIALIZED (
-    -- KEY SHARE: who removes the row waits for a claim that is being made, and none is made afterwards.
+    -- KEY SHARE: who removes the row or raises its epoch waits for a claim that is being made, and none is
+    -- made afterwards: who has waited for them reads the row's newest version.
     -- Only when there is something to claim, because locking writes.
-    SELECT FROM {s}.workers WHERE id = %(worker_id)s AND EXISTS (SELECT FROM candidate) FOR KEY SHARE
+    SELECT FROM {s}.workers
+    WHERE id = %(worker_id)s AND epoch = %(epoch)s AND EXISTS (SELECT FROM candidate) FOR KEY SHARE
 )
 UPDATE {s}.jobs AS j
 SET state = 'processing', claim_seq = j.claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,

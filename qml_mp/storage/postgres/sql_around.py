@@ -200,17 +200,26 @@ LOCK_WORKERS_OF = "SELECT FROM {s}.workers WHERE server_id = %(server_id)s ORDER
 REMOVE_WORKERS_OF = "DELETE FROM {s}.workers WHERE server_id = %(server_id)s"
 
 REGISTER_WORKER = """
-INSERT INTO {s}.workers (id, server_id, number, host, pid, started_ticks, started_at, rss_bytes)
+INSERT INTO {s}.workers AS held (id, server_id, number, host, pid, started_ticks, started_at, rss_bytes,
+                                 epoch)
 -- The server's row is locked, so that who removes it at the same time removes the worker's too.
 SELECT %(id)s, server.id, %(number)s::integer, %(host)s, %(pid)s::integer, %(started_ticks)s::bigint,
-       %(started_at)s::timestamptz, %(rss_bytes)s::bigint
+       %(started_at)s::timestamptz, %(rss_bytes)s::bigint, %(epoch)s::integer
 FROM (SELECT id FROM {s}.servers WHERE id = %(server_id)s FOR KEY SHARE) AS server
 ON CONFLICT (id) DO UPDATE
 SET server_id = excluded.server_id, number = excluded.number, host = excluded.host, pid = excluded.pid,
-    started_ticks = excluded.started_ticks, started_at = excluded.started_at, rss_bytes = excluded.rss_bytes
+    started_ticks = excluded.started_ticks, started_at = excluded.started_at, rss_bytes = excluded.rss_bytes,
+    -- Never lowered: what was sent under an epoch that is over must not claim anything again.
+    epoch = greatest(held.epoch, excluded.epoch)
 RETURNING id
 """
 """Insert or replace a worker of a server that is there."""
+
+LOCK_WORKER = "SELECT FROM {s}.workers WHERE id = %(worker_id)s FOR UPDATE"
+"""Waits for a claim that the worker is making: its KEY SHARE would let a mere UPDATE of the epoch pass."""
+
+RAISE_EPOCH = "UPDATE {s}.workers SET epoch = epoch + 1 WHERE id = %(worker_id)s RETURNING epoch"
+"""From its commit on, no claim is made under an earlier epoch."""
 
 REMOVE_WORKER = "DELETE FROM {s}.workers WHERE id = %(id)s"
 LIST_WORKERS = """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +13,6 @@ from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome, Release
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.protocol import (
     BY_DEFAULT,
     CancelRequest,
@@ -27,7 +25,6 @@ from qml_mp.storage.protocol import (
 from qml_mp.storage.row_change import STRANDED, RowChange, applied, row_change
 from qml_mp.storage.rows import claim_of, job_of, state_name_of
 from qml_mp.storage.sqlite import sql
-from qml_mp.storage.sqlite.connection import Database
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.part import Part
 from qml_mp.storage.storable import (
@@ -42,32 +39,18 @@ from qml_mp.storage.storable import (
 class ClaimsPart(Part):
     """`JobLocker` of the protocol."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        # Workers that were told of an error while they claimed. An error of the disk can strike when
-        # the claim is in the log already, so each of them first looks for what it holds.
-        self._in_doubt: set[str] = set()
-
     def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
-        if fetch.worker_id in self._in_doubt:
-            held = self.claims_of_worker(fetch.worker_id)
-            if held:
-                return held[0]
-            self._in_doubt.discard(fetch.worker_id)
         look = sql.ENQUEUED_IN if fetch.queues else sql.ANY_ENQUEUED
         with self._database.read() as connection:
             if not connection.execute(look, _queues(fetch)).fetchone()[0]:
                 return None
-        with self._in_doubt_when_lost(fetch), self._database.write() as connection:
+        with self._database.write() as connection:
             return self._claim(connection, fetch)
 
     def finish(
         self, claim: Claim, outcome: Outcome, *, retention: Retention, then: Fetch | None = None
     ) -> Finished:
-        if then is not None and then.worker_id in self._in_doubt:
-            finished = self.finish(claim, outcome, retention=retention)
-            return replace(finished, next=self.fetch_and_lock_job(then))
-        with self._in_doubt_when_lost(then), self._database.write() as connection:
+        with self._database.write() as connection:
             finished = self._finish(connection, claim, outcome, retention)
             if then is None:
                 return finished
@@ -139,15 +122,6 @@ class ClaimsPart(Part):
         with self._database.write() as connection:
             return connection.execute(sql.DELETE_EXPIRED, {"now": self._now_us(), "limit": limit}).rowcount
 
-    @contextmanager
-    def _in_doubt_when_lost(self, fetch: Fetch | None) -> Iterator[None]:
-        try:
-            yield
-        except StorageUnavailable:
-            if fetch is not None:
-                self._in_doubt.add(fetch.worker_id)
-            raise
-
     def _release(
         self, connection: sqlite3.Connection, claims: Iterable[Claim], *, reason: str, retention: Retention
     ) -> int:
@@ -162,6 +136,7 @@ class ClaimsPart(Part):
             "worker_id": fetch.worker_id,
             "server_id": fetch.server_id,
             "registered": fetch.registered,
+            "epoch": fetch.epoch,
             "now": self._now_us(),
         }
         rows = connection.execute(statement, owner | _queues(fetch)).fetchall()

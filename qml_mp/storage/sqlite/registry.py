@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
-from qml_mp.storage.protocol import BY_DEFAULT, Retention
+from qml_mp.storage.protocol import BY_DEFAULT, Renewed, Retention
 from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import claim_of, server_of, worker_of
 from qml_mp.storage.sqlite import sql, sql_around
@@ -111,10 +111,20 @@ class RegistryPart(ClaimsPart):
             "number": info.number,
             "started_at": to_us(info.started_at),
             "rss_bytes": info.rss_bytes,
+            "epoch": info.epoch,
             **_process(info.process),
         }
         with self._database.write() as connection:
             return connection.execute(sql_around.REGISTER_WORKER, row).rowcount > 0
+
+    def renew_epoch(self, worker_id: str) -> Renewed | None:
+        which = {"worker_id": worker_id}
+        with self._database.write() as connection:
+            raised = connection.execute(sql_around.RAISE_EPOCH, which).fetchone()
+            if raised is None:
+                return None
+            held = connection.execute(sql.CLAIMS_OF_WORKER, which).fetchall()
+        return Renewed(epoch=raised["epoch"], claims=tuple(claim_of(row, from_us) for row in held))
 
     def deregister_worker(self, worker_id: str) -> None:
         with self._database.write() as connection:

@@ -121,7 +121,7 @@ _CLAIM: Final = """
     SET state = 'processing', claim_seq = claim_seq + 1, worker_id = :worker_id, server_id = :server_id,
         started_at = :now, reason = NULL
     WHERE id = ({head}) AND state = 'enqueued'
-      AND (NOT :registered OR EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id))
+      AND (NOT :registered OR EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id AND epoch = :epoch))
     RETURNING {job}
 """
 

@@ -114,12 +114,18 @@ STILL_SILENT: Final = """
            OR EXISTS (SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :heard_since))
 """
 
+# An epoch is never lowered: what was sent under it must not claim anything again.
 REGISTER_WORKER: Final = """
-    INSERT OR REPLACE INTO qml_workers (
-        id, server_id, number, host, pid, started_ticks, started_at, rss_bytes)
-    SELECT :id, :server_id, :number, :host, :pid, :started_ticks, :started_at, :rss_bytes
+    INSERT INTO qml_workers AS held (
+        id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch)
+    SELECT :id, :server_id, :number, :host, :pid, :started_ticks, :started_at, :rss_bytes, :epoch
     WHERE EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id)
+    ON CONFLICT (id) DO UPDATE
+    SET server_id = excluded.server_id, number = excluded.number, host = excluded.host, pid = excluded.pid,
+        started_ticks = excluded.started_ticks, started_at = excluded.started_at,
+        rss_bytes = excluded.rss_bytes, epoch = max(held.epoch, excluded.epoch)
 """
+RAISE_EPOCH: Final = "UPDATE qml_workers SET epoch = epoch + 1 WHERE id = :worker_id RETURNING epoch"
 REMOVE_WORKER: Final = "DELETE FROM qml_workers WHERE id = :id"
 LIST_WORKERS: Final = """
     SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch

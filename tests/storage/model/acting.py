@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -48,9 +48,12 @@ class WorkerView:
     storage: Storage
     claim: Claim | None = None
     asked: Fetch | None = None
-    """A claim whose reply was lost."""
-    told: tuple[Claim, Outcome, Fetch | None] | None = None
+    """A claim whose reply was lost: it may have been made, and may yet be."""
+    told: tuple[Claim, Outcome] | None = None
     """An outcome whose reply was lost."""
+    found: list[Claim] = field(default_factory=list)
+    """Claims that it held without knowing, and has not begun."""
+    epoch: int = 0
     dead: bool = False
 
     @property
@@ -67,6 +70,12 @@ class WorkerView:
 
     def forget(self) -> None:
         self.claim = self.asked = self.told = None
+        self.found, self.epoch = [], 0
+
+    def take_next(self) -> None:
+        """What it has found comes before what it asks for."""
+        if self.claim is None and self.found:
+            self.claim = self.found.pop(0)
 
 
 class Acting(RuleBasedStateMachine):
@@ -90,6 +99,8 @@ class Acting(RuleBasedStateMachine):
         ]
         self.settled: list[Fetch] = []
         """What workers have sent whose end is settled."""
+        self.void: list[Fetch] = []
+        """What workers have sent before they raised their epoch."""
         for number in (0, 1):
             self.register(number)
 
@@ -127,8 +138,7 @@ class Acting(RuleBasedStateMachine):
 
     def fetch(self, worker: WorkerView, fetch: Fetch, fault: str | None) -> None:
         def expect(model: Model) -> tuple[str, int] | None:
-            held = model.held_by(worker.id)
-            job = held[0] if held else model.claim(fetch.worker_id, fetch.server_id, fetch.queues)
+            job = model.claim(fetch.worker_id, fetch.server_id, fetch.queues, fetch.epoch)
             return None if job is None else (job.id, job.claim_seq)
 
         done = self.do(fault, lambda: _key_of(self._keep(worker, fetch)), expect)
@@ -140,17 +150,43 @@ class Acting(RuleBasedStateMachine):
         worker.claim = worker.storage.fetch_and_lock_job(fetch)
         return worker.claim
 
+    def renew_epoch(self, worker: WorkerView, fault: str | None) -> None:
+        """As a worker does after a lost reply, before it asks for another claim."""
+
+        def expect(model: Model) -> tuple[int | None, set[tuple[str, int]]]:
+            epoch = model.renew(worker.id)
+            held = [] if epoch is None else model.held_by(worker.id)
+            return epoch, {(job.id, job.claim_seq) for job in held}
+
+        found: list[Claim] = []
+
+        def act() -> tuple[int | None, set[tuple[str, int]]]:
+            renewed = worker.storage.renew_epoch(worker.id)
+            if renewed is None:
+                return None, set()
+            found.extend(renewed.claims)
+            return renewed.epoch, {(claim.key.job_id, claim.key.claim_seq) for claim in found}
+
+        done = self.do(fault, act, expect)
+        if isinstance(done, Lost):
+            return
+        assert done.got == done.wanted
+        if done.got[0] is None:  # it goes on when it is registered anew, under an epoch that is new too
+            worker.epoch += 1
+            return
+        if worker.asked is not None:
+            self.void.append(worker.asked)
+        worker.asked, worker.epoch, worker.found = None, done.got[0], found
+        worker.take_next()
+
     def finish_claim(
         self, worker: WorkerView, claim: Claim, outcome: Outcome, then: Fetch | None, fault: str | None
     ) -> None:
-        repeated = worker.told is not None
-
         def expect(model: Model) -> tuple[bool, tuple[str, int] | None]:
             accepted = model.finish(claim.job.id, claim.job.claim_seq, outcome)
             if then is None:
                 return accepted, None
-            held = model.held_by(worker.id) if repeated else []
-            job = held[0] if held else model.claim(then.worker_id, then.server_id, then.queues)
+            job = model.claim(then.worker_id, then.server_id, then.queues, then.epoch)
             return accepted, None if job is None else (job.id, job.claim_seq)
 
         finished: list[Finished] = []
@@ -161,15 +197,16 @@ class Acting(RuleBasedStateMachine):
 
         done = self.do(fault, act, expect)
         if isinstance(done, Lost):
-            worker.told, worker.claim = (claim, outcome, then), None
+            worker.told, worker.claim, worker.asked = (claim, outcome), None, then or worker.asked
             return
         assert done.got == done.wanted
         worker.told, worker.claim = None, finished[0].next
+        worker.take_next()
 
     def replace(self, worker: WorkerView) -> None:
         """Another worker takes its place; what the old one held, it may yet act on."""
-        if worker.claim is not None:
-            self.ghosts.append((copy.copy(worker), worker.claim))
+        for claim in [*([] if worker.claim is None else [worker.claim]), *worker.found]:
+            self.ghosts.append((copy.copy(worker), claim))
         self.settled.append(self.fetch_of(worker, ()))
         worker.id, worker.dead = self.new_worker_id(), False
         worker.forget()
@@ -205,7 +242,9 @@ class Acting(RuleBasedStateMachine):
 
     def fetch_of(self, worker: WorkerView, queues: tuple[str, ...]) -> Fetch:
         server_id = self.server_ids[worker.server]
-        return Fetch(worker_id=worker.id, server_id=server_id, queues=queues, registered=True)
+        return Fetch(
+            worker_id=worker.id, server_id=server_id, queues=queues, registered=True, epoch=worker.epoch
+        )
 
     def new_worker_id(self) -> str:
         self.incarnation += 1
@@ -230,11 +269,14 @@ class Acting(RuleBasedStateMachine):
         """Done when its server has not been declared dead."""
         server_id = self.server_ids[worker.server]
         info = WorkerInfo(
-            id=worker.id, server_id=server_id, number=1, process=PROCESS, started_at=self.now()
+            id=worker.id, server_id=server_id, number=1, process=PROCESS, started_at=self.now(),
+            epoch=worker.epoch,
         )  # fmt: skip
         registered = worker.storage.register_worker(info)
         assert registered == (server_id in self.model.beats_h)
         if registered:
+            kept = self.model.epochs[worker.id] if worker.id in self.model.workers else 0
+            self.model.epochs[worker.id] = max(kept, worker.epoch)
             self.model.workers[worker.id] = server_id
 
     # What holds after every rule
@@ -251,6 +293,11 @@ class Acting(RuleBasedStateMachine):
             job.id: job.claim_seq for job in live.values()
         }
         assert len(claims) == len(live)  # one each
+
+    @invariant()
+    def the_workers_are_those_of_the_model(self) -> None:
+        found = {worker.id: worker.epoch for worker in self.client.list_workers()}
+        assert found == {worker: self.model.epochs[worker] for worker in self.model.workers}
 
     def teardown(self) -> None:
         failpoints.arm("")

@@ -173,13 +173,36 @@ class StorageMachine(Acting):
                 self.fetch(worker, self.fetch_of(worker, queues), None)
 
     @precondition(lambda self: any(worker.repeats for worker in self.workers))
-    @rule(data=st.data())
-    def repeat_what_was_not_answered(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), fault=faults)
+    def act_on_what_was_not_answered(self, data: st.DataObject, fault: str | None) -> None:
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.repeats]))
-        if worker.asked is not None:
-            self.fetch(worker, worker.asked, None)
-        elif worker.told is not None:
-            self.finish_claim(worker, *worker.told, None)
+        if worker.told is not None:
+            self.finish_claim(worker, *worker.told, None, None)
+        else:
+            self.renew_epoch(worker, fault)
+
+    @precondition(lambda self: any(worker.asked is not None for worker in self.workers))
+    @rule(data=st.data())
+    def make_a_claim_late(self, data: st.DataObject) -> None:
+        """As a database server does that was frozen when a worker asked."""
+        asked = data.draw(st.sampled_from([worker.asked for worker in self.workers if worker.asked]))
+
+        made = self.client.fetch_and_lock_job(asked)
+
+        job = self.model.claim(asked.worker_id, asked.server_id, asked.queues, asked.epoch)
+        assert (None if made is None else made.job.id) == (None if job is None else job.id)
+
+    @precondition(lambda self: self.void)
+    @rule(data=st.data())
+    def make_a_claim_too_late(self, data: st.DataObject) -> None:
+        """The same, after the worker has raised its epoch."""
+        assert self.client.fetch_and_lock_job(data.draw(st.sampled_from(self.void))) is None
+
+    @precondition(lambda self: any(worker.is_free for worker in self.workers))
+    @rule(data=st.data())
+    def doubt_without_a_reason(self, data: st.DataObject) -> None:
+        """As a worker does when its supervisor tells it to."""
+        self.renew_epoch(data.draw(st.sampled_from([one for one in self.workers if one.is_free])), None)
 
     @precondition(lambda self: any(worker.has_claim for worker in self.workers))
     @rule(data=st.data(), outcome=outcomes, queues=st.none() | queue_sets, fault=faults)

@@ -75,6 +75,8 @@ class Model:
     """Registered servers, and when each last said that it lives."""
     workers: dict[str, str] = field(default_factory=dict)
     """Registered workers, and the server of each."""
+    epochs: dict[str, int] = field(default_factory=dict)
+    """Of every worker that ever was: what it sent under a lower one claims nothing."""
     tally: Tally = field(default_factory=Tally)
 
     def enqueue(self, job: ModelJob, *, delay_h: float | None) -> str:
@@ -98,14 +100,22 @@ class Model:
         runnable = [job for job in self.in_state(StateName.ENQUEUED) if not queues or job.queue in queues]
         return min(runnable, key=lambda job: (-job.priority, job.created_at, job.id), default=None)
 
-    def claim(self, worker: str, server: str, queues: tuple[str, ...]) -> ModelJob | None:
-        job = self.best(queues) if worker in self.workers else None
+    def claim(self, worker: str, server: str, queues: tuple[str, ...], epoch: int) -> ModelJob | None:
+        may_claim = worker in self.workers and self.epochs[worker] == epoch
+        job = self.best(queues) if may_claim else None
         if job is not None:
             job.state, job.worker, job.server = StateName.PROCESSING, worker, server
             job.claim_seq += 1
             job.started_h = self.now_h
             self.tally.claims += 1
         return job
+
+    def renew(self, worker: str) -> int | None:
+        """The next epoch of a registered worker."""
+        if worker not in self.workers:
+            return None
+        self.epochs[worker] += 1
+        return self.epochs[worker]
 
     def finish(self, job_id: str, claim_seq: int, outcome: Outcome) -> bool:
         """Whether the outcome is (or had been) written by this very claim."""

@@ -1,0 +1,83 @@
+"""Tests of the storage: a registered worker, and one that stops in the middle of a claim."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from qml_mp.core.job import Claim
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.storage.protocol import Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import fetch
+
+PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=1)
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+FETCH = replace(fetch(worker="w-1", server="a#1"), registered=True)
+CLAIMER = "claimer"
+LOCK = 4711
+
+
+def worker(*, epoch: int = 0) -> WorkerInfo:
+    """The worker w-1."""
+    return WorkerInfo(
+        id="w-1", server_id="a#1", number=1, process=PROCESS, started_at=START, epoch=epoch
+    )  # fmt: skip
+
+
+def register(storage: Storage) -> None:
+    """The server a#1 with its worker w-1."""
+    storage.register_server(
+        ServerInfo(
+            id="a#1",
+            name="a",
+            hostname="h",
+            process=PROCESS,
+            worker_count=1,
+            queues=(),
+            started_at=START,
+            last_heartbeat=START,
+            heartbeat_enabled=True,
+        )
+    )
+    assert storage.register_worker(worker())
+
+
+class Claimer:
+    """A worker that sends its claim from another thread, for tests that stop it on its way."""
+
+    def __init__(self, storage: Storage, raw: Raw) -> None:
+        self._storage = storage
+        self._raw = raw
+        self._thread = ThreadPoolExecutor(1)
+
+    def send(self) -> Future[Claim | None]:
+        """Send the claim; returns when it waits for a lock."""
+        sent = self._thread.submit(self._storage.fetch_and_lock_job, FETCH)
+        deadline = time.monotonic() + 20
+        while not self._is_waiting():
+            assert time.monotonic() < deadline, "the claim waits for nothing"
+        return sent
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._storage.close()
+
+    def _is_waiting(self) -> bool:
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
+        return bool(self._raw.run(waiting, CLAIMER))
+
+
+def pause_claims(raw: Raw) -> None:
+    """From now on a claim waits, whoever makes it, until nobody holds the advisory lock."""
+    schema = raw.name("jobs").partition(".")[0]
+    raw.run(
+        f"CREATE FUNCTION {schema}.pause() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$"
+    )
+    raw.run(
+        "CREATE TRIGGER pause BEFORE UPDATE ON {jobs} FOR EACH ROW WHEN (NEW.state = 'processing') "
+        f"EXECUTE FUNCTION {schema}.pause()"
+    )
