@@ -30,6 +30,20 @@ def move_server_elsewhere(storage: Storage, server_id: str) -> None:
     _change(storage, "servers", server_id, {"host": "elsewhere"})
 
 
+def run_raw(storage: Storage, statement: str) -> None:
+    """Run a statement as somebody else who uses the database; `{jobs}` stands for the table, `{s}` for what
+    other names begin with."""
+    if storage.url.startswith("sqlite:"):
+        connection = sqlite3.connect(storage.url.removeprefix("sqlite:///"), timeout=20)
+        with connection:
+            connection.execute(statement.format(s="", jobs="qml_jobs"))
+        connection.close()
+        return
+    (schema,) = parse_qs(urlsplit(storage.url).query)["schema"]
+    with psycopg.connect(storage.url.partition("?")[0], autocommit=True) as postgres:
+        postgres.execute(statement.format(s=f'"{schema}".', jobs=f'"{schema}".jobs').encode())
+
+
 def _change(storage: Storage, table: str, row_id: str, columns: Mapping[str, str | bytes | int]) -> None:
     values = [*columns.values(), row_id]
     if storage.url.startswith("sqlite:"):

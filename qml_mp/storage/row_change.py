@@ -56,6 +56,15 @@ class RowChange:
     process: ProcessFacts = ProcessFacts()
 
 
+def unclaimable(why: str) -> ErrorInfo:
+    """The error of a job whose row refuses to be claimed: it must not stay at the head of its queue."""
+    return ErrorInfo(
+        type="UnclaimableRow",
+        message=f"The row of this job cannot be claimed: {' '.join(why.split())} Another program has "
+        "written it so; set its columns right in the database, then retry the job.",
+    )
+
+
 def server_gone(server_id: str) -> str:
     """Why the claims of one server are released."""
     return f"The server {server_id} is gone."

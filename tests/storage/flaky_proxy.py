@@ -34,6 +34,11 @@ class FlakyProxy:
     def go_silent(self) -> None:
         self._silent.set()
 
+    def cut(self) -> None:
+        """Cut every connection that there is; others may be made."""
+        for open_socket in list(self._sockets):
+            _cut(open_socket)
+
     def __enter__(self) -> FlakyProxy:
         self._threads[0].start()
         return self

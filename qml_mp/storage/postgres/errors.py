@@ -78,6 +78,14 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
     return StorageError(f"PostgreSQL at {where} failed at {what}: {said} (SQLSTATE {code or 'none'})")
 
 
+def refuses_values(error: BaseException | None) -> bool:
+    """Whether the error (the driver's, or ours made of it) is about the values or a constraint of the rows:
+    the same ones will be refused again, and others may be taken."""
+    if isinstance(error, StorageError):
+        error = error.__cause__
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("22", "23"))
+
+
 def _is_about_the_connection(error: psycopg.Error) -> bool:
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
 

@@ -155,8 +155,7 @@ RETURNING """
     + JOB_COLUMNS
 )
 
-CLAIM_FROM_ONE = (
-    """
+_BEST_OF_ONE = """
 -- MATERIALIZED: the candidate is looked for once, and never again per row of a join.
 WITH candidate AS MATERIALIZED (
     SELECT id FROM {s}.jobs
@@ -166,24 +165,16 @@ WITH candidate AS MATERIALIZED (
     -- SKIP LOCKED: what another worker is just taking is passed over and not waited for.
     LIMIT 1 FOR UPDATE SKIP LOCKED
 )"""
-    + _CLAIM
-)
-"""Claim the best job of one queue."""
 
-CLAIM_FROM_ALL = (
-    """
+_BEST_OF_ALL = """
 WITH candidate AS MATERIALIZED (
     SELECT id FROM {s}.jobs
     WHERE state = 'enqueued' AND id <> '' -- always true; see jobs_claim_any
     ORDER BY priority DESC, created_at, id
     LIMIT 1 FOR UPDATE SKIP LOCKED
 )"""
-    + _CLAIM
-)
-"""Claim the best job of all queues."""
 
-CLAIM_FROM_SEVERAL = (
-    """
+_BEST_OF_SEVERAL = """
 WITH candidate AS MATERIALIZED (
     SELECT head.id
     FROM unnest(%(queues)s::text[]) AS served (queue)
@@ -198,9 +189,37 @@ WITH candidate AS MATERIALIZED (
     ORDER BY head.priority DESC, head.created_at, head.id
     LIMIT 1
 )"""
-    + _CLAIM
-)
+
+CLAIM_FROM_ONE = _BEST_OF_ONE + _CLAIM
+"""Claim the best job of one queue."""
+
+CLAIM_FROM_ALL = _BEST_OF_ALL + _CLAIM
+"""Claim the best job of all queues."""
+
+CLAIM_FROM_SEVERAL = _BEST_OF_SEVERAL + _CLAIM
 """Claim the best job of several queues."""
+
+CANDIDATE_OF = {
+    best + _CLAIM: best + " SELECT id FROM candidate"
+    for best in (_BEST_OF_ONE, _BEST_OF_ALL, _BEST_OF_SEVERAL)
+}
+"""By the statement that claims: the one that locks the same job and only tells it."""
+
+CLAIM_CANDIDATE = """
+UPDATE {s}.jobs
+SET state = 'processing', claim_seq = claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,
+    server_id = %(server_id)s, reason = NULL
+WHERE id = %(id)s
+"""
+"""Try whether a row that is locked can be claimed at all; rolled back either way."""
+
+FAIL_CANDIDATE = """
+UPDATE {s}.jobs
+SET state = 'failed', finished_at = now(), expires_at = now() + %(ttl)s::interval, last_error_type = %(type)s,
+    last_error_message = %(message)s, last_error_traceback = NULL
+WHERE id = %(id)s
+"""
+"""Take out of the queue a locked row that cannot be claimed."""
 
 CLAIMS_OF_WORKER = (
     "SELECT "
@@ -244,8 +263,9 @@ WITH finished AS (
         run_at = now() + %(delay)s::interval,
         finished_at = CASE WHEN %(waits)s THEN NULL ELSE now() END,
         expires_at = now() + %(ttl)s::interval,
-        failures = failures + %(failures)s,
-        crashes = crashes + %(crashes)s,
+        -- Capped: a row that another program has filled to the brim must still be able to end.
+        failures = least(failures, 2147483647 - %(failures)s) + %(failures)s,
+        crashes = least(crashes, 2147483647 - %(crashes)s) + %(crashes)s,
         result = %(result)s,
         duration_us = %(duration_us)s,
         last_error_type = CASE WHEN %(failed)s THEN %(error_type)s ELSE last_error_type END,
@@ -273,6 +293,8 @@ SELECT j.id, j.claim_seq, %(kind)s, %(worker)s,
        %(signal)s, %(exit_code)s, %(peak_rss_bytes)s, %(cpu_s)s
 FROM {s}.jobs AS j
 WHERE j.id = %(id)s AND j.claim_seq = %(claim_seq)s
+-- Only a row that another program has put there can be in the way; the outcome does not depend on it.
+ON CONFLICT (job_id, claim_seq) DO NOTHING
 """
 """Add an attempt to the history; runs in the transaction that finishes the claim."""
 

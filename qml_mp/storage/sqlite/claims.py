@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome, Release
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
+from qml_mp.errors import InvalidJob, OutcomeRefused
 from qml_mp.storage.protocol import (
     BY_DEFAULT,
     CancelRequest,
@@ -22,9 +24,10 @@ from qml_mp.storage.protocol import (
     Promoted,
     Retention,
 )
-from qml_mp.storage.row_change import STRANDED, RowChange, applied, row_change
+from qml_mp.storage.row_change import STRANDED, RowChange, applied, row_change, unclaimable
 from qml_mp.storage.rows import claim_of, job_of, state_name_of
 from qml_mp.storage.sqlite import sql
+from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.part import Part
 from qml_mp.storage.storable import (
@@ -34,6 +37,11 @@ from qml_mp.storage.storable import (
     storable_reason,
     written_by_this_claim,
 )
+
+logger = logging.getLogger(__name__)
+
+_MOST_PASSED = 100
+"""Jobs that cannot be claimed and are passed over before a claim is given up until the next time."""
 
 
 class ClaimsPart(Part):
@@ -139,10 +147,44 @@ class ClaimsPart(Part):
             "epoch": fetch.epoch,
             "now": self._now_us(),
         }
-        rows = connection.execute(statement, owner | _queues(fetch)).fetchall()
-        return claim_of(rows[0], from_us) if rows else None
+        for _ in range(_MOST_PASSED):
+            try:
+                rows = connection.execute(statement, owner | _queues(fetch)).fetchall()
+                return claim_of(rows[0], from_us) if rows else None
+            except sqlite3.Error as error:
+                if not refuses_values(error):
+                    raise
+                self._fail_unclaimable(connection, fetch, error)
+        return None
+
+    def _fail_unclaimable(self, connection: sqlite3.Connection, fetch: Fetch, why: sqlite3.Error) -> None:
+        """Set Failed the job that the claim has just chosen, in the same transaction."""
+        best = sql.BEST_OF_SERVED if fetch.queues else sql.BEST_OF_ALL
+        (job_id,) = connection.execute(best, _queues(fetch)).fetchone()
+        now, problem = self.now(), unclaimable(f"{why}.")
+        change = {
+            "id": job_id,
+            "now": to_us(now),
+            "expires_at": to_us(now + BY_DEFAULT.failed_ttl),
+            "type": problem.type,
+            "message": problem.message,
+        }
+        connection.execute(sql.FAIL_UNCLAIMABLE, change)
+        logger.error("Job %s is failed: %s", job_id, problem.message, extra={"job_id": job_id})
 
     def _finish(
+        self, connection: sqlite3.Connection, claim: Claim, outcome: Outcome, retention: Retention
+    ) -> Finished:
+        try:
+            return self._write_outcome(connection, claim, outcome, retention)
+        except (InvalidJob, UnicodeEncodeError) as error:
+            raise OutcomeRefused(str(error)) from error
+        except sqlite3.Error as error:
+            if refuses_values(error):
+                raise OutcomeRefused(str(translated(error, self._database.path))) from error
+            raise
+
+    def _write_outcome(
         self, connection: sqlite3.Connection, claim: Claim, outcome: Outcome, retention: Retention
     ) -> Finished:
         key = {"id": claim.job.id, "claim_seq": claim.job.claim_seq}

@@ -53,6 +53,14 @@ def spoils_handle(error: sqlite3.Error) -> bool:
     return (code in _UNAVAILABLE and not is_busy(error)) or code in _BROKEN
 
 
+def refuses_values(error: sqlite3.Error) -> bool:
+    """Whether it is about the values or a constraint of the rows: the same ones will be refused again, and
+    others may be taken. A trigger of the user's that refuses is not: it may be removed."""
+    refusals = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG)
+    whole_code = getattr(error, "sqlite_errorcode", None)
+    return _code(error) in refusals and whole_code != sqlite3.SQLITE_CONSTRAINT_TRIGGER
+
+
 def translated(error: sqlite3.Error, path: str) -> StorageError:
     """The error as the protocol has it, with the file's name and what to do."""
     code = _code(error)

@@ -129,6 +129,16 @@ _CLAIM: Final = """
 CLAIM_FROM_ALL: Final = _CLAIM.format(head=_HEAD_OF_ALL, job=_JOB)
 CLAIM_FROM_SERVED: Final = _CLAIM.format(head=_HEAD_OF_SERVED, job=_JOB)
 
+# The job that the claim has chosen, and the end of it when its row refuses to be claimed.
+BEST_OF_ALL: Final = _HEAD_OF_ALL
+BEST_OF_SERVED: Final = _HEAD_OF_SERVED
+FAIL_UNCLAIMABLE: Final = """
+    UPDATE qml_jobs
+    SET state = 'failed', finished_at = :now, expires_at = :expires_at, last_error_type = :type,
+        last_error_message = :message, last_error_traceback = NULL
+    WHERE id = :id
+"""
+
 # What the outcome depends on, read under the lock that its write takes place in.
 CANCEL_REASON: Final = "SELECT cancel_reason FROM qml_jobs WHERE id = :id"
 
@@ -138,7 +148,9 @@ FINISH: Final = """
     UPDATE qml_jobs
     SET state = :state, result = :result, duration_us = :duration_us, finished_at = :finished_at,
         expires_at = :expires_at, run_at = :run_at, enqueued_at = COALESCE(:enqueued_at, enqueued_at),
-        failures = failures + :failures, crashes = crashes + :crashes, reason = :reason,
+        -- Capped: a row that another program has filled to the brim must still be able to end.
+        failures = min(failures, 9223372036854775807 - :failures) + :failures,
+        crashes = min(crashes, 9223372036854775807 - :crashes) + :crashes, reason = :reason,
         last_error_type = CASE WHEN :has_error THEN :error_type ELSE last_error_type END,
         last_error_message = CASE WHEN :has_error THEN :error_message ELSE last_error_message END,
         last_error_traceback = CASE WHEN :has_error THEN :error_traceback ELSE last_error_traceback END,
@@ -155,6 +167,8 @@ ADD_ATTEMPT: Final = """
         :id, :claim_seq, :kind, :worker, COALESCE(:pid, (SELECT pid FROM qml_workers WHERE id = :worker)),
         :started_at, :now,
         :error_type, :error_message, :error_traceback, :signal, :exit_code, :peak_rss_bytes, :cpu_s)
+    -- Only a row that another program has put there can be in the way; the outcome does not depend on it.
+    ON CONFLICT (job_id, claim_seq) DO NOTHING
 """
 
 # How a row stands whose guarded write hit nothing.

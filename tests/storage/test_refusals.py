@@ -1,0 +1,140 @@
+"""Tests of the storage: rows and outcomes that it refuses are told apart, and hinder nobody else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import Failure, Success
+from qml_mp.core.state import StateName
+from qml_mp.errors import OutcomeRefused, StorageError
+from qml_mp.storage.protocol import Fetch, Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import DONE, KEEP, NO, fetch, present
+
+FETCHES = [fetch(), fetch("default"), fetch("default", "other")]
+
+
+def full(raw: Raw) -> int:
+    """The number of claims beyond which a row cannot count."""
+    return 2**63 - 1 if raw.is_sqlite else 2**31 - 1
+
+
+def claimed(storage: Storage, which: Fetch) -> Claim:
+    claim = storage.fetch_and_lock_job(which)
+    assert claim is not None
+    return claim
+
+
+@pytest.mark.fault(81)
+@pytest.mark.parametrize("which", FETCHES, ids=["all queues", "one queue", "several queues"])
+def test_rows_that_cannot_be_claimed_are_failed_and_passed(storage: Storage, raw: Raw, which: Fetch) -> None:
+    bad_ids = [raw.add_job(claim_seq=full(raw), priority=9) for _ in range(3)]
+    good_id = storage.enqueue(Job.new("work"))
+    behind_id = raw.add_job(claim_seq=full(raw), priority=-9)
+
+    claim = claimed(storage, which)
+
+    assert claim.job.id == good_id
+    assert present(storage, behind_id).state_name is StateName.ENQUEUED
+    for job_id in bad_ids:
+        job = present(storage, job_id)
+        assert job.state_name is StateName.FAILED
+        assert job.last_error is not None
+        assert job.last_error.type == "UnclaimableRow"
+        assert "cannot be claimed" in job.last_error.message
+        assert job.expires_at is not None
+    assert storage.finish(claim, DONE, retention=KEEP, then=which).accepted
+    assert present(storage, behind_id).state_name is StateName.FAILED
+
+
+@pytest.mark.fault(81)
+def test_an_outcome_is_written_although_the_next_job_cannot_be_claimed(storage: Storage, raw: Raw) -> None:
+    storage.enqueue_many([Job.new("work", priority=5), Job.new("work")])
+    claim = claimed(storage, fetch())
+    bad_id = raw.add_job(claim_seq=full(raw), priority=9)
+
+    finished = storage.finish(claim, DONE, retention=KEEP, then=fetch())
+
+    assert finished.accepted
+    assert present(storage, claim).state_name is StateName.SUCCEEDED
+    assert present(storage, bad_id).state_name is StateName.FAILED
+    assert finished.next is not None
+    assert finished.next.job.state_name is StateName.PROCESSING
+
+
+@pytest.mark.fault(81)
+@pytest.mark.parametrize("then", [None, fetch()], ids=["alone", "with the next claim"])
+def test_an_outcome_that_cannot_be_stored_is_told_from_all_else(storage: Storage, then: Fetch | None) -> None:
+    storage.enqueue_many([Job.new("work"), Job.new("work")])
+    claim = claimed(storage, fetch())
+    too_large = Success(result="x" * 2**21, duration=timedelta(seconds=1))
+
+    with pytest.raises(OutcomeRefused):
+        storage.finish(claim, too_large, retention=KEEP, then=then)
+
+    assert [held.job.id for held in storage.claims()] == [claim.job.id]
+    assert storage.finish(claim, Failure(error=NO), retention=KEEP).state is StateName.FAILED
+
+
+@pytest.mark.fault(81)
+def test_a_constraint_on_the_outcome_is_a_refusal_of_it(storage: Storage, raw: Raw) -> None:
+    storage.enqueue(Job.new("work"))
+    claim = claimed(storage, fetch())
+    if raw.is_sqlite:
+        raw.run("CREATE UNIQUE INDEX one ON qml_jobs (state) WHERE state = 'succeeded'")
+        raw.add_job(state="succeeded")
+    else:
+        raw.run("ALTER TABLE {jobs} ADD CHECK (state <> 'succeeded')")
+
+    with pytest.raises(OutcomeRefused):
+        storage.finish(claim, DONE, retention=KEEP)
+
+    assert storage.finish(claim, Failure(error=NO), retention=KEEP).state is StateName.FAILED
+
+
+@pytest.mark.fault(81)
+def test_a_trigger_of_the_users_that_refuses_is_no_refusal_of_the_outcome(storage: Storage, raw: Raw) -> None:
+    storage.enqueue(Job.new("work"))
+    claim = claimed(storage, fetch())
+    refuse_all_changes(raw)
+
+    with pytest.raises(StorageError) as caught:
+        storage.finish(claim, DONE, retention=KEEP)
+
+    assert not isinstance(caught.value, OutcomeRefused)
+    raw.run("DROP TRIGGER no" + ("" if raw.is_sqlite else " ON {jobs}"))
+    assert storage.finish(claim, DONE, retention=KEEP).accepted
+
+
+@pytest.mark.fault(81)
+def test_a_row_whose_counts_are_full_can_still_end(storage: Storage, raw: Raw) -> None:
+    job_id = raw.add_job(failures=full(raw), crashes=full(raw))
+    claim = claimed(storage, fetch())
+    values = (job_id, 1, "failure", "w", raw.instant(storage.now()), raw.instant(storage.now()))
+    raw.run(
+        "INSERT INTO {attempts} (job_id, claim_seq, kind, worker, started_at, ended_at) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        *values,
+    )
+
+    finished = storage.finish(claim, Failure(error=NO), retention=KEEP)
+
+    assert finished.state is StateName.FAILED
+    assert present(storage, job_id).failures == full(raw)
+    assert len(storage.attempts(job_id)) == 1
+
+
+def refuse_all_changes(raw: Raw) -> None:
+    """A trigger that lets no row of a job be changed."""
+    if raw.is_sqlite:
+        raw.run("CREATE TRIGGER no BEFORE UPDATE ON {jobs} BEGIN SELECT RAISE(ABORT, 'not now'); END")
+        return
+    schema = raw.name("jobs").partition(".")[0]
+    raw.run(
+        f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'not now'; END $$"
+    )
+    raw.run(f"CREATE TRIGGER no BEFORE UPDATE ON {{jobs}} FOR EACH ROW EXECUTE FUNCTION {schema}.no()")
