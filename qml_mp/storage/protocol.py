@@ -26,6 +26,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.waiting import StorageWait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,6 +480,9 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
 
     def descriptors(self) -> frozenset[int]:
         """Those of this process's connection; empty while it is closed."""
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        """Let somebody else wait whenever this process waits for the storage; None: as usual again."""
 
     def close(self) -> None:
         """Close the connection; harmless when closed. The next use opens another."""

@@ -15,6 +15,7 @@ class FlakyProxy:
 
     `lose_reply(n)`: when the server says something for the n-th time from now, the connection is
     cut instead of passing it on. `go_silent`: answers are no longer passed on, and nothing is cut.
+    `slow_down(s)`: each answer is passed on so much later.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -26,6 +27,8 @@ class FlakyProxy:
             0  # set by the test between two calls, counted down by the thread that answers
         )
         self._silent = threading.Event()
+        self._delay_s = 0.0  # set by the test, read by the threads that answer
+        self._closed = threading.Event()
         self._threads = [threading.Thread(target=self._accept)]
 
     def lose_reply(self, number: int) -> None:
@@ -39,6 +42,9 @@ class FlakyProxy:
         for open_socket in list(self._sockets):
             _cut(open_socket)
 
+    def slow_down(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+
     def __enter__(self) -> FlakyProxy:
         self._threads[0].start()
         return self
@@ -50,6 +56,7 @@ class FlakyProxy:
 
     def close(self) -> None:
         """Cut every connection and take no more. Can be repeated."""
+        self._closed.set()
         for open_socket in (self._listener, *self._sockets):
             _cut(open_socket)
         for thread in self._threads:
@@ -81,6 +88,8 @@ class FlakyProxy:
                     self._replies_until_cut -= 1
                     if not self._replies_until_cut:
                         break
+                if self._delay_s:
+                    self._closed.wait(self._delay_s)
                 if not self._silent.is_set():
                     client.sendall(chunk)
         _cut(client)

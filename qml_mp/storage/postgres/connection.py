@@ -12,19 +12,21 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import psycopg
 from psycopg import pq
 from psycopg.rows import DictRow
 
 from qml_mp import failpoints
-from qml_mp.errors import InvalidJob, StorageUnavailable
+from qml_mp.errors import InvalidJob, StorageError, StorageUnavailable
 from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.postgres import schema
 from qml_mp.storage.postgres.errors import is_cured_by_another_connection, is_out_of_step, translate
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
 from qml_mp.storage.postgres.statements import Statements
 from qml_mp.storage.postgres.target import Target
+from qml_mp.storage.waiting import StorageWait
 
 Cursor = psycopg.Cursor[DictRow]
 Params = Mapping[str, object]
@@ -68,13 +70,18 @@ class Database:
         """
         handle = self._own_handle()
         with handle.lock:
+            if handle.in_use:
+                raise StorageError("A storage operation was started inside another one of the same thread.")
             failpoints.hit("storage.call")
+            handle.in_use = True
             try:
                 with self._translated(what):
                     yield self._usable(handle, checked=checked)
             except BaseException:
                 handle.drop()
                 raise
+            finally:
+                handle.in_use = False
             handle.drop_unless_idle()
             failpoints.hit("storage.committed")
 
@@ -89,10 +96,11 @@ class Database:
             return schema.found_version(link, self.target, self.statements)
 
     def close(self) -> None:
-        """Close this process's connection; harmless when there is none."""
+        """Close this process's connection; harmless when there is none or while it is in use."""
         handle = self._own_handle()
         with handle.lock:
-            handle.drop()
+            if not handle.in_use:
+                handle.drop()
 
     def __del__(self) -> None:
         """A storage that its program has dropped leaves no connection behind."""
@@ -107,6 +115,14 @@ class Database:
         """The socket of this process's connection; empty when there is none."""
         link = self._own_handle().link
         return frozenset() if link is None or link.closed else frozenset({link.fileno()})
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        """Have replies waited for by somebody else, over the connection that is open too."""
+        self.options = replace(self.options, waiting=waiting)
+        handle = self._own_handle()
+        with handle.lock:
+            if handle.link is not None:
+                handle.link.waiting = waiting
 
     def close_for_fork(self) -> None:
         """The connection stays the parent's."""
@@ -194,6 +210,8 @@ class _Handle:
         self.link: Link | None = None
         self.checked = False
         """Whether the schema was seen to be the right one through this link."""
+        self.in_use = False
+        """Whether an operation runs: one inside it would wait for the link for ever."""
 
     def drop_unless_idle(self) -> None:
         """After use: keep the link only outside of any transaction."""

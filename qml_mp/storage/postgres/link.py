@@ -18,8 +18,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import ConfigurationError
+from qml_mp.storage.postgres.driving import connect_by_driving, drive
 from qml_mp.storage.postgres.errors import NoReply, translate
 from qml_mp.storage.postgres.target import Target
+from qml_mp.storage.waiting import StorageWait
 
 _T = TypeVar("_T")
 
@@ -57,6 +59,8 @@ class LinkOptions:
     """What the server's own views show."""
     patience: timedelta
     """Longest wait for a lock of somebody else."""
+    waiting: StorageWait | None = None
+    """Who waits for replies; None: the link itself."""
 
     @property
     def lock_timeout_ms(self) -> int:
@@ -79,10 +83,14 @@ class Link(psycopg.Connection[DictRow]):
 
     reply_timeout_s: float = _WORK_MS / 1000
     """While connecting; `open_link` then sets that of its options."""
+    waiting: StorageWait | None = None
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **kwargs: Any) -> _T:
         """As psycopg's, with a deadline; psycopg resumes the generator every 0.1 s when nothing arrives."""
-        return super().wait(_bounded(gen, time.monotonic() + self.reply_timeout_s), *args, **kwargs)
+        deadline = time.monotonic() + self.reply_timeout_s
+        if self.waiting is not None:
+            return drive(gen, self.waiting, deadline=deadline, fd=self.fileno())
+        return super().wait(_bounded(gen, deadline), *args, **kwargs)
 
     def is_usable(self) -> bool:
         """Whether the idle connection is open and the server has sent nothing.
@@ -109,7 +117,7 @@ def open_link(target: Target, options: LinkOptions) -> Link:
         ) from None
     ours = {**_LIBPQ, "application_name": options.application_name, **given, "client_encoding": "utf8"}
     try:
-        link = Link.connect(make_conninfo("", **ours), autocommit=True, row_factory=dict_row)
+        link = _connect(ours, options.waiting)
     except psycopg.Error as error:
         raise translate(error, what="connecting", target=target) from None
     try:
@@ -121,6 +129,15 @@ def open_link(target: Target, options: LinkOptions) -> Link:
         if isinstance(error, psycopg.Error):
             raise translate(error, what="connecting", target=target) from None
         raise
+    return link
+
+
+def _connect(parameters: dict[str, Any], waiting: StorageWait | None) -> Link:
+    if waiting is None:
+        return Link.connect(make_conninfo("", **parameters), autocommit=True, row_factory=dict_row)
+    link = Link(connect_by_driving(parameters, waiting), row_factory=dict_row)
+    link.waiting = waiting
+    link.autocommit = True
     return link
 
 

@@ -17,6 +17,7 @@ from qml_mp.storage.postgres.sweeping import SweepingPart
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.postgres.waker import NotifyWaker
 from qml_mp.storage.protocol import Waker
+from qml_mp.storage.waiting import StorageWait
 
 _PATIENCE = timedelta(seconds=5)
 
@@ -75,6 +76,9 @@ class PostgresStorage(
 
     def descriptors(self) -> frozenset[int]:
         return self._database.descriptors
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        self._database.wait_with(waiting)
 
     def close(self) -> None:
         self._database.close()

@@ -30,6 +30,7 @@ from qml_mp.storage.sqlite.opening import (
     version_of,
 )
 from qml_mp.storage.sqlite.schema import MIGRATIONS
+from qml_mp.storage.waiting import StorageWait
 
 # Pauses between two tries for the write lock. The mean stays the same however long one waits: with
 # growing pauses, as SQLite has them, the writer that has waited longest looks least often.
@@ -49,6 +50,7 @@ class Database:
         self.opened = 0
         """How often a connection was opened: numbers that SQLite keeps per connection compare within one."""
         self._busy_timeout_s = busy_timeout.total_seconds()
+        self._waiting: StorageWait | None = None
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
@@ -109,6 +111,10 @@ class Database:
                 return self._migrate(connection)
             finally:
                 connection.close()
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        """Have the pauses between two tries for a lock made by somebody else."""
+        self._waiting = waiting
 
     def close(self) -> None:
         """Close this process's connection; harmless when there is none or while it is in use."""
@@ -213,7 +219,10 @@ class Database:
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or self.clock.monotonic() >= deadline:
                     raise
-            time.sleep(random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S))
+                if self._waiting is not None and time.monotonic() >= self._waiting.give_up_at:
+                    raise
+            pause = time.sleep if self._waiting is None else self._waiting.pause
+            pause(random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S))
 
     # Opening
 

@@ -17,6 +17,7 @@ from qml_mp.storage.sqlite.recurring import RecurringPart
 from qml_mp.storage.sqlite.registry import RegistryPart
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.sqlite.waker import open_waker
+from qml_mp.storage.waiting import StorageWait
 
 _BUSY_TIMEOUT = timedelta(seconds=5)
 
@@ -64,6 +65,9 @@ class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocksPart, Monit
 
     def descriptors(self) -> frozenset[int]:
         return self._database.descriptors
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        self._database.wait_with(waiting)
 
     def close(self) -> None:
         self._database.close()

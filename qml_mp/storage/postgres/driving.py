@@ -1,0 +1,77 @@
+"""Supervisor: psycopg's exchanges with the server, waited for by a `StorageWait`.
+
+psycopg writes every exchange as a generator that yields what it waits for. Its own loops know
+nothing else to wait for than the socket; these ask the `StorageWait`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_attempts, make_conninfo, timeout_from_conninfo
+from psycopg.generators import connect
+from psycopg.waiting import Ready, Wait
+
+from qml_mp.storage.postgres.errors import NoReply
+from qml_mp.storage.waiting import StorageWait
+
+_T = TypeVar("_T")
+
+
+def drive(
+    exchange: Generator[Any, Any, _T], waiting: StorageWait, *, deadline: float, fd: int | None = None
+) -> _T:
+    """Run the exchange to its end; its result. `fd` is the socket; an exchange that connects has
+    several, and names each.
+
+    Raises `NoReply` when the monotonic `deadline` passes or the `StorageWait` gives up; when it had
+    given up before, nothing is sent.
+    """
+    _check(exchange, waiting, deadline)
+    try:
+        wanted = next(exchange)
+        while True:
+            socket, events = wanted if fd is None else (fd, wanted)
+            readable, writable = waiting.wait(
+                socket,
+                reading=bool(events & Wait.R),
+                writing=bool(events & Wait.W),
+                until=min(deadline, waiting.give_up_at),
+            )
+            if not (readable or writable):
+                _check(exchange, waiting, deadline)
+            wanted = exchange.send((Ready.R if readable else 0) | (Ready.W if writable else 0))
+    except StopIteration as ended:
+        result: _T = ended.value
+        return result
+
+
+def connect_by_driving(parameters: dict[str, Any], waiting: StorageWait) -> pq.abc.PGconn:
+    """Connect as `psycopg.connect` does: to each host and address in turn, each within `connect_timeout`.
+
+    The look-up of a host's name alone is not driven: the C library does it in one call.
+    """
+    timeout_s = timeout_from_conninfo(parameters)
+    errors: list[psycopg.Error] = []
+    for attempt in conninfo_attempts(parameters):
+        try:
+            exchange: Generator[Any, Any, pq.abc.PGconn] = connect(make_conninfo("", **attempt))
+            return drive(exchange, waiting, deadline=time.monotonic() + timeout_s)
+        except psycopg.Error as error:
+            errors.append(error)
+    texts = dict.fromkeys(str(error) for error in errors)  # each once, in order
+    raise type(errors[-1])("; ".join(texts)) from None
+
+
+def _check(exchange: Generator[Any, Any, Any], waiting: StorageWait, deadline: float) -> None:
+    now = time.monotonic()
+    if now >= waiting.give_up_at:
+        exchange.close()
+        raise NoReply("there was no time left to wait for the server")
+    if now >= deadline:
+        exchange.close()
+        raise NoReply("the server did not reply in time")
