@@ -29,6 +29,7 @@ from qml_mp.core.server_info import WorkerInfo
 from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
+from qml_mp.printable import printable
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
@@ -187,4 +188,4 @@ def _title(order: WorkerOrder) -> Callable[[str], None]:
     if sys.platform == "darwin":
         return lambda _: None
     prefix = f"qml-mp: worker {order.number}/{order.config.worker_count} [{order.source.label}] "
-    return lambda what: setproctitle.setproctitle(prefix + what)
+    return lambda what: setproctitle.setproctitle(printable(prefix + what))

@@ -14,6 +14,7 @@ from qml_mp.errors import (
     StorageError,
     WorkerBootError,
 )
+from qml_mp.printable import printable
 
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits decides
     (click.UsageError, 2),
@@ -46,7 +47,7 @@ def paragraph(error: BaseException) -> str:
         text = _without_traceback(str(error))
     else:
         text = f"unexpected {type(error).__name__}: {error} {_HINT}"
-    return "qml-mp: error: " + " ".join(text.split())
+    return "qml-mp: error: " + printable(" ".join(text.split()))
 
 
 def _without_traceback(text: str) -> str:

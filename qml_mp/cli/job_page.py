@@ -7,10 +7,11 @@ from signal import Signals
 
 import click
 
-from qml_mp.cli.output import age, coloured, compact_json, local_time, printable, printable_lines
+from qml_mp.cli.output import age, coloured, compact_json, local_time
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Attempt, ErrorInfo, ProcessFacts
 from qml_mp.core.state import Deleted, Processing, Scheduled, Succeeded
+from qml_mp.printable import printable, printable_lines
 from qml_mp.units import format_size
 
 
@@ -98,5 +99,5 @@ def _signal_name(number: int) -> str:
 
 def _print_error(error: ErrorInfo) -> None:
     click.echo(f"  {printable(error.type)}: {printable(error.message)}")
-    for line in printable_lines(error.traceback or ""):
+    for line in printable_lines(error.traceback) if error.traceback else ():
         click.echo(f"    {line}")

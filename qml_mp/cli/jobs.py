@@ -16,7 +16,6 @@ from qml_mp.cli.output import (
     note,
     print_json,
     print_table,
-    printable,
     short,
 )
 from qml_mp.cli.session import Group, Session, pass_session
@@ -169,7 +168,7 @@ def _each(job_ids: Sequence[str], change: Callable[[str], str]) -> None:
         except QmlError as error:
             refused.append(error)
             if len(job_ids) > 1:
-                note(printable(str(error)))
+                note(str(error))
     if refused:
         raise (
             refused[0]

@@ -11,6 +11,7 @@ import click
 from qml_mp import __version__
 from qml_mp.cli.failure import exit_code_of, paragraph
 from qml_mp.cli.session import LazyGroup, Session
+from qml_mp.printable import printable_lines
 from qml_mp.sources import colour_wanted
 
 _COMMANDS = {
@@ -72,7 +73,8 @@ def run(arguments: list[str]) -> int:
         return 0
     except Exception as error:
         if session.verbose:
-            traceback.print_exc()
+            for line in printable_lines(traceback.format_exc()):
+                click.echo(line, err=True)
         click.echo(paragraph(error), err=True)
         return exit_code_of(error)
 

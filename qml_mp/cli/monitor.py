@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from qml_mp.cli.output import age, json_option, local_time, print_json, print_table, printable, short
+from qml_mp.cli.output import age, json_option, local_time, print_json, print_table, say, short
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.snapshot import ServerView, WorkerView, queue_to_json, view_servers
 from qml_mp.storage.protocol import QueueStats
@@ -98,9 +98,7 @@ def print_servers(views: Sequence[ServerView]) -> None:
     )  # fmt: skip
     for view in views:
         if view.alive and view.info.trouble is not None:
-            click.echo(
-                f"{printable(view.info.name)} (pid {view.info.process.pid}): {printable(view.info.trouble)}"
-            )
+            say(f"{view.info.name} (pid {view.info.process.pid}): {view.info.trouble}")
 
 
 def print_workers(rows: Iterable[tuple[str, WorkerView]]) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import click
 
 from qml_mp.core.payload import JsonValue
+from qml_mp.printable import printable, printable_json
 from qml_mp.units import format_duration
 
 _NOTHING = "-"
@@ -25,7 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 def print_json(value: object) -> None:
     """One JSON value on one line of stdout."""
     utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
-    click.echo(json.dumps(value, ensure_ascii=not utf8, separators=(", ", ": ")))
+    click.echo(printable_json(json.dumps(value, ensure_ascii=not utf8, separators=(", ", ": "))))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -47,19 +48,14 @@ def coloured(word: str, width: int = 0) -> str:
     return click.style(word.ljust(width), fg=_COLOURS.get(word))
 
 
+def say(text: str) -> None:
+    """A line of plain text on stdout."""
+    click.echo(printable(text))
+
+
 def note(text: str) -> None:
     """A remark for people, on stderr, where it does not mix with data."""
     click.echo(f"qml-mp: {printable(text)}", err=True)
-
-
-def printable(text: str) -> str:
-    """The text on one line with control characters escaped, so that stored text cannot steer a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def printable_lines(text: str) -> list[str]:
-    """The lines of a text such as a traceback, each printable."""
-    return [printable(line.expandtabs(4)) for line in text.splitlines()]
 
 
 def short(text: str, limit: int) -> str:

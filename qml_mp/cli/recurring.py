@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from qml_mp.cli.arguments import read_payload
-from qml_mp.cli.output import json_option, local_time, note, print_json, print_table, short
+from qml_mp.cli.output import json_option, local_time, note, print_json, print_table, say, short
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.snapshot import view_servers
 from qml_mp.cli.waiting import knows_method
@@ -83,7 +83,7 @@ def add(
     job = session.make_job(method, read_payload(payload), queue=queue)
     template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, tz=tz)
     session.storage().upsert_recurring_job(template)
-    click.echo(f"{template.id} fires next at {_shown(template.next_run_at, tz)}")
+    say(f"{template.id} fires next at {_shown(template.next_run_at, tz)}")
 
 
 @recurring.command()
@@ -93,7 +93,7 @@ def remove(session: Session, recurring_id: str) -> None:
     """Remove a template; jobs already enqueued from it stay."""
     if not session.existing_storage().remove_recurring_job(recurring_id):
         raise _not_found(recurring_id)
-    click.echo(f"{recurring_id} removed")
+    say(f"{recurring_id} removed")
 
 
 @recurring.command()
@@ -145,7 +145,7 @@ def enable(session: Session, recurring_id: str) -> None:
         )
     if not storage.set_recurring_enabled(recurring_id, True, next_run_at=next_run_at):
         raise _not_found(recurring_id)
-    click.echo(f"{recurring_id} enabled; it fires next at {_shown(next_run_at, template.tz)}")
+    say(f"{recurring_id} enabled; it fires next at {_shown(next_run_at, template.tz)}")
 
 
 @recurring.command()
@@ -155,7 +155,7 @@ def disable(session: Session, recurring_id: str) -> None:
     """Switch a template off; it stays, and can be enabled again."""
     if not session.existing_storage().set_recurring_enabled(recurring_id, False, next_run_at=None):
         raise _not_found(recurring_id)
-    click.echo(f"{recurring_id} disabled")
+    say(f"{recurring_id} disabled")
 
 
 def _schedule(session: Session, what: str, tz: str | None) -> CronSchedule:

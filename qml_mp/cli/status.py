@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from qml_mp.cli.monitor import print_queues, print_servers, print_workers
-from qml_mp.cli.output import coloured, json_option, print_json, printable
+from qml_mp.cli.output import coloured, json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.snapshot import queue_to_json, view_servers
 from qml_mp.cli.waiting import waiting_in_words, waiting_to_json, without_a_server
@@ -31,7 +31,7 @@ def status(session: Session, as_json: bool) -> None:
             }
         )
         return
-    click.echo(storage.display_url)
+    say(storage.display_url)
     click.echo("  ".join(f"{coloured(state)} {count}" for state, count in counts.items()))
     if queues:
         click.echo()
@@ -40,7 +40,7 @@ def status(session: Session, as_json: bool) -> None:
         click.echo()
         print_servers(servers)
     for line in waiting_in_words(waiting, servers):
-        click.echo(printable(line))
+        say(line)
     rows = [(server.info.name, worker) for server in servers for worker in server.workers]
     if rows:
         click.echo()

@@ -3,6 +3,9 @@
 Standard error can be a pipe that nobody reads, a terminal that was stopped, or a service manager's
 socket. A supervisor that waits for any of them looks after no worker, so a line that is not taken
 at once is dropped, and the next one that is taken says how many were.
+
+Names and messages in a record are other people's text. Whatever they hold, only the first line of a
+record stands at the margin: lines that continue it are marked, and no character steers a terminal.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import socket
 import stat
 import sys
 
+from qml_mp.printable import printable_lines
+
 _STDERR = 2
 _WHOLE_BYTES = 4096  # what a pipe that is ready for writing takes without waiting (PIPE_BUF)
 _OWN_DESCRIPTION = "/proc/self/fd/2"
+_CONTINUED = "\n  | "
 
 
 class StderrHandler(logging.Handler):
@@ -34,7 +40,7 @@ class StderrHandler(logging.Handler):
         if self._mute:
             return
         try:
-            line = self.format(record)
+            line = _CONTINUED.join(printable_lines(self.format(record)))
             if self._dropped:
                 line = f"({self._dropped} lines were dropped here, because nobody read them)\n{line}"
             data = (line + "\n").encode(errors="backslashreplace")
