@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from signal import SIGKILL
 
@@ -99,6 +99,11 @@ class Fleet:
         for member in self:
             if member.number > self.size:
                 member.leave()
+
+    def serve(self, queues: Sequence[str]) -> None:
+        """Workers forked from now on take jobs from these queues."""
+        config = replace(self._quarters.config, queues=queues)
+        self._quarters = replace(self._quarters, config=config)
 
     def replace_all(self) -> None:
         """Replace the workers one by one. Each is told to finish its job and leave when its replacement

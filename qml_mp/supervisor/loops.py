@@ -12,6 +12,7 @@ from qml_mp.supervisor.heartbeat import heartbeat_tick, neighbour_tick
 from qml_mp.supervisor.presence import Presence
 from qml_mp.supervisor.recurring import recurring_tick
 from qml_mp.supervisor.scheduler import scheduler_tick
+from qml_mp.supervisor.templates import Templates
 from qml_mp.supervisor.ticks import Tick
 from qml_mp.supervisor.unknown import unknown_tick
 
@@ -22,6 +23,7 @@ def all_ticks(
     presence: Presence,
     fleet: Fleet,
     chores: Chores,
+    templates: Templates,
     wake: Callable[[], None],
     declared_dead: Callable[[], None],
     nothing_left: Callable[[], None] | None,
@@ -31,7 +33,12 @@ def all_ticks(
     def own_id() -> str:
         return presence.id
 
-    ticks = [chores.settle_tick(wake=wake), chores.cancel_tick(own_id=own_id), presence.tick()]
+    ticks = [
+        chores.settle_tick(wake=wake),
+        chores.cancel_tick(own_id=own_id),
+        presence.tick(),
+        templates.tick(),
+    ]
     if presence.has_heartbeat:
         ticks.append(
             heartbeat_tick(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -33,6 +34,11 @@ def in_short(what: str, traceback: str) -> str:
     """What is wrong on one line, for a column of the registry; the log has the whole."""
     lines = traceback.strip().splitlines()
     return f"{what}: {lines[-1].strip()}" if lines else what
+
+
+def what_is_served(queues: Sequence[str], methods: Sequence[str] | None) -> str:
+    """For the log."""
+    return f"Queues: {', '.join(queues) or 'all'}. Methods: {', '.join(methods or ()) or 'none'}"
 
 
 class Presence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from datetime import timedelta
 
 from qml_mp.child.probe import AppFacts, probe, read_facts
@@ -12,7 +13,7 @@ from qml_mp.child.source import ProgramSource
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import AppImportError
 from qml_mp.ipc.pipe import open_pipe
-from qml_mp.supervisor.fork import Child, fork_child, reap
+from qml_mp.supervisor.fork import fork_child, reap
 from qml_mp.supervisor.settle import how_it_died
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.units import format_duration
@@ -21,70 +22,112 @@ _LOOK_EVERY_S = 0.05
 
 
 def probe_app(source: ProgramSource, *, timeout: timedelta) -> AppFacts:
-    """The app's URL, settings, recurring templates and methods.
+    """The app's URL, settings, recurring templates, queues and methods.
 
     Raises `AppImportError` with the module's own traceback when it does not import, and when it
     takes longer than a worker would have.
     """
-    reading, writing = open_pipe()
-
-    def answer() -> int:
-        unblock_signals()
-        os.set_blocking(writing, True)
-        with os.fdopen(writing, "w") as stream:
-            stream.write(probe(source))
-        return 0
-
+    asked = Probe(source, timeout=timeout)
     try:
-        child = fork_child(answer, own_fds={reading}, keep_fds={writing}, die_with_parent=True)
-    except BaseException:
-        os.close(reading)
-        raise
+        while (facts := asked.look()) is None:
+            wait_for(asked.fds, until=asked.next_at())
     finally:
-        os.close(writing)
-    text, process = _listen(child, reading, deadline=time.monotonic() + timeout.total_seconds())
-    if process is None:
-        raise AppImportError(
-            f"The app {source.label!r} was not imported within {format_duration(timeout)} (boot_timeout)."
-        )
-    if not text:
-        raise AppImportError(
-            f"The process that imported {source.label!r} {how_it_died(process)} before it was done."
-        )
-    facts = read_facts(text)
-    if facts.error is not None:
-        raise AppImportError(f"The app {source.label!r} cannot be imported:\n{facts.error.rstrip()}")
+        asked.end()
     return facts
 
 
-def _listen(child: Child, reading: int, *, deadline: float) -> tuple[str, ProcessFacts | None]:
-    """What the child says and how it ends; None: it did not in time, and was killed.
+class Probe:
+    """The child, from its fork on. Look at it whenever one of its `fds` is readable or `next_at` has
+    passed, until it has given the facts or raised; nothing here waits, save `end`."""
 
-    The end of the pipe is not waited for: a process that the app has started may hold it open.
-    """
-    said = bytearray()
-    watched = [reading, *([] if child.pidfd is None else [child.pidfd])]
-    try:
-        while (process := reap(child)) is None:
-            if time.monotonic() > deadline:
-                child.kill_group()
-                while reap(child) is None:
-                    wait_for(watched[1:], until=time.monotonic() + _LOOK_EVERY_S)
-                return "", None
-            wait_for(watched, until=min(deadline, time.monotonic() + _LOOK_EVERY_S))
-            if not _drain(reading, said):
-                watched = watched[1:]
-        _drain(reading, said)
-    finally:
-        os.close(reading)
-    return said.decode(), process
+    def __init__(self, source: ProgramSource, *, timeout: timedelta, own_fds: Collection[int] = ()) -> None:
+        """Forks; `own_fds` are the parent's, which the child closes. Raises `OSError` when the system has
+        no room for a process."""
+        self._label = source.label
+        self._timeout = timeout
+        self._said = bytearray()
+        self._reading, writing = open_pipe()
+        self._is_open = True
 
+        def answer() -> int:
+            unblock_signals()
+            os.set_blocking(writing, True)
+            with os.fdopen(writing, "w") as stream:
+                stream.write(probe(source))
+            return 0
 
-def _drain(reading: int, said: bytearray) -> bool:
-    """Take in what has come; False at the end of the pipe."""
-    try:
-        while data := os.read(reading, 65536):
-            said += data
-    except BlockingIOError:
-        return True
-    return False
+        try:
+            self._child = fork_child(
+                answer, own_fds={*own_fds, self._reading}, keep_fds={writing}, die_with_parent=True
+            )
+        except BaseException:
+            os.close(self._reading)
+            raise
+        finally:
+            os.close(writing)
+        self._deadline = time.monotonic() + timeout.total_seconds()
+        self._is_late = False
+        self._has_ended = False
+
+    @property
+    def fds(self) -> list[int]:
+        """Readable when there is something to look at. Empty when it has ended."""
+        if self._has_ended:
+            return []
+        pidfd = [] if self._child.pidfd is None else [self._child.pidfd]
+        return [*pidfd, *([self._reading] if self._is_open else [])]
+
+    def next_at(self) -> float:
+        """When to look although nothing is readable."""
+        soon = time.monotonic() + _LOOK_EVERY_S
+        return soon if self._is_late or self._child.pidfd is None else self._deadline
+
+    def look(self) -> AppFacts | None:
+        """The facts; None: not yet. Raises `AppImportError` when there will be none."""
+        self._drain()
+        process = reap(self._child)
+        if process is None:
+            if not self._is_late and time.monotonic() > self._deadline:
+                self._is_late = True
+                self._child.kill_group()
+            return None
+        self._has_ended = True
+        self._drain()
+        os.close(self._reading)
+        return self._judge(process)
+
+    def end(self) -> None:
+        """Kill it, if it still lives, and collect it; harmless afterwards."""
+        if self._has_ended:
+            return
+        self._child.kill_group()
+        while reap(self._child) is None:
+            wait_for(self.fds[:1], until=time.monotonic() + _LOOK_EVERY_S)
+        self._has_ended = True
+        os.close(self._reading)
+
+    def _judge(self, process: ProcessFacts) -> AppFacts:
+        if self._is_late:
+            raise AppImportError(
+                f"The app {self._label!r} was not imported within {format_duration(self._timeout)} "
+                "(boot_timeout)."
+            )
+        if not self._said:
+            raise AppImportError(
+                f"The process that imported {self._label!r} {how_it_died(process)} before it was done."
+            )
+        facts = read_facts(self._said.decode())
+        if facts.error is not None:
+            raise AppImportError(f"The app {self._label!r} cannot be imported:\n{facts.error.rstrip()}")
+        return facts
+
+    def _drain(self) -> None:
+        """Take in what has come. The end of the pipe is not waited for: a process that the app has
+        started may hold it open."""
+        try:
+            while self._is_open:
+                data = os.read(self._reading, 65536)
+                self._said += data
+                self._is_open = bool(data)
+        except BlockingIOError:
+            pass

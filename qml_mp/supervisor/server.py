@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import random
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
 from qml_mp import failpoints
 from qml_mp.child.probe import AppFacts
-from qml_mp.child.source import ProgramSource
+from qml_mp.child.source import LoadedProgram, ProgramSource
 from qml_mp.clock import Clock, SystemClock
 from qml_mp.errors import ConfigurationError, StorageError, WorkerBootError
 from qml_mp.processing.cancel import CancelReason
@@ -29,11 +29,13 @@ from qml_mp.supervisor.ladder import Graces, kill_now
 from qml_mp.supervisor.loops import all_ticks
 from qml_mp.supervisor.memory import MemoryWatch
 from qml_mp.supervisor.news import News
-from qml_mp.supervisor.presence import Presence, in_short
+from qml_mp.supervisor.presence import Presence, in_short, what_is_served
 from qml_mp.supervisor.pushing import Pusher
+from qml_mp.supervisor.reload import Reload
 from qml_mp.supervisor.settle import how_it_died
 from qml_mp.supervisor.signals import SignalInbox
 from qml_mp.supervisor.sweep import sweep_at_start
+from qml_mp.supervisor.templates import Templates
 from qml_mp.supervisor.terminal import Terminal
 from qml_mp.supervisor.ticks import TickTable
 from qml_mp.supervisor.title import show_supervisor_title
@@ -65,21 +67,24 @@ class Supervisor:
         source: ProgramSource,
         *,
         facts: AppFacts | None = None,
+        queues_of: Callable[[AppFacts], Sequence[str]] | None = None,
         burst: bool = False,
         host_fds: Collection[int] = (),
         on_ready: Callable[[], None] | None = None,
         ends_process: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        """`facts` is what the program gives, as far as it is known; `host_fds` are those of which any that
-        is readable means stop: a pipe, and the host's pidfd; `on_ready` is called once, when the first
-        worker is ready. With `ends_process` the process has nothing to do after `run`, and ignores
+        """`facts` is what the program gives, as far as it is known; `queues_of` says which queues to serve
+        for what new code gives at a reload (None: as before); `host_fds` are those of which any that is
+        readable means stop: a pipe, and the host's pidfd; `on_ready` is called once, when the first worker
+        is ready. With `ends_process` the process has nothing to do after `run`, and ignores
         signals then."""
         self._config = config
         self._storage = storage
         self._source = source
         facts = facts or AppFacts()
         self._recurring = facts.recurring
+        self._queues_of = queues_of
         self._host_fds = list(host_fds)
         self._on_ready = on_ready
         self._clock = clock or SystemClock()
@@ -94,6 +99,10 @@ class Supervisor:
             before_fork=self._before_fork,
             own_fds=self._own_fds,
         )
+        self._reload = Reload(
+            source, timeout=config.boot_timeout, before_fork=self._before_fork, own_fds=self._own_fds
+        )
+        self._templates = Templates()
         self._fleet = Fleet(quarters, server_id=self._presence.id, clock=self._clock)
         self._guardian = Guardian(self._fleet.slots, config.orphan_grace)
         graces = Graces(
@@ -112,6 +121,7 @@ class Supervisor:
             presence=self._presence,
             fleet=self._fleet,
             chores=self._chores,
+            templates=self._templates,
             wake=self._fleet.wake_idle,
             declared_dead=self._declared_dead,
             nothing_left=partial(self._stop, now=False, why="nothing is left to do") if burst else None,
@@ -155,6 +165,7 @@ class Supervisor:
         ready = wait_for(self._watched(), until=self._next_at())
         self._heed_signals()
         self._heed_host(ready)
+        self._heed_reload()
         self._bury_the_dead()
         self._settle_first()
         self._fleet.look()
@@ -171,6 +182,7 @@ class Supervisor:
         while len(self._fleet):
             wait_for(self._fleet.pidfds, until=self._clock.monotonic() + 0.05)
             self._bury_the_dead()
+        self._reload.end()
         self._guardian.dismiss()
         self._news.close()
         self._say_last_words()
@@ -183,11 +195,13 @@ class Supervisor:
 
     def _watched(self) -> list[int]:
         guardian = [] if self._guardian.pidfd is None else [self._guardian.pidfd]
-        return [self._signals.fds[0], *self._fleet.pidfds, *guardian, *self._host_fds, *self._news.fds]
+        own = [self._signals.fds[0], *self._fleet.pidfds, *guardian, *self._reload.fds]
+        return [*own, *self._host_fds, *self._news.fds]
 
     def _next_at(self) -> float:
         """The next instant at which something is due although nothing happens."""
-        wishes = [part.next_at() for part in (self._ticks, self._pusher, self._fleet, self._memory)]
+        parts = (self._ticks, self._pusher, self._fleet, self._memory, self._reload)
+        wishes = [part.next_at() for part in parts]
         if not self._ticks.storage_is_down:  # nobody listens then
             wishes.append(self._news.next_at())
         return min((at for at in wishes if at is not None), default=float("inf"))
@@ -201,8 +215,7 @@ class Supervisor:
                     self._stop(now=True, why=number.name)
                 case signal.SIGHUP:
                     self._terminal.suspect()
-                    logger.info("Replacing the workers one by one")
-                    self._fleet.replace_all()
+                    self._begin_reload()
                 case signal.SIGTTIN:
                     self._fleet.resize(self._fleet.size + 1)
                 case signal.SIGTTOU:
@@ -220,6 +233,36 @@ class Supervisor:
         if not ready.isdisjoint(self._host_fds):
             self._host_fds = []  # they would stay readable
             self._stop(now=False, why="the host stopped it or is gone")
+
+    def _begin_reload(self) -> None:
+        """Replace the workers; by new code, once it is known what that gives."""
+        if self._is_stopping:
+            return
+        if isinstance(self._source, LoadedProgram):
+            logger.info("Replacing the workers one by one; the program in memory stays as it is")
+            self._fleet.replace_all()
+        else:
+            self._reload.begin()
+
+    def _heed_reload(self) -> None:
+        """Take over what new code gives, and have workers of it."""
+        facts = self._reload.look()
+        if facts is None or self._is_stopping:
+            return
+        queues = self._presence.now.queues
+        try:
+            if self._queues_of is not None:
+                queues = tuple(self._queues_of(facts))
+        except ConfigurationError as error:
+            self._reload.refuse("The settings of the new code cannot be", str(error))
+            return
+        self._reload.trouble = None
+        self._presence.now = replace(self._presence.now, methods=facts.methods, queues=queues)
+        self._templates.declare(facts.recurring)
+        self._ticks.make_due("templates")
+        self._fleet.serve(queues)
+        logger.info("Replacing the workers one by one. %s", what_is_served(queues, facts.methods))
+        self._fleet.replace_all()
 
     def _bury_the_dead(self) -> None:
         for death in self._fleet.reap():
@@ -270,8 +313,8 @@ class Supervisor:
 
     def _mind_presence(self) -> None:
         error = self._fleet.boot_error if self._fleet.was_ever_ready else None
-        trouble = None if error is None else in_short("New workers cannot boot", error)
-        self._presence.now = replace(self._presence.now, trouble=trouble)
+        boot_trouble = None if error is None else in_short("New workers cannot boot", error)
+        self._presence.now = replace(self._presence.now, trouble=self._reload.trouble or boot_trouble)
         if self._presence.is_outdated:
             self._ticks.make_due("presence")
 
@@ -328,5 +371,8 @@ class Supervisor:
         self._storage.close()
 
     def _own_fds(self) -> list[int]:
-        own = (self._signals.fds, self._guardian.fds, self._news.own_fds, self._host_fds, self._fleet.fds)
+        own = (
+            self._signals.fds, self._guardian.fds, self._news.own_fds, self._reload.fds, self._host_fds,
+            self._fleet.fds,
+        )  # fmt: skip
         return [fd for fds in own for fd in fds]

@@ -15,6 +15,7 @@ from qml_mp.sources import load_config, load_url
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.preload import preloaded
+from qml_mp.supervisor.presence import what_is_served
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
 
@@ -38,7 +39,15 @@ def run_server(
     )
     storage.list_servers()  # connects, and makes the schema when there is none
     _announce(config, storage, facts, app_spec)
-    return Supervisor(config, storage, source, facts=facts, burst=burst, ends_process=True).run()
+    return Supervisor(
+        config,
+        storage,
+        source,
+        facts=facts,
+        queues_of=lambda new: _settings(config_flags, new).queues,
+        burst=burst,
+        ends_process=True,
+    ).run()
 
 
 def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:
@@ -56,11 +65,5 @@ def _settings(flags: Mapping[str, object], facts: AppFacts) -> ServerConfig:
 
 
 def _announce(config: ServerConfig, storage: Storage, facts: AppFacts, app_spec: str) -> None:
-    queues = ", ".join(config.queues) or "all"
     logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)
-    logger.info(
-        "Queues: %s. Workers: %s. Methods: %s",
-        queues,
-        config.worker_count,
-        ", ".join(facts.methods or ()) or "none",
-    )
+    logger.info("Workers: %s. %s", config.worker_count, what_is_served(config.queues, facts.methods))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
 from tests.processes.harness import Server, enqueue, result_of, wait_for_state, wait_until
@@ -22,6 +23,7 @@ HEAD = "import time\nfrom qml_mp import QmlApp\napp = QmlApp()\n"
 VERSION = "@app.job()\ndef version():\n    return {}\n"
 NAP = "@app.job()\ndef nap(seconds):\n    time.sleep(seconds)\n"
 BROKEN = "import no_such_library\n"
+NO_LIBRARY = "ModuleNotFoundError: No module named 'no_such_library'"
 
 
 @pytest.fixture
@@ -70,6 +72,12 @@ def after(log: str, full: int) -> list[int]:
     return counts[counts.index(full) :]
 
 
+def trouble_in(storage: Storage) -> str | None:
+    """What keeps the only server from its work, as `status` shows it."""
+    (info,) = storage.list_servers()
+    return info.trouble
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_reload_never_has_fewer_ready_workers_than_before(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, workers: int
@@ -110,12 +118,14 @@ def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
     assert one.worker_pids() == before
     assert min(after(one.log(), workers)) == workers
+    wait_until(lambda: trouble_in(storage) == f"The new code cannot be imported: {NO_LIBRARY}")
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(2) + NAP)
     one.signal(signal.SIGHUP)
     wait_until(lambda: set(before.values()).isdisjoint(one.worker_pids().values()), what=one.log())
     assert result_of(storage, "version") == 2
     assert one.log().count("No module named 'no_such_library'") == 1
+    wait_until(lambda: trouble_in(storage) is None)
     assert one.stop() == 0
 
 
@@ -129,19 +139,22 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
     # Imports wherever it is only looked at, and kills the workers that have it.
     deploy(
         "import os, signal, sys\nimport setproctitle\n"
-        "if 'worker' in setproctitle.getproctitle():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if setproctitle.getproctitle().startswith('qml-mp: worker'):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
         + HEAD + VERSION.format(2)
     )  # fmt: skip
 
     one.signal(signal.SIGHUP)
 
     wait_until(lambda: "It was killed by SIGKILL" in one.log(), what=one.log())
+    wait_until(lambda: trouble_in(storage) == "New workers cannot boot: It was killed by SIGKILL.")
     assert one.worker_pids() == before
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(3))
     one.signal(signal.SIGHUP)
     wait_until(lambda: set(before.values()).isdisjoint(one.worker_pids().values()), what=one.log())
     assert result_of(storage, "version") == 3
+    wait_until(lambda: trouble_in(storage) is None)
     assert min(after(one.log(), 2)) == 2
     assert one.stop() == 0
 
@@ -256,4 +269,90 @@ def test_a_worker_that_is_used_up_stays_while_no_other_can_boot(
     assert result_of(storage, "version") == 2
     assert one.log().count("No module named 'no_such_library'") == 1
     assert os.path.exists(f"/proc/{one.pid}")
+    assert one.stop() == 0
+
+
+def test_a_reload_takes_over_templates_methods_and_queues_of_the_new_code(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    old = "@app.recurring('0 0 * * *')\ndef changed(): ...\n"
+    new = (
+        "@app.recurring('30 12 * * *', queue='night')\ndef changed(): ...\n"
+        "@app.recurring('* * * * * *')\ndef added(): ...\n"
+        "@app.job(queue='images')\ndef resize():\n    return 'resized'\n"
+    )
+    deploy(HEAD + old)
+    one = living("-w", "1").start()
+    before = storage.list_recurring_jobs()
+    deploy(HEAD + new)
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: len(storage.list_recurring_jobs()) == 2, what=one.log())
+    added, changed = storage.list_recurring_jobs()
+    assert [(each.id, each.cron) for each in before] == [("changed", "0 0 * * *")]
+    assert (changed.cron, changed.queue, added.cron) == ("30 12 * * *", "night", "* * * * * *")
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 1, what="a firing of the new template")
+    resized = storage.enqueue(Job.new("resize", queue="images"))
+    assert wait_for_state(storage, resized, StateName.SUCCEEDED).result == "resized"
+    (info,) = storage.list_servers()
+    assert info.queues == ("default", "night", "images")
+    assert info.methods == ("changed", "added", "resize")
+    assert one.stop() == 0
+
+
+def test_a_reload_keeps_the_queues_that_were_asked_for(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "1", "-q", "default").start()
+    before = set(one.worker_pids().values())
+    deploy(HEAD + VERSION.format(2) + "@app.job(queue='images')\ndef resize(): ...\n")
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: (now := one.worker_pids()) and before.isdisjoint(now.values()), what=one.log())
+    (info,) = storage.list_servers()
+    assert (info.queues, info.methods) == (("default",), ("version", "resize"))
+    assert one.stop() == 0
+
+
+def test_a_template_whose_function_the_new_code_has_no_more_stops_firing_and_is_told(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    every_second = "@app.recurring('* * * * * *')\ndef digest(): ...\n"
+    deploy(HEAD + VERSION.format(1) + every_second)
+    one = living("-w", "1").start()
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 2, what=one.log())
+    deploy(HEAD + VERSION.format(2))
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: "qml-mp recurring remove digest" in one.log(), what=one.log())
+    wait_until(lambda: "left as told" in one.log(), what=one.log())
+    assert storage.job_counts()[StateName.FAILED] == 0
+    assert one.log().count("Recurring template digest is due and not fired") == 1
+    deploy(HEAD + VERSION.format(3) + every_second)
+    succeeded = storage.job_counts()[StateName.SUCCEEDED]
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= succeeded + 2, what=one.log())
+    assert one.stop() == 0
+
+
+def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobody(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
+) -> None:
+    deploy(HEAD + VERSION.format(1) + NAP)
+    one = living("-w", "1")
+    one.environment = {**one.environment, "QML_MP_BOOT_TIMEOUT": "3s"}
+    one.start()
+    before = one.worker_pids()
+    deploy(HEAD + "time.sleep(600)\n")
+
+    one.signal(signal.SIGHUP)
+
+    assert [result_of(storage, "version") for _ in range(3)] == [1, 1, 1]
+    wait_until(lambda: "was not imported within 3s (boot_timeout)" in one.log(), what=one.log())
+    wait_until(lambda: "was not imported within 3s" in (trouble_in(storage) or ""))
+    assert one.worker_pids() == before
     assert one.stop() == 0
