@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from qml_mp.clock import Clock
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.protocol import Storage
+from qml_mp.storage.shown_url import shown_url
 from qml_mp.storage.sqlite.store import SqliteStorage
 
 DEFAULT_PATIENCE = timedelta(seconds=5)
@@ -88,5 +89,4 @@ def _open_postgres(url: str, application_name: str, patience: timedelta) -> Stor
 
 
 def _bad_url(url: object, problem: str) -> ConfigurationError:
-    shown = "(not shown: it may hold a password)" if {"@", "?"} & set(str(url)) else str(url)[:60]
-    return ConfigurationError(f"The storage URL {shown!r} {problem}. Accepted forms: {_FORMS}.")
+    return ConfigurationError(f"The storage URL {shown_url(url)!r} {problem}. Accepted forms: {_FORMS}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
@@ -22,12 +24,28 @@ _TRY_LATER = (
 )  # fmt: skip
 # Of these: what every other operation would meet too. The rest concerns the one statement alone.
 _UNREACHABLE = ("08", "53300", "57P")
+_HELD_UP = ("57014", "55P03", "40001", "40P01")
 _OUT_OF_STEP = (
     "26000",  # a prepared statement that the server does not have
     "0A000",  # "cached plan must not change result type": the tables were altered
 )
 _NO_SUCH_TABLE = ("42P01", "3F000", "42703", "42883")  # table, schema, column, function
 _NO_PRIVILEGE = "42501"
+
+# A failed connection has no SQLSTATE, so it is told by its words; other languages are taken for an outage.
+_REFUSALS = (
+    (r"no password supplied", "Put the password into the URL (or into PGPASSWORD or ~/.pgpass)."),
+    (r"authentication failed|failed for user", "Put the right user and password into the URL."),
+    (r"no pg_hba.conf entry|pg_hba.conf rejects", "Let this user and host in by the server's pg_hba.conf."),
+    (r"role .* does not exist", "Put an existing role into the URL, or create this one (createuser)."),
+    (r"is not permitted to log in", "Give the role the right: ALTER ROLE … LOGIN."),
+    (r"database .* does not exist", "Put an existing database into the URL, or create this one (createdb)."),
+    (r"permission denied for database", "Give the role the right: GRANT CONNECT ON DATABASE …"),
+    (r"not currently accepting connections", "Put another database into the URL, or open this one."),
+    (r"certificate|does not support SSL|invalid ssl", "Correct the ssl parameters of the URL or the server."),
+)
+_REACH = "See that the server runs and can be reached from here; trying again can help."
+_LOCKED = "Another session keeps it waiting (pg_stat_activity shows which); trying again can help."
 
 
 class NoReply(psycopg.OperationalError):
@@ -57,7 +75,7 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
         kind = StorageUnreachable if unreachable else StorageUnavailable
         return kind(
             f"PostgreSQL at {where} is not available for {what}: {said} "
-            "See that the server runs and can be reached from here; trying again can help."
+            f"{_LOCKED if code in _HELD_UP else _REACH}"
         )
     if is_out_of_step(error):
         return StorageUnavailable(
@@ -84,6 +102,22 @@ def refuses_values(error: BaseException | None) -> bool:
     if isinstance(error, StorageError):
         error = error.__cause__
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("22", "23"))
+
+
+def could_not_connect(error: psycopg.Error, *, target: Target) -> StorageError:
+    """The error to raise when no connection could be made. A refused login is an outage to a program that
+    runs, which may outlive a changed password; to a person it says what to change."""
+    refusal = next((hint for words, hint in _REFUSALS if re.search(words, str(error))), None)
+    if error.sqlstate or (refusal is None and target.is_plain):
+        return translate(error, what="connecting", target=target)
+    # The driver's words quote parts of the URL.
+    said = f": {_first_line(error)}" if target.is_plain else "."
+    if refusal is None:
+        return StorageUnreachable(f"PostgreSQL at {target.display_url} is not available{said} {_REACH}")
+    return StorageUnreachable(
+        f"PostgreSQL at {target.display_url} refuses the connection{said} {refusal} "
+        "Until this is changed, every try will fail."
+    )
 
 
 def _is_about_the_connection(error: psycopg.Error) -> bool:

@@ -17,10 +17,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 
-from qml_mp.errors import ConfigurationError
 from qml_mp.storage.postgres.driving import connect_by_driving, drive
-from qml_mp.storage.postgres.errors import NoReply, translate
-from qml_mp.storage.postgres.target import Target
+from qml_mp.storage.postgres.errors import NoReply, could_not_connect
+from qml_mp.storage.postgres.target import Target, unreadable
 from qml_mp.storage.waiting import StorageWait
 
 _T = TypeVar("_T")
@@ -109,17 +108,13 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     """A fresh link in autocommit mode. Raises `StorageUnavailable`, or `ConfigurationError` for the URL."""
     try:
         given = conninfo_to_dict(target.conninfo)
-    except psycopg.Error:
-        # Without the driver's own text, which can quote the URL, password included.
-        raise ConfigurationError(
-            f"The storage URL {target.display_url!r} cannot be read; it must look like "
-            "postgresql://user:password@host:5432/database, special characters written as %XX."
-        ) from None
+    except (psycopg.Error, UnicodeError):
+        raise unreadable(target.display_url) from None  # the driver's own text can quote the password
     ours = {**_LIBPQ, "application_name": options.application_name, **given, "client_encoding": "utf8"}
     try:
         link = _connect(ours, options.waiting)
     except psycopg.Error as error:
-        raise translate(error, what="connecting", target=target) from None
+        raise could_not_connect(error, target=target) from None
     try:
         # Set by a statement and not by `options`, which poolers such as PgBouncer refuse.
         link.reply_timeout_s = options.reply_timeout_s
@@ -127,7 +122,7 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     except BaseException as error:
         link.close()
         if isinstance(error, psycopg.Error):
-            raise translate(error, what="connecting", target=target) from None
+            raise could_not_connect(error, target=target) from None
         raise
     return link
 

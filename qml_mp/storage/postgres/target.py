@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from qml_mp.errors import ConfigurationError
+from qml_mp.storage.shown_url import is_plain, shown_postgres_url, shown_url, split_url
 
 DEFAULT_SCHEMA = "qml_mp"
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,55}")  # so that the channel fits into 63 bytes too
-_SECRET_PARAMETER = re.compile(r"(?i)\b((?:ssl)?password)=[^&]*")
-_MASK = "***"
+_HOW_TO_WRITE = (
+    "it must look like postgresql://user:password@host:5432/database?parameter=value, with parameters of "
+    "libpq, and special characters of user and password written as %XX (@ is %40, : is %3A, / is %2F, "
+    "? is %3F, # is %23, % is %25)."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A database and a schema in it."""
 
-    url: str
+    url: str = field(repr=False)
     """What a child process opens the same storage with; names the schema unless it is the default."""
     display_url: str
     """The same with passwords masked."""
-    conninfo: str
+    conninfo: str = field(repr=False)
     """The URL without what libpq does not know."""
+    is_plain: bool
+    """Whether errors of the driver about this URL can be quoted: no part of a password can be in them."""
     schema: str
     channel: str
     """Where commits are announced with NOTIFY."""
@@ -33,23 +39,25 @@ def parse_target(url: str, *, schema: str | None = None) -> Target:
     """Read `postgresql://user:password@host:port/database?schema=name&…`.
 
     The schema is that of the argument, else that of the URL, else `qml_mp`. The rest of the query
-    is libpq's and is passed on as it is. Raises `ConfigurationError` for a scheme or a schema name
-    that cannot be.
+    is libpq's and is passed on as it is. Raises `ConfigurationError` for a scheme, a place or a
+    schema name that cannot be.
     """
-    base, _, query = url.partition("?")
-    if not base.startswith(("postgresql://", "postgres://")):
+    if not url.startswith(("postgresql://", "postgres://")):
         raise ConfigurationError(
-            f"The storage URL {mask_url(url)!r} is not one of PostgreSQL; it must begin with postgresql://"
+            f"The storage URL {shown_url(url)!r} is not one of PostgreSQL; it must begin with postgresql://"
         )
-    parts = [part for part in query.split("&") if part]
-    named = [unquote(part.removeprefix("schema=")) for part in parts if part.startswith("schema=")]
-    for_libpq = [part for part in parts if not part.startswith("schema=")]
+    parts = split_url(url)
+    if not parts.has_plain_hosts or not url.isprintable():
+        raise unreadable(shown_postgres_url(url))
+    named = [unquote(part.removeprefix("schema=")) for part in parts.parameters if part.startswith("schema=")]
+    for_libpq = [part for part in parts.parameters if not part.startswith("schema=")]
     name = check_schema_name(schema or (named[-1] if named else DEFAULT_SCHEMA))
-    full_url = _joined(base, [*for_libpq, *([f"schema={name}"] if name != DEFAULT_SCHEMA else [])])
+    full_url = _joined(parts.base, [*for_libpq, *([f"schema={name}"] if name != DEFAULT_SCHEMA else [])])
     return Target(
         url=full_url,
-        display_url=mask_url(full_url),
-        conninfo=_joined(base, for_libpq),
+        display_url=shown_postgres_url(full_url),
+        is_plain=is_plain(parts),
+        conninfo=_joined(parts.base, for_libpq),
         schema=name,
         channel=f"qml_mp.{name}",
     )
@@ -65,14 +73,9 @@ def check_schema_name(name: str) -> str:
     return name
 
 
-def mask_url(url: str) -> str:
-    """The URL with its passwords masked, however badly it is formed."""
-    base, mark, query = url.partition("?")
-    scheme, separator, rest = base.partition("://")
-    login, at, place = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    masked = f"{scheme}{separator}{user}{colon}{_MASK if colon else ''}{at}{place}"
-    return masked + mark + _SECRET_PARAMETER.sub(rf"\1={_MASK}", query)
+def unreadable(shown: str) -> ConfigurationError:
+    """The error for a URL that neither we nor libpq can read; `shown` is what may be seen of it."""
+    return ConfigurationError(f"The storage URL {shown!r} cannot be read; {_HOW_TO_WRITE}")
 
 
 def _joined(base: str, parameters: list[str]) -> str:

@@ -1,0 +1,158 @@
+"""Every process, no I/O: what of a storage URL people may see.
+
+A password with a character of the URL's own grammar in it, written as it is, ends somewhere else for
+libpq than for its writer, and part of it then counts as host, port, path or option. So nothing is shown
+that has not been recognised: what is not plain is masked, and when it is not plain where the parts of
+the URL end, everything behind the scheme is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+MASK = "***"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_FILE_OR_WORD = re.compile(r"[\w./~-]*", re.ASCII)
+_LONGEST_WORD = 60
+
+# As written, and as it reads decoded.
+_USER = re.compile(r"[\w.~%+-]*"), re.compile(r"[\w.~+@-]*")
+_HOST = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%~-]*)(?::\d{0,5})?"
+_HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*"), re.compile(r"[\w.~,:/\[\]%@-]*")
+_PATH = re.compile(r"(?:/[\w.~%+-]*)?"), re.compile(r"(?:/[\w.~+-]*)?")
+_VALUE = re.compile(r"[^@&#\s]*"), re.compile(r"[\w.,:/~+-]*")
+_SESSION = re.compile(r"[^@&#]*"), re.compile(r"[\w.,/~+= -]*")
+_PLACES = frozenset({
+    "host", "hostaddr", "port", "dbname", "user", "schema", "application_name", "fallback_application_name",
+    "client_encoding", "connect_timeout", "tcp_user_timeout", "keepalives", "keepalives_idle",
+    "keepalives_interval", "keepalives_count", "target_session_attrs", "load_balance_hosts", "replication",
+    "service", "passfile", "channel_binding", "require_auth", "sslmode", "sslnegotiation", "sslcert",
+    "sslkey",
+    "sslrootcert", "sslcrl", "sslcrldir", "sslsni", "sslcompression", "sslcertmode", "gssencmode", "gsslib",
+    "gssdelegation", "krbsrvname", "requirepeer", "ssl_min_protocol_version", "ssl_max_protocol_version",
+    "min_protocol_version", "max_protocol_version",
+})  # fmt: skip
+"""Parameters of which the value may be seen when it is plain."""
+_SECRETS = frozenset(
+    {"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"}
+)
+"""Parameters that nobody quotes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlParts:
+    """A URL of PostgreSQL, cut where libpq cuts it."""
+
+    scheme: str
+    login: str | None
+    """What stands before the first @ that no / precedes."""
+    hosts: str
+    path: str
+    """With its slash; empty when there is none."""
+    parameters: tuple[str, ...]
+
+    @property
+    def base(self) -> str:
+        """Everything before the parameters."""
+        login = "" if self.login is None else f"{self.login}@"
+        return f"{self.scheme}{login}{self.hosts}{self.path}"
+
+    @property
+    def has_plain_hosts(self) -> bool:
+        """Whether hosts and ports can be such."""
+        return _is_plain(self.hosts, _HOSTS)
+
+
+def split_url(url: str) -> UrlParts:
+    """Cut `scheme://login@hosts/path?parameters`, whatever stands in it."""
+    start = url.find("://") + 3
+    scheme, rest = url[:start], url[start:]
+    login: str | None = None
+    before, at, behind = rest.partition("@")
+    if at and "/" not in before:
+        login, rest = before, behind
+    place, _, query = rest.partition("?")
+    hosts, slash, path = place.partition("/")
+    parameters = tuple(part for part in query.split("&") if part)
+    return UrlParts(scheme=scheme, login=login, hosts=hosts, path=slash + path, parameters=parameters)
+
+
+def is_plain(parts: UrlParts) -> bool:
+    """Whether no part of a password can have strayed into another part of the URL, so that the driver,
+    whose errors quote every part but passwords, can be quoted in turn."""
+    return _base_is_plain(parts) and all(
+        _key(part) in _SECRETS or _shown_parameter(part) == part for part in parts.parameters
+    )
+
+
+def shown_postgres_url(url: str) -> str:
+    """The URL with everything masked that is or may be part of a password."""
+    parts = split_url(url)
+    if not _base_is_plain(parts):
+        return _shown_by_last_at(parts.scheme, url[len(parts.scheme) :])
+    base = f"{parts.scheme}{_shown_login(parts.login)}{parts.hosts}{parts.path}"
+    shown = [_shown_parameter(part) for part in parts.parameters]
+    return f"{base}?{'&'.join(shown)}" if shown else base
+
+
+def shown_url(url: object) -> str:
+    """What somebody gave as a URL and is none of PostgreSQL, as far as it can hold no password."""
+    text = str(url)
+    scheme = _SCHEME.match(text)
+    start = scheme.end() if scheme else 0
+    rest = text[start:]
+    is_file = text.startswith("sqlite:///") and not {"@", "?"} & set(rest) and rest.isprintable()
+    if not is_file and not _FILE_OR_WORD.fullmatch(rest):
+        rest = MASK
+    return text[:start] + rest[:_LONGEST_WORD]
+
+
+def _base_is_plain(parts: UrlParts) -> bool:
+    user = "" if parts.login is None else parts.login.partition(":")[0]
+    return (
+        _is_plain(user, _USER)
+        and parts.has_plain_hosts
+        and _is_plain(parts.path, _PATH)
+        and not any("@" in part for part in parts.parameters if _key(part) not in _SECRETS)
+    )
+
+
+def _shown_by_last_at(scheme: str, rest: str) -> str:
+    """A URL in whose password somebody wrote / or @ as they are: shown around it, if it is a password."""
+    login, _, place = rest.rpartition("@")
+    parts = split_url(f"{scheme}{place}")
+    if ":" not in login or "?" in login or not _base_is_plain(parts):
+        return scheme + MASK
+    if not _is_plain(login.partition(":")[0], _USER):
+        return scheme + MASK
+    return f"{scheme}{_shown_login(login)}{shown_postgres_url(f'{scheme}{place}').removeprefix(scheme)}"
+
+
+def _shown_login(login: str | None) -> str:
+    if login is None:
+        return ""
+    user, colon, _ = login.partition(":")
+    return f"{user}{colon}{MASK if colon else ''}@"
+
+
+def _shown_parameter(part: str) -> str:
+    key, value = _key(part), part.partition("=")[2]
+    if key in _SECRETS:
+        return f"{key}={MASK}"
+    if key in _PLACES and _is_plain(value, _VALUE):
+        return part
+    if key == "options" and _is_plain(value, _SESSION):
+        return part
+    return f"{key}={MASK}" if key in _PLACES or key == "options" else MASK
+
+
+def _key(part: str) -> str:
+    return unquote(part.partition("=")[0])
+
+
+def _is_plain(text: str, forms: tuple[re.Pattern[str], re.Pattern[str]]) -> bool:
+    written, decoded = forms
+    return bool(written.fullmatch(text) and decoded.fullmatch(unquote(text)))

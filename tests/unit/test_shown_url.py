@@ -1,0 +1,125 @@
+"""Tests of what people see of a storage URL, however it is written: never a part of a password."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qml_mp.errors import QmlError
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.target import parse_target
+from qml_mp.storage.shown_url import shown_postgres_url, shown_url
+
+PIECE = "Zq7X"  # of a password; no text of ours or of the driver has it
+NOWHERE = "127.0.0.1:1"
+FORMS = (
+    "postgresql://u:{}@127.0.0.1:1/db",
+    "postgres://u:{}@127.0.0.1:1,localhost:1/db?sslmode=disable",
+    "postgresql://u:{}@127.0.0.1:1",
+    "postgresql://u:{}@127.0.0.1:1?schema=jobs",
+    "postgresql://:{}@127.0.0.1:1/db",
+    "postgresql://u:{}",
+    "postgresql://u:{}/db",
+    "postgresql://127.0.0.1:1/db?user=u&password={}",
+    "postgresql://127.0.0.1:1?password={}",
+    "postgresql://u@127.0.0.1:1/db?passwor%64={}&schema=jobs",
+    "postgresql://u:x@127.0.0.1:1/db?sslpassword={}&sslmode=disable",
+    "postgresql:///db?host=127.0.0.1&port=1&password={}",
+    "Postgresql://u:{}@127.0.0.1:1/db",
+    "postgresql+psycopg://u:{}@127.0.0.1:1/db",
+    "postgresql:/u:{}@127.0.0.1:1/db",
+    "postgre://u:{}@127.0.0.1:1/db",
+    "host=127.0.0.1 port=1 user=u password={} dbname=db",
+    "host=127.0.0.1 password='{}'",
+    "u:{}@127.0.0.1",
+    "sqlite://u:{}@127.0.0.1/db",
+)
+
+
+def passwords() -> st.SearchStrategy[str]:
+    """Several pieces with anything between them."""
+    between = st.text(st.sampled_from("@:/?#&=%+,;[]()'\"\\ ~é\n\0") | st.characters(codec=None), max_size=3)
+    return st.lists(between, min_size=1, max_size=4).map(lambda texts: PIECE + PIECE.join(["", *texts, ""]))
+
+
+def all_that_is_said(url: str) -> str:
+    """Everything that opening and using the URL puts before a person."""
+    said = [shown_url(url)]
+    if url.startswith(("postgresql://", "postgres://")):
+        said.append(shown_postgres_url(url))
+    try:
+        storage = open_storage(url)
+        said.append(storage.display_url)
+        storage.job_counts()
+    except QmlError as error:
+        said.append("".join(traceback.format_exception(error)))  # with the errors that it came from
+        said.append(json.dumps(str(error)))
+    return "\n".join(said)
+
+
+@pytest.mark.fault(85)
+@given(form=st.sampled_from(FORMS), password=passwords(), quoted=st.booleans())
+def test_no_part_of_a_password_is_ever_shown(form: str, password: str, quoted: bool) -> None:
+    if quoted:
+        password = quote(password, safe="", errors="surrogatepass")
+    if (
+        form.startswith("postgresql://u:{}") and "@" not in form
+    ):  # one more makes a host of what follows it, and nobody can tell
+        password = password.replace("@", "")
+
+    assert PIECE not in all_that_is_said(form.format(password))
+
+
+@pytest.mark.fault(85)
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql://me:S3CR?ET@h/db", "postgresql://me:***@h/db"),
+        ("postgresql://me:S3CR@E:T@host/db?sslmode=require", "postgresql://me:***@host/db?sslmode=require"),
+        ("postgresql://me:S3CRET/1@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:S3C?R@ET@host/db", "postgresql://***"),
+        ("postgresql://me:S3CRET", "postgresql://***"),
+        ("postgresql://host/db?user=me&password=S3CRET", "postgresql://host/db?user=me&password=***"),
+        ("postgresql://host/db?passwor%64=S3CRET", "postgresql://host/db?password=***"),
+        ("postgresql://host/db?password=S3&CRET", "postgresql://host/db?password=***&***"),
+        ("postgresql://host/db?password=S3@CRET", "postgresql://host/db?password=***"),
+        ("postgresql://host/db?sslpassword=S3CRET&x=1", "postgresql://host/db?sslpassword=***&***"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("postgresql://me%40corp:S3CRET@host/db", "postgresql://me%40corp:***@host/db"),
+        ("postgresql:///db", "postgresql:///db"),
+        ("postgresql:///db?host=/run/postgresql", "postgresql:///db?host=/run/postgresql"),
+        ("postgresql://[::1]:5432,other:5433/db", "postgresql://[::1]:5432,other:5433/db"),
+        ("postgresql://h/db?options=-c%20a%3Db", "postgresql://h/db?options=-c%20a%3Db"),
+    ],
+)
+def test_passwords_are_masked_wherever_they_stand(url: str, shown: str) -> None:
+    assert shown_postgres_url(url) == shown
+
+
+@pytest.mark.fault(85)
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("jobs.db", "jobs.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("mysql://u:S3CRET@h/db", "mysql://***"),
+        ("mysql://host/db", "mysql://host/db"),
+        ("host=h password=S3CRET", "***"),
+        ("postgresql:u:S3CRET", "***"),
+    ],
+)
+def test_of_what_is_no_url_of_ours_only_what_is_plain_is_shown(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
+
+
+def test_the_driver_gets_a_password_with_a_question_mark_as_it_was_written() -> None:
+    target = parse_target("postgresql://me:S3CR?ET@host/db?schema=jobs")
+
+    assert target.conninfo == "postgresql://me:S3CR?ET@host/db"
+    assert target.schema == "jobs"
