@@ -103,6 +103,15 @@ def attempt_of(row: Row, instant: ToInstant) -> Attempt:
     )
 
 
+_DECLARED = ("cron", "tz", "method", "payload", "queue")
+SAME_TEMPLATE = "({}) = ({})".format(
+    ", ".join(f"held.{column}" for column in _DECLARED),
+    ", ".join(f"excluded.{column}" for column in _DECLARED),
+)
+"""SQL of an upsert: whether the template is declared as it is stored already, in all that can keep it from
+firing. Of both backends, so that they give the same templates another chance."""
+
+
 def template_of(row: Row, instant: ToInstant) -> RecurringJob:
     """The template of a row of the recurring jobs table; an unreadable payload reads as None."""
     payload, _ = _json(row["payload"])

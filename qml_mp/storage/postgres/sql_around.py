@@ -7,6 +7,7 @@ from collections.abc import Collection
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
 from qml_mp.storage.postgres.sql import JOB_COLUMNS
+from qml_mp.storage.rows import SAME_TEMPLATE
 
 # Schema
 
@@ -62,21 +63,17 @@ _TEMPLATE = (
     f"{_SIZE} AS payload_bytes"
 )
 
-UPSERT_TEMPLATE = """
+UPSERT_TEMPLATE = f"""
 WITH kept AS (
-    INSERT INTO {s}.recurring_jobs AS held (id, cron, tz, method, payload, queue, enabled, next_run_at,
+    INSERT INTO {{s}}.recurring_jobs AS held (id, cron, tz, method, payload, queue, enabled, next_run_at,
                                            created_at)
     VALUES (%(id)s, %(cron)s, %(tz)s, %(method)s, %(payload)s, %(queue)s, %(enabled)s, %(next_run_at)s,
             %(created_at)s)
     ON CONFLICT (id) DO UPDATE
     SET cron = excluded.cron, tz = excluded.tz, method = excluded.method, payload = excluded.payload,
         queue = excluded.queue,
-        enabled = held.enabled OR (
-            held.disabled_reason IS NOT NULL
-            AND (held.cron, held.tz, held.payload) <> (excluded.cron, excluded.tz, excluded.payload)),
-        disabled_reason = CASE
-            WHEN (held.cron, held.tz, held.payload) = (excluded.cron, excluded.tz, excluded.payload)
-            THEN held.disabled_reason END,
+        enabled = held.enabled OR (held.disabled_reason IS NOT NULL AND NOT ({SAME_TEMPLATE})),
+        disabled_reason = CASE WHEN {SAME_TEMPLATE} THEN held.disabled_reason END,
         next_run_at = CASE
             WHEN held.cron = excluded.cron AND held.tz = excluded.tz AND held.disabled_reason IS NULL
             THEN held.next_run_at ELSE excluded.next_run_at END
@@ -85,7 +82,7 @@ WITH kept AS (
 SELECT pg_notify(%(channel)s, '') FROM kept
 """
 """Insert or replace. The next firing stays when the schedule does; `enabled` stays as a person set it,
-but a template that qml-mp itself switched off gets another chance with a new schedule or payload."""
+but a template that qml-mp itself switched off gets another chance once it is another one."""
 
 REMOVE_TEMPLATE = "DELETE FROM {s}.recurring_jobs WHERE id = %(id)s RETURNING id"
 GET_TEMPLATE = "SELECT " + _TEMPLATE + " FROM {s}.recurring_jobs AS t WHERE t.id = %(id)s"

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.rows import SAME_TEMPLATE
 from qml_mp.storage.sqlite.sql import bounded
 
 # Recurring templates
 
 # Insert or replace. The next firing stays when the schedule does; `enabled` stays as a person set
 # it, but a template that qml-mp itself switched off is given another chance once it is another one.
-UPSERT_TEMPLATE: Final = """
+UPSERT_TEMPLATE: Final = f"""
     INSERT INTO qml_recurring_jobs AS held (
         id, cron, tz, method, payload, queue, enabled, next_run_at, last_run_at, created_at, disabled_reason)
     VALUES (:id, :cron, :tz, :method, :payload, :queue, :enabled, :next_run_at, NULL, :created_at, NULL)
     ON CONFLICT (id) DO UPDATE
     SET cron = excluded.cron, tz = excluded.tz, method = excluded.method, payload = excluded.payload,
         queue = excluded.queue,
-        enabled = held.enabled OR (held.disabled_reason IS NOT NULL AND
-            (held.cron, held.tz, held.method, held.payload, held.queue)
-            <> (excluded.cron, excluded.tz, excluded.method, excluded.payload, excluded.queue)),
-        disabled_reason = CASE
-            WHEN (held.cron, held.tz, held.method, held.payload, held.queue)
-            = (excluded.cron, excluded.tz, excluded.method, excluded.payload, excluded.queue)
-            THEN held.disabled_reason END,
+        enabled = held.enabled OR (held.disabled_reason IS NOT NULL AND NOT ({SAME_TEMPLATE})),
+        disabled_reason = CASE WHEN {SAME_TEMPLATE} THEN held.disabled_reason END,
         next_run_at = CASE
             WHEN held.cron = excluded.cron AND held.tz = excluded.tz AND held.disabled_reason IS NULL
             THEN held.next_run_at ELSE excluded.next_run_at END
