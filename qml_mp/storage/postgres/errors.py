@@ -42,7 +42,10 @@ _REFUSALS = (
     (r"database .* does not exist", "Put an existing database into the URL, or create this one (createdb)."),
     (r"permission denied for database", "Give the role the right: GRANT CONNECT ON DATABASE …"),
     (r"not currently accepting connections", "Put another database into the URL, or open this one."),
-    (r"certificate|does not support SSL|invalid ssl", "Correct the ssl parameters of the URL or the server."),
+    (
+        r"certificate verify failed|certificate file|server certificate for|support SSL|invalid ssl",
+        "Correct the ssl parameters of the URL or the server.",
+    ),
 )
 _REACH = "See that the server runs and can be reached from here; trying again can help."
 _LOCKED = "Another session keeps it waiting (pg_stat_activity shows which); trying again can help."
