@@ -1,4 +1,9 @@
-"""Worker and supervisor: the exit codes by which a worker says why it left."""
+"""Worker and supervisor: the exit codes by which a worker says why it left.
+
+A job can leave with any of them, so a code proves nothing without what the slot says: the supervisor
+believes `LEFT` and `RECYCLED` from a worker that said that it is leaving without a job, and takes from
+the slot alone whether a worker could not boot.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from enum import IntEnum
 
 
 class WorkerExit(IntEnum):
-    """Codes above 1, so that a job's own `os._exit(0)` or `(1)` is never taken for an orderly leave."""
+    """For people and service managers above all; see above for what the supervisor reads in them."""
 
     CANNOT_BOOT = 3
     """The app does not import, or another error before the first job; the slot's text says which."""

@@ -71,20 +71,22 @@ def worker_main(order: WorkerOrder) -> int:
         program = order.source.load()
         if program.attach is not None:
             program.attach(order.url)  # what jobs enqueue goes where this worker takes jobs from
-    except BaseException:  # user code: even SystemExit at import is a failure to boot
-        order.slot.say(traceback.format_exc())
-        return WorkerExit.CANNOT_BOOT
-    storage = open_storage(order.url, application_name=f"qml-mp: worker {order.number}")
-    failpoints.hit("boot")
-    try:
+        storage = open_storage(order.url, application_name=f"qml-mp: worker {order.number}")
+        failpoints.hit("boot")
         loop = _loop(order, program, storage, commands, show_title)
-        order.slot.show(Activity.IDLE)
-        return loop.run()
+    except BaseException:  # user code: even SystemExit at import is a failure to boot
+        order.slot.show_cannot_boot(traceback.format_exc())
+        return WorkerExit.CANNOT_BOOT
+    order.slot.show_ready()
+    try:
+        reason = loop.run()
+        order.slot.show(Activity.LEAVING)
+        return reason
     except Exception:
+        # The slot stays as it is: it may name a job, whose crash this is.
         logger.exception("Worker %s is broken", order.worker_id, extra={"worker_id": order.worker_id})
         return WorkerExit.BROKEN
     finally:
-        order.slot.show(Activity.LEAVING)
         storage.close()
         if commands.orphaned:
             _end_group()

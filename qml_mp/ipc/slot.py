@@ -4,6 +4,8 @@ One page per worker in an anonymous shared mapping, made by the supervisor befor
 worker writes, the supervisor reads, nobody locks: a version number that is odd while the worker
 writes tells a torn read (a sequence lock), also when the worker is killed in mid-write.
 The head (`pid`, `started_ticks`) is written by the supervisor and read by its guardian.
+That the worker has been ready is a byte of its own, outside of the version's guard: written once, it
+is true also of a worker that was killed in the middle of a later write.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _VERSION = struct.Struct("<Q")
 # activity, used_up, jobs_done, job, claim_seq, since, limit, retry (timeout, memory), max_crashes, method
 _BODY = struct.Struct("<B?2xI16sqqqqqI64s")
 _TEXT_LENGTH = struct.Struct("<H")
-_VERSION_AT = _HEAD.size
+_READY_AT = _HEAD.size
+_VERSION_AT = _HEAD.size + 8  # aligned, so that it is written at once
 _BODY_AT = _VERSION_AT + _VERSION.size
 _TEXT_AT = _BODY_AT + _BODY.size
 _MAX_TEXT_BYTES = SLOT_BYTES - _TEXT_AT - _TEXT_LENGTH.size
@@ -44,6 +47,9 @@ class Activity(IntEnum):
     FINISHING = 4
     """Writing the outcome of the job named by `key`; never interrupted."""
     LEAVING = 5
+    """On its way out in order, without a job."""
+    CANNOT_BOOT = 6
+    """On its way out before it was ready; `text` says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +71,7 @@ class SlotView:
     max_crashes: int | None = None
     """The crash budget of the job or its function; None: the server's."""
     text: str = ""
-    """Why the worker could not boot."""
+    """Why the worker could not boot, or what it has to say of its end."""
 
 
 class SlotTable:
@@ -87,6 +93,10 @@ class SlotTable:
         """(pid, started_ticks) of the process that fills the slot; (0, 0): nobody (guardian)."""
         pid, started_ticks = _HEAD.unpack_from(self._memory, index * SLOT_BYTES)
         return pid, started_ticks
+
+    def was_ready(self, index: int) -> bool:
+        """Whether the worker that fills the slot has ever been ready; true for ever after."""
+        return self._memory[index * SLOT_BYTES + _READY_AT] != 0
 
     def read(self, index: int) -> SlotView | None:
         """What the worker says; None while it writes, or for good if it died writing."""
@@ -111,11 +121,18 @@ class SlotWriter:
         self._jobs_done = 0
         self._used_up = False
 
+    def show_ready(self) -> None:
+        """Say, once, that the worker has booted."""
+        self._memory[self._at + _READY_AT] = 1
+        self.show(Activity.IDLE)
+
+    def show_cannot_boot(self, text: str) -> None:
+        """Say that the worker leaves because it cannot boot, and why."""
+        self._write(self._without_job(Activity.CANNOT_BOOT) + _packed(text))
+
     def show(self, activity: Activity) -> None:
         """Say that no job is in hand."""
-        self._write(
-            _BODY.pack(activity, self._used_up, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, _GIVE_UP, 0, b"")
-        )
+        self._write(self._without_job(activity))
 
     def show_job(
         self,
@@ -155,8 +172,12 @@ class SlotWriter:
 
     def say(self, text: str) -> None:
         """Leave a text (the end of it, when it is long) for the supervisor to show."""
-        data = text.encode(errors="replace")[-_MAX_TEXT_BYTES:]
-        self._write(_TEXT_LENGTH.pack(len(data)) + data, offset=_TEXT_AT)
+        self._write(_packed(text), offset=_TEXT_AT)
+
+    def _without_job(self, activity: Activity) -> bytes:
+        return _BODY.pack(
+            activity, self._used_up, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, _GIVE_UP, 0, b""
+        )
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
         self._version += 1
@@ -164,6 +185,11 @@ class SlotWriter:
         self._memory[self._at + offset : self._at + offset + len(data)] = data
         self._version += 1
         _VERSION.pack_into(self._memory, self._at + _VERSION_AT, self._version)
+
+
+def _packed(text: str) -> bytes:
+    data = text.encode(errors="replace")[-_MAX_TEXT_BYTES:]
+    return _TEXT_LENGTH.pack(len(data)) + data
 
 
 def _view(body: bytes) -> SlotView:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from signal import SIGKILL
 
-from qml_mp.child.exits import WorkerExit
 from qml_mp.child.main import WorkerOrder, worker_main
 from qml_mp.child.source import ProgramSource
 from qml_mp.clock import Clock
@@ -23,7 +22,7 @@ from qml_mp.supervisor.fork import Child, fork_child, reap
 from qml_mp.supervisor.member import Member
 from qml_mp.supervisor.oom import OomWatch
 from qml_mp.supervisor.replacing import Replacing
-from qml_mp.supervisor.settle import Death, how_it_died
+from qml_mp.supervisor.settle import Death
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
@@ -32,6 +31,7 @@ _SPARE_SLOTS = 64
 _SHORT_LIFE_S = 1.0
 _LOOK_EVERY_S = 0.25
 _WRITING_A_STACK_S = 0.1
+_SILENT_BOOT_DEATHS = 5  # in a row, of workers that have no error to show, until that is the error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,7 @@ class Fleet:
         self.backoff = BootBackoff()
         self._members: dict[str, Member] = {}
         self._replacing = Replacing()
+        self._silent_boot_deaths = 0
         self._stacks_at: float | None = None
         self._oom = OomWatch(clock)
         self._incarnation = 0
@@ -125,22 +126,13 @@ class Fleet:
         """Read every slot; note who has become ready and who takes too long for it."""
         now = self._clock.monotonic()
         for member in self._members.values():
-            activity = member.look().activity
+            member.look()
             if member.ready:
                 self._note_used_up(member)
-                continue
-            if activity is not Activity.BOOTING:
-                member.ready, member.ready_at, self.was_ever_ready = True, now, True
-                self.backoff.succeeded()
-                self.boot_error = None
-                logger.info("Worker %s is ready (pid %s)", member.number, member.child.pid)
+            elif member.has_booted:
+                self._note_ready(member)
             elif now - member.forked_at > self._quarters.config.boot_timeout.total_seconds():
-                logger.error(
-                    "Worker %s is not ready after %s; killing it",
-                    member.number,
-                    format_duration(self._quarters.config.boot_timeout),
-                )
-                member.kill(CancelReason.SHUTDOWN)
+                self._end_slow_boot(member)
         self._let_predecessors_go()
         self._oom.look()
         if self._stacks_at is not None and now >= self._stacks_at:
@@ -202,6 +194,21 @@ class Fleet:
         again_at = self.backoff.next_at(booting=0) if missing else None
         # A worker that begins a job or is used up says so in memory, which wakes nobody.
         return now + _LOOK_EVERY_S if again_at is None else min(again_at, now + _LOOK_EVERY_S)
+
+    def _note_ready(self, member: Member) -> None:
+        member.ready, member.ready_at, self.was_ever_ready = True, self._clock.monotonic(), True
+        self._silent_boot_deaths = 0
+        self.backoff.succeeded()
+        self.boot_error = None
+        logger.info("Worker %s is ready (pid %s)", member.number, member.child.pid)
+
+    def _end_slow_boot(self, member: Member) -> None:
+        if member.is_too_slow:
+            return
+        member.is_too_slow = True
+        limit = format_duration(self._quarters.config.boot_timeout)
+        logger.error("Worker %s is not ready after %s; killing it", member.number, limit)
+        member.kill(CancelReason.SHUTDOWN)
 
     def _print_stacks(self) -> None:
         for member in self:
@@ -295,28 +302,38 @@ class Fleet:
         taken = {member.index for member in self._members.values()}
         return next(index for index in range(self.slots.capacity) if index not in taken)
 
-    def _note_boot_failure(self, member: Member, process: ProcessFacts) -> None:
-        """Shown once, not at each try; the first boot's error is the caller's to show."""
-        gave_reason = process.exit_code == WorkerExit.CANNOT_BOOT
-        text = member.last.text if gave_reason and member.last.text else f"It {how_it_died(process)}."
+    def _note_boot_failure(self, member: Member, death: Death) -> None:
+        """It died before it was ready: by its own word that it cannot boot, or without a word. Shown once,
+        not at each try; the first boot's error is the caller's to show."""
+        gave_reason = member.last.activity is Activity.CANNOT_BOOT
+        if not gave_reason and death.killed_for is not None and not member.is_too_slow:
+            return  # whoever killed it did not mean its boot
+        text = member.last.text if gave_reason else f"It {death.how}."
         old = self._members.get(self._replacing.predecessor_of(member.worker_id) or "")
         if old is not None and not old.leaving and old.killed_for is None:
             self._replacing.give_up()
-            if text != self.boot_error:
-                logger.error("A new worker cannot boot, so the old ones stay and work on:\n%s", text)
-        elif not gave_reason:
+            self._note_boot_error("A new worker cannot boot, so the old ones stay and work on", text)
             return
-        elif self.was_ever_ready and text != self.boot_error:
-            logger.error("Workers cannot boot; trying again, ever more slowly:\n%s", text)
+        if not gave_reason:
+            self._silent_boot_deaths += 1
+            if self._silent_boot_deaths < _SILENT_BOOT_DEATHS:
+                return
+            text = f"{_SILENT_BOOT_DEATHS} workers in a row died while booting, without a reason. {text}"
+        self._note_boot_error("Workers cannot boot; trying again, ever more slowly", text)
+
+    def _note_boot_error(self, what_follows: str, text: str) -> None:
+        if self.was_ever_ready and text != self.boot_error:
+            logger.error("%s:\n%s", what_follows, text)
         self.boot_error = text
 
     def _bury(self, member: Member, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()
         stack = member.stack()
+        if member.has_booted and not member.ready:
+            self._note_ready(member)  # it died in its first job, before anybody looked
+            self._let_predecessors_go()
         del self._members[member.worker_id]
         member.close()
-        if not member.ready:
-            self._note_boot_failure(member, process)
         death = Death(
             worker_id=member.worker_id,
             number=member.number,
@@ -327,9 +344,10 @@ class Fleet:
             stack=stack,
             oom_killed=process.signal == SIGKILL and member.killed_for is None and self._oom.struck(),
         )
-        if not death.was_orderly and not member.is_busy and now - (member.ready_at or now) < _SHORT_LIFE_S:
+        if not member.ready:
+            self._note_boot_failure(member, death)
+        if not death.was_orderly and not death.was_busy and now - (member.ready_at or now) < _SHORT_LIFE_S:
             self.backoff.failed(now)
         level = logging.INFO if death.was_orderly else logging.WARNING
-        how = how_it_died(process)
-        logger.log(level, "Worker %s stopped (pid %s): it %s", member.number, process.pid, how)
+        logger.log(level, "Worker %s stopped (pid %s): it %s", member.number, process.pid, death.how)
         return death

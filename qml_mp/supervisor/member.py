@@ -32,7 +32,10 @@ class Member:
     slots: SlotTable
     forked_at: float
     ready: bool = False
+    """As far as the supervisor has noted it; `has_booted` is the fact."""
     ready_at: float = 0.0
+    is_too_slow: bool = False
+    """Killed because it was not ready in time."""
     leaving: bool = False
     """Told to finish its job and leave."""
     cancels: dict[ClaimKey, Plan] = field(default_factory=dict)
@@ -51,6 +54,11 @@ class Member:
         if view is not None:
             self.last = view
         return self.last
+
+    @property
+    def has_booted(self) -> bool:
+        """Whether it has ever been ready, also of a worker that is dead by now."""
+        return self.slots.was_ready(self.index)
 
     @property
     def is_idle(self) -> bool:

@@ -32,7 +32,6 @@ from qml_mp.supervisor.news import News
 from qml_mp.supervisor.presence import Presence, in_short, what_is_served
 from qml_mp.supervisor.pushing import Pusher
 from qml_mp.supervisor.reload import Reload
-from qml_mp.supervisor.settle import how_it_died
 from qml_mp.supervisor.signals import SignalInbox
 from qml_mp.supervisor.sweep import sweep_at_start
 from qml_mp.supervisor.templates import Templates
@@ -47,7 +46,6 @@ logger = logging.getLogger(__name__)
 STORAGE_PATIENCE = timedelta(seconds=0.2)
 """Longest that a supervisor lets one operation wait for a lock of somebody else."""
 _LAST_WORDS_S = 0.5  # after the last worker is gone: what settling and deregistering may still take
-_SILENT_DEATHS_AT_BOOT = 5  # of first workers that die without an error to show
 
 
 class ExitCode:
@@ -270,10 +268,6 @@ class Supervisor:
             self._ticks.make_due("settle")
             if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
                 self._jobs_killed = True
-            failures = self._fleet.backoff.failures
-            if self._fleet.boot_error is None and failures >= _SILENT_DEATHS_AT_BOOT:
-                how = how_it_died(death.process)
-                self._fleet.boot_error = f"{failures} workers died while booting; the last one {how}."
         if self._fleet.boot_error is not None and not self._fleet.was_ever_ready:
             self._stop(now=True, why="no worker can boot")
 

@@ -51,13 +51,17 @@ class Death:
 
     @property
     def was_orderly(self) -> bool:
-        """It left as designed, with no job in hand."""
-        return self.process.exit_code in (WorkerExit.LEFT, WorkerExit.RECYCLED)
+        """It left as designed and said that no job was in hand: a claim that it still holds came with a lost
+        reply. Not told by its exit code alone, which any job can give."""
+        is_leaving = self.slot is not None and self.slot.activity is Activity.LEAVING
+        return is_leaving and self.process.exit_code in (WorkerExit.LEFT, WorkerExit.RECYCLED)
 
     @property
-    def left_without_it(self) -> bool:
-        """It said that it leaves with no job in hand: a claim that it still holds came with a lost reply."""
-        return self.was_orderly and self.slot is not None and self.slot.activity is Activity.LEAVING
+    def how(self) -> str:
+        """ "left as told", "was killed by SIGKILL": for people."""
+        if not self.was_orderly:
+            return how_it_died(self.process)
+        return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
 
     @property
     def was_busy(self) -> bool:
@@ -102,7 +106,7 @@ def _finish(storage: Storage, death: Death, claim: Claim, *, max_crashes: int, r
         claim.job.id,
         death.number,
         death.process.pid,
-        how_it_died(death.process),
+        death.how,
         extra={"job_id": claim.job.id, "worker_id": death.worker_id, "attempt": claim.job.claim_seq},
     )
 
@@ -111,7 +115,7 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
     """What the death means for a claim that the worker held."""
     if death.killed_key is not None and death.killed_key != claim.key:
         return Release(reason="the worker was killed for the job before")
-    if death.killed_for is None and death.left_without_it:
+    if death.killed_for is None and death.was_orderly:
         return Release(reason="the worker left before it knew of the job")
     match death.killed_for:
         case CancelReason.SHUTDOWN | CancelReason.ORPHANED:
@@ -130,7 +134,7 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             delay = _slot_of(death, claim).retry.memory
             return _failed(error, delay, AttemptKind.FAILURE, death.process)
         case None:
-            message = f"The worker process (pid {death.process.pid}) {how_it_died(death.process)}."
+            message = f"The worker process (pid {death.process.pid}) {death.how}."
             if death.oom_killed:
                 peak = format_size(death.process.peak_rss_bytes or 0)
                 message += f" The kernel's OOM killer ended it: memory ran out (its peak was {peak})."
@@ -152,10 +156,6 @@ def how_it_died(process: ProcessFacts) -> str:
             return f"was killed by {signal.Signals(process.signal).name}"
         except ValueError:
             return f"was killed by signal {process.signal}"
-    if process.exit_code == WorkerExit.LEFT:
-        return "left as told"
-    if process.exit_code == WorkerExit.RECYCLED:
-        return "left to be replaced"
     if process.exit_code is not None:
         return f"exited with code {process.exit_code}"
     return "died in a way that was not told"

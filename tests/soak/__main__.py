@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.postgres_cluster import throwaway_cluster
+from tests.soak.first_jobs import run_first_jobs
 from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
@@ -46,6 +47,7 @@ SCENARIOS = {
     "stops": Scenario(run=run_stops, unit="stops", usual=20, full=500, lanes=3),
     "replacements": Scenario(run=run_replacements, unit="replacements", usual=300, full=10_000),
     "boot-failure": Scenario(run=run_boot_failure, unit="seconds", usual=30, full=30),
+    "first-jobs": Scenario(run=run_first_jobs, unit="starts", usual=10, full=50),
     "poison": Scenario(run=run_poison, unit="other jobs", usual=300, full=1000),
     "stop-worker": Scenario(run=run_stopped_workers, unit="cycles", usual=60, full=1000),
     "stop-supervisor": Scenario(run=run_stopped_supervisors, unit="cycles", usual=20, full=1000, lanes=3),

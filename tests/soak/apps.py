@@ -77,6 +77,12 @@ def poison() -> None:
 
 
 @app.job()
+def leave_with(code: int) -> None:
+    """Leave the own process with this exit code at every run."""
+    os._exit(code)
+
+
+@app.job()
 def gated(ctx: WorkerContext) -> int:
     """Wait until the test has opened the job's gate. Holds no lock: a process that is stopped, and
     goes on when its job is another's, makes two runs overlap on purpose."""

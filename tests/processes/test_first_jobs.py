@@ -1,0 +1,131 @@
+"""Tests: workers that die in their very first job were ready; those that die before that cannot boot."""
+
+from __future__ import annotations
+
+import select
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qml_mp.child.source import NamedProgram
+from qml_mp.clock import SystemClock
+from qml_mp.core.state import StateName
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.fleet import Fleet, Quarters
+from qml_mp.supervisor.presence import Presence
+from tests.processes.harness import APP, Server, enqueue, wait_for_state, wait_until
+from tests.soak.first_jobs import run_first_jobs
+from tests.soak.report import table
+from tests.soak.scenario import Task
+
+MakeServer = Callable[..., Server]
+ENDINGS = {
+    "cannot boot": {"exit_code": 3},
+    "left": {"exit_code": 80},
+    "recycled": {"exit_code": 81},
+    "broken": {"exit_code": 82},
+    "fine": {"exit_code": 0},
+    "killed": {"signal_number": int(signal.SIGKILL)},
+}
+
+
+@pytest.mark.fault(94)
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_killers_at_the_head_of_the_queue_stop_no_server_and_keep_no_job_from_running(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    url = request.getfixturevalue("postgres_url") if backend == "postgres" else None
+
+    row = run_first_jobs(
+        Task(scenario="first-jobs", backend=backend, postgres_url=url, seed=1, count=3, unit="starts")
+    )
+
+    assert row.broken == (), table([row])
+    assert row.done == 3
+
+
+@pytest.fixture
+def fleet(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """A fleet of one, which nobody looks at but the test."""
+    monkeypatch.setenv("QML_TEST_JOURNAL", str(tmp_path / "journal"))
+    config = ServerConfig(worker_count=1)
+    presence = Presence(config, storage)
+    presence.register()
+    quarters = Quarters(
+        config=config,
+        url=storage.url,
+        source=NamedProgram(spec=APP),
+        before_fork=storage.close,
+        own_fds=tuple,
+    )
+    fleet = Fleet(quarters, server_id=presence.id, clock=SystemClock())
+    yield fleet
+    fleet.kill_all(CancelReason.SHUTDOWN)
+    wait_until(lambda: fleet.reap() is not None and len(fleet) == 0, what="the end of the fleet")
+
+
+@pytest.mark.fault(94)
+@pytest.mark.parametrize("ending", list(ENDINGS))
+def test_a_worker_that_died_in_its_first_job_before_anybody_looked_was_ready(
+    fleet: Fleet, storage: Storage, ending: str
+) -> None:
+    enqueue(storage, "die", **ENDINGS[ending])
+    fleet.top_up()
+
+    assert select.select(fleet.pidfds, [], [], 60)[0]
+    (death,) = fleet.reap()
+
+    assert fleet.was_ever_ready
+    assert fleet.boot_error is None
+    assert death.was_busy
+    assert not death.was_orderly
+    assert fleet.backoff.failures == 0  # its replacement need not wait
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("exit_code", [80, 81])
+def test_a_job_that_gives_an_exit_code_of_ours_is_not_told_as_an_orderly_leave(
+    server: MakeServer, storage: Storage, exit_code: int
+) -> None:
+    one = server("-w", "1", QML_MP_MAX_CRASHES="1").start()
+
+    job = wait_for_state(storage, enqueue(storage, "die", exit_code=exit_code), StateName.FAILED)
+
+    assert job.last_error is not None
+    assert f"exited with code {exit_code}" in job.last_error.message
+    assert f"stopped (pid {job_pid(one)}): it exited with code {exit_code}" in one.log()
+    assert one.stop() == 0
+
+
+def job_pid(server: Server) -> int:
+    """Of the worker that ran the only job."""
+    (line,) = server.journal()
+    return line.pid
+
+
+@pytest.mark.fault(60)
+@pytest.mark.parametrize("how", ["os._exit(3)", "os._exit(80)"])
+def test_an_import_that_ends_the_workers_without_a_word_stops_the_server_as_one_that_cannot_boot(
+    server: MakeServer, storage: Storage, tmp_path: Path, how: str
+) -> None:
+    # Imports where the supervisor probes it, and ends the process from the second import on.
+    (tmp_path / "deadly_app.py").write_text(
+        "import os, pathlib\n"
+        "from qml_mp import QmlApp\n"
+        f"mark = pathlib.Path({str(tmp_path / 'mark')!r})\n"
+        "if mark.exists():\n"
+        f"    {how}\n"
+        "mark.touch()\n"
+        "app = QmlApp()\n"
+    )
+    one = server("-w", "1", app="deadly_app:app", PYTHONPATH=str(tmp_path))
+
+    one.start(ready=None)
+
+    assert one.wait(within_s=60) == 3
+    assert "workers in a row died while booting, without a reason" in one.log()
+    assert storage.list_servers() == []

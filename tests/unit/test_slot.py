@@ -1,0 +1,84 @@
+"""Tests: what a slot tells of its worker, also when the worker was killed while it wrote."""
+
+from __future__ import annotations
+
+import struct
+from datetime import timedelta
+
+from qml_mp.core.ids import new_job_id
+from qml_mp.core.job import ClaimKey
+from qml_mp.core.outcome import RetryWhenKilled
+from qml_mp.ipc.slot import _VERSION_AT, Activity, SlotTable, SlotWriter
+
+
+def begin_a_job(writer: SlotWriter) -> ClaimKey:
+    key = ClaimKey(job_id=new_job_id(), claim_seq=7)
+    writer.show_job(
+        Activity.RUNNING, key, method="resize", since_ns=5, limit=timedelta(seconds=1),
+        retry=RetryWhenKilled(), max_crashes=None,
+    )  # fmt: skip
+    return key
+
+
+def leave_in_mid_write(slots: SlotTable) -> None:
+    """Make the version odd, as a worker does before it writes."""
+    version = struct.Struct("<Q")
+    (now,) = version.unpack_from(slots._memory, _VERSION_AT)
+    version.pack_into(slots._memory, _VERSION_AT, now + 1)
+
+
+def test_a_new_slot_is_that_of_a_worker_that_boots() -> None:
+    slots = SlotTable(1)
+
+    view = slots.read(0)
+
+    assert view is not None
+    assert view.activity is Activity.BOOTING
+    assert not slots.was_ready(0)
+
+
+def test_a_worker_that_has_been_ready_has_been_ready_whatever_it_writes_later() -> None:
+    slots = SlotTable(2)
+    writer = slots.writer(1)
+
+    writer.show_ready()
+    key = begin_a_job(writer)
+
+    view = slots.read(1)
+    assert view is not None
+    assert (view.activity, view.key) == (Activity.RUNNING, key)
+    assert slots.was_ready(1)
+    assert not slots.was_ready(0)
+
+
+def test_a_worker_that_was_killed_in_mid_write_has_been_ready_all_the_same() -> None:
+    slots = SlotTable(1)
+    writer = slots.writer(0)
+    writer.show_ready()
+
+    leave_in_mid_write(slots)
+
+    assert slots.read(0) is None
+    assert slots.was_ready(0)
+
+
+def test_a_worker_that_cannot_boot_says_so_with_the_reason_and_was_never_ready() -> None:
+    slots = SlotTable(1)
+
+    slots.writer(0).show_cannot_boot("Traceback: no such module")
+
+    view = slots.read(0)
+    assert view is not None
+    assert (view.activity, view.text) == (Activity.CANNOT_BOOT, "Traceback: no such module")
+    assert not slots.was_ready(0)
+
+
+def test_a_slot_that_is_given_to_a_new_worker_remembers_nothing() -> None:
+    slots = SlotTable(1)
+    slots.writer(0).show_ready()
+    slots.set_process(0, pid=4711, started_ticks=1)
+
+    slots.clear(0)
+
+    assert not slots.was_ready(0)
+    assert slots.process(0) == (0, 0)
