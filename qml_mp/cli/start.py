@@ -16,9 +16,13 @@ from qml_mp.sources import load_app_spec
 @click.command(cls=Command)
 @click.option("-w", "--workers", "worker_count", type=int, metavar="N", help="Worker processes; default 5.")
 @click.option(
-    "-q", "--queues", metavar="A,B", callback=as_queues, help='Queues served; default "default", "*" for all.'
+    "-q",
+    "--queues",
+    metavar="A,B",
+    callback=as_queues,
+    help='Queues served; default: those of the app, "*" for all.',
 )
-@click.option("--burst", is_flag=True, help="Leave when nothing is runnable or due.")
+@click.option("--burst", is_flag=True, help="Leave when nothing is left that this server can run now.")
 @click.option(
     "--preload", is_flag=True, default=None, help="Import the app in the supervisor and fork cheap copies."
 )

@@ -1,6 +1,6 @@
 """Supervisor: what needs storage beside the four loops, each as a tick of its own.
 
-Settling the dead, carrying cancels to workers and, with `--burst`, finding out that nothing is left.
+Settling the dead, and carrying cancels to workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 _NEVER = timedelta(days=365)
 _CANCEL_INTERVAL = timedelta(seconds=1)
 _CANCEL_AFTER_NEWS = timedelta(milliseconds=100)
-_BURST_INTERVAL = timedelta(milliseconds=200)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,17 +92,10 @@ class Chores:
 
         return Tick(name="cancel", interval=_CANCEL_INTERVAL, body=run, hasten_after=_CANCEL_AFTER_NEWS)
 
-    def burst_tick(self, *, nothing_left: Callable[[], None]) -> Tick:
-        """Calls `nothing_left` when all workers are idle and no job is runnable or due."""
-
-        def run(storage: Storage) -> None:
-            everybody_idle = all(member.is_idle for member in self._fleet) and not self._unsettled
-            if everybody_idle and len(self._fleet) >= self._fleet.size:
-                due = storage.due_work(self._config.queues)
-                if due.runnable + due.waiting == 0:
-                    nothing_left()
-
-        return Tick(name="burst", interval=_BURST_INTERVAL, body=run)
+    def everybody_is_idle(self) -> bool:
+        """Whether all workers are there and without a job, and every dead one's claims are finished."""
+        whole = len(self._fleet) >= self._fleet.size and not self._unsettled
+        return whole and all(member.is_idle for member in self._fleet)
 
     def _settle(self, storage: Storage, one: _Unsettled, wake: Callable[[], None]) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.burst import burst_tick
 from qml_mp.supervisor.chores import Chores
 from qml_mp.supervisor.cleanup import cleanup_tick
 from qml_mp.supervisor.fleet import Fleet
@@ -26,9 +27,9 @@ def all_ticks(
     templates: Templates,
     wake: Callable[[], None],
     declared_dead: Callable[[], None],
-    nothing_left: Callable[[], None] | None,
+    leave: Callable[[str], None] | None,
 ) -> list[Tick]:
-    """In the order in which they run when several are due. `nothing_left` is given with `--burst`."""
+    """In the order in which they run when several are due. `leave` is given with `--burst`."""
 
     def own_id() -> str:
         return presence.id
@@ -53,6 +54,6 @@ def all_ticks(
         ticks.append(cleanup_tick(config))
     ticks.append(neighbour_tick(config, own_id=own_id, declared_dead=declared_dead, wake=wake))
     ticks.append(unknown_tick(presence))
-    if nothing_left is not None:
-        ticks.append(chores.burst_tick(nothing_left=nothing_left))
+    if leave is not None:
+        ticks.append(burst_tick(presence, everybody_is_idle=chores.everybody_is_idle, leave=leave))
     return ticks

@@ -12,7 +12,6 @@ import signal
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 
 from qml_mp import failpoints
 from qml_mp.child.probe import AppFacts
@@ -122,7 +121,7 @@ class Supervisor:
             templates=self._templates,
             wake=self._fleet.wake_idle,
             declared_dead=self._declared_dead,
-            nothing_left=partial(self._stop, now=False, why="nothing is left to do") if burst else None,
+            leave=(lambda why: self._stop(now=False, why=why)) if burst else None,
         )
         self._ticks = TickTable(ticks, storage=storage, clock=self._clock, rng=rng)
         self._jobs_killed = False

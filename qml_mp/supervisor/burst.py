@@ -1,0 +1,63 @@
+"""Supervisor: `--burst`: leaves when this server can run nothing more, and says what it leaves."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.presence import Presence, SelfDescription
+from qml_mp.supervisor.ticks import Tick
+from qml_mp.units import format_duration
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL = timedelta(milliseconds=200)
+
+
+def burst_tick(
+    presence: Presence, *, everybody_is_idle: Callable[[], bool], leave: Callable[[str], None]
+) -> Tick:
+    """Calls `leave` with the reason when all workers are idle and no job of the served queues and known
+    methods is runnable or due. While claims are paused such jobs keep it."""
+
+    def look(storage: Storage) -> None:
+        if not everybody_is_idle():
+            return
+        says = presence.now
+        due = storage.due_work(says.queues, methods=says.methods, server_id=presence.id)
+        if due.runnable + due.waiting:
+            return
+        left = list(_what_is_left(storage, says))
+        for line in left:
+            logger.warning("Left: %s", line)
+        leave("nothing is left that this server can run" if left else "nothing is left to do")
+
+    return Tick(name="burst", interval=_INTERVAL, body=look)
+
+
+def _what_is_left(storage: Storage, says: SelfDescription) -> Iterator[str]:
+    """One line per cause."""
+    queues: Counter[str] = Counter()
+    methods: Counter[str] = Counter()
+    for line in storage.method_stats():
+        if says.queues and line.queue not in says.queues:
+            queues[line.queue] += line.enqueued
+        elif says.methods is not None and line.method not in says.methods:
+            methods[line.method] += line.enqueued
+    for queue, count in queues.items():
+        yield f"{_jobs(count)} in queue {queue}, which this server does not serve (-q {queue}, or -q '*')"
+    for method, count in methods.items():
+        yield f"{_jobs(count)} of method {method}, which this server does not know"
+    later = storage.later_work([])
+    if later.next_due_in is not None:
+        yield f"{_jobs(later.count)} due later, the next in {format_duration(later.next_due_in)}"
+    running = sum(queue.processing for queue in storage.queue_stats())
+    if running:
+        yield f"{_jobs(running)} held by other servers"
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"

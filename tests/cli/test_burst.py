@@ -1,0 +1,95 @@
+"""`start` without `-q`, and what `start --burst` runs, leaves and says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.job import Job
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Fetch, Storage
+from tests.cli.command import Qml
+
+
+@pytest.fixture
+def storage(qml: Qml) -> Iterator[Storage]:
+    """The storage that the command uses."""
+    storage = open_storage(f"sqlite:///{qml.database}")
+    storage.migrate()
+    yield storage
+    storage.close()
+
+
+def enqueue_resizes(storage: Storage, count: int) -> None:
+    """Jobs in the queue that the app declares for their method."""
+    storage.enqueue_many(Job.new("resize", {"path": "a.png"}, queue="images") for _ in range(count))
+
+
+def test_a_server_that_is_told_no_queues_serves_those_that_the_app_declares(
+    qml: Qml, storage: Storage
+) -> None:
+    enqueue_resizes(storage, 24)
+    storage.enqueue(Job.new("boom"))
+
+    ended = qml("-A", "tasks:app", "start", "-w", "2", "--burst")
+
+    assert ended.code == 0, ended.err
+    assert storage.job_counts()[StateName.SUCCEEDED] == 24
+    assert storage.job_counts()[StateName.FAILED] == 1
+    assert "Queues: default, images." in ended.err
+    assert "Stopping (nothing is left to do)" in ended.err
+    assert "Left:" not in ended.err
+
+
+@pytest.mark.parametrize("told_by", ["flag", "environment", "file"])
+def test_queues_that_are_set_win_and_a_burst_says_which_jobs_it_leaves_in_others(
+    qml: Qml, storage: Storage, told_by: str
+) -> None:
+    enqueue_resizes(storage, 24)
+    if told_by == "file":
+        (qml.folder / "qml-mp.toml").write_text('queues = ["default"]\n')
+
+    ended = qml(
+        "-A", "tasks:app", "start", "-w", "1", "--burst", *(["-q", "default"] if told_by == "flag" else []),
+        env={"QML_MP_QUEUES": "default"} if told_by == "environment" else None,
+    )  # fmt: skip
+
+    assert ended.code == 0, ended.err
+    assert "Queues: default." in ended.err
+    assert "Left: 24 jobs in queue images, which this server does not serve (-q images" in ended.err
+    assert "Stopping (nothing is left that this server can run)" in ended.err
+    assert storage.job_counts()[StateName.ENQUEUED] == 24
+
+
+def test_a_burst_leaves_with_one_line_per_cause(qml: Qml, storage: Storage) -> None:
+    now = datetime.now(UTC)
+    storage.register_server(
+        ServerInfo(
+            id="other#1", name="other", hostname="here", process=host.identity(), worker_count=1,
+            queues=(), started_at=now, last_heartbeat=now,
+        )
+    )  # fmt: skip
+    held = storage.enqueue(Job.new("resize", {"path": "a.png"}, queue="images"))
+    storage.fetch_and_lock_job(Fetch(worker_id="other-1", server_id="other#1", queues=()))
+    storage.enqueue(Job.new("elsewhere", queue="mail"))
+    storage.enqueue_many(
+        Job.new("resize", {"path": "a.png"}, queue="images", at=now + timedelta(hours=hours))
+        for hours in (1, 2)
+    )
+
+    ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst")
+
+    left = [line.partition("Left: ")[2] for line in ended.err.splitlines() if "Left: " in line]
+    assert ended.code == 0, ended.err
+    assert left[0].startswith("1 job in queue mail, which this server does not serve")
+    assert left[1].startswith("2 jobs due later, the next in ")
+    assert left[2] == "1 job held by other servers"
+    assert len(left) == 3
+    job = storage.get(held)
+    assert job is not None
+    assert job.state_name is StateName.PROCESSING
