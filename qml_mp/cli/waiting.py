@@ -13,8 +13,8 @@ from qml_mp.storage.protocol import MethodStats
 
 def without_a_server(stats: Sequence[MethodStats], servers: Sequence[ServerView]) -> list[MethodStats]:
     """What no live server can run. Nothing when no server lives: then everything waits."""
-    live = [server.info for server in servers if server.alive]
-    return [line for line in stats if live and not any(_runs(info, line) for info in live)]
+    able = _able(servers)
+    return [line for line in stats if able and not any(_runs(info, line) for info in able)]
 
 
 def waiting_to_json(line: MethodStats) -> dict[str, JsonValue]:
@@ -24,14 +24,14 @@ def waiting_to_json(line: MethodStats) -> dict[str, JsonValue]:
 
 def waiting_in_words(waiting: Sequence[MethodStats], servers: Sequence[ServerView]) -> Iterator[str]:
     """One line per cause: a method that nobody knows, a queue that nobody serves, or both in one job."""
-    live = [server.info for server in servers if server.alive]
+    able = _able(servers)
     methods: Counter[str] = Counter()
     queues: Counter[str] = Counter()
     pairs: list[MethodStats] = []
     for line in waiting:
-        if not any(knows_method(info, line.method) for info in live):
+        if not any(knows_method(info, line.method) for info in able):
             methods[line.method] += line.enqueued
-        elif not any(_serves(info, line.queue) for info in live):
+        elif not any(_serves(info, line.queue) for info in able):
             queues[line.queue] += line.enqueued
         else:
             pairs.append(line)
@@ -49,6 +49,13 @@ def waiting_in_words(waiting: Sequence[MethodStats], servers: Sequence[ServerVie
 def knows_method(info: ServerInfo, method: str) -> bool:
     """Whether the server's program has the method; one that has not said may have it."""
     return info.methods is None or method in info.methods
+
+
+def _able(servers: Sequence[ServerView]) -> list[ServerInfo]:
+    """Those that can run anything: alive, and not there for its loops alone."""
+    return [
+        server.info for server in servers if server.alive and (server.info.worker_count or server.workers)
+    ]
 
 
 def _runs(info: ServerInfo, line: MethodStats) -> bool:

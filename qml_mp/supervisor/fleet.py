@@ -190,7 +190,7 @@ class Fleet:
         if self._stacks_at is not None:
             return self._stacks_at
         now = self._clock.monotonic()
-        missing = len({member.number for member in self}) < self.size
+        missing = not {member.number for member in self}.issuperset(range(1, self.size + 1))
         again_at = self.backoff.next_at(booting=0) if missing else None
         # A worker that begins a job or is used up says so in memory, which wakes nobody.
         return now + _LOOK_EVERY_S if again_at is None else min(again_at, now + _LOOK_EVERY_S)

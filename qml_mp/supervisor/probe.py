@@ -112,7 +112,7 @@ class Probe:
                 f"The app {self._label!r} was not imported within {format_duration(self._timeout)} "
                 "(boot_timeout)."
             )
-        if not self._said:
+        if not self._said or process.signal is not None or process.exit_code:
             raise AppImportError(
                 f"The process that imported {self._label!r} {how_it_died(process)} before it was done."
             )

@@ -356,3 +356,21 @@ def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobod
     wait_until(lambda: "was not imported within 3s" in (trouble_in(storage) or ""))
     assert one.worker_pids() == before
     assert one.stop() == 0
+
+
+def test_code_that_ends_whoever_imports_it_replaces_nobody(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "1").start()
+    before = one.worker_pids()
+    deploy("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(
+        lambda: "was killed by SIGKILL before it was done" in (trouble_in(storage) or ""), what=one.log()
+    )
+    assert result_of(storage, "version") == 1
+    assert one.worker_pids() == before
+    assert one.stop() == 0
