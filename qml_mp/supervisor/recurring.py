@@ -24,7 +24,9 @@ def recurring_tick(config: ServerConfig, *, presence: Presence, wake: Callable[[
     told: set[str] = set()
 
     def fire(storage: Storage) -> timedelta | None:
-        fired = storage.fire_due_recurring(limit=_MOST_PER_TICK, methods=presence.now.methods)
+        # A program without methods is there for its loops alone, and fires for servers that run jobs.
+        methods = presence.now.methods or None
+        fired = storage.fire_due_recurring(limit=_MOST_PER_TICK, methods=methods)
         _tell_unknown(storage, fired, told, own_id=presence.id)
         for job in fired.jobs:
             logger.info("Recurring job %s is enqueued", job.method, extra={"job_id": job.id})

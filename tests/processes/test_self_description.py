@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +108,16 @@ def test_a_template_of_another_app_is_fired_by_the_server_that_knows_it_and_told
     assert "is due and not fired" not in mine.log()
     assert {job.method for job in storage.list_jobs(EVERYTHING).jobs} == {"quick"}
     assert [one.stop() for one in (stranger, mine)] == [0, 0]
+
+
+def test_a_server_that_is_there_for_its_loops_alone_fires_for_the_others(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "no_jobs.py").write_text("from qml_mp import QmlApp\napp = QmlApp()\n")
+    storage.upsert_recurring_job(RecurringJob.new("theirs", "* * * * * *", "quick"))
+
+    one = server("-w", "0", app="no_jobs:app", PYTHONPATH=str(tmp_path)).start(ready=None)
+
+    wait_until(lambda: storage.job_counts()[StateName.ENQUEUED] >= 2, what="firings")
+    assert "is due and not fired" not in one.log()
+    assert one.stop() == 0
