@@ -99,9 +99,10 @@ def test_a_template_whose_function_is_gone_does_not_fire_and_the_log_says_what_t
 def test_a_template_of_another_app_is_fired_by_the_server_that_knows_it_and_told_by_nobody(
     server: MakeServer, storage: Storage
 ) -> None:
-    storage.upsert_recurring_job(RecurringJob.new("mine", "* * * * * *", "quick", queue="mine"))
-    stranger = server("-w", "1", app="tests.processes.apps_storage_faults:app").start()
     mine = server("-w", "1", "-q", "mine").start()
+    stranger = server("-w", "1", app="tests.processes.apps_storage_faults:app").start(ready=None)
+    wait_until(lambda: len(storage.list_servers()) == 2, what=mine.log())
+    storage.upsert_recurring_job(RecurringJob.new("mine", "* * * * * *", "quick", queue="mine"))
 
     wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 3, what=mine.log())
 
