@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.settings import SETTINGS, ServerConfig
 
 DEFAULT_URL = "sqlite:///qml.db"
@@ -50,16 +50,24 @@ def load_url(given: str | None = None) -> str:
 
 
 def load_app_spec(flag: str | None) -> str | None:
-    """The user's app, `module:attribute`: the flag, `QML_MP_APP`, the settings file; None: nobody says."""
+    """The user's app, `module:attribute`: the flag, `QML_MP_APP`, the settings file; None: nobody says.
+
+    Raises `AppImportError` for what is not of that form.
+    """
     if flag:
-        return flag
-    from_environment = os.environ.get("QML_MP_APP")
-    if from_environment:
-        return from_environment
-    file = _nearest_file()
-    if file is None or "app" not in file.values:
+        spec, origin = flag, "-A"
+    elif from_environment := os.environ.get("QML_MP_APP"):
+        spec, origin = from_environment, "QML_MP_APP"
+    elif (file := _nearest_file()) is not None and "app" in file.values:
+        origin = f"app in {file.path}"
+        spec = _text(file.values["app"], origin)
+    else:
         return None
-    return _text(file.values["app"], f"app in {file.path}")
+    if not all(spec.partition(":")):
+        raise AppImportError(
+            f'{origin} is {spec!r}; an app is named as "module:attribute", e.g. "tasks:app".'
+        )
+    return spec
 
 
 def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> ServerConfig:

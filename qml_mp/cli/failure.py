@@ -40,7 +40,7 @@ def paragraph(error: BaseException) -> str:
     """The error for a person: "qml-mp: error: …" in one paragraph, without a traceback."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "qml-mp"
-        text = f"{error.format_message()} See `{command} --help`."
+        text = f"{_sentence(error.format_message())} See `{command} --help`."
     elif isinstance(error, click.ClickException):
         text = error.format_message()
     elif isinstance(error, QmlError):
@@ -48,6 +48,10 @@ def paragraph(error: BaseException) -> str:
     else:
         text = f"unexpected {type(error).__name__}: {error} {_HINT}"
     return "qml-mp: error: " + printable(" ".join(text.split()))
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "?)")) else f"{text}."
 
 
 def _without_traceback(text: str) -> str:

@@ -75,7 +75,7 @@ def list_jobs(
 @json_option
 @pass_session
 def show(session: Session, job_id: str, as_json: bool) -> None:
-    """Show one job with its payload, result and the attempts that did not succeed."""
+    """Show one job: payload, result and attempts that did not succeed."""
     job_id = check_job_id(job_id)
     storage = session.existing_storage()
     job = storage.get(job_id)
@@ -92,7 +92,7 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
 @click.argument("job_ids", metavar="ID…", nargs=-1, required=True, callback=as_job_ids)
 @pass_session
 def retry(session: Session, job_ids: Sequence[str]) -> None:
-    """Enqueue failed jobs again, with fresh budgets of retries and crashes."""
+    """Enqueue failed jobs again. Their budgets of retries and crashes are fresh."""
     storage = session.existing_storage()
     _each(job_ids, lambda job_id: str(storage.retry(job_id).state_name))
 
@@ -138,7 +138,7 @@ def cancel(
 )
 @pass_session
 def delete(session: Session, job_ids: Sequence[str], reason: str) -> None:
-    """Make jobs that do not run Deleted; their rows go when their time to live is over."""
+    """Make jobs that do not run Deleted. Their rows go when their time to live is over."""
     storage = session.existing_storage()
     retention = session.retention()
     _each(job_ids, lambda job_id: str(storage.delete(job_id, reason=reason, retention=retention).state_name))

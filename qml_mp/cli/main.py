@@ -7,6 +7,7 @@ import sys
 import traceback
 
 import click
+from click.shell_completion import shell_complete
 
 from qml_mp import __version__
 from qml_mp.cli.failure import exit_code_of, paragraph
@@ -27,6 +28,7 @@ _COMMANDS = {
     "demo": ("qml_mp.cli.demo:demo", "Run a CPU-bound job over the standard library, with a worker killed."),
 }
 _INTERRUPTED = 130
+_COMPLETE = "_QML_MP_COMPLETE"
 
 
 @click.command(
@@ -45,7 +47,13 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command on this process's arguments and exit with its code."""
+    """Run the command on this process's arguments and exit with its code.
+
+    A shell that completes a line calls it with `_QML_MP_COMPLETE` set, and gets its answer instead.
+    """
+    instruction = os.environ.get(_COMPLETE)
+    if instruction:
+        sys.exit(shell_complete(cli, {}, "qml-mp", _COMPLETE, instruction))
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

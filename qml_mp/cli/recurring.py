@@ -79,7 +79,7 @@ def add(
     queue: str | None,
     tz: str,
 ) -> None:
-    """Add or replace the template ID, e.g.: recurring add digest "0 9 * * MON-FRI" send_digest."""
+    """Add or replace a template. E.g.: recurring add digest "0 9 * * MON-FRI" send_digest."""
     job = session.make_job(method, read_payload(payload), queue=queue)
     template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, tz=tz)
     session.storage().upsert_recurring_job(template)
@@ -100,7 +100,7 @@ def remove(session: Session, recurring_id: str) -> None:
 @click.argument("recurring_id", metavar="ID")
 @pass_session
 def run(session: Session, recurring_id: str) -> None:
-    """Enqueue one job from the template now, leave its schedule alone, and print the job's id."""
+    """Enqueue one job from a template now and print its id. The schedule stays as it is."""
     job_id = session.existing_storage().run_recurring_now(recurring_id)
     if job_id is None:
         raise _not_found(recurring_id)
@@ -116,7 +116,7 @@ def run(session: Session, recurring_id: str) -> None:
 @json_option
 @pass_session
 def preview(session: Session, what: str, count: int, tz: str | None, as_json: bool) -> None:
-    """Print the next firings of a cron expression (quoted) or of a template."""
+    """Print the next firings of a cron expression or a template. Quote the expression."""
     schedule = _schedule(session, what, tz)
     firings = schedule.preview(datetime.now(UTC), count)
     for firing in firings:

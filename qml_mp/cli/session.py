@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from qml_mp.errors import AppImportError, SchemaMismatch
 from qml_mp.sources import load_app_spec, load_config, load_url
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from qml_mp.core.payload import JsonValue
     from qml_mp.storage.protocol import Retention, Storage
 
+_USAGE = 2
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -113,13 +116,30 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of commands that takes the common options."""
+    """A group of commands that takes the common options. Alone it prints its help and exits with 2."""
 
     command_class = Command
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(common_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Not by click's no_args_is_help, which is another stream and exit code in each of its versions.
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True, color=ctx.color)
+            ctx.exit(_USAGE)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not ctx.resilient_parsing and name not in self.list_commands(ctx) and not name.startswith("-"):
+            alike = get_close_matches(name, self.list_commands(ctx), n=1)
+            hint = f" Did you mean {alike[0]!r}?" if alike else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 class LazyGroup(Group):
@@ -145,6 +165,14 @@ class LazyGroup(Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self._lazy.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [
+            CompletionItem(name, help=line)
+            for name, (_, line) in self._lazy.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)  # not Group's: it imports them all
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -118,7 +118,9 @@ class Probe:
             )
         facts = read_facts(self._said.decode())
         if facts.error is not None:
-            raise AppImportError(f"The app {self._label!r} cannot be imported:\n{facts.error.rstrip()}")
+            raise AppImportError(
+                f"The app {self._label!r} cannot be imported from {os.getcwd()}:\n{facts.error.rstrip()}"
+            )
         return facts
 
     def _drain(self) -> None:

@@ -1,0 +1,121 @@
+"""What a new user meets: the command alone, words typed wrong, and completion in the shell."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Qml, is_one_error
+
+_PROGRAMS = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize("group", [(), ("jobs",), ("recurring",), ("queues",), ("servers",), ("workers",)])
+def test_a_group_alone_prints_its_help_as_help(qml: Qml, group: tuple[str, ...]) -> None:
+    asked = qml(*group, "--help")
+    ended = qml(*group)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == asked.out
+    assert "error" not in ended.err.splitlines()[0]
+    assert "\n\nCommands:\n" in ended.err
+
+
+@pytest.mark.parametrize("group", [(), ("jobs",), ("recurring",)])
+def test_in_80_columns_no_line_of_a_groups_help_is_cut_short(qml: Qml, group: tuple[str, ...]) -> None:
+    lines = qml(*group, "--help", env={"COLUMNS": "80"}).out.splitlines()
+
+    assert all(len(line) <= 80 for line in lines)
+    assert not [line for line in lines if line.startswith("  ") and line.endswith("...")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("strat",), 2, "No such command 'strat'. Did you mean 'start'? See `qml-mp --help`."),
+        (("job", "list"), 2, "No such command 'job'. Did you mean 'jobs'? See `qml-mp --help`."),
+        (("jobs", "lst"), 2, "No such command 'lst'. Did you mean 'list'? See `qml-mp jobs --help`."),
+        (("zzz",), 2, "No such command 'zzz'. See `qml-mp --help`."),
+        (("-A", "tasks:app"), 2, "Missing command. See `qml-mp --help`."),
+        (("jobs", "list", "extra"), 2, "extra argument (extra). See `qml-mp jobs list --help`."),
+        (("start", "-A", "tasks:app", "--worker", "2"), 2, "'--workers'? See `qml-mp start --help`."),
+        (("start",), 2, "No app is named: pass -A module:attribute, or set QML_MP_APP."),
+        (("start", "-A", "tasks.py"), 3, """-A is 'tasks.py'; an app is named as "module:attribute", e.g."""),
+        (("start", "-A", "task:app"), 3, "The app 'task:app' cannot be imported from {folder}: "),
+        (("enqueue", "x", "-A", "task:app"), 3, "The app 'task:app' cannot be imported from {folder}: "),
+    ],
+)
+def test_what_is_typed_wrong_is_answered_in_one_paragraph_with_what_to_do(
+    qml: Qml, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    ended = qml(*arguments)
+
+    assert ended.code == code
+    assert is_one_error(ended.err)
+    assert said.format(folder=qml.folder) in ended.err
+    assert ended.out == ""
+
+
+def test_bash_completes_commands_and_their_options(qml: Qml) -> None:
+    script = 'eval "$(_QML_MP_COMPLETE=bash_source qml-mp)"; complete -p qml-mp >&2\n' + "".join(
+        f"COMPREPLY=(); COMP_WORDS=(qml-mp {words}); COMP_CWORD={len(words.split())}\n"
+        '_qml_mp_completion qml-mp; echo "${COMPREPLY[@]}"\n'
+        for words in ("jo", "jobs sh", "jobs list --state s", "start --max-m")
+    )
+
+    ended = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, cwd=qml.folder,
+        env=qml.environment({"PATH": f"{_PROGRAMS}:/usr/bin:/bin"}),
+    )  # fmt: skip
+
+    assert "-F _qml_mp_completion qml-mp" in ended.stderr
+    assert ended.stdout.splitlines() == [
+        "jobs", "show", "scheduled succeeded", "--max-memory --max-memory-hard",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shell", "first", "answer"),
+    [
+        ("zsh", "#compdef qml-mp", "plain\nstatus\nShow jobs, queues, servers and workers at a glance.\n"),
+        ("fish", "function _qml_mp_completion;", "plain,status\tShow jobs, queues, servers and workers"),
+    ],
+)
+def test_other_shells_get_their_script_and_their_answers(
+    qml: Qml, shell: str, first: str, answer: str
+) -> None:
+    script = qml(env={"_QML_MP_COMPLETE": f"{shell}_source"})
+    line = {"COMP_WORDS": "qml-mp stat", "COMP_CWORD": "stat" if shell == "fish" else "1"}
+    completed = qml(env={"_QML_MP_COMPLETE": f"{shell}_complete", **line})
+
+    assert script.code == 0
+    assert script.out.startswith(first)
+    assert completed.code == 0
+    assert answer in completed.out
+
+
+def test_completing_a_command_loads_none(qml: Qml) -> None:
+    code = (
+        "import sys; from qml_mp.cli import main\n"
+        "try: main.main()\n"
+        "except SystemExit: pass\n"
+        "ours = {name for name in sys.modules if name.startswith('qml_mp.')}\n"
+        "assert not ours & {'qml_mp.cli.jobs', 'qml_mp.cli.start', 'qml_mp.app', 'qml_mp.storage'}, ours\n"
+        "assert not {'psycopg', 'croniter', 'sqlite3', 'asyncio'} & set(sys.modules)\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=qml.folder,
+        env=qml.environment(
+            {"_QML_MP_COMPLETE": "bash_complete", "COMP_WORDS": "qml-mp ", "COMP_CWORD": "1"}
+        ),
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == [
+        "plain,start", "plain,enqueue", "plain,jobs", "plain,recurring", "plain,queues", "plain,servers",
+        "plain,workers", "plain,status", "plain,migrate", "plain,demo",
+    ]  # fmt: skip
