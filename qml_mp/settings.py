@@ -52,8 +52,7 @@ class ServerConfig:
     """Settings of a `BackgroundJobServer`. Durations also accept seconds or text like "5m".
 
     The first group has the names and defaults of the reference system; two of its defaults are
-    changed: heartbeats are on for PostgreSQL (`enable_heartbeat=None` means "as the storage
-    wants"), and the sweep at start never touches a job whose owner is provably alive.
+    changed: heartbeats are on, and the sweep at start never touches a job whose owner is provably alive.
     Raises `ConfigurationError` that names field, value and bound.
     """
 
@@ -81,7 +80,8 @@ class ServerConfig:
     shutdown_timeout: timedelta = timedelta(seconds=30)
     """What stopping allows running jobs before they are killed and given back uncharged."""
     stale_processing_after: timedelta = timedelta(minutes=5)
-    """Processing jobs of unknown owners older than this are re-queued at start."""
+    """Processing jobs older than this are re-queued when their owner is not registered, or when it sends
+    no heartbeats and its process cannot be looked up."""
     enable_recurring: bool = True
     recurring_poll_interval: timedelta = timedelta(seconds=5)
     enable_cleanup: bool = True
@@ -90,11 +90,14 @@ class ServerConfig:
     """How long succeeded and deleted jobs are kept."""
     failed_ttl: timedelta = timedelta(days=7)
     """How long failed jobs are kept."""
-    enable_heartbeat: bool | None = None
-    """None: on for PostgreSQL, off for SQLite, where every process can be looked up by its id."""
+    enable_heartbeat: bool = True
+    """Without heartbeats, peers that cannot look up this server's process judge its jobs by their age
+    (`stale_processing_after`), and it judges nobody by silence."""
     heartbeat_interval: timedelta = timedelta(seconds=10)
+    """Longest from one heartbeat to the next; SQLite servers send one every two seconds."""
     dead_server_timeout: timedelta = timedelta(seconds=60)
-    """A peer silent for longer is dead: its jobs are re-queued and its row is removed."""
+    """A peer silent for longer, of which no process is seen, is dead: its jobs are re-queued and its row
+    is removed. On SQLite `stale_processing_after` is enough when that is shorter, but 8 s at least."""
 
     cancel_grace: timedelta = timedelta(seconds=2)
     """From asking a job to end until an exception is raised inside it."""

@@ -27,7 +27,7 @@ def change_raw_job(storage: Storage, job_id: str, **columns: str | bytes | int) 
 
 def move_server_elsewhere(storage: Storage, server_id: str) -> None:
     """Have the row say that the server runs on another host, so that no process table tells of it."""
-    _change(storage, "servers", server_id, {"host": "elsewhere"})
+    change_server(storage, server_id, host="elsewhere")
 
 
 def run_raw(storage: Storage, statement: str) -> None:
@@ -44,7 +44,17 @@ def run_raw(storage: Storage, statement: str) -> None:
         postgres.execute(statement.format(s=f'"{schema}".', jobs=f'"{schema}".jobs').encode())
 
 
-def _change(storage: Storage, table: str, row_id: str, columns: Mapping[str, str | bytes | int]) -> None:
+def change_server(storage: Storage, server_id: str, **columns: str | int) -> None:
+    """Set columns of a server's row, unchecked."""
+    _change(storage, "servers", server_id, columns)
+
+
+def _change(
+    storage: Storage,
+    table: str,
+    row_id: str,
+    columns: Mapping[str, str | bytes | int] | Mapping[str, str | int],
+) -> None:
     values = [*columns.values(), row_id]
     if storage.url.startswith("sqlite:"):
         assignments = ", ".join(f"{name} = ?" for name in columns)

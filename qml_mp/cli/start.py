@@ -62,9 +62,7 @@ from qml_mp.sources import load_app_spec
 @click.option(
     "--cleanup/--no-cleanup", "enable_cleanup", default=None, help="Remove expired jobs; default on."
 )
-@click.option(
-    "--heartbeat/--no-heartbeat", "enable_heartbeat", default=None, help="Default: on for PostgreSQL."
-)
+@click.option("--heartbeat/--no-heartbeat", "enable_heartbeat", default=None, help="Default: on.")
 @pass_session
 def start(
     session: Session, burst: bool, **config_flags: int | str | bool | timedelta | tuple[str, ...] | None

@@ -342,7 +342,8 @@ class ServerRegistry(Protocol):
         """All rows, oldest start first."""
 
     def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
-        """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock."""
+        """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock, or lies
+        in the future: the clock was set back, and they have sent none since."""
 
     def reclaim_server(
         self,
@@ -453,8 +454,9 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
         """The URL with the password masked, for people and logs."""
 
     @property
-    def heartbeat_by_default(self) -> bool:
-        """Whether servers on this storage can be on machines that cannot see each other's processes."""
+    def is_on_one_machine(self) -> bool:
+        """Whether all its users are on one machine: their heartbeats wait for the same disk, and a process
+        of another boot is dead. (They may still be in pid namespaces that hide them from each other.)"""
 
     def migrate(self) -> list[int]:
         """Bring the schema up to this code under a lock; the versions applied, [] when up to date.

@@ -9,8 +9,8 @@ from datetime import timedelta
 from qml_mp import host
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.lease import Lease
-from qml_mp.supervisor.sweep import reclaim_from_dead_neighbours
+from qml_mp.supervisor.judging import Judging
+from qml_mp.supervisor.sweep import is_seen_alive, reclaim_from_dead_neighbours, release_stranded_jobs
 from qml_mp.supervisor.ticks import Tick
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ _NEIGHBOUR_INTERVAL = timedelta(seconds=5)
 def heartbeat_tick(
     config: ServerConfig,
     *,
+    judging: Judging,
     own_id: Callable[[], str],
     worker_pids: Callable[[], Mapping[str, int]],
     declared_dead: Callable[[], None],
@@ -31,7 +32,6 @@ def heartbeat_tick(
 
     `declared_dead` is called when the own row is gone: a peer has given our jobs to others.
     """
-    lease = Lease(interval=config.heartbeat_interval, timeout=config.dead_server_timeout)
 
     def beat(storage: Storage) -> None:
         rss = {worker_id: host.rss_bytes(pid) or 0 for worker_id, pid in worker_pids().items()}
@@ -39,40 +39,43 @@ def heartbeat_tick(
             logger.error("A peer declared this server dead; its jobs are others' now")
             declared_dead()
             return
-        lease.renew(storage.now())
-        if not lease.is_old_enough:
-            return
-        for peer in storage.silent_servers(own_id=own_id(), timeout=config.dead_server_timeout):
-            if host.is_alive(peer.process) is not None:
-                continue  # of this host: the process table knows better, and the neighbour loop asks it
+        judging.renew(storage.now())
+        for peer in storage.silent_servers(own_id=own_id(), timeout=judging.shortest_silence):
+            silence = judging.silence_that_proves_death(peer.process)
+            if silence is None or is_seen_alive(storage, peer):
+                continue  # the process table knows better, and the neighbour loop asks it
             count = storage.reclaim_server(
-                peer.id,
-                silent_for=config.dead_server_timeout,
-                judge=own_id(),
-                retention=Retention.of(config),
+                peer.id, silent_for=silence, judge=own_id(), retention=Retention.of(config)
             )
             if count:
                 logger.warning("Server %s is silent; %s of its jobs are enqueued again", peer.id, count)
                 wake()
 
-    return Tick(name="heartbeat", interval=config.heartbeat_interval, body=beat)
+    return Tick(name="heartbeat", interval=judging.beat, body=beat)
 
 
 def neighbour_tick(
     config: ServerConfig,
     *,
+    judging: Judging | None,
     own_id: Callable[[], str],
     declared_dead: Callable[[], None],
     wake: Callable[[], None],
 ) -> Tick:
     """Looks for supervisors of this very host that died: the process table tells, without any timeout.
-    And for the own row, which a server without heartbeats would not miss otherwise."""
+    For jobs whose owners nothing tells of. And for the own row, which a server without heartbeats
+    (`judging` is None) would not miss otherwise."""
 
     def look(storage: Storage) -> None:
         if own_id() not in {server.id for server in storage.list_servers()}:
             logger.error("A peer declared this server dead; its jobs are others' now")
             declared_dead()
-        if reclaim_from_dead_neighbours(storage, own_id=own_id(), retention=Retention.of(config)):
+        recovered = reclaim_from_dead_neighbours(storage, own_id=own_id(), retention=Retention.of(config))
+        if judging is None or judging.may_judge_by_age:
+            recovered += release_stranded_jobs(
+                storage, config, own_id=own_id(), hears_peers=judging is not None
+            )
+        if recovered:
             wake()
 
     return Tick(name="neighbour", interval=_NEIGHBOUR_INTERVAL, body=look)

@@ -12,10 +12,14 @@ from datetime import datetime, timedelta
 class Lease:
     """Pure: told of each heartbeat, it answers whether peers may be judged by their silence."""
 
-    def __init__(self, *, interval: timedelta, timeout: timedelta) -> None:
-        """`interval` lies between heartbeats; `timeout` is the silence after which a peer counts as dead."""
-        self._timeout = timeout
-        self._longest_gap = (interval + timeout) / 2  # room for a late beat, and for peers that wake later
+    def __init__(
+        self, *, interval: timedelta, timeout: timedelta, longest_gap: timedelta | None = None
+    ) -> None:
+        """`interval` lies between heartbeats; `timeout` is the silence after which a peer counts as dead.
+        A longer time than `longest_gap` between two heartbeats is a gap; by default there is room for a
+        late one, and for peers that wake later."""
+        self.timeout = timeout
+        self._longest_gap = (interval + timeout) / 2 if longest_gap is None else longest_gap
         self._since: datetime | None = None
         self._newest: datetime | None = None
 
@@ -32,4 +36,4 @@ class Lease:
         """Whether it has lasted for the whole timeout."""
         if self._since is None or self._newest is None:
             return False
-        return self._newest - self._since >= self._timeout
+        return self._newest - self._since >= self.timeout

@@ -40,19 +40,23 @@ def all_ticks(
         presence.tick(),
         templates.tick(),
     ]
-    if presence.has_heartbeat:
+    judging = presence.judging()
+    if judging is not None:
         ticks.append(
             heartbeat_tick(
-                config, own_id=own_id, worker_pids=fleet.pids, declared_dead=declared_dead, wake=wake
+                config, judging=judging, own_id=own_id, worker_pids=fleet.pids, declared_dead=declared_dead,
+                wake=wake,
             )
-        )
+        )  # fmt: skip
     if config.enable_scheduler:
         ticks.append(scheduler_tick(config, wake=wake))
     if config.enable_recurring:
         ticks.append(recurring_tick(config, presence=presence, wake=wake))
     if config.enable_cleanup:
         ticks.append(cleanup_tick(config))
-    ticks.append(neighbour_tick(config, own_id=own_id, declared_dead=declared_dead, wake=wake))
+    ticks.append(
+        neighbour_tick(config, judging=judging, own_id=own_id, declared_dead=declared_dead, wake=wake)
+    )
     ticks.append(unknown_tick(presence))
     if leave is not None:
         ticks.append(burst_tick(presence, everybody_is_idle=chores.everybody_is_idle, leave=leave))

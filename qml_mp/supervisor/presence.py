@@ -13,6 +13,7 @@ from qml_mp.core.ids import new_server_id
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.judging import Judging
 from qml_mp.supervisor.ticks import Tick
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,14 @@ class Presence:
 
     @property
     def has_heartbeat(self) -> bool:
-        """Whether this server sends heartbeats: as configured, else as the storage wants."""
-        wanted = self._config.enable_heartbeat
-        return self._storage.heartbeat_by_default if wanted is None else wanted
+        """Whether this server sends heartbeats."""
+        return self._config.enable_heartbeat
+
+    def judging(self) -> Judging | None:
+        """What tells this server of its peers' silence; None: it sends no heartbeats, and judges none."""
+        if not self.has_heartbeat:
+            return None
+        return Judging(self._config, on_one_machine=self._storage.is_on_one_machine)
 
     @property
     def is_outdated(self) -> bool:

@@ -1,8 +1,8 @@
 """Supervisor: recovery of jobs that a run of a server left in Processing, judged by who owns them.
 
 Kill before reclaim: of a dead supervisor of this host, every worker that may still run is killed
-and proved dead before its job is given to another. Owners on other hosts are judged by silence,
-owners of whom nothing is known by age alone.
+and proved dead before its job is given to another. Owners whose processes cannot be looked up from here
+are judged by silence (`heartbeat`), owners of whom nothing else is known by age alone.
 """
 
 from __future__ import annotations
@@ -35,22 +35,35 @@ def sweep_at_start(storage: Storage, config: ServerConfig, presence: Presence) -
     this server has been heard for long enough itself.
     """
     own_id = presence.id
-    retention = Retention.of(config)
     recovered = reclaim_from_dead_neighbours(
-        storage, own_id=own_id, retention=retention, proof_s=_PROOF_AT_START_S
+        storage, own_id=own_id, retention=Retention.of(config), proof_s=_PROOF_AT_START_S
     )
+    return recovered + release_stranded_jobs(
+        storage, config, own_id=own_id, hears_peers=presence.has_heartbeat
+    )
+
+
+def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str, hears_peers: bool) -> int:
+    """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
+
+    Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
+    server that sends none itself (`hears_peers` is false) judges silent peers so, too.
+    """
+    # Before the list: who registers after it has no claim as old as this.
+    stale_before = storage.now() - config.stale_processing_after
+    silent = () if hears_peers else storage.silent_servers(own_id=own_id, timeout=config.dead_server_timeout)
+    judged_by_silence = {server.id for server in silent}
     spared = [
         server.id
         for server in storage.list_servers()
-        if presence.has_heartbeat or _may_be_alive(storage, server, config)
+        if (server.heartbeat_enabled and server.id not in judged_by_silence) or is_seen_alive(storage, server)
     ]
-    stale_before = storage.now() - config.stale_processing_after
-    recovered += storage.requeue_stranded_jobs(
-        stale_before, spare_servers=[own_id, *spared], retention=retention
+    count = storage.requeue_stranded_jobs(
+        stale_before, spare_servers=[own_id, *spared], retention=Retention.of(config)
     )
-    if recovered:
-        logger.warning("%s stranded jobs are enqueued again", recovered)
-    return recovered
+    if count:
+        logger.warning("%s stranded jobs are enqueued again", count)
+    return count
 
 
 def reclaim_from_dead_neighbours(
@@ -72,11 +85,12 @@ def reclaim_from_dead_neighbours(
     return recovered
 
 
-def _may_be_alive(storage: Storage, server: ServerInfo, config: ServerConfig) -> bool:
-    alive = host.is_alive(server.process)
-    if alive is None and server.heartbeat_enabled:
-        return storage.now() - server.last_heartbeat < config.dead_server_timeout
-    return alive is not False
+def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
+    """Whether its process, or one of its workers', is known to run."""
+    if host.is_alive(server.process):
+        return True
+    workers = (worker.process for worker in storage.list_workers() if worker.server_id == server.id)
+    return any(host.is_alive(worker) for worker in workers)
 
 
 def _all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float) -> bool:

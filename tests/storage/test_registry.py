@@ -139,6 +139,23 @@ def test_only_peers_that_promised_heartbeats_can_be_silent(storage: Storage, raw
     assert storage.silent_servers(own_id="own#1", timeout=2 * HOUR) == []
 
 
+@pytest.mark.fault(74)
+@pytest.mark.fault(88)
+def test_a_heartbeat_from_before_the_clock_was_set_back_is_silence(storage: Storage, raw: Raw) -> None:
+    for info in (server("own#1"), server("quiet#1"), server("beats#1")):
+        storage.register_server(info)
+    raw.age("servers", "last_heartbeat", -HOUR)
+    for living in ("own#1", "beats#1"):
+        storage.heartbeat_server(living, worker_rss={})
+
+    silent = storage.silent_servers(own_id="own#1", timeout=MINUTE)
+    for server_id in ("quiet#1", "beats#1"):
+        storage.reclaim_server(server_id, silent_for=MINUTE, judge="own#1")
+
+    assert [info.id for info in silent] == ["quiet#1"]
+    assert {info.id for info in storage.list_servers()} == {"own#1", "beats#1"}
+
+
 def test_reclaiming_releases_the_claims_uncharged_and_removes_the_rows(storage: Storage) -> None:
     storage.register_server(server("a#1"))
     storage.register_worker(worker("w-1", "a#1"))

@@ -174,16 +174,19 @@ LIST_SERVERS = f"SELECT {_SERVER} FROM {{s}}.servers ORDER BY started_at, id"
 
 SILENT_SERVERS = f"""
 SELECT {_SERVER} FROM {{s}}.servers
-WHERE heartbeat_enabled AND id <> %(own_id)s AND last_heartbeat < now() - %(timeout)s::interval
+WHERE heartbeat_enabled AND id <> %(own_id)s
+  AND last_heartbeat NOT BETWEEN now() - %(timeout)s::interval AND clock_timestamp()
 ORDER BY started_at, id
 """
-"""Peers that promised to beat and have not for too long."""
+"""Peers that promised to beat and have not for too long, or not since the clock was set back."""
 
 REMOVE_SERVER = """
 DELETE FROM {s}.servers
 WHERE id = %(server_id)s
   -- Judged again by the newest row when a heartbeat comes in at this moment.
-  AND (%(silent_for)s::interval IS NULL OR last_heartbeat < now() - %(silent_for)s::interval)
+  -- By clock_timestamp(), because a heartbeat may be younger than this transaction.
+  AND (%(silent_for)s::interval IS NULL
+       OR last_heartbeat NOT BETWEEN now() - %(silent_for)s::interval AND clock_timestamp())
   -- In this very statement, because who judges may have been stopped right before it.
   AND (%(judge)s::text IS NULL OR EXISTS (
       SELECT FROM {s}.servers WHERE id = %(judge)s AND last_heartbeat > now() - %(silent_for)s::interval / 2))

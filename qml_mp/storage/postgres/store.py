@@ -54,9 +54,9 @@ class PostgresStorage(
         return self._database.target.display_url
 
     @property
-    def heartbeat_by_default(self) -> bool:
-        """True: servers of a database can be on machines that cannot see each other's processes."""
-        return True
+    def is_on_one_machine(self) -> bool:
+        """False: servers may be anywhere."""
+        return False
 
     def migrate(self) -> list[int]:
         return self._database.migrate()

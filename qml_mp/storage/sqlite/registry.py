@@ -54,7 +54,8 @@ class RegistryPart(ClaimsPart):
             return connection.execute(sql_around.REMOVE_SERVER, {"server_id": server_id}).rowcount == 1
 
     def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
-        with self._database.write() as connection:
+        # Of no use once the machine has gone down, and idle servers should not keep a disk awake.
+        with self._database.write(durable=False) as connection:
             beat = {"server_id": server_id, "now": self._now_us()}
             if connection.execute(sql_around.HEARTBEAT, beat).rowcount == 0:
                 return False
@@ -73,7 +74,8 @@ class RegistryPart(ClaimsPart):
         return [server_of(row, from_us) for row in rows]
 
     def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
-        which = {"own_id": own_id, "silent_since": to_us(self.now() - timeout)}
+        now = self.now()
+        which = {"own_id": own_id, "silent_since": to_us(now - timeout), "now": to_us(now)}
         with self._database.read() as connection:
             rows = connection.execute(sql_around.SILENT_SERVERS, which).fetchall()
         return [server_of(row, from_us) for row in rows]
@@ -92,6 +94,7 @@ class RegistryPart(ClaimsPart):
                 now = self.now()
                 verdict = {
                     **which,
+                    "now": to_us(now),
                     "silent_since": to_us(now - silent_for),
                     "judge": judge,
                     "heard_since": to_us(now - silent_for / 2),

@@ -96,16 +96,18 @@ _SERVER: Final = """
 """
 LIST_SERVERS: Final = f"SELECT {_SERVER} FROM qml_servers ORDER BY started_at, id"
 
-# Peers that promised to beat and have not for too long.
+# Peers that promised to beat and have not for too long, or not since the clock was set back.
 SILENT_SERVERS: Final = f"""
     SELECT {_SERVER} FROM qml_servers
-    WHERE heartbeat_enabled AND id <> :own_id AND last_heartbeat < :silent_since
+    WHERE heartbeat_enabled AND id <> :own_id AND last_heartbeat NOT BETWEEN :silent_since AND :now
     ORDER BY started_at, id
 """
 
 # Whether a server is still silent, asked under the lock under which it is then reclaimed.
 STILL_SILENT: Final = """
-    SELECT EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id AND last_heartbeat < :silent_since)
+    SELECT EXISTS (
+        SELECT 1 FROM qml_servers
+        WHERE id = :server_id AND last_heartbeat NOT BETWEEN :silent_since AND :now)
       AND (:judge IS NULL
            OR EXISTS (SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :heard_since))
 """

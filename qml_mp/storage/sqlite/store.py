@@ -44,9 +44,9 @@ class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocksPart, Monit
         return f"sqlite:///{self._database.path}"
 
     @property
-    def heartbeat_by_default(self) -> bool:
-        """False: all users of a file are on one machine, where every process can be looked up."""
-        return False
+    def is_on_one_machine(self) -> bool:
+        """True: the locks of a file and its log work on one machine."""
+        return True
 
     def migrate(self) -> list[int]:
         return self._database.migrate()

@@ -1,0 +1,65 @@
+"""Supervisor, pure: how long others may be silent before this server takes them for dead.
+
+Only silence tells of a server whose process cannot be looked up from here: one on another machine,
+in another pid namespace, behind a /proc that hides it, or from before a reboot. Where all servers are
+on one machine (SQLite), heartbeats are frequent, and a short silence is enough to tell.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from qml_mp import host
+from qml_mp.core.server_info import ProcessIdentity
+from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.lease import Lease
+
+_BEAT_ON_ONE_MACHINE = timedelta(seconds=2)
+_BEATS_MISSED = 4
+"""After so many, where beats are frequent: a writer that holds the file for the length of the gap which
+the lease allows delays a living server's beat by less, the pauses between its tries included."""
+_GAP_SHARE = 3 / 8  # of the silence; on one machine both wait for the same disk and the same lock
+
+
+class Judging:
+    """What one server holds against its peers. Owned by the heartbeat loop, which tells it of each beat."""
+
+    def __init__(self, config: ServerConfig, *, on_one_machine: bool) -> None:
+        self._on_one_machine = on_one_machine
+        if not on_one_machine:
+            self.beat = config.heartbeat_interval
+            self._lease = Lease(interval=self.beat, timeout=config.dead_server_timeout)
+            self._short_lease = self._lease
+            return
+        self.beat = min(_BEAT_ON_ONE_MACHINE, config.heartbeat_interval)
+        # The workers of a dead supervisor are gone by then, although they cannot be seen to be.
+        shortest = max(_BEATS_MISSED * _BEAT_ON_ONE_MACHINE, config.orphan_grace + _BEAT_ON_ONE_MACHINE)
+        # Silent for so long, all its claims are as old.
+        longest = max(shortest, config.stale_processing_after)
+        self._lease = self._lease_for(min(longest, config.dead_server_timeout))
+        self._short_lease = self._lease_for(min(shortest, config.dead_server_timeout))
+
+    @property
+    def shortest_silence(self) -> timedelta:
+        """No peer is judged before."""
+        return self._short_lease.timeout
+
+    @property
+    def may_judge_by_age(self) -> bool:
+        """Whether this server has been awake for long enough to judge claims by their age."""
+        return self._lease.is_old_enough
+
+    def renew(self, now: datetime) -> None:
+        """This server's own heartbeat was written at `now`, by the clock of storage."""
+        for lease in (self._lease, self._short_lease):
+            lease.renew(now)
+
+    def silence_that_proves_death(self, peer: ProcessIdentity) -> timedelta | None:
+        """How long this peer has to be silent; None: this server has not been heard for as long itself."""
+        lease = self._lease
+        if self._on_one_machine and host.is_of_another_boot(peer):
+            lease = self._short_lease  # its kernel is gone, unless the machine gives each container a boot
+        return lease.timeout if lease.is_old_enough else None
+
+    def _lease_for(self, silence: timedelta) -> Lease:
+        return Lease(interval=self.beat, timeout=silence, longest_gap=silence * _GAP_SHARE)

@@ -1,0 +1,34 @@
+"""Tests: a server in a pid namespace of its own, as in a container, of which no process can be seen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes.harness import Server, is_gone, wait_until
+
+CONTAINER = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
+"""The start of a command that runs as process 1 of such a namespace."""
+
+
+def need_namespaces() -> None:
+    """Fail, saying what is needed, where a test cannot make a pid namespace."""
+    tried = subprocess.run([*CONTAINER, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.fail(
+            "This test makes pid namespaces: run it as root on Linux, in a container with CAP_SYS_ADMIN. "
+            f"It got {tried.returncode}: {tried.stderr}"
+        )
+
+
+def kill_container(server: Server) -> None:
+    """SIGKILL its supervisor, which is process 1, so that the kernel ends everything in there."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    (supervisor,) = map(int, children)
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: is_gone(supervisor), what="the end of the container")
+    server.wait()

@@ -1,0 +1,158 @@
+"""Tests: servers whose processes cannot be looked up from here are judged by their heartbeats, or by age."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.processes.journal import Line
+from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
+from tests.storage_rows import change_server
+
+MakeServer = Callable[..., Server]
+GATED = "tests.processes.apps_storage_faults:app"
+on_one_machine = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+def contained(server: MakeServer, **environment: str) -> Server:
+    """A server in a pid namespace of its own."""
+    one = server("-w", "1", app=GATED, **environment)
+    one.prefix = CONTAINER
+    return one.start(ready=None)
+
+
+def run_of(one: Server, claim_seq: int) -> Line:
+    """The start of the job under this claim."""
+    return wait_until(
+        lambda: next((line for line in one.journal() if line.claim_seq == claim_seq), None),
+        within_s=40,
+        what=f"run {claim_seq}; {one.log()}",
+    )
+
+
+def finish(storage: Storage, folder: Path, job_id: str, *, claim_seq: int) -> None:
+    """Let the job end, uncharged, in its run of this number."""
+    (folder / "gate").touch()
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert (job.claim_seq, job.failures, job.crashes) == (claim_seq, 0, 0)
+
+
+@on_one_machine
+@pytest.mark.fault(74)
+@pytest.mark.parametrize("elsewhere", [(), CONTAINER], ids=["here", "restarted-container"])
+def test_a_job_of_a_server_that_died_in_another_pid_namespace_runs_again(
+    server: MakeServer, storage: Storage, tmp_path: Path, elsewhere: tuple[str, ...]
+) -> None:
+    need_namespaces()
+    dead = contained(server)
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    run_of(dead, 1)
+    kill_container(dead)
+
+    one = server("-w", "1", app=GATED, QML_MP_STALE_PROCESSING_AFTER="1s")
+    one.prefix = elsewhere  # in a container it has the very pids of the dead one
+    one.start(ready=None)
+
+    run_of(one, 2)
+    finish(storage, tmp_path, job_id, claim_seq=2)
+    if elsewhere:
+        kill_container(one)
+    else:
+        assert one.stop() == 0
+        assert storage.list_servers() == []
+
+
+@on_one_machine
+@pytest.mark.fault(74)
+def test_a_job_of_a_server_of_an_earlier_boot_runs_again_at_whatever_age(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    dead = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="0.1").start()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    worker = run_of(dead, 1).pid
+    dead.clean_up()
+    wait_until(lambda: is_gone(worker), what="the end of the orphan")
+    (row,) = storage.list_servers()
+    change_server(storage, row.id, host=f"an-earlier-boot:{row.process.host.partition(':')[2]}")
+
+    one = server("-w", "1", app=GATED).start()
+
+    run_of(one, 2)
+    finish(storage, tmp_path, job_id, claim_seq=2)
+    assert one.stop() == 0
+    assert storage.list_servers() == []
+
+
+@on_one_machine
+@pytest.mark.fault(74)
+@pytest.mark.fault(88)
+def test_a_heartbeat_from_before_the_clock_was_set_back_keeps_no_server_alive(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    need_namespaces()
+    dead = contained(server)
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    run_of(dead, 1)
+    kill_container(dead)
+    (row,) = storage.list_servers()
+    in_a_day = row.last_heartbeat + timedelta(days=1)
+    change_server(storage, row.id, last_heartbeat=int(in_a_day.timestamp() * 1e6))
+
+    one = server("-w", "1", app=GATED, QML_MP_STALE_PROCESSING_AFTER="1s").start()
+
+    run_of(one, 2)
+    finish(storage, tmp_path, job_id, claim_seq=2)
+    assert one.stop() == 0
+
+
+@on_one_machine
+@pytest.mark.fault(74)
+def test_a_job_of_an_unseen_server_without_heartbeats_is_judged_by_its_age(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    need_namespaces()
+    dead = contained(server, QML_MP_ENABLE_HEARTBEAT="no")
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    run_of(dead, 1)
+    one = server("-w", "1", app=GATED, QML_MP_STALE_PROCESSING_AFTER="5s").start()
+    kill_container(dead)
+
+    run_of(one, 2)
+    finish(storage, tmp_path, job_id, claim_seq=2)
+    assert one.stop() == 0
+
+
+@on_one_machine
+@pytest.mark.fault(74)
+@pytest.mark.parametrize("boot", ["this", "another"])
+def test_a_living_server_in_another_pid_namespace_keeps_its_job_however_soon_claims_count_as_stale(
+    server: MakeServer, storage: Storage, tmp_path: Path, boot: str
+) -> None:
+    need_namespaces()
+    alive = contained(server, QML_MP_STALE_PROCESSING_AFTER="0")
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    run_of(alive, 1)
+    if boot == "another":  # as some sandboxes give one to each container
+        (row,) = storage.list_servers()
+        change_server(storage, row.id, host="another-boot:pid:[1]")
+
+    one = server("-w", "1", app=GATED, QML_MP_STALE_PROCESSING_AFTER="0").start()
+    wait_until(lambda: has_judged(one, storage), within_s=40, what="that it may judge")
+
+    assert [line.claim_seq for line in one.journal()] == [1]
+    finish(storage, tmp_path, job_id, claim_seq=1)
+    assert len(storage.list_servers()) == 2
+    assert one.stop() == 0
+    kill_container(alive)
+
+
+def has_judged(one: Server, storage: Storage) -> bool:
+    """Whether it has been heard for longer than the silence after which it takes an unseen peer for dead."""
+    (row,) = (row for row in storage.list_servers() if row.process.pid == one.pid)
+    return row.last_heartbeat - row.started_at > timedelta(seconds=15)

@@ -1,0 +1,89 @@
+"""Tests: how long a peer has to be silent before a server takes it for dead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.server_info import ProcessIdentity
+from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.judging import Judging
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+HERE = host.identity().host
+IN_A_CONTAINER = ProcessIdentity(host=f"{HERE.partition(':')[0]}:pid:[1]", pid=1, started_ticks=1)
+BEFORE_A_REBOOT = replace(IN_A_CONTAINER, host=f"another-boot:{HERE.partition(':')[2]}")
+
+
+def seconds(value: float) -> timedelta:
+    return timedelta(seconds=value)
+
+
+def heard_for(judging: Judging, duration: timedelta) -> Judging:
+    """A server that has been heard for so long, with every heartbeat in time."""
+    beat = timedelta()
+    while beat < duration:
+        judging.renew(START + beat)
+        beat += judging.beat
+    judging.renew(START + duration)
+    return judging
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize(
+    ("config", "container", "earlier_boot"),
+    [
+        pytest.param(ServerConfig(), 60, 8, id="by default"),
+        pytest.param(ServerConfig(stale_processing_after=seconds(20)), 20, 8, id="claims are stale sooner"),
+        pytest.param(ServerConfig(stale_processing_after=seconds(0)), 8, 8, id="never before four beats"),
+        pytest.param(
+            ServerConfig(stale_processing_after=seconds(0), orphan_grace=seconds(30)), 32, 32,
+            id="never before orphans are gone",
+        ),
+        pytest.param(
+            ServerConfig(heartbeat_interval=seconds(1), dead_server_timeout=seconds(3)), 3, 3,
+            id="as short as a person says",
+        ),
+    ],
+)  # fmt: skip
+def test_on_one_machine_a_short_silence_tells(
+    config: ServerConfig, container: float, earlier_boot: float
+) -> None:
+    judging = heard_for(Judging(config, on_one_machine=True), seconds(120))
+
+    assert judging.beat <= seconds(2)
+    assert judging.silence_that_proves_death(IN_A_CONTAINER) == seconds(container)
+    assert judging.silence_that_proves_death(BEFORE_A_REBOOT) == seconds(earlier_boot)
+    assert judging.shortest_silence == seconds(earlier_boot)
+
+
+def test_across_machines_only_the_timeout_counts_and_another_boot_proves_nothing() -> None:
+    config = ServerConfig(stale_processing_after=seconds(0))
+
+    judging = heard_for(Judging(config, on_one_machine=False), seconds(120))
+
+    assert judging.beat == config.heartbeat_interval
+    for peer in (IN_A_CONTAINER, BEFORE_A_REBOOT):
+        assert judging.silence_that_proves_death(peer) == config.dead_server_timeout
+
+
+@pytest.mark.fault(8)
+@pytest.mark.fault(74)
+@pytest.mark.parametrize("on_one_machine", [True, False])
+def test_nobody_is_judged_by_a_server_that_was_not_heard_for_as_long_itself(on_one_machine: bool) -> None:
+    judging = Judging(ServerConfig(), on_one_machine=on_one_machine)
+
+    heard_for(judging, seconds(7))
+
+    assert judging.silence_that_proves_death(IN_A_CONTAINER) is None
+    assert judging.silence_that_proves_death(BEFORE_A_REBOOT) is None
+    assert not judging.may_judge_by_age
+
+    heard_for(judging, seconds(120))
+    judging.renew(START + seconds(180))  # it slept
+
+    assert judging.silence_that_proves_death(IN_A_CONTAINER) is None
+    assert judging.silence_that_proves_death(BEFORE_A_REBOOT) is None
