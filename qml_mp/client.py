@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.handle import JobHandle
+from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.units import Duration, parse_duration
 
@@ -80,19 +80,20 @@ class JobClient:
         self._retention = retention
         self._url: str | None = None
         self._storage: Storage | None = None
-        self._opening = threading.Lock()
 
     def connect(self, url: str | None) -> None:
         """From now on use the storage of this URL (None: look the URL up when it is needed)."""
         self.close()
-        with self._opening:
+        with fork_guard().no_forks:
             self._url = url
             self._storage = None
 
     @property
     def storage(self) -> Storage:
         """The storage; it connects when it is first used, and makes its schema when it has none."""
-        with self._opening:
+        if self._storage is not None:
+            return self._storage
+        with fork_guard().no_forks:  # a child could never import what a thread is importing that it has not
             if self._storage is None:
                 self._storage = _open(self._url)
             return self._storage

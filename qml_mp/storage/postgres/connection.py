@@ -41,6 +41,7 @@ class Database:
         self.statements = Statements(target)
         self._handle = _Handle()
         self._left_to_parent: list[_Handle] = []
+        fork_guard().watch(self)
 
     def rows(self, what: str, template: str, params: Params | None = None) -> list[DictRow]:
         """Run one statement, committed by itself; its rows. `what` says in words what it is for.
@@ -127,11 +128,15 @@ class Database:
     def close_for_fork(self) -> None:
         """The connection stays the parent's."""
 
+    def end_fork(self) -> None:
+        """It was never closed."""
+
     def leave_parents_handle(self) -> None:
         """In a forked child, let go of the socket: held open, it would keep the parent's session
         alive after the parent's death, with whatever it has locked."""
         if self._handle.pid != os.getpid():
             self._handle.abandon()
+            self._own_handle()  # now, while there is one thread
 
     def bound(self, params: Params | None) -> dict[str, object]:
         """The values of a statement, the channel of its NOTIFY among them."""
@@ -169,7 +174,6 @@ class Database:
         if handle.link is not None and not handle.link.is_usable():
             handle.drop()
         if handle.link is None:
-            fork_guard().watch(self)
             handle.link = open_link(self.target, self.options)
         if checked and not handle.checked:
             found = schema.found_version(handle.link, self.target, self.statements)

@@ -55,12 +55,15 @@ class Database:
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self._in_use = False
+        self._is_forking = False
+        """The lock is held across a fork: written by the thread that forks, one at a time."""
         self._file: tuple[int, int] | None = None
         """The file once opened. It stays: a file that was deleted under us is never made anew."""
         self._log: tuple[int, int] | None = None
         """The write-ahead log of this connection."""
         self.descriptors: frozenset[int] = frozenset()
         """Those of this connection; none while there is no connection."""
+        fork_guard().watch(self)
 
     def __del__(self) -> None:
         # Perhaps half made, or at the end of the interpreter, where even the name `suppress` is gone.
@@ -95,7 +98,8 @@ class Database:
         """The version of the schema, 0 when there is none. Writes nothing and creates no file."""
         if not os.path.exists(self.path):
             return 0
-        with self._translated():
+        self.leave_parents_handle()
+        with self._lock, self._translated():
             connection = connect(self.path, busy_timeout_s=self._busy_timeout_s)
             try:
                 return version_of(connection)
@@ -134,12 +138,17 @@ class Database:
     # Forks
 
     def close_for_fork(self) -> None:
-        """Close the connection before a fork, once another thread's operation has ended."""
-        if self._lock.acquire(timeout=self._busy_timeout_s):
-            try:
-                self.close()
-            finally:
-                self._lock.release()
+        """Close the connection before a fork, once another thread's operation has ended. SQLite's own
+        locks within the process would stay as they are in the child, whatever it opened."""
+        self._is_forking = self._lock.acquire(timeout=self._busy_timeout_s)
+        if self._is_forking:
+            self.close()
+
+    def end_fork(self) -> None:
+        """Let the other threads go on."""
+        if self._is_forking:
+            self._is_forking = False
+            self._lock.release()
 
     def leave_parents_handle(self) -> None:
         """In a forked child, abandon what it inherited."""
@@ -148,6 +157,7 @@ class Database:
         self._pid = os.getpid()
         self._lock = threading.RLock()  # the old one may be held by a thread that does not exist here
         self._in_use = False
+        self._is_forking = False
         self.descriptors = frozenset()
         if self._connection is not None:
             # One reference too many, for good: the handle is not even closed when the child exits.
@@ -232,7 +242,6 @@ class Database:
             create_file(self.path)
         elif identity_of(self.path) != self._file:
             raise self._moved()
-        fork_guard().watch(self)
         before = open_descriptors()
         connection = connect(self.path, busy_timeout_s=self._busy_timeout_s)
         try:
