@@ -17,7 +17,13 @@ from qml_mp import failpoints
 from qml_mp.child.probe import AppFacts
 from qml_mp.child.source import LoadedProgram, ProgramSource
 from qml_mp.clock import Clock, SystemClock
-from qml_mp.errors import ConfigurationError, StorageError, WorkerBootError
+from qml_mp.errors import (
+    ConfigurationError,
+    SchemaMismatch,
+    StorageError,
+    StorageUnreachable,
+    WorkerBootError,
+)
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
@@ -150,11 +156,20 @@ class Supervisor:
 
     def _open(self) -> None:
         """Recover what earlier runs left, then say who we are."""
-        sweep_at_start(self._storage, self._config, self._presence)
+        self._try_to_recover()
         self._presence.register()
         for template in self._recurring:
             self._storage.upsert_recurring_job(template)
         show_supervisor_title(self._source.label, self._config.worker_count)
+
+    def _try_to_recover(self) -> None:
+        """One job that storage refuses to give back keeps no server from running the others."""
+        try:
+            sweep_at_start(self._storage, self._config, self._presence)
+        except (StorageUnreachable, SchemaMismatch):
+            raise
+        except StorageError as error:
+            logger.warning("Cannot give back what earlier runs left; a loop tries again: %s", error)
 
     def _turn(self) -> None:
         """One round: wait for whatever comes first, then see to everything, the urgent before the slow."""

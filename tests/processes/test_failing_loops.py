@@ -120,3 +120,28 @@ def test_a_dead_workers_claim_that_cannot_be_settled_holds_up_no_other(
 
     assert wait_for_state(storage, refused_id, StateName.SUCCEEDED).crashes == 1
     assert one.stop() == 0
+
+
+@pytest.mark.fault(75)
+def test_a_recovery_that_is_refused_at_the_start_is_tried_again_and_keeps_no_server_from_starting(
+    server: MakeServer, storage: Storage, url: str, tmp_path: Path
+) -> None:
+    one = server("-w", "1", app=APP)
+    one.folder = tmp_path / "one"
+    one.folder.mkdir()
+    one.start()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(one.journal, what=one.log())
+    one.signal(signal.SIGKILL)
+    one.wait()
+
+    with refusing(url, "UPDATE", f"OLD.id = '{job_id}' AND OLD.state = 'processing'"):
+        two = server("-w", "1", app=APP).start()
+        wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
+        assert REFUSAL in two.log()
+
+    (tmp_path / "gate").touch()
+    wait_for_state(storage, job_id, StateName.SUCCEEDED, within_s=30.0)
+    assert "Cannot give back what earlier runs left" in two.log()
+    assert "Traceback" not in two.log()
+    assert two.stop() == 0
