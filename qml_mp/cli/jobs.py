@@ -18,16 +18,20 @@ from qml_mp.cli.output import (
     print_table,
     short,
 )
+from qml_mp.cli.running import end_claim, owner_of
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.core.ids import check_job_id
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import Attempt
+from qml_mp.core.outcome import Attempt, Cancelled, Outcome, Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobFailed, JobNotFound, QmlError, StorageError
 from qml_mp.handle import JobHandle
-from qml_mp.storage.protocol import CancelResult, JobFilter, JobPage, Storage
+from qml_mp.storage.protocol import CancelResult, JobFilter, JobPage, Retention, Storage
 
 _PAYLOAD_CHARS = 40
+_force = click.option(
+    "--force", is_flag=True, help="Also end a running job whose server cannot be seen and may be alive."
+)
 
 
 @click.group(cls=Group)
@@ -90,11 +94,24 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_ids", metavar="ID…", nargs=-1, required=True, callback=as_job_ids)
+@_force
 @pass_session
-def retry(session: Session, job_ids: Sequence[str]) -> None:
-    """Enqueue failed jobs again. Their budgets of retries and crashes are fresh."""
+def retry(session: Session, job_ids: Sequence[str], force: bool) -> None:
+    """Enqueue failed jobs again. Their budgets of retries and crashes are fresh.
+
+    A running job whose server is gone is given back, charged to no budget.
+    """
     storage = session.existing_storage()
-    _each(job_ids, lambda job_id: str(storage.retry(job_id).state_name))
+    retention = session.retention()
+
+    def retry_one(job_id: str) -> str:
+        try:
+            return str(storage.retry(job_id).state_name)
+        except InvalidTransition as refused:
+            given_back = Release(reason="given back from the command line")
+            return _end_left_behind(storage, job_id, given_back, refused, retention=retention, force=force)
+
+    _each(job_ids, retry_one)
 
 
 @jobs.command()
@@ -106,11 +123,20 @@ def retry(session: Session, job_ids: Sequence[str]) -> None:
 @click.option(
     "--wait-timeout", metavar="DURATION", callback=as_duration, help="With --wait: how long at most."
 )
+@_force
 @pass_session
 def cancel(
-    session: Session, job_ids: Sequence[str], reason: str, wait: bool, wait_timeout: timedelta | None
+    session: Session,
+    job_ids: Sequence[str],
+    reason: str,
+    wait: bool,
+    wait_timeout: timedelta | None,
+    force: bool,
 ) -> None:
-    """Delete jobs that wait; ask the server to end those that run."""
+    """Delete jobs that wait; ask the server to end those that run.
+
+    A running job whose server is gone ends here and now.
+    """
     if wait_timeout is not None and not wait:
         raise click.UsageError("--wait-timeout needs --wait.")
     storage = session.existing_storage()
@@ -121,6 +147,10 @@ def cancel(
             case CancelResult.DELETED:
                 return "deleted"
             case CancelResult.REQUESTED:
+                owner = owner_of(storage, job_id)
+                if owner is not None and not owner.runs and (force or not owner.may_run):
+                    cancelled = Cancelled(reason=reason)
+                    return end_claim(storage, owner, cancelled, retention=retention, force=force)
                 handle = JobHandle(job_id, storage=storage, retention=retention)
                 return _end_of(handle, wait_timeout) if wait else "asked to end"
             case CancelResult.NOT_FOUND:
@@ -136,12 +166,41 @@ def cancel(
 @click.option(
     "--reason", default="deleted from the command line", show_default=True, help="Kept with the job."
 )
+@_force
 @pass_session
-def delete(session: Session, job_ids: Sequence[str], reason: str) -> None:
-    """Make jobs that do not run Deleted. Their rows go when their time to live is over."""
+def delete(session: Session, job_ids: Sequence[str], reason: str, force: bool) -> None:
+    """Make jobs that do not run Deleted. Their rows go when their time to live is over.
+
+    A running job whose server is gone counts as one that does not run.
+    """
     storage = session.existing_storage()
     retention = session.retention()
-    _each(job_ids, lambda job_id: str(storage.delete(job_id, reason=reason, retention=retention).state_name))
+
+    def delete_one(job_id: str) -> str:
+        try:
+            return str(storage.delete(job_id, reason=reason, retention=retention).state_name)
+        except InvalidTransition as refused:
+            cancelled = Cancelled(reason=reason)
+            return _end_left_behind(storage, job_id, cancelled, refused, retention=retention, force=force)
+
+    _each(job_ids, delete_one)
+
+
+def _end_left_behind(
+    storage: Storage,
+    job_id: str,
+    outcome: Outcome,
+    refused: InvalidTransition,
+    *,
+    retention: Retention,
+    force: bool,
+) -> str:
+    """After a transition was refused: if it was because the job runs, end its claim should its server be
+    gone. Else raise the refusal."""
+    owner = owner_of(storage, job_id)
+    if owner is None:
+        raise refused
+    return end_claim(storage, owner, outcome, retention=retention, force=force)
 
 
 def _print_page(page: JobPage) -> None:

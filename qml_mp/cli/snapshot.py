@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from qml_mp.cli.liveness import Liveness, Standing, liveness_of
+from qml_mp.cli.output import seconds
 from qml_mp.core.job import Claim
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.host import is_alive, rss_bytes
 from qml_mp.storage.protocol import QueueStats, Storage
-
-_SILENT_AFTER = timedelta(seconds=60)
-"""A server that cannot be looked up from here counts as alive when its last heartbeat is younger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +53,21 @@ class ServerView:
     """A server with its workers."""
 
     info: ServerInfo
-    alive: bool
+    liveness: Liveness
     workers: tuple[WorkerView, ...]
 
     @property
+    def alive(self) -> bool:
+        """Whether its process is seen, or it was heard lately."""
+        return self.liveness.is_likely
+
+    @property
     def state(self) -> str:
-        """dead, or alive, or paused: alive, but told to claim nothing."""
-        if not self.alive:
-            return "dead"
-        return "paused" if self.info.paused else "alive"
+        """What is known of it, or paused: alive, but told to claim nothing."""
+        known = str(self.liveness)
+        if not (self.alive and self.info.paused):
+            return known
+        return "paused" if self.liveness.standing is Standing.ALIVE else f"paused, {known}"
 
     def to_json(self) -> dict[str, JsonValue]:
         """An entry of `servers` in the JSON of `status`."""
@@ -72,6 +77,8 @@ class ServerView:
             "host": self.info.hostname,
             "pid": self.info.process.pid,
             "alive": self.alive,
+            "standing": str(self.liveness.standing),
+            "silent_s": seconds(self.liveness.silent_for),
             "paused": self.info.paused,
             "trouble": self.info.trouble,
             "workers": [worker.to_json() for worker in self.workers],
@@ -86,7 +93,7 @@ def view_servers(storage: Storage) -> list[ServerView]:
     return [
         ServerView(
             info=info,
-            alive=_alive(info, now - info.last_heartbeat),
+            liveness=liveness_of(info, now=now, on_one_machine=storage.is_on_one_machine),
             workers=_view_workers(storage, [worker for worker in workers if worker.server_id == info.id]),
         )
         for info in infos
@@ -122,8 +129,3 @@ def _view_workers(storage: Storage, infos: Sequence[WorkerInfo]) -> tuple[Worker
             )
         )
     return tuple(views)
-
-
-def _alive(info: ServerInfo, silent: timedelta) -> bool:
-    known = is_alive(info.process)
-    return silent < _SILENT_AFTER if known is None else known

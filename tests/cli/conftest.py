@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import Storage
 from tests.cli.command import TASKS, Qml
 
 
@@ -15,3 +18,12 @@ def qml(tmp_path: Path) -> Qml:
     (tmp_path / "tasks.py").write_text(TASKS)
     (tmp_path / "qml-mp.toml").touch()
     return Qml(folder=tmp_path)
+
+
+@pytest.fixture
+def storage(qml: Qml) -> Iterator[Storage]:
+    """The storage that the command looks at."""
+    storage = open_storage(f"sqlite:///{qml.database}")
+    storage.migrate()
+    yield storage
+    storage.close()

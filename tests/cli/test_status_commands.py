@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -11,7 +10,6 @@ from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Fetch, Storage
 from tests.cli.command import Qml
 
@@ -20,22 +18,13 @@ _GONE = ProcessIdentity(host=host.identity().host, pid=host.identity().pid, star
 _LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture
-def storage(qml: Qml) -> Iterator[Storage]:
-    """The storage that the command looks at."""
-    storage = open_storage(f"sqlite:///{qml.database}")
-    storage.migrate()
-    yield storage
-    storage.close()
-
-
 def register(storage: Storage, name: str, process: ProcessIdentity) -> None:
     """A server with two workers, all of them said to be the same process."""
     now = datetime.now(UTC)
     storage.register_server(
         ServerInfo(
             id=f"{name}#1", name=name, hostname="here", process=process, worker_count=2, queues=("default",),
-            started_at=now, last_heartbeat=now,
+            started_at=now, last_heartbeat=now, heartbeat_enabled=True,
         )
     )  # fmt: skip
     for number in (1, 2):
@@ -77,7 +66,9 @@ def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None
     assert list(queue) == ["name", "enqueued", "processing", "oldest_s"]
     assert (queue["name"], queue["enqueued"], queue["processing"]) == ("default", 1, 1)
     assert queue["oldest_s"] >= 0
-    assert list(server) == ["id", "name", "host", "pid", "alive", "paused", "trouble", "workers"]
+    assert list(server) == [
+        "id", "name", "host", "pid", "alive", "standing", "silent_s", "paused", "trouble", "workers",
+    ]  # fmt: skip
     assert (server["id"], server["name"], server["host"], server["alive"]) == ("blue#1", "blue", "here", True)
     assert list(idle) == ["number", "pid", "state", "job_id", "method", "running_s", "rss_bytes"]
     assert (idle["number"], idle["state"], idle["job_id"], idle["running_s"]) == (1, "idle", None, None)

@@ -1,0 +1,70 @@
+"""Client: whether a registered server lives, as far as it can be known from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.host import is_alive
+from qml_mp.units import format_duration
+
+_SILENT_AFTER = timedelta(seconds=60)  # the default of dead_server_timeout
+_SILENT_AFTER_ON_ONE_MACHINE = timedelta(seconds=10)  # where servers send a heartbeat every two seconds
+_CLOCK_STEP = timedelta(seconds=2)
+
+
+class Standing(StrEnum):
+    """What is known of a server."""
+
+    ALIVE = "alive"
+    """Its process runs on this machine."""
+    DEAD = "dead"
+    """Its process is proved gone."""
+    NOT_KNOWN = "not_known"
+    """Its process cannot be looked up from here. It was heard lately, or it sends no heartbeats."""
+    SILENT = "silent"
+    """Its process cannot be looked up from here, and its heartbeats have stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Liveness:
+    """What is known of a server, and since when it was not heard."""
+
+    standing: Standing
+    silent_for: timedelta | None
+    """Since its last heartbeat; None: it sends none. Negative after the clock was set back."""
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether its process is seen, or it was heard lately."""
+        heard = self.standing is Standing.NOT_KNOWN and self.silent_for is not None
+        return heard or self.standing is Standing.ALIVE
+
+    def __str__(self) -> str:
+        """For people: what is known, and what it rests on when that is only heartbeats."""
+        if self.standing not in (Standing.NOT_KNOWN, Standing.SILENT):
+            return str(self.standing)
+        known = self.standing.replace("_", " ")
+        if self.silent_for is None:
+            return f"{known} (sends no heartbeats)"
+        if self.silent_for < -_CLOCK_STEP:
+            return f"{known} (not heard since the clock was set back)"
+        seconds = timedelta(seconds=max(0, round(self.silent_for.total_seconds())))
+        return f"{known} (last heard {format_duration(seconds)} ago)"
+
+
+def liveness_of(server: ServerInfo, *, now: datetime, on_one_machine: bool) -> Liveness:
+    """What the process table of this machine and its last heartbeat tell; `now` is the storage's clock."""
+    silent_for = now - server.last_heartbeat if server.heartbeat_enabled else None
+    match is_alive(server.process):
+        case True:
+            standing = Standing.ALIVE
+        case False:
+            standing = Standing.DEAD
+        case None:
+            limit = _SILENT_AFTER_ON_ONE_MACHINE if on_one_machine else _SILENT_AFTER
+            lately = silent_for is None or -_CLOCK_STEP <= silent_for <= limit
+            standing = Standing.NOT_KNOWN if lately else Standing.SILENT
+    return Liveness(standing=standing, silent_for=silent_for)

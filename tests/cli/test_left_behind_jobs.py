@@ -1,0 +1,195 @@
+"""`jobs retry`, `cancel` and `delete` on a job that counts as running, and what is said of its server."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.job import Claim
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Fetch, Storage
+from tests.cli.command import Qml, is_one_error
+from tests.storage_rows import change_server
+
+HERE = host.identity()
+DEAD = replace(HERE, started_ticks=1)
+UNSEEN = ProcessIdentity(host=f"{HERE.host.partition(':')[0]}:pid:[1]", pid=1, started_ticks=1)
+
+
+def running(
+    qml: Qml,
+    storage: Storage,
+    process: ProcessIdentity,
+    *,
+    worker: ProcessIdentity | None = None,
+    silent_for: timedelta | None = timedelta(),
+) -> Claim:
+    """A job that is claimed by a worker of this server, which was last heard so long ago; None: it sends
+    no heartbeats."""
+    now = datetime.now(UTC)
+    storage.register_server(
+        ServerInfo(
+            id="blue#1", name="blue", hostname="here", process=process, worker_count=1, queues=("default",),
+            started_at=now, last_heartbeat=now, heartbeat_enabled=silent_for is not None,
+        )
+    )  # fmt: skip
+    storage.register_worker(
+        WorkerInfo(
+            id="blue-1", server_id="blue#1", number=1, process=worker or process, started_at=now, rss_bytes=1
+        )
+    )
+    if silent_for:
+        heard_at = now - silent_for
+        change_server(storage, "blue#1", last_heartbeat=int(heard_at.timestamp() * 1e6))
+    qml("enqueue", "resize")
+    claim = storage.fetch_and_lock_job(Fetch(worker_id="blue-1", server_id="blue#1", queues=()))
+    assert claim is not None
+    return claim
+
+
+def state_of(storage: Storage, claim: Claim) -> StateName:
+    job = storage.get(claim.job.id)
+    assert job is not None
+    return job.state_name
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize(
+    ("command", "state"), [("retry", "enqueued"), ("cancel", "deleted"), ("delete", "deleted")]
+)
+@pytest.mark.parametrize(
+    ("process", "silent_for", "said"),
+    [
+        pytest.param(DEAD, timedelta(), "server blue#1: dead", id="dead"),
+        pytest.param(UNSEEN, timedelta(minutes=3), "server blue#1: silent (last heard 3m", id="silent"),
+        pytest.param(
+            UNSEEN, timedelta(days=-1), "silent (not heard since the clock was set back)", id="in-the-future"
+        ),
+    ],
+)  # fmt: skip
+def test_a_job_whose_server_is_gone_is_given_back_or_ended_by_command(
+    qml: Qml, storage: Storage, command: str, state: str, process: ProcessIdentity, silent_for: timedelta,
+    said: str,
+) -> None:  # fmt: skip
+    claim = running(qml, storage, process, silent_for=silent_for)
+
+    ended = qml("jobs", command, claim.job.id)
+
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"{claim.job.id} {state} (it was left by ")
+    assert said in ended.out
+    job = storage.get(claim.job.id)
+    assert job is not None
+    assert (str(job.state_name), job.failures, job.crashes) == (state, 0, 0)
+    assert storage.claims() == []
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize("command", ["retry", "cancel", "delete"])
+def test_a_job_whose_server_is_not_registered_is_given_back_or_ended_by_command(
+    qml: Qml, storage: Storage, command: str
+) -> None:
+    claim = running(qml, storage, DEAD)
+    storage.deregister_server("blue#1")
+
+    ended = qml("jobs", command, claim.job.id)
+
+    assert "server blue#1: not registered" in ended.out
+    assert storage.claims() == []
+
+
+@pytest.mark.parametrize("command", ["retry", "delete"])
+@pytest.mark.parametrize("flags", [(), ("--force",)])
+def test_a_job_whose_server_lives_is_left_and_the_answer_says_what_to_do(
+    qml: Qml, storage: Storage, command: str, flags: tuple[str, ...]
+) -> None:
+    claim = running(qml, storage, HERE)
+
+    ended = qml("jobs", command, claim.job.id, *flags)
+
+    assert is_one_error(ended.err)
+    assert "is running (server blue#1: alive)" in ended.err
+    assert f"qml-mp jobs cancel {claim.job.id}" in ended.err
+    assert state_of(storage, claim) is StateName.PROCESSING
+
+
+def test_a_running_job_is_cancelled_by_its_server(qml: Qml, storage: Storage) -> None:
+    claim = running(qml, storage, HERE)
+
+    ended = qml("jobs", "cancel", claim.job.id, "--force")
+
+    assert ended.out == f"{claim.job.id} asked to end\n"
+    assert state_of(storage, claim) is StateName.PROCESSING
+    assert [request.key for request in storage.cancel_requests("blue#1")] == [claim.key]
+
+
+@pytest.mark.parametrize("command", ["retry", "delete"])
+def test_a_job_whose_worker_has_outlived_its_server_is_left(qml: Qml, storage: Storage, command: str) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as worker:
+        claim = running(qml, storage, DEAD, worker=host.identity(worker.pid))
+
+        ended = qml("jobs", command, claim.job.id, "--force")
+
+    assert is_one_error(ended.err)
+    assert f"still runs in process {worker.pid}" in ended.err
+    assert state_of(storage, claim) is StateName.PROCESSING
+    assert qml("jobs", command, claim.job.id).code == 0
+    assert storage.claims() == []
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize("silent_for", [timedelta(seconds=3), None], ids=["heard", "no-heartbeats"])
+@pytest.mark.parametrize(
+    ("command", "state"), [("retry", "enqueued"), ("cancel", "deleted"), ("delete", "deleted")]
+)
+def test_a_job_whose_server_may_be_alive_is_ended_only_by_force(
+    qml: Qml, storage: Storage, command: str, state: str, silent_for: timedelta | None
+) -> None:
+    claim = running(qml, storage, UNSEEN, silent_for=silent_for)
+
+    asked = qml("jobs", command, claim.job.id)
+
+    assert state_of(storage, claim) is StateName.PROCESSING
+    if command == "cancel":
+        assert asked.out == f"{claim.job.id} asked to end\n"
+    else:
+        assert is_one_error(asked.err)
+        assert "not known (" in asked.err
+        assert "--force" in asked.err
+        storage.heartbeat_server("blue#1", worker_rss={})  # as if no time had passed
+
+    forced = qml("jobs", command, claim.job.id, "--force")
+
+    assert forced.code == 0, forced.err
+    assert str(state_of(storage, claim)) == state
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize(
+    ("process", "silent_for", "alive", "standing", "shown"),
+    [
+        (HERE, timedelta(), True, "alive", "alive"),
+        (DEAD, timedelta(), False, "dead", "dead"),
+        (UNSEEN, timedelta(seconds=3), True, "not_known", "not known (last heard "),
+        (UNSEEN, timedelta(hours=2), False, "silent", "silent (last heard 2h"),
+        (UNSEEN, None, False, "not_known", "not known (sends no heartbeats)"),
+    ],
+)
+def test_a_server_that_cannot_be_seen_is_not_said_to_be_alive(
+    qml: Qml, storage: Storage, process: ProcessIdentity, silent_for: timedelta | None, alive: bool,
+    standing: str, shown: str,
+) -> None:  # fmt: skip
+    running(qml, storage, process, silent_for=silent_for)
+
+    (listed,) = qml("servers", "list", "--json").lines
+    tables = [qml("servers", "list").out, qml("status").out]
+
+    assert (listed["alive"], listed["standing"]) == (alive, standing)
+    assert (listed["silent_s"] is None) == (silent_for is None)
+    assert all(shown in table for table in tables)
+    assert all(("alive" in table) == (standing == "alive") for table in tables)
