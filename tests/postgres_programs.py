@@ -7,6 +7,7 @@ Standard library alone, so that it also runs before anything is installed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -129,11 +130,9 @@ def _system_folders() -> Iterator[Path]:
     if in_path:
         # Resolved, because initdb looks for the other programs beside itself.
         yield Path(in_path).resolve().parent
-    pg_config = shutil.which("pg_config")
-    if pg_config:
-        answer = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
-        if answer.returncode == 0:
-            yield Path(answer.stdout.strip())
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # none, or one that does not run
+        answer = subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=True)
+        yield Path(answer.stdout.strip())
     yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_major_version, reverse=True)
     yield from sorted(Path("/opt/homebrew/opt").glob("postgresql@*/bin"), reverse=True)
 
