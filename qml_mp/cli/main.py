@@ -51,6 +51,7 @@ def main() -> None:
 
     A shell that completes a line calls it with `_QML_MP_COMPLETE` set, and gets its answer instead.
     """
+    _open_what_is_closed()
     instruction = os.environ.get(_COMPLETE)
     if instruction:
         sys.exit(shell_complete(cli, {}, "qml-mp", _COMPLETE, instruction))
@@ -91,6 +92,17 @@ def _make_current_directory_importable() -> None:
     here = os.getcwd()
     if not sys.path or sys.path[0] not in ("", here):
         sys.path.insert(0, here)
+
+
+def _open_what_is_closed() -> None:
+    """Lead standard descriptors that were closed (`>&-`) to /dev/null, so that no file gets their numbers."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number: this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process
 
 
 def _discard_stdout() -> None:

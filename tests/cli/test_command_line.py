@@ -120,6 +120,18 @@ def test_a_reader_that_leaves_early_is_no_error(qml: Qml) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("command", ["jobs list", "jobs list --json", "status --json"])
+def test_a_closed_standard_output_is_no_error(qml: Qml, command: str) -> None:
+    qml("enqueue", "resize")
+
+    ended = subprocess.run(
+        ["bash", "-c", f'exec "$0" -m qml_mp {command} >&-', sys.executable],
+        cwd=qml.folder, env=qml.environment(), stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
 def test_colours_are_for_terminals_and_no_color_is_honoured(qml: Qml, no_color: str, coloured: bool) -> None:
     qml("enqueue", "resize")
