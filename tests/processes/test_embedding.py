@@ -160,7 +160,7 @@ def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(repo
         "no module": ("AppImportError", "No module named 'no_such_module'"),
         "in memory": ("ConfigurationError", "2 threads"),
         "only in workers": ("WorkerBootError", "gone stale"),
-        "no storage": ("StorageUnavailable", "no/such/folder"),
+        "no storage": ("StorageUnreachable", "no/such/folder"),
         "memory": ("ConfigurationError", "memory limit"),
     }
     for name, (kind, text) in expected.items():

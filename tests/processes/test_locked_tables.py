@@ -1,4 +1,4 @@
-"""Tests: a server while somebody keeps the job table of its PostgreSQL database locked, and after."""
+"""Tests: a server while somebody locks or alters the tables of its PostgreSQL database, and after."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from tests.processes.harness import Server, wait_for_state, wait_until
 
-pytestmark = [pytest.mark.fault(76), pytest.mark.parametrize("url", ["postgres"], indirect=True)]
+pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 HELD_UP = "lock timeout"
 
@@ -37,6 +37,7 @@ def runs(one: Server) -> Counter[str]:
     return Counter(line.job_id for line in one.journal() if line.what == "start")
 
 
+@pytest.mark.fault(76)
 def test_an_idle_server_runs_what_became_due_behind_a_lock(
     server: Callable[..., Server], storage: Storage, url: str
 ) -> None:
@@ -55,6 +56,7 @@ def test_an_idle_server_runs_what_became_due_behind_a_lock(
     assert one.stop() == 0
 
 
+@pytest.mark.fault(76)
 def test_no_finished_job_fails_or_runs_again_for_a_lock(
     server: Callable[..., Server], storage: Storage, url: str
 ) -> None:
@@ -71,6 +73,7 @@ def test_no_finished_job_fails_or_runs_again_for_a_lock(
     assert one.stop() == 0
 
 
+@pytest.mark.fault(76)
 def test_a_producer_enqueues_again_when_the_lock_is_gone(storage: Storage, url: str) -> None:
     producer = open_storage(url, patience=timedelta(milliseconds=50))
     for _ in range(3):
@@ -85,3 +88,25 @@ def test_a_producer_enqueues_again_when_the_lock_is_gone(storage: Storage, url: 
         producer.enqueue_many([Job.new("quick", {})])
     assert storage.job_counts()[StateName.ENQUEUED] == 8
     producer.close()
+
+
+@pytest.mark.fault(83)
+def test_columns_added_while_jobs_run_cost_nothing(
+    server: Callable[..., Server], storage: Storage, url: str
+) -> None:
+    one = server("-w", "2").start(ready=2)
+    ids = storage.enqueue_many(Job.new("quick", {"busy_s": 0.05}, max_crashes=1) for _ in range(60))
+    wait_until(lambda: len(runs(one)) > 20, what=one.log())
+
+    address, _, schema = url.rpartition("?schema=")
+    with psycopg.connect(address, autocommit=True) as admin:
+        for table in ("jobs", "attempts", "workers", "servers", "recurring_jobs"):
+            name = sql.Identifier(schema, table)
+            admin.execute(sql.SQL("ALTER TABLE {} ADD COLUMN note text DEFAULT 'none'").format(name))
+
+    for job_id in ids:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert runs(one) == dict.fromkeys(ids, 1)
+    assert one.stop() == 0
+    assert "cached plan" not in one.log()
+    assert "Cannot" not in one.log()
