@@ -10,21 +10,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Concatenate, Literal, Protocol, overload
 
-from qml_mp.client import EnqueueOptions, JobClient, JobDefaults, build_job
-from qml_mp.core.job import Job, check_max_crashes
+from qml_mp.client import EnqueueOptions, JobClient, JobDefaults, build_job, read_timeout
+from qml_mp.core.job import Job, check_max_crashes, check_max_retries, check_priority
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.errors import AppImportError, ConfigurationError, UnknownMethod
+from qml_mp.errors import AppImportError, ConfigurationError, InvalidJob, UnknownMethod, shown
 from qml_mp.handle import JobHandle
 from qml_mp.job_function import JobFunction, P, R
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry
-from qml_mp.processing.retry import RetryPolicy
+from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import ServerConfig, check_queue_name
 from qml_mp.storage.protocol import BY_DEFAULT, Retention, Storage
-from qml_mp.units import Duration, parse_duration
+from qml_mp.units import Duration
 
 
 class Decorator(Protocol):
@@ -55,6 +55,9 @@ class QmlApp:
         middleware: Sequence[JobMiddleware] | None = None,
         on_state_change: StateChangeHook | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, ServerConfig):
+            raise ConfigurationError(f"config is {shown(config)}; it must be a ServerConfig.")
+        check_policy(retry_policy, what="retry_policy")
         self.config = config
         self.registry = WorkerRegistry()
         self._retry_policy = retry_policy or RetryPolicy()
@@ -102,28 +105,45 @@ class QmlApp:
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
         priority: int = 0,
-        max_retries: int = 0,
+        max_retries: int | None = None,
         max_crashes: int | None = None,
         on_crash: Literal["retry", "fail"] = "retry",
     ) -> Decorator:
         """Declare a job function; its method name is `name`, else the function's own.
 
         `retry`, `timeout` (of one attempt) and `max_crashes` hold for this function's jobs instead
-        of the app's policy and the server's limits. `on_crash="fail"` is for jobs that must not
-        begin twice: the first death of their process ends them Failed. Raises `ConfigurationError`
-        for a name that is taken.
+        of the app's policy and the server's limits. `max_retries` is how often a failed attempt is
+        followed by another, 0: never; None leaves it to the policy. `on_crash="fail"` is for jobs that
+        must not begin twice: the first death of their process ends them Failed. Raises
+        `ConfigurationError` for a name that is taken and for what no job can have.
         """
         if name is not None and not isinstance(name, str):
             raise ConfigurationError("Write @app.job() with parentheses; its argument is the method's name.")
-        defaults = JobDefaults(queue=check_queue_name(queue), priority=priority, max_retries=max_retries)
+        check_policy(retry, what="retry")
+        if on_crash not in ("retry", "fail"):
+            raise ConfigurationError(f'on_crash is {shown(on_crash)}; it must be "retry" or "fail".')
+        if on_crash == "fail" and max_crashes not in (None, 1):
+            raise ConfigurationError(
+                f'on_crash="fail" means max_crashes=1, and max_crashes is {shown(max_crashes)}; give one.'
+            )
+        try:
+            defaults = JobDefaults(
+                queue=check_queue_name(queue),
+                priority=check_priority(priority),
+                max_retries=check_max_retries(max_retries),
+            )
+            time_limit = read_timeout(timeout)
+            crashes = 1 if on_crash == "fail" else check_max_crashes(max_crashes)
+        except InvalidJob as problem:
+            raise ConfigurationError(str(problem)) from None
 
         def declare(function: Callable[..., Any]) -> JobFunction[..., Any]:
             worker = FunctionWorker(
                 function,
                 method_name=function.__name__ if name is None else name,
                 retry_policy=retry,
-                timeout=None if timeout is None else parse_duration(timeout, what="timeout"),
-                max_crashes=1 if on_crash == "fail" else check_max_crashes(max_crashes),
+                timeout=time_limit,
+                max_crashes=crashes,
             )
             self.registry.register(worker)
             declared: JobFunction[..., Any] = JobFunction(
@@ -255,6 +275,8 @@ class QmlApp:
             yield job
 
     def _check_method(self, method: str) -> None:
+        if not isinstance(method, str):
+            raise InvalidJob(f"The method name is {shown(method)}; it must be text.")
         known = self.registry.methods()
         if known and method not in known:
             raise UnknownMethod(

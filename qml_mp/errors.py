@@ -6,6 +6,18 @@ from `BaseException`, so that an `except Exception` in user code does not swallo
 
 from __future__ import annotations
 
+_MAX_SHOWN_CHARS = 200
+
+
+def shown(value: object) -> str:
+    """`repr(value)` as an error's text can hold it: bounded, and of any value at all (an integer of 5,000
+    digits has no repr, and a class of the user's may raise in its own)."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a value of type {type(value).__name__} that cannot be shown"
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
+
 
 class QmlError(Exception):
     """Base of all errors of qml-mp. The text says what, where and what to do next."""

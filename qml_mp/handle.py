@@ -8,7 +8,7 @@ from datetime import timedelta
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Deleted, StateName, Succeeded
-from qml_mp.errors import JobFailed, JobNotFound, WaitTimeout
+from qml_mp.errors import JobFailed, JobNotFound, WaitTimeout, shown
 from qml_mp.storage.protocol import BY_DEFAULT, CancelResult, Retention, Storage
 from qml_mp.units import Duration, format_duration, parse_duration
 
@@ -95,7 +95,13 @@ class JobHandle:
             pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
 
     def _not_found(self) -> JobNotFound:
-        return JobNotFound(f"No job has the id {self.id}; ended jobs are removed after their time to live.")
+        return JobNotFound(
+            f"No job has the id {_bounded(self.id)}; ended jobs are removed after their time to live."
+        )
+
+
+def _bounded(job_id: object) -> str:
+    return job_id if isinstance(job_id, str) and len(job_id) <= 100 else shown(job_id)
 
 
 def _told(job: Job) -> str:

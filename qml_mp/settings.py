@@ -11,7 +11,7 @@ from itertools import takewhile
 from types import MappingProxyType
 from typing import TypeVar
 
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import ConfigurationError, shown
 from qml_mp.units import parse_duration, parse_size
 
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
@@ -175,7 +175,7 @@ def check_queue_name(queue: str) -> str:
     """Return the queue's name, or raise `ConfigurationError` when it cannot be one."""
     if not isinstance(queue, str) or not _NAME.fullmatch(queue):
         raise ConfigurationError(
-            f"The queue name {queue!r} is not usable; use 1 to 100 letters, digits or any of _ . : @ -"
+            f"The queue name {shown(queue)} is not usable; use 1 to 100 letters, digits or any of _ . : @ -"
         )
     return queue
 
@@ -186,4 +186,4 @@ def _check_count(name: str, value: int, low: int, high: int) -> None:
 
 
 def _bad(name: str, value: object, bound: str) -> ConfigurationError:
-    return ConfigurationError(f"ServerConfig.{name} is {value!r}; it must be {bound}.")
+    return ConfigurationError(f"ServerConfig.{name} is {shown(value)}; it must be {bound}.")

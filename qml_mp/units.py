@@ -6,7 +6,7 @@ import math
 import re
 from datetime import timedelta
 
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import ConfigurationError, shown
 
 Duration = timedelta | float | str
 """What the edges accept as a duration: a `timedelta`, a number of seconds, or text like "1h30m"."""
@@ -14,6 +14,7 @@ Duration = timedelta | float | str
 Size = int | str
 """What the edges accept as a size: a number of bytes, or text like "512MiB"."""
 
+_TOO_LONG_S = 1e15  # longer than any timedelta
 _SECONDS_PER_UNIT = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 _BYTES_PER_UNIT = {
@@ -37,7 +38,7 @@ def parse_duration(value: Duration, *, what: str = "duration") -> timedelta:
     elif isinstance(value, str):
         seconds = _seconds_of_text(value, what)
     else:
-        seconds = float(value)
+        seconds = float(value) if abs(value) < _TOO_LONG_S else math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise _bad_duration(value, what)
     try:
@@ -69,10 +70,11 @@ def parse_size(value: Size, *, what: str = "size") -> int:
 
     Raises `ConfigurationError` naming `what` when the value is negative or unreadable.
     """
-    match = _SIZE.fullmatch(str(value).strip().lower())
+    text = value if isinstance(value, str) else shown(value)
+    match = _SIZE.fullmatch(text.strip().lower())
     if isinstance(value, bool) or match is None or match[2] not in _BYTES_PER_UNIT:
         raise ConfigurationError(
-            f'{what} is {value!r}; it must be a size such as 536870912, "512MiB" or "2G".'
+            f'{what} is {shown(value)}; it must be a size such as 536870912, "512MiB" or "2G".'
         )
     return int(float(match[1]) * _BYTES_PER_UNIT[match[2]])
 
@@ -101,5 +103,5 @@ def _seconds_of_text(text: str, what: str) -> float:
 
 def _bad_duration(value: object, what: str) -> ConfigurationError:
     return ConfigurationError(
-        f'{what} is {value!r}; it must be zero or more seconds, or text such as "90s", "5m" or "1h30m".'
+        f'{what} is {shown(value)}; it must be zero or more seconds, or text such as "90s", "5m" or "1h30m".'
     )

@@ -22,7 +22,7 @@ from qml_mp.handle import JobHandle
 @click.option("-q", "--queue", help="The queue; default: the method's own, else 'default'.")
 @click.option("--priority", type=int, help="Higher runs first; default 0.")
 @click.option(
-    "--max-retries", type=int, help="Retries after the first attempt; default: the retry policy decides."
+    "--max-retries", type=int, help="Retries after the first attempt, 0: none; default: the policy decides."
 )
 @click.option("--timeout", metavar="DURATION", callback=as_duration, help="Limit of one attempt.")
 @click.option("--unique-key", metavar="KEY", help="Write nothing when a job that has not ended has this key.")

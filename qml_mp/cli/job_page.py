@@ -39,7 +39,7 @@ def _what(job: Job) -> Iterator[tuple[str, str]]:
         yield "unique key", job.unique_key
     if job.timeout is not None:
         yield "time limit", age(job.timeout) or ""
-    if job.max_retries:
+    if job.max_retries is not None:
         yield "max retries", str(job.max_retries)
 
 

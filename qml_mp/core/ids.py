@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 
-from qml_mp.errors import InvalidJob
+from qml_mp.errors import InvalidJob, shown
 
 
 def new_job_id() -> str:
@@ -29,5 +29,5 @@ def check_job_id(text: str) -> str:
         return str(uuid.UUID(text))
     except (ValueError, AttributeError, TypeError):
         raise InvalidJob(
-            f"{text!r} is not a job id; a job id is a UUID, as `qml-mp jobs list` prints it."
+            f"{shown(text)} is not a job id; a job id is a UUID, as `qml-mp jobs list` prints it."
         ) from None

@@ -10,12 +10,15 @@ from qml_mp.core.ids import check_job_id, new_job_id
 from qml_mp.core.outcome import Attempt, ErrorInfo
 from qml_mp.core.payload import JsonValue, check_text, encode_json
 from qml_mp.core.state import AwaitingRetry, Enqueued, Failed, JobState, Scheduled, StateName, Succeeded
-from qml_mp.errors import InvalidJob
+from qml_mp.errors import InvalidJob, shown
 from qml_mp.settings import check_queue_name
 
 MAX_METHOD_CHARS = 200
 MAX_KEY_CHARS = 500
-_INT32 = range(-(2**31), 2**31)
+NO_RETRIES = -1
+"""What the column `max_retries` holds for a job that is not to be retried; 0 means there what it does in the
+reference, whose rows other programs may insert: the retry policy decides."""
+_INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +37,9 @@ class Job:
     queue: str = "default"
     priority: int = 0
     """Higher first; equal priorities run oldest first."""
-    max_retries: int = 0
-    """Retries after the first attempt; 0 leaves it to the retry policy."""
+    max_retries: int | None = None
+    """Retries after the first attempt, 0: none; None leaves it to the retry policy. (The column says
+    otherwise: `NO_RETRIES`.)"""
     max_crashes: int | None = None
     """Attempts whose process died before the job ends Failed; None: the function's or the server's."""
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -68,7 +72,7 @@ class Job:
         *,
         queue: str = "default",
         priority: int = 0,
-        max_retries: int = 0,
+        max_retries: int | None = None,
         max_crashes: int | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
         timeout: timedelta | None = None,
@@ -92,47 +96,28 @@ class Job:
         job = cls(
             id=new_job_id(), method=method, payload=payload, state=state, created_at=created_at, queue=queue,
             priority=priority, max_retries=max_retries, max_crashes=max_crashes,
-            metadata=dict(metadata or {}), timeout=timeout, unique_key=unique_key, run_at=at,
+            metadata={} if metadata is None else metadata, timeout=timeout, unique_key=unique_key, run_at=at,
         )  # fmt: skip
         job.validate()
-        return job
+        return replace(job, metadata=dict(job.metadata))
 
     def validate(self) -> None:
         """Raise `InvalidJob` (or `ConfigurationError` for the queue's name) unless the job can be stored."""
         check_job_id(self.id)
         if not isinstance(self.method, str) or not 1 <= len(self.method) <= MAX_METHOD_CHARS:
             raise InvalidJob(
-                f"The method name {str(self.method)[:50]!r} must have 1 to {MAX_METHOD_CHARS} characters."
+                f"The method name is {shown(self.method)}; it must be text of 1 to {MAX_METHOD_CHARS} "
+                "characters."
             )
         check_text(self.method, what="The method name")
         check_queue_name(self.queue)
-        if (
-            isinstance(self.priority, bool)
-            or not isinstance(self.priority, int)
-            or self.priority not in _INT32
-        ):
-            raise InvalidJob(f"priority is {self.priority!r}; it must be a whole number of 32 bits.")
-        if (
-            isinstance(self.max_retries, bool)
-            or not isinstance(self.max_retries, int)
-            or not 0 <= self.max_retries < 2**31
-        ):
-            raise InvalidJob(
-                f"max_retries is {self.max_retries!r}; it must be 0 (leave it to the policy) or more."
-            )
+        check_priority(self.priority)
+        check_max_retries(self.max_retries)
         check_max_crashes(self.max_crashes)
-        if self.timeout is not None and self.timeout < timedelta(milliseconds=1):
-            raise InvalidJob(
-                f"timeout is {self.timeout!r}; it must be at least 1ms, or None for the server's limit."
-            )
-        if self.unique_key is not None:
-            if not 1 <= len(self.unique_key) <= MAX_KEY_CHARS:
-                raise InvalidJob(
-                    f"unique_key has {len(self.unique_key)} characters; it must have 1 to {MAX_KEY_CHARS}."
-                )
-            check_text(self.unique_key, what="unique_key")
+        check_timeout(self.timeout)
+        check_unique_key(self.unique_key)
+        check_metadata(self.metadata)
         encode_json(self.payload, what="The payload")
-        encode_json(dict(self.metadata), what="metadata")
 
     def in_state(self, state: JobState) -> Job:
         """A copy in another state (no check: the storage guards transitions)."""
@@ -203,13 +188,64 @@ class Claim:
         return ClaimKey(job_id=self.job.id, claim_seq=self.job.claim_seq)
 
 
+def check_priority(value: int) -> int:
+    """Return the priority, or raise `InvalidJob` when it cannot be one."""
+    if not _is_int(value) or not -_INT32_MAX - 1 <= value <= _INT32_MAX:
+        raise InvalidJob(
+            f"priority is {shown(value)}; it must be a whole number from {-_INT32_MAX - 1} to {_INT32_MAX}, "
+            "the higher the sooner."
+        )
+    return value
+
+
+def check_max_retries(value: int | None) -> int | None:
+    """Return the number of retries, or raise `InvalidJob` when it cannot be one."""
+    if value is not None and (not _is_int(value) or not 0 <= value <= _INT32_MAX):
+        raise InvalidJob(
+            f"max_retries is {shown(value)}; it must be a whole number from 0 (no retry) to {_INT32_MAX}, "
+            "or None: the retry policy decides."
+        )
+    return value
+
+
 def check_max_crashes(value: int | None) -> int | None:
     """Return the crash budget, or raise `InvalidJob` when it cannot be one."""
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31
-    ):
-        raise InvalidJob(f"max_crashes is {value!r}; it must be 1 (no second try after a crash) or more.")
+    if value is not None and (not _is_int(value) or not 1 <= value <= _INT32_MAX):
+        raise InvalidJob(
+            f"max_crashes is {shown(value)}; it must be a whole number from 1 (no second try after a crash) "
+            f"to {_INT32_MAX}."
+        )
     return value
+
+
+def check_timeout(value: timedelta | None) -> timedelta | None:
+    """Return the time limit of one attempt, or raise `InvalidJob` when it cannot be one."""
+    if value is not None and (not isinstance(value, timedelta) or value < timedelta(milliseconds=1)):
+        raise InvalidJob(
+            f"timeout is {shown(value)}; it must be a timedelta of at least 1ms, or None: the server's limit."
+        )
+    return value
+
+
+def check_unique_key(value: str | None) -> str | None:
+    """Return the key, or raise `InvalidJob` when it cannot be one."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_KEY_CHARS:
+        raise InvalidJob(f"unique_key is {shown(value)}; it must be text of 1 to {MAX_KEY_CHARS} characters.")
+    return check_text(value, what="unique_key")
+
+
+def check_metadata(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """Return the metadata, or raise `InvalidJob` when it cannot be stored."""
+    if not isinstance(value, Mapping):
+        raise InvalidJob(f"metadata is {shown(value)}; it must be a mapping with text as its keys.")
+    encode_json(dict(value), what="metadata")
+    return value
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def attempt_to_json(attempt: Attempt) -> dict[str, JsonValue]:
@@ -236,6 +272,7 @@ def _iso(instant: datetime | None) -> str | None:
 def _utc(instant: datetime, *, what: str) -> datetime:
     if not isinstance(instant, datetime) or instant.tzinfo is None:
         raise InvalidJob(
-            f"{what} is {instant!r}; it must be an aware datetime, as datetime.now(UTC) + timedelta(hours=1)."
+            f"{what} is {shown(instant)}; it must be an aware datetime, as "
+            "datetime.now(UTC) + timedelta(hours=1)."
         )
     return instant.astimezone(UTC)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from qml_mp.errors import InvalidJob
+from qml_mp.errors import InvalidJob, shown
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 MAX_PAYLOAD_BYTES = 1024 * 1024
 MAX_DEPTH = 100
-_INT64 = range(-(2**63), 2**63)
+_INT64_MAX = 2**63 - 1
 
 
 def encode_json(value: object, *, what: str, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
@@ -86,7 +86,12 @@ def _problem(part: object, depth: int) -> str | None:
         case str():
             return _problem_of_text(part)
         case int():
-            return None if part in _INT64 else "is an integer of more than 64 bits; pass it as text."
+            # Compared, because `in range` counts one by one for an int of a class of its own (IntEnum).
+            return (
+                None
+                if -_INT64_MAX - 1 <= part <= _INT64_MAX
+                else "is an integer of more than 64 bits; pass it as text."
+            )
         case float():
             finite = part - part == 0
             return None if finite else f"is {part!r}, which JSON cannot hold; pass null or text."
@@ -102,7 +107,7 @@ def _problem(part: object, depth: int) -> str | None:
 
 def _problem_of_key(key: object) -> str | None:
     if not isinstance(key, str):
-        return f"has the key {key!r} of type {type(key).__name__}; the keys of an object must be text."
+        return f"has the key {shown(key)} of type {type(key).__name__}; the keys of an object must be text."
     problem = _problem_of_text(key)
     return f"has a key that {problem}" if problem else None
 

@@ -16,7 +16,7 @@ from inspect import Parameter
 from typing import Any
 
 from qml_mp.core.payload import JsonValue, encode_json
-from qml_mp.errors import InvalidJob
+from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.codec import from_json, to_json
 from qml_mp.processing.context import WorkerContext
 
@@ -80,7 +80,7 @@ class Binding:
             case Parameter.VAR_KEYWORD:
                 for key in value:
                     if self._is_taken(key, name):
-                        raise InvalidJob(f"{where}: the name {key!r} is taken by another parameter.")
+                        raise InvalidJob(f"{where}: the name {shown(key)} is taken by another parameter.")
                 return {key: to_json(item, hint, where=self._where(key)) for key, item in value.items()}
             case _:
                 return {name: to_json(value, hint, where=where)}
@@ -116,6 +116,9 @@ class Binding:
                 "by name, or a list of positional ones."
             )
         rest = dict(payload or {})
+        for key in rest:
+            if not isinstance(key, str):
+                raise InvalidJob(f"{self._name}: the name of an argument is {shown(key)}; it must be text.")
         arguments: dict[str, Any] = {}
         catch_all: str | None = None
         for name, parameter in parameters.signature.parameters.items():
@@ -127,7 +130,7 @@ class Binding:
                 raise InvalidJob(f"{self._name}: missing a required argument: {name!r}.")
         for key in rest:
             if catch_all is None or self._is_taken(key, catch_all):
-                raise InvalidJob(f"{self._name}: got an unexpected argument: {key[:100]!r}.")
+                raise InvalidJob(f"{self._name}: got an unexpected argument: {shown(key)}.")
         if catch_all is not None:
             arguments[catch_all] = rest
         return arguments
@@ -166,7 +169,7 @@ class Binding:
         )
 
     def _where(self, argument: str) -> str:
-        return f"{self._name}: the argument {argument[:100]!r}"
+        return f"{self._name}: the argument {shown(argument)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from qml_mp.core.payload import JsonValue
-from qml_mp.errors import InvalidJob
+from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.scalars import SCALARS, Codec, mismatch
 
 _ARRAYS = (list, tuple, set, frozenset)
@@ -129,8 +129,8 @@ def _union(members: tuple[Any, ...]) -> Codec:
 def _literal(allowed: tuple[Any, ...]) -> Codec:
     def check(value: Any, where: str) -> Any:
         # Type and value: True is not 1 here.
-        if not any(value == entry and type(value) is type(entry) for entry in allowed):
-            raise InvalidJob(f"{where[:300]} must be one of {', '.join(map(repr, allowed))}.")
+        if not any(type(value) is type(entry) and value == entry for entry in allowed):
+            raise InvalidJob(f"{where[:300]} must be one of {', '.join(map(shown, allowed))}.")
         return value
 
     return Codec(check, check)
@@ -140,22 +140,22 @@ def _enum(kind: type[enum.Enum]) -> Codec:
     def encode(value: Any, where: str) -> JsonValue:
         try:
             plain: JsonValue = kind(value).value  # a member, or the value of one
-        except ValueError:
+        except Exception:  # ValueError, or what making its text of the value raises
             raise _not_a_member(kind, where) from None
         return plain
 
     def decode(value: Any, where: str) -> enum.Enum:
         try:
             return kind(tuple(value) if isinstance(value, list) else value)
-        except (ValueError, TypeError):
+        except Exception:
             raise _not_a_member(kind, where) from None
 
     return Codec(encode, decode)
 
 
 def _not_a_member(kind: type[enum.Enum], where: str) -> InvalidJob:
-    shown = ", ".join(repr(member.value) for member in list(kind)[:10])
-    return InvalidJob(f"{where[:300]} is none of the values of {_named(kind)} ({shown}).")
+    values = ", ".join(shown(member.value) for member in list(kind)[:10])
+    return InvalidJob(f"{where[:300]} is none of the values of {_named(kind)} ({values}).")
 
 
 def _record(kind: Any) -> Codec:
@@ -174,7 +174,7 @@ def _record(kind: Any) -> Codec:
             raise mismatch(value, f"an object with the fields of {_named(kind)}", where)
         fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
         for unknown in value.keys() - fields.keys():
-            raise InvalidJob(f"{where[:300]} has the field {unknown[:100]!r}, which {_named(kind)} has not.")
+            raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {_named(kind)} has not.")
         hints = hints_of(kind, where)
         given = {name: from_json(item, hints[name], where=f"{where}.{name}") for name, item in value.items()}
         return _built(kind, given, where)

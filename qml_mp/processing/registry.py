@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
-from qml_mp.core.job import MAX_METHOD_CHARS, Job
+from qml_mp.core.job import MAX_METHOD_CHARS, Job, check_max_crashes, check_timeout
 from qml_mp.core.payload import JsonValue, check_text
-from qml_mp.errors import ConfigurationError, InvalidJob, JobInterrupted
+from qml_mp.errors import ConfigurationError, InvalidJob, JobInterrupted, shown
 from qml_mp.processing.binding import Binding
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.result import WorkerResult
-from qml_mp.processing.retry import RetryPolicy
+from qml_mp.processing.retry import RetryPolicy, check_policy
 
 __all__ = ["FunctionWorker", "Worker", "WorkerRegistry", "WorkerResult", "run_coroutine"]
 
@@ -58,12 +58,13 @@ class WorkerRegistry:
         method = worker.method_name
         if not isinstance(method, str) or not 1 <= len(method) <= MAX_METHOD_CHARS:
             raise ConfigurationError(
-                f"The method name {str(method)[:50]!r} is not text of 1 to {MAX_METHOD_CHARS} characters."
+                f"The method name {shown(method)} is not text of 1 to {MAX_METHOD_CHARS} characters."
             )
         try:
             check_text(method, what="The method name")
         except InvalidJob as problem:
             raise ConfigurationError(str(problem)) from None
+        _check_limits(worker, method)
         if method in self._workers:
             raise ConfigurationError(
                 f"The method {method!r} is registered twice; name one of them otherwise: @app.job(name=...)."
@@ -78,6 +79,16 @@ class WorkerRegistry:
     def methods(self) -> tuple[str, ...]:
         """The method names, in the order of registration."""
         return tuple(self._workers)
+
+
+def _check_limits(worker: Worker, method: str) -> None:
+    """Refuse now what would break every process that comes to run the method."""
+    check_policy(worker.retry_policy, what=f"The retry_policy of the worker of {method!r}")
+    try:
+        check_timeout(worker.timeout)
+        check_max_crashes(worker.max_crashes)
+    except InvalidJob as problem:
+        raise ConfigurationError(f"The worker of {method!r}: {problem}") from None
 
 
 class FunctionWorker(Worker):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import ConfigurationError, shown
 from qml_mp.units import Duration, parse_duration
 
 ErrorFilter = tuple[type[BaseException] | str, ...]
@@ -41,7 +41,7 @@ class RetryPolicy:
 
     strategy: RetryStrategy = RetryStrategy.EXPONENTIAL
     max_attempts: int = _DEFAULT_ATTEMPTS
-    """Attempts in all, the first included. A job's own `max_retries` above 0 takes its place."""
+    """Attempts in all, the first included. A job's own `max_retries` takes its place."""
     delay: timedelta = _DEFAULT_DELAY
     """Before the first retry."""
     multiplier: float = 2.0
@@ -67,9 +67,9 @@ class RetryPolicy:
             raise _bad("max_attempts", self.max_attempts, "a whole number of at least 1")
         if self.max_attempts < 1:
             raise _bad("max_attempts", self.max_attempts, "at least 1")
-        if not 1 <= self.multiplier <= 1000:
+        if not _is_number(self.multiplier) or not 1 <= self.multiplier <= 1000:
             raise _bad("multiplier", self.multiplier, "a number from 1 to 1000")
-        if not 0 <= self.jitter <= 1:
+        if not _is_number(self.jitter) or not 0 <= self.jitter <= 1:
             raise _bad("jitter", self.jitter, "a number from 0 to 1")
 
     @classmethod
@@ -145,12 +145,12 @@ class RetryPolicy:
         )
 
     def decide(
-        self, *, failures: int, error: BaseException | str, max_retries: int, rng: random.Random
+        self, *, failures: int, error: BaseException | str, max_retries: int | None, rng: random.Random
     ) -> timedelta | None:
         """The delay before the next attempt; None: give up.
 
         `failures` counts this one too. `error` is the exception or, when only that is known, the
-        name of its type. `max_retries` is the job's own (0: the policy's `max_attempts` holds).
+        name of its type. `max_retries` is the job's own (None: the policy's `max_attempts` holds).
         """
         if not self.retries_on(error):
             return None
@@ -162,11 +162,11 @@ class RetryPolicy:
             return False
         return not self.retry_on or _matches(error, self.retry_on)
 
-    def attempts(self, *, max_retries: int) -> int:
+    def attempts(self, *, max_retries: int | None) -> int:
         """Attempts in all, the first included, of a job with this `max_retries` of its own."""
-        return max_retries + 1 if max_retries > 0 else self.max_attempts
+        return self.max_attempts if max_retries is None else max_retries + 1
 
-    def next_delay(self, *, failures: int, max_retries: int, rng: random.Random) -> timedelta | None:
+    def next_delay(self, *, failures: int, max_retries: int | None, rng: random.Random) -> timedelta | None:
         """`decide` without the lists: what attempts are left, and the delay before the next."""
         if failures >= self.attempts(max_retries=max_retries):
             return None
@@ -186,6 +186,16 @@ class RetryPolicy:
                     return delay_s * self.multiplier ** (failures - 1)
                 except OverflowError:
                     return self.max_delay.total_seconds()
+
+
+def check_policy(value: object, *, what: str) -> None:
+    """Raise `ConfigurationError`, which says what to write instead, unless it is a policy or None."""
+    if value is None or isinstance(value, RetryPolicy):
+        return
+    instead = "RetryPolicy.exponential(max_attempts=5)"
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10_000:
+        instead = f"RetryPolicy.exponential(max_attempts={value + 1}), or max_retries={value} beside it"
+    raise ConfigurationError(f"{what} is {shown(value)}; it must be a RetryPolicy: write {what}={instead}.")
 
 
 def type_name(error_type: type[BaseException]) -> str:
@@ -215,5 +225,9 @@ def _error_filter(name: str, value: object) -> ErrorFilter:
     return tuple(entries)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _bad(name: str, value: object, bound: str) -> ConfigurationError:
-    return ConfigurationError(f"RetryPolicy.{name} is {value!r}; it must be {bound}.")
+    return ConfigurationError(f"RetryPolicy.{name} is {shown(value)}; it must be {bound}.")

@@ -40,7 +40,10 @@ def _integer(value: Any, where: str) -> int:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise mismatch(value, "a number", where)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidJob(f"{where[:300]} is larger than any float; pass it as text.") from None
 
 
 def _truth(value: Any, where: str) -> bool:

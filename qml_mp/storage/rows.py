@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, assert_never
 
 from qml_mp.core.ids import check_job_id
-from qml_mp.core.job import Claim, Job
+from qml_mp.core.job import NO_RETRIES, Claim, Job
 from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES, JsonValue, decode_json
 from qml_mp.core.recurring import RecurringJob
@@ -59,7 +59,7 @@ def job_of(row: Row, instant: ToInstant) -> Job:
         state=_state(row, error, instant),
         queue=_text(row["queue"]),
         priority=_int(row["priority"]) or 0,
-        max_retries=_int(row["max_retries"]) or 0,
+        max_retries=_max_retries(_int(row["max_retries"])),
         max_crashes=_int(row["max_crashes"]),
         timeout=_duration(row["timeout_us"]),
         unique_key=_optional_text(row["unique_key"]),
@@ -292,6 +292,11 @@ def _optional_text(value: object) -> str | None:
 
 def _int(value: object) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def _max_retries(value: int | None) -> int | None:
+    """The way back of `storable`; 0, and what means nothing, leaves it to the policy."""
+    return 0 if value == NO_RETRIES else value if value is not None and value > 0 else None
 
 
 def _duration(value: object) -> timedelta | None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 from qml_mp.core.ids import check_job_id
-from qml_mp.core.job import Job
+from qml_mp.core.job import NO_RETRIES, Job
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -55,7 +55,7 @@ def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
         "state": str(state),
         "payload": encode_json(job.payload, what="The payload"),
         "metadata": encode_json(dict(job.metadata), what="metadata"),
-        "max_retries": job.max_retries,
+        "max_retries": _max_retries_column(job.max_retries),
         "max_crashes": job.max_crashes,
         "timeout_us": None if job.timeout is None else microseconds(job.timeout),
         "unique_key": job.unique_key,
@@ -66,6 +66,12 @@ def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
         "recurring_id": None,
         "fire_at": None,
     }
+
+
+def _max_retries_column(max_retries: int | None) -> int:
+    if max_retries is None:
+        return 0
+    return max_retries or NO_RETRIES
 
 
 def storable_text(text: str, *, max_bytes: int, keep_tail: bool = False) -> str:

@@ -18,7 +18,9 @@ class Busy(ConnectionError):
     """An exception of the user's."""
 
 
-def delays_s(policy: RetryPolicy, count: int, *, max_retries: int = 0, seed: int = 1) -> list[float | None]:
+def delays_s(
+    policy: RetryPolicy, count: int, *, max_retries: int | None = None, seed: int = 1
+) -> list[float | None]:
     rng = random.Random(seed)
     found = [
         policy.decide(failures=n, error="ValueError", max_retries=max_retries, rng=rng)
@@ -78,7 +80,7 @@ def test_a_jobs_own_max_retries_takes_the_place_of_the_attempts(policy: RetryPol
 
 @given(seed=st.integers(), failures=st.integers(1, 4))
 def test_jitter_stays_within_a_quarter(seed: int, failures: int) -> None:
-    delay = RetryPolicy().decide(failures=failures, error="E", max_retries=0, rng=random.Random(seed))
+    delay = RetryPolicy().decide(failures=failures, error="E", max_retries=None, rng=random.Random(seed))
 
     base = timedelta(seconds=2.0 ** (failures - 1))
     assert delay is not None
@@ -95,8 +97,8 @@ def test_jitter_never_exceeds_the_cap(seed: int) -> None:
     policy = RetryPolicy.fixed(max_attempts=2)
     capped = RetryPolicy.exponential(100, max_delay=100, jitter=1)
 
-    assert policy.next_delay(failures=1, max_retries=0, rng=random.Random(seed)) is not None
-    delay = capped.next_delay(failures=1, max_retries=0, rng=random.Random(seed))
+    assert policy.next_delay(failures=1, max_retries=None, rng=random.Random(seed)) is not None
+    delay = capped.next_delay(failures=1, max_retries=None, rng=random.Random(seed))
     assert delay is not None
     assert timedelta(0) <= delay <= timedelta(seconds=100)
 
