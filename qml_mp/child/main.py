@@ -23,6 +23,7 @@ from qml_mp.child.loop import LoopLimits, WorkerLoop
 from qml_mp.child.native_threads import cap_native_threads
 from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import ProgramSource
+from qml_mp.child.streams import StandardStreams
 from qml_mp.child.token import Commands
 from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
@@ -62,7 +63,8 @@ def worker_main(order: WorkerOrder) -> int:
     commands = Commands(PipeReader(order.pipe_fd))
     commands.install()
     write_stacks_to(order.stack_fd)
-    cut_off_descendants(fds={order.pipe_fd, order.stack_fd}, let_go=commands.let_go)
+    own_fds = {order.pipe_fd, order.stack_fd}  # it grows: looked at when a job forks
+    cut_off_descendants(fds=own_fds, let_go=commands.let_go)
     unblock_signals()
     show_title = _title(order)
     show_title("starting")
@@ -73,7 +75,9 @@ def worker_main(order: WorkerOrder) -> int:
             program.attach(order.url)  # what jobs enqueue goes where this worker takes jobs from
         storage = open_storage(order.url, application_name=f"qml-mp: worker {order.number}")
         failpoints.hit("boot")
-        loop = _loop(order, program, storage, commands, show_title)
+        streams = StandardStreams()
+        own_fds |= streams.spares
+        loop = _loop(order, program, storage, commands, show_title, streams)
     except BaseException:  # user code: even SystemExit at import is a failure to boot
         order.slot.show_cannot_boot(traceback.format_exc())
         return WorkerExit.CANNOT_BOOT
@@ -102,11 +106,15 @@ def leave(code: int) -> None:
 
 
 def _end_group() -> None:
-    """Nobody is left to kill what jobs have left in this worker's group, so it ends with the worker."""
+    """Nobody is left to kill what jobs have left in this worker's group, so it ends with the worker.
+
+    By the group's own name: a job may have moved this process to another group, the supervisor's even.
+    """
     if host.shares_its_group(os.getpid()) is not False:
         with contextlib.suppress(OSError):
             _flush()
-        os.killpg(0, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _flush() -> None:
@@ -144,6 +152,7 @@ def _loop(
     storage: Storage,
     commands: Commands,
     show_title: Callable[[str], None],
+    streams: StandardStreams,
 ) -> WorkerLoop:
     config = order.config
     rng = random.Random()
@@ -175,7 +184,7 @@ def _loop(
         limits=limits,
         on_state_change=program.on_state_change,
         show_title=show_title,
-        hygiene=Hygiene(vital_fds=frozenset({order.pipe_fd, order.stack_fd})),
+        hygiene=Hygiene(pipe_fd=order.pipe_fd, stack_fd=order.stack_fd, streams=streams),
         pid=os.getpid(),
     )
 

@@ -57,7 +57,8 @@ def main() -> None:
         sys.exit(shell_complete(cli, {}, "qml-mp", _COMPLETE, instruction))
     code = run(sys.argv[1:])
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is in a program that is started without one
+            sys.stdout.flush()
     except BrokenPipeError:
         _discard_stdout()
     sys.exit(code)

@@ -10,12 +10,14 @@ import os
 import select
 
 from qml_mp.ipc.messages import MESSAGE_BYTES, Message, decode
+from qml_mp.standard_streams import occupy_standard_streams
 
 _READ_BYTES = MESSAGE_BYTES * 128
 
 
 def open_pipe() -> tuple[int, int]:
     """A pipe (reading end, writing end), neither of which blocks or survives an exec."""
+    occupy_standard_streams()
     return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _portable_pipe()
 
 

@@ -13,8 +13,12 @@ import os
 import signal
 import tempfile
 
-STACK_SIGNAL: int = signal.SIGRTMIN + 1 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
-"""Makes a worker write its stack, also in C code that holds the GIL. Not one that jobs use."""
+STACK_SIGNAL: int = signal.SIGWINCH
+"""Makes a worker write its stack, also in C code that holds the GIL.
+
+One that does nothing where nobody has asked for it: a job that resets it keeps us from a stack, and is
+never killed by the question. No terminal sends it either, because workers are in groups of their own.
+"""
 _MOST_BYTES = 32 * 1024
 
 
@@ -30,8 +34,10 @@ def open_stack_file() -> int:
 
 
 def write_stacks_to(fd: int) -> None:
-    """Have this process's stacks written there (worker, once)."""
+    """Have this process's stacks written there (worker: at first, and when a job may have undone it)."""
+    faulthandler.disable()  # or enabling would leave the handlers as they are
     faulthandler.enable(file=fd, all_threads=True)
+    faulthandler.unregister(STACK_SIGNAL)
     faulthandler.register(STACK_SIGNAL, file=fd, all_threads=True, chain=False)
 
 

@@ -213,7 +213,7 @@ class Fleet:
     def _print_stacks(self) -> None:
         for member in self:
             what = member.last.method if member.is_busy else "idle"
-            stack = member.stack() or "no stack: the worker blocks signals"
+            stack = member.stack() or "no stack: its job has blocked or taken the signal that asks for it"
             logger.info("Worker %s (pid %s, %s):\n%s", member.number, member.child.pid, what, stack)
 
     def _note_used_up(self, member: Member) -> None:

@@ -20,6 +20,7 @@ from qml_mp.child.main import leave
 from qml_mp.child.prologue import prologue
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import ConfigurationError
+from qml_mp.supervisor.killing import kill_child
 from qml_mp.supervisor.wait import wait_for
 
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
@@ -39,10 +40,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    def kill_group(self) -> None:
-        """SIGKILL the process and whatever its jobs started in its group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
-            os.killpg(self.pid, signal.SIGKILL)
+    def kill(self) -> None:
+        """SIGKILL the process, wherever it is, and whatever its jobs started in its group."""
+        kill_child(self.pid)
 
 
 def fork_child(
@@ -91,7 +91,7 @@ def reap(child: Child) -> ProcessFacts | None:
             return None
     except ChildProcessError:
         return _look_from_outside(child)
-    child.kill_group()
+    child.kill()
     if child.pidfd is not None:
         os.close(child.pidfd)
     _, status, usage = os.wait4(child.pid, 0)

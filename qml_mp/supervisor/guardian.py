@@ -23,6 +23,7 @@ from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.supervisor.fork import Child, fork_child, reap
+from qml_mp.supervisor.killing import kill_stranger
 from qml_mp.supervisor.wait import wait_for
 
 _UNWIND_S = 1.5  # from the second signal (the exception in the job) to the kill
@@ -82,7 +83,7 @@ class Guardian:
         """End it, because no worker is left to guard. Harmless when there is none."""
         if self._child is None:
             return
-        self._child.kill_group()
+        self._child.kill()
         while reap(self._child) is None:
             wait_for(self.fds[1:], until=time.monotonic() + _LOOK_EVERY_S)
         os.close(self._writing)
@@ -103,7 +104,7 @@ def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:
     orphans = _wait_until_gone(orphans, until=second_at)
     _signal(orphans, signal.SIGTERM)
     for orphan in _wait_until_gone(orphans, until=kill_at):
-        _kill_group(orphan)
+        kill_stranger(orphan)
     return 0
 
 
@@ -120,7 +121,7 @@ def _wait_until_gone(orphans: list[ProcessIdentity], *, until: float) -> list[Pr
         living = _living(orphans)
         for orphan in orphans:
             if orphan not in living:
-                _kill_group(orphan)
+                kill_stranger(orphan)
         orphans = living
         if not orphans or time.monotonic() >= until:
             return orphans
@@ -129,18 +130,6 @@ def _wait_until_gone(orphans: list[ProcessIdentity], *, until: float) -> list[Pr
 
 def _living(orphans: list[ProcessIdentity]) -> list[ProcessIdentity]:
     return [orphan for orphan in orphans if host.is_alive(orphan) is not False]
-
-
-def _kill_group(orphan: ProcessIdentity) -> None:
-    """SIGKILL it and its group. A dead worker's pid is no new process's as long as its group has
-    members, so the group is a stranger's only if the pid is."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        try:
-            if host.identity(orphan.pid) != orphan:
-                return
-        except ProcessLookupError:
-            pass  # nobody's: the group, if there is one, has outlived its leader
-        os.killpg(orphan.pid, signal.SIGKILL)
 
 
 def _signal(orphans: list[ProcessIdentity], number: int) -> None:

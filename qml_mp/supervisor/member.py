@@ -115,10 +115,10 @@ class Member:
         return read_stack(self.stack_fd)
 
     def kill(self, reason: CancelReason, key: ClaimKey | None = None) -> None:
-        """SIGKILL the worker's whole process group."""
+        """SIGKILL the worker and its whole process group."""
         if self.killed_for is None:
             self.killed_for, self.killed_key = reason, key
-        self.child.kill_group()
+        self.child.kill()
 
     def close(self) -> None:
         """Let go of what belongs to a reaped worker."""

@@ -89,7 +89,7 @@ class Probe:
         if process is None:
             if not self._is_late and time.monotonic() > self._deadline:
                 self._is_late = True
-                self._child.kill_group()
+                self._child.kill()
             return None
         self._has_ended = True
         self._drain()
@@ -100,7 +100,7 @@ class Probe:
         """Kill it, if it still lives, and collect it; harmless afterwards."""
         if self._has_ended:
             return
-        self._child.kill_group()
+        self._child.kill()
         while reap(self._child) is None:
             wait_for(self.fds[:1], until=time.monotonic() + _LOOK_EVERY_S)
         self._has_ended = True

@@ -7,10 +7,7 @@ are judged by silence (`heartbeat`), owners of whom nothing else is known by age
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
 import time
 from collections.abc import Iterable
 
@@ -18,6 +15,7 @@ from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.supervisor.killing import kill_stranger
 from qml_mp.supervisor.presence import Presence
 from qml_mp.supervisor.wait import wait_for
 
@@ -107,6 +105,5 @@ def _all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float) -> b
 
 
 def _kill(worker: ProcessIdentity) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if host.is_alive(worker) is True:  # asked right before, so that the pid is still its own
-            os.killpg(worker.pid, signal.SIGKILL)
+    if host.is_alive(worker) is True:  # where that cannot be told, the pid may be anybody's
+        kill_stranger(worker)

@@ -20,6 +20,7 @@ from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_fo
 
 MakeServer = Callable[..., Server]
 FAULTS = "tests.processes.apps_faults:app"
+LEFTOVERS = "tests.processes.apps_leftovers:app"
 
 
 @pytest.mark.fault(23)
@@ -186,4 +187,18 @@ def test_a_workers_death_is_noticed_at_once_whatever_its_grandchildren_hold_open
     wait_for_state(storage, job_id, StateName.FAILED)
     (child,) = (line.what.removeprefix("child ") for line in one.journal() if line.what != "start")
     wait_until(lambda: is_gone(int(child)), what="the death of the grandchild")
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+def test_no_signal_handler_and_no_limit_of_a_job_is_the_next_jobs(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+    before = result_of(storage, "signals_and_limits")
+
+    worker = result_of(storage, "unsettle_more")
+
+    assert result_of(storage, "signals_and_limits") == before
+    assert result_of(storage, "quick") == worker
     assert one.stop() == 0

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,25 @@ def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Stor
     assert "idle):" in log
     one.signal(signal.SIGQUIT)
     one.wait()
+
+
+def test_usr1_harms_no_worker_whose_job_has_taken_the_signal_and_the_next_job_is_printed_again(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1", app="tests.processes.apps_leftovers:app").start()
+    job_id = enqueue(storage, "give_up_the_stack_signal", gate=str(tmp_path / "gate"))
+    wait_until(one.journal)
+
+    one.signal(signal.SIGUSR1)
+
+    wait_until(lambda: "no stack: its job has" in one.log(), what=one.log())
+    (tmp_path / "gate").touch()
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert job.claim_seq == 1
+    assert [*one.worker_pids().values()] == [job.result]
+    one.signal(signal.SIGUSR1)
+    wait_until(lambda: "most recent call first" in one.log(), what=one.log())
+    assert one.stop() == 0
 
 
 def test_usr2_pauses_claims_also_of_new_workers_and_a_second_one_resumes_them(

@@ -17,6 +17,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 
+from qml_mp.errors import StorageUnreachable
+from qml_mp.standard_streams import occupy_standard_streams
 from qml_mp.storage.postgres.driving import connect_by_driving, drive
 from qml_mp.storage.postgres.errors import NoReply, could_not_connect
 from qml_mp.storage.postgres.target import Target, unreadable
@@ -111,10 +113,16 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     except (psycopg.Error, UnicodeError):
         raise unreadable(target.display_url) from None  # the driver's own text can quote the password
     ours = {**_LIBPQ, "application_name": options.application_name, **given, "client_encoding": "utf8"}
+    occupy_standard_streams()
     try:
         link = _connect(ours, options.waiting)
     except psycopg.Error as error:
         raise could_not_connect(error, target=target) from None
+    except OSError as error:  # of what the driver waits with
+        raise StorageUnreachable(
+            f"No connection to PostgreSQL at {target.display_url} can be opened from here: {error.strerror}. "
+            "If descriptors have run out, raise the limit (ulimit -n) or run fewer workers."
+        ) from error
     try:
         # Set by a statement and not by `options`, which poolers such as PgBouncer refuse.
         link.reply_timeout_s = options.reply_timeout_s

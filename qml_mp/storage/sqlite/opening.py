@@ -7,6 +7,7 @@ import sqlite3
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
+from qml_mp.standard_streams import occupy_standard_streams
 from qml_mp.storage.migrate import no_version
 from qml_mp.storage.sqlite import sql
 
@@ -39,6 +40,7 @@ def connect(path: str, *, busy_timeout_s: float) -> sqlite3.Connection:
             f"This Python has SQLite {sqlite3.sqlite_version}; qml-mp needs 3.35 or newer. "
             "Use a newer Python, or PostgreSQL."
         )
+    occupy_standard_streams()
     connection = sqlite3.connect(
         f"file:{quote(path)}?mode=rw",
         uri=True,

@@ -1,0 +1,158 @@
+"""Tests: the app whose jobs leave their process group, streams, signals and limits other than they were."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from qml_mp import QmlApp, RetryPolicy, WorkerContext
+from qml_mp.ipc.stack import STACK_SIGNAL
+from tests.processes.journal import note
+
+app = QmlApp(retry_policy=RetryPolicy.none())
+
+
+@app.job()
+def quick(ctx: WorkerContext) -> int:
+    """Return the process's id."""
+    note(ctx, "start")
+    return os.getpid()
+
+
+@app.job()
+def escape(ctx: WorkerContext) -> None:
+    """Join the supervisor's process group, ignore SIGTERM, and sleep for ever; return at the second run."""
+    if ctx.job.claim_seq > 1:
+        return
+    os.setpgid(0, os.getpgid(os.getppid()))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(ctx, "start")
+    while True:
+        time.sleep(60)
+
+
+@app.job()
+def change_group(ctx: WorkerContext) -> int:
+    """Move to the supervisor's process group, and stay there."""
+    os.setpgid(0, os.getpgid(os.getppid()))
+    return os.getpid()
+
+
+@app.job()
+def group(ctx: WorkerContext) -> list[int]:
+    """The process and its group."""
+    return [os.getpid(), os.getpgrp()]
+
+
+@app.job()
+def close_streams(ctx: WorkerContext, gate: str, first: int = 0) -> int:
+    """Close the descriptors up to 2, and wait until the gate is there."""
+    os.closerange(first, 3)
+    note(ctx, "start")
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@app.job()
+def replace_streams(ctx: WorkerContext, path: str) -> int:
+    """Put a file in the place of standard output and error, and let `print` write to another one."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    sys.stdout = open(f"{path}.printed", "w")  # noqa: SIM115
+    return os.getpid()
+
+
+@app.job()
+def close_print(ctx: WorkerContext) -> int:
+    """Close what `print` writes to."""
+    sys.stdout.close()
+    return os.getpid()
+
+
+@app.job()
+def streams(ctx: WorkerContext) -> list[str]:
+    """What descriptors 0 to 2 are."""
+    return [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)]
+
+
+@app.job()
+def say(ctx: WorkerContext, text: str, times: int = 1) -> int:
+    """Print."""
+    for _ in range(times):
+        print(text, end="", flush=True)
+    return os.getpid()
+
+
+@app.job()
+def say_as_a_statement(ctx: WorkerContext, statement: str) -> int:
+    """Print what PostgreSQL, were it to read it, would take for a statement to run."""
+    text = statement + "\0"
+    print("Q" + struct.pack("!I", 4 + len(text)).decode() + text, end="", flush=True)
+    return os.getpid()
+
+
+@app.job()
+def use_every_way_out(ctx: WorkerContext, mib: int) -> int:
+    """Write so much in each of the ways in which jobs write: print, logging, a subprocess, the descriptor."""
+    note(ctx, "start")
+    line = "x" * 1023
+    for _ in range(mib * 1024):
+        print(line)
+    logger = logging.getLogger("of.the.job")
+    for _ in range(mib * 1024):
+        logger.warning(line)
+    program = f"import sys\nfor _ in range({mib * 1024}): print({line!r})"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    for _ in range(mib * 1024):
+        os.write(1, line.encode() + b"\n")
+    sys.stdout.flush()
+    return os.getpid()
+
+
+@app.job()
+def write_to_what_nobody_reads(ctx: WorkerContext) -> int:
+    """Log, and run a program that prints; neither minds that nobody reads it."""
+    logging.getLogger("of.the.job").warning("to nobody")
+    subprocess.run([sys.executable, "-c", "print('to nobody')"], check=False)
+    return os.getpid()
+
+
+@app.job()
+def unsettle_more(ctx: WorkerContext) -> int:
+    """Change what a job can change of signals and limits beyond the usual ones."""
+    for number in (signal.SIGPROF, signal.SIGWINCH, signal.SIGRTMIN + 3):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGURG, signal.SIG_IGN)
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, most))
+    return os.getpid()
+
+
+@app.job()
+def signals_and_limits(ctx: WorkerContext) -> dict[str, object]:
+    """What `unsettle_more` changes, as the kernel has it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    masks = [line for line in lines if line.startswith(("SigIgn", "SigCgt"))]
+    return {"masks": masks, "processes": resource.getrlimit(resource.RLIMIT_NPROC)[0]}
+
+
+@app.job()
+def give_up_the_stack_signal(ctx: WorkerContext, gate: str) -> int:
+    """Have the signal that asks for stacks, and faulthandler, as Python has them; then wait for the gate."""
+    signal.signal(STACK_SIGNAL, signal.SIG_DFL)
+    faulthandler.disable()
+    note(ctx, "start")
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return os.getpid()
