@@ -175,6 +175,7 @@ def _loop(
             server_id=order.server_id,
             queues=tuple(config.queues),
             registered=True,
+            methods=program.registry.methods(),
         ),
         storage=storage,
         info=_info(order),

@@ -41,6 +41,8 @@ class Fetch:
     its epoch is raised (`renew_epoch`), no statement that the worker sent before can claim anything."""
     epoch: int = 0
     """The epoch that the worker knows of; means nothing unless `registered`."""
+    methods: tuple[str, ...] | None = None
+    """Claim only jobs of these methods (none of them: nothing); None: of whichever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +221,8 @@ class JobLocker(Protocol):
     """Claims and everything that is guarded by them."""
 
     def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
-        """Claim the best runnable job of the queues: highest priority, then oldest (`created_at`, `id`).
+        """Claim the best runnable job of the queues that has one of the methods: highest priority, then
+        oldest (`created_at`, `id`).
 
         One statement: lock, skip what others have locked, `claim_seq + 1`, stamp worker, server
         and `started_at`, state Processing. No cap on how far it looks. None: nothing to do.
@@ -412,9 +415,8 @@ class Monitoring(Protocol):
     def method_stats(self, queues: Sequence[str] = (), *, among: int | None = None) -> list[MethodStats]:
         """Enqueued jobs of the queues (empty: all) by queue and method.
 
-        With `among`, only so many of each queue (of all together, when all are meant) in the order in
-        which they are claimed. That is enough to find jobs that nobody claims, because those gather at
-        the head, and its cost does not grow with the queue.
+        With `among`, at most so many are counted of each method of a queue: its cost does then not grow with
+        the backlog.
         """
 
     def due_work(

@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL = timedelta(seconds=10)
 _AFTER_NEWS = timedelta(seconds=2)
-_AMONG = 1000  # what nobody claims gathers at the head of its queue
+_AMONG = 1000  # of each method in each queue; longer backlogs are told as so many
 
 
 def unknown_tick(presence: Presence) -> Tick:
-    """Looks at the heads of the served queues."""
+    """Looks at what waits in the served queues."""
     told: set[str] = set()
 
     def look(storage: Storage) -> None:

@@ -91,8 +91,6 @@ def test_raw_rows_that_cannot_run_end_failed_and_harm_no_worker(server: MakeServ
         "deep": insert_raw_job(storage, "quick", "[" * 100_000 + "]" * 100_000),
         "huge": insert_raw_job(storage, "quick", '"' + "x" * 20_000_000 + '"'),
         "nan": insert_raw_job(storage, "quick", '{"busy_s": NaN}'),
-        "unknown": insert_raw_job(storage, "no_such_method", "{}"),
-        "dunder": insert_raw_job(storage, "os.system", '["touch /tmp/never"]'),
         "mismatch": insert_raw_job(storage, "quick", '{"no_such_argument": 1}'),
     }
 
@@ -100,10 +98,28 @@ def test_raw_rows_that_cannot_run_end_failed_and_harm_no_worker(server: MakeServ
         job = wait_for_state(storage, job_id, StateName.FAILED)
         assert isinstance(job.state, Failed)
         assert job.state.exception is not None, name
-    unknown = storage.get(bad["unknown"])
-    assert unknown is not None
-    assert unknown.last_error is not None
-    assert unknown.last_error.message == "No worker registered for method: no_such_method"
     assert one.worker_pids() == workers
     assert wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
     assert one.stop() == 0
+
+
+@pytest.mark.fault(30)
+@pytest.mark.fault(90)
+def test_raw_rows_with_an_unknown_method_wait_and_nothing_is_imported_for_them(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    never = tmp_path / "never"
+    unknown = [
+        insert_raw_job(storage, "no_such_method", "{}"),
+        insert_raw_job(storage, "os.system", f'["touch {never}"]'),
+        insert_raw_job(storage, "", "{}"),
+    ]
+    one = server("-w", "1").start()
+
+    known_id = enqueue(storage, "quick")
+
+    wait_for_state(storage, known_id, StateName.SUCCEEDED)
+    jobs = [storage.get(job_id) for job_id in unknown]
+    assert [(job.state_name, job.claim_seq) for job in jobs if job] == [(StateName.ENQUEUED, 0)] * 3
+    assert one.stop() == 0
+    assert not never.exists()

@@ -15,12 +15,13 @@ from qml_mp.storage.postgres.store import PostgresStorage
 from qml_mp.storage.postgres.target import parse_target
 
 SCHEMA = "plans"
-OWNER = {"worker_id": "w", "server_id": "s", "registered": True}
+OWNER = {"worker_id": "w", "server_id": "s", "registered": True, "epoch": 0, "methods": ["none", "work"]}
 
 
 @pytest.fixture
 def session(postgres_url: str) -> Iterator[psycopg.Connection]:
-    """A session beside a storage whose statistics are older than a burst of 20,000 runnable jobs."""
+    """A session beside a storage whose statistics are older than a burst of 20,000 runnable jobs, and of as
+    many before them that nobody here can run."""
     with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
         with closing(PostgresStorage(postgres_url, schema=SCHEMA)) as storage:
             storage.migrate()
@@ -28,6 +29,7 @@ def session(postgres_url: str) -> Iterator[psycopg.Connection]:
         _add_jobs(connection, state="succeeded")
         connection.execute(f"VACUUM ANALYZE {SCHEMA}.jobs")
         _add_jobs(connection, state="enqueued")
+        _add_jobs(connection, state="enqueued", method="foreign", priority=9)
         connection.execute(
             f"INSERT INTO {SCHEMA}.workers (id, server_id, number, host, pid, started_ticks, started_at)"
             " VALUES ('w', 's', 1, 'h', 1, 1, now())"
@@ -36,11 +38,12 @@ def session(postgres_url: str) -> Iterator[psycopg.Connection]:
         connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
 
 
-def _add_jobs(connection: psycopg.Connection, *, state: str) -> None:
+def _add_jobs(connection: psycopg.Connection, *, state: str, method: str = "work", priority: int = 0) -> None:
     connection.execute(
         f"""
         INSERT INTO {SCHEMA}.jobs (id, method, queue, priority, state, created_at)
-        SELECT gen_random_uuid()::text, 'work', CASE WHEN n % 100 = 0 THEN 'small' ELSE 'big' END, n % 3,
+        SELECT gen_random_uuid()::text, '{method}',
+               CASE WHEN n % 100 = 0 THEN 'small' ELSE 'big' END, {priority} + n % 3,
                '{state}', now() - n * interval '1 second'
         FROM generate_series(1, 20000) AS n
         """
@@ -52,9 +55,10 @@ def _add_jobs(connection: psycopg.Connection, *, state: str) -> None:
     [
         (sql.CLAIM_FROM_ONE, {**OWNER, "queue": "small"}, "jobs_claim_queue"),
         (sql.CLAIM_FROM_ALL, OWNER, "jobs_claim_any"),
+        (sql.CLAIM_FROM_ALL, {**OWNER, "methods": None}, "jobs_claim_any"),
         (sql.CLAIM_FROM_SEVERAL, {**OWNER, "queues": ["small", "none", "big"]}, "jobs_claim_queue"),
     ],
-    ids=["one queue", "all queues", "several queues"],
+    ids=["one queue", "all queues", "all methods", "several queues"],
 )
 def test_a_claim_reads_the_heads_of_its_own_index_whatever_the_statistics_say(
     session: psycopg.Connection, postgres_url: str, statement: str, params: Params, index: str
@@ -71,3 +75,7 @@ def test_a_claim_reads_the_heads_of_its_own_index_whatever_the_statistics_say(
     assert any(index in line for line in scans), plan
     assert all(any(name in line for name in (index, "jobs_pkey", "workers_pkey")) for line in scans), plan
     assert max(rows_read) == 1, plan
+    # Of all that it sees, it locks one row.
+    locked = [line for line in plan if "LockRows" in line and "rows=1 " in line]
+    assert len(locked) == 2, plan  # the job and its worker
+    assert all("loops=1)" in line for line in locked), plan

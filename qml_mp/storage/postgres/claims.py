@@ -178,6 +178,7 @@ def _claim_statement(fetch: Fetch) -> tuple[str, dict[str, Any]]:
         "server_id": fetch.server_id,
         "registered": fetch.registered,
         "epoch": fetch.epoch,
+        "methods": None if fetch.methods is None else list(fetch.methods),
     }
     match fetch.queues:
         case ():

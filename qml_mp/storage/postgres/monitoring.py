@@ -53,11 +53,8 @@ class MonitoringPart(Part):
         ]
 
     def method_stats(self, queues: Sequence[str] = (), *, among: int | None = None) -> list[MethodStats]:
-        if queues:
-            which = {"queues": sorted(queues), "among": among}
-            rows = self._database.read("counting methods", sql_around.METHOD_STATS_OF_QUEUES, which)
-        else:
-            rows = self._database.read("counting methods", sql_around.METHOD_STATS, {"among": among})
+        which = {"queues": list(queues), "among": among}
+        rows = self._database.read("counting methods", sql_around.METHOD_STATS, which)
         return [method_stats_of(row) for row in rows]
 
     def due_work(

@@ -8,6 +8,7 @@ and each statement sends it at most once, whatever the number of its rows.
 
 from __future__ import annotations
 
+from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 
 TELL_IF_ANY = "CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '') END AS told"
@@ -155,43 +156,71 @@ RETURNING """
     + JOB_COLUMNS
 )
 
-_BEST_OF_ONE = """
+# How the claim tells methods apart. Cut, because an index takes no text of any length; longer than any name
+# that a program can register, so that those are whole.
+METHOD_NAME = f'left(j.method, {MAX_METHOD_CHARS + 1}) COLLATE "C"'
+
+
+def _best(of: str, *, start: str, same: str, always: str) -> str:
+    """The choice of a claim. `of` are the columns that part the jobs, `same` compares them with those of `h`.
+
+    A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So
+    first the head of each method, by steps from one to the next in an index that has the method before the
+    order; then the best head of those that are known. Only then a row is locked.
+    """
+    entry = f"""
+        SELECT {of}{METHOD_NAME} AS name, j.priority, j.created_at, j.id FROM {{s}}.jobs AS j
+        WHERE j.state = 'enqueued' AND {always} -- always true; see the index
+    """
+    order = f"ORDER BY {METHOD_NAME}, j.priority DESC, j.created_at, j.id LIMIT 1"
+    return f"""
+WITH RECURSIVE head AS (
+    {start.format(entry=entry, order=order)}
+    UNION ALL
+    SELECT next.* FROM head AS h
+    CROSS JOIN LATERAL ({entry} {same} AND {METHOD_NAME} > h.name {order}) AS next
+),
 -- MATERIALIZED: the candidate is looked for once, and never again per row of a join.
-WITH candidate AS MATERIALIZED (
-    SELECT id FROM {s}.jobs
-    WHERE queue = %(queue)s AND state = 'enqueued' AND queue <> '' -- always true; see jobs_claim_queue
-    -- Highest priority, then oldest; the index has this order, so the walk ends at the first free row.
-    ORDER BY priority DESC, created_at, id
-    -- SKIP LOCKED: what another worker is just taking is passed over and not waited for.
-    LIMIT 1 FOR UPDATE SKIP LOCKED
-)"""
-
-_BEST_OF_ALL = """
-WITH candidate AS MATERIALIZED (
-    SELECT id FROM {s}.jobs
-    WHERE state = 'enqueued' AND id <> '' -- always true; see jobs_claim_any
-    ORDER BY priority DESC, created_at, id
-    LIMIT 1 FOR UPDATE SKIP LOCKED
-)"""
-
-_BEST_OF_SEVERAL = """
-WITH candidate AS MATERIALIZED (
-    SELECT head.id
-    FROM unnest(%(queues)s::text[]) AS served (queue)
-    -- The head of each queue, so that the backlog of another queue costs nothing. All heads are
-    -- locked until the commit, and other workers meanwhile take the second of those queues.
-    CROSS JOIN LATERAL (
-        SELECT id, priority, created_at FROM {s}.jobs
-        WHERE queue = served.queue AND state = 'enqueued' AND queue <> ''
+candidate AS MATERIALIZED (
+    SELECT free.id
+    FROM (
+        SELECT * FROM head WHERE %(methods)s::text[] IS NULL OR name = ANY(%(methods)s::text[])
         ORDER BY priority DESC, created_at, id
+    ) AS h
+    CROSS JOIN LATERAL (
+        SELECT j.id FROM {{s}}.jobs AS j
+        WHERE j.state = 'enqueued' AND {always} {same} AND {METHOD_NAME} = h.name
+        -- Highest priority, then oldest; the index has this order, so the walk ends at the first free row.
+        ORDER BY j.priority DESC, j.created_at, j.id
+        -- SKIP LOCKED: what another worker is just taking is passed over and not waited for.
         LIMIT 1 FOR UPDATE SKIP LOCKED
-    ) AS head
-    ORDER BY head.priority DESC, head.created_at, head.id
+    ) AS free
+    -- As the subquery is sorted, so the walk ends with the first head that has a free row behind it. While
+    -- others are taking the best of a method, its next one can come before the best of another method.
+    ORDER BY h.priority DESC, h.created_at, h.id
     LIMIT 1
 )"""
 
+
+_BEST_OF_ALL = _best("", start="({entry} {order})", same="", always="j.id <> ''")
+
+_BEST_OF_ONE = _best(
+    "j.queue, ",
+    start="({entry} AND j.queue = %(queue)s {order})",
+    same="AND j.queue = h.queue",
+    always="j.queue <> ''",
+)
+
+_BEST_OF_SEVERAL = _best(
+    "j.queue, ",
+    start="SELECT first.* FROM unnest(%(queues)s::text[]) AS served (queue) "
+    "CROSS JOIN LATERAL ({entry} AND j.queue = served.queue {order}) AS first",
+    same="AND j.queue = h.queue",
+    always="j.queue <> ''",
+)
+
 CLAIM_FROM_ONE = _BEST_OF_ONE + _CLAIM
-"""Claim the best job of one queue."""
+"""Claim the best job of one queue. Beside the next one, because its plan is kept and not made anew."""
 
 CLAIM_FROM_ALL = _BEST_OF_ALL + _CLAIM
 """Claim the best job of all queues."""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
-from qml_mp.storage.postgres.sql import JOB_COLUMNS
+from qml_mp.storage.postgres.sql import JOB_COLUMNS, METHOD_NAME
 from qml_mp.storage.rows import SAME_TEMPLATE
 
 # Schema
@@ -323,23 +323,28 @@ WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > now() AND {_SERVED}
 """
 """What `--burst` leaves for later."""
 
-METHOD_STATS = """
-SELECT queue, method, count(*) AS enqueued
-FROM (
-    SELECT queue, method FROM {s}.jobs WHERE state = 'enqueued' AND id <> ''
-    ORDER BY priority DESC, created_at, id LIMIT %(among)s::bigint
-) AS head
-GROUP BY queue, method ORDER BY queue, method
+_WAITING = f"""
+    SELECT j.queue, {METHOD_NAME} AS name, j.method FROM {{s}}.jobs AS j
+    WHERE j.state = 'enqueued' AND j.queue <> ''
 """
-"""What waits at the head of all queues; a limit of null is none."""
 
-METHOD_STATS_OF_QUEUES = """
-SELECT queue, method, count(*) AS enqueued
-FROM unnest(%(queues)s::text[]) AS served (name)
+METHOD_STATS = f"""
+WITH RECURSIVE head AS (
+    ({_WAITING} ORDER BY j.queue, {METHOD_NAME} LIMIT 1)
+    UNION ALL
+    -- From one method to the next, as the claim goes, so that the length of a backlog costs nothing.
+    SELECT next.* FROM head AS h
+    CROSS JOIN LATERAL (
+        {_WAITING} AND (j.queue, {METHOD_NAME}) > (h.queue, h.name) ORDER BY j.queue, {METHOD_NAME} LIMIT 1
+    ) AS next
+)
+SELECT h.queue, h.method, counted.enqueued
+FROM head AS h
 CROSS JOIN LATERAL (
-    SELECT queue, method FROM {s}.jobs WHERE state = 'enqueued' AND queue <> '' AND queue = served.name
-    ORDER BY priority DESC, created_at, id LIMIT %(among)s::bigint
-) AS head
-GROUP BY queue, method ORDER BY queue, method
+    SELECT count(*) AS enqueued
+    FROM ({_WAITING} AND j.queue = h.queue AND {METHOD_NAME} = h.name LIMIT %(among)s::bigint) AS waiting
+) AS counted
+WHERE %(queues)s::text[] = '{{{{}}}}' OR h.queue = ANY(%(queues)s::text[])
+ORDER BY h.queue, h.name
 """
-"""What waits at the heads of these queues."""
+"""What waits, by queue and method; a limit of null is none."""

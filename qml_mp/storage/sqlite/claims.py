@@ -48,9 +48,9 @@ class ClaimsPart(Part):
     """`JobLocker` of the protocol."""
 
     def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
-        look = sql.ENQUEUED_IN if fetch.queues else sql.ANY_ENQUEUED
+        look = sql.BEST_OF_SERVED if fetch.queues else sql.BEST_OF_ALL
         with self._database.read() as connection:
-            if not connection.execute(look, _queues(fetch)).fetchone()[0]:
+            if connection.execute(look, _wanted(fetch)).fetchone() is None:
                 return None
         with self._database.write() as connection:
             return self._claim(connection, fetch)
@@ -149,7 +149,7 @@ class ClaimsPart(Part):
         }
         for _ in range(_MOST_PASSED):
             try:
-                rows = connection.execute(statement, owner | _queues(fetch)).fetchall()
+                rows = connection.execute(statement, owner | _wanted(fetch)).fetchall()
                 return claim_of(rows[0], from_us) if rows else None
             except sqlite3.Error as error:
                 if not refuses_values(error):
@@ -160,7 +160,7 @@ class ClaimsPart(Part):
     def _fail_unclaimable(self, connection: sqlite3.Connection, fetch: Fetch, why: sqlite3.Error) -> None:
         """Set Failed the job that the claim has just chosen, in the same transaction."""
         best = sql.BEST_OF_SERVED if fetch.queues else sql.BEST_OF_ALL
-        (job_id,) = connection.execute(best, _queues(fetch)).fetchone()
+        (job_id,) = connection.execute(best, _wanted(fetch)).fetchone()
         now, problem = self.now(), unclaimable(f"{why}.")
         change = {
             "id": job_id,
@@ -219,8 +219,9 @@ class ClaimsPart(Part):
         return None if due_at is None else max(due_at - self.now(), timedelta())
 
 
-def _queues(fetch: Fetch) -> dict[str, str]:
-    return {"queues": json.dumps(fetch.queues)} if fetch.queues else {}
+def _wanted(fetch: Fetch) -> dict[str, str | None]:
+    methods = None if fetch.methods is None else json.dumps(fetch.methods)
+    return {"methods": methods, **({"queues": json.dumps(fetch.queues)} if fetch.queues else {})}
 
 
 def _finish_values(change: RowChange, now: datetime) -> dict[str, Any]:

@@ -57,13 +57,9 @@ class MonitoringPart(Part):
         ]
 
     def method_stats(self, queues: Sequence[str] = (), *, among: int | None = None) -> list[MethodStats]:
-        limit = -1 if among is None else among
+        which = {**self._served(queues), "among": -1 if among is None else among}
         with self._database.read() as connection:
-            if not queues:
-                rows = connection.execute(sql.METHOD_STATS, {"among": limit}).fetchall()
-            else:
-                which = [{"queue": queue, "among": limit} for queue in sorted(queues)]
-                rows = [row for one in which for row in connection.execute(sql.METHOD_STATS_OF_QUEUE, one)]
+            rows = connection.execute(sql.METHOD_STATS, which).fetchall()
         return [method_stats_of(row) for row in rows]
 
     def due_work(

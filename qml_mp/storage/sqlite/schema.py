@@ -158,7 +158,16 @@ ALTER TABLE qml_servers ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE qml_servers ADD COLUMN trouble TEXT;
 
 -- Raised by a worker after a lost reply, so that no statement sent before can claim anything.
-ALTER TABLE qml_workers ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0
+ALTER TABLE qml_workers ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+
+-- Claims step from method to method and take the head of each that their worker knows: a backlog that
+-- nobody here can run costs nothing. enqueued_at rides along as before.
+DROP INDEX qml_jobs_enqueued;
+DROP INDEX qml_jobs_enqueued_any;
+CREATE INDEX qml_jobs_enqueued ON qml_jobs (queue, method, priority DESC, created_at, id, enqueued_at)
+    WHERE state = 'enqueued';
+CREATE INDEX qml_jobs_enqueued_any ON qml_jobs (method, priority DESC, created_at, id)
+    WHERE state = 'enqueued'
 """
 
 MIGRATIONS: Final = (Migration(version=1, sql=_VERSION_1), Migration(version=2, sql=_VERSION_2))

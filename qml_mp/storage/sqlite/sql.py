@@ -86,33 +86,50 @@ RETRY_JOB: Final = f"""
 
 # Claims
 
-# Whether there is anything to claim: asked without the write lock, so that idle workers never hold
-# up one that has work to commit.
-ANY_ENQUEUED: Final = """
-    SELECT EXISTS (SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_enqueued_any WHERE state = 'enqueued')
-"""
-ENQUEUED_IN: Final = """
-    SELECT EXISTS (
-        SELECT 1 FROM json_each(:queues) AS served
-        WHERE EXISTS (
-            SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_enqueued
-            WHERE state = 'enqueued' AND queue = served.value))
-"""
+# A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So first
+# the methods that wait, by steps from one to the next in an index that has the method before the order;
+# then, of those that are known, the head of each; then the best head.
+_KNOWN: Final = "(:methods IS NULL OR waits.method IN (SELECT value FROM json_each(:methods)))"
 
-# The best job of all queues: the first entry of its index.
-_HEAD_OF_ALL: Final = """
-    SELECT id FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
-    WHERE state = 'enqueued' ORDER BY priority DESC, created_at, id LIMIT 1
-"""
-
-# The best job of the served queues: the head of each, then the best head. Each head is one look at
-# its index, so a backlog in another queue, however long, costs nothing.
-_HEAD_OF_SERVED: Final = """
+# The best job of all queues. Also asked without the write lock, whether there is anything to claim, so that
+# idle workers never hold up one that has work to commit.
+BEST_OF_ALL: Final = f"""
+    WITH RECURSIVE waits (method) AS (
+        SELECT (SELECT method FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
+                WHERE state = 'enqueued' ORDER BY method LIMIT 1)
+        UNION ALL
+        SELECT (SELECT method FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
+                WHERE state = 'enqueued' AND method > waits.method ORDER BY method LIMIT 1)
+        FROM waits WHERE method IS NOT NULL)
     SELECT head.id
-    FROM json_each(:queues) AS served
+    FROM waits
+    JOIN qml_jobs AS head ON head.id = (
+        SELECT id FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
+        WHERE state = 'enqueued' AND method = waits.method ORDER BY priority DESC, created_at, id LIMIT 1)
+    WHERE waits.method IS NOT NULL AND {_KNOWN}
+    ORDER BY head.priority DESC, head.created_at, head.id LIMIT 1
+"""
+
+# The best job of the served queues, so that a backlog in another queue costs nothing either.
+BEST_OF_SERVED: Final = f"""
+    WITH RECURSIVE waits (queue, method) AS (
+        SELECT served.value,
+               (SELECT method FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                WHERE state = 'enqueued' AND queue = served.value ORDER BY method LIMIT 1)
+        FROM json_each(:queues) AS served
+        UNION ALL
+        SELECT waits.queue,
+               (SELECT method FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                WHERE state = 'enqueued' AND queue = waits.queue AND method > waits.method
+                ORDER BY method LIMIT 1)
+        FROM waits WHERE method IS NOT NULL)
+    SELECT head.id
+    FROM waits
     JOIN qml_jobs AS head ON head.id = (
         SELECT id FROM qml_jobs INDEXED BY qml_jobs_enqueued
-        WHERE state = 'enqueued' AND queue = served.value ORDER BY priority DESC, created_at, id LIMIT 1)
+        WHERE state = 'enqueued' AND queue = waits.queue AND method = waits.method
+        ORDER BY priority DESC, created_at, id LIMIT 1)
+    WHERE waits.method IS NOT NULL AND {_KNOWN}
     ORDER BY head.priority DESC, head.created_at, head.id LIMIT 1
 """
 
@@ -126,12 +143,10 @@ _CLAIM: Final = """
 """
 
 # Hand out the best job: choose, number and stamp in one statement under the write lock.
-CLAIM_FROM_ALL: Final = _CLAIM.format(head=_HEAD_OF_ALL, job=_JOB)
-CLAIM_FROM_SERVED: Final = _CLAIM.format(head=_HEAD_OF_SERVED, job=_JOB)
+CLAIM_FROM_ALL: Final = _CLAIM.format(head=BEST_OF_ALL, job=_JOB)
+CLAIM_FROM_SERVED: Final = _CLAIM.format(head=BEST_OF_SERVED, job=_JOB)
 
-# The job that the claim has chosen, and the end of it when its row refuses to be claimed.
-BEST_OF_ALL: Final = _HEAD_OF_ALL
-BEST_OF_SERVED: Final = _HEAD_OF_SERVED
+# The end of the job that a claim has chosen, when its row refuses to be claimed.
 FAIL_UNCLAIMABLE: Final = """
     UPDATE qml_jobs
     SET state = 'failed', finished_at = :now, expires_at = :expires_at, last_error_type = :type,
@@ -318,14 +333,24 @@ LATER_WORK: Final = """
     WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND (:all OR queue IN served)
 """
 
-_METHOD_STATS: Final = """
-    SELECT queue, method, count(*) AS enqueued
-    FROM (
-        SELECT queue, method FROM qml_jobs INDEXED BY {index} WHERE state = 'enqueued' {which}
-        ORDER BY priority DESC, created_at, id LIMIT :among)
-    GROUP BY queue, method ORDER BY queue, method
+# What waits, by queue and method, from one method to the next, as the claim goes, so that the length of a
+# backlog costs nothing; a limit of -1 is none.
+METHOD_STATS: Final = """
+    WITH RECURSIVE served AS (SELECT value FROM json_each(:queues)), waits (queue, method) AS (
+        SELECT * FROM (
+            SELECT queue, method FROM qml_jobs INDEXED BY qml_jobs_enqueued
+            WHERE state = 'enqueued' ORDER BY queue, method LIMIT 1)
+        UNION ALL
+        SELECT next.queue, next.method
+        FROM waits
+        JOIN qml_jobs AS next ON next.rowid = (
+            SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+            WHERE state = 'enqueued' AND (queue, method) > (waits.queue, waits.method)
+            ORDER BY queue, method LIMIT 1))
+    SELECT queue, method, (
+        SELECT count(*) FROM (
+            SELECT 1 FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
+            WHERE state = 'enqueued' AND job.queue = waits.queue AND job.method = waits.method
+            LIMIT :among)) AS enqueued
+    FROM waits WHERE :all OR queue IN served ORDER BY queue, method
 """
-
-# What waits at the head of all queues, and of one; a limit of -1 is none.
-METHOD_STATS: Final = _METHOD_STATS.format(index="qml_jobs_enqueued_any", which="")
-METHOD_STATS_OF_QUEUE: Final = _METHOD_STATS.format(index="qml_jobs_enqueued", which="AND queue = :queue")
