@@ -16,6 +16,7 @@ from qml_mp.cli.output import (
     note,
     print_json,
     print_table,
+    say,
     short,
 )
 from qml_mp.cli.running import end_claim, owner_of
@@ -221,7 +222,7 @@ def _each(job_ids: Sequence[str], change: Callable[[str], str]) -> None:
     refused: list[QmlError] = []
     for job_id in job_ids:
         try:
-            click.echo(f"{job_id} {change(job_id)}")
+            say(f"{job_id} {change(job_id)}")
         except StorageError:
             raise
         except QmlError as error:

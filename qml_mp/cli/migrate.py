@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from qml_mp.cli.output import json_option, print_json
+from qml_mp.cli.output import json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
 
 
@@ -21,4 +21,4 @@ def migrate(session: Session, as_json: bool) -> None:
         return
     for number in applied:
         click.echo(f"applied migration {number}")
-    click.echo(f"{storage.display_url} has schema version {version}")
+    say(f"{storage.display_url} has schema version {version}")

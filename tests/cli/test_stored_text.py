@@ -69,6 +69,7 @@ def test_no_command_prints_a_control_character_that_is_stored(
         assert shown["method"] == text
         for change in ("retry", "cancel", "delete"):
             assert_printable(["jobs", change, job_id])
+        assert_printable(["jobs", "cancel", "--force", job_id])
     for verb in ("run", "preview", "enable", "disable", "remove"):
         assert_printable(["-v", "recurring", verb, f"id {text}"])
         assert_printable(["-v", "recurring", verb, f"other {text}"])
@@ -118,8 +119,8 @@ def fill_every_text_column(database: Path, text: str) -> list[str]:
             own: dict[str, object] = {"id": job_id, "state": state, "unique_key": text + job_id}
             insert(connection, "jobs", text, {**own, "worker_id": "worker", "fire_at": None})
             insert(connection, "attempts", text, {"job_id": job_id, "kind": "failure"})
-        insert(connection, "servers", text, {"id": "server", "pid": 1})
-        insert(connection, "workers", text, {"id": "worker", "server_id": "server", "pid": 1})
+        insert(connection, "servers", text, {"pid": 1})
+        insert(connection, "workers", text, {"id": "worker", "pid": 1})
         insert(connection, "recurring_jobs", text, {"id": f"id {text}"})
         insert(connection, "recurring_jobs", text, {"id": "good", "cron": "* * * * *", "tz": "UTC"})
     return job_ids
