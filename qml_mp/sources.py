@@ -235,7 +235,8 @@ def _bool(text: str, what: str) -> bool:
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{what} is {value!r}; it must be text.")
+        # The value is not shown: it may be a URL with its password.
+        raise ConfigurationError(f"{what} is of type {type(value).__name__}; it must be text and not empty.")
     return value
 
 

@@ -15,6 +15,7 @@ from qml_mp.errors import (
     WorkerBootError,
 )
 from qml_mp.printable import printable
+from qml_mp.storage.shown_url import without_passwords
 
 _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that fits decides
     (click.UsageError, 2),
@@ -40,9 +41,11 @@ def paragraph(error: BaseException) -> str:
     """The error for a person: "qml-mp: error: …" in one paragraph, without a traceback."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "qml-mp"
-        text = f"{_sentence(error.format_message())} See `{command} --help`."
+        text = f"{_sentence(without_passwords(error.format_message()))} See `{command} --help`."
     elif isinstance(error, click.ClickException):
-        text = error.format_message()
+        text = without_passwords(error.format_message())
+    elif isinstance(error, AppImportError | InvalidJob):  # which quote what should have been something else
+        text = without_passwords(_without_traceback(str(error)))
     elif isinstance(error, QmlError):
         text = _without_traceback(str(error))
     else:

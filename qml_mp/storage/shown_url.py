@@ -15,6 +15,7 @@ from urllib.parse import unquote
 MASK = "***"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL_IN_TEXT = re.compile(rf"{_SCHEME.pattern}\S*[^\s'\").,;]")  # without the quotes around it
 _FILE_OR_WORD = re.compile(r"[\w./~-]*", re.ASCII)
 _LONGEST_WORD = 60
 
@@ -88,19 +89,11 @@ def is_plain(parts: UrlParts) -> bool:
     )
 
 
-def shown_postgres_url(url: str) -> str:
-    """The URL with everything masked that is or may be part of a password."""
-    parts = split_url(url)
-    if not _base_is_plain(parts):
-        return _shown_by_last_at(parts.scheme, url[len(parts.scheme) :])
-    base = f"{parts.scheme}{_shown_login(parts.login)}{parts.hosts}{parts.path}"
-    shown = [_shown_parameter(part) for part in parts.parameters]
-    return f"{base}?{'&'.join(shown)}" if shown else base
-
-
 def shown_url(url: object) -> str:
-    """What somebody gave as a URL and is none of PostgreSQL, as far as it can hold no password."""
+    """The URL with everything masked that is or may be part of a password, whatever it was meant to be."""
     text = str(url)
+    if text.startswith(("postgresql://", "postgres://")):
+        return _shown_postgres_url(text)
     scheme = _SCHEME.match(text)
     start = scheme.end() if scheme else 0
     rest = text[start:]
@@ -108,6 +101,20 @@ def shown_url(url: object) -> str:
     if not is_file and not _FILE_OR_WORD.fullmatch(rest):
         rest = MASK
     return text[:start] + rest[:_LONGEST_WORD]
+
+
+def without_passwords(text: str) -> str:
+    """A text that quotes what somebody typed, with the URLs in it as they may be seen."""
+    return _URL_IN_TEXT.sub(lambda found: shown_url(found[0]), text)
+
+
+def _shown_postgres_url(url: str) -> str:
+    parts = split_url(url)
+    if not _base_is_plain(parts):
+        return _shown_by_last_at(parts.scheme, url[len(parts.scheme) :])
+    base = f"{parts.scheme}{_shown_login(parts.login)}{parts.hosts}{parts.path}"
+    shown = [_shown_parameter(part) for part in parts.parameters]
+    return f"{base}?{'&'.join(shown)}" if shown else base
 
 
 def _base_is_plain(parts: UrlParts) -> bool:
@@ -128,7 +135,7 @@ def _shown_by_last_at(scheme: str, rest: str) -> str:
         return scheme + MASK
     if not _is_plain(login.partition(":")[0], _USER):
         return scheme + MASK
-    return f"{scheme}{_shown_login(login)}{shown_postgres_url(f'{scheme}{place}').removeprefix(scheme)}"
+    return f"{scheme}{_shown_login(login)}{_shown_postgres_url(f'{scheme}{place}').removeprefix(scheme)}"
 
 
 def _shown_login(login: str | None) -> str:

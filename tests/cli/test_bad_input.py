@@ -232,3 +232,24 @@ def _set_schema_version(qml: Qml, version: int) -> None:
     connection.execute("INSERT INTO qml_schema_version (version, applied_at) VALUES (?, 0)", (version,))
     connection.commit()
     connection.close()
+
+
+@pytest.mark.fault(85)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "postgresql://u:S3CR?ET@h/db"],
+        ["postgresql://u:S3CRET@h/db", "status"],
+        ["-A", "postgresql://u:S3CRET@h/db", "start"],
+        ["jobs", "show", "postgresql://u:S3CRET@h/db"],
+        ["enqueue", "work", "postgresql://u:S3CRET@h/db"],
+        ["--url", "host=127.0.0.1 port=1 password=S3CRET", "status"],
+        ["--url", "postgresql://u:S3CR@ET@127.0.0.1:1/db", "status"],
+    ],
+)
+def test_a_url_is_never_quoted_with_its_password(qml: Qml, arguments: list[str]) -> None:
+    ended = qml(*arguments)
+
+    assert ended.code != 0
+    assert "S3CR" not in ended.out + ended.err
+    assert "ET@" not in ended.out + ended.err

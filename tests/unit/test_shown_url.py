@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qml_mp.errors import QmlError
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
-from qml_mp.storage.shown_url import shown_postgres_url, shown_url
+from qml_mp.storage.shown_url import shown_url, without_passwords
 
 PIECE = "Zq7X"  # of a password; no text of ours or of the driver has it
 NOWHERE = "127.0.0.1:1"
@@ -50,8 +50,6 @@ def passwords() -> st.SearchStrategy[str]:
 def all_that_is_said(url: str) -> str:
     """Everything that opening and using the URL puts before a person."""
     said = [shown_url(url)]
-    if url.startswith(("postgresql://", "postgres://")):
-        said.append(shown_postgres_url(url))
     try:
         storage = open_storage(url)
         said.append(storage.display_url)
@@ -99,7 +97,7 @@ def test_no_part_of_a_password_is_ever_shown(form: str, password: str, quoted: b
     ],
 )
 def test_passwords_are_masked_wherever_they_stand(url: str, shown: str) -> None:
-    assert shown_postgres_url(url) == shown
+    assert shown_url(url) == shown
 
 
 @pytest.mark.fault(85)
@@ -116,6 +114,20 @@ def test_passwords_are_masked_wherever_they_stand(url: str, shown: str) -> None:
 )
 def test_of_what_is_no_url_of_ours_only_what_is_plain_is_shown(url: str, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.fault(85)
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("No such command 'postgresql://u:S3CR'ET@h/db'.", "No such command 'postgresql://u:***@h/db'."),
+        ("extra argument (postgresql://u:S3CR@ET@h)", "extra argument (postgresql://u:***@h)"),
+        ("it is postgresql://u:S3CRET, or is it?", "it is postgresql://***, or is it?"),
+        ("no URL: a::b // c", "no URL: a::b // c"),
+    ],
+)
+def test_a_text_that_quotes_a_url_quotes_it_masked(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown
 
 
 def test_the_driver_gets_a_password_with_a_question_mark_as_it_was_written() -> None:

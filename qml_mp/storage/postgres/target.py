@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.shown_url import is_plain, shown_postgres_url, shown_url, split_url
+from qml_mp.storage.shown_url import is_plain, shown_url, split_url
 
 DEFAULT_SCHEMA = "qml_mp"
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,55}")  # so that the channel fits into 63 bytes too
@@ -48,14 +48,14 @@ def parse_target(url: str, *, schema: str | None = None) -> Target:
         )
     parts = split_url(url)
     if not parts.has_plain_hosts or not url.isprintable():
-        raise unreadable(shown_postgres_url(url))
+        raise unreadable(shown_url(url))
     named = [unquote(part.removeprefix("schema=")) for part in parts.parameters if part.startswith("schema=")]
     for_libpq = [part for part in parts.parameters if not part.startswith("schema=")]
     name = check_schema_name(schema or (named[-1] if named else DEFAULT_SCHEMA))
     full_url = _joined(parts.base, [*for_libpq, *([f"schema={name}"] if name != DEFAULT_SCHEMA else [])])
     return Target(
         url=full_url,
-        display_url=shown_postgres_url(full_url),
+        display_url=shown_url(full_url),
         is_plain=is_plain(parts),
         conninfo=_joined(parts.base, for_libpq),
         schema=name,
