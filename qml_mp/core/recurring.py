@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.payload import JsonValue, check_text, encode_json
@@ -12,6 +12,9 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.settings import check_queue_name
 
 _MAX_ID_CHARS = 200
+_FREQUENT = timedelta(hours=1)
+_MOST_REPEATS = 10
+_NEXT_LABEL = timedelta(microseconds=1)  # what storage tells apart; a cron has whole seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,29 @@ class RecurringJob:
     def schedule(self) -> CronSchedule:
         """The parsed schedule; raises `ConfigurationError` when the stored cron no longer parses."""
         return CronSchedule(self.cron, tz=self.tz)
+
+    def firing_sooner_than_stored(self, now: datetime) -> datetime | None:
+        """The schedule's next firing after `now`, when that is sooner than `next_run_at`: the clock was set
+        back since. None: `next_run_at` holds. Raises `ConfigurationError` as `schedule` does."""
+        if not self.enabled or self.next_run_at is None or self.next_run_at <= now:
+            return None
+        upcoming = self.schedule.next_after(now)
+        return upcoming if upcoming is not None and upcoming < self.next_run_at else None
+
+    def labels_of_firing(self) -> Iterator[datetime]:
+        """Under which instants the firing at `next_run_at` may be stored: the first that is free is taken.
+
+        An instant that has had its job comes again only when the clock was set back. A template that
+        fires at least once an hour then goes on, or it would rest until the clock has caught up. A rarer
+        one does not run twice for the same instant.
+        """
+        if self.next_run_at is None:
+            return
+        yield self.next_run_at
+        following = self.schedule.next_after(self.next_run_at)
+        if following is not None and following - self.next_run_at <= _FREQUENT:
+            for repeat in range(1, _MOST_REPEATS):
+                yield self.next_run_at + repeat * _NEXT_LABEL
 
     def to_json(self) -> Mapping[str, JsonValue]:
         """The template as `--json` prints it."""

@@ -270,6 +270,10 @@ class JobLocker(Protocol):
     def promote_due(self, *, limit: int) -> Promoted:
         """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first."""
 
+    def hasten_retries_from_the_future(self) -> int:
+        """After the clock was set back: an AwaitingRetry job whose last attempt ended in the future becomes
+        due after its delay, counted from now; how many. Scheduled jobs keep the instant they were given."""
+
     def request_cancel(self, job_id: str, *, reason: str, retention: Retention) -> CancelResult:
         """Delete a job that is not running; ask the supervisor of one that runs to end it."""
 
@@ -311,7 +315,13 @@ class RecurringStore(Protocol):
         One transaction; locked so that two servers never fire the same tick, and unique
         (recurring id, firing time) in the table besides. Firings missed while no server ran
         collapse into one. A template whose cron no longer parses is disabled with the reason.
+        A firing time that comes again, because the clock was set back, makes another job only for a
+        template that fires at least once an hour.
         """
+
+    def recompute_late_firings(self) -> list[str]:
+        """Compute anew each `next_run_at` that is later than the schedule's next firing, as all are after the
+        clock was set back; the ids. A second call is harmless."""
 
     def run_recurring_now(self, recurring_id: str) -> str | None:
         """Enqueue one job from the template now, leaving its schedule alone; the job's id, or None."""

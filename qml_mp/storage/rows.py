@@ -6,7 +6,8 @@ these functions return a value and raise nothing. An unreadable payload is said 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, assert_never
 
@@ -166,6 +167,17 @@ def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
         rss_bytes=_int(row["rss_bytes"]),
         epoch=_int(row["epoch"]) or 0,
     )
+
+
+def late_firings(templates: Iterable[RecurringJob], *, now: datetime) -> list[tuple[RecurringJob, datetime]]:
+    """The templates whose `next_run_at` is later than their schedule says, with the firing that is next."""
+    found = []
+    for template in templates:
+        with suppress(ConfigurationError):  # told when it is due: it is disabled with the reason then
+            sooner = template.firing_sooner_than_stored(now)
+            if sooner is not None:
+                found.append((template, sooner))
+    return found
 
 
 def job_from_template(row: Row, *, now: datetime) -> Job:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qml_mp.clock import Clock
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.burst import burst_tick
 from qml_mp.supervisor.chores import Chores
 from qml_mp.supervisor.cleanup import cleanup_tick
+from qml_mp.supervisor.clock_steps import clock_tick
 from qml_mp.supervisor.fleet import Fleet
 from qml_mp.supervisor.heartbeat import heartbeat_tick, neighbour_tick
 from qml_mp.supervisor.presence import Presence
@@ -25,7 +27,9 @@ def all_ticks(
     fleet: Fleet,
     chores: Chores,
     templates: Templates,
+    clock: Clock,
     wake: Callable[[], None],
+    hasten: Callable[[], None],
     declared_dead: Callable[[], None],
     leave: Callable[[str], None] | None,
 ) -> list[Tick]:
@@ -48,6 +52,7 @@ def all_ticks(
                 wake=wake,
             )
         )  # fmt: skip
+    ticks.append(clock_tick(on_one_machine=presence.is_on_one_machine, clock=clock, hasten=hasten))
     if config.enable_scheduler:
         ticks.append(scheduler_tick(config, wake=wake))
     if config.enable_recurring:

@@ -64,7 +64,12 @@ class Presence:
         """What tells this server of its peers' silence; None: it sends no heartbeats, and judges none."""
         if not self.has_heartbeat:
             return None
-        return Judging(self._config, on_one_machine=self._storage.is_on_one_machine)
+        return Judging(self._config, on_one_machine=self.is_on_one_machine)
+
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Whether every server of this storage is on this machine."""
+        return self._storage.is_on_one_machine
 
     @property
     def is_outdated(self) -> bool:

@@ -125,7 +125,9 @@ class Supervisor:
             fleet=self._fleet,
             chores=self._chores,
             templates=self._templates,
+            clock=self._clock,
             wake=self._fleet.wake_idle,
+            hasten=lambda: self._ticks.hasten(),
             declared_dead=self._declared_dead,
             leave=(lambda why: self._stop(now=False, why=why)) if burst else None,
         )

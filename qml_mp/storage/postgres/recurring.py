@@ -19,7 +19,7 @@ from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.jobs import running_in
 from qml_mp.storage.postgres.part import Part, with_sizes
 from qml_mp.storage.protocol import Fired
-from qml_mp.storage.rows import job_from_template, template_of
+from qml_mp.storage.rows import job_from_template, late_firings, template_of
 from qml_mp.storage.storable import storable_reason
 
 
@@ -67,13 +67,14 @@ class RecurringPart(Part):
             due = transaction.execute(sql_around.LOCK_DUE_TEMPLATES, which).fetchall()
             for row in map(_sized, due):
                 try:
-                    job, next_run_at = _firing(row)
+                    job, template, next_run_at = _firing(row)
                 except (ConfigurationError, InvalidJob) as error:
                     reason = {"id": row["id"], "reason": storable_reason(str(error))}
                     transaction.execute(sql_around.DISABLE_TEMPLATE, reason)
                     disabled.append(row["id"])
                     continue
-                fired.extend(_insert(transaction, job, recurring_id=row["id"], fire_at=row["next_run_at"]))
+                if any(_insert(transaction, job, row["id"], label) for label in template.labels_of_firing()):
+                    fired.append(job)
                 advance = {"id": row["id"], "next_run_at": next_run_at}
                 transaction.execute(sql_around.ADVANCE_TEMPLATE, advance)
             upcoming = transaction.execute(sql_around.NEXT_FIRING, which)
@@ -86,28 +87,41 @@ class RecurringPart(Part):
             unknown={} if left is None else {row["id"]: row["method"] for row in left.fetchall()},
         )
 
+    def recompute_late_firings(self) -> list[str]:
+        late = late_firings(self.list_recurring_jobs(), now=self.now())
+        return [
+            template.id
+            for template, sooner in late
+            if self._database.rows(
+                "bringing a firing forward",
+                sql_around.BRING_FORWARD,
+                {"id": template.id, "next_run_at": sooner, "late": template.next_run_at},
+            )
+        ]
+
     def run_recurring_now(self, recurring_id: str) -> str | None:
         rows = self._database.read("reading a recurring job", sql_around.GET_TEMPLATE, {"id": recurring_id})
         if not rows:
             return None
         job = job_from_template(_sized(rows[0]), now=self.now())
         with self._database.transaction("running a recurring job") as transaction:
-            _insert(transaction, job, recurring_id=recurring_id, fire_at=None)
+            _insert(transaction, job, recurring_id, None)
         return job.id
 
 
-def _firing(row: Mapping[str, Any]) -> tuple[Job, datetime | None]:
+def _firing(row: Mapping[str, Any]) -> tuple[Job, RecurringJob, datetime | None]:
     """The one job of a due template, and its next firing past the present: those that were missed
     collapse into this one. Raises `ConfigurationError` or `InvalidJob` for a row that can make no job."""
     now = from_column(row["now"])
     assert now is not None  # a column of the statement's own
-    return job_from_template(row, now=now), template_of(row, from_column).schedule.next_after(now)
+    template = template_of(row, from_column)
+    return job_from_template(row, now=now), template, template.schedule.next_after(now)
 
 
-def _insert(transaction: Transaction, job: Job, *, recurring_id: str, fire_at: datetime | None) -> list[Job]:
-    """Insert the job of a firing; none when it has one already, as after a clock was set back."""
+def _insert(transaction: Transaction, job: Job, recurring_id: str, fire_at: datetime | None) -> bool:
+    """Insert the job of a firing; False when it has one already, as after a clock was set back."""
     row = postgres_row(job) | {"recurring_id": recurring_id, "fire_at": fire_at}
-    return [job] if insert_firing(running_in(transaction), row) else []
+    return insert_firing(running_in(transaction), row)
 
 
 def _template(row: DictRow) -> RecurringJob:

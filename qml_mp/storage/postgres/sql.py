@@ -384,6 +384,16 @@ SELECT count(*) AS count, """
 )
 """Make Enqueued what is due, longest due first."""
 
+HASTEN_RETRIES = """
+WITH hastened AS (
+    UPDATE {s}.jobs SET run_at = run_at - (enqueued_at - clock_timestamp()), enqueued_at = clock_timestamp()
+    -- clock_timestamp(), because an attempt may have ended since this transaction began.
+    WHERE state = 'awaiting_retry' AND enqueued_at > clock_timestamp() RETURNING id
+)
+SELECT count(*) AS count, """ + TELL_IF_ANY + """ FROM hastened
+"""  # fmt: skip
+"""After the clock was set back: what ended in the future is due after its delay, counted from now."""
+
 NEXT_DUE = """
 SELECT greatest(run_at - now(), interval '0') AS next_due_in FROM {s}.jobs
 WHERE state IN ('scheduled', 'awaiting_retry')

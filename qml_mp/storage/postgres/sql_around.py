@@ -125,6 +125,16 @@ WHERE enabled AND next_run_at <= now() AND method <> ALL(%(methods)s::text[]) OR
 """
 """Due templates that run what this server does not know."""
 
+BRING_FORWARD = """
+WITH hastened AS (
+    UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s
+    -- Guarded by what was read, because another server may have been first.
+    WHERE id = %(id)s AND enabled AND next_run_at = %(late)s RETURNING id
+)
+SELECT id, pg_notify(%(channel)s, '') AS told FROM hastened
+"""
+"""After the clock was set back."""
+
 ADVANCE_TEMPLATE = (
     "UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s, last_run_at = now() WHERE id = %(id)s"
 )

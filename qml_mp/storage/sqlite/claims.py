@@ -95,6 +95,10 @@ class ClaimsPart(Part):
                 count = connection.execute(sql.PROMOTE, due).rowcount
         return Promoted(count=count, next_due_in=self._until_next_due())
 
+    def hasten_retries_from_the_future(self) -> int:
+        with self._database.write() as connection:
+            return connection.execute(sql.HASTEN_RETRIES, {"now": self._now_us()}).rowcount
+
     def request_cancel(self, job_id: str, *, reason: str, retention: Retention) -> CancelResult:
         with self._database.write() as connection:
             now = self.now()

@@ -13,7 +13,7 @@ from qml_mp.core.payload import encode_json
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.protocol import Fired
-from qml_mp.storage.rows import job_from_template, template_of
+from qml_mp.storage.rows import job_from_template, late_firings, template_of
 from qml_mp.storage.sqlite import sql, sql_around
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.jobs import insert_job, sqlite_row
@@ -86,6 +86,21 @@ class RecurringPart(Part):
             unknown=self._unknown_templates(known),
         )
 
+    def recompute_late_firings(self) -> list[str]:
+        now = self.now()
+        late = late_firings(self.list_recurring_jobs(), now=now)
+        if not late:
+            return []
+        with self._database.write() as connection:
+            return [
+                template.id
+                for template, sooner in late
+                if connection.execute(
+                    sql_around.BRING_FORWARD,
+                    {"id": template.id, "next_run_at": to_us(sooner), "late": to_us(template.next_run_at)},
+                ).rowcount
+            ]
+
     def run_recurring_now(self, recurring_id: str) -> str | None:
         with self._database.write() as connection:
             row = connection.execute(sql_around.GET_TEMPLATE, {"id": recurring_id}).fetchone()
@@ -98,10 +113,15 @@ class RecurringPart(Part):
     def _fire(self, connection: sqlite3.Connection, row: sqlite3.Row, now: datetime) -> list[Job]:
         """Enqueue the one job of a due template and move it past the present: firings that were
         missed meanwhile collapse into this one."""
-        next_run_at = template_of(row, from_us).schedule.next_after(now)
+        template = template_of(row, from_us)
+        next_run_at = template.schedule.next_after(now)
         job = job_from_template(row, now=now)
-        values = _row(job, now, recurring_id=row["id"], fire_at=row["next_run_at"])
-        inserted = connection.execute(sql.INSERT_JOB, values).rowcount
+        inserted = any(
+            connection.execute(
+                sql.INSERT_JOB, _row(job, now, recurring_id=row["id"], fire_at=to_us(label))
+            ).rowcount
+            for label in template.labels_of_firing()
+        )
         advance = {"id": row["id"], "next_run_at": to_us(next_run_at), "now": to_us(now)}
         connection.execute(sql_around.ADVANCE_TEMPLATE, advance)
         return [job] if inserted else []  # none when this firing had its job before the clock was set back

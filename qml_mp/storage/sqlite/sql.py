@@ -242,6 +242,12 @@ PROMOTE: Final = """
         ORDER BY run_at, id LIMIT :limit)
 """
 
+# After the clock was set back: what ended in the future is due after its delay, counted from now.
+HASTEN_RETRIES: Final = """
+    UPDATE qml_jobs SET run_at = run_at - (enqueued_at - :now), enqueued_at = :now
+    WHERE state = 'awaiting_retry' AND enqueued_at > :now
+"""
+
 # When the next job is due.
 NEXT_DUE: Final = """
     SELECT min(run_at) FROM qml_jobs INDEXED BY qml_jobs_waiting

@@ -60,6 +60,11 @@ UNKNOWN_TEMPLATES: Final = f"""
     WHERE enabled AND next_run_at <= :now AND NOT {_KNOWN} ORDER BY id
 """
 
+# After the clock was set back; guarded by what was read, because another server may have been first.
+BRING_FORWARD: Final = """
+    UPDATE qml_recurring_jobs SET next_run_at = :next_run_at
+    WHERE id = :id AND enabled AND next_run_at = :late
+"""
 ADVANCE_TEMPLATE: Final = """
     UPDATE qml_recurring_jobs SET next_run_at = :next_run_at, last_run_at = :now WHERE id = :id
 """

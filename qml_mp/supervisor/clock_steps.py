@@ -1,0 +1,55 @@
+"""Supervisor: what a clock that was set back would keep waiting, brought forward again.
+
+Rows hold wall time, by the clock of storage. After a step back a firing or a retry would rest until that
+clock has caught up. So the clock is compared with monotonic time, and at the start, where nothing tells
+what it was before, rows are looked at that can only come from the future.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from qml_mp.clock import Clock
+from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.ticks import Tick
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY = timedelta(seconds=1)
+_LOOK_EVERY_BY_NETWORK = timedelta(seconds=5)  # a look costs a round trip
+_NO_STEP_S = 0.5  # slewing and slow replies are none
+
+
+class ClockSteps:
+    """Pure: told of both clocks now and then, it answers whether the wall clock was set back."""
+
+    def __init__(self) -> None:
+        self._offset_s: float | None = None
+
+    def went_back(self, *, wall: datetime, monotonic: float) -> bool:
+        """Whether it was since the call before. True at the first call, when it may have been."""
+        offset_s = wall.timestamp() - monotonic
+        before_s, self._offset_s = self._offset_s, offset_s
+        return before_s is None or offset_s < before_s - _NO_STEP_S
+
+
+def clock_tick(*, on_one_machine: bool, clock: Clock, hasten: Callable[[], None]) -> Tick:
+    """Brings firings and retries forward when the clock was set back; `hasten` makes their loops due."""
+    steps = ClockSteps()
+
+    def look(storage: Storage) -> None:
+        if not steps.went_back(wall=storage.now(), monotonic=clock.monotonic()):
+            return
+        templates = storage.recompute_late_firings()
+        retries = storage.hasten_retries_from_the_future()
+        if templates or retries:
+            logger.warning(
+                "The clock was set back: %s recurring templates and %s retries are due sooner than stored",
+                len(templates),
+                retries,
+            )
+            hasten()
+
+    return Tick(name="clock", interval=_LOOK_EVERY if on_one_machine else _LOOK_EVERY_BY_NETWORK, body=look)

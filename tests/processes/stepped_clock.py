@@ -1,0 +1,50 @@
+"""Tests: a server on an SQLite file whose clock another program can set, and what runs there.
+
+`python -m tests.processes.stepped_clock URL OFFSET_FILE`: its wall time is off by the seconds in the file.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from qml_mp import QmlApp, RetryPolicy, ServerConfig, WorkerContext
+from qml_mp.child.source import NamedProgram
+from qml_mp.clock import SystemClock
+from qml_mp.storage.open import open_storage
+from qml_mp.supervisor.server import Supervisor
+from tests.processes.journal import note
+
+app = QmlApp()
+
+
+@app.job()
+def tick(ctx: WorkerContext) -> None:
+    """What the template runs."""
+    note(ctx, "tick")
+
+
+@app.job(retry=RetryPolicy.fixed(timedelta(seconds=8), jitter=0.0, max_attempts=2))
+def flaky(ctx: WorkerContext) -> None:
+    """Fail at the first attempt."""
+    note(ctx, f"attempt {ctx.attempt}")
+    if ctx.attempt == 1:
+        raise ValueError("the first time")
+
+
+class SteppedClock(SystemClock):
+    """The clock of this machine, off by what the file says."""
+
+    def __init__(self, offset: Path) -> None:
+        self._offset = offset
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=float(self._offset.read_text()))
+
+
+if __name__ == "__main__":
+    url, offset = sys.argv[1:]
+    storage = open_storage(url, clock=SteppedClock(Path(offset)))
+    source = NamedProgram(spec="tests.processes.stepped_clock:app")
+    sys.exit(Supervisor(ServerConfig(worker_count=1), storage, source).run())

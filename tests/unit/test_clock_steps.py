@@ -1,0 +1,33 @@
+"""Tests: when the wall clock counts as set back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp.supervisor.clock_steps import ClockSteps
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.mark.fault(88)
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        pytest.param([(0, 0), (1, 1), (2, 2)], [True, False, False], id="it runs"),
+        pytest.param([(0, 0), (-3600, 1), (-3599, 2)], [True, True, False], id="an hour back"),
+        pytest.param([(0, 0), (172800, 1), (2, 2)], [True, False, True], id="two days ahead, and back"),
+        pytest.param([(0, 0), (0.9, 1), (1.8, 2)], [True, False, False], id="slewed"),
+        pytest.param([(0, 0), (3600, 1)], [True, False], id="suspended"),
+    ],
+)
+def test_a_clock_was_set_back(looks: list[tuple[float, float]], expected: list[bool]) -> None:
+    steps = ClockSteps()
+
+    found = [
+        steps.went_back(wall=START + timedelta(seconds=wall_s), monotonic=monotonic)
+        for wall_s, monotonic in looks
+    ]
+
+    assert found == expected
