@@ -55,6 +55,10 @@ class Chores:
         """Dead workers whose claims are not finished yet."""
         return len(self._unsettled)
 
+    def unsettled_ids(self) -> set[str]:
+        """Their worker ids."""
+        return {one.death.worker_id for one in self._unsettled}
+
     def remember(self, death: Death) -> None:
         """A worker died: settle what it held."""
         tries = Retrying(

@@ -18,6 +18,7 @@ from qml_mp.supervisor.scheduler import scheduler_tick
 from qml_mp.supervisor.templates import Templates
 from qml_mp.supervisor.ticks import Tick
 from qml_mp.supervisor.unknown import unknown_tick
+from qml_mp.supervisor.unshown import unshown_tick
 
 
 def all_ticks(
@@ -63,6 +64,9 @@ def all_ticks(
         neighbour_tick(config, judging=judging, own_id=own_id, declared_dead=declared_dead, wake=wake)
     )
     ticks.append(unknown_tick(presence))
+    ticks.append(
+        unshown_tick(config, own_id=own_id, fleet=fleet, unsettled=chores.unsettled_ids, wake=wake)
+    )  # fmt: skip
     if leave is not None:
         ticks.append(burst_tick(presence, everybody_is_idle=chores.everybody_is_idle, leave=leave))
     return ticks

@@ -78,6 +78,10 @@ class Member:
         """Claim nothing until woken."""
         send(self.pipe_fd, Message(kind=Kind.PAUSE))
 
+    def doubt(self) -> bool:
+        """Look whether it holds a claim that it does not know of; whether the pipe took the message."""
+        return send(self.pipe_fd, Message(kind=Kind.DOUBT))
+
     def leave(self) -> None:
         """Finish the job in hand, then exit."""
         self.leaving = send(self.pipe_fd, Message(kind=Kind.LEAVE)) or self.leaving
