@@ -34,6 +34,7 @@ from qml_mp.core.server_info import WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotWriter
+from qml_mp.processing.errors_text import describe_anything
 from qml_mp.processing.middleware import StateChange, StateChangeHook
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.transition_log import log_transition
@@ -300,8 +301,15 @@ class WorkerLoop:
         self._show_job(Activity.RUNNING, claim, self._processor.retry_when_killed(claim.job))
         try:
             self._on_state_change(StateChange(job=replace(job), old=old, new=job.state_name))
-        except BaseException:
-            logger.exception("The state-change hook failed", extra={"job_id": claim.job.id})
+        except BaseException as error:
+            told = describe_anything(error)
+            logger.error(
+                "The state-change hook failed: %s: %s\n%s",
+                told.type,
+                told.message,
+                told.traceback or "",
+                extra={"job_id": claim.job.id},
+            )
 
 
 def _refused(error: OutcomeRefused) -> Failure:

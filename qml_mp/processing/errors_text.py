@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import traceback
 from types import TracebackType
+from typing import Any
 
 from qml_mp.core.outcome import ErrorInfo
-from qml_mp.processing.retry import type_name
+from qml_mp.processing.retry import is_a, type_name
 
 MAX_MESSAGE_CHARS = 8 * 1024
 MAX_TRACEBACK_CHARS = 64 * 1024
 _MAX_FRAMES = 40
 _MAX_CHAINED = 4
 _MAX_IN_GROUP = 5
-_OURS = "qml_mp.processing."
+_OURS = ("qml_mp.processing.", "qml_mp.child.token")
+"""The machinery around the job and the signal handler that interrupts it: no news to the job's author."""
+
+
+def describe_anything(error: BaseException) -> ErrorInfo:
+    """`describe` whatever it raises: then what can be said without asking the exception anything."""
+    try:
+        return describe(error)
+    except BaseException as problem:
+        return describe_type(error, why=f"describing it raised {type_name(type(problem))}")
 
 
 def describe(error: BaseException) -> ErrorInfo:
@@ -33,7 +43,7 @@ def describe_type(error: BaseException, *, why: str) -> ErrorInfo:
     return ErrorInfo(
         type=clean(type_name(type(error)), MAX_MESSAGE_CHARS),
         message=f"(no message: {why})",
-        traceback=clean("".join(_frames(error.__traceback__)), MAX_TRACEBACK_CHARS) or None,
+        traceback=clean("".join(_frames(_own(error, "__traceback__"))), MAX_TRACEBACK_CHARS) or None,
     )
 
 
@@ -42,7 +52,7 @@ def message_of(error: BaseException) -> str:
     try:
         return clean(str(error), MAX_MESSAGE_CHARS)
     except Exception as problem:
-        return f"(no message: __str__ raised {type(problem).__name__})"
+        return f"(no message: __str__ raised {type_name(type(problem))})"
 
 
 def clean(text: str, max_chars: int) -> str:
@@ -66,12 +76,12 @@ def _traceback(error: BaseException) -> str:
     current: BaseException | None = error
     while current is not None and len(chain) < _MAX_CHAINED:
         chain.append((current, link))
-        if current.__cause__ is not None:
+        if _own(current, "__cause__") is not None:
             link = "\nThe above exception was the direct cause of the following exception:\n\n"
-            current = current.__cause__
-        elif not current.__suppress_context__:
+            current = _own(current, "__cause__")
+        elif not _own(current, "__suppress_context__"):
             link = "\nDuring handling of the above exception, another exception occurred:\n\n"
-            current = current.__context__
+            current = _own(current, "__context__")
         else:
             current = None
     # A link belongs behind the exception it was found from, which the reversed order puts next.
@@ -79,22 +89,50 @@ def _traceback(error: BaseException) -> str:
 
 
 def _one(error: BaseException, depth: int = 0) -> str:
-    text = "".join(_frames(error.__traceback__)) + f"{type_name(type(error))}: {message_of(error)}\n"
-    notes = getattr(error, "__notes__", ())
-    if isinstance(notes, list):
-        text += "".join(f"{note}\n" for note in notes[:_MAX_IN_GROUP] if isinstance(note, str))
-    if isinstance(error, BaseExceptionGroup) and depth < _MAX_CHAINED:
-        for number, member in enumerate(error.exceptions[:_MAX_IN_GROUP], start=1):
+    text = "".join(_frames(_own(error, "__traceback__")))
+    text += f"{type_name(type(error))}: {message_of(error)}\n"
+    text += "".join(f"{note}\n" for note in _notes(error)[:_MAX_IN_GROUP])
+    if is_a(error, BaseExceptionGroup) and depth < _MAX_CHAINED:
+        members = BaseExceptionGroup.__dict__["exceptions"].__get__(error)
+        for number, member in enumerate(members[:_MAX_IN_GROUP], start=1):
             inner = _one(member, depth + 1)
-            text += f"  [{number} of {len(error.exceptions)}]\n" + "".join(
+            text += f"  [{number} of {len(members)}]\n" + "".join(
                 f"  | {line}\n" for line in inner.splitlines()
             )
     return text
 
 
-def _frames(trace: TracebackType | None) -> list[str]:
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
-        trace = trace.tb_next  # the machinery around the job is no news to its author
-    if trace is None:
+def _notes(error: BaseException) -> list[str]:
+    try:
+        notes = getattr(error, "__notes__", ())
+    except Exception:
         return []
-    return ["Traceback (most recent call last):\n", *traceback.format_tb(trace, limit=-_MAX_FRAMES)]
+    return [str.__str__(note) for note in notes if is_a(note, str)] if is_a(notes, list) else []
+
+
+def _own(error: BaseException, name: str) -> Any:
+    """An attribute that every exception has, whatever its class has put in the way."""
+    return BaseException.__dict__[name].__get__(error)
+
+
+def _frames(trace: TracebackType | None) -> list[str]:
+    links = []
+    while trace is not None:
+        links.append(trace)
+        trace = trace.tb_next
+    theirs = [link for link in links if not _is_ours(link)]
+    kept = (theirs or links)[-_MAX_FRAMES:]
+    return ["Traceback (most recent call last):\n", *map(_frame, kept)] if kept else []
+
+
+def _is_ours(link: TracebackType) -> bool:
+    name = dict.get(link.tb_frame.f_globals, "__name__")
+    return isinstance(name, str) and name.startswith(_OURS)
+
+
+def _frame(link: TracebackType) -> str:
+    try:
+        return traceback.format_tb(link, limit=1)[0]
+    except Exception:  # the source is asked of the module's own loader
+        code = link.tb_frame.f_code
+        return f'  File "{code.co_filename}", line {link.tb_lineno}, in {code.co_name}\n'

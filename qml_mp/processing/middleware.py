@@ -13,6 +13,7 @@ from qml_mp.core.state import Processing, StateName
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.result import WorkerResult
+from qml_mp.processing.retry import is_a, type_name
 
 _log = logging.getLogger(__name__)
 
@@ -92,9 +93,9 @@ class TracingMiddleware:
 
 
 def _ending(error: BaseException) -> str:
-    if isinstance(error, JobTimeout):
+    if is_a(error, JobTimeout):
         return "passed its time limit"
-    return "interrupted" if isinstance(error, JobInterrupted) else f"raised {type(error).__name__}"
+    return "interrupted" if is_a(error, JobInterrupted) else f"raised {type_name(type(error))}"
 
 
 def chain(middleware: Sequence[JobMiddleware], innermost: CallNext) -> CallNext:

@@ -10,7 +10,7 @@ import logging
 import random
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import NoReturn, assert_never
+from typing import NoReturn, assert_never, cast
 
 from qml_mp.clock import Clock
 from qml_mp.core.job import Claim, Job
@@ -37,11 +37,13 @@ from qml_mp.processing.plain import plain_result
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, run_coroutine
 from qml_mp.processing.result import WorkerResult
-from qml_mp.processing.retry import RetryPolicy
+from qml_mp.processing.retry import RetryPolicy, is_a, type_name
 from qml_mp.units import format_duration
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_WAIT = timedelta(days=36_525)
+"""For a `retry_at` at the end of the calendar, which no storage could hold when that is written later."""
 DROPPED_RESULT_KEY = "qml_mp_dropped_result"
 """The one key of the object that is stored for a result that cannot be: why not."""
 
@@ -93,10 +95,10 @@ class JobProcessor:
         match ended:
             case _Returned():
                 return self._judge_return(ended, job, duration_s=self._clock.monotonic() - began_s)
-            case _Raised(error=PayloadMismatch() as mismatch):
-                return _refused("InvalidPayload", message_of(mismatch))
-            case _Raised(error=JobInterrupted() as interruption):
-                return self._judge_interruption(interruption, job, cancel)
+            case _Raised(error=error) if is_a(error, PayloadMismatch):
+                return _refused("InvalidPayload", message_of(error))
+            case _Raised(error=error) if is_a(error, JobInterrupted):
+                return self._judge_interruption(error, job, cancel)
             case _Raised(error=error):
                 return self._judge_error(error, job)
             case _:
@@ -147,11 +149,11 @@ class JobProcessor:
         if delay is None:
             return Failure(error=error)
         if said.retry_at is not None:
-            delay = max(said.retry_at - self._clock.now(), timedelta(0))
+            delay = min(max(said.retry_at - self._clock.now(), timedelta(0)), _LONGEST_WAIT)
         return Retry(error=error, delay=delay)
 
-    def _judge_interruption(self, interruption: JobInterrupted, job: Job, cancel: CancelToken) -> Outcome:
-        reason = CancelReason.TIMEOUT if isinstance(interruption, JobTimeout) else cancel.reason
+    def _judge_interruption(self, interruption: BaseException, job: Job, cancel: CancelToken) -> Outcome:
+        reason = CancelReason.TIMEOUT if is_a(interruption, JobTimeout) else cancel.reason
         message = cancel.message or ""
         match reason:
             case None:  # the job raised it of its own accord: a failed attempt like any other
@@ -193,9 +195,9 @@ class JobProcessor:
         return of_worker or self._program.retry_policy
 
     def _reported(self, said: WorkerResult, type_when_text: str) -> ErrorInfo:
-        if isinstance(said.error, BaseException):
-            return self._described(said.error)
-        return ErrorInfo(type=type_when_text, message=clean(said.error or "", MAX_MESSAGE_CHARS))
+        if is_a(said.error, BaseException):
+            return self._described(cast(BaseException, said.error))
+        return ErrorInfo(type=type_when_text, message=clean(cast(str, said.error or ""), MAX_MESSAGE_CHARS))
 
     def _described(self, error: BaseException) -> ErrorInfo:
         # The exception's own __str__ runs here: user code, which may raise anything or never end.
@@ -203,7 +205,7 @@ class JobProcessor:
             with self._guard.user_code():
                 return describe(error)
         except BaseException as problem:
-            return describe_type(error, why=f"describing it raised {type(problem).__name__}")
+            return describe_type(error, why=f"describing it raised {type_name(type(problem))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +236,9 @@ def _returned(value: object) -> _Returned:
 
 
 def _check(said: WorkerResult) -> None:
-    if said.error is not None and not isinstance(said.error, str | BaseException):
+    if said.kind not in ("succeeded", "retry", "failed"):
+        _reject("kind", said.kind, '"succeeded", "retry" or "failed"')
+    if said.error is not None and not is_a(said.error, (str, BaseException)):
         _reject("error", said.error, "text or an exception")
     if said.retry_at is not None and said.retry_at.utcoffset() is None:
         _reject("retry_at", said.retry_at, "an aware datetime")

@@ -198,21 +198,41 @@ def check_policy(value: object, *, what: str) -> None:
     raise ConfigurationError(f"{what} is {shown(value)}; it must be a RetryPolicy: write {what}={instead}.")
 
 
-def type_name(error_type: type[BaseException]) -> str:
-    """The name under which an exception is kept: as Python prints it, bare for built-in ones and ours."""
-    module = error_type.__module__
-    if module in ("builtins", "__main__", "qml_mp.errors"):
-        return error_type.__qualname__
-    return f"{module}.{error_type.__qualname__}"
+def type_name(error_type: type) -> str:
+    """The name under which an exception is kept: as Python prints it, bare for built-in ones and ours.
+
+    Nothing of the class's own is run, nor of its metaclass; a class may lack `__module__`."""
+    name = _text_of(error_type, "__qualname__") or "?"
+    module = _text_of(error_type, "__module__")
+    return name if module in (None, "builtins", "__main__", "qml_mp.errors") else f"{module}.{name}"
+
+
+def is_a(value: object, kind: type | tuple[type, ...]) -> bool:
+    """`isinstance` by the type alone: it asks nothing of the value, whose `__class__` may be code."""
+    return issubclass(type(value), kind)
+
+
+def _text_of(kind: type, name: str) -> str | None:
+    try:
+        text = type.__dict__[name].__get__(kind)
+    except AttributeError:
+        return None
+    return str.__str__(text) if is_a(text, str) else None
 
 
 def _matches(error: BaseException | str, listed: ErrorFilter) -> bool:
-    # The mro is compared rather than isinstance asked: no metaclass of the user's runs here.
-    types = () if isinstance(error, str) else type(error).__mro__
-    names = {error} if isinstance(error, str) else {type_name(kind) for kind in types}
+    # The mro is compared, by identity, rather than isinstance asked: no metaclass of the user's runs here.
+    if not is_a(error, BaseException):
+        types: tuple[type, ...] = ()
+        names = {str(error)}
+    else:
+        types = type.__dict__["__mro__"].__get__(type(error))
+        names = {type_name(kind) for kind in types}
     names |= {name.rpartition(".")[2] for name in names}
     return any(
-        entry in names if isinstance(entry, str) else entry in types or type_name(entry) in names
+        entry in names
+        if isinstance(entry, str)
+        else any(entry is kind for kind in types) or type_name(entry) in names
         for entry in listed
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from qml_mp.core.job import Job
@@ -123,7 +123,7 @@ def applied(job: Job, change: RowChange, *, now: datetime) -> Job:
     """The row after the change: what reading it back would give. `now` is the instant of the write."""
     failures = job.failures + change.failures
     error = change.error or job.last_error
-    due_at = now + (change.delay or timedelta())
+    due_at = _later(now, change.delay or timedelta())
     waits = change.state is StateName.AWAITING_RETRY
     return replace(
         job,
@@ -134,8 +134,16 @@ def applied(job: Job, change: RowChange, *, now: datetime) -> Job:
         cancel_reason=None,
         run_at=due_at if waits else None,
         finished_at=now if change.state.is_final else None,
-        expires_at=None if change.ttl is None else now + change.ttl,
+        expires_at=None if change.ttl is None else _later(now, change.ttl),
     )
+
+
+def _later(now: datetime, by: timedelta) -> datetime:
+    """The instant, or the end of Python's calendar, which is not that of every database."""
+    try:
+        return now + by
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _state_after(

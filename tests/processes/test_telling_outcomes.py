@@ -157,6 +157,21 @@ def test_a_crash_is_told_with_its_budget_and_the_last_one_as_failed_for_good(
     assert re.search(rf"ERROR .*{about}failed for good at crash 2 of 2: WorkerCrashed: {died}", told.log())
 
 
+def test_an_exception_whose_class_has_no_module_fails_its_job_and_not_its_worker(
+    told: Server, storage: Storage
+) -> None:
+    told.start()
+    workers = told.worker_pids()
+
+    job = wait_for_state(storage, enqueue(storage, "odd", max_retries=0), StateName.FAILED)
+
+    assert job.last_error is not None
+    assert (job.last_error.type, job.last_error.message) == ("Odd", "no luck")
+    assert (job.failures, job.crashes, job.claim_seq) == (1, 0, 1)  # max_retries=0: one attempt
+    assert told.worker_pids() == workers
+    assert told.stop() == 0
+
+
 HOST = """
 import sys
 from qml_mp import BackgroundJobServer, ServerConfig, open_storage

@@ -1,0 +1,213 @@
+"""An exception whose class is out of the ordinary is described, judged, and ends nothing but its job."""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from qml_mp.core.outcome import Retry
+from qml_mp.processing.errors_text import describe, describe_anything
+from qml_mp.processing.middleware import TracingMiddleware
+from qml_mp.processing.result import WorkerResult
+from qml_mp.processing.retry import RetryPolicy, type_name
+from tests.unit.processor_case import claim_of, error_of, processor_of, raising, returning, run
+
+LISTS = RetryPolicy.fixed(10, retry_on=(KeyError, "Odd", OSError), never_retry=(ValueError, "Other"))
+
+
+def without_module() -> type[Exception]:
+    space: dict[str, Any] = {}
+    exec('odd = type("Odd", (Exception,), {})', space)  # in a namespace without a name
+    odd: type[Exception] = space["odd"]
+    with pytest.raises(AttributeError):
+        _ = odd.__module__
+    return odd
+
+
+def with_module(module: object) -> type[Exception]:
+    return type("Odd", (Exception,), {"__module__": module})
+
+
+class Unruly(type):
+    """A metaclass that raises at everything it is asked (save by `raise` itself: __subclasscheck__)."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __eq__(cls, other: object) -> bool:
+        raise RuntimeError("eq")
+
+    def __hash__(cls) -> int:
+        raise RuntimeError("hash")
+
+    def __repr__(cls) -> str:
+        raise RuntimeError("repr")
+
+
+class Odd(Exception, metaclass=Unruly):
+    pass
+
+
+class Veiled(Exception):
+    """Raises at whatever is asked of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __str__(self) -> str:
+        raise RuntimeError("str")
+
+
+class Impostor(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("class")
+
+
+class Text(str):
+    """Text that raises when it is looked at."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("eq")
+
+    def __hash__(self) -> int:
+        raise RuntimeError("hash")
+
+    def __str__(self) -> str:
+        raise RuntimeError("str")
+
+
+def named_by_unruly_text() -> type[Exception]:
+    odd = type("Odd", (Exception,), {"__module__": Text("m")})
+    odd.__qualname__ = Text("Odd")
+    return odd
+
+
+EVERY = pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (without_module(), "Odd"),
+        (with_module(None), "Odd"),
+        (with_module(3), "Odd"),
+        (with_module("a.b"), "a.b.Odd"),
+        (named_by_unruly_text(), "m.Odd"),
+        (Odd, f"{__name__}.Odd"),
+        (Veiled, f"{__name__}.Veiled"),
+        (Impostor, f"{__name__}.Impostor"),
+    ],
+    ids=["no module", "None", "number", "text", "unruly text", "metaclass", "veiled", "impostor"],
+)  # fmt: skip
+
+
+@EVERY
+@pytest.mark.parametrize("policy", [RetryPolicy.fixed(10), LISTS])
+@pytest.mark.parametrize("middleware", [(), (TracingMiddleware(),)])
+def test_it_is_a_failed_attempt_with_its_name_and_traceback(
+    make: Callable[[], BaseException],
+    named: str,
+    policy: RetryPolicy,
+    middleware: tuple[Any, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    outcome = run(raising(make()), policy=policy, middleware=middleware)
+
+    error = error_of(outcome)
+    assert error.type == named
+    assert error.traceback is not None
+    assert "raise error" in error.traceback
+    assert "qml_mp/processing" not in error.traceback
+
+
+@EVERY
+def test_it_can_be_listed_by_name(make: Callable[[], BaseException], named: str) -> None:
+    policy = RetryPolicy.fixed(10, retry_on=(named,))
+
+    assert isinstance(run(raising(make()), policy=policy), Retry)
+
+
+@EVERY
+def test_it_can_be_returned_as_what_went_wrong(make: Callable[[], BaseException], named: str) -> None:
+    for said in (WorkerResult.retry(make()), WorkerResult.failure(make())):
+        assert error_of(run(returning(said))).type == named
+
+
+@EVERY
+def test_it_can_be_the_cause_of_another(make: Callable[[], BaseException], named: str) -> None:
+    def fail() -> None:
+        raise ValueError("outer") from make()
+
+    error = error_of(run(fail))
+
+    assert error.type == "ValueError"
+    assert error.traceback is not None
+    assert f"{named}: " in error.traceback
+
+
+def test_a_name_needs_nothing_of_the_class() -> None:
+    assert type_name(Odd) == f"{__name__}.Odd"
+    assert type_name(ValueError) == "ValueError"
+
+
+@pytest.mark.parametrize("name", [3, None, ["x"]])
+def test_frames_of_a_module_without_a_proper_name_are_shown(name: object) -> None:
+    space: dict[str, Any] = {"__name__": name}
+    exec("def fail():\n    raise ValueError('here')", space)
+
+    error = error_of(run(space["fail"]))
+
+    assert error.traceback is not None
+    assert "in fail" in error.traceback
+
+
+def test_a_loader_that_raises_costs_the_source_line_and_nothing_else() -> None:
+    class Loader:
+        def get_source(self, name: str) -> str:
+            raise RuntimeError("no source")
+
+    space: dict[str, Any] = {"__name__": "odd", "__loader__": Loader()}
+    exec(compile("def fail():\n    raise ValueError('here')", "odd.py", "exec"), space)
+
+    error = error_of(run(space["fail"]))
+
+    assert error.message == "here"
+    assert error.traceback is not None
+    assert 'File "odd.py", line 2, in fail' in error.traceback
+
+
+def test_what_describing_raises_is_said_whatever_it_is() -> None:
+    class Rude(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    told = describe_anything(Rude())
+
+    assert told.type.endswith("Rude")
+    assert told.message == "(no message: describing it raised SystemExit)"
+    with pytest.raises(SystemExit):
+        describe(Rude())
+
+
+def test_a_result_of_no_known_kind_is_a_failed_attempt() -> None:
+    said = WorkerResult(kind="banana")  # type: ignore[arg-type]
+
+    error = error_of(run(returning(said)))
+
+    assert (error.type, error.message) == (
+        "TypeError", "WorkerResult.kind is a str; it must be \"succeeded\", \"retry\" or \"failed\".",
+    )  # fmt: skip
+
+
+def test_retrying_at_the_end_of_the_calendar_is_retrying_in_a_hundred_years() -> None:
+    said = WorkerResult.retry("later", retry_at=datetime.max.replace(tzinfo=UTC))
+
+    outcome = processor_of(returning(said)).run(claim_of(), types.SimpleNamespace(reason=None))  # type: ignore[arg-type]
+
+    assert isinstance(outcome, Retry)
+    assert outcome.delay.days == 36_525
