@@ -33,23 +33,28 @@ def heartbeat_tick(
     `declared_dead` is called when the own row is gone: a peer has given our jobs to others.
     """
 
-    def beat(storage: Storage) -> None:
+    def beat(storage: Storage) -> timedelta | None:
         rss = {worker_id: host.rss_bytes(pid) or 0 for worker_id, pid in worker_pids().items()}
         if not storage.heartbeat_server(own_id(), worker_rss=rss):
             logger.error("A peer declared this server dead; its jobs are others' now")
             declared_dead()
-            return
+            return None
         judging.renew(storage.now())
+        soonest: timedelta | None = None
         for peer in storage.silent_servers(own_id=own_id(), timeout=judging.shortest_silence):
-            silence = judging.silence_that_proves_death(peer.process)
-            if silence is None or is_seen_alive(storage, peer):
+            if is_seen_alive(storage, peer):
                 continue  # the process table knows better, and the neighbour loop asks it
+            lease = judging.lease_for(peer.process)
+            if not lease.is_old_enough:
+                soonest = min(lease.remaining, soonest or lease.remaining)
+                continue
             count = storage.reclaim_server(
-                peer.id, silent_for=silence, judge=own_id(), retention=Retention.of(config)
+                peer.id, silent_for=lease.timeout, judge=own_id(), retention=Retention.of(config)
             )
             if count:
                 logger.warning("Server %s is silent; %s of its jobs are enqueued again", peer.id, count)
                 wake()
+        return soonest
 
     return Tick(name="heartbeat", interval=judging.beat, body=beat)
 

@@ -36,8 +36,8 @@ class Judging:
         shortest = max(_BEATS_MISSED * _BEAT_ON_ONE_MACHINE, config.orphan_grace + _BEAT_ON_ONE_MACHINE)
         # Silent for so long, all its claims are as old.
         longest = max(shortest, config.stale_processing_after)
-        self._lease = self._lease_for(min(longest, config.dead_server_timeout))
-        self._short_lease = self._lease_for(min(shortest, config.dead_server_timeout))
+        self._lease = self._new_lease(min(longest, config.dead_server_timeout))
+        self._short_lease = self._new_lease(min(shortest, config.dead_server_timeout))
 
     @property
     def shortest_silence(self) -> timedelta:
@@ -54,12 +54,11 @@ class Judging:
         for lease in (self._lease, self._short_lease):
             lease.renew(now)
 
-    def silence_that_proves_death(self, peer: ProcessIdentity) -> timedelta | None:
-        """How long this peer has to be silent; None: this server has not been heard for as long itself."""
-        lease = self._lease
+    def lease_for(self, peer: ProcessIdentity) -> Lease:
+        """What this server needs to judge this peer: its timeout is the silence that proves the death."""
         if self._on_one_machine and host.is_of_another_boot(peer):
-            lease = self._short_lease  # its kernel is gone, unless the machine gives each container a boot
-        return lease.timeout if lease.is_old_enough else None
+            return self._short_lease  # its kernel is gone, unless the machine gives each container a boot
+        return self._lease
 
-    def _lease_for(self, silence: timedelta) -> Lease:
+    def _new_lease(self, silence: timedelta) -> Lease:
         return Lease(interval=self.beat, timeout=silence, longest_gap=silence * _GAP_SHARE)

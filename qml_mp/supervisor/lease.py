@@ -34,6 +34,11 @@ class Lease:
     @property
     def is_old_enough(self) -> bool:
         """Whether it has lasted for the whole timeout."""
+        return self.remaining == timedelta()
+
+    @property
+    def remaining(self) -> timedelta:
+        """How much longer it has to last until then, at the newest heartbeat."""
         if self._since is None or self._newest is None:
-            return False
-        return self._newest - self._since >= self.timeout
+            return self.timeout
+        return max(self.timeout - (self._newest - self._since), timedelta())

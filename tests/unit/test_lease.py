@@ -45,3 +45,9 @@ def test_heartbeats_as_rare_as_may_be_set_make_a_lease_too() -> None:
         lease.renew(START + beat * timedelta(seconds=32))
 
     assert lease.is_old_enough
+
+
+def test_a_lease_tells_how_much_longer_it_has_to_last() -> None:
+    seconds = [lease_after(*beats_s).remaining.total_seconds() for beats_s in ((), (0, 20), (0, 35, 70))]
+
+    assert seconds == [60, 40, 0]
