@@ -68,7 +68,7 @@ class ServerConfig:
     job_timeout: timedelta = timedelta(minutes=5)
     """Time limit of a job that sets none of its own."""
     queues: Sequence[str] = ("default",)
-    """Queues served; empty means all."""
+    """Queues served; empty means all. Unless it is set, `qml-mp start` serves those that the app declares."""
     auto_start: bool = True
     """Whether `with BackgroundJobServer(...)` starts the server by itself."""
     fetch_batch_size: int = 10

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 class BackgroundJobServer:
     """A server with its settings, its storage and what it runs.
 
+    The settings are taken as they are; so are their queues, whatever the program declares.
     `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute"
     of a `QmlApp`, which is imported in the workers only. A name is needed to `start()` from a
     host with threads, because such a process cannot be forked safely. The keyword arguments go with

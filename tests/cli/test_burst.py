@@ -81,15 +81,17 @@ def test_a_burst_leaves_with_one_line_per_cause(qml: Qml, storage: Storage) -> N
         Job.new("resize", {"path": "a.png"}, queue="images", at=now + timedelta(hours=hours))
         for hours in (1, 2)
     )
+    storage.enqueue(Job.new("newone", queue="images"))
 
     ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst")
 
     left = [line.partition("Left: ")[2] for line in ended.err.splitlines() if "Left: " in line]
     assert ended.code == 0, ended.err
     assert left[0].startswith("1 job in queue mail, which this server does not serve")
-    assert left[1].startswith("2 jobs due later, the next in ")
-    assert left[2] == "1 job held by other servers"
-    assert len(left) == 3
+    assert left[1] == "1 job of method newone, which this server does not know"
+    assert left[2].startswith("2 jobs due later, the next in ")
+    assert left[3] == "1 job held by other servers"
+    assert len(left) == 4
     job = storage.get(held)
     assert job is not None
     assert job.state_name is StateName.PROCESSING
