@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
@@ -153,3 +154,10 @@ def test_a_supervisor_that_was_declared_dead_while_stopped_ends_its_workers_and_
 
     assert row.broken == (), table([row])
     assert row.done == 2
+
+
+@pytest.mark.fault(77)
+def test_every_job_runs_once_although_all_of_postgresql_was_frozen(request: pytest.FixtureRequest) -> None:
+    row = outcome(request, run_freeze, "postgres", 1500)
+
+    assert row.broken == (), table([row])

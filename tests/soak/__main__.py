@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tests.postgres_cluster import throwaway_cluster
 from tests.soak.first_jobs import run_first_jobs
+from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
@@ -36,6 +37,7 @@ class Scenario:
     full: int
     seeds_full: int = 1
     lanes: int = 1
+    backends: tuple[str, ...] = BACKENDS
 
 
 SCENARIOS = {
@@ -49,6 +51,7 @@ SCENARIOS = {
     "boot-failure": Scenario(run=run_boot_failure, unit="seconds", usual=30, full=30),
     "first-jobs": Scenario(run=run_first_jobs, unit="starts", usual=10, full=50),
     "poison": Scenario(run=run_poison, unit="other jobs", usual=300, full=1000),
+    "freeze": Scenario(run=run_freeze, unit="jobs", usual=3000, full=3000, backends=("postgres",)),
     "stop-worker": Scenario(run=run_stopped_workers, unit="cycles", usual=60, full=1000),
     "stop-supervisor": Scenario(run=run_stopped_supervisors, unit="cycles", usual=20, full=1000, lanes=3),
 }
@@ -82,7 +85,7 @@ def _tasks(
         scenario = SCENARIOS[name]
         seeds = arguments.seeds or (scenario.seeds_full if arguments.full else 1)
         for seed in range(arguments.seed, arguments.seed + seeds):
-            for backend in backends:
+            for backend in filter(scenario.backends.__contains__, backends):
                 task = Task(
                     scenario=name, backend=backend, postgres_url=postgres_url, seed=seed,
                     count=arguments.count or (scenario.full if arguments.full else scenario.usual),

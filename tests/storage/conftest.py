@@ -17,7 +17,7 @@ import pytest
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 
-_TABLES = ("jobs", "attempts", "recurring_jobs", "servers", "workers", "locks", "schema_version")
+TABLES = ("jobs", "attempts", "recurring_jobs", "servers", "workers", "locks", "schema_version")
 
 
 class Raw:
@@ -114,7 +114,7 @@ def raw(url: str, storage: Storage, connect: Callable[[], Any]) -> Raw:
     else:
         connection.autocommit = True
     prefix = "qml_" if is_sqlite else f'"{url.rpartition("schema=")[2]}".'
-    return Raw(connection, {table: prefix + table for table in _TABLES}, is_sqlite=is_sqlite)
+    return Raw(connection, {table: prefix + table for table in TABLES}, is_sqlite=is_sqlite)
 
 
 def server_of(url: str) -> str:
