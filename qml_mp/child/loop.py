@@ -159,7 +159,9 @@ class WorkerLoop:
 
     def _end_doubt(self) -> None:
         """Make void what was sent before, and take over what it has claimed."""
-        if not (self._in_doubt or self._commands.doubted):
+        if self._commands.doubted:
+            self._commands.doubted, self._in_doubt = False, True
+        if not self._in_doubt:
             return
         renewed = self._storage.renew_epoch(self._fetch.worker_id)
         if renewed is None:  # registered anew, it must not have the epoch of what was sent before
@@ -167,7 +169,7 @@ class WorkerLoop:
             self._info = replace(self._info, epoch=self._fetch.epoch + 1)
             raise StorageUnavailable("The row of this worker is gone from the registry.")
         self._fetch = replace(self._fetch, epoch=renewed.epoch)
-        self._in_doubt = self._commands.doubted = False
+        self._in_doubt = False
         self._found = deque(renewed.claims)
         for claim in renewed.claims:
             logger.info(
