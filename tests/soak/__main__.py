@@ -21,6 +21,7 @@ from tests.soak.recovery import run_recovery
 from tests.soak.replacements import run_boot_failure, run_replacements
 from tests.soak.report import Row, table
 from tests.soak.scenario import Task
+from tests.soak.silence import run_silence
 from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
 from tests.soak.stops import run_stops
 
@@ -44,6 +45,7 @@ SCENARIOS = {
     "kills": Scenario(run=run_kills, unit="jobs", usual=1000, full=5000),
     "recovery": Scenario(run=run_recovery, unit="kills", usual=40, full=200),
     "limits": Scenario(run=run_limits, unit="rounds", usual=1, full=10),
+    "silence": Scenario(run=run_silence, unit="rounds", usual=3, full=10),
     "storm": Scenario(run=run_storm, unit="jobs", usual=3000, full=10_000, seeds_full=20),
     "orphans": Scenario(run=run_orphans, unit="kills", usual=20, full=1000, lanes=2),
     "stops": Scenario(run=run_stops, unit="stops", usual=20, full=500, lanes=3),
