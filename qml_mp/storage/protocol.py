@@ -348,6 +348,10 @@ class ServerRegistry(Protocol):
     def deregister_server(self, server_id: str) -> bool:
         """Delete the row and its workers' rows; whether it existed. Claims stay untouched."""
 
+    def deregister_idle_server(self, server_id: str) -> bool:
+        """Delete its workers' rows, so that none of them claims any more, and its own unless one of them
+        still holds a claim, all at once. Whether nothing is left of it."""
+
     def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
         """Bump `last_heartbeat` and the workers' memory; False: a peer declared us dead."""
 

@@ -23,6 +23,7 @@ from qml_mp.supervisor.ticks import Tick
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_S = 0.2  # of one turn, with what storage refuses
 _NEVER = timedelta(days=365)
 _CANCEL_INTERVAL = timedelta(seconds=1)
 _CANCEL_AFTER_NEWS = timedelta(milliseconds=100)
@@ -49,11 +50,13 @@ class Chores:
         self._rng = rng
         self._retention = Retention.of(config)
         self._unsettled: list[_Unsettled] = []
+        self.spares_empty_handed = False
+        """Set by the supervisor when it stops: who left empty-handed is settled with the whole server."""
 
     @property
     def unsettled(self) -> int:
-        """Dead workers whose claims are not finished yet."""
-        return len(self._unsettled)
+        """Dead workers whose claims have to be finished yet."""
+        return len(self._to_settle())
 
     def unsettled_ids(self) -> set[str]:
         """Their worker ids."""
@@ -73,13 +76,21 @@ class Chores:
         One that cannot be settled is tried again by itself, and holds up no other."""
 
         def run(storage: Storage) -> timedelta | None:
-            for one in list(self._unsettled):
-                if self._clock.monotonic() >= one.tries.not_before:
-                    self._settle(storage, one, wake)
-            again_at = min((one.tries.not_before for one in self._unsettled), default=None)
+            self.settle_due(storage, wake=wake)
+            again_at = min((one.tries.not_before for one in self._to_settle()), default=None)
             return None if again_at is None else timedelta(seconds=again_at - self._clock.monotonic())
 
         return Tick(name="settle", interval=_NEVER, body=run)
+
+    def settle_due(self, storage: Storage, *, wake: Callable[[], None]) -> None:
+        """Settle those who are not in a pause after a failure. Raises `StorageUnreachable` alone."""
+        began = self._clock.monotonic()
+        for one in self._to_settle():
+            now = self._clock.monotonic()
+            if now >= one.tries.not_before:
+                self._settle(storage, one, wake)
+            if one.tries.is_failing and now - began > _PATIENCE_S:
+                return  # each may wait for a lock, and the supervisor has more to do
 
     def cancel_tick(self, *, own_id: Callable[[], str]) -> Tick:
         """Finds the running jobs that somebody wants cancelled, and starts their ladder."""
@@ -100,6 +111,9 @@ class Chores:
         """Whether all workers are there and without a job, and every dead one's claims are finished."""
         whole = len(self._fleet) >= self._fleet.size and not self._unsettled
         return whole and all(member.is_idle for member in self._fleet)
+
+    def _to_settle(self) -> list[_Unsettled]:
+        return [one for one in self._unsettled if not (self.spares_empty_handed and one.death.left_nothing)]
 
     def _settle(self, storage: Storage, one: _Unsettled, wake: Callable[[], None]) -> None:
         try:

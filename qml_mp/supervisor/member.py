@@ -38,6 +38,8 @@ class Member:
     """Killed because it was not ready in time."""
     leaving: bool = False
     """Told to finish its job and leave."""
+    busy_at: float = float("-inf")
+    """When it was last seen with a job in hand."""
     cancels: dict[ClaimKey, Plan] = field(default_factory=dict)
     """Cancels from outside that it has to be told of."""
     pushed_key: ClaimKey | None = None

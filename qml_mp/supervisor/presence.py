@@ -97,11 +97,12 @@ class Presence:
         )
         self._written = says
 
-    def renew(self) -> None:
-        """A peer declared this run dead: go on as a new one, whose claims are nobody else's."""
+    def renew_id(self) -> str:
+        """A peer declared this run dead: go on as a new one, whose claims are nobody else's; its id. It has
+        to be registered."""
         self.id = new_server_id(self._config.server_name)
-        self.register()
         logger.warning("This server goes on as %s", self.id)
+        return self.id
 
     def tick(self) -> Tick:
         """Writes what has changed; due when something has, and until storage has heard."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 from qml_mp.clock import Clock
 from qml_mp.ipc.slot import Activity
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.supervisor.fleet import Fleet
 from qml_mp.supervisor.ladder import Graces, Plan, Rung, highest, next_rung_at
 from qml_mp.supervisor.member import Member
+
+logger = logging.getLogger(__name__)
+
+_LEAVING_S = 1.0
+"""What a worker without a job may take to leave when the server stops: it may be waiting for storage."""
 
 
 class Pusher:
@@ -18,6 +25,8 @@ class Pusher:
         self._graces = graces
         self._clock = clock
         self.stopping: Plan | None = None
+        self.busy_at = float("-inf")
+        """When a worker was last seen with a job in hand."""
 
     def push(self) -> None:
         """Do what is due now for every worker."""
@@ -28,6 +37,11 @@ class Pusher:
                 self._fleet.kill_all(CancelReason.SHUTDOWN)
                 return
         for member in self._fleet:
+            if member.is_busy:
+                member.busy_at = self.busy_at = now
+            elif now >= self._must_have_left_at(member) and member.killed_for is None:
+                logger.warning("Worker %s has no job and does not leave; killing it", member.number)
+                member.kill(CancelReason.SHUTDOWN)
             plan = highest(self._plans(member), now=now)
             if plan is not None and member.last.key is not None:
                 member.push(plan.rung(now), member.last.key, plan.reason)
@@ -38,12 +52,19 @@ class Pusher:
         plans = [plan for member in self._fleet for plan in self._plans(member)]
         if self.stopping is not None:
             plans.append(self.stopping)
-        return next_rung_at(plans, now=now)
+        leaving = (self._must_have_left_at(member) for member in self._fleet if not member.is_busy)
+        wishes = [next_rung_at(plans, now=now), *(at for at in leaving if at > now)]
+        return min((at for at in wishes if at is not None and at < float("inf")), default=None)
 
     def is_due_within(self, seconds: float) -> bool:
         """Whether somebody has to be pushed that soon."""
         at = self.next_at()
         return at is not None and at - self._clock.monotonic() < seconds
+
+    def _must_have_left_at(self, member: Member) -> float:
+        if self.stopping is None:
+            return float("inf")
+        return max(self.stopping.ask_at, member.busy_at) + _LEAVING_S
 
     def _plans(self, member: Member) -> list[Plan]:
         """What the job in hand is up against. A job whose outcome is being written is left alone,

@@ -26,11 +26,12 @@ from qml_mp.errors import (
 )
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.chores import Chores
 from qml_mp.supervisor.fleet import Fleet, Quarters
 from qml_mp.supervisor.guardian import Guardian
 from qml_mp.supervisor.ladder import Graces, kill_now
+from qml_mp.supervisor.leaving import leave_storage
 from qml_mp.supervisor.loops import all_ticks
 from qml_mp.supervisor.memory import MemoryWatch
 from qml_mp.supervisor.news import News
@@ -44,13 +45,15 @@ from qml_mp.supervisor.terminal import Terminal
 from qml_mp.supervisor.ticks import TickTable
 from qml_mp.supervisor.title import show_supervisor_title
 from qml_mp.supervisor.wait import wait_for
+from qml_mp.supervisor.waiting import UrgentFirst
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
 STORAGE_PATIENCE = timedelta(seconds=0.2)
 """Longest that a supervisor lets one operation wait for a lock of somebody else."""
-_LAST_WORDS_S = 0.5  # after the last worker is gone: what settling and deregistering may still take
+_LEAVING_S = 0.5  # what leaving storage may take after the last worker is gone, whatever came before
+_IDLE_LEAVING_S = 1.7  # and after the last job, as long as the shutdown's own deadline allows
 
 
 class ExitCode:
@@ -91,6 +94,7 @@ class Supervisor:
         self._host_fds = list(host_fds)
         self._on_ready = on_ready
         self._clock = clock or SystemClock()
+        self._waiting = UrgentFirst(self)
         self._terminal = Terminal()
         self._signals = SignalInbox(ends_process=ends_process)
         self._presence = Presence(config, storage, methods=facts.methods)
@@ -133,6 +137,7 @@ class Supervisor:
         )
         self._ticks = TickTable(ticks, storage=storage, clock=self._clock, rng=rng)
         self._jobs_killed = False
+        self._leave_by: float | None = None
 
     def run(self) -> int:
         """Supervise until told to stop; an `ExitCode`.
@@ -143,7 +148,7 @@ class Supervisor:
         storage is down.
         """
         failpoints.play("supervisor")
-        with self._signals:
+        with self._signals, self._waiting.for_storage(self._storage):
             self._open()
             try:
                 while not (self._is_stopping and not len(self._fleet)):
@@ -158,11 +163,16 @@ class Supervisor:
 
     def _open(self) -> None:
         """Recover what earlier runs left, then say who we are."""
-        self._try_to_recover()
-        self._presence.register()
-        for template in self._recurring:
-            self._storage.upsert_recurring_job(template)
+        try:
+            self._try_to_recover()
+            self._presence.register()
+            for template in self._recurring:
+                self._storage.upsert_recurring_job(template)
+        except StorageError:
+            if not self._is_stopping:
+                raise
         show_supervisor_title(self._source.label, self._config.worker_count)
+        self.see_to(frozenset(), may_fork=False)
 
     def _try_to_recover(self) -> None:
         """One job that storage refuses to give back keeps no server from running the others."""
@@ -177,18 +187,24 @@ class Supervisor:
         """One round: wait for whatever comes first, then see to everything, the urgent before the slow."""
         self._staff()
         ready = wait_for(self._watched(), until=self._next_at())
+        self.see_to(ready, may_fork=False)
+        self._settle_first()
+        self._staff()
+        self._heed_news()
+        self._mind_presence()
+        self._run_ticks()
+
+    def see_to(self, ready: frozenset[int], *, may_fork: bool) -> None:
+        """What never waits for storage: called between two of its replies too."""
         self._heed_signals()
         self._heed_host(ready)
         self._heed_reload()
         self._bury_the_dead()
-        self._settle_first()
         self._fleet.look()
         self._mind_memory()
-        self._staff()
+        if may_fork:
+            self._staff()
         self._pusher.push()
-        self._heed_news()
-        self._mind_presence()
-        self._run_ticks()
 
     def _close(self) -> None:
         """After the last worker (or an error): kill what is left, settle, deregister, let go."""
@@ -199,24 +215,45 @@ class Supervisor:
         self._reload.end()
         self._guardian.dismiss()
         self._news.close()
-        self._say_last_words()
-        self._storage.close()
+        self._leave_storage()
         logger.info("Stopped")
 
     @property
     def _is_stopping(self) -> bool:
         return self._pusher.stopping is not None
 
+    def fds(self) -> list[int]:
+        """Of what never waits for storage."""
+        return [self._signals.fds[0], *self._fleet.pidfds, *self._reload.fds, *self._host_fds]
+
+    def next_at(self) -> float:
+        """When something is due that never waits for storage."""
+        wishes = (part.next_at() for part in (self._pusher, self._fleet, self._memory, self._reload))
+        return min((at for at in wishes if at is not None), default=float("inf"))
+
+    def give_up_at(self) -> float:
+        """From when on storage is not worth waiting for."""
+        stopping = self._pusher.stopping
+        if self._leave_by is None and stopping is not None and not len(self._fleet):
+            last_job_at = max(stopping.ask_at, self._pusher.busy_at)
+            patience_s = _LEAVING_S if self._ticks.storage_is_down else _IDLE_LEAVING_S
+            by = min(stopping.kill_at + _LEAVING_S, last_job_at + patience_s)
+            self._leave_by = max(by, self._clock.monotonic() + _LEAVING_S)
+        if self._leave_by is not None:
+            return self._leave_by
+        return float("inf") if stopping is None else stopping.kill_at + _LEAVING_S
+
     def _watched(self) -> list[int]:
         guardian = [] if self._guardian.pidfd is None else [self._guardian.pidfd]
-        own = [self._signals.fds[0], *self._fleet.pidfds, *guardian, *self._reload.fds]
-        return [*own, *self._host_fds, *self._news.fds]
+        news = [] if self._is_stopping else self._news.fds
+        return [*self.fds(), *guardian, *news]
 
     def _next_at(self) -> float:
         """The next instant at which something is due although nothing happens."""
-        parts = (self._ticks, self._pusher, self._fleet, self._memory, self._reload)
-        wishes = [part.next_at() for part in parts]
-        if not self._ticks.storage_is_down:  # nobody listens then
+        wishes: list[float | None] = [self.next_at()]
+        if self._has_time_for_storage:
+            wishes.append(self._ticks.next_at())
+        if not (self._is_stopping or self._ticks.storage_is_down):  # nobody listens then
             wishes.append(self._news.next_at())
         return min((at for at in wishes if at is not None), default=float("inf"))
 
@@ -290,7 +327,7 @@ class Supervisor:
     def _settle_first(self) -> None:
         """While storage answers, give a dead worker's job to others before its replacement is forked:
         a fork closes the connection to storage, and the new worker needs the processor to boot."""
-        if self._chores.unsettled and not self._ticks.storage_is_down:
+        if self._chores.unsettled and not self._ticks.storage_is_down and self._has_time_for_storage:
             self._ticks.run("settle")
 
     def _staff(self) -> None:
@@ -315,7 +352,14 @@ class Supervisor:
             self._refusal = refusal
             self._stop(now=True, why="its memory limit cannot be kept")
 
+    @property
+    def _has_time_for_storage(self) -> bool:
+        """Without a job in hand a stop has time for leaving storage alone."""
+        return not self._is_stopping or any(member.is_busy for member in self._fleet)
+
     def _heed_news(self) -> None:
+        if self._is_stopping:
+            return
         missed = not self._ticks.storage_is_down and self._news.listen()
         if self._news.take() or missed:
             self._ticks.hasten()
@@ -329,13 +373,21 @@ class Supervisor:
             self._ticks.make_due("presence")
 
     def _run_ticks(self) -> None:
-        """Not while a storage that hangs could keep us from a worker that must be pushed soon."""
-        if not (self._ticks.storage_is_down and self._pusher.is_due_within(STORAGE_PATIENCE.total_seconds())):
-            self._ticks.run_due()
+        if not self._has_time_for_storage:
+            return
+        fork_at = self._clock.monotonic() + STORAGE_PATIENCE.total_seconds()
+
+        def between() -> None:
+            """Storage waits with this in view; one that refuses without a reply to wait for takes its time
+            too."""
+            self.see_to(wait_for(self.fds(), until=0), may_fork=self._clock.monotonic() >= fork_at)
+
+        self._ticks.run_due(between=between)
 
     def _stop(self, *, now: bool, why: str) -> None:
         """Begin to stop, or with `now` end it: kill what runs and give its jobs back."""
         instant = self._clock.monotonic()
+        self._chores.spares_empty_handed = True
         if now:
             logger.warning("Stopping now (%s)", why)
             self._pusher.stopping = kill_now(now=instant)
@@ -354,31 +406,27 @@ class Supervisor:
     def _declared_dead(self) -> None:
         """Our jobs are others' now: end them here, and go on under a new id."""
         self._fleet.kill_all(CancelReason.ORPHANED)
-        self._presence.renew()
-        self._fleet.rename(self._presence.id)
+        self._fleet.rename(self._presence.renew_id())
+        self._presence.register()
 
-    def _say_last_words(self) -> None:
-        """Settle the last dead and leave the registry; what storage does not take in time, the next
-        server finds."""
-        deadline = self._clock.monotonic() + _LAST_WORDS_S
-        while self._chores.unsettled and self._clock.monotonic() < deadline:
-            self._ticks.run("settle")
-            if self._chores.unsettled:
-                wait_for([], until=self._clock.monotonic() + 0.02)
-        if self._chores.unsettled:
-            logger.error(
-                "Storage does not answer; the next server gives %s workers' jobs back", self._chores.unsettled
-            )
-            return
-        try:
-            self._storage.deregister_server(self._presence.id)
-        except StorageError as error:
-            logger.warning("Could not leave the registry: %s", error)
+    def _leave_storage(self) -> None:
+        if self._leave_by is None and not self._is_stopping:
+            self._leave_by = self._clock.monotonic() + _LEAVING_S  # after an error
+        leave_storage(
+            self._storage,
+            self._presence.id,
+            chores=self._chores,
+            retention=Retention.of(self._config),
+            deadline=self.give_up_at(),
+        )
+        self._storage.close()
 
     def _before_fork(self) -> None:
-        """No storage handle crosses a fork."""
+        """No storage handle crosses a fork. While a reply is being waited for, the connection stays as it
+        is, and the child lets go of it without a word."""
         self._news.close()
-        self._storage.close()
+        if not self._waiting.is_waiting:
+            self._storage.close()
 
     def _own_fds(self) -> list[int]:
         own = (

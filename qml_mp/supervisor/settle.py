@@ -64,6 +64,12 @@ class Death:
         return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
 
     @property
+    def left_nothing(self) -> bool:
+        """It came to its own end with no claim that it knew of. Its exit code alone does not tell: a job can
+        leave with any."""
+        return self.was_orderly and self.slot is not None and self.slot.activity is Activity.LEAVING
+
+    @property
     def was_busy(self) -> bool:
         """It had a job in hand."""
         return self.slot is not None and self.slot.activity in (Activity.RUNNING, Activity.FINISHING)

@@ -27,7 +27,9 @@ class Templates:
 
         def store(storage: Storage) -> None:
             while self._pending:
-                storage.upsert_recurring_job(self._pending[0])
-                del self._pending[0]
+                first = self._pending[0]
+                storage.upsert_recurring_job(first)
+                # Others may have been declared while storage took its time.
+                self._pending = [template for template in self._pending if template is not first]
 
         return Tick(name="templates", interval=_NEVER, body=store)

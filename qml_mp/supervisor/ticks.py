@@ -72,14 +72,15 @@ class TickTable:
         """Run this loop now, whatever is due and whether or not storage has failed before."""
         self._run(self._ticks[name], self._clock.monotonic())
 
-    def run_due(self) -> None:
-        """Run what is due. Of a storage that could not be reached it is asked first whether it answers
-        again, because not every loop has something to ask it."""
+    def run_due(self, *, between: Callable[[], None] = lambda: None) -> None:
+        """Run what is due, and `between` before each. Of a storage that could not be reached it is asked
+        first whether it answers again, because not every loop has something to ask it."""
         if self.storage_is_down and not self._answers_again():
             return
         for tick in self._ticks.values():
             now = self._clock.monotonic()
             if now >= self._due_at(tick):
+                between()
                 self._run(tick, now)
             if self.storage_is_down:
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _LONGEST_WAIT_S = 60.0
 
@@ -15,9 +15,14 @@ def wait_for(fds: Iterable[int], *, until: float) -> frozenset[int]:
     `until` is on the monotonic clock; a passed one only looks. A signal's handler runs before
     this returns.
     """
+    return frozenset(poll_until(dict.fromkeys(fds, select.POLLIN), until=until))
+
+
+def poll_until(events: Mapping[int, int], *, until: float) -> dict[int, int]:
+    """`wait_for` for several kinds of events, as `select.poll` names them: by descriptor, what came."""
     poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
+    for fd, wanted in events.items():
+        poll.register(fd, wanted)
     timeout_s = min(max(0.0, until - time.monotonic()), _LONGEST_WAIT_S)
     # poll counts whole milliseconds; rounded up, so that what is due is due when it returns.
-    return frozenset(fd for fd, _ in poll.poll(-(-timeout_s * 1000 // 1)))
+    return dict(poll.poll(-(-timeout_s * 1000 // 1)))

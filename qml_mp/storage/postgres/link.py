@@ -38,6 +38,8 @@ _LIBPQ: Mapping[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 8000,
 }
+_PATIENT_CONNECT_TIMEOUT_S = 8
+"""Where connecting holds nobody up: it takes several replies, which a slow server gives one by one."""
 _SESSION = {
     # A worker that was stopped in mid-transaction holds up the others no longer than this.
     "idle_in_transaction_session_timeout": "10s",
@@ -112,7 +114,9 @@ def open_link(target: Target, options: LinkOptions) -> Link:
         given = conninfo_to_dict(target.conninfo)
     except (psycopg.Error, UnicodeError):
         raise unreadable(target.display_url) from None  # the driver's own text can quote the password
-    ours = {**_LIBPQ, "application_name": options.application_name, **given, "client_encoding": "utf8"}
+    patient = {} if options.waiting is None else {"connect_timeout": _PATIENT_CONNECT_TIMEOUT_S}
+    ours = {**_LIBPQ, **patient, "application_name": options.application_name, **given}
+    ours["client_encoding"] = "utf8"
     occupy_standard_streams()
     try:
         link = _connect(ours, options.waiting)

@@ -53,6 +53,14 @@ class RegistryPart(Part):
             removed = transaction.execute(sql_around.REMOVE_SERVER, which)
         return removed.rowcount == 1
 
+    def deregister_idle_server(self, server_id: str) -> bool:
+        which = {"server_id": server_id}
+        with self._database.transaction("deregistering a server") as transaction:
+            transaction.execute(sql_around.REMOVE_WORKERS_OF, which)
+            transaction.execute(sql_around.REMOVE_IDLE_SERVER, which)
+            left = transaction.execute(sql_around.HAS_SERVER, which)
+        return left.fetchone() is None
+
     def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
         beat = {
             "server_id": server_id,

@@ -204,6 +204,15 @@ RETURNING id
 """
 """Remove a server's row, perhaps only if it is silent and the judge is not."""
 
+REMOVE_IDLE_SERVER = """
+DELETE FROM {s}.servers
+-- Its workers' rows are gone by now, and who was claiming has been waited for: there is no other claim.
+WHERE id = %(server_id)s
+  AND NOT EXISTS (SELECT FROM {s}.jobs WHERE state = 'processing' AND server_id = %(server_id)s)
+"""
+HAS_SERVER = "SELECT id FROM {s}.servers WHERE id = %(server_id)s"
+"""Remove a server's row when none of its workers holds a claim; and whether it is still there."""
+
 LOCK_WORKERS_OF = "SELECT FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE"
 """Waits for the claims that these workers are making, and keeps them from more."""
 

@@ -53,6 +53,13 @@ class RegistryPart(ClaimsPart):
             connection.execute(sql_around.REMOVE_WORKERS_OF, {"server_id": server_id})
             return connection.execute(sql_around.REMOVE_SERVER, {"server_id": server_id}).rowcount == 1
 
+    def deregister_idle_server(self, server_id: str) -> bool:
+        which = {"server_id": server_id}
+        with self._database.write() as connection:
+            connection.execute(sql_around.REMOVE_WORKERS_OF, which)
+            connection.execute(sql_around.REMOVE_IDLE_SERVER, which)
+            return connection.execute(sql_around.HAS_SERVER, which).fetchone() is None
+
     def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
         # Of no use once the machine has gone down, and idle servers should not keep a disk awake.
         with self._database.write(durable=False) as connection:

@@ -89,6 +89,12 @@ UPDATE_SERVER: Final = """
     WHERE id = :server_id
 """
 REMOVE_SERVER: Final = "DELETE FROM qml_servers WHERE id = :server_id"
+REMOVE_IDLE_SERVER: Final = """
+    DELETE FROM qml_servers
+    WHERE id = :server_id
+        AND NOT EXISTS (SELECT 1 FROM qml_jobs WHERE state = 'processing' AND server_id = :server_id)
+"""
+HAS_SERVER: Final = "SELECT 1 FROM qml_servers WHERE id = :server_id"
 REMOVE_WORKERS_OF: Final = "DELETE FROM qml_workers WHERE server_id = :server_id"
 HEARTBEAT: Final = "UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id"
 SET_WORKER_RSS: Final = (

@@ -1,0 +1,193 @@
+"""Tests: a server whose PostgreSQL says nothing any more, or takes its time for each reply.
+
+A reply takes as long as the supervisor just bears, so that a supervisor which waits for one after
+another exceeds each deadline here by far.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.state import StateName
+from qml_mp.storage.protocol import Storage
+from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.storage.flaky_proxy import FlakyProxy
+
+REPLY_S = 3.0
+QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5", "QML_MP_HEARTBEAT_INTERVAL": "1s"}
+MakeServer = Callable[..., Server]
+
+pytestmark = [pytest.mark.fault(82), pytest.mark.parametrize("url", ["postgres"], indirect=True)]
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
+    place = urlsplit(postgres_url)
+    with FlakyProxy(str(place.hostname), place.port or 5432) as running:
+        yield running
+
+
+@pytest.fixture
+def make(server: MakeServer, url: str, proxy: FlakyProxy) -> MakeServer:
+    """Makes servers that reach the storage through the proxy; the test itself does not."""
+
+    def through_proxy(*flags: str) -> Server:
+        one = server(*flags, **QUICK)
+        place = urlsplit(url)
+        user = "" if place.username is None else f"{place.username}@"
+        one.url = place._replace(netloc=f"{user}127.0.0.1:{proxy.port}").geturl()
+        return one
+
+    return through_proxy
+
+
+@pytest.fixture(params=["slow", "silent"])
+def make_worse(request: pytest.FixtureRequest, proxy: FlakyProxy) -> Callable[[], None]:
+    """Begins the fault."""
+    return proxy.go_silent if request.param == "silent" else lambda: proxy.slow_down(REPLY_S)
+
+
+def children(pid: int) -> set[int]:
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def sockets(pid: int) -> set[str]:
+    """The sockets that a process holds, as the kernel numbers them."""
+    folder = Path(f"/proc/{pid}/fd")
+    return {link for name in os.listdir(folder) if (link := os.readlink(folder / name)).startswith("socket:")}
+
+
+def catches_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def busy(one: Server, storage: Storage, method: str, *, limit: timedelta | None = None) -> tuple[str, int]:
+    """A job that runs: its id, and the process that runs it."""
+    job_id = storage.enqueue(Job.new(method, timeout=limit))
+    wait_until(one.journal, what=one.log())
+    return job_id, one.journal()[0].pid
+
+
+def test_a_job_past_its_limit_is_killed_and_it_is_recorded_when_the_database_answers_again(
+    make: MakeServer, storage: Storage, proxy: FlakyProxy
+) -> None:
+    one = make("-w", "1").start()
+    job_id, worker_pid = busy(one, storage, "stubborn", limit=timedelta(seconds=2))
+
+    proxy.slow_down(REPLY_S)
+    wait_until(lambda: is_gone(worker_pid), within_s=8.0, what=one.log())
+    assert storage.attempts(job_id) == ()  # nobody has heard of it yet
+
+    proxy.slow_down(0)
+    assert wait_for_state(storage, job_id, StateName.FAILED).failures == 1
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.kind is AttemptKind.TIMEOUT
+    assert one.stop() == 0
+
+
+def test_a_job_past_its_limit_is_killed_while_the_database_says_nothing(
+    make: MakeServer, storage: Storage, make_worse: Callable[[], None]
+) -> None:
+    one = make("-w", "1", "--shutdown-timeout", "1").start()
+    _, worker_pid = busy(one, storage, "stubborn", limit=timedelta(seconds=2))
+
+    make_worse()
+
+    wait_until(lambda: is_gone(worker_pid), within_s=8.0, what=one.log())
+
+
+def test_an_idle_server_stops(make: MakeServer, storage: Storage, make_worse: Callable[[], None]) -> None:
+    one = make("-w", "4").start(ready=4)
+    make_worse()
+    wait_until(lambda: "Storage cannot be reached" in one.log() or len(sockets(one.pid)) >= 2)
+
+    one.signal(signal.SIGTERM)
+
+    assert one.wait(within_s=8.0) == 0, one.log()
+
+
+def test_a_server_with_a_job_that_must_be_killed_stops(
+    make: MakeServer, storage: Storage, make_worse: Callable[[], None]
+) -> None:
+    one = make("-w", "2", "--shutdown-timeout", "2").start(ready=2)
+    job_id, worker_pid = busy(one, storage, "stubborn")
+    make_worse()
+
+    one.signal(signal.SIGTERM)
+
+    assert one.wait(within_s=10.0) == 6, one.log()
+    assert is_gone(worker_pid)
+    two = Server(url=storage.url, folder=one.folder).start()
+    try:
+        wait_until(lambda: len({line.pid for line in one.journal()}) == 2, what=two.log())
+        job = storage.get(job_id)
+        assert job is not None
+        assert (job.claim_seq, job.crashes) == (2, 0)  # given back, and found by the next server
+        two.signal(signal.SIGQUIT)
+        assert two.wait() == 6
+    finally:
+        two.clean_up()
+
+
+def test_a_dead_worker_is_replaced_and_the_new_one_knows_nothing_of_the_connection_that_waits(
+    make: MakeServer, storage: Storage, make_worse: Callable[[], None]
+) -> None:
+    one = make("-w", "1").start()
+    (victim,) = one.worker_pids().values()
+    make_worse()
+    known = children(one.pid)
+
+    os.kill(victim, signal.SIGKILL)
+
+    wait_until(lambda: children(one.pid) - known, within_s=8.0, what=one.log())
+    (newcomer,) = children(one.pid) - known
+    wait_until(lambda: catches_sigterm(newcomer), what=one.log())  # past its first lines
+    assert not sockets(newcomer) & sockets(one.pid)
+    one.signal(signal.SIGTERM)
+    assert one.wait(within_s=8.0) == 0
+
+
+def test_a_server_that_is_told_to_stop_while_it_starts_starts_no_worker(
+    make: MakeServer, storage: Storage, proxy: FlakyProxy
+) -> None:
+    storage.migrate()
+    proxy.slow_down(0.4)
+    one = make("-w", "2").start(ready=None)
+    wait_until(lambda: one.log().count("Methods:") == 1, what="its first line")
+    wait_until(lambda: catches_sigterm(one.pid), what=one.log())
+
+    proxy.slow_down(REPLY_S)
+    one.signal(signal.SIGTERM)
+
+    assert one.wait(within_s=8.0) == 0, one.log()
+    assert "started (pid" not in one.log()
+    assert storage.list_servers() == []
+
+
+def test_jobs_are_done_and_the_dead_are_settled_at_the_pace_of_the_database(
+    make: MakeServer, storage: Storage, proxy: FlakyProxy
+) -> None:
+    proxy.slow_down(0.3)
+    one = make("-w", "2").start(ready=None)
+    ids = [enqueue(storage, "quick") for _ in range(4)]
+    fatal_id = enqueue(storage, "die_once_only")
+
+    for job_id in ids:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED, within_s=60.0)
+    assert wait_for_state(storage, fatal_id, StateName.FAILED, within_s=60.0).crashes == 1
+
+    proxy.slow_down(0)
+    assert one.stop() == 0, one.log()
+    assert storage.list_servers() == []
+    assert storage.list_workers() == []
