@@ -1,4 +1,4 @@
-"""Supervisor, pure: how long others may be silent before this server takes them for dead.
+"""Supervisor: how long others may be silent before this server takes them for dead.
 
 Only silence tells of a server whose process cannot be looked up from here: one on another machine,
 in another pid namespace, behind a /proc that hides it, or from before a reboot. Where all servers are
