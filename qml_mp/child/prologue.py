@@ -69,8 +69,15 @@ def _drop_descriptors(own_fds: Collection[int], keep_fds: Collection[int]) -> No
         if fd in own_fds:
             os.close(fd)
         elif _is_channel(fd):
-            os.dup2(null, fd, inheritable=False)
+            _cover(fd, null)
     os.close(null)
+
+
+def _cover(fd: int, null: int) -> None:
+    try:
+        os.dup2(null, fd, inheritable=False)
+    except OSError:  # inherited, and above the limit by now: nothing else will be given that number
+        os.close(fd)
 
 
 def _open_fds() -> list[int]:

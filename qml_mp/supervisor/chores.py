@@ -108,9 +108,10 @@ class Chores:
         return Tick(name="cancel", interval=_CANCEL_INTERVAL, body=run, hasten_after=_CANCEL_AFTER_NEWS)
 
     def everybody_is_idle(self) -> bool:
-        """Whether all workers are there and without a job, and every dead one's claims are finished."""
-        whole = len(self._fleet) >= self._fleet.size and not self._unsettled
-        return whole and all(member.is_idle for member in self._fleet)
+        """Whether all workers that there is room for are there and without a job, and every dead one's claims
+        are finished."""
+        whole = len(self._fleet) >= self._fleet.size or self._fleet.shortage is not None
+        return whole and not self._unsettled and all(member.is_idle for member in self._fleet)
 
     def _to_settle(self) -> list[_Unsettled]:
         return [one for one in self._unsettled if not (self.spares_empty_handed and one.death.left_nothing)]

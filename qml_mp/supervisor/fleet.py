@@ -22,6 +22,7 @@ from qml_mp.supervisor.fork import Child, fork_child, reap
 from qml_mp.supervisor.member import Member
 from qml_mp.supervisor.oom import OomWatch
 from qml_mp.supervisor.replacing import Replacing
+from qml_mp.supervisor.room import Room
 from qml_mp.supervisor.settle import Death
 from qml_mp.units import format_duration
 
@@ -62,6 +63,7 @@ class Fleet:
         self.backoff = BootBackoff()
         self._members: dict[str, Member] = {}
         self._replacing = Replacing()
+        self._room = Room(clock)
         self._silent_boot_deaths = 0
         self._stacks_at: float | None = None
         self._oom = OomWatch(clock)
@@ -84,6 +86,11 @@ class Fleet:
     def pidfds(self) -> list[int]:
         """Readable when their worker has died."""
         return [member.child.pidfd for member in self._members.values() if member.child.pidfd is not None]
+
+    @property
+    def shortage(self) -> str | None:
+        """Why fewer workers run than are wanted, when it is for want of descriptors."""
+        return self._room.shortage
 
     @property
     def booting(self) -> int:
@@ -119,8 +126,11 @@ class Fleet:
         taken = {member.number for member in self}
         for number in range(1, self.size + 1):
             if number not in taken and self._try_to_fork(number) is None:
-                return
-        self._fork_a_replacement()
+                break
+        else:
+            if self._replacing.next_of(self._members) is None:
+                self._room.suffices()
+        self._replace_next()
 
     def look(self) -> None:
         """Read every slot; note who has become ready and who takes too long for it."""
@@ -220,15 +230,22 @@ class Fleet:
         if member.last.used_up and not member.leaving:
             self._replacing.ask_for(member.worker_id)
 
-    def _fork_a_replacement(self) -> None:
+    def _replace_next(self) -> None:
         """One at a time, and only while all that there should be are ready and none is on its way out:
-        so there is at most one process too many, and never a ready worker too few."""
-        if len(self._members) != self.size or any(m.leaving or not m.ready for m in self):
+        so there is at most one process too many, and never a ready worker too few. Where there is no room
+        for one process too many, the old worker makes it."""
+        if any(member.leaving or not member.ready for member in self):
             return
         old = self._replacing.next_of(self._members)
-        new = None if old is None else self._try_to_fork(self._members[old].number)
-        if old is not None and new is not None:
-            self._replacing.begin(old, new=new)
+        if old is None:
+            return
+        if self._room.is_full:
+            self._replacing.begin(old, new=None)
+            self._members[old].leave()
+        elif len(self._members) == self.size:
+            new = self._try_to_fork(self._members[old].number)
+            if new is not None:
+                self._replacing.begin(old, new=new)
 
     def _let_predecessors_go(self) -> None:
         for member in self:
@@ -240,23 +257,25 @@ class Fleet:
         """The id of the new worker; None: not now."""
         if not self.backoff.allows(self._clock.monotonic(), booting=self.booting):
             return None
-        if len(self._members) >= self.slots.capacity:
+        if self._room.is_full or len(self._members) >= self.slots.capacity:
             return None  # until some of those that were told to leave have left
         try:
             return self._fork(number)
         except OSError as error:
+            if self._room.ran_out(error, running=len(self._members), wanted=self.size):
+                return None
             self.backoff.failed(self._clock.monotonic())
             logger.error("Cannot fork worker %s: %s; will try again", number, error)
             return None
 
     def _fork(self, number: int) -> str:
         self._quarters.before_fork()
+        self._room.check()
         index = self._free_index()
         self.slots.clear(index)
         self._incarnation += 1
         worker_id = f"{self._server_id}:worker:{number}.{self._incarnation}"
-        reading, writing = open_pipe()
-        stack_fd = open_stack_file()
+        (reading, writing), stack_fd = _open_channels()
         order = WorkerOrder(
             number=number,
             worker_id=worker_id,
@@ -334,6 +353,7 @@ class Fleet:
             self._let_predecessors_go()
         del self._members[member.worker_id]
         member.close()
+        self._room.freed()
         death = Death(
             worker_id=member.worker_id,
             number=member.number,
@@ -351,3 +371,14 @@ class Fleet:
         level = logging.INFO if death.was_orderly else logging.WARNING
         logger.log(level, "Worker %s stopped (pid %s): it %s", member.number, process.pid, death.how)
         return death
+
+
+def _open_channels() -> tuple[tuple[int, int], int]:
+    """The pipe to a new worker and its stack file; neither when there is no room for both."""
+    pipe = open_pipe()
+    try:
+        return pipe, open_stack_file()
+    except BaseException:
+        for fd in pipe:
+            os.close(fd)
+        raise

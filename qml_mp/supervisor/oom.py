@@ -31,4 +31,5 @@ class OomWatch:
 
     def struck(self) -> bool:
         """Whether it struck within the last second or two. False where the kernel does not tell."""
-        return self._count() != self._seen[0]
+        now, before = self._count(), self._seen[0]
+        return None not in (now, before) and now != before

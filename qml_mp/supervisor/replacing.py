@@ -29,8 +29,8 @@ class Replacing:
             self._waiting.popleft()
         return self._waiting[0] if self._waiting else None
 
-    def begin(self, old: str, *, new: str) -> None:
-        """The worker `new` was forked to take the place of `old`."""
+    def begin(self, old: str, *, new: str | None) -> None:
+        """The worker `new` was forked to take the place of `old`; None: `old` leaves first."""
         self._waiting.remove(old)
         self._old, self._new = old, new
 

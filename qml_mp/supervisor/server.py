@@ -123,6 +123,7 @@ class Supervisor:
         self._chores = Chores(config, fleet=self._fleet, graces=graces, clock=self._clock, rng=rng)
         self._memory = MemoryWatch(config, fleet=self._fleet, clock=self._clock)
         self._refusal: ConfigurationError | None = None
+        self._guardian_trouble = ""
         ticks = all_ticks(
             config,
             presence=self._presence,
@@ -338,8 +339,11 @@ class Supervisor:
             self._before_fork()
             try:
                 self._guardian.start(self._own_fds())
+                self._guardian_trouble = ""
             except OSError as error:
-                logger.error("Cannot fork the guardian: %s; will try again", error)
+                if str(error) != self._guardian_trouble:
+                    logger.error("Cannot fork the guardian: %s; will try again", error)
+                self._guardian_trouble = str(error)
         self._fleet.top_up()
         if self._on_ready is not None and (self._fleet.was_ever_ready or self._fleet.size == 0):
             on_ready, self._on_ready = self._on_ready, None
@@ -368,7 +372,11 @@ class Supervisor:
     def _mind_presence(self) -> None:
         error = self._fleet.boot_error if self._fleet.was_ever_ready else None
         boot_trouble = None if error is None else in_short("New workers cannot boot", error)
-        self._presence.now = replace(self._presence.now, trouble=self._reload.trouble or boot_trouble)
+        shortage = self._fleet.shortage and in_short(
+            "Fewer workers run than are wanted", self._fleet.shortage
+        )
+        trouble = self._reload.trouble or boot_trouble or shortage
+        self._presence.now = replace(self._presence.now, trouble=trouble)
         if self._presence.is_outdated:
             self._ticks.make_due("presence")
 

@@ -51,7 +51,7 @@ class FileWaker:
         self._log = log_of(database.path)
         self._look_in_s = _FIRST_LOOK_S
         self._descriptors: list[int] = []
-        self._epoll = select.epoll()
+        self._epoll = self._new_epoll()
         try:
             self._inotify = self._own(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
             self._timer = self._own(libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
@@ -126,12 +126,20 @@ class FileWaker:
         timing = (ctypes.c_long * 4)(0, 0, int(delay_s), int(delay_s % 1 * 1e9))
         self._call(self._libc.timerfd_settime(self._timer, 0, timing, None))
 
+    def _new_epoll(self) -> select.epoll:
+        try:
+            return select.epoll()
+        except OSError as error:  # no descriptors are left, or no memory
+            raise self._refused(error.errno or 0) from error
+
     def _own(self, descriptor: int) -> int:
         self._descriptors.append(self._call(descriptor))
         return descriptor
 
     def _call(self, result: int) -> int:
         if result < 0:
-            number = ctypes.get_errno()
-            raise StorageUnavailable(f"The kernel refused to watch {self._log}: {os.strerror(number)}.")
+            raise self._refused(ctypes.get_errno())
         return result
+
+    def _refused(self, number: int) -> StorageUnavailable:
+        return StorageUnavailable(f"The kernel refused to watch {self._log}: {os.strerror(number)}.")

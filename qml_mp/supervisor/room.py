@@ -1,0 +1,70 @@
+"""Supervisor: whether its descriptors suffice for another worker.
+
+Each worker costs its supervisor three of them. Some are kept free whatever the number of workers that are
+wanted: without a connection to storage, a guardian or a look into /proc, the workers would be of no use.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+
+from qml_mp.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+_FOR_A_WORKER = 4  # both ends of its pipe, its stack file, its pidfd
+_FOR_OURSELVES = 24  # two connections with what they look up, wake-ups, guardian, reload, log, /proc
+_TRY_AGAIN_S = 10.0
+
+
+class Room:
+    """What the newest try to fork a worker has found out."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._again_at = 0.0
+        self.shortage: str | None = None
+        """What is wanting; None: nothing is."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another try would be in vain: nothing was freed, and the pause is not over."""
+        return self._clock.monotonic() < self._again_at
+
+    def check(self) -> None:
+        """Raises `OSError` when one more worker would leave too few descriptors for the supervisor."""
+        tried: list[int] = []
+        try:
+            while len(tried) < _FOR_A_WORKER + _FOR_OURSELVES:
+                tried.append(os.dup(0))
+        finally:
+            for fd in tried:
+                os.close(fd)
+
+    def ran_out(self, error: OSError, *, running: int, wanted: int) -> bool:
+        """Whether the error means that descriptors have run out; then it is told, once for each number."""
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            return False
+        self._again_at = self._clock.monotonic() + _TRY_AGAIN_S
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        text = (
+            f"No descriptors are left for another worker: {running} run, {wanted} are wanted, and the server "
+            f"may open {limit} files. Raise the limit (ulimit -n, LimitNOFILE=) or ask for fewer workers"
+        )
+        if text != self.shortage:
+            logger.error("%s", text)
+        self.shortage = text
+        return True
+
+    def freed(self) -> None:
+        """A worker is gone, and its descriptors are free."""
+        self._again_at = 0.0
+
+    def suffices(self) -> None:
+        """All workers that are wanted run."""
+        if self.shortage is not None:
+            logger.info("All workers that are wanted run again")
+            self.shortage = None
