@@ -43,7 +43,7 @@ from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
 logger = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S = 0.1
-_MAX_BACKOFF_S = 5.0
+_MAX_BACKOFF_S = 3.0  # with the jitter below five seconds: by then what is due runs after an outage
 _MAX_JITTER_S = 1.5
 
 

@@ -14,7 +14,7 @@ from qml_mp.errors import QmlError
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.1
-_MAX_PAUSE_S = 5.0
+_MAX_PAUSE_S = 3.0  # with the jitter below five seconds: by then what is due runs after an outage
 _MAX_JITTER_S = 1.5
 _MOST_COUNTED = 16  # of failures: the pause has long stopped growing
 
