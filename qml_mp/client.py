@@ -122,8 +122,9 @@ class JobClient:
     @property
     def storage(self) -> Storage:
         """The storage; it connects when it is first used, and makes its schema when it has none."""
-        if self._storage is not None:
-            return self._storage
+        storage = self._storage  # read once: another thread may be in `connect`
+        if storage is not None:
+            return storage
         with fork_guard().no_forks:  # a child could never import what a thread is importing that it has not
             if self._storage is None:
                 self._storage = _open(self._url)
