@@ -68,6 +68,16 @@ class JobFailed(QmlError):
         self.state = state
 
 
+class ResultNotStored(QmlError):
+    """The job succeeded, and what it returned could not be stored: no JSON, or too large. It is not lost
+    for want of a second try: running the job again gives the same. `reason` says why."""
+
+    def __init__(self, message: str, *, job_id: str, reason: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.reason = reason
+
+
 class WaitTimeout(QmlError, TimeoutError):
     """`handle.wait(timeout)` ended before the job did. The job goes on."""
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Deleted, StateName, Succeeded
-from qml_mp.errors import JobFailed, JobNotFound, WaitTimeout, shown
+from qml_mp.errors import JobFailed, JobNotFound, ResultNotStored, WaitTimeout, shown
 from qml_mp.storage.protocol import BY_DEFAULT, CancelResult, Retention, Storage
 from qml_mp.units import Duration, format_duration, parse_duration
 
@@ -52,19 +52,22 @@ class JobHandle:
 
     @property
     def result(self) -> JsonValue:
-        """What the function returned; None while the job has not succeeded."""
-        return self.job().result
+        """What the function returned; None while the job has not succeeded.
+
+        Raises `ResultNotStored` when it has, and what it returned could not be stored."""
+        return _result_of(self.job())
 
     def wait(self, timeout: Duration | None = None) -> JsonValue:
         """Wait until the job has ended and return its result.
 
-        Raises `JobFailed` when it ends failed or deleted, and `WaitTimeout` when it has not ended
-        after `timeout` (None: wait without a limit); the job goes on then.
+        Raises `JobFailed` when it ends failed or deleted, `ResultNotStored` when it succeeded with a
+        result that could not be stored, and `WaitTimeout` when it has not ended after `timeout` (None: wait
+        without a limit); the job goes on then.
         """
         limit = None if timeout is None else parse_duration(timeout, what="timeout")
         job = self._wait_for_end(limit)
         if isinstance(job.state, Succeeded):
-            return job.state.result
+            return _result_of(job)
         raise JobFailed(_told(job), job_id=job.id, state=str(job.state_name))
 
     def cancel(self, *, reason: str = "cancelled by its producer") -> CancelResult:
@@ -102,6 +105,17 @@ class JobHandle:
 
 def _bounded(job_id: object) -> str:
     return job_id if isinstance(job_id, str) and len(job_id) <= 100 else shown(job_id)
+
+
+def _result_of(job: Job) -> JsonValue:
+    reason = job.result_not_stored
+    if reason is not None:
+        raise ResultNotStored(
+            f"The job {job.id} ({job.method}) succeeded, but its result was not stored: {reason}",
+            job_id=job.id,
+            reason=reason,
+        )
+    return job.result
 
 
 def _told(job: Job) -> str:

@@ -26,7 +26,11 @@ from qml_mp.handle import JobHandle
 )
 @click.option("--timeout", metavar="DURATION", callback=as_duration, help="Limit of one attempt.")
 @click.option("--unique-key", metavar="KEY", help="Write nothing when a job that has not ended has this key.")
-@click.option("--wait", is_flag=True, help="Wait for the job and print its result instead of its id.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for the job and print its result instead of its id.",
+)
 @click.option(
     "--wait-timeout", metavar="DURATION", callback=as_duration, help="With --wait: how long at most."
 )
@@ -45,6 +49,7 @@ def enqueue(
     """Enqueue one job of METHOD and print its id.
 
     A VALUE that is JSON is taken as such (3, true, null, [1, 2], "3"), any other as text.
+    With --wait, a job that succeeded with a result that could not be stored is exit code 1.
     With an app (-A), the method and its arguments are checked against the function's signature;
     without one, the job is enqueued by name alone.
     """

@@ -56,9 +56,9 @@ def _where(job: Job) -> Iterator[tuple[str, str]]:
             yield "running on", f"{server}, worker {worker_id}"
         case Scheduled(reason=str(reason)) | Deleted(reason=str(reason)):
             yield "reason", reason
-        case Succeeded(duration=duration, result=result):
+        case Succeeded(duration=duration, result=result, not_stored=not_stored):
             yield "took", age(duration) or ""
-            yield "result", compact_json(result)
+            yield "result", compact_json(result) if not_stored is None else f"not stored: {not_stored}"
         case _:
             pass
     if job.cancel_reason is not None:

@@ -125,8 +125,13 @@ class Job:
 
     @property
     def result(self) -> JsonValue:
-        """What the function returned, once the job has Succeeded; else None."""
+        """What the function returned, once the job has Succeeded; else None, as when it was not stored."""
         return self.state.result if isinstance(self.state, Succeeded) else None
+
+    @property
+    def result_not_stored(self) -> str | None:
+        """Why what the function returned could not be stored; None: it was, or nothing was returned yet."""
+        return self.state.not_stored if isinstance(self.state, Succeeded) else None
 
     @property
     def error(self) -> ErrorInfo | None:
@@ -144,7 +149,9 @@ class Job:
         return name
 
     def to_json(self, attempts: tuple[Attempt, ...] = ()) -> dict[str, JsonValue]:
-        """The job as `--json` prints it; instants are ISO 8601 in UTC."""
+        """The job as `--json` prints it; instants are ISO 8601 in UTC. Only a job whose result could not be
+        stored has the key `result_not_stored`, which says why."""
+        dropped: dict[str, JsonValue] = {"result_not_stored": self.result_not_stored}
         return {
             "id": self.id,
             "method": self.method,
@@ -153,6 +160,7 @@ class Job:
             "state": str(self.state_name),
             "payload": self.payload,
             "result": self.result,
+            **(dropped if self.result_not_stored is not None else {}),
             "failures": self.failures,
             "crashes": self.crashes,
             "claim_seq": self.claim_seq,

@@ -61,6 +61,8 @@ class Success:
 
     result: JsonValue
     duration: timedelta
+    not_stored: str | None = None
+    """Why what it returned cannot be stored; `result` is None then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

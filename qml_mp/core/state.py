@@ -114,6 +114,9 @@ class Succeeded:
     succeeded_at: datetime
     duration: timedelta
     result: JsonValue
+    not_stored: str | None = None
+    """Why what the function returned is not in `result` (which is None then); kept in the column `reason`, so
+    that no result of a user's can look like it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

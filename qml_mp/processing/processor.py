@@ -44,8 +44,6 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar, which no storage could hold when that is written later."""
-DROPPED_RESULT_KEY = "qml_mp_dropped_result"
-"""The one key of the object that is stored for a result that cannot be: why not."""
 
 
 class JobProcessor:
@@ -128,12 +126,17 @@ class JobProcessor:
             case "succeeded":
                 if returned.dropped is not None:
                     _log.warning(
-                        "the result of job %s was not stored: %s",
+                        "job %s (%s): the result cannot be stored and is dropped: %s",
                         job.id,
+                        job.method,
                         returned.dropped,
                         extra={"job_id": job.id, "method": job.method},
                     )
-                return Success(result=returned.result, duration=timedelta(seconds=max(duration_s, 0)))
+                return Success(
+                    result=returned.result,
+                    duration=timedelta(seconds=max(duration_s, 0)),
+                    not_stored=returned.dropped,
+                )
             case "failed":
                 return Failure(error=self._reported(said, "FailureReported"))
             case "retry":
@@ -210,7 +213,7 @@ class JobProcessor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Returned:
-    """The chain returned. `result` is storable; `dropped` says why it is not what the job returned."""
+    """The chain returned. `result` is storable; `dropped` says why it is None in place of what came."""
 
     said: WorkerResult
     result: JsonValue
@@ -232,7 +235,7 @@ def _returned(value: object) -> _Returned:
         return _Returned(said=said, result=plain_result(said.result))
     except Exception as problem:
         reason = f"{type(problem).__name__}: {message_of(problem)}"[:1000]
-        return _Returned(said=said, result={DROPPED_RESULT_KEY: reason}, dropped=reason)
+        return _Returned(said=said, result=None, dropped=reason)
 
 
 def _check(said: WorkerResult) -> None:

@@ -76,10 +76,11 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
         process = ProcessFacts() if isinstance(outcome, Release) else outcome.process
         outcome = Cancelled(reason=job.cancel_reason, process=process)
     match outcome:
-        case Success(result=result, duration=duration):
+        case Success(result=result, duration=duration, not_stored=not_stored):
             return RowChange(
-                state=StateName.SUCCEEDED, ttl=retention.succeeded_ttl, result=result, duration=duration
-            )
+                state=StateName.SUCCEEDED, ttl=retention.succeeded_ttl, result=result, duration=duration,
+                reason=not_stored,
+            )  # fmt: skip
         case Retry(error=error, delay=delay, kind=kind, process=process):
             return RowChange(
                 state=StateName.AWAITING_RETRY,
@@ -151,7 +152,12 @@ def _state_after(
 ) -> JobState:
     match change.state:
         case StateName.SUCCEEDED:
-            return Succeeded(succeeded_at=now, duration=change.duration or timedelta(), result=change.result)
+            return Succeeded(
+                succeeded_at=now,
+                duration=change.duration or timedelta(),
+                result=change.result,
+                not_stored=change.reason,
+            )
         case StateName.FAILED:
             return Failed(failed_at=now, exception=error, retry_count=failures)
         case StateName.AWAITING_RETRY:

@@ -245,9 +245,12 @@ def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
                 last_exception=error,
             )
         case StateName.SUCCEEDED:
-            result, _ = _json(row["result"])
+            result, problem = _json(row["result"])
             return Succeeded(
-                succeeded_at=finished_at, duration=_duration(row["duration_us"]) or timedelta(), result=result
+                succeeded_at=finished_at,
+                duration=_duration(row["duration_us"]) or timedelta(),
+                result=result,
+                not_stored=_optional_text(row["reason"]) or problem,
             )
         case StateName.FAILED:
             return Failed(failed_at=finished_at, exception=error, retry_count=_int(row["failures"]) or 0)

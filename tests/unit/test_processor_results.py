@@ -14,7 +14,6 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Retry, Success
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import CallNext
-from qml_mp.processing.processor import DROPPED_RESULT_KEY
 from qml_mp.processing.result import WorkerResult
 from tests.unit.processor_case import (
     NOW,
@@ -75,9 +74,9 @@ def test_a_result_that_cannot_be_stored_is_dropped_and_the_job_still_succeeds(
         outcome = run(returning(value))
 
     assert isinstance(outcome, Success)
-    assert isinstance(outcome.result, dict)
-    assert list(outcome.result) == [DROPPED_RESULT_KEY] == ["qml_mp_dropped_result"]
-    assert "was not stored" in caplog.text
+    assert outcome.result is None
+    assert outcome.not_stored
+    assert f"cannot be stored and is dropped: {outcome.not_stored}" in caplog.text
 
 
 def test_a_result_of_exactly_the_limit_is_stored() -> None:
