@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 from datetime import timedelta
 from urllib.parse import unquote
 
 from qml_mp.clock import Clock
 from qml_mp.errors import ConfigurationError
+from qml_mp.storage.memory_folder import make_memory_folder
 from qml_mp.storage.protocol import Storage
 from qml_mp.storage.shown_url import shown_url
 from qml_mp.storage.sqlite.store import SqliteStorage
 
 DEFAULT_PATIENCE = timedelta(seconds=5)
-_SHARED_MEMORY = "/dev/shm"
 _FORMS = (
     "sqlite:///relative/path.db, sqlite:////absolute/path.db, memory://, "
     "postgresql://user:password@host:5432/database (?schema=name for a schema other than qml_mp)"
@@ -43,7 +40,9 @@ def open_storage(
         case "sqlite":
             return SqliteStorage(_path_of(url, rest), clock=clock, busy_timeout=patience)
         case "memory" if rest in ("", "/"):
-            return SqliteStorage(_path_in_memory(), clock=clock, busy_timeout=patience)
+            return SqliteStorage(
+                os.path.join(make_memory_folder(), "memory.db"), clock=clock, busy_timeout=patience
+            )
         case "postgresql" | "postgres":
             return _open_postgres(url, application_name, patience)
         case _:
@@ -62,18 +61,6 @@ def _path_of(url: str, rest: str) -> str:
     if path == ":memory:":
         raise _bad_url(url, "would give every process a database of its own; use memory://")
     return path
-
-
-def _path_in_memory() -> str:
-    shared = _SHARED_MEMORY if os.path.isdir(_SHARED_MEMORY) and os.access(_SHARED_MEMORY, os.W_OK) else None
-    directory = tempfile.mkdtemp(prefix="qml-mp-", dir=shared)  # mode 0700
-    atexit.register(_remove_if_ours, directory, os.getpid())
-    return os.path.join(directory, "memory.db")
-
-
-def _remove_if_ours(directory: str, maker_pid: int) -> None:
-    if os.getpid() == maker_pid:  # a forked child inherits this callback and must leave the file alone
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _open_postgres(url: str, application_name: str, patience: timedelta) -> Storage:

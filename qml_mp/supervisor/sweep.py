@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.killing import kill_stranger
 from qml_mp.supervisor.presence import Presence
@@ -32,6 +33,7 @@ def sweep_at_start(storage: Storage, config: ServerConfig, presence: Presence) -
     Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
     this server has been heard for long enough itself.
     """
+    remove_orphaned_folders()
     own_id = presence.id
     recovered = reclaim_from_dead_neighbours(
         storage, own_id=own_id, retention=Retention.of(config), proof_s=_PROOF_AT_START_S

@@ -1,0 +1,67 @@
+"""Every process: the folders of `memory://` storages, and those that killed processes have left behind.
+
+A process that is killed removes nothing. So each folder says whose it is, and whoever makes the next one,
+or starts a server, removes those of this user whose owner is proved dead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from qml_mp import host
+from qml_mp.core.server_info import ProcessIdentity
+
+_SHARED_MEMORY = "/dev/shm"
+_PREFIX = "qml-mp-memory-"
+_OWNER = "owner.json"
+
+
+def make_memory_folder() -> str:
+    """A folder in shared memory for this user alone, removed when this process exits."""
+    remove_orphaned_folders()
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=_place())  # mode 0700
+    Path(folder, _OWNER).write_text(json.dumps(asdict(host.identity())))
+    atexit.register(_remove_if_ours, folder, os.getpid())
+    return folder
+
+
+def remove_orphaned_folders() -> None:
+    """Remove the folders of this user whose owner is dead. Those of whom nothing is known stay."""
+    with contextlib.suppress(OSError), os.scandir(_place()) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and _is_own_folder(entry) and _is_orphaned(entry.path):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _place() -> str:
+    is_there = os.path.isdir(_SHARED_MEMORY) and os.access(_SHARED_MEMORY, os.W_OK)
+    return _SHARED_MEMORY if is_there else tempfile.gettempdir()
+
+
+def _is_own_folder(entry: os.DirEntry[str]) -> bool:
+    """Not a link, and not made by another user for us to follow."""
+    try:
+        is_own = entry.stat(follow_symlinks=False).st_uid == os.getuid()
+    except OSError:
+        return False  # removed by now
+    return is_own and entry.is_dir(follow_symlinks=False)
+
+
+def _is_orphaned(folder: str) -> bool:
+    try:
+        owner = ProcessIdentity(**json.loads(Path(folder, _OWNER).read_text()))
+    except (OSError, ValueError, TypeError):
+        return False  # just being made, or not by us
+    return host.is_alive(owner) is False
+
+
+def _remove_if_ours(folder: str, maker_pid: int) -> None:
+    if os.getpid() == maker_pid:  # a forked child inherits this callback and must leave the file alone
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""Tests: what killed processes leave of their storages in memory is removed, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from qml_mp import host
+from qml_mp.storage.memory_folder import remove_orphaned_folders
+from qml_mp.storage.open import open_storage
+
+MAKE_AND_WAIT = """
+from qml_mp.storage.open import open_storage
+storage = open_storage("memory://")
+storage.job_counts()
+print(storage.url, flush=True)
+input()
+"""
+
+
+@contextmanager
+def another_process() -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """One that has a storage in memory, and the folder of it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAKE_AND_WAIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process, Path(process.stdout.readline().strip().removeprefix("sqlite:///")).parent
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", ["by the next storage in memory", "by the next server"])
+def test_the_folder_of_a_killed_process_is_removed(how: str) -> None:
+    with another_process() as (process, folder):
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert folder.exists()
+
+        if how == "by the next server":
+            remove_orphaned_folders()
+        else:
+            open_storage("memory://")
+
+    assert not folder.exists()
+
+
+def test_the_folder_of_a_living_process_stays() -> None:
+    with another_process() as (_, folder):
+        remove_orphaned_folders()
+
+        assert (folder / "memory.db").exists()
+
+
+@pytest.mark.parametrize("owner", ["of another machine", "unreadable", "nobody"])
+def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(owner: str) -> None:
+    with another_process() as (process, folder):
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        match owner:
+            case "of another machine":
+                foreign = replace(host.identity(), host="another", pid=process.pid)
+                (folder / "owner.json").write_text(json.dumps(asdict(foreign)))
+            case "unreadable":
+                (folder / "owner.json").write_text("{")
+            case _:
+                (folder / "owner.json").unlink()
+
+        remove_orphaned_folders()
+
+        assert (folder / "memory.db").exists()
+        for name in os.listdir(folder):
+            (folder / name).unlink()
+        folder.rmdir()
+
+
+def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
+    with another_process() as (process, folder):
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        link = folder.with_name(f"{folder.name}-link")
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "owner.json").write_text((folder / "owner.json").read_text())
+        link.symlink_to(tmp_path / "kept")
+        try:
+            remove_orphaned_folders()
+
+            assert (tmp_path / "kept" / "owner.json").exists()
+        finally:
+            link.unlink()
