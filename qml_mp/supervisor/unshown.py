@@ -77,11 +77,13 @@ def _release(storage: Storage, claim: Claim, config: ServerConfig, wake: Callabl
     """Of a worker that is neither alive nor waiting to be settled: proved by its row, which is gone."""
     if claim.worker_id in {worker.id for worker in storage.list_workers()}:
         return
-    storage.finish(claim, Release(reason="its worker is gone"), retention=Retention.of(config))
-    logger.warning(
-        "Job %s of worker %s, which is gone, is enqueued again",
-        claim.job.id,
-        claim.worker_id,
-        extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
-    )
-    wake()
+    finished = storage.finish(claim, Release(reason="its worker is gone"), retention=Retention.of(config))
+    if finished.accepted:
+        logger.warning(
+            "Job %s of worker %s, which is gone, is %s",
+            claim.job.id,
+            claim.worker_id,
+            finished.state,
+            extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
+        )
+        wake()
