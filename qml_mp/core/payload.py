@@ -107,7 +107,7 @@ def _problem(part: object, depth: int) -> str | None:
 
 def _problem_of_key(key: object) -> str | None:
     if not isinstance(key, str):
-        return f"has the key {shown(key)} of type {type(key).__name__}; the keys of an object must be text."
+        return f"has a key of type {type(key).__name__}, {shown(key)}; the keys of an object must be text."
     problem = _problem_of_text(key)
     return f"has a key that {problem}" if problem else None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.registry import WorkerRegistry
-from qml_mp.processing.retry import RetryPolicy
+from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import ServerConfig
 
 
@@ -34,3 +34,6 @@ class Program:
     attach: Callable[[str], None] | None = None
     """Tells the app, once in each worker and before the first job, the URL of the storage that the
     worker takes jobs from, so that what jobs enqueue goes there too. None: there is no app."""
+
+    def __post_init__(self) -> None:
+        check_policy(self.retry_policy, what="retry_policy")

@@ -9,7 +9,17 @@ from typing import Any, cast
 
 import pytest
 
-from qml_mp import ConfigurationError, InvalidJob, Job, QmlApp, RetryPolicy, ServerConfig, Worker
+from qml_mp import (
+    ConfigurationError,
+    InvalidJob,
+    Job,
+    Program,
+    QmlApp,
+    RetryPolicy,
+    ServerConfig,
+    Worker,
+    WorkerRegistry,
+)  # fmt: skip
 from qml_mp.errors import QmlError
 from tests.unit.app_case import Echo, count, resize
 
@@ -73,7 +83,7 @@ def test_the_decorator_refuses(options: dict[str, Any], told: str) -> None:
         ({"unique_key": 3}, "unique_key is 3"),
         ({"unique_key": ""}, "unique_key is ''"),
         ({"metadata": [1]}, "metadata is [1]"),
-        ({"metadata": {1: 2}}, "metadata has the key 1 of type int"),
+        ({"metadata": {1: 2}}, "metadata has a key of type int, 1;"),
         ({"queue": "a b"}, "queue name 'a b'"),
     ],
 )
@@ -110,6 +120,11 @@ def test_a_worker_that_would_break_every_process_is_not_registered(field: str, v
 def test_an_app_is_not_made_of_what_no_worker_can_use(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         QmlApp("memory://", **options)
+
+
+def test_neither_is_a_program() -> None:
+    with pytest.raises(ConfigurationError, match="retry_policy is 3"):
+        Program(registry=WorkerRegistry(), retry_policy=cast(RetryPolicy, 3))
 
 
 @pytest.mark.parametrize(
