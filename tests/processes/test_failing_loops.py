@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +18,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import JobFilter, Storage
-from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 
 APP = "tests.processes.apps_storage_faults:app"
 REFUSAL = "the user refuses this"
@@ -131,9 +131,12 @@ def test_a_recovery_that_is_refused_at_the_start_is_tried_again_and_keeps_no_ser
     one.folder.mkdir()
     one.start()
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(one.journal, what=one.log())
+    (begun,) = wait_until(one.journal, what=one.log())
     one.signal(signal.SIGKILL)
     one.wait()
+    with suppress(ProcessLookupError):
+        os.kill(begun.pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(begun.pid))
 
     with refusing(url, "UPDATE", f"OLD.id = '{job_id}' AND OLD.state = 'processing'"):
         two = server("-w", "1", app=APP).start()
