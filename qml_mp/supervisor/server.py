@@ -30,7 +30,7 @@ from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.chores import Chores
 from qml_mp.supervisor.fleet import Fleet, Quarters
 from qml_mp.supervisor.guardian import Guardian
-from qml_mp.supervisor.ladder import Graces, kill_now
+from qml_mp.supervisor.ladder import Graces
 from qml_mp.supervisor.leaving import leave_storage
 from qml_mp.supervisor.loops import all_ticks
 from qml_mp.supervisor.memory import MemoryWatch
@@ -39,6 +39,7 @@ from qml_mp.supervisor.presence import Presence, in_short, what_is_served
 from qml_mp.supervisor.pushing import Pusher
 from qml_mp.supervisor.reload import Reload
 from qml_mp.supervisor.signals import SignalInbox
+from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.sweep import sweep_at_start
 from qml_mp.supervisor.templates import Templates
 from qml_mp.supervisor.terminal import Terminal
@@ -46,14 +47,11 @@ from qml_mp.supervisor.ticks import TickTable
 from qml_mp.supervisor.title import show_supervisor_title
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.waiting import UrgentFirst
-from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
 STORAGE_PATIENCE = timedelta(seconds=0.2)
 """Longest that a supervisor lets one operation wait for a lock of somebody else."""
-_LEAVING_S = 0.5  # what leaving storage may take after the last worker is gone, whatever came before
-_IDLE_LEAVING_S = 1.7  # and after the last job, as long as the shutdown's own deadline allows
 
 
 class ExitCode:
@@ -134,11 +132,19 @@ class Supervisor:
             wake=self._fleet.wake_idle,
             hasten=lambda: self._ticks.hasten(),
             declared_dead=self._declared_dead,
-            leave=(lambda why: self._stop(now=False, why=why)) if burst else None,
+            leave=(lambda why: self._stop.begin(now=False, why=why)) if burst else None,
         )
         self._ticks = TickTable(ticks, storage=storage, clock=self._clock, rng=rng)
+        self._stop = Stop(
+            fleet=self._fleet,
+            pusher=self._pusher,
+            chores=self._chores,
+            graces=graces,
+            storage_is_down=lambda: self._ticks.storage_is_down,
+            clock=self._clock,
+        )
+        self._is_open = False
         self._jobs_killed = False
-        self._leave_by: float | None = None
 
     def run(self) -> int:
         """Supervise until told to stop; an `ExitCode`.
@@ -152,7 +158,7 @@ class Supervisor:
         with self._signals, self._waiting.for_storage(self._storage):
             self._open()
             try:
-                while not (self._is_stopping and not len(self._fleet)):
+                while not self._stop.is_complete:
                     self._turn()
             finally:
                 self._close()
@@ -170,9 +176,10 @@ class Supervisor:
             for template in self._recurring:
                 self._storage.upsert_recurring_job(template)
         except StorageError:
-            if not self._is_stopping:
+            if not self._stop.has_begun:
                 raise
         show_supervisor_title(self._source.label, self._config.worker_count)
+        self._is_open = True
         self.see_to(frozenset(), may_fork=False)
 
     def _try_to_recover(self) -> None:
@@ -216,12 +223,15 @@ class Supervisor:
         self._reload.end()
         self._guardian.dismiss()
         self._news.close()
-        self._leave_storage()
+        leave_storage(
+            self._storage,
+            self._presence.id,
+            chores=self._chores,
+            retention=Retention.of(self._config),
+            deadline=self._stop.leave_by(),
+        )
+        self._storage.close()
         logger.info("Stopped")
-
-    @property
-    def _is_stopping(self) -> bool:
-        return self._pusher.stopping is not None
 
     def fds(self) -> list[int]:
         """Of what never waits for storage."""
@@ -234,27 +244,19 @@ class Supervisor:
 
     def give_up_at(self) -> float:
         """From when on storage is not worth waiting for."""
-        stopping = self._pusher.stopping
-        if self._leave_by is None and stopping is not None and not len(self._fleet):
-            last_job_at = max(stopping.ask_at, self._pusher.busy_at)
-            patience_s = _LEAVING_S if self._ticks.storage_is_down else _IDLE_LEAVING_S
-            by = min(stopping.kill_at + _LEAVING_S, last_job_at + patience_s)
-            self._leave_by = max(by, self._clock.monotonic() + _LEAVING_S)
-        if self._leave_by is not None:
-            return self._leave_by
-        return float("inf") if stopping is None else stopping.kill_at + _LEAVING_S
+        return self._stop.give_up_at()
 
     def _watched(self) -> list[int]:
         guardian = [] if self._guardian.pidfd is None else [self._guardian.pidfd]
-        news = [] if self._is_stopping else self._news.fds
+        news = [] if self._stop.has_begun else self._news.fds
         return [*self.fds(), *guardian, *news]
 
     def _next_at(self) -> float:
         """The next instant at which something is due although nothing happens."""
         wishes: list[float | None] = [self.next_at()]
-        if self._has_time_for_storage:
+        if self._stop.has_time_for_storage:
             wishes.append(self._ticks.next_at())
-        if not (self._is_stopping or self._ticks.storage_is_down):  # nobody listens then
+        if not (self._stop.has_begun or self._ticks.storage_is_down):  # nobody listens then
             wishes.append(self._news.next_at())
         return min((at for at in wishes if at is not None), default=float("inf"))
 
@@ -262,9 +264,9 @@ class Supervisor:
         for number in self._signals.take():
             match number:
                 case signal.SIGTERM | signal.SIGINT:
-                    self._stop(now=self._is_stopping, why=number.name)
+                    self._stop.begin(now=self._stop.has_begun, why=number.name)
                 case signal.SIGQUIT:
-                    self._stop(now=True, why=number.name)
+                    self._stop.begin(now=True, why=number.name)
                 case signal.SIGHUP:
                     self._terminal.suspect()
                     self._begin_reload()
@@ -278,17 +280,17 @@ class Supervisor:
                     self._pause()
                 case _:
                     pass  # SIGCHLD: it woke us, and the dead are looked for at every turn
-        if self._terminal.is_gone and not self._is_stopping:
-            self._stop(now=False, why="its terminal is gone")
+        if self._terminal.is_gone and not self._stop.has_begun:
+            self._stop.begin(now=False, why="its terminal is gone")
 
     def _heed_host(self, ready: frozenset[int]) -> None:
         if not ready.isdisjoint(self._host_fds):
             self._host_fds = []  # they would stay readable
-            self._stop(now=False, why="the host stopped it or is gone")
+            self._stop.begin(now=False, why="the host stopped it or is gone")
 
     def _begin_reload(self) -> None:
         """Replace the workers; by new code, once it is known what that gives."""
-        if self._is_stopping:
+        if self._stop.has_begun:
             return
         if isinstance(self._source, LoadedProgram):
             logger.info("Replacing the workers one by one; the program in memory stays as it is")
@@ -299,7 +301,7 @@ class Supervisor:
     def _heed_reload(self) -> None:
         """Take over what new code gives, and have workers of it."""
         facts = self._reload.look()
-        if facts is None or self._is_stopping:
+        if facts is None or self._stop.has_begun:
             return
         queues = self._presence.now.queues
         try:
@@ -323,17 +325,17 @@ class Supervisor:
             if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
                 self._jobs_killed = True
         if self._fleet.boot_error is not None and not self._fleet.was_ever_ready:
-            self._stop(now=True, why="no worker can boot")
+            self._stop.begin(now=True, why="no worker can boot")
 
     def _settle_first(self) -> None:
         """While storage answers, give a dead worker's job to others before its replacement is forked:
         a fork closes the connection to storage, and the new worker needs the processor to boot."""
-        if self._chores.unsettled and not self._ticks.storage_is_down and self._has_time_for_storage:
+        if self._chores.unsettled and not self._ticks.storage_is_down and self._stop.has_time_for_storage:
             self._ticks.run("settle")
 
     def _staff(self) -> None:
         """Have the guardian and the right number of workers; tell the host once the first one is ready."""
-        if self._is_stopping:
+        if self._stop.has_begun or not self._is_open:
             return
         if self._guardian.is_missing:
             self._before_fork()
@@ -354,15 +356,10 @@ class Supervisor:
         refusal = self._memory.refusal()
         if refusal is not None:
             self._refusal = refusal
-            self._stop(now=True, why="its memory limit cannot be kept")
-
-    @property
-    def _has_time_for_storage(self) -> bool:
-        """Without a job in hand a stop has time for leaving storage alone."""
-        return not self._is_stopping or any(member.is_busy for member in self._fleet)
+            self._stop.begin(now=True, why="its memory limit cannot be kept")
 
     def _heed_news(self) -> None:
-        if self._is_stopping:
+        if self._stop.has_begun:
             return
         missed = not self._ticks.storage_is_down and self._news.listen()
         if self._news.take() or missed:
@@ -381,7 +378,7 @@ class Supervisor:
             self._ticks.make_due("presence")
 
     def _run_ticks(self) -> None:
-        if not self._has_time_for_storage:
+        if not self._stop.has_time_for_storage:
             return
         fork_at = self._clock.monotonic() + STORAGE_PATIENCE.total_seconds()
 
@@ -391,19 +388,6 @@ class Supervisor:
             self.see_to(wait_for(self.fds(), until=0), may_fork=self._clock.monotonic() >= fork_at)
 
         self._ticks.run_due(between=between)
-
-    def _stop(self, *, now: bool, why: str) -> None:
-        """Begin to stop, or with `now` end it: kill what runs and give its jobs back."""
-        instant = self._clock.monotonic()
-        self._chores.spares_empty_handed = True
-        if now:
-            logger.warning("Stopping now (%s)", why)
-            self._pusher.stopping = kill_now(now=instant)
-        elif not self._is_stopping:
-            logger.info(
-                "Stopping (%s): running jobs have %s", why, format_duration(self._config.shutdown_timeout)
-            )
-            self._pusher.stopping = self._graces.shutdown(stopped=instant)
 
     def _pause(self) -> None:
         """Stop claiming, or begin again."""
@@ -416,18 +400,6 @@ class Supervisor:
         self._fleet.kill_all(CancelReason.ORPHANED)
         self._fleet.rename(self._presence.renew_id())
         self._presence.register()
-
-    def _leave_storage(self) -> None:
-        if self._leave_by is None and not self._is_stopping:
-            self._leave_by = self._clock.monotonic() + _LEAVING_S  # after an error
-        leave_storage(
-            self._storage,
-            self._presence.id,
-            chores=self._chores,
-            retention=Retention.of(self._config),
-            deadline=self.give_up_at(),
-        )
-        self._storage.close()
 
     def _before_fork(self) -> None:
         """No storage handle crosses a fork. While a reply is being waited for, the connection stays as it

@@ -175,6 +175,21 @@ def test_a_server_that_is_told_to_stop_while_it_starts_starts_no_worker(
     assert storage.list_servers() == []
 
 
+def test_a_server_whose_database_says_nothing_any_more_while_it_starts_says_so_and_starts_no_worker(
+    make: MakeServer, storage: Storage, proxy: FlakyProxy
+) -> None:
+    storage.migrate()
+    proxy.slow_down(0.4)
+    one = make("-w", "2").start(ready=None)
+    wait_until(lambda: one.log().count("Methods:") == 1, what="its first line")
+    wait_until(lambda: catches_sigterm(one.pid), what=one.log())
+
+    proxy.go_silent()
+
+    assert one.wait() == 4, one.log()
+    assert "started (pid" not in one.log()
+
+
 def test_jobs_are_done_and_the_dead_are_settled_at_the_pace_of_the_database(
     make: MakeServer, storage: Storage, proxy: FlakyProxy
 ) -> None:

@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from qml_mp.core.job import Job
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, claim_new, present
+from tests.storage.helpers import HOUR, claim_new, fetch, present
 
 PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=2**40)
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -75,6 +76,34 @@ def test_deregistering_removes_the_server_and_its_workers_and_keeps_claims(stora
     assert [info.id for info in storage.list_servers()] == ["b#1"]
     assert [info.id for info in storage.list_workers()] == ["w-2"]
     assert storage.claims_of_server("a#1") == [claim]
+
+
+def test_a_server_without_claims_leaves_nothing_behind(storage: Storage) -> None:
+    for server_id in ("a#1", "b#1"):
+        storage.register_server(server(server_id))
+        storage.register_worker(worker(f"{server_id}:1", server_id))
+    claim_new(storage, server="b#1", worker="b#1:1")
+
+    assert storage.deregister_idle_server("a#1")
+    assert storage.deregister_idle_server("a#1")  # a second call finds that it is done
+
+    assert [info.id for info in storage.list_servers()] == ["b#1"]
+    assert [info.id for info in storage.list_workers()] == ["b#1:1"]
+
+
+def test_a_server_whose_worker_holds_a_claim_stays_and_its_workers_claim_no_more(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    storage.register_worker(worker("a#1:1", "a#1"))
+    claim = claim_new(storage, server="a#1", worker="a#1:1")
+    storage.enqueue(Job.new("work"))
+
+    assert not storage.deregister_idle_server("a#1")
+
+    assert [info.id for info in storage.list_servers()] == ["a#1"]
+    assert storage.list_workers() == []
+    assert [held.key for held in storage.claims_of_server("a#1")] == [claim.key]
+    registered = replace(fetch("default", worker="a#1:1", server="a#1"), registered=True)
+    assert storage.fetch_and_lock_job(registered) is None
 
 
 def test_workers_are_listed_by_server_and_number(storage: Storage) -> None:
