@@ -23,16 +23,19 @@ _NO_STEP_S = 0.5  # slewing and slow replies are none
 
 
 class ClockSteps:
-    """Pure: told of both clocks now and then, it answers whether the wall clock was set back."""
+    """Pure: told of both clocks now and then, it remembers that the wall clock was set back."""
 
     def __init__(self) -> None:
         self._offset_s: float | None = None
+        self.went_back = True
+        """Since it was last set to False; at first it may have been, before there was a look."""
 
-    def went_back(self, *, wall: datetime, monotonic: float) -> bool:
-        """Whether it was since the call before. True at the first call, when it may have been."""
+    def look(self, *, wall: datetime, monotonic: float) -> None:
+        """Compare the clocks with what they told at the look before."""
         offset_s = wall.timestamp() - monotonic
-        before_s, self._offset_s = self._offset_s, offset_s
-        return before_s is None or offset_s < before_s - _NO_STEP_S
+        if self._offset_s is not None and offset_s < self._offset_s - _NO_STEP_S:
+            self.went_back = True
+        self._offset_s = offset_s
 
 
 def clock_tick(*, on_one_machine: bool, clock: Clock, hasten: Callable[[], None]) -> Tick:
@@ -40,10 +43,12 @@ def clock_tick(*, on_one_machine: bool, clock: Clock, hasten: Callable[[], None]
     steps = ClockSteps()
 
     def look(storage: Storage) -> None:
-        if not steps.went_back(wall=storage.now(), monotonic=clock.monotonic()):
+        steps.look(wall=storage.now(), monotonic=clock.monotonic())
+        if not steps.went_back:
             return
         templates = storage.recompute_late_firings()
         retries = storage.hasten_retries_from_the_future()
+        steps.went_back = False  # not before both are written
         if templates or retries:
             logger.warning(
                 "The clock was set back: %s recurring templates and %s retries are due sooner than stored",

@@ -25,9 +25,19 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 def test_a_clock_was_set_back(looks: list[tuple[float, float]], expected: list[bool]) -> None:
     steps = ClockSteps()
 
-    found = [
-        steps.went_back(wall=START + timedelta(seconds=wall_s), monotonic=monotonic)
-        for wall_s, monotonic in looks
-    ]
+    found = []
+    for wall_s, monotonic in looks:
+        steps.look(wall=START + timedelta(seconds=wall_s), monotonic=monotonic)
+        found.append(steps.went_back)
+        steps.went_back = False
 
     assert found == expected
+
+
+def test_a_step_is_remembered_until_it_has_been_heeded() -> None:
+    steps = ClockSteps()
+    steps.went_back = False
+    for wall_s, monotonic in ((0, 0), (-3600, 1), (-3599, 2), (-3598, 3)):
+        steps.look(wall=START + timedelta(seconds=wall_s), monotonic=monotonic)
+
+    assert steps.went_back
