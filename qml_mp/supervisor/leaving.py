@@ -35,7 +35,7 @@ def leave_storage(
             break
         wait_for([], until=time.monotonic() + _PAUSE_S)
     if chores.unsettled:
-        logger.error("The next server gives the jobs of %s workers back", chores.unsettled)
+        logger.error("What %s dead workers still held is left to the next server", chores.unsettled)
     logger.warning(
         "Could not leave the registry, where this server stands until the next one on this machine finds it "
         "dead: %s",

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,17 +21,14 @@ OBSERVED_S = 2.0
 @pytest.fixture
 def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
     """A proxy before the server."""
-    place = urlsplit(postgres_url)
-    with FlakyProxy(str(place.hostname), place.port or 5432) as running:
+    with FlakyProxy.before(postgres_url) as running:
         yield running
 
 
 @pytest.fixture
 def through_proxy(url: str, proxy: FlakyProxy) -> str:
     """The URL of a fresh storage that is reached through the proxy."""
-    place = urlsplit(url)
-    user = "" if place.username is None else f"{place.username}@"
-    return place._replace(netloc=f"{user}127.0.0.1:{proxy.port}").geturl()
+    return proxy.through(url)
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)

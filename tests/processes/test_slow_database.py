@@ -11,7 +11,6 @@ import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -31,8 +30,7 @@ pytestmark = [pytest.mark.fault(82), pytest.mark.parametrize("url", ["postgres"]
 
 @pytest.fixture
 def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
-    place = urlsplit(postgres_url)
-    with FlakyProxy(str(place.hostname), place.port or 5432) as running:
+    with FlakyProxy.before(postgres_url) as running:
         yield running
 
 
@@ -42,9 +40,7 @@ def make(server: MakeServer, url: str, proxy: FlakyProxy) -> MakeServer:
 
     def through_proxy(*flags: str) -> Server:
         one = server(*flags, **QUICK)
-        place = urlsplit(url)
-        user = "" if place.username is None else f"{place.username}@"
-        one.url = place._replace(netloc=f"{user}127.0.0.1:{proxy.port}").geturl()
+        one.url = proxy.through(url)
         return one
 
     return through_proxy
@@ -77,6 +73,16 @@ def busy(one: Server, storage: Storage, method: str, *, limit: timedelta | None 
     job_id = storage.enqueue(Job.new(method, timeout=limit))
     wait_until(one.journal, what=one.log())
     return job_id, one.journal()[0].pid
+
+
+def opening(make: MakeServer, storage: Storage, proxy: FlakyProxy) -> Server:
+    """A server that is about to recover what earlier runs left, and to register."""
+    storage.migrate()
+    proxy.slow_down(0.4)
+    one = make("-w", "2").start(ready=None)
+    wait_until(lambda: "Methods:" in one.log(), what="its first line")
+    wait_until(lambda: catches_sigterm(one.pid), what=one.log())
+    return one
 
 
 def test_a_job_past_its_limit_is_killed_and_it_is_recorded_when_the_database_answers_again(
@@ -161,11 +167,7 @@ def test_a_dead_worker_is_replaced_and_the_new_one_knows_nothing_of_the_connecti
 def test_a_server_that_is_told_to_stop_while_it_starts_starts_no_worker(
     make: MakeServer, storage: Storage, proxy: FlakyProxy
 ) -> None:
-    storage.migrate()
-    proxy.slow_down(0.4)
-    one = make("-w", "2").start(ready=None)
-    wait_until(lambda: one.log().count("Methods:") == 1, what="its first line")
-    wait_until(lambda: catches_sigterm(one.pid), what=one.log())
+    one = opening(make, storage, proxy)
 
     proxy.slow_down(REPLY_S)
     one.signal(signal.SIGTERM)
@@ -178,11 +180,7 @@ def test_a_server_that_is_told_to_stop_while_it_starts_starts_no_worker(
 def test_a_server_whose_database_says_nothing_any_more_while_it_starts_says_so_and_starts_no_worker(
     make: MakeServer, storage: Storage, proxy: FlakyProxy
 ) -> None:
-    storage.migrate()
-    proxy.slow_down(0.4)
-    one = make("-w", "2").start(ready=None)
-    wait_until(lambda: one.log().count("Methods:") == 1, what="its first line")
-    wait_until(lambda: catches_sigterm(one.pid), what=one.log())
+    one = opening(make, storage, proxy)
 
     proxy.go_silent()
 

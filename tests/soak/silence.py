@@ -13,7 +13,6 @@ import sqlite3
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 from qml_mp.core.job import Job
 from tests.processes.harness import Server, wait_until
@@ -82,10 +81,8 @@ def _prepared(stack: contextlib.ExitStack, ground: Ground, server: Server, fault
             other.execute("BEGIN EXCLUSIVE")
 
         return lock
-    place = urlsplit(ground.url)
-    proxy = stack.enter_context(FlakyProxy(str(place.hostname), place.port or 5432))
-    user = "" if place.username is None else f"{place.username}@"
-    server.url = place._replace(netloc=f"{user}127.0.0.1:{proxy.port}").geturl()
+    proxy = stack.enter_context(FlakyProxy.before(ground.url))
+    server.url = proxy.through(ground.url)
     return proxy.go_silent if fault == "silent" else lambda: proxy.slow_down(_REPLY_S)
 
 

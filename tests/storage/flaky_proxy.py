@@ -6,6 +6,7 @@ import socket
 import threading
 from contextlib import suppress
 from types import TracebackType
+from urllib.parse import urlsplit
 
 _CHUNK_BYTES = 65536
 
@@ -30,6 +31,18 @@ class FlakyProxy:
         self._delay_s = 0.0  # set by the test, read by the threads that answer
         self._closed = threading.Event()
         self._threads = [threading.Thread(target=self._accept)]
+
+    @classmethod
+    def before(cls, url: str) -> FlakyProxy:
+        """One before the server of a database's URL."""
+        place = urlsplit(url)
+        return cls(str(place.hostname), place.port or 5432)
+
+    def through(self, url: str) -> str:
+        """The URL, by the way of this proxy."""
+        place = urlsplit(url)
+        user = "" if place.username is None else f"{place.username}@"
+        return place._replace(netloc=f"{user}127.0.0.1:{self.port}").geturl()
 
     def lose_reply(self, number: int) -> None:
         self._replies_until_cut = number

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -41,18 +40,14 @@ class Patient:
 
 @pytest.fixture
 def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
-    place = urlsplit(postgres_url)
-    with FlakyProxy(str(place.hostname), place.port or 5432) as running:
+    with FlakyProxy.before(postgres_url) as running:
         yield running
 
 
 @pytest.fixture
 def through_proxy(url: str, proxy: FlakyProxy) -> Iterator[Storage]:
     """A storage that is reached through the proxy."""
-    place = urlsplit(url)
-    user = "" if place.username is None else f"{place.username}@"
-    address = place._replace(netloc=f"{user}127.0.0.1:{proxy.port}").geturl()
-    with closing(open_storage(address, patience=timedelta(seconds=0.2))) as storage:
+    with closing(open_storage(proxy.through(url), patience=timedelta(seconds=0.2))) as storage:
         yield storage
 
 
