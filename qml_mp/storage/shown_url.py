@@ -24,6 +24,9 @@ _USER = re.compile(r"[\w.~%+-]*"), re.compile(r"[\w.~+@-]*")
 _HOST = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%~-]*)(?::\d{0,5})?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*"), re.compile(r"[\w.~,:/\[\]%@-]*")
 _PATH = re.compile(r"(?:/[\w.~%+-]*)?"), re.compile(r"(?:/[\w.~+-]*)?")
+_PARAMETERS_IN_LOGIN = re.compile(
+    r"\?.*=", re.DOTALL
+)  # of `host:1?password=…@…`, whose @ libpq takes for the end
 _VALUE = re.compile(r"[^@&#\s]*"), re.compile(r"[\w.,:/~+-]*")
 _SESSION = re.compile(r"[^@&#]*"), re.compile(r"[\w.,/~+= -]*")
 _PLACES = frozenset({
@@ -117,9 +120,10 @@ def _shown_postgres_url(url: str) -> str:
 
 
 def _base_is_plain(parts: UrlParts) -> bool:
-    user = "" if parts.login is None else parts.login.partition(":")[0]
+    login = parts.login or ""
     return (
-        _is_plain(user, _USER)
+        _is_plain(login.partition(":")[0], _USER)
+        and not _PARAMETERS_IN_LOGIN.search(login)
         and parts.has_plain_hosts
         and _is_plain(parts.path, _PATH)
         and not any("@" in part for part in parts.parameters if _key(part) not in _SECRETS)
