@@ -16,12 +16,13 @@ STREAMS = (0, 1, 2)
 def occupy_standard_streams() -> None:
     """Put the null device in the place of each of the three that is closed; harmless when none is."""
     for fd in STREAMS:
-        if not _is_open(fd):
+        if not is_open(fd):
             with contextlib.suppress(OSError):  # not one is left: then there is none for a connection either
                 _open_null_at(fd)
 
 
-def _is_open(fd: int) -> bool:
+def is_open(fd: int) -> bool:
+    """Whether this process has the descriptor."""
     try:
         os.fstat(fd)
     except OSError:

@@ -7,7 +7,7 @@ import sqlite3
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
-from qml_mp.standard_streams import occupy_standard_streams
+from qml_mp.standard_streams import is_open, occupy_standard_streams
 from qml_mp.storage.migrate import no_version
 from qml_mp.storage.sqlite import sql
 
@@ -85,15 +85,7 @@ def open_descriptors() -> frozenset[int]:
         listed = [int(name) for name in os.listdir("/dev/fd")]
     except OSError:
         return frozenset()  # not one is left for the listing
-    return frozenset(fd for fd in listed if _is_open(fd))  # the listing's own is not any more
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+    return frozenset(fd for fd in listed if is_open(fd))  # the listing's own is not any more
 
 
 def identity_of(path: str) -> tuple[int, int] | None:
