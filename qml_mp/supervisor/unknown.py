@@ -45,7 +45,7 @@ def unknown_tick(presence: Presence) -> Tick:
         told.clear()
         told.update(strangers)
 
-    return Tick(name="unknown", interval=_INTERVAL, body=look, hasten_after=_AFTER_NEWS)
+    return Tick(name="unknown methods", interval=_INTERVAL, body=look, hasten_after=_AFTER_NEWS)
 
 
 def known_to_nobody(storage: Storage, methods: Iterable[str], *, own_id: str) -> set[str]:

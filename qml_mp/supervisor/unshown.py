@@ -65,7 +65,7 @@ def unshown_tick(
         suspects.update(unshown)
         told.intersection_update(unshown)
 
-    return Tick(name="unshown", interval=_INTERVAL, body=look)
+    return Tick(name="unshown claims", interval=_INTERVAL, body=look)
 
 
 def _may_know(member: Member, claim: Claim) -> bool:
