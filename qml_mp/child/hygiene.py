@@ -8,6 +8,7 @@ through any of them.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import locale
 import os
 import resource
@@ -22,8 +23,8 @@ from qml_mp.ipc.stack import write_stacks_to
 
 _Handler = Any  # what signal.getsignal returns: a callable, a number or None
 _SIGNALS = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
-# As the interpreter has it: to make an enum of it, for 62 signals after every job, takes 50 µs.
-_handler_of: Callable[[int], _Handler] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+# As the interpreter has it: what `signal` makes an enum of, for 62 signals after every job, takes 50 µs.
+_handler_of: Callable[[int], _Handler] = _signal.getsignal
 _LIMITS = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _SPARE_FDS = 32  # what a worker may need at once: a connection, a file of the app, a fork
