@@ -18,8 +18,8 @@ from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
-_LEAVING_S = 0.5  # what leaving storage may take after the last worker is gone, whatever came before
-_IDLE_LEAVING_S = 1.7  # and after the last job, as long as the shutdown's own deadline allows
+_LEAVING_S = 0.4  # what leaving storage may take after the last worker is gone, whatever came before
+_IDLE_LEAVING_S = 1.4  # and after the last job, as long as the shutdown's own deadline allows
 
 
 class Stop:
