@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from qml_mp import host
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.judging import Judging
+from qml_mp.supervisor.retrying import each_by_itself
 from qml_mp.supervisor.sweep import is_seen_alive, reclaim_from_dead_neighbours, release_stranded_jobs
 from qml_mp.supervisor.ticks import Tick
 
@@ -40,21 +42,24 @@ def heartbeat_tick(
             declared_dead()
             return None
         judging.renew(storage.now())
-        soonest: timedelta | None = None
-        for peer in storage.silent_servers(own_id=own_id(), timeout=judging.shortest_silence):
+        not_yet: list[timedelta] = []
+
+        def judge(peer: ServerInfo) -> None:
             if is_seen_alive(storage, peer):
-                continue  # the process table knows better, and the neighbour loop asks it
+                return  # the process table knows better, and the neighbour loop asks it
             lease = judging.lease_for(peer.process)
             if not lease.is_old_enough:
-                soonest = min(lease.remaining, soonest or lease.remaining)
-                continue
+                not_yet.append(lease.remaining)
+                return
             count = storage.reclaim_server(
                 peer.id, silent_for=lease.timeout, judge=own_id(), retention=Retention.of(config)
             )
             if count:
-                logger.warning("Server %s is silent; %s of its jobs are enqueued again", peer.id, count)
+                logger.warning("Server %s is silent; jobs of it that are enqueued again: %s", peer.id, count)
                 wake()
-        return soonest
+
+        each_by_itself(storage.silent_servers(own_id=own_id(), timeout=judging.shortest_silence), judge)
+        return min(not_yet, default=None)
 
     return Tick(name="heartbeat", interval=judging.beat, body=beat)
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from qml_mp.errors import QmlError
+from qml_mp.errors import QmlError, StorageError, StorageUnreachable
+
+_Item = TypeVar("_Item")
 
 logger = logging.getLogger(__name__)
 
@@ -56,3 +60,20 @@ class Retrying:
         if self._failures:
             logger.info("%s", self._works)
         self._failures, self._said, self.not_before = 0, None, 0.0
+
+
+def each_by_itself(items: Iterable[_Item], action: Callable[[_Item], None]) -> None:
+    """Do it for each; what storage refuses about one of them keeps no other waiting.
+
+    The first refusal is raised when all are through; a storage that cannot be reached ends it at once.
+    """
+    refused: StorageError | None = None
+    for item in items:
+        try:
+            action(item)
+        except StorageUnreachable:
+            raise
+        except StorageError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused

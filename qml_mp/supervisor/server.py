@@ -21,6 +21,7 @@ from qml_mp.errors import (
     ConfigurationError,
     SchemaMismatch,
     StorageError,
+    StorageUnavailable,
     StorageUnreachable,
     WorkerBootError,
 )
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 STORAGE_PATIENCE = timedelta(seconds=0.2)
 """Longest that a supervisor lets one operation wait for a lock of somebody else."""
+_PATIENCE_AT_START_S = 5.0  # as long as any client waits for such a lock
 
 
 class ExitCode:
@@ -172,9 +174,7 @@ class Supervisor:
         """Recover what earlier runs left, then say who we are."""
         try:
             self._try_to_recover()
-            self._presence.register()
-            for template in self._recurring:
-                self._storage.upsert_recurring_job(template)
+            self._register()
         except StorageError:
             if not self._stop.has_begun:
                 raise
@@ -190,6 +190,23 @@ class Supervisor:
             raise
         except StorageError as error:
             logger.warning("Cannot give back what earlier runs left; a loop tries again: %s", error)
+
+    def _register(self) -> None:
+        """Who else writes at this moment is waited for a little: not worth a start that fails."""
+        deadline = self._clock.monotonic() + _PATIENCE_AT_START_S
+        while True:
+            try:
+                self._presence.register()
+                for template in self._recurring:
+                    self._storage.upsert_recurring_job(template)
+                return
+            except StorageUnreachable:
+                raise
+            except StorageUnavailable as error:
+                if self._stop.has_begun or self._clock.monotonic() >= deadline:
+                    raise
+                logger.debug("The start waits for storage: %s", error)
+            self.see_to(wait_for(self.fds(), until=self._clock.monotonic() + 0.05), may_fork=False)
 
     def _turn(self) -> None:
         """One round: wait for whatever comes first, then see to everything, the urgent before the slow."""

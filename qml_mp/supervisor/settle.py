@@ -21,11 +21,11 @@ from qml_mp.core.outcome import (
     Retry,
     judge_crash,
 )
-from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.processing.transition_log import log_transition
 from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.supervisor.retrying import each_by_itself
 from qml_mp.units import format_size
 
 logger = logging.getLogger(__name__)
@@ -85,16 +85,9 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     failpoints.hit("settle.before")
     storage.deregister_worker(death.worker_id)
     claims = storage.claims_of_worker(death.worker_id)
-    refused: StorageError | None = None
-    for claim in claims:
-        try:
-            _finish(storage, death, claim, max_crashes=max_crashes, retention=retention)
-        except StorageUnreachable:
-            raise
-        except StorageError as error:
-            refused = refused or error  # of this claim alone: the others' time is not its
-    if refused is not None:
-        raise refused
+    each_by_itself(
+        claims, lambda claim: _finish(storage, death, claim, max_crashes=max_crashes, retention=retention)
+    )
     failpoints.hit("settle.after")
     return len(claims)
 

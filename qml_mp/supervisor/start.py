@@ -37,7 +37,7 @@ def run_server(
     storage = open_storage(
         load_url(url_flag or facts.url), application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
     )
-    storage.list_servers()  # connects, and makes the schema when there is none
+    _connect_once(storage.url)
     _announce(config, storage, facts, app_spec)
     return Supervisor(
         config,
@@ -48,6 +48,16 @@ def run_server(
         burst=burst,
         ends_process=True,
     ).run()
+
+
+def _connect_once(url: str) -> None:
+    """See that storage can be used, and make the schema when there is none, with the patience of a client:
+    another starter may be making it at this moment."""
+    storage = open_storage(url, application_name="qml-mp: start")
+    try:
+        storage.list_servers()
+    finally:
+        storage.close()
 
 
 def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:

@@ -18,6 +18,7 @@ from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.killing import kill_stranger
 from qml_mp.supervisor.presence import Presence
+from qml_mp.supervisor.retrying import each_by_itself
 from qml_mp.supervisor.wait import wait_for
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str
         stale_before, spare_servers=[own_id, *spared], retention=Retention.of(config)
     )
     if count:
-        logger.warning("%s stranded jobs are enqueued again", count)
+        logger.warning("Stranded jobs that are enqueued again: %s", count)
     return count
 
 
@@ -73,16 +74,18 @@ def reclaim_from_dead_neighbours(
 
     A server whose workers are not proved dead within `proof_s` is left for the next time.
     """
-    recovered = 0
-    for server in storage.list_servers():
-        if server.id == own_id or host.is_alive(server.process) is not False:
-            continue
+    counts: list[int] = []
+
+    def reclaim(server: ServerInfo) -> None:
         workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
         if _all_proved_dead(workers, proof_s=proof_s):
             count = storage.reclaim_server(server.id, silent_for=None, retention=retention)
-            logger.warning("Server %s is dead; %s of its jobs are enqueued again", server.id, count)
-            recovered += count
-    return recovered
+            logger.warning("Server %s is dead; jobs of it that are enqueued again: %s", server.id, count)
+            counts.append(count)
+
+    dead = [server for server in storage.list_servers() if host.is_alive(server.process) is False]
+    each_by_itself((server for server in dead if server.id != own_id), reclaim)
+    return sum(counts)
 
 
 def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:

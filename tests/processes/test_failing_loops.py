@@ -57,6 +57,38 @@ def count_of(storage: Storage, method: str) -> int:
 
 
 @pytest.mark.fault(75)
+def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_waiting(
+    server: MakeServer, storage: Storage, url: str, tmp_path: Path
+) -> None:
+    dead = []
+    for name in ("refused", "free"):
+        one = server("-w", "1", "--server-name", name, app=APP)
+        one.folder = tmp_path / name
+        one.folder.mkdir()
+        dead.append(one.start())
+        enqueue(storage, "gated", gate=str(tmp_path / name / "gate"))
+        wait_until(one.journal, what=one.log())
+    refused_id, free_id = (one.journal()[0].job_id for one in dead)
+    for one in dead:
+        workers = list(one.worker_pids().values())
+        one.signal(signal.SIGKILL)
+        one.wait()
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+    with refusing(url, "UPDATE", f"OLD.id = '{refused_id}'"):
+        heir = server("-w", "1", app=APP).start()
+        wait_until(lambda: free_id in [line.job_id for line in heir.journal()], what=heir.log())
+        (tmp_path / "free" / "gate").touch()
+        wait_for_state(storage, free_id, StateName.SUCCEEDED)
+        assert storage.get(refused_id).state_name is StateName.PROCESSING  # type: ignore[union-attr]
+
+    (tmp_path / "refused" / "gate").touch()
+    wait_for_state(storage, refused_id, StateName.SUCCEEDED, within_s=40.0)
+
+
+@pytest.mark.fault(75)
 def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
     server: MakeServer, storage: Storage, url: str, tmp_path: Path
 ) -> None:

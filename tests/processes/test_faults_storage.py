@@ -133,6 +133,23 @@ def test_a_lock_that_another_program_keeps_is_waited_for_and_nothing_is_lost(
 
 
 @pytest.mark.fault(43)
+def test_a_start_waits_a_little_for_a_program_that_keeps_the_lock(
+    server: MakeServer, storage: Storage, path: Path
+) -> None:
+    job_id = enqueue(storage, "plain")
+    one = server("-v", "-w", "1", app=APP)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        one.start(ready=None)
+        wait_until(lambda: "The start waits for storage" in one.log(), what=one.log())
+        other.execute("ROLLBACK")
+
+    wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(43)
 @pytest.mark.parametrize("in_a_job", [True, False], ids=["job in hand", "outcome in hand"])
 def test_while_another_program_keeps_the_lock_the_server_stops_on_time(
     server: MakeServer, storage: Storage, path: Path, gate: Path, in_a_job: bool
