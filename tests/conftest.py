@@ -14,6 +14,8 @@ from tests.postgres_programs import ClusterError, find_server_programs
 
 URL_VARIABLE = "QML_MP_TEST_URL"
 """Set it to the URL of a database to use instead of a throw-away cluster."""
+PART_VARIABLE = "QML_MP_TEST_PART"
+"""Set it to "2/3" to run every third test, beginning with the second; `scripts/test` runs all parts."""
 
 # For long runs: pytest --hypothesis-profile=soak
 settings.register_profile("soak", max_examples=1000, stateful_step_count=80, deadline=None, print_blob=True)
@@ -34,6 +36,16 @@ def pytest_report_header() -> str:
         return f"PostgreSQL: {find_server_programs().describe()}"
     except ClusterError as error:
         return f"PostgreSQL: {error}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of this part."""
+    part, _, parts = os.environ.get(PART_VARIABLE, "1/1").partition("/")
+    kept = items[int(part) - 1 :: int(parts)]
+    others = set(items) - set(kept)
+    if others:
+        config.hook.pytest_deselected(items=[item for item in items if item in others])
+        items[:] = kept
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,13 @@
 """Worker: claim, run, finish, and the next one, until told to leave.
 
-Storage that does not answer is waited for with growing pauses, and the worker stays all ears
-meanwhile. An outcome in hand is written as soon as storage answers; only a lost claim ends that.
+Storage that does not answer is waited for with growing pauses, and the worker keeps reading
+its pipe meanwhile. An outcome in hand is written as soon as storage answers; only a lost claim ends that.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from datetime import timedelta
 from qml_mp import failpoints, host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Descriptors, Hygiene
+from qml_mp.child.outages import Outages
 from qml_mp.child.token import Commands
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import (
@@ -41,10 +41,6 @@ from qml_mp.processing.transition_log import log_transition
 from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
 
 logger = logging.getLogger(__name__)
-
-_FIRST_BACKOFF_S = 0.1
-_MAX_BACKOFF_S = 3.0  # with the jitter below five seconds: by then what is due runs after an outage
-_MAX_JITTER_S = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +85,7 @@ class WorkerLoop:
         self._pid = pid
         self._jobs_done = 0
         self._spoiled: str | None = None
-        self._backoff_s = _FIRST_BACKOFF_S
+        self._outages = Outages(worker_id=fetch.worker_id, wait=commands.wait)
         self._in_doubt = False
         """Whether this worker may hold a claim of which it does not know. No length of time ends it."""
         self._found: deque[Claim] = deque()
@@ -148,9 +144,9 @@ class WorkerLoop:
                 claim = self._storage.fetch_and_lock_job(self._fetch)
                 self._in_doubt = False
         except StorageError as error:
-            self._back_off("claim a job", error)
+            self._outages.failed("claim a job", error)
             return None
-        self._backoff_s = _FIRST_BACKOFF_S
+        self._outages.ended()
         if claim is None and not self._found:
             self._slot.show(Activity.IDLE)
             self._show_title("idle")
@@ -268,7 +264,7 @@ class WorkerLoop:
                 failpoints.hit("finish.committed")
                 if then is not None:
                     self._in_doubt = False
-                self._backoff_s = _FIRST_BACKOFF_S
+                self._outages.ended()
                 return finished
             except StorageError as error:
                 was_alone, then = then is None, None
@@ -284,15 +280,7 @@ class WorkerLoop:
         if isinstance(error, StorageUnavailable) and self._storage.is_locked_by_this_process():
             self._slot.say("The job has left a transaction open, in which nobody else can write.")
             os._exit(WorkerExit.BROKEN)  # which ends the transaction
-        self._back_off("write an outcome", error)
-
-    def _back_off(self, what: str, error: StorageError) -> None:
-        """Wait with growing, jittered pauses, so that a fleet does not stampede a recovering storage."""
-        logger.warning(
-            "Cannot %s, will try again: %s", what, error, extra={"worker_id": self._fetch.worker_id}
-        )
-        self._commands.wait(self._backoff_s + random.uniform(0, min(self._backoff_s, _MAX_JITTER_S)))
-        self._backoff_s = min(self._backoff_s * 2, _MAX_BACKOFF_S)
+        self._outages.failed("write an outcome", error)
 
     def _announce(self, claim: Claim, job: Job, *, old: StateName) -> None:
         """Call the hook with the row as the transition left it. It is user code: it may raise anything, and

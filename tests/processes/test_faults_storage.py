@@ -95,7 +95,7 @@ def check(path: Path) -> str:
 def test_on_a_bad_disk_no_job_runs_without_a_claim_and_all_goes_on_when_it_is_mended(
     server: MakeServer, storage: Storage, bad_disk: BadDisk, path: Path, gate: Path, said: str
 ) -> None:
-    one, running_id, next_id = busy(server("-w", "1", app=APP, **bad_disk.environment), storage, gate)
+    one, running_id, next_id = busy(server("-v", "-w", "1", app=APP, **bad_disk.environment), storage, gate)
     empty_log(path)
 
     with bad_disk.full() if said == "disk is full" else bad_disk.failing(one.worker_pids()[1]):
@@ -201,7 +201,7 @@ def test_a_server_refuses_to_start_on_a_file_that_it_cannot_write(
 def test_a_file_deleted_under_a_server_is_said_and_never_made_anew(
     server: MakeServer, storage: Storage, disk: Path, path: Path, gate: Path
 ) -> None:
-    one, running_id, _ = busy(server("-w", "1", "--shutdown-timeout", "1", app=APP), storage, gate)
+    one, running_id, _ = busy(server("-v", "-w", "1", "--shutdown-timeout", "1", app=APP), storage, gate)
     storage.close()
     for file in list(disk.iterdir()):
         file.unlink()

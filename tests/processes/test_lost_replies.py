@@ -71,7 +71,7 @@ def test_while_a_claim_may_come_late_no_other_is_asked_for_and_the_late_one_is_r
         storage.migrate()
         pause_claims(admin)
         url = place._replace(netloc=f"{place.username}@127.0.0.1:{proxy.port}").geturl()
-        one = Server(url=url, folder=tmp_path, app=APP, flags=("-w", "1"))
+        one = Server(url=url, folder=tmp_path, app=APP, flags=("-v", "-w", "1"))
         try:
             one.start()
             holder.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
@@ -149,7 +149,7 @@ def test_a_right_that_is_gone_for_a_while_neither_undoes_what_has_ended_nor_ends
 ) -> None:
     name, run = role
     gate = tmp_path / "gate"
-    one = server("-w", "2", app=APP)
+    one = server("-v", "-w", "2", app=APP)
     place = urlsplit(one.url)
     one.url = place._replace(netloc=f"{name}@{place.hostname}:{place.port}").geturl()
     one.start(ready=2)
@@ -173,7 +173,7 @@ def test_an_outcome_that_a_trigger_refuses_is_written_as_soon_as_it_lets_it(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    one = server("-w", "1", app=APP).start()
+    one = server("-v", "-w", "1", app=APP).start()
     ids = [enqueue(storage, "gated", gate=str(gate))]
     wait_until(lambda: starts(one), what=one.log())
     ids.append(enqueue(storage, "plain"))

@@ -31,7 +31,7 @@ def one(admin: psycopg.Connection, tmp_path: Path) -> Iterator[Server]:
     """A running server of the role."""
     url = url_of(admin, f"clerk:{PASSWORD}", database="jobs")
     server = Server(
-        url=url, folder=tmp_path, app="tests.processes.apps_storage_faults:app", flags=("-w", "1")
+        url=url, folder=tmp_path, app="tests.processes.apps_storage_faults:app", flags=("-v", "-w", "1")
     )
     yield server.start()
     server.clean_up()
