@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def children(pid: int) -> set[int]:
 def sockets(pid: int) -> set[str]:
     """The sockets that a process holds, as the kernel numbers them."""
     folder = Path(f"/proc/{pid}/fd")
-    return {link for name in os.listdir(folder) if (link := os.readlink(folder / name)).startswith("socket:")}
+    links = set()
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):  # closed since it was listed
+            links.add(os.readlink(folder / name))
+    return {link for link in links if link.startswith("socket:")}
 
 
 def catches_sigterm(pid: int) -> bool:
