@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,18 +10,8 @@ from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Fetch, Storage
 from tests.cli.command import Qml
-
-
-@pytest.fixture
-def storage(qml: Qml) -> Iterator[Storage]:
-    """The storage that the command uses."""
-    storage = open_storage(f"sqlite:///{qml.database}")
-    storage.migrate()
-    yield storage
-    storage.close()
 
 
 def enqueue_resizes(storage: Storage, count: int) -> None:

@@ -56,20 +56,24 @@ def count_of(storage: Storage, method: str) -> int:
     return len(storage.list_jobs(JobFilter(method=method), limit=100).jobs)
 
 
+def in_a_job(server: MakeServer, storage: Storage, folder: Path) -> tuple[Server, str]:
+    """A server with a folder of its own, and the job that it is in until there is a `gate` in the folder."""
+    folder.mkdir()
+    one = server("-w", "1", app=APP)
+    one.folder = folder
+    one.start()
+    job_id = enqueue(storage, "gated", gate=str(folder / "gate"))
+    wait_until(one.journal, what=one.log())
+    return one, job_id
+
+
 @pytest.mark.fault(75)
 def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_waiting(
     server: MakeServer, storage: Storage, url: str, tmp_path: Path
 ) -> None:
-    dead = []
-    for name in ("refused", "free"):
-        one = server("-w", "1", "--server-name", name, app=APP)
-        one.folder = tmp_path / name
-        one.folder.mkdir()
-        dead.append(one.start())
-        enqueue(storage, "gated", gate=str(tmp_path / name / "gate"))
-        wait_until(one.journal, what=one.log())
-    refused_id, free_id = (one.journal()[0].job_id for one in dead)
-    for one in dead:
+    first, refused_id = in_a_job(server, storage, tmp_path / "refused")
+    second, free_id = in_a_job(server, storage, tmp_path / "free")
+    for one in (first, second):
         workers = list(one.worker_pids().values())
         one.signal(signal.SIGKILL)
         one.wait()
@@ -92,12 +96,7 @@ def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_wait
 def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
     server: MakeServer, storage: Storage, url: str, tmp_path: Path
 ) -> None:
-    one = server("-w", "1", app=APP)
-    one.folder = tmp_path / "one"
-    one.folder.mkdir()
-    one.start()
-    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(one.journal, what=one.log())
+    one, job_id = in_a_job(server, storage, tmp_path / "one")
 
     with refusing(url, "DELETE", "OLD.method = 'plain'"):
         two = server("-w", "1", app=APP, QML_MP_CLEANUP_INTERVAL="100ms", QML_MP_SUCCEEDED_TTL="0").start()
@@ -106,7 +105,7 @@ def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
         one.signal(signal.SIGKILL)
         wait_until(lambda: job_id in [line.job_id for line in two.journal()], within_s=30.0, what=two.log())
 
-    (tmp_path / "gate").touch()
+    (tmp_path / "one" / "gate").touch()
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
 
     wait_until(lambda: "The cleanup loop works again" in two.log(), what=two.log())
@@ -158,12 +157,8 @@ def test_a_dead_workers_claim_that_cannot_be_settled_holds_up_no_other(
 def test_a_recovery_that_is_refused_at_the_start_is_tried_again_and_keeps_no_server_from_starting(
     server: MakeServer, storage: Storage, url: str, tmp_path: Path
 ) -> None:
-    one = server("-w", "1", app=APP)
-    one.folder = tmp_path / "one"
-    one.folder.mkdir()
-    one.start()
-    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    (begun,) = wait_until(one.journal, what=one.log())
+    one, job_id = in_a_job(server, storage, tmp_path / "one")
+    (begun,) = one.journal()
     one.signal(signal.SIGKILL)
     one.wait()
     with suppress(ProcessLookupError):
@@ -175,7 +170,7 @@ def test_a_recovery_that_is_refused_at_the_start_is_tried_again_and_keeps_no_ser
         wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
         assert REFUSAL in two.log()
 
-    (tmp_path / "gate").touch()
+    (tmp_path / "one" / "gate").touch()
     wait_for_state(storage, job_id, StateName.SUCCEEDED, within_s=30.0)
     assert "Cannot give back what earlier runs left" in two.log()
     assert "Traceback" not in two.log()
