@@ -14,7 +14,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
-from tests.processes.harness import Server, enqueue, result_of, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 MakeLiving = Callable[..., Server]
@@ -90,9 +90,7 @@ def test_a_reload_never_has_fewer_ready_workers_than_before(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(
-        lambda: len(now := one.worker_pids()) == workers and before.isdisjoint(now.values()), what=one.log()
-    )
+    wait_until(lambda: len(one.worker_pids()) == workers and all(map(is_gone, before)), what=one.log())
     for job_id in running:
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
     assert result_of(storage, "version") == 2
@@ -122,7 +120,7 @@ def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(2) + NAP)
     one.signal(signal.SIGHUP)
-    wait_until(lambda: set(before.values()).isdisjoint(one.worker_pids().values()), what=one.log())
+    wait_until(lambda: all(map(is_gone, before.values())), what=one.log())
     assert result_of(storage, "version") == 2
     assert one.log().count("No module named 'no_such_library'") == 1
     wait_until(lambda: trouble_in(storage) is None)
@@ -152,7 +150,7 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(3))
     one.signal(signal.SIGHUP)
-    wait_until(lambda: set(before.values()).isdisjoint(one.worker_pids().values()), what=one.log())
+    wait_until(lambda: all(map(is_gone, before.values())), what=one.log())
     assert result_of(storage, "version") == 3
     wait_until(lambda: trouble_in(storage) is None)
     assert min(after(one.log(), 2)) == 2
@@ -207,7 +205,7 @@ def test_workers_that_replace_others_while_claims_are_paused_claim_nothing(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: set(before.values()).isdisjoint(one.worker_pids().values()), what=one.log())
+    wait_until(lambda: all(map(is_gone, before.values())), what=one.log())
     wait_until(lambda: one.log().count("left as told") == 2, what=one.log())
     job = storage.get(job_id)
     assert job is not None
@@ -228,7 +226,7 @@ def test_workers_may_be_added_and_removed_during_a_reload(
     one.signal(signal.SIGHUP)
     one.signal(signal.SIGTTIN)
 
-    wait_until(lambda: sorted(now := one.worker_pids()) == [1, 2, 3] and before.isdisjoint(now.values()))
+    wait_until(lambda: sorted(one.worker_pids()) == [1, 2, 3] and all(map(is_gone, before)))
     one.signal(signal.SIGHUP)
     one.signal(signal.SIGTTOU)
     wait_until(lambda: one.log().count("left as told") == 5 and sorted(one.worker_pids()) == [1, 2])
@@ -310,7 +308,7 @@ def test_a_reload_keeps_the_queues_that_were_asked_for(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: (now := one.worker_pids()) and before.isdisjoint(now.values()), what=one.log())
+    wait_until(lambda: one.worker_pids() and all(map(is_gone, before)), what=one.log())
     wait_until(lambda: storage.list_servers()[0].methods == ("version", "resize"), what=one.log())
     assert storage.list_servers()[0].queues == ("default",)
     assert one.stop() == 0

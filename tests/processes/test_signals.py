@@ -119,7 +119,7 @@ def test_hup_replaces_the_workers_one_by_one_and_each_finishes_its_job_first(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: len(now := one.worker_pids()) == 3 and before.isdisjoint(now.values()), what=one.log())
+    wait_until(lambda: len(one.worker_pids()) == 3 and all(map(is_gone, before)), what=one.log())
     assert min(ready_workers(one.log())[2:]) >= 2  # from when all three were ready
     for job_id in ids:
         job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
