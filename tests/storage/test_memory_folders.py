@@ -1,4 +1,8 @@
-"""Tests: what killed processes leave of their storages in memory is removed, and nothing else is."""
+"""Tests: what killed processes leave of their storages in memory is removed, and nothing else is.
+
+Whoever starts a server beside these tests may be the one that removes: what a folder holds is looked at, and
+written, while its owner lives.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +48,9 @@ def another_process() -> Iterator[tuple[subprocess.Popen[str], Path]]:
 @pytest.mark.parametrize("how", ["by the next storage in memory", "by the next server"])
 def test_the_folder_of_a_killed_process_is_removed(how: str) -> None:
     with another_process() as (process, folder):
+        assert folder.exists()
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert folder.exists()
 
         if how == "by the next server":
             remove_orphaned_folders()
@@ -66,8 +70,6 @@ def test_the_folder_of_a_living_process_stays() -> None:
 @pytest.mark.parametrize("owner", ["of another machine", "unreadable", "nobody"])
 def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(owner: str) -> None:
     with another_process() as (process, folder):
-        process.send_signal(signal.SIGKILL)
-        process.wait()
         match owner:
             case "of another machine":
                 foreign = replace(host.identity(), host="another", pid=process.pid)
@@ -76,6 +78,8 @@ def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(owner: str) -> None:
                 (folder / "owner.json").write_text("{")
             case _:
                 (folder / "owner.json").unlink()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
 
         remove_orphaned_folders()
 
@@ -87,11 +91,11 @@ def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(owner: str) -> None:
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     with another_process() as (process, folder):
-        process.send_signal(signal.SIGKILL)
-        process.wait()
         link = folder.with_name(f"{folder.name}-link")
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept" / "owner.json").write_text((folder / "owner.json").read_text())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
         link.symlink_to(tmp_path / "kept")
         try:
             remove_orphaned_folders()
