@@ -56,11 +56,6 @@ class Pusher:
         wishes = [next_rung_at(plans, now=now), *(at for at in leaving if at > now)]
         return min((at for at in wishes if at is not None and at < float("inf")), default=None)
 
-    def is_due_within(self, seconds: float) -> bool:
-        """Whether somebody has to be pushed that soon."""
-        at = self.next_at()
-        return at is not None and at - self._clock.monotonic() < seconds
-
     def _must_have_left_at(self, member: Member) -> float:
         if self.stopping is None:
             return float("inf")
