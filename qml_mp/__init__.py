@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qml_mp.core.outcome import ErrorInfo
     from qml_mp.core.recurring import RecurringJob
     from qml_mp.core.state import StateName
+    from qml_mp.embedding.background_server import BackgroundJobServer
     from qml_mp.errors import (
         AppImportError,
         ConfigurationError,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from qml_mp.settings import ServerConfig
     from qml_mp.storage.open import open_storage
     from qml_mp.storage.protocol import CancelResult, Storage
-    from qml_mp.supervisor.embed import BackgroundJobServer
 else:
     from types import MappingProxyType
 
@@ -78,7 +78,7 @@ else:
         "settings": ("ServerConfig",),
         "storage.open": ("open_storage",),
         "storage.protocol": ("CancelResult", "Storage"),
-        "supervisor.embed": ("BackgroundJobServer",),
+        "embedding.background_server": ("BackgroundJobServer",),
     })  # fmt: skip
 
     def __getattr__(name: str) -> object:

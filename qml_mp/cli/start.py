@@ -77,7 +77,7 @@ def start(
     if app_spec is None:
         raise click.UsageError("No app is named: pass -A module:attribute, or set QML_MP_APP.")
     configure_logging(verbose=session.verbose)
-    from qml_mp.supervisor.start import run_server  # after the usage errors: it brings in the storage drivers
+    from qml_mp.embedding.start import run_server  # after the usage errors: it brings in the storage drivers
 
     given: dict[str, Any] = {name: value for name, value in config_flags.items() if value is not None}
     code: int = run_server(app_spec=app_spec, url_flag=session.url, config_flags=given, burst=burst)

@@ -22,9 +22,9 @@ from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
-from qml_mp.supervisor.fork import Child, fork_child, reap
-from qml_mp.supervisor.killing import kill_stranger
 from qml_mp.supervisor.wait import wait_for
+from qml_mp.supervisor.workers.fork import Child, fork_child, reap
+from qml_mp.supervisor.workers.killing import kill_stranger
 
 _UNWIND_S = 1.5  # from the second signal (the exception in the job) to the kill
 _LOOK_EVERY_S = 0.05

@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from qml_mp.processing.cancel import CancelReason
 
-_WITNESS_S = 0.05  # what writing a stack may take
+_DUMPING_A_STACK_S = 0.05  # what writing a stack may take
 _UNWINDING_PART = 4  # of the time promised at shutdown, at most the last quarter is for unwinding
 
 
@@ -24,7 +24,7 @@ class Rung(IntEnum):
     NONE = 0
     ASK = 1
     INTERRUPT = 2
-    WITNESS = 3
+    DUMP_STACK = 3
     KILL = 4
 
 
@@ -40,14 +40,14 @@ class Plan:
     @property
     def witness_at(self) -> float:
         """When the stack is asked for."""
-        return max(self.interrupt_at, self.kill_at - _WITNESS_S)
+        return max(self.interrupt_at, self.kill_at - _DUMPING_A_STACK_S)
 
     def rung(self, now: float) -> Rung:
         """The highest rung that is due."""
         if now >= self.kill_at:
             return Rung.KILL
         if now >= self.witness_at:
-            return Rung.WITNESS
+            return Rung.DUMP_STACK
         if now >= self.interrupt_at:
             return Rung.INTERRUPT
         return Rung.ASK if now >= self.ask_at else Rung.NONE

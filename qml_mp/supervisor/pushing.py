@@ -7,9 +7,9 @@ import logging
 from qml_mp.clock import Clock
 from qml_mp.ipc.slot import Activity
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.supervisor.fleet import Fleet
 from qml_mp.supervisor.ladder import Graces, Plan, Rung, highest, next_rung_at
-from qml_mp.supervisor.member import Member
+from qml_mp.supervisor.workers.fleet import Fleet
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Pusher:
         """Do what is due now for every worker."""
         now = self._clock.monotonic()
         if self.stopping is not None:
-            self._fleet.send_away()
+            self._fleet.drain()
             if self.stopping.rung(now) is Rung.KILL:
                 self._fleet.kill_all(CancelReason.SHUTDOWN)
                 return
@@ -56,12 +56,12 @@ class Pusher:
         wishes = [next_rung_at(plans, now=now), *(at for at in leaving if at > now)]
         return min((at for at in wishes if at is not None and at < float("inf")), default=None)
 
-    def _must_have_left_at(self, member: Member) -> float:
+    def _must_have_left_at(self, member: WorkerProcess) -> float:
         if self.stopping is None:
             return float("inf")
         return max(self.stopping.ask_at, member.busy_at) + _LEAVING_S
 
-    def _plans(self, member: Member) -> list[Plan]:
+    def _plans(self, member: WorkerProcess) -> list[Plan]:
         """What the job in hand is up against. A job whose outcome is being written is left alone,
         but for the deadline of the whole server."""
         view = member.last

@@ -13,8 +13,8 @@ from datetime import timedelta
 from qml_mp.child.probe import AppFacts
 from qml_mp.child.source import ProgramSource
 from qml_mp.errors import AppImportError
-from qml_mp.supervisor.presence import in_short
 from qml_mp.supervisor.probe import Probe
+from qml_mp.supervisor.registration import in_short
 
 logger = logging.getLogger(__name__)
 

@@ -28,26 +28,26 @@ from qml_mp.errors import (
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.chores import Chores
-from qml_mp.supervisor.fleet import Fleet, Quarters
 from qml_mp.supervisor.guardian import Guardian
 from qml_mp.supervisor.ladder import Graces
 from qml_mp.supervisor.leaving import leave_storage
-from qml_mp.supervisor.loops import all_ticks
-from qml_mp.supervisor.memory import MemoryWatch
-from qml_mp.supervisor.news import News
-from qml_mp.supervisor.presence import Presence, in_short, what_is_served
+from qml_mp.supervisor.loops.chores import Chores
+from qml_mp.supervisor.loops.every import all_ticks
+from qml_mp.supervisor.loops.loop import TickTable
+from qml_mp.supervisor.loops.templates import Templates
 from qml_mp.supervisor.pushing import Pusher
+from qml_mp.supervisor.registration import ServerRegistration, in_short, what_is_served
 from qml_mp.supervisor.reload import Reload
 from qml_mp.supervisor.signals import SignalInbox
 from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.storage_listener import StorageListener
 from qml_mp.supervisor.sweep import sweep_at_start
-from qml_mp.supervisor.templates import Templates
 from qml_mp.supervisor.terminal import Terminal
-from qml_mp.supervisor.ticks import TickTable
 from qml_mp.supervisor.title import show_supervisor_title
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.waiting import UrgentFirst
+from qml_mp.supervisor.workers.fleet import Fleet, WorkerSpec
+from qml_mp.supervisor.workers.memory import MemoryWatch
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +97,9 @@ class Supervisor:
         self._waiting = UrgentFirst(self)
         self._terminal = Terminal()
         self._signals = SignalInbox(ends_process=ends_process)
-        self._presence = Presence(config, storage, methods=facts.methods)
-        self._news = News(storage, self._clock)
-        quarters = Quarters(
+        self._presence = ServerRegistration(config, storage, methods=facts.methods)
+        self._news = StorageListener(storage, self._clock)
+        spec = WorkerSpec(
             config=config,
             url=storage.url,
             source=source,
@@ -110,7 +110,7 @@ class Supervisor:
             source, timeout=config.boot_timeout, before_fork=self._before_fork, own_fds=self._own_fds
         )
         self._templates = Templates()
-        self._fleet = Fleet(quarters, server_id=self._presence.id, clock=self._clock)
+        self._fleet = Fleet(spec, server_id=self._presence.id, clock=self._clock)
         self._guardian = Guardian(self._fleet.slots, config.orphan_grace)
         graces = Graces(
             cancel_grace=config.cancel_grace,
@@ -210,25 +210,25 @@ class Supervisor:
 
     def _turn(self) -> None:
         """One round: wait for whatever comes first, then see to everything, the urgent before the slow."""
-        self._staff()
+        self._manage_workers()
         ready = wait_for(self._watched(), until=self._next_at())
         self.see_to(ready, may_fork=False)
         self._settle_first()
-        self._staff()
-        self._heed_news()
+        self._manage_workers()
+        self._handle_notifications()
         self._mind_presence()
         self._run_ticks()
 
     def see_to(self, ready: frozenset[int], *, may_fork: bool) -> None:
         """What never waits for storage: called between two of its replies too."""
-        self._heed_signals()
-        self._heed_host(ready)
-        self._heed_reload()
-        self._bury_the_dead()
+        self._handle_signals()
+        self._handle_host(ready)
+        self._handle_reload()
+        self._reap_workers()
         self._fleet.look()
         self._mind_memory()
         if may_fork:
-            self._staff()
+            self._manage_workers()
         self._pusher.push()
 
     def _close(self) -> None:
@@ -236,7 +236,7 @@ class Supervisor:
         self._fleet.kill_all(CancelReason.SHUTDOWN)
         while len(self._fleet):
             wait_for(self._fleet.pidfds, until=self._clock.monotonic() + 0.05)
-            self._bury_the_dead()
+            self._reap_workers()
         self._reload.end()
         self._guardian.dismiss()
         self._news.close()
@@ -277,7 +277,7 @@ class Supervisor:
             wishes.append(self._news.next_at())
         return min((at for at in wishes if at is not None), default=float("inf"))
 
-    def _heed_signals(self) -> None:
+    def _handle_signals(self) -> None:
         for number in self._signals.take():
             match number:
                 case signal.SIGTERM | signal.SIGINT:
@@ -300,7 +300,7 @@ class Supervisor:
         if self._terminal.is_gone and not self._stop.has_begun:
             self._stop.begin(now=False, why="its terminal is gone")
 
-    def _heed_host(self, ready: frozenset[int]) -> None:
+    def _handle_host(self, ready: frozenset[int]) -> None:
         if not ready.isdisjoint(self._host_fds):
             self._host_fds = []  # they would stay readable
             self._stop.begin(now=False, why="the host stopped it or is gone")
@@ -315,7 +315,7 @@ class Supervisor:
         else:
             self._reload.begin()
 
-    def _heed_reload(self) -> None:
+    def _handle_reload(self) -> None:
         """Take over what new code gives, and have workers of it."""
         facts = self._reload.look()
         if facts is None or self._stop.has_begun:
@@ -335,7 +335,7 @@ class Supervisor:
         logger.info("Replacing the workers one by one. %s", what_is_served(queues, facts.methods))
         self._fleet.replace_all()
 
-    def _bury_the_dead(self) -> None:
+    def _reap_workers(self) -> None:
         for death in self._fleet.reap():
             self._chores.remember(death)
             self._ticks.make_due("settle")
@@ -350,7 +350,7 @@ class Supervisor:
         if self._chores.unsettled and not self._ticks.storage_is_down and self._stop.has_time_for_storage:
             self._ticks.run("settle")
 
-    def _staff(self) -> None:
+    def _manage_workers(self) -> None:
         """Have the guardian and the right number of workers; tell the host once the first one is ready."""
         if self._stop.has_begun or not self._is_open:
             return
@@ -375,7 +375,7 @@ class Supervisor:
             self._refusal = refusal
             self._stop.begin(now=True, why="its memory limit cannot be kept")
 
-    def _heed_news(self) -> None:
+    def _handle_notifications(self) -> None:
         if self._stop.has_begun:
             return
         missed = not self._ticks.storage_is_down and self._news.listen()

@@ -16,10 +16,10 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.killing import kill_stranger
-from qml_mp.supervisor.presence import Presence
-from qml_mp.supervisor.retrying import each_by_itself
+from qml_mp.supervisor.loops.retrying import each_by_itself
+from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.wait import wait_for
+from qml_mp.supervisor.workers.killing import kill_stranger
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks aga
 _LOOK_EVERY_S = 0.01
 
 
-def sweep_at_start(storage: Storage, config: ServerConfig, presence: Presence) -> int:
+def sweep_at_start(storage: Storage, config: ServerConfig, presence: ServerRegistration) -> int:
     """Give back what earlier runs left behind; how many jobs.
 
     Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once

@@ -15,8 +15,8 @@ from qml_mp.core.state import StateName
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.fleet import Fleet, Quarters
-from qml_mp.supervisor.presence import Presence
+from qml_mp.supervisor.registration import ServerRegistration
+from qml_mp.supervisor.workers.fleet import Fleet, WorkerSpec
 from tests.processes.harness import APP, Server, enqueue, wait_for_state, wait_until
 from tests.soak.first_jobs import run_first_jobs
 from tests.soak.report import table
@@ -53,16 +53,16 @@ def fleet(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A fleet of one, which nobody looks at but the test."""
     monkeypatch.setenv("QML_TEST_JOURNAL", str(tmp_path / "journal"))
     config = ServerConfig(worker_count=1)
-    presence = Presence(config, storage)
+    presence = ServerRegistration(config, storage)
     presence.register()
-    quarters = Quarters(
+    spec = WorkerSpec(
         config=config,
         url=storage.url,
         source=NamedProgram(spec=APP),
         before_fork=storage.close,
         own_fds=tuple,
     )
-    fleet = Fleet(quarters, server_id=presence.id, clock=SystemClock())
+    fleet = Fleet(spec, server_id=presence.id, clock=SystemClock())
     yield fleet
     fleet.kill_all(CancelReason.SHUTDOWN)
     wait_until(lambda: fleet.reap() is not None and len(fleet) == 0, what="the end of the fleet")

@@ -47,7 +47,7 @@ def test_a_job_past_its_limit_unwinds_through_finally_and_is_recorded_as_a_timeo
 @pytest.mark.fault(14)
 @pytest.mark.fault(15)
 @pytest.mark.parametrize("method", ["spin_in_c", "stubborn", "deaf", "parent_of_the_stubborn"])
-def test_a_job_past_its_limit_that_does_not_heed_is_killed_and_recorded_as_a_timeout(
+def test_a_job_past_its_limit_that_does_not_handle_is_killed_and_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
     one = server("-w", "1", **QUICK).start()
@@ -99,7 +99,7 @@ def test_a_cancel_reaches_a_running_job_through_storage(server: MakeServer, stor
 
 
 @pytest.mark.parametrize("method", ["spin", "spin_in_c", "deaf"])
-def test_a_cancelled_job_that_does_not_heed_is_ended_and_deleted_with_the_reason(
+def test_a_cancelled_job_that_does_not_handle_is_ended_and_deleted_with_the_reason(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
     one = server("-w", "1", **QUICK).start()

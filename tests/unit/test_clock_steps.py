@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from qml_mp.supervisor.clock_steps import ClockSteps
+from qml_mp.supervisor.loops.clock_steps import ClockSteps
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

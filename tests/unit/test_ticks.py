@@ -12,7 +12,7 @@ import pytest
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.ticks import Tick, TickTable
+from qml_mp.supervisor.loops.loop import Tick, TickTable
 
 SECOND = timedelta(seconds=1)
 

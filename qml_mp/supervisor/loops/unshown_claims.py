@@ -16,9 +16,9 @@ from qml_mp.core.outcome import Release
 from qml_mp.ipc.slot import Activity
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.fleet import Fleet
-from qml_mp.supervisor.member import Member
-from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.workers.fleet import Fleet
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def unshown_tick(
     return Tick(name="unshown claims", interval=_INTERVAL, body=look)
 
 
-def _may_know(member: Member, claim: Claim) -> bool:
+def _may_know(member: WorkerProcess, claim: Claim) -> bool:
     view = member.look()
     return view.activity in _SAYS_NOTHING or view.key == claim.key
 

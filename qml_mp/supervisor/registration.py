@@ -14,7 +14,7 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.judging import Judging
-from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.loops.loop import Tick
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def what_is_served(queues: Sequence[str], methods: Sequence[str] | None) -> str:
     return f"Queues: {', '.join(queues) or 'all'}. Methods: {', '.join(methods or ()) or 'none'}"
 
 
-class Presence:
+class ServerRegistration:
     """The row of this run: made at start, bumped by the heartbeat loop, kept true by a tick, removed at
     the end. `now` is the supervisor's to set."""
 

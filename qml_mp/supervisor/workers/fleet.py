@@ -17,13 +17,13 @@ from qml_mp.ipc.slot import Activity, SlotTable
 from qml_mp.ipc.stack import open_stack_file
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.backoff import BootBackoff
-from qml_mp.supervisor.fork import Child, fork_child, reap
-from qml_mp.supervisor.member import Member
-from qml_mp.supervisor.oom import OomWatch
-from qml_mp.supervisor.replacing import Replacing
-from qml_mp.supervisor.room import Room
 from qml_mp.supervisor.settle import Death
+from qml_mp.supervisor.workers.backoff import BootBackoff
+from qml_mp.supervisor.workers.fork import Child, fork_child, reap
+from qml_mp.supervisor.workers.oom import OomWatch
+from qml_mp.supervisor.workers.replacing import Replacing
+from qml_mp.supervisor.workers.room import Room
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _SILENT_BOOT_DEATHS = 5  # in a row, of workers that have no error to show, unti
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quarters:
+class WorkerSpec:
     """What the fleet needs of the supervisor for a fork."""
 
     config: ServerConfig
@@ -51,17 +51,17 @@ class Quarters:
 class Fleet:
     """All workers of one supervisor."""
 
-    def __init__(self, quarters: Quarters, *, server_id: str, clock: Clock) -> None:
-        self._quarters = quarters
+    def __init__(self, spec: WorkerSpec, *, server_id: str, clock: Clock) -> None:
+        self._spec = spec
         self._server_id = server_id
         self._clock = clock
-        self.slots = SlotTable(quarters.config.worker_count + _SPARE_SLOTS)
-        self.size = quarters.config.worker_count
+        self.slots = SlotTable(spec.config.worker_count + _SPARE_SLOTS)
+        self.size = spec.config.worker_count
         self.was_ever_ready = False
         self.boot_error: str | None = None
         """What the newest worker that could not boot had to say; None again once one is ready."""
         self.backoff = BootBackoff()
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, WorkerProcess] = {}
         self._replacing = Replacing()
         self._room = Room(clock)
         self._silent_boot_deaths = 0
@@ -70,7 +70,7 @@ class Fleet:
         self._incarnation = 0
         self.paused = False
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[WorkerProcess]:
         return iter(list(self._members.values()))
 
     def __len__(self) -> int:
@@ -110,8 +110,8 @@ class Fleet:
 
     def serve(self, queues: Sequence[str]) -> None:
         """Workers forked from now on take jobs from these queues."""
-        config = replace(self._quarters.config, queues=queues)
-        self._quarters = replace(self._quarters, config=config)
+        config = replace(self._spec.config, queues=queues)
+        self._spec = replace(self._spec, config=config)
 
     def replace_all(self) -> None:
         """Replace the workers one by one. Each is told to finish its job and leave when its replacement
@@ -141,7 +141,7 @@ class Fleet:
                 self._note_used_up(member)
             elif member.has_booted:
                 self._note_ready(member)
-            elif now - member.forked_at > self._quarters.config.boot_timeout.total_seconds():
+            elif now - member.forked_at > self._spec.config.boot_timeout.total_seconds():
                 self._end_slow_boot(member)
         self._let_predecessors_go()
         self._oom.look()
@@ -156,7 +156,7 @@ class Fleet:
             process = reap(member.child)
             if process is not None:
                 member.look()
-                deaths.append(self._bury(member, process))
+                deaths.append(self._remove(member, process))
         return deaths
 
     def wake_idle(self) -> None:
@@ -171,7 +171,7 @@ class Fleet:
         for member in self._members.values():
             member.pause() if paused else member.wake()
 
-    def send_away(self) -> None:
+    def drain(self) -> None:
         """Tell every worker to finish its job and leave."""
         for member in self._members.values():
             if not member.leaving:
@@ -205,18 +205,18 @@ class Fleet:
         # A worker that begins a job or is used up says so in memory, which wakes nobody.
         return now + _LOOK_EVERY_S if again_at is None else min(again_at, now + _LOOK_EVERY_S)
 
-    def _note_ready(self, member: Member) -> None:
+    def _note_ready(self, member: WorkerProcess) -> None:
         member.ready, member.ready_at, self.was_ever_ready = True, self._clock.monotonic(), True
         self._silent_boot_deaths = 0
         self.backoff.succeeded()
         self.boot_error = None
         logger.info("Worker %s is ready (pid %s)", member.number, member.child.pid)
 
-    def _end_slow_boot(self, member: Member) -> None:
+    def _end_slow_boot(self, member: WorkerProcess) -> None:
         if member.is_too_slow:
             return
         member.is_too_slow = True
-        limit = format_duration(self._quarters.config.boot_timeout)
+        limit = format_duration(self._spec.config.boot_timeout)
         logger.error("Worker %s is not ready after %s; killing it", member.number, limit)
         member.kill(CancelReason.SHUTDOWN)
 
@@ -226,7 +226,7 @@ class Fleet:
             stack = member.stack() or "no stack: its job has blocked or taken the signal that asks for it"
             logger.info("Worker %s (pid %s, %s):\n%s", member.number, member.child.pid, what, stack)
 
-    def _note_used_up(self, member: Member) -> None:
+    def _note_used_up(self, member: WorkerProcess) -> None:
         if member.last.used_up and not member.leaving:
             self._replacing.ask_for(member.worker_id)
 
@@ -269,7 +269,7 @@ class Fleet:
             return None
 
     def _fork(self, number: int) -> str:
-        self._quarters.before_fork()
+        self._spec.before_fork()
         self._room.check()
         index = self._free_index()
         self.slots.clear(index)
@@ -280,14 +280,14 @@ class Fleet:
             number=number,
             worker_id=worker_id,
             server_id=self._server_id,
-            url=self._quarters.url,
-            config=replace(self._quarters.config, worker_count=max(self.size, number)),
-            source=self._quarters.source,
+            url=self._spec.url,
+            config=replace(self._spec.config, worker_count=max(self.size, number)),
+            source=self._spec.source,
             pipe_fd=reading,
             stack_fd=stack_fd,
             slot=self.slots.writer(index),
         )
-        own_fds = {*self._quarters.own_fds(), *self.fds, writing}
+        own_fds = {*self._spec.own_fds(), *self.fds, writing}
         try:
             child = fork_child(
                 lambda: worker_main(order),
@@ -308,7 +308,7 @@ class Fleet:
         self, number: int, index: int, worker_id: str, child: Child, pipe_fd: int, stack_fd: int
     ) -> None:
         self.slots.set_process(index, pid=child.pid, started_ticks=child.started_ticks)
-        self._members[worker_id] = Member(
+        self._members[worker_id] = WorkerProcess(
             number=number, index=index, worker_id=worker_id, child=child, pipe_fd=pipe_fd,
             stack_fd=stack_fd, slots=self.slots,
             forked_at=self._clock.monotonic(),
@@ -321,7 +321,7 @@ class Fleet:
         taken = {member.index for member in self._members.values()}
         return next(index for index in range(self.slots.capacity) if index not in taken)
 
-    def _note_boot_failure(self, member: Member, death: Death) -> None:
+    def _note_boot_failure(self, member: WorkerProcess, death: Death) -> None:
         """It died before it was ready: by its own word that it cannot boot, or without a word. Shown once,
         not at each try; the first boot's error is the caller's to show."""
         gave_reason = member.last.activity is Activity.CANNOT_BOOT
@@ -345,7 +345,7 @@ class Fleet:
             logger.error("%s:\n%s", what_follows, text)
         self.boot_error = text
 
-    def _bury(self, member: Member, process: ProcessFacts) -> Death:
+    def _remove(self, member: WorkerProcess, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()
         stack = member.stack()
         if member.has_booted and not member.ready:

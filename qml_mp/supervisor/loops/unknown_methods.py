@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.presence import Presence
-from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.registration import ServerRegistration
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _AFTER_NEWS = timedelta(seconds=2)
 _AMONG = 1000  # of each method in each queue; longer backlogs are told as so many
 
 
-def unknown_tick(presence: Presence) -> Tick:
+def unknown_tick(presence: ServerRegistration) -> Tick:
     """Looks at what waits in the served queues."""
     told: set[str] = set()
 

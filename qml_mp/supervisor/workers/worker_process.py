@@ -12,14 +12,14 @@ from qml_mp.ipc.pipe import send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.ipc.stack import STACK_SIGNAL, empty, read_stack
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.supervisor.fork import Child
 from qml_mp.supervisor.ladder import Plan, Rung
+from qml_mp.supervisor.workers.fork import Child
 
 _BUSY = (Activity.RUNNING, Activity.FINISHING)
 
 
 @dataclass(kw_only=True, eq=False)
-class Member:
+class WorkerProcess:
     """A live (or not yet reaped) worker. Mutable; owned by the supervisor's one thread."""
 
     number: int
@@ -102,7 +102,7 @@ class Member:
             case Rung.INTERRUPT:
                 told = send(self.pipe_fd, Message(kind=Kind.INTERRUPT, key=key, reason=reason))
                 self.child.signal(signal.SIGTERM)
-            case Rung.WITNESS:
+            case Rung.DUMP_STACK:
                 told = True
                 self.ask_for_stack()
             case Rung.KILL:

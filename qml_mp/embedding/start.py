@@ -15,8 +15,8 @@ from qml_mp.sources import load_config, load_url
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.preload import preloaded
-from qml_mp.supervisor.presence import what_is_served
 from qml_mp.supervisor.probe import probe_app
+from qml_mp.supervisor.registration import what_is_served
 from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
 
 logger = logging.getLogger(__name__)

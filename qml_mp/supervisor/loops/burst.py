@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.presence import Presence, SelfDescription
-from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.registration import SelfDescription, ServerRegistration
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _INTERVAL = timedelta(milliseconds=200)
 
 
 def burst_tick(
-    presence: Presence, *, everybody_is_idle: Callable[[], bool], leave: Callable[[str], None]
+    presence: ServerRegistration, *, everybody_is_idle: Callable[[], bool], leave: Callable[[str], None]
 ) -> Tick:
     """Calls `leave` with the reason when all workers are idle and no job of the served queues and known
     methods is runnable or due. While claims are paused such jobs keep it."""

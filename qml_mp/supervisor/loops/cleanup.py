@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.loops.loop import Tick
 
 logger = logging.getLogger(__name__)
 

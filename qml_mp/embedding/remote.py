@@ -17,8 +17,8 @@ from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import NamedProgram
 from qml_mp.errors import QmlError, StorageError, WorkerBootError
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.fork import Child, fork_child, reap
 from qml_mp.supervisor.wait import wait_for
+from qml_mp.supervisor.workers.fork import Child, fork_child, reap
 
 READY = "ready"
 _LOOK_EVERY_S = 0.02
@@ -126,7 +126,7 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
     status_reading, status_writing = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "qml_mp.supervisor.embedded", str(status_writing)],
+            [sys.executable, "-m", "qml_mp.embedding.interpreter", str(status_writing)],
             stdin=subprocess.PIPE,
             pass_fds=(status_writing,),
             process_group=0,  # the host's Ctrl-C is the host's affair

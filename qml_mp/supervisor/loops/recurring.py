@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Fired, Storage
-from qml_mp.supervisor.presence import Presence
-from qml_mp.supervisor.ticks import Tick
-from qml_mp.supervisor.unknown import known_to_nobody
+from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.unknown_methods import known_to_nobody
+from qml_mp.supervisor.registration import ServerRegistration
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _MOST_PER_TICK = 256  # of the reference
 _AFTER_NEWS = timedelta(milliseconds=250)
 
 
-def recurring_tick(config: ServerConfig, *, presence: Presence, wake: Callable[[], None]) -> Tick:
+def recurring_tick(config: ServerConfig, *, presence: ServerRegistration, wake: Callable[[], None]) -> Tick:
     """Fires what is due and what the program knows; asks to run again when the next template is due.
     A due template that no server knows is told once."""
     told: set[str] = set()

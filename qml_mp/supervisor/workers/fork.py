@@ -20,8 +20,8 @@ from qml_mp.child.main import leave
 from qml_mp.child.prologue import prologue
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import ConfigurationError
-from qml_mp.supervisor.killing import kill_child
 from qml_mp.supervisor.wait import wait_for
+from qml_mp.supervisor.workers.killing import kill_child
 
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 

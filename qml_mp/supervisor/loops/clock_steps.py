@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from qml_mp.clock import Clock
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.loops.loop import Tick
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.ticks import Tick
+from qml_mp.supervisor.loops.loop import Tick
 
 _NEVER = timedelta(days=365)
 

@@ -14,7 +14,7 @@ _QUIET_S = 0.01  # after news: our own workers' commits are news too, and each l
 _REOPEN_AFTER_S = 1.0
 
 
-class News:
+class StorageListener:
     """Tells when something was committed. Polling stays the safety net while it is down."""
 
     def __init__(self, storage: Storage, clock: Clock) -> None:

@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 from qml_mp.clock import Clock
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.burst import burst_tick
-from qml_mp.supervisor.chores import Chores
-from qml_mp.supervisor.cleanup import cleanup_tick
-from qml_mp.supervisor.clock_steps import clock_tick
-from qml_mp.supervisor.fleet import Fleet
-from qml_mp.supervisor.heartbeat import heartbeat_tick, neighbour_tick
-from qml_mp.supervisor.presence import Presence
-from qml_mp.supervisor.recurring import recurring_tick
-from qml_mp.supervisor.scheduler import scheduler_tick
-from qml_mp.supervisor.templates import Templates
-from qml_mp.supervisor.ticks import Tick
-from qml_mp.supervisor.unknown import unknown_tick
-from qml_mp.supervisor.unshown import unshown_tick
+from qml_mp.supervisor.loops.burst import burst_tick
+from qml_mp.supervisor.loops.chores import Chores
+from qml_mp.supervisor.loops.cleanup import cleanup_tick
+from qml_mp.supervisor.loops.clock_steps import clock_tick
+from qml_mp.supervisor.loops.heartbeat import heartbeat_tick, neighbour_tick
+from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.recurring import recurring_tick
+from qml_mp.supervisor.loops.scheduler import scheduler_tick
+from qml_mp.supervisor.loops.templates import Templates
+from qml_mp.supervisor.loops.unknown_methods import unknown_tick
+from qml_mp.supervisor.loops.unshown_claims import unshown_tick
+from qml_mp.supervisor.registration import ServerRegistration
+from qml_mp.supervisor.workers.fleet import Fleet
 
 
 def all_ticks(
     config: ServerConfig,
     *,
-    presence: Presence,
+    presence: ServerRegistration,
     fleet: Fleet,
     chores: Chores,
     templates: Templates,

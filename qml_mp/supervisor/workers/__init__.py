@@ -1,0 +1,1 @@
+"""Supervisor: the worker processes: forked, watched, replaced, killed, reaped."""
