@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.examples.test_examples import environment
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LAYERS = [each for each in PYPROJECT["tool"]["importlinter"]["contracts"] if each["type"] == "layers"]
 
 
 def test_the_quick_start_runs_as_pasted_in_an_empty_folder(tmp_path: Path) -> None:
@@ -93,19 +96,33 @@ def test_every_command_and_exit_code_is_named() -> None:
     assert [row[0] for row in rows(text) if row[0].isdigit()] == codes
 
 
-def test_the_map_names_files_that_exist_and_every_folder_of_the_package() -> None:
-    [tree] = re.findall(r"```\n(qml_mp/.*?)```", section("Map of the code"), flags=re.DOTALL)
-    folders: list[str] = []
-    named: list[Path] = []
-    for line in tree.splitlines():
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        folders[depth:] = [name]
-        named.append(ROOT / "/".join(folders))
+def test_the_map_names_what_exists_and_all_of_the_first_level() -> None:
+    """Listed are every module and folder of the first level and every package, whatever its depth. Which
+    modules of a folder are worth a line is the map's to choose."""
+    package = ROOT / "qml_mp"
+    first_level = {path for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    packages = {path.parent for path in package.rglob("__init__.py")}
 
-    packages = {path.parent for path in (ROOT / "qml_mp").rglob("__init__.py")}
+    named = the_map()
 
     assert [path for path in named if not path.exists()] == []
-    assert packages <= {Path(str(path)) for path in named}
+    assert len(named) == len(set(named))
+    assert {
+        path for path in first_level | packages if path.name not in ("__init__.py", "__pycache__")
+    } <= set(named)
+
+
+@pytest.mark.parametrize("contract", LAYERS, ids=lambda contract: contract["containers"][0])
+def test_the_map_has_the_layers_in_the_order_that_the_linter_checks(contract: dict[str, list[str]]) -> None:
+    """The contract counts from the top, the map from the bottom; between equals any order will do."""
+    folder = ROOT / contract["containers"][0].replace(".", "/")
+    height = {
+        module: depth for depth, layer in enumerate(contract["layers"]) for module in layer.split(" | ")
+    }
+
+    mapped = [path.stem for path in the_map() if path.parent == folder]
+
+    assert mapped == sorted(mapped, key=lambda module: -height[module])
 
 
 def test_links_within_the_repository_lead_somewhere() -> None:
@@ -116,6 +133,18 @@ def test_links_within_the_repository_lead_somewhere() -> None:
     local = [link for link in links if not link.startswith("https://")]
 
     assert [link for link in local if not (link in anchors or (ROOT / link).exists())] == []
+
+
+def the_map() -> list[Path]:
+    """What the map of the code names, in its order."""
+    [tree] = re.findall(r"```\n(qml_mp/.*?)```", section("Map of the code"), flags=re.DOTALL)
+    folders: list[str] = []
+    named: list[Path] = []
+    for line in tree.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth:] = [name]
+        named.append(ROOT / "/".join(folders))
+    return named
 
 
 def section(heading: str) -> str:
