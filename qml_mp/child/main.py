@@ -59,7 +59,7 @@ class WorkerOrder:
 
 def worker_main(order: WorkerOrder) -> int:
     """The whole life of a worker, after the prologue; returns its exit code."""
-    failpoints.play("worker")
+    failpoints.hit("worker.begin")
     commands = Commands(PipeReader(order.pipe_fd))
     commands.install()
     write_stacks_to(order.stack_fd)

@@ -156,7 +156,7 @@ class Supervisor:
         Whatever happens, no process and no descriptor of ours is left, and no claim unless
         storage is down.
         """
-        failpoints.play("supervisor")
+        failpoints.hit("supervisor.begin")
         with self._signals, self._waiting.for_storage(self._storage):
             self._open()
             try:

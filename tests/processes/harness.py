@@ -49,6 +49,8 @@ class Server:
     cwd: Path = ROOT
     output: int | None = None
     """A descriptor that takes its standard output and error in the log's stead."""
+    program: tuple[str, ...] = ("-m", "qml_mp")
+    """What Python runs, in front of the command's arguments."""
     prefix: tuple[str, ...] = ()
     """The program, and its arguments, that starts it."""
     process: subprocess.Popen[bytes] | None = None
@@ -68,7 +70,7 @@ class Server:
     def start(self, *, ready: int | None = 1) -> Server:
         """Start it and wait until so many workers are registered (None: do not wait)."""
         log = (self.folder / "server.log").open("ab")
-        command = [sys.executable, "-m", "qml_mp", "-A", self.app, "--url", self.url, "start", *self.flags]
+        command = [sys.executable, *self.program, "-A", self.app, "--url", self.url, "start", *self.flags]
         output = log if self.output is None else self.output
         self.process = subprocess.Popen(
             [*self.prefix, *command],

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from qml_mp import failpoints
 from qml_mp.child.source import LoadedProgram
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
@@ -24,6 +23,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
+from tests import failpoints
 from tests.processes.apps_storage_faults import app
 from tests.processes.harness import is_gone, wait_until
 from tests.processes.journal import JOURNAL, Line, overlapping_runs, read_journal

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp import failpoints
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
@@ -23,8 +22,8 @@ def place(server: MakeServer, tmp_path: Path) -> Callable[..., Server]:
     """Makes a server in a folder of its own, in which a failpoint is armed for once."""
 
     def make(failpoint: str, *flags: str) -> Server:
-        armed = f"{failpoint}@{tmp_path / 'mark'}"
-        one = server(*flags, **{failpoints.VARIABLE: armed})
+        one = server(*flags)
+        one.program = ("-m", "tests.failpoints", f"{failpoint}@{tmp_path / 'mark'}")
         one.cwd = tmp_path
         return one
 

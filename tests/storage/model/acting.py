@@ -10,13 +10,13 @@ from typing import Any, Generic, TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from qml_mp import failpoints
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import AttemptKind, Outcome
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageUnavailable
 from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
+from tests import failpoints
 from tests.storage.model.model import FAILED_TTL_H, SUCCEEDED_TTL_H, Model, ModelJob
 from tests.storage.model.transition_log import faults_of
 from tests.storage.model.world import World
