@@ -14,18 +14,19 @@ from qml_mp.cli.failure import exit_code_of, paragraph
 from qml_mp.cli.session import LazyGroup, Session
 from qml_mp.printable import printable_lines
 from qml_mp.sources import colour_wanted
+from qml_mp.standard_streams import occupy_standard_streams
 
 _COMMANDS = {
-    "start": ("qml_mp.cli.start:start", "Start a supervisor with its workers."),
-    "enqueue": ("qml_mp.cli.enqueue:enqueue", "Enqueue one job."),
-    "jobs": ("qml_mp.cli.jobs:jobs", "List, show, retry, cancel or delete jobs."),
-    "recurring": ("qml_mp.cli.recurring:recurring", "Manage the templates of recurring jobs."),
-    "queues": ("qml_mp.cli.monitor:queues", "List queues."),
-    "servers": ("qml_mp.cli.monitor:servers", "List servers."),
-    "workers": ("qml_mp.cli.monitor:workers", "List workers."),
-    "status": ("qml_mp.cli.status:status", "Show jobs, queues, servers and workers at a glance."),
-    "migrate": ("qml_mp.cli.migrate:migrate", "Bring the storage's schema up to this version."),
-    "demo": ("qml_mp.cli.demo:demo", "Run a CPU-bound job over the standard library, with a worker killed."),
+    "start": ("commands.start", "Start a supervisor with its workers."),
+    "enqueue": ("commands.enqueue", "Enqueue one job."),
+    "jobs": ("commands.jobs", "List, show, retry, cancel or delete jobs."),
+    "recurring": ("commands.recurring", "Manage the templates of recurring jobs."),
+    "queues": ("commands.monitor", "List queues."),
+    "servers": ("commands.monitor", "List servers."),
+    "workers": ("commands.monitor", "List workers."),
+    "status": ("commands.status", "Show jobs, queues, servers and workers at a glance."),
+    "migrate": ("commands.migrate", "Bring the storage's schema up to this version."),
+    "demo": ("demo.command", "Run a CPU-bound job over the standard library, with a worker killed."),
 }
 _INTERRUPTED = 130
 _COMPLETE = "_QML_MP_COMPLETE"
@@ -51,14 +52,15 @@ def main() -> None:
 
     A shell that completes a line calls it with `_QML_MP_COMPLETE` set, and gets its answer instead.
     """
-    _open_what_is_closed()
+    occupy_standard_streams()
+    if sys.stdout is None:  # the program was started without one
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process
     instruction = os.environ.get(_COMPLETE)
     if instruction:
         sys.exit(shell_complete(cli, {}, "qml-mp", _COMPLETE, instruction))
     code = run(sys.argv[1:])
     try:
-        if sys.stdout is not None:  # as it is in a program that is started without one
-            sys.stdout.flush()
+        sys.stdout.flush()
     except BrokenPipeError:
         _discard_stdout()
     sys.exit(code)
@@ -93,17 +95,6 @@ def _make_current_directory_importable() -> None:
     here = os.getcwd()
     if not sys.path or sys.path[0] not in ("", here):
         sys.path.insert(0, here)
-
-
-def _open_what_is_closed() -> None:
-    """Lead standard descriptors that were closed (`>&-`) to /dev/null, so that no file gets their numbers."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number: this one
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process
 
 
 def _discard_stdout() -> None:

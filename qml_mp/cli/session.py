@@ -145,7 +145,8 @@ class Group(click.Group):
 class LazyGroup(Group):
     """A group whose commands are imported when they are called, so that `--help` imports none of them.
 
-    `lazy` maps a command's name to its place (`module:attribute`) and its line in the help.
+    `lazy` maps a command's name to its module in `qml_mp.cli`, where it has that name too, and to its line
+    in the help.
     """
 
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
@@ -158,8 +159,7 @@ class LazyGroup(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in self._lazy:
             return None
-        module, _, attribute = self._lazy[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"qml_mp.cli.{self._lazy[cmd_name][0]}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

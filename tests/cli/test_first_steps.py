@@ -103,7 +103,8 @@ def test_completing_a_command_loads_none(qml: Qml) -> None:
         "try: main.main()\n"
         "except SystemExit: pass\n"
         "ours = {name for name in sys.modules if name.startswith('qml_mp.')}\n"
-        "heavy = {'qml_mp.cli.jobs', 'qml_mp.cli.start', 'qml_mp.app', 'qml_mp.storage.open'}\n"
+        "heavy = {'qml_mp.cli.commands.jobs', 'qml_mp.cli.commands.start',"
+        "    'qml_mp.app', 'qml_mp.storage.open'}\n"
         "assert not ours & heavy, ours\n"
         "assert not {'psycopg', 'croniter', 'sqlite3', 'asyncio'} & set(sys.modules)\n"
     )

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from qml_mp import ConfigurationError, ServerConfig, StateName
+from qml_mp.cli.commands.start import start
 from qml_mp.cli.main import cli
-from qml_mp.cli.start import start
 from qml_mp.settings import SETTINGS
 from qml_mp.sources import load_config
 from qml_mp.storage.open import open_storage

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qml_mp.cli.progress import Progress
+from qml_mp.cli.demo.progress import Progress
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.core.state import StateName

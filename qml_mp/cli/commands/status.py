@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from qml_mp.cli.monitor import print_queues, print_servers, print_workers
+from qml_mp.cli.commands.monitor import print_queues, print_servers, print_workers
 from qml_mp.cli.output import coloured, json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.snapshot import queue_to_json, view_servers

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from qml_mp.errors import QmlError
 from qml_mp.sources import environment_without_settings
 
-_APP = "qml_mp.cli.demo_tasks:app"
+_APP = "qml_mp.cli.demo.tasks:app"
 _EXIT_WAIT_S = 30.0
 _STOP_WAIT_S = 15.0
 _LOG_LINES = 20

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import click
 
-from qml_mp.cli import demo_tasks
-from qml_mp.cli.demo_kill import KillStory
-from qml_mp.cli.demo_server import DemoServer, demo_server
-from qml_mp.cli.progress import Progress
+from qml_mp.cli.demo import tasks
+from qml_mp.cli.demo.kill import KillStory
+from qml_mp.cli.demo.progress import Progress
+from qml_mp.cli.demo.server import DemoServer, demo_server
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.payload import JsonValue
@@ -53,10 +53,8 @@ def demo(session: Session, workers: int, limit: int | None) -> None:
     Uses a temporary SQLite file. About halfway it kills one busy worker with SIGKILL. At the end it
     compares every result with a computation in one process; exit code 0 only when all of it matches.
     """
-    paths = demo_tasks.source_files()[:limit]
-    click.echo(
-        f"{len(paths)} source files of {demo_tasks.stdlib()}, {workers} workers, a temporary SQLite file"
-    )
+    paths = tasks.source_files()[:limit]
+    click.echo(f"{len(paths)} source files of {tasks.stdlib()}, {workers} workers, a temporary SQLite file")
     progress = Progress()
     with demo_server(workers=workers, verbose=session.verbose) as server:
         storage = open_storage(server.url, application_name="qml-mp demo")
@@ -76,7 +74,7 @@ def demo(session: Session, workers: int, limit: int | None) -> None:
 
 def _run(storage: Storage, server: DemoServer, paths: list[str], progress: Progress) -> _Run:
     storage.migrate()
-    ids = storage.enqueue_many([demo_tasks.digest_source.job(path) for path in paths])
+    ids = storage.enqueue_many([tasks.digest_source.job(path) for path in paths])
     path_of = dict(zip(ids, paths, strict=True))
     began = time.monotonic()
     server.start()
@@ -122,7 +120,7 @@ def _compare(results: Mapping[str, JsonValue], progress: Progress) -> float:
     """Compute everything again in this process; the seconds it took. Raises `QmlError` on any difference."""
     began = time.monotonic()
     for number, (path, result) in enumerate(results.items(), start=1):
-        expected = demo_tasks.digest(path)
+        expected = tasks.digest(path)
         if result != expected:
             progress.clear()
             raise QmlError(f"{path}: the job gave {result}, the serial computation {expected}.")

@@ -1,0 +1,1 @@
+"""Client: one module per group of commands."""

@@ -1,0 +1,1 @@
+"""Client: `qml-mp demo` and what only it needs."""
