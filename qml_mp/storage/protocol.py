@@ -26,7 +26,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.waiting import StorageWait
+from qml_mp.storage.waiting import StorageWait, Waker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -441,21 +441,6 @@ class Monitoring(Protocol):
 
     def later_work(self, queues: Sequence[str]) -> LaterWork:
         """What will be due in the queues (empty: all)."""
-
-
-class Waker(Protocol):
-    """Tells a supervisor that there may be new work. Holds no storage handle across a fork:
-    the supervisor closes it before forking and opens another after."""
-
-    def fileno(self) -> int:
-        """Readable when something was committed."""
-
-    def drain(self) -> bool:
-        """Read everything there is, without waiting; whether there may be new work. Raises
-        `StorageUnavailable` when the connection behind it is lost: close it, open another later."""
-
-    def close(self) -> None:
-        """Harmless when closed already."""
 
 
 class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Monitoring, Protocol):

@@ -1,4 +1,4 @@
-"""Every process: who waits while the storage has not replied, and for how long."""
+"""Every process: waiting for a storage's reply, and for word of new work in it."""
 
 from __future__ import annotations
 
@@ -21,3 +21,18 @@ class StorageWait(Protocol):
 
     def pause(self, seconds: float) -> None:
         """Let so much time pass, at most a moment: somebody else's lock is about to be tried again."""
+
+
+class Waker(Protocol):
+    """Tells a supervisor that there may be new work. Holds no storage handle across a fork:
+    the supervisor closes it before forking and opens another after."""
+
+    def fileno(self) -> int:
+        """Readable when something was committed."""
+
+    def drain(self) -> bool:
+        """Read everything there is, without waiting; whether there may be new work. Raises
+        `StorageUnavailable` when the connection behind it is lost: close it, open another later."""
+
+    def close(self) -> None:
+        """Harmless when closed already."""

@@ -6,7 +6,8 @@ import logging
 
 from qml_mp.clock import Clock
 from qml_mp.errors import StorageError
-from qml_mp.storage.protocol import Storage, Waker
+from qml_mp.storage.protocol import Storage
+from qml_mp.storage.waiting import Waker
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ Cursor = psycopg.Cursor[DictRow]
 Params = Mapping[str, object]
 
 
-class Database:
+class ProcessConnection:
     """The connection of one storage; the threads of a process take turns."""
 
     def __init__(self, target: Target, options: LinkOptions) -> None:
@@ -196,7 +196,7 @@ class Database:
 class Transaction:
     """What runs between BEGIN and COMMIT."""
 
-    def __init__(self, database: Database, link: Link) -> None:
+    def __init__(self, database: ProcessConnection, link: Link) -> None:
         self._database = database
         self._link = link
 

@@ -12,13 +12,13 @@ from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.postgres import sql_around
-from qml_mp.storage.postgres.connection import Database
+from qml_mp.storage.postgres.connection import ProcessConnection
 
 
 class ForeignConnections:
     """Which of the caller's connections lead to our own database; each is asked once."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ProcessConnection) -> None:
         self._database = database
         self._known: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
 

@@ -11,7 +11,7 @@ from psycopg.rows import DictRow
 from qml_mp.core.job import Job
 from qml_mp.errors import InvalidTransition, JobNotFound
 from qml_mp.storage.postgres import sql
-from qml_mp.storage.postgres.connection import Database, Transaction
+from qml_mp.storage.postgres.connection import ProcessConnection, Transaction
 from qml_mp.storage.postgres.errors import translate
 from qml_mp.storage.postgres.foreign import ForeignConnections
 from qml_mp.storage.postgres.inserting import Run, insert_rows, postgres_row
@@ -23,7 +23,7 @@ from qml_mp.storage.storable import canonical_id, storable_reason
 class JobsPart(Part):
     """`JobStore` of the protocol."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ProcessConnection) -> None:
         super().__init__(database)
         self._foreign = ForeignConnections(database)
 

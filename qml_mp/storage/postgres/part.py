@@ -8,7 +8,7 @@ from typing import Any
 
 from qml_mp.core.job import Claim, Job
 from qml_mp.storage.postgres import sql, sql_around
-from qml_mp.storage.postgres.connection import Database
+from qml_mp.storage.postgres.connection import ProcessConnection
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.rows import claim_of, job_of
 
@@ -16,7 +16,7 @@ from qml_mp.storage.rows import claim_of, job_of
 class Part:
     """A part of the storage: some operations of the protocol on the one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ProcessConnection) -> None:
         self._database = database
 
     def now(self) -> datetime:

@@ -246,20 +246,6 @@ SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, e
 FROM {s}.workers ORDER BY server_id, number, id
 """
 
-# Named locks
-
-ACQUIRE_LOCK = """
-INSERT INTO {s}.locks AS held (resource, owner, expires_at)
-VALUES (%(resource)s, %(owner)s, now() + %(ttl)s::interval)
-ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
-WHERE held.owner = excluded.owner OR held.expires_at <= now()
-RETURNING resource
-"""
-"""Create, refresh for the same owner, or take over when expired; otherwise no row."""
-
-RELEASE_LOCK = "DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s RETURNING resource"
-DELETE_EXPIRED_LOCKS = "DELETE FROM {s}.locks WHERE expires_at <= now() RETURNING resource"
-
 # Monitoring
 
 _PAGE_OF_STATE = """

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.postgres.claims import ClaimsPart
-from qml_mp.storage.postgres.connection import Database
+from qml_mp.storage.postgres.database import PostgresDatabase
 from qml_mp.storage.postgres.jobs import JobsPart
-from qml_mp.storage.postgres.link import LinkOptions
-from qml_mp.storage.postgres.locks import NamedLocksPart
 from qml_mp.storage.postgres.monitoring import MonitoringPart
 from qml_mp.storage.postgres.recurring import RecurringPart
 from qml_mp.storage.postgres.registry import RegistryPart
 from qml_mp.storage.postgres.schema import check_found
 from qml_mp.storage.postgres.sweeping import SweepingPart
-from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.postgres.waker import NotifyWaker
-from qml_mp.storage.protocol import Waker
-from qml_mp.storage.waiting import StorageWait
+from qml_mp.storage.waiting import StorageWait, Waker
 
 _PATIENCE = timedelta(seconds=5)
 
 
 class PostgresStorage(
-    JobsPart, ClaimsPart, SweepingPart, RecurringPart, RegistryPart, NamedLocksPart, MonitoringPart
+    JobsPart, ClaimsPart, SweepingPart, RecurringPart, RegistryPart, NamedLocks, MonitoringPart
 ):
     """`Storage` of the protocol in one schema of a PostgreSQL database, all instants by its clock.
 
@@ -40,8 +37,8 @@ class PostgresStorage(
         application_name: str = "qml-mp",
         patience: timedelta = _PATIENCE,
     ) -> None:
-        options = LinkOptions(application_name=application_name, patience=patience)
-        super().__init__(Database(parse_target(url, schema=schema), options))
+        self._db = PostgresDatabase(url, schema=schema, application_name=application_name, patience=patience)
+        super().__init__(self._db._connection)
 
     @property
     def url(self) -> str:

@@ -38,7 +38,7 @@ _SHORTEST_PAUSE_S = 0.0003
 _LONGEST_PAUSE_S = 0.003
 
 
-class Database:
+class ProcessConnection:
     """The file and this process's connection to it; threads take turns.
 
     `read()` and `write()` give the connection; neither may be entered inside the other.

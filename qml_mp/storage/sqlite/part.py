@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from qml_mp.storage.sqlite.connection import Database
+from qml_mp.storage.sqlite.connection import ProcessConnection
 from qml_mp.storage.sqlite.instants import to_us
 
 
 class Part:
     """A part of the storage: some operations of the protocol on the one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ProcessConnection) -> None:
         self._database = database
 
     def now(self) -> datetime:

@@ -140,14 +140,3 @@ LIST_WORKERS: Final = """
     SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
     FROM qml_workers ORDER BY server_id, number, id
 """
-
-# Named locks
-
-# Create, refresh for the same owner, or take over when expired; otherwise hit no row.
-ACQUIRE_LOCK: Final = """
-    INSERT INTO qml_locks AS held (resource, owner, expires_at) VALUES (:resource, :owner, :expires_at)
-    ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
-    WHERE held.owner = excluded.owner OR held.expires_at <= :now
-"""
-RELEASE_LOCK: Final = "DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner"
-DELETE_EXPIRED_LOCKS: Final = "DELETE FROM qml_locks WHERE expires_at <= :now"

@@ -6,23 +6,22 @@ from datetime import timedelta
 from urllib.parse import quote
 
 from qml_mp.clock import Clock, SystemClock
+from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.migrate import check_version
-from qml_mp.storage.protocol import Waker
-from qml_mp.storage.sqlite.connection import Database
+from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.sqlite.jobs import JobsPart
-from qml_mp.storage.sqlite.locks import NamedLocksPart
 from qml_mp.storage.sqlite.monitoring import MonitoringPart
 from qml_mp.storage.sqlite.own_locks import is_writing
 from qml_mp.storage.sqlite.recurring import RecurringPart
 from qml_mp.storage.sqlite.registry import RegistryPart
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.sqlite.waker import open_waker
-from qml_mp.storage.waiting import StorageWait
+from qml_mp.storage.waiting import StorageWait, Waker
 
 _BUSY_TIMEOUT = timedelta(seconds=5)
 
 
-class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocksPart, MonitoringPart):
+class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocks, MonitoringPart):
     """`Storage` of the protocol in the file at `path`, made with mode 0600 when it is missing.
 
     `busy_timeout` bounds every wait for another program's lock; `StorageUnavailable` then.
@@ -31,7 +30,8 @@ class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocksPart, Monit
     def __init__(
         self, path: str, *, clock: Clock | None = None, busy_timeout: timedelta = _BUSY_TIMEOUT
     ) -> None:
-        super().__init__(Database(path, clock=clock or SystemClock(), busy_timeout=busy_timeout))
+        self._db = SqliteDatabase(path, clock=clock or SystemClock(), busy_timeout=busy_timeout)
+        super().__init__(self._db._connection)
 
     @property
     def url(self) -> str:

@@ -1,0 +1,150 @@
+"""Every process: the narrow port through which the storage talks to a database.
+
+What a storage does is written once over this, in `jobs`, `claims`, `recurring`, `registry`, `locks` and
+`monitoring`. A backend is this port, its errors, its schema with migrations, its waker and its table
+of named SQL (`queries`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Protocol
+
+from qml_mp.storage.queries import Queries
+from qml_mp.storage.waiting import StorageWait, Waker
+
+Values = Mapping[str, object]
+"""What a query is bound to, by name, as Python has it: instants are aware datetimes, durations timedeltas,
+sets of names lists. The backend turns them into its own, and adds what all its queries know (its clock)."""
+
+
+class Row(Protocol):
+    """A row whose columns are read by name: a dict, a `sqlite3.Row`."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """The column's value as the driver gives it; instants are read by `Database.instant`."""
+
+
+class Result(Protocol):
+    """What a query has done. Asking for it may wait for the reply."""
+
+    def rows(self) -> Sequence[Row]:
+        """All rows."""
+
+    def first(self) -> Row | None:
+        """The first row; None when there is none."""
+
+    @property
+    def count(self) -> int:
+        """How many rows were written: the column `count` of a query that has one, else those it has hit."""
+
+
+class Transaction(Protocol):
+    """Queries between BEGIN and COMMIT."""
+
+    def run(self, query: str, values: Values = ...) -> Result:
+        """Send a query. A backend with a network may send several together, up to the first whose result
+        is asked for; results may be asked for after the block too."""
+
+    def run_for_each(self, query: str, rows: Sequence[Values]) -> Sequence[Row]:
+        """Run a query that is made for this once for each of the rows, all with the same names; the rows
+        that it gives."""
+
+    def refusal_of(self, query: str, values: Values) -> str | None:
+        """Try a query and undo it: why the values or a constraint of the rows refuse it, None when they do
+        not. Only in a transaction that is not `pipelined`."""
+
+
+class Database(Protocol):
+    """One database as one process uses it; its threads take turns.
+
+    A driver's error becomes a `StorageError`, and nothing waits without a bound. `what` says in words what
+    an operation is for, for its errors. No operation may be started inside another one of the thread.
+    """
+
+    @property
+    def queries(self) -> Queries:
+        """The SQL of this backend."""
+
+    @property
+    def has_one_writer(self) -> bool:
+        """Whether a transaction that writes keeps all others waiting. Then look first, by a read, whether
+        there is anything to write."""
+
+    def now(self) -> datetime:
+        """The database's clock."""
+
+    def instant(self, value: object) -> datetime | None:
+        """The aware UTC instant of a column; None for NULL and for what is no instant."""
+
+    def refuses_values(self, error: BaseException) -> bool:
+        """Whether the error is about the values or a constraint of the rows: the same ones will be refused
+        again, and others may be taken."""
+
+    def read(self, what: str, query: str, values: Values = ...) -> Sequence[Row]:
+        """The rows of a query that only reads what is committed."""
+
+    def write(self, what: str, query: str, values: Values = ...) -> Result:
+        """Run one query, committed by itself."""
+
+    def write_for_each(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[Row]:
+        """`Transaction.run_for_each`, committed by itself, all or none."""
+
+    def transaction(
+        self, what: str, *, pipelined: bool = True, durable: bool = True
+    ) -> AbstractContextManager[Transaction]:
+        """BEGIN … COMMIT around the block, ROLLBACK on any error. It holds the write lock where there is
+        one writer. One that is not `durable` may be lost when the machine goes down, and may be cheaper."""
+
+    def borrowed(self, connection: object) -> AbstractContextManager[Transaction]:
+        """The caller's own open transaction; commits nothing.
+
+        Raises `ConfigurationError` when the driver connection is of another driver, has no open
+        transaction, or belongs to another database.
+        """
+
+    # What `Storage` hands through
+
+    @property
+    def url(self) -> str:
+        """What a child process opens the same storage with."""
+
+    @property
+    def display_url(self) -> str:
+        """The URL with the password masked, for people and logs."""
+
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Whether all its users are on one machine: their heartbeats wait for the same disk, and a process
+        of another boot is dead. (They may still be in pid namespaces that hide them from each other.)"""
+
+    def migrate(self) -> list[int]:
+        """Bring the schema up to this code under a lock; the versions applied, [] when up to date.
+
+        Raises `SchemaMismatch`, before any write, when the schema is newer than this code.
+        """
+
+    def schema_version(self) -> int:
+        """The version in the storage; 0 when it has no schema yet."""
+
+    def check_schema(self) -> None:
+        """Raise `SchemaMismatch` unless the schema is exactly what this code needs. Reads only."""
+
+    def open_waker(self) -> Waker | None:
+        """A source of wake-ups; None where there is none and polling must do."""
+
+    def is_locked_by_this_process(self) -> bool:
+        """Whether it is this very process that keeps everybody from writing, by a transaction that it has
+        left open on another connection. It would wait for itself for ever."""
+
+    @property
+    def descriptors(self) -> frozenset[int]:
+        """Those of this process's connection; empty while it is closed."""
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        """Let somebody else wait whenever this process waits for the storage; None: as usual again."""
+
+    def close(self) -> None:
+        """Close the connection; harmless when closed. The next use opens another."""

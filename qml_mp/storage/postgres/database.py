@@ -1,0 +1,213 @@
+"""Every process: the port to one schema of a PostgreSQL database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from qml_mp.errors import InvalidJob, StorageUnavailable
+from qml_mp.storage.database import Row, Values
+from qml_mp.storage.postgres.connection import ProcessConnection
+from qml_mp.storage.postgres.errors import (
+    is_cured_by_another_connection,
+    is_out_of_step,
+    refuses_values,
+    translate,
+)
+from qml_mp.storage.postgres.foreign import ForeignConnections
+from qml_mp.storage.postgres.link import Link, LinkOptions
+from qml_mp.storage.postgres.queries import QUERIES
+from qml_mp.storage.postgres.schema import check_found
+from qml_mp.storage.postgres.target import parse_target
+from qml_mp.storage.postgres.waker import NotifyWaker
+from qml_mp.storage.queries import Queries
+from qml_mp.storage.waiting import StorageWait, Waker
+
+Cursor = psycopg.Cursor[DictRow]
+_NONE: Mapping[str, object] = {}
+_ROWS_PER_STATEMENT = 2000
+"""Keeps a statement well below statement_timeout and its values below a few megabytes."""
+_NOW = "SELECT clock_timestamp() AS now"
+
+
+class PostgresDatabase:
+    """`Database` in one schema, all instants by the server's clock.
+
+    `schema` comes before the URL's `?schema=`; `application_name` is shown in the server's views;
+    `patience` bounds the wait for a lock, and everything else an operation waits for follows from it.
+    Raises `ConfigurationError` for a URL or schema name that cannot be; connects when first used.
+    """
+
+    has_one_writer = False
+    is_on_one_machine = False
+    """Servers may be anywhere."""
+
+    def __init__(self, url: str, *, schema: str | None, application_name: str, patience: timedelta) -> None:
+        options = LinkOptions(application_name=application_name, patience=patience)
+        self._connection = ProcessConnection(parse_target(url, schema=schema), options)
+        self._foreign = ForeignConnections(self._connection)
+
+    @property
+    def queries(self) -> Queries:
+        return QUERIES
+
+    def now(self) -> datetime:
+        with self._connection.use("asking for the time", checked=False) as link:
+            row = link.execute(_NOW).fetchone()
+        now = self.instant(row and row["now"])
+        assert now is not None  # the statement always gives one row
+        return now
+
+    def instant(self, value: object) -> datetime | None:
+        return value.astimezone(UTC) if isinstance(value, datetime) else None
+
+    def refuses_values(self, error: BaseException) -> bool:
+        return isinstance(error, InvalidJob) or refuses_values(error)
+
+    def read(self, what: str, query: str, values: Values = _NONE) -> Sequence[Row]:
+        """Run once more when the connection proved dead."""
+        return self._run(what, query, values, again_after=is_cured_by_another_connection).rows()
+
+    def write(self, what: str, query: str, values: Values = _NONE) -> _Result:
+        """Run once more when the server knew nothing of the statement any more, and so did nothing."""
+        return self._run(what, query, values, again_after=is_out_of_step)
+
+    def write_for_each(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[Row]:
+        if len(rows) <= _ROWS_PER_STATEMENT:
+            return self.write(what, query, _columns(rows)).rows()
+        with self.transaction(what) as transaction:
+            return transaction.run_for_each(query, rows)
+
+    @contextmanager
+    def transaction(
+        self,
+        what: str,
+        *,
+        pipelined: bool = True,
+        durable: bool = True,  # noqa: ARG002
+    ) -> Iterator[_Transaction]:
+        with self._connection.use(what) as link, _pipeline(link, wanted=pipelined):
+            link.execute("BEGIN")
+            yield _Transaction(self._connection, link)
+            link.execute("COMMIT")
+
+    @contextmanager
+    def borrowed(self, connection: object) -> Iterator[_Transaction]:
+        try:
+            yield _Transaction(self._connection, self._foreign.checked(connection))
+        except psycopg.Error as error:
+            what = "enqueueing in the caller's transaction"
+            raise translate(error, what=what, target=self._connection.target) from error
+
+    @property
+    def url(self) -> str:
+        """What a child process opens the same storage with; the schema is in it."""
+        return self._connection.target.url
+
+    @property
+    def display_url(self) -> str:
+        """The URL with the password masked."""
+        return self._connection.target.display_url
+
+    def migrate(self) -> list[int]:
+        return self._connection.migrate()
+
+    def schema_version(self) -> int:
+        return self._connection.version()
+
+    def check_schema(self) -> None:
+        check_found(self.schema_version(), self._connection.target)
+
+    def open_waker(self) -> Waker | None:
+        return NotifyWaker(self._connection.target, self._connection.options)
+
+    def is_locked_by_this_process(self) -> bool:
+        """False: what is inserted in an open transaction locks nobody else's rows."""
+        return False
+
+    @property
+    def descriptors(self) -> frozenset[int]:
+        return self._connection.descriptors
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        self._connection.wait_with(waiting)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _run(
+        self, what: str, query: str, values: Values, *, again_after: Callable[[psycopg.Error], bool]
+    ) -> _Result:
+        try:
+            return self._run_once(what, query, values)
+        except StorageUnavailable as error:
+            if not isinstance(error.__cause__, psycopg.Error) or not again_after(error.__cause__):
+                raise
+        return self._run_once(what, query, values)
+
+    def _run_once(self, what: str, query: str, values: Values) -> _Result:
+        with self._connection.use(what) as link:
+            return _Transaction(self._connection, link).run(query, values)
+
+
+class _Result:
+    """`Result` of a statement whose reply may be on its way."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self._rows: list[DictRow] | None = None
+
+    def rows(self) -> Sequence[DictRow]:
+        if self._rows is None:
+            self._rows = self._cursor.fetchall() if self._cursor.description else []
+        return self._rows
+
+    def first(self) -> Row | None:
+        rows = self.rows()
+        return rows[0] if rows else None
+
+    @property
+    def count(self) -> int:
+        first = self.rows()[:1]
+        return next((int(row["count"]) for row in first if "count" in row), self._cursor.rowcount)
+
+
+class _Transaction:
+    """`Transaction` on a connection: ours, or the caller's."""
+
+    def __init__(self, own: ProcessConnection, connection: psycopg.Connection[DictRow]) -> None:
+        self._own = own
+        self._connection = connection
+
+    def run(self, query: str, values: Values = _NONE) -> _Result:
+        bound = {"channel": self._own.target.channel, **values}
+        # A cursor of our own, with rows of our own shape, whatever the caller's connection has.
+        cursor = psycopg.Cursor(self._connection, row_factory=dict_row)
+        return _Result(cursor.execute(self._own.statements[query], bound))
+
+    def run_for_each(self, query: str, rows: Sequence[Values]) -> Sequence[Row]:
+        """With one array for each column."""
+        batches = (rows[at : at + _ROWS_PER_STATEMENT] for at in range(0, len(rows), _ROWS_PER_STATEMENT))
+        return [given for batch in batches for given in self.run(query, _columns(batch)).rows()]
+
+    def refusal_of(self, query: str, values: Values) -> str | None:
+        try:
+            with self._connection.transaction(force_rollback=True):
+                self.run(query, values)
+        except psycopg.Error as error:
+            if not refuses_values(error):
+                raise
+            return f"{error.diag.message_primary}."
+        return None
+
+
+def _columns(rows: Sequence[Values]) -> dict[str, object]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _pipeline(link: Link, *, wanted: bool) -> AbstractContextManager[object]:
+    return link.pipeline() if wanted and psycopg.Pipeline.is_supported() else nullcontext()

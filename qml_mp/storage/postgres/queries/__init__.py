@@ -1,0 +1,17 @@
+"""Every process: the SQL of PostgreSQL, by topic.
+
+`{s}` stands for the quoted schema, `%(…)s` for bound values.
+Time is the server's: `now()`, the start of the transaction. Isolation is READ COMMITTED: a row that
+somebody changed meanwhile is judged again by its newest version, which is what the guards rely on.
+`channel`, which the port binds, is where listening supervisors are told of a commit. NOTIFY takes part in the
+transaction, and each query sends it at most once, whatever the number of its rows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.postgres.queries.locks import LOCKS
+from qml_mp.storage.queries import Queries
+
+QUERIES: Final = Queries(locks=LOCKS)

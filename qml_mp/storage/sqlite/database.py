@@ -1,0 +1,190 @@
+"""Every process: the port to an SQLite file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from qml_mp.clock import Clock
+from qml_mp.errors import InvalidJob
+from qml_mp.storage.database import Row, Values
+from qml_mp.storage.migrate import check_version
+from qml_mp.storage.queries import Queries
+from qml_mp.storage.sqlite.connection import ProcessConnection
+from qml_mp.storage.sqlite.errors import refuses_values, translated
+from qml_mp.storage.sqlite.foreign import check_schema_through, checked
+from qml_mp.storage.sqlite.instants import from_us, to_us
+from qml_mp.storage.sqlite.own_locks import is_writing
+from qml_mp.storage.sqlite.queries import QUERIES
+from qml_mp.storage.sqlite.schema import MIGRATIONS
+from qml_mp.storage.sqlite.waker import open_waker
+from qml_mp.storage.waiting import StorageWait, Waker
+
+_MICROSECOND = timedelta(microseconds=1)
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_NONE: Mapping[str, object] = {}
+
+
+class SqliteDatabase:
+    """`Database` in the file at `path`, made with mode 0600 when it is missing.
+
+    `busy_timeout` bounds every wait for another program's lock; `StorageUnavailable` then.
+    """
+
+    has_one_writer = True
+    is_on_one_machine = True
+    """The locks of a file and its log work on one machine."""
+
+    def __init__(self, path: str, *, clock: Clock, busy_timeout: timedelta) -> None:
+        self._connection = ProcessConnection(path, clock=clock, busy_timeout=busy_timeout)
+        self._clock = clock
+
+    @property
+    def queries(self) -> Queries:
+        return QUERIES
+
+    def now(self) -> datetime:
+        """That of this machine, as injected."""
+        return self._clock.now()
+
+    def instant(self, value: object) -> datetime | None:
+        return from_us(value)
+
+    def refuses_values(self, error: BaseException) -> bool:
+        cause = error.__cause__
+        return isinstance(error, InvalidJob) or (isinstance(cause, sqlite3.Error) and refuses_values(cause))
+
+    def read(self, what: str, query: str, values: Values = _NONE) -> Sequence[Row]:  # noqa: ARG002
+        with self._connection.read() as connection:
+            return connection.execute(query, _bound(values, now=self._clock.now())).fetchall()
+
+    def write(self, what: str, query: str, values: Values = _NONE) -> _Result:
+        with self.transaction(what) as transaction:
+            return transaction.run(query, values)
+
+    def write_for_each(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[Row]:
+        with self.transaction(what) as transaction:
+            return transaction.run_for_each(query, rows)
+
+    @contextmanager
+    def transaction(
+        self,
+        what: str,  # noqa: ARG002
+        *,
+        pipelined: bool = True,  # noqa: ARG002
+        durable: bool = True,
+    ) -> Iterator[_Transaction]:
+        with self._connection.write(durable=durable) as connection:
+            yield _Transaction(connection.cursor(), now=self._clock.now())
+
+    @contextmanager
+    def borrowed(self, connection: object) -> Iterator[_Transaction]:
+        theirs = checked(connection, self._connection)
+        try:
+            cursor = theirs.cursor()
+            cursor.row_factory = None  # the caller's own would shape our rows
+            check_schema_through(cursor, self._connection)
+            cursor.row_factory = sqlite3.Row
+            yield _Transaction(cursor, now=self._clock.now())
+        except sqlite3.Error as error:
+            raise translated(error, self._connection.path) from error
+
+    @property
+    def url(self) -> str:
+        """What a child process opens the same file with, wherever it stands."""
+        return f"sqlite:///{quote(self._connection.path)}"
+
+    @property
+    def display_url(self) -> str:
+        """The URL as people read it; there is no password in it."""
+        return f"sqlite:///{self._connection.path}"
+
+    def migrate(self) -> list[int]:
+        return self._connection.migrate()
+
+    def schema_version(self) -> int:
+        return self._connection.version()
+
+    def check_schema(self) -> None:
+        check_version(MIGRATIONS, found=self.schema_version(), where=self._connection.where())
+
+    def open_waker(self) -> Waker | None:
+        return open_waker(self._connection)
+
+    def is_locked_by_this_process(self) -> bool:
+        return is_writing(self._connection.path)
+
+    @property
+    def descriptors(self) -> frozenset[int]:
+        return self._connection.descriptors
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        self._connection.wait_with(waiting)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _Result:
+    """`Result` of a statement that has run."""
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._rows = cursor.fetchall() if cursor.description else []
+        # Of a statement with RETURNING the driver counts the rows only once they are read.
+        self.count = len(self._rows) if cursor.description else cursor.rowcount
+
+    def rows(self) -> Sequence[Row]:
+        return self._rows
+
+    def first(self) -> Row | None:
+        return self._rows[0] if self._rows else None
+
+
+class _Transaction:
+    """`Transaction` on a cursor."""
+
+    def __init__(self, cursor: sqlite3.Cursor, *, now: datetime) -> None:
+        self._cursor = cursor
+        self._now = now
+
+    def run(self, query: str, values: Values = _NONE) -> _Result:
+        return _Result(self._cursor.execute(query, _bound(values, now=self._now)))
+
+    def run_for_each(self, query: str, rows: Sequence[Values]) -> Sequence[Row]:
+        return [given for row in rows for given in self.run(query, row).rows()]
+
+    def refusal_of(self, query: str, values: Values) -> str | None:
+        self._cursor.execute("SAVEPOINT trial")
+        try:
+            self.run(query, values)
+        except sqlite3.Error as error:
+            if not refuses_values(error):
+                raise
+            return f"{error}."
+        finally:
+            self._cursor.execute("ROLLBACK TO trial")
+            self._cursor.execute("RELEASE trial")
+        return None
+
+
+def _bound(values: Values, *, now: datetime) -> dict[str, Any]:
+    bound = {name: value if type(value) in _PLAIN else _plain(value) for name, value in values.items()}
+    bound["now"] = to_us(now)
+    return bound
+
+
+def _plain(value: object) -> object:
+    match value:
+        case str():
+            return value
+        case datetime():
+            return to_us(value)
+        case timedelta():
+            return value // _MICROSECOND
+        case _:
+            return json.dumps(value)

@@ -1,0 +1,63 @@
+"""Client: the caller's own connection, looked at before our rows go into the caller's transaction."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from qml_mp.errors import ConfigurationError, SchemaMismatch
+from qml_mp.storage.migrate import check_version
+from qml_mp.storage.sqlite import sql
+from qml_mp.storage.sqlite.connection import ProcessConnection
+from qml_mp.storage.sqlite.schema import MIGRATIONS
+
+
+def checked(connection: object, own: ProcessConnection) -> sqlite3.Connection:
+    """The connection, or `ConfigurationError` when our rows cannot go into its transaction."""
+    if not isinstance(connection, sqlite3.Connection):
+        raise ConfigurationError(
+            f"The connection is a {type(connection).__name__}; this app's storage is {own.where()}, "
+            "so it must be a sqlite3.Connection to that file."
+        )
+    try:
+        cursor = connection.cursor()
+        cursor.row_factory = None
+        names = [row[2] for row in cursor.execute("PRAGMA database_list") if row[1] in ("main", b"main")]
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"The connection cannot be used: {error}") from error
+    if not names or not _is_same_file(names[0], own.path):
+        raise ConfigurationError(
+            f"The connection belongs to {os.fsdecode(names[0] or b'') or 'a database without a file'}; "
+            f"this app's storage is {own.where()}. Use a connection to that file."
+        )
+    if not connection.in_transaction and _commits_by_itself(connection):
+        raise ConfigurationError(
+            "The connection has no open transaction and commits each statement by itself; "
+            "execute BEGIN before enqueueing in it."
+        )
+    return connection
+
+
+def check_schema_through(cursor: sqlite3.Cursor, own: ProcessConnection) -> None:
+    """Raise `SchemaMismatch` unless the caller's transaction sees our schema; made when there is none."""
+    if not cursor.execute(sql.HAS_VERSIONS).fetchone()[0]:
+        if cursor.connection.in_transaction:
+            raise SchemaMismatch(
+                f"The open transaction sees no schema of qml-mp in {own.where()}. "
+                "Run `qml-mp migrate` once (or app.storage.migrate()), before the transaction begins."
+            )
+        own.migrate()
+    check_version(MIGRATIONS, found=cursor.execute(sql.VERSION).fetchone()[0] or 0, where=own.where())
+
+
+def _is_same_file(path: str | bytes | None, own: str) -> bool:
+    try:
+        return bool(path) and os.path.samefile(os.fsdecode(path or b""), own)
+    except OSError:
+        return False
+
+
+def _commits_by_itself(connection: sqlite3.Connection) -> bool:
+    # Python 3.12 added `autocommit`; its default, -1, leaves it to `isolation_level` as before.
+    autocommit = getattr(connection, "autocommit", -1)
+    return autocommit is True or (autocommit is not False and connection.isolation_level is None)

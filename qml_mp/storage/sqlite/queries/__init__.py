@@ -1,0 +1,17 @@
+"""Every process: the SQL of SQLite, by topic.
+
+What writes runs inside BEGIN IMMEDIATE, which lets one writer in at a time; that is the lock behind every
+"at most once" here. `:now` is bound by the port, from the injected clock, once per transaction; instants and
+durations are whole microseconds. Lists are bound as one JSON text, so that a query stays the same for any
+number. The index is named where SQLite, which has no statistics here, would take a wider one; a query whose
+index is missing then fails instead of growing slow unseen.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.queries import Queries
+from qml_mp.storage.sqlite.queries.locks import LOCKS
+
+QUERIES: Final = Queries(locks=LOCKS)
