@@ -19,6 +19,7 @@ from qml_mp.child.probe import AppFacts, facts_of
 from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
+from qml_mp.embedding.preload import preloaded
 from qml_mp.embedding.remote import RemoteSupervisor, fork_supervisor, spawn_supervisor
 from qml_mp.errors import ConfigurationError, ServerAlreadyRunning
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
@@ -27,7 +28,6 @@ from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.preload import preloaded
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
 

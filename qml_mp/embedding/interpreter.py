@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import NamedProgram
+from qml_mp.embedding.log import StderrHandler
+from qml_mp.embedding.preload import preloaded
 from qml_mp.embedding.remote import report, watch_host
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
-from qml_mp.supervisor.log import StderrHandler
-from qml_mp.supervisor.preload import preloaded
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
 

@@ -9,12 +9,12 @@ from datetime import timedelta
 
 from qml_mp.child.probe import AppFacts
 from qml_mp.child.source import NamedProgram, ProgramSource
+from qml_mp.embedding.preload import preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_config, load_url
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.preload import preloaded
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.registration import what_is_served
 from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor

@@ -12,7 +12,7 @@ import time
 
 from qml_mp.errors import StorageError
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.loops.chores import Chores
+from qml_mp.supervisor.loops.settlement import Chores
 from qml_mp.supervisor.wait import wait_for
 
 logger = logging.getLogger(__name__)

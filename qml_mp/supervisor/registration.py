@@ -13,8 +13,8 @@ from qml_mp.core.ids import new_server_id
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.judging import Judging
 from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.recovery.judging import Judging
 
 logger = logging.getLogger(__name__)
 

@@ -29,25 +29,25 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.guardian import Guardian
-from qml_mp.supervisor.ladder import Graces
 from qml_mp.supervisor.leaving import leave_storage
-from qml_mp.supervisor.loops.chores import Chores
 from qml_mp.supervisor.loops.every import all_ticks
 from qml_mp.supervisor.loops.loop import TickTable
+from qml_mp.supervisor.loops.settlement import Chores
 from qml_mp.supervisor.loops.templates import Templates
-from qml_mp.supervisor.pushing import Pusher
+from qml_mp.supervisor.recovery.sweep import sweep_at_start
 from qml_mp.supervisor.registration import ServerRegistration, in_short, what_is_served
 from qml_mp.supervisor.reload import Reload
 from qml_mp.supervisor.signals import SignalInbox
 from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.storage_listener import StorageListener
-from qml_mp.supervisor.sweep import sweep_at_start
 from qml_mp.supervisor.terminal import Terminal
 from qml_mp.supervisor.title import show_supervisor_title
+from qml_mp.supervisor.urgent import UrgentFirst
 from qml_mp.supervisor.wait import wait_for
-from qml_mp.supervisor.waiting import UrgentFirst
-from qml_mp.supervisor.workers.fleet import Fleet, WorkerSpec
+from qml_mp.supervisor.workers.ladder import Graces
 from qml_mp.supervisor.workers.memory import MemoryWatch
+from qml_mp.supervisor.workers.pool import Fleet, WorkerSpec
+from qml_mp.supervisor.workers.pushing import Pusher
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable
 
 from qml_mp.clock import Clock
-from qml_mp.supervisor.ladder import Graces, kill_now
-from qml_mp.supervisor.loops.chores import Chores
-from qml_mp.supervisor.pushing import Pusher
-from qml_mp.supervisor.workers.fleet import Fleet
+from qml_mp.supervisor.loops.settlement import Chores
+from qml_mp.supervisor.workers.ladder import Graces, kill_now
+from qml_mp.supervisor.workers.pool import Fleet
+from qml_mp.supervisor.workers.pushing import Pusher
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.workers.fleet import Fleet, WorkerSpec
+from qml_mp.supervisor.workers.pool import Fleet, WorkerSpec
 from tests.processes.harness import APP, Server, enqueue, wait_for_state, wait_until
 from tests.soak.first_jobs import run_first_jobs
 from tests.soak.report import table

@@ -10,7 +10,7 @@ import pytest
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.judging import Judging
+from qml_mp.supervisor.recovery.judging import Judging
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HERE = host.identity().host

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qml_mp.supervisor.ladder import Graces, Rung
+from qml_mp.supervisor.workers.ladder import Graces, Rung
 
 durations = st.floats(min_value=0, max_value=1e6).map(lambda seconds: timedelta(seconds=seconds))
 

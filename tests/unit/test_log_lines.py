@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qml_mp.supervisor.log import StderrHandler
+from qml_mp.embedding.log import StderrHandler
 
 
 @pytest.mark.fault(86)

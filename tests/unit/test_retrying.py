@@ -7,7 +7,7 @@ import random
 import pytest
 
 from qml_mp.errors import StorageUnavailable
-from qml_mp.supervisor.loops.retrying import Retrying
+from qml_mp.supervisor.retrying import Retrying
 
 LOCKED = StorageUnavailable("somebody keeps a lock")
 

@@ -11,8 +11,8 @@ import click
 
 from qml_mp.cli.arguments import as_duration, as_queues, as_size
 from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.embedding.log import StderrHandler
 from qml_mp.sources import load_app_spec
-from qml_mp.supervisor.log import StderrHandler
 
 _PLAIN = "qml-mp: %(message)s"
 _DETAILED = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"

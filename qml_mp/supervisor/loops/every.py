@@ -7,18 +7,18 @@ from collections.abc import Callable
 from qml_mp.clock import Clock
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.loops.burst import burst_tick
-from qml_mp.supervisor.loops.chores import Chores
 from qml_mp.supervisor.loops.cleanup import cleanup_tick
 from qml_mp.supervisor.loops.clock_steps import clock_tick
 from qml_mp.supervisor.loops.heartbeat import heartbeat_tick, neighbour_tick
 from qml_mp.supervisor.loops.loop import Tick
 from qml_mp.supervisor.loops.recurring import recurring_tick
 from qml_mp.supervisor.loops.scheduler import scheduler_tick
+from qml_mp.supervisor.loops.settlement import Chores
 from qml_mp.supervisor.loops.templates import Templates
 from qml_mp.supervisor.loops.unknown_methods import unknown_tick
 from qml_mp.supervisor.loops.unshown_claims import unshown_tick
 from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.workers.fleet import Fleet
+from qml_mp.supervisor.workers.pool import Fleet
 
 
 def all_ticks(

@@ -10,10 +10,14 @@ from qml_mp import host
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.judging import Judging
 from qml_mp.supervisor.loops.loop import Tick
-from qml_mp.supervisor.loops.retrying import each_by_itself
-from qml_mp.supervisor.sweep import is_seen_alive, reclaim_from_dead_neighbours, release_stranded_jobs
+from qml_mp.supervisor.recovery.judging import Judging
+from qml_mp.supervisor.recovery.sweep import (
+    is_seen_alive,
+    reclaim_from_dead_neighbours,
+    release_stranded_jobs,
+)
+from qml_mp.supervisor.retrying import each_by_itself
 
 logger = logging.getLogger(__name__)
 

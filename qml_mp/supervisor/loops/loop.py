@@ -13,7 +13,7 @@ from datetime import timedelta
 from qml_mp.clock import Clock
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.retrying import Retrying
+from qml_mp.supervisor.retrying import Retrying
 
 TickBody = Callable[[Storage], timedelta | None]
 """One turn of a loop. Returns in how long it wants to run again if that is sooner than its interval."""

@@ -17,7 +17,7 @@ from qml_mp.ipc.slot import Activity
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.loops.loop import Tick
-from qml_mp.supervisor.workers.fleet import Fleet
+from qml_mp.supervisor.workers.pool import Fleet
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from qml_mp.clock import Clock
 from qml_mp.errors import ConfigurationError
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.workers.fleet import Fleet
+from qml_mp.supervisor.workers.pool import Fleet
 from qml_mp.units import format_size
 
 logger = logging.getLogger(__name__)

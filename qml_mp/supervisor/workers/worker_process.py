@@ -12,8 +12,8 @@ from qml_mp.ipc.pipe import send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.ipc.stack import STACK_SIGNAL, empty, read_stack
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.supervisor.ladder import Plan, Rung
 from qml_mp.supervisor.workers.fork import Child
+from qml_mp.supervisor.workers.ladder import Plan, Rung
 
 _BUSY = (Activity.RUNNING, Activity.FINISHING)
 

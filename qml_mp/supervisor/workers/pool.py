@@ -17,12 +17,12 @@ from qml_mp.ipc.slot import Activity, SlotTable
 from qml_mp.ipc.stack import open_stack_file
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.settle import Death
+from qml_mp.supervisor.recovery.settle import Death
 from qml_mp.supervisor.workers.backoff import BootBackoff
+from qml_mp.supervisor.workers.descriptors import Room
 from qml_mp.supervisor.workers.fork import Child, fork_child, reap
 from qml_mp.supervisor.workers.oom import OomWatch
 from qml_mp.supervisor.workers.replacing import Replacing
-from qml_mp.supervisor.workers.room import Room
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from qml_mp.units import format_duration
 

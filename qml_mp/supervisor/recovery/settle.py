@@ -25,7 +25,7 @@ from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.processing.transition_log import log_transition
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.loops.retrying import each_by_itself
+from qml_mp.supervisor.retrying import each_by_itself
 from qml_mp.units import format_size
 
 logger = logging.getLogger(__name__)

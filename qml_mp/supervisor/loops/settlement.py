@@ -15,11 +15,11 @@ from qml_mp.clock import Clock
 from qml_mp.errors import StorageUnreachable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.ladder import Graces
 from qml_mp.supervisor.loops.loop import Tick
-from qml_mp.supervisor.loops.retrying import Retrying
-from qml_mp.supervisor.settle import Death, settle
-from qml_mp.supervisor.workers.fleet import Fleet
+from qml_mp.supervisor.recovery.settle import Death, settle
+from qml_mp.supervisor.retrying import Retrying
+from qml_mp.supervisor.workers.ladder import Graces
+from qml_mp.supervisor.workers.pool import Fleet
 
 logger = logging.getLogger(__name__)
 

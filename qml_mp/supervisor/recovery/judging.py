@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.lease import Lease
+from qml_mp.supervisor.recovery.lease import Lease
 
 _BEAT_ON_ONE_MACHINE = timedelta(seconds=2)
 _BEATS_MISSED = 4

@@ -16,8 +16,8 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.loops.retrying import each_by_itself
 from qml_mp.supervisor.registration import ServerRegistration
+from qml_mp.supervisor.retrying import each_by_itself
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.killing import kill_stranger
 

@@ -7,8 +7,8 @@ import logging
 from qml_mp.clock import Clock
 from qml_mp.ipc.slot import Activity
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.supervisor.ladder import Graces, Plan, Rung, highest, next_rung_at
-from qml_mp.supervisor.workers.fleet import Fleet
+from qml_mp.supervisor.workers.ladder import Graces, Plan, Rung, highest, next_rung_at
+from qml_mp.supervisor.workers.pool import Fleet
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
