@@ -1,4 +1,4 @@
-"""Worker: what a job may have changed in its process, put back before the next job.
+"""Worker: what a job may have left behind in its process, put back before anything is written.
 
 Reset: standard streams, process group, current directory, umask, environment, signal handlers, mask and
 timers, soft resource limits, locale. What cannot be put back makes the worker leave, with the reason.
@@ -15,11 +15,15 @@ import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
+from qml_mp import host
+from qml_mp.child.exits import WorkerExit
 from qml_mp.child.streams import StandardStreams, file_of
+from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry
+from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
+from qml_mp.storage.protocol import Storage
 
 _Handler = Any  # what signal.getsignal returns: a callable, a number or None
 _SIGNALS = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
@@ -42,24 +46,19 @@ class _Surroundings:
     locale: str
 
 
-class Descriptors(Enum):
-    """What became of the worker's descriptors during a job."""
-
-    OURS = 1
-    SOME_CLOSED = 2
-    """The storage's, by a job that closes too much."""
-    REPLACED = 3
-    """A number of ours is another file now, or a vital one is closed."""
-
-
 class Hygiene:
     """Made when the worker is ready; asked before and after each job."""
 
-    def __init__(self, *, pipe_fd: int, stack_fd: int, streams: StandardStreams) -> None:
+    def __init__(
+        self, storage: Storage, *, slot: SlotWriter, pipe_fd: int, stack_fd: int, streams: StandardStreams
+    ) -> None:
         """`pipe_fd` and `stack_fd` are the worker's ends: nobody but a job closes those."""
+        self._storage = storage
+        self._slot = slot
         self._vital_fds = streams.spares | {pipe_fd, stack_fd}
         self._stack_fd = stack_fd
         self._streams = streams
+        self._pid = os.getpid()
         self._start = _Surroundings(
             directory=os.getcwd(),
             umask=_umask(),
@@ -70,25 +69,41 @@ class Hygiene:
         )
         self._files: dict[int, tuple[int, int] | None] = {}
 
-    def before_job(self, storage_fds: frozenset[int]) -> None:
+    def before_job(self) -> None:
         """Note which file each descriptor is that is ours; those of the app and its jobs are theirs."""
-        self._files = {fd: file_of(fd) for fd in self._vital_fds | storage_fds}
+        self._files = {fd: file_of(fd) for fd in self._vital_fds | self._storage.descriptors()}
 
-    def descriptors(self, storage_fds: frozenset[int]) -> Descriptors:
-        """What the job did to our descriptors. `storage_fds` are those that the storage has now: when a
-        job forks it closes its connection first, and the numbers are free for the job to use."""
-        changed = {fd for fd, file in self._files.items() if file_of(fd) != file}
-        if changed & self._vital_fds or any(file_of(fd) is not None for fd in changed & storage_fds):
-            return Descriptors.REPLACED
-        return Descriptors.SOME_CLOSED if changed & storage_fds else Descriptors.OURS
-
-    def restore(self) -> str | None:
-        """Put everything back; why the worker must leave, or None."""
+    def after_job(self, outcome: Outcome) -> str | None:
+        """Put everything back; why the worker must leave, or None. Does not return in a copy of the worker,
+        which the job has forked, nor in a worker that must leave at once."""
+        if os.getpid() != self._pid:
+            os._exit(0)  # the job forked and let the copy return
+        self._check_descriptors()
         try:
             self._restore()
         except (OSError, ValueError, locale.Error) as error:
             return f"a job changed its surroundings and they cannot be put back: {error}"
+        if _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
+            # Nobody waits for them any more; the supervisor kills the group of a worker that left.
+            return "a job that was ended has left processes"
         return _shortage()
+
+    def check_transaction(self) -> None:
+        """When writing fails: does not return if a job has left a transaction open that keeps all from it."""
+        if self._storage.is_locked_by_this_process():
+            self._slot.say("The job has left a transaction open, in which nobody else can write.")
+            os._exit(WorkerExit.BROKEN)  # which ends the transaction
+
+    def _check_descriptors(self) -> None:
+        # When a job forks, storage closes its connection first, and the numbers are free for the job to use.
+        storage_fds = self._storage.descriptors()
+        changed = {fd for fd, file in self._files.items() if file_of(fd) != file}
+        if changed & self._vital_fds or any(file_of(fd) is not None for fd in changed & storage_fds):
+            # The connection to storage may be somebody else's file now: not one byte more.
+            self._slot.say("The job closed or replaced descriptors of the worker.")
+            os._exit(WorkerExit.BROKEN)
+        if changed & storage_fds:
+            self._storage.close()  # its number may be gone; the next use opens another
 
     def _restore(self) -> None:
         start = self._start
@@ -114,6 +129,17 @@ class Hygiene:
                 resource.setrlimit(limit, bounds)
         if locale.setlocale(locale.LC_ALL) != start.locale:
             locale.setlocale(locale.LC_ALL, start.locale)
+
+
+def _was_ended(outcome: Outcome) -> bool:
+    """Whether the job was ended from outside, and may not have cleaned up."""
+    match outcome:
+        case Cancelled() | Release():
+            return True
+        case Retry(kind=kind) | Failure(kind=kind):
+            return kind is AttemptKind.TIMEOUT
+        case _:
+            return False
 
 
 def _umask() -> int:

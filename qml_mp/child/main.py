@@ -9,20 +9,20 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-import setproctitle
-
 from qml_mp import failpoints, host
+from qml_mp.child.claims import Claims
 from qml_mp.child.descendants import cut_off_descendants
+from qml_mp.child.display import Display
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.loop import LoopLimits, WorkerLoop
 from qml_mp.child.native_threads import cap_native_threads
 from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import ProgramSource
+from qml_mp.child.state_changes import StateChanges
 from qml_mp.child.streams import StandardStreams
 from qml_mp.child.token import Commands
 from qml_mp.clock import SystemClock
@@ -30,7 +30,6 @@ from qml_mp.core.server_info import WorkerInfo
 from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
-from qml_mp.printable import printable
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
@@ -43,7 +42,7 @@ _FLUSHING_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOrder:
+class WorkerArguments:
     """All that a supervisor tells a new worker. Handed over by the fork."""
 
     number: int
@@ -57,38 +56,39 @@ class WorkerOrder:
     slot: SlotWriter
 
 
-def worker_main(order: WorkerOrder) -> int:
+def worker_main(arguments: WorkerArguments) -> int:
     """The whole life of a worker, after the prologue; returns its exit code."""
     failpoints.hit("worker.begin")
-    commands = Commands(PipeReader(order.pipe_fd))
+    commands = Commands(PipeReader(arguments.pipe_fd))
     commands.install()
-    write_stacks_to(order.stack_fd)
-    own_fds = {order.pipe_fd, order.stack_fd}  # it grows: looked at when a job forks
+    write_stacks_to(arguments.stack_fd)
+    own_fds = {arguments.pipe_fd, arguments.stack_fd}  # it grows: looked at when a job forks
     cut_off_descendants(fds=own_fds, let_go=commands.let_go)
     unblock_signals()
-    show_title = _title(order)
-    show_title("starting")
-    cap_native_threads(order.config.worker_count)
+    config = arguments.config
+    title = f"qml-mp: worker {arguments.number}/{config.worker_count} [{arguments.source.label}]"
+    display = Display(arguments.slot, title=title)
+    cap_native_threads(config.worker_count)
     try:
-        program = order.source.load()
+        program = arguments.source.load()
         if program.attach is not None:
-            program.attach(order.url)  # what jobs enqueue goes where this worker takes jobs from
-        storage = open_storage(order.url, application_name=f"qml-mp: worker {order.number}")
+            program.attach(arguments.url)  # what jobs enqueue goes where this worker takes jobs from
+        storage = open_storage(arguments.url, application_name=f"qml-mp: worker {arguments.number}")
         failpoints.hit("boot")
         streams = StandardStreams()
         own_fds |= streams.spares
-        loop = _loop(order, program, storage, commands, show_title, streams)
+        loop = _loop(arguments, program, storage, commands, display, streams)
     except BaseException:  # user code: even SystemExit at import is a failure to boot
-        order.slot.show_cannot_boot(traceback.format_exc())
+        arguments.slot.show_cannot_boot(traceback.format_exc())
         return WorkerExit.CANNOT_BOOT
-    order.slot.show_ready()
+    arguments.slot.show_ready()
     try:
         reason = loop.run()
-        order.slot.show(Activity.LEAVING)
+        arguments.slot.show(Activity.LEAVING)
         return reason
     except Exception:
         # The slot stays as it is: it may name a job, whose crash this is.
-        logger.exception("Worker %s is broken", order.worker_id, extra={"worker_id": order.worker_id})
+        logger.exception("Worker %s is broken", arguments.worker_id, extra={"worker_id": arguments.worker_id})
         return WorkerExit.BROKEN
     finally:
         storage.close()
@@ -134,70 +134,63 @@ def _stop_flushing(_signal: int, _frame: FrameType | None) -> None:
     raise TimeoutError  # an OSError
 
 
-def _info(order: WorkerOrder) -> WorkerInfo:
+def _loop(
+    arguments: WorkerArguments,
+    program: Program,
+    storage: Storage,
+    commands: Commands,
+    display: Display,
+    streams: StandardStreams,
+) -> WorkerLoop:
+    config = arguments.config
+    rng = random.Random()
+    return WorkerLoop(
+        claims=Claims(
+            storage,
+            fetch=Fetch(
+                worker_id=arguments.worker_id,
+                server_id=arguments.server_id,
+                queues=tuple(config.queues),
+                registered=True,
+                methods=program.registry.methods(),
+            ),
+            info=_info(arguments),
+            retention=Retention.of(config),
+            commands=commands,
+        ),
+        processor=JobProcessor(
+            program, default_timeout=config.job_timeout, guard=commands, clock=SystemClock(), rng=rng
+        ),
+        commands=commands,
+        display=display,
+        changes=StateChanges(program.on_state_change, display=display),
+        hygiene=Hygiene(
+            storage,
+            slot=arguments.slot,
+            pipe_fd=arguments.pipe_fd,
+            stack_fd=arguments.stack_fd,
+            streams=streams,
+        ),
+        limits=LoopLimits(
+            polling_interval=config.polling_interval,
+            max_jobs=_with_jitter(config.max_jobs, rng),
+            max_memory_bytes=config.max_memory,
+        ),
+    )
+
+
+def _info(arguments: WorkerArguments) -> WorkerInfo:
     process = host.identity()
     return WorkerInfo(
-        id=order.worker_id,
-        server_id=order.server_id,
-        number=order.number,
+        id=arguments.worker_id,
+        server_id=arguments.server_id,
+        number=arguments.number,
         process=process,
         started_at=SystemClock().now(),
         rss_bytes=host.rss_bytes(process.pid),
     )
 
 
-def _loop(
-    order: WorkerOrder,
-    program: Program,
-    storage: Storage,
-    commands: Commands,
-    show_title: Callable[[str], None],
-    streams: StandardStreams,
-) -> WorkerLoop:
-    config = order.config
-    rng = random.Random()
-    processor = JobProcessor(
-        program,
-        default_timeout=config.job_timeout,
-        guard=commands,
-        clock=SystemClock(),
-        rng=rng,
-    )
-    limits = LoopLimits(
-        polling_interval=config.polling_interval,
-        retention=Retention.of(config),
-        max_jobs=_with_jitter(config.max_jobs, rng),
-        max_memory_bytes=config.max_memory,
-    )
-    return WorkerLoop(
-        fetch=Fetch(
-            worker_id=order.worker_id,
-            server_id=order.server_id,
-            queues=tuple(config.queues),
-            registered=True,
-            methods=program.registry.methods(),
-        ),
-        storage=storage,
-        info=_info(order),
-        processor=processor,
-        commands=commands,
-        slot=order.slot,
-        limits=limits,
-        on_state_change=program.on_state_change,
-        show_title=show_title,
-        hygiene=Hygiene(pipe_fd=order.pipe_fd, stack_fd=order.stack_fd, streams=streams),
-        pid=os.getpid(),
-    )
-
-
 def _with_jitter(max_jobs: int | None, rng: random.Random) -> int | None:
     """Up to a tenth more, so that workers started together are not replaced together."""
     return None if max_jobs is None else max_jobs + rng.randint(0, max_jobs // 10)
-
-
-def _title(order: WorkerOrder) -> Callable[[str], None]:
-    """Process titles name the method, never arguments. Not on macOS: there it kills forked children."""
-    if sys.platform == "darwin":
-        return lambda _: None
-    prefix = f"qml-mp: worker {order.number}/{order.config.worker_count} [{order.source.label}] "
-    return lambda what: setproctitle.setproctitle(printable(prefix + what))

@@ -22,7 +22,6 @@ from qml_mp.core.outcome import (
     Outcome,
     Release,
     Retry,
-    RetryWhenKilled,
     Success,
 )
 from qml_mp.core.payload import JsonValue
@@ -31,13 +30,14 @@ from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.cancel import CancelReason, CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.errors_text import MAX_MESSAGE_CHARS, clean, describe, describe_type, message_of
+from qml_mp.processing.execution import Execution
 from qml_mp.processing.guard import UserCodeGuard
 from qml_mp.processing.middleware import chain
 from qml_mp.processing.plain import plain_result
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, run_coroutine
 from qml_mp.processing.result import WorkerResult
-from qml_mp.processing.retry import RetryPolicy, is_a, type_name
+from qml_mp.processing.retry import is_a, type_name
 from qml_mp.units import format_duration
 
 _log = logging.getLogger(__name__)
@@ -64,51 +64,33 @@ class JobProcessor:
         self._clock = clock
         self._rng = rng
 
-    def limit(self, job: Job) -> timedelta:
-        """The time limit of one attempt: the job's own, else its worker's, else the server's."""
-        worker = self._program.registry.get(job.method)
-        of_worker = None if worker is None else worker.timeout
-        return job.timeout or of_worker or self._default_timeout
+    def resolve(self, claim: Claim) -> Execution:
+        """What the claim's run needs, for `run` and for those who watch over it."""
+        return Execution.of(claim, self._program, default_timeout=self._default_timeout, rng=self._rng)
 
-    def max_attempts(self, job: Job) -> int:
-        """Attempts that may fail before the job ends Failed, the first included."""
-        return self._policy(job).attempts(max_retries=job.max_retries)
-
-    def max_crashes(self, job: Job) -> int | None:
-        """The crash budget: the job's own, else its worker's; None: the server's."""
-        worker = self._program.registry.get(job.method)
-        return job.max_crashes or (None if worker is None else worker.max_crashes)
-
-    def run(self, claim: Claim, cancel: CancelToken) -> Outcome:
+    def run(self, execution: Execution, cancel: CancelToken) -> Outcome:
         """Run the job and return what came of it. Raises nothing that the job's code raises."""
-        job = claim.job
+        job = execution.job
         if job.payload_error is not None:
             return _refused("InvalidPayload", job.payload_error)
-        worker = self._program.registry.get(job.method)
-        if worker is None:
+        if execution.worker is None:
             return _refused("UnknownMethod", f"No worker registered for method: {job.method}")
         context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel)
         began_s = self._clock.monotonic()
-        ended = self._execute(worker, job, context)
+        ended = self._call(execution.worker, job, context)
         match ended:
             case _Returned():
-                return self._judge_return(ended, job, duration_s=self._clock.monotonic() - began_s)
+                return self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
             case _Raised(error=error) if is_a(error, PayloadMismatch):
                 return _refused("InvalidPayload", message_of(error))
             case _Raised(error=error) if is_a(error, JobInterrupted):
-                return self._judge_interruption(error, job, cancel)
+                return self._judge_interruption(error, execution, cancel)
             case _Raised(error=error):
-                return self._judge_error(error, job)
+                return self._judge_error(error, execution)
             case _:
                 assert_never(ended)
 
-    def retry_when_killed(self, job: Job) -> RetryWhenKilled:
-        """Whether and when the job runs again should this attempt be killed by a limit."""
-        return RetryWhenKilled(
-            timeout=self._retry_delay(JobTimeout(), job), memory=self._retry_delay("OutOfMemory", job)
-        )
-
-    def _execute(self, worker: Worker, job: Job, context: WorkerContext) -> _Returned | _Raised:
+    def _call(self, worker: Worker, job: Job, context: WorkerContext) -> _Returned | _Raised:
         def innermost(job: Job, context: WorkerContext) -> object:
             result = worker.execute(job, context)
             return run_coroutine(result) if inspect.iscoroutine(result) else result
@@ -120,17 +102,17 @@ class JobProcessor:
         except BaseException as error:
             return _Raised(error)
 
-    def _judge_return(self, returned: _Returned, job: Job, *, duration_s: float) -> Outcome:
+    def _judge_return(self, returned: _Returned, execution: Execution, *, duration_s: float) -> Outcome:
         said = returned.said
         match said.kind:
             case "succeeded":
                 if returned.dropped is not None:
                     _log.warning(
                         "job %s (%s): the result cannot be stored and is dropped: %s",
-                        job.id,
-                        job.method,
+                        execution.job.id,
+                        execution.job.method,
                         returned.dropped,
-                        extra={"job_id": job.id, "method": job.method},
+                        extra={"job_id": execution.job.id, "method": execution.job.method},
                     )
                 return Success(
                     result=returned.result,
@@ -140,62 +122,43 @@ class JobProcessor:
             case "failed":
                 return Failure(error=self._reported(said, "FailureReported"))
             case "retry":
-                return self._judge_retry_request(said, job)
+                return self._judge_retry_request(said, execution)
             case _:
                 assert_never(said.kind)
 
-    def _judge_retry_request(self, said: WorkerResult, job: Job) -> Retry | Failure:
-        error = self._reported(said, "RetryRequested")
-        delay = self._policy(job).next_delay(
+    def _judge_retry_request(self, said: WorkerResult, execution: Execution) -> Retry | Failure:
+        job = execution.job
+        delay = execution.policy.next_delay(
             failures=job.failures + 1, max_retries=job.max_retries, rng=self._rng
         )
-        if delay is None:
-            return Failure(error=error)
-        if said.retry_at is not None:
+        if delay is not None and said.retry_at is not None:
             delay = min(max(said.retry_at - self._clock.now(), timedelta(0)), _LONGEST_WAIT)
-        return Retry(error=error, delay=delay)
+        return _retry_or_fail(self._reported(said, "RetryRequested"), delay)
 
-    def _judge_interruption(self, interruption: BaseException, job: Job, cancel: CancelToken) -> Outcome:
+    def _judge_interruption(
+        self, interruption: BaseException, execution: Execution, cancel: CancelToken
+    ) -> Outcome:
         reason = CancelReason.TIMEOUT if is_a(interruption, JobTimeout) else cancel.reason
         message = cancel.message or ""
         match reason:
             case None:  # the job raised it of its own accord: a failed attempt like any other
-                return self._judge_error(interruption, job)
+                return self._judge_error(interruption, execution)
             case CancelReason.CANCELLED:
                 return Cancelled(reason=message)
             case CancelReason.TIMEOUT:
-                limit = format_duration(self.limit(job))
                 error = replace(
                     self._described(interruption),
                     type="JobTimeout",
-                    message=f"The attempt exceeded its time limit of {limit}.",
+                    message=f"The attempt exceeded its time limit of {format_duration(execution.limit)}.",
                 )
-                return self._judge(error, JobTimeout(), job, kind=AttemptKind.TIMEOUT)
+                return _retry_or_fail(error, execution.when_killed.timeout, kind=AttemptKind.TIMEOUT)
             case CancelReason.SHUTDOWN | CancelReason.ORPHANED | CancelReason.MEMORY:
                 return Release(reason=message or str(reason))
             case _:
                 assert_never(reason)
 
-    def _judge_error(self, error: BaseException, job: Job) -> Retry | Failure:
-        return self._judge(self._described(error), error, job, kind=AttemptKind.FAILURE)
-
-    def _judge(
-        self, info: ErrorInfo, error: BaseException, job: Job, *, kind: AttemptKind
-    ) -> Retry | Failure:
-        delay = self._retry_delay(error, job)
-        if delay is None:
-            return Failure(error=info, kind=kind)
-        return Retry(error=info, delay=delay, kind=kind)
-
-    def _retry_delay(self, error: BaseException | str, job: Job) -> timedelta | None:
-        return self._policy(job).decide(
-            failures=job.failures + 1, error=error, max_retries=job.max_retries, rng=self._rng
-        )
-
-    def _policy(self, job: Job) -> RetryPolicy:
-        worker = self._program.registry.get(job.method)
-        of_worker = None if worker is None else worker.retry_policy
-        return of_worker or self._program.retry_policy
+    def _judge_error(self, error: BaseException, execution: Execution) -> Retry | Failure:
+        return _retry_or_fail(self._described(error), execution.retry_delay(error, self._rng))
 
     def _reported(self, said: WorkerResult, type_when_text: str) -> ErrorInfo:
         if is_a(said.error, BaseException):
@@ -249,6 +212,14 @@ def _check(said: WorkerResult) -> None:
 
 def _reject(name: str, value: object, wanted: str) -> NoReturn:
     raise TypeError(f"WorkerResult.{name} is a {type(value).__name__}; it must be {wanted}.")
+
+
+def _retry_or_fail(
+    error: ErrorInfo, delay: timedelta | None, *, kind: AttemptKind = AttemptKind.FAILURE
+) -> Retry | Failure:
+    if delay is None:
+        return Failure(error=error, kind=kind)
+    return Retry(error=error, delay=delay, kind=kind)
 
 
 def _refused(kind: str, message: str) -> Failure:

@@ -74,7 +74,8 @@ def run(
     cancel: CancelToken | None = None,
     **options: Any,
 ) -> Outcome:
-    return processor_of(worker, **options).run(claim or claim_of(), cancel or CancelToken.never())
+    processor = processor_of(worker, **options)
+    return processor.run(processor.resolve(claim or claim_of()), cancel or CancelToken.never())
 
 
 def error_of(outcome: Outcome) -> ErrorInfo:

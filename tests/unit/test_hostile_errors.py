@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import types
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +14,7 @@ from qml_mp.processing.errors_text import describe, describe_anything
 from qml_mp.processing.middleware import TracingMiddleware
 from qml_mp.processing.result import WorkerResult
 from qml_mp.processing.retry import RetryPolicy, type_name
-from tests.unit.processor_case import claim_of, error_of, processor_of, raising, returning, run
+from tests.unit.processor_case import error_of, raising, returning, run
 
 LISTS = RetryPolicy.fixed(10, retry_on=(KeyError, "Odd", OSError), never_retry=(ValueError, "Other"))
 
@@ -207,7 +206,7 @@ def test_a_result_of_no_known_kind_is_a_failed_attempt() -> None:
 def test_retrying_at_the_end_of_the_calendar_is_retrying_in_a_hundred_years() -> None:
     said = WorkerResult.retry("later", retry_at=datetime.max.replace(tzinfo=UTC))
 
-    outcome = processor_of(returning(said)).run(claim_of(), types.SimpleNamespace(reason=None))  # type: ignore[arg-type]
+    outcome = run(returning(said))
 
     assert isinstance(outcome, Retry)
     assert outcome.delay.days == 36_525

@@ -185,12 +185,13 @@ class AsyncWorker(Worker):
 
 def test_a_workers_own_policy_and_limit_hold_for_its_jobs() -> None:
     processor = processor_of(Slow())
+    execution = processor.resolve(claim_of())
 
-    outcome = processor.run(claim_of(), CancelToken.never())
+    outcome = processor.run(execution, CancelToken.never())
 
     assert isinstance(outcome, Retry)
     assert outcome.delay == timedelta(seconds=99)
-    assert processor.limit(claim_of().job) == timedelta(seconds=30)
+    assert execution.limit == timedelta(seconds=30)
 
 
 def test_a_worker_may_execute_in_a_coroutine() -> None:
@@ -201,10 +202,10 @@ def test_a_worker_may_execute_in_a_coroutine() -> None:
 
 
 def test_a_jobs_own_limit_wins_and_the_servers_is_the_last_resort() -> None:
-    own = claim_of(timeout=timedelta(seconds=5)).job
+    own = claim_of(timeout=timedelta(seconds=5))
 
-    assert processor_of(Slow()).limit(own) == timedelta(seconds=5)
-    assert processor_of(None).limit(claim_of().job) == timedelta(minutes=5)
+    assert processor_of(Slow()).resolve(own).limit == timedelta(seconds=5)
+    assert processor_of(None).resolve(claim_of()).limit == timedelta(minutes=5)
 
 
 def test_a_jobs_own_max_retries_wins_over_the_policy() -> None:
@@ -216,7 +217,7 @@ def test_a_jobs_own_max_retries_wins_over_the_policy() -> None:
 def test_what_a_kill_means_is_known_before_the_attempt_runs() -> None:
     processor = processor_of(Slow())
 
-    first, last = (processor.retry_when_killed(claim_of(failures=n).job) for n in (0, 1))
+    first, last = (processor.resolve(claim_of(failures=n)).when_killed for n in (0, 1))
 
     assert first == RetryWhenKilled(timeout=timedelta(seconds=99), memory=timedelta(seconds=99))
     assert last == RetryWhenKilled()
@@ -237,6 +238,6 @@ def test_the_lists_of_the_policy_know_a_time_limit_from_a_memory_limit(
 ) -> None:
     processor = processor_of(returning(1), policy=RetryPolicy.fixed(**lists))
 
-    retry = processor.retry_when_killed(claim_of().job)
+    retry = processor.resolve(claim_of()).when_killed
 
     assert (retry.timeout is not None, retry.memory is not None) == (timeout, memory)

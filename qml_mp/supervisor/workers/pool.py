@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from signal import SIGKILL
 
-from qml_mp.child.main import WorkerOrder, worker_main
+from qml_mp.child.main import WorkerArguments, worker_main
 from qml_mp.child.source import ProgramSource
 from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
@@ -276,7 +276,7 @@ class Fleet:
         self._incarnation += 1
         worker_id = f"{self._server_id}:worker:{number}.{self._incarnation}"
         (reading, writing), stack_fd = _open_channels()
-        order = WorkerOrder(
+        arguments = WorkerArguments(
             number=number,
             worker_id=worker_id,
             server_id=self._server_id,
@@ -290,7 +290,7 @@ class Fleet:
         own_fds = {*self._spec.own_fds(), *self.fds, writing}
         try:
             child = fork_child(
-                lambda: worker_main(order),
+                lambda: worker_main(arguments),
                 own_fds=own_fds,
                 keep_fds={reading, stack_fd},
                 die_with_parent=True,

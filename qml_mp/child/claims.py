@@ -1,0 +1,95 @@
+"""Worker: what it asks storage for, and the one question that may be open after a lost reply."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import replace
+
+from qml_mp import failpoints
+from qml_mp.child.token import Commands
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Outcome
+from qml_mp.core.server_info import WorkerInfo
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
+
+logger = logging.getLogger(__name__)
+
+
+class Claims:
+    """One worker's. Every method may raise a `StorageError`, after which it may be called again."""
+
+    def __init__(
+        self, storage: Storage, *, fetch: Fetch, info: WorkerInfo, retention: Retention, commands: Commands
+    ) -> None:
+        self._storage = storage
+        self._fetch = fetch
+        self._info = info
+        self._retention = retention
+        self._commands = commands
+        self._is_registered = False
+        self._in_doubt = False
+        """Whether this worker may hold a claim of which it does not know. No length of time ends it."""
+        self.found: deque[Claim] = deque()
+        """Claims that it held without knowing. They come before any other; the loop takes them out."""
+
+    @property
+    def worker_id(self) -> str:
+        """The worker whose claims these are."""
+        return self._info.id
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether another may be claimed before anything else: no question is open, and none was found."""
+        return not (self._in_doubt or self._commands.doubted or self.found)
+
+    def register(self) -> None:
+        """Before the first claim: whoever finds it after our death must know whom to kill first."""
+        if not self._is_registered:
+            self._is_registered = self._storage.register_worker(self._info)
+        if not self._is_registered:
+            raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")
+
+    def next(self) -> Claim | None:
+        """Claim a job. None: there is none, or claims are paused, or `found` has some."""
+        self._end_doubt()
+        if self._commands.paused or self.found:
+            return None
+        self._in_doubt = True  # until the reply is here
+        claim = self._storage.fetch_and_lock_job(self._fetch)
+        self._in_doubt = False
+        return claim
+
+    def finish(self, claim: Claim, outcome: Outcome, *, and_next: bool) -> Finished:
+        """Write the outcome and, with `and_next`, claim the next job in the same commit."""
+        failpoints.hit("finish.before")
+        self._in_doubt = self._in_doubt or and_next  # until the reply is here
+        finished = self._storage.finish(
+            claim, outcome, retention=self._retention, then=self._fetch if and_next else None
+        )
+        failpoints.hit("finish.committed")
+        if and_next:
+            self._in_doubt = False
+        return finished
+
+    def _end_doubt(self) -> None:
+        """Make void what was sent before, and take over what it has claimed."""
+        if self._commands.doubted:
+            self._commands.doubted, self._in_doubt = False, True
+        if not self._in_doubt:
+            return
+        renewed = self._storage.renew_epoch(self._fetch.worker_id)
+        if renewed is None:  # registered anew, it must not have the epoch of what was sent before
+            self._is_registered = False
+            self._info = replace(self._info, epoch=self._fetch.epoch + 1)
+            raise StorageUnavailable("The row of this worker is gone from the registry.")
+        self._fetch = replace(self._fetch, epoch=renewed.epoch)
+        self._in_doubt = False
+        self.found = deque(renewed.claims)
+        for claim in renewed.claims:
+            logger.info(
+                "Found the claim of job %s, whose reply had been lost",
+                claim.job.id,
+                extra={"job_id": claim.job.id, "worker_id": claim.worker_id, "attempt": claim.job.claim_seq},
+            )
