@@ -8,9 +8,10 @@ from enum import StrEnum
 
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.host import is_alive
+from qml_mp.settings import ServerConfig
 from qml_mp.units import format_duration
 
-_SILENT_AFTER = timedelta(seconds=60)  # the default of dead_server_timeout
+_SILENT_AFTER = ServerConfig().dead_server_timeout  # the registry does not tell a server's own
 _SILENT_AFTER_ON_ONE_MACHINE = timedelta(seconds=10)  # where servers send a heartbeat every two seconds
 _CLOCK_STEP = timedelta(seconds=2)
 

@@ -43,7 +43,7 @@ class WorkerView:
             "state": self.state,
             "job_id": None if self.claim is None else self.claim.job.id,
             "method": self.method,
-            "running_s": None if self.running is None else round(self.running.total_seconds(), 3),
+            "running_s": seconds(self.running),
             "rss_bytes": self.rss_bytes,
         }
 
@@ -106,7 +106,7 @@ def queue_to_json(queue: QueueStats) -> dict[str, JsonValue]:
         "name": queue.name,
         "enqueued": queue.enqueued,
         "processing": queue.processing,
-        "oldest_s": None if queue.oldest is None else round(queue.oldest.total_seconds(), 3),
+        "oldest_s": seconds(queue.oldest),
     }
 
 

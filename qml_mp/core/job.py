@@ -119,10 +119,6 @@ class Job:
         check_metadata(self.metadata)
         encode_json(self.payload, what="The payload")
 
-    def in_state(self, state: JobState) -> Job:
-        """A copy in another state (no check: the storage guards transitions)."""
-        return replace(self, state=state)
-
     @property
     def result(self) -> JsonValue:
         """What the function returned, once the job has Succeeded; else None, as when it was not stored."""

@@ -150,7 +150,7 @@ def test_a_payload_that_cannot_be_stored_is_refused_and_nothing_is_written(
 
 def test_a_job_that_is_not_new_is_refused(storage: Storage) -> None:
     job = Job.new("work")
-    failed = job.in_state(Failed(failed_at=job.created_at, exception=None, retry_count=0))
+    failed = replace(job, state=Failed(failed_at=job.created_at, exception=None, retry_count=0))
 
     with pytest.raises(InvalidJob, match="failed"):
         storage.enqueue(failed)

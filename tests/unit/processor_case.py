@@ -60,7 +60,7 @@ def processor_of(
 
 def claim_of(payload: JsonValue = None, **fields: Any) -> Claim:
     state = Processing(started_at=NOW, worker_id="w-1", server_name="s#1")
-    job = replace(Job.new("f", payload, now=NOW).in_state(state), claim_seq=1, **fields)
+    job = replace(Job.new("f", payload, now=NOW), state=state, claim_seq=1, **fields)
     return Claim(job=job, worker_id="w-1", server_id="s#1")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -78,7 +79,9 @@ def test_a_queue_that_cannot_be_is_refused() -> None:
 def test_a_result_is_seen_once_the_job_has_succeeded() -> None:
     job = Job.new("resize", now=NOW)
 
-    done = job.in_state(Succeeded(succeeded_at=NOW, duration=timedelta(seconds=1), result={"width": 640}))
+    done = replace(
+        job, state=Succeeded(succeeded_at=NOW, duration=timedelta(seconds=1), result={"width": 640})
+    )
 
     assert done.result == {"width": 640}
     assert done.error is None
@@ -88,7 +91,7 @@ def test_the_error_is_that_of_the_state() -> None:
     error = ErrorInfo(type="KeyError", message="'a'")
     waiting = AwaitingRetry(scheduled_at=NOW, retry_at=NOW, retry_count=1, last_exception=error)
 
-    assert Job.new("resize", now=NOW).in_state(waiting).error == error
+    assert replace(Job.new("resize", now=NOW), state=waiting).error == error
 
 
 def test_a_job_prints_as_json_with_every_designed_key() -> None:

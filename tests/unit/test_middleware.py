@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,8 +17,9 @@ from qml_mp.processing.middleware import CallNext, TracingMiddleware, chain
 from qml_mp.processing.result import WorkerResult
 
 NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
-JOB = Job.new("resize", {"password": "hunter2"}, now=NOW).in_state(
-    Processing(started_at=NOW, worker_id="w-1", server_name="s#1")
+JOB = replace(
+    Job.new("resize", {"password": "hunter2"}, now=NOW),
+    state=Processing(started_at=NOW, worker_id="w-1", server_name="s#1"),
 )
 CONTEXT = WorkerContext.of(JOB, started_at=NOW, cancel=CancelToken.never())
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import click
 
 from qml_mp.cli.demo import tasks
-from qml_mp.cli.demo.kill import KillStory
+from qml_mp.cli.demo.kill import WorkerKill
 from qml_mp.cli.demo.progress import Progress
 from qml_mp.cli.demo.server import DemoServer, demo_server
 from qml_mp.cli.session import Command, Session, pass_session
@@ -92,19 +92,19 @@ def _run(storage: Storage, server: DemoServer, paths: list[str], progress: Progr
 
 def _watch(storage: Storage, server: DemoServer, path_of: Mapping[str, str], progress: Progress) -> None:
     """Until every job has ended: show progress, kill a worker about halfway, show what becomes of it."""
-    story = KillStory(storage, path_of, progress)
+    kill = WorkerKill(storage, path_of, progress)
     while True:
         counts = storage.job_counts()
         done = sum(counts[state] for state in FINAL_STATES)
         if done == len(path_of):
             break
         if done >= len(path_of) // 2:
-            story.advance()
+            kill.advance()
         progress.show(f"{done}/{len(path_of)} done, {counts[StateName.PROCESSING]} running")
         server.check()
         time.sleep(_POLL_S)
     progress.clear()
-    story.end()
+    kill.end()
 
 
 def _result(storage: Storage, job_id: str, path: str) -> JsonValue:

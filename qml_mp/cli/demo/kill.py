@@ -23,7 +23,7 @@ class _Kill:
     """What the worker died with."""
 
 
-class KillStory:
+class WorkerKill:
     """One worker killed, its replacement, and its job's second run, each told when it is seen."""
 
     def __init__(self, storage: Storage, path_of: Mapping[str, str], progress: Progress) -> None:
