@@ -14,7 +14,7 @@ from typing import Any, Protocol, assert_never
 from qml_mp.core.ids import check_job_id
 from qml_mp.core.job import NO_RETRIES, Claim, Job
 from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
-from qml_mp.core.payload import MAX_PAYLOAD_BYTES, JsonValue, decode_json
+from qml_mp.core.payload import JsonValue, decode_json
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import (
@@ -261,14 +261,11 @@ def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
 
 
 def _json(value: object) -> tuple[JsonValue, str | None]:
-    """The value and None, or None and why it cannot be read. A number stands for a text that the
-    query left out because it has so many bytes."""
+    """The value and None, or None and why it cannot be read."""
     try:
         match value:
             case None:
                 return None, None
-            case int():
-                raise InvalidJob(f"The stored JSON is {value:,} bytes; the limit is {MAX_PAYLOAD_BYTES:,}.")
             case str() | bytes():
                 return decode_json(value), None
             case _:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.outcome import Failure
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES
+from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import JobFilter, Storage
@@ -29,6 +31,8 @@ UNREADABLE = {
     "2 MiB": '"' + "x" * 2**21 + '"',
 }
 
+FITS = '"' + "ä" * (MAX_PAYLOAD_BYTES // 2 - 1) + '"'
+
 
 @pytest.mark.fault(27)
 @pytest.mark.fault(29)
@@ -36,6 +40,7 @@ UNREADABLE = {
 def test_a_job_with_an_unreadable_payload_is_handed_out_and_can_fail(
     storage: Storage, raw: Raw, payload: str
 ) -> None:
+    without_size_limits(raw)
     job_id = raw.add_job(payload=payload)
 
     read, listed = present(storage, job_id), storage.list_jobs(JobFilter()).jobs
@@ -52,11 +57,30 @@ def test_a_job_with_an_unreadable_payload_is_handed_out_and_can_fail(
 
 @pytest.mark.parametrize("metadata", ["{no json", "[1]", "null", '"' + "x" * 2**21 + '"'])
 def test_unreadable_metadata_reads_as_none_at_all(storage: Storage, raw: Raw, metadata: str) -> None:
+    without_size_limits(raw)
     job_id = raw.add_job(metadata=metadata, payload='{"n": 1}')
 
     job = present(storage, job_id)
 
     assert (job.metadata, job.payload, job.payload_error) == ({}, {"n": 1}, None)
+
+
+@pytest.mark.parametrize("column", ["payload", "metadata", "result"])
+def test_the_table_refuses_json_that_is_too_large_and_says_which(
+    storage: Storage, raw: Raw, column: str
+) -> None:
+    raw.add_job(**{column: FITS})
+
+    with pytest.raises(Exception, match=f"{column}_is_at_most_1_mib"):
+        raw.add_job(**{column: FITS + " "})
+
+
+def test_the_table_refuses_a_template_whose_payload_is_too_large(storage: Storage, raw: Raw) -> None:
+    storage.upsert_recurring_job(RecurringJob.new("daily", "0 0 9 * * *", "work"))
+    raw.run("UPDATE {recurring_jobs} SET payload = ?", FITS)
+
+    with pytest.raises(Exception, match="payload_is_at_most_1_mib"):
+        raw.run("UPDATE {recurring_jobs} SET payload = ?", FITS + " ")
 
 
 def test_an_unreadable_result_reads_as_none(storage: Storage, raw: Raw) -> None:
@@ -109,7 +133,7 @@ def test_the_table_refuses_an_unknown_state(storage: Storage, raw: Raw, state: s
     [
         ("payload", b"\xff\xfe{"),
         ("payload", b'{"n": 1}'),
-        ("payload", b"\0" * 2**21),
+        ("payload", b"\0" * 2**20),
         ("metadata", b"\xff"),
         ("result", 1.5),
         ("method", b"\xff\0work"),
@@ -148,6 +172,15 @@ def test_an_sqlite_file_refuses_rows_that_could_not_be_ordered_or_fenced(
 ) -> None:
     with sqlite_with(tmp_path) as (_, raw), pytest.raises(sqlite3.IntegrityError):
         raw.add_job(**{column: value})
+
+
+def without_size_limits(raw: Raw) -> None:
+    """As the table was made before it had limits."""
+    if raw.is_sqlite:
+        raw.run("PRAGMA ignore_check_constraints = ON")
+        return
+    for column in ("payload", "metadata", "result"):
+        raw.run(f"ALTER TABLE {{jobs}} DROP CONSTRAINT {column}_is_at_most_1_mib")
 
 
 @contextmanager

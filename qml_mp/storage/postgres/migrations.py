@@ -2,7 +2,8 @@
 
 `{s}` stands for the quoted schema. JSON is TEXT, because what other programs put there has to be
 read back as it is and judged in one place. Names are compared byte by byte (COLLATE "C"), as SQLite
-does. The guards on instants keep out what Python's datetime cannot hold.
+does. The guards on instants keep out what Python's datetime cannot hold, those on sizes what would
+cost every reader its memory.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ CREATE TABLE {s}.jobs (
     cancel_reason        text,
     recurring_id         text,
     fire_at              timestamptz,
+    CONSTRAINT payload_is_at_most_1_mib CHECK (octet_length(payload) <= 1048576),
+    CONSTRAINT metadata_is_at_most_1_mib CHECK (octet_length(metadata) <= 1048576),
+    CONSTRAINT result_is_at_most_1_mib CHECK (octet_length(result) <= 1048576),
     CHECK (created_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'),
     CHECK (run_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'),
     CHECK (expires_at BETWEEN '0001-01-02Z' AND '9999-12-30Z')
@@ -107,6 +111,7 @@ CREATE TABLE {s}.recurring_jobs (
     last_run_at     timestamptz,
     created_at      timestamptz NOT NULL DEFAULT now(),
     disabled_reason text,
+    CONSTRAINT payload_is_at_most_1_mib CHECK (octet_length(payload) <= 1048576),
     CHECK (next_run_at BETWEEN '0001-01-02Z' AND '9999-12-30Z')
 );
 CREATE INDEX recurring_jobs_due ON {s}.recurring_jobs (next_run_at, id) WHERE enabled;

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from qml_mp.core.job import Claim, Job
-from qml_mp.storage.postgres import sql, sql_around
+from qml_mp.storage.postgres import sql_around
 from qml_mp.storage.postgres.connection import ProcessConnection
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.rows import claim_of, job_of
@@ -30,15 +30,9 @@ class Part:
 
 def job_from(row: Mapping[str, Any]) -> Job:
     """The job of a row of JOB_COLUMNS."""
-    return job_of(with_sizes(row, sql.BOUNDED_COLUMNS), from_column)
+    return job_of(row, from_column)
 
 
 def claims_from(rows: Iterable[Mapping[str, Any]]) -> list[Claim]:
     """The claims of rows of JOB_COLUMNS."""
-    return [claim_of(with_sizes(row, sql.BOUNDED_COLUMNS), from_column) for row in rows]
-
-
-def with_sizes(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Any]:
-    """The row, with the size of a text in its place where the query left the text out as too large."""
-    sizes = {name: row[f"{name}_bytes"] for name in columns if row[name] is None}
-    return {**row, **sizes}
+    return [claim_of(row, from_column) for row in rows]

@@ -17,7 +17,7 @@ from qml_mp.storage.postgres.connection import Transaction
 from qml_mp.storage.postgres.inserting import insert_firing, postgres_row
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.postgres.jobs import running_in
-from qml_mp.storage.postgres.part import Part, with_sizes
+from qml_mp.storage.postgres.part import Part
 from qml_mp.storage.protocol import Fired
 from qml_mp.storage.rows import job_from_template, late_firings, template_of
 from qml_mp.storage.storable import storable_reason
@@ -65,7 +65,7 @@ class RecurringPart(Part):
         which = {"limit": limit, "methods": None if methods is None else list(methods)}
         with self._database.transaction("firing recurring jobs") as transaction:
             due = transaction.execute(sql_around.LOCK_DUE_TEMPLATES, which).fetchall()
-            for row in map(_sized, due):
+            for row in due:
                 try:
                     job, template, next_run_at = _firing(row)
                 except (ConfigurationError, InvalidJob) as error:
@@ -103,7 +103,7 @@ class RecurringPart(Part):
         rows = self._database.read("reading a recurring job", sql_around.GET_TEMPLATE, {"id": recurring_id})
         if not rows:
             return None
-        job = job_from_template(_sized(rows[0]), now=self.now())
+        job = job_from_template(rows[0], now=self.now())
         with self._database.transaction("running a recurring job") as transaction:
             _insert(transaction, job, recurring_id, None)
         return job.id
@@ -125,8 +125,4 @@ def _insert(transaction: Transaction, job: Job, recurring_id: str, fire_at: date
 
 
 def _template(row: DictRow) -> RecurringJob:
-    return template_of(_sized(row), from_column)
-
-
-def _sized(row: Mapping[str, Any]) -> dict[str, Any]:
-    return with_sizes(row, ("payload",))
+    return template_of(row, from_column)

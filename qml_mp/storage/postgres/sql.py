@@ -9,25 +9,14 @@ and each statement sends it at most once, whatever the number of its rows.
 from __future__ import annotations
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 
 TELL_IF_ANY = "CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '') END AS told"
 
-
-def _bounded(column: str) -> str:
-    """A text column, left out when it is larger than anything we wrote, and its size."""
-    size = f"octet_length(j.{column})"
-    return (
-        f"CASE WHEN {size} <= {MAX_PAYLOAD_BYTES} THEN j.{column} END AS {column}, {size} AS {column}_bytes"
-    )
-
-
-BOUNDED_COLUMNS = ("payload", "metadata", "result")
 JOB_COLUMNS = (
     "j.id, j.method, j.queue, j.priority, j.state, j.max_retries, j.max_crashes, j.timeout_us, j.unique_key, "
     "j.created_at, j.enqueued_at, j.run_at, j.started_at, j.finished_at, j.expires_at, j.duration_us, "
     "j.worker_id, j.server_id, j.claim_seq, j.failures, j.crashes, j.last_error_type, j.last_error_message, "
-    "j.last_error_traceback, j.reason, j.cancel_reason, " + ", ".join(map(_bounded, BOUNDED_COLUMNS))
+    "j.last_error_traceback, j.reason, j.cancel_reason, j.payload, j.metadata, j.result"
 )
 
 # Enqueueing

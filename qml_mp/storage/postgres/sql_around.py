@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
 from qml_mp.storage.postgres.sql import JOB_COLUMNS, METHOD_NAME
 from qml_mp.storage.rows import SAME_TEMPLATE
@@ -56,11 +55,9 @@ SELECT current_database() AS database, pg_postmaster_start_time() AS started_at,
 
 # Recurring templates
 
-_SIZE = "octet_length(t.payload)"
 _TEMPLATE = (
     "t.id, t.cron, t.tz, t.method, t.queue, t.enabled, t.next_run_at, t.last_run_at, t.created_at, "
-    f"t.disabled_reason, CASE WHEN {_SIZE} <= {MAX_PAYLOAD_BYTES} THEN t.payload END AS payload, "
-    f"{_SIZE} AS payload_bytes"
+    "t.disabled_reason, t.payload"
 )
 
 UPSERT_TEMPLATE = f"""

@@ -2,8 +2,9 @@
 
 The tables live in the user's own database beside others, hence the prefix. All JSON is TEXT and all
 instants are INTEGER microseconds since 1970 in UTC, so that rows compare by their values alone.
-The CHECKs hold off raw rows that no statement here could order or fence; a payload is not
-checked, because a job whose payload cannot be read has to end Failed where people see it.
+The CHECKs hold off raw rows that no statement here could order or fence, or that would cost every reader
+its memory. What a payload says is not checked, because a job whose payload cannot be read has to end
+Failed where people see it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ CREATE TABLE qml_jobs (
     priority INTEGER NOT NULL DEFAULT 0 CHECK (typeof(priority) = 'integer'),
     state TEXT NOT NULL CHECK (state IN (
         'enqueued', 'scheduled', 'processing', 'awaiting_retry', 'succeeded', 'failed', 'deleted')),
-    payload TEXT NOT NULL,
-    metadata TEXT NOT NULL DEFAULT '{}',
-    result TEXT,
+    payload TEXT NOT NULL
+        CONSTRAINT payload_is_at_most_1_mib CHECK (length(CAST(payload AS BLOB)) <= 1048576),
+    metadata TEXT NOT NULL DEFAULT '{}'
+        CONSTRAINT metadata_is_at_most_1_mib CHECK (length(CAST(metadata AS BLOB)) <= 1048576),
+    result TEXT CONSTRAINT result_is_at_most_1_mib CHECK (length(CAST(result AS BLOB)) <= 1048576),
     max_retries INTEGER NOT NULL DEFAULT 0,
     max_crashes INTEGER,
     timeout_us INTEGER,
@@ -107,7 +110,8 @@ CREATE TABLE qml_recurring_jobs (
     cron TEXT NOT NULL,
     tz TEXT NOT NULL,
     method TEXT NOT NULL,
-    payload TEXT NOT NULL,
+    payload TEXT NOT NULL
+        CONSTRAINT payload_is_at_most_1_mib CHECK (length(CAST(payload AS BLOB)) <= 1048576),
     queue TEXT NOT NULL,
     enabled INTEGER NOT NULL DEFAULT 1,
     next_run_at INTEGER CHECK (typeof(next_run_at) IN ('integer', 'null')),

@@ -12,20 +12,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
 
-
-def bounded(column: str) -> str:
-    """A JSON column, or its size when it is larger than any that qml-mp writes: such a text was put
-    there raw, cannot be used, and would only cost every reader of the row its memory."""
-    size = f"length(CAST({column} AS BLOB))"
-    return f"CASE WHEN {size} <= {MAX_PAYLOAD_BYTES} THEN {column} ELSE {size} END AS {column}"
-
-
-_JOB: Final = f"""
-    id, method, queue, priority, state, {bounded("payload")}, {bounded("metadata")}, {bounded("result")},
-    max_retries, max_crashes, timeout_us, unique_key, created_at, enqueued_at, run_at, started_at,
+_JOB: Final = """
+    id, method, queue, priority, state, payload, metadata, result, max_retries, max_crashes, timeout_us, unique_key, created_at, enqueued_at, run_at, started_at,
     finished_at, expires_at, duration_us, worker_id, server_id, claim_seq, failures, crashes, last_error_type,
     last_error_message, last_error_traceback, reason, cancel_reason
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.rows import SAME_TEMPLATE
-from qml_mp.storage.sqlite.sql import bounded
 
 # Recurring templates
 
@@ -30,8 +29,8 @@ UPSERT_TEMPLATE: Final = f"""
 
 REMOVE_TEMPLATE: Final = "DELETE FROM qml_recurring_jobs WHERE id = :id"
 
-_TEMPLATE: Final = f"""
-    id, cron, tz, method, {bounded("payload")}, queue, enabled, next_run_at, last_run_at, created_at,
+_TEMPLATE: Final = """
+    id, cron, tz, method, payload, queue, enabled, next_run_at, last_run_at, created_at,
     disabled_reason
 """
 GET_TEMPLATE: Final = f"SELECT {_TEMPLATE} FROM qml_recurring_jobs WHERE id = :id"
