@@ -15,9 +15,10 @@ from typing import Final
 from qml_mp.core.state import StateName
 
 _JOB: Final = """
-    id, method, queue, priority, state, payload, metadata, result, max_retries, max_crashes, timeout_us, unique_key, created_at, enqueued_at, run_at, started_at,
-    finished_at, expires_at, duration_us, worker_id, server_id, claim_seq, failures, crashes, last_error_type,
-    last_error_message, last_error_traceback, reason, cancel_reason
+    id, method, queue, priority, state, payload, metadata, result, max_retries, max_crashes, timeout_us,
+    unique_key, created_at, enqueued_at, run_at, started_at, finished_at, expires_at, duration_us, worker_id,
+    server_id, claim_seq, failures, crashes, last_error_type, last_error_message, last_error_traceback,
+    reason, cancel_reason
 """
 
 # Schema
