@@ -60,11 +60,6 @@ TRANSITIONS: Mapping[StateName, frozenset[StateName]] = MappingProxyType(
 )
 
 
-def may_become(old: StateName, new: StateName) -> bool:
-    """Whether the transition table allows the change."""
-    return new in TRANSITIONS[old]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enqueued:
     """Runnable now."""

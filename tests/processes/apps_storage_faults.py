@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
-from tests.processes.journal import note
+from tests.processes.journal import note, sole_run
 
 app = QmlApp(retry_policy=RetryPolicy.fixed(0, jitter=0.0, max_attempts=3))
 
@@ -14,21 +14,17 @@ app = QmlApp(retry_policy=RetryPolicy.fixed(0, jitter=0.0, max_attempts=3))
 @app.job()
 def plain(ctx: WorkerContext) -> str:
     """Succeed."""
-    note(ctx, "start")
-    note(ctx, "end")
-    return "plain"
+    with sole_run(ctx):
+        return "plain"
 
 
 @app.job()
 def flaky(ctx: WorkerContext) -> str:
     """Fail the first time that it comes to its end, and succeed the second time."""
-    note(ctx, "start")
-    try:
+    with sole_run(ctx):
         if ctx.job.failures == 0:
             raise ValueError("the first time")
-    finally:
-        note(ctx, "end")
-    return "flaky"
+        return "flaky"
 
 
 @app.job()

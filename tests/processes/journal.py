@@ -1,4 +1,4 @@
-"""Tests: the append-only log that jobs write, and the checker that reads it: the judge of the system.
+"""Tests: the append-only log that jobs write, which is read afterwards to judge the system.
 
 One `O_APPEND` write a line: `job claim_seq pid what monotonic_ns .`. The system never reads it.
 A process that is killed in mid-write leaves the beginning of a line. Each line therefore begins with a
@@ -7,14 +7,19 @@ line break, so that it does not swallow the next one, and has an end by which a 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from qml_mp import WorkerContext
 
 JOURNAL = "QML_TEST_JOURNAL"
+OVERLAP = "overlap"
 _END = "."
 
 
@@ -40,6 +45,29 @@ def note(ctx: WorkerContext, what: str) -> None:
         os.close(fd)
 
 
+@contextmanager
+def sole_run(ctx: WorkerContext) -> Iterator[None]:
+    """Note the run at both ends, and whether another process runs this job meanwhile.
+
+    Each job has a lock, which the kernel holds until the process is dead, and not a moment longer. So two
+    runs of one job at the same time are seen exactly, whatever any clock says.
+    """
+    path = Path(os.environ[JOURNAL]).with_name("locks")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, uuid.UUID(ctx.job.id).int % 2**62)
+        except OSError:
+            note(ctx, OVERLAP)
+        note(ctx, "start")
+        try:
+            yield
+        finally:
+            note(ctx, "end")
+    finally:
+        os.close(fd)
+
+
 def read_journal(path: Path) -> list[Line]:
     """All lines in the order in which they were written."""
     return parse_journal(path.read_text()) if path.exists() else []
@@ -53,23 +81,3 @@ def parse_journal(text: str) -> list[Line]:
         for row in rows
         if row[5:] == [_END]
     ]
-
-
-def overlapping_runs(lines: list[Line], deaths_ns: dict[int, int]) -> list[tuple[Line, Line]]:
-    """Pairs of runs of one job of which the second began before the first was over.
-
-    A run is over at its "end" line, or when its process was seen dead (`deaths_ns`: pid to the
-    instant right after the kill). A run of which neither is known counts as still running.
-    """
-    ends = {(line.job_id, line.claim_seq): line.at_ns for line in lines if line.what == "end"}
-    overlaps = []
-    last: dict[str, Line] = {}
-    for line in sorted((line for line in lines if line.what == "start"), key=lambda line: line.at_ns):
-        before = last.get(line.job_id)
-        last[line.job_id] = line
-        if before is None:
-            continue
-        over_ns = ends.get((before.job_id, before.claim_seq), deaths_ns.get(before.pid))
-        if over_ns is None or over_ns > line.at_ns:
-            overlaps.append((before, line))
-    return overlaps

@@ -10,8 +10,8 @@ import logging
 import os
 import signal
 import traceback
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,10 +24,11 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
 from tests import failpoints
+from tests.audit import Audit
+from tests.faults import faults_of_runs, faults_of_transitions
 from tests.processes.apps_storage_faults import app
 from tests.processes.harness import is_gone, wait_until
-from tests.processes.journal import JOURNAL, Line, overlapping_runs, read_journal
-from tests.storage.model.transition_log import TransitionLog, faults_of
+from tests.processes.journal import JOURNAL, read_journal
 
 CONFIG = ServerConfig(
     worker_count=1,
@@ -40,10 +41,9 @@ _LONGEST_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Where a scenario runs: a storage with its schema and log, and a folder."""
+    """Where a scenario runs: a storage with its schema and audit, and a folder."""
 
     storage: Storage
-    log: TransitionLog
     folder: Path
 
     @property
@@ -62,7 +62,8 @@ def play(stage: Stage, failpoint: str) -> list[str]:
     what of the invariants does not hold then."""
     for path in (stage.mark, stage.folder / "journal"):
         path.unlink(missing_ok=True)
-    stage.log.clear()
+    with closing(Audit(stage.storage.url)) as audit:  # closed before the fork
+        audit.clear()
     ids = stage.storage.enqueue_many([Job.new("flaky"), Job.new("plain")])
     armed = f"{failpoint}@{stage.mark}"
     status = _run_until(stage, ids, armed)
@@ -132,24 +133,14 @@ def _faults(stage: Stage, ids: list[str]) -> Iterator[str]:
     crashes = sum(job.crashes for job in (flaky, plain) if job)
     if crashes > 1:
         yield f"{crashes} crashes for one kill"
-    log = [one for one in stage.log.read() if one.job_id in ids]
-    yield from faults_of(log, stage.log.attempts())
+    with closing(Audit(stage.storage.url)) as audit:
+        log = [one for one in audit.transitions() if one.job_id in ids]
+        yield from faults_of_transitions(log, audit.attempts())
     lines = read_journal(stage.folder / "journal")
-    claims = {(one.job_id, one.claim_seq) for one in log if one.new is StateName.PROCESSING}
-    yield from _faults_of_runs(lines, claims)
+    yield from faults_of_runs(lines, log)
+    yield from (f"process {pid} is left" for pid in {line.pid for line in lines} if not is_gone(pid))
     if stage.storage.claims() or stage.storage.list_servers() or stage.storage.list_workers():
         yield "claims or rows of the registry are left"
-
-
-def _faults_of_runs(lines: list[Line], claims: set[tuple[str, int]]) -> Iterator[str]:
-    runs = Counter((line.job_id, line.claim_seq) for line in lines if line.what == "start")
-    for run, count in runs.items():
-        if count > 1 or run not in claims:
-            yield f"claim {run} ran {count} times"
-    # One worker runs at a time, and it is dead when another has begun: a run without an end is over.
-    deaths_ns = {line.pid: line.at_ns for line in lines if is_gone(line.pid)}
-    for _, second in overlapping_runs(lines, deaths_ns):
-        yield f"two runs of {second.job_id} overlap"
 
 
 def _tail(stage: Stage) -> str:

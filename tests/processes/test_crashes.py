@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,25 +14,9 @@ from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Failed, StateName
 from qml_mp.storage.protocol import Storage
 from tests.processes.cgroup import small_memory
-from tests.processes.chaos import run_under_fire
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
-
-
-@pytest.mark.fault(1)
-def test_jobs_survive_workers_killed_at_random(server: MakeServer, storage: Storage) -> None:
-    one = server("-w", "4", QML_MP_MAX_CRASHES="1000")
-
-    verdict = run_under_fire(
-        one, storage, jobs=600, workers=4, kill_every=timedelta(milliseconds=200), seed=1, busy_s=0.004
-    )
-
-    assert verdict.problems == (), one.log()[-5000:]
-    assert verdict.kills > 0
-    if storage.url.startswith("sqlite:"):
-        with closing(sqlite3.connect(storage.url.removeprefix("sqlite:///"))) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 @pytest.mark.fault(1)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from qml_mp.storage.protocol import Storage
+from tests.audit import Audit
 from tests.processes.nth_call import Stage, play
-from tests.storage.model.transition_log import TransitionLog
 
 MOST_CALLS = 200
 
@@ -18,9 +18,9 @@ MOST_CALLS = 200
 @pytest.fixture
 def stage(storage: Storage, tmp_path: Path) -> Stage:
     storage.migrate()
-    log = TransitionLog(storage.url)
-    log.install()
-    return Stage(storage=storage, log=log, folder=tmp_path)
+    with closing(Audit(storage.url)) as audit:
+        audit.install()
+    return Stage(storage=storage, folder=tmp_path)
 
 
 @pytest.mark.fault(2)

@@ -37,7 +37,7 @@ def outcome(request: pytest.FixtureRequest, run: Run, backend: str, count: int) 
 def test_no_job_is_lost_or_run_twice_at_once_while_workers_are_killed(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
-    row = outcome(request, run_kills, backend, 300)
+    row = outcome(request, run_kills, backend, 600)
 
     assert row.broken == (), table([row])
     assert row.kills

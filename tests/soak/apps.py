@@ -1,48 +1,19 @@
-"""Tests, worker: the app of the long runs. Each run of a job writes to a journal and holds a lock of its own.
-
-The lock is the kernel's: it is gone when the process that held it is dead, and not a moment later.
-So two runs of one job at the same time are seen exactly, whatever any clock says.
-"""
+"""Tests, worker: the app of the long runs."""
 
 from __future__ import annotations
 
 import collections
-import fcntl
 import itertools
 import os
 import signal
 import statistics
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
-from tests.processes.journal import note
-
-LOCKS = "QML_SOAK_LOCKS"
-OVERLAP = "overlap"
+from tests.processes.journal import JOURNAL, note, sole_run
 
 app = QmlApp(retry_policy=RetryPolicy.none())
-
-
-@contextmanager
-def sole_run(ctx: WorkerContext) -> Iterator[None]:
-    """Note the run at both ends, and that no other process runs this job meanwhile."""
-    fd = os.open(os.environ[LOCKS], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, uuid.UUID(ctx.job.id).int % 2**62)
-        except OSError:
-            note(ctx, OVERLAP)
-        note(ctx, "start")
-        try:
-            yield
-        finally:
-            note(ctx, "end")
-    finally:
-        os.close(fd)
 
 
 @app.job()
@@ -94,8 +65,8 @@ def gated(ctx: WorkerContext) -> int:
 
 
 def gate_of(job_id: str) -> Path:
-    """The file whose existence lets the job end; beside the file of the locks."""
-    return Path(os.environ[LOCKS]).with_name(f"gate-{job_id}")
+    """The file whose existence lets the job end; beside the journal."""
+    return Path(os.environ[JOURNAL]).with_name(f"gate-{job_id}")
 
 
 @app.job()

@@ -23,10 +23,9 @@ from qml_mp import host
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
+from tests.audit import Audit
 from tests.processes.harness import Server, wait_until
 from tests.processes.journal import Line, parse_journal, read_journal
-from tests.soak.apps import LOCKS
-from tests.soak.audit import Audit
 
 APP = "tests.soak.apps:app"
 _FIRST_BOOT_S = 60.0
@@ -49,9 +48,8 @@ class Ground:
     def server(self, *flags: str, app: str = APP, **environment: str) -> Server:
         """A server on this storage, not started yet. Its current directory is the ground's folder, by
         which every process of it is found again."""
-        surroundings = {LOCKS: str(self.folder / "locks"), **environment}
         one = Server(
-            url=self.url, folder=self.folder, app=app, flags=flags, environment=surroundings, cwd=self.folder
+            url=self.url, folder=self.folder, app=app, flags=flags, environment=environment, cwd=self.folder
         )
         self.servers.append(one)
         return one

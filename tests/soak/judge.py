@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qml_mp.core.state import StateName, may_become
+from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.state import StateName
+from tests.audit import JobRow, Transition
+from tests.faults import faults_of_runs, faults_of_transitions
 from tests.processes.journal import Line
-from tests.soak.apps import OVERLAP
-from tests.soak.audit import JobRow, Transition
 
-_RUNS_AGAIN = ("enqueued", "awaiting_retry", "failed")
-_PROCESSING, _SUCCEEDED = str(StateName.PROCESSING), str(StateName.SUCCEEDED)
+_RUNS_AGAIN = (StateName.ENQUEUED, StateName.AWAITING_RETRY, StateName.FAILED)
 
 
 @dataclass(kw_only=True)
@@ -47,6 +47,7 @@ class Evidence:
     expected: Collection[str]
     journal: Sequence[Line]
     transitions: Sequence[Transition]
+    attempts: Mapping[tuple[str, int], AttemptKind]
     jobs: Sequence[JobRow]
     servers: Sequence[tuple[str, int]]
     kills: Kills
@@ -56,8 +57,8 @@ def judge(evidence: Evidence) -> Findings:
     """Find every offence against the invariants."""
     return Findings(
         lost=tuple(_lost(evidence)),
-        overlapping=tuple(_overlapping(evidence.journal)),
-        stale=tuple(_stale(evidence.transitions)),
+        overlapping=tuple(faults_of_runs(evidence.journal, evidence.transitions)),
+        stale=tuple(_stale(evidence)),
         unexplained=tuple(_unexplained(evidence)),
         charged=tuple(_charged(evidence)),
     )
@@ -71,7 +72,7 @@ def _lost(evidence: Evidence) -> Iterable[str]:
         row = rows.get(job_id)
         if row is None:
             yield f"job {job_id} has no row any more"
-        elif row.state != _SUCCEEDED:
+        elif row.state != StateName.SUCCEEDED:
             yield f"job {job_id} is {row.state} after claim {row.claim_seq}"
         elif (job_id, row.claim_seq) not in ended:
             told = [line for line in evidence.journal if line.job_id == job_id]
@@ -79,38 +80,15 @@ def _lost(evidence: Evidence) -> Iterable[str]:
             yield f"job {job_id} succeeded by claim {row.claim_seq}, which never ended: {told}, {changes}"
 
 
-def _overlapping(journal: Sequence[Line]) -> Iterable[str]:
-    """Runs that met another's lock, runs of one claim twice, and lines of a run after a later one began."""
-    newest: dict[str, int] = {}
-    started: set[tuple[str, int]] = set()
-    for line in sorted(journal, key=lambda line: line.at_ns):
-        if line.what == OVERLAP:
-            yield f"job {line.job_id}: claim {line.claim_seq} began while another process ran it"
-        if line.what == "start":
-            if (line.job_id, line.claim_seq) in started:
-                yield f"job {line.job_id}: claim {line.claim_seq} ran twice"
-            started.add((line.job_id, line.claim_seq))
-        if line.claim_seq < newest.get(line.job_id, 0):
-            yield f"job {line.job_id}: claim {line.claim_seq} still ran after {newest[line.job_id]} had begun"
-        newest[line.job_id] = max(line.claim_seq, newest.get(line.job_id, 0))
-
-
-def _stale(transitions: Sequence[Transition]) -> Iterable[str]:
+def _stale(evidence: Evidence) -> Iterable[str]:
     """Writes that the claim's number or the transition table should have refused. A job returns the
     number of its claim, so a result that differs from the row's number was written by a stale claim."""
-    for change in transitions:
-        what = (
-            f"job {change.job_id}: {change.old_state} {change.old_seq} -> {change.new_state} {change.new_seq}"
-        )
-        claimed = change.old_state == "enqueued" and change.new_state == _PROCESSING
-        if change.new_state == "gone":
-            yield f"{what}: a row was deleted"
-        elif not may_become(StateName(change.old_state), StateName(change.new_state)):
-            yield f"{what}: no such transition"
-        elif change.new_seq != change.old_seq + claimed:
-            yield f"{what}: the number of the claim moved"
-        elif change.new_state == _SUCCEEDED and change.result != str(change.new_seq):
-            yield f"{what}: the result {change.result} is another claim's"
+    yield from faults_of_transitions(evidence.transitions, evidence.attempts)
+    for change in evidence.transitions:
+        if change.new is None:
+            yield f"a row was deleted: {change}"
+        if change.new is StateName.SUCCEEDED and change.result != str(change.new_seq):
+            yield f"the result is another claim's: {change}"
 
 
 def _unexplained(evidence: Evidence) -> Iterable[str]:
@@ -121,7 +99,7 @@ def _unexplained(evidence: Evidence) -> Iterable[str]:
             continue
         server_id = change.old_worker.partition(":worker:")[0]
         if change.old_worker not in evidence.kills.workers and server_id not in killed_servers:
-            yield f"job {change.job_id}: claim {change.old_seq} of {change.old_worker} -> {change.new_state}"
+            yield f"job {change.job_id}: claim {change.old_seq} of {change.old_worker} -> {change.new}"
 
 
 def _charged(evidence: Evidence) -> Iterable[str]:
@@ -138,4 +116,4 @@ def _charged(evidence: Evidence) -> Iterable[str]:
 
 
 def _was_taken_away(change: Transition) -> bool:
-    return change.old_state == _PROCESSING and change.new_state in _RUNS_AGAIN
+    return change.old is StateName.PROCESSING and change.new in _RUNS_AGAIN

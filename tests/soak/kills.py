@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from qml_mp import host
 from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
 from tests.processes.harness import Server, wait_until
 from tests.soak.ground import Ground, environment_of, fresh_ground, pause
 from tests.soak.judge import Kills
@@ -96,10 +97,8 @@ def _under_fire(task: Task, *, busy_s: float, supervisor_every_s: float | None) 
         done = task.count - ground.audit.unfinished()
         expected = ids if not task.time_is_up else _ended(ground)
         findings = judge_ground(ground, expected=expected, kills=battle.kills)
-        claims = [
-            transition for transition in ground.audit.transitions() if transition.new_state == "processing"
-        ]
-        reruns = sum(transition.new_seq > 1 for transition in claims)
+        claims = [one for one in ground.audit.transitions() if one.new is StateName.PROCESSING]
+        reruns = sum(claim.new_seq > 1 for claim in claims)
         figures = f"{reruns} re-runs"
         if supervisor_every_s is not None:
             figures += f", {battle.supervisors_killed} supervisors killed"

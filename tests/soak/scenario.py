@@ -96,6 +96,7 @@ def judge_ground(ground: Ground, *, expected: list[str], kills: Kills) -> Findin
             expected=expected,
             journal=ground.journal(),
             transitions=ground.audit.transitions(),
+            attempts=ground.audit.attempts(),
             jobs=ground.audit.jobs(),
             servers=ground.audit.servers(),
             kills=kills,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.processes.journal import Line
-from tests.soak.audit import JobRow, Transition
+from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.state import StateName as S
+from tests.audit import JobRow, Transition
+from tests.processes.journal import OVERLAP, Line
 from tests.soak.judge import Evidence, Findings, Kills, judge
 
 WORKER, OTHER = "server#1:worker:1.1", "server#1:worker:2.2"
-ENQUEUED, PROCESSING, SUCCEEDED = "enqueued", "processing", "succeeded"
 
 
 def line(what: str, at_ns: int, *, seq: int = 1, pid: int = 7) -> Line:
@@ -18,30 +19,34 @@ def line(what: str, at_ns: int, *, seq: int = 1, pid: int = 7) -> Line:
 
 def claimed(seq: int, by: str = WORKER) -> Transition:
     return Transition(
-        job_id="a", old_state=ENQUEUED, new_state=PROCESSING, old_seq=seq - 1, new_seq=seq,
-        old_worker=None, new_worker=by, result=None,
+        job_id="a", old=S.ENQUEUED, new=S.PROCESSING, old_seq=seq - 1, new_seq=seq,
+        old_worker=None, new_worker=by,
     )  # fmt: skip
 
 
-def ended(seq: int, state: str = SUCCEEDED, by: str = WORKER) -> Transition:
+def ended(seq: int, state: S = S.SUCCEEDED, by: str = WORKER, *, crashes: int = 0) -> Transition:
     return Transition(
-        job_id="a", old_state=PROCESSING, new_state=state, old_seq=seq, new_seq=seq,
-        old_worker=by, new_worker=None, result=str(seq) if state == SUCCEEDED else None,
+        job_id="a", old=S.PROCESSING, new=state, old_seq=seq, new_seq=seq, old_worker=by, new_worker=None,
+        result=str(seq) if state is S.SUCCEEDED else None, crashes=crashes,
     )  # fmt: skip
 
 
-def row(seq: int = 1, state: str = SUCCEEDED, *, failures: int = 0, crashes: int = 0) -> JobRow:
+def row(seq: int = 1, state: S = S.SUCCEEDED, *, failures: int = 0, crashes: int = 0) -> JobRow:
     return JobRow(id="a", state=state, claim_seq=seq, failures=failures, crashes=crashes, worker_id=None)
 
 
+ADDED = Transition(
+    job_id="a", old=None, new=S.ENQUEUED, old_seq=0, new_seq=0, old_worker=None, new_worker=None
+)
 GOOD = Evidence(
-    expected=["a"], journal=[line("start", 1), line("end", 2)], transitions=[claimed(1), ended(1)],
-    jobs=[row()], servers=[("server#1", 70)], kills=Kills(),
+    expected=["a"], journal=[line("start", 1), line("end", 2)], transitions=[ADDED, claimed(1), ended(1)],
+    attempts={}, jobs=[row()], servers=[("server#1", 70)], kills=Kills(),
 )  # fmt: skip
 RUN_AGAIN = replace(
     GOOD,
     journal=[line("start", 1), line("start", 3, seq=2, pid=8), line("end", 4, seq=2, pid=8)],
-    transitions=[claimed(1), ended(1, ENQUEUED), claimed(2, OTHER), ended(2, by=OTHER)],
+    transitions=[ADDED, claimed(1), ended(1, S.ENQUEUED, crashes=1), claimed(2, OTHER), ended(2, by=OTHER)],
+    attempts={("a", 1): AttemptKind.CRASH},
     jobs=[row(2, crashes=1)],
 )
 
@@ -57,7 +62,7 @@ def test_a_good_run_is_without_offence() -> None:
 
 
 def test_a_job_that_did_not_succeed_or_whose_row_is_gone_is_lost() -> None:
-    assert offences(replace(GOOD, jobs=[row(state="enqueued")])) == {"lost"}
+    assert offences(replace(GOOD, jobs=[row(state=S.ENQUEUED)])) == {"lost"}
     assert offences(replace(GOOD, jobs=[])) == {"lost"}
 
 
@@ -67,7 +72,8 @@ def test_a_success_that_no_run_came_to_is_lost() -> None:
 
 def test_a_run_again_is_explained_by_a_kill_of_its_worker_or_of_its_supervisor() -> None:
     assert offences(replace(RUN_AGAIN, kills=Kills(workers={WORKER}))) == set()
-    uncharged = replace(RUN_AGAIN, jobs=[row(2)])
+    released = [ADDED, claimed(1), ended(1, S.ENQUEUED), claimed(2, OTHER), ended(2, by=OTHER)]
+    uncharged = replace(RUN_AGAIN, transitions=released, attempts={}, jobs=[row(2)])
     assert offences(replace(uncharged, kills=Kills(supervisors={70}))) == set()
 
 
@@ -78,7 +84,7 @@ def test_a_run_again_that_no_kill_explains_is_found_and_so_is_its_charge() -> No
 
 def test_runs_that_overlap_are_found_by_the_lock_and_by_the_order_of_their_lines() -> None:
     kills = Kills(workers={WORKER})
-    met = [*RUN_AGAIN.journal, line("overlap", 3, seq=2, pid=8)]
+    met = [*RUN_AGAIN.journal, line(OVERLAP, 3, seq=2, pid=8)]
     late = [*RUN_AGAIN.journal, line("end", 5)]
 
     assert offences(replace(RUN_AGAIN, journal=met, kills=kills)) == {"overlapping"}
@@ -92,15 +98,45 @@ def test_a_claim_that_runs_twice_is_an_overlap() -> None:
 
 
 def test_a_result_of_another_claim_is_a_stale_write() -> None:
-    stale = [claimed(1), ended(1, ENQUEUED), claimed(2, OTHER), replace(ended(2, by=OTHER), result="1")]
+    stale = [*RUN_AGAIN.transitions[:-1], replace(ended(2, by=OTHER), result="1")]
 
     assert offences(replace(RUN_AGAIN, transitions=stale, kills=Kills(workers={WORKER}))) == {"stale"}
 
 
 def test_a_transition_that_the_table_does_not_know_is_a_stale_write() -> None:
-    after_the_end = [claimed(1), ended(1), replace(ended(1), old_state=SUCCEEDED)]
+    after_the_end = [ADDED, claimed(1), ended(1), replace(ended(1), old=S.SUCCEEDED)]
 
     assert offences(replace(GOOD, transitions=after_the_end)) == {"stale"}
+
+
+def test_a_number_that_moves_without_a_claim_or_twice_is_a_stale_write() -> None:
+    skipped = [ADDED, claimed(2), ended(2)]
+    moved = [ADDED, claimed(1), replace(ended(1), new_seq=2, result="2")]
+    in_place = [ADDED, claimed(1), replace(claimed(2), old=S.PROCESSING), ended(2)]
+
+    for log in (skipped, moved, in_place):
+        assert "stale" in offences(replace(GOOD, transitions=log)), log
+
+
+def test_a_row_that_is_removed_is_an_offence() -> None:
+    removed = replace(ended(1), old=S.SUCCEEDED, new=None)
+
+    assert offences(replace(GOOD, transitions=[*GOOD.transitions, removed])) == {"stale"}
+
+
+def test_an_end_that_the_history_or_the_charge_does_not_fit_is_a_stale_write() -> None:
+    kills = Kills(workers={WORKER})
+    charged_and_not_kept = replace(RUN_AGAIN, attempts={}, kills=kills)
+    kept_of_a_success = replace(GOOD, attempts={("a", 1): AttemptKind.FAILURE})
+
+    assert offences(charged_and_not_kept) == {"stale"}
+    assert offences(kept_of_a_success) == {"stale"}
+
+
+def test_a_run_that_no_claim_allowed_is_an_overlap() -> None:
+    more = [*GOOD.journal, line("start", 3, seq=2)]
+
+    assert offences(replace(GOOD, journal=more)) == {"overlapping"}
 
 
 def test_a_failure_is_charged_to_nobody() -> None:

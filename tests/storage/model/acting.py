@@ -17,8 +17,8 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageUnavailable
 from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
 from tests import failpoints
+from tests.faults import faults_of_transitions
 from tests.storage.model.model import FAILED_TTL_H, SUCCEEDED_TTL_H, Model, ModelJob
-from tests.storage.model.transition_log import faults_of
 from tests.storage.model.world import World
 
 _Result = TypeVar("_Result")
@@ -229,7 +229,7 @@ class Acting(RuleBasedStateMachine):
         """The rows as `_drawn` gives those of the model."""
         owners = self.world.owners()
         attempts: dict[str, dict[int, AttemptKind]] = {}
-        for (job_id, claim_seq), kind in self.world.attempts().items():
+        for (job_id, claim_seq), kind in self.world.audit.attempts().items():
             attempts.setdefault(job_id, {})[claim_seq] = kind
         return {
             job.id: (job.state_name, job.claim_seq, job.failures, job.crashes, *owners[job.id],
@@ -301,8 +301,8 @@ class Acting(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         failpoints.arm("")
-        log = self.world.log.read()
-        assert faults_of(log, self.world.attempts()) == []
+        log = self.world.audit.transitions()
+        assert list(faults_of_transitions(log, self.world.audit.attempts())) == []
         ends = [one for one in log if one.old is StateName.PROCESSING]
         tally, live = self.model.tally, len(self.model.in_state(StateName.PROCESSING))
         assert sum(one.new is StateName.PROCESSING for one in log) == tally.claims

@@ -12,11 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import AttemptKind
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import JobFilter, Storage
+from tests.audit import Audit
 from tests.storage.conftest import Raw
-from tests.storage.model.transition_log import TransitionLog
 
 BEGINNING = datetime(2030, 1, 1, tzinfo=UTC)
 _INSTANTS = {
@@ -44,11 +43,11 @@ class World:
 
     def __init__(self, url: str, raw: Raw, stack: ExitStack) -> None:
         self.clock = HandClock()
-        self.log = TransitionLog(url)
+        self.audit = stack.enter_context(closing(Audit(url)))
         self._raw = raw
         self._url = url
         self._stack = stack
-        self.log.install()
+        self.audit.install()
         self._run = 0
         self.handles: list[Storage] = []
         self.begin()
@@ -58,7 +57,7 @@ class World:
         self._run += 1
         for table in ("attempts", "jobs", "servers", "workers"):
             self._raw.run(f"DELETE FROM {{{table}}}")
-        self.log.clear()
+        self.audit.clear()
         self.clock.instant = BEGINNING
         if not self.handles:
             self.handles = [
@@ -90,8 +89,3 @@ class World:
             "expires_at IS NOT NULL FROM {jobs}"
         )
         return {row[0]: (row[1], row[2], bool(row[3]), bool(row[4]), bool(row[5])) for row in rows}
-
-    def attempts(self) -> dict[tuple[str, int], AttemptKind]:
-        """The history of all jobs."""
-        rows = self._raw.run("SELECT job_id, claim_seq, kind FROM {attempts}")
-        return {(job_id, claim_seq): AttemptKind(kind) for job_id, claim_seq, kind in rows}
