@@ -17,7 +17,7 @@ from qml_mp.core.job import (
     check_timeout,
     check_unique_key,
 )
-from qml_mp.core.payload import JsonValue
+from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.handle import JobHandle
 from qml_mp.settings import check_queue_name
@@ -83,7 +83,9 @@ def read_timeout(timeout: Duration | None) -> timedelta | None:
     return None if timeout is None else check_timeout(parse_duration(timeout, what="timeout"))
 
 
-def build_job(method: str, payload: JsonValue, options: EnqueueOptions, defaults: JobDefaults) -> Job:
+def build_job(
+    method: str, payload: JsonValue | EncodedJson, options: EnqueueOptions, defaults: JobDefaults
+) -> Job:
     """The job of a call. Raises `InvalidJob` or `ConfigurationError`, as `Job.new` does."""
     now = datetime.now(UTC)
     at = options.at

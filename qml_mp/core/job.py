@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from qml_mp.core.ids import check_job_id, new_job_id
 from qml_mp.core.outcome import Attempt, ErrorInfo
-from qml_mp.core.payload import JsonValue, check_text, encode_json
+from qml_mp.core.payload import EncodedJson, JsonValue, check_text, encode_json
 from qml_mp.core.state import AwaitingRetry, Enqueued, Failed, JobState, Scheduled, StateName, Succeeded
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.settings import check_queue_name
@@ -63,12 +63,14 @@ class Job:
     """Set while a cancel is asked for and the job still runs."""
     payload_error: str | None = None
     """Why the stored payload could not be read (a row not written by qml-mp); `payload` is None then."""
+    _payload_text: str | None = field(default=None, init=False, repr=False, compare=False)
+    """Of this very payload: a copy (`replace`) begins without."""
 
     @classmethod
     def new(
         cls,
         method: str,
-        payload: JsonValue = None,
+        payload: JsonValue | EncodedJson = None,
         *,
         queue: str = "default",
         priority: int = 0,
@@ -80,7 +82,8 @@ class Job:
         at: datetime | None = None,
         now: datetime | None = None,
     ) -> Job:
-        """A validated new job: Enqueued, or Scheduled when `at` (an aware instant) is given.
+        """A validated new job: Enqueued, or Scheduled when `at` (an aware instant) is given. What is stored
+        is the payload as it is now.
 
         Raises `InvalidJob` (or `ConfigurationError` for the queue's name) for anything that a
         storage could not hold.
@@ -93,13 +96,17 @@ class Job:
             if at is None
             else Scheduled(scheduled_at=created_at, enqueue_at=at)
         )
+        if not isinstance(payload, EncodedJson):
+            payload = EncodedJson.of(payload, what="The payload")
         job = cls(
-            id=new_job_id(), method=method, payload=payload, state=state, created_at=created_at, queue=queue,
-            priority=priority, max_retries=max_retries, max_crashes=max_crashes,
+            id=new_job_id(), method=method, payload=payload.value, state=state, created_at=created_at,
+            queue=queue, priority=priority, max_retries=max_retries, max_crashes=max_crashes,
             metadata={} if metadata is None else metadata, timeout=timeout, unique_key=unique_key, run_at=at,
         )  # fmt: skip
+        object.__setattr__(job, "_payload_text", payload.text)
         job.validate()
-        return replace(job, metadata=dict(job.metadata))
+        object.__setattr__(job, "metadata", dict(job.metadata))  # the caller may change his own
+        return job
 
     def validate(self) -> None:
         """Raise `InvalidJob` (or `ConfigurationError` for the queue's name) unless the job can be stored."""
@@ -117,7 +124,14 @@ class Job:
         check_timeout(self.timeout)
         check_unique_key(self.unique_key)
         check_metadata(self.metadata)
-        encode_json(self.payload, what="The payload")
+        self.payload_text()
+
+    def payload_text(self) -> str:
+        """The payload as it is stored, encoded at the first call. Raises `InvalidJob` when it cannot be."""
+        if self._payload_text is None:
+            object.__setattr__(self, "_payload_text", encode_json(self.payload, what="The payload"))
+        assert self._payload_text is not None
+        return self._payload_text
 
     @property
     def result(self) -> JsonValue:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from qml_mp.errors import InvalidJob, shown
 
@@ -16,6 +17,19 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 MAX_PAYLOAD_BYTES = 1024 * 1024
 MAX_DEPTH = 100
 _INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedJson:
+    """A value that can be stored, with its text: whoever is given it need not encode it again."""
+
+    value: JsonValue
+    text: str
+
+    @classmethod
+    def of(cls, value: JsonValue, *, what: str) -> EncodedJson:
+        """Encode the value as `encode_json` does."""
+        return cls(value, encode_json(value, what=what))
 
 
 def encode_json(value: object, *, what: str, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:

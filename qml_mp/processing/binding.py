@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
 
-from qml_mp.core.payload import JsonValue, encode_json
+from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.codec import from_json, to_json
 from qml_mp.processing.context import WorkerContext
@@ -37,7 +37,7 @@ class Binding:
         self._signature = inspect.signature(function)
         self._resolved: _Parameters | None = None
 
-    def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JsonValue:
+    def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> EncodedJson:
         """The payload of a call: an object of all arguments that were given, by parameter name.
 
         Raises `InvalidJob` naming function and argument.
@@ -50,8 +50,7 @@ class Binding:
         payload: dict[str, JsonValue] = {}
         for name, value in bound.arguments.items():
             payload |= self._encoded(parameters, name, value)
-        encode_json(payload, what=f"{self._name}: the arguments")
-        return payload
+        return EncodedJson.of(payload, what=f"{self._name}: the arguments")
 
     def call(self, payload: JsonValue, context: WorkerContext) -> Any:
         """Call the function with the payload's arguments. Raises `PayloadMismatch` before the call."""

@@ -53,7 +53,7 @@ def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
         "queue": job.queue,
         "priority": job.priority,
         "state": str(state),
-        "payload": encode_json(job.payload, what="The payload"),
+        "payload": job.payload_text(),
         "metadata": encode_json(dict(job.metadata), what="metadata"),
         "max_retries": _max_retries_column(job.max_retries),
         "max_crashes": job.max_crashes,

@@ -73,14 +73,14 @@ class DefinedBelow:
 
 def there_and_back(function: Callable[..., Any], *args: object, **kwargs: object) -> object:
     binding = Binding(function, name="f")
-    return binding.call(binding.bind(args, kwargs), CONTEXT)
+    return binding.call(binding.bind(args, kwargs).value, CONTEXT)
 
 
 def test_the_payload_is_an_object_of_the_arguments_that_were_given() -> None:
     binding = Binding(resize, name="resize")
 
-    assert binding.bind(("a.png",), {}) == {"path": "a.png"}
-    assert binding.bind((), {"width": 3, "path": "a.png"}) == {"path": "a.png", "width": 3}
+    assert binding.bind(("a.png",), {}).value == {"path": "a.png"}
+    assert binding.bind((), {"width": 3, "path": "a.png"}).value == {"path": "a.png", "width": 3}
 
 
 @pytest.mark.parametrize("function", [context_last, context_by_text])
@@ -102,7 +102,9 @@ def test_the_context_is_no_argument_of_the_caller() -> None:
 def test_dataclasses_travel_as_objects_and_come_back_as_themselves() -> None:
     order = Order(number=3, due=date(2025, 3, 1))
 
-    assert Binding(ship, name="ship").bind((order,), {}) == {"order": {"number": 3, "due": "2025-03-01"}}
+    assert Binding(ship, name="ship").bind((order,), {}).value == {
+        "order": {"number": 3, "due": "2025-03-01"}
+    }
     assert there_and_back(ship, order, ["fragile"]) == (order, ["fragile"])
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,6 +23,9 @@ from qml_mp import (
     StateName,
     UnknownMethod,
 )
+from qml_mp.core.ids import new_job_id
+from qml_mp.core.payload import JsonValue
+from qml_mp.storage.protocol import JobFilter
 from tests.unit.app_case import Echo, count, on_day, resize
 
 
@@ -30,6 +37,44 @@ def test_an_enqueued_call_is_a_stored_job(app: QmlApp) -> None:
     assert (job.method, job.payload) == ("resize", {"path": "a.png", "width": 640})
     assert (job.queue, job.priority, job.max_retries, job.timeout) == ("images", 3, 2, None)
     assert handle.state is StateName.ENQUEUED
+
+
+def times_encoded(payload: object, enqueue: Callable[[], object]) -> int:
+    """How often `json.dumps` was given the payload while `enqueue` ran."""
+    seen = 0
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        nonlocal seen
+        seen += event == "call" and frame.f_code is json.dumps.__code__ and frame.f_locals["obj"] == payload
+
+    sys.setprofile(look)
+    try:
+        enqueue()
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+def test_a_payload_is_encoded_once_however_it_is_enqueued(app: QmlApp) -> None:
+    function = app.job()(resize)
+    payload: dict[str, JsonValue] = {"path": "a.png", "width": 640}
+
+    assert times_encoded(payload, lambda: function.enqueue("a.png", width=640)) == 1
+    assert times_encoded(payload, lambda: function.using(priority=1).enqueue("a.png", width=640)) == 1
+    assert times_encoded(payload, lambda: app.enqueue("resize", payload)) == 1
+    assert times_encoded(payload, lambda: app.enqueue_many([Job.new("resize", payload)])) == 1
+    assert [job.payload for job in app.storage.list_jobs(JobFilter()).jobs] == [payload] * 4
+
+
+def test_what_is_stored_is_the_payload_that_the_job_was_made_with(app: QmlApp) -> None:
+    payload: dict[str, JsonValue] = {"n": 1}
+    job = Job.new("f", payload)
+    other = replace(job, id=new_job_id(), payload={"n": 3})
+
+    payload["n"] = 2
+    app.enqueue_many([job, other])
+
+    assert [row.payload for row in map(app.storage.get, (job.id, other.id)) if row] == [{"n": 1}, {"n": 3}]
 
 
 def test_options_of_one_job_win_over_those_of_the_function(app: QmlApp) -> None:
