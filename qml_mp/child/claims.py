@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections import deque
 from dataclasses import replace
 
 from qml_mp import failpoints
+from qml_mp.child.outages import Outages
 from qml_mp.child.token import Commands
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.errors import StorageUnavailable
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import ClaimFacts, ClaimFound
 from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
-
-logger = logging.getLogger(__name__)
 
 
 class Claims:
     """One worker's. Every method may raise a `StorageError`, after which it may be called again."""
 
     def __init__(
-        self, storage: Storage, *, fetch: Fetch, info: WorkerInfo, retention: Retention, commands: Commands
+        self,
+        storage: Storage,
+        *,
+        fetch: Fetch,
+        info: WorkerInfo,
+        retention: Retention,
+        commands: Commands,
+        events: Emitter,
     ) -> None:
         self._storage = storage
         self._fetch = fetch
         self._info = info
         self._retention = retention
         self._commands = commands
+        self._events = events
+        self.outages = Outages(worker_id=info.id, wait=commands.wait, events=events)
+        """What the loop does when a method here has raised."""
         self._is_registered = False
         self._in_doubt = False
         """Whether this worker may hold a claim of which it does not know. No length of time ends it."""
@@ -88,8 +99,4 @@ class Claims:
         self._in_doubt = False
         self.found = deque(renewed.claims)
         for claim in renewed.claims:
-            logger.info(
-                "Found the claim of job %s, whose reply had been lost",
-                claim.job.id,
-                extra={"job_id": claim.job.id, "worker_id": claim.worker_id, "attempt": claim.job.claim_seq},
-            )
+            self._events.emit(ClaimFound(claim=ClaimFacts.of(claim, pid=os.getpid())))

@@ -16,16 +16,13 @@ from qml_mp.child.claims import Claims
 from qml_mp.child.display import Display
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Hygiene
-from qml_mp.child.outages import Outages
 from qml_mp.child.state_changes import StateChanges
 from qml_mp.child.token import Commands
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release
-from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.processing.execution import Execution
 from qml_mp.processing.processor import JobProcessor
-from qml_mp.processing.transition_log import log_transition
 from qml_mp.storage.protocol import Finished
 
 logger = logging.getLogger(__name__)
@@ -61,7 +58,7 @@ class WorkerLoop:
         self._changes = changes
         self._hygiene = hygiene
         self._limits = limits
-        self._outages = Outages(worker_id=claims.worker_id, wait=commands.wait)
+        self._outages = claims.outages
         self._jobs_done = 0
         self._spoiled: str | None = None
         """Why no other job may run in this process."""
@@ -120,14 +117,14 @@ class WorkerLoop:
     def _give_back(self, claim: Claim) -> None:
         """Release a claim that came too late to be run: two transitions, and the hook is told of both."""
         execution = self._processor.resolve(claim)
-        self._changes.announce(execution, claim.job, old=StateName.ENQUEUED)
+        self._changes.claimed(execution)
         self._settle(execution, Release(reason="the worker was told to leave"), and_next=False)
 
     def _run(self, execution: Execution) -> Outcome:
         """Run the job, and have the process as it was before."""
         failpoints.hit("claim.committed")
         with self._commands.attending(execution.claim.key) as cancel:
-            self._changes.announce(execution, execution.job, old=StateName.ENQUEUED)
+            self._changes.claimed(execution)
             self._display.running(execution)
             self._hygiene.before_job()
             outcome = self._processor.run(execution, cancel)
@@ -151,19 +148,10 @@ class WorkerLoop:
 
     def _settle(self, execution: Execution, outcome: Outcome, *, and_next: bool) -> Claim | None:
         """Write what came of the claim, tell of it, and return the next claim from the same commit."""
-        claim = execution.claim
-        finished = self._finish(claim, outcome, and_next=and_next)
+        finished = self._finish(execution.claim, outcome, and_next=and_next)
         if finished is None:
             return None
-        if not finished.accepted:
-            logger.warning(
-                "The claim of job %s was lost; its outcome was not written",
-                claim.job.id,
-                extra={"job_id": claim.job.id, "worker_id": claim.worker_id, "attempt": claim.job.claim_seq},
-            )
-        elif finished.job is not None:
-            log_transition(logger, claim, finished.job, attempts=execution.max_attempts)
-            self._changes.announce(execution, finished.job, old=StateName.PROCESSING)
+        self._changes.finished(execution, finished)
         return finished.next
 
     def _finish(self, claim: Claim, outcome: Outcome, *, and_next: bool) -> Finished | None:

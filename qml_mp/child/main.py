@@ -27,6 +27,7 @@ from qml_mp.child.streams import StandardStreams
 from qml_mp.child.token import Commands
 from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
+from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
@@ -143,7 +144,7 @@ def _loop(
     streams: StandardStreams,
 ) -> WorkerLoop:
     config = arguments.config
-    rng = random.Random()
+    rng, events = random.Random(), new_emitter()
     return WorkerLoop(
         claims=Claims(
             storage,
@@ -157,13 +158,14 @@ def _loop(
             info=_info(arguments),
             retention=Retention.of(config),
             commands=commands,
+            events=events,
         ),
         processor=JobProcessor(
             program, default_timeout=config.job_timeout, guard=commands, clock=SystemClock(), rng=rng
         ),
         commands=commands,
         display=display,
-        changes=StateChanges(program.on_state_change, display=display),
+        changes=StateChanges(program.on_state_change, display=display, events=events),
         hygiene=Hygiene(
             storage,
             slot=arguments.slot,

@@ -88,6 +88,8 @@ class Processing:
     worker_id: str
     server_name: str
     """The id of the server's run, `name#uuid`: what peers match on when they reclaim."""
+    enqueued_at: datetime | None = None
+    """Since when it could have been claimed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

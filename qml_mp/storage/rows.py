@@ -236,6 +236,7 @@ def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
                 started_at=instant(row["started_at"]) or created_at,
                 worker_id=_text(row["worker_id"]),
                 server_name=_text(row["server_id"]),
+                enqueued_at=waiting_since,
             )
         case StateName.AWAITING_RETRY:
             return AwaitingRetry(

@@ -8,6 +8,7 @@ import pytest
 
 from qml_mp.child.outages import Outages
 from qml_mp.errors import StorageUnavailable
+from qml_mp.events.emitter import new_emitter
 
 
 def test_an_outage_has_one_line_when_it_begins_when_it_changes_and_when_it_ends(
@@ -15,7 +16,7 @@ def test_an_outage_has_one_line_when_it_begins_when_it_changes_and_when_it_ends(
 ) -> None:
     caplog.set_level(logging.INFO, "qml_mp")
     pauses: list[float] = []
-    outages = Outages(worker_id="w", wait=pauses.append)
+    outages = Outages(worker_id="w", wait=pauses.append, events=new_emitter())
 
     for text in ("refused", "refused", "refused", "starting up", "starting up"):
         outages.failed("claim a job", StorageUnavailable(text))
@@ -31,7 +32,7 @@ def test_an_outage_has_one_line_when_it_begins_when_it_changes_and_when_it_ends(
 
 def test_the_pauses_grow_to_less_than_five_seconds_and_begin_anew_after_the_outage() -> None:
     pauses: list[float] = []
-    outages = Outages(worker_id="w", wait=pauses.append)
+    outages = Outages(worker_id="w", wait=pauses.append, events=new_emitter())
 
     for _ in range(10):
         outages.failed("claim a job", StorageUnavailable("refused"))

@@ -1,4 +1,4 @@
-"""The line of the log about an attempt that did not succeed."""
+"""Tests: the lines of the log about facts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from qml_mp.core.outcome import (
     Retry,
     Success,
 )
-from qml_mp.processing.transition_log import log_transition
+from qml_mp.events.claims import ended
+from qml_mp.events.log import log_event
 from qml_mp.storage.protocol import BY_DEFAULT
 from qml_mp.storage.row_change import applied, row_change
 from tests.unit.processor_case import NOW, claim_of
-
-logger = logging.getLogger("qml_mp.test")
 
 CLAIM = claim_of({"password": "hunter2"}, failures=1, crashes=1)
 BAD = ErrorInfo(type="ValueError", message="bad", traceback='Traceback:\n  File "x.py"\nValueError: bad\n')
@@ -40,8 +39,10 @@ def after(outcome: Outcome) -> Job:
 
 
 def told(outcome: Outcome, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    event = ended(CLAIM, after(outcome), pid=7, attempts=5, crashes=3)
+    assert event is not None
     with caplog.at_level(logging.DEBUG):
-        log_transition(logger, CLAIM, after(outcome), attempts=5, crashes=3)
+        log_event(event)
     start = f"job {CLAIM.job.id} (f): "
     assert all(record.getMessage().startswith(start) for record in caplog.records)
     return [(record.levelname, record.getMessage().removeprefix(start)) for record in caplog.records]
@@ -122,7 +123,9 @@ def test_a_long_error_is_cut_to_its_head_and_the_tail_of_its_traceback(
 
 
 def test_a_budget_that_is_not_known_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    log_transition(logger, CLAIM, after(Retry(error=LATE, delay=SOON)))
+    event = ended(CLAIM, after(Retry(error=LATE, delay=SOON)), pid=7)
+    assert event is not None
+    log_event(event)
 
     assert "attempt 2 failed" not in caplog.text
     assert ": attempt 2 passed its time limit, retry in 2.1s:" in caplog.text

@@ -1,0 +1,1 @@
+"""Every process: what happens, as typed facts, and who is told of them."""

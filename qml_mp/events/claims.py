@@ -1,0 +1,71 @@
+"""Worker, supervisor: what becomes of a claim, as a fact.
+
+An end is read off the row before and after, so that it says what is stored, also where a cancel that was
+asked for, or the storage itself, has changed what the attempt came to.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import AttemptKind, ErrorInfo
+from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, Processing, Succeeded
+from qml_mp.events.facts import (
+    AttemptFailed,
+    ClaimFacts,
+    JobCancelled,
+    JobClaimed,
+    JobReleased,
+    JobSucceeded,
+)
+
+Ended = JobSucceeded | AttemptFailed | JobCancelled | JobReleased
+
+
+def claimed(claim: Claim, *, pid: int | None) -> JobClaimed:
+    """The worker with this pid has the claim in hand."""
+    facts, state = ClaimFacts.of(claim, pid=pid), claim.job.state
+    since = state.enqueued_at if isinstance(state, Processing) else None
+    return JobClaimed(claim=facts, waited=facts.claimed_at - (since or claim.job.created_at))
+
+
+def ended(
+    claim: Claim, job: Job, *, pid: int | None, attempts: int | None = None, crashes: int | None = None
+) -> Ended | None:
+    """How the claim ended whose row is `job` now; None: the row has gone on, and does not tell any more.
+
+    `pid` is the worker's; `attempts` and `crashes` are the budgets, where they are known.
+    """
+    facts = ClaimFacts.of(claim, pid=pid)
+    crashed = job.crashes > claim.job.crashes
+    runs_in: timedelta | None = None
+    match job.state:
+        case Succeeded(succeeded_at=at):
+            return JobSucceeded(claim=facts, ended_at=at)
+        case Deleted(deleted_at=at, reason=reason):
+            return JobCancelled(claim=facts, ended_at=at, reason=reason)
+        case Enqueued(enqueued_at=at) if not crashed:
+            return JobReleased(claim=facts, ended_at=at)
+        case Enqueued(enqueued_at=at):
+            runs_in = timedelta()
+        case AwaitingRetry(scheduled_at=at, retry_at=due):
+            runs_in = due - at
+        case Failed(failed_at=at):
+            pass
+        case _:
+            return None
+    return AttemptFailed(
+        claim=facts,
+        ended_at=at,
+        kind=AttemptKind.CRASH if crashed else _kind(job.last_error),
+        count=job.crashes if crashed else job.failures,
+        budget=crashes if crashed else attempts,
+        error=job.last_error,
+        runs_in=runs_in,
+    )
+
+
+def _kind(error: ErrorInfo | None) -> AttemptKind:
+    is_timeout = error is not None and error.type == "JobTimeout"
+    return AttemptKind.TIMEOUT if is_timeout else AttemptKind.FAILURE

@@ -1,0 +1,73 @@
+"""Every process: the one place from which its facts go to whoever is told of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from qml_mp.events.facts import Event
+from qml_mp.events.log import log_event
+
+Subscriber = Callable[[Event], None]
+"""Is told of each fact once, in the order in which they happen, by the one thread of its process and before
+that goes on: a worker between two jobs, a supervisor between two steps of its loop.
+
+So it must not wait: it keeps what it is told in memory, or writes it to a descriptor that does not block.
+Whoever has to wait (for a network, say) reads the other end of such a pipe, in a process of its own. It must
+not use the storage, fork or emit. What it raises is logged once, and the others are told all the same. One
+that has held up its process for a second in all, by calls longer than a moment, is told nothing any more."""
+
+logger = logging.getLogger(__name__)
+
+_MOMENT_S = 0.01
+_PATIENCE_S = 1.0
+
+
+class Emitter:
+    """That of one process, made after the fork."""
+
+    def __init__(self, log: Subscriber, *others: Subscriber) -> None:
+        """The log comes first, and is never given up: how its handlers write is the program's own choice, and
+        a line of it that is lost helps nobody."""
+        told = [_Told(other, patience_s=_PATIENCE_S) for other in others]
+        self._told = [_Told(log, patience_s=float("inf")), *told]
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody. Raises nothing."""
+        for one in self._told:
+            one.tell(event)
+
+
+def new_emitter() -> Emitter:
+    """An emitter with everybody who is told of the facts of this process."""
+    return Emitter(log_event)
+
+
+class _Told:
+    """One subscriber, kept from doing harm."""
+
+    def __init__(self, subscriber: Subscriber, *, patience_s: float) -> None:
+        self._subscriber = subscriber
+        self._patience_s = patience_s
+        self._has_raised = False
+
+    def tell(self, event: Event) -> None:
+        if self._patience_s < 0:
+            return
+        began_s = time.monotonic()
+        try:
+            self._subscriber(event)
+        except Exception:
+            if not self._has_raised:
+                logger.exception("A subscriber failed at %s; its next failures are not told", _name(event))
+            self._has_raised = True
+        took_s = time.monotonic() - began_s
+        if took_s > _MOMENT_S:
+            self._patience_s -= took_s
+            if self._patience_s < 0:
+                logger.error("A subscriber holds up this process, and is told no more facts")
+
+
+def _name(event: Event) -> str:
+    return type(event).__name__

@@ -1,0 +1,294 @@
+"""Every process: the facts that an operator could want to know, one type each.
+
+A fact carries what a claim, a worker or a server is known by, with the instants, durations and counts that
+metrics and traces are made of; never a payload or a result. Instants are aware, in UTC, and those of a claim
+are storage's. `Event` is all of them, for a `match` that typing holds to be complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import AttemptKind, ErrorInfo, ProcessFacts
+
+# Jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimFacts:
+    """What a claim is known by."""
+
+    job_id: str
+    method: str
+    queue: str
+    claim_seq: int
+    attempt: int
+    """Of this job, from 1: the failures and crashes before it, and this one."""
+    worker_id: str
+    server_id: str
+    pid: int | None
+    """Of the worker; None: it is not known any more."""
+    claimed_at: datetime
+
+    @classmethod
+    def of(cls, claim: Claim, *, pid: int | None) -> ClaimFacts:
+        """Those of a claim of the worker with this pid."""
+        job = claim.job
+        return cls(
+            job_id=job.id,
+            method=job.method,
+            queue=job.queue,
+            claim_seq=job.claim_seq,
+            attempt=job.failures + job.crashes + 1,
+            worker_id=claim.worker_id,
+            server_id=claim.server_id,
+            pid=pid,
+            claimed_at=job.started_at or job.created_at,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """Something has come of a claim."""
+
+    claim: ClaimFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobClaimed(JobEvent):
+    """A worker has the job in hand."""
+
+    waited: timedelta
+    """Since it could have been claimed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimFound(JobEvent):
+    """A worker learned of a claim whose reply had been lost. `JobClaimed` follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnded(JobEvent):
+    """What a claim came to, as it is stored."""
+
+    ended_at: datetime
+
+    @property
+    def took(self) -> timedelta:
+        """From the claim to the outcome."""
+        return self.ended_at - self.claim.claimed_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSucceeded(JobEnded):
+    """The job has ended with a result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed(JobEnded):
+    """The attempt raised or asked for a retry, passed its time limit, or its process died."""
+
+    kind: AttemptKind
+    count: int
+    """Crashes for a crash, failures for all else, this one included."""
+    budget: int | None
+    """How many of those there may be; None: not known."""
+    error: ErrorInfo | None
+    runs_in: timedelta | None
+    """When the job runs again; None: it has failed for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCancelled(JobEnded):
+    """The job was cancelled from outside."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobReleased(JobEnded):
+    """The claim was given back, charged to no budget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimLost(JobEvent):
+    """The job is somebody else's by now; the outcome was not written."""
+
+    worker: WorkerStopped | None = None
+    """The dead worker in whose name a supervisor wanted to write it; None: the worker itself did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelStarted:
+    """A supervisor begins to end a running job that somebody wants cancelled."""
+
+    job_id: str
+    claim_seq: int
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateFired:
+    """A recurring template was due, and its job is enqueued."""
+
+    job_id: str
+    method: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateDisabled:
+    """A recurring template fires no more, because its cron no longer parses."""
+
+    template_id: str
+
+
+# Workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerEvent:
+    """Something has happened to a worker of this server."""
+
+    worker_id: str
+    number: int
+    """The place that it fills, 1 … N."""
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStarted(WorkerEvent):
+    """It was forked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReady(WorkerEvent):
+    """It has booted."""
+
+    booted_in: timedelta
+    replaces: str | None
+    """The worker whose place it takes, which is told to leave; None: the place was free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStopped(WorkerEvent):
+    """It is proved dead."""
+
+    process: ProcessFacts
+    how: str
+    """ "left as told", "was killed by SIGKILL": for people."""
+    was_orderly: bool
+    """It left as designed, without a job in hand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersCannotBoot:
+    """New workers die before they are ready."""
+
+    error: str
+    """Told once, however many die of it."""
+    old_ones_stay: bool
+    """They were to replace workers, who work on instead."""
+
+
+# Servers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerRegistered:
+    """This run of a server stands in the registry."""
+
+    server_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerDeclaredDead:
+    """A peer took this server for dead, and gave its jobs to others."""
+
+    server_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsReclaimed:
+    """Jobs that somebody else had claimed are enqueued again."""
+
+    jobs: int
+    server_id: str | None
+    """Who had claimed them; None: servers of whom nothing told but the age of their claims."""
+    was_silent: bool = False
+    """The server was judged by its silence; False: its process is proved dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerReloaded:
+    """The workers are to be replaced one by one."""
+
+    queues: Sequence[str] = ()
+    methods: Sequence[str] | None = None
+    """What new code serves."""
+    is_new_code: bool = True
+    """False: the program is in memory, and stays as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopping:
+    """The server was told to stop."""
+
+    why: str
+    allowed: timedelta | None
+    """What running jobs have; None: nothing, they are killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopped:
+    """The server has left storage, and no process of it is left."""
+
+
+# What is tried again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryFailed:
+    """Something does not work, and is tried again."""
+
+    what: str
+    """ "The cleanup loop failed", "Cannot claim a job": for people."""
+    error: Exception
+    retry_in: timedelta
+    is_repeated: bool
+    """The try before failed in the very same way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageLost(TryFailed):
+    """It is storage that does not answer, or refuses what a worker cannot go on without."""
+
+    worker_id: str | None = None
+    """Who has tried; None: the supervisor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryWorked:
+    """What had failed works again."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageBack(TryWorked):
+    """Storage answers again."""
+
+    what: str = "Storage answers again"
+    worker_id: str | None = None
+
+
+Event = (
+    JobClaimed | ClaimFound | JobSucceeded | AttemptFailed | JobCancelled | JobReleased | ClaimLost
+    | CancelStarted | TemplateFired | TemplateDisabled
+    | WorkerStarted | WorkerReady | WorkerStopped | WorkersCannotBoot
+    | ServerRegistered | ServerDeclaredDead | JobsReclaimed | ServerReloaded | ServerStopping | ServerStopped
+    | TryFailed | StorageLost | TryWorked | StorageBack
+)  # fmt: skip

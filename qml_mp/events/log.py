@@ -1,0 +1,193 @@
+"""Every process: the first subscriber: one line of the log for each fact that has one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, assert_never
+
+from qml_mp.core.outcome import AttemptKind, ErrorInfo
+from qml_mp.errors import QmlError
+from qml_mp.events.facts import (
+    AttemptFailed,
+    CancelStarted,
+    ClaimFacts,
+    ClaimFound,
+    ClaimLost,
+    Event,
+    JobCancelled,
+    JobClaimed,
+    JobEvent,
+    JobReleased,
+    JobsReclaimed,
+    JobSucceeded,
+    ServerDeclaredDead,
+    ServerRegistered,
+    ServerReloaded,
+    ServerStopped,
+    ServerStopping,
+    StorageBack,
+    StorageLost,
+    TemplateDisabled,
+    TemplateFired,
+    TryFailed,
+    TryWorked,
+    WorkerReady,
+    WorkersCannotBoot,
+    WorkerStarted,
+    WorkerStopped,
+)
+from qml_mp.units import format_duration
+
+logger = logging.getLogger(__name__)
+
+_MAX_MESSAGE_CHARS: Final = 1000
+_MAX_TRACEBACK_CHARS: Final = 4000
+
+
+def log_event(event: Event) -> None:
+    """Write the line. A failed attempt is a WARNING when the job runs again, else an ERROR.
+    That a job began or succeeded is the tracing's to tell. No payload is told."""
+    match event:
+        case JobEvent():
+            _log_job(event)
+        case CancelStarted(job_id=job_id):
+            logger.info("Cancelling job %s", job_id, extra={"job_id": job_id})
+        case TemplateFired(job_id=job_id, method=method):
+            logger.info("Recurring job %s is enqueued", method, extra={"job_id": job_id})
+        case TemplateDisabled(template_id=template_id):
+            logger.error("Recurring template %s is disabled: its cron no longer parses", template_id)
+        case WorkerStarted(number=number, pid=pid):
+            logger.info("Worker %s started (pid %s)", number, pid)
+        case WorkerReady(number=number, pid=pid):
+            logger.info("Worker %s is ready (pid %s)", number, pid)
+        case WorkerStopped(number=number, pid=pid, how=how, was_orderly=was_orderly):
+            level = logging.INFO if was_orderly else logging.WARNING
+            logger.log(level, "Worker %s stopped (pid %s): it %s", number, pid, how)
+        case WorkersCannotBoot(error=error, old_ones_stay=True):
+            logger.error("A new worker cannot boot, so the old ones stay and work on:\n%s", error)
+        case WorkersCannotBoot(error=error):
+            logger.error("Workers cannot boot; trying again, ever more slowly:\n%s", error)
+        case TryFailed():
+            _log_failed_try(event)
+        case StorageBack(what=what, worker_id=str(worker_id)):
+            logger.info("%s", what, extra={"worker_id": worker_id})
+        case TryWorked(what=what):
+            logger.info("%s", what)
+        case _:
+            _log_server(event)
+
+
+def what_is_served(queues: Sequence[str], methods: Sequence[str] | None) -> str:
+    """The queues and methods of a server, for people."""
+    return f"Queues: {', '.join(queues) or 'all'}. Methods: {', '.join(methods or ()) or 'none'}"
+
+
+def _log_job(
+    event: JobClaimed | ClaimFound | JobSucceeded | AttemptFailed | JobCancelled | JobReleased | ClaimLost,
+) -> None:
+    claim = event.claim
+    match event:
+        case ClaimFound():
+            text = "Found the claim of job %s, whose reply had been lost"
+            logger.info(text, claim.job_id, extra=_of_hand_out(claim))
+        case JobClaimed() | JobSucceeded():
+            pass
+        case AttemptFailed():
+            _log_failed_attempt(event)
+        case JobCancelled(reason=reason):
+            _log_end(logging.INFO, claim, f"cancelled: {reason}")
+        case JobReleased():
+            _log_end(logging.INFO, claim, "given back, uncharged")
+        case ClaimLost(worker=WorkerStopped(number=number, pid=pid, how=how)):
+            text = "Job %s of worker %s (pid %s), which %s, is somebody else's now"
+            logger.warning(text, claim.job_id, number, pid, how, extra=_of_hand_out(claim))
+        case ClaimLost():
+            text = "The claim of job %s was lost; its outcome was not written"
+            logger.warning(text, claim.job_id, extra=_of_hand_out(claim))
+        case _:
+            assert_never(event)
+
+
+def _log_failed_attempt(event: AttemptFailed) -> None:
+    is_crash = event.kind is AttemptKind.CRASH
+    count = f"{'crash' if is_crash else 'attempt'} {event.count}"
+    count += "" if event.budget is None else f" of {event.budget}"
+    error = _described(event.error)
+    if event.runs_in is None:
+        _log_end(logging.ERROR, event.claim, f"failed for good at {count}: {error}")
+        return
+    how = " passed its time limit" if event.kind is AttemptKind.TIMEOUT else " failed"
+    what_next = ", runs again" if is_crash else f"{how}, retry"
+    when = f"in {format_duration(event.runs_in)}" if event.runs_in > timedelta() else "at once"
+    _log_end(logging.WARNING, event.claim, f"{count}{what_next} {when}: {error}")
+
+
+def _log_server(
+    event: ServerRegistered
+    | ServerDeclaredDead
+    | JobsReclaimed
+    | ServerReloaded
+    | ServerStopping
+    | ServerStopped,
+) -> None:
+    match event:
+        case ServerRegistered():
+            pass
+        case ServerDeclaredDead():
+            logger.error("A peer declared this server dead; its jobs are others' now")
+        case JobsReclaimed(server_id=None, jobs=jobs):
+            logger.warning("Stranded jobs that are enqueued again: %s", jobs)
+        case JobsReclaimed(server_id=server_id, jobs=jobs, was_silent=was_silent):
+            text = "Server %s is %s; jobs of it that are enqueued again: %s"
+            logger.warning(text, server_id, "silent" if was_silent else "dead", jobs)
+        case ServerReloaded(is_new_code=False):
+            logger.info("Replacing the workers one by one; the program in memory stays as it is")
+        case ServerReloaded(queues=queues, methods=methods):
+            logger.info("Replacing the workers one by one. %s", what_is_served(queues, methods))
+        case ServerStopping(why=why, allowed=timedelta() as allowed):
+            logger.info("Stopping (%s): running jobs have %s", why, format_duration(allowed))
+        case ServerStopping(why=why):
+            logger.warning("Stopping now (%s)", why)
+        case ServerStopped():
+            logger.info("Stopped")
+        case _:
+            assert_never(event)
+
+
+def _log_failed_try(event: TryFailed) -> None:
+    level = logging.DEBUG if event.is_repeated else logging.WARNING
+    if isinstance(event, StorageLost) and event.worker_id is not None:
+        extra = {"worker_id": event.worker_id}
+        logger.log(level, "%s, will try again: %s", event.what, event.error, extra=extra)
+        return
+    unexpected = None if isinstance(event.error, QmlError) or event.is_repeated else event.error
+    text, pause_s = "%s and is tried again in %.1f s: %s", event.retry_in.total_seconds()
+    logger.log(level, text, event.what, pause_s, event.error, exc_info=unexpected)
+
+
+def _log_end(level: int, claim: ClaimFacts, what: str) -> None:
+    extra = {"job_id": claim.job_id, "worker_id": claim.worker_id, "attempt": claim.attempt}
+    logger.log(
+        level, "job %s (%s): %s", claim.job_id, claim.method, what, extra={**extra, "method": claim.method}
+    )
+
+
+def _of_hand_out(claim: ClaimFacts) -> dict[str, object]:
+    return {"job_id": claim.job_id, "worker_id": claim.worker_id, "attempt": claim.claim_seq}
+
+
+def _described(error: ErrorInfo | None) -> str:
+    """Type and message on the line, the traceback below it; of what is long, the part that tells most."""
+    if error is None:
+        return "no error is known"
+    message = error.message
+    if len(message) > _MAX_MESSAGE_CHARS:
+        message = f"{message[:_MAX_MESSAGE_CHARS]}…"
+    if not error.traceback:
+        return f"{error.type}: {message}"
+    trace = error.traceback.rstrip()
+    if len(trace) > _MAX_TRACEBACK_CHARS:
+        trace = f"…{trace[-_MAX_TRACEBACK_CHARS:]}"
+    return f"{error.type}: {message}\n{trace}"
