@@ -5,26 +5,26 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Concatenate, Literal, Protocol, overload
+from typing import Any, Concatenate, Protocol, Unpack, overload
 
-from qml_mp.client import EnqueueOptions, JobClient, JobDefaults, build_job, read_timeout
-from qml_mp.core.job import Job, check_max_crashes, check_max_retries, check_priority
+from qml_mp.client import JobClient
+from qml_mp.core.job import Job
+from qml_mp.core.options import EnqueueOptions, JobOptions, documented, read_job_options
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError, ConfigurationError, InvalidJob, UnknownMethod, shown
 from qml_mp.handle import JobHandle
-from qml_mp.job_function import JobFunction, P, R
+from qml_mp.job_function import FunctionOptions, JobFunction, P, R, read_function_options
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
-from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry
+from qml_mp.processing.registry import Worker, WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy, check_policy
-from qml_mp.settings import ServerConfig, check_queue_name
+from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 from qml_mp.storage.protocol import BY_DEFAULT, Retention, Storage
-from qml_mp.units import Duration
 
 
 class Decorator(Protocol):
@@ -97,59 +97,26 @@ class QmlApp:
         """Close the connection to the storage; harmless when closed. The next use opens another."""
         self._client.close()
 
-    def job(
-        self,
-        name: str | None = None,
-        *,
-        queue: str = "default",
-        retry: RetryPolicy | None = None,
-        timeout: Duration | None = None,
-        priority: int = 0,
-        max_retries: int | None = None,
-        max_crashes: int | None = None,
-        on_crash: Literal["retry", "fail"] = "retry",
-    ) -> Decorator:
+    @documented(FunctionOptions)
+    def job(self, name: str | None = None, **options: Unpack[FunctionOptions]) -> Decorator:
         """Declare a job function; its method name is `name`, else the function's own.
 
-        `retry`, `timeout` (of one attempt) and `max_crashes` hold for this function's jobs instead
-        of the app's policy and the server's limits. `max_retries` is how often a failed attempt is
-        followed by another, 0: never; None leaves it to the policy. `on_crash="fail"` is for jobs that
-        must not begin twice: the first death of their process ends them Failed. Raises
-        `ConfigurationError` for a name that is taken and for what no job can have.
+        A duration is a `timedelta`, a number of seconds or text like "5m".
+        Raises `ConfigurationError` for a name that is taken and for what no job can have.
         """
         if name is not None and not isinstance(name, str):
             raise ConfigurationError("Write @app.job() with parentheses; its argument is the method's name.")
-        check_policy(retry, what="retry")
-        if on_crash not in ("retry", "fail"):
-            raise ConfigurationError(f'on_crash is {shown(on_crash)}; it must be "retry" or "fail".')
-        if on_crash == "fail" and max_crashes not in (None, 1):
-            raise ConfigurationError(
-                f'on_crash="fail" means max_crashes=1, and max_crashes is {shown(max_crashes)}; give one.'
-            )
-        try:
-            defaults = JobDefaults(
-                queue=check_queue_name(queue),
-                priority=check_priority(priority),
-                max_retries=check_max_retries(max_retries),
-            )
-            time_limit = read_timeout(timeout)
-            crashes = 1 if on_crash == "fail" else check_max_crashes(max_crashes)
-        except InvalidJob as problem:
-            raise ConfigurationError(str(problem)) from None
+        read = read_function_options(options)
 
         def declare(function: Callable[..., Any]) -> JobFunction[..., Any]:
-            worker = FunctionWorker(
+            declared: JobFunction[..., Any] = JobFunction(
                 function,
                 method_name=function.__name__ if name is None else name,
-                retry_policy=retry,
-                timeout=time_limit,
-                max_crashes=crashes,
+                options=read,
+                client=self._client,
             )
-            self.registry.register(worker)
-            declared: JobFunction[..., Any] = JobFunction(
-                function, worker=worker, defaults=defaults, client=self._client
-            )
-            self._functions[worker.method_name] = declared
+            self.registry.register(declared.worker)
+            self._functions[declared.method_name] = declared
             return declared
 
         return declare  # type: ignore[return-value]  # one body for all overloads
@@ -174,7 +141,7 @@ class QmlApp:
             declared: JobFunction[..., Any] = (
                 function
                 if isinstance(function, JobFunction)
-                else self.job(queue="default" if queue is None else queue)(function)
+                else self.job(queue=DEFAULT_QUEUE if queue is None else queue)(function)
             )
             method = declared.method_name
             recurring_id = method if id is None else id
@@ -188,7 +155,7 @@ class QmlApp:
                 cron,
                 method,
                 payload,
-                declared.defaults.queue if queue is None else queue,
+                declared.queue if queue is None else queue,
                 tz=tz,
             )
             return declared
@@ -200,56 +167,29 @@ class QmlApp:
         self.registry.register(worker)
         return self
 
-    def make_job(
-        self,
-        method: str,
-        payload: JsonValue = None,
-        *,
-        delay: Duration | None = None,
-        at: datetime | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        max_crashes: int | None = None,
-        timeout: Duration | None = None,
-        unique_key: str | None = None,
-        metadata: Mapping[str, JsonValue] | None = None,
-    ) -> Job:
+    @documented(JobOptions)
+    def make_job(self, method: str, payload: JsonValue = None, **options: Unpack[JobOptions]) -> Job:
         """A job by name, checked but not enqueued. The payload is an object of arguments, or a list.
 
         When this app has methods, an unknown one raises `UnknownMethod`, and the payload of a
         function must fit its signature (`InvalidJob`). An app without any is a producer without
         the code, and nothing of the kind can be checked.
         """
-        self._check_method(method)
-        declared = self._functions.get(method)
-        if declared is not None:
-            declared.worker.binding.check(payload)
-        options = EnqueueOptions(
-            delay=delay,
-            at=at,
-            queue=queue,
-            priority=priority,
-            max_retries=max_retries,
-            max_crashes=max_crashes,
-            timeout=timeout,
-            unique_key=unique_key,
-            metadata=metadata,
-        )
-        return build_job(method, payload, options, JobDefaults() if declared is None else declared.defaults)
+        return self._make_job(method, payload, options)
 
-    def enqueue(
-        self, method: str, payload: JsonValue = None, *, conn: object | None = None, **options: Any
-    ) -> JobHandle:
-        """Commit a job by name; `options` and errors are those of `make_job`. With `conn`, the row is
-        written within that connection's open transaction."""
-        return self._client.enqueue(self.make_job(method, payload, **options), conn=conn)
+    @documented(EnqueueOptions)
+    def enqueue(self, method: str, payload: JsonValue = None, **options: Unpack[EnqueueOptions]) -> JobHandle:
+        """Commit a job by name; the errors are those of `make_job`."""
+        conn = options.pop("conn", None)
+        return self._client.enqueue(self._make_job(method, payload, options), conn=conn)
 
+    @documented(EnqueueOptions)
     async def aenqueue(
-        self, method: str, payload: JsonValue = None, *, conn: object | None = None, **options: Any
+        self, method: str, payload: JsonValue = None, **options: Unpack[EnqueueOptions]
     ) -> JobHandle:
         """`enqueue` without blocking the event loop, save with `conn`."""
-        return await self._client.aenqueue(self.make_job(method, payload, **options), conn=conn)
+        conn = options.pop("conn", None)
+        return await self._client.aenqueue(self._make_job(method, payload, options), conn=conn)
 
     def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
         """Commit all of the jobs in one transaction or, on any error, none. Handles in order."""
@@ -263,10 +203,18 @@ class QmlApp:
         """The handle of a job that was enqueued before, here or elsewhere."""
         return self._client.handle(job_id)
 
+    def _make_job(self, method: str, payload: JsonValue, options: JobOptions) -> Job:
+        self._check_method(method)
+        declared = self._functions.get(method)
+        if declared is None:
+            return Job.new(method, payload, **read_job_options(options))
+        declared.worker.binding.check(payload)
+        return declared.make_job(payload, read_job_options(options))
+
     def _queues(self) -> tuple[str, ...]:
-        declared = [function.defaults.queue for function in self._functions.values()]
+        declared = [function.queue for function in self._functions.values()]
         return tuple(
-            dict.fromkeys(["default", *declared, *(each.queue for each in self._recurring.values())])
+            dict.fromkeys([DEFAULT_QUEUE, *declared, *(each.queue for each in self._recurring.values())])
         )
 
     def _checked(self, jobs: Iterable[Job]) -> Iterable[Job]:

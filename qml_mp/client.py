@@ -4,106 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
-from qml_mp.core.job import (
-    Job,
-    check_max_crashes,
-    check_max_retries,
-    check_metadata,
-    check_priority,
-    check_timeout,
-    check_unique_key,
-)
-from qml_mp.core.payload import EncodedJson, JsonValue
-from qml_mp.errors import InvalidJob, shown
+from qml_mp.core.job import Job
 from qml_mp.handle import JobHandle
-from qml_mp.settings import check_queue_name
 from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.units import Duration, parse_duration
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnqueueOptions:
-    """How one job is enqueued; None: as the function or the default says.
-
-    Raises `InvalidJob` or `ConfigurationError` naming the option for what no job can have.
-    """
-
-    delay: Duration | None = None
-    """Run so much later."""
-    at: datetime | None = None
-    """Run at that instant (aware)."""
-    queue: str | None = None
-    priority: int | None = None
-    max_retries: int | None = None
-    """Retries after the first attempt; 0: none."""
-    max_crashes: int | None = None
-    timeout: Duration | None = None
-    """Limit of one attempt."""
-    unique_key: str | None = None
-    metadata: Mapping[str, JsonValue] | None = None
-    conn: object | None = None
-    """The caller's own sqlite3 or psycopg connection, in whose transaction the row is written."""
-
-    def __post_init__(self) -> None:
-        if self.delay is not None:
-            if self.at is not None:
-                raise InvalidJob("delay and at are both given; a job can have one of them.")
-            parse_duration(self.delay, what="delay")
-        if self.queue is not None:
-            check_queue_name(self.queue)
-        if self.priority is not None:
-            check_priority(self.priority)
-        check_max_retries(self.max_retries)
-        check_max_crashes(self.max_crashes)
-        read_timeout(self.timeout)
-        check_unique_key(self.unique_key)
-        if self.metadata is not None:
-            check_metadata(self.metadata)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobDefaults:
-    """What the decorator of a function said about all of its jobs."""
-
-    queue: str = "default"
-    priority: int = 0
-    max_retries: int | None = None
-
-
-def read_timeout(timeout: Duration | None) -> timedelta | None:
-    """A time limit as the edges accept it; raises `InvalidJob` or `ConfigurationError`."""
-    return None if timeout is None else check_timeout(parse_duration(timeout, what="timeout"))
-
-
-def build_job(
-    method: str, payload: JsonValue | EncodedJson, options: EnqueueOptions, defaults: JobDefaults
-) -> Job:
-    """The job of a call. Raises `InvalidJob` or `ConfigurationError`, as `Job.new` does."""
-    now = datetime.now(UTC)
-    at = options.at
-    if options.delay is not None:
-        at = _later(now, options.delay)
-    return Job.new(
-        method,
-        payload,
-        queue=defaults.queue if options.queue is None else options.queue,
-        priority=defaults.priority if options.priority is None else options.priority,
-        max_retries=defaults.max_retries if options.max_retries is None else options.max_retries,
-        max_crashes=options.max_crashes,
-        metadata=options.metadata,
-        timeout=read_timeout(options.timeout),
-        unique_key=options.unique_key,
-        at=at,
-        now=now,
-    )
 
 
 class JobClient:
@@ -179,10 +84,3 @@ def _open(url: str | None) -> Storage:
     from qml_mp.storage.open import open_storage
 
     return open_storage(load_url(url))
-
-
-def _later(now: datetime, delay: Duration) -> datetime:
-    try:
-        return now + parse_duration(delay, what="delay")
-    except OverflowError:
-        raise InvalidJob(f"delay is {shown(delay)}, which is past the end of the calendar.") from None

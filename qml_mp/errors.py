@@ -24,7 +24,14 @@ class QmlError(Exception):
 
 
 class ConfigurationError(QmlError):
-    """A setting, argument or definition is wrong; nothing was started or written."""
+    """A setting, argument or definition is wrong; nothing was started or written.
+
+    `field` is the name of the setting or option, as code writes it; None where there is none.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ServerAlreadyRunning(ConfigurationError):

@@ -4,19 +4,68 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Unpack
 
-from qml_mp.client import EnqueueOptions, JobClient, JobDefaults, build_job
+from qml_mp.client import JobClient
 from qml_mp.core.job import Job
-from qml_mp.core.payload import JsonValue
+from qml_mp.core.options import (
+    CommonOptions,
+    EnqueueOptions,
+    Option,
+    documented,
+    options_of,
+    read_job_options,
+    read_options,
+)
+from qml_mp.core.payload import EncodedJson, JsonValue
+from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.handle import JobHandle
 from qml_mp.processing.registry import FunctionWorker
-from qml_mp.units import Duration
+from qml_mp.processing.retry import RetryPolicy, check_policy
+from qml_mp.settings import DEFAULT_QUEUE
 
 P = ParamSpec("P")
 """The arguments of a job: the function's parameters without its `WorkerContext`."""
 R = TypeVar("R", covariant=True)
+
+
+def _check_on_crash(value: str) -> str:
+    if value not in ("retry", "fail"):
+        raise ConfigurationError(f'on_crash is {shown(value)}; it must be "retry" or "fail".')
+    return value
+
+
+class FunctionOptions(CommonOptions, total=False):
+    """What `@app.job` says about all jobs of a function."""
+
+    # fmt: off
+    retry: Annotated[RetryPolicy | None, Option(
+        RetryPolicy, functools.partial(check_policy, what="retry"), "The retry policy; else the app's.")]
+    on_crash: Annotated[Literal["retry", "fail"], Option(
+        str, _check_on_crash, '"fail" when it must not begin twice: one crash ends it. Else "retry".')]
+    # fmt: on
+
+
+_FUNCTION_OPTIONS = options_of(FunctionOptions)
+_OF_THE_WORKER = frozenset({"retry", "timeout", "max_crashes"})
+"""What is looked up when a job runs; the rest is written in each job's row."""
+
+
+def read_function_options(given: FunctionOptions) -> Mapping[str, Any]:
+    """What the decorator said, checked. `ConfigurationError` for what no job can have."""
+    try:
+        read = read_options(given, _FUNCTION_OPTIONS)
+    except InvalidJob as problem:
+        raise ConfigurationError(str(problem)) from None
+    if read.pop("on_crash", "retry") == "fail":
+        max_crashes = read.get("max_crashes")
+        if max_crashes not in (None, 1):
+            raise ConfigurationError(
+                f'on_crash="fail" means max_crashes=1, and max_crashes is {shown(max_crashes)}; give one.',
+                field="on_crash",
+            )
+        read["max_crashes"] = 1
+    return read
 
 
 class JobFunction(Generic[P, R]):
@@ -29,12 +78,23 @@ class JobFunction(Generic[P, R]):
     __name__: str
 
     def __init__(
-        self, function: Callable[..., R], *, worker: FunctionWorker, defaults: JobDefaults, client: JobClient
+        self,
+        function: Callable[..., R],
+        *,
+        method_name: str,
+        options: Mapping[str, Any],
+        client: JobClient,
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self._worker = worker
-        self._defaults = defaults
+        self._worker = FunctionWorker(
+            function,
+            method_name=method_name,
+            retry_policy=options.get("retry"),
+            timeout=options.get("timeout"),
+            max_crashes=options.get("max_crashes"),
+        )
+        self._defaults = {name: value for name, value in options.items() if name not in _OF_THE_WORKER}
         self._client = client
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
@@ -50,9 +110,9 @@ class JobFunction(Generic[P, R]):
         return self._worker.method_name
 
     @property
-    def defaults(self) -> JobDefaults:
-        """What the decorator said about all jobs of the function."""
-        return self._defaults
+    def queue(self) -> str:
+        """The queue of its jobs, unless they are given another."""
+        return str(self._defaults.get("queue", DEFAULT_QUEUE))
 
     @property
     def worker(self) -> FunctionWorker:
@@ -69,40 +129,25 @@ class JobFunction(Generic[P, R]):
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """The job, not enqueued: for `app.enqueue_many`."""
-        return self._build(EnqueueOptions(), args, kwargs)
+        return self._build({}, args, kwargs)
 
-    def using(
-        self,
-        *,
-        delay: Duration | None = None,
-        at: datetime | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        max_crashes: int | None = None,
-        timeout: Duration | None = None,
-        unique_key: str | None = None,
-        metadata: Mapping[str, JsonValue] | None = None,
-        conn: object | None = None,
-    ) -> ConfiguredJob[P]:
-        """The function with options for the jobs enqueued through it (see `EnqueueOptions`)."""
-        options = EnqueueOptions(
-            delay=delay,
-            at=at,
-            queue=queue,
-            priority=priority,
-            max_retries=max_retries,
-            max_crashes=max_crashes,
-            timeout=timeout,
-            unique_key=unique_key,
-            metadata=metadata,
-            conn=conn,
-        )
-        return ConfiguredJob(functools.partial(self._build, options), self._client, options.conn)
+    @documented(EnqueueOptions)
+    def using(self, **options: Unpack[EnqueueOptions]) -> ConfiguredJob[P]:
+        """The function with options for the jobs enqueued through it. They win over the decorator's.
 
-    def _build(self, options: EnqueueOptions, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
-        payload = self._worker.binding.bind(args, kwargs)
-        return build_job(self.method_name, payload, options, self._defaults)
+        A duration is a `timedelta`, a number of seconds or text like "5m".
+        Raises `InvalidJob` or `ConfigurationError` naming the option for what no job can have.
+        """
+        conn = options.pop("conn", None)
+        given = read_job_options(options)
+        return ConfiguredJob(functools.partial(self._build, given), self._client, conn)
+
+    def make_job(self, payload: JsonValue | EncodedJson, options: Mapping[str, Any]) -> Job:
+        """The job of a payload that fits the signature; `options` are those that `read_job_options` gives."""
+        return Job.new(self.method_name, payload, **{**self._defaults, **options})
+
+    def _build(self, options: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
+        return self.make_job(self._worker.binding.bind(args, kwargs), options)
 
 
 class ConfiguredJob(Generic[P]):

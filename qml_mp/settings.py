@@ -14,6 +14,7 @@ from typing import TypeVar
 from qml_mp.errors import ConfigurationError, shown
 from qml_mp.units import parse_duration, parse_size
 
+DEFAULT_QUEUE = "default"
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
 _MAX_WORKERS = 1024
 _MAX_QUEUES = 100
@@ -67,7 +68,7 @@ class ServerConfig:
     """Longest that an idle worker goes without looking for jobs; wake-ups make it sooner."""
     job_timeout: timedelta = timedelta(minutes=5)
     """Time limit of a job that sets none of its own."""
-    queues: Sequence[str] = ("default",)
+    queues: Sequence[str] = (DEFAULT_QUEUE,)
     """Queues served; empty means all. Unless it is set, `qml-mp start` serves those that the app declares."""
     auto_start: bool = True
     """Whether `with BackgroundJobServer(...)` starts the server by itself."""

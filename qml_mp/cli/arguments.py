@@ -44,6 +44,11 @@ def as_instant(_ctx: click.Context, parameter: click.Parameter, value: str | Non
         ) from None
 
 
+def as_json(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> JsonValue:
+    """Callback of an option: JSON."""
+    return None if value is None else parse_json(value, what=_name_of(parameter))
+
+
 def as_job_ids(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     """Callback of an argument: job ids, all of them checked before the first is used, each once."""
     return tuple(dict.fromkeys(check_job_id(job_id) for job_id in value))

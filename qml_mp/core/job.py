@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from typing import Any, Unpack
 
 from qml_mp.core.ids import check_job_id, new_job_id
+from qml_mp.core.options import JOB_OPTIONS, JobOptions, check_at, check_delay, check_given, documented
 from qml_mp.core.outcome import Attempt, ErrorInfo
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text, encode_json
 from qml_mp.core.state import AwaitingRetry, Enqueued, Failed, JobState, Scheduled, StateName, Succeeded
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.settings import check_queue_name
+from qml_mp.settings import DEFAULT_QUEUE
 
 MAX_METHOD_CHARS = 200
-MAX_KEY_CHARS = 500
 NO_RETRIES = -1
 """What the column `max_retries` holds for a job that is not to be retried; 0 means there what it does in the
 reference, whose rows other programs may insert: the retry policy decides."""
-_INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,19 +34,17 @@ class Job:
     payload: JsonValue
     state: JobState
     created_at: datetime
-    queue: str = "default"
+    # Options, which `core.options` explains and checks.
+    queue: str = DEFAULT_QUEUE
     priority: int = 0
-    """Higher first; equal priorities run oldest first."""
+    """Equal priorities run oldest first."""
     max_retries: int | None = None
-    """Retries after the first attempt, 0: none; None leaves it to the retry policy. (The column says
-    otherwise: `NO_RETRIES`.)"""
+    """0: none, which the column says otherwise: `NO_RETRIES`."""
     max_crashes: int | None = None
-    """Attempts whose process died before the job ends Failed; None: the function's or the server's."""
-    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
     timeout: timedelta | None = None
-    """Limit of one attempt; None: the server's `job_timeout`."""
     unique_key: str | None = None
-    """At most one job that has not ended may carry the same key."""
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+
     expires_at: datetime | None = None
     """When cleanup may delete the row; set when the job ends."""
     run_at: datetime | None = None
@@ -67,41 +65,36 @@ class Job:
     """Of this very payload: a copy (`replace`) begins without."""
 
     @classmethod
+    @documented(JobOptions)
     def new(
         cls,
         method: str,
         payload: JsonValue | EncodedJson = None,
         *,
-        queue: str = "default",
-        priority: int = 0,
-        max_retries: int | None = None,
-        max_crashes: int | None = None,
-        metadata: Mapping[str, JsonValue] | None = None,
-        timeout: timedelta | None = None,
-        unique_key: str | None = None,
-        at: datetime | None = None,
         now: datetime | None = None,
+        **options: Unpack[JobOptions],
     ) -> Job:
-        """A validated new job: Enqueued, or Scheduled when `at` (an aware instant) is given. What is stored
-        is the payload as it is now.
+        """A validated new job: Enqueued, or Scheduled when `at` or `delay` is given. Here a duration is a
+        `timedelta` and nothing else. What is stored is the payload as it is now.
 
         Raises `InvalidJob` (or `ConfigurationError` for the queue's name) for anything that a
         storage could not hold.
         """
+        check_given(options, JOB_OPTIONS)
         created_at = now or datetime.now(UTC)
-        if at is not None:
-            at = _utc(at, what="at")
+        values: dict[str, Any] = {"queue": DEFAULT_QUEUE, **options}
+        run_at = _run_at(created_at, values.pop("delay", None), values.pop("at", None))
         state = (
-            Enqueued(enqueued_at=created_at, queue=queue)
-            if at is None
-            else Scheduled(scheduled_at=created_at, enqueue_at=at)
+            Enqueued(enqueued_at=created_at, queue=values["queue"])
+            if run_at is None
+            else Scheduled(scheduled_at=created_at, enqueue_at=run_at)
         )
+        metadata = values.pop("metadata", None)
         if not isinstance(payload, EncodedJson):
             payload = EncodedJson.of(payload, what="The payload")
         job = cls(
             id=new_job_id(), method=method, payload=payload.value, state=state, created_at=created_at,
-            queue=queue, priority=priority, max_retries=max_retries, max_crashes=max_crashes,
-            metadata={} if metadata is None else metadata, timeout=timeout, unique_key=unique_key, run_at=at,
+            run_at=run_at, metadata={} if metadata is None else metadata, **values,
         )  # fmt: skip
         object.__setattr__(job, "_payload_text", payload.text)
         job.validate()
@@ -117,13 +110,8 @@ class Job:
                 "characters."
             )
         check_text(self.method, what="The method name")
-        check_queue_name(self.queue)
-        check_priority(self.priority)
-        check_max_retries(self.max_retries)
-        check_max_crashes(self.max_crashes)
-        check_timeout(self.timeout)
-        check_unique_key(self.unique_key)
-        check_metadata(self.metadata)
+        for name, option in _COLUMNS.items():
+            option.check(getattr(self, name))
         self.payload_text()
 
     def payload_text(self) -> str:
@@ -184,6 +172,10 @@ class Job:
         }
 
 
+_COLUMNS = {each.name: JOB_OPTIONS[each.name] for each in fields(Job) if each.name in JOB_OPTIONS}
+"""The options that the row holds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimKey:
     """What fences a write: the job and the number of its hand-out."""
@@ -204,66 +196,6 @@ class Claim:
     def key(self) -> ClaimKey:
         """The fence of every write about this claim."""
         return ClaimKey(job_id=self.job.id, claim_seq=self.job.claim_seq)
-
-
-def check_priority(value: int) -> int:
-    """Return the priority, or raise `InvalidJob` when it cannot be one."""
-    if not _is_int(value) or not -_INT32_MAX - 1 <= value <= _INT32_MAX:
-        raise InvalidJob(
-            f"priority is {shown(value)}; it must be a whole number from {-_INT32_MAX - 1} to {_INT32_MAX}, "
-            "the higher the sooner."
-        )
-    return value
-
-
-def check_max_retries(value: int | None) -> int | None:
-    """Return the number of retries, or raise `InvalidJob` when it cannot be one."""
-    if value is not None and (not _is_int(value) or not 0 <= value <= _INT32_MAX):
-        raise InvalidJob(
-            f"max_retries is {shown(value)}; it must be a whole number from 0 (no retry) to {_INT32_MAX}, "
-            "or None: the retry policy decides."
-        )
-    return value
-
-
-def check_max_crashes(value: int | None) -> int | None:
-    """Return the crash budget, or raise `InvalidJob` when it cannot be one."""
-    if value is not None and (not _is_int(value) or not 1 <= value <= _INT32_MAX):
-        raise InvalidJob(
-            f"max_crashes is {shown(value)}; it must be a whole number from 1 (no second try after a crash) "
-            f"to {_INT32_MAX}."
-        )
-    return value
-
-
-def check_timeout(value: timedelta | None) -> timedelta | None:
-    """Return the time limit of one attempt, or raise `InvalidJob` when it cannot be one."""
-    if value is not None and (not isinstance(value, timedelta) or value < timedelta(milliseconds=1)):
-        raise InvalidJob(
-            f"timeout is {shown(value)}; it must be a timedelta of at least 1ms, or None: the server's limit."
-        )
-    return value
-
-
-def check_unique_key(value: str | None) -> str | None:
-    """Return the key, or raise `InvalidJob` when it cannot be one."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_KEY_CHARS:
-        raise InvalidJob(f"unique_key is {shown(value)}; it must be text of 1 to {MAX_KEY_CHARS} characters.")
-    return check_text(value, what="unique_key")
-
-
-def check_metadata(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
-    """Return the metadata, or raise `InvalidJob` when it cannot be stored."""
-    if not isinstance(value, Mapping):
-        raise InvalidJob(f"metadata is {shown(value)}; it must be a mapping with text as its keys.")
-    encode_json(dict(value), what="metadata")
-    return value
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def attempt_to_json(attempt: Attempt) -> dict[str, JsonValue]:
@@ -287,10 +219,10 @@ def _iso(instant: datetime | None) -> str | None:
     return None if instant is None else instant.isoformat()
 
 
-def _utc(instant: datetime, *, what: str) -> datetime:
-    if not isinstance(instant, datetime) or instant.tzinfo is None:
-        raise InvalidJob(
-            f"{what} is {shown(instant)}; it must be an aware datetime, as "
-            "datetime.now(UTC) + timedelta(hours=1)."
-        )
-    return instant.astimezone(UTC)
+def _run_at(now: datetime, delay: timedelta | None, at: datetime | None) -> datetime | None:
+    if delay is None:
+        return None if at is None else check_at(at)
+    try:
+        return now + check_delay(delay)
+    except OverflowError:
+        raise InvalidJob(f"delay is {shown(delay)}, which is past the end of the calendar.") from None

@@ -9,7 +9,8 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
-from qml_mp.core.job import MAX_METHOD_CHARS, Job, check_max_crashes, check_timeout
+from qml_mp.core.job import MAX_METHOD_CHARS, Job
+from qml_mp.core.options import check_max_crashes, check_timeout
 from qml_mp.core.payload import JsonValue, check_text
 from qml_mp.errors import ConfigurationError, InvalidJob, JobInterrupted, shown
 from qml_mp.processing.binding import Binding

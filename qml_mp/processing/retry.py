@@ -188,10 +188,10 @@ class RetryPolicy:
                     return self.max_delay.total_seconds()
 
 
-def check_policy(value: object, *, what: str) -> None:
-    """Raise `ConfigurationError`, which says what to write instead, unless it is a policy or None."""
+def check_policy(value: object, *, what: str) -> RetryPolicy | None:
+    """Return the policy, or raise `ConfigurationError`, which says what to write instead of it."""
     if value is None or isinstance(value, RetryPolicy):
-        return
+        return value
     instead = "RetryPolicy.exponential(max_attempts=5)"
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10_000:
         instead = f"RetryPolicy.exponential(max_attempts={value + 1}), or max_retries={value} beside it"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from qml_mp import StateName, open_storage
 from tests.cli.command import Qml, is_one_error
 
 _JOB_KEYS = [
@@ -46,6 +47,21 @@ def test_with_an_app_the_methods_own_queue_is_used(qml: Qml) -> None:
     job_id = enqueue(qml, "-A", "tasks:app", "resize", "path=a.png")
 
     assert qml("jobs", "show", job_id, "--json").value["queue"] == "images"
+
+
+def test_every_option_of_a_job_can_be_written_in_the_shell(qml: Qml) -> None:
+    job_id = enqueue(
+        qml, "resize", "-q", "low", "--priority", "-3", "--max-retries", "2", "--max-crashes", "1",
+        "--timeout", "90s", "--delay", "1h", "--unique-key", "k", "--metadata", '{"by": "shell"}',
+    )  # fmt: skip
+
+    storage = open_storage(f"sqlite:///{qml.folder}/qml.db")
+    job = storage.get(job_id)
+    storage.close()
+    assert job is not None
+    assert (job.queue, job.priority, job.max_retries, job.max_crashes) == ("low", -3, 2, 1)
+    assert (job.timeout, job.unique_key) == (timedelta(seconds=90), "k")
+    assert (job.metadata, job.state_name) == ({"by": "shell"}, StateName.SCHEDULED)
 
 
 def test_options_of_enqueue_reach_the_job(qml: Qml) -> None:

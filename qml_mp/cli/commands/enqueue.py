@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import click
 
-from qml_mp.cli.arguments import as_duration, as_instant, read_payload
+from qml_mp.cli.arguments import as_duration, as_instant, as_json, read_payload
 from qml_mp.cli.output import note, print_json
 from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.core.options import JOB_OPTIONS
 from qml_mp.handle import JobHandle
+
+_SHORT_FLAGS = MappingProxyType({"queue": "-q"})
+_BY_KIND: Mapping[type, dict[str, Any]] = MappingProxyType({
+    int: {"type": int, "metavar": "N"},
+    str: {"metavar": "TEXT"},
+    timedelta: {"metavar": "DURATION", "callback": as_duration},
+    datetime: {"metavar": "TIME", "callback": as_instant},
+    dict: {"metavar": "JSON", "callback": as_json},
+})  # fmt: skip
+"""How an option of a job is written in a shell, by what the job holds it as."""
+
+
+def _with_job_options(command: Callable[..., None]) -> Callable[..., None]:
+    for name, option in reversed(list(JOB_OPTIONS.items())):
+        flags = [*filter(None, [_SHORT_FLAGS.get(name)]), "--" + name.replace("_", "-")]
+        command = click.option(*flags, name, help=option.meaning, **_BY_KIND[option.kind])(command)
+    return command
 
 
 @click.command(cls=Command)
 @click.argument("method")
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]…")
 @click.option("--payload", metavar="JSON|-", help="The whole payload as JSON, or - to read it from stdin.")
-@click.option("--delay", metavar="DURATION", callback=as_duration, help="Run it so much later.")
-@click.option("--at", metavar="TIME", callback=as_instant, help="Run it at that time (ISO 8601).")
-@click.option("-q", "--queue", help="The queue; default: the method's own, else 'default'.")
-@click.option("--priority", type=int, help="Higher runs first; default 0.")
-@click.option(
-    "--max-retries", type=int, help="Retries after the first attempt, 0: none; default: the policy decides."
-)
-@click.option("--timeout", metavar="DURATION", callback=as_duration, help="Limit of one attempt.")
-@click.option("--unique-key", metavar="KEY", help="Write nothing when a job that has not ended has this key.")
-@click.option(
-    "--wait",
-    is_flag=True,
-    help="Wait for the job and print its result instead of its id.",
-)
+@_with_job_options
+@click.option("--wait", is_flag=True, help="Wait for the job and print its result instead of its id.")
 @click.option(
     "--wait-timeout", metavar="DURATION", callback=as_duration, help="With --wait: how long at most."
 )
@@ -40,8 +48,6 @@ def enqueue(
     method: str,
     arguments: tuple[str, ...],
     payload: str | None,
-    delay: timedelta | None,
-    at: datetime | None,
     wait: bool,
     wait_timeout: timedelta | None,
     **options: Any,
@@ -53,11 +59,11 @@ def enqueue(
     With an app (-A), the method and its arguments are checked against the function's signature;
     without one, the job is enqueued by name alone.
     """
-    if delay is not None and at is not None:
+    if options["delay"] is not None and options["at"] is not None:
         raise click.UsageError("Give either --delay or --at, not both.")
     if wait_timeout is not None and not wait:
         raise click.UsageError("--wait-timeout needs --wait.")
-    job = session.make_job(method, read_payload(payload, arguments), delay=delay, at=at, **options)
+    job = session.make_job(method, read_payload(payload, arguments), **options)
     storage = session.storage()
     job_id = storage.enqueue(job)
     if not wait:

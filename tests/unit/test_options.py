@@ -1,0 +1,81 @@
+"""Tests: the options of a job are the same wherever they can be written."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qml_mp import ConfigurationError, Job, QmlApp
+from qml_mp.cli.commands.enqueue import enqueue
+from qml_mp.core.options import JOB_OPTIONS, CommonOptions, EnqueueOptions, options_of
+from qml_mp.job_function import FunctionOptions, JobFunction
+from tests.unit.app_case import resize
+
+
+def test_the_command_line_offers_every_option_of_a_job() -> None:
+    flags = {parameter.name: parameter for parameter in enqueue.params}
+
+    for name, option in JOB_OPTIONS.items():
+        assert f"--{name.replace('_', '-')}" in flags[name].opts
+        assert getattr(flags[name], "help", None) == option.meaning
+
+
+@pytest.mark.parametrize(
+    ("function", "definition"),
+    [
+        (QmlApp.job, FunctionOptions),
+        (QmlApp.make_job, set(JOB_OPTIONS)),
+        (QmlApp.enqueue, EnqueueOptions),
+        (QmlApp.aenqueue, EnqueueOptions),
+        (JobFunction.using, EnqueueOptions),
+        (Job.new, set(JOB_OPTIONS)),
+    ],
+)
+def test_help_and_signature_show_every_option(function: Callable[..., object], definition: Any) -> None:
+    names = definition if isinstance(definition, set) else set(options_of(definition))
+
+    shown = set(inspect.signature(function).parameters)
+
+    assert names <= shown
+    assert shown - names <= {"self", "name", "method", "payload", "now"}
+    assert [name for name in names if f"\n    {name}: " not in (function.__doc__ or "")] == []
+
+
+def test_an_option_of_a_function_is_one_of_its_jobs_or_says_how_they_are_run() -> None:
+    assert set(options_of(FunctionOptions)) - set(options_of(CommonOptions)) == {"retry", "on_crash"}
+    assert set(options_of(CommonOptions)) < set(JOB_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda app: app.job(tga=1),
+        lambda app: app.job(delay=1),  # of a single job only
+        lambda app: app.job()(resize).using(tga=1),
+        lambda app: app.job()(resize).using(retry=None),  # of a function only
+        lambda app: app.make_job("resize", tga=1),
+        lambda app: app.make_job("resize", conn=object()),
+        lambda app: app.enqueue("resize", tga=1),
+        lambda _: Job.new("resize", tga=1),  # type: ignore[call-arg]  # mypy sees it too
+        lambda _: Job.new("resize", claim_seq=1),  # type: ignore[call-arg]  # a field, no option
+    ],
+)
+def test_a_name_that_is_no_option_is_refused_as_python_does(
+    app: QmlApp, write: Callable[[Any], object]
+) -> None:
+    with pytest.raises(TypeError):
+        write(app)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"queue": "a b"}, "queue"), ({"timeout": "soon"}, "timeout"), ({"retry": 3}, "retry")],
+)
+def test_the_refusal_carries_the_option(app: QmlApp, options: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        app.job(**options)
+
+    assert refusal.value.field == field
