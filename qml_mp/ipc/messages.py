@@ -16,7 +16,7 @@ from qml_mp.processing.cancel import CancelReason
 _FORMAT = struct.Struct("<BB16sq6x")
 MESSAGE_BYTES = _FORMAT.size
 _REASONS = tuple(CancelReason)
-_NO_JOB = bytes(16)
+NO_JOB = bytes(16)
 
 
 class Kind(IntEnum):
@@ -46,7 +46,7 @@ class Message:
 
     def encode(self) -> bytes:
         """`MESSAGE_BYTES` bytes, few enough that the kernel writes them to a pipe whole or not at all."""
-        job = _NO_JOB if self.key is None else uuid.UUID(self.key.job_id).bytes
+        job = NO_JOB if self.key is None else uuid.UUID(self.key.job_id).bytes
         reason = 0 if self.reason is None else 1 + _REASONS.index(self.reason)
         return _FORMAT.pack(self.kind, reason, job, 0 if self.key is None else self.key.claim_seq)
 
@@ -55,6 +55,6 @@ def decode(data: bytes) -> list[Message]:
     """The messages in the bytes read from the pipe (always a whole number of them)."""
     messages = []
     for kind, reason, job, claim_seq in _FORMAT.iter_unpack(data):
-        key = None if job == _NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq)
+        key = None if job == NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq)
         messages.append(Message(kind=Kind(kind), key=key, reason=_REASONS[reason - 1] if reason else None))
     return messages

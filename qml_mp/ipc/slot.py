@@ -19,6 +19,7 @@ from enum import IntEnum
 
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import RetryWhenKilled
+from qml_mp.ipc.messages import NO_JOB
 
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
@@ -31,7 +32,6 @@ _VERSION_AT = _HEAD.size + 8  # aligned, so that it is written at once
 _BODY_AT = _VERSION_AT + _VERSION.size
 _TEXT_AT = _BODY_AT + _BODY.size
 _MAX_TEXT_BYTES = SLOT_BYTES - _TEXT_AT - _TEXT_LENGTH.size
-_NO_JOB = bytes(16)
 _GIVE_UP = -1
 
 
@@ -176,7 +176,7 @@ class SlotWriter:
 
     def _without_job(self, activity: Activity) -> bytes:
         return _BODY.pack(
-            activity, self._used_up, self._jobs_done, _NO_JOB, 0, 0, 0, _GIVE_UP, _GIVE_UP, 0, b""
+            activity, self._used_up, self._jobs_done, NO_JOB, 0, 0, 0, _GIVE_UP, _GIVE_UP, 0, b""
         )
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
@@ -201,7 +201,7 @@ def _view(body: bytes) -> SlotView:
         activity=Activity(activity),
         used_up=used_up,
         jobs_done=jobs_done,
-        key=None if job == _NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq),
+        key=None if job == NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq),
         method=method.rstrip(b"\0").decode(errors="replace"),
         since_ns=since_ns,
         limit_ns=limit_ns,

@@ -8,9 +8,8 @@ from typing import Any
 
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.processing.retry import is_a, type_name
+from qml_mp.storage.storable import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES
 
-MAX_MESSAGE_CHARS = 8 * 1024
-MAX_TRACEBACK_CHARS = 64 * 1024
 _MAX_FRAMES = 40
 _MAX_CHAINED = 4
 _MAX_IN_GROUP = 5
@@ -34,23 +33,23 @@ def describe(error: BaseException) -> ErrorInfo:
     return ErrorInfo(
         type=type_name(type(error)),
         message=message_of(error),
-        traceback=clean(_traceback(error), MAX_TRACEBACK_CHARS),
+        traceback=clean(_traceback(error), MAX_TRACEBACK_BYTES),
     )
 
 
 def describe_type(error: BaseException, *, why: str) -> ErrorInfo:
     """What can be said of an exception without asking it anything."""
     return ErrorInfo(
-        type=clean(type_name(type(error)), MAX_MESSAGE_CHARS),
+        type=clean(type_name(type(error)), MAX_MESSAGE_BYTES),
         message=f"(no message: {why})",
-        traceback=clean("".join(_frames(_own(error, "__traceback__"))), MAX_TRACEBACK_CHARS) or None,
+        traceback=clean("".join(_frames(_own(error, "__traceback__"))), MAX_TRACEBACK_BYTES) or None,
     )
 
 
 def message_of(error: BaseException) -> str:
     """`str(error)`, bounded; a note in its stead when that raises."""
     try:
-        return clean(str(error), MAX_MESSAGE_CHARS)
+        return clean(str(error), MAX_MESSAGE_BYTES)
     except Exception as problem:
         return f"(no message: __str__ raised {type_name(type(problem))})"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 
@@ -14,10 +14,3 @@ class UserCodeGuard(Protocol):
     """
 
     def user_code(self) -> AbstractContextManager[None]: ...
-
-
-class NullGuard:
-    """For hosts and tests where nothing interrupts a job."""
-
-    def user_code(self) -> AbstractContextManager[None]:
-        return nullcontext()

@@ -29,7 +29,7 @@ from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.cancel import CancelReason, CancelToken
 from qml_mp.processing.context import WorkerContext
-from qml_mp.processing.errors_text import MAX_MESSAGE_CHARS, clean, describe, describe_type, message_of
+from qml_mp.processing.errors_text import clean, describe, describe_type, message_of
 from qml_mp.processing.execution import Execution
 from qml_mp.processing.guard import UserCodeGuard
 from qml_mp.processing.middleware import chain
@@ -38,6 +38,7 @@ from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, run_coroutine
 from qml_mp.processing.result import WorkerResult
 from qml_mp.processing.retry import is_a, type_name
+from qml_mp.storage.storable import MAX_MESSAGE_BYTES
 from qml_mp.units import format_duration
 
 _log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class JobProcessor:
     def _reported(self, said: WorkerResult, type_when_text: str) -> ErrorInfo:
         if is_a(said.error, BaseException):
             return self._described(cast(BaseException, said.error))
-        return ErrorInfo(type=type_when_text, message=clean(cast(str, said.error or ""), MAX_MESSAGE_CHARS))
+        return ErrorInfo(type=type_when_text, message=clean(cast(str, said.error or ""), MAX_MESSAGE_BYTES))
 
     def _described(self, error: BaseException) -> ErrorInfo:
         # The exception's own __str__ runs here: user code, which may raise anything or never end.
@@ -224,4 +225,4 @@ def _retry_or_fail(
 
 def _refused(kind: str, message: str) -> Failure:
     """A job that can never run as it is stored: no policy is asked."""
-    return Failure(error=ErrorInfo(type=kind, message=clean(message, MAX_MESSAGE_CHARS)))
+    return Failure(error=ErrorInfo(type=kind, message=clean(message, MAX_MESSAGE_BYTES)))

@@ -49,9 +49,9 @@ class Fetch:
 class Retention:
     """How long an ended job is kept; becomes its `expires_at`."""
 
-    succeeded_ttl: timedelta = timedelta(hours=24)
+    succeeded_ttl: timedelta
     """Succeeded and Deleted."""
-    failed_ttl: timedelta = timedelta(days=7)
+    failed_ttl: timedelta
 
     @classmethod
     def of(cls, config: ServerConfig) -> Retention:
@@ -59,7 +59,7 @@ class Retention:
         return cls(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)
 
 
-BY_DEFAULT = Retention()
+BY_DEFAULT = Retention.of(ServerConfig())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,19 +6,16 @@ import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from qml_mp import host
 from qml_mp.core.ids import new_server_id
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.loop import NEVER, Tick
 from qml_mp.supervisor.recovery.judging import Judging
 
 logger = logging.getLogger(__name__)
-
-_NEVER = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,4 +111,4 @@ class ServerRegistration:
             )
             self._written = says  # without a row there is nothing to mend: the next one is made of `now`
 
-        return Tick(name="presence", interval=_NEVER, body=write)
+        return Tick(name="presence", interval=NEVER, body=write)

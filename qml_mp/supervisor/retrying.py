@@ -12,15 +12,11 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from qml_mp.errors import QmlError, StorageError, StorageUnreachable
+from qml_mp.storage.waiting import pause_before_next_try_s
 
 _Item = TypeVar("_Item")
 
 logger = logging.getLogger(__name__)
-
-_FIRST_PAUSE_S = 0.1
-_MAX_PAUSE_S = 3.0  # with the jitter below five seconds: by then what is due runs after an outage
-_MAX_JITTER_S = 1.5
-_MOST_COUNTED = 16  # of failures: the pause has long stopped growing
 
 
 class Retrying:
@@ -43,9 +39,8 @@ class Retrying:
 
     def failed(self, error: Exception, *, now: float) -> None:
         """Note that a try failed, and when the next one may be."""
-        pause_s = min(_FIRST_PAUSE_S * 2**self._failures, _MAX_PAUSE_S)
-        pause_s += self._rng.uniform(0, min(pause_s, _MAX_JITTER_S))
-        self._failures = min(self._failures + 1, _MOST_COUNTED)
+        pause_s = pause_before_next_try_s(self._failures, self._rng)
+        self._failures += 1
         self.not_before = now + pause_s
         text = f"{type(error).__name__}: {error}"
         level = logging.DEBUG if text == self._said else logging.WARNING

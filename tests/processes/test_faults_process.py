@@ -22,7 +22,7 @@ from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.ipc.messages import Kind, Message
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Fetch, Retention, Storage
+from qml_mp.storage.protocol import BY_DEFAULT, Fetch, Storage
 from tests.processes.apps_faults import open_files
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 
@@ -248,7 +248,7 @@ def test_a_worker_that_reads_nothing_and_whose_pipe_is_full_holds_up_nobody(
     os.kill(stopped, signal.SIGSTOP)
     fill_pipe_of(stopped)
 
-    storage.request_cancel(job_id, reason="no longer wanted", retention=Retention())
+    storage.request_cancel(job_id, reason="no longer wanted", retention=BY_DEFAULT)
     for said in ("Claims are paused", "Claims are resumed"):
         one.signal(signal.SIGUSR2)
         wait_until(lambda said=said: said in one.log())  # type: ignore[misc]
@@ -280,7 +280,7 @@ def test_a_job_that_is_cancelled_as_it_ends_has_exactly_one_end(server: MakeServ
 
     for job_id in ids:
         wait_until(lambda job_id=job_id: any(line.job_id == job_id for line in one.journal()))  # type: ignore[misc]
-        storage.request_cancel(job_id, reason="too late?", retention=Retention())
+        storage.request_cancel(job_id, reason="too late?", retention=BY_DEFAULT)
 
     for job_id in ids:
         job = wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.DELETED)

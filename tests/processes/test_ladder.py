@@ -14,7 +14,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Deleted, Failed, StateName
-from qml_mp.storage.protocol import CancelResult, Retention, Storage
+from qml_mp.storage.protocol import BY_DEFAULT, CancelResult, Storage
 from tests.processes.harness import ROOT, Server, enqueue, is_gone, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
@@ -90,7 +90,7 @@ def test_a_cancel_reaches_a_running_job_through_storage(server: MakeServer, stor
     job_id = enqueue(storage, "heed")
     wait_until(lambda: one.journal())
 
-    result = storage.request_cancel(job_id, reason="no longer wanted", retention=Retention())
+    result = storage.request_cancel(job_id, reason="no longer wanted", retention=BY_DEFAULT)
 
     assert result is CancelResult.REQUESTED
     # The job heeds the token and returns, so it has succeeded: there was nothing left to cancel.
@@ -106,7 +106,7 @@ def test_a_cancelled_job_that_does_not_handle_is_ended_and_deleted_with_the_reas
     job_id = enqueue(storage, method)
     wait_until(lambda: one.journal())
 
-    storage.request_cancel(job_id, reason="no longer wanted", retention=Retention())
+    storage.request_cancel(job_id, reason="no longer wanted", retention=BY_DEFAULT)
 
     job = wait_for_state(storage, job_id, StateName.DELETED)
     assert isinstance(job.state, Deleted)

@@ -16,7 +16,7 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import CancelResult, Retention, Storage
+from qml_mp.storage.protocol import BY_DEFAULT, CancelResult, Storage
 from tests.processes.harness import ROOT, Server, wait_for_state
 
 MakeServer = Callable[..., Server]
@@ -78,7 +78,7 @@ def test_the_hook_gets_results_and_cancels(told: Server, storage: Storage, tmp_p
     done = wait_for_state(storage, enqueue(storage, "return"), StateName.SUCCEEDED)
     cancelled_id = enqueue(storage, "hang")
     wait_for_state(storage, cancelled_id, StateName.PROCESSING)
-    asked = storage.request_cancel(cancelled_id, reason="not wanted", retention=Retention())
+    asked = storage.request_cancel(cancelled_id, reason="not wanted", retention=BY_DEFAULT)
     cancelled = wait_for_state(storage, cancelled_id, StateName.DELETED)
     assert told.stop() == 0
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import JobFilter, Retention
+from qml_mp.storage.protocol import BY_DEFAULT, JobFilter
 from tests.processes.harness import Server, wait_until
 from tests.soak.ground import Ground, environment_of, pause
 from tests.soak.judge import Findings, Kills
@@ -146,4 +146,4 @@ def _delete_the_stubborn(ground: Ground) -> None:
     """They end by being killed alone, and have served their purpose."""
     where = JobFilter(states=(StateName.ENQUEUED, StateName.AWAITING_RETRY), method="stubborn")
     for job in ground.storage.list_jobs(where, limit=1000).jobs:
-        ground.storage.delete(job.id, reason="the test is over", retention=Retention())
+        ground.storage.delete(job.id, reason="the test is over", retention=BY_DEFAULT)

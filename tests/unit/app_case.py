@@ -12,9 +12,9 @@ from qml_mp import (
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.payload import JsonValue
 from qml_mp.processing.registry import Worker
-from qml_mp.storage.protocol import Fetch, JobFilter, Retention
+from qml_mp.storage.protocol import BY_DEFAULT, Fetch, JobFilter
 
-RETENTION = Retention()
+RETENTION = BY_DEFAULT
 
 
 def resize(ctx: WorkerContext, path: str, width: int = 800) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Processing
 from qml_mp.processing.cancel import CancelReason, CancelToken
-from qml_mp.processing.guard import NullGuard, UserCodeGuard
+from qml_mp.processing.guard import UserCodeGuard
 from qml_mp.processing.middleware import JobMiddleware
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
@@ -39,6 +40,13 @@ class SteppingClock:
         return 2.0 * self.looks
 
 
+class Unguarded:
+    """For jobs that nothing interrupts."""
+
+    def user_code(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 def processor_of(
     worker: Worker | Callable[..., Any] | None,
     *,
@@ -52,7 +60,7 @@ def processor_of(
     return JobProcessor(
         Program(registry=registry, retry_policy=policy, middleware=middleware),
         default_timeout=timedelta(minutes=5),
-        guard=guard or NullGuard(),
+        guard=guard or Unguarded(),
         clock=SteppingClock(),
         rng=random.Random(1),
     )

@@ -9,12 +9,11 @@ import pytest
 from qml_mp.core.payload import check_text
 from qml_mp.errors import JobFailed, JobTimeout
 from qml_mp.processing.errors_text import (
-    MAX_MESSAGE_CHARS,
-    MAX_TRACEBACK_CHARS,
     clean,
     describe,
     describe_type,
 )
+from qml_mp.storage.storable import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES
 
 
 class Unprintable(Exception):
@@ -67,11 +66,11 @@ def test_an_exception_that_cannot_be_printed_is_told_all_the_same() -> None:
 def test_an_enormous_message_is_cut_in_the_middle() -> None:
     info = describe(raised(ValueError("a" * 5_000_000 + "z")))
 
-    assert len(info.message) <= MAX_MESSAGE_CHARS
+    assert len(info.message) <= MAX_MESSAGE_BYTES
     assert info.message.startswith("aaa")
     assert info.message.endswith("z")
     assert "characters left out" in info.message
-    assert len(info.traceback or "") <= MAX_TRACEBACK_CHARS
+    assert len(info.traceback or "") <= MAX_TRACEBACK_BYTES
 
 
 def test_a_deep_recursion_leaves_a_bounded_traceback() -> None:

@@ -15,6 +15,8 @@ from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.retrying import Retrying
 
+NEVER = timedelta(days=365)
+"""The interval of a loop that runs when it is told to."""
 TickBody = Callable[[Storage], timedelta | None]
 """One turn of a loop. Returns in how long it wants to run again if that is sooner than its interval."""
 

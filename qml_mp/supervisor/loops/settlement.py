@@ -15,7 +15,7 @@ from qml_mp.clock import Clock
 from qml_mp.errors import StorageUnreachable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.loop import NEVER, Tick
 from qml_mp.supervisor.recovery.settle import Death, settle
 from qml_mp.supervisor.retrying import Retrying
 from qml_mp.supervisor.workers.ladder import Graces
@@ -24,7 +24,6 @@ from qml_mp.supervisor.workers.pool import Fleet
 logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 0.2  # of one turn, with what storage refuses
-_NEVER = timedelta(days=365)
 _CANCEL_INTERVAL = timedelta(seconds=1)
 _CANCEL_AFTER_NEWS = timedelta(milliseconds=100)
 
@@ -80,7 +79,7 @@ class Chores:
             again_at = min((one.tries.not_before for one in self._to_settle()), default=None)
             return None if again_at is None else timedelta(seconds=again_at - self._clock.monotonic())
 
-        return Tick(name="settle", interval=_NEVER, body=run)
+        return Tick(name="settle", interval=NEVER, body=run)
 
     def settle_due(self, storage: Storage, *, wake: Callable[[], None]) -> None:
         """Settle those who are not in a pause after a failure. Raises `StorageUnreachable` alone."""

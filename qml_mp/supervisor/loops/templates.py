@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import Tick
-
-_NEVER = timedelta(days=365)
+from qml_mp.supervisor.loops.loop import NEVER, Tick
 
 
 class Templates:
@@ -32,4 +29,4 @@ class Templates:
                 # Others may have been declared while storage took its time.
                 self._pending = [template for template in self._pending if template is not first]
 
-        return Tick(name="templates", interval=_NEVER, body=store)
+        return Tick(name="templates", interval=NEVER, body=store)
