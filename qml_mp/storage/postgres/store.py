@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from qml_mp.storage.locks import NamedLocks
+from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.postgres.claims import ClaimsPart
 from qml_mp.storage.postgres.database import PostgresDatabase
 from qml_mp.storage.postgres.jobs import JobsPart
-from qml_mp.storage.postgres.monitoring import MonitoringPart
 from qml_mp.storage.postgres.recurring import RecurringPart
 from qml_mp.storage.postgres.registry import RegistryPart
 from qml_mp.storage.postgres.schema import check_found
@@ -20,7 +20,7 @@ _PATIENCE = timedelta(seconds=5)
 
 
 class PostgresStorage(
-    JobsPart, ClaimsPart, SweepingPart, RecurringPart, RegistryPart, NamedLocks, MonitoringPart
+    JobsPart, ClaimsPart, SweepingPart, RecurringPart, RegistryPart, NamedLocks, Monitoring
 ):
     """`Storage` of the protocol in one schema of a PostgreSQL database, all instants by its clock.
 

@@ -9,10 +9,7 @@ Lists (queues, servers) are bound as one JSON text, so that a statement stays th
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
-
-from qml_mp.core.state import StateName
 
 _JOB: Final = """
     id, method, queue, priority, state, payload, metadata, result, max_retries, max_crashes, timeout_us,
@@ -258,96 +255,4 @@ DELETE_EXPIRED: Final = """
         SELECT id FROM qml_jobs INDEXED BY qml_jobs_expiring
         WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now
         ORDER BY expires_at LIMIT :limit)
-"""
-
-# Monitoring
-
-# One state's share of a page: newest first, from the index alone unless a filter asks for the row.
-_PAGE_OF_STATE: Final = """
-    SELECT * FROM (
-        SELECT id, created_at FROM qml_jobs
-        WHERE state = '{state}' AND (created_at, id) < (:before_at, :before_id)
-          AND (:queue IS NULL OR queue = :queue) AND (:method IS NULL OR method = :method)
-        ORDER BY created_at DESC, id DESC LIMIT :limit)
-"""
-
-
-def list_jobs(states: Collection[StateName]) -> str:
-    """A page of jobs in the states (none: all), newest first. Each state gives its newest, and the
-    newest of those are the page, so that a page costs the same however many rows there are."""
-    parts = " UNION ALL ".join(_PAGE_OF_STATE.format(state=str(state)) for state in states or StateName)
-    return f"""
-        SELECT {_JOB} FROM qml_jobs
-        WHERE id IN (SELECT id FROM ({parts}) ORDER BY created_at DESC, id DESC LIMIT :limit)
-        ORDER BY created_at DESC, id DESC
-    """
-
-
-JOB_COUNTS: Final = "SELECT state, count(*) AS jobs FROM qml_jobs GROUP BY state"
-
-ATTEMPTS: Final = """
-    SELECT kind, claim_seq, worker, pid, started_at, ended_at, error_type, error_message, error_traceback,
-        signal, exit_code, peak_rss_bytes, cpu_s
-    FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq
-"""
-
-# Queues with jobs that have not ended. In three parts, because each reads a small index of its own.
-QUEUE_STATS: Final = """
-    SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, min(oldest_at) AS oldest_at
-    FROM (
-        SELECT queue, count(*) AS enqueued, 0 AS processing, min(enqueued_at) AS oldest_at
-        FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' GROUP BY queue
-        UNION ALL
-        SELECT queue, 0, count(*), NULL
-        FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing' GROUP BY queue
-        UNION ALL
-        SELECT queue, 0, 0, NULL
-        FROM qml_jobs INDEXED BY qml_jobs_waiting
-        WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue)
-    GROUP BY queue ORDER BY queue
-"""
-
-# What `--burst` waits for.
-DUE_WORK: Final = """
-    WITH served AS (SELECT value FROM json_each(:queues)), known AS (SELECT value FROM json_each(:methods))
-    SELECT
-        (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_enqueued
-         WHERE state = 'enqueued' AND (:all OR queue IN served) AND (:any_method OR method IN known))
-        + (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_processing
-           WHERE state = 'processing' AND (:all OR queue IN served)
-             AND (:server_id IS NULL OR server_id = :server_id))
-        AS runnable,
-        (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_waiting
-         WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND (:all OR queue IN served)
-           AND (:any_method OR method IN known))
-        AS waiting
-"""
-
-# What `--burst` leaves for later.
-LATER_WORK: Final = """
-    WITH served AS (SELECT value FROM json_each(:queues))
-    SELECT count(*) AS jobs, min(run_at) AS due_at FROM qml_jobs INDEXED BY qml_jobs_waiting
-    WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND (:all OR queue IN served)
-"""
-
-# What waits, by queue and method, from one method to the next, as the claim goes, so that the length of a
-# backlog costs nothing; a limit of -1 is none.
-METHOD_STATS: Final = """
-    WITH RECURSIVE served AS (SELECT value FROM json_each(:queues)), waits (queue, method) AS (
-        SELECT * FROM (
-            SELECT queue, method FROM qml_jobs INDEXED BY qml_jobs_enqueued
-            WHERE state = 'enqueued' ORDER BY queue, method LIMIT 1)
-        UNION ALL
-        SELECT next.queue, next.method
-        FROM waits
-        JOIN qml_jobs AS next ON next.rowid = (
-            SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-            WHERE state = 'enqueued' AND (queue, method) > (waits.queue, waits.method)
-            ORDER BY queue, method LIMIT 1))
-    SELECT queue, method, (
-        SELECT count(*) FROM (
-            SELECT 1 FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
-            WHERE state = 'enqueued' AND job.queue = waits.queue AND job.method = waits.method
-            LIMIT :among)) AS enqueued
-    FROM waits WHERE :all OR queue IN served ORDER BY queue, method
 """

@@ -8,9 +8,9 @@ from urllib.parse import quote
 from qml_mp.clock import Clock, SystemClock
 from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.migrate import check_version
+from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.sqlite.jobs import JobsPart
-from qml_mp.storage.sqlite.monitoring import MonitoringPart
 from qml_mp.storage.sqlite.own_locks import is_writing
 from qml_mp.storage.sqlite.recurring import RecurringPart
 from qml_mp.storage.sqlite.registry import RegistryPart
@@ -21,7 +21,7 @@ from qml_mp.storage.waiting import StorageWait, Waker
 _BUSY_TIMEOUT = timedelta(seconds=5)
 
 
-class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocks, MonitoringPart):
+class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocks, Monitoring):
     """`Storage` of the protocol in the file at `path`, made with mode 0600 when it is missing.
 
     `busy_timeout` bounds every wait for another program's lock; `StorageUnavailable` then.

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.postgres.queries.locks import LOCKS
+from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.queries import Queries
 
-QUERIES: Final = Queries(locks=LOCKS)
+QUERIES: Final = Queries(locks=LOCKS, monitoring=MONITORING)

@@ -13,5 +13,6 @@ from typing import Final
 
 from qml_mp.storage.queries import Queries
 from qml_mp.storage.sqlite.queries.locks import LOCKS
+from qml_mp.storage.sqlite.queries.monitoring import MONITORING
 
-QUERIES: Final = Queries(locks=LOCKS)
+QUERIES: Final = Queries(locks=LOCKS, monitoring=MONITORING)

@@ -1,0 +1,84 @@
+"""Every process: what people and `--burst` read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qml_mp.core.outcome import Attempt
+from qml_mp.core.state import StateName
+from qml_mp.storage.part import Part
+from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
+from qml_mp.storage.rows import attempt_of, cursor_of, job_of, method_stats_of, read_cursor, state_name_of
+from qml_mp.storage.storable import canonical_id
+
+
+class Monitoring(Part):
+    """Reads for people and for `--burst`."""
+
+    def list_jobs(self, where: JobFilter, *, limit: int = 50, after: str | None = None) -> JobPage:
+        """Newest first (`created_at`, `id`); `after` is the `next_cursor` of the page before."""
+        before_at, before_id = read_cursor(after)
+        which = {
+            "before_at": before_at,
+            "before_id": before_id,
+            "queue": where.queue,
+            "method": where.method,
+            "limit": limit + 1,  # one more shows whether there is another page
+        }
+        states = [state for state in StateName if state in where.states or not where.states]
+        rows = self._db.read("listing jobs", self._db.queries.monitoring.list_jobs(states), which)
+        jobs = tuple(job_of(row, self._db.instant) for row in rows[:limit])
+        return JobPage(jobs=jobs, next_cursor=cursor_of(jobs[-1]) if len(rows) > limit else None)
+
+    def job_counts(self) -> dict[StateName, int]:
+        """Number of jobs in each of the seven states (0 included)."""
+        rows = self._db.read("counting jobs", self._db.queries.monitoring.job_counts)
+        return dict.fromkeys(StateName, 0) | {state_name_of(row["state"]): row["jobs"] for row in rows}
+
+    def attempts(self, job_id: str) -> tuple[Attempt, ...]:
+        """The attempts of the job that did not succeed, oldest first."""
+        which = {"id": canonical_id(job_id)}
+        rows = self._db.read("reading a job's attempts", self._db.queries.monitoring.attempts, which)
+        return tuple(attempt_of(row, self._db.instant) for row in rows)
+
+    def queue_stats(self) -> list[QueueStats]:
+        """Queues by name."""
+        rows = self._db.read("reading the queues", self._db.queries.monitoring.queue_stats)
+        return [
+            QueueStats(
+                name=str(row["queue"]),
+                enqueued=row["enqueued"],
+                processing=row["processing"],
+                oldest=self._between(row, "oldest_at", "now"),
+            )
+            for row in rows
+        ]
+
+    def method_stats(self, queues: Sequence[str] = (), *, among: int | None = None) -> list[MethodStats]:
+        """Enqueued jobs of the queues (empty: all) by queue and method.
+
+        With `among`, at most so many are counted of each method of a queue: its cost does then not grow with
+        the backlog.
+        """
+        which = {"queues": list(queues), "among": among}
+        rows = self._db.read("counting methods", self._db.queries.monitoring.method_stats, which)
+        return [method_stats_of(row) for row in rows]
+
+    def due_work(
+        self, queues: Sequence[str], *, methods: Sequence[str] | None = None, server_id: str | None = None
+    ) -> DueWork:
+        """What is left to run in the queues (empty: all); of these methods alone, unless they are None;
+        of the Processing jobs those of this server alone, unless it is None."""
+        which = {
+            "queues": list(queues),
+            "methods": None if methods is None else list(methods),
+            "server_id": server_id,
+        }
+        row = self._db.read("counting what is left to run", self._db.queries.monitoring.due_work, which)[0]
+        return DueWork(runnable=row["runnable"], waiting=row["waiting"])
+
+    def later_work(self, queues: Sequence[str]) -> LaterWork:
+        """What will be due in the queues (empty: all)."""
+        which = {"queues": list(queues)}
+        row = self._db.read("counting what will be due", self._db.queries.monitoring.later_work, which)[0]
+        return LaterWork(count=row["jobs"], next_due_in=self._between(row, "now", "due_at"))

@@ -1,0 +1,110 @@
+"""Every process: what people and `--burst` read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.postgres.sql import JOB_COLUMNS, METHOD_NAME
+from qml_mp.storage.queries import MonitoringQueries
+
+_PAGE_OF_STATE: Final = """
+    (SELECT id, created_at FROM {{s}}.jobs
+     WHERE state = '{state}' AND (created_at, id) < (%(before_at)s::timestamptz, %(before_id)s)
+       AND (%(queue)s::text IS NULL OR queue = %(queue)s)
+       AND (%(method)s::text IS NULL OR method = %(method)s)
+     ORDER BY created_at DESC, id DESC LIMIT %(limit)s)
+"""
+
+
+def _list_jobs(states: Iterable[StateName]) -> str:
+    """Each state gives its newest, and the newest of those are the page: from the index of ended jobs
+    it costs the same however many there are. The state is part of the text, because an index for
+    some states can only be used for a state that the planner knows."""
+    parts = " UNION ALL ".join(_PAGE_OF_STATE.format(state=state) for state in states)
+    return f"""
+        WITH page AS MATERIALIZED (
+            SELECT newest.id FROM ({parts}) AS newest ORDER BY created_at DESC, id DESC LIMIT %(limit)s
+        )
+        SELECT {JOB_COLUMNS} FROM page JOIN {{s}}.jobs AS j USING (id) ORDER BY j.created_at DESC, j.id DESC
+    """
+
+
+_SERVED: Final = "(%(queues)s::text[] = '{{}}' OR queue = ANY(%(queues)s::text[]))"
+_KNOWN: Final = "(%(methods)s::text[] IS NULL OR method = ANY(%(methods)s::text[]))"
+
+_WAITING: Final = f"""
+    SELECT j.queue, {METHOD_NAME} AS name, j.method FROM {{s}}.jobs AS j
+    WHERE j.state = 'enqueued' AND j.queue <> ''
+"""
+
+MONITORING: Final = MonitoringQueries(
+    list_jobs=_list_jobs,
+    # In parts, because each reads a smaller index of its own.
+    job_counts="""
+        SELECT 'enqueued' AS state, count(*) AS jobs FROM {s}.jobs WHERE state = 'enqueued' AND id <> ''
+        UNION ALL
+        SELECT 'processing', count(*) FROM {s}.jobs WHERE state = 'processing'
+        UNION ALL
+        SELECT state, count(*) FROM {s}.jobs WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY state
+        UNION ALL
+        SELECT state, count(*) FROM {s}.jobs WHERE state IN ('succeeded', 'failed', 'deleted') GROUP BY state
+    """,
+    attempts="""
+        SELECT kind, claim_seq, worker, pid, started_at, ended_at, error_type, error_message, error_traceback,
+               signal, exit_code, peak_rss_bytes, cpu_s
+        FROM {s}.attempts WHERE job_id = %(id)s ORDER BY claim_seq
+    """,
+    # In parts, because each reads a small index of its own.
+    queue_stats="""
+        SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
+               min(since) AS oldest_at, now() AS now
+        FROM (
+            SELECT queue, count(*) AS enqueued, 0 AS processing, min(enqueued_at) AS since
+            FROM {s}.jobs WHERE state = 'enqueued' AND queue <> '' GROUP BY queue
+            UNION ALL
+            SELECT queue, 0, count(*), NULL FROM {s}.jobs WHERE state = 'processing' GROUP BY queue
+            UNION ALL
+            SELECT queue, 0, 0, NULL FROM {s}.jobs
+            WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue
+        ) AS part
+        GROUP BY queue ORDER BY queue
+    """,
+    # From one method to the next, as the claim goes, so that the length of a backlog costs nothing.
+    method_stats=f"""
+        WITH RECURSIVE head AS (
+            ({_WAITING} ORDER BY j.queue, {METHOD_NAME} LIMIT 1)
+            UNION ALL
+            SELECT next.* FROM head AS h
+            CROSS JOIN LATERAL (
+                {_WAITING} AND (j.queue, {METHOD_NAME}) > (h.queue, h.name)
+                ORDER BY j.queue, {METHOD_NAME} LIMIT 1
+            ) AS next
+        )
+        SELECT h.queue, h.method, counted.enqueued
+        FROM head AS h
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS enqueued
+            FROM (
+                {_WAITING} AND j.queue = h.queue AND {METHOD_NAME} = h.name LIMIT %(among)s::bigint
+            ) AS waiting
+        ) AS counted
+        WHERE {_SERVED}
+        ORDER BY h.queue, h.name
+    """,
+    due_work=f"""
+        SELECT (SELECT count(*) FROM {{s}}.jobs
+                WHERE state = 'enqueued' AND queue <> '' AND {_SERVED} AND {_KNOWN})
+               + (SELECT count(*) FROM {{s}}.jobs
+                  WHERE state = 'processing' AND {_SERVED}
+                    AND (%(server_id)s::text IS NULL OR server_id = %(server_id)s)) AS runnable,
+               (SELECT count(*) FROM {{s}}.jobs
+                WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {_SERVED} AND {_KNOWN}
+               ) AS waiting
+    """,
+    later_work=f"""
+        SELECT count(*) AS jobs, min(run_at) AS due_at, now() AS now FROM {{s}}.jobs
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > now() AND {_SERVED}
+    """,
+)

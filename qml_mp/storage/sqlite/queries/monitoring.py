@@ -1,0 +1,97 @@
+"""Every process: what people and `--burst` read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.queries import MonitoringQueries
+from qml_mp.storage.sqlite.sql import _JOB as JOB_COLUMNS
+
+# One state's share of a page: newest first, from the index alone unless a filter asks for the row.
+_PAGE_OF_STATE: Final = """
+    SELECT * FROM (
+        SELECT id, created_at FROM qml_jobs
+        WHERE state = '{state}' AND (created_at, id) < (:before_at, :before_id)
+          AND (:queue IS NULL OR queue = :queue) AND (:method IS NULL OR method = :method)
+        ORDER BY created_at DESC, id DESC LIMIT :limit)
+"""
+
+
+def _list_jobs(states: Iterable[StateName]) -> str:
+    """Each state gives its newest, and the newest of those are the page, so that a page costs the same
+    however many rows there are."""
+    parts = " UNION ALL ".join(_PAGE_OF_STATE.format(state=state) for state in states)
+    return f"""
+        SELECT {JOB_COLUMNS} FROM qml_jobs
+        WHERE id IN (SELECT id FROM ({parts}) ORDER BY created_at DESC, id DESC LIMIT :limit)
+        ORDER BY created_at DESC, id DESC
+    """
+
+
+_SERVED: Final = "(:queues = '[]' OR queue IN (SELECT value FROM json_each(:queues)))"
+_KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:methods)))"
+
+MONITORING: Final = MonitoringQueries(
+    list_jobs=_list_jobs,
+    job_counts="SELECT state, count(*) AS jobs FROM qml_jobs GROUP BY state",
+    attempts="""
+        SELECT kind, claim_seq, worker, pid, started_at, ended_at, error_type, error_message, error_traceback,
+            signal, exit_code, peak_rss_bytes, cpu_s
+        FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq
+    """,
+    # In three parts, because each reads a small index of its own.
+    queue_stats="""
+        SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, min(oldest_at) AS oldest_at,
+            :now AS now
+        FROM (
+            SELECT queue, count(*) AS enqueued, 0 AS processing, min(enqueued_at) AS oldest_at
+            FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' GROUP BY queue
+            UNION ALL
+            SELECT queue, 0, count(*), NULL
+            FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing' GROUP BY queue
+            UNION ALL
+            SELECT queue, 0, 0, NULL
+            FROM qml_jobs INDEXED BY qml_jobs_waiting
+            WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue)
+        GROUP BY queue ORDER BY queue
+    """,
+    # From one method to the next, as the claim goes, so that the length of a backlog costs nothing.
+    method_stats=f"""
+        WITH RECURSIVE waits (queue, method) AS (
+            SELECT * FROM (
+                SELECT queue, method FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                WHERE state = 'enqueued' ORDER BY queue, method LIMIT 1)
+            UNION ALL
+            SELECT next.queue, next.method
+            FROM waits
+            JOIN qml_jobs AS next ON next.rowid = (
+                SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                WHERE state = 'enqueued' AND (queue, method) > (waits.queue, waits.method)
+                ORDER BY queue, method LIMIT 1))
+        SELECT queue, method, (
+            SELECT count(*) FROM (
+                SELECT 1 FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
+                WHERE state = 'enqueued' AND job.queue = waits.queue AND job.method = waits.method
+                LIMIT COALESCE(:among, -1))) AS enqueued
+        FROM waits WHERE {_SERVED} ORDER BY queue, method
+    """,
+    due_work=f"""
+        SELECT
+            (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_enqueued
+             WHERE state = 'enqueued' AND {_SERVED} AND {_KNOWN})
+            + (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_processing
+               WHERE state = 'processing' AND {_SERVED}
+                 AND (:server_id IS NULL OR server_id = :server_id))
+            AS runnable,
+            (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_waiting
+             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND {_SERVED} AND {_KNOWN})
+            AS waiting
+    """,
+    later_work=f"""
+        SELECT count(*) AS jobs, min(run_at) AS due_at, :now AS now
+        FROM qml_jobs INDEXED BY qml_jobs_waiting
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND {_SERVED}
+    """,
+)
