@@ -1,6 +1,6 @@
 """Worker: the first lines after a fork, run with every signal blocked.
 
-What a child inherits and must not keep: its siblings' pipe ends (they would hide the supervisor's
+What a child inherits and must not keep: pipe ends of other workers (they would hide the supervisor's
 death), the parent's handlers and wake-up descriptor (on 3.11 a SIGTERM would run them), its
 terminal input and its place in the terminal's process group.
 """
@@ -27,19 +27,19 @@ _RESET = [
 def prologue(
     *, own_fds: Collection[int], keep_fds: Collection[int], die_with_parent: int | None = None
 ) -> None:
-    """Cut what ties this process to its parent, save the descriptors in `keep_fds`.
+    """Cut what ties this process to its parent. The descriptors in `keep_fds` stay open.
 
-    `own_fds` are the supervisor's own descriptors. Foreign pipes and sockets of a host are
-    replaced by the null device instead of closed, so that an object that still holds their number
-    cannot write into a file that got it anew; foreign files (a log) stay open.
-    `die_with_parent` is the pid of the parent at whose death this process is sent a SIGTERM.
+    `own_fds` are the supervisor's: they are closed. Pipes and sockets of a host are replaced by the null
+    device: an object that still holds such a number cannot write into a file that is given the number
+    later. Files of a host (a log) stay open.
+    `die_with_parent` is the parent's pid: this process gets a SIGTERM when that process dies.
     """
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     for number in _RESET:
         with contextlib.suppress(OSError, ValueError):  # the C library keeps a few for itself
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's affair
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a job may print to the terminal from its own group
     if die_with_parent is not None:
         _send_sigterm_when_parent_dies(die_with_parent)
@@ -53,7 +53,7 @@ def unblock_signals() -> None:
 
 
 def _send_sigterm_when_parent_dies(parent_pid: int) -> None:
-    """A back-stop (Linux): it wakes a blocking call, whose handler then sees the pipe's end."""
+    """Linux. The signal wakes a blocking call; its handler then sees the end of the pipe."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent_pid:  # it died before the line above
@@ -76,7 +76,7 @@ def _drop_descriptors(own_fds: Collection[int], keep_fds: Collection[int]) -> No
 def _cover(fd: int, null: int) -> None:
     try:
         os.dup2(null, fd, inheritable=False)
-    except OSError:  # inherited, and above the limit by now: nothing else will be given that number
+    except OSError:  # above the limit, which was lowered later: no new file gets that number
         os.close(fd)
 
 

@@ -95,7 +95,7 @@ class SlotTable:
         return pid, started_ticks
 
     def was_ready(self, index: int) -> bool:
-        """Whether the worker that fills the slot has ever been ready; true for ever after."""
+        """Whether the worker that fills the slot has ever been ready; it stays true."""
         return self._memory[index * SLOT_BYTES + _READY_AT] != 0
 
     def read(self, index: int) -> SlotView | None:

@@ -1,7 +1,7 @@
 """Client and worker: a call's arguments as a payload, and a payload as a call's arguments.
 
-Both ends follow the signature of the function and the annotations of its parameters. The parameter
-that is annotated with `WorkerContext` is none of the caller's business: it is left out of the payload.
+Both directions follow the signature of the function and the annotations of its parameters. The
+parameter annotated with `WorkerContext` is left out of the payload: the worker fills it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Client and worker: Python values to JSON by their annotation, and back again.
 
 What `to_json` accepts under an annotation, `from_json` gives back equal and of the annotated type:
-a value that could not make the journey is refused where it starts.
+what could not be given back is refused when it is encoded.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ _MAX_FRAMES = 40
 _MAX_CHAINED = 4
 _MAX_IN_GROUP = 5
 _OURS = ("qml_mp.processing.", "qml_mp.child.token")
-"""The machinery around the job and the signal handler that interrupts it: no news to the job's author."""
+"""The code around the job, and the signal handler that interrupts it. Of no use to the job's author."""
 
 
 def describe_anything(error: BaseException) -> ErrorInfo:
-    """`describe` whatever it raises: then what can be said without asking the exception anything."""
+    """`describe`, or `describe_type` when that raises."""
     try:
         return describe(error)
     except BaseException as problem:
@@ -28,7 +28,7 @@ def describe_anything(error: BaseException) -> ErrorInfo:
 def describe(error: BaseException) -> ErrorInfo:
     """The exception as text. Runs the exception's own `__str__`, so it belongs inside the guard.
 
-    Raises nothing but what strikes from outside (`JobInterrupted`) or memory that has run out.
+    Raises only what comes from outside (`JobInterrupted`), or `MemoryError`.
     """
     return ErrorInfo(
         type=type_name(type(error)),
@@ -38,7 +38,7 @@ def describe(error: BaseException) -> ErrorInfo:
 
 
 def describe_type(error: BaseException, *, why: str) -> ErrorInfo:
-    """What can be said of an exception without asking it anything."""
+    """The exception as text, without running any code of its own. `why` says why that was needed."""
     return ErrorInfo(
         type=clean(type_name(type(error)), MAX_MESSAGE_BYTES),
         message=f"(no message: {why})",
@@ -47,7 +47,7 @@ def describe_type(error: BaseException, *, why: str) -> ErrorInfo:
 
 
 def message_of(error: BaseException) -> str:
-    """`str(error)`, bounded; a note in its stead when that raises."""
+    """`str(error)`, bounded; a note instead when that raises."""
     try:
         return clean(str(error), MAX_MESSAGE_BYTES)
     except Exception as problem:
@@ -83,7 +83,7 @@ def _traceback(error: BaseException) -> str:
             current = _own(current, "__context__")
         else:
             current = None
-    # A link belongs behind the exception it was found from, which the reversed order puts next.
+    # In reversed order, a link comes right before the exception that it was found on.
     return "".join(_one(part) + joint for part, joint in reversed(chain))
 
 
@@ -110,7 +110,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _own(error: BaseException, name: str) -> Any:
-    """An attribute that every exception has, whatever its class has put in the way."""
+    """An attribute that every exception has, also when its class hides it."""
     return BaseException.__dict__[name].__get__(error)
 
 
@@ -132,6 +132,6 @@ def _is_ours(link: TracebackType) -> bool:
 def _frame(link: TracebackType) -> str:
     try:
         return traceback.format_tb(link, limit=1)[0]
-    except Exception:  # the source is asked of the module's own loader
+    except Exception:  # the module's own loader is asked for the source: user code
         code = link.tb_frame.f_code
         return f'  File "{code.co_filename}", line {link.tb_lineno}, in {code.co_name}\n'

@@ -24,8 +24,8 @@ CallNext = Callable[[Job, WorkerContext], object]
 class JobMiddleware(Protocol):
     """Wraps execution. The first registered is the outermost.
 
-    It returns what `call_next(job, context)` returned, or something else in its stead; what it
-    raises counts as raised by the job. `JobInterrupted` must pass through it.
+    It returns what `call_next(job, context)` returned, or something else; what it raises counts as
+    raised by the job. `JobInterrupted` must pass through it.
     """
 
     def __call__(self, job: Job, context: WorkerContext, call_next: CallNext) -> object: ...

@@ -44,7 +44,7 @@ from qml_mp.units import format_duration
 _log = logging.getLogger(__name__)
 
 _LONGEST_WAIT = timedelta(days=36_525)
-"""For a `retry_at` at the end of the calendar, which no storage could hold when that is written later."""
+"""For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
 
 
 class JobProcessor:
@@ -142,7 +142,7 @@ class JobProcessor:
         reason = CancelReason.TIMEOUT if is_a(interruption, JobTimeout) else cancel.reason
         message = cancel.message or ""
         match reason:
-            case None:  # the job raised it of its own accord: a failed attempt like any other
+            case None:  # the job raised it without being asked to end: an ordinary failure
                 return self._judge_error(interruption, execution)
             case CancelReason.CANCELLED:
                 return Cancelled(reason=message)

@@ -124,7 +124,7 @@ class FunctionWorker(Worker):
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run it to its end in a fresh event loop, which is gone afterwards with all tasks left in it.
 
-    An interruption that strikes a task nobody awaits, or a callback, still ends the whole job.
+    An interruption raised in a task that nobody awaits, or in a callback, still ends the whole job.
     """
     interruptions: list[BaseException] = []
 
