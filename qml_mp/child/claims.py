@@ -7,8 +7,8 @@ from collections import deque
 from dataclasses import replace
 
 from qml_mp import failpoints
+from qml_mp.child.commands import Commands
 from qml_mp.child.outages import Outages
-from qml_mp.child.token import Commands
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.server_info import WorkerInfo

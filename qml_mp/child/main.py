@@ -14,6 +14,7 @@ from types import FrameType
 
 from qml_mp import failpoints, host
 from qml_mp.child.claims import Claims
+from qml_mp.child.commands import Commands
 from qml_mp.child.descendants import cut_off_descendants
 from qml_mp.child.display import Display
 from qml_mp.child.exits import WorkerExit
@@ -24,7 +25,6 @@ from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import ProgramSource
 from qml_mp.child.state_changes import StateChanges
 from qml_mp.child.streams import StandardStreams
-from qml_mp.child.token import Commands
 from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.events.emitter import new_emitter
@@ -161,7 +161,11 @@ def _loop(
             events=events,
         ),
         processor=JobProcessor(
-            program, default_timeout=config.job_timeout, guard=commands, clock=SystemClock(), rng=rng
+            program,
+            default_timeout=config.job_timeout,
+            user_code=commands.user_code,
+            clock=SystemClock(),
+            rng=rng,
         ),
         commands=commands,
         display=display,

@@ -13,7 +13,7 @@ from qml_mp.storage.storable import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES
 _MAX_FRAMES = 40
 _MAX_CHAINED = 4
 _MAX_IN_GROUP = 5
-_OURS = ("qml_mp.processing.", "qml_mp.child.token")
+_OURS = ("qml_mp.processing.", "qml_mp.child.commands")
 """The code around the job, and the signal handler that interrupts it. Of no use to the job's author."""
 
 
@@ -26,7 +26,7 @@ def describe_anything(error: BaseException) -> ErrorInfo:
 
 
 def describe(error: BaseException) -> ErrorInfo:
-    """The exception as text. Runs the exception's own `__str__`, so it belongs inside the guard.
+    """The exception as text. Runs the exception's own `__str__`, so it counts as user code.
 
     Raises only what comes from outside (`JobInterrupted`), or `MemoryError`.
     """

@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import NoReturn, assert_never, cast
@@ -31,7 +33,6 @@ from qml_mp.processing.cancel import CancelReason, CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.errors_text import clean, describe, describe_type, message_of
 from qml_mp.processing.execution import Execution
-from qml_mp.processing.guard import UserCodeGuard
 from qml_mp.processing.middleware import chain
 from qml_mp.processing.plain import plain_result
 from qml_mp.processing.program import Program
@@ -47,6 +48,11 @@ _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
 
 
+UserCode = Callable[[], AbstractContextManager[None]]
+"""`with user_code():` user code runs. Only there may a signal handler raise `JobInterrupted` or `JobTimeout`.
+Entered several times for one job, never nested."""
+
+
 class JobProcessor:
     """Runs claims, one at a time, and judges what comes of them."""
 
@@ -55,13 +61,13 @@ class JobProcessor:
         program: Program,
         *,
         default_timeout: timedelta,
-        guard: UserCodeGuard,
+        user_code: UserCode,
         clock: Clock,
         rng: random.Random,
     ) -> None:
         self._program = program
         self._default_timeout = default_timeout
-        self._guard = guard
+        self._user_code = user_code
         self._clock = clock
         self._rng = rng
 
@@ -98,7 +104,7 @@ class JobProcessor:
 
         call = chain(self._program.middleware, innermost)
         try:
-            with self._guard.user_code():
+            with self._user_code():
                 return _returned(call(job, context))
         except BaseException as error:
             return _Raised(error)
@@ -169,7 +175,7 @@ class JobProcessor:
     def _described(self, error: BaseException) -> ErrorInfo:
         # The exception's own __str__ runs here: user code, which may raise anything or never end.
         try:
-            with self._guard.user_code():
+            with self._user_code():
                 return describe(error)
         except BaseException as problem:
             return describe_type(error, why=f"describing it raised {type_name(type(problem))}")
@@ -192,7 +198,7 @@ class _Raised:
 
 
 def _returned(value: object) -> _Returned:
-    """Read the return value inside the guard: turning it into JSON can run the job's code too."""
+    """Read the return value as user code: turning it into JSON can run the job's code too."""
     said = value if isinstance(value, WorkerResult) else WorkerResult.success(value)
     _check(said)
     try:

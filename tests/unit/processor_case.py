@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,9 +14,8 @@ from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Processing
 from qml_mp.processing.cancel import CancelReason, CancelToken
-from qml_mp.processing.guard import UserCodeGuard
 from qml_mp.processing.middleware import JobMiddleware
-from qml_mp.processing.processor import JobProcessor
+from qml_mp.processing.processor import JobProcessor, UserCode
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
@@ -40,19 +39,12 @@ class SteppingClock:
         return 2.0 * self.looks
 
 
-class Unguarded:
-    """For jobs that nothing interrupts."""
-
-    def user_code(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
 def processor_of(
     worker: Worker | Callable[..., Any] | None,
     *,
     middleware: tuple[JobMiddleware, ...] = (),
     policy: RetryPolicy = STEADY,
-    guard: UserCodeGuard | None = None,
+    user_code: UserCode = nullcontext,
 ) -> JobProcessor:
     registry = WorkerRegistry()
     if worker is not None:
@@ -60,7 +52,7 @@ def processor_of(
     return JobProcessor(
         Program(registry=registry, retry_policy=policy, middleware=middleware),
         default_timeout=timedelta(minutes=5),
-        guard=guard or Unguarded(),
+        user_code=user_code,
         clock=SteppingClock(),
         rng=random.Random(1),
     )

@@ -50,7 +50,7 @@ class SaboteurGuard:
 def test_an_exception_whose_description_is_interrupted_is_still_recorded() -> None:
     guard = SaboteurGuard(entry=2, error=JobTimeout("late"))
 
-    outcome = run(raising(ValueError("slow to print")), guard=guard)
+    outcome = run(raising(ValueError("slow to print")), user_code=guard.user_code)
 
     assert isinstance(outcome, Retry)
     assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "ValueError")
@@ -61,9 +61,9 @@ def test_an_exception_whose_description_is_interrupted_is_still_recorded() -> No
 def test_an_interruption_at_the_very_end_of_user_code_is_caught() -> None:
     guard = SaboteurGuard(entry=1, error=JobInterrupted("now"))
 
-    assert run(returning(1), cancel=cancelled(CancelReason.CANCELLED), guard=guard) == Cancelled(
-        reason="enough"
-    )
+    assert run(
+        returning(1), cancel=cancelled(CancelReason.CANCELLED), user_code=guard.user_code
+    ) == Cancelled(reason="enough")
 
 
 def interrupted(ctx: WorkerContext) -> None:
