@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import deque
 from dataclasses import replace
+from functools import partial
 
 from qml_mp import failpoints
 from qml_mp.child.commands import Commands
-from qml_mp.child.outages import Outages
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.events.emitter import Emitter
-from qml_mp.events.facts import ClaimFacts, ClaimFound
+from qml_mp.events.facts import ClaimFacts, ClaimFound, StorageBack, StorageLost
+from qml_mp.events.retrying import Retrying
 from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
 
 
@@ -37,8 +39,13 @@ class Claims:
         self._retention = retention
         self._commands = commands
         self._events = events
-        self.outages = Outages(worker_id=info.id, wait=commands.wait, events=events)
-        """What the loop does when a method here has raised."""
+        self.tries = Retrying(
+            events,
+            fails=partial(StorageLost, worker_id=info.id),
+            works=StorageBack(worker_id=info.id),
+            rng=random.Random(),
+        )
+        """Of the methods here; the loop says whether one failed or worked."""
         self._is_registered = False
         self._in_doubt = False
         """Whether this worker may hold a claim of which it does not know. No length of time ends it."""

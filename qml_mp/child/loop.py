@@ -58,7 +58,6 @@ class WorkerLoop:
         self._changes = changes
         self._hygiene = hygiene
         self._limits = limits
-        self._outages = claims.outages
         self._jobs_done = 0
         self._spoiled: str | None = None
         """Why no other job may run in this process."""
@@ -106,9 +105,9 @@ class WorkerLoop:
             self._display.fetching()
             claim = self._claims.next()
         except StorageError as error:
-            self._outages.failed("claim a job", error)
+            self._wait_to_try_again("claim a job", error)
             return None
-        self._outages.ended()
+        self._claims.tries.worked()
         if claim is None and not self._claims.found:
             self._display.idle()
             self._commands.wait(self._limits.polling_interval.total_seconds())
@@ -163,7 +162,7 @@ class WorkerLoop:
         while True:
             try:
                 finished = self._claims.finish(claim, outcome, and_next=and_next)
-                self._outages.ended()
+                self._claims.tries.worked()
                 return finished
             except StorageError as error:
                 was_alone, and_next = not and_next, False
@@ -171,14 +170,15 @@ class WorkerLoop:
                     is_as_it_came = False  # a second refusal would be of the sentence below
                     outcome = _refused(error)
                 elif was_alone or isinstance(error, StorageUnavailable):
-                    self._wait_to_write_again(error)
+                    if isinstance(error, StorageUnavailable):
+                        self._hygiene.check_transaction()
+                    self._wait_to_try_again("write an outcome", error)
                     if self._commands.orphaned:
                         return None  # nobody is left to wait for; the claim is recovered by whoever finds it
 
-    def _wait_to_write_again(self, error: StorageError) -> None:
-        if isinstance(error, StorageUnavailable):
-            self._hygiene.check_transaction()
-        self._outages.failed("write an outcome", error)
+    def _wait_to_try_again(self, what: str, error: StorageError) -> None:
+        """Or less long, when the supervisor has something to say."""
+        self._commands.wait(self._claims.tries.failed(f"Cannot {what}", error))
 
 
 def _refused(error: OutcomeRefused) -> Failure:

@@ -1,21 +1,8 @@
-"""Every process: waiting for a storage's reply, for one that does not answer, and for word of new work."""
+"""Every process: waiting for a storage's reply, and for word of new work in it."""
 
 from __future__ import annotations
 
-import random
 from typing import Protocol
-
-_FIRST_PAUSE_S = 0.1
-_MAX_PAUSE_S = 3.0  # with the jitter below five seconds: by then what is due runs after an outage
-_MAX_JITTER_S = 1.5
-_MOST_DOUBLED = 16  # the pause has long stopped growing
-
-
-def pause_before_next_try_s(failures: int, rng: random.Random) -> float:
-    """After so many failures in a row before this one. With jitter, so that a fleet does not stampede a
-    recovering storage."""
-    pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(failures, _MOST_DOUBLED), _MAX_PAUSE_S)
-    return pause_s + rng.uniform(0, min(pause_s, _MAX_JITTER_S))
 
 
 class StorageWait(Protocol):

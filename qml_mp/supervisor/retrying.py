@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from qml_mp.errors import QmlError, StorageError, StorageUnreachable
-from qml_mp.storage.waiting import pause_before_next_try_s
+from qml_mp.events.retrying import pause_before_next_try_s
 
 _Item = TypeVar("_Item")
 

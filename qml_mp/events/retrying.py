@@ -1,0 +1,69 @@
+"""Worker, supervisor: what may fail and is tried again: its growing pauses, and what is told of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import TryFailed, TryWorked
+
+_FIRST_PAUSE_S = 0.1
+_MAX_PAUSE_S = 3.0  # with the jitter below five seconds: by then what is due runs after an outage
+_MAX_JITTER_S = 1.5
+_MOST_DOUBLED = 16  # the pause has long stopped growing
+
+
+def pause_before_next_try_s(failures: int, rng: random.Random) -> float:
+    """After so many failures in a row before this one. With jitter, so that a fleet does not stampede a
+    recovering storage."""
+    pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(failures, _MOST_DOUBLED), _MAX_PAUSE_S)
+    return pause_s + rng.uniform(0, min(pause_s, _MAX_JITTER_S))
+
+
+class Retrying:
+    """Used by one thread."""
+
+    def __init__(
+        self,
+        events: Emitter,
+        *,
+        fails: Callable[..., TryFailed] = TryFailed,
+        works: TryWorked,
+        rng: random.Random,
+    ) -> None:
+        """The facts: `fails` is called with the fields of `TryFailed`."""
+        self._events = events
+        self._fails = fails
+        self._works = works
+        self._rng = rng
+        self._failures = 0
+        self._told: tuple[str, ...] = ()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the newest try failed."""
+        return self._failures > 0
+
+    def failed(self, what: str, error: Exception) -> float:
+        """Tell that a try failed; how many seconds later the next one is due. `what` is as in `TryFailed`."""
+        pause_s = pause_before_next_try_s(self._failures, self._rng)
+        self._failures += 1
+        told = what, type(error).__name__, str(error)
+        self._events.emit(
+            self._fails(
+                what=what,
+                error=error,
+                retry_in=timedelta(seconds=pause_s),
+                is_repeated=told == self._told,
+            )
+        )
+        self._told = told
+        return pause_s
+
+    def worked(self) -> None:
+        """Tell, if the try before failed, that this one has worked."""
+        if self._failures:
+            self._events.emit(self._works)
+        self._failures, self._told = 0, ()

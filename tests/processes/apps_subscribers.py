@@ -1,0 +1,22 @@
+"""Tests: an app in whose processes one subscriber fails at every fact, and another stalls."""
+
+from __future__ import annotations
+
+import time
+
+import qml_mp.child.main
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import Event
+from qml_mp.events.log import log_event
+from tests.processes.jobs_app import app as app
+
+
+def fail(_: Event) -> None:
+    raise RuntimeError("not today")
+
+
+def stall(_: Event) -> None:
+    time.sleep(0.3)
+
+
+vars(qml_mp.child.main)["new_emitter"] = lambda: Emitter(log_event, fail, stall)
