@@ -14,7 +14,11 @@ from qml_mp.storage.protocol import MethodStats
 def without_a_server(stats: Sequence[MethodStats], servers: Sequence[ServerView]) -> list[MethodStats]:
     """What no live server can run. Nothing when no server lives: then everything waits."""
     able = _able(servers)
-    return [line for line in stats if able and not any(_runs(info, line) for info in able)]
+    return [
+        line
+        for line in stats
+        if able and not any(info.serves(line.queue) and info.knows(line.method) for info in able)
+    ]
 
 
 def waiting_to_json(line: MethodStats) -> dict[str, JsonValue]:
@@ -29,9 +33,9 @@ def waiting_in_words(waiting: Sequence[MethodStats], servers: Sequence[ServerVie
     queues: Counter[str] = Counter()
     pairs: list[MethodStats] = []
     for line in waiting:
-        if not any(knows_method(info, line.method) for info in able):
+        if not any(info.knows(line.method) for info in able):
             methods[line.method] += line.enqueued
-        elif not any(_serves(info, line.queue) for info in able):
+        elif not any(info.serves(line.queue) for info in able):
             queues[line.queue] += line.enqueued
         else:
             pairs.append(line)
@@ -46,24 +50,11 @@ def waiting_in_words(waiting: Sequence[MethodStats], servers: Sequence[ServerVie
         )
 
 
-def knows_method(info: ServerInfo, method: str) -> bool:
-    """Whether the server's program has the method; one that has not said may have it."""
-    return info.methods is None or method in info.methods
-
-
 def _able(servers: Sequence[ServerView]) -> list[ServerInfo]:
     """Those that can run anything: alive, and not there for its loops alone."""
     return [
         server.info for server in servers if server.alive and (server.info.worker_count or server.workers)
     ]
-
-
-def _runs(info: ServerInfo, line: MethodStats) -> bool:
-    return _serves(info, line.queue) and knows_method(info, line.method)
-
-
-def _serves(info: ServerInfo, queue: str) -> bool:
-    return not info.queues or queue in info.queues
 
 
 def _jobs_wait(count: int) -> str:

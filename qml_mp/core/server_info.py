@@ -40,6 +40,14 @@ class ServerInfo:
     trouble: str | None = None
     """What keeps it from its work now, for people: "the new code cannot be imported: …"; None: nothing."""
 
+    def knows(self, method: str) -> bool:
+        """Whether its program has the method; one that has not said may have it."""
+        return self.methods is None or method in self.methods
+
+    def serves(self, queue: str) -> bool:
+        """Whether it takes jobs of the queue; without names it takes those of all."""
+        return not self.queues or queue in self.queues
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp import BackgroundJobServer, QmlApp, RetryPolicy, ServerConfig
+from qml_mp import BackgroundJobServer, QmlApp, RetryPolicy, ServerConfig, WorkerRegistry
 from qml_mp.errors import ConfigurationError
 from qml_mp.processing.program import Program
 from qml_mp.storage.open import open_storage
@@ -34,3 +34,13 @@ def test_an_app_in_the_place_of_its_program_is_refused_and_the_error_says_what_t
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"got a QmlApp.*`app\.program`"):
         BackgroundJobServer(ServerConfig(), storage, QmlApp())  # type: ignore[arg-type]
+
+
+def test_a_template_is_stored_and_removed_without_a_running_server(storage: Storage) -> None:
+    server = BackgroundJobServer(ServerConfig(), storage, WorkerRegistry())
+
+    server.schedule_recurring("nightly", "0 3 * * *", "work")
+    stored = [template.id for template in storage.list_recurring_jobs()]
+
+    assert stored == ["nightly"]
+    assert [server.remove_recurring("nightly"), server.remove_recurring("nightly")] == [True, False]

@@ -11,7 +11,6 @@ from qml_mp.cli.arguments import read_payload
 from qml_mp.cli.output import json_option, local_time, note, print_json, print_table, say, short
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.snapshot import view_servers
-from qml_mp.cli.waiting import knows_method
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, RecurringNotFound
@@ -31,9 +30,7 @@ def list_templates(session: Session, as_json: bool) -> None:
     storage = session.existing_storage()
     templates = storage.list_recurring_jobs()
     live = [view.info for view in view_servers(storage) if view.alive]
-    known = {
-        each.id: any(knows_method(info, each.method) for info in live) if live else None for each in templates
-    }
+    known = {each.id: any(info.knows(each.method) for info in live) if live else None for each in templates}
     if as_json:
         for template in templates:
             print_json({**template.to_json(), "method_known": known[template.id]})
