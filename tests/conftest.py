@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import settings
@@ -14,8 +16,8 @@ from tests.postgres_programs import ClusterError, find_server_programs
 
 URL_VARIABLE = "QML_MP_TEST_URL"
 """Set it to the URL of a database to use instead of a throw-away cluster."""
-PART_VARIABLE = "QML_MP_TEST_PART"
-"""Set it to "2/3" to run every third test, beginning with the second; `scripts/test` runs all parts."""
+QUEUE_VARIABLE = "QML_MP_TEST_QUEUE"
+"""Set it to an empty file, the same for several runs: each test is run by the first of them that is free."""
 
 # For long runs: pytest --hypothesis-profile=soak
 settings.register_profile("soak", max_examples=1000, stateful_step_count=80, deadline=None, print_blob=True)
@@ -38,14 +40,39 @@ def pytest_report_header() -> str:
         return f"PostgreSQL: {error}"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of this part."""
-    part, _, parts = os.environ.get(PART_VARIABLE, "1/1").partition("/")
-    kept = items[int(part) - 1 :: int(parts)]
-    others = set(items) - set(kept)
-    if others:
-        config.hook.pytest_deselected(items=[item for item in items if item in others])
-        items[:] = kept
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run what no other run has taken. The slow tests come first (tests/processes), so all end together."""
+    queue = os.environ.get(QUEUE_VARIABLE)
+    if not queue or session.testsfailed or session.config.option.collectonly:
+        return None  # pytest's own loop
+    taken = _take_from(queue, session.items)
+    item = next(taken, None)
+    while item is not None:
+        following = next(taken, None)  # pytest keeps those fixtures that it shares with this one
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def _take_from(queue: str, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+    """Those that nobody else takes. In the queue: how many are taken, and of which list."""
+    whole = hashlib.sha256("\n".join(item.nodeid for item in items).encode()).hexdigest()
+    while True:
+        with open(queue, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            number, _, of = file.read().partition(" ")
+            if of not in ("", whole):
+                raise pytest.UsageError("The runs that share the tests have not collected the same ones.")
+            taken = int(number or 0)
+            file.seek(0)
+            file.write(f"{taken + 1} {whole}")
+        if taken >= len(items):
+            return
+        yield items[taken]
 
 
 @pytest.fixture(scope="session")
