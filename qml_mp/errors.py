@@ -6,6 +6,9 @@ from `BaseException`, so that an `except Exception` in user code does not swallo
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 _MAX_SHOWN_CHARS = 200
 
 
@@ -32,6 +35,16 @@ class ConfigurationError(QmlError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+@contextlib.contextmanager
+def about_field(field: str) -> Iterator[None]:
+    """A `ConfigurationError` from within carries this field."""
+    try:
+        yield
+    except ConfigurationError as error:
+        error.field = field
+        raise
 
 
 class ServerAlreadyRunning(ConfigurationError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,20 +10,18 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from itertools import takewhile
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
-from qml_mp.errors import ConfigurationError, shown
-from qml_mp.units import parse_duration, parse_size
+from qml_mp.errors import ConfigurationError, about_field, shown
+from qml_mp.units import format_duration, parse_duration, parse_size
 
 DEFAULT_QUEUE = "default"
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
-_MAX_WORKERS = 1024
+_ALL_QUEUES = "*"  # no queue can have this name
 _MAX_QUEUES = 100
-_MAX_BATCH = 1000
-_AT_LEAST_ONE_MS = (
-    "polling_interval", "scheduler_poll_interval", "recurring_poll_interval", "cleanup_interval",
-    "heartbeat_interval", "job_timeout", "boot_timeout",
-)  # fmt: skip
+_1MS = timedelta(milliseconds=1)
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
 
 _C = TypeVar("_C", bound=type)
 
@@ -60,80 +59,80 @@ class ServerConfig:
     given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     """No setting: the names of the fields that were written, be it at their default. They win over the
     environment. Filled in by itself, and kept by `dataclasses.replace`; stands first, as that needs."""
-    server_name: str = "qml-server"
+    server_name: Annotated[str, Name()] = "qml-server"
     """Name shown to people; the id of one run is `name#uuid`."""
-    worker_count: int = 5
+    worker_count: Annotated[int, Count(0, 1024)] = 5
     """Worker processes; 0 is legal: only the loops run."""
-    polling_interval: timedelta = timedelta(seconds=1)
+    polling_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=1)
     """Longest that an idle worker goes without looking for jobs; wake-ups make it sooner."""
-    job_timeout: timedelta = timedelta(minutes=5)
+    job_timeout: Annotated[timedelta, Time(_1MS)] = timedelta(minutes=5)
     """Time limit of a job that sets none of its own."""
-    queues: Sequence[str] = (DEFAULT_QUEUE,)
+    queues: Annotated[Sequence[str], Queues()] = (DEFAULT_QUEUE,)
     """Queues served; empty means all. Unless it is set, `qml-mp start` serves those that the app declares."""
-    auto_start: bool = True
+    auto_start: Annotated[bool, Switch()] = True
     """Whether `with BackgroundJobServer(...)` starts the server by itself."""
-    fetch_batch_size: int = 10
+    fetch_batch_size: Annotated[int, Count(1, 1000)] = 10
     """Most due jobs that the scheduler promotes in one statement. A worker always claims one job
     at a time, so that a crash puts one job in doubt and never a batch."""
-    enable_scheduler: bool = True
-    scheduler_poll_interval: timedelta = timedelta(seconds=30)
+    enable_scheduler: Annotated[bool, Switch()] = True
+    scheduler_poll_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=30)
     """Upper bound between two looks for due jobs; the next due instant is known and met."""
-    shutdown_timeout: timedelta = timedelta(seconds=30)
+    shutdown_timeout: Annotated[timedelta, Time()] = timedelta(seconds=30)
     """What stopping allows running jobs before they are killed and given back uncharged."""
-    stale_processing_after: timedelta = timedelta(minutes=5)
+    stale_processing_after: Annotated[timedelta, Time()] = timedelta(minutes=5)
     """Processing jobs older than this are re-queued when their owner is not registered, or when it sends
     no heartbeats and its process cannot be looked up."""
-    enable_recurring: bool = True
-    recurring_poll_interval: timedelta = timedelta(seconds=5)
-    enable_cleanup: bool = True
-    cleanup_interval: timedelta = timedelta(minutes=1)
-    succeeded_ttl: timedelta = timedelta(hours=24)
+    enable_recurring: Annotated[bool, Switch()] = True
+    recurring_poll_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=5)
+    enable_cleanup: Annotated[bool, Switch()] = True
+    cleanup_interval: Annotated[timedelta, Time(_1MS)] = timedelta(minutes=1)
+    succeeded_ttl: Annotated[timedelta, Time()] = timedelta(hours=24)
     """How long succeeded and deleted jobs are kept."""
-    failed_ttl: timedelta = timedelta(days=7)
+    failed_ttl: Annotated[timedelta, Time()] = timedelta(days=7)
     """How long failed jobs are kept."""
-    enable_heartbeat: bool = True
+    enable_heartbeat: Annotated[bool, Switch()] = True
     """Without heartbeats, peers that cannot look up this server's process judge its jobs by their age
     (`stale_processing_after`), and it judges nobody by silence."""
-    heartbeat_interval: timedelta = timedelta(seconds=10)
+    heartbeat_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=10)
     """Longest from one heartbeat to the next; SQLite servers send one every two seconds."""
-    dead_server_timeout: timedelta = timedelta(seconds=60)
+    dead_server_timeout: Annotated[timedelta, Time()] = timedelta(seconds=60)
     """A peer silent for longer, of which no process is seen, is dead: its jobs are re-queued and its row
     is removed. On SQLite `stale_processing_after` is enough when that is shorter, but 8 s at least."""
 
-    cancel_grace: timedelta = timedelta(seconds=2)
+    cancel_grace: Annotated[timedelta, Time()] = timedelta(seconds=2)
     """From asking a job to end until an exception is raised inside it."""
-    term_grace: timedelta = timedelta(seconds=5)
+    term_grace: Annotated[timedelta, Time()] = timedelta(seconds=5)
     """From that exception until SIGKILL."""
-    orphan_grace: timedelta = timedelta(seconds=5)
+    orphan_grace: Annotated[timedelta, Time()] = timedelta(seconds=5)
     """How long a busy worker may outlive its supervisor."""
-    boot_timeout: timedelta = timedelta(seconds=60)
+    boot_timeout: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=60)
     """A worker that is not ready after this long is killed and counted as failed to boot."""
-    max_crashes: int = 3
+    max_crashes: Annotated[int, Count(1, 1000)] = 3
     """Attempts whose process died before a job ends Failed as WorkerCrashed."""
-    max_jobs: int | None = None
+    max_jobs: Annotated[int | None, Count(1, 10**9)] = None
     """Jobs after which a worker is replaced, up to a tenth more, so that they do not all go at
     once; None: never."""
-    max_memory: int | None = None
+    max_memory: Annotated[int | None, Size()] = None
     """Resident bytes above which a worker is replaced after its job; None: never."""
-    max_memory_hard: int | None = None
+    max_memory_hard: Annotated[int | None, Size()] = None
     """Resident bytes above which a worker is killed during its job. That is a failed attempt, and the
     retry policy decides what follows, by the name `OutOfMemory`; None: never."""
-    preload: bool = False
+    preload: Annotated[bool, Switch()] = False
     """Import the app in the supervisor and fork cheap copies; SIGHUP then picks up no new code."""
 
     def __post_init__(self) -> None:
         for name, kind in SETTINGS.items():
-            if kind == "timedelta":
-                value = parse_duration(getattr(self, name), what=f"ServerConfig.{name}")
-                object.__setattr__(self, name, value)
-        if isinstance(self.queues, str):
-            raise _bad("queues", self.queues, 'a list of names such as ["default", "images"]')
-        object.__setattr__(self, "queues", tuple(dict.fromkeys(self.queues)))
-        for name in ("max_memory", "max_memory_hard"):
-            size = getattr(self, name)
-            if size is not None:
-                object.__setattr__(self, name, parse_size(size, what=f"ServerConfig.{name}"))
-        self._validate()
+            value = getattr(self, name)
+            if value is not None or name not in _MAY_BE_NONE:
+                with about_field(name):
+                    object.__setattr__(self, name, kind.check(value, f"ServerConfig.{name}"))
+        with about_field("max_memory_hard"):
+            if self.max_memory_hard is not None and self.max_memory_hard < (self.max_memory or 0):
+                raise _bad("ServerConfig.max_memory_hard", self.max_memory_hard, "at least max_memory")
+        with about_field("dead_server_timeout"):
+            if self.dead_server_timeout < 2 * self.heartbeat_interval:
+                bound = "at least twice heartbeat_interval"
+                raise _bad("ServerConfig.dead_server_timeout", self.dead_server_timeout, bound)
 
     def plain(self) -> dict[str, object]:
         """The arguments that make an equal value with the same `given`, as JSON can hold them."""
@@ -143,33 +142,113 @@ class ServerConfig:
         }
         return {"given": sorted(self.given), **values, **seconds}
 
-    def _validate(self) -> None:
-        if not isinstance(self.server_name, str) or not _NAME.fullmatch(self.server_name):
-            raise _bad("server_name", self.server_name, "1 to 100 letters, digits or any of _ . : @ -")
-        _check_count("worker_count", self.worker_count, 0, _MAX_WORKERS)
-        _check_count("fetch_batch_size", self.fetch_batch_size, 1, _MAX_BATCH)
-        _check_count("max_crashes", self.max_crashes, 1, 1000)
-        if self.max_jobs is not None:
-            _check_count("max_jobs", self.max_jobs, 1, 10**9)
-        if len(self.queues) > _MAX_QUEUES:
-            raise _bad(
-                "queues", f"{len(self.queues)} names", f"at most {_MAX_QUEUES} names (empty serves all)"
-            )
-        for queue in self.queues:
-            check_queue_name(queue)
-        for name in _AT_LEAST_ONE_MS:
-            if getattr(self, name) < timedelta(milliseconds=1):
-                raise _bad(name, getattr(self, name), "at least 1ms")
-        if self.max_memory_hard is not None and self.max_memory_hard < (self.max_memory or 0):
-            raise _bad("max_memory_hard", self.max_memory_hard, "at least max_memory")
-        if self.dead_server_timeout < 2 * self.heartbeat_interval:
-            raise _bad("dead_server_timeout", self.dead_server_timeout, "at least twice heartbeat_interval")
+
+class Kind(abc.ABC):
+    """How a setting may be written: in code, as text (the environment, a flag), in a settings file."""
+
+    in_shell: ClassVar[str]
+    """What the help of a flag calls the value."""
+    in_file: ClassVar[tuple[str, Sequence[type]]] = ("a number or text", (int, float, str))
+    """What a settings file may hold, for people and as types."""
+
+    @abc.abstractmethod
+    def check(self, value: Any, what: str) -> object:
+        """The value as `ServerConfig` holds it. `ConfigurationError` names `what`, value and bound."""
+
+    def from_text(self, text: str, what: str) -> object:  # noqa: ARG002
+        """What `check` then takes or refuses."""
+        return text
 
 
-SETTINGS: Mapping[str, str] = MappingProxyType(
-    {setting.name: str(setting.type) for setting in fields(ServerConfig) if setting.name != "given"}
+class Name(Kind):
+    in_shell = "NAME"
+    in_file = ("text", (str,))
+
+    def check(self, value: Any, what: str) -> str:
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise _bad(what, value, "1 to 100 letters, digits or any of _ . : @ -")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Kind):
+    in_shell = "N"
+    low: int
+    high: int
+
+    def check(self, value: Any, what: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
+            raise _bad(what, value, f"a whole number from {self.low} to {self.high}")
+        return value
+
+    def from_text(self, text: str, what: str) -> object:  # noqa: ARG002
+        return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip()) else text
+
+
+@dataclass(frozen=True, slots=True)
+class Time(Kind):
+    in_shell = "DURATION"
+    at_least: timedelta = timedelta(0)
+
+    def check(self, value: Any, what: str) -> timedelta:
+        duration = parse_duration(value, what=what)
+        if duration < self.at_least:
+            raise _bad(what, duration, f"at least {format_duration(self.at_least)}")
+        return duration
+
+
+class Size(Kind):
+    in_shell = "SIZE"
+
+    def check(self, value: Any, what: str) -> int:
+        return parse_size(value, what=what)
+
+
+class Switch(Kind):
+    in_shell = "BOOL"
+    in_file = ("true or false", (bool,))
+
+    def check(self, value: Any, what: str) -> object:  # noqa: ARG002
+        return value
+
+    def from_text(self, text: str, what: str) -> bool:
+        folded = text.strip().lower()
+        if folded not in _TRUE | _FALSE:
+            raise _bad(what, text, "true or false")
+        return folded in _TRUE
+
+
+class Queues(Kind):
+    """In code and in a file, no name at all is every queue; text says "*"."""
+
+    in_shell = "A,B"
+    in_file = ('a list of names such as ["default", "images"] (empty serves all)', (list,))
+
+    def check(self, value: Any, what: str) -> tuple[str, ...]:
+        if isinstance(value, str):
+            raise _bad(what, value, 'a list of names such as ["default", "images"]')
+        names = tuple(dict.fromkeys(map(check_queue_name, value)))
+        if len(names) > _MAX_QUEUES:
+            raise _bad(what, f"{len(names)} names", f"at most {_MAX_QUEUES} names (empty serves all)")
+        return names
+
+    def from_text(self, text: str, what: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        if not names:
+            hint = 'give names such as "default,images", or "*" for all.'
+            raise ConfigurationError(f"{what} names no queue; {hint}")
+        return () if names == (_ALL_QUEUES,) else names
+
+
+SETTINGS: Mapping[str, Kind] = MappingProxyType(
+    {
+        name: hint.__metadata__[0]
+        for name, hint in get_type_hints(ServerConfig, include_extras=True).items()
+        if name != "given"
+    }
 )
-"""Every setting by name, with its type as text."""
+"""Every setting by name, with how it may be written."""
+_MAY_BE_NONE = frozenset(setting.name for setting in fields(ServerConfig) if setting.default is None)
 
 
 def check_queue_name(queue: str) -> str:
@@ -181,10 +260,5 @@ def check_queue_name(queue: str) -> str:
     return queue
 
 
-def _check_count(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _bad(name, value, f"a whole number from {low} to {high}")
-
-
-def _bad(name: str, value: object, bound: str) -> ConfigurationError:
-    return ConfigurationError(f"ServerConfig.{name} is {shown(value)}; it must be {bound}.")
+def _bad(what: str, value: object, bound: str) -> ConfigurationError:
+    return ConfigurationError(f"{what} is {shown(value)}; it must be {bound}.")

@@ -11,25 +11,21 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
-from qml_mp.errors import AppImportError, ConfigurationError
+from qml_mp.errors import AppImportError, ConfigurationError, about_field
 from qml_mp.settings import SETTINGS, ServerConfig
 
 DEFAULT_URL = "sqlite:///qml.db"
-ALL_QUEUES = "*"
-"""How a flag or an environment variable says "every queue" (no queue can have this name)."""
 
 _ENV_PREFIX = "QML_MP_"
 _ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
 
 
 def load_url(given: str | None = None) -> str:
@@ -78,9 +74,13 @@ def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> Se
     """
     given = {**_from_file(), **_from_environment(), **_from_code(code), **_from_flags(flags)}
     try:
-        return ServerConfig(**{name: setting.value for name, setting in given.items()})  # type: ignore[arg-type]
+        return ServerConfig(**{name: setting.value for name, setting in given.items()})
     except ConfigurationError as error:
-        raise ConfigurationError(f"{error}{_origin(str(error), given)}") from None
+        if error.field not in given:
+            raise
+        raise ConfigurationError(
+            f"{error} It comes from {given[error.field].source}.", field=error.field
+        ) from None
 
 
 def environment_without_settings() -> dict[str, str]:
@@ -95,7 +95,7 @@ def colour_wanted() -> bool | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Setting:
-    value: object
+    value: Any
     source: str
 
 
@@ -133,21 +133,27 @@ def _from_environment() -> dict[str, _Setting]:
         name = _ALIASES.get(key, key)
         if name in found:
             raise ConfigurationError(f"{found[name].source} and {variable} are both set; unset one of them.")
-        found[name] = _Setting(value=_from_text(text, SETTINGS[name], variable), source=variable)
+        with about_field(name):
+            found[name] = _Setting(value=SETTINGS[name].from_text(text, variable), source=variable)
     return found
 
 
 def _from_file() -> dict[str, _Setting]:
     file = _nearest_file()
+    if file is None:
+        return {}
     found: dict[str, _Setting] = {}
-    for key, value in file.values.items() if file else ():
+    for key, value in file.values.items():
         name = _ALIASES.get(key, key)
         if name not in SETTINGS:
             continue  # url and app, which have readers of their own
-        what = f"{key} in {file.path}" if file else key
+        what = f"{key} in {file.path}"
         if name in found:
             raise ConfigurationError(f"{found[name].source} is set twice, also as {key}; keep one of them.")
-        found[name] = _Setting(value=_from_toml(value, SETTINGS[name], what), source=what)
+        wanted, types = SETTINGS[name].in_file
+        if type(value) not in types:  # a bool is no number here
+            raise ConfigurationError(f"{what} is {value!r}; it must be {wanted}.", field=name)
+        found[name] = _Setting(value=value, source=what)
     return found
 
 
@@ -185,54 +191,6 @@ def _checked(path: Path, values: object) -> _File:
     return _File(path=path, values=values)
 
 
-def _from_text(text: str, type_name: str, what: str) -> object:
-    """A value of the environment in its field's type; `ServerConfig` refuses what cannot be read."""
-    if type_name.startswith("bool"):
-        return _bool(text, what)
-    if type_name.startswith("int"):
-        return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip()) else text
-    if type_name == "Sequence[str]":
-        return split_queues(text, what=what)
-    return text
-
-
-def split_queues(text: str, *, what: str) -> tuple[str, ...]:
-    """Read "a,b"; "*" alone is every queue, which `ServerConfig` writes as ()."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if names == (ALL_QUEUES,):
-        return ()
-    if not names:
-        raise ConfigurationError(
-            f'{what} names no queue; give names such as "default,images", or "*" for all.'
-        )
-    return names
-
-
-def _from_toml(value: object, type_name: str, what: str) -> object:
-    if type_name.startswith("bool"):
-        right = isinstance(value, bool)
-        wanted = "true or false"
-    elif type_name == "Sequence[str]":
-        right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        wanted = 'a list of names such as ["default", "images"] (empty serves all)'
-    elif type_name == "str":
-        right = isinstance(value, str)
-        wanted = "text"
-    else:
-        right = isinstance(value, int | float | str) and not isinstance(value, bool)
-        wanted = "a number or text"
-    if not right:
-        raise ConfigurationError(f"{what} is {value!r}; it must be {wanted}.")
-    return value
-
-
-def _bool(text: str, what: str) -> bool:
-    folded = text.strip().lower()
-    if folded not in _TRUE | _FALSE:
-        raise ConfigurationError(f"{what} is {text!r}; it must be true or false.")
-    return folded in _TRUE
-
-
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value:
         # The value is not shown: it may be a URL with its password.
@@ -247,10 +205,3 @@ def _anchored(url: str, directory: Path) -> str:
     if not url.startswith(prefix) or path.startswith("/"):
         return url
     return f"{prefix}{quote(str(directory))}/{path}"
-
-
-def _origin(message: str, given: Mapping[str, _Setting]) -> str:
-    """Where the field comes from that an error of `ServerConfig` names."""
-    named = re.search(r"ServerConfig\.(\w+)", message)
-    name = named[1] if named else "queues" if message.startswith("The queue name") else ""
-    return f" It comes from {given[name].source}." if name in given else ""

@@ -12,23 +12,12 @@ import click
 from qml_mp.core.ids import check_job_id
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.sources import split_queues
-from qml_mp.units import parse_duration, parse_size
+from qml_mp.units import parse_duration
 
 
 def as_duration(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:
     """Callback of an option: seconds, or text like "5m"."""
     return None if value is None else parse_duration(value, what=_name_of(parameter))
-
-
-def as_size(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Callback of an option: bytes, or text like "512MiB"."""
-    return None if value is None else parse_size(value, what=_name_of(parameter))
-
-
-def as_queues(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """Callback of an option: names separated by commas; "*" is all of them, as ()."""
-    return None if value is None else split_queues(value, what=_name_of(parameter))
 
 
 def as_instant(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
 from qml_mp.core.payload import JsonValue, check_text, encode_json
-from qml_mp.errors import ConfigurationError, InvalidJob, shown
+from qml_mp.errors import InvalidJob, about_field, shown
 from qml_mp.settings import check_queue_name
 from qml_mp.units import Duration, parse_duration
 
@@ -163,11 +163,8 @@ def read_options(
         if value is None and none_is_absent:
             continue
         is_duration = known[name].kind is timedelta and value is not None
-        try:
+        with about_field(name):
             read[name] = known[name].check(parse_duration(value, what=name) if is_duration else value)
-        except ConfigurationError as problem:
-            problem.field = name
-            raise
     return read
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.settings import ServerConfig
-from qml_mp.sources import load_app_spec, load_config, load_url, split_queues
+from qml_mp.settings import SETTINGS, ServerConfig
+from qml_mp.sources import load_app_spec, load_config, load_url
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def test_a_star_is_every_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QML_MP_QUEUES", "*")
 
     assert load_config(flags={}, code=None).queues == ()
-    assert split_queues("a,*", what="-q") == ("a", "*")  # which ServerConfig refuses as a name
+    assert SETTINGS["queues"].from_text("a,*", "-q") == ("a", "*")  # which ServerConfig refuses as a name
 
 
 def test_the_nearest_file_upwards_is_the_only_one_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +187,46 @@ def test_a_bad_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, vari
 
     with pytest.raises(ConfigurationError, match=variable):
         load_config(flags={}, code=None)
+
+
+@pytest.mark.parametrize(
+    ("source", "field", "told"),
+    [
+        ({"flags": {"max_jobs": 0}}, "max_jobs", "the command line"),
+        ({"environment": {"QML_MP_WORKERS": "many"}}, "worker_count", "QML_MP_WORKERS"),
+        ({"environment": {"QML_MP_PRELOAD": "perhaps"}}, "preload", "QML_MP_PRELOAD"),
+        ({"environment": {"QML_MP_QUEUES": "a b"}}, "queues", "QML_MP_QUEUES"),
+        ({"environment": {"QML_MP_JOB_TIMEOUT": "soon"}}, "job_timeout", "QML_MP_JOB_TIMEOUT"),
+        ({"file": "workers = 2000"}, "worker_count", "qml-mp.toml"),
+        ({"file": "preload = 1"}, "preload", "qml-mp.toml"),
+        ({"file": "queues = ['a b']"}, "queues", "qml-mp.toml"),
+        ({"file": "dead_server_timeout = 1"}, "dead_server_timeout", "qml-mp.toml"),
+    ],
+)
+def test_a_refusal_carries_the_field_and_tells_the_source(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, source: dict[str, Any], field: str, told: str
+) -> None:
+    (folder / "qml-mp.toml").write_text(source.get("file", ""))
+    for variable, text in source.get("environment", {}).items():
+        monkeypatch.setenv(variable, text)
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_config(flags=source.get("flags", {}), code=None)
+
+    assert refusal.value.field == field
+    assert told in str(refusal.value)
+
+
+def test_the_field_is_that_of_the_code_where_another_setting_sets_its_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QML_MP_HEARTBEAT_INTERVAL", "30s")
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_config(flags={}, code=ServerConfig(dead_server_timeout=timedelta(seconds=40)))
+
+    assert refusal.value.field == "dead_server_timeout"
+    assert "the ServerConfig in the code" in str(refusal.value)
 
 
 def test_one_setting_under_two_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

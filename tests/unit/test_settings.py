@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.settings import ServerConfig, check_queue_name
+from qml_mp.settings import SETTINGS, ServerConfig, check_queue_name
 
 
 def test_the_defaults_are_those_of_the_reference() -> None:
@@ -76,8 +76,25 @@ def test_no_worker_and_no_queue_are_legal() -> None:
 def test_a_value_out_of_bounds_is_refused_with_its_field(field: str, value: object) -> None:
     settings: dict[str, Any] = {field: value}
 
-    with pytest.raises(ConfigurationError, match=field):
+    with pytest.raises(ConfigurationError, match=field) as refusal:
         ServerConfig(**settings)
+
+    assert refusal.value.field == field
+
+
+def test_a_queue_that_cannot_be_is_refused_with_the_field_of_the_queues() -> None:
+    with pytest.raises(ConfigurationError, match="queue name 'a b'") as refusal:
+        ServerConfig(queues=["a b"])
+
+    assert refusal.value.field == "queues"
+
+
+def test_every_default_is_one_that_its_setting_takes() -> None:
+    defaults = ServerConfig()
+
+    for name, kind in SETTINGS.items():
+        value = getattr(defaults, name)
+        assert value is None or kind.check(value, name) == value
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "ü", "x" * 101, "*", "a\n"])

@@ -9,39 +9,53 @@ from typing import Any
 
 import click
 
-from qml_mp.cli.arguments import as_duration, as_queues, as_size
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.embedding.log import StderrHandler
+from qml_mp.settings import SETTINGS, ServerConfig, Switch
 from qml_mp.sources import load_app_spec
+from qml_mp.units import format_duration
 
 _PLAIN = "qml-mp: %(message)s"
 _DETAILED = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 
-_FLAGS = (  # all but --burst are settings, each under the name of its field
-    click.option("-w", "--workers", "worker_count", type=int, metavar="N",
-                 help="Worker processes; default 5."),
-    click.option("-q", "--queues", metavar="A,B", callback=as_queues,
-                 help='Queues served; default: those of the app, "*" for all.'),
+
+def _setting(field: str, *flags: str, meaning: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """A flag of a field of `ServerConfig`, which says how its value is written and what its default is."""
+    kind, default = SETTINGS[field], getattr(ServerConfig(), field)
+    if default is not None and field != "queues":  # those of the app are their default
+        meaning = f"{meaning} Default: {_shown(default)}."
+    if isinstance(kind, Switch):
+        return click.option(*flags, field, is_flag=True, default=None, help=meaning)
+
+    def read(_ctx: click.Context, parameter: click.Parameter, text: str | None) -> object:
+        flag = parameter.opts[-1]
+        return None if text is None else kind.check(kind.from_text(text, flag), flag)
+
+    return click.option(*flags, field, metavar=kind.in_shell, callback=read, help=meaning)
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return format_duration(default) if isinstance(default, timedelta) else str(default)
+
+
+_FLAGS = (
+    _setting("worker_count", "-w", "--workers", meaning="Worker processes."),
+    _setting("queues", "-q", "--queues", meaning='Queues served; default: those of the app, "*" for all.'),
     click.option("--burst", is_flag=True, help="Leave when nothing is left that this server can run now."),
-    click.option("--preload", is_flag=True, default=None,
-                 help="Import the app in the supervisor and fork cheap copies."),
-    click.option("--max-jobs", type=int, metavar="N", help="Replace a worker after so many jobs."),
-    click.option("--max-memory", metavar="SIZE", callback=as_size,
-                 help="Replace a worker that holds more memory after a job."),
-    click.option("--max-memory-hard", metavar="SIZE", callback=as_size,
-                 help="Kill a worker that holds more memory in a job; the job fails."),
-    click.option("--shutdown-timeout", metavar="D", callback=as_duration,
-                 help="What stopping allows running jobs; default 30s."),
-    click.option("--timeout", "job_timeout", metavar="D", callback=as_duration,
-                 help="Limit of a job without its own; default 5m."),
-    click.option("--server-name", metavar="NAME", help="Name shown to people; default qml-server."),
-    click.option("--scheduler/--no-scheduler", "enable_scheduler", default=None,
-                 help="Promote due jobs; default on."),
-    click.option("--recurring/--no-recurring", "enable_recurring", default=None,
-                 help="Fire due templates; default on."),
-    click.option("--cleanup/--no-cleanup", "enable_cleanup", default=None,
-                 help="Remove expired jobs; default on."),
-    click.option("--heartbeat/--no-heartbeat", "enable_heartbeat", default=None, help="Default: on."),
+    _setting("preload", "--preload", meaning="Import the app in the supervisor and fork cheap copies."),
+    _setting("max_jobs", "--max-jobs", meaning="Replace a worker after so many jobs."),
+    _setting("max_memory", "--max-memory", meaning="Replace a worker that holds more memory after a job."),
+    _setting("max_memory_hard", "--max-memory-hard",
+             meaning="Kill a worker that holds more memory in a job; the job fails."),
+    _setting("shutdown_timeout", "--shutdown-timeout", meaning="What stopping allows running jobs."),
+    _setting("job_timeout", "--timeout", meaning="Limit of a job without its own."),
+    _setting("server_name", "--server-name", meaning="Name shown to people."),
+    _setting("enable_scheduler", "--scheduler/--no-scheduler", meaning="Promote due jobs."),
+    _setting("enable_recurring", "--recurring/--no-recurring", meaning="Fire due templates."),
+    _setting("enable_cleanup", "--cleanup/--no-cleanup", meaning="Remove expired jobs."),
+    _setting("enable_heartbeat", "--heartbeat/--no-heartbeat", meaning="Send heartbeats."),
 )  # fmt: skip
 
 
