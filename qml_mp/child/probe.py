@@ -10,7 +10,7 @@ import dataclasses
 import json
 import traceback
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from qml_mp.child.source import ProgramSource
@@ -36,38 +36,28 @@ class AppFacts:
 def probe(source: ProgramSource) -> str:
     """Import the app and describe it as JSON text (in the child)."""
     try:
-        program = source.load()
+        facts = facts_of(source.load())
     except AppImportError as error:
-        return json.dumps({"error": str(error)})
+        facts = AppFacts(error=str(error))
     except BaseException:  # user code: even SystemExit at import is a failure
-        return json.dumps({"error": traceback.format_exc()})
-    config = None if program.config is None else program.config.plain()
-    facts = {
-        "url": program.url,
-        "config": config,
-        "recurring": [dataclasses.asdict(template) for template in program.recurring],
-        "queues": list(program.queues),
-        "methods": list(program.registry.methods()),
-    }
-    return json.dumps(facts, default=_plain)
+        facts = AppFacts(error=traceback.format_exc())
+    config = None if facts.config is None else facts.config.plain()
+    return json.dumps({**dataclasses.asdict(facts), "config": config}, default=_plain)
 
 
 def read_facts(text: str) -> AppFacts:
     """Read `probe`'s text back (in the supervisor)."""
     facts: dict[str, Any] = json.loads(text)
-    if "error" in facts:
-        return AppFacts(error=facts["error"])
-    return AppFacts(
-        url=facts["url"],
-        config=None if facts["config"] is None else ServerConfig(**facts["config"]),
-        recurring=tuple(_template(fields) for fields in facts["recurring"]),
-        queues=tuple(facts["queues"]),
-        methods=tuple(facts["methods"]),
-    )
+    if facts["config"] is not None:
+        facts["config"] = ServerConfig(**facts["config"])
+    facts["recurring"] = tuple(map(_template, facts["recurring"]))
+    for name in ("queues", "methods"):
+        facts[name] = None if facts[name] is None else tuple(facts[name])
+    return AppFacts(**facts)
 
 
 def facts_of(program: Program) -> AppFacts:
-    """The same of a program in memory."""
+    """What the code of a program in memory gives."""
     return AppFacts(
         url=program.url,
         config=program.config,
@@ -85,10 +75,6 @@ def _template(fields: dict[str, Any]) -> RecurringJob:
 
 
 def _plain(value: object) -> object:
-    match value:
-        case timedelta():
-            return value.total_seconds()
-        case datetime():
-            return value.isoformat()
-        case _:
-            raise TypeError(f"{type(value).__name__} is not part of what an app gives")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is not part of what an app gives")

@@ -103,7 +103,9 @@ class Binding:
             decoded[parameters.context] = context
         # In the order of the signature, as BoundArguments wants them.
         ordered = {name: decoded[name] for name in self._signature.parameters if name in decoded}
-        return _complete(inspect.BoundArguments(self._signature, ordered))
+        bound = inspect.BoundArguments(self._signature, ordered)
+        bound.apply_defaults()  # a positional argument behind a gap would become a keyword, or be lost
+        return bound
 
     def _arguments(self, parameters: _Parameters, payload: JsonValue) -> dict[str, Any]:
         """The payload's values by parameter, not converted yet; raises `InvalidJob` for a wrong set."""
@@ -218,9 +220,3 @@ def _is_context(hint: Any) -> bool:
     if isinstance(hint, _Unresolved):
         return _CONTEXT_TEXT.fullmatch(hint.text.strip()) is not None
     return hint is WorkerContext or WorkerContext in typing.get_args(hint)
-
-
-def _complete(bound: inspect.BoundArguments) -> inspect.BoundArguments:
-    """With defaults filled in: positional arguments behind a gap would else become keywords or be lost."""
-    bound.apply_defaults()
-    return bound

@@ -18,8 +18,6 @@ from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.result import WorkerResult
 from qml_mp.processing.retry import RetryPolicy, check_policy
 
-__all__ = ["FunctionWorker", "Worker", "WorkerRegistry", "WorkerResult", "run_coroutine"]
-
 
 class Worker(abc.ABC):
     """Runs the jobs of one method. One instance serves all of them, one after the other."""

@@ -10,11 +10,13 @@ from decimal import Decimal, InvalidOperation
 from numbers import Real
 from pathlib import Path, PurePath
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +48,32 @@ def _number(value: Any, where: str) -> float:
         raise InvalidJob(f"{where[:300]} is larger than any float; pass it as text.") from None
 
 
-def _truth(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise mismatch(value, "true or false", where)
-    return value
+def _only(kind: type[_T], name: str) -> Callable[[Any, str], _T]:
+    def check(value: Any, where: str) -> _T:
+        if not isinstance(value, kind):
+            raise mismatch(value, name, where)
+        return value
+
+    return check
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise mismatch(value, "text", where)
-    return value
+_truth = _only(bool, "true or false")
+_text = _only(str, "text")
+_timedelta = _only(timedelta, "a timedelta")
 
 
 def _as_text(kind: type[Any], name: str, write: Callable[[Any], str], read: Callable[[str], Any]) -> Codec:
     """A type that travels as text; `read` raises ValueError (or InvalidOperation) for what is not one."""
-
-    def encode(value: Any, where: str) -> str:
-        if not isinstance(value, kind):
-            raise mismatch(value, name, where)
-        return write(value)
+    check = _only(kind, name)
 
     def decode(value: Any, where: str) -> Any:
+        text = _text(value, where)
         try:
-            return read(_text(value, where))
+            return read(text)
         except (ValueError, InvalidOperation) as error:
-            if isinstance(error, InvalidJob):
-                raise
             raise InvalidJob(f"{where[:300]} is not {name}: {str(error)[:200]}") from None
 
-    return Codec(encode, decode)
-
-
-def _seconds(value: Any, where: str) -> float:
-    if not isinstance(value, timedelta):
-        raise mismatch(value, "a timedelta", where)
-    return value.total_seconds()
+    return Codec(lambda value, where: write(check(value, where)), decode)
 
 
 def _duration(value: Any, where: str) -> timedelta:
@@ -108,7 +101,7 @@ SCALARS: Mapping[Any, Codec] = MappingProxyType(
         datetime: _as_text(datetime, "an ISO 8601 date and time", datetime.isoformat, datetime.fromisoformat),
         date: Codec(_date, _as_text(date, "an ISO 8601 date", date.isoformat, date.fromisoformat).decode),
         time: _as_text(time, "an ISO 8601 time", time.isoformat, time.fromisoformat),
-        timedelta: Codec(_seconds, _duration),
+        timedelta: Codec(lambda value, where: _timedelta(value, where).total_seconds(), _duration),
         UUID: _as_text(UUID, "a UUID", str, UUID),
         Decimal: _as_text(Decimal, "a decimal number", str, Decimal),
         Path: _PATH,
