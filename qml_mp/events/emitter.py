@@ -16,12 +16,14 @@ that goes on: a worker between two jobs, a supervisor between two steps of its l
 So it must not wait: it keeps what it is told in memory, or writes it to a descriptor that does not block.
 Whoever has to wait (for a network, say) reads the other end of such a pipe, in a process of its own. It must
 not use the storage, fork or emit. What it raises is logged once, and the others are told all the same. One
-that has held up its process for a second in all, by calls longer than a moment, is told nothing any more."""
+that holds up its process for a second in all, by calls longer than a moment, is told nothing any more. (A
+call that never returns is beyond help in a process with one thread.)"""
 
 logger = logging.getLogger(__name__)
 
 _MOMENT_S = 0.01
 _PATIENCE_S = 1.0
+_FORGIVEN = 0.01  # of the time that passes: a busy machine makes anybody slow now and then
 
 
 class Emitter:
@@ -51,23 +53,24 @@ class _Told:
         self._subscriber = subscriber
         self._patience_s = patience_s
         self._has_raised = False
+        self._was_slow_at = 0.0
+        self._held_up_s = 0.0
 
     def tell(self, event: Event) -> None:
-        if self._patience_s < 0:
+        if self._held_up_s > self._patience_s:
             return
-        began_s = time.monotonic()
+        began_at = time.monotonic()
         try:
             self._subscriber(event)
         except Exception:
             if not self._has_raised:
-                logger.exception("A subscriber failed at %s; its next failures are not told", _name(event))
+                name = type(event).__name__
+                logger.exception("A subscriber failed at %s; its next failures are not told", name)
             self._has_raised = True
-        took_s = time.monotonic() - began_s
+        took_s = time.monotonic() - began_at
         if took_s > _MOMENT_S:
-            self._patience_s -= took_s
-            if self._patience_s < 0:
+            forgiven_s = _FORGIVEN * (began_at - self._was_slow_at)
+            self._held_up_s = max(0.0, self._held_up_s - forgiven_s) + took_s
+            self._was_slow_at = began_at
+            if self._held_up_s > self._patience_s:
                 logger.error("A subscriber holds up this process, and is told no more facts")
-
-
-def _name(event: Event) -> str:
-    return type(event).__name__

@@ -29,6 +29,14 @@ def full_pipe() -> Iterator[int]:
     os.close(writing)
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the monotonic clock shows; the test's to set."""
+    now_s = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    return now_s
+
+
 def failing(_: Event) -> None:
     raise RuntimeError("not today")
 
@@ -91,11 +99,11 @@ def test_a_full_pipe_that_does_not_block_holds_nobody_up(
 
 
 def test_one_that_has_held_up_its_process_for_a_second_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Event] = []
     calls: list[Event] = []
-    events = Emitter(lambda _: None, slow(0.4, calls, monkeypatch), told.append)
+    events = Emitter(lambda _: None, slow(0.4, calls, now), told.append)
 
     for _ in range(10):
         events.emit(BACK)
@@ -105,9 +113,9 @@ def test_one_that_has_held_up_its_process_for_a_second_is_given_up(
     assert messages(caplog) == ["A subscriber holds up this process, and is told no more facts"]
 
 
-def test_the_log_is_never_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_is_never_given_up(now: list[float], caplog: pytest.LogCaptureFixture) -> None:
     calls: list[Event] = []
-    events = Emitter(slow(60, calls, monkeypatch))
+    events = Emitter(slow(60, calls, now))
 
     for _ in range(10):
         events.emit(BACK)
@@ -116,9 +124,20 @@ def test_the_log_is_never_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert caplog.records == []
 
 
-def test_moments_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_slow_now_and_then_is_kept(now: list[float]) -> None:
     calls: list[Event] = []
-    events = Emitter(lambda _: None, slow(0.009, calls, monkeypatch))
+    events = Emitter(lambda _: None, slow(0.1, calls, now))
+
+    for _ in range(100):
+        events.emit(BACK)
+        now[0] += 20
+
+    assert len(calls) == 100
+
+
+def test_moments_do_not_add_up(now: list[float]) -> None:
+    calls: list[Event] = []
+    events = Emitter(lambda _: None, slow(0.009, calls, now))
 
     for _ in range(1000):
         events.emit(BACK)
@@ -126,14 +145,12 @@ def test_moments_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1000
 
 
-def slow(seconds: float, calls: list[Event], monkeypatch: pytest.MonkeyPatch) -> Subscriber:
-    """A subscriber during whose calls so much time passes on the monotonic clock."""
-    now_s = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+def slow(seconds: float, calls: list[Event], now: list[float]) -> Subscriber:
+    """A subscriber during whose calls so much time passes."""
 
     def subscriber(event: Event) -> None:
         calls.append(event)
-        now_s[0] += seconds
+        now[0] += seconds
 
     return subscriber
 

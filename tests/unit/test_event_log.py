@@ -16,11 +16,38 @@ from qml_mp.core.outcome import (
     ErrorInfo,
     Failure,
     Outcome,
+    ProcessFacts,
     Release,
     Retry,
     Success,
 )
+from qml_mp.errors import StorageUnavailable
 from qml_mp.events.claims import ended
+from qml_mp.events.facts import (
+    CancelStarted,
+    ClaimFacts,
+    ClaimFound,
+    ClaimLost,
+    Event,
+    JobClaimed,
+    JobsReclaimed,
+    JobSucceeded,
+    ServerDeclaredDead,
+    ServerRegistered,
+    ServerReloaded,
+    ServerStopped,
+    ServerStopping,
+    StorageBack,
+    StorageLost,
+    TemplateDisabled,
+    TemplateFired,
+    TryFailed,
+    TryWorked,
+    WorkerReady,
+    WorkersCannotBoot,
+    WorkerStarted,
+    WorkerStopped,
+)
 from qml_mp.events.log import log_event
 from qml_mp.storage.protocol import BY_DEFAULT
 from qml_mp.storage.row_change import applied, row_change
@@ -129,3 +156,140 @@ def test_a_budget_that_is_not_known_is_left_out(caplog: pytest.LogCaptureFixture
 
     assert "attempt 2 failed" not in caplog.text
     assert ": attempt 2 passed its time limit, retry in 2.1s:" in caplog.text
+
+
+ABOUT = ClaimFacts.of(CLAIM, pid=7)
+KILLED = WorkerStopped(
+    worker_id="w-1",
+    number=2,
+    pid=7,
+    process=ProcessFacts(pid=7, signal=9),
+    how="was killed by SIGKILL",
+    was_orderly=False,
+)
+REFUSED = StorageUnavailable("refused")
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "line"),
+    [
+        (
+            ClaimFound(claim=ABOUT),
+            "INFO",
+            f"Found the claim of job {ABOUT.job_id}, whose reply had been lost",
+        ),
+        (
+            ClaimLost(claim=ABOUT),
+            "WARNING",
+            f"The claim of job {ABOUT.job_id} was lost; its outcome was not written",
+        ),
+        (
+            ClaimLost(claim=ABOUT, worker=KILLED),
+            "WARNING",
+            f"Job {ABOUT.job_id} of worker 2 (pid 7), which was killed by SIGKILL, is somebody else's now",
+        ),
+        (CancelStarted(job_id="j", claim_seq=1, worker_id="w-1"), "INFO", "Cancelling job j"),
+        (TemplateFired(job_id="j", method="f", queue="default"), "INFO", "Recurring job f is enqueued"),
+        (
+            TemplateDisabled(template_id="t"),
+            "ERROR",
+            "Recurring template t is disabled: its cron no longer parses",
+        ),
+        (WorkerStarted(worker_id="w-1", number=2, pid=7), "INFO", "Worker 2 started (pid 7)"),
+        (
+            WorkerReady(worker_id="w-1", number=2, pid=7, booted_in=SOON, replaces=None),
+            "INFO",
+            "Worker 2 is ready (pid 7)",
+        ),
+        (KILLED, "WARNING", "Worker 2 stopped (pid 7): it was killed by SIGKILL"),
+        (
+            replace(KILLED, how="left as told", was_orderly=True),
+            "INFO",
+            "Worker 2 stopped (pid 7): it left as told",
+        ),
+        (
+            WorkersCannotBoot(error="E", old_ones_stay=True),
+            "ERROR",
+            "A new worker cannot boot, so the old ones stay and work on:\nE",
+        ),
+        (
+            WorkersCannotBoot(error="E", old_ones_stay=False),
+            "ERROR",
+            "Workers cannot boot; trying again, ever more slowly:\nE",
+        ),
+        (
+            ServerDeclaredDead(server_id="s"),
+            "ERROR",
+            "A peer declared this server dead; its jobs are others' now",
+        ),
+        (JobsReclaimed(jobs=3, server_id=None), "WARNING", "Stranded jobs that are enqueued again: 3"),
+        (
+            JobsReclaimed(jobs=3, server_id="s"),
+            "WARNING",
+            "Server s is dead; jobs of it that are enqueued again: 3",
+        ),
+        (
+            JobsReclaimed(jobs=3, server_id="s", was_silent=True),
+            "WARNING",
+            "Server s is silent; jobs of it that are enqueued again: 3",
+        ),
+        (
+            ServerReloaded(queues=("a", "b"), methods=("f",)),
+            "INFO",
+            "Replacing the workers one by one. Queues: a, b. Methods: f",
+        ),
+        (
+            ServerReloaded(is_new_code=False),
+            "INFO",
+            "Replacing the workers one by one; the program in memory stays as it is",
+        ),
+        (ServerStopping(why="SIGTERM", allowed=SOON), "INFO", "Stopping (SIGTERM): running jobs have 2.1s"),
+        (ServerStopping(why="SIGQUIT", allowed=None), "WARNING", "Stopping now (SIGQUIT)"),
+        (ServerStopped(), "INFO", "Stopped"),
+        (
+            TryFailed(what="The cleanup loop failed", error=REFUSED, retry_in=SOON, is_repeated=False),
+            "WARNING",
+            "The cleanup loop failed and is tried again in 2.1 s: refused",
+        ),
+        (
+            StorageLost(
+                what="Cannot claim a job", error=REFUSED, retry_in=SOON, is_repeated=True, worker_id="w"
+            ),
+            "DEBUG",
+            "Cannot claim a job, will try again: refused",
+        ),
+        (TryWorked(what="The cleanup loop works again"), "INFO", "The cleanup loop works again"),
+        (StorageBack(), "INFO", "Storage answers again"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_fact_that_has_a_line_has_this_one(
+    event: Event, level: str, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        log_event(event)
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [(level, line)]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        JobClaimed(claim=ABOUT, waited=SOON),
+        JobSucceeded(claim=ABOUT, ended_at=NOW),
+        ServerRegistered(server_id="s"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_news_has_none(event: Event, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        log_event(event)
+
+    assert caplog.records == []
+
+
+def test_only_what_no_storage_explains_has_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    for error in (REFUSED, ZeroDivisionError("x")):
+        log_event(TryFailed(what="The cleanup loop failed", error=error, retry_in=SOON, is_repeated=False))
+
+    assert [record.exc_info is not None for record in caplog.records] == [False, True]
