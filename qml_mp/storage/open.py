@@ -12,8 +12,8 @@ from qml_mp.storage.memory_folder import make_memory_folder
 from qml_mp.storage.protocol import Storage
 from qml_mp.storage.shown_url import shown_url
 from qml_mp.storage.sqlite.store import SqliteStorage
+from qml_mp.storage.waiting import DEFAULT_PATIENCE
 
-DEFAULT_PATIENCE = timedelta(seconds=5)
 _FORMS = (
     "sqlite:///relative/path.db, sqlite:////absolute/path.db, memory://, "
     "postgresql://user:password@host:5432/database (?schema=name for a schema other than qml_mp)"

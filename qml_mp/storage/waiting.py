@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Protocol
+
+DEFAULT_PATIENCE = timedelta(seconds=5)
+"""How long one operation waits for a lock of somebody else, unless its storage was opened for less."""
 
 
 class StorageWait(Protocol):

@@ -28,6 +28,7 @@ from qml_mp.errors import (
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.waiting import DEFAULT_PATIENCE
 from qml_mp.supervisor.guardian import Guardian
 from qml_mp.supervisor.leaving import leave_storage
 from qml_mp.supervisor.loops.every import all_ticks
@@ -53,7 +54,6 @@ logger = logging.getLogger(__name__)
 
 STORAGE_PATIENCE = timedelta(seconds=0.2)
 """Longest that a supervisor lets one operation wait for a lock of somebody else."""
-_PATIENCE_AT_START_S = 5.0  # as long as any client waits for such a lock
 
 
 class ExitCode:
@@ -193,7 +193,7 @@ class Supervisor:
 
     def _register(self) -> None:
         """Who else writes at this moment is waited for a little: not worth a start that fails."""
-        deadline = self._clock.monotonic() + _PATIENCE_AT_START_S
+        deadline = self._clock.monotonic() + DEFAULT_PATIENCE.total_seconds()
         while True:
             try:
                 self._presence.register()

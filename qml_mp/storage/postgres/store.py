@@ -14,9 +14,7 @@ from qml_mp.storage.postgres.registry import RegistryPart
 from qml_mp.storage.postgres.schema import check_found
 from qml_mp.storage.postgres.sweeping import SweepingPart
 from qml_mp.storage.postgres.waker import NotifyWaker
-from qml_mp.storage.waiting import StorageWait, Waker
-
-_PATIENCE = timedelta(seconds=5)
+from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
 class PostgresStorage(
@@ -35,7 +33,7 @@ class PostgresStorage(
         *,
         schema: str | None = None,
         application_name: str = "qml-mp",
-        patience: timedelta = _PATIENCE,
+        patience: timedelta = DEFAULT_PATIENCE,
     ) -> None:
         self._db = PostgresDatabase(url, schema=schema, application_name=application_name, patience=patience)
         super().__init__(self._db._connection)

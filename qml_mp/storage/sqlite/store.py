@@ -16,9 +16,7 @@ from qml_mp.storage.sqlite.recurring import RecurringPart
 from qml_mp.storage.sqlite.registry import RegistryPart
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.sqlite.waker import open_waker
-from qml_mp.storage.waiting import StorageWait, Waker
-
-_BUSY_TIMEOUT = timedelta(seconds=5)
+from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
 class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocks, Monitoring):
@@ -28,7 +26,7 @@ class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocks, Monitorin
     """
 
     def __init__(
-        self, path: str, *, clock: Clock | None = None, busy_timeout: timedelta = _BUSY_TIMEOUT
+        self, path: str, *, clock: Clock | None = None, busy_timeout: timedelta = DEFAULT_PATIENCE
     ) -> None:
         self._db = SqliteDatabase(path, clock=clock or SystemClock(), busy_timeout=busy_timeout)
         super().__init__(self._db._connection)
