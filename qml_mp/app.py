@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Concatenate, Protocol, Unpack, overload
 
+from qml_mp.child.source import import_named
 from qml_mp.client import JobClient
 from qml_mp.core.job import Job
 from qml_mp.core.options import EnqueueOptions, JobOptions, documented, read_job_options
@@ -238,20 +237,13 @@ def load_app(spec: str) -> QmlApp:
 
     Raises `AppImportError` when the module cannot be imported or the attribute is no `QmlApp`.
     """
-    module_name, _, attribute = spec.partition(":")
-    if not module_name or not attribute:
-        raise AppImportError(f'The app {spec!r} is not of the form "module:attribute", e.g. "tasks:app".')
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        found: object = importlib.import_module(module_name)
-        for name in attribute.split("."):
-            found = getattr(found, name)
+        found = import_named(spec)
+    except AppImportError:
+        raise
     except Exception as error:  # importing runs the user's module
-        raise AppImportError(
-            f"The app {spec!r} cannot be imported from {here}: {type(error).__name__}: {error}"
-        ) from error
+        told = f"{type(error).__name__}: {error}"
+        raise AppImportError(f"The app {spec!r} cannot be imported from {os.getcwd()}: {told}") from error
     if not isinstance(found, QmlApp):
         raise AppImportError(f"{spec!r} is a {type(found).__name__}, not a QmlApp.")
     return found

@@ -37,16 +37,6 @@ class ConfigurationError(QmlError):
         self.field = field
 
 
-@contextlib.contextmanager
-def about_field(field: str) -> Iterator[None]:
-    """A `ConfigurationError` from within carries this field."""
-    try:
-        yield
-    except ConfigurationError as error:
-        error.field = field
-        raise
-
-
 class ServerAlreadyRunning(ConfigurationError):
     """`start()` or `run()` on a server that is running."""
 
@@ -61,6 +51,19 @@ class WorkerBootError(QmlError):
 
 class InvalidJob(QmlError, ValueError):
     """A job that cannot be stored or run as given: payload, name, delay. Nothing was written."""
+
+    field: str | None = None
+    """The option that is wrong, where it is one."""
+
+
+@contextlib.contextmanager
+def about_field(field: str) -> Iterator[None]:
+    """A `ConfigurationError` or `InvalidJob` from within carries this field."""
+    try:
+        yield
+    except (ConfigurationError, InvalidJob) as error:
+        error.field = field
+        raise
 
 
 class UnknownMethod(InvalidJob):

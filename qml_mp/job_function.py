@@ -56,7 +56,7 @@ def read_function_options(given: FunctionOptions) -> Mapping[str, Any]:
     try:
         read = read_options(given, _FUNCTION_OPTIONS)
     except InvalidJob as problem:
-        raise ConfigurationError(str(problem)) from None
+        raise ConfigurationError(str(problem), field=problem.field) from None
     if read.pop("on_crash", "retry") == "fail":
         max_crashes = read.get("max_crashes")
         if max_crashes not in (None, 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from itertools import takewhile
@@ -35,12 +35,9 @@ def _noting_what_is_given(cls: _C) -> _C:
     init = cls.__init__  # type: ignore[misc]  # wrapped for this very class
 
     @functools.wraps(init)
-    def noting(self: object, **values: object) -> None:
-        init(self, **values)
-        before = values.get("given", ())
-        assert isinstance(before, Iterable)
+    def noting(self: object, **values: Any) -> None:
         written = takewhile(lambda name: name != "given", values)
-        object.__setattr__(self, "given", frozenset(before).union(written))
+        init(self, **{**values, "given": frozenset(values.get("given", ())).union(written)})
 
     cls.__init__ = noting  # type: ignore[misc]
     return cls

@@ -35,20 +35,7 @@ class NamedProgram:
 
     def load(self) -> Program:
         """Import the module and return the app's program; `AppImportError` when it is no app."""
-        module_name, _, attribute = self.spec.partition(":")
-        if not module_name or not attribute:
-            raise AppImportError(
-                f'The app {self.spec!r} is not of the form "module:attribute", e.g. "tasks:app".'
-            )
-        here = os.getcwd()
-        if here not in sys.path:
-            sys.path.insert(0, here)
-        found: object = importlib.import_module(module_name)
-        for name in attribute.split("."):
-            try:
-                found = getattr(found, name)
-            except AttributeError:
-                raise AppImportError(f"The module {module_name!r} has no attribute {attribute!r}.") from None
+        found = import_named(self.spec)
         program = found if isinstance(found, Program) else getattr(found, "program", None)
         if not isinstance(program, Program):
             raise AppImportError(f"{self.spec!r} is a {type(found).__name__}, not a QmlApp.")
@@ -64,3 +51,23 @@ class LoadedProgram:
 
     def load(self) -> Program:
         return self.program
+
+
+def import_named(spec: str) -> object:
+    """What "module:attribute" names, found with the current directory importable.
+
+    Raises `AppImportError` where it names nothing, and whatever the user's module raises at its import.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise AppImportError(f'The app {spec!r} is not of the form "module:attribute", e.g. "tasks:app".')
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    found: object = importlib.import_module(module_name)
+    for name in attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise AppImportError(f"The module {module_name!r} has no attribute {attribute!r}.") from None
+    return found

@@ -36,13 +36,11 @@ class Option:
     """One line, for docstrings and for the help of the command line."""
 
 
-def check_priority(value: int) -> int:
-    """Return the priority, or raise `InvalidJob` when it cannot be one."""
+def _priority(value: int) -> int:
     return _whole("priority", value, -_INT32_MAX - 1, f"to {_INT32_MAX}, the higher the sooner")
 
 
-def check_max_retries(value: int | None) -> int | None:
-    """Return the number of retries, or raise `InvalidJob` when it cannot be one."""
+def _max_retries(value: int | None) -> int | None:
     bound = f"(no retry) to {_INT32_MAX}, or None: the retry policy decides"
     return None if value is None else _whole("max_retries", value, 0, bound)
 
@@ -60,8 +58,7 @@ def check_timeout(value: timedelta | None) -> timedelta | None:
     return value
 
 
-def check_unique_key(value: str | None) -> str | None:
-    """Return the key, or raise `InvalidJob` when it cannot be one."""
+def _unique_key(value: str | None) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not 1 <= len(value) <= _MAX_KEY_CHARS:
@@ -69,8 +66,7 @@ def check_unique_key(value: str | None) -> str | None:
     return check_text(value, what="unique_key")
 
 
-def check_metadata(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
-    """Return the metadata, or raise `InvalidJob` when it cannot be stored."""
+def _metadata(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     if not isinstance(value, Mapping):
         raise _bad("metadata", value, "a mapping with text as its keys")
     encode_json(dict(value), what="metadata")
@@ -98,9 +94,9 @@ class CommonOptions(TypedDict, total=False):
     queue: Annotated[str | None, Option(
         str, check_queue_name, "The queue; 'default' unless the function has another.")]
     priority: Annotated[int | None, Option(
-        int, check_priority, "Higher runs first; 0 unless the function has another.")]
+        int, _priority, "Higher runs first; 0 unless the function has another.")]
     max_retries: Annotated[int | None, Option(
-        int, check_max_retries, "Retries after the first attempt, 0: none; else the retry policy decides.")]
+        int, _max_retries, "Retries after the first attempt, 0: none; else the retry policy decides.")]
     max_crashes: Annotated[int | None, Option(
         int, check_max_crashes, "Crashes of its process after which it fails; else the server's limit.")]
     timeout: Annotated[Duration | None, Option(
@@ -117,9 +113,9 @@ class JobOptions(CommonOptions, total=False):
     at: Annotated[datetime | None, Option(
         datetime, check_at, "Run it at that time (an aware datetime, ISO 8601 in a shell).")]
     unique_key: Annotated[str | None, Option(
-        str, check_unique_key, "Write nothing when a job that has not ended has this key.")]
+        str, _unique_key, "Write nothing when a job that has not ended has this key.")]
     metadata: Annotated[Mapping[str, JsonValue] | None, Option(
-        dict, check_metadata, "A JSON object that is kept with the job.")]
+        dict, _metadata, "A JSON object that is kept with the job.")]
     # fmt: on
 
 

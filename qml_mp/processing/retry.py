@@ -250,4 +250,4 @@ def _is_number(value: object) -> bool:
 
 
 def _bad(name: str, value: object, bound: str) -> ConfigurationError:
-    return ConfigurationError(f"RetryPolicy.{name} is {shown(value)}; it must be {bound}.")
+    return ConfigurationError(f"RetryPolicy.{name} is {shown(value)}; it must be {bound}.", field=name)

@@ -72,7 +72,12 @@ def test_a_name_that_is_no_option_is_refused_as_python_does(
 
 @pytest.mark.parametrize(
     ("options", "field"),
-    [({"queue": "a b"}, "queue"), ({"timeout": "soon"}, "timeout"), ({"retry": 3}, "retry")],
+    [
+        ({"queue": "a b"}, "queue"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"retry": 3}, "retry"),
+        ({"priority": "x"}, "priority"),
+    ],
 )
 def test_the_refusal_carries_the_option(app: QmlApp, options: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
