@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,23 @@ def test_replace_adds_what_it_changes_and_nothing_else() -> None:
 
     assert WRITTEN.given == {"worker_count", "job_timeout", "max_jobs"}
     assert changed.given == {"worker_count", "job_timeout", "max_jobs", "max_crashes"}
+
+
+def test_what_any_source_gives_is_given_though_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = ServerConfig()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qml-mp.toml").write_text("preload = false")
+    monkeypatch.setenv("QML_MP_QUEUES", "default")
+
+    config = load_config(flags={"max_memory": 0, "server_name": default.server_name}, code=WRITTEN)
+
+    assert config.given == {
+        *("worker_count", "job_timeout", "max_jobs"),  # the code
+        *("max_crashes", "queues"),  # the environment
+        *("preload", "server_name", "max_memory"),
+    }
 
 
 def test_settings_are_equal_by_their_values_and_show_only_those() -> None:
