@@ -1,7 +1,7 @@
 """Worker: what the supervisor wants, read from the pipe by whoever asks first.
 
 Three readers share it, all on the main thread: the loop between jobs, a job that checks
-`ctx.cancel`, and the SIGTERM handler. State here is written by `_absorb` and read by all three.
+`ctx.cancel`, and the SIGTERM handler. State here is written by `_read` and read by all three.
 An exception is raised in a job only while user code runs and only by the rules of `_raise_if_due`.
 """
 
@@ -38,7 +38,7 @@ class Commands:
         self._cancel: CancelReason | None = None
         self._interrupt: CancelReason | None = None
         self._in_user_code = False
-        self._absorbing = False
+        self._reading = False
         self._signalled = False
         self._orphaned_at: float | None = None
         self._is_descendant = False
@@ -57,9 +57,9 @@ class Commands:
         """Take SIGTERM. Without a message in the pipe it only means: finish this job, then leave."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def let_go(self) -> None:
-        """In a process that a job has forked: the pipe is another's, and nobody asks this one to end;
-        SIGTERM ends it, unless the job has seen to that signal."""
+    def detach(self) -> None:
+        """For a process that a job has forked: it no longer reads the worker's pipe, and SIGTERM ends it,
+        unless the job has a handler of its own."""
         self._is_descendant = True
         if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -67,11 +67,11 @@ class Commands:
     def wait(self, timeout_s: float) -> None:
         """Between jobs: return when a message came, the supervisor is gone, or the time is over."""
         self._reader.wait(timeout_s)
-        self._absorb()
+        self._read()
 
     def look(self) -> None:
         """Between jobs: take in what has come, without waiting."""
-        self._absorb()
+        self._read()
 
     @contextmanager
     def attending(self, key: ClaimKey) -> Iterator[CancelToken]:
@@ -101,7 +101,7 @@ class Commands:
             if timeout_s is None or timeout_s > 0:
                 self._wait_for_cancel(timeout_s)
             else:
-                self._absorb()
+                self._read()
         self._raise_if_due()
         return None if self._cancel is None else (self._cancel, _TEXT[self._cancel])
 
@@ -110,31 +110,31 @@ class Commands:
         while self._cancel is None:
             remaining_s = deadline - time.monotonic()
             self._reader.wait(min(remaining_s, _LONGEST_WAIT_S))
-            self._absorb()
+            self._read()
             if remaining_s <= 0:
                 return
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._absorbing:
+        if self._reading:
             self._signalled = True  # the reader that was interrupted in mid-read looks again
             return
-        told = self._absorb()
+        told = self._read()
         if not told and not self.orphaned and self._interrupt is None:
             self.leaving = True  # from a service manager that signals the whole group
         if self.orphaned and self._orphaned_for_s() > _ORPHAN_SECOND_SIGNAL_S:
             self._interrupt = CancelReason.ORPHANED  # the guardian's second signal: grace is over
         self._raise_if_due()
 
-    def _absorb(self) -> bool:
+    def _read(self) -> bool:
         """Take in everything in the pipe; whether there was anything."""
         any_taken = False
         while True:
-            self._absorbing, self._signalled = True, False
+            self._reading, self._signalled = True, False
             messages = self._reader.read()
             for message in messages:
-                self._take(message)
+                self._handle(message)
             any_taken = any_taken or bool(messages)
-            self._absorbing = False
+            self._reading = False
             if not self._signalled:
                 break
         if self._reader.eof and self._orphaned_at is None:
@@ -143,7 +143,7 @@ class Commands:
             self._cancel = self._cancel or CancelReason.ORPHANED
         return any_taken
 
-    def _take(self, message: Message) -> None:
+    def _handle(self, message: Message) -> None:
         ours = message.key is not None and message.key == self._key
         match message.kind:
             case Kind.WAKE:

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Collection
 
 
-def cut_off_descendants(*, fds: Collection[int], let_go: Callable[[], None]) -> None:
-    """Call `let_go` in each process that this one forks from now on, and put the null device in the
+def cut_off_descendants(*, fds: Collection[int], detach: Callable[[], None]) -> None:
+    """Call `detach` in each process that this one forks from now on, and put the null device in the
     place of `fds` there. Once in a worker: what is called at forks cannot be taken back."""
     worker_pid = os.getpid()
     forking = threading.local()  # any thread of a job may fork; each has a signal mask of its own
@@ -28,7 +28,7 @@ def cut_off_descendants(*, fds: Collection[int], let_go: Callable[[], None]) -> 
 
     def after_in_child() -> None:
         if os.getppid() == worker_pid:  # in a descendant's own child the numbers may be other files
-            let_go()
+            detach()
             null = os.open(os.devnull, os.O_RDWR)
             for fd in fds:
                 os.dup2(null, fd, inheritable=False)

@@ -1,4 +1,4 @@
-"""Worker and supervisor: the exit codes by which a worker says why it left.
+"""Worker and supervisor: how a worker leaves, and the exit codes by which it says why.
 
 A job can leave with any of them, so a code proves nothing without what the slot says: the supervisor
 believes `LEFT` and `RECYCLED` from a worker that said that it is leaving without a job, and takes from
@@ -7,7 +7,16 @@ the slot alone whether a worker could not boot.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sys
 from enum import IntEnum
+from types import FrameType
+
+from qml_mp import host
+
+_FLUSHING_S = 0.5
 
 
 class WorkerExit(IntEnum):
@@ -21,3 +30,41 @@ class WorkerExit(IntEnum):
     """Its number of jobs or its memory is used up; no job was in hand."""
     BROKEN = 82
     """An error of qml-mp itself; a job may be in hand, and counts as crashed."""
+
+
+def leave(code: int) -> None:
+    """End the process now. Standard streams are flushed, unless nobody reads them; nothing else that was
+    inherited from the parent is run."""
+    try:
+        _flush()
+    finally:
+        os._exit(code)
+
+
+def end_group() -> None:
+    """Kill this worker's group when anything is left in it: the supervisor is gone and cannot do it.
+
+    By the worker's own number: a job may have moved this process to another group, even the supervisor's.
+    """
+    if host.shares_its_group(os.getpid()) is not False:
+        with contextlib.suppress(OSError):
+            _flush()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def _flush() -> None:
+    try:
+        signal.signal(signal.SIGALRM, _stop_flushing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        for stream in (sys.stdout, sys.stderr):
+            signal.setitimer(signal.ITIMER_REAL, _FLUSHING_S)
+            # Its reader is gone or does not read, or a job has closed or replaced it.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _stop_flushing(_signal: int, _frame: FrameType | None) -> None:
+    raise TimeoutError  # an OSError

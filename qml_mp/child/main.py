@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import random
-import signal
-import sys
 import traceback
 from dataclasses import dataclass
-from types import FrameType
 
 from qml_mp import failpoints, host
 from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
 from qml_mp.child.descendants import cut_off_descendants
 from qml_mp.child.display import Display
-from qml_mp.child.exits import WorkerExit
+from qml_mp.child.exits import WorkerExit, end_group
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.loop import LoopLimits, WorkerLoop
 from qml_mp.child.native_threads import cap_native_threads
@@ -38,8 +33,6 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Fetch, Retention, Storage
 
 logger = logging.getLogger(__name__)
-
-_FLUSHING_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +57,7 @@ def worker_main(arguments: WorkerArguments) -> int:
     commands.install()
     write_stacks_to(arguments.stack_fd)
     own_fds = {arguments.pipe_fd, arguments.stack_fd}  # it grows: looked at when a job forks
-    cut_off_descendants(fds=own_fds, let_go=commands.let_go)
+    cut_off_descendants(fds=own_fds, detach=commands.detach)
     unblock_signals()
     config = arguments.config
     title = f"qml-mp: worker {arguments.number}/{config.worker_count} [{arguments.source.label}]"
@@ -94,45 +87,7 @@ def worker_main(arguments: WorkerArguments) -> int:
     finally:
         storage.close()
         if commands.orphaned:
-            _end_group()
-
-
-def leave(code: int) -> None:
-    """End the process now: what is buffered is flushed, unless nobody takes it within a moment, and
-    nothing else of the parent's is run."""
-    try:
-        _flush()
-    finally:
-        os._exit(code)
-
-
-def _end_group() -> None:
-    """Nobody is left to kill what jobs have left in this worker's group, so it ends with the worker.
-
-    By the group's own name: a job may have moved this process to another group, the supervisor's even.
-    """
-    if host.shares_its_group(os.getpid()) is not False:
-        with contextlib.suppress(OSError):
-            _flush()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(os.getpid(), signal.SIGKILL)
-
-
-def _flush() -> None:
-    try:
-        signal.signal(signal.SIGALRM, _stop_flushing)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-        for stream in (sys.stdout, sys.stderr):
-            signal.setitimer(signal.ITIMER_REAL, _FLUSHING_S)
-            # Its reader is gone or does not read, or a job has closed or replaced it.
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _stop_flushing(_signal: int, _frame: FrameType | None) -> None:
-    raise TimeoutError  # an OSError
+            end_group()
 
 
 def _loop(

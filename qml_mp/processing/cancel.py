@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import StrEnum
 
 from qml_mp.errors import JobInterrupted, JobTimeout
@@ -23,6 +24,10 @@ class CancelReason(StrEnum):
     ORPHANED = "orphaned"
     """The supervisor is gone; the job runs again under another one, uncharged."""
 
+
+UserCode = Callable[[], AbstractContextManager[None]]
+"""`with user_code():` user code runs. Only there may a signal handler raise `JobInterrupted` or `JobTimeout`.
+Entered several times for one job, never nested."""
 
 Poll = Callable[[float | None], tuple[CancelReason, str] | None]
 """Looks for a request to end: reason and message, or None. The argument is how long to wait for

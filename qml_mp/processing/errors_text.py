@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
 from qml_mp.core.outcome import ErrorInfo
+from qml_mp.processing.cancel import UserCode
 from qml_mp.processing.retry import is_a, type_name
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES
 
@@ -17,16 +19,18 @@ _OURS = ("qml_mp.processing.", "qml_mp.child.commands")
 """The code around the job, and the signal handler that interrupts it. Of no use to the job's author."""
 
 
-def describe_anything(error: BaseException) -> ErrorInfo:
-    """`describe`, or `describe_type` when that raises."""
+def describe_anything(error: BaseException, *, user_code: UserCode = nullcontext) -> ErrorInfo:
+    """`describe`, or `describe_type` when that raises. The exception's own `__str__` may raise anything, or
+    never end: it runs within `user_code`, where it can be interrupted."""
     try:
-        return describe(error)
+        with user_code():
+            return describe(error)
     except BaseException as problem:
         return describe_type(error, why=f"describing it raised {type_name(type(problem))}")
 
 
 def describe(error: BaseException) -> ErrorInfo:
-    """The exception as text. Runs the exception's own `__str__`, so it counts as user code.
+    """The exception as text.
 
     Raises only what comes from outside (`JobInterrupted`), or `MemoryError`.
     """

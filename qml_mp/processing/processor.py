@@ -8,8 +8,6 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import NoReturn, assert_never, cast
@@ -29,16 +27,16 @@ from qml_mp.core.outcome import (
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.binding import PayloadMismatch
-from qml_mp.processing.cancel import CancelReason, CancelToken
+from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.context import WorkerContext
-from qml_mp.processing.errors_text import clean, describe, describe_type, message_of
+from qml_mp.processing.errors_text import clean, describe_anything, message_of
 from qml_mp.processing.execution import Execution
 from qml_mp.processing.middleware import chain
 from qml_mp.processing.plain import plain_result
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, run_coroutine
 from qml_mp.processing.result import WorkerResult
-from qml_mp.processing.retry import is_a, type_name
+from qml_mp.processing.retry import is_a
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES
 from qml_mp.units import format_duration
 
@@ -46,11 +44,6 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
-
-
-UserCode = Callable[[], AbstractContextManager[None]]
-"""`with user_code():` user code runs. Only there may a signal handler raise `JobInterrupted` or `JobTimeout`.
-Entered several times for one job, never nested."""
 
 
 class JobProcessor:
@@ -173,12 +166,7 @@ class JobProcessor:
         return ErrorInfo(type=type_when_text, message=clean(cast(str, said.error or ""), MAX_MESSAGE_BYTES))
 
     def _described(self, error: BaseException) -> ErrorInfo:
-        # The exception's own __str__ runs here: user code, which may raise anything or never end.
-        try:
-            with self._user_code():
-                return describe(error)
-        except BaseException as problem:
-            return describe_type(error, why=f"describing it raised {type_name(type(problem))}")
+        return describe_anything(error, user_code=self._user_code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

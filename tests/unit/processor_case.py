@@ -13,9 +13,9 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Processing
-from qml_mp.processing.cancel import CancelReason, CancelToken
+from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.middleware import JobMiddleware
-from qml_mp.processing.processor import JobProcessor, UserCode
+from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy

@@ -15,8 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from qml_mp import failpoints, host
-from qml_mp.child.exits import WorkerExit
-from qml_mp.child.main import leave
+from qml_mp.child.exits import WorkerExit, leave
 from qml_mp.child.prologue import prologue
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import ConfigurationError
