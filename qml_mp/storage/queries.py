@@ -47,8 +47,56 @@ class MonitoringQueries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryQueries:
+    """Runs of supervisors and their workers. What a server says of itself: queues and methods (JSON texts),
+    paused, trouble. A process: host, pid, started_ticks."""
+
+    register_server: str
+    """id, name, hostname, worker_count, started_at, heartbeat_enabled, its process, what it says of itself:
+    insert or replace it, heard now."""
+    update_server: str
+    """server_id, what it says of itself."""
+    heartbeat: str
+    """server_id: heard now."""
+    list_servers: str
+    """What `rows.server_of` reads, oldest start first."""
+    silent_servers: str
+    """own_id, timeout: the others that promised heartbeats and were not heard for longer, or last in the
+    future; as `list_servers`."""
+    has_server: str
+    """server_id: a row if it is there."""
+    remove_server: str
+    """server_id: delete its row."""
+    remove_idle_server: str
+    """server_id: delete its row unless it holds a claim; its workers' rows are gone."""
+    remove_silent_server: str
+    """server_id, silent_for, judge: delete its row if it has been silent for so long and the server `judge`
+    (None: whoever) was heard within half of it."""
+    lock_claims_of: str
+    """server_id: what `rows.claim_of` reads, oldest first; nobody else ends these claims any more."""
+    lock_workers_of: str
+    """server_id: wait for the claims that its workers are making; they make none any more."""
+    remove_workers_of: str
+    """server_id: delete its workers' rows."""
+    set_worker_rss: str
+    """server_id, ids, rss_bytes: the sizes of these of its workers, in the same order."""
+    register_worker: str
+    """id, server_id, number, started_at, rss_bytes, epoch, its process: insert or replace it with the higher
+    epoch of the two; nothing when its server is not there."""
+    raise_epoch: str
+    """worker_id: wait for a claim that it is making, raise its epoch; epoch."""
+    claims_of_worker: str
+    """worker_id: what `rows.claim_of` reads, oldest first."""
+    remove_worker: str
+    """id: delete its row."""
+    list_workers: str
+    """What `rows.worker_of` reads, by server and number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Queries:
     """All of them, by topic."""
 
     locks: LockQueries
     monitoring: MonitoringQueries
+    registry: RegistryQueries

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 
 import psycopg
+from psycopg.pq import ExecStatus
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
@@ -163,7 +164,13 @@ class _Result:
 
     def rows(self) -> Sequence[DictRow]:
         if self._rows is None:
-            self._rows = self._cursor.fetchall() if self._cursor.description else []
+            try:  # Waits for the reply, which alone says whether it has rows.
+                self._rows = self._cursor.fetchall()
+            except psycopg.ProgrammingError:
+                reply = self._cursor.pgresult
+                if reply is None or reply.status != ExecStatus.COMMAND_OK:
+                    raise
+                self._rows = []
         return self._rows
 
     def first(self) -> Row | None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+from qml_mp.core.job import Claim
 from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.monitoring import Monitoring
-from qml_mp.storage.postgres.claims import ClaimsPart
+from qml_mp.storage.postgres.claims import ClaimsPart, release_all
+from qml_mp.storage.postgres.connection import Transaction
 from qml_mp.storage.postgres.database import PostgresDatabase
 from qml_mp.storage.postgres.jobs import JobsPart
 from qml_mp.storage.postgres.recurring import RecurringPart
-from qml_mp.storage.postgres.registry import RegistryPart
 from qml_mp.storage.postgres.schema import check_found
 from qml_mp.storage.postgres.sweeping import SweepingPart
 from qml_mp.storage.postgres.waker import NotifyWaker
+from qml_mp.storage.protocol import Retention
+from qml_mp.storage.registry import ServerRegistry
 from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
 class PostgresStorage(
-    JobsPart, ClaimsPart, SweepingPart, RecurringPart, RegistryPart, NamedLocks, Monitoring
+    JobsPart, ClaimsPart, SweepingPart, RecurringPart, ServerRegistry, NamedLocks, Monitoring
 ):
     """`Storage` of the protocol in one schema of a PostgreSQL database, all instants by its clock.
 
@@ -37,6 +41,12 @@ class PostgresStorage(
     ) -> None:
         self._db = PostgresDatabase(url, schema=schema, application_name=application_name, patience=patience)
         super().__init__(self._db._connection)
+
+    def _release_claims(
+        self, transaction: Any, claims: list[Claim], *, reason: str, retention: Retention
+    ) -> int:
+        ours = Transaction(self._database, transaction._connection)
+        return release_all(ours, claims, reason=reason, retention=retention)
 
     @property
     def url(self) -> str:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import timedelta
+from typing import Any
 from urllib.parse import quote
 
 from qml_mp.clock import Clock, SystemClock
+from qml_mp.core.job import Claim
 from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.migrate import check_version
 from qml_mp.storage.monitoring import Monitoring
+from qml_mp.storage.protocol import Retention
+from qml_mp.storage.registry import ServerRegistry
+from qml_mp.storage.sqlite.claims import ClaimsPart
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.sqlite.jobs import JobsPart
 from qml_mp.storage.sqlite.own_locks import is_writing
 from qml_mp.storage.sqlite.recurring import RecurringPart
-from qml_mp.storage.sqlite.registry import RegistryPart
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.sqlite.waker import open_waker
 from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
-class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocks, Monitoring):
+class SqliteStorage(JobsPart, ClaimsPart, ServerRegistry, RecurringPart, NamedLocks, Monitoring):
     """`Storage` of the protocol in the file at `path`, made with mode 0600 when it is missing.
 
     `busy_timeout` bounds every wait for another program's lock; `StorageUnavailable` then.
@@ -30,6 +35,12 @@ class SqliteStorage(JobsPart, RegistryPart, RecurringPart, NamedLocks, Monitorin
     ) -> None:
         self._db = SqliteDatabase(path, clock=clock or SystemClock(), busy_timeout=busy_timeout)
         super().__init__(self._db._connection)
+
+    def _release_claims(
+        self, transaction: Any, claims: list[Claim], *, reason: str, retention: Retention
+    ) -> int:
+        connection: sqlite3.Connection = transaction._cursor.connection
+        return self._release(connection, claims, reason=reason, retention=retention)
 
     @property
     def url(self) -> str:

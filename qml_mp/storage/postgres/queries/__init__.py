@@ -13,6 +13,7 @@ from typing import Final
 
 from qml_mp.storage.postgres.queries.locks import LOCKS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
+from qml_mp.storage.postgres.queries.registry import REGISTRY
 from qml_mp.storage.queries import Queries
 
-QUERIES: Final = Queries(locks=LOCKS, monitoring=MONITORING)
+QUERIES: Final = Queries(locks=LOCKS, monitoring=MONITORING, registry=REGISTRY)

@@ -14,5 +14,6 @@ from typing import Final
 from qml_mp.storage.queries import Queries
 from qml_mp.storage.sqlite.queries.locks import LOCKS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
+from qml_mp.storage.sqlite.queries.registry import REGISTRY
 
-QUERIES: Final = Queries(locks=LOCKS, monitoring=MONITORING)
+QUERIES: Final = Queries(locks=LOCKS, monitoring=MONITORING, registry=REGISTRY)

@@ -1,0 +1,97 @@
+"""Every process: runs of supervisors and their workers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.postgres import sql
+from qml_mp.storage.queries import RegistryQueries
+
+_SERVER: Final = """
+    id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
+    heartbeat_enabled, methods, paused, trouble
+"""
+
+REGISTRY: Final = RegistryQueries(
+    register_server="""
+        INSERT INTO {s}.servers (id, name, hostname, host, pid, started_ticks, worker_count, queues,
+                                 started_at, last_heartbeat, heartbeat_enabled, methods, paused, trouble)
+        VALUES (%(id)s, %(name)s, %(hostname)s, %(host)s, %(pid)s, %(started_ticks)s, %(worker_count)s,
+                %(queues)s, %(started_at)s, now(), %(heartbeat_enabled)s, %(methods)s, %(paused)s,
+                %(trouble)s)
+        ON CONFLICT (id) DO UPDATE
+        SET name = excluded.name, hostname = excluded.hostname, host = excluded.host, pid = excluded.pid,
+            started_ticks = excluded.started_ticks, worker_count = excluded.worker_count,
+            queues = excluded.queues, started_at = excluded.started_at,
+            last_heartbeat = excluded.last_heartbeat, heartbeat_enabled = excluded.heartbeat_enabled,
+            methods = excluded.methods, paused = excluded.paused, trouble = excluded.trouble
+    """,
+    update_server="""
+        UPDATE {s}.servers
+        SET queues = %(queues)s, methods = %(methods)s, paused = %(paused)s, trouble = %(trouble)s
+        WHERE id = %(server_id)s
+    """,
+    heartbeat="UPDATE {s}.servers SET last_heartbeat = now() WHERE id = %(server_id)s",
+    list_servers=f"SELECT {_SERVER} FROM {{s}}.servers ORDER BY started_at, id",
+    silent_servers=f"""
+        SELECT {_SERVER} FROM {{s}}.servers
+        WHERE heartbeat_enabled AND id <> %(own_id)s
+          AND last_heartbeat NOT BETWEEN now() - %(timeout)s::interval AND clock_timestamp()
+        ORDER BY started_at, id
+    """,
+    has_server="SELECT id FROM {s}.servers WHERE id = %(server_id)s",
+    remove_server="DELETE FROM {s}.servers WHERE id = %(server_id)s",
+    remove_idle_server="""
+        DELETE FROM {s}.servers
+        -- Its workers' rows are gone, and who was claiming has been waited for: there is no other claim.
+        WHERE id = %(server_id)s
+          AND NOT EXISTS (SELECT FROM {s}.jobs WHERE state = 'processing' AND server_id = %(server_id)s)
+    """,
+    remove_silent_server="""
+        DELETE FROM {s}.servers
+        WHERE id = %(server_id)s
+          -- Judged again by the newest row when a heartbeat comes in at this moment.
+          -- By clock_timestamp(), because a heartbeat may be younger than this transaction.
+          AND last_heartbeat NOT BETWEEN now() - %(silent_for)s::interval AND clock_timestamp()
+          AND (%(judge)s::text IS NULL OR EXISTS (
+              SELECT FROM {s}.servers
+              WHERE id = %(judge)s AND last_heartbeat > now() - %(silent_for)s::interval / 2))
+    """,
+    # Waits for a finish that is under way; the claim is then finished and not released.
+    lock_claims_of=sql.LOCK_CLAIMS_OF_SERVER,
+    # Waits for the claims that these workers are making, and keeps them from more.
+    lock_workers_of="SELECT FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE",
+    remove_workers_of="DELETE FROM {s}.workers WHERE server_id = %(server_id)s",
+    set_worker_rss="""
+        UPDATE {s}.workers AS w SET rss_bytes = m.rss_bytes
+        FROM unnest(%(ids)s::text[], %(rss_bytes)s::bigint[]) AS m (id, rss_bytes)
+        WHERE w.id = m.id AND w.server_id = %(server_id)s
+    """,
+    register_worker="""
+        INSERT INTO {s}.workers AS held (id, server_id, number, host, pid, started_ticks, started_at,
+                                         rss_bytes, epoch)
+        -- The server's row is locked, so that who removes it at the same time removes the worker's too.
+        SELECT %(id)s, server.id, %(number)s::integer, %(host)s, %(pid)s::integer, %(started_ticks)s::bigint,
+               %(started_at)s::timestamptz, %(rss_bytes)s::bigint, %(epoch)s::integer
+        FROM (SELECT id FROM {s}.servers WHERE id = %(server_id)s FOR KEY SHARE) AS server
+        ON CONFLICT (id) DO UPDATE
+        SET server_id = excluded.server_id, number = excluded.number, host = excluded.host,
+            pid = excluded.pid, started_ticks = excluded.started_ticks, started_at = excluded.started_at,
+            rss_bytes = excluded.rss_bytes,
+            -- Never lowered: what was sent under an epoch that is over must not claim anything again.
+            epoch = greatest(held.epoch, excluded.epoch)
+    """,
+    # FOR UPDATE waits for a claim that the worker is making: its KEY SHARE would let a mere UPDATE pass.
+    # From the commit on, no claim is made under an earlier epoch.
+    raise_epoch="""
+        UPDATE {s}.workers SET epoch = epoch + 1
+        WHERE id = (SELECT id FROM {s}.workers WHERE id = %(worker_id)s FOR UPDATE)
+        RETURNING epoch
+    """,
+    claims_of_worker=sql.CLAIMS_OF_WORKER,
+    remove_worker="DELETE FROM {s}.workers WHERE id = %(id)s",
+    list_workers="""
+        SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
+        FROM {s}.workers ORDER BY server_id, number, id
+    """,
+)

@@ -1,0 +1,189 @@
+"""Every process: runs of supervisors and their workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from qml_mp.core.job import Claim
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.storage.database import Transaction, Values
+from qml_mp.storage.part import Part
+from qml_mp.storage.protocol import BY_DEFAULT, Renewed, Retention
+from qml_mp.storage.row_change import server_gone
+from qml_mp.storage.rows import claim_of, server_of, worker_of
+from qml_mp.storage.storable import storable_reason
+
+
+class ServerRegistry(Part):
+    """Runs of supervisors and their workers."""
+
+    def register_server(self, info: ServerInfo) -> None:
+        """Insert the row (replacing one of the same id); heartbeat times are the database's."""
+        row = {
+            "id": info.id,
+            "name": info.name,
+            "hostname": info.hostname,
+            "worker_count": info.worker_count,
+            "started_at": info.started_at,
+            "heartbeat_enabled": info.heartbeat_enabled,
+            **_process(info.process),
+            **_said(info.queues, info.methods, info.paused, info.trouble),
+        }
+        self._db.write("registering a server", self._db.queries.registry.register_server, row)
+
+    def update_server(
+        self,
+        server_id: str,
+        *,
+        queues: Sequence[str],
+        methods: Sequence[str] | None,
+        paused: bool,
+        trouble: str | None,
+    ) -> bool:
+        """Say what it serves (no queues: all) and can run, whether it claims nothing, and what keeps it from
+        its work; False: a peer declared us dead."""
+        row = {"server_id": server_id, **_said(queues, methods, paused, trouble)}
+        return self._db.write("updating a server", self._db.queries.registry.update_server, row).count == 1
+
+    def deregister_server(self, server_id: str) -> bool:
+        """Delete the row and its workers' rows; whether it existed. Claims stay untouched."""
+        queries, which = self._db.queries.registry, {"server_id": server_id}
+        with self._db.transaction("deregistering a server") as transaction:
+            transaction.run(queries.remove_workers_of, which)
+            removed = transaction.run(queries.remove_server, which)
+        return removed.count == 1
+
+    def deregister_idle_server(self, server_id: str) -> bool:
+        """Delete its workers' rows, so that none of them claims any more, and its own unless one of them
+        still holds a claim, all at once. Whether nothing is left of it."""
+        queries, which = self._db.queries.registry, {"server_id": server_id}
+        with self._db.transaction("deregistering a server") as transaction:
+            transaction.run(queries.remove_workers_of, which)
+            transaction.run(queries.remove_idle_server, which)
+            left = transaction.run(queries.has_server, which)
+        return left.first() is None
+
+    def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
+        """Bump `last_heartbeat` and the workers' memory; False: a peer declared us dead."""
+        queries, which = self._db.queries.registry, {"server_id": server_id}
+        sizes = {**which, "ids": list(worker_rss), "rss_bytes": list(worker_rss.values())}
+        # Of no use once the machine has gone down, and idle servers should not keep a disk awake.
+        with self._db.transaction("sending a heartbeat", durable=False) as transaction:
+            bumped = transaction.run(queries.heartbeat, which)
+            if worker_rss:
+                transaction.run(queries.set_worker_rss, sizes)
+        return bumped.count == 1
+
+    def list_servers(self) -> list[ServerInfo]:
+        """All rows, oldest start first."""
+        rows = self._db.read("listing servers", self._db.queries.registry.list_servers)
+        return [server_of(row, self._db.instant) for row in rows]
+
+    def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
+        """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock, or lies
+        in the future: the clock was set back, and they have sent none since."""
+        which = {"own_id": own_id, "timeout": timeout}
+        rows = self._db.read("looking for silent servers", self._db.queries.registry.silent_servers, which)
+        return [server_of(row, self._db.instant) for row in rows]
+
+    def reclaim_server(
+        self,
+        server_id: str,
+        *,
+        silent_for: timedelta | None,
+        judge: str | None = None,
+        retention: Retention = BY_DEFAULT,
+    ) -> int:
+        """Release all its claims, uncharged, and remove its rows, in one transaction; how many.
+
+        With `silent_for`, only if it is still silent for so long (else 0 and nothing changes), and only
+        if the server `judge` that finds so has been heard within half of it: one that was stopped since
+        its last heartbeat cannot tell the silence of others from its own.
+        A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
+        """
+        queries, which = self._db.queries.registry, {"server_id": server_id}
+        with self._db.transaction("reclaiming a server's jobs") as transaction:
+            # Its row first: a heartbeat that comes in now waits, and then finds the server declared dead.
+            if silent_for is None:
+                transaction.run(queries.remove_server, which)
+            else:
+                verdict = {**which, "silent_for": silent_for, "judge": judge}
+                # Judged in the very query that removes: who judges may be stopped between any two.
+                if transaction.run(queries.remove_silent_server, verdict).count == 0:
+                    return 0
+            # Claims before workers, as a worker locks them that finishes one and takes the next.
+            transaction.run(queries.lock_claims_of, which)
+            transaction.run(queries.lock_workers_of, which)
+            # Again: of these there may be more now, and of none after this one more.
+            held = transaction.run(queries.lock_claims_of, which).rows()
+            released = self._release_claims(
+                transaction,
+                [claim_of(row, self._db.instant) for row in held],
+                reason=server_gone(server_id),
+                retention=retention,
+            )
+            transaction.run(queries.remove_workers_of, which)
+            return released
+
+    def register_worker(self, info: WorkerInfo) -> bool:
+        """Insert the row, replacing one of the same id, whose epoch is never lowered by it. False, and no
+        row, when its server has none: a peer declared the server dead, and nobody would remove what the
+        worker leaves behind."""
+        row = {
+            "id": info.id,
+            "server_id": info.server_id,
+            "number": info.number,
+            "started_at": info.started_at,
+            "rss_bytes": info.rss_bytes,
+            "epoch": info.epoch,
+            **_process(info.process),
+        }
+        written = self._db.write("registering a worker", self._db.queries.registry.register_worker, row)
+        return written.count == 1
+
+    def renew_epoch(self, worker_id: str) -> Renewed | None:
+        """Raise the epoch of the worker's row, then read what it holds; None when it has no row.
+
+        For a worker that does not know what came of a claim that it asked for. Waits for a claim that
+        is being made, as long as for any lock; afterwards nothing that the worker has sent under
+        an earlier epoch can claim anything. Every call raises it; a call too many is harmless.
+        """
+        queries, which = self._db.queries.registry, {"worker_id": worker_id}
+        with self._db.transaction("looking for lost claims") as transaction:
+            raised = transaction.run(queries.raise_epoch, which)
+            # A query of its own, so that it sees the claim for which the lock has waited.
+            held = transaction.run(queries.claims_of_worker, which)
+        row = raised.first()
+        if row is None:
+            return None
+        claims = tuple(claim_of(claim, self._db.instant) for claim in held.rows())
+        return Renewed(epoch=row["epoch"], claims=claims)
+
+    def deregister_worker(self, worker_id: str) -> None:
+        """Delete the row; harmless when there is none."""
+        self._db.write("deregistering a worker", self._db.queries.registry.remove_worker, {"id": worker_id})
+
+    def list_workers(self) -> list[WorkerInfo]:
+        """All rows, by server and number."""
+        rows = self._db.read("listing workers", self._db.queries.registry.list_workers)
+        return [worker_of(row, self._db.instant) for row in rows]
+
+    def _release_claims(
+        self, transaction: Transaction, claims: list[Claim], *, reason: str, retention: Retention
+    ) -> int:
+        raise NotImplementedError
+
+
+def _said(queues: Sequence[str], methods: Sequence[str] | None, paused: bool, trouble: str | None) -> Values:
+    return {
+        "queues": json.dumps(list(queues)),
+        "methods": None if methods is None else json.dumps(list(methods)),
+        "paused": paused,
+        "trouble": storable_reason(trouble),
+    }
+
+
+def _process(process: ProcessIdentity) -> Values:
+    return {"host": process.host, "pid": process.pid, "started_ticks": process.started_ticks}

@@ -1,0 +1,77 @@
+"""Every process: runs of supervisors and their workers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.queries import RegistryQueries
+from qml_mp.storage.sqlite import sql
+
+_SERVER: Final = """
+    id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
+    heartbeat_enabled, methods, paused, trouble
+"""
+
+REGISTRY: Final = RegistryQueries(
+    register_server="""
+        INSERT OR REPLACE INTO qml_servers (
+            id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
+            heartbeat_enabled, methods, paused, trouble)
+        VALUES (
+            :id, :name, :hostname, :host, :pid, :started_ticks, :worker_count, :queues, :started_at, :now,
+            :heartbeat_enabled, :methods, :paused, :trouble)
+    """,
+    update_server="""
+        UPDATE qml_servers SET queues = :queues, methods = :methods, paused = :paused, trouble = :trouble
+        WHERE id = :server_id
+    """,
+    heartbeat="UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id",
+    list_servers=f"SELECT {_SERVER} FROM qml_servers ORDER BY started_at, id",
+    silent_servers=f"""
+        SELECT {_SERVER} FROM qml_servers
+        WHERE heartbeat_enabled AND id <> :own_id AND last_heartbeat NOT BETWEEN :now - :timeout AND :now
+        ORDER BY started_at, id
+    """,
+    has_server="SELECT 1 FROM qml_servers WHERE id = :server_id",
+    remove_server="DELETE FROM qml_servers WHERE id = :server_id",
+    remove_idle_server="""
+        DELETE FROM qml_servers
+        WHERE id = :server_id
+          AND NOT EXISTS (SELECT 1 FROM qml_jobs WHERE state = 'processing' AND server_id = :server_id)
+    """,
+    # `:now` was read under the write lock, and no heartbeat comes in until it is released.
+    remove_silent_server="""
+        DELETE FROM qml_servers
+        WHERE id = :server_id AND last_heartbeat NOT BETWEEN :now - :silent_for AND :now
+          AND (:judge IS NULL OR EXISTS (
+              SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :now - :silent_for / 2))
+    """,
+    # The write lock is held.
+    lock_claims_of=sql.CLAIMS_OF_SERVER,
+    lock_workers_of="SELECT 1 FROM qml_workers WHERE server_id = :server_id",
+    remove_workers_of="DELETE FROM qml_workers WHERE server_id = :server_id",
+    set_worker_rss="""
+        UPDATE qml_workers SET rss_bytes = size.value
+        FROM json_each(:ids) AS worker JOIN json_each(:rss_bytes) AS size USING (key)
+        WHERE qml_workers.id = worker.value AND server_id = :server_id
+    """,
+    register_worker="""
+        INSERT INTO qml_workers AS held (
+            id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch)
+        SELECT :id, :server_id, :number, :host, :pid, :started_ticks, :started_at, :rss_bytes, :epoch
+        WHERE EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id)
+        ON CONFLICT (id) DO UPDATE
+        SET server_id = excluded.server_id, number = excluded.number, host = excluded.host,
+            pid = excluded.pid, started_ticks = excluded.started_ticks, started_at = excluded.started_at,
+            rss_bytes = excluded.rss_bytes,
+            -- Never lowered: what was sent under an epoch that is over must not claim anything again.
+            epoch = max(held.epoch, excluded.epoch)
+    """,
+    raise_epoch="UPDATE qml_workers SET epoch = epoch + 1 WHERE id = :worker_id RETURNING epoch",
+    claims_of_worker=sql.CLAIMS_OF_WORKER,
+    remove_worker="DELETE FROM qml_workers WHERE id = :id",
+    list_workers="""
+        SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
+        FROM qml_workers ORDER BY server_id, number, id
+    """,
+)
