@@ -108,9 +108,9 @@ def job_pid(server: Server) -> int:
 
 
 @pytest.mark.fault(60)
-@pytest.mark.parametrize("how", ["os._exit(3)", "os._exit(80)"])
+@pytest.mark.parametrize(("how", "workers"), [("os._exit(3)", 1), ("os._exit(80)", 5)])
 def test_an_import_that_ends_the_workers_without_a_word_stops_the_server_as_one_that_cannot_boot(
-    server: MakeServer, storage: Storage, tmp_path: Path, how: str
+    server: MakeServer, storage: Storage, tmp_path: Path, how: str, workers: int
 ) -> None:
     # Imports where the supervisor probes it, and ends the process from the second import on.
     (tmp_path / "deadly_app.py").write_text(
@@ -122,7 +122,7 @@ def test_an_import_that_ends_the_workers_without_a_word_stops_the_server_as_one_
         "mark.touch()\n"
         "app = QmlApp()\n"
     )
-    one = server("-w", "1", app="deadly_app:app", PYTHONPATH=str(tmp_path))
+    one = server("-w", str(workers), app="deadly_app:app", PYTHONPATH=str(tmp_path))
 
     one.start(ready=None)
 
