@@ -17,7 +17,7 @@ from qml_mp.child.source import ProgramSource
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
-from qml_mp.settings import ServerConfig
+from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class AppFacts:
     url: str | None = None
     config: ServerConfig | None = None
     recurring: tuple[RecurringJob, ...] = ()
-    queues: tuple[str, ...] = ("default",)
+    queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     methods: tuple[str, ...] | None = None
     """None: not known."""
     error: str | None = None

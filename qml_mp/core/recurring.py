@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.payload import JsonValue, check_text, encode_json
 from qml_mp.errors import ConfigurationError
-from qml_mp.settings import check_queue_name
+from qml_mp.settings import DEFAULT_QUEUE, check_queue_name
 
 _MAX_ID_CHARS = 200
 _FREQUENT = timedelta(hours=1)
@@ -29,7 +29,7 @@ class RecurringJob:
     """5 fields (minute hour day month weekday), or 6 or 7 with seconds first (and a year last)."""
     method: str
     payload: JsonValue = None
-    queue: str = "default"
+    queue: str = DEFAULT_QUEUE
     tz: str = "UTC"
     """IANA name of the zone in whose wall time `cron` is meant."""
     enabled: bool = True
@@ -46,7 +46,7 @@ class RecurringJob:
         cron: str,
         method: str,
         payload: JsonValue = None,
-        queue: str = "default",
+        queue: str = DEFAULT_QUEUE,
         *,
         tz: str = "UTC",
         now: datetime | None = None,

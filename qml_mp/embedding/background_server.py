@@ -26,7 +26,7 @@ from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, Tracing
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
-from qml_mp.settings import ServerConfig
+from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
@@ -106,7 +106,7 @@ class BackgroundJobServer:
         cron: str,
         method: str,
         payload: JsonValue = None,
-        queue: str = "default",
+        queue: str = DEFAULT_QUEUE,
         *,
         tz: str = "UTC",
     ) -> None:

@@ -9,7 +9,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy, check_policy
-from qml_mp.settings import ServerConfig
+from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Program:
     on_state_change: StateChangeHook | None = None
     recurring: tuple[RecurringJob, ...] = ()
     """Templates that the code declares; the supervisor stores them at start."""
-    queues: tuple[str, ...] = ("default",)
+    queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     """The queues that its functions and templates put jobs into, unless a call says otherwise."""
     url: str | None = None
     """The storage that the code names, when it does."""
