@@ -194,6 +194,19 @@ def test_a_workers_own_policy_and_limit_hold_for_its_jobs() -> None:
     assert execution.limit == timedelta(seconds=30)
 
 
+def test_a_run_goes_by_what_was_resolved_and_looks_nothing_up_again() -> None:
+    worker = Slow()
+    processor = processor_of(worker)
+    execution = processor.resolve(claim_of())
+    worker.retry_policy, worker.timeout = RetryPolicy.none(), timedelta(hours=1)
+
+    outcome = processor.run(execution, CancelToken.never())
+
+    assert isinstance(outcome, Retry)
+    assert outcome.delay == execution.when_killed.timeout == timedelta(seconds=99)
+    assert (execution.max_attempts, execution.limit) == (2, timedelta(seconds=30))
+
+
 def test_a_worker_may_execute_in_a_coroutine() -> None:
     outcome = run(AsyncWorker())
 
