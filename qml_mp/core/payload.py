@@ -32,7 +32,7 @@ class EncodedJson:
         return cls(value, encode_json(value, what=what))
 
 
-def encode_json(value: object, *, what: str, max_bytes: int = MAX_PAYLOAD_BYTES) -> str:
+def encode_json(value: object, *, what: str) -> str:
     """Return the value as compact JSON text; raise `InvalidJob` naming `what` and the place in it."""
     for path, part, depth in _walk(value):
         problem = _problem(part, depth)
@@ -40,23 +40,23 @@ def encode_json(value: object, *, what: str, max_bytes: int = MAX_PAYLOAD_BYTES)
             raise InvalidJob(f"{what}{_shown(path)} {problem}")
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     size_bytes = len(text.encode())
-    if size_bytes > max_bytes:
+    if size_bytes > MAX_PAYLOAD_BYTES:
         raise InvalidJob(
-            f"{what} is {size_bytes:,} bytes of JSON; the limit is {max_bytes:,}. "
+            f"{what} is {size_bytes:,} bytes of JSON; the limit is {MAX_PAYLOAD_BYTES:,}. "
             "Store large data elsewhere (a file, an object store) and pass a reference to it."
         )
     return text
 
 
-def decode_json(text: str | bytes, *, max_bytes: int = MAX_PAYLOAD_BYTES) -> JsonValue:
+def decode_json(text: str | bytes) -> JsonValue:
     """Read stored JSON text back; raise `InvalidJob` for whatever did not come from `encode_json`.
 
     Rows can be written by other programs, so nothing about the text is trusted: size, encoding,
     syntax, depth and values are checked, and no input makes this raise anything else.
     """
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-    if len(raw) > max_bytes:
-        raise InvalidJob(f"The stored JSON is {len(raw):,} bytes; the limit is {max_bytes:,}.")
+    if len(raw) > MAX_PAYLOAD_BYTES:
+        raise InvalidJob(f"The stored JSON is {len(raw):,} bytes; the limit is {MAX_PAYLOAD_BYTES:,}.")
     try:
         value: JsonValue = json.loads(raw.decode())
     except (ValueError, RecursionError) as error:
