@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from qml_mp.core.outcome import AttemptKind
-from qml_mp.core.state import StateName
+from qml_mp.core.state import FINAL_STATES, StateName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,10 @@ class JobRow:
     """What the judge wants of a job's row."""
 
     id: str
-    state: str
+    state: StateName
     claim_seq: int
     failures: int
     crashes: int
-    worker_id: str | None
 
 
 _COLUMNS = "job_id, old, new, old_seq, new_seq, old_worker, new_worker, result, failures, crashes"
@@ -170,9 +169,11 @@ class Audit:
 
     def jobs(self) -> list[JobRow]:
         """Every job's row as it is now."""
-        names = ("id", "state", "claim_seq", "failures", "crashes", "worker_id")
-        rows = self._run(f"SELECT {', '.join(names)} FROM {self._prefix}jobs")
-        return [JobRow(**dict(zip(names, row, strict=True))) for row in rows]
+        rows = self._run(f"SELECT id, state, claim_seq, failures, crashes FROM {self._prefix}jobs")
+        return [
+            JobRow(id=job_id, state=StateName(state), claim_seq=claim_seq, failures=failures, crashes=crashes)
+            for job_id, state, claim_seq, failures, crashes in rows
+        ]
 
     def servers(self) -> list[tuple[str, int]]:
         """(id, pid) of every run of a server that ever registered."""
@@ -185,7 +186,7 @@ class Audit:
 
     def unfinished(self) -> int:
         """How many jobs have not ended."""
-        ended = "('succeeded', 'failed', 'deleted')"
+        ended = tuple(map(str, FINAL_STATES))
         return int(self._run(f"SELECT count(*) FROM {self._prefix}jobs WHERE state NOT IN {ended}")[0][0])
 
     def seconds_of_work(self) -> float:

@@ -11,7 +11,6 @@ from pathlib import Path
 import psycopg
 
 from qml_mp.core.job import Job
-from qml_mp.core.state import StateName
 from tests.postgres_cluster import throwaway_cluster
 from tests.processes.harness import wait_until
 from tests.soak.ground import Ground, JournalTail, descendants, environment_of, fresh_ground, pause
@@ -54,7 +53,7 @@ def _wait_for_the_end(ground: Ground) -> list[str]:
     """What is not over long after the server goes on."""
     with contextlib.suppress(AssertionError):  # the rows themselves are told
         wait_until(lambda: not ground.audit.unfinished(), within_s=_LONGEST_S)
-    left = [row for row in ground.audit.jobs() if not StateName(row.state).is_final]
+    left = [row for row in ground.audit.jobs() if not row.state.is_final]
     return [f"job {row.id} is {row.state} for ever" for row in left]
 
 

@@ -72,7 +72,7 @@ def _lost(evidence: Evidence) -> Iterable[str]:
         row = rows.get(job_id)
         if row is None:
             yield f"job {job_id} has no row any more"
-        elif row.state != StateName.SUCCEEDED:
+        elif row.state is not StateName.SUCCEEDED:
             yield f"job {job_id} is {row.state} after claim {row.claim_seq}"
         elif (job_id, row.claim_seq) not in ended:
             told = [line for line in evidence.journal if line.job_id == job_id]

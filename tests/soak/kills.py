@@ -126,4 +126,4 @@ def _fight(task: Task, battle: _Battle, supervisor_every_s: float | None) -> Non
 
 
 def _ended(ground: Ground) -> list[str]:
-    return [row.id for row in ground.audit.jobs() if row.state in ("succeeded", "failed", "deleted")]
+    return [row.id for row in ground.audit.jobs() if row.state.is_final]

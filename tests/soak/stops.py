@@ -72,7 +72,7 @@ def _lane(task: Task, ground: Ground, count: int) -> tuple[_Stops, Findings]:
         if (code := last.wait(_LONGEST_S)) != 0:
             stops.broken.append(f"the last server exited with {code}: {last.log()[-500:]}")
     except subprocess.TimeoutExpired:
-        left = [row for row in ground.audit.jobs() if row.state not in ("succeeded", "failed", "deleted")]
+        left = [row for row in ground.audit.jobs() if not row.state.is_final]
         stops.broken.append(f"the last server does not end; left: {left}; {last.log()[-2000:]}")
         last.clean_up()
     findings = judge_ground(ground, expected=ids, kills=stops.kills)

@@ -32,7 +32,7 @@ def ended(seq: int, state: S = S.SUCCEEDED, by: str = WORKER, *, crashes: int = 
 
 
 def row(seq: int = 1, state: S = S.SUCCEEDED, *, failures: int = 0, crashes: int = 0) -> JobRow:
-    return JobRow(id="a", state=state, claim_seq=seq, failures=failures, crashes=crashes, worker_id=None)
+    return JobRow(id="a", state=state, claim_seq=seq, failures=failures, crashes=crashes)
 
 
 ADDED = Transition(
