@@ -14,6 +14,25 @@ from qml_mp.core.state import StateName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobQueries:
+    """Jobs as rows. `job` below stands for all columns that `rows.job_of` reads."""
+
+    insert: str
+    """For `run_for_each`, the columns of `storable.new_row`: store the job, Scheduled when `run_at` is still
+    to come, else Enqueued; id. No row for one whose id, unique key or firing is there already."""
+    holders: str
+    """ids, keys: the jobs with these ids, and those that have not ended and carry one of these keys; id,
+    unique_key, is_live (it carries its key)."""
+    get: str
+    """id: job."""
+    delete: str
+    """id, reason, ttl: make Deleted a job that is not running; job. The guard is the row of Deleted in the
+    transition table."""
+    retry: str
+    """id: make a Failed job Enqueued by hand, with fresh budgets; the newest error stays readable; job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LockQueries:
     """Named locks."""
 
@@ -97,6 +116,7 @@ class RegistryQueries:
 class Queries:
     """All of them, by topic."""
 
+    jobs: JobQueries
     locks: LockQueries
     monitoring: MonitoringQueries
     registry: RegistryQueries

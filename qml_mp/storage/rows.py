@@ -52,13 +52,13 @@ def job_of(row: Row, instant: ToInstant) -> Job:
     metadata, _ = _json(row["metadata"])
     error = _error(row["last_error_type"], row["last_error_message"], row["last_error_traceback"])
     return Job(
-        id=_text(row["id"]),
-        method=_text(row["method"]),
+        id=text_of(row["id"]),
+        method=text_of(row["method"]),
         payload=payload,
         payload_error=payload_error,
         metadata=metadata if isinstance(metadata, dict) else {},
         state=_state(row, error, instant),
-        queue=_text(row["queue"]),
+        queue=text_of(row["queue"]),
         priority=_int(row["priority"]) or 0,
         max_retries=_max_retries(_int(row["max_retries"])),
         max_crashes=_int(row["max_crashes"]),
@@ -80,17 +80,17 @@ def job_of(row: Row, instant: ToInstant) -> Job:
 def claim_of(row: Row, instant: ToInstant) -> Claim:
     """The claim of a row that is Processing."""
     return Claim(
-        job=job_of(row, instant), worker_id=_text(row["worker_id"]), server_id=_text(row["server_id"])
+        job=job_of(row, instant), worker_id=text_of(row["worker_id"]), server_id=text_of(row["server_id"])
     )
 
 
 def attempt_of(row: Row, instant: ToInstant) -> Attempt:
     """The attempt of a row of the attempts table."""
-    kind = _text(row["kind"])
+    kind = text_of(row["kind"])
     return Attempt(
         kind=AttemptKind(kind) if kind in set(AttemptKind) else AttemptKind.FAILURE,
         claim_seq=_int(row["claim_seq"]) or 0,
-        worker=_text(row["worker"]),
+        worker=text_of(row["worker"]),
         pid=_int(row["pid"]),
         started_at=instant(row["started_at"]) or _EPOCH,
         ended_at=instant(row["ended_at"]) or _EPOCH,
@@ -117,12 +117,12 @@ def template_of(row: Row, instant: ToInstant) -> RecurringJob:
     """The template of a row of the recurring jobs table; an unreadable payload reads as None."""
     payload, _ = _json(row["payload"])
     return RecurringJob(
-        id=_text(row["id"]),
-        cron=_text(row["cron"]),
-        method=_text(row["method"]),
+        id=text_of(row["id"]),
+        cron=text_of(row["cron"]),
+        method=text_of(row["method"]),
         payload=payload,
-        queue=_text(row["queue"]),
-        tz=_text(row["tz"]),
+        queue=text_of(row["queue"]),
+        tz=text_of(row["tz"]),
         enabled=bool(row["enabled"]),
         next_run_at=instant(row["next_run_at"]),
         last_run_at=instant(row["last_run_at"]),
@@ -136,9 +136,9 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
     queues, _ = _json(row["queues"])
     methods, _ = _json(row["methods"])
     return ServerInfo(
-        id=_text(row["id"]),
-        name=_text(row["name"]),
-        hostname=_text(row["hostname"]),
+        id=text_of(row["id"]),
+        name=text_of(row["name"]),
+        hostname=text_of(row["hostname"]),
         process=_process(row),
         worker_count=_int(row["worker_count"]) or 0,
         queues=tuple(map(str, queues)) if isinstance(queues, list) else (),
@@ -153,14 +153,16 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
 
 def method_stats_of(row: Row) -> MethodStats:
     """One line of the statistics of methods."""
-    return MethodStats(queue=_text(row["queue"]), method=_text(row["method"]), enqueued=int(row["enqueued"]))
+    return MethodStats(
+        queue=text_of(row["queue"]), method=text_of(row["method"]), enqueued=int(row["enqueued"])
+    )
 
 
 def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
     """The worker of a row of the workers table."""
     return WorkerInfo(
-        id=_text(row["id"]),
-        server_id=_text(row["server_id"]),
+        id=text_of(row["id"]),
+        server_id=text_of(row["server_id"]),
         number=_int(row["number"]) or 0,
         process=_process(row),
         started_at=instant(row["started_at"]) or _EPOCH,
@@ -188,7 +190,7 @@ def job_from_template(row: Row, *, now: datetime) -> Job:
     payload, problem = _json(row["payload"])
     if problem is not None:
         raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
-    return Job.new(_text(row["method"]), payload, queue=_text(row["queue"]), now=now)
+    return Job.new(text_of(row["method"]), payload, queue=text_of(row["queue"]), now=now)
 
 
 def cursor_of(last: Job) -> str:
@@ -214,7 +216,7 @@ def read_cursor(cursor: str | None) -> tuple[datetime, str]:
 
 def state_name_of(value: object) -> StateName:
     """The state of a `state` column; the table's CHECK lets no other text in."""
-    return StateName(_text(value))
+    return StateName(text_of(value))
 
 
 def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
@@ -224,7 +226,7 @@ def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
     name = state_name_of(row["state"])
     match name:
         case StateName.ENQUEUED:
-            return Enqueued(enqueued_at=waiting_since, queue=_text(row["queue"]))
+            return Enqueued(enqueued_at=waiting_since, queue=text_of(row["queue"]))
         case StateName.SCHEDULED:
             return Scheduled(
                 scheduled_at=waiting_since,
@@ -234,8 +236,8 @@ def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
         case StateName.PROCESSING:
             return Processing(
                 started_at=instant(row["started_at"]) or created_at,
-                worker_id=_text(row["worker_id"]),
-                server_name=_text(row["server_id"]),
+                worker_id=text_of(row["worker_id"]),
+                server_name=text_of(row["server_id"]),
                 enqueued_at=waiting_since,
             )
         case StateName.AWAITING_RETRY:
@@ -277,17 +279,18 @@ def _json(value: object) -> tuple[JsonValue, str | None]:
 
 def _process(row: Row) -> ProcessIdentity:
     return ProcessIdentity(
-        host=_text(row["host"]), pid=_int(row["pid"]) or 0, started_ticks=_int(row["started_ticks"]) or 0
+        host=text_of(row["host"]), pid=_int(row["pid"]) or 0, started_ticks=_int(row["started_ticks"]) or 0
     )
 
 
 def _error(type_: object, message: object, traceback: object) -> ErrorInfo | None:
     if type_ is None:
         return None
-    return ErrorInfo(type=_text(type_), message=_text(message), traceback=_optional_text(traceback))
+    return ErrorInfo(type=text_of(type_), message=text_of(message), traceback=_optional_text(traceback))
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """The text of a column, whatever is in it; empty for NULL."""
     return _optional_text(value) or ""
 
 

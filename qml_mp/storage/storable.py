@@ -20,7 +20,7 @@ from qml_mp.core.outcome import (
     Success,
 )
 from qml_mp.core.payload import encode_json
-from qml_mp.core.state import Enqueued, Scheduled, StateName
+from qml_mp.core.state import Enqueued, Scheduled
 from qml_mp.errors import InvalidJob
 from qml_mp.storage.row_change import RowChange
 
@@ -29,20 +29,19 @@ MAX_TRACEBACK_BYTES = 64 * 1024
 _MAX_TYPE_BYTES = 500
 
 
-def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
+def new_row(job: Job) -> dict[str, Any]:
     """The columns of a new job, instants as datetimes. Raises `InvalidJob` when it cannot be stored.
 
-    `enqueued_at` is the instant at which the job entered its waiting state: enqueued or scheduled.
-    A Scheduled job whose instant has passed by `now` is stored Enqueued.
+    `run_at` makes it Scheduled unless it has passed by the database's clock, which its query decides.
     """
     job.validate()
-    run_at: datetime | None
-    reason: str | None
+    run_at: datetime | None = None
+    reason: str | None = None
     match job.state:
-        case Scheduled(enqueue_at=run_at, reason=reason) if run_at > now:
-            state = StateName.SCHEDULED
-        case Enqueued() | Scheduled():
-            state, run_at, reason = StateName.ENQUEUED, None, None
+        case Scheduled(enqueue_at=run_at, reason=reason):
+            pass
+        case Enqueued():
+            pass
         case _:
             raise InvalidJob(
                 f"Job {job.id} is {job.state_name}; only an Enqueued or Scheduled job can be new."
@@ -52,7 +51,6 @@ def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
         "method": job.method,
         "queue": job.queue,
         "priority": job.priority,
-        "state": str(state),
         "payload": job.payload_text(),
         "metadata": encode_json(dict(job.metadata), what="metadata"),
         "max_retries": _max_retries_column(job.max_retries),
@@ -60,7 +58,6 @@ def new_row(job: Job, *, now: datetime) -> dict[str, Any]:
         "timeout_us": None if job.timeout is None else microseconds(job.timeout),
         "unique_key": job.unique_key,
         "created_at": job.created_at,
-        "enqueued_at": now,
         "run_at": run_at,
         "reason": storable_reason(reason),
         "recurring_id": None,

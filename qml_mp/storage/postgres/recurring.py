@@ -14,13 +14,12 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.postgres import sql_around
 from qml_mp.storage.postgres.connection import Transaction
-from qml_mp.storage.postgres.inserting import insert_firing, postgres_row
 from qml_mp.storage.postgres.instants import from_column
-from qml_mp.storage.postgres.jobs import running_in
 from qml_mp.storage.postgres.part import Part
+from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.protocol import Fired
 from qml_mp.storage.rows import job_from_template, late_firings, template_of
-from qml_mp.storage.storable import storable_reason
+from qml_mp.storage.storable import new_row, storable_reason
 
 
 class RecurringPart(Part):
@@ -120,8 +119,9 @@ def _firing(row: Mapping[str, Any]) -> tuple[Job, RecurringJob, datetime | None]
 
 def _insert(transaction: Transaction, job: Job, recurring_id: str, fire_at: datetime | None) -> bool:
     """Insert the job of a firing; False when it has one already, as after a clock was set back."""
-    row = postgres_row(job) | {"recurring_id": recurring_id, "fire_at": fire_at}
-    return insert_firing(running_in(transaction), row)
+    row = new_row(job) | {"recurring_id": recurring_id, "fire_at": fire_at}
+    columns = {name: [value] for name, value in row.items()}
+    return bool(transaction.execute(QUERIES.jobs.insert, columns).fetchall())
 
 
 def _template(row: DictRow) -> RecurringJob:

@@ -19,71 +19,10 @@ JOB_COLUMNS = (
     "j.last_error_traceback, j.reason, j.cancel_reason, j.payload, j.metadata, j.result"
 )
 
-# Enqueueing
-
-INSERT_JOBS = (
-    """
-WITH added AS (
-    INSERT INTO {s}.jobs (id, method, queue, priority, state, payload, metadata, max_retries, max_crashes,
-                          timeout_us, unique_key, created_at, enqueued_at, run_at, reason,
-                          recurring_id, fire_at)
-    SELECT n.id, n.method, n.queue, n.priority,
-           CASE WHEN n.run_at > now() THEN 'scheduled' ELSE 'enqueued' END,
-           n.payload, n.metadata, n.max_retries, n.max_crashes, n.timeout_us, n.unique_key,
-           n.created_at, now(),
-           CASE WHEN n.run_at > now() THEN n.run_at END,
-           CASE WHEN n.run_at > now() THEN n.reason END,
-           n.recurring_id, n.fire_at
-    FROM unnest(%(id)s::text[], %(method)s::text[], %(queue)s::text[], %(priority)s::integer[],
-                %(payload)s::text[], %(metadata)s::text[], %(max_retries)s::integer[],
-                %(max_crashes)s::integer[], %(timeout_us)s::bigint[], %(unique_key)s::text[],
-                %(created_at)s::timestamptz[], %(run_at)s::timestamptz[], %(reason)s::text[],
-                %(recurring_id)s::text[], %(fire_at)s::timestamptz[]) WITH ORDINALITY
-      AS n (id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us, unique_key,
-            created_at, run_at, reason, recurring_id, fire_at, place)
-    -- Keys in one order everywhere, so that two batches cannot deadlock; of one key the first job is stored.
-    ORDER BY n.unique_key, n.place
-    -- A key or firing that is taken, or this very job, stored before a reply was lost.
-    ON CONFLICT DO NOTHING
-    RETURNING id
-)
-SELECT coalesce(array_agg(id), '{{}}') AS ids, """
-    + TELL_IF_ANY
-    + """
-FROM added
-"""
-)
-"""New jobs as arrays of columns; the ids of those that were stored."""
-
-HOLDERS = """
-SELECT id, unique_key,
-       unique_key IS NOT NULL
-         AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry') AS is_live
-FROM {s}.jobs
-WHERE id = ANY(%(ids)s::text[])
-   OR (unique_key = ANY(%(keys)s::text[])
-       AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry'))
-"""
-"""The jobs on whose account new ones were not stored."""
-
 # Single jobs
-
-GET_JOB = "SELECT " + JOB_COLUMNS + " FROM {s}.jobs AS j WHERE j.id = %(id)s"
-"""One job."""
 
 LOCK_STATE = "SELECT state FROM {s}.jobs WHERE id = %(id)s FOR UPDATE"
 """A job's state, which nobody changes until the transaction ends."""
-
-DELETE_JOB = (
-    """
-UPDATE {s}.jobs AS j
-SET state = 'deleted', reason = %(reason)s, finished_at = now(), expires_at = now() + %(ttl)s::interval,
-    run_at = NULL
-WHERE j.id = %(id)s AND j.state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
-RETURNING """
-    + JOB_COLUMNS
-)
-"""Make Deleted a job that is not running."""
 
 CANCEL_WAITING = """
 UPDATE {s}.jobs
@@ -92,22 +31,6 @@ SET state = 'deleted', reason = %(reason)s, finished_at = now(), expires_at = no
 WHERE id = %(id)s AND state IN ('enqueued', 'scheduled', 'awaiting_retry')
 """
 """Make Deleted a job that waits to run."""
-
-RETRY_JOB = (
-    """
-WITH retried AS (
-    UPDATE {s}.jobs AS j
-    SET state = 'enqueued', enqueued_at = now(), failures = 0, crashes = 0, expires_at = NULL,
-        finished_at = NULL, run_at = NULL, reason = NULL, cancel_reason = NULL
-    WHERE j.id = %(id)s AND j.state = 'failed'
-    RETURNING """
-    + JOB_COLUMNS
-    + """
-)
-SELECT *, pg_notify(%(channel)s, '') AS told FROM retried
-"""
-)
-"""Make a Failed job Enqueued by hand, with fresh budgets."""
 
 REQUEST_CANCEL = """
 WITH asked AS (

@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 from qml_mp.core.job import Claim
+from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.postgres.claims import ClaimsPart, release_all
 from qml_mp.storage.postgres.connection import Transaction
 from qml_mp.storage.postgres.database import PostgresDatabase
-from qml_mp.storage.postgres.jobs import JobsPart
 from qml_mp.storage.postgres.recurring import RecurringPart
 from qml_mp.storage.postgres.schema import check_found
 from qml_mp.storage.postgres.sweeping import SweepingPart
@@ -22,7 +22,7 @@ from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
 class PostgresStorage(
-    JobsPart, ClaimsPart, SweepingPart, RecurringPart, ServerRegistry, NamedLocks, Monitoring
+    JobStore, ClaimsPart, SweepingPart, RecurringPart, ServerRegistry, NamedLocks, Monitoring
 ):
     """`Storage` of the protocol in one schema of a PostgreSQL database, all instants by its clock.
 

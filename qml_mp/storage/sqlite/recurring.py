@@ -14,10 +14,10 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.protocol import Fired
 from qml_mp.storage.rows import job_from_template, late_firings, template_of
-from qml_mp.storage.sqlite import sql, sql_around
+from qml_mp.storage.sqlite import sql_around
 from qml_mp.storage.sqlite.instants import from_us, to_us
-from qml_mp.storage.sqlite.jobs import insert_job, sqlite_row
 from qml_mp.storage.sqlite.part import Part
+from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.storable import new_row, storable_reason
 
 
@@ -108,7 +108,8 @@ class RecurringPart(Part):
                 return None
             now = self.now()
             job = job_from_template(row, now=now)
-            return insert_job(connection.cursor(), _row(job, now, recurring_id=recurring_id, fire_at=None))
+            connection.execute(QUERIES.jobs.insert, _row(job, now, recurring_id=recurring_id, fire_at=None))
+            return job.id
 
     def _fire(self, connection: sqlite3.Connection, row: sqlite3.Row, now: datetime) -> list[Job]:
         """Enqueue the one job of a due template and move it past the present: firings that were
@@ -118,8 +119,8 @@ class RecurringPart(Part):
         job = job_from_template(row, now=now)
         inserted = any(
             connection.execute(
-                sql.INSERT_JOB, _row(job, now, recurring_id=row["id"], fire_at=to_us(label))
-            ).rowcount
+                QUERIES.jobs.insert, _row(job, now, recurring_id=row["id"], fire_at=to_us(label))
+            ).fetchall()
             for label in template.labels_of_firing()
         )
         advance = {"id": row["id"], "next_run_at": to_us(next_run_at), "now": to_us(now)}
@@ -138,4 +139,5 @@ class RecurringPart(Part):
 
 
 def _row(job: Job, now: datetime, *, recurring_id: str, fire_at: int | None) -> dict[str, Any]:
-    return sqlite_row(new_row(job, now=now)) | {"recurring_id": recurring_id, "fire_at": fire_at}
+    row = new_row(job) | {"recurring_id": recurring_id, "fire_at": fire_at, "now": now}
+    return {name: to_us(value) if isinstance(value, datetime) else value for name, value in row.items()}

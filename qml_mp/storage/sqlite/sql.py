@@ -31,47 +31,6 @@ VERSION: Final = "SELECT max(version) FROM main.qml_schema_version"
 # Note that a migration was applied.
 ADD_VERSION: Final = "INSERT INTO qml_schema_version (version, applied_at) VALUES (:version, :now)"
 
-# Jobs
-
-# A new job. A job that is there already (same id: a repeat after a lost reply; same firing; same
-# unique_key) is no error and changes nothing.
-INSERT_JOB: Final = """
-    INSERT INTO main.qml_jobs (
-        id, method, queue, priority, state, payload, metadata, max_retries, max_crashes, timeout_us,
-        unique_key, created_at, enqueued_at, run_at, reason, recurring_id, fire_at)
-    VALUES (
-        :id, :method, :queue, :priority, :state, :payload, :metadata, :max_retries, :max_crashes,
-        :timeout_us, :unique_key, :created_at, :enqueued_at, :run_at, :reason, :recurring_id, :fire_at)
-    ON CONFLICT DO NOTHING
-"""
-
-# The job that holds a unique key now. The condition is that of the unique index, word for word.
-LIVE_WITH_KEY: Final = """
-    SELECT id FROM main.qml_jobs
-    WHERE unique_key = :unique_key AND unique_key IS NOT NULL
-      AND state NOT IN ('succeeded', 'failed', 'deleted')
-"""
-
-# One job by its id.
-GET_JOB: Final = f"SELECT {_JOB} FROM qml_jobs WHERE id = :id"
-
-# Make a job that is not running Deleted; the guard is the row of Deleted in the transition table.
-DELETE_JOB: Final = f"""
-    UPDATE qml_jobs
-    SET state = 'deleted', finished_at = :now, expires_at = :expires_at, reason = :reason, run_at = NULL
-    WHERE id = :id AND state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
-    RETURNING {_JOB}
-"""
-
-# Make a Failed job Enqueued by hand. The newest error stays readable.
-RETRY_JOB: Final = f"""
-    UPDATE qml_jobs
-    SET state = 'enqueued', enqueued_at = :now, failures = 0, crashes = 0, finished_at = NULL,
-        expires_at = NULL, run_at = NULL, reason = NULL, cancel_reason = NULL
-    WHERE id = :id AND state = 'failed'
-    RETURNING {_JOB}
-"""
-
 # Claims
 
 # A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So first
