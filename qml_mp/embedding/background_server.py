@@ -28,6 +28,7 @@ from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
 
@@ -154,8 +155,7 @@ class BackgroundJobServer:
             self._storage,
             preloaded(self._source, self._config),
             facts=facts,
-            host_fds=host_fds,
-            on_ready=on_ready,
+            host=Host(fds=host_fds, on_ready=on_ready),
         ).run()
 
     def _facts(self) -> AppFacts:

@@ -15,8 +15,10 @@ from qml_mp.embedding.preload import preloaded
 from qml_mp.embedding.remote import report, watch_host
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
+from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
-from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
+from qml_mp.supervisor.server import Supervisor
+from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 
 def main(status_fd: int) -> int:
@@ -38,9 +40,7 @@ def main(status_fd: int) -> int:
             storage,
             preloaded(source, config),
             facts=probe_app(source, timeout=config.boot_timeout),
-            host_fds=[host_fd, *watch_host(order["host_pid"])],
-            on_ready=on_ready,
-            ends_process=True,
+            host=Host(fds=[host_fd, *watch_host(order["host_pid"])], on_ready=on_ready, ends_process=True),
         ).run()
 
     return report(status_fd, run)

@@ -15,9 +15,11 @@ from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_config, load_url
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.registration import what_is_served
-from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
+from qml_mp.supervisor.server import Supervisor
+from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def run_server(
         facts=facts,
         queues_of=lambda new: _settings(config_flags, new).queues,
         burst=burst,
-        ends_process=True,
+        host=Host(ends_process=True),
     ).run()
 
 

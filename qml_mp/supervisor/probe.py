@@ -13,8 +13,8 @@ from qml_mp.child.source import ProgramSource
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import AppImportError
 from qml_mp.ipc.pipe import open_pipe
-from qml_mp.supervisor.recovery.settle import how_it_died
 from qml_mp.supervisor.wait import wait_for
+from qml_mp.supervisor.workers.death import how_it_died
 from qml_mp.supervisor.workers.fork import fork_child, reap
 from qml_mp.units import format_duration
 

@@ -1,4 +1,4 @@
-"""Supervisor: waits for a reply of storage, and sees to workers, signals and limits meanwhile.
+"""Supervisor: waits for a reply of storage, and looks after workers, signals and limits meanwhile.
 
 The supervisor has one thread, and a database may be slow or silent. So its storage waits with this: on
 the connection, and on everything that must not wait for it.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Iterable
+from datetime import timedelta
+from types import TracebackType
+from typing import Protocol, Self
 
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.wait import poll_until
+from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.wait import poll_until, wait_for
 
+STORAGE_PATIENCE = timedelta(seconds=0.2)
+"""Longest that a supervisor lets one operation wait for a lock of somebody else."""
 _FORK_AFTER_S = 0.2
 """A reply that takes no longer comes before a fork: it may give a dead worker's job to others, who need
 the processor more than a new worker."""
@@ -25,35 +29,45 @@ class Urgent(Protocol):
     """What must not wait for storage. None of it may use the storage."""
 
     def fds(self) -> Iterable[int]:
-        """Readable when there is something to see to."""
+        """Readable when there is something to do."""
 
     def next_at(self) -> float:
-        """When there is something to see to although nothing is readable."""
+        """When there is something to do although nothing is readable."""
 
-    def see_to(self, ready: frozenset[int], *, may_fork: bool) -> None:
+    def handle_urgent(self, *, may_fork: bool) -> None:
         """Do it. Workers are forked only with `may_fork`."""
 
     def give_up_at(self) -> float:
         """From when on storage is not worth waiting for."""
 
 
-class UrgentFirst:
-    """`StorageWait` of the protocol."""
+class UrgentFirst(Part):
+    """`StorageWait` of the protocol. And the part that closes storage before a fork."""
 
-    def __init__(self, urgent: Urgent) -> None:
+    def __init__(self, urgent: Urgent, storage: Storage) -> None:
         self._urgent = urgent
-        self.is_waiting = False
-        """Whether an operation of the storage waits at this moment."""
-        self._seen_to_at = 0.0
+        self._storage = storage
+        self._is_waiting = False
+        self._turned_at = 0.0
 
-    @contextmanager
-    def for_storage(self, storage: Storage) -> Iterator[None]:
-        """Let the storage wait with this in the block."""
-        storage.wait_with(self)
-        try:
-            yield
-        finally:
-            storage.wait_with(None)
+    def __enter__(self) -> Self:
+        """Until the end of the block, storage waits with this."""
+        self._storage.wait_with(self)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._storage.wait_with(None)
+
+    def before_fork(self) -> None:
+        """No storage handle crosses a fork. While a reply is being waited for, the connection stays as it
+        is, and the child lets go of it without a word."""
+        if not self._is_waiting:
+            self._storage.close()
+
+    def between(self, *, until: float = 0.0, may_fork: bool = False) -> None:
+        """Look after what is urgent between two operations of storage."""
+        wait_for(self._urgent.fds(), until=until)
+        self._urgent.handle_urgent(may_fork=may_fork)
 
     @property
     def give_up_at(self) -> float:
@@ -78,15 +92,15 @@ class UrgentFirst:
     def _once(self, own: dict[int, int], *, fork_at: float, until: float) -> int:
         """Wait for one of everything; what came of `own`."""
         now = time.monotonic()
-        next_at = max(self._urgent.next_at(), self._seen_to_at + _SHORTEST_WAIT_S)
+        next_at = max(self._urgent.next_at(), self._turned_at + _SHORTEST_WAIT_S)
         earliest = min(until, self.give_up_at, next_at, fork_at if fork_at > now else next_at)
         ready = poll_until({**dict.fromkeys(self._urgent.fds(), select.POLLIN), **own}, until=earliest)
         came = sum(ready.pop(fd, 0) for fd in own)
         now = time.monotonic()
         if ready or now >= next_at or now >= fork_at:
-            self.is_waiting, self._seen_to_at = True, now
+            self._is_waiting, self._turned_at = True, now
             try:
-                self._urgent.see_to(frozenset(ready), may_fork=now >= fork_at)
+                self._urgent.handle_urgent(may_fork=now >= fork_at)
             finally:
-                self.is_waiting = False
+                self._is_waiting = False
         return came

@@ -22,7 +22,8 @@ from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.server import STORAGE_PATIENCE, Supervisor
+from qml_mp.supervisor.server import Supervisor
+from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 from tests import failpoints
 from tests.audit import Audit
 from tests.faults import faults_of_runs, faults_of_transitions

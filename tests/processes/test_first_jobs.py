@@ -15,8 +15,10 @@ from qml_mp.core.state import StateName
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.workers.pool import Fleet, WorkerSpec
+from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.workers.spawning import WorkerSpec
 from tests.processes.harness import APP, Server, enqueue, wait_for_state, wait_until
 from tests.soak.first_jobs import run_first_jobs
 from tests.soak.report import table
@@ -48,42 +50,48 @@ def test_killers_at_the_head_of_the_queue_stop_no_server_and_keep_no_job_from_ru
     assert row.done == 3
 
 
+class ClosesStorage(Part):
+    """All that has to get ready for a fork in these tests."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def before_fork(self) -> None:
+        self._storage.close()
+
+
 @pytest.fixture
-def fleet(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    """A fleet of one, which nobody looks at but the test."""
+def pool(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
+    """A pool of one worker, which nobody looks at but the test."""
     monkeypatch.setenv("QML_TEST_JOURNAL", str(tmp_path / "journal"))
     config = ServerConfig(worker_count=1)
-    presence = ServerRegistration(config, storage)
-    presence.register()
+    registration = ServerRegistration(config)
+    registration.register(storage)
     spec = WorkerSpec(
-        config=config,
-        url=storage.url,
-        source=NamedProgram(spec=APP),
-        before_fork=storage.close,
-        own_fds=tuple,
+        server_id=registration.id, config=config, url=storage.url, source=NamedProgram(spec=APP)
     )
-    fleet = Fleet(spec, server_id=presence.id, clock=SystemClock())
-    yield fleet
-    fleet.kill_all(CancelReason.SHUTDOWN)
-    wait_until(lambda: fleet.reap() is not None and len(fleet) == 0, what="the end of the fleet")
+    pool = WorkerPool(spec, everyone=ClosesStorage(storage), clock=SystemClock())
+    yield pool
+    pool.kill_all(CancelReason.SHUTDOWN)
+    wait_until(lambda: pool.reap() is not None and len(pool) == 0, what="the end of the pool")
 
 
 @pytest.mark.fault(94)
 @pytest.mark.parametrize("ending", list(ENDINGS))
 def test_a_worker_that_died_in_its_first_job_before_anybody_looked_was_ready(
-    fleet: Fleet, storage: Storage, ending: str
+    pool: WorkerPool, storage: Storage, ending: str
 ) -> None:
     enqueue(storage, "die", **ENDINGS[ending])
-    fleet.top_up()
+    pool.spawn_workers()
 
-    assert select.select(fleet.pidfds, [], [], 60)[0]
-    (death,) = fleet.reap()
+    assert select.select(pool.fds(), [], [], 60)[0]
+    (death,) = pool.reap()
 
-    assert fleet.was_ever_ready
-    assert fleet.boot_error is None
+    assert pool.boots.was_ever_ready
+    assert pool.boots.error is None
     assert death.was_busy
     assert not death.was_orderly
-    assert fleet.backoff.failures == 0  # its replacement need not wait
+    assert pool.boots.backoff.failures == 0  # its replacement need not wait
 
 
 @pytest.mark.fault(10)

@@ -12,7 +12,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.workers.pool import _open_channels
+from qml_mp.supervisor.workers.spawning import open_channels
 from tests.processes.apps_faults import open_files
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 from tests.processes.test_descriptors import settled_count
@@ -111,9 +111,9 @@ def test_a_stack_file_that_cannot_be_opened_leaves_no_pipe_behind(count: int, tm
     before = open_files()
 
     with free_descriptors(count), pytest.raises(OSError, match="Too many open files"):
-        _open_channels()
+        open_channels()
 
     assert open_files() == before
-    (reading, writing), stack_fd = _open_channels()
-    for fd in (reading, writing, stack_fd):
+    reading, channels = open_channels()
+    for fd in (reading, channels.pipe_fd, channels.stack_fd):
         os.close(fd)

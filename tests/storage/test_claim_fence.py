@@ -15,7 +15,8 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.recovery.settle import Death, settle
+from qml_mp.supervisor.recovery.settle import settle
+from qml_mp.supervisor.workers.death import Death
 from tests.storage.claimer import CLAIMER, FETCH, LOCK, Claimer, pause_claims, register
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, present

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from qml_mp.supervisor.loops.clock_steps import ClockSteps
+from qml_mp.supervisor.loops.clock import ClockSteps
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -29,14 +29,14 @@ def test_a_clock_was_set_back(looks: list[tuple[float, float]], expected: list[b
     for wall_s, monotonic in looks:
         steps.look(wall=START + timedelta(seconds=wall_s), monotonic=monotonic)
         found.append(steps.went_back)
-        steps.went_back = False
+        steps.forget()
 
     assert found == expected
 
 
-def test_a_step_is_remembered_until_it_has_been_heeded() -> None:
+def test_a_step_is_remembered_until_it_is_forgotten() -> None:
     steps = ClockSteps()
-    steps.went_back = False
+    steps.forget()
     for wall_s, monotonic in ((0, 0), (-3600, 1), (-3599, 2), (-3598, 3)):
         steps.look(wall=START + timedelta(seconds=wall_s), monotonic=monotonic)
 

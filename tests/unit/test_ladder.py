@@ -39,6 +39,6 @@ def test_a_job_that_uses_less_than_three_quarters_of_the_promised_time_is_only_a
 ) -> None:
     plan = graces(shutdown_timeout=promised, term_grace=term_grace).shutdown(stopped=0.0)
 
-    assert plan.ask_at <= plan.interrupt_at <= plan.witness_at <= plan.kill_at
+    assert plan.ask_at <= plan.interrupt_at <= plan.dump_stack_at <= plan.kill_at
     if promised:
         assert plan.rung(share * promised.total_seconds()) is Rung.ASK

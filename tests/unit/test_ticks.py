@@ -12,9 +12,11 @@ import pytest
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import Tick, TickTable
+from qml_mp.supervisor.loops.loop import Loop, LoopTable
+from qml_mp.supervisor.retrying import Retrying
 
 SECOND = timedelta(seconds=1)
+MakeTable = Callable[..., LoopTable]
 
 
 class HandClock:
@@ -42,91 +44,108 @@ def storage() -> Iterator[Storage]:
     storage.close()
 
 
-def table(storage: Storage, clock: HandClock, **bodies: Callable[[], None]) -> TickTable:
-    """Loops that are due every second, in this order."""
+class Counting(Loop):
+    """Is due every second, counts its ticks, and raises as long as it has an error to raise."""
 
-    def tick(name: str, body: Callable[[], None]) -> Tick:
-        return Tick(name=name, interval=SECOND, body=lambda _: body())
+    def __init__(
+        self, error: Exception | None = None, *, name: str = "one", hasten_after: timedelta | None = None
+    ) -> None:
+        super().__init__(name, interval=SECOND, hasten_after=hasten_after)
+        self.error = error
+        self.ticks = 0
 
-    ticks = [tick(name, body) for name, body in bodies.items()]
-    return TickTable(ticks, storage=storage, clock=clock, rng=random.Random(1))
+    def tick(self, storage: Storage) -> None:
+        self.ticks += 1
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def reaching() -> Retrying:
+    return Retrying(fails="Storage cannot be reached", works="Storage answers again", rng=random.Random(1))
+
+
+@pytest.fixture
+def table(storage: Storage, clock: HandClock, reaching: Retrying) -> MakeTable:
+    """A table of loops, in this order."""
+
+    def make(*loops: Loop) -> LoopTable:
+        return LoopTable(
+            loops,
+            storage=storage,
+            reaching=reaching,
+            may_run=lambda: True,
+            between=lambda _: None,
+            clock=clock,
+            rng=random.Random(1),
+        )
+
+    return make
 
 
 def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.levelname for record in caplog.records]
 
 
-class Loop:
-    """A loop's body: counts its turns, and raises as long as it has an error to raise."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-        self.turns = 0
-
-    def __call__(self) -> None:
-        self.turns += 1
-        if self.error is not None:
-            raise self.error
-
-
-def test_a_loop_that_fails_takes_no_turn_from_those_behind_it(storage: Storage, clock: HandClock) -> None:
-    failing, healthy = Loop(StorageUnavailable("locked")), Loop()
-    loops = table(storage, clock, failing=failing, healthy=healthy)
+def test_a_loop_that_fails_takes_no_turn_from_those_behind_it(
+    table: MakeTable, clock: HandClock, reaching: Retrying
+) -> None:
+    failing, healthy = Counting(StorageUnavailable("locked")), Counting()
+    loops = table(failing, healthy)
 
     for _ in range(60):
-        loops.run_due()
+        loops.turn()
         clock.seconds += 1
 
-    assert healthy.turns == 60
-    assert 10 <= failing.turns <= 30  # its own pauses have grown to some seconds
-    assert not loops.storage_is_down
+    assert healthy.ticks == 60
+    assert 10 <= failing.ticks <= 30  # its own pauses have grown to some seconds
+    assert not reaching.is_failing
 
 
-def test_a_loop_that_is_hastened_by_news_keeps_its_pause_when_it_fails(
-    storage: Storage, clock: HandClock
+def test_a_loop_that_is_hastened_by_commits_keeps_its_pause_when_it_fails(
+    table: MakeTable, clock: HandClock
 ) -> None:
-    loop = Loop(StorageUnavailable("locked"))
-    tick = Tick(name="one", interval=SECOND, body=lambda _: loop(), hasten_after=timedelta(0))
-    loops = TickTable([tick], storage=storage, clock=clock, rng=random.Random(1))
+    loop = Counting(StorageUnavailable("locked"), hasten_after=timedelta(0))
+    loops = table(loop)
 
     for _ in range(1000):
         loops.hasten()
-        loops.run_due()
+        loops.turn()
         clock.seconds += 0.01
 
-    assert 5 <= loop.turns <= 8  # 0.1, 0.2, 0.4, 0.8, 1.6, 3.2 s and as much again by chance
+    assert 5 <= loop.ticks <= 8  # 0.1, 0.2, 0.4, 0.8, 1.6, 3.2 s and as much again by chance
 
 
 def test_a_storage_that_cannot_be_reached_is_asked_again_before_any_loop_runs(
-    storage: Storage, clock: HandClock
+    table: MakeTable, clock: HandClock, reaching: Retrying
 ) -> None:
-    first, second, without_storage = Loop(), Loop(StorageUnreachable("no reply")), Loop()
-    loops = table(storage, clock, first=first, second=second, without_storage=without_storage)
+    first, second, without_storage = Counting(), Counting(StorageUnreachable("no reply")), Counting()
+    loops = table(first, second, without_storage)
 
-    loops.run_due()
-    assert (first.turns, second.turns, without_storage.turns) == (1, 1, 0)
-    assert loops.storage_is_down
-    loops.run_due()
-    assert (first.turns, second.turns, without_storage.turns) == (1, 1, 0)
+    loops.turn()
+    assert (first.ticks, second.ticks, without_storage.ticks) == (1, 1, 0)
+    assert reaching.is_failing
+    loops.turn()
+    assert (first.ticks, second.ticks, without_storage.ticks) == (1, 1, 0)
 
     second.error = None
     clock.seconds += 1
-    loops.run_due()
-    assert (first.turns, second.turns, without_storage.turns) == (2, 2, 1)
-    assert not loops.storage_is_down
+    loops.turn()
+    assert (first.ticks, second.ticks, without_storage.ticks) == (2, 2, 1)
+    assert not reaching.is_failing
 
 
 def test_the_log_has_one_line_for_each_change_of_state(
-    storage: Storage, clock: HandClock, caplog: pytest.LogCaptureFixture
+    table: MakeTable, clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="qml_mp")
-    loop = Loop(StorageUnavailable("locked"))
-    loops = table(storage, clock, cleanup=loop)
+    loop = Counting(StorageUnavailable("locked"), name="cleanup")
+    loops = table(loop)
 
     for error in (*[loop.error] * 20, *[StorageUnavailable("the disk is full")] * 20, None, None):
         loop.error = error
         clock.seconds += 10
-        loops.run_due()
+        loops.turn()
 
     assert levels(caplog) == ["WARNING", "WARNING", "INFO"]
     assert [record.getMessage().partition(" and is tried")[0] for record in caplog.records] == [
@@ -137,18 +156,27 @@ def test_the_log_has_one_line_for_each_change_of_state(
 
 
 def test_the_log_has_one_line_for_a_storage_that_cannot_be_reached_and_one_for_its_return(
-    storage: Storage, clock: HandClock, caplog: pytest.LogCaptureFixture
+    table: MakeTable,
+    storage: Storage,
+    clock: HandClock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, logger="qml_mp")
-    asking, not_asking = Loop(StorageUnreachable("no reply")), Loop()
-    loops = table(storage, clock, not_asking=not_asking, asking=asking)
+    asking, not_asking = Counting(StorageUnreachable("no reply")), Counting()
+    loops = table(not_asking, asking)
 
-    for _ in range(3):
-        clock.seconds += 10
-        loops.run("asking")
+    def refuse() -> None:
+        raise StorageUnreachable("no reply")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "list_servers", refuse)
+        for _ in range(3):
+            clock.seconds += 10
+            loops.turn()
     asking.error = None
     clock.seconds += 10
-    loops.run_due()
+    loops.turn()
 
     assert [record.getMessage().partition(" and is tried")[0] for record in caplog.records] == [
         "Storage cannot be reached",
@@ -157,12 +185,11 @@ def test_the_log_has_one_line_for_a_storage_that_cannot_be_reached_and_one_for_i
 
 
 def test_a_defect_in_a_loop_is_told_with_its_traceback_and_ends_no_other(
-    storage: Storage, clock: HandClock, caplog: pytest.LogCaptureFixture
+    table: MakeTable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken, healthy = Loop(ZeroDivisionError("a defect")), Loop()
-    loops = table(storage, clock, broken=broken, healthy=healthy)
+    broken, healthy = Counting(ZeroDivisionError("a defect")), Counting()
 
-    loops.run_due()
+    table(broken, healthy).turn()
 
-    assert healthy.turns == 1
+    assert healthy.ticks == 1
     assert caplog.records[0].exc_info is not None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.registration import SelfDescription, ServerRegistration
+from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
@@ -17,25 +20,37 @@ logger = logging.getLogger(__name__)
 _INTERVAL = timedelta(milliseconds=200)
 
 
-def burst_tick(
-    presence: ServerRegistration, *, everybody_is_idle: Callable[[], bool], leave: Callable[[str], None]
-) -> Tick:
-    """Calls `leave` with the reason when all workers are idle and no job of the served queues and known
-    methods is runnable or due. While claims are paused such jobs keep it."""
+class BurstLoop(Loop):
+    """Stops the server when all workers are idle and no job of the served queues and known methods is
+    runnable or due. While claims are paused such jobs keep it."""
 
-    def look(storage: Storage) -> None:
-        if not everybody_is_idle():
+    def __init__(
+        self, *, registration: ServerRegistration, pool: WorkerPool, settling: SettleLoop, stop: Stop
+    ) -> None:
+        super().__init__("burst", interval=_INTERVAL)
+        self._registration = registration
+        self._pool = pool
+        self._settling = settling
+        self._stop = stop
+
+    def tick(self, storage: Storage) -> None:
+        if not self._everybody_is_idle():
             return
-        says = presence.now
-        due = storage.due_work(says.queues, methods=says.methods, server_id=presence.id)
+        says = self._registration.says
+        due = storage.due_work(says.queues, methods=says.methods, server_id=self._registration.id)
         if due.runnable + due.waiting:
             return
         left = list(_what_is_left(storage, says))
         for line in left:
             logger.warning("Left: %s", line)
-        leave("nothing is left that this server can run" if left else "nothing is left to do")
+        why = "nothing is left that this server can run" if left else "nothing is left to do"
+        self._stop.begin(now=False, why=why)
 
-    return Tick(name="burst", interval=_INTERVAL, body=look)
+    def _everybody_is_idle(self) -> bool:
+        """Whether all workers that there is room for are there and without a job, and every dead one's claims
+        are finished."""
+        all_idle = self._pool.is_whole and all(worker.is_idle for worker in self._pool)
+        return all_idle and not self._settling.unsettled_ids
 
 
 def _what_is_left(storage: Storage, says: SelfDescription) -> Iterator[str]:

@@ -7,21 +7,22 @@ from datetime import timedelta
 
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.loop import Loop
 
 logger = logging.getLogger(__name__)
 
-_MOST_PER_TURN = 1000  # a short transaction: others wait for it on SQLite
+_MOST_PER_TICK = 1000  # a short transaction: others wait for it on SQLite
 
 
-def cleanup_tick(config: ServerConfig) -> Tick:
-    """Deletes a bounded number of rows per turn, and comes back at once while there are more."""
+class CleanupLoop(Loop):
+    """Deletes a bounded number of rows per tick, and comes back at once while there are more."""
 
-    def clean(storage: Storage) -> timedelta | None:
-        deleted = storage.delete_expired_jobs(limit=_MOST_PER_TURN)
+    def __init__(self, config: ServerConfig) -> None:
+        super().__init__("cleanup", interval=config.cleanup_interval)
+
+    def tick(self, storage: Storage) -> timedelta | None:
+        deleted = storage.delete_expired_jobs(limit=_MOST_PER_TICK)
         locks = storage.delete_expired_locks()
         if deleted or locks:
             logger.debug("%s expired jobs and %s expired locks are deleted", deleted, locks)
-        return timedelta(0) if deleted == _MOST_PER_TURN else None
-
-    return Tick(name="cleanup", interval=config.cleanup_interval, body=clean)
+        return timedelta(0) if deleted == _MOST_PER_TICK else None

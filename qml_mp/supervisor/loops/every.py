@@ -1,72 +1,65 @@
-"""Supervisor: all that runs as ticks: the four loops of the reference and the chores beside them."""
+"""Supervisor: all loops of a server: the four of the reference, and those beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from qml_mp.clock import Clock
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.loops.burst import burst_tick
-from qml_mp.supervisor.loops.cleanup import cleanup_tick
-from qml_mp.supervisor.loops.clock_steps import clock_tick
-from qml_mp.supervisor.loops.heartbeat import heartbeat_tick, neighbour_tick
-from qml_mp.supervisor.loops.loop import Tick
-from qml_mp.supervisor.loops.recurring import recurring_tick
-from qml_mp.supervisor.loops.scheduler import scheduler_tick
-from qml_mp.supervisor.loops.settlement import Chores
-from qml_mp.supervisor.loops.templates import Templates
-from qml_mp.supervisor.loops.unknown_methods import unknown_tick
-from qml_mp.supervisor.loops.unshown_claims import unshown_tick
+from qml_mp.supervisor.loops.burst import BurstLoop
+from qml_mp.supervisor.loops.cancels import CancelLoop
+from qml_mp.supervisor.loops.cleanup import CleanupLoop
+from qml_mp.supervisor.loops.clock import ClockLoop
+from qml_mp.supervisor.loops.heartbeat import HeartbeatLoop
+from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.loops.neighbours import NeighbourLoop
+from qml_mp.supervisor.loops.recurring import RecurringLoop
+from qml_mp.supervisor.loops.scheduler import SchedulerLoop
+from qml_mp.supervisor.loops.self_description import SelfDescriptionLoop
+from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.loops.templates import TemplatesLoop
+from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
+from qml_mp.supervisor.loops.unshown_claims import UnshownClaimsLoop
+from qml_mp.supervisor.recovery.judging import Judging
 from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.workers.pool import Fleet
+from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.workers.ladder import Graces
+from qml_mp.supervisor.workers.pool import WorkerPool
 
 
-def all_ticks(
+def all_loops(
     config: ServerConfig,
     *,
-    presence: ServerRegistration,
-    fleet: Fleet,
-    chores: Chores,
-    templates: Templates,
+    on_one_machine: bool,
+    settling: SettleLoop,
+    templates: TemplatesLoop,
+    registration: ServerRegistration,
+    pool: WorkerPool,
+    graces: Graces,
     clock: Clock,
-    wake: Callable[[], None],
-    hasten: Callable[[], None],
-    declared_dead: Callable[[], None],
-    leave: Callable[[str], None] | None,
-) -> list[Tick]:
-    """In the order in which they run when several are due. `leave` is given with `--burst`."""
-
-    def own_id() -> str:
-        return presence.id
-
-    ticks = [
-        chores.settle_tick(wake=wake),
-        chores.cancel_tick(own_id=own_id),
-        presence.tick(),
-        templates.tick(),
+    stop_when_idle: Stop | None,
+) -> list[Loop]:
+    """In the order in which they run when several are due. `stop_when_idle` is given with `--burst`."""
+    judging = Judging(config, on_one_machine=on_one_machine) if config.enable_heartbeat else None
+    loops: list[Loop] = [
+        settling,
+        CancelLoop(registration=registration, pool=pool, graces=graces, clock=clock),
+        SelfDescriptionLoop(registration),
+        templates,
     ]
-    judging = presence.judging()
     if judging is not None:
-        ticks.append(
-            heartbeat_tick(
-                config, judging=judging, own_id=own_id, worker_pids=fleet.pids, declared_dead=declared_dead,
-                wake=wake,
-            )
-        )  # fmt: skip
-    ticks.append(clock_tick(on_one_machine=presence.is_on_one_machine, clock=clock, hasten=hasten))
+        loops.append(HeartbeatLoop(config, judging=judging, registration=registration, pool=pool))
+    firing: list[Loop] = []
     if config.enable_scheduler:
-        ticks.append(scheduler_tick(config, wake=wake))
+        firing.append(SchedulerLoop(config, wake=pool.wake_idle))
     if config.enable_recurring:
-        ticks.append(recurring_tick(config, presence=presence, wake=wake))
+        firing.append(RecurringLoop(config, registration=registration, wake=pool.wake_idle))
+    loops += [ClockLoop(on_one_machine=on_one_machine, clock=clock, due_by_it=firing), *firing]
     if config.enable_cleanup:
-        ticks.append(cleanup_tick(config))
-    ticks.append(
-        neighbour_tick(config, judging=judging, own_id=own_id, declared_dead=declared_dead, wake=wake)
-    )
-    ticks.append(unknown_tick(presence))
-    ticks.append(
-        unshown_tick(config, own_id=own_id, fleet=fleet, unsettled=chores.unsettled_ids, wake=wake)
-    )  # fmt: skip
-    if leave is not None:
-        ticks.append(burst_tick(presence, everybody_is_idle=chores.everybody_is_idle, leave=leave))
-    return ticks
+        loops.append(CleanupLoop(config))
+    loops += [
+        NeighbourLoop(config, judging=judging, registration=registration, pool=pool),
+        UnknownMethodsLoop(registration),
+        UnshownClaimsLoop(config, registration=registration, pool=pool, settling=settling),
+    ]
+    if stop_when_idle is not None:
+        loops.append(BurstLoop(registration=registration, pool=pool, settling=settling, stop=stop_when_idle))
+    return loops

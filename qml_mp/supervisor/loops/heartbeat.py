@@ -1,95 +1,72 @@
-"""Supervisor: the heartbeat loop: says that this server lives, and reclaims from those that do not."""
+"""Supervisor: the heartbeat loop: says that this server lives, and reclaims from peers that are silent."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from qml_mp import host
 from qml_mp.core.server_info import ServerInfo
+from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.recovery.judging import Judging
-from qml_mp.supervisor.recovery.sweep import (
-    is_seen_alive,
-    reclaim_from_dead_neighbours,
-    release_stranded_jobs,
-)
+from qml_mp.supervisor.recovery.sweep import is_seen_alive
+from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.retrying import each_by_itself
+from qml_mp.supervisor.workers.pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 
-_NEIGHBOUR_INTERVAL = timedelta(seconds=5)
 
-
-def heartbeat_tick(
-    config: ServerConfig,
-    *,
-    judging: Judging,
-    own_id: Callable[[], str],
-    worker_pids: Callable[[], Mapping[str, int]],
-    declared_dead: Callable[[], None],
-    wake: Callable[[], None],
-) -> Tick:
+class HeartbeatLoop(Loop):
     """Bumps the own row with the workers' memory, then reclaims from peers that have been silent, once
-    this server has itself been heard for as long without a gap.
+    this server has itself been heard for as long without a gap."""
 
-    `declared_dead` is called when the own row is gone: a peer has given our jobs to others.
-    """
+    def __init__(
+        self, config: ServerConfig, *, judging: Judging, registration: ServerRegistration, pool: WorkerPool
+    ) -> None:
+        super().__init__("heartbeat", interval=judging.beat)
+        self._retention = Retention.of(config)
+        self._judging = judging
+        self._registration = registration
+        self._pool = pool
 
-    def beat(storage: Storage) -> timedelta | None:
-        rss = {worker_id: host.rss_bytes(pid) or 0 for worker_id, pid in worker_pids().items()}
-        if not storage.heartbeat_server(own_id(), worker_rss=rss):
-            logger.error("A peer declared this server dead; its jobs are others' now")
-            declared_dead()
+    def tick(self, storage: Storage) -> timedelta | None:
+        rss = {worker.worker_id: host.rss_bytes(worker.child.pid) or 0 for worker in self._pool}
+        if not storage.heartbeat_server(self._registration.id, worker_rss=rss):
+            go_on_as_another(storage, self._registration, self._pool)
             return None
-        judging.renew(storage.now())
+        self._judging.renew(storage.now())
         not_yet: list[timedelta] = []
 
         def judge(peer: ServerInfo) -> None:
             if is_seen_alive(storage, peer):
                 return  # the process table knows better, and the neighbour loop asks it
-            lease = judging.lease_for(peer.process)
-            if not lease.is_old_enough:
+            lease = self._judging.lease_for(peer.process)
+            if lease.is_old_enough:
+                self._reclaim(storage, peer, silent_for=lease.timeout)
+            else:
                 not_yet.append(lease.remaining)
-                return
-            count = storage.reclaim_server(
-                peer.id, silent_for=lease.timeout, judge=own_id(), retention=Retention.of(config)
-            )
-            if count:
-                logger.warning("Server %s is silent; jobs of it that are enqueued again: %s", peer.id, count)
-                wake()
 
-        each_by_itself(storage.silent_servers(own_id=own_id(), timeout=judging.shortest_silence), judge)
+        silent = storage.silent_servers(own_id=self._registration.id, timeout=self._judging.shortest_silence)
+        each_by_itself(silent, judge)
         return min(not_yet, default=None)
 
-    return Tick(name="heartbeat", interval=judging.beat, body=beat)
+    def _reclaim(self, storage: Storage, peer: ServerInfo, *, silent_for: timedelta) -> None:
+        count = storage.reclaim_server(
+            peer.id, silent_for=silent_for, judge=self._registration.id, retention=self._retention
+        )
+        if count:
+            logger.warning("Server %s is silent; jobs of it that are enqueued again: %s", peer.id, count)
+            self._pool.wake_idle()
 
 
-def neighbour_tick(
-    config: ServerConfig,
-    *,
-    judging: Judging | None,
-    own_id: Callable[[], str],
-    declared_dead: Callable[[], None],
-    wake: Callable[[], None],
-) -> Tick:
-    """Looks for supervisors of this very host that died: the process table tells, without any timeout.
-    For jobs whose owners nothing tells of. And for the own row, which a server without heartbeats
-    (`judging` is None) would not miss otherwise."""
-
-    def look(storage: Storage) -> None:
-        if own_id() not in {server.id for server in storage.list_servers()}:
-            logger.error("A peer declared this server dead; its jobs are others' now")
-            declared_dead()
-        recovered = reclaim_from_dead_neighbours(storage, own_id=own_id(), retention=Retention.of(config))
-        if judging is None or judging.may_judge_by_age:
-            recovered += release_stranded_jobs(
-                storage, config, own_id=own_id(), hears_peers=judging is not None
-            )
-        if recovered:
-            wake()
-
-    return Tick(name="neighbour", interval=_NEIGHBOUR_INTERVAL, body=look)
+def go_on_as_another(storage: Storage, registration: ServerRegistration, pool: WorkerPool) -> None:
+    """The own row is gone: a peer has declared this server dead and given its jobs to others. So end them
+    here, and go on under a new id."""
+    logger.error("A peer declared this server dead; its jobs are others' now")
+    pool.kill_all(CancelReason.ORPHANED)
+    pool.rename(registration.renew_id())
+    registration.register(storage)

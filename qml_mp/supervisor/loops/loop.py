@@ -7,92 +7,138 @@ its time. Only a storage that cannot be reached concerns all: then none is tried
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from qml_mp.clock import Clock
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.storage.protocol import Storage
+from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.retrying import Retrying
+from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
-NEVER = timedelta(days=365)
-"""The interval of a loop that runs when it is told to."""
-TickBody = Callable[[Storage], timedelta | None]
-"""One turn of a loop. Returns in how long it wants to run again if that is sooner than its interval."""
+_AT_ONCE = 0.0
+_NEVER = float("inf")
 
 
-class Tick:
-    """One loop. Instants are on the monotonic clock."""
+class Loop(ABC):
+    """One loop; `tick` is one turn of it. Instants are on the monotonic clock."""
 
-    def __init__(
-        self, *, name: str, interval: timedelta, body: TickBody, hasten_after: timedelta | None = None
-    ) -> None:
-        """`hasten_after`: news from storage make it due, but not within so long after its last turn;
-        None: they do not."""
+    def __init__(self, name: str, *, interval: timedelta, hasten_after: timedelta | None = None) -> None:
+        """`hasten_after`: a commit of others makes it due, but not within so long after its last tick;
+        None: it does not."""
         self.name = name
-        self.interval = interval
-        self.body = body
-        self.hasten_after = hasten_after
-        self.due_at = 0.0
-        self.ran_at = float("-inf")
+        self._interval_s = interval.total_seconds()
+        self._hasten_after = hasten_after
+        self._due_at = _AT_ONCE
+        self._ran_at = float("-inf")
 
+    @abstractmethod
+    def tick(self, storage: Storage) -> timedelta | None:
+        """Do what is due. Returns in how long it wants to tick again if that is sooner than its interval."""
 
-class TickTable:
-    """The loops of one supervisor."""
-
-    def __init__(self, ticks: Iterable[Tick], *, storage: Storage, clock: Clock, rng: random.Random) -> None:
-        self._ticks = {tick.name: tick for tick in ticks}
-        self._storage = storage
-        self._clock = clock
-        self._reaching = Retrying(fails="Storage cannot be reached", works="Storage answers again", rng=rng)
-        self._tries = {
-            name: Retrying(fails=f"The {name} loop failed", works=f"The {name} loop works again", rng=rng)
-            for name in self._ticks
-        }
-
-    @property
-    def storage_is_down(self) -> bool:
-        """Whether storage could not be reached when it was tried last."""
-        return self._reaching.is_failing
-
-    def next_at(self) -> float | None:
-        """When the next turn is due; None: there are no loops."""
-        due_at = min((self._due_at(tick) for tick in self._ticks.values()), default=None)
-        return None if due_at is None else max(due_at, self._reaching.not_before)
+    def due_at(self) -> float:
+        """When its next tick is due."""
+        return self._due_at
 
     def hasten(self) -> None:
-        """There is news in storage: loops that look for new rows are due soon."""
-        for tick in self._ticks.values():
-            if tick.hasten_after is not None:
-                tick.due_at = min(tick.due_at, tick.ran_at + tick.hasten_after.total_seconds())
+        """There may be new rows in storage: be due soon, if it looks for such."""
+        if self._hasten_after is not None:
+            self._due_at = min(self._due_at, self._ran_at + self._hasten_after.total_seconds())
 
-    def make_due(self, name: str) -> None:
-        """Run this loop at the next turn."""
-        self._ticks[name].due_at = self._clock.monotonic()
+    def run(self, storage: Storage, clock: Clock) -> None:
+        """One tick, then the interval. After an error, which is raised, it is due again at once."""
+        now = clock.monotonic()
+        self._ran_at, self._due_at = now, now + self._interval_s
+        try:
+            sooner = self.tick(storage)
+        except Exception:
+            self._due_at = now
+            raise
+        if sooner is not None:
+            self._due_at = min(self._due_at, clock.monotonic() + max(0.0, sooner.total_seconds()))
 
-    def run(self, name: str) -> None:
-        """Run this loop now, whatever is due and whether or not storage has failed before."""
-        self._run(self._ticks[name], self._clock.monotonic())
 
-    def run_due(self, *, between: Callable[[], None] = lambda: None) -> None:
-        """Run what is due, and `between` before each. Of a storage that could not be reached it is asked
-        first whether it answers again, because not every loop has something to ask it."""
-        if self.storage_is_down and not self._answers_again():
+class OnDemandLoop(Loop):
+    """A loop that is due when there is something to write, and until storage has it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, interval=timedelta(0))
+
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether there is something to write."""
+
+    def due_at(self) -> float:
+        return _AT_ONCE if self.has_work() else _NEVER
+
+
+class LoopTable(Part):
+    """The loops of one supervisor, in the order in which they run when several are due."""
+
+    def __init__(
+        self,
+        loops: Sequence[Loop],
+        *,
+        storage: Storage,
+        reaching: Retrying,
+        may_run: Callable[[], bool],
+        between: Callable[[bool], None],
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """`reaching` is how storage could be reached so far. No tick runs while `may_run` says no. `between`
+        is called before each tick, with whether those before it have taken long."""
+        self._loops = loops
+        self._storage = storage
+        self._reaching = reaching
+        self._may_run = may_run
+        self._between = between
+        self._clock = clock
+        self._tries = {
+            loop: Retrying(
+                fails=f"The {loop.name} loop failed", works=f"The {loop.name} loop works again", rng=rng
+            )
+            for loop in loops
+        }
+
+    def next_at(self) -> float:
+        if not self._may_run():
+            return _NEVER
+        due_at = min((self._due_at(loop) for loop in self._loops), default=_NEVER)
+        return max(due_at, self._reaching.not_before)
+
+    def turn(self) -> None:
+        """Run what is due. A storage that could not be reached is asked first whether it answers again,
+        because not every loop has something to ask it."""
+        slow_at = self._clock.monotonic() + STORAGE_PATIENCE.total_seconds()
+        if not self._may_run() or (self._reaching.is_failing and not self._answers_again()):
             return
-        for tick in self._ticks.values():
+        for loop in self._loops:
             now = self._clock.monotonic()
-            if now >= self._due_at(tick):
-                between()
-                self._run(tick, now)
-            if self.storage_is_down:
+            if now >= self._due_at(loop):
+                self._between(now >= slow_at)
+                self._run(loop)
+            if self._reaching.is_failing:
                 return
 
-    def _due_at(self, tick: Tick) -> float:
-        return max(tick.due_at, self._tries[tick.name].not_before)
+    def run_if_due(self, loop: Loop) -> None:
+        """Run this one before its turn, unless storage cannot be reached."""
+        due = self._clock.monotonic() >= self._due_at(loop)
+        if due and self._may_run() and not self._reaching.is_failing:
+            self._run(loop)
+
+    def hasten(self) -> None:
+        """Something was committed: loops that look for new rows are due soon."""
+        for loop in self._loops:
+            loop.hasten()
+
+    def _due_at(self, loop: Loop) -> float:
+        return max(loop.due_at(), self._tries[loop].not_before)
 
     def _answers_again(self) -> bool:
-        now = self._clock.monotonic()
-        if now < self._reaching.not_before:
+        if self._clock.monotonic() < self._reaching.not_before:
             return False
         try:
             self._storage.list_servers()
@@ -104,19 +150,12 @@ class TickTable:
         self._reaching.worked()
         return True
 
-    def _run(self, tick: Tick, now: float) -> None:
-        tick.ran_at = now
-        tick.due_at = now + tick.interval.total_seconds()
-        tries = self._tries[tick.name]
+    def _run(self, loop: Loop) -> None:
         try:
-            sooner = tick.body(self._storage)
+            loop.run(self._storage, self._clock)
         except StorageUnreachable as error:
-            tick.due_at = now
             self._reaching.failed(error, now=self._clock.monotonic())
         except Exception as error:
-            tick.due_at = now
-            tries.failed(error, now=self._clock.monotonic())
+            self._tries[loop].failed(error, now=self._clock.monotonic())
         else:
-            tries.worked()
-            if sooner is not None:
-                tick.due_at = min(tick.due_at, self._clock.monotonic() + max(0.0, sooner.total_seconds()))
+            self._tries[loop].worked()

@@ -8,24 +8,25 @@ from datetime import timedelta
 
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.loop import Loop
 
 logger = logging.getLogger(__name__)
 
-_AFTER_NEWS = timedelta(milliseconds=50)
+_AFTER_A_COMMIT = timedelta(milliseconds=50)
 
 
-def scheduler_tick(config: ServerConfig, *, wake: Callable[[], None]) -> Tick:
-    """Promotes batch after batch; asks to run again when the next job is due. `wake` is called
-    when there are jobs for idle workers."""
+class SchedulerLoop(Loop):
+    """Promotes a batch per tick; the next is due when the next job is. `wake` is called when there are
+    jobs for idle workers."""
 
-    def promote(storage: Storage) -> timedelta | None:
-        promoted = storage.promote_due(limit=config.fetch_batch_size)
+    def __init__(self, config: ServerConfig, *, wake: Callable[[], None]) -> None:
+        super().__init__("scheduler", interval=config.scheduler_poll_interval, hasten_after=_AFTER_A_COMMIT)
+        self._batch_size = config.fetch_batch_size
+        self._wake = wake
+
+    def tick(self, storage: Storage) -> timedelta | None:
+        promoted = storage.promote_due(limit=self._batch_size)
         if promoted.count:
             logger.debug("%s due jobs are enqueued", promoted.count)
-            wake()
+            self._wake()
         return promoted.next_due_in
-
-    return Tick(
-        name="scheduler", interval=config.scheduler_poll_interval, body=promote, hasten_after=_AFTER_NEWS
-    )

@@ -1,4 +1,4 @@
-"""Supervisor: the recurring templates that the code declares, stored at a reload."""
+"""Supervisor: stores the recurring templates that new code declares."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ from collections.abc import Sequence
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import NEVER, Tick
+from qml_mp.supervisor.loops.loop import OnDemandLoop
 
 
-class Templates:
-    """Those that storage has not heard of yet."""
+class TemplatesLoop(OnDemandLoop):
+    """Due while some are declared that storage does not have."""
 
     def __init__(self) -> None:
+        super().__init__("templates")
         self._pending: list[RecurringJob] = []
 
     def declare(self, templates: Sequence[RecurringJob]) -> None:
-        """Store these at the next turn; they replace what was to be stored before."""
+        """Store these at the next tick; they replace what was to be stored before."""
         self._pending = list(templates)
 
-    def tick(self) -> Tick:
-        """Stores one after the other; due when some are declared, and until storage has them all."""
+    def has_work(self) -> bool:
+        return bool(self._pending)
 
-        def store(storage: Storage) -> None:
-            while self._pending:
-                first = self._pending[0]
-                storage.upsert_recurring_job(first)
-                # Others may have been declared while storage took its time.
-                self._pending = [template for template in self._pending if template is not first]
-
-        return Tick(name="templates", interval=NEVER, body=store)
+    def tick(self, storage: Storage) -> None:
+        while self._pending:
+            first = self._pending[0]
+            storage.upsert_recurring_job(first)
+            # Others may have been declared while storage took its time.
+            self._pending = [template for template in self._pending if template is not first]

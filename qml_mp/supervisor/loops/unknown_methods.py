@@ -12,29 +12,33 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.registration import ServerRegistration
 
 logger = logging.getLogger(__name__)
 
 _INTERVAL = timedelta(seconds=10)
-_AFTER_NEWS = timedelta(seconds=2)
+_AFTER_A_COMMIT = timedelta(seconds=2)
 _AMONG = 1000  # of each method in each queue; longer backlogs are told as so many
 
 
-def unknown_tick(presence: ServerRegistration) -> Tick:
+class UnknownMethodsLoop(Loop):
     """Looks at what waits in the served queues."""
-    told: set[str] = set()
 
-    def look(storage: Storage) -> None:
-        queues, methods = presence.now.queues, presence.now.methods
+    def __init__(self, registration: ServerRegistration) -> None:
+        super().__init__("unknown methods", interval=_INTERVAL, hasten_after=_AFTER_A_COMMIT)
+        self._registration = registration
+        self._told: set[str] = set()
+
+    def tick(self, storage: Storage) -> None:
+        says = self._registration.says
         waiting: Counter[str] = Counter()
-        if methods is not None:
-            for line in storage.method_stats(queues, among=_AMONG):
-                if line.method not in methods:
+        if says.methods is not None:
+            for line in storage.method_stats(says.queues, among=_AMONG):
+                if line.method not in says.methods:
                     waiting[line.method] += line.enqueued
-        strangers = known_to_nobody(storage, waiting, own_id=presence.id)
-        for method in sorted(strangers - told):
+        unknown = known_to_nobody(storage, waiting, own_id=self._registration.id)
+        for method in sorted(unknown - self._told):
             logger.warning(
                 "Jobs wait for method %s (now %s), which no server knows. They run once a server is started, "
                 "or reloaded, whose app has it; `qml-mp jobs list --method %s` shows them",
@@ -42,10 +46,7 @@ def unknown_tick(presence: ServerRegistration) -> Tick:
                 waiting[method],
                 method,
             )
-        told.clear()
-        told.update(strangers)
-
-    return Tick(name="unknown methods", interval=_INTERVAL, body=look, hasten_after=_AFTER_NEWS)
+        self._told = unknown
 
 
 def known_to_nobody(storage: Storage, methods: Iterable[str], *, own_id: str) -> set[str]:

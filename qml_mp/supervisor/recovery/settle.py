@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
-from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp import failpoints
-from qml_mp.child.exits import WorkerExit
-from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.core.job import Claim
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -21,58 +18,15 @@ from qml_mp.core.outcome import (
     Retry,
     judge_crash,
 )
-from qml_mp.ipc.slot import Activity, SlotView
+from qml_mp.ipc.slot import SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.processing.transition_log import log_transition
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.retrying import each_by_itself
+from qml_mp.supervisor.workers.death import Death
 from qml_mp.units import format_size
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Death:
-    """What is known of a worker that is proved dead."""
-
-    worker_id: str
-    number: int
-    process: ProcessFacts
-    slot: SlotView | None
-    """The last thing it said; None when it died saying it."""
-    killed_for: CancelReason | None = None
-    """Why we killed it; None: it died by itself."""
-    killed_key: ClaimKey | None = None
-    """The claim that the kill was meant for; None: whatever it held."""
-    oom_killed: bool = False
-    """The kernel's OOM killer struck at the time of its death, and we did not kill it."""
-    stack: str | None = None
-    """Its last Python stack, where it could be had."""
-
-    @property
-    def was_orderly(self) -> bool:
-        """It left as designed and said that no job was in hand: a claim that it still holds came with a lost
-        reply. Not told by its exit code alone, which any job can give."""
-        is_leaving = self.slot is not None and self.slot.activity is Activity.LEAVING
-        return is_leaving and self.process.exit_code in (WorkerExit.LEFT, WorkerExit.RECYCLED)
-
-    @property
-    def how(self) -> str:
-        """ "left as told", "was killed by SIGKILL": for people."""
-        if not self.was_orderly:
-            return how_it_died(self.process)
-        return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
-
-    @property
-    def left_nothing(self) -> bool:
-        """It came to its own end with no claim that it knew of. Its exit code alone does not tell: a job can
-        leave with any."""
-        return self.was_orderly and self.slot is not None and self.slot.activity is Activity.LEAVING
-
-    @property
-    def was_busy(self) -> bool:
-        """It had a job in hand."""
-        return self.slot is not None and self.slot.activity in (Activity.RUNNING, Activity.FINISHING)
 
 
 def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Retention) -> int:
@@ -146,18 +100,6 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
                 error=error,
                 process=death.process,
             )
-
-
-def how_it_died(process: ProcessFacts) -> str:
-    """ "was killed by SIGKILL", "exited with code 1": for people."""
-    if process.signal is not None:
-        try:
-            return f"was killed by {signal.Signals(process.signal).name}"
-        except ValueError:
-            return f"was killed by signal {process.signal}"
-    if process.exit_code is not None:
-        return f"exited with code {process.exit_code}"
-    return "died in a way that was not told"
 
 
 def _slot_of(death: Death, claim: Claim) -> SlotView:

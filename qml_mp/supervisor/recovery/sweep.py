@@ -16,7 +16,6 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.retrying import each_by_itself
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.killing import kill_stranger
@@ -28,36 +27,35 @@ _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks aga
 _LOOK_EVERY_S = 0.01
 
 
-def sweep_at_start(storage: Storage, config: ServerConfig, presence: ServerRegistration) -> int:
+def sweep_at_start(storage: Storage, config: ServerConfig, *, own_id: str) -> int:
     """Give back what earlier runs left behind; how many jobs.
 
     Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
     this server has been heard for long enough itself.
     """
     remove_orphaned_folders()
-    own_id = presence.id
     recovered = reclaim_from_dead_neighbours(
         storage, own_id=own_id, retention=Retention.of(config), proof_s=_PROOF_AT_START_S
     )
-    return recovered + release_stranded_jobs(
-        storage, config, own_id=own_id, hears_peers=presence.has_heartbeat
-    )
+    return recovered + release_stranded_jobs(storage, config, own_id=own_id)
 
 
-def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str, hears_peers: bool) -> int:
+def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str) -> int:
     """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
 
     Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
-    server that sends none itself (`hears_peers` is false) judges silent peers so, too.
+    server that sends none itself judges silent peers so, too.
     """
     # Before the list: who registers after it has no claim as old as this.
     stale_before = storage.now() - config.stale_processing_after
-    silent = () if hears_peers else storage.silent_servers(own_id=own_id, timeout=config.dead_server_timeout)
-    judged_by_silence = {server.id for server in silent}
+    silent: set[str] = set()
+    if not config.enable_heartbeat:
+        peers = storage.silent_servers(own_id=own_id, timeout=config.dead_server_timeout)
+        silent = {peer.id for peer in peers}
     spared = [
         server.id
         for server in storage.list_servers()
-        if (server.heartbeat_enabled and server.id not in judged_by_silence) or is_seen_alive(storage, server)
+        if (server.heartbeat_enabled and server.id not in silent) or is_seen_alive(storage, server)
     ]
     count = storage.requeue_stranded_jobs(
         stale_before, spare_servers=[own_id, *spared], retention=Retention.of(config)

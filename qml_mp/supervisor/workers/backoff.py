@@ -28,6 +28,6 @@ class BootBackoff:
         """Whether one more may be forked now, while `booting` are on their way."""
         return self.failures == 0 or (booting == 0 and now >= self._not_before)
 
-    def next_at(self, *, booting: int) -> float | None:
-        """When to try again; None: nothing to wait for."""
-        return self._not_before if self.failures and not booting else None
+    def next_at(self) -> float:
+        """When the next try may be, after a failure."""
+        return self._not_before if self.failures else float("inf")

@@ -13,6 +13,7 @@ from datetime import timedelta
 from enum import IntEnum
 
 from qml_mp.processing.cancel import CancelReason
+from qml_mp.settings import ServerConfig
 
 _DUMPING_A_STACK_S = 0.05  # what writing a stack may take
 _UNWINDING_PART = 4  # of the time promised at shutdown, at most the last quarter is for unwinding
@@ -38,7 +39,7 @@ class Plan:
     kill_at: float
 
     @property
-    def witness_at(self) -> float:
+    def dump_stack_at(self) -> float:
         """When the stack is asked for."""
         return max(self.interrupt_at, self.kill_at - _DUMPING_A_STACK_S)
 
@@ -46,16 +47,16 @@ class Plan:
         """The highest rung that is due."""
         if now >= self.kill_at:
             return Rung.KILL
-        if now >= self.witness_at:
+        if now >= self.dump_stack_at:
             return Rung.DUMP_STACK
         if now >= self.interrupt_at:
             return Rung.INTERRUPT
         return Rung.ASK if now >= self.ask_at else Rung.NONE
 
-    def next_after(self, now: float) -> float | None:
-        """The instant of the next rung; None: all are due."""
-        rungs = (self.ask_at, self.interrupt_at, self.witness_at, self.kill_at)
-        return min((at for at in rungs if at > now), default=None)
+    def next_after(self, now: float) -> float:
+        """The instant of the next rung; infinity when all are due."""
+        rungs = (self.ask_at, self.interrupt_at, self.dump_stack_at, self.kill_at)
+        return min((at for at in rungs if at > now), default=float("inf"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,15 @@ class Graces:
     cancel_grace: timedelta
     term_grace: timedelta
     shutdown_timeout: timedelta
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Graces:
+        """Those of a server."""
+        return cls(
+            cancel_grace=config.cancel_grace,
+            term_grace=config.term_grace,
+            shutdown_timeout=config.shutdown_timeout,
+        )
 
     def timeout(self, *, started: float, limit_s: float) -> Plan:
         """A job may run for `limit_s` from `started`."""
@@ -98,7 +108,6 @@ def highest(plans: Iterable[Plan], *, now: float) -> Plan | None:
     return max(plans, key=lambda plan: (plan.rung(now), -plan.kill_at), default=None)
 
 
-def next_rung_at(plans: Iterable[Plan], *, now: float) -> float | None:
-    """When to look at the ladder again; None: never."""
-    instants = (plan.next_after(now) for plan in plans)
-    return min((at for at in instants if at is not None), default=None)
+def next_rung_at(plans: Iterable[Plan], *, now: float) -> float:
+    """When to look at the ladder again."""
+    return min((plan.next_after(now) for plan in plans), default=float("inf"))

@@ -18,37 +18,45 @@ from qml_mp.supervisor.workers.ladder import Plan, Rung
 _BUSY = (Activity.RUNNING, Activity.FINISHING)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channels:
+    """The descriptors that the supervisor holds for a worker."""
+
+    pipe_fd: int
+    """The writing end of the pipe to it."""
+    stack_fd: int
+
+
 @dataclass(kw_only=True, eq=False)
 class WorkerProcess:
-    """A live (or not yet reaped) worker. Mutable; owned by the supervisor's one thread."""
+    """A worker that has not been reaped yet. Mutable; owned by the supervisor's one thread."""
 
     number: int
-    index: int
-    """Of its slot."""
     worker_id: str
     child: Child
-    pipe_fd: int
-    stack_fd: int
+    channels: Channels
     slots: SlotTable
+    index: int
+    """Of its slot."""
     forked_at: float
-    ready: bool = False
-    """As far as the supervisor has noted it; `has_booted` is the fact."""
-    ready_at: float = 0.0
-    is_too_slow: bool = False
+    ready_at: float | None = field(default=None, init=False)
+    """Since when it is known to be ready; `has_booted` is the fact."""
+    is_too_slow: bool = field(default=False, init=False)
     """Killed because it was not ready in time."""
-    leaving: bool = False
+    leaving: bool = field(default=False, init=False)
     """Told to finish its job and leave."""
-    busy_at: float = float("-inf")
+    busy_at: float = field(default=float("-inf"), init=False)
     """When it was last seen with a job in hand."""
-    cancels: dict[ClaimKey, Plan] = field(default_factory=dict)
-    """Cancels from outside that it has to be told of."""
-    pushed_key: ClaimKey | None = None
-    pushed: Rung = Rung.NONE
-    """How far the job `pushed_key` has been pushed."""
-    pushed_for: CancelReason | None = None
-    killed_for: CancelReason | None = None
-    killed_key: ClaimKey | None = None
-    last: SlotView = field(default_factory=SlotView)
+    killed_for: CancelReason | None = field(default=None, init=False)
+    killed_key: ClaimKey | None = field(default=None, init=False)
+    last: SlotView = field(default_factory=SlotView, init=False)
+    """What it said at the newest look."""
+    _cancel: tuple[ClaimKey, Plan] | None = field(default=None, init=False)
+    """The claim that somebody wants cancelled, and the ladder for it."""
+    _pushed_key: ClaimKey | None = field(default=None, init=False)
+    _pushed: Rung = field(default=Rung.NONE, init=False)
+    """How far the claim `_pushed_key` has been pushed."""
+    _pushed_for: CancelReason | None = field(default=None, init=False)
 
     def look(self) -> SlotView:
         """What the worker says now (what it said before, while it writes)."""
@@ -63,44 +71,70 @@ class WorkerProcess:
         return self.slots.was_ready(self.index)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it is known to have booted."""
+        return self.ready_at is not None
+
+    @property
     def is_idle(self) -> bool:
         """Ready and without a job."""
-        return self.ready and self.last.activity not in _BUSY
+        return self.is_ready and not self.is_busy
 
     @property
     def is_busy(self) -> bool:
         """With a job in hand."""
         return self.last.activity in _BUSY
 
+    def note_ready(self, now: float) -> None:
+        """It has been seen to have booted."""
+        self.ready_at = now
+
+    def note_busy(self, now: float) -> None:
+        """It has been seen with a job in hand."""
+        self.busy_at = now
+
     def wake(self) -> None:
         """There may be work. A full pipe says so already."""
-        send(self.pipe_fd, Message(kind=Kind.WAKE))
+        self._send(Message(kind=Kind.WAKE))
 
     def pause(self) -> None:
         """Claim nothing until woken."""
-        send(self.pipe_fd, Message(kind=Kind.PAUSE))
+        self._send(Message(kind=Kind.PAUSE))
 
     def doubt(self) -> bool:
         """Look whether it holds a claim that it does not know of; whether the pipe took the message."""
-        return send(self.pipe_fd, Message(kind=Kind.DOUBT))
+        return self._send(Message(kind=Kind.DOUBT))
 
     def leave(self) -> None:
         """Finish the job in hand, then exit."""
-        self.leaving = send(self.pipe_fd, Message(kind=Kind.LEAVE)) or self.leaving
+        self.leaving = self._send(Message(kind=Kind.LEAVE)) or self.leaving
+
+    def cancel(self, key: ClaimKey, plan: Plan) -> bool:
+        """Have the claim cancelled by this plan; False when that has begun before."""
+        if self.cancel_of(key) is not None:
+            return False
+        self._cancel = key, plan
+        return True
+
+    def cancel_of(self, key: ClaimKey) -> Plan | None:
+        """The ladder of the cancel that somebody wants of this claim; None: nobody does."""
+        return self._cancel[1] if self._cancel is not None and self._cancel[0] == key else None
 
     def push(self, rung: Rung, key: ClaimKey, reason: CancelReason) -> None:
         """Take the job `key` up to the rung; each rung (and a new reason for it) is told once."""
-        if self.pushed_key != key:
-            self.pushed_key, self.pushed, self.pushed_for = key, Rung.NONE, None
-        if rung < self.pushed or (rung == self.pushed and (rung is Rung.NONE or reason is self.pushed_for)):
+        if self._pushed_key != key:
+            self._pushed_key, self._pushed, self._pushed_for = key, Rung.NONE, None
+        if rung < self._pushed or (
+            rung == self._pushed and (rung is Rung.NONE or reason is self._pushed_for)
+        ):
             return
         match rung:
             case Rung.NONE:
                 return
             case Rung.ASK:
-                told = send(self.pipe_fd, Message(kind=Kind.CANCEL, key=key, reason=reason))
+                told = self._send(Message(kind=Kind.CANCEL, key=key, reason=reason))
             case Rung.INTERRUPT:
-                told = send(self.pipe_fd, Message(kind=Kind.INTERRUPT, key=key, reason=reason))
+                told = self._send(Message(kind=Kind.INTERRUPT, key=key, reason=reason))
                 self.child.signal(signal.SIGTERM)
             case Rung.DUMP_STACK:
                 told = True
@@ -109,16 +143,16 @@ class WorkerProcess:
                 told = True
                 self.kill(reason, key)
         if told:  # else its pipe is full: tried again at the next turn
-            self.pushed, self.pushed_for = rung, reason
+            self._pushed, self._pushed_for = rung, reason
 
     def ask_for_stack(self) -> None:
         """Make the worker write its stack; a moment later `stack()` has it."""
-        empty(self.stack_fd)
+        empty(self.channels.stack_fd)
         self.child.signal(STACK_SIGNAL)
 
     def stack(self) -> str | None:
         """The stack that it wrote last: when asked, or when it died of a fatal signal."""
-        return read_stack(self.stack_fd)
+        return read_stack(self.channels.stack_fd)
 
     def kill(self, reason: CancelReason, key: ClaimKey | None = None) -> None:
         """SIGKILL the worker and its whole process group."""
@@ -126,8 +160,16 @@ class WorkerProcess:
             self.killed_for, self.killed_key = reason, key
         self.child.kill()
 
+    def kill_slow_boot(self) -> None:
+        """It was not ready in time."""
+        self.is_too_slow = True
+        self.kill(CancelReason.SHUTDOWN)
+
     def close(self) -> None:
         """Let go of what belongs to a reaped worker."""
-        os.close(self.pipe_fd)
-        os.close(self.stack_fd)
+        os.close(self.channels.pipe_fd)
+        os.close(self.channels.stack_fd)
         self.slots.set_process(self.index, pid=0, started_ticks=0)
+
+    def _send(self, message: Message) -> bool:
+        return send(self.channels.pipe_fd, message)

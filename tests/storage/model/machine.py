@@ -31,7 +31,8 @@ from qml_mp.core.outcome import (
 from qml_mp.core.state import StateName
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.protocol import CancelResult
-from qml_mp.supervisor.recovery.settle import Death, settle
+from qml_mp.supervisor.recovery.settle import settle
+from qml_mp.supervisor.workers.death import Death
 from tests.storage.model.acting import KEEP, Acting, Lost
 from tests.storage.model.model import Model, ModelJob
 

@@ -9,11 +9,11 @@ handle, runs no user code, and is forked anew when it dies.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Collection
 from datetime import timedelta
 
 import setproctitle
@@ -22,9 +22,12 @@ from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
+from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, reap
 from qml_mp.supervisor.workers.killing import kill_stranger
+
+logger = logging.getLogger(__name__)
 
 _UNWIND_S = 1.5  # from the second signal (the exception in the job) to the kill
 _LOOK_EVERY_S = 0.05
@@ -32,45 +35,61 @@ _PAUSE_S = 0.5  # from one try to the next
 _FOR_EVER = float("inf")
 
 
-class Guardian:
-    """The supervisor's side: start it, notice its death, send it home."""
+class Guardian(Part):
+    """The supervisor's side: starts it, notices its death, ends it."""
 
-    def __init__(self, slots: SlotTable, orphan_grace: timedelta) -> None:
+    def __init__(self, slots: SlotTable, *, orphan_grace: timedelta, everyone: Part) -> None:
+        """`everyone` is all that has to get ready for a fork."""
         self._slots = slots
         self._orphan_grace_s = orphan_grace.total_seconds()
+        self._everyone = everyone
         self._child: Child | None = None
         self._writing = -1
         self._not_before = 0.0
+        self._told = ""
 
-    @property
     def fds(self) -> list[int]:
-        """The descriptors held for it; the pidfd is readable when it has died."""
-        if self._child is None:
-            return []
-        return [self._writing, *([] if self._child.pidfd is None else [self._child.pidfd])]
+        return [] if self._child is None or self._child.pidfd is None else [self._child.pidfd]
 
-    @property
-    def pidfd(self) -> int | None:
-        """Readable when it has died."""
-        return None if self._child is None else self._child.pidfd
+    def own_fds(self) -> list[int]:
+        return [] if self._child is None else [self._writing, *self.fds()]
 
-    @property
-    def is_missing(self) -> bool:
-        """Not started yet, or died (then what is left of it has been collected), and it is time to try."""
+    def turn(self) -> None:
+        """Collect what is left of it when it has died."""
         if self._child is not None and reap(self._child) is not None:
             os.close(self._writing)
             self._child = None
-        return self._child is None and time.monotonic() >= self._not_before
 
-    def start(self, own_fds: Collection[int]) -> None:
-        """Fork it. Raises `OSError` when the system has no room for a process; it is missing again
-        after a pause."""
+    def start_if_missing(self) -> None:
+        """Fork it when there is none. When the system has no room for a process, that is logged once, and
+        tried again after a pause."""
+        if self._child is not None or time.monotonic() < self._not_before:
+            return
         self._not_before = time.monotonic() + _PAUSE_S
+        self._everyone.before_fork()
+        try:
+            self._child = self._fork()
+            self._told = ""
+        except OSError as error:
+            if str(error) != self._told:
+                logger.error("Cannot fork the guardian: %s; will try again", error)
+            self._told = str(error)
+
+    def close(self) -> None:
+        """End it, because no worker is left to guard."""
+        if self._child is None:
+            return
+        self._child.kill()
+        while self._child is not None:
+            wait_for(self.fds(), until=time.monotonic() + _LOOK_EVERY_S)
+            self.turn()
+
+    def _fork(self) -> Child:
         reading, self._writing = open_pipe()
         try:
-            self._child = fork_child(
+            return fork_child(
                 lambda: _watch(reading, self._slots, self._orphan_grace_s),
-                own_fds={*own_fds, self._writing},
+                own_fds={*self._everyone.own_fds(), self._writing},
                 keep_fds={reading},
             )
         except BaseException:
@@ -78,16 +97,6 @@ class Guardian:
             raise
         finally:
             os.close(reading)
-
-    def dismiss(self) -> None:
-        """End it, because no worker is left to guard. Harmless when there is none."""
-        if self._child is None:
-            return
-        self._child.kill()
-        while reap(self._child) is None:
-            wait_for(self.fds[1:], until=time.monotonic() + _LOOK_EVERY_S)
-        os.close(self._writing)
-        self._child = None
 
 
 def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:

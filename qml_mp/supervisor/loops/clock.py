@@ -8,17 +8,17 @@ what it was before, rows are looked at that can only come from the future.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from qml_mp.clock import Clock
 from qml_mp.storage.protocol import Storage
-from qml_mp.supervisor.loops.loop import Tick
+from qml_mp.supervisor.loops.loop import Loop
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY = timedelta(seconds=1)
-_LOOK_EVERY_BY_NETWORK = timedelta(seconds=5)  # a look costs a round trip
+_INTERVAL = timedelta(seconds=1)
+_INTERVAL_BY_NETWORK = timedelta(seconds=5)  # a look costs a round trip
 _NO_STEP_S = 0.5  # slewing and slow replies are none
 
 
@@ -28,7 +28,7 @@ class ClockSteps:
     def __init__(self) -> None:
         self._offset_s: float | None = None
         self.went_back = True
-        """Since it was last set to False; at first it may have been, before there was a look."""
+        """Since it was last forgotten; at first it may have been, before there was a look."""
 
     def look(self, *, wall: datetime, monotonic: float) -> None:
         """Compare the clocks with what they told at the look before."""
@@ -37,24 +37,33 @@ class ClockSteps:
             self.went_back = True
         self._offset_s = offset_s
 
+    def forget(self) -> None:
+        """What waits has been brought forward."""
+        self.went_back = False
 
-def clock_tick(*, on_one_machine: bool, clock: Clock, hasten: Callable[[], None]) -> Tick:
-    """Brings firings and retries forward when the clock was set back; `hasten` makes their loops due."""
-    steps = ClockSteps()
 
-    def look(storage: Storage) -> None:
-        steps.look(wall=storage.now(), monotonic=clock.monotonic())
-        if not steps.went_back:
+class ClockLoop(Loop):
+    """Brings firings and retries forward when the clock was set back; their loops (`due_by_it`) are due
+    sooner then."""
+
+    def __init__(self, *, on_one_machine: bool, clock: Clock, due_by_it: Iterable[Loop]) -> None:
+        super().__init__("clock", interval=_INTERVAL if on_one_machine else _INTERVAL_BY_NETWORK)
+        self._clock = clock
+        self._due_by_it = tuple(due_by_it)
+        self._steps = ClockSteps()
+
+    def tick(self, storage: Storage) -> None:
+        self._steps.look(wall=storage.now(), monotonic=self._clock.monotonic())
+        if not self._steps.went_back:
             return
         templates = storage.recompute_late_firings()
         retries = storage.hasten_retries_from_the_future()
-        steps.went_back = False  # not before both are written
+        self._steps.forget()  # not before both are written
         if templates or retries:
             logger.warning(
                 "The clock was set back: %s recurring templates and %s retries are due sooner than stored",
                 len(templates),
                 retries,
             )
-            hasten()
-
-    return Tick(name="clock", interval=_LOOK_EVERY if on_one_machine else _LOOK_EVERY_BY_NETWORK, body=look)
+            for loop in self._due_by_it:
+                loop.hasten()

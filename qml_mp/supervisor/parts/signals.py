@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
 from types import FrameType, TracebackType
 
 from qml_mp.ipc.pipe import open_pipe
+from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.parts.reload import Reload
+from qml_mp.supervisor.parts.terminal import Terminal
+from qml_mp.supervisor.registration import ServerRegistration
+from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.workers.pool import WorkerPool
+
+logger = logging.getLogger(__name__)
 
 HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU,
@@ -61,3 +70,60 @@ class SignalInbox:
     def _put(self, number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(BlockingIOError):  # 64 KiB of unhandled signals: one more says nothing new
             os.write(self._writing, bytes([number]))
+
+
+class SignalHandling(Part):
+    """What each signal asks for. Made before the inbox is opened, as `Terminal` has to be."""
+
+    def __init__(
+        self,
+        inbox: SignalInbox,
+        *,
+        stop: Stop,
+        pool: WorkerPool,
+        reload: Reload,
+        registration: ServerRegistration,
+    ) -> None:
+        self._inbox = inbox
+        self._stop = stop
+        self._pool = pool
+        self._reload = reload
+        self._registration = registration
+        self._terminal = Terminal()
+
+    def fds(self) -> tuple[int, ...]:
+        return self._inbox.fds[:1]
+
+    def own_fds(self) -> tuple[int, ...]:
+        return self._inbox.fds
+
+    def turn(self) -> None:
+        for number in self._inbox.take():
+            self._handle(number)
+        if self._terminal.is_gone and not self._stop.has_begun:
+            self._stop.begin(now=False, why="its terminal is gone")
+
+    def _handle(self, number: signal.Signals) -> None:
+        match number:
+            case signal.SIGTERM | signal.SIGINT:
+                self._stop.begin(now=self._stop.has_begun, why=number.name)
+            case signal.SIGQUIT:
+                self._stop.begin(now=True, why=number.name)
+            case signal.SIGHUP:
+                self._terminal.suspect()
+                self._reload.begin()
+            case signal.SIGTTIN:
+                self._pool.resize(self._pool.size + 1)
+            case signal.SIGTTOU:
+                self._pool.resize(self._pool.size - 1)
+            case signal.SIGUSR1:
+                self._pool.ask_for_stacks()
+            case signal.SIGUSR2:
+                self._pause_or_resume()
+            case _:
+                pass  # SIGCHLD: it woke us, and dead workers are looked for at every turn
+
+    def _pause_or_resume(self) -> None:
+        self._pool.pause(not self._pool.paused)
+        self._registration.pause(self._pool.paused)
+        logger.info("Claims are %s", "paused" if self._pool.paused else "resumed")

@@ -1,0 +1,108 @@
+"""Supervisor: finishes the claims of dead workers, as often as it takes until storage has all of them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from qml_mp.clock import Clock
+from qml_mp.errors import StorageUnreachable
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.supervisor.loops.loop import OnDemandLoop
+from qml_mp.supervisor.recovery.settle import settle
+from qml_mp.supervisor.retrying import Retrying
+from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.workers.death import Death
+from qml_mp.supervisor.workers.pool import WorkerPool
+
+_PATIENCE_S = 0.2  # of one tick, with what storage refuses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unsettled:
+    """A dead worker, and how the tries to settle it went."""
+
+    death: Death
+    tries: Retrying
+
+
+class SettleLoop(OnDemandLoop):
+    """Settles dead workers, oldest first. One that cannot be settled is tried again by itself, and holds
+    up no other. When the server stops, a worker that left without a claim needs no settling: one statement
+    removes the whole server."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        pool: WorkerPool,
+        stop: Stop,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        super().__init__("settle")
+        self._max_crashes = config.max_crashes
+        self._retention = Retention.of(config)
+        self._pool = pool
+        self._stop = stop
+        self._clock = clock
+        self._rng = rng
+        self._unsettled: list[_Unsettled] = []
+        self._spares_none = False
+
+    @property
+    def unsettled_ids(self) -> set[str]:
+        """The dead workers that are not settled."""
+        return {one.death.worker_id for one in self._unsettled}
+
+    def remember(self, death: Death) -> None:
+        """A worker died: settle what it held."""
+        tries = Retrying(
+            fails=f"Settling dead worker {death.worker_id} failed",
+            works=f"Dead worker {death.worker_id} is settled now",
+            rng=self._rng,
+        )
+        self._unsettled.append(_Unsettled(death=death, tries=tries))
+
+    def spare_none(self) -> None:
+        """The server could not be removed at once: a claim whose reply was lost may be any worker's."""
+        self._spares_none = True
+
+    def has_work(self) -> bool:
+        return self.count > 0
+
+    @property
+    def count(self) -> int:
+        """How many dead workers have to be settled."""
+        return len(self._to_settle())
+
+    def due_at(self) -> float:
+        return min((one.tries.not_before for one in self._to_settle()), default=float("inf"))
+
+    def tick(self, storage: Storage) -> None:
+        """Settle those that are not in a pause after a failure. Raises `StorageUnreachable` alone."""
+        began = self._clock.monotonic()
+        for one in self._to_settle():
+            now = self._clock.monotonic()
+            if now >= one.tries.not_before:
+                self._settle(storage, one)
+            if one.tries.is_failing and now - began > _PATIENCE_S:
+                return  # each may wait for a lock, and the supervisor has more to do
+
+    def _to_settle(self) -> list[_Unsettled]:
+        spares = self._stop.has_begun and not self._spares_none
+        return [one for one in self._unsettled if not (spares and one.death.was_orderly)]
+
+    def _settle(self, storage: Storage, one: _Unsettled) -> None:
+        try:
+            claims = settle(storage, one.death, max_crashes=self._max_crashes, retention=self._retention)
+        except StorageUnreachable:
+            raise
+        except Exception as error:
+            one.tries.failed(error, now=self._clock.monotonic())
+            return
+        one.tries.worked()
+        self._unsettled.remove(one)
+        if claims:
+            self._pool.wake_idle()

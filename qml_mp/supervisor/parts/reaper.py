@@ -1,0 +1,28 @@
+"""Supervisor: collects workers that have died, and hands on what they leave."""
+
+from __future__ import annotations
+
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.workers.pool import WorkerPool
+
+
+class Reaper(Part):
+    """The pool tells of each death; here it becomes work for the settle loop, or the end of the server."""
+
+    def __init__(self, *, pool: WorkerPool, settling: SettleLoop, stop: Stop) -> None:
+        self._pool = pool
+        self._settling = settling
+        self._stop = stop
+        self.killed_jobs = False
+        """Whether a job was killed because the server stops."""
+
+    def turn(self) -> None:
+        for death in self._pool.reap():
+            self._settling.remember(death)
+            if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
+                self.killed_jobs = True
+        if self._pool.boots.failure() is not None:
+            self._stop.begin(now=True, why="no worker can boot")

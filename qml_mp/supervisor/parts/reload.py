@@ -1,0 +1,118 @@
+"""Supervisor: SIGHUP: looks at the new code in a child before any worker is replaced.
+
+When it does not import, nothing changes but the server's trouble. When it does, what it gives is served
+from then on, by workers of the new code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from qml_mp.child.probe import AppFacts
+from qml_mp.errors import AppImportError, ConfigurationError
+from qml_mp.supervisor.loops.templates import TemplatesLoop
+from qml_mp.supervisor.part import Part, in_short
+from qml_mp.supervisor.probe import Probe
+from qml_mp.supervisor.registration import ServerRegistration, what_is_served
+from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.workers.pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+
+class Reload(Part):
+    """The looks at new code: at most one at a time, and one more when asked for meanwhile."""
+
+    def __init__(
+        self,
+        start_probe: Callable[[], Probe] | None,
+        *,
+        queues_of: Callable[[AppFacts], Sequence[str]] | None,
+        stop: Stop,
+        pool: WorkerPool,
+        registration: ServerRegistration,
+        templates: TemplatesLoop,
+    ) -> None:
+        """`start_probe` forks a child that looks at the code as it is now; None: the program in memory
+        stays as it is. `queues_of` says which queues to serve for what new code gives; None: as before."""
+        self._start_probe = start_probe
+        self._queues_of = queues_of
+        self._stop = stop
+        self._pool = pool
+        self._registration = registration
+        self._templates = templates
+        self._probe: Probe | None = None
+        self._once_more = False
+        self._trouble: str | None = None
+
+    def fds(self) -> list[int]:
+        return [] if self._probe is None else self._probe.fds
+
+    def next_at(self) -> float:
+        return float("inf") if self._probe is None else self._probe.next_at()
+
+    def trouble(self) -> str | None:
+        """Why the newest code that was looked at was not taken over."""
+        return self._trouble
+
+    def begin(self) -> None:
+        """Replace the workers; by new code, once it is known what that gives."""
+        if self._stop.has_begun:
+            return
+        if self._start_probe is None:
+            logger.info("Replacing the workers one by one; the program in memory stays as it is")
+            self._pool.replace_all()
+            return
+        if self._probe is not None:
+            self._once_more = True  # it may have read the code before the newest change
+            return
+        try:
+            self._probe = self._start_probe()
+        except OSError as error:
+            self._refuse("The new code cannot be looked at", str(error))
+
+    def turn(self) -> None:
+        """Take over what new code gives, once that is known."""
+        if self._probe is None:
+            return
+        facts, problem = None, ""
+        try:
+            facts = self._probe.look()
+            if facts is None:
+                return
+        except AppImportError as error:
+            problem = str(error)
+        self._probe = None
+        if self._once_more:
+            self._once_more = False
+            self.begin()
+        elif facts is None:
+            self._refuse("The new code cannot be imported", problem)
+        elif not self._stop.has_begun:
+            self._take_over(facts)
+
+    def close(self) -> None:
+        if self._probe is not None:
+            self._probe.end()
+            self._probe = None
+
+    def _take_over(self, facts: AppFacts) -> None:
+        queues = self._registration.says.queues
+        try:
+            if self._queues_of is not None:
+                queues = tuple(self._queues_of(facts))
+        except ConfigurationError as error:
+            self._refuse("The settings of the new code cannot be", str(error))
+            return
+        self._trouble = None
+        self._registration.serve(queues, facts.methods)
+        self._templates.declare(facts.recurring)
+        self._pool.serve(queues)
+        logger.info("Replacing the workers one by one. %s", what_is_served(queues, facts.methods))
+        self._pool.replace_all()
+
+    def _refuse(self, what: str, why: str) -> None:
+        """Leave everything as it is, and say so."""
+        logger.error("%s, so the workers stay as they are. Mend it, and send SIGHUP again:\n%s", what, why)
+        self._trouble = in_short(what, why)

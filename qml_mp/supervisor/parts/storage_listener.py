@@ -1,0 +1,102 @@
+"""Supervisor: hears from storage that something was committed, at most once in a moment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from qml_mp.clock import Clock
+from qml_mp.errors import StorageError
+from qml_mp.storage.protocol import Storage
+from qml_mp.storage.waiting import Waker
+from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.retrying import Retrying
+from qml_mp.supervisor.stopping import Stop
+
+logger = logging.getLogger(__name__)
+
+_QUIET_S = 0.01  # after a wake-up: our own workers' commits wake us too, and each look costs a turn
+_REOPEN_AFTER_S = 1.0
+
+
+class StorageListener(Part):
+    """Opened when it is needed, closed before a fork. Polling stays the safety net while it is closed."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        stop: Stop,
+        reaching: Retrying,
+        on_commit: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        """`reaching` is how storage could be reached so far; `on_commit` is called when something was, or may
+        have been, committed."""
+        self._storage = storage
+        self._stop = stop
+        self._reaching = reaching
+        self._on_commit = on_commit
+        self._clock = clock
+        self._waker: Waker | None = None
+        self._quiet_until = 0.0
+        self._reopen_at = 0.0
+
+    def fds(self) -> list[int]:
+        """Empty while it is quiet, and when the server stops."""
+        is_quiet = self._stop.has_begun or self._clock.monotonic() < self._quiet_until
+        return [] if is_quiet else self.own_fds()
+
+    def own_fds(self) -> list[int]:
+        return [] if self._waker is None else [self._waker.fileno()]
+
+    def next_at(self) -> float:
+        now = self._clock.monotonic()
+        if self._stop.has_begun or self._reaching.is_failing:
+            return float("inf")
+        if self._waker is None:
+            return max(self._reopen_at, now)
+        return self._quiet_until if now < self._quiet_until else float("inf")
+
+    def turn(self) -> None:
+        if self._stop.has_begun:
+            return
+        # Between a fork and its opening commits went unheard.
+        may_have_missed = not self._reaching.is_failing and self._open()
+        if self._take() or may_have_missed:
+            self._on_commit()
+
+    def before_fork(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._waker is not None:
+            self._waker.close()
+            self._waker = None
+
+    def _open(self) -> bool:
+        """Whether it was closed and is open now."""
+        now = self._clock.monotonic()
+        if self._waker is not None or now < self._reopen_at:
+            return False
+        try:
+            self._waker = self._storage.open_waker()
+        except StorageError as error:
+            logger.debug("Cannot listen to storage: %s", error)
+        if self._waker is None:
+            self._reopen_at = now + _REOPEN_AFTER_S
+        return self._waker is not None
+
+    def _take(self) -> bool:
+        """Whether a wake-up has come; then it is quiet for a moment."""
+        if self._waker is None or self._clock.monotonic() < self._quiet_until:
+            return False
+        try:
+            came = self._waker.drain()
+        except StorageError:
+            self.close()
+            self._reopen_at = self._clock.monotonic() + _REOPEN_AFTER_S
+            return False
+        if came:
+            self._quiet_until = self._clock.monotonic() + _QUIET_S
+        return came

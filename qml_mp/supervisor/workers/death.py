@@ -1,0 +1,62 @@
+"""Supervisor: what is known of a dead worker."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from qml_mp.child.exits import WorkerExit
+from qml_mp.core.job import ClaimKey
+from qml_mp.core.outcome import ProcessFacts
+from qml_mp.ipc.slot import Activity, SlotView
+from qml_mp.processing.cancel import CancelReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """A worker that has been reaped, so it is proved dead."""
+
+    worker_id: str
+    number: int
+    process: ProcessFacts
+    slot: SlotView | None
+    """The last thing it said; None when it died saying it."""
+    killed_for: CancelReason | None = None
+    """Why we killed it; None: it died by itself."""
+    killed_key: ClaimKey | None = None
+    """The claim that the kill was meant for; None: whatever it held."""
+    oom_killed: bool = False
+    """The kernel's OOM killer struck at the time of its death, and we did not kill it."""
+    stack: str | None = None
+    """Its last Python stack, where it could be had."""
+
+    @property
+    def was_orderly(self) -> bool:
+        """It left as designed and knew of no claim: one that it holds all the same came with a lost reply.
+        Its exit code alone does not tell: any job can leave with any."""
+        is_leaving = self.slot is not None and self.slot.activity is Activity.LEAVING
+        return is_leaving and self.process.exit_code in (WorkerExit.LEFT, WorkerExit.RECYCLED)
+
+    @property
+    def was_busy(self) -> bool:
+        """It had a job in hand."""
+        return self.slot is not None and self.slot.activity in (Activity.RUNNING, Activity.FINISHING)
+
+    @property
+    def how(self) -> str:
+        """ "left as told", "was killed by SIGKILL": for people."""
+        if not self.was_orderly:
+            return how_it_died(self.process)
+        return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
+
+
+def how_it_died(process: ProcessFacts) -> str:
+    """ "was killed by SIGKILL", "exited with code 1": for people."""
+    if process.signal is not None:
+        try:
+            return f"was killed by {signal.Signals(process.signal).name}"
+        except ValueError:
+            return f"was killed by signal {process.signal}"
+    if process.exit_code is not None:
+        return f"exited with code {process.exit_code}"
+    return "died in a way that was not told"
