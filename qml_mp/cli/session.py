@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import click
 from click.shell_completion import CompletionItem
@@ -17,6 +17,7 @@ from qml_mp.sources import load_app_spec, load_config, load_url
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
     from qml_mp.core.job import Job
+    from qml_mp.core.options import JobOptions
     from qml_mp.core.payload import JsonValue
     from qml_mp.storage.protocol import Retention, Storage
 
@@ -42,7 +43,7 @@ class Session:
             self._app = None if spec is None else _import_app(spec)
         return self._app
 
-    def make_job(self, method: str, payload: JsonValue, **options: Any) -> Job:
+    def make_job(self, method: str, payload: JsonValue, **options: Unpack[JobOptions]) -> Job:
         """A job that is not enqueued yet, checked against the app when there is one."""
         from qml_mp.app import QmlApp
 
