@@ -345,9 +345,6 @@ class ServerRegistry(Protocol):
         """Say what it serves (no queues: all) and can run, whether it claims nothing, and what keeps it from
         its work; False: a peer declared us dead."""
 
-    def deregister_server(self, server_id: str) -> bool:
-        """Delete the row and its workers' rows; whether it existed. Claims stay untouched."""
-
     def deregister_idle_server(self, server_id: str) -> bool:
         """Delete its workers' rows, so that none of them claims any more, and its own unless one of them
         still holds a claim, all at once. Whether nothing is left of it."""

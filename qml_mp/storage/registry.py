@@ -47,14 +47,6 @@ class ServerRegistry(Part):
         row = {"server_id": server_id, **_said(queues, methods, paused, trouble)}
         return self._db.write("updating a server", self._db.queries.registry.update_server, row).count == 1
 
-    def deregister_server(self, server_id: str) -> bool:
-        """Delete the row and its workers' rows; whether it existed. Claims stay untouched."""
-        queries, which = self._db.queries.registry, {"server_id": server_id}
-        with self._db.transaction("deregistering a server") as transaction:
-            transaction.run(queries.remove_workers_of, which)
-            removed = transaction.run(queries.remove_server, which)
-        return removed.count == 1
-
     def deregister_idle_server(self, server_id: str) -> bool:
         """Delete its workers' rows, so that none of them claims any more, and its own unless one of them
         still holds a claim, all at once. Whether nothing is left of it."""

@@ -14,7 +14,7 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.protocol import Fetch, Storage
 from tests.cli.command import Qml, is_one_error
-from tests.storage_rows import change_server
+from tests.storage_rows import change_server, run_raw
 
 HERE = host.identity()
 DEAD = replace(HERE, started_ticks=1)
@@ -95,7 +95,7 @@ def test_a_job_whose_server_is_not_registered_is_given_back_or_ended_by_command(
     qml: Qml, storage: Storage, command: str
 ) -> None:
     claim = running(qml, storage, DEAD)
-    storage.deregister_server("blue#1")
+    run_raw(storage, "DELETE FROM qml_servers")
 
     ended = qml("jobs", command, claim.job.id)
 

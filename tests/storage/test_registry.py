@@ -65,19 +65,6 @@ def test_what_a_server_says_of_itself_between_start_and_end_is_read_back(storage
     assert {name: getattr(info, name) for name in said} == said
 
 
-def test_deregistering_removes_the_server_and_its_workers_and_keeps_claims(storage: Storage) -> None:
-    storage.register_server(server("a#1"))
-    storage.register_server(server("b#1"))
-    storage.register_worker(worker("w-1", "a#1"))
-    storage.register_worker(worker("w-2", "b#1"))
-    claim = claim_new(storage, worker="w-1", server="a#1")
-
-    assert [storage.deregister_server("a#1"), storage.deregister_server("a#1")] == [True, False]
-    assert [info.id for info in storage.list_servers()] == ["b#1"]
-    assert [info.id for info in storage.list_workers()] == ["w-2"]
-    assert storage.claims_of_server("a#1") == [claim]
-
-
 def test_a_server_without_claims_leaves_nothing_behind(storage: Storage) -> None:
     for server_id in ("a#1", "b#1"):
         storage.register_server(server(server_id))
