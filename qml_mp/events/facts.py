@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from qml_mp.core.job import Claim
+from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo, ProcessFacts
 
 # Jobs
@@ -125,8 +125,7 @@ class ClaimLost(JobEvent):
 class CancelStarted:
     """A supervisor begins to end a running job that somebody wants cancelled."""
 
-    job_id: str
-    claim_seq: int
+    key: ClaimKey
     worker_id: str
 
 
@@ -209,6 +208,7 @@ class ServerDeclaredDead:
     """A peer took this server for dead, and gave its jobs to others."""
 
     server_id: str
+    goes_on_as: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, assert_never
 
+from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo
 from qml_mp.errors import QmlError
 from qml_mp.events.facts import (
@@ -52,7 +53,7 @@ def log_event(event: Event) -> None:
     match event:
         case JobEvent():
             _log_job(event)
-        case CancelStarted(job_id=job_id):
+        case CancelStarted(key=ClaimKey(job_id=job_id)):
             logger.info("Cancelling job %s", job_id, extra={"job_id": job_id})
         case TemplateFired(job_id=job_id, method=method):
             logger.info("Recurring job %s is enqueued", method, extra={"job_id": job_id})
@@ -135,8 +136,9 @@ def _log_server(
     match event:
         case ServerRegistered():
             pass
-        case ServerDeclaredDead():
+        case ServerDeclaredDead(goes_on_as=new_id):
             logger.error("A peer declared this server dead; its jobs are others' now")
+            logger.warning("This server goes on as %s", new_id)
         case JobsReclaimed(server_id=None, jobs=jobs):
             logger.warning("Stranded jobs that are enqueued again: %s", jobs)
         case JobsReclaimed(server_id=server_id, jobs=jobs, was_silent=was_silent):

@@ -40,14 +40,16 @@ class Retrying:
         self._rng = rng
         self._failures = 0
         self._told: tuple[str, ...] = ()
+        self.not_before = 0.0
+        """No try before this instant."""
 
     @property
     def is_failing(self) -> bool:
         """Whether the newest try failed."""
         return self._failures > 0
 
-    def failed(self, what: str, error: Exception) -> float:
-        """Tell that a try failed; how many seconds later the next one is due. `what` is as in `TryFailed`."""
+    def failed(self, what: str, error: Exception, *, now: float = 0.0) -> float:
+        """Tell that a try failed, with `what` as in `TryFailed`; the seconds from `now` to the next."""
         pause_s = pause_before_next_try_s(self._failures, self._rng)
         self._failures += 1
         told = what, type(error).__name__, str(error)
@@ -60,10 +62,11 @@ class Retrying:
             )
         )
         self._told = told
+        self.not_before = now + pause_s
         return pause_s
 
     def worked(self) -> None:
         """Tell, if the try before failed, that this one has worked."""
         if self._failures:
             self._events.emit(self._works)
-        self._failures, self._told = 0, ()
+        self._failures, self._told, self.not_before = 0, (), 0.0

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from qml_mp.child.probe import AppFacts
 from qml_mp.child.source import LoadedProgram, ProgramSource
 from qml_mp.clock import SystemClock
+from qml_mp.events.emitter import Emitter, new_emitter
+from qml_mp.events.facts import StorageBack, StorageLost
+from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.loops.every import all_loops
@@ -26,7 +29,6 @@ from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox
 from qml_mp.supervisor.parts.storage_listener import StorageListener
 from qml_mp.supervisor.probe import Probe
 from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.retrying import Retrying
 from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.urgent import Urgent, UrgentFirst
 from qml_mp.supervisor.workers.ladder import Graces
@@ -38,6 +40,7 @@ from qml_mp.supervisor.workers.spawning import WorkerSpec
 class Assembly:
     """The parts that the supervisor deals with by name, and all of them in groups."""
 
+    events: Emitter
     registration: ServerRegistration
     stop: Stop
     pool: WorkerPool
@@ -67,7 +70,7 @@ def assemble(
     host: Host,
 ) -> Assembly:
     """For the arguments of a `Supervisor`."""
-    clock, rng, graces = SystemClock(), random.Random(), Graces.of(config)
+    events, clock, rng, graces = new_emitter(), SystemClock(), random.Random(), Graces.of(config)
     urgent, everyone = Parts(), Parts()
 
     def start_probe() -> Probe:
@@ -78,14 +81,14 @@ def assemble(
         loops.hasten()
         pool.wake_idle()
 
-    reaching = Retrying(fails="Storage cannot be reached", works="Storage answers again", rng=rng)
-    registration = ServerRegistration(config, methods=facts.methods)
+    reaching = Retrying(events, fails=StorageLost, works=StorageBack(), rng=rng)
+    registration = ServerRegistration(config, events=events, methods=facts.methods)
     spec = WorkerSpec(server_id=registration.id, config=config, url=storage.url, source=source)
-    pool = WorkerPool(spec, everyone=everyone, clock=clock)
-    stop = Stop(pool=pool, graces=graces, reaching=reaching, clock=clock)
+    pool = WorkerPool(spec, everyone=everyone, clock=clock, events=events)
+    stop = Stop(pool=pool, graces=graces, reaching=reaching, clock=clock, events=events)
     waiting = UrgentFirst(supervisor, storage)
 
-    settling = SettleLoop(config, pool=pool, stop=stop, clock=clock, rng=rng)
+    settling = SettleLoop(config, pool=pool, stop=stop, clock=clock, rng=rng, events=events)
     templates = TemplatesLoop()
     loops = LoopTable(
         all_loops(
@@ -97,6 +100,7 @@ def assemble(
             pool=pool,
             graces=graces,
             clock=clock,
+            events=events,
             stop_when_idle=stop if burst else None,
         ),
         storage=storage,
@@ -104,7 +108,7 @@ def assemble(
         may_run=stop.has_time_for_storage,
         between=lambda may_fork: waiting.between(may_fork=may_fork),
         clock=clock,
-        rng=rng,
+        tries=lambda works: Retrying(events, works=works, rng=rng),
     )
     listener = StorageListener(storage, stop=stop, reaching=reaching, on_commit=on_commit, clock=clock)
 
@@ -120,12 +124,14 @@ def assemble(
         pool=pool,
         registration=registration,
         templates=templates,
+        events=events,
     )
     signals = SignalHandling(inbox, stop=stop, pool=pool, reload=reload, registration=registration)
     pusher = Pusher(pool=pool, graces=graces, stop=stop, clock=clock)
     urgent.add(signals, link, reload, reaper, guardian, pool, memory, pusher)
     everyone.add(urgent, listener, loops, waiting)
     return Assembly(
+        events=events,
         registration=registration,
         stop=stop,
         pool=pool,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
+from qml_mp.events.emitter import Emitter
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
@@ -24,11 +25,11 @@ _PAUSE_AT_START_S = 0.05
 _PAUSE_AT_END_S = 0.02
 
 
-def recover(storage: Storage, config: ServerConfig, *, own_id: str) -> None:
+def recover(storage: Storage, config: ServerConfig, *, own_id: str, events: Emitter) -> None:
     """Give back what earlier runs left. One job that storage refuses to give back keeps no server from
     running the others. Raises `StorageUnreachable` and `SchemaMismatch` alone."""
     try:
-        sweep_at_start(storage, config, own_id=own_id)
+        sweep_at_start(storage, config, own_id=own_id, events=events)
     except (StorageUnreachable, SchemaMismatch):
         raise
     except StorageError as error:

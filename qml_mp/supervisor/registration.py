@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qml_mp import host
 from qml_mp.core.ids import new_server_id
 from qml_mp.core.server_info import ServerInfo
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import ServerDeclaredDead, ServerRegistered
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +24,15 @@ class SelfDescription:
     trouble: str | None = None
 
 
-def what_is_served(queues: Sequence[str], methods: Sequence[str] | None) -> str:
-    """For the log."""
-    return f"Queues: {', '.join(queues) or 'all'}. Methods: {', '.join(methods or ()) or 'none'}"
-
-
 class ServerRegistration:
     """The row of this run: inserted at start, bumped by the heartbeat loop, kept true by a loop of its own,
     removed at the end."""
 
-    def __init__(self, config: ServerConfig, *, methods: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, config: ServerConfig, *, events: Emitter, methods: tuple[str, ...] | None = None
+    ) -> None:
         self._config = config
+        self._events = events
         self.id = new_server_id(config.server_name)
         self.says = SelfDescription(queues=tuple(config.queues), methods=methods)
         """As it should stand in the row; `is_outdated` until it does."""
@@ -79,6 +75,7 @@ class ServerRegistration:
             )
         )
         self._written = says
+        self._events.emit(ServerRegistered(server_id=self.id))
 
     def update(self, storage: Storage) -> None:
         """Write what has changed. Raises `StorageError`. Without a row nothing is written: there is nothing
@@ -92,6 +89,6 @@ class ServerRegistration:
     def renew_id(self) -> str:
         """A peer declared this run dead: go on as a new one, whose claims are nobody else's; its id. It has
         to be registered."""
-        self.id = new_server_id(self._config.server_name)
-        logger.warning("This server goes on as %s", self.id)
+        old_id, self.id = self.id, new_server_id(self._config.server_name)
+        self._events.emit(ServerDeclaredDead(server_id=old_id, goes_on_as=self.id))
         return self.id

@@ -6,7 +6,6 @@ and stopping never depend on storage: whatever needs storage is a tick of a loop
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Collection, Sequence
 
@@ -17,6 +16,7 @@ from qml_mp.child.probe import AppFacts
 from qml_mp.child.source import ProgramSource
 from qml_mp.clock import SystemClock
 from qml_mp.errors import StorageError
+from qml_mp.events.facts import ServerStopped
 from qml_mp.printable import printable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
@@ -25,8 +25,6 @@ from qml_mp.supervisor.assembly import assemble
 from qml_mp.supervisor.membership import join, leave, recover
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.wait import wait_for
-
-logger = logging.getLogger(__name__)
 
 
 class ExitCode:
@@ -93,7 +91,7 @@ class Supervisor:
         """Recover what earlier runs left, then say who we are."""
         parts = self._parts
         try:
-            recover(self._storage, self._config, own_id=parts.registration.id)
+            recover(self._storage, self._config, own_id=parts.registration.id, events=parts.events)
             join(self._storage, parts.registration, self._templates, stop=parts.stop, waiting=parts.waiting)
         except StorageError:
             if not parts.stop.has_begun:
@@ -148,7 +146,7 @@ class Supervisor:
             deadline=parts.stop.leave_by(),
         )
         self._storage.close()
-        logger.info("Stopped")
+        parts.events.emit(ServerStopped())
 
     def fds(self) -> Collection[int]:
         """Of what never waits for storage."""

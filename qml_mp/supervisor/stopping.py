@@ -6,15 +6,12 @@ must not keep an idle server.
 
 from __future__ import annotations
 
-import logging
-
 from qml_mp.clock import Clock
-from qml_mp.supervisor.retrying import Retrying
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import ServerStopping
+from qml_mp.events.retrying import Retrying
 from qml_mp.supervisor.workers.ladder import Graces, Plan, kill_now
 from qml_mp.supervisor.workers.pool import WorkerPool
-from qml_mp.units import format_duration
-
-logger = logging.getLogger(__name__)
 
 _LEAVING_S = 0.4  # what leaving storage may take after the last worker is gone, whatever came before
 _IDLE_LEAVING_S = 1.4  # and after the last job, as long as the shutdown's own deadline allows
@@ -23,12 +20,15 @@ _IDLE_LEAVING_S = 1.4  # and after the last job, as long as the shutdown's own d
 class Stop:
     """Whether the server stops, and the instants that follow from it, on the monotonic clock."""
 
-    def __init__(self, *, pool: WorkerPool, graces: Graces, reaching: Retrying, clock: Clock) -> None:
+    def __init__(
+        self, *, pool: WorkerPool, graces: Graces, reaching: Retrying, clock: Clock, events: Emitter
+    ) -> None:
         """`reaching` is how storage could be reached so far."""
         self._pool = pool
         self._graces = graces
         self._reaching = reaching
         self._clock = clock
+        self._events = events
         self.plan: Plan | None = None
         """The ladder for every job that runs; None: the server was not told to stop."""
         self._leave_by: float | None = None
@@ -47,11 +47,10 @@ class Stop:
         """Begin to stop, or with `now` end it: kill what runs and give its jobs back."""
         instant = self._clock.monotonic()
         if now:
-            logger.warning("Stopping now (%s)", why)
+            self._events.emit(ServerStopping(why=why, allowed=None))
             self.plan = kill_now(now=instant)
         elif not self.has_begun:
-            allowed = format_duration(self._graces.shutdown_timeout)
-            logger.info("Stopping (%s): running jobs have %s", why, allowed)
+            self._events.emit(ServerStopping(why=why, allowed=self._graces.shutdown_timeout))
             self.plan = self._graces.shutdown(stopped=instant)
 
     def has_time_for_storage(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import qml_mp.child.main
+import qml_mp.supervisor.assembly
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import Event
 from qml_mp.events.log import log_event
@@ -19,4 +20,5 @@ def stall(_: Event) -> None:
     time.sleep(0.3)
 
 
-vars(qml_mp.child.main)["new_emitter"] = lambda: Emitter(log_event, fail, stall)
+for module in (qml_mp.child.main, qml_mp.supervisor.assembly):
+    vars(module)["new_emitter"] = lambda: Emitter(log_event, fail, stall)

@@ -12,6 +12,7 @@ import pytest
 from qml_mp.child.source import NamedProgram
 from qml_mp.clock import SystemClock
 from qml_mp.core.state import StateName
+from qml_mp.events.emitter import new_emitter
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Storage
@@ -64,13 +65,13 @@ class ClosesStorage(Part):
 def pool(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
     """A pool of one worker, which nobody looks at but the test."""
     monkeypatch.setenv("QML_TEST_JOURNAL", str(tmp_path / "journal"))
-    config = ServerConfig(worker_count=1)
-    registration = ServerRegistration(config)
+    config, events = ServerConfig(worker_count=1), new_emitter()
+    registration = ServerRegistration(config, events=events)
     registration.register(storage)
     spec = WorkerSpec(
         server_id=registration.id, config=config, url=storage.url, source=NamedProgram(spec=APP)
     )
-    pool = WorkerPool(spec, everyone=ClosesStorage(storage), clock=SystemClock())
+    pool = WorkerPool(spec, everyone=ClosesStorage(storage), clock=SystemClock(), events=events)
     yield pool
     pool.kill_all(CancelReason.SHUTDOWN)
     wait_until(lambda: pool.reap() is not None and len(pool) == 0, what="the end of the pool")

@@ -13,6 +13,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
+from qml_mp.events.emitter import new_emitter
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.recovery.settle import settle
@@ -28,7 +29,7 @@ only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 def settle_death(storage: Storage) -> int:
     """As the supervisor of the worker does; how many claims it held."""
-    return settle(storage, DEATH, max_crashes=3, retention=KEEP)
+    return settle(storage, DEATH, max_crashes=3, retention=KEEP, events=new_emitter())
 
 
 def reclaim(storage: Storage) -> int:

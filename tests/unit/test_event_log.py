@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from qml_mp.core.job import Job
+from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -188,7 +188,7 @@ REFUSED = StorageUnavailable("refused")
             "WARNING",
             f"Job {ABOUT.job_id} of worker 2 (pid 7), which was killed by SIGKILL, is somebody else's now",
         ),
-        (CancelStarted(job_id="j", claim_seq=1, worker_id="w-1"), "INFO", "Cancelling job j"),
+        (CancelStarted(key=ClaimKey(job_id="j", claim_seq=1), worker_id="w-1"), "INFO", "Cancelling job j"),
         (TemplateFired(job_id="j", method="f", queue="default"), "INFO", "Recurring job f is enqueued"),
         (
             TemplateDisabled(template_id="t"),
@@ -216,11 +216,6 @@ REFUSED = StorageUnavailable("refused")
             WorkersCannotBoot(error="E", old_ones_stay=False),
             "ERROR",
             "Workers cannot boot; trying again, ever more slowly:\nE",
-        ),
-        (
-            ServerDeclaredDead(server_id="s"),
-            "ERROR",
-            "A peer declared this server dead; its jobs are others' now",
         ),
         (JobsReclaimed(jobs=3, server_id=None), "WARNING", "Stranded jobs that are enqueued again: 3"),
         (
@@ -286,6 +281,17 @@ def test_what_is_no_news_has_none(event: Event, caplog: pytest.LogCaptureFixture
         log_event(event)
 
     assert caplog.records == []
+
+
+def test_a_server_that_was_declared_dead_says_under_which_name_it_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log_event(ServerDeclaredDead(server_id="s#1", goes_on_as="s#2"))
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "A peer declared this server dead; its jobs are others' now"),
+        ("WARNING", "This server goes on as s#2"),
+    ]
 
 
 def test_only_what_no_storage_explains_has_a_traceback(caplog: pytest.LogCaptureFixture) -> None:

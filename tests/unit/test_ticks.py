@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
+from qml_mp.events.emitter import new_emitter
+from qml_mp.events.facts import StorageBack, StorageLost
+from qml_mp.events.retrying import Retrying
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
-from qml_mp.supervisor.retrying import Retrying
 
 SECOND = timedelta(seconds=1)
 MakeTable = Callable[..., LoopTable]
@@ -62,7 +64,7 @@ class Counting(Loop):
 
 @pytest.fixture
 def reaching() -> Retrying:
-    return Retrying(fails="Storage cannot be reached", works="Storage answers again", rng=random.Random(1))
+    return Retrying(new_emitter(), fails=StorageLost, works=StorageBack(), rng=random.Random(1))
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def table(storage: Storage, clock: HandClock, reaching: Retrying) -> MakeTable:
             may_run=lambda: True,
             between=lambda _: None,
             clock=clock,
-            rng=random.Random(1),
+            tries=lambda works: Retrying(new_emitter(), works=works, rng=random.Random(1)),
         )
 
     return make

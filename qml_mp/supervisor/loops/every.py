@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qml_mp.clock import Clock
+from qml_mp.events.emitter import Emitter
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.cancels import CancelLoop
@@ -35,28 +36,31 @@ def all_loops(
     pool: WorkerPool,
     graces: Graces,
     clock: Clock,
+    events: Emitter,
     stop_when_idle: Stop | None,
 ) -> list[Loop]:
     """In the order in which they run when several are due. `stop_when_idle` is given with `--burst`."""
     judging = Judging(config, on_one_machine=on_one_machine) if config.enable_heartbeat else None
     loops: list[Loop] = [
         settling,
-        CancelLoop(registration=registration, pool=pool, graces=graces, clock=clock),
+        CancelLoop(registration=registration, pool=pool, graces=graces, clock=clock, events=events),
         SelfDescriptionLoop(registration),
         templates,
     ]
     if judging is not None:
-        loops.append(HeartbeatLoop(config, judging=judging, registration=registration, pool=pool))
+        loops.append(
+            HeartbeatLoop(config, judging=judging, registration=registration, pool=pool, events=events)
+        )
     firing: list[Loop] = []
     if config.enable_scheduler:
         firing.append(SchedulerLoop(config, wake=pool.wake_idle))
     if config.enable_recurring:
-        firing.append(RecurringLoop(config, registration=registration, wake=pool.wake_idle))
+        firing.append(RecurringLoop(config, registration=registration, wake=pool.wake_idle, events=events))
     loops += [ClockLoop(on_one_machine=on_one_machine, clock=clock, due_by_it=firing), *firing]
     if config.enable_cleanup:
         loops.append(CleanupLoop(config))
     loops += [
-        NeighbourLoop(config, judging=judging, registration=registration, pool=pool),
+        NeighbourLoop(config, judging=judging, registration=registration, pool=pool, events=events),
         UnknownMethodsLoop(registration),
         UnshownClaimsLoop(config, registration=registration, pool=pool, settling=settling),
     ]

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import timedelta
 
 from qml_mp import host
 from qml_mp.core.server_info import ServerInfo
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import JobsReclaimed
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.recovery.judging import Judging
-from qml_mp.supervisor.recovery.sweep import is_seen_alive
+from qml_mp.supervisor.recovery.sweep import each_by_itself, is_seen_alive
 from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.retrying import each_by_itself
 from qml_mp.supervisor.workers.pool import WorkerPool
-
-logger = logging.getLogger(__name__)
 
 
 class HeartbeatLoop(Loop):
@@ -25,13 +23,20 @@ class HeartbeatLoop(Loop):
     this server has itself been heard for as long without a gap."""
 
     def __init__(
-        self, config: ServerConfig, *, judging: Judging, registration: ServerRegistration, pool: WorkerPool
+        self,
+        config: ServerConfig,
+        *,
+        judging: Judging,
+        registration: ServerRegistration,
+        pool: WorkerPool,
+        events: Emitter,
     ) -> None:
         super().__init__("heartbeat", interval=judging.beat)
         self._retention = Retention.of(config)
         self._judging = judging
         self._registration = registration
         self._pool = pool
+        self._events = events
 
     def tick(self, storage: Storage) -> timedelta | None:
         rss = {worker.worker_id: host.rss_bytes(worker.child.pid) or 0 for worker in self._pool}
@@ -59,14 +64,13 @@ class HeartbeatLoop(Loop):
             peer.id, silent_for=silent_for, judge=self._registration.id, retention=self._retention
         )
         if count:
-            logger.warning("Server %s is silent; jobs of it that are enqueued again: %s", peer.id, count)
+            self._events.emit(JobsReclaimed(jobs=count, server_id=peer.id, was_silent=True))
             self._pool.wake_idle()
 
 
 def go_on_as_another(storage: Storage, registration: ServerRegistration, pool: WorkerPool) -> None:
     """The own row is gone: a peer has declared this server dead and given its jobs to others. So end them
     here, and go on under a new id."""
-    logger.error("A peer declared this server dead; its jobs are others' now")
     pool.kill_all(CancelReason.ORPHANED)
     pool.rename(registration.renew_id())
     registration.register(storage)

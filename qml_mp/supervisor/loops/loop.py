@@ -6,16 +6,16 @@ its time. Only a storage that cannot be reached concerns all: then none is tried
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from qml_mp.clock import Clock
 from qml_mp.errors import StorageError, StorageUnreachable
+from qml_mp.events.facts import TryWorked
+from qml_mp.events.retrying import Retrying
 from qml_mp.storage.protocol import Storage
 from qml_mp.supervisor.part import Part
-from qml_mp.supervisor.retrying import Retrying
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 _AT_ONCE = 0.0
@@ -86,22 +86,18 @@ class LoopTable(Part):
         may_run: Callable[[], bool],
         between: Callable[[bool], None],
         clock: Clock,
-        rng: random.Random,
+        tries: Callable[[TryWorked], Retrying],
     ) -> None:
-        """`reaching` is how storage could be reached so far. No tick runs while `may_run` says no. `between`
-        is called before each tick, with whether those before it have taken long."""
+        """`reaching` is how storage could be reached so far; `tries` makes the same for one loop. No tick
+        runs while `may_run` says no. `between` is called before each tick, with whether those before it
+        have taken long."""
         self._loops = loops
         self._storage = storage
         self._reaching = reaching
         self._may_run = may_run
         self._between = between
         self._clock = clock
-        self._tries = {
-            loop: Retrying(
-                fails=f"The {loop.name} loop failed", works=f"The {loop.name} loop works again", rng=rng
-            )
-            for loop in loops
-        }
+        self._tries = {loop: tries(TryWorked(what=f"The {loop.name} loop works again")) for loop in loops}
 
     def next_at(self) -> float:
         if not self._may_run():
@@ -143,7 +139,7 @@ class LoopTable(Part):
         try:
             self._storage.list_servers()
         except StorageUnreachable as error:
-            self._reaching.failed(error, now=self._clock.monotonic())
+            self._not_reached(error)
             return False
         except StorageError:
             pass  # it refuses this, and it answers
@@ -154,8 +150,11 @@ class LoopTable(Part):
         try:
             loop.run(self._storage, self._clock)
         except StorageUnreachable as error:
-            self._reaching.failed(error, now=self._clock.monotonic())
+            self._not_reached(error)
         except Exception as error:
-            self._tries[loop].failed(error, now=self._clock.monotonic())
+            self._tries[loop].failed(f"The {loop.name} loop failed", error, now=self._clock.monotonic())
         else:
             self._tries[loop].worked()
+
+    def _not_reached(self, error: StorageUnreachable) -> None:
+        self._reaching.failed("Storage cannot be reached", error, now=self._clock.monotonic())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from qml_mp.events.emitter import Emitter
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.loops.heartbeat import go_on_as_another
@@ -28,19 +29,23 @@ class NeighbourLoop(Loop):
         judging: Judging | None,
         registration: ServerRegistration,
         pool: WorkerPool,
+        events: Emitter,
     ) -> None:
         super().__init__("neighbour", interval=_INTERVAL)
         self._config = config
         self._judging = judging
         self._registration = registration
         self._pool = pool
+        self._events = events
 
     def tick(self, storage: Storage) -> None:
         if self._registration.id not in {server.id for server in storage.list_servers()}:
             go_on_as_another(storage, self._registration, self._pool)
-        own_id = self._registration.id
-        recovered = reclaim_from_dead_neighbours(storage, own_id=own_id, retention=Retention.of(self._config))
+        own_id, events = self._registration.id, self._events
+        recovered = reclaim_from_dead_neighbours(
+            storage, own_id=own_id, retention=Retention.of(self._config), events=events
+        )
         if self._judging is None or self._judging.may_judge_by_age:
-            recovered += release_stranded_jobs(storage, self._config, own_id=own_id)
+            recovered += release_stranded_jobs(storage, self._config, own_id=own_id, events=events)
         if recovered:
             self._pool.wake_idle()

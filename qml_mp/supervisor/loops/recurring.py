@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import TemplateDisabled, TemplateFired
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Fired, Storage
 from qml_mp.supervisor.loops.loop import Loop
@@ -23,11 +25,17 @@ class RecurringLoop(Loop):
     A due template that no server knows is told once."""
 
     def __init__(
-        self, config: ServerConfig, *, registration: ServerRegistration, wake: Callable[[], None]
+        self,
+        config: ServerConfig,
+        *,
+        registration: ServerRegistration,
+        wake: Callable[[], None],
+        events: Emitter,
     ) -> None:
         super().__init__("recurring", interval=config.recurring_poll_interval, hasten_after=_AFTER_A_COMMIT)
         self._registration = registration
         self._wake = wake
+        self._events = events
         self._told: set[str] = set()
 
     def tick(self, storage: Storage) -> timedelta | None:
@@ -36,9 +44,9 @@ class RecurringLoop(Loop):
         fired = storage.fire_due_recurring(limit=_MOST_PER_TICK, methods=methods)
         self._tell_unknown(storage, fired)
         for job in fired.jobs:
-            logger.info("Recurring job %s is enqueued", job.method, extra={"job_id": job.id})
+            self._events.emit(TemplateFired(job_id=job.id, method=job.method, queue=job.queue))
         for recurring_id in fired.disabled:
-            logger.error("Recurring template %s is disabled: its cron no longer parses", recurring_id)
+            self._events.emit(TemplateDisabled(template_id=recurring_id))
         if fired.jobs:
             self._wake()
         return fired.next_due_in

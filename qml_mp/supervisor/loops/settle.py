@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from qml_mp.clock import Clock
 from qml_mp.errors import StorageUnreachable
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import TryWorked
+from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.protocol import Retention, Storage
 from qml_mp.supervisor.loops.loop import OnDemandLoop
 from qml_mp.supervisor.recovery.settle import settle
-from qml_mp.supervisor.retrying import Retrying
 from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.pool import WorkerPool
@@ -40,6 +42,7 @@ class SettleLoop(OnDemandLoop):
         stop: Stop,
         clock: Clock,
         rng: random.Random,
+        events: Emitter,
     ) -> None:
         super().__init__("settle")
         self._max_crashes = config.max_crashes
@@ -48,6 +51,7 @@ class SettleLoop(OnDemandLoop):
         self._stop = stop
         self._clock = clock
         self._rng = rng
+        self._events = events
         self._unsettled: list[_Unsettled] = []
         self._spares_none = False
 
@@ -58,11 +62,8 @@ class SettleLoop(OnDemandLoop):
 
     def remember(self, death: Death) -> None:
         """A worker died: settle what it held."""
-        tries = Retrying(
-            fails=f"Settling dead worker {death.worker_id} failed",
-            works=f"Dead worker {death.worker_id} is settled now",
-            rng=self._rng,
-        )
+        works = TryWorked(what=f"Dead worker {death.worker_id} is settled now")
+        tries = Retrying(self._events, works=works, rng=self._rng)
         self._unsettled.append(_Unsettled(death=death, tries=tries))
 
     def spare_none(self) -> None:
@@ -96,11 +97,18 @@ class SettleLoop(OnDemandLoop):
 
     def _settle(self, storage: Storage, one: _Unsettled) -> None:
         try:
-            claims = settle(storage, one.death, max_crashes=self._max_crashes, retention=self._retention)
+            claims = settle(
+                storage,
+                one.death,
+                max_crashes=self._max_crashes,
+                retention=self._retention,
+                events=self._events,
+            )
         except StorageUnreachable:
             raise
         except Exception as error:
-            one.tries.failed(error, now=self._clock.monotonic())
+            what = f"Settling dead worker {one.death.worker_id} failed"
+            one.tries.failed(what, error, now=self._clock.monotonic())
             return
         one.tries.worked()
         self._unsettled.remove(one)

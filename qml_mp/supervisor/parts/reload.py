@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 
 from qml_mp.child.probe import AppFacts
 from qml_mp.errors import AppImportError, ConfigurationError
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import ServerReloaded
 from qml_mp.supervisor.loops.templates import TemplatesLoop
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.probe import Probe
-from qml_mp.supervisor.registration import ServerRegistration, what_is_served
+from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.workers.pool import WorkerPool
 
@@ -33,6 +35,7 @@ class Reload(Part):
         pool: WorkerPool,
         registration: ServerRegistration,
         templates: TemplatesLoop,
+        events: Emitter,
     ) -> None:
         """`start_probe` forks a child that looks at the code as it is now; None: the program in memory
         stays as it is. `queues_of` says which queues to serve for what new code gives; None: as before."""
@@ -42,6 +45,7 @@ class Reload(Part):
         self._pool = pool
         self._registration = registration
         self._templates = templates
+        self._events = events
         self._probe: Probe | None = None
         self._once_more = False
         self._trouble: str | None = None
@@ -61,7 +65,7 @@ class Reload(Part):
         if self._stop.has_begun:
             return
         if self._start_probe is None:
-            logger.info("Replacing the workers one by one; the program in memory stays as it is")
+            self._events.emit(ServerReloaded(is_new_code=False))
             self._pool.replace_all()
             return
         if self._probe is not None:
@@ -109,7 +113,7 @@ class Reload(Part):
         self._registration.serve(queues, facts.methods)
         self._templates.declare(facts.recurring)
         self._pool.serve(queues)
-        logger.info("Replacing the workers one by one. %s", what_is_served(queues, facts.methods))
+        self._events.emit(ServerReloaded(queues=queues, methods=facts.methods))
         self._pool.replace_all()
 
     def _refuse(self, what: str, why: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import timedelta
 
 from qml_mp import failpoints
@@ -18,18 +17,18 @@ from qml_mp.core.outcome import (
     Retry,
     judge_crash,
 )
+from qml_mp.events.claims import ended
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import ClaimFacts, ClaimLost
 from qml_mp.ipc.slot import SlotView
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.processing.transition_log import log_transition
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.retrying import each_by_itself
+from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.units import format_size
 
-logger = logging.getLogger(__name__)
 
-
-def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Retention) -> int:
+def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Retention, events: Emitter) -> int:
     """Remove the worker's row, and finish every claim that it holds; how many claims there were.
 
     The row first: a statement that the worker sent before its death may still claim a job as long
@@ -39,29 +38,21 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     failpoints.hit("settle.before")
     storage.deregister_worker(death.worker_id)
     claims = storage.claims_of_worker(death.worker_id)
-    each_by_itself(
-        claims, lambda claim: _finish(storage, death, claim, max_crashes=max_crashes, retention=retention)
-    )
+
+    def finish(claim: Claim) -> None:
+        finished = storage.finish(claim, judge(death, claim, max_crashes=max_crashes), retention=retention)
+        failpoints.hit("settle.finished")
+        pid = death.process.pid
+        if finished.job is None:
+            events.emit(ClaimLost(claim=ClaimFacts.of(claim, pid=pid), worker=death.stopped()))
+            return
+        event = ended(claim, finished.job, pid=pid, crashes=_crash_budget(death, claim, max_crashes))
+        if event is not None:
+            events.emit(event)
+
+    each_by_itself(claims, finish)
     failpoints.hit("settle.after")
     return len(claims)
-
-
-def _finish(storage: Storage, death: Death, claim: Claim, *, max_crashes: int, retention: Retention) -> None:
-    outcome = judge(death, claim, max_crashes=max_crashes)
-    finished = storage.finish(claim, outcome, retention=retention)
-    failpoints.hit("settle.finished")
-    if finished.job is not None:
-        budget = _crash_budget(death, claim, max_crashes)
-        log_transition(logger, claim, finished.job, crashes=budget)
-        return
-    logger.warning(
-        "Job %s of worker %s (pid %s), which %s, is somebody else's now",
-        claim.job.id,
-        death.number,
-        death.process.pid,
-        death.how,
-        extra={"job_id": claim.job.id, "worker_id": death.worker_id, "attempt": claim.job.claim_seq},
-    )
 
 
 def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:

@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
+from qml_mp.errors import StorageError, StorageUnreachable
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import JobsReclaimed
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.protocol import Retention, Storage
-from qml_mp.supervisor.retrying import each_by_itself
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.killing import kill_stranger
 
 logger = logging.getLogger(__name__)
+
+_Item = TypeVar("_Item")
 
 _PROOF_AT_START_S = 2.0
 _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks again at the next turn
 _LOOK_EVERY_S = 0.01
 
 
-def sweep_at_start(storage: Storage, config: ServerConfig, *, own_id: str) -> int:
+def sweep_at_start(storage: Storage, config: ServerConfig, *, own_id: str, events: Emitter) -> int:
     """Give back what earlier runs left behind; how many jobs.
 
     Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
@@ -35,12 +40,12 @@ def sweep_at_start(storage: Storage, config: ServerConfig, *, own_id: str) -> in
     """
     remove_orphaned_folders()
     recovered = reclaim_from_dead_neighbours(
-        storage, own_id=own_id, retention=Retention.of(config), proof_s=_PROOF_AT_START_S
+        storage, own_id=own_id, retention=Retention.of(config), events=events, proof_s=_PROOF_AT_START_S
     )
-    return recovered + release_stranded_jobs(storage, config, own_id=own_id)
+    return recovered + release_stranded_jobs(storage, config, own_id=own_id, events=events)
 
 
-def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str) -> int:
+def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str, events: Emitter) -> int:
     """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
 
     Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
@@ -61,12 +66,17 @@ def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str
         stale_before, spare_servers=[own_id, *spared], retention=Retention.of(config)
     )
     if count:
-        logger.warning("Stranded jobs that are enqueued again: %s", count)
+        events.emit(JobsReclaimed(jobs=count, server_id=None))
     return count
 
 
 def reclaim_from_dead_neighbours(
-    storage: Storage, *, own_id: str, retention: Retention, proof_s: float = _PROOF_IN_LOOP_S
+    storage: Storage,
+    *,
+    own_id: str,
+    retention: Retention,
+    events: Emitter,
+    proof_s: float = _PROOF_IN_LOOP_S,
 ) -> int:
     """Reclaim from servers whose process is proved dead from here; how many jobs.
 
@@ -78,7 +88,7 @@ def reclaim_from_dead_neighbours(
         workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
         if _all_proved_dead(workers, proof_s=proof_s):
             count = storage.reclaim_server(server.id, silent_for=None, retention=retention)
-            logger.warning("Server %s is dead; jobs of it that are enqueued again: %s", server.id, count)
+            events.emit(JobsReclaimed(jobs=count, server_id=server.id))
             counts.append(count)
 
     dead = [server for server in storage.list_servers() if host.is_alive(server.process) is False]
@@ -92,6 +102,23 @@ def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
         return True
     workers = (worker.process for worker in storage.list_workers() if worker.server_id == server.id)
     return any(host.is_alive(worker) for worker in workers)
+
+
+def each_by_itself(items: Iterable[_Item], action: Callable[[_Item], None]) -> None:
+    """Do it for each; what storage refuses about one of them keeps no other waiting.
+
+    The first refusal is raised when all are through; a storage that cannot be reached ends it at once.
+    """
+    refused: StorageError | None = None
+    for item in items:
+        try:
+            action(item)
+        except StorageUnreachable:
+            raise
+        except StorageError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def _all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float) -> bool:

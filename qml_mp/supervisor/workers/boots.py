@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-
 from qml_mp.errors import WorkerBootError
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import WorkersCannotBoot
 from qml_mp.ipc.slot import Activity
 from qml_mp.supervisor.part import in_short
 from qml_mp.supervisor.workers.backoff import BootBackoff
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
-logger = logging.getLogger(__name__)
-
 _SILENT_DEATHS = 5  # in a row, of workers that have no error to show, until that is the error
 
 
 class Boots:
     """Told of each worker that is ready or dies before. The first boot's error is the caller's to show; of
-    later ones each is logged once, not at each try."""
+    later ones each is told once, not at each try."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Emitter) -> None:
+        self._events = events
         self.was_ever_ready = False
         self.error: str | None = None
         """Of the newest worker that could not boot; None again once one is ready."""
@@ -43,7 +42,7 @@ class Boots:
         self._silent_deaths = 0
 
     def begin_anew(self) -> None:
-        """New code is about to be tried: should the error be the same again, it is logged again."""
+        """New code is about to be tried: should the error be the same again, it is told again."""
         if self.was_ever_ready:
             self.error = None
 
@@ -55,17 +54,17 @@ class Boots:
             return False
         text = worker.last.text if gave_reason else f"It {death.how}."
         if old_works_on:
-            self._show("A new worker cannot boot, so the old ones stay and work on", text)
+            self._note(text, old_ones_stay=True)
             return True
         if not gave_reason:
             self._silent_deaths += 1
             if self._silent_deaths < _SILENT_DEATHS:
                 return True
             text = f"{_SILENT_DEATHS} workers in a row died while booting, without a reason. {text}"
-        self._show("Workers cannot boot; trying again, ever more slowly", text)
+        self._note(text, old_ones_stay=False)
         return True
 
-    def _show(self, what_follows: str, text: str) -> None:
+    def _note(self, text: str, *, old_ones_stay: bool) -> None:
         if self.was_ever_ready and text != self.error:
-            logger.error("%s:\n%s", what_follows, text)
+            self._events.emit(WorkersCannotBoot(error=text, old_ones_stay=old_ones_stay))
         self.error = text

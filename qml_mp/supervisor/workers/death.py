@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qml_mp.child.exits import WorkerExit
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import ProcessFacts
+from qml_mp.events.facts import WorkerStopped
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 
@@ -48,6 +49,17 @@ class Death:
         if not self.was_orderly:
             return how_it_died(self.process)
         return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
+
+    def stopped(self) -> WorkerStopped:
+        """As a fact."""
+        return WorkerStopped(
+            worker_id=self.worker_id,
+            number=self.number,
+            pid=self.process.pid,
+            process=self.process,
+            how=self.how,
+            was_orderly=self.was_orderly,
+        )
 
 
 def how_it_died(process: ProcessFacts) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from signal import SIGKILL
 from typing import Any
 
 from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
+from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import WorkerReady, WorkerStarted
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.supervisor.part import Part, in_short
@@ -35,13 +38,14 @@ _LOOK_AT_BOOTS_EVERY_S = 0.01
 class WorkerPool(Part):
     """All workers of one supervisor: iterate over it for those that have not been reaped."""
 
-    def __init__(self, spec: WorkerSpec, *, everyone: Part, clock: Clock) -> None:
+    def __init__(self, spec: WorkerSpec, *, everyone: Part, clock: Clock, events: Emitter) -> None:
         """`everyone` is all that has to get ready for a fork."""
         self._spec = spec
         self._everyone = everyone
         self._clock = clock
         self.slots = SlotTable(spec.config.worker_count + _SPARE_SLOTS)
-        self.boots = Boots()
+        self._events = events
+        self.boots = Boots(events)
         self.paused = False
         self.busy_at = float("-inf")
         """When a worker was last seen with a job in hand."""
@@ -189,9 +193,18 @@ class WorkerPool(Part):
         self._spec = replace(self._spec, config=replace(self._spec.config, **changes))
 
     def _note_ready(self, worker: WorkerProcess) -> None:
-        worker.note_ready(self._clock.monotonic())
+        now = self._clock.monotonic()
+        worker.note_ready(now)
         self.boots.succeeded()
-        logger.info("Worker %s is ready (pid %s)", worker.number, worker.child.pid)
+        self._events.emit(
+            WorkerReady(
+                worker_id=worker.worker_id,
+                number=worker.number,
+                pid=worker.child.pid,
+                booted_in=timedelta(seconds=now - worker.forked_at),
+                replaces=self._replacing.predecessor_of(worker.worker_id),
+            )
+        )
 
     def _note_used_up(self, worker: WorkerProcess) -> None:
         if worker.last.used_up and not worker.leaving:
@@ -264,7 +277,7 @@ class WorkerPool(Part):
         self._workers[worker.worker_id] = worker
         if self.paused:
             worker.pause()
-        logger.info("Worker %s started (pid %s)", number, worker.child.pid)
+        self._events.emit(WorkerStarted(worker_id=worker.worker_id, number=number, pid=worker.child.pid))
         return worker
 
     def _remove(self, worker: WorkerProcess, process: ProcessFacts) -> Death:
@@ -290,8 +303,7 @@ class WorkerPool(Part):
             self._note_boot_failure(worker, death)
         if not death.was_orderly and not death.was_busy and now - (worker.ready_at or now) < _SHORT_LIFE_S:
             self.boots.backoff.failed(now)
-        level = logging.INFO if death.was_orderly else logging.WARNING
-        logger.log(level, "Worker %s stopped (pid %s): it %s", worker.number, process.pid, death.how)
+        self._events.emit(death.stopped())
         return death
 
     def _note_boot_failure(self, worker: WorkerProcess, death: Death) -> None:

@@ -29,6 +29,7 @@ from qml_mp.core.outcome import (
     Success,
 )
 from qml_mp.core.state import StateName
+from qml_mp.events.emitter import new_emitter
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.protocol import CancelResult
 from qml_mp.supervisor.recovery.settle import settle
@@ -254,7 +255,7 @@ class StorageMachine(Acting):
 
         def act() -> int:
             supervisor = self.supervisors[worker.server]
-            return settle(supervisor, death, max_crashes=MAX_CRASHES, retention=KEEP)
+            return settle(supervisor, death, max_crashes=MAX_CRASHES, retention=KEEP, events=new_emitter())
 
         done = self.do_surely(fault, act, expect)
 
