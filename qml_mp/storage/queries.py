@@ -66,6 +66,36 @@ class MonitoringQueries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecurringQueries:
+    """Templates of recurring jobs. A declaration: id, cron, tz, method, payload (JSON text), queue, enabled,
+    next_run_at, created_at. A template below: what `rows.template_of` reads, and now. methods None: any."""
+
+    insert_or_lock: str
+    """A declaration: insert it unless one with its id is there; the template, which nobody else changes
+    until the transaction ends."""
+    replace: str
+    """A declaration, disabled_reason: replace it, save created_at and last_run_at."""
+    switch: str
+    """id, enabled, next_run_at, disabled_reason."""
+    remove: str
+    """id: delete it."""
+    get: str
+    """id: template."""
+    list_all: str
+    """Templates by id."""
+    lock_due: str
+    """methods, limit: templates that are due, oldest first, without those that somebody else has locked."""
+    advance: str
+    """id, next_run_at: it was fired."""
+    next_firing: str
+    """methods: due_at of the first (NULL: there is none), now; always one row."""
+    unknown: str
+    """methods: id, method of those that are due and of none of these methods."""
+    bring_forward: str
+    """id, next_run_at, late: fire it sooner, unless its next firing is not `late` any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryQueries:
     """Runs of supervisors and their workers. What a server says of itself: queues and methods (JSON texts),
     paused, trouble. A process: host, pid, started_ticks."""
@@ -119,4 +149,5 @@ class Queries:
     jobs: JobQueries
     locks: LockQueries
     monitoring: MonitoringQueries
+    recurring: RecurringQueries
     registry: RegistryQueries

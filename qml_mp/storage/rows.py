@@ -6,8 +6,7 @@ these functions return a value and raise nothing. An unreadable payload is said 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, assert_never
 
@@ -104,15 +103,6 @@ def attempt_of(row: Row, instant: ToInstant) -> Attempt:
     )
 
 
-_DECLARED = ("cron", "tz", "method", "payload", "queue")
-SAME_TEMPLATE = "({}) = ({})".format(
-    ", ".join(f"held.{column}" for column in _DECLARED),
-    ", ".join(f"excluded.{column}" for column in _DECLARED),
-)
-"""SQL of an upsert: whether the template is declared as it is stored already, in all that can keep it from
-firing. Of both backends, so that they give the same templates another chance."""
-
-
 def template_of(row: Row, instant: ToInstant) -> RecurringJob:
     """The template of a row of the recurring jobs table; an unreadable payload reads as None."""
     payload, _ = _json(row["payload"])
@@ -171,26 +161,15 @@ def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
     )
 
 
-def late_firings(templates: Iterable[RecurringJob], *, now: datetime) -> list[tuple[RecurringJob, datetime]]:
-    """The templates whose `next_run_at` is later than their schedule says, with the firing that is next."""
-    found = []
-    for template in templates:
-        with suppress(ConfigurationError):  # told when it is due: it is disabled with the reason then
-            sooner = template.firing_sooner_than_stored(now)
-            if sooner is not None:
-                found.append((template, sooner))
-    return found
-
-
-def job_from_template(row: Row, *, now: datetime) -> Job:
-    """The job of one firing, from a row of the recurring jobs table.
+def job_from_template(row: Row, instant: ToInstant) -> Job:
+    """The job of one firing, from a row of the recurring jobs table and the `now` of its query.
 
     Raises `InvalidJob` or `ConfigurationError` when the row (its payload, method, queue) makes no job.
     """
     payload, problem = _json(row["payload"])
     if problem is not None:
         raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
-    return Job.new(text_of(row["method"]), payload, queue=text_of(row["queue"]), now=now)
+    return Job.new(text_of(row["method"]), payload, queue=text_of(row["queue"]), now=instant(row["now"]))
 
 
 def cursor_of(last: Job) -> str:

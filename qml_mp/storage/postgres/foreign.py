@@ -11,8 +11,13 @@ from psycopg import pq
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.postgres import sql_around
 from qml_mp.storage.postgres.connection import ProcessConnection
+
+_IDENTITY = """
+SELECT current_database() AS database, pg_postmaster_start_time() AS started_at, inet_server_port() AS port,
+       (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s) AS schema_oid
+"""
+"""What tells this database from every other; needs no privilege."""
 
 
 class ForeignConnections:
@@ -52,11 +57,11 @@ class ForeignConnections:
 
     def _identity_through(self, connection: psycopg.Connection[Any]) -> DictRow | None:
         cursor = self.cursor(connection)
-        return cursor.execute(sql_around.IDENTITY, self._schema()).fetchone()
+        return cursor.execute(_IDENTITY, self._schema()).fetchone()
 
     def _own_identity(self) -> DictRow | None:
         with self._database.use("comparing databases") as link:
-            return link.execute(sql_around.IDENTITY, self._schema()).fetchone()
+            return link.execute(_IDENTITY, self._schema()).fetchone()
 
     def _schema(self) -> Mapping[str, str]:
         return {"schema": self._database.target.schema}

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from qml_mp.core.job import Claim, Job
-from qml_mp.storage.postgres import sql_around
 from qml_mp.storage.postgres.connection import ProcessConnection
 from qml_mp.storage.postgres.instants import from_column
 from qml_mp.storage.rows import claim_of, job_of
@@ -22,7 +21,7 @@ class Part:
     def now(self) -> datetime:
         """The database's clock."""
         with self._database.use("asking for the time", checked=False) as link:
-            row = link.execute(sql_around.NOW).fetchone()
+            row = link.execute("SELECT clock_timestamp() AS now").fetchone()
         now = from_column(row and row["now"])
         assert now is not None  # the statement always gives one row
         return now

@@ -1,4 +1,4 @@
-"""Every process, no I/O: the statements of `sql` and `sql_around` made ready for one schema."""
+"""Every process, no I/O: queries made ready for one schema."""
 
 from __future__ import annotations
 

@@ -12,17 +12,17 @@ from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.postgres.claims import ClaimsPart, release_all
 from qml_mp.storage.postgres.connection import Transaction
 from qml_mp.storage.postgres.database import PostgresDatabase
-from qml_mp.storage.postgres.recurring import RecurringPart
 from qml_mp.storage.postgres.schema import check_found
 from qml_mp.storage.postgres.sweeping import SweepingPart
 from qml_mp.storage.postgres.waker import NotifyWaker
 from qml_mp.storage.protocol import Retention
+from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import ServerRegistry
 from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
 class PostgresStorage(
-    JobStore, ClaimsPart, SweepingPart, RecurringPart, ServerRegistry, NamedLocks, Monitoring
+    JobStore, ClaimsPart, SweepingPart, RecurringStore, ServerRegistry, NamedLocks, Monitoring
 ):
     """`Storage` of the protocol in one schema of a PostgreSQL database, all instants by its clock.
 

@@ -14,17 +14,17 @@ from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.migrate import check_version
 from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.protocol import Retention
+from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import ServerRegistry
 from qml_mp.storage.sqlite.claims import ClaimsPart
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.sqlite.own_locks import is_writing
-from qml_mp.storage.sqlite.recurring import RecurringPart
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.sqlite.waker import open_waker
 from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
-class SqliteStorage(JobStore, ClaimsPart, ServerRegistry, RecurringPart, NamedLocks, Monitoring):
+class SqliteStorage(JobStore, ClaimsPart, ServerRegistry, RecurringStore, NamedLocks, Monitoring):
     """`Storage` of the protocol in the file at `path`, made with mode 0600 when it is missing.
 
     `busy_timeout` bounds every wait for another program's lock; `StorageUnavailable` then.

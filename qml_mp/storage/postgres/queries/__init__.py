@@ -14,7 +14,10 @@ from typing import Final
 from qml_mp.storage.postgres.queries.jobs import JOBS
 from qml_mp.storage.postgres.queries.locks import LOCKS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
+from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
 from qml_mp.storage.queries import Queries
 
-QUERIES: Final = Queries(jobs=JOBS, locks=LOCKS, monitoring=MONITORING, registry=REGISTRY)
+QUERIES: Final = Queries(
+    jobs=JOBS, locks=LOCKS, monitoring=MONITORING, recurring=RECURRING, registry=REGISTRY
+)

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.postgres.sql import JOB_COLUMNS, METHOD_NAME
+from qml_mp.storage.postgres.queries.columns import JOB
+from qml_mp.storage.postgres.sql import METHOD_NAME
 from qml_mp.storage.queries import MonitoringQueries
 
 _PAGE_OF_STATE: Final = """
@@ -27,7 +28,7 @@ def _list_jobs(states: Iterable[StateName]) -> str:
         WITH page AS MATERIALIZED (
             SELECT newest.id FROM ({parts}) AS newest ORDER BY created_at DESC, id DESC LIMIT %(limit)s
         )
-        SELECT {JOB_COLUMNS} FROM page JOIN {{s}}.jobs AS j USING (id) ORDER BY j.created_at DESC, j.id DESC
+        SELECT {JOB} FROM page JOIN {{s}}.jobs AS j USING (id) ORDER BY j.created_at DESC, j.id DESC
     """
 
 

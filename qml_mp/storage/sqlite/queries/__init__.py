@@ -15,6 +15,9 @@ from qml_mp.storage.queries import Queries
 from qml_mp.storage.sqlite.queries.jobs import JOBS
 from qml_mp.storage.sqlite.queries.locks import LOCKS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
+from qml_mp.storage.sqlite.queries.recurring import RECURRING
 from qml_mp.storage.sqlite.queries.registry import REGISTRY
 
-QUERIES: Final = Queries(jobs=JOBS, locks=LOCKS, monitoring=MONITORING, registry=REGISTRY)
+QUERIES: Final = Queries(
+    jobs=JOBS, locks=LOCKS, monitoring=MONITORING, recurring=RECURRING, registry=REGISTRY
+)

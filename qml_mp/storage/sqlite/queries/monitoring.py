@@ -7,7 +7,7 @@ from typing import Final
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.queries import MonitoringQueries
-from qml_mp.storage.sqlite.sql import _JOB as JOB_COLUMNS
+from qml_mp.storage.sqlite.queries.columns import JOB
 
 # One state's share of a page: newest first, from the index alone unless a filter asks for the row.
 _PAGE_OF_STATE: Final = """
@@ -24,7 +24,7 @@ def _list_jobs(states: Iterable[StateName]) -> str:
     however many rows there are."""
     parts = " UNION ALL ".join(_PAGE_OF_STATE.format(state=state) for state in states)
     return f"""
-        SELECT {JOB_COLUMNS} FROM qml_jobs
+        SELECT {JOB} FROM qml_jobs
         WHERE id IN (SELECT id FROM ({parts}) ORDER BY created_at DESC, id DESC LIMIT :limit)
         ORDER BY created_at DESC, id DESC
     """

@@ -1,0 +1,135 @@
+"""Tests of the storage: a template that several servers declare, fire and switch at the same moment."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.protocol import JobFilter, Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import in_children
+
+DAILY = RecurringJob.new("digest", "0 0 9 * * *", "send_digest", payload={"to": "all"}, queue="mail")
+DAY = timedelta(days=1)
+
+
+def declare(url: str, template: RecurringJob) -> None:
+    with closing(open_storage(url)) as storage:
+        storage.upsert_recurring_job(template)
+
+
+def fire(url: str) -> None:
+    with closing(open_storage(url)) as storage:
+        storage.fire_due_recurring()
+
+
+def test_servers_that_declare_a_new_template_at_once_store_it_as_each_of_them_has_it(
+    storage: Storage, url: str
+) -> None:
+    storage.migrate()
+
+    statuses = in_children([partial(declare, url, DAILY)] * 5)
+
+    assert statuses == [0] * 5
+    assert storage.list_recurring_jobs() == [DAILY]
+
+
+def test_of_servers_that_declare_different_ones_at_once_one_has_it_its_way(
+    storage: Storage, url: str
+) -> None:
+    storage.migrate()
+    ways = [
+        replace(
+            DAILY, cron=f"0 0 {hour} * * *", queue=f"at-{hour}", payload=hour, next_run_at=DAILY.created_at
+        )
+        for hour in range(5)
+    ]
+
+    statuses = in_children([partial(declare, url, way) for way in ways])
+
+    assert statuses == [0] * 5
+    assert storage.list_recurring_jobs()[0] in ways
+
+
+@pytest.mark.parametrize("late", [timedelta(), 3 * DAY], ids=["due", "missed for days"])
+def test_a_due_template_that_is_declared_and_fired_at_once_fires_once(
+    storage: Storage, url: str, late: timedelta
+) -> None:
+    due = replace(DAILY, next_run_at=storage.now() - late)
+    storage.upsert_recurring_job(due)
+
+    statuses = in_children([partial(declare, url, due), partial(fire, url)] * 3)
+
+    (stored,) = storage.list_recurring_jobs()
+    assert statuses == [0] * 6
+    assert len(storage.list_jobs(JobFilter()).jobs) == 1
+    assert stored.next_run_at is not None
+    assert stored.next_run_at > storage.now()
+
+
+@pytest.mark.parametrize("queue", [DAILY.queue, "letters"], ids=["as it was", "changed"])
+def test_a_declaration_waits_for_a_person_who_is_switching_the_template_off(
+    storage: Storage, raw: Raw, url: str, connect: Callable[[], Any], queue: str
+) -> None:
+    storage.upsert_recurring_job(DAILY)
+    person, table = connect(), raw.name("recurring_jobs")
+    if raw.is_sqlite:
+        person.execute("BEGIN IMMEDIATE")
+    person.execute(f"UPDATE {table} SET enabled = {'0' if raw.is_sqlite else 'false'}, next_run_at = NULL")
+
+    declare_while_blocked(raw, url, replace(DAILY, queue=queue), then=person.commit)
+
+    (stored,) = storage.list_recurring_jobs()
+    assert (stored.enabled, stored.next_run_at, stored.queue) == (False, None, queue)
+
+
+def test_a_declaration_waits_for_another_one_that_is_not_committed_yet(
+    storage: Storage, raw: Raw, url: str, connect: Callable[[], Any]
+) -> None:
+    first, table = connect(), raw.name("recurring_jobs")
+    if raw.is_sqlite:
+        first.execute("BEGIN IMMEDIATE")
+    later = (DAILY.created_at + 3 * DAY).replace(microsecond=0)
+    instants = (raw.instant(later), raw.instant(later))
+    place = "?" if raw.is_sqlite else "%s"
+    first.execute(
+        f"INSERT INTO {table} (id, cron, tz, method, payload, queue, next_run_at, created_at)"
+        f" VALUES ('digest', '{DAILY.cron}', 'UTC', 'old_name', 'null', 'mail', {place}, {place})",
+        instants,
+    )
+
+    declare_while_blocked(raw, url, DAILY, then=first.commit)
+
+    (stored,) = storage.list_recurring_jobs()
+    assert (stored.next_run_at, stored.method, stored.payload) == (later, "send_digest", {"to": "all"})
+
+
+def declare_while_blocked(raw: Raw, url: str, template: RecurringJob, *, then: Callable[[], object]) -> None:
+    """Declare it from another connection, and let it go on by `then` once it waits for a lock."""
+    name = f"declarer-{uuid.uuid4()}"
+    with closing(open_storage(url, application_name=name)) as another, ThreadPoolExecutor(1) as thread:
+        declared = thread.submit(another.upsert_recurring_job, template)
+        wait_until_blocked(raw, name, declared)
+        then()
+        declared.result(20)
+
+
+def wait_until_blocked(raw: Raw, name: str, call: Future[None]) -> None:
+    """Until this session waits for a lock; an SQLite file shows nobody who waits for it."""
+    deadline = time.monotonic() + 20
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
+    while not raw.is_sqlite and not raw.run(waiting, name):
+        assert not call.done()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
