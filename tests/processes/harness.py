@@ -26,15 +26,17 @@ _Found = TypeVar("_Found")
 
 
 def wait_until(find: Callable[[], _Found | None], *, within_s: float = 20.0, what: str = "it") -> _Found:
-    """The first truthy answer of `find`; fails the test when there is none in time."""
-    deadline = time.monotonic() + within_s
+    """The first truthy answer of `find`; fails the test when there is none in time. What takes long is asked
+    for more rarely, because many tests wait at a time and an answer costs a query."""
+    began = time.monotonic()
     while True:
         found = find()
         if found:
             return found
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > within_s:
             raise AssertionError(f"{what} did not come about within {within_s} s")
-        time.sleep(0.01)
+        time.sleep(min(0.01 + waited_s / 50, 0.03))
 
 
 @dataclass(kw_only=True, eq=False)
