@@ -127,7 +127,12 @@ class StorageUnreachable(StorageUnavailable):
 
 class OutcomeRefused(StorageError):
     """The storage refuses what came of a job: a value that it cannot hold, a constraint. Another outcome
-    of the same job may be written; the same one never will."""
+    of the same job may be written; the same one never will. `job_id` and `claim_seq` say of which claim."""
+
+    def __init__(self, message: str, *, job_id: str, claim_seq: int) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.claim_seq = claim_seq
 
 
 class SchemaMismatch(StorageError):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
+from qml_mp.core.job import Claim
 from qml_mp.storage.database import Database, Row
+from qml_mp.storage.rows import claim_of
 
 
 class Part:
     """Some operations of the storage on the one database."""
 
     _db: Database
+
+    def _claims_of(self, rows: Iterable[Row]) -> list[Claim]:
+        """The claims of rows that are Processing."""
+        return [claim_of(row, self._db.instant) for row in rows]
 
     def _between(self, row: Row, start: str, end: str) -> timedelta | None:
         """How long it is from one of the row's instants to another; zero when that has passed, None when

@@ -76,6 +76,16 @@ class Finished:
     """The next job, when one was asked for and there was one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchanged:
+    """What `exchange` did."""
+
+    finished: tuple[Finished, ...]
+    """What became of each outcome, in the order given."""
+    claims: tuple[Claim, ...]
+    """The next jobs; fewer than asked for, when there were no more."""
+
+
 class CancelResult(Enum):
     """What `request_cancel` found."""
 
@@ -219,6 +229,16 @@ class JobStore(Protocol):
 
 class JobLocker(Protocol):
     """Claims and everything that is guarded by them."""
+
+    def exchange(
+        self,
+        finished: Sequence[tuple[Claim, Outcome]],
+        *,
+        fetch: Fetch | None,
+        limit: int,
+        retention: Retention,
+    ) -> Exchanged:
+        """Write the outcomes of these claims, and claim up to `limit` jobs more, in one commit."""
 
     def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
         """Claim the best runnable job of the queues that has one of the methods: highest priority, then

@@ -33,6 +33,74 @@ class JobQueries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceQueries:
+    """The best job of some queues, of these methods (None: whichever): the highest priority, then the oldest.
+    All take queues, queue (the one, when there is one), methods."""
+
+    best: str
+    """id; nobody else takes it until the transaction ends. No row: nothing to do."""
+    claim: str
+    """worker_id, server_id, registered, epoch: hand it out, if the worker's row has this epoch or the worker
+    is not `registered`; job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimQueries:
+    """Claims and their ends. Whatever is written about a claim is guarded by id, claim_seq and Processing."""
+
+    from_all: ChoiceQueries
+    from_one: ChoiceQueries
+    from_several: ChoiceQueries
+    claim_this: str
+    """id, worker_id, server_id: hand out the job, chosen before."""
+    fail_unclaimable: str
+    """id, ttl, type, message: set Failed the job, whose row refuses to be claimed."""
+    all: str
+    """job, oldest claim first; as the next three."""
+    of_worker: str
+    """worker_id."""
+    of_server: str
+    """server_id."""
+    lock_of_server: str
+    """server_id: `of_server`; nobody else ends these claims until the transaction does."""
+    lock: str
+    """id, claim_seq: cancel_reason, which stays so until the transaction ends. No row: the claim is lost."""
+    finish: str
+    """id, claim_seq and what `outcomes` binds: write the outcome; now. No row: the claim is lost."""
+    add_attempt: str
+    """id, claim_seq and what `outcomes` binds: keep an attempt that did not succeed."""
+    read_back: str
+    """id, claim_seq: job, succeeded, recorded (the kind of the claim's attempt in the history)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepQueries:
+    """What moves jobs from outside of their workers."""
+
+    stranded: str
+    """stale_before, spared: job of the claims that started before, save those of the servers spared; nobody
+    else ends them until the transaction does."""
+    next_due: str
+    """due_at of the next waiting job, now. No row, or no instant: none waits."""
+    promote: str
+    """limit: make Enqueued what is due, longest due first."""
+    hasten_retries: str
+    """Have an AwaitingRetry job that ended in the future be due after its delay, counted from now."""
+    lock_state: str
+    """id: state, which stays so until the transaction ends."""
+    cancel_waiting: str
+    """id, reason, ttl: make Deleted the job, which waits to run."""
+    request_cancel: str
+    """id, reason: leave word for the supervisor of the job, which runs; the first reason given stays."""
+    cancel_requests: str
+    """server_id: id, claim_seq, worker_id, cancel_reason of running jobs that somebody wants cancelled."""
+    any_expired: str
+    """A row if there is an ended job whose time is over."""
+    delete_expired: str
+    """limit: delete ended jobs whose time is over, oldest first, their attempts with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LockQueries:
     """Named locks."""
 
@@ -121,8 +189,6 @@ class RegistryQueries:
     remove_silent_server: str
     """server_id, silent_for, judge: delete its row if it has been silent for so long and the server `judge`
     (None: whoever) was heard within half of it."""
-    lock_claims_of: str
-    """server_id: what `rows.claim_of` reads, oldest first; nobody else ends these claims any more."""
     lock_workers_of: str
     """server_id: wait for the claims that its workers are making; they make none any more."""
     remove_workers_of: str
@@ -134,8 +200,6 @@ class RegistryQueries:
     epoch of the two; nothing when its server is not there."""
     raise_epoch: str
     """worker_id: wait for a claim that it is making, raise its epoch; epoch."""
-    claims_of_worker: str
-    """worker_id: what `rows.claim_of` reads, oldest first."""
     remove_worker: str
     """id: delete its row."""
     list_workers: str
@@ -146,8 +210,10 @@ class RegistryQueries:
 class Queries:
     """All of them, by topic."""
 
+    claims: ClaimQueries
     jobs: JobQueries
     locks: LockQueries
     monitoring: MonitoringQueries
     recurring: RecurringQueries
     registry: RegistryQueries
+    sweeping: SweepQueries

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
-from qml_mp.storage.database import Transaction, Values
+from qml_mp.storage.database import Values
+from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.part import Part
 from qml_mp.storage.protocol import BY_DEFAULT, Renewed, Retention
 from qml_mp.storage.row_change import server_gone
-from qml_mp.storage.rows import claim_of, server_of, worker_of
+from qml_mp.storage.rows import server_of, worker_of
 from qml_mp.storage.storable import storable_reason
 
 
@@ -106,15 +107,13 @@ class ServerRegistry(Part):
                 if transaction.run(queries.remove_silent_server, verdict).count == 0:
                     return 0
             # Claims before workers, as a worker locks them that finishes one and takes the next.
-            transaction.run(queries.lock_claims_of, which)
+            lock_claims = self._db.queries.claims.lock_of_server
+            transaction.run(lock_claims, which)
             transaction.run(queries.lock_workers_of, which)
             # Again: of these there may be more now, and of none after this one more.
-            held = transaction.run(queries.lock_claims_of, which).rows()
-            released = self._release_claims(
-                transaction,
-                [claim_of(row, self._db.instant) for row in held],
-                reason=server_gone(server_id),
-                retention=retention,
+            held = self._claims_of(transaction.run(lock_claims, which).rows())
+            released = release_all(
+                self._db, transaction, held, Release(reason=server_gone(server_id)), retention
             )
             transaction.run(queries.remove_workers_of, which)
             return released
@@ -146,12 +145,11 @@ class ServerRegistry(Part):
         with self._db.transaction("looking for lost claims") as transaction:
             raised = transaction.run(queries.raise_epoch, which)
             # A query of its own, so that it sees the claim for which the lock has waited.
-            held = transaction.run(queries.claims_of_worker, which)
+            held = transaction.run(self._db.queries.claims.of_worker, which)
         row = raised.first()
         if row is None:
             return None
-        claims = tuple(claim_of(claim, self._db.instant) for claim in held.rows())
-        return Renewed(epoch=row["epoch"], claims=claims)
+        return Renewed(epoch=row["epoch"], claims=tuple(self._claims_of(held.rows())))
 
     def deregister_worker(self, worker_id: str) -> None:
         """Delete the row; harmless when there is none."""
@@ -161,11 +159,6 @@ class ServerRegistry(Part):
         """All rows, by server and number."""
         rows = self._db.read("listing workers", self._db.queries.registry.list_workers)
         return [worker_of(row, self._db.instant) for row in rows]
-
-    def _release_claims(
-        self, transaction: Transaction, claims: list[Claim], *, reason: str, retention: Retention
-    ) -> int:
-        raise NotImplementedError
 
 
 def _said(queues: Sequence[str], methods: Sequence[str] | None, paused: bool, trouble: str | None) -> Values:

@@ -8,14 +8,15 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from qml_mp.storage.postgres import sql
-from qml_mp.storage.postgres.connection import Params
+from qml_mp.storage.database import Values
+from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.postgres.statements import Statements
 from qml_mp.storage.postgres.store import PostgresStorage
 from qml_mp.storage.postgres.target import parse_target
 
 SCHEMA = "plans"
 OWNER = {"worker_id": "w", "server_id": "s", "registered": True, "epoch": 0, "methods": ["none", "work"]}
+SEVERAL = {**OWNER, "queues": ["small", "none", "big"]}
 
 
 @pytest.fixture
@@ -53,15 +54,19 @@ def _add_jobs(connection: psycopg.Connection, *, state: str, method: str = "work
 @pytest.mark.parametrize(
     ("statement", "params", "index"),
     [
-        (sql.CLAIM_FROM_ONE, {**OWNER, "queue": "small"}, "jobs_claim_queue"),
-        (sql.CLAIM_FROM_ALL, OWNER, "jobs_claim_any"),
-        (sql.CLAIM_FROM_ALL, {**OWNER, "methods": None}, "jobs_claim_any"),
-        (sql.CLAIM_FROM_SEVERAL, {**OWNER, "queues": ["small", "none", "big"]}, "jobs_claim_queue"),
+        (QUERIES.claims.from_one.claim, {**OWNER, "queue": "small"}, "jobs_claim_queue"),
+        (QUERIES.claims.from_all.claim, OWNER, "jobs_claim_any"),
+        (QUERIES.claims.from_all.claim, {**OWNER, "methods": None}, "jobs_claim_any"),
+        (
+            QUERIES.claims.from_several.claim,
+            {**OWNER, "queues": ["small", "none", "big"]},
+            "jobs_claim_queue",
+        ),
     ],
     ids=["one queue", "all queues", "all methods", "several queues"],
 )
 def test_a_claim_reads_the_heads_of_its_own_index_whatever_the_statistics_say(
-    session: psycopg.Connection, postgres_url: str, statement: str, params: Params, index: str
+    session: psycopg.Connection, postgres_url: str, statement: str, params: Values, index: str
 ) -> None:
     explain = (
         b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) "

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
-from qml_mp.core.job import Claim
+from qml_mp.storage.claims import JobLocker
 from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.monitoring import Monitoring
-from qml_mp.storage.postgres.claims import ClaimsPart, release_all
-from qml_mp.storage.postgres.connection import Transaction
 from qml_mp.storage.postgres.database import PostgresDatabase
 from qml_mp.storage.postgres.schema import check_found
-from qml_mp.storage.postgres.sweeping import SweepingPart
 from qml_mp.storage.postgres.waker import NotifyWaker
-from qml_mp.storage.protocol import Retention
 from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import ServerRegistry
 from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
-class PostgresStorage(
-    JobStore, ClaimsPart, SweepingPart, RecurringStore, ServerRegistry, NamedLocks, Monitoring
-):
+class PostgresStorage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Monitoring):
     """`Storage` of the protocol in one schema of a PostgreSQL database, all instants by its clock.
 
     `schema` comes before the URL's `?schema=`; `application_name` is shown in the server's views;
@@ -40,13 +33,11 @@ class PostgresStorage(
         patience: timedelta = DEFAULT_PATIENCE,
     ) -> None:
         self._db = PostgresDatabase(url, schema=schema, application_name=application_name, patience=patience)
-        super().__init__(self._db._connection)
+        self._database = self._db._connection
 
-    def _release_claims(
-        self, transaction: Any, claims: list[Claim], *, reason: str, retention: Retention
-    ) -> int:
-        ours = Transaction(self._database, transaction._connection)
-        return release_all(ours, claims, reason=reason, retention=retention)
+    def now(self) -> datetime:
+        """The database's clock."""
+        return self._db.now()
 
     @property
     def url(self) -> str:

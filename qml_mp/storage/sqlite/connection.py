@@ -17,7 +17,6 @@ from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob, StorageError, StorageUnreachable
 from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.migrate import check_version, pending
-from qml_mp.storage.sqlite import sql
 from qml_mp.storage.sqlite.errors import is_busy, spoils_handle, translated
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.opening import (
@@ -29,7 +28,7 @@ from qml_mp.storage.sqlite.opening import (
     open_descriptors,
     version_of,
 )
-from qml_mp.storage.sqlite.schema import MIGRATIONS
+from qml_mp.storage.sqlite.schema import ADD_VERSION, MIGRATIONS
 from qml_mp.storage.waiting import StorageWait
 
 # Pauses between two tries for the write lock. The mean stays the same however long one waits: with
@@ -270,7 +269,7 @@ class ProcessConnection:
                 for statement in migration.sql.split(";\n"):
                     connection.execute(statement)
                 applied = {"version": migration.version, "now": to_us(self.clock.now())}
-                connection.execute(sql.ADD_VERSION, applied)
+                connection.execute(ADD_VERSION, applied)
             connection.execute("COMMIT")
         except BaseException:
             _roll_back(connection)

@@ -7,9 +7,8 @@ import sqlite3
 
 from qml_mp.errors import ConfigurationError, SchemaMismatch
 from qml_mp.storage.migrate import check_version
-from qml_mp.storage.sqlite import sql
 from qml_mp.storage.sqlite.connection import ProcessConnection
-from qml_mp.storage.sqlite.schema import MIGRATIONS
+from qml_mp.storage.sqlite.schema import HAS_VERSIONS, MIGRATIONS, VERSION
 
 
 def checked(connection: object, own: ProcessConnection) -> sqlite3.Connection:
@@ -40,14 +39,14 @@ def checked(connection: object, own: ProcessConnection) -> sqlite3.Connection:
 
 def check_schema_through(cursor: sqlite3.Cursor, own: ProcessConnection) -> None:
     """Raise `SchemaMismatch` unless the caller's transaction sees our schema; made when there is none."""
-    if not cursor.execute(sql.HAS_VERSIONS).fetchone()[0]:
+    if not cursor.execute(HAS_VERSIONS).fetchone()[0]:
         if cursor.connection.in_transaction:
             raise SchemaMismatch(
                 f"The open transaction sees no schema of qml-mp in {own.where()}. "
                 "Run `qml-mp migrate` once (or app.storage.migrate()), before the transaction begins."
             )
         own.migrate()
-    check_version(MIGRATIONS, found=cursor.execute(sql.VERSION).fetchone()[0] or 0, where=own.where())
+    check_version(MIGRATIONS, found=cursor.execute(VERSION).fetchone()[0] or 0, where=own.where())
 
 
 def _is_same_file(path: str | bytes | None, own: str) -> bool:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
 from qml_mp.standard_streams import is_open, occupy_standard_streams
 from qml_mp.storage.migrate import no_version
-from qml_mp.storage.sqlite import sql
+from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
 
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
 _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
@@ -71,9 +71,9 @@ def configure(connection: sqlite3.Connection, path: str) -> None:
 def version_of(connection: sqlite3.Connection) -> int:
     """The version of the schema, 0 when there is none. Reads only. Raises `SchemaMismatch` for a schema
     that does not say its version."""
-    if not connection.execute(sql.HAS_VERSIONS).fetchone()[0]:
+    if not connection.execute(HAS_VERSIONS).fetchone()[0]:
         return 0
-    version: int | None = connection.execute(sql.VERSION).fetchone()[0]
+    version: int | None = connection.execute(VERSION).fetchone()[0]
     if not version:
         raise no_version(f"the SQLite file {connection.execute('PRAGMA database_list').fetchone()[2]}")
     return version

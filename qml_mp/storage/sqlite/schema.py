@@ -13,6 +13,17 @@ from typing import Final
 
 from qml_mp.storage.migrate import Migration
 
+# Whether the table of versions is there; asked first, because a SELECT from a missing table is an error.
+HAS_VERSIONS: Final = (
+    "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND name = 'qml_schema_version'"
+)
+
+# The version of the schema.
+VERSION: Final = "SELECT max(version) FROM main.qml_schema_version"
+
+# Note that a migration was applied.
+ADD_VERSION: Final = "INSERT INTO qml_schema_version (version, applied_at) VALUES (:version, :now)"
+
 _VERSION_1: Final = """
 CREATE TABLE qml_schema_version (
     version INTEGER PRIMARY KEY,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from qml_mp.clock import Clock, SystemClock
-from qml_mp.core.job import Claim
+from qml_mp.storage.claims import JobLocker
 from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.migrate import check_version
 from qml_mp.storage.monitoring import Monitoring
-from qml_mp.storage.protocol import Retention
 from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import ServerRegistry
-from qml_mp.storage.sqlite.claims import ClaimsPart
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.sqlite.own_locks import is_writing
 from qml_mp.storage.sqlite.schema import MIGRATIONS
@@ -24,7 +20,7 @@ from qml_mp.storage.sqlite.waker import open_waker
 from qml_mp.storage.waiting import DEFAULT_PATIENCE, StorageWait, Waker
 
 
-class SqliteStorage(JobStore, ClaimsPart, ServerRegistry, RecurringStore, NamedLocks, Monitoring):
+class SqliteStorage(JobStore, JobLocker, ServerRegistry, RecurringStore, NamedLocks, Monitoring):
     """`Storage` of the protocol in the file at `path`, made with mode 0600 when it is missing.
 
     `busy_timeout` bounds every wait for another program's lock; `StorageUnavailable` then.
@@ -34,13 +30,11 @@ class SqliteStorage(JobStore, ClaimsPart, ServerRegistry, RecurringStore, NamedL
         self, path: str, *, clock: Clock | None = None, busy_timeout: timedelta = DEFAULT_PATIENCE
     ) -> None:
         self._db = SqliteDatabase(path, clock=clock or SystemClock(), busy_timeout=busy_timeout)
-        super().__init__(self._db._connection)
+        self._database = self._db._connection
 
-    def _release_claims(
-        self, transaction: Any, claims: list[Claim], *, reason: str, retention: Retention
-    ) -> int:
-        connection: sqlite3.Connection = transaction._cursor.connection
-        return self._release(connection, claims, reason=reason, retention=retention)
+    def now(self) -> datetime:
+        """The database's clock."""
+        return self._db.now()
 
     @property
     def url(self) -> str:

@@ -11,13 +11,21 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.postgres.queries.claims import CLAIMS
 from qml_mp.storage.postgres.queries.jobs import JOBS
 from qml_mp.storage.postgres.queries.locks import LOCKS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
+from qml_mp.storage.postgres.queries.sweeping import SWEEPING
 from qml_mp.storage.queries import Queries
 
 QUERIES: Final = Queries(
-    jobs=JOBS, locks=LOCKS, monitoring=MONITORING, recurring=RECURRING, registry=REGISTRY
+    claims=CLAIMS,
+    jobs=JOBS,
+    locks=LOCKS,
+    monitoring=MONITORING,
+    recurring=RECURRING,
+    registry=REGISTRY,
+    sweeping=SWEEPING,
 )

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.postgres.queries.columns import JOB
-from qml_mp.storage.postgres.sql import METHOD_NAME
+from qml_mp.storage.postgres.queries.columns import JOB, METHOD_NAME
 from qml_mp.storage.queries import MonitoringQueries
 
 _PAGE_OF_STATE: Final = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres import sql
 from qml_mp.storage.queries import RegistryQueries
 
 _SERVER: Final = """
@@ -57,8 +56,6 @@ REGISTRY: Final = RegistryQueries(
               SELECT FROM {s}.servers
               WHERE id = %(judge)s AND last_heartbeat > now() - %(silent_for)s::interval / 2))
     """,
-    # Waits for a finish that is under way; the claim is then finished and not released.
-    lock_claims_of=sql.LOCK_CLAIMS_OF_SERVER,
     # Waits for the claims that these workers are making, and keeps them from more.
     lock_workers_of="SELECT FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE",
     remove_workers_of="DELETE FROM {s}.workers WHERE server_id = %(server_id)s",
@@ -88,7 +85,6 @@ REGISTRY: Final = RegistryQueries(
         WHERE id = (SELECT id FROM {s}.workers WHERE id = %(worker_id)s FOR UPDATE)
         RETURNING epoch
     """,
-    claims_of_worker=sql.CLAIMS_OF_WORKER,
     remove_worker="DELETE FROM {s}.workers WHERE id = %(id)s",
     list_workers="""
         SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import RegistryQueries
-from qml_mp.storage.sqlite import sql
 
 _SERVER: Final = """
     id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
@@ -47,7 +46,6 @@ REGISTRY: Final = RegistryQueries(
               SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :now - :silent_for / 2))
     """,
     # The write lock is held.
-    lock_claims_of=sql.CLAIMS_OF_SERVER,
     lock_workers_of="SELECT 1 FROM qml_workers WHERE server_id = :server_id",
     remove_workers_of="DELETE FROM qml_workers WHERE server_id = :server_id",
     set_worker_rss="""
@@ -68,7 +66,6 @@ REGISTRY: Final = RegistryQueries(
             epoch = max(held.epoch, excluded.epoch)
     """,
     raise_epoch="UPDATE qml_workers SET epoch = epoch + 1 WHERE id = :worker_id RETURNING epoch",
-    claims_of_worker=sql.CLAIMS_OF_WORKER,
     remove_worker="DELETE FROM qml_workers WHERE id = :id",
     list_workers="""
         SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch

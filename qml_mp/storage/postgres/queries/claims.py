@@ -1,0 +1,154 @@
+"""Every process: claims and their ends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.postgres.queries.columns import JOB, METHOD_NAME
+from qml_mp.storage.queries import ChoiceQueries, ClaimQueries
+
+
+def _from(of: str, *, start: str, same: str, always: str) -> ChoiceQueries:
+    """The choice of a claim. `of` are the columns that part the jobs, `same` compares them with those of `h`.
+
+    A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So
+    first the head of each method, by steps from one to the next in an index that has the method before the
+    order; then the best head of those that are known. Only then a row is locked.
+    """
+    entry = f"""
+        SELECT {of}{METHOD_NAME} AS name, j.priority, j.created_at, j.id FROM {{s}}.jobs AS j
+        WHERE j.state = 'enqueued' AND {always} -- always true; see the index
+    """
+    order = f"ORDER BY {METHOD_NAME}, j.priority DESC, j.created_at, j.id LIMIT 1"
+    best = f"""
+        WITH RECURSIVE head AS (
+            {start.format(entry=entry, order=order)}
+            UNION ALL
+            SELECT next.* FROM head AS h
+            CROSS JOIN LATERAL ({entry} {same} AND {METHOD_NAME} > h.name {order}) AS next
+        ),
+        -- MATERIALIZED: the candidate is looked for once, and never again per row of a join.
+        candidate AS MATERIALIZED (
+            SELECT free.id
+            FROM (
+                SELECT * FROM head WHERE %(methods)s::text[] IS NULL OR name = ANY(%(methods)s::text[])
+                ORDER BY priority DESC, created_at, id
+            ) AS h
+            CROSS JOIN LATERAL (
+                SELECT j.id FROM {{s}}.jobs AS j
+                WHERE j.state = 'enqueued' AND {always} {same} AND {METHOD_NAME} = h.name
+                -- Highest priority, then oldest; the index has this order, so the walk ends at the first free
+                -- row.
+                ORDER BY j.priority DESC, j.created_at, j.id
+                -- SKIP LOCKED: what another worker is just taking is passed over and not waited for.
+                LIMIT 1 FOR UPDATE SKIP LOCKED
+            ) AS free
+            -- As the subquery is sorted, so the walk ends with the first head that has a free row behind it.
+            -- While others are taking the best of a method, its next one can come before the best of another.
+            ORDER BY h.priority DESC, h.created_at, h.id
+            LIMIT 1
+        )
+    """
+    return ChoiceQueries(best=f"{best} SELECT id FROM candidate", claim=best + _CLAIM)
+
+
+_HAND_OUT: Final = """
+    UPDATE {s}.jobs AS j
+    SET state = 'processing', claim_seq = j.claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,
+        server_id = %(server_id)s, reason = NULL
+"""
+_CLAIM: Final = f"""
+    , owner AS MATERIALIZED (
+        -- KEY SHARE: who removes the row or raises its epoch waits for a claim that is being made, and none
+        -- is made afterwards: who has waited for them reads the row's newest version.
+        -- Only when there is something to claim, because locking writes.
+        SELECT FROM {{s}}.workers
+        WHERE id = %(worker_id)s AND epoch = %(epoch)s AND EXISTS (SELECT FROM candidate) FOR KEY SHARE
+    )
+    {_HAND_OUT}
+    FROM candidate AS c
+    -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
+    WHERE j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
+    RETURNING {JOB}
+"""
+
+# The guard of every write about a claim: id, claim_seq and Processing. As a CASE, because a planner whose
+# statistics are old may otherwise look for the row among all that are Processing.
+_CLAIM_HOLDS: Final = "id = %(id)s AND CASE WHEN state = 'processing' THEN claim_seq END = %(claim_seq)s"
+_PROCESSING: Final = f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.state = 'processing'"
+_OF_SERVER: Final = f"{_PROCESSING} AND j.server_id = %(server_id)s ORDER BY j.started_at, j.id"
+
+CLAIMS: Final = ClaimQueries(
+    from_all=_from("", start="({entry} {order})", same="", always="j.id <> ''"),
+    # Beside the next one, because its plan is kept and not made anew.
+    from_one=_from(
+        "j.queue, ",
+        start="({entry} AND j.queue = %(queue)s {order})",
+        same="AND j.queue = h.queue",
+        always="j.queue <> ''",
+    ),
+    from_several=_from(
+        "j.queue, ",
+        start="SELECT first.* FROM unnest(%(queues)s::text[]) AS served (queue) "
+        "CROSS JOIN LATERAL ({entry} AND j.queue = served.queue {order}) AS first",
+        same="AND j.queue = h.queue",
+        always="j.queue <> ''",
+    ),
+    claim_this=f"{_HAND_OUT} WHERE j.id = %(id)s",
+    fail_unclaimable="""
+        UPDATE {s}.jobs
+        SET state = 'failed', finished_at = now(), expires_at = now() + %(ttl)s::interval,
+            last_error_type = %(type)s, last_error_message = %(message)s, last_error_traceback = NULL
+        WHERE id = %(id)s
+    """,
+    all=f"{_PROCESSING} ORDER BY j.started_at, j.id",
+    of_worker=f"{_PROCESSING} AND j.worker_id = %(worker_id)s ORDER BY j.started_at, j.id",
+    of_server=_OF_SERVER,
+    # FOR UPDATE waits for a finish that is under way; the claim is then finished and not released.
+    lock_of_server=f"{_OF_SERVER} FOR UPDATE",
+    # FOR UPDATE: a cancel that comes after this read waits, and then finds the job no longer running.
+    lock=f"SELECT cancel_reason FROM {{s}}.jobs WHERE {_CLAIM_HOLDS} FOR UPDATE",
+    # A job that will run again is announced.
+    finish=f"""
+        WITH finished AS (
+            UPDATE {{s}}.jobs
+            SET state = %(state)s,
+                enqueued_at = CASE WHEN %(waits)s THEN now() ELSE enqueued_at END,
+                run_at = now() + %(delay)s::interval,
+                finished_at = CASE WHEN %(waits)s THEN NULL ELSE now() END,
+                expires_at = now() + %(ttl)s::interval,
+                -- Capped: a row that another program has filled to the brim must still be able to end.
+                failures = least(failures, 2147483647 - %(failures)s) + %(failures)s,
+                crashes = least(crashes, 2147483647 - %(crashes)s) + %(crashes)s,
+                result = %(result)s,
+                duration_us = %(duration_us)s,
+                last_error_type = CASE WHEN %(failed)s THEN %(error_type)s ELSE last_error_type END,
+                last_error_message = CASE WHEN %(failed)s THEN %(error_message)s ELSE last_error_message END,
+                last_error_traceback =
+                    CASE WHEN %(failed)s THEN %(error_traceback)s ELSE last_error_traceback END,
+                reason = %(reason)s, cancel_reason = NULL, worker_id = NULL, server_id = NULL
+            WHERE {_CLAIM_HOLDS}
+            RETURNING id
+        )
+        SELECT now() AS now, CASE WHEN %(waits)s THEN pg_notify(%(channel)s, '') END AS told FROM finished
+    """,
+    add_attempt="""
+        INSERT INTO {s}.attempts (job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type,
+                                  error_message, error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
+        SELECT j.id, j.claim_seq, %(kind)s, %(worker)s,
+               -- The pid of a worker that is alive is that of its row.
+               coalesce(%(pid)s::integer, (SELECT w.pid FROM {s}.workers AS w WHERE w.id = %(worker)s)),
+               coalesce(j.started_at, now()), now(), %(error_type)s, %(error_message)s, %(error_traceback)s,
+               %(signal)s, %(exit_code)s, %(peak_rss_bytes)s, %(cpu_s)s
+        FROM {s}.jobs AS j
+        WHERE j.id = %(id)s AND j.claim_seq = %(claim_seq)s
+        -- Only a row that another program has put there can be in the way; the outcome does not depend on it.
+        ON CONFLICT (job_id, claim_seq) DO NOTHING
+    """,
+    read_back=f"""
+        SELECT {JOB}, j.duration_us IS NOT NULL AS succeeded, (
+            SELECT a.kind FROM {{s}}.attempts AS a
+            WHERE a.job_id = j.id AND a.claim_seq = %(claim_seq)s) AS recorded
+        FROM {{s}}.jobs AS j WHERE j.id = %(id)s
+    """,
+)

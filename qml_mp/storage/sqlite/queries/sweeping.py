@@ -1,0 +1,59 @@
+"""Every process: what moves jobs from outside of their workers: time, cancels, cleanup, recovery."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.queries import SweepQueries
+from qml_mp.storage.sqlite.queries.columns import JOB
+
+SWEEPING: Final = SweepQueries(
+    stranded=f"""
+        SELECT {JOB} FROM qml_jobs INDEXED BY qml_jobs_processing
+        WHERE state = 'processing' AND COALESCE(started_at, created_at) < :stale_before
+          AND COALESCE(server_id, '') NOT IN (SELECT value FROM json_each(:spared))
+        ORDER BY started_at, id
+    """,
+    next_due="""
+        SELECT min(run_at) AS due_at, :now AS now FROM qml_jobs INDEXED BY qml_jobs_waiting
+        WHERE state IN ('scheduled', 'awaiting_retry')
+    """,
+    # Limited so that one tick holds the lock for a bounded time.
+    promote="""
+        UPDATE qml_jobs SET state = 'enqueued', enqueued_at = :now, run_at = NULL, reason = NULL
+        WHERE id IN (
+            SELECT id FROM qml_jobs INDEXED BY qml_jobs_waiting
+            WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now
+            ORDER BY run_at, id LIMIT :limit)
+    """,
+    hasten_retries="""
+        UPDATE qml_jobs SET run_at = run_at - (enqueued_at - :now), enqueued_at = :now
+        WHERE state = 'awaiting_retry' AND enqueued_at > :now
+    """,
+    lock_state="SELECT state FROM qml_jobs WHERE id = :id",  # the write lock is held
+    cancel_waiting="""
+        UPDATE qml_jobs
+        SET state = 'deleted', finished_at = :now, expires_at = :now + :ttl, reason = :reason, run_at = NULL
+        WHERE id = :id AND state IN ('enqueued', 'scheduled', 'awaiting_retry')
+    """,
+    request_cancel="""
+        UPDATE qml_jobs SET cancel_reason = COALESCE(cancel_reason, :reason)
+        WHERE id = :id AND state = 'processing'
+    """,
+    cancel_requests="""
+        SELECT id, claim_seq, worker_id, cancel_reason FROM qml_jobs INDEXED BY qml_jobs_processing
+        WHERE state = 'processing' AND server_id = :server_id AND cancel_reason IS NOT NULL
+        ORDER BY started_at, id
+    """,
+    any_expired="""
+        SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_expiring
+        WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now LIMIT 1
+    """,
+    # Limited as promotion is.
+    delete_expired="""
+        DELETE FROM qml_jobs WHERE id IN (
+            SELECT id FROM qml_jobs INDEXED BY qml_jobs_expiring
+            WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now
+            ORDER BY expires_at LIMIT :limit)
+    """,
+)
