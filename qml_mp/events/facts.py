@@ -244,7 +244,7 @@ class ServerStopping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStopped:
-    """The server has left storage, and no process of it is left."""
+    """No process of the server is left, and storage was told, if it could be."""
 
 
 # What is tried again
@@ -285,10 +285,13 @@ class StorageBack(TryWorked):
     worker_id: str | None = None
 
 
+JobFact = JobClaimed | ClaimFound | JobSucceeded | AttemptFailed | JobCancelled | JobReleased | ClaimLost
+ServerFact = (
+    ServerRegistered | ServerDeclaredDead | JobsReclaimed | ServerReloaded | ServerStopping | ServerStopped
+)
 Event = (
-    JobClaimed | ClaimFound | JobSucceeded | AttemptFailed | JobCancelled | JobReleased | ClaimLost
-    | CancelStarted | TemplateFired | TemplateDisabled
+    JobFact | CancelStarted | TemplateFired | TemplateDisabled
     | WorkerStarted | WorkerReady | WorkerStopped | WorkersCannotBoot
-    | ServerRegistered | ServerDeclaredDead | JobsReclaimed | ServerReloaded | ServerStopping | ServerStopped
+    | ServerFact
     | TryFailed | StorageLost | TryWorked | StorageBack
 )  # fmt: skip

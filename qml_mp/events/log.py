@@ -10,35 +10,8 @@ from typing import Final, assert_never
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo
 from qml_mp.errors import QmlError
-from qml_mp.events.facts import (
-    AttemptFailed,
-    CancelStarted,
-    ClaimFacts,
-    ClaimFound,
-    ClaimLost,
-    Event,
-    JobCancelled,
-    JobClaimed,
-    JobEvent,
-    JobReleased,
-    JobsReclaimed,
-    JobSucceeded,
-    ServerDeclaredDead,
-    ServerRegistered,
-    ServerReloaded,
-    ServerStopped,
-    ServerStopping,
-    StorageBack,
-    StorageLost,
-    TemplateDisabled,
-    TemplateFired,
-    TryFailed,
-    TryWorked,
-    WorkerReady,
-    WorkersCannotBoot,
-    WorkerStarted,
-    WorkerStopped,
-)
+from qml_mp.events import facts
+from qml_mp.events.facts import ClaimFacts, Event
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
@@ -48,33 +21,33 @@ _MAX_TRACEBACK_CHARS: Final = 4000
 
 
 def log_event(event: Event) -> None:
-    """Write the line. A failed attempt is a WARNING when the job runs again, else an ERROR.
-    That a job began or succeeded is the tracing's to tell. No payload is told."""
+    """Write the line. An attempt that failed is a WARNING when the job runs again, else an ERROR; that a job
+    began or succeeded is the tracing's to tell."""
     match event:
-        case JobEvent():
+        case facts.JobEvent():
             _log_job(event)
-        case CancelStarted(key=ClaimKey(job_id=job_id)):
+        case facts.CancelStarted(key=ClaimKey(job_id=job_id)):
             logger.info("Cancelling job %s", job_id, extra={"job_id": job_id})
-        case TemplateFired(job_id=job_id, method=method):
+        case facts.TemplateFired(job_id=job_id, method=method):
             logger.info("Recurring job %s is enqueued", method, extra={"job_id": job_id})
-        case TemplateDisabled(template_id=template_id):
+        case facts.TemplateDisabled(template_id=template_id):
             logger.error("Recurring template %s is disabled: its cron no longer parses", template_id)
-        case WorkerStarted(number=number, pid=pid):
+        case facts.WorkerStarted(number=number, pid=pid):
             logger.info("Worker %s started (pid %s)", number, pid)
-        case WorkerReady(number=number, pid=pid):
+        case facts.WorkerReady(number=number, pid=pid):
             logger.info("Worker %s is ready (pid %s)", number, pid)
-        case WorkerStopped(number=number, pid=pid, how=how, was_orderly=was_orderly):
+        case facts.WorkerStopped(number=number, pid=pid, how=how, was_orderly=was_orderly):
             level = logging.INFO if was_orderly else logging.WARNING
             logger.log(level, "Worker %s stopped (pid %s): it %s", number, pid, how)
-        case WorkersCannotBoot(error=error, old_ones_stay=True):
+        case facts.WorkersCannotBoot(error=error, old_ones_stay=True):
             logger.error("A new worker cannot boot, so the old ones stay and work on:\n%s", error)
-        case WorkersCannotBoot(error=error):
+        case facts.WorkersCannotBoot(error=error):
             logger.error("Workers cannot boot; trying again, ever more slowly:\n%s", error)
-        case TryFailed():
+        case facts.TryFailed():
             _log_failed_try(event)
-        case StorageBack(what=what, worker_id=str(worker_id)):
+        case facts.StorageBack(what=what, worker_id=str(worker_id)):
             logger.info("%s", what, extra={"worker_id": worker_id})
-        case TryWorked(what=what):
+        case facts.TryWorked(what=what):
             logger.info("%s", what)
         case _:
             _log_server(event)
@@ -85,33 +58,31 @@ def what_is_served(queues: Sequence[str], methods: Sequence[str] | None) -> str:
     return f"Queues: {', '.join(queues) or 'all'}. Methods: {', '.join(methods or ()) or 'none'}"
 
 
-def _log_job(
-    event: JobClaimed | ClaimFound | JobSucceeded | AttemptFailed | JobCancelled | JobReleased | ClaimLost,
-) -> None:
+def _log_job(event: facts.JobFact) -> None:
     claim = event.claim
     match event:
-        case ClaimFound():
+        case facts.ClaimFound():
             text = "Found the claim of job %s, whose reply had been lost"
             logger.info(text, claim.job_id, extra=_of_hand_out(claim))
-        case JobClaimed() | JobSucceeded():
+        case facts.JobClaimed() | facts.JobSucceeded():
             pass
-        case AttemptFailed():
+        case facts.AttemptFailed():
             _log_failed_attempt(event)
-        case JobCancelled(reason=reason):
+        case facts.JobCancelled(reason=reason):
             _log_end(logging.INFO, claim, f"cancelled: {reason}")
-        case JobReleased():
+        case facts.JobReleased():
             _log_end(logging.INFO, claim, "given back, uncharged")
-        case ClaimLost(worker=WorkerStopped(number=number, pid=pid, how=how)):
+        case facts.ClaimLost(worker=facts.WorkerStopped(number=number, pid=pid, how=how)):
             text = "Job %s of worker %s (pid %s), which %s, is somebody else's now"
             logger.warning(text, claim.job_id, number, pid, how, extra=_of_hand_out(claim))
-        case ClaimLost():
+        case facts.ClaimLost():
             text = "The claim of job %s was lost; its outcome was not written"
             logger.warning(text, claim.job_id, extra=_of_hand_out(claim))
         case _:
             assert_never(event)
 
 
-def _log_failed_attempt(event: AttemptFailed) -> None:
+def _log_failed_attempt(event: facts.AttemptFailed) -> None:
     is_crash = event.kind is AttemptKind.CRASH
     count = f"{'crash' if is_crash else 'attempt'} {event.count}"
     count += "" if event.budget is None else f" of {event.budget}"
@@ -125,42 +96,35 @@ def _log_failed_attempt(event: AttemptFailed) -> None:
     _log_end(logging.WARNING, event.claim, f"{count}{what_next} {when}: {error}")
 
 
-def _log_server(
-    event: ServerRegistered
-    | ServerDeclaredDead
-    | JobsReclaimed
-    | ServerReloaded
-    | ServerStopping
-    | ServerStopped,
-) -> None:
+def _log_server(event: facts.ServerFact) -> None:
     match event:
-        case ServerRegistered():
+        case facts.ServerRegistered():
             pass
-        case ServerDeclaredDead(goes_on_as=new_id):
+        case facts.ServerDeclaredDead(goes_on_as=new_id):
             logger.error("A peer declared this server dead; its jobs are others' now")
             logger.warning("This server goes on as %s", new_id)
-        case JobsReclaimed(server_id=None, jobs=jobs):
+        case facts.JobsReclaimed(server_id=None, jobs=jobs):
             logger.warning("Stranded jobs that are enqueued again: %s", jobs)
-        case JobsReclaimed(server_id=server_id, jobs=jobs, was_silent=was_silent):
+        case facts.JobsReclaimed(server_id=server_id, jobs=jobs, was_silent=was_silent):
             text = "Server %s is %s; jobs of it that are enqueued again: %s"
             logger.warning(text, server_id, "silent" if was_silent else "dead", jobs)
-        case ServerReloaded(is_new_code=False):
+        case facts.ServerReloaded(is_new_code=False):
             logger.info("Replacing the workers one by one; the program in memory stays as it is")
-        case ServerReloaded(queues=queues, methods=methods):
+        case facts.ServerReloaded(queues=queues, methods=methods):
             logger.info("Replacing the workers one by one. %s", what_is_served(queues, methods))
-        case ServerStopping(why=why, allowed=timedelta() as allowed):
+        case facts.ServerStopping(why=why, allowed=timedelta() as allowed):
             logger.info("Stopping (%s): running jobs have %s", why, format_duration(allowed))
-        case ServerStopping(why=why):
+        case facts.ServerStopping(why=why):
             logger.warning("Stopping now (%s)", why)
-        case ServerStopped():
+        case facts.ServerStopped():
             logger.info("Stopped")
         case _:
             assert_never(event)
 
 
-def _log_failed_try(event: TryFailed) -> None:
+def _log_failed_try(event: facts.TryFailed) -> None:
     level = logging.DEBUG if event.is_repeated else logging.WARNING
-    if isinstance(event, StorageLost) and event.worker_id is not None:
+    if isinstance(event, facts.StorageLost) and event.worker_id is not None:
         extra = {"worker_id": event.worker_id}
         logger.log(level, "%s, will try again: %s", event.what, event.error, extra=extra)
         return
