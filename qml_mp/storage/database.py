@@ -10,21 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from qml_mp.storage.queries import Queries
+from qml_mp.storage.rows import Row
 from qml_mp.storage.waiting import StorageWait, Waker
 
 Values = Mapping[str, object]
 """What a query is bound to, by name, as Python has it: instants are aware datetimes, durations timedeltas,
 sets of names lists. The backend turns them into its own, and adds what all its queries know (its clock)."""
-
-
-class Row(Protocol):
-    """A row whose columns are read by name: a dict, a `sqlite3.Row`."""
-
-    def __getitem__(self, name: str, /) -> Any:
-        """The column's value as the driver gives it; instants are read by `Database.instant`."""
 
 
 class Result(Protocol):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
+from qml_mp.core.ids import check_job_id
+from qml_mp.core.job import Job
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.part import Part
 from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
-from qml_mp.storage.rows import attempt_of, cursor_of, job_of, method_stats_of, read_cursor, state_name_of
+from qml_mp.storage.rows import attempt_of, job_of, state_name_of, text_of
 from qml_mp.storage.storable import canonical_id
+
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
 class Monitoring(Part):
@@ -17,7 +23,7 @@ class Monitoring(Part):
 
     def list_jobs(self, where: JobFilter, *, limit: int = 50, after: str | None = None) -> JobPage:
         """Newest first (`created_at`, `id`); `after` is the `next_cursor` of the page before."""
-        before_at, before_id = read_cursor(after)
+        before_at, before_id = _read_cursor(after)
         which = {
             "before_at": before_at,
             "before_id": before_id,
@@ -28,7 +34,7 @@ class Monitoring(Part):
         states = [state for state in StateName if state in where.states or not where.states]
         rows = self._db.read("listing jobs", self._db.queries.monitoring.list_jobs(states), which)
         jobs = tuple(job_of(row, self._db.instant) for row in rows[:limit])
-        return JobPage(jobs=jobs, next_cursor=cursor_of(jobs[-1]) if len(rows) > limit else None)
+        return JobPage(jobs=jobs, next_cursor=_cursor_of(jobs[-1]) if len(rows) > limit else None)
 
     def job_counts(self) -> dict[StateName, int]:
         """Number of jobs in each of the seven states (0 included)."""
@@ -46,7 +52,7 @@ class Monitoring(Part):
         rows = self._db.read("reading the queues", self._db.queries.monitoring.queue_stats)
         return [
             QueueStats(
-                name=str(row["queue"]),
+                name=text_of(row["queue"]),
                 enqueued=row["enqueued"],
                 processing=row["processing"],
                 oldest=self._between(row, "oldest_at", "now"),
@@ -62,7 +68,10 @@ class Monitoring(Part):
         """
         which = {"queues": list(queues), "among": among}
         rows = self._db.read("counting methods", self._db.queries.monitoring.method_stats, which)
-        return [method_stats_of(row) for row in rows]
+        return [
+            MethodStats(queue=text_of(row["queue"]), method=text_of(row["method"]), enqueued=row["enqueued"])
+            for row in rows
+        ]
 
     def due_work(
         self, queues: Sequence[str], *, methods: Sequence[str] | None = None, server_id: str | None = None
@@ -82,3 +91,24 @@ class Monitoring(Part):
         which = {"queues": list(queues)}
         row = self._db.read("counting what will be due", self._db.queries.monitoring.later_work, which)[0]
         return LaterWork(count=row["jobs"], next_due_in=self._between(row, "now", "due_at"))
+
+
+def _cursor_of(last: Job) -> str:
+    """Where a page of a listing ended."""
+    return f"{last.created_at.isoformat()}/{last.id}"
+
+
+def _read_cursor(cursor: str | None) -> tuple[datetime, str]:
+    """`created_at` and id before which the next page starts; without a cursor, the end of time.
+
+    Raises `ConfigurationError` for text that no page gave.
+    """
+    if cursor is None:
+        return _END_OF_TIME, ""
+    created_at, _, job_id = cursor.partition("/")
+    try:
+        return datetime.fromisoformat(created_at).astimezone(UTC), check_job_id(job_id)
+    except (ValueError, InvalidJob, OverflowError):
+        raise ConfigurationError(
+            f"{cursor[:80]!r} is not a place in a listing; pass the next_cursor of a page, or nothing."
+        ) from None

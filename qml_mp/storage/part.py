@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from qml_mp.core.job import Claim
-from qml_mp.storage.database import Database, Row
-from qml_mp.storage.rows import claim_of
+from qml_mp.storage.database import Database
+from qml_mp.storage.rows import Row, claim_of
 
 
 class Part:

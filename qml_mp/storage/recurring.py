@@ -11,11 +11,11 @@ from qml_mp.core.job import Job
 from qml_mp.core.payload import encode_json
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.storage.database import Row, Transaction, Values
+from qml_mp.storage.database import Transaction, Values
 from qml_mp.storage.jobs import insert_firing
 from qml_mp.storage.part import Part
 from qml_mp.storage.protocol import Fired
-from qml_mp.storage.rows import job_from_template, template_of
+from qml_mp.storage.rows import Row, job_from_template, template_of, text_of
 from qml_mp.storage.storable import storable_reason
 
 
@@ -99,7 +99,7 @@ class RecurringStore(Part):
                     reason = storable_reason(str(error))
                     off = {"id": row["id"], "enabled": False, "next_run_at": None, "disabled_reason": reason}
                     transaction.run(queries.switch, off)
-                    disabled.append(row["id"])
+                    disabled.append(text_of(row["id"]))
             upcoming = transaction.run(queries.next_firing, which)
             unknown = transaction.run(queries.unknown, which)
         idle = self._idle(upcoming.rows(), unknown.rows())
@@ -150,7 +150,7 @@ class RecurringStore(Part):
             jobs=(),
             disabled=(),
             next_due_in=self._between(upcoming[0], "now", "due_at"),
-            unknown={str(row["id"]): str(row["method"]) for row in unknown},
+            unknown={text_of(row["id"]): text_of(row["method"]) for row in unknown},
         )
 
 

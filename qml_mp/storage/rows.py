@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, assert_never
 
-from qml_mp.core.ids import check_job_id
 from qml_mp.core.job import NO_RETRIES, Claim, Job
 from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
 from qml_mp.core.payload import JsonValue, decode_json
@@ -27,18 +26,16 @@ from qml_mp.core.state import (
     StateName,
     Succeeded,
 )
-from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.storage.protocol import MethodStats
+from qml_mp.errors import InvalidJob
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
 class Row(Protocol):
     """A row whose columns are read by name: a dict, a `sqlite3.Row`."""
 
     def __getitem__(self, name: str, /) -> Any:
-        """The column's value as the driver gives it."""
+        """The column's value as the driver gives it; instants are read by `Database.instant`."""
 
 
 ToInstant = Callable[[object], datetime | None]
@@ -141,13 +138,6 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
     )
 
 
-def method_stats_of(row: Row) -> MethodStats:
-    """One line of the statistics of methods."""
-    return MethodStats(
-        queue=text_of(row["queue"]), method=text_of(row["method"]), enqueued=int(row["enqueued"])
-    )
-
-
 def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
     """The worker of a row of the workers table."""
     return WorkerInfo(
@@ -170,27 +160,6 @@ def job_from_template(row: Row, instant: ToInstant) -> Job:
     if problem is not None:
         raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
     return Job.new(text_of(row["method"]), payload, queue=text_of(row["queue"]), now=instant(row["now"]))
-
-
-def cursor_of(last: Job) -> str:
-    """Where a page of a listing ended."""
-    return f"{last.created_at.isoformat()}/{last.id}"
-
-
-def read_cursor(cursor: str | None) -> tuple[datetime, str]:
-    """`created_at` and id before which the next page starts; without a cursor, the end of time.
-
-    Raises `ConfigurationError` for text that no page gave.
-    """
-    if cursor is None:
-        return _END_OF_TIME, ""
-    created_at, _, job_id = cursor.partition("/")
-    try:
-        return datetime.fromisoformat(created_at).astimezone(UTC), check_job_id(job_id)
-    except (ValueError, InvalidJob, OverflowError):
-        raise ConfigurationError(
-            f"{cursor[:80]!r} is not a place in a listing; pass the next_cursor of a page, or nothing."
-        ) from None
 
 
 def state_name_of(value: object) -> StateName:

@@ -11,7 +11,7 @@ from psycopg.pq import ExecStatus
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
-from qml_mp.storage.database import Row, Values
+from qml_mp.storage.database import Values
 from qml_mp.storage.postgres.connection import ProcessConnection
 from qml_mp.storage.postgres.errors import (
     is_cured_by_another_connection,
@@ -26,6 +26,7 @@ from qml_mp.storage.postgres.schema import check_found
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.postgres.waker import NotifyWaker
 from qml_mp.storage.queries import Queries
+from qml_mp.storage.rows import Row
 from qml_mp.storage.waiting import StorageWait, Waker
 
 Cursor = psycopg.Cursor[DictRow]

@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob
-from qml_mp.storage.database import Row, Values
+from qml_mp.storage.database import Values
 from qml_mp.storage.migrate import check_version
 from qml_mp.storage.queries import Queries
+from qml_mp.storage.rows import Row
 from qml_mp.storage.sqlite.connection import ProcessConnection
 from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.foreign import check_schema_through, checked
