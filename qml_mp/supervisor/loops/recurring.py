@@ -16,7 +16,6 @@ from qml_mp.supervisor.registration import ServerRegistration
 
 logger = logging.getLogger(__name__)
 
-_MOST_PER_TICK = 256  # of the reference
 _AFTER_A_COMMIT = timedelta(milliseconds=250)
 
 
@@ -41,7 +40,7 @@ class RecurringLoop(Loop):
     def tick(self, storage: Storage) -> timedelta | None:
         # A program without methods is there for its loops alone, and fires for servers that run jobs.
         methods = self._registration.says.methods or None
-        fired = storage.fire_due_recurring(limit=_MOST_PER_TICK, methods=methods)
+        fired = storage.fire_due_recurring(methods=methods)
         self._tell_unknown(storage, fired)
         for job in fired.jobs:
             self._events.emit(TemplateFired(job_id=job.id, method=job.method, queue=job.queue))
