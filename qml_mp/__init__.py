@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from qml_mp.processing.retry import RetryPolicy
     from qml_mp.settings import ServerConfig
     from qml_mp.storage.open import open_storage
-    from qml_mp.storage.protocol import CancelResult, Storage
+    from qml_mp.storage.store import Storage
+    from qml_mp.storage.values import CancelResult
 else:
     from types import MappingProxyType
 
@@ -77,7 +78,8 @@ else:
         "processing.retry": ("RetryPolicy",),
         "settings": ("ServerConfig",),
         "storage.open": ("open_storage",),
-        "storage.protocol": ("CancelResult", "Storage"),
+        "storage.store": ("Storage",),
+        "storage.values": ("CancelResult",),
         "embedding.background_server": ("BackgroundJobServer",),
     })  # fmt: skip
 

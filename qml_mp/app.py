@@ -23,7 +23,8 @@ from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
-from qml_mp.storage.protocol import BY_DEFAULT, Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Retention
 
 
 class Decorator(Protocol):

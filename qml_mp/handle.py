@@ -9,7 +9,8 @@ from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Deleted, StateName, Succeeded
 from qml_mp.errors import JobFailed, JobNotFound, ResultNotStored, WaitTimeout, shown
-from qml_mp.storage.protocol import BY_DEFAULT, CancelResult, Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, CancelResult, Retention
 from qml_mp.units import Duration, format_duration, parse_duration
 
 _FIRST_POLL_S = 0.005

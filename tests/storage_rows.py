@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from qml_mp.core.job import Job
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 
 
 def insert_raw_job(storage: Storage, method: str, payload: str | bytes) -> str:

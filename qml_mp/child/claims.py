@@ -17,7 +17,8 @@ from qml_mp.errors import StorageUnavailable
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimFound, StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
-from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch, Finished, Retention
 
 
 class Claims:

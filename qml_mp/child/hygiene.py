@@ -23,7 +23,7 @@ from qml_mp.child.streams import StandardStreams, file_of
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry
 from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 
 _Handler = Any  # what signal.getsignal returns: a callable, a number or None
 _SIGNALS = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))

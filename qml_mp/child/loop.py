@@ -23,7 +23,7 @@ from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.processing.execution import Execution
 from qml_mp.processing.processor import JobProcessor
-from qml_mp.storage.protocol import Finished
+from qml_mp.storage.values import Finished
 
 logger = logging.getLogger(__name__)
 

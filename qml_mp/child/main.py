@@ -30,7 +30,8 @@ from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Fetch, Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch, Retention
 
 logger = logging.getLogger(__name__)
 

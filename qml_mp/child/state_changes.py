@@ -15,7 +15,7 @@ from qml_mp.events.facts import ClaimFacts, ClaimLost
 from qml_mp.processing.errors_text import describe_anything
 from qml_mp.processing.execution import Execution
 from qml_mp.processing.middleware import StateChange, StateChangeHook
-from qml_mp.storage.protocol import Finished
+from qml_mp.storage.values import Finished
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidTransition
 from qml_mp.host import is_alive
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

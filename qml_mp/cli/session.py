@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from qml_mp.core.job import Job
     from qml_mp.core.options import JobOptions
     from qml_mp.core.payload import JsonValue
-    from qml_mp.storage.protocol import Retention, Storage
+    from qml_mp.storage.store import Storage
+    from qml_mp.storage.values import Retention
 
 _USAGE = 2
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -73,7 +74,7 @@ class Session:
 
     def retention(self) -> Retention:
         """How long an ended job is kept, as the settings say."""
-        from qml_mp.storage.protocol import Retention
+        from qml_mp.storage.values import Retention
 
         app = self.app()
         config = load_config(flags={}, code=None if app is None else app.config)

@@ -12,7 +12,8 @@ from qml_mp.core.job import Claim
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.host import is_alive, rss_bytes
-from qml_mp.storage.protocol import QueueStats, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import QueueStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from qml_mp.cli.snapshot import ServerView
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.server_info import ServerInfo
-from qml_mp.storage.protocol import MethodStats
+from qml_mp.storage.values import MethodStats
 
 
 def without_a_server(stats: Sequence[MethodStats], servers: Sequence[ServerView]) -> list[MethodStats]:

@@ -27,7 +27,7 @@ from qml_mp.processing.program import Program
 from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor

@@ -15,7 +15,7 @@ from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_config, load_url
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor

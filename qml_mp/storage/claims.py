@@ -13,10 +13,10 @@ from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
 from qml_mp.storage.database import Result, Transaction
 from qml_mp.storage.outcomes import Write, finished_by, write_outcome
-from qml_mp.storage.protocol import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
 from qml_mp.storage.queries import ChoiceQueries
 from qml_mp.storage.row_change import unclaimable
 from qml_mp.storage.sweeping import Sweeping
+from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from qml_mp.core.job import Job
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageError, StorageUnavailable
 from qml_mp.storage.database import Transaction
 from qml_mp.storage.part import Part
-from qml_mp.storage.protocol import Retention
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.rows import job_of, text_of
 from qml_mp.storage.storable import canonical_id, new_row, storable_reason
+from qml_mp.storage.values import Retention
 
 _TRIES = 5
 

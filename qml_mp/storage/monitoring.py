@@ -11,9 +11,9 @@ from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.part import Part
-from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
 from qml_mp.storage.rows import attempt_of, job_of, state_name_of, text_of
 from qml_mp.storage.storable import canonical_id
+from qml_mp.storage.values import DueWork, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
 
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 

@@ -6,12 +6,12 @@ import os
 from datetime import timedelta
 from urllib.parse import unquote
 
-from qml_mp.clock import Clock
+from qml_mp.clock import Clock, SystemClock
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.memory_folder import make_memory_folder
-from qml_mp.storage.protocol import Storage
 from qml_mp.storage.shown_url import shown_url
-from qml_mp.storage.sqlite.store import SqliteStorage
+from qml_mp.storage.sqlite.database import SqliteDatabase
+from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
 
 _FORMS = (
@@ -38,15 +38,14 @@ def open_storage(
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else ("", "", "")
     match scheme if separator else "":
         case "sqlite":
-            return SqliteStorage(_path_of(url, rest), clock=clock, busy_timeout=patience)
+            path = _path_of(url, rest)
         case "memory" if rest in ("", "/"):
-            return SqliteStorage(
-                os.path.join(make_memory_folder(), "memory.db"), clock=clock, busy_timeout=patience
-            )
+            path = os.path.join(make_memory_folder(), "memory.db")
         case "postgresql" | "postgres":
             return _open_postgres(url, application_name, patience)
         case _:
             raise _bad_url(url, "is none of the accepted forms")
+    return Storage(SqliteDatabase(path, clock=clock or SystemClock(), busy_timeout=patience))
 
 
 def _path_of(url: str, rest: str) -> str:
@@ -66,13 +65,13 @@ def _path_of(url: str, rest: str) -> str:
 def _open_postgres(url: str, application_name: str, patience: timedelta) -> Storage:
     try:
         # Imported here so that SQLite works where libpq is missing.
-        from qml_mp.storage.postgres.store import PostgresStorage
+        from qml_mp.storage.postgres.database import PostgresDatabase
     except ImportError as error:
         raise ConfigurationError(
             f"PostgreSQL needs psycopg with libpq, which cannot be loaded here ({error}). "
             "Install libpq, or its packaged form: pip install 'qml-mp[binary]'."
         ) from error
-    return PostgresStorage(url, application_name=application_name, patience=patience)
+    return Storage(PostgresDatabase(url, application_name=application_name, patience=patience))
 
 
 def _bad_url(url: object, problem: str) -> ConfigurationError:

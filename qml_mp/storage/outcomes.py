@@ -12,10 +12,10 @@ from qml_mp.core.outcome import Outcome, Release, Success
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
 from qml_mp.storage.database import Database, Result, Transaction
-from qml_mp.storage.protocol import Finished, Retention
 from qml_mp.storage.row_change import RowChange, applied, row_change
 from qml_mp.storage.rows import job_of, state_name_of
 from qml_mp.storage.storable import microseconds, storable_change, written_by_this_claim
+from qml_mp.storage.values import Finished, Retention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

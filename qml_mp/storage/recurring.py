@@ -14,9 +14,9 @@ from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Transaction, Values
 from qml_mp.storage.jobs import insert_firing
 from qml_mp.storage.part import Part
-from qml_mp.storage.protocol import Fired
 from qml_mp.storage.rows import Row, job_from_template, template_of, text_of
 from qml_mp.storage.storable import storable_reason
+from qml_mp.storage.values import Fired
 
 
 class RecurringStore(Part):

@@ -11,10 +11,10 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.database import Values
 from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.part import Part
-from qml_mp.storage.protocol import BY_DEFAULT, Renewed, Retention
 from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import server_of, worker_of
 from qml_mp.storage.storable import storable_reason
+from qml_mp.storage.values import BY_DEFAULT, Renewed, Retention
 
 
 class ServerRegistry(Part):

@@ -29,7 +29,7 @@ from qml_mp.core.state import (
     StateName,
     Succeeded,
 )
-from qml_mp.storage.protocol import Retention
+from qml_mp.storage.values import Retention
 
 STRANDED = "Stranded by a server that is gone."
 """Why claims are released of whose owners nothing is known."""

@@ -13,7 +13,7 @@ from qml_mp.events.emitter import Emitter, new_emitter
 from qml_mp.events.facts import StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.every import all_loops
 from qml_mp.supervisor.loops.loop import LoopTable
 from qml_mp.supervisor.loops.settle import SettleLoop

@@ -10,7 +10,8 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.events.emitter import Emitter
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.recovery.sweep import sweep_at_start

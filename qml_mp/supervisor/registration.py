@@ -11,7 +11,7 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ServerDeclaredDead, ServerRegistered
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from qml_mp.events.facts import ServerStopped
 from qml_mp.printable import printable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 from qml_mp.supervisor.assembly import assemble
 from qml_mp.supervisor.membership import join, leave, recover
 from qml_mp.supervisor.parts.host_process import Host

@@ -13,7 +13,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Protocol, Self
 
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.wait import poll_until, wait_for
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml
 
 

@@ -10,7 +10,8 @@ from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Fetch, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch
 from tests.cli.command import Qml
 
 

@@ -12,7 +12,8 @@ from qml_mp import host
 from qml_mp.core.job import Claim
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Fetch, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch
 from tests.cli.command import Qml, is_one_error
 from tests.storage_rows import change_server, run_raw
 

@@ -10,7 +10,8 @@ from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
-from qml_mp.storage.protocol import Fetch, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch
 from tests.cli.command import Qml
 
 _ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)

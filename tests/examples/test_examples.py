@@ -25,7 +25,7 @@ from psycopg import sql
 from examples import transactional, web_service
 from qml_mp import JobNotFound, StateName
 from qml_mp.core.job import Job
-from qml_mp.storage.protocol import JobFilter
+from qml_mp.storage.values import JobFilter
 from tests.examples.asgi import lifespan, request
 from tests.processes.harness import wait_until
 

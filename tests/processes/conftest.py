@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import Server
 
 

@@ -22,7 +22,7 @@ from types import FrameType
 from qml_mp import BackgroundJobServer, Job, QmlError, ServerAlreadyRunning, ServerConfig
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.apps_faults import app
 from tests.processes.harness import wait_for_state
 

@@ -17,7 +17,7 @@ from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.journal import JOURNAL, Line, read_journal
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.server import Supervisor
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 from tests import failpoints

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.state import Failed, StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 from tests.storage_rows import insert_raw_job
 

@@ -12,7 +12,7 @@ import pytest
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import ROOT, enqueue, wait_for_state, wait_until
 from tests.processes.journal import JOURNAL, read_journal
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.apps_faults import IMPORTS, open_files
 from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
 

@@ -16,7 +16,7 @@ import pytest
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import ROOT, is_gone, wait_for_state, wait_until
 from tests.processes.journal import JOURNAL
 

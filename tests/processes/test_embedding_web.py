@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from qml_mp import host
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import ROOT, wait_until
 from tests.processes.test_embedding import family, registered
 

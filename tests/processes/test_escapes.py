@@ -14,7 +14,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import (
     Server,
     enqueue,

@@ -17,7 +17,8 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import JobFilter, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 
 APP = "tests.processes.apps_storage_faults:app"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.audit import Audit
 from tests.processes.nth_call import Stage, play
 

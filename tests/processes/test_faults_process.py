@@ -22,7 +22,8 @@ from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.ipc.messages import Kind, Message
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import BY_DEFAULT, Fetch, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.processes.apps_faults import open_files
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 

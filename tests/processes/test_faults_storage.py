@@ -14,7 +14,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.bad_disk import BadDisk, failing_disk, small_disk
 from tests.processes.harness import Server, enqueue, state_of, wait_for_state, wait_until
 

@@ -15,7 +15,7 @@ from qml_mp.core.state import StateName
 from qml_mp.events.emitter import new_emitter
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.workers.pool import WorkerPool

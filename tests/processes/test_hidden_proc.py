@@ -15,7 +15,7 @@ import pytest
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import ROOT, Server, enqueue, wait_for_state, wait_until
 from tests.processes.hidden_proc import as_another_user, need_another_user
 

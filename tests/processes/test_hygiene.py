@@ -13,7 +13,7 @@ import pytest
 
 from qml_mp.core.ids import new_job_id
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.fork import fork_child, reap
 from tests.processes.apps_faults import HOME
 from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until

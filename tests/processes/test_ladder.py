@@ -14,7 +14,8 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Deleted, Failed, StateName
-from qml_mp.storage.protocol import BY_DEFAULT, CancelResult, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, CancelResult
 from tests.processes.harness import ROOT, Server, enqueue, is_gone, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]

@@ -8,7 +8,7 @@ import pytest
 
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
 MEMORY_APP = "tests.processes.apps_outcomes:app"

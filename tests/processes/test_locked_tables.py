@@ -15,7 +15,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, wait_for_state, wait_until
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)

@@ -16,7 +16,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.postgres_cluster import throwaway_cluster
 from tests.processes.harness import Server, enqueue, is_stopped, state_of, wait_for_state, wait_until
 from tests.storage.flaky_proxy import FlakyProxy

@@ -11,7 +11,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.apps_names import METHOD, NASTY
 from tests.processes.harness import Server, wait_for_state, wait_until
 

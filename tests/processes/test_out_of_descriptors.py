@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.spawning import open_channels
 from tests.processes.apps_faults import open_files
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until

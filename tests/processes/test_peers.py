@@ -12,7 +12,7 @@ import pytest
 
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_for_state, wait_until
 from tests.storage_rows import move_server_elsewhere
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]

@@ -11,7 +11,8 @@ import pytest
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import JobFilter, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.processes.harness import Server, enqueue, wait_until
 from tests.processes.jobs_app import app
 

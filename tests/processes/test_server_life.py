@@ -13,7 +13,8 @@ import pytest
 from qml_mp import BackgroundJobServer, Job, ServerConfig, Worker, WorkerContext, WorkerRegistry
 from qml_mp.core.state import StateName, Succeeded
 from qml_mp.errors import ServerAlreadyRunning, WorkerBootError
-from qml_mp.storage.protocol import Fetch, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch
 from tests.processes.harness import state_of, wait_for_state, wait_until
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_gone, state_of, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]

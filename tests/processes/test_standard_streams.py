@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import ROOT, Server, enqueue, result_of, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]

@@ -16,7 +16,8 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import BY_DEFAULT, CancelResult, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, CancelResult
 from tests.processes.harness import ROOT, Server, wait_for_state
 
 MakeServer = Callable[..., Server]

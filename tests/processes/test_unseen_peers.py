@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 from tests.processes.journal import Line
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces

@@ -8,7 +8,8 @@ import pytest
 
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Fetch, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
 APP = "tests.processes.apps_storage_faults:app"

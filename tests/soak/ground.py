@@ -22,7 +22,7 @@ from psycopg import sql
 from qml_mp import host
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.audit import Audit
 from tests.processes.harness import Server, wait_until
 from tests.processes.journal import Line, parse_journal, read_journal

@@ -9,7 +9,7 @@ from dataclasses import replace
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Attempt, AttemptKind
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.processes.harness import wait_until
 from tests.processes.journal import Line
 from tests.soak.ground import fresh_ground

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import BY_DEFAULT, JobFilter
+from qml_mp.storage.values import BY_DEFAULT, JobFilter
 from tests.processes.harness import Server, wait_until
 from tests.soak.ground import Ground, environment_of, pause
 from tests.soak.judge import Findings, Kills

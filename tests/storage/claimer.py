@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from qml_mp.core.job import Claim
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import fetch
 

@@ -9,13 +9,13 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import psycopg
 import pytest
 
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
+from tests.storage.helpers import in_schema
 
 TABLES = ("jobs", "attempts", "recurring_jobs", "servers", "workers", "locks", "schema_version")
 
@@ -68,7 +68,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     server = request.getfixturevalue("postgres_url")
     schema = f"t_{uuid.uuid4().hex}"
-    yield f"{server}{'&' if '?' in server else '?'}{urlencode({'schema': schema})}"
+    yield in_schema(server, schema)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
 

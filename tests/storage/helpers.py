@@ -9,17 +9,40 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+from qml_mp.clock import SystemClock
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Fetch, Retention, Storage
+from qml_mp.storage.sqlite.connection import ProcessConnection
+from qml_mp.storage.sqlite.database import SqliteDatabase
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch, Retention
+from qml_mp.storage.waiting import DEFAULT_PATIENCE
 
 KEEP = Retention(succeeded_ttl=timedelta(hours=1), failed_ttl=timedelta(hours=2))
 HOUR = timedelta(hours=1)
 NO = ErrorInfo(type="ValueError", message="no", traceback="Traceback: no")
 DONE = Success(result={"ok": True}, duration=timedelta(seconds=1.5))
+
+
+def open_sqlite(path: Path, *, patience: timedelta = DEFAULT_PATIENCE) -> Storage:
+    """The storage in the file, whatever is in its name."""
+    return Storage(SqliteDatabase(str(path), clock=SystemClock(), busy_timeout=patience))
+
+
+def sqlite_connection(storage: Storage) -> ProcessConnection:
+    """What a storage in a file uses it through."""
+    assert isinstance(storage._db, SqliteDatabase)
+    return storage._db._connection
+
+
+def in_schema(server_url: str, schema: str) -> str:
+    """The URL of the schema on that server."""
+    return f"{server_url}{'&' if '?' in server_url else '?'}{urlencode({'schema': schema})}"
 
 
 def in_an_hour() -> datetime:

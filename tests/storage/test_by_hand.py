@@ -8,7 +8,8 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind, Failure, Outcome
 from qml_mp.core.state import Deleted, Enqueued, StateName
 from qml_mp.errors import InvalidTransition, JobNotFound
-from qml_mp.storage.protocol import CancelResult, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import CancelResult
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, in_an_hour, job_in, present
 from tests.storage.test_finish import OUTCOMES
 

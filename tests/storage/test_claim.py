@@ -10,7 +10,7 @@ from pathlib import Path
 from qml_mp.core.job import Job
 from qml_mp.core.state import Processing, StateName
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children, present
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

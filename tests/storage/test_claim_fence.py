@@ -15,7 +15,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.events.emitter import new_emitter
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
 from tests.storage.claimer import CLAIMER, FETCH, LOCK, Claimer, pause_claims, register

@@ -16,7 +16,8 @@ from qml_mp.core.outcome import ErrorInfo, Retry
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import JobFilter, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
 from tests.storage.helpers import KEEP, claim_new, present
 

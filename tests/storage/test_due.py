@@ -9,7 +9,8 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Promoted, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Promoted
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, in_an_hour, job_in, present
 

@@ -12,7 +12,8 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import Enqueued, Failed, Scheduled, StateName
 from qml_mp.errors import InvalidJob
-from qml_mp.storage.protocol import JobFilter, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, present
 
 

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from qml_mp.core.job import Job
 from qml_mp.errors import ConfigurationError, SchemaMismatch
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import server_of
 
 Connect = Callable[[], Any]

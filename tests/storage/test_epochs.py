@@ -14,7 +14,8 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Renewed, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Renewed
 from tests.storage.claimer import CLAIMER, FETCH, LOCK, Claimer, pause_claims, register, worker
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, present

@@ -20,7 +20,8 @@ from qml_mp.core.outcome import (
 )
 from qml_mp.core.server_info import ProcessIdentity, WorkerInfo
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, StateName, Succeeded
-from qml_mp.storage.protocol import Finished, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Finished
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present
 from tests.storage.test_registry import server
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Finished, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Finished
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present
 from tests.storage.test_finish import every_outcome
 

@@ -9,7 +9,8 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError
-from qml_mp.storage.protocol import DueWork, JobFilter, JobPage, LaterWork, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import DueWork, JobFilter, JobPage, LaterWork
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, claim_new, fetch, in_an_hour, job_in
 

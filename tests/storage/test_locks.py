@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, in_children
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import claim_new, present
 

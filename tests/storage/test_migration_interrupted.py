@@ -23,8 +23,8 @@ from qml_mp.errors import SchemaMismatch, StorageError
 from qml_mp.storage.migrate import latest_version
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres import migrations as postgres_migrations
-from qml_mp.storage.protocol import Storage
 from qml_mp.storage.sqlite import schema as sqlite_schema
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import TABLES, Raw
 from tests.storage.helpers import DONE, KEEP, fetch, in_children
 

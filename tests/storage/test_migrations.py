@@ -12,7 +12,7 @@ from qml_mp.core.job import Job
 from qml_mp.errors import SchemaMismatch
 from qml_mp.storage.migrate import Migration, check_version, latest_version, pending
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import in_children
 

@@ -13,7 +13,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.open import open_storage
-from tests.storage.helpers import in_children
+from tests.storage.helpers import in_children, open_sqlite
 
 NO_PSYCOPG = """
 import sys
@@ -71,9 +71,8 @@ def test_a_relative_path_stays_where_it_was_when_the_directory_changes(
 
 @pytest.mark.parametrize("name", ["with space.db", "100%.db", "a#b?c.db", "ä🎉.db", "%41.db"])
 def test_the_url_of_a_storage_opens_the_same_file(tmp_path: Path, name: str) -> None:
-    from qml_mp.storage.sqlite.store import SqliteStorage
 
-    storage = SqliteStorage(str(tmp_path / name))
+    storage = open_sqlite(tmp_path / name)
     job_id = storage.enqueue(Job.new("work"))
 
     assert (tmp_path / name).exists()

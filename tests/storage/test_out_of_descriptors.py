@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.protocol import Storage
 from qml_mp.storage.sqlite.opening import open_descriptors
+from qml_mp.storage.store import Storage
 
 
 @contextmanager

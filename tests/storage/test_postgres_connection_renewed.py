@@ -12,8 +12,9 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.postgres.store import PostgresStorage
-from tests.storage.helpers import DONE, KEEP, fetch
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from tests.storage.helpers import DONE, KEEP, fetch, in_schema
 
 SCHEMA = "renewed"
 HASTE = timedelta(milliseconds=100)
@@ -30,31 +31,31 @@ def admin(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def storage(postgres_url: str, admin: psycopg.Connection) -> Iterator[PostgresStorage]:
+def storage(postgres_url: str, admin: psycopg.Connection) -> Iterator[Storage]:
     with closing(
-        PostgresStorage(postgres_url, schema=SCHEMA, application_name=SCHEMA, patience=HASTE)
+        open_storage(in_schema(postgres_url, SCHEMA), application_name=SCHEMA, patience=HASTE)
     ) as opened:
         opened.migrate()
         yield opened
 
 
-def enqueue(storage: PostgresStorage) -> None:
+def enqueue(storage: Storage) -> None:
     storage.enqueue(Job.new("work"))
 
 
-def enqueue_many(storage: PostgresStorage) -> None:
+def enqueue_many(storage: Storage) -> None:
     storage.enqueue_many([Job.new("work"), Job.new("work")])
 
 
-def promote(storage: PostgresStorage) -> None:
+def promote(storage: Storage) -> None:
     storage.promote_due(limit=10)
 
 
-def requeue(storage: PostgresStorage) -> None:
+def requeue(storage: Storage) -> None:
     storage.requeue_stranded_jobs(storage.now() - timedelta(hours=1))
 
 
-def look(storage: PostgresStorage) -> None:
+def look(storage: Storage) -> None:
     storage.claims()
 
 
@@ -65,9 +66,9 @@ OPERATIONS = [enqueue, enqueue_many, promote, requeue, look]
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("before", range(PREPARED_AFTER + 2))
 def test_whatever_a_lock_interrupts_works_again_when_the_lock_is_gone(
-    storage: PostgresStorage,
+    storage: Storage,
     admin: psycopg.Connection,
-    operation: Callable[[PostgresStorage], None],
+    operation: Callable[[Storage], None],
     before: int,
 ) -> None:
     for _ in range(before):
@@ -85,7 +86,7 @@ def test_whatever_a_lock_interrupts_works_again_when_the_lock_is_gone(
 @pytest.mark.fault(76)
 @pytest.mark.parametrize("before", range(PREPARED_AFTER + 2))
 def test_an_outcome_that_a_lock_held_up_is_written_with_the_next_claim_when_the_lock_is_gone(
-    storage: PostgresStorage, admin: psycopg.Connection, before: int
+    storage: Storage, admin: psycopg.Connection, before: int
 ) -> None:
     storage.enqueue_many(Job.new("work") for _ in range(before + LOCKS + 1))
     claim = storage.fetch_and_lock_job(fetch())
@@ -111,7 +112,7 @@ ALTERATIONS = ["ADD COLUMN noted_by text DEFAULT 'nobody'", "ALTER COLUMN priori
 @pytest.mark.fault(83)
 @pytest.mark.parametrize("alteration", ALTERATIONS)
 def test_a_table_altered_under_a_connection_costs_its_statements_nothing(
-    storage: PostgresStorage, admin: psycopg.Connection, alteration: str
+    storage: Storage, admin: psycopg.Connection, alteration: str
 ) -> None:
     def one_more(queue: str) -> None:
         job_id = storage.enqueue(Job.new("work", queue=queue))
@@ -133,7 +134,7 @@ def test_a_table_altered_under_a_connection_costs_its_statements_nothing(
 
 @pytest.mark.fault(83)
 def test_a_transaction_whose_result_an_alteration_changed_does_nothing_once_and_then_works(
-    storage: PostgresStorage, admin: psycopg.Connection
+    storage: Storage, admin: psycopg.Connection
 ) -> None:
     storage.enqueue_many(Job.new("work") for _ in range(PREPARED_AFTER + 5))
     claim = storage.fetch_and_lock_job(fetch())

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from qml_mp.errors import StorageUnreachable
-from qml_mp.storage.postgres.store import PostgresStorage
+from qml_mp.storage.open import open_storage
 from tests.postgres_login import cluster_that_asks, url_of
 
 
@@ -24,7 +24,7 @@ def admin() -> Iterator[psycopg.Connection]:
 
 def said_about(url: str) -> str:
     """What a person reads who uses this URL."""
-    with closing(PostgresStorage(url)) as storage, pytest.raises(StorageUnreachable) as caught:
+    with closing(open_storage(url)) as storage, pytest.raises(StorageUnreachable) as caught:
         storage.job_counts()
     assert "trying again can help" not in str(caught.value)
     assert "every try will fail" in str(caught.value)
@@ -62,7 +62,7 @@ def test_an_encryption_that_the_server_does_not_have_is_told(admin: psycopg.Conn
 def test_a_server_that_is_only_not_there_can_be_tried_again(admin: psycopg.Connection) -> None:
     url = "postgresql://clerk:right@127.0.0.1:1/certificate"
 
-    with closing(PostgresStorage(url)) as storage, pytest.raises(StorageUnreachable) as caught:
+    with closing(open_storage(url)) as storage, pytest.raises(StorageUnreachable) as caught:
         storage.job_counts()
 
     assert "trying again can help" in str(caught.value)

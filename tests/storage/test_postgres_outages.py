@@ -17,10 +17,11 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
-from qml_mp.storage.postgres.store import PostgresStorage
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
 from tests.storage.claimer import FETCH, register
 from tests.storage.flaky_proxy import FlakyProxy
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, in_schema, present
 
 SCHEMA = "outages"
 HASTE = timedelta(milliseconds=200)
@@ -35,10 +36,10 @@ def admin(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def storage(postgres_url: str, admin: psycopg.Connection) -> Iterator[PostgresStorage]:
+def storage(postgres_url: str, admin: psycopg.Connection) -> Iterator[Storage]:
     name = "outages"
     with closing(
-        PostgresStorage(postgres_url, schema=SCHEMA, application_name=name, patience=HASTE)
+        open_storage(in_schema(postgres_url, SCHEMA), application_name=name, patience=HASTE)
     ) as opened:
         yield opened
 
@@ -52,13 +53,11 @@ def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
 
 
 @pytest.fixture
-def through_proxy(
-    postgres_url: str, proxy: FlakyProxy, admin: psycopg.Connection
-) -> Iterator[PostgresStorage]:
+def through_proxy(postgres_url: str, proxy: FlakyProxy, admin: psycopg.Connection) -> Iterator[Storage]:
     """A storage that reaches the server through the proxy, and has its connection open."""
     place = conninfo_to_dict(postgres_url)
     url = f"postgresql://{place['user']}@127.0.0.1:{proxy.port}/{place['dbname']}"
-    with closing(PostgresStorage(url, schema=SCHEMA, patience=HASTE)) as opened:
+    with closing(open_storage(in_schema(url, SCHEMA), patience=HASTE)) as opened:
         opened.migrate()
         yield opened
 
@@ -73,7 +72,7 @@ def terminate(admin: psycopg.Connection, application_name: str) -> None:
 
 @pytest.mark.fault(35)
 def test_a_terminated_session_is_replaced_at_the_next_use(
-    storage: PostgresStorage, admin: psycopg.Connection
+    storage: Storage, admin: psycopg.Connection
 ) -> None:
     job_id = storage.enqueue(Job.new("work"))
     terminate(admin, "outages")
@@ -89,7 +88,7 @@ def test_a_terminated_session_is_replaced_at_the_next_use(
 
 @pytest.mark.fault(36)
 def test_a_finish_whose_reply_was_lost_is_accepted_when_repeated(
-    through_proxy: PostgresStorage, proxy: FlakyProxy
+    through_proxy: Storage, proxy: FlakyProxy
 ) -> None:
     through_proxy.enqueue(Job.new("work"))
     claim = through_proxy.fetch_and_lock_job(fetch("default"))
@@ -105,9 +104,7 @@ def test_a_finish_whose_reply_was_lost_is_accepted_when_repeated(
 
 
 @pytest.mark.fault(36)
-def test_a_retry_whose_reply_was_lost_is_charged_once(
-    through_proxy: PostgresStorage, proxy: FlakyProxy
-) -> None:
+def test_a_retry_whose_reply_was_lost_is_charged_once(through_proxy: Storage, proxy: FlakyProxy) -> None:
     job_id = through_proxy.enqueue(Job.new("work"))
     claim = through_proxy.fetch_and_lock_job(fetch("default"))
     assert claim is not None
@@ -125,7 +122,7 @@ def test_a_retry_whose_reply_was_lost_is_charged_once(
 
 @pytest.mark.fault(36)
 def test_the_next_claim_that_was_lost_with_a_reply_is_found_again(
-    through_proxy: PostgresStorage, proxy: FlakyProxy
+    through_proxy: Storage, proxy: FlakyProxy
 ) -> None:
     register(through_proxy)
     first_id, second_id, _ = through_proxy.enqueue_many(Job.new("work", n) for n in range(3))
@@ -148,7 +145,7 @@ def test_the_next_claim_that_was_lost_with_a_reply_is_found_again(
 
 @pytest.mark.fault(36)
 def test_a_first_claim_that_was_lost_with_its_reply_is_found_again(
-    through_proxy: PostgresStorage, proxy: FlakyProxy
+    through_proxy: Storage, proxy: FlakyProxy
 ) -> None:
     register(through_proxy)
     first_id, _ = through_proxy.enqueue_many(Job.new("work", n) for n in range(2))
@@ -164,9 +161,7 @@ def test_a_first_claim_that_was_lost_with_its_reply_is_found_again(
 
 
 @pytest.mark.fault(36)
-def test_an_enqueue_whose_reply_was_lost_can_be_repeated(
-    through_proxy: PostgresStorage, proxy: FlakyProxy
-) -> None:
+def test_an_enqueue_whose_reply_was_lost_can_be_repeated(through_proxy: Storage, proxy: FlakyProxy) -> None:
     job = Job.new("work")
     proxy.lose_reply(1)
     with pytest.raises(StorageUnavailable):
@@ -179,9 +174,7 @@ def test_an_enqueue_whose_reply_was_lost_can_be_repeated(
 
 
 @pytest.mark.fault(37)
-def test_a_server_that_no_longer_answers_is_given_up(
-    through_proxy: PostgresStorage, proxy: FlakyProxy
-) -> None:
+def test_a_server_that_no_longer_answers_is_given_up(through_proxy: Storage, proxy: FlakyProxy) -> None:
     through_proxy.enqueue(Job.new("work"))
     proxy.go_silent()
 
@@ -193,7 +186,7 @@ def test_a_server_that_no_longer_answers_is_given_up(
 def test_no_server_at_the_port_is_said_without_the_password() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    storage = PostgresStorage(f"postgresql://me:s3cret@127.0.0.1:{port}/jobs")
+    storage = open_storage(f"postgresql://me:s3cret@127.0.0.1:{port}/jobs")
 
     with pytest.raises(StorageUnavailable) as caught:
         storage.enqueue(Job.new("work"))
@@ -203,7 +196,7 @@ def test_no_server_at_the_port_is_said_without_the_password() -> None:
 
 
 def test_a_url_that_libpq_cannot_read_is_said_without_the_password() -> None:
-    storage = PostgresStorage("postgresql://me:s3cret@host:5432/jobs?nonsense=1")
+    storage = open_storage("postgresql://me:s3cret@host:5432/jobs?nonsense=1")
 
     with pytest.raises(ConfigurationError) as caught:
         storage.enqueue(Job.new("work"))
@@ -213,7 +206,7 @@ def test_a_url_that_libpq_cannot_read_is_said_without_the_password() -> None:
 
 @pytest.mark.fault(39)
 def test_a_server_without_a_free_connection_is_unavailable(
-    postgres_url: str, storage: PostgresStorage, admin: psycopg.Connection
+    postgres_url: str, storage: Storage, admin: psycopg.Connection
 ) -> None:
     storage.migrate()
     admin.execute("DROP ROLE IF EXISTS crowded")
@@ -222,20 +215,20 @@ def test_a_server_without_a_free_connection_is_unavailable(
     url = f"postgresql://crowded@{place['host']}:{place['port']}/{place['dbname']}"
 
     with pytest.raises(StorageUnavailable, match="too many connections"):
-        PostgresStorage(url, schema=SCHEMA).claims()
+        open_storage(in_schema(url, SCHEMA)).claims()
 
     admin.execute("DROP ROLE crowded")
 
 
 @pytest.mark.fault(41)
 def test_a_read_only_server_gives_no_claims(
-    postgres_url: str, storage: PostgresStorage, admin: psycopg.Connection
+    postgres_url: str, storage: Storage, admin: psycopg.Connection
 ) -> None:
     job_id = storage.enqueue(Job.new("work"))
     url = f"{postgres_url}?options=-c%20default_transaction_read_only%3Don"
 
     with (
-        closing(PostgresStorage(url, schema=SCHEMA)) as read_only,
+        closing(open_storage(in_schema(url, SCHEMA))) as read_only,
         pytest.raises(StorageUnavailable, match="read-only"),
     ):
         read_only.fetch_and_lock_job(fetch("default"))
@@ -245,7 +238,7 @@ def test_a_read_only_server_gives_no_claims(
 
 @pytest.mark.fault(40)
 def test_a_table_that_stays_locked_is_unavailable_and_the_storage_goes_on_after(
-    storage: PostgresStorage, admin: psycopg.Connection
+    storage: Storage, admin: psycopg.Connection
 ) -> None:
     storage.enqueue(Job.new("work"))
     with admin.transaction():
@@ -258,7 +251,7 @@ def test_a_table_that_stays_locked_is_unavailable_and_the_storage_goes_on_after(
 
 
 def test_a_role_without_rights_is_told_so(
-    postgres_url: str, storage: PostgresStorage, admin: psycopg.Connection
+    postgres_url: str, storage: Storage, admin: psycopg.Connection
 ) -> None:
     storage.migrate()
     admin.execute("DROP ROLE IF EXISTS stranger")
@@ -267,7 +260,7 @@ def test_a_role_without_rights_is_told_so(
     url = f"postgresql://stranger@{place['host']}:{place['port']}/{place['dbname']}"
 
     with (
-        closing(PostgresStorage(url, schema=SCHEMA)) as opened,
+        closing(open_storage(in_schema(url, SCHEMA))) as opened,
         pytest.raises(StorageError, match="does not permit"),
     ):
         opened.claims()
@@ -277,7 +270,7 @@ def test_a_role_without_rights_is_told_so(
 
 @pytest.mark.fault(65)
 def test_a_forked_child_uses_a_session_of_its_own_and_leaves_the_parents_alone(
-    storage: PostgresStorage, admin: psycopg.Connection, tmp_path: Path
+    storage: Storage, admin: psycopg.Connection, tmp_path: Path
 ) -> None:
     job_id = storage.enqueue(Job.new("work"))
     own_session = _sessions(admin)
@@ -295,7 +288,7 @@ def test_a_forked_child_uses_a_session_of_its_own_and_leaves_the_parents_alone(
     assert _sessions(admin) == own_session
 
 
-def admin_of_child(storage: PostgresStorage) -> psycopg.Connection:
+def admin_of_child(storage: Storage) -> psycopg.Connection:
     """A fresh connection, since the fixture's belongs to the parent."""
     return psycopg.connect(storage.url.partition("?")[0], autocommit=True)
 
@@ -308,9 +301,7 @@ def _sessions(admin: psycopg.Connection) -> list[int]:
 
 
 @pytest.mark.fault(35)
-def test_a_waker_says_that_its_connection_is_lost(
-    storage: PostgresStorage, admin: psycopg.Connection
-) -> None:
+def test_a_waker_says_that_its_connection_is_lost(storage: Storage, admin: psycopg.Connection) -> None:
     waker = storage.open_waker()
     assert waker is not None
     terminate(admin, "outages")

@@ -9,10 +9,11 @@ import psycopg
 import pytest
 
 from qml_mp.storage.database import Values
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.postgres.statements import Statements
-from qml_mp.storage.postgres.store import PostgresStorage
 from qml_mp.storage.postgres.target import parse_target
+from tests.storage.helpers import in_schema
 
 SCHEMA = "plans"
 OWNER = {"worker_id": "w", "server_id": "s", "registered": True, "epoch": 0, "methods": ["none", "work"]}
@@ -24,7 +25,7 @@ def session(postgres_url: str) -> Iterator[psycopg.Connection]:
     """A session beside a storage whose statistics are older than a burst of 20,000 runnable jobs, and of as
     many before them that nobody here can run."""
     with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
-        with closing(PostgresStorage(postgres_url, schema=SCHEMA)) as storage:
+        with closing(open_storage(in_schema(postgres_url, SCHEMA))) as storage:
             storage.migrate()
         connection.execute(f"ALTER TABLE {SCHEMA}.jobs SET (autovacuum_enabled = off)")
         _add_jobs(connection, state="succeeded")
@@ -70,7 +71,7 @@ def test_a_claim_reads_the_heads_of_its_own_index_whatever_the_statistics_say(
 ) -> None:
     explain = (
         b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) "
-        + Statements(parse_target(postgres_url, schema=SCHEMA))[statement]
+        + Statements(parse_target(in_schema(postgres_url, SCHEMA)))[statement]
     )
 
     plan = [line for (line,) in session.execute(explain, params)]

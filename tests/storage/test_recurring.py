@@ -11,7 +11,8 @@ import pytest
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Fired, JobFilter, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fired, JobFilter
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children, present
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 
 DAY = timedelta(days=1)

@@ -10,7 +10,8 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Failure, Success
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageError
-from qml_mp.storage.protocol import Fetch, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, NO, fetch, present
 

@@ -10,7 +10,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, claim_new, fetch, present
 

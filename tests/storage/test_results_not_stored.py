@@ -12,7 +12,7 @@ from qml_mp import JobHandle, ResultNotStored
 from qml_mp.core.outcome import Success
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import KEEP, claim_new, present
 

@@ -15,8 +15,8 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnavailable
-from qml_mp.storage.sqlite.store import SqliteStorage
-from tests.storage.helpers import in_children
+from qml_mp.storage.store import Storage
+from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
 
 NOBODY = 65534
 
@@ -27,8 +27,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def storage(path: Path) -> Iterator[SqliteStorage]:
-    with closing(SqliteStorage(str(path), busy_timeout=timedelta(milliseconds=50))) as opened:
+def storage(path: Path) -> Iterator[Storage]:
+    with closing(open_sqlite(path, patience=timedelta(milliseconds=50))) as opened:
         yield opened
 
 
@@ -36,7 +36,7 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_file_is_for_its_owner_alone(storage: SqliteStorage, path: Path) -> None:
+def test_the_file_is_for_its_owner_alone(storage: Storage, path: Path) -> None:
     before = os.umask(0)
     try:
         storage.enqueue(Job.new("work"))
@@ -47,7 +47,7 @@ def test_the_file_is_for_its_owner_alone(storage: SqliteStorage, path: Path) -> 
     assert path.with_name("jobs.db-wal").exists()
 
 
-def test_the_mode_of_a_file_that_was_there_stays(storage: SqliteStorage, path: Path) -> None:
+def test_the_mode_of_a_file_that_was_there_stays(storage: Storage, path: Path) -> None:
     path.touch()
     path.chmod(0o660)
 
@@ -56,8 +56,8 @@ def test_the_mode_of_a_file_that_was_there_stays(storage: SqliteStorage, path: P
     assert mode_of(path) == 0o660
 
 
-def test_commits_are_synced_to_a_write_ahead_log(storage: SqliteStorage) -> None:
-    with storage._database.read() as connection:
+def test_commits_are_synced_to_a_write_ahead_log(storage: Storage) -> None:
+    with sqlite_connection(storage).read() as connection:
         settings = {
             name: connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("journal_mode", "synchronous", "foreign_keys")
@@ -66,7 +66,7 @@ def test_commits_are_synced_to_a_write_ahead_log(storage: SqliteStorage) -> None
     assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
 
 
-def test_the_tables_live_beside_those_of_the_user(storage: SqliteStorage, path: Path) -> None:
+def test_the_tables_live_beside_those_of_the_user(storage: Storage, path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE jobs (mine TEXT)")
         connection.execute("INSERT INTO jobs VALUES ('kept')")
@@ -79,7 +79,7 @@ def test_the_tables_live_beside_those_of_the_user(storage: SqliteStorage, path: 
 
 @pytest.mark.fault(43)
 def test_a_lock_that_another_program_keeps_is_not_waited_for_without_bound(
-    storage: SqliteStorage, path: Path
+    storage: Storage, path: Path
 ) -> None:
     storage.migrate()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -98,7 +98,7 @@ def test_a_lock_that_another_program_keeps_is_not_waited_for_without_bound(
 @pytest.mark.fault(44)
 @pytest.mark.parametrize("exists", [True, False], ids=["file", "folder"])
 def test_what_cannot_be_written_is_said_and_left_alone(
-    tmp_path: Path, path: Path, storage: SqliteStorage, exists: bool
+    tmp_path: Path, path: Path, storage: Storage, exists: bool
 ) -> None:
     if exists:
         storage.enqueue(Job.new("work"))
@@ -113,7 +113,7 @@ def test_what_cannot_be_written_is_said_and_left_alone(
             os.setgid(NOBODY)
             os.setuid(NOBODY)
         with pytest.raises(StorageUnavailable, match=r"jobs\.db cannot be (written|created|opened)"):
-            SqliteStorage(str(path)).enqueue(Job.new("work"))
+            open_sqlite(path).enqueue(Job.new("work"))
 
     statuses = in_children([try_as_nobody])
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
@@ -124,14 +124,12 @@ def test_what_cannot_be_written_is_said_and_left_alone(
 
 @pytest.mark.fault(44)
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_file_deleted_while_in_use_is_never_made_anew(
-    storage: SqliteStorage, path: Path, replaced: bool
-) -> None:
+def test_a_file_deleted_while_in_use_is_never_made_anew(storage: Storage, path: Path, replaced: bool) -> None:
     storage.enqueue(Job.new("work"))
     for file in list(path.parent.iterdir()):
         file.unlink()
     if replaced:
-        SqliteStorage(str(path)).migrate()
+        open_sqlite(path).migrate()
 
     for _ in range(2):
         with pytest.raises(StorageUnavailable, match="deleted or replaced"):
@@ -141,7 +139,7 @@ def test_a_file_deleted_while_in_use_is_never_made_anew(
 
 
 @pytest.mark.fault(44)
-def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(storage: SqliteStorage, path: Path) -> None:
+def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(storage: Storage, path: Path) -> None:
     before = storage.enqueue(Job.new("work"))
     path.with_name("jobs.db-wal").unlink()
 
@@ -156,15 +154,15 @@ def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(storage: SqliteS
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable, match=r"folder of the SQLite file .*jobs.db does not exist"):
-        SqliteStorage(str(tmp_path / "no" / "jobs.db")).enqueue(Job.new("work"))
+        open_sqlite(tmp_path / "no" / "jobs.db").enqueue(Job.new("work"))
 
 
 def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=tmp_path.name):
-        SqliteStorage(str(tmp_path)).enqueue(Job.new("work"))
+        open_sqlite(tmp_path).enqueue(Job.new("work"))
 
 
-def test_another_kind_of_file_is_refused_and_left_alone(storage: SqliteStorage, path: Path) -> None:
+def test_another_kind_of_file_is_refused_and_left_alone(storage: Storage, path: Path) -> None:
     path.write_text("These are the notes of a meeting.\n" * 100)
     before = path.read_bytes()
 
@@ -174,7 +172,7 @@ def test_another_kind_of_file_is_refused_and_left_alone(storage: SqliteStorage, 
     assert path.read_bytes() == before
 
 
-def test_a_damaged_file_is_said_to_be_damaged(storage: SqliteStorage, path: Path) -> None:
+def test_a_damaged_file_is_said_to_be_damaged(storage: Storage, path: Path) -> None:
     storage.enqueue_many(Job.new("work", "x" * 1000) for _ in range(200))
     storage.close()
     content = bytearray(path.read_bytes())
@@ -186,9 +184,9 @@ def test_a_damaged_file_is_said_to_be_damaged(storage: SqliteStorage, path: Path
 
 
 @pytest.mark.fault(42)
-def test_a_full_disk_writes_nothing_and_recovers(storage: SqliteStorage, path: Path) -> None:
+def test_a_full_disk_writes_nothing_and_recovers(storage: Storage, path: Path) -> None:
     kept = storage.enqueue(Job.new("work"))
-    with storage._database.read() as connection:
+    with sqlite_connection(storage).read() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 5}")  # SQLite's own way to a full disk
 
@@ -201,7 +199,7 @@ def test_a_full_disk_writes_nothing_and_recovers(storage: SqliteStorage, path: P
     assert check(path) == "ok"
 
 
-def test_threads_take_turns(storage: SqliteStorage) -> None:
+def test_threads_take_turns(storage: Storage) -> None:
     storage.migrate()
     threads = [
         threading.Thread(target=lambda: [storage.enqueue(Job.new("work")) for _ in range(10)])
@@ -215,7 +213,7 @@ def test_threads_take_turns(storage: SqliteStorage) -> None:
     assert sum(storage.job_counts().values()) == 40
 
 
-def test_a_closed_storage_opens_again_when_it_is_used(storage: SqliteStorage) -> None:
+def test_a_closed_storage_opens_again_when_it_is_used(storage: Storage) -> None:
     storage.close()
     job_id = storage.enqueue(Job.new("work"))
     storage.close()
@@ -225,7 +223,7 @@ def test_a_closed_storage_opens_again_when_it_is_used(storage: SqliteStorage) ->
 
 
 @pytest.mark.fault(65)
-def test_no_handle_on_the_file_crosses_a_fork(storage: SqliteStorage, path: Path) -> None:
+def test_no_handle_on_the_file_crosses_a_fork(storage: Storage, path: Path) -> None:
     storage.enqueue(Job.new("work"))
 
     def look_and_use() -> None:
@@ -245,7 +243,7 @@ def test_no_handle_on_the_file_crosses_a_fork(storage: SqliteStorage, path: Path
 @pytest.mark.fault(63)
 def test_storages_that_come_and_go_leave_no_descriptor(path: Path) -> None:
     def use() -> int:
-        with closing(SqliteStorage(str(path))) as storage:
+        with closing(open_sqlite(path)) as storage:
             storage.enqueue(Job.new("work"))
             waker = storage.open_waker()
             assert waker is not None
@@ -258,20 +256,20 @@ def test_storages_that_come_and_go_leave_no_descriptor(path: Path) -> None:
 
 
 def test_a_storage_that_is_dropped_unclosed_leaves_no_descriptor(path: Path) -> None:
-    SqliteStorage(str(path)).enqueue(Job.new("work"))
+    open_sqlite(path).enqueue(Job.new("work"))
     before = len(os.listdir("/proc/self/fd"))
 
     for _ in range(5):
-        SqliteStorage(str(path)).enqueue(Job.new("work"))
+        open_sqlite(path).enqueue(Job.new("work"))
 
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_fork_inside_a_transaction_leaves_the_parents_handle_to_the_parent(
-    storage: SqliteStorage, path: Path
+    storage: Storage, path: Path
 ) -> None:
     storage.migrate()
-    with storage._database.write() as connection:
+    with sqlite_connection(storage).write() as connection:
         connection.execute("CREATE TABLE mine (n INTEGER)")
         statuses = in_children([lambda: storage.job_counts()])
 

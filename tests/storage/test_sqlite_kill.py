@@ -15,9 +15,18 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Failure, Retry
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.storage.protocol import Storage
-from qml_mp.storage.sqlite.store import SqliteStorage
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_an_hour, in_children
+from qml_mp.storage.store import Storage
+from tests.storage.helpers import (
+    DONE,
+    HOUR,
+    KEEP,
+    NO,
+    fetch,
+    in_an_hour,
+    in_children,
+    open_sqlite,
+    sqlite_connection,
+)
 
 MOST_STATEMENTS = 500
 
@@ -26,7 +35,7 @@ MOST_STATEMENTS = 500
 def test_a_process_killed_at_any_statement_leaves_whole_transactions_only(tmp_path: Path) -> None:
     for number in range(1, MOST_STATEMENTS):
         path = tmp_path / f"{number}.db"
-        SqliteStorage(str(path)).migrate()
+        open_sqlite(path).migrate()
 
         [status] = in_children([partial(work_until, path, number)])
 
@@ -40,7 +49,7 @@ def test_a_process_killed_at_any_statement_leaves_whole_transactions_only(tmp_pa
 
 def work_until(path: Path, statement: int) -> None:
     """Do some of everything, and die before the statement of this number."""
-    storage = SqliteStorage(str(path))
+    storage = open_sqlite(path)
     left = statement
 
     def count_down(_: str) -> None:
@@ -49,7 +58,7 @@ def work_until(path: Path, statement: int) -> None:
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with storage._database.read() as connection:
+    with sqlite_connection(storage).read() as connection:
         connection.set_trace_callback(count_down)
     work(storage)
 

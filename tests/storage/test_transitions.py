@@ -13,7 +13,7 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.state import TRANSITIONS
 from qml_mp.core.state import StateName as S
 from qml_mp.errors import InvalidTransition
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, KEEP, fetch, job_in, present
 from tests.storage.test_finish import OUTCOMES

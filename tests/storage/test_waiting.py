@@ -13,7 +13,7 @@ import pytest
 
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from tests.storage.flaky_proxy import FlakyProxy
 
 

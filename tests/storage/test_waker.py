@@ -14,7 +14,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker
 from tests.storage.helpers import fetch, in_children
 

@@ -12,7 +12,7 @@ from qml_mp import (
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.payload import JsonValue
 from qml_mp.processing.registry import Worker
-from qml_mp.storage.protocol import BY_DEFAULT, Fetch, JobFilter
+from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter
 
 RETENTION = BY_DEFAULT
 

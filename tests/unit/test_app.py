@@ -22,7 +22,7 @@ from qml_mp import (
 )
 from qml_mp.app import load_app
 from qml_mp.errors import AppImportError
-from qml_mp.storage.protocol import JobFilter
+from qml_mp.storage.values import JobFilter
 from tests.unit.app_case import digest, on_day, resize
 
 

@@ -11,7 +11,7 @@ from qml_mp import BackgroundJobServer, QmlApp, RetryPolicy, ServerConfig, Worke
 from qml_mp.errors import ConfigurationError
 from qml_mp.processing.program import Program
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 
 
 @pytest.fixture

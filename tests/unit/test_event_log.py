@@ -49,8 +49,8 @@ from qml_mp.events.facts import (
     WorkerStopped,
 )
 from qml_mp.events.log import log_event
-from qml_mp.storage.protocol import BY_DEFAULT
 from qml_mp.storage.row_change import applied, row_change
+from qml_mp.storage.values import BY_DEFAULT
 from tests.unit.processor_case import NOW, claim_of
 
 CLAIM = claim_of({"password": "hunter2"}, failures=1, crashes=1)

@@ -11,8 +11,8 @@ from qml_mp.core.outcome import AttemptKind, Crash, ErrorInfo, Failure, Outcome,
 from qml_mp.core.state import Processing, Scheduled
 from qml_mp.events.claims import claimed, ended
 from qml_mp.events.facts import AttemptFailed, JobSucceeded
-from qml_mp.storage.protocol import BY_DEFAULT
 from qml_mp.storage.row_change import applied, row_change
+from qml_mp.storage.values import BY_DEFAULT
 from tests.unit.processor_case import NOW, claim_of
 
 TWO_S = timedelta(seconds=2)

@@ -15,7 +15,7 @@ from qml_mp import (
 )
 from qml_mp.core.outcome import ErrorInfo, Failure, Success
 from qml_mp.errors import InvalidTransition
-from qml_mp.storage.protocol import CancelResult
+from qml_mp.storage.values import CancelResult
 from tests.unit.app_case import finish, resize
 
 

@@ -22,8 +22,8 @@ from qml_mp.core.outcome import (
     judge_crash,
 )
 from qml_mp.core.state import StateName
-from qml_mp.storage.protocol import Retention
 from qml_mp.storage.row_change import RowChange, row_change
+from qml_mp.storage.values import Retention
 
 ERROR = ErrorInfo(type="SIGKILL", message="killed")
 FACTS = ProcessFacts(signal=9)

@@ -24,13 +24,6 @@ def test_without_a_schema_there_is_a_default() -> None:
     assert target.channel == "qml_mp.qml_mp"
 
 
-def test_the_argument_comes_before_the_url() -> None:
-    target = parse_target("postgresql:///db?schema=a", schema="b")
-
-    assert target.schema == "b"
-    assert target.url == "postgresql:///db?schema=b"
-
-
 @pytest.mark.parametrize("name", ['a"b', "a.b", "1a", "", "pg_jobs", "ä", "a" * 57, "a;b", "a%b"])
 def test_a_schema_name_that_cannot_be_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="schema name"):

@@ -14,7 +14,7 @@ from qml_mp.events.emitter import new_emitter
 from qml_mp.events.facts import StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 
 SECOND = timedelta(seconds=1)

@@ -27,7 +27,8 @@ from qml_mp.core.outcome import Attempt, Cancelled, Outcome, Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobFailed, JobNotFound, QmlError, StorageError
 from qml_mp.handle import JobHandle
-from qml_mp.storage.protocol import CancelResult, JobFilter, JobPage, Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import CancelResult, JobFilter, JobPage, Retention
 
 _PAYLOAD_CHARS = 40
 _force = click.option(

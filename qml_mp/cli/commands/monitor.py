@@ -9,7 +9,7 @@ import click
 from qml_mp.cli.output import age, json_option, local_time, print_json, print_table, say, short
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.snapshot import ServerView, WorkerView, queue_to_json, view_servers
-from qml_mp.storage.protocol import QueueStats
+from qml_mp.storage.values import QueueStats
 from qml_mp.units import format_size
 
 

@@ -14,7 +14,7 @@ from qml_mp.cli.snapshot import view_servers
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, RecurringNotFound
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 
 
 @click.group(cls=Group)

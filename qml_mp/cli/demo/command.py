@@ -18,7 +18,7 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import FINAL_STATES, StateName
 from qml_mp.errors import QmlError
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 
 _POLL_S = 0.05
 _FEWEST_FILES = 50

@@ -13,7 +13,7 @@ from qml_mp.core.server_info import WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError
 from qml_mp.host import is_alive
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

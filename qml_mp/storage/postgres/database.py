@@ -39,18 +39,18 @@ _NOW = "SELECT clock_timestamp() AS now"
 class PostgresDatabase:
     """`Database` in one schema, all instants by the server's clock.
 
-    `schema` comes before the URL's `?schema=`; `application_name` is shown in the server's views;
-    `patience` bounds the wait for a lock, and everything else an operation waits for follows from it.
-    Raises `ConfigurationError` for a URL or schema name that cannot be; connects when first used.
+    `application_name` is shown in the server's views; `patience` bounds the wait for a lock, and everything
+    else an operation waits for follows from it. Raises `ConfigurationError` for a URL or schema name that
+    cannot be; connects when first used.
     """
 
     has_one_writer = False
     is_on_one_machine = False
     """Servers may be anywhere."""
 
-    def __init__(self, url: str, *, schema: str | None, application_name: str, patience: timedelta) -> None:
+    def __init__(self, url: str, *, application_name: str, patience: timedelta) -> None:
         options = LinkOptions(application_name=application_name, patience=patience)
-        self._connection = ProcessConnection(parse_target(url, schema=schema), options)
+        self._connection = ProcessConnection(parse_target(url), options)
         self._foreign = ForeignConnections(self._connection)
 
     @property

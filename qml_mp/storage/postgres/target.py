@@ -35,12 +35,11 @@ class Target:
     """Where commits are announced with NOTIFY."""
 
 
-def parse_target(url: str, *, schema: str | None = None) -> Target:
+def parse_target(url: str) -> Target:
     """Read `postgresql://user:password@host:port/database?schema=name&…`.
 
-    The schema is that of the argument, else that of the URL, else `qml_mp`. The rest of the query
-    is libpq's and is passed on as it is. Raises `ConfigurationError` for a scheme, a place or a
-    schema name that cannot be.
+    The schema is that of the URL, else `qml_mp`. The rest of the query is libpq's and is passed on as
+    it is. Raises `ConfigurationError` for a scheme, a place or a schema name that cannot be.
     """
     if not url.startswith(("postgresql://", "postgres://")):
         raise ConfigurationError(
@@ -51,7 +50,7 @@ def parse_target(url: str, *, schema: str | None = None) -> Target:
         raise unreadable(shown_url(url))
     named = [unquote(part.removeprefix("schema=")) for part in parts.parameters if part.startswith("schema=")]
     for_libpq = [part for part in parts.parameters if not part.startswith("schema=")]
-    name = check_schema_name(schema or (named[-1] if named else DEFAULT_SCHEMA))
+    name = check_schema_name(named[-1] if named else DEFAULT_SCHEMA)
     full_url = _joined(parts.base, [*for_libpq, *([f"schema={name}"] if name != DEFAULT_SCHEMA else [])])
     return Target(
         url=full_url,

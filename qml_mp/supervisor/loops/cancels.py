@@ -7,7 +7,7 @@ from datetime import timedelta
 from qml_mp.clock import Clock
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import CancelStarted
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.workers.ladder import Graces

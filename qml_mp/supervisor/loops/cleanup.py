@@ -6,7 +6,7 @@ import logging
 from datetime import timedelta
 
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import JobsReclaimed
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.recovery.judging import Judging
 from qml_mp.supervisor.recovery.sweep import each_by_itself, is_seen_alive

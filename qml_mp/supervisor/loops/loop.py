@@ -14,7 +14,7 @@ from qml_mp.clock import Clock
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.events.facts import TryWorked
 from qml_mp.events.retrying import Retrying
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from qml_mp.events.emitter import Emitter
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 from qml_mp.supervisor.loops.heartbeat import go_on_as_another
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.recovery.judging import Judging

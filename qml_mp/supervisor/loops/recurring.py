@@ -9,7 +9,8 @@ from datetime import timedelta
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import TemplateDisabled, TemplateFired
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Fired, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fired
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.unknown_methods import known_to_nobody
 from qml_mp.supervisor.registration import ServerRegistration

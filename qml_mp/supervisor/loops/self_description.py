@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import OnDemandLoop
 from qml_mp.supervisor.registration import ServerRegistration
 

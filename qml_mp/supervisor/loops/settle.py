@@ -11,7 +11,8 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import TryWorked
 from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 from qml_mp.supervisor.loops.loop import OnDemandLoop
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.stopping import Stop

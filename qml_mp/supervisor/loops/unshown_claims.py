@@ -14,7 +14,8 @@ from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Release
 from qml_mp.ipc.slot import Activity
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.registration import ServerRegistration

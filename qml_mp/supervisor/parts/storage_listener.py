@@ -8,7 +8,7 @@ from collections.abc import Callable
 from qml_mp.clock import Clock
 from qml_mp.errors import StorageError
 from qml_mp.events.retrying import Retrying
-from qml_mp.storage.protocol import Storage
+from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.stopping import Stop

@@ -22,7 +22,8 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimLost
 from qml_mp.ipc.slot import SlotView
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.units import format_size

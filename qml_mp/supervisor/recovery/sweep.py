@@ -19,7 +19,8 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import JobsReclaimed
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.memory_folder import remove_orphaned_folders
-from qml_mp.storage.protocol import Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.killing import kill_stranger
 

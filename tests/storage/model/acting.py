@@ -15,7 +15,8 @@ from qml_mp.core.outcome import AttemptKind, Outcome
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageUnavailable
-from qml_mp.storage.protocol import Fetch, Finished, Retention, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch, Finished, Retention
 from tests import failpoints
 from tests.faults import faults_of_transitions
 from tests.storage.model.model import FAILED_TTL_H, SUCCEEDED_TTL_H, Model, ModelJob

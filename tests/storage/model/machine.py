@@ -31,7 +31,7 @@ from qml_mp.core.outcome import (
 from qml_mp.core.state import StateName
 from qml_mp.events.emitter import new_emitter
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.storage.protocol import CancelResult
+from qml_mp.storage.values import CancelResult
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
 from tests.storage.model.acting import KEEP, Acting, Lost

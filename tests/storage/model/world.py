@@ -13,7 +13,8 @@ from typing import Any
 
 from qml_mp.core.job import Job
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.protocol import JobFilter, Storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.audit import Audit
 from tests.storage.conftest import Raw
 

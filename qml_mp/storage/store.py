@@ -1,0 +1,87 @@
+"""Every process: the whole storage, put together from its parts.
+
+Rules for all of it. An operation either happens whole or not at all. A driver's error becomes a
+`StorageError`: `StorageUnavailable` where trying again later can help. No operation waits without
+a bound. Instants are aware, in UTC, and are read from the database's clock wherever two machines
+compare them. A write about a claim is guarded by `id AND claim_seq AND state = processing`.
+
+A storage is used by one thread at a time per call (calls from several threads take turns) and may
+be opened anew after `close()` simply by using it. It must hold nothing open across a fork: call
+`close()` first. A process that inherited one all the same abandons the handle and opens its own.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from qml_mp.storage.claims import JobLocker
+from qml_mp.storage.database import Database
+from qml_mp.storage.jobs import JobStore
+from qml_mp.storage.locks import NamedLocks
+from qml_mp.storage.monitoring import Monitoring
+from qml_mp.storage.recurring import RecurringStore
+from qml_mp.storage.registry import ServerRegistry
+from qml_mp.storage.waiting import StorageWait, Waker
+
+
+class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Monitoring):
+    """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    @property
+    def url(self) -> str:
+        """What a child process opens the same storage with."""
+        return self._db.url
+
+    @property
+    def display_url(self) -> str:
+        """The URL with the password masked, for people and logs."""
+        return self._db.display_url
+
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Whether all its users are on one machine: their heartbeats wait for the same disk, and a process
+        of another boot is dead. (They may still be in pid namespaces that hide them from each other.)"""
+        return self._db.is_on_one_machine
+
+    def migrate(self) -> list[int]:
+        """Bring the schema up to this code under a lock; the versions applied, [] when up to date.
+
+        Raises `SchemaMismatch`, before any write, when the schema is newer than this code.
+        """
+        return self._db.migrate()
+
+    def schema_version(self) -> int:
+        """The version in the storage; 0 when it has no schema yet."""
+        return self._db.schema_version()
+
+    def check_schema(self) -> None:
+        """Raise `SchemaMismatch` unless the schema is exactly what this code needs. Reads only."""
+        self._db.check_schema()
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        return self._db.now()
+
+    def open_waker(self) -> Waker | None:
+        """A source of wake-ups; None where there is none and polling must do."""
+        return self._db.open_waker()
+
+    def is_locked_by_this_process(self) -> bool:
+        """Whether it is this very process that keeps everybody from writing, by a transaction that it has
+        left open on another connection. It would wait for itself for ever."""
+        return self._db.is_locked_by_this_process()
+
+    def descriptors(self) -> frozenset[int]:
+        """Those of this process's connection; empty while it is closed."""
+        return self._db.descriptors
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        """Let somebody else wait whenever this process waits for the storage; None: as usual again."""
+        self._db.wait_with(waiting)
+
+    def close(self) -> None:
+        """Close the connection; harmless when closed. The next use opens another."""
+        self._db.close()

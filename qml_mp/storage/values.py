@@ -1,0 +1,178 @@
+"""Every process: what the operations of a storage are given and give."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+
+from qml_mp.core.job import Claim, ClaimKey, Job
+from qml_mp.core.state import StateName
+from qml_mp.settings import ServerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Who asks for a job, and from which queues (empty: all)."""
+
+    worker_id: str
+    server_id: str
+    queues: tuple[str, ...]
+    registered: bool = False
+    """Claim only while the worker's row is in the registry and has this epoch. Once the row is removed, or
+    its epoch is raised (`renew_epoch`), no statement that the worker sent before can claim anything."""
+    epoch: int = 0
+    """The epoch that the worker knows of; means nothing unless `registered`."""
+    methods: tuple[str, ...] | None = None
+    """Claim only jobs of these methods (none of them: nothing); None: of whichever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long an ended job is kept; becomes its `expires_at`."""
+
+    succeeded_ttl: timedelta
+    """Succeeded and Deleted."""
+    failed_ttl: timedelta
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Retention:
+        """As the settings say."""
+        return cls(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)
+
+
+BY_DEFAULT = Retention.of(ServerConfig())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What `finish` did."""
+
+    accepted: bool
+    """False: the claim was lost to somebody else, and nothing was written about the job."""
+    state: StateName | None
+    """The state the job is in now because of this claim; None when the claim was lost."""
+    job: Job | None = field(default=None, compare=False)
+    """The row after the write or, when an earlier write of it had landed, as it stands; None when lost."""
+    next: Claim | None = None
+    """The next job, when one was asked for and there was one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchanged:
+    """What `exchange` did."""
+
+    finished: tuple[Finished, ...]
+    """What became of each outcome, in the order given."""
+    claims: tuple[Claim, ...]
+    """The next jobs; fewer than asked for, when there were no more."""
+
+
+class CancelResult(Enum):
+    """What `request_cancel` found."""
+
+    DELETED = "deleted"
+    """The job was not running and is Deleted now."""
+    REQUESTED = "requested"
+    """The job is running; its supervisor will end it."""
+    ALREADY_FINAL = "already_final"
+    NOT_FOUND = "not_found"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """A cancel that a supervisor has to carry to one of its workers."""
+
+    key: ClaimKey
+    worker_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """What `promote_due` did, and when to look again."""
+
+    count: int
+    next_due_in: timedelta | None
+    """Time until the next waiting job is due (zero: more are due now); None: none waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fired:
+    """What `fire_due_recurring` did, and when to look again."""
+
+    jobs: tuple[Job, ...]
+    disabled: tuple[str, ...]
+    """Ids of templates that were disabled because their cron no longer parses."""
+    next_due_in: timedelta | None
+    """Of the templates that it may fire."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Id to method of due templates that were left alone, because the method is none of those asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs a listing shows; an empty collection does not restrict."""
+
+    states: Collection[StateName] = ()
+    queue: str | None = None
+    method: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """One page of a listing, newest first."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
+    """Pass it as `after` for the next page; None: this was the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """One queue that holds jobs that have not ended."""
+
+    name: str
+    enqueued: int
+    processing: int
+    oldest: timedelta | None
+    """Age of the oldest Enqueued job; None when there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodStats:
+    """Enqueued jobs of one method in one queue."""
+
+    queue: str
+    method: str
+    enqueued: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueWork:
+    """What `--burst` asks: is anything left that can still run?"""
+
+    runnable: int
+    """Enqueued or Processing jobs in the queues."""
+    waiting: int
+    """Scheduled or AwaitingRetry jobs in the queues that are due by now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterWork:
+    """Scheduled or AwaitingRetry jobs that are not due yet."""
+
+    count: int
+    next_due_in: timedelta | None
+    """None: there are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """What `renew_epoch` found."""
+
+    epoch: int
+    """That of the next `Fetch`."""
+    claims: tuple[Claim, ...]
+    """All that the worker holds, oldest first; there can come no others by what it has sent before."""
