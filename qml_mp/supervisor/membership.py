@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
-from qml_mp.events.emitter import Emitter
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Retention
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.recovery.sweep import sweep_at_start
-from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.stopping import Stop
-from qml_mp.supervisor.urgent import UrgentFirst
+from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 
 logger = logging.getLogger(__name__)
@@ -26,64 +21,51 @@ _PAUSE_AT_START_S = 0.05
 _PAUSE_AT_END_S = 0.02
 
 
-def recover(storage: Storage, config: ServerConfig, *, own_id: str, events: Emitter) -> None:
-    """Give back what earlier runs left. One job that storage refuses to give back keeps no server from
-    running the others. Raises `StorageUnreachable` and `SchemaMismatch` alone."""
-    try:
-        sweep_at_start(storage, config, own_id=own_id, events=events)
-    except (StorageUnreachable, SchemaMismatch):
-        raise
-    except StorageError as error:
-        logger.warning("Cannot give back what earlier runs left; a loop tries again: %s", error)
-
-
 def join(
-    storage: Storage,
-    registration: ServerRegistration,
-    templates: Sequence[RecurringJob],
-    *,
-    stop: Stop,
-    waiting: UrgentFirst,
+    storage: Storage, run: Run, *, templates: Sequence[RecurringJob], pause: Callable[[float], None]
 ) -> None:
-    """Register, and store the templates that the code declares. Who else writes at this moment is waited for
-    a little: that is not worth a start that fails. Raises `StorageError`."""
+    """Give back what earlier runs left, register, and store the templates that the code declares.
+
+    Other writers are waited for a little: they are not worth a start that fails. `pause(until)` does not
+    return before that instant without a reason. Raises `StorageError`.
+    """
+    _recover(storage, run)
     deadline = time.monotonic() + DEFAULT_PATIENCE.total_seconds()
     while True:
         try:
-            registration.register(storage)
+            run.registration.register(storage)
             for template in templates:
                 storage.upsert_recurring_job(template)
             return
         except StorageUnreachable:
             raise
         except StorageUnavailable as error:
-            if stop.has_begun or time.monotonic() >= deadline:
+            if run.stop.has_begun or time.monotonic() >= deadline:
                 raise
             logger.debug("The start waits for storage: %s", error)
-        waiting.between(until=time.monotonic() + _PAUSE_AT_START_S)
+        pause(time.monotonic() + _PAUSE_AT_START_S)
 
 
-def leave(
-    storage: Storage, server_id: str, *, settling: SettleLoop, retention: Retention, deadline: float
-) -> None:
-    """Settle the last dead workers and leave the registry: try until it is done or the monotonic `deadline`
-    has passed. All workers are dead.
+def leave(storage: Storage, run: Run, *, settling: SettleLoop) -> None:
+    """Settle the last dead workers and leave the registry, as long as the stop has time for it. All workers
+    are dead.
 
     With a slow storage there is time for one reply or none. So one statement removes everything when no
     claim is left, which is the rule, and what cannot be done in time is left as it is: the next server
     finds it.
     """
+    deadline = run.stop.leave_by()
     trouble: StorageError | None = None
     while True:
         try:
-            if _try_to_leave(storage, server_id, settling, retention):
+            if _try_to_leave(storage, run, settling):
                 return
         except StorageError as error:
             trouble = error
         if time.monotonic() + _PAUSE_AT_END_S >= deadline:
             break
         wait_for([], until=time.monotonic() + _PAUSE_AT_END_S)
-    if settling.has_work():
+    if settling.count:
         logger.error("What %s dead workers still held is left to the next server", settling.count)
     logger.warning(
         "Could not leave the registry, where this server stands until the next one on this machine finds it "
@@ -92,12 +74,22 @@ def leave(
     )
 
 
-def _try_to_leave(storage: Storage, server_id: str, settling: SettleLoop, retention: Retention) -> bool:
-    if storage.deregister_idle_server(server_id):
+def _recover(storage: Storage, run: Run) -> None:
+    """One job that storage refuses to give back keeps no server from running the others."""
+    try:
+        sweep_at_start(storage, run)
+    except (StorageUnreachable, SchemaMismatch):
+        raise
+    except StorageError as error:
+        logger.warning("Cannot give back what earlier runs left; a loop tries again: %s", error)
+
+
+def _try_to_leave(storage: Storage, run: Run, settling: SettleLoop) -> bool:
+    if storage.deregister_idle_server(run.registration.id):
         return True
     settling.spare_none()
     settling.tick(storage)
-    if settling.has_work():
+    if settling.count:
         return False
-    storage.reclaim_server(server_id, silent_for=None, retention=retention)
+    storage.reclaim_server(run.registration.id, silent_for=None, retention=run.retention)
     return True

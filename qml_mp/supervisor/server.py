@@ -7,23 +7,21 @@ and stopping never depend on storage: whatever needs storage is a tick of a loop
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import setproctitle
 
 from qml_mp import failpoints
 from qml_mp.child.probe import AppFacts
 from qml_mp.child.source import ProgramSource
-from qml_mp.clock import SystemClock
 from qml_mp.errors import StorageError
 from qml_mp.events.facts import ServerStopped
 from qml_mp.printable import printable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Retention
-from qml_mp.supervisor.assembly import assemble
-from qml_mp.supervisor.membership import join, leave, recover
+from qml_mp.supervisor.assembly import assemble, new_run
+from qml_mp.supervisor.membership import join, leave
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.wait import wait_for
 
@@ -51,19 +49,18 @@ class Supervisor:
     ) -> None:
         """`facts` is what the program gives, as far as it is known; `queues_of` says which queues to serve
         for what new code gives at a reload (None: as before)."""
-        self._config = config
         self._storage = storage
         self._label = source.label
-        self._templates = () if facts is None else facts.recurring
+        self._facts = facts or AppFacts()
+        self._run = new_run(config, storage.url, source, facts=self._facts)
         self._parts = assemble(
-            self,
-            config,
+            self._run,
             storage,
             source,
-            facts=facts or AppFacts(),
             queues_of=queues_of,
             burst=burst,
             host=host or Host(),
+            manage_workers=self._manage_workers,
         )
         self._is_open = False
 
@@ -76,55 +73,52 @@ class Supervisor:
         storage is down.
         """
         failpoints.hit("supervisor.begin")
-        with self._parts.inbox, self._parts.waiting:
+        with self._parts.inbox, self._parts.urgent_first:
             self._open()
             try:
-                while not self._parts.stop.is_complete:
+                while not self._run.stop.is_complete:
                     self._turn()
             finally:
                 self._close()
-        error = self._parts.memory.refusal or self._parts.pool.boots.failure()
+        error = self._parts.memory.refusal or self._run.pool.boots.failure()
         if error is not None:
             raise error
         return ExitCode.JOBS_KILLED if self._parts.reaper.killed_jobs else ExitCode.FINE
 
     def _open(self) -> None:
         """Recover what earlier runs left, then say who we are."""
-        parts = self._parts
         try:
-            recover(self._storage, self._config, own_id=parts.registration.id, events=parts.events)
-            join(self._storage, parts.registration, self._templates, stop=parts.stop, waiting=parts.waiting)
+            join(
+                self._storage,
+                self._run,
+                templates=self._facts.recurring,
+                pause=lambda until: self._parts.urgent_first.between(until=until),
+            )
         except StorageError:
-            if not parts.stop.has_begun:
+            if not self._run.stop.has_begun:
                 raise
-        _show_title(self._label, self._config.worker_count)
+        _show_title(self._label, self._run.config.worker_count)
         self._is_open = True
-        self.handle_urgent(may_fork=False)
+        self._parts.urgent.turn()
 
     def _turn(self) -> None:
         """Wait for whatever comes first, then give everybody a turn, the urgent before the slow."""
-        parts = self._parts
+        parts, everyone = self._parts, self._run.everyone
         self._manage_workers()
-        wait_for(parts.everyone.fds(), until=parts.everyone.next_at())
-        self.handle_urgent(may_fork=False)
+        wait_for(everyone.fds(), until=everyone.next_at())
+        parts.urgent.turn()
         # While storage answers, a dead worker's job goes to others before its replacement is forked: a fork
         # closes the connection to storage, and the new worker needs the processor to boot.
         parts.loops.run_if_due(parts.settling)
         self._manage_workers()
         parts.listener.turn()
-        parts.registration.report(parts.everyone.trouble())
+        self._run.registration.report(everyone.trouble())
         parts.loops.turn()
-
-    def handle_urgent(self, *, may_fork: bool) -> None:
-        """What never waits for storage: called between two of its replies too."""
-        self._parts.urgent.turn()
-        if may_fork:
-            self._manage_workers()
 
     def _manage_workers(self) -> None:
         """Have the guardian and the right number of workers; tell the host once the first one is ready."""
-        pool = self._parts.pool
-        if self._parts.stop.has_begun or not self._is_open:
+        pool = self._run.pool
+        if self._run.stop.has_begun or not self._is_open:
             return
         self._parts.guardian.start_if_missing()
         pool.spawn_workers()
@@ -132,34 +126,16 @@ class Supervisor:
             self._parts.host.tell_ready()
 
     def _close(self) -> None:
-        """After the last worker (or an error): kill what is left, settle, deregister, let go."""
-        parts = self._parts
-        parts.pool.kill_all(CancelReason.SHUTDOWN)
-        while len(parts.pool):
-            wait_for(parts.pool.fds(), until=SystemClock().monotonic() + 0.05)
-            parts.reaper.turn()
-        parts.everyone.close()
-        leave(
-            self._storage,
-            parts.registration.id,
-            settling=parts.settling,
-            retention=Retention.of(self._config),
-            deadline=parts.stop.leave_by(),
-        )
+        """After the last worker (or an error): kill what is left, settle, leave the registry, close all."""
+        pool = self._run.pool
+        pool.kill_all(CancelReason.SHUTDOWN)
+        while len(pool):
+            wait_for(pool.fds(), until=self._run.clock.monotonic() + 0.05)
+            self._parts.reaper.turn()
+        self._run.everyone.close()
+        leave(self._storage, self._run, settling=self._parts.settling)
         self._storage.close()
-        parts.events.emit(ServerStopped())
-
-    def fds(self) -> Collection[int]:
-        """Of what never waits for storage."""
-        return self._parts.urgent.fds()
-
-    def next_at(self) -> float:
-        """When something is due that never waits for storage."""
-        return self._parts.urgent.next_at()
-
-    def give_up_at(self) -> float:
-        """From when on storage is not worth waiting for."""
-        return self._parts.stop.give_up_at()
+        self._run.events.emit(ServerStopped())
 
 
 def _show_title(label: str, workers: int) -> None:

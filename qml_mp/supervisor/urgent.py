@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.wait import poll_until, wait_for
 
 STORAGE_PATIENCE = timedelta(seconds=0.2)
@@ -25,28 +26,18 @@ the processor more than a new worker."""
 _SHORTEST_WAIT_S = 0.01
 
 
-class Urgent(Protocol):
-    """What must not wait for storage. None of it may use the storage."""
-
-    def fds(self) -> Iterable[int]:
-        """Readable when there is something to do."""
-
-    def next_at(self) -> float:
-        """When there is something to do although nothing is readable."""
-
-    def handle_urgent(self, *, may_fork: bool) -> None:
-        """Do it. Workers are forked only with `may_fork`."""
-
-    def give_up_at(self) -> float:
-        """From when on storage is not worth waiting for."""
-
-
 class UrgentFirst(Part):
     """`StorageWait` of the protocol. And the part that closes storage before a fork."""
 
-    def __init__(self, urgent: Urgent, storage: Storage) -> None:
+    def __init__(
+        self, urgent: Part, *, storage: Storage, stop: Stop, manage_workers: Callable[[], None]
+    ) -> None:
+        """`urgent` must not wait for storage, and none of it may use that. `manage_workers` forks those that
+        are missing."""
         self._urgent = urgent
         self._storage = storage
+        self._stop = stop
+        self._manage_workers = manage_workers
         self._is_waiting = False
         self._turned_at = 0.0
 
@@ -67,11 +58,11 @@ class UrgentFirst(Part):
     def between(self, *, until: float = 0.0, may_fork: bool = False) -> None:
         """Look after what is urgent between two operations of storage."""
         wait_for(self._urgent.fds(), until=until)
-        self._urgent.handle_urgent(may_fork=may_fork)
+        self._handle_urgent(may_fork=may_fork)
 
     @property
     def give_up_at(self) -> float:
-        return self._urgent.give_up_at()
+        return self._stop.give_up_at()
 
     def wait(self, fd: int, *, reading: bool, writing: bool, until: float) -> tuple[bool, bool]:
         wanted = (select.POLLIN if reading else 0) | (select.POLLOUT if writing else 0)
@@ -100,7 +91,12 @@ class UrgentFirst(Part):
         if ready or now >= next_at or now >= fork_at:
             self._is_waiting, self._turned_at = True, now
             try:
-                self._urgent.handle_urgent(may_fork=now >= fork_at)
+                self._handle_urgent(may_fork=now >= fork_at)
             finally:
                 self._is_waiting = False
         return came
+
+    def _handle_urgent(self, *, may_fork: bool) -> None:
+        self._urgent.turn()
+        if may_fork:
+            self._manage_workers()

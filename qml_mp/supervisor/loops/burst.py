@@ -10,9 +10,8 @@ from datetime import timedelta
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
-from qml_mp.supervisor.registration import SelfDescription, ServerRegistration
-from qml_mp.supervisor.stopping import Stop
-from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.registration import SelfDescription
+from qml_mp.supervisor.run import Run
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
@@ -24,32 +23,28 @@ class BurstLoop(Loop):
     """Stops the server when all workers are idle and no job of the served queues and known methods is
     runnable or due. While claims are paused such jobs keep it."""
 
-    def __init__(
-        self, *, registration: ServerRegistration, pool: WorkerPool, settling: SettleLoop, stop: Stop
-    ) -> None:
+    def __init__(self, run: Run, *, settling: SettleLoop) -> None:
         super().__init__("burst", interval=_INTERVAL)
-        self._registration = registration
-        self._pool = pool
+        self._run = run
         self._settling = settling
-        self._stop = stop
 
     def tick(self, storage: Storage) -> None:
         if not self._everybody_is_idle():
             return
-        says = self._registration.says
-        due = storage.due_work(says.queues, methods=says.methods, server_id=self._registration.id)
+        says = self._run.registration.says
+        due = storage.due_work(says.queues, methods=says.methods, server_id=self._run.registration.id)
         if due.runnable + due.waiting:
             return
         left = list(_what_is_left(storage, says))
         for line in left:
             logger.warning("Left: %s", line)
         why = "nothing is left that this server can run" if left else "nothing is left to do"
-        self._stop.begin(now=False, why=why)
+        self._run.stop.begin(now=False, why=why)
 
     def _everybody_is_idle(self) -> bool:
         """Whether all workers that there is room for are there and without a job, and every dead one's claims
         are finished."""
-        all_idle = self._pool.is_whole and all(worker.is_idle for worker in self._pool)
+        all_idle = self._run.pool.is_whole and all(worker.is_idle for worker in self._run.pool)
         return all_idle and not self._settling.unsettled_ids
 
 

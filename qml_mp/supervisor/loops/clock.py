@@ -11,9 +11,9 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from qml_mp.clock import Clock
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ class ClockLoop(Loop):
     """Brings firings and retries forward when the clock was set back; their loops (`due_by_it`) are due
     sooner then."""
 
-    def __init__(self, *, on_one_machine: bool, clock: Clock, due_by_it: Iterable[Loop]) -> None:
+    def __init__(self, run: Run, *, on_one_machine: bool, due_by_it: Iterable[Loop]) -> None:
         super().__init__("clock", interval=_INTERVAL if on_one_machine else _INTERVAL_BY_NETWORK)
-        self._clock = clock
+        self._clock = run.clock
         self._due_by_it = tuple(due_by_it)
         self._steps = ClockSteps()
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from qml_mp.clock import Clock
-from qml_mp.events.emitter import Emitter
-from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.cancels import CancelLoop
 from qml_mp.supervisor.loops.cleanup import CleanupLoop
@@ -20,50 +17,32 @@ from qml_mp.supervisor.loops.templates import TemplatesLoop
 from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
 from qml_mp.supervisor.loops.unshown_claims import UnshownClaimsLoop
 from qml_mp.supervisor.recovery.judging import Judging
-from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.stopping import Stop
-from qml_mp.supervisor.workers.ladder import Graces
-from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.run import Run
 
 
 def all_loops(
-    config: ServerConfig,
-    *,
-    on_one_machine: bool,
-    settling: SettleLoop,
-    templates: TemplatesLoop,
-    registration: ServerRegistration,
-    pool: WorkerPool,
-    graces: Graces,
-    clock: Clock,
-    events: Emitter,
-    stop_when_idle: Stop | None,
+    run: Run, *, settling: SettleLoop, templates: TemplatesLoop, on_one_machine: bool, burst: bool
 ) -> list[Loop]:
-    """In the order in which they run when several are due. `stop_when_idle` is given with `--burst`."""
+    """In the order in which they run when several are due. `on_one_machine`: so is every server of this
+    storage."""
+    config = run.config
     judging = Judging(config, on_one_machine=on_one_machine) if config.enable_heartbeat else None
-    loops: list[Loop] = [
-        settling,
-        CancelLoop(registration=registration, pool=pool, graces=graces, clock=clock, events=events),
-        SelfDescriptionLoop(registration),
-        templates,
-    ]
-    if judging is not None:
-        loops.append(
-            HeartbeatLoop(config, judging=judging, registration=registration, pool=pool, events=events)
-        )
     firing: list[Loop] = []
     if config.enable_scheduler:
-        firing.append(SchedulerLoop(config, wake=pool.wake_idle))
+        firing.append(SchedulerLoop(run))
     if config.enable_recurring:
-        firing.append(RecurringLoop(config, registration=registration, wake=pool.wake_idle, events=events))
-    loops += [ClockLoop(on_one_machine=on_one_machine, clock=clock, due_by_it=firing), *firing]
-    if config.enable_cleanup:
-        loops.append(CleanupLoop(config))
-    loops += [
-        NeighbourLoop(config, judging=judging, registration=registration, pool=pool, events=events),
-        UnknownMethodsLoop(registration),
-        UnshownClaimsLoop(config, registration=registration, pool=pool, settling=settling),
+        firing.append(RecurringLoop(run))
+    return [
+        settling,
+        CancelLoop(run),
+        SelfDescriptionLoop(run),
+        templates,
+        *([] if judging is None else [HeartbeatLoop(run, judging=judging)]),
+        ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
+        *firing,
+        *([CleanupLoop(run)] if config.enable_cleanup else []),
+        NeighbourLoop(run, judging=judging),
+        UnknownMethodsLoop(run),
+        UnshownClaimsLoop(run, settling=settling),
+        *([BurstLoop(run, settling=settling)] if burst else []),
     ]
-    if stop_when_idle is not None:
-        loops.append(BurstLoop(registration=registration, pool=pool, settling=settling, stop=stop_when_idle))
-    return loops

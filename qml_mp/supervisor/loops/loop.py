@@ -18,20 +18,22 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
-_AT_ONCE = 0.0
-_NEVER = float("inf")
+AT_ONCE = 0.0
+NEVER = float("inf")
 
 
 class Loop(ABC):
     """One loop; `tick` is one turn of it. Instants are on the monotonic clock."""
 
-    def __init__(self, name: str, *, interval: timedelta, hasten_after: timedelta | None = None) -> None:
-        """`hasten_after`: a commit of others makes it due, but not within so long after its last tick;
-        None: it does not."""
+    def __init__(
+        self, name: str, *, interval: timedelta | None = None, hasten_after: timedelta | None = None
+    ) -> None:
+        """Without an interval it says itself, in `due_at`, when it has something to do. `hasten_after`: a
+        commit of others makes it due, but not within so long after its last tick; None: it does not."""
         self.name = name
-        self._interval_s = interval.total_seconds()
+        self._interval_s = NEVER if interval is None else interval.total_seconds()
         self._hasten_after = hasten_after
-        self._due_at = _AT_ONCE
+        self._due_at = AT_ONCE
         self._ran_at = float("-inf")
 
     @abstractmethod
@@ -58,20 +60,6 @@ class Loop(ABC):
             raise
         if sooner is not None:
             self._due_at = min(self._due_at, clock.monotonic() + max(0.0, sooner.total_seconds()))
-
-
-class OnDemandLoop(Loop):
-    """A loop that is due when there is something to write, and until storage has it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, interval=timedelta(0))
-
-    @abstractmethod
-    def has_work(self) -> bool:
-        """Whether there is something to write."""
-
-    def due_at(self) -> float:
-        return _AT_ONCE if self.has_work() else _NEVER
 
 
 class LoopTable(Part):
@@ -101,8 +89,8 @@ class LoopTable(Part):
 
     def next_at(self) -> float:
         if not self._may_run():
-            return _NEVER
-        due_at = min((self._due_at(loop) for loop in self._loops), default=_NEVER)
+            return NEVER
+        due_at = min((self._due_at(loop) for loop in self._loops), default=NEVER)
         return max(due_at, self._reaching.not_before)
 
     def turn(self) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
-from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import TemplateDisabled, TemplateFired
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fired
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.unknown_methods import known_to_nobody
-from qml_mp.supervisor.registration import ServerRegistration
+from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -24,35 +21,28 @@ class RecurringLoop(Loop):
     """Fires what is due and what the program knows; the next tick is due when the next template is.
     A due template that no server knows is told once."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        *,
-        registration: ServerRegistration,
-        wake: Callable[[], None],
-        events: Emitter,
-    ) -> None:
-        super().__init__("recurring", interval=config.recurring_poll_interval, hasten_after=_AFTER_A_COMMIT)
-        self._registration = registration
-        self._wake = wake
-        self._events = events
+    def __init__(self, run: Run) -> None:
+        super().__init__(
+            "recurring", interval=run.config.recurring_poll_interval, hasten_after=_AFTER_A_COMMIT
+        )
+        self._run = run
         self._told: set[str] = set()
 
     def tick(self, storage: Storage) -> timedelta | None:
         # A program without methods is there for its loops alone, and fires for servers that run jobs.
-        methods = self._registration.says.methods or None
+        methods = self._run.registration.says.methods or None
         fired = storage.fire_due_recurring(methods=methods)
         self._tell_unknown(storage, fired)
         for job in fired.jobs:
-            self._events.emit(TemplateFired(job_id=job.id, method=job.method, queue=job.queue))
+            self._run.events.emit(TemplateFired(job_id=job.id, method=job.method, queue=job.queue))
         for recurring_id in fired.disabled:
-            self._events.emit(TemplateDisabled(template_id=recurring_id))
+            self._run.events.emit(TemplateDisabled(template_id=recurring_id))
         if fired.jobs:
-            self._wake()
+            self._run.pool.wake_idle()
         return fired.next_due_in
 
     def _tell_unknown(self, storage: Storage, fired: Fired) -> None:
-        methods = known_to_nobody(storage, fired.unknown.values(), own_id=self._registration.id)
+        methods = known_to_nobody(storage, fired.unknown.values(), own_id=self._run.registration.id)
         unknown = {each: method for each, method in fired.unknown.items() if method in methods}
         for recurring_id in sorted(unknown.keys() - self._told):
             logger.warning(

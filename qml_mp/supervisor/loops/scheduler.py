@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -16,17 +15,17 @@ _AFTER_A_COMMIT = timedelta(milliseconds=50)
 
 
 class SchedulerLoop(Loop):
-    """Promotes a batch per tick; the next is due when the next job is. `wake` is called when there are
-    jobs for idle workers."""
+    """Promotes a batch per tick; the next is due when the next job is."""
 
-    def __init__(self, config: ServerConfig, *, wake: Callable[[], None]) -> None:
-        super().__init__("scheduler", interval=config.scheduler_poll_interval, hasten_after=_AFTER_A_COMMIT)
-        self._batch_size = config.fetch_batch_size
-        self._wake = wake
+    def __init__(self, run: Run) -> None:
+        super().__init__(
+            "scheduler", interval=run.config.scheduler_poll_interval, hasten_after=_AFTER_A_COMMIT
+        )
+        self._run = run
 
     def tick(self, storage: Storage) -> timedelta | None:
-        promoted = storage.promote_due(limit=self._batch_size)
+        promoted = storage.promote_due(limit=self._run.config.fetch_batch_size)
         if promoted.count:
             logger.debug("%s due jobs are enqueued", promoted.count)
-            self._wake()
+            self._run.pool.wake_idle()
         return promoted.next_due_in

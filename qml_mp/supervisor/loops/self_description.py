@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.loop import OnDemandLoop
-from qml_mp.supervisor.registration import ServerRegistration
+from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
+from qml_mp.supervisor.run import Run
 
 
-class SelfDescriptionLoop(OnDemandLoop):
-    """Writes what has changed."""
+class SelfDescriptionLoop(Loop):
+    """Due while the row says something else than the server."""
 
-    def __init__(self, registration: ServerRegistration) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__("registration")
-        self._registration = registration
+        self._registration = run.registration
 
-    def has_work(self) -> bool:
-        return self._registration.is_outdated
+    def due_at(self) -> float:
+        return AT_ONCE if self._registration.is_outdated else NEVER
 
     def tick(self, storage: Storage) -> None:
         self._registration.update(storage)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
-from qml_mp.clock import Clock
 from qml_mp.errors import StorageUnreachable
-from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import TryWorked
 from qml_mp.events.retrying import Retrying
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Retention
-from qml_mp.supervisor.loops.loop import OnDemandLoop
+from qml_mp.supervisor.loops.loop import NEVER, Loop
 from qml_mp.supervisor.recovery.settle import settle
-from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.death import Death
-from qml_mp.supervisor.workers.pool import WorkerPool
 
 _PATIENCE_S = 0.2  # of one tick, with what storage refuses
 
@@ -30,29 +24,14 @@ class _Unsettled:
     tries: Retrying
 
 
-class SettleLoop(OnDemandLoop):
+class SettleLoop(Loop):
     """Settles dead workers, oldest first. One that cannot be settled is tried again by itself, and holds
     up no other. When the server stops, a worker that left without a claim needs no settling: one statement
     removes the whole server."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        *,
-        pool: WorkerPool,
-        stop: Stop,
-        clock: Clock,
-        rng: random.Random,
-        events: Emitter,
-    ) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__("settle")
-        self._max_crashes = config.max_crashes
-        self._retention = Retention.of(config)
-        self._pool = pool
-        self._stop = stop
-        self._clock = clock
-        self._rng = rng
-        self._events = events
+        self._run = run
         self._unsettled: list[_Unsettled] = []
         self._spares_none = False
 
@@ -64,15 +43,12 @@ class SettleLoop(OnDemandLoop):
     def remember(self, death: Death) -> None:
         """A worker died: settle what it held."""
         works = TryWorked(what=f"Dead worker {death.worker_id} is settled now")
-        tries = Retrying(self._events, works=works, rng=self._rng)
+        tries = self._run.retrying(works)
         self._unsettled.append(_Unsettled(death=death, tries=tries))
 
     def spare_none(self) -> None:
         """The server could not be removed at once: a claim whose reply was lost may be any worker's."""
         self._spares_none = True
-
-    def has_work(self) -> bool:
-        return self.count > 0
 
     @property
     def count(self) -> int:
@@ -80,20 +56,20 @@ class SettleLoop(OnDemandLoop):
         return len(self._to_settle())
 
     def due_at(self) -> float:
-        return min((one.tries.not_before for one in self._to_settle()), default=float("inf"))
+        return min((one.tries.not_before for one in self._to_settle()), default=NEVER)
 
     def tick(self, storage: Storage) -> None:
         """Settle those that are not in a pause after a failure. Raises `StorageUnreachable` alone."""
-        began = self._clock.monotonic()
+        began = self._run.clock.monotonic()
         for one in self._to_settle():
-            now = self._clock.monotonic()
+            now = self._run.clock.monotonic()
             if now >= one.tries.not_before:
                 self._settle(storage, one)
             if one.tries.is_failing and now - began > _PATIENCE_S:
                 return  # each may wait for a lock, and the supervisor has more to do
 
     def _to_settle(self) -> list[_Unsettled]:
-        spares = self._stop.has_begun and not self._spares_none
+        spares = self._run.stop.has_begun and not self._spares_none
         return [one for one in self._unsettled if not (spares and one.death.was_orderly)]
 
     def _settle(self, storage: Storage, one: _Unsettled) -> None:
@@ -101,17 +77,17 @@ class SettleLoop(OnDemandLoop):
             claims = settle(
                 storage,
                 one.death,
-                max_crashes=self._max_crashes,
-                retention=self._retention,
-                events=self._events,
+                max_crashes=self._run.config.max_crashes,
+                retention=self._run.retention,
+                events=self._run.events,
             )
         except StorageUnreachable:
             raise
         except Exception as error:
             what = f"Settling dead worker {one.death.worker_id} failed"
-            one.tries.failed(what, error, now=self._clock.monotonic())
+            one.tries.failed(what, error, now=self._run.clock.monotonic())
             return
         one.tries.worked()
         self._unsettled.remove(one)
         if claims:
-            self._pool.wake_idle()
+            self._run.pool.wake_idle()

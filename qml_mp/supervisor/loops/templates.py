@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.loop import OnDemandLoop
+from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
 
 
-class TemplatesLoop(OnDemandLoop):
+class TemplatesLoop(Loop):
     """Due while some are declared that storage does not have."""
 
     def __init__(self) -> None:
@@ -20,8 +20,8 @@ class TemplatesLoop(OnDemandLoop):
         """Store these at the next tick; they replace what was to be stored before."""
         self._pending = list(templates)
 
-    def has_work(self) -> bool:
-        return bool(self._pending)
+    def due_at(self) -> float:
+        return AT_ONCE if self._pending else NEVER
 
     def tick(self, storage: Storage) -> None:
         while self._pending:

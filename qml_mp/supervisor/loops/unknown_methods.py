@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
-from qml_mp.supervisor.registration import ServerRegistration
+from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,9 @@ _AMONG = 1000  # of each method in each queue; longer backlogs are told as so ma
 class UnknownMethodsLoop(Loop):
     """Looks at what waits in the served queues."""
 
-    def __init__(self, registration: ServerRegistration) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__("unknown methods", interval=_INTERVAL, hasten_after=_AFTER_A_COMMIT)
-        self._registration = registration
+        self._registration = run.registration
         self._told: set[str] = set()
 
     def tick(self, storage: Storage) -> None:

@@ -13,13 +13,10 @@ from datetime import timedelta
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Release
 from qml_mp.ipc.slot import Activity
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Retention
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
-from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -34,30 +31,21 @@ class UnshownClaimsLoop(Loop):
     """Compares the claims of this server with the slots of its workers. A claim is acted on when two ticks
     have found it unshown; those of dead workers that are about to be settled are left alone."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        *,
-        registration: ServerRegistration,
-        pool: WorkerPool,
-        settling: SettleLoop,
-    ) -> None:
+    def __init__(self, run: Run, *, settling: SettleLoop) -> None:
         super().__init__("unshown claims", interval=_INTERVAL)
-        self._retention = Retention.of(config)
-        self._registration = registration
-        self._pool = pool
+        self._run = run
         self._settling = settling
         self._suspects: set[_Seen] = set()
         self._told: set[_Seen] = set()
 
     def tick(self, storage: Storage) -> None:
-        workers = {worker.worker_id: worker for worker in self._pool}
+        workers = {worker.worker_id: worker for worker in self._run.pool}
         unshown: set[_Seen] = set()
-        for claim in storage.claims_of_server(self._registration.id):
+        for claim in storage.claims_of_server(self._run.registration.id):
             worker, seen = workers.get(claim.worker_id), (claim.worker_id, claim.key)
             if claim.worker_id in self._settling.unsettled_ids:
                 continue
-            if worker is not None and _may_know(worker, claim):
+            if worker is not None and self._may_know(worker, claim):
                 continue
             unshown.add(seen)
             if seen not in self._suspects or seen in self._told:
@@ -75,11 +63,15 @@ class UnshownClaimsLoop(Loop):
         self._suspects = unshown
         self._told &= unshown
 
+    def _may_know(self, worker: WorkerProcess, claim: Claim) -> bool:
+        view = worker.look(self._run.clock.monotonic())
+        return view.activity in _SAYS_NOTHING or view.key == claim.key
+
     def _release(self, storage: Storage, claim: Claim) -> None:
         """Of a worker that is neither alive nor waiting to be settled: proved by its row, which is gone."""
         if claim.worker_id in {worker.id for worker in storage.list_workers()}:
             return
-        finished = storage.finish(claim, Release(reason="its worker is gone"), retention=self._retention)
+        finished = storage.finish(claim, Release(reason="its worker is gone"), retention=self._run.retention)
         if finished.accepted:
             logger.warning(
                 "Job %s of worker %s, which is gone, is %s",
@@ -88,9 +80,4 @@ class UnshownClaimsLoop(Loop):
                 finished.state,
                 extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
             )
-            self._pool.wake_idle()
-
-
-def _may_know(worker: WorkerProcess, claim: Claim) -> bool:
-    view = worker.look()
-    return view.activity in _SAYS_NOTHING or view.key == claim.key
+            self._run.pool.wake_idle()

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from datetime import timedelta
 
 import setproctitle
 
@@ -23,6 +22,7 @@ from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, reap
 from qml_mp.supervisor.workers.killing import kill_stranger
@@ -38,11 +38,10 @@ _FOR_EVER = float("inf")
 class Guardian(Part):
     """The supervisor's side: starts it, notices its death, ends it."""
 
-    def __init__(self, slots: SlotTable, *, orphan_grace: timedelta, everyone: Part) -> None:
-        """`everyone` is all that has to get ready for a fork."""
-        self._slots = slots
-        self._orphan_grace_s = orphan_grace.total_seconds()
-        self._everyone = everyone
+    def __init__(self, run: Run) -> None:
+        self._slots = run.pool.slots
+        self._orphan_grace_s = run.config.orphan_grace.total_seconds()
+        self._everyone = run.everyone
         self._child: Child | None = None
         self._writing = -1
         self._not_before = 0.0

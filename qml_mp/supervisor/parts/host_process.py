@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from qml_mp.supervisor.part import Part
-from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 
 
@@ -25,10 +25,10 @@ class Host:
 class HostLink(Part):
     """Hears the host, and tells it once that the server is ready."""
 
-    def __init__(self, host: Host, *, stop: Stop) -> None:
+    def __init__(self, run: Run, host: Host) -> None:
         self._fds = frozenset(host.fds)
         self._on_ready = host.on_ready
-        self._stop = stop
+        self._stop = run.stop
 
     def fds(self) -> frozenset[int]:
         return self._fds

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 
 from qml_mp import host
-from qml_mp.clock import Clock
 from qml_mp.errors import ConfigurationError
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.part import Part
-from qml_mp.supervisor.stopping import Stop
-from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.run import Run
 from qml_mp.units import format_size
 
 logger = logging.getLogger(__name__)
@@ -22,12 +19,13 @@ _LOOK_EVERY_S = 0.1
 class MemoryWatch(Part):
     """Reads the kernel's own figures of every busy worker, as often as a limit makes it worth while."""
 
-    def __init__(self, config: ServerConfig, *, pool: WorkerPool, stop: Stop, clock: Clock) -> None:
+    def __init__(self, run: Run) -> None:
+        config = run.config
         self._limits = [size for size in (config.max_memory, config.max_memory_hard) if size is not None]
         self._hard_bytes = config.max_memory_hard
-        self._pool = pool
-        self._stop = stop
-        self._clock = clock
+        self._pool = run.pool
+        self._stop = run.stop
+        self._clock = run.clock
         self._look_at = 0.0
         self._is_checked = not self._limits
         self.refusal: ConfigurationError | None = None

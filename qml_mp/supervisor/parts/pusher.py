@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from qml_mp.clock import Clock
 from qml_mp.ipc.slot import Activity
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.supervisor.part import Part
-from qml_mp.supervisor.stopping import Stop
-from qml_mp.supervisor.workers.ladder import Graces, Plan, Rung, highest, next_rung_at
-from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.ladder import Plan, Rung, highest, next_rung_at
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -22,11 +20,11 @@ _LEAVING_S = 1.0
 class Pusher(Part):
     """Compares what each worker runs with the limits of its job, the cancels and the stop."""
 
-    def __init__(self, *, pool: WorkerPool, graces: Graces, stop: Stop, clock: Clock) -> None:
-        self._pool = pool
-        self._graces = graces
-        self._stop = stop
-        self._clock = clock
+    def __init__(self, run: Run) -> None:
+        self._pool = run.pool
+        self._graces = run.graces
+        self._stop = run.stop
+        self._clock = run.clock
 
     def turn(self) -> None:
         """Do what is due now for every worker."""

@@ -5,24 +5,22 @@ from __future__ import annotations
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.part import Part
-from qml_mp.supervisor.stopping import Stop
-from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.run import Run
 
 
 class Reaper(Part):
     """The pool tells of each death; here it becomes work for the settle loop, or the end of the server."""
 
-    def __init__(self, *, pool: WorkerPool, settling: SettleLoop, stop: Stop) -> None:
-        self._pool = pool
+    def __init__(self, run: Run, *, settling: SettleLoop) -> None:
+        self._run = run
         self._settling = settling
-        self._stop = stop
         self.killed_jobs = False
         """Whether a job was killed because the server stops."""
 
     def turn(self) -> None:
-        for death in self._pool.reap():
+        for death in self._run.pool.reap():
             self._settling.remember(death)
             if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
                 self.killed_jobs = True
-        if self._pool.boots.failure() is not None:
-            self._stop.begin(now=True, why="no worker can boot")
+        if self._run.pool.boots.failure() is not None:
+            self._run.stop.begin(now=True, why="no worker can boot")

@@ -10,15 +10,13 @@ import logging
 from collections.abc import Callable, Sequence
 
 from qml_mp.child.probe import AppFacts
+from qml_mp.child.source import LoadedProgram, ProgramSource
 from qml_mp.errors import AppImportError, ConfigurationError
-from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ServerReloaded
 from qml_mp.supervisor.loops.templates import TemplatesLoop
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.probe import Probe
-from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.stopping import Stop
-from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -28,24 +26,17 @@ class Reload(Part):
 
     def __init__(
         self,
-        start_probe: Callable[[], Probe] | None,
+        run: Run,
+        source: ProgramSource,
         *,
         queues_of: Callable[[AppFacts], Sequence[str]] | None,
-        stop: Stop,
-        pool: WorkerPool,
-        registration: ServerRegistration,
         templates: TemplatesLoop,
-        events: Emitter,
     ) -> None:
-        """`start_probe` forks a child that looks at the code as it is now; None: the program in memory
-        stays as it is. `queues_of` says which queues to serve for what new code gives; None: as before."""
-        self._start_probe = start_probe
+        """`queues_of` says which queues to serve for what new code gives; None: as before."""
+        self._run = run
+        self._source = source
         self._queues_of = queues_of
-        self._stop = stop
-        self._pool = pool
-        self._registration = registration
         self._templates = templates
-        self._events = events
         self._probe: Probe | None = None
         self._once_more = False
         self._trouble: str | None = None
@@ -62,11 +53,11 @@ class Reload(Part):
 
     def begin(self) -> None:
         """Replace the workers; by new code, once it is known what that gives."""
-        if self._stop.has_begun:
+        if self._run.stop.has_begun:
             return
-        if self._start_probe is None:
-            self._events.emit(ServerReloaded(is_new_code=False))
-            self._pool.replace_all()
+        if isinstance(self._source, LoadedProgram):
+            self._run.events.emit(ServerReloaded(is_new_code=False))
+            self._run.pool.replace_all()
             return
         if self._probe is not None:
             self._once_more = True  # it may have read the code before the newest change
@@ -93,7 +84,7 @@ class Reload(Part):
             self.begin()
         elif facts is None:
             self._refuse("The new code cannot be imported", problem)
-        elif not self._stop.has_begun:
+        elif not self._run.stop.has_begun:
             self._take_over(facts)
 
     def close(self) -> None:
@@ -101,8 +92,13 @@ class Reload(Part):
             self._probe.end()
             self._probe = None
 
+    def _start_probe(self) -> Probe:
+        everyone = self._run.everyone
+        everyone.before_fork()
+        return Probe(self._source, timeout=self._run.config.boot_timeout, own_fds=everyone.own_fds())
+
     def _take_over(self, facts: AppFacts) -> None:
-        queues = self._registration.says.queues
+        queues = self._run.registration.says.queues
         try:
             if self._queues_of is not None:
                 queues = tuple(self._queues_of(facts))
@@ -110,11 +106,11 @@ class Reload(Part):
             self._refuse("The settings of the new code cannot be", str(error))
             return
         self._trouble = None
-        self._registration.serve(queues, facts.methods)
+        self._run.registration.serve(queues, facts.methods)
         self._templates.declare(facts.recurring)
-        self._pool.serve(queues)
-        self._events.emit(ServerReloaded(queues=queues, methods=facts.methods))
-        self._pool.replace_all()
+        self._run.pool.serve(queues)
+        self._run.events.emit(ServerReloaded(queues=queues, methods=facts.methods))
+        self._run.pool.replace_all()
 
     def _refuse(self, what: str, why: str) -> None:
         """Leave everything as it is, and say so."""

@@ -13,9 +13,7 @@ from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.parts.terminal import Terminal
-from qml_mp.supervisor.registration import ServerRegistration
-from qml_mp.supervisor.stopping import Stop
-from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -75,20 +73,10 @@ class SignalInbox:
 class SignalHandling(Part):
     """What each signal asks for. Made before the inbox is opened, as `Terminal` has to be."""
 
-    def __init__(
-        self,
-        inbox: SignalInbox,
-        *,
-        stop: Stop,
-        pool: WorkerPool,
-        reload: Reload,
-        registration: ServerRegistration,
-    ) -> None:
+    def __init__(self, run: Run, *, inbox: SignalInbox, reload: Reload) -> None:
+        self._run = run
         self._inbox = inbox
-        self._stop = stop
-        self._pool = pool
         self._reload = reload
-        self._registration = registration
         self._terminal = Terminal()
 
     def fds(self) -> tuple[int, ...]:
@@ -100,30 +88,30 @@ class SignalHandling(Part):
     def turn(self) -> None:
         for number in self._inbox.take():
             self._handle(number)
-        if self._terminal.is_gone and not self._stop.has_begun:
-            self._stop.begin(now=False, why="its terminal is gone")
+        if self._terminal.is_gone and not self._run.stop.has_begun:
+            self._run.stop.begin(now=False, why="its terminal is gone")
 
     def _handle(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGTERM | signal.SIGINT:
-                self._stop.begin(now=self._stop.has_begun, why=number.name)
+                self._run.stop.begin(now=self._run.stop.has_begun, why=number.name)
             case signal.SIGQUIT:
-                self._stop.begin(now=True, why=number.name)
+                self._run.stop.begin(now=True, why=number.name)
             case signal.SIGHUP:
                 self._terminal.suspect()
                 self._reload.begin()
             case signal.SIGTTIN:
-                self._pool.resize(self._pool.size + 1)
+                self._run.pool.resize(self._run.pool.size + 1)
             case signal.SIGTTOU:
-                self._pool.resize(self._pool.size - 1)
+                self._run.pool.resize(self._run.pool.size - 1)
             case signal.SIGUSR1:
-                self._pool.ask_for_stacks()
+                self._run.pool.ask_for_stacks()
             case signal.SIGUSR2:
                 self._pause_or_resume()
             case _:
                 pass  # SIGCHLD: it woke us, and dead workers are looked for at every turn
 
     def _pause_or_resume(self) -> None:
-        self._pool.pause(not self._pool.paused)
-        self._registration.pause(self._pool.paused)
-        logger.info("Claims are %s", "paused" if self._pool.paused else "resumed")
+        self._run.pool.pause(not self._run.pool.paused)
+        self._run.registration.pause(self._run.pool.paused)
+        logger.info("Claims are %s", "paused" if self._run.pool.paused else "resumed")

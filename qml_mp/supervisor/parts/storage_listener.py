@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from qml_mp.clock import Clock
 from qml_mp.errors import StorageError
-from qml_mp.events.retrying import Retrying
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker
 from qml_mp.supervisor.part import Part
-from qml_mp.supervisor.stopping import Stop
+from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -22,22 +20,13 @@ _REOPEN_AFTER_S = 1.0
 class StorageListener(Part):
     """Opened when it is needed, closed before a fork. Polling stays the safety net while it is closed."""
 
-    def __init__(
-        self,
-        storage: Storage,
-        *,
-        stop: Stop,
-        reaching: Retrying,
-        on_commit: Callable[[], None],
-        clock: Clock,
-    ) -> None:
-        """`reaching` is how storage could be reached so far; `on_commit` is called when something was, or may
-        have been, committed."""
+    def __init__(self, run: Run, storage: Storage, *, on_commit: Callable[[], None]) -> None:
+        """`on_commit` is called when something was, or may have been, committed."""
         self._storage = storage
-        self._stop = stop
-        self._reaching = reaching
+        self._stop = run.stop
+        self._reaching = run.reaching
         self._on_commit = on_commit
-        self._clock = clock
+        self._clock = run.clock
         self._waker: Waker | None = None
         self._quiet_until = 0.0
         self._reopen_at = 0.0

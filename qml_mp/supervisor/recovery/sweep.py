@@ -15,12 +15,10 @@ from typing import TypeVar
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.errors import StorageError, StorageUnreachable
-from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import JobsReclaimed
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Retention
+from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.killing import kill_stranger
 
@@ -33,25 +31,24 @@ _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks aga
 _LOOK_EVERY_S = 0.01
 
 
-def sweep_at_start(storage: Storage, config: ServerConfig, *, own_id: str, events: Emitter) -> int:
-    """Give back what earlier runs left behind; how many jobs.
+def sweep_at_start(storage: Storage, run: Run) -> None:
+    """Give back what earlier runs left behind.
 
     Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
     this server has been heard for long enough itself.
     """
     remove_orphaned_folders()
-    recovered = reclaim_from_dead_neighbours(
-        storage, own_id=own_id, retention=Retention.of(config), events=events, proof_s=_PROOF_AT_START_S
-    )
-    return recovered + release_stranded_jobs(storage, config, own_id=own_id, events=events)
+    reclaim_from_dead_neighbours(storage, run, proof_s=_PROOF_AT_START_S)
+    release_stranded_jobs(storage, run)
 
 
-def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str, events: Emitter) -> int:
+def release_stranded_jobs(storage: Storage, run: Run) -> int:
     """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
 
     Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
     server that sends none itself judges silent peers so, too.
     """
+    config, own_id = run.config, run.registration.id
     # Before the list: who registers after it has no claim as old as this.
     stale_before = storage.now() - config.stale_processing_after
     silent: set[str] = set()
@@ -64,21 +61,14 @@ def release_stranded_jobs(storage: Storage, config: ServerConfig, *, own_id: str
         if (server.heartbeat_enabled and server.id not in silent) or is_seen_alive(storage, server)
     ]
     count = storage.requeue_stranded_jobs(
-        stale_before, spare_servers=[own_id, *spared], retention=Retention.of(config)
+        stale_before, spare_servers=[own_id, *spared], retention=run.retention
     )
     if count:
-        events.emit(JobsReclaimed(jobs=count, server_id=None))
+        run.events.emit(JobsReclaimed(jobs=count, server_id=None))
     return count
 
 
-def reclaim_from_dead_neighbours(
-    storage: Storage,
-    *,
-    own_id: str,
-    retention: Retention,
-    events: Emitter,
-    proof_s: float = _PROOF_IN_LOOP_S,
-) -> int:
+def reclaim_from_dead_neighbours(storage: Storage, run: Run, *, proof_s: float = _PROOF_IN_LOOP_S) -> int:
     """Reclaim from servers whose process is proved dead from here; how many jobs.
 
     A server whose workers are not proved dead within `proof_s` is left for the next time.
@@ -88,12 +78,12 @@ def reclaim_from_dead_neighbours(
     def reclaim(server: ServerInfo) -> None:
         workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
         if _all_proved_dead(workers, proof_s=proof_s):
-            count = storage.reclaim_server(server.id, silent_for=None, retention=retention)
-            events.emit(JobsReclaimed(jobs=count, server_id=server.id))
+            count = storage.reclaim_server(server.id, silent_for=None, retention=run.retention)
+            run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
             counts.append(count)
 
     dead = [server for server in storage.list_servers() if host.is_alive(server.process) is False]
-    each_by_itself((server for server in dead if server.id != own_id), reclaim)
+    each_by_itself((server for server in dead if server.id != run.registration.id), reclaim)
     return sum(counts)
 
 

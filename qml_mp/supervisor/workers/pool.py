@@ -82,10 +82,8 @@ class WorkerPool(Part):
         """Read every slot; note who has become ready and who takes too long for it."""
         now = self._clock.monotonic()
         for worker in self:
-            worker.look()
-            if worker.is_busy:
-                worker.note_busy(now)
-                self.busy_at = now
+            worker.look(now)
+            self.busy_at = max(self.busy_at, worker.busy_at)
             if worker.is_ready:
                 self._note_used_up(worker)
             elif worker.has_booted:
@@ -149,7 +147,7 @@ class WorkerPool(Part):
         for worker in self:
             process = reap(worker.child)
             if process is not None:
-                worker.look()
+                worker.look(self._clock.monotonic())
                 deaths.append(self._remove(worker, process))
         return deaths
 

@@ -58,11 +58,13 @@ class WorkerProcess:
     """How far the claim `_pushed_key` has been pushed."""
     _pushed_for: CancelReason | None = field(default=None, init=False)
 
-    def look(self) -> SlotView:
+    def look(self, now: float) -> SlotView:
         """What the worker says now (what it said before, while it writes)."""
         view = self.slots.read(self.index)
         if view is not None:
             self.last = view
+        if self.is_busy:
+            self.busy_at = now
         return self.last
 
     @property
@@ -88,10 +90,6 @@ class WorkerProcess:
     def note_ready(self, now: float) -> None:
         """It has been seen to have booted."""
         self.ready_at = now
-
-    def note_busy(self, now: float) -> None:
-        """It has been seen with a job in hand."""
-        self.busy_at = now
 
     def wake(self) -> None:
         """There may be work. A full pipe says so already."""
