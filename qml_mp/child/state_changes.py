@@ -11,7 +11,6 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.events.claims import claimed, ended
 from qml_mp.events.emitter import Emitter
-from qml_mp.events.facts import ClaimFacts, ClaimLost
 from qml_mp.processing.errors_text import describe_anything
 from qml_mp.processing.execution import Execution
 from qml_mp.processing.middleware import StateChange, StateChangeHook
@@ -36,14 +35,11 @@ class StateChanges:
 
     def finished(self, execution: Execution, finished: Finished) -> None:
         """The outcome is written, or was not taken."""
-        claim = execution.claim
-        if finished.job is None:
-            self._events.emit(ClaimLost(claim=ClaimFacts.of(claim, pid=os.getpid())))
-            return
-        event = ended(claim, finished.job, pid=os.getpid(), attempts=execution.max_attempts)
+        event = ended(execution.claim, finished.job, pid=os.getpid(), attempts=execution.max_attempts)
         if event is not None:
             self._events.emit(event)
-        self._call(execution, finished.job, old=StateName.PROCESSING)
+        if finished.job is not None:
+            self._call(execution, finished.job, old=StateName.PROCESSING)
 
     def _call(self, execution: Execution, job: Job, *, old: StateName) -> None:
         if self._hook is None:

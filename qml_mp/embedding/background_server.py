@@ -9,7 +9,6 @@ to stop), the second tells the host that the server is ready, or why it is not.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
@@ -31,8 +30,6 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
-
-logger = logging.getLogger(__name__)
 
 
 class BackgroundJobServer:

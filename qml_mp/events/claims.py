@@ -14,13 +14,14 @@ from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, Processi
 from qml_mp.events.facts import (
     AttemptFailed,
     ClaimFacts,
+    ClaimLost,
     JobCancelled,
     JobClaimed,
+    JobFact,
     JobReleased,
     JobSucceeded,
+    WorkerStopped,
 )
-
-Ended = JobSucceeded | AttemptFailed | JobCancelled | JobReleased
 
 
 def claimed(claim: Claim, *, pid: int | None) -> JobClaimed:
@@ -31,13 +32,23 @@ def claimed(claim: Claim, *, pid: int | None) -> JobClaimed:
 
 
 def ended(
-    claim: Claim, job: Job, *, pid: int | None, attempts: int | None = None, crashes: int | None = None
-) -> Ended | None:
-    """How the claim ended whose row is `job` now; None: the row has gone on, and does not tell any more.
+    claim: Claim,
+    job: Job | None,
+    *,
+    pid: int | None,
+    attempts: int | None = None,
+    crashes: int | None = None,
+    dead_worker: WorkerStopped | None = None,
+) -> JobFact | None:
+    """How the claim ended whose row is `job` now, or that it was lost (`job` is None). None: the row has gone
+    on, and does not tell any more.
 
-    `pid` is the worker's; `attempts` and `crashes` are the budgets, where they are known.
+    `pid` is the worker's; `attempts` and `crashes` are the budgets, where they are known; `dead_worker` is
+    given by a supervisor that ends the claim in its name.
     """
     facts = ClaimFacts.of(claim, pid=pid)
+    if job is None:
+        return ClaimLost(claim=facts, dead_worker=dead_worker)
     crashed = job.crashes > claim.job.crashes
     runs_in: timedelta | None = None
     match job.state:

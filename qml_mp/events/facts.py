@@ -117,8 +117,8 @@ class JobReleased(JobEnded):
 class ClaimLost(JobEvent):
     """The job is somebody else's by now; the outcome was not written."""
 
-    worker: WorkerStopped | None = None
-    """The dead worker in whose name a supervisor wanted to write it; None: the worker itself did."""
+    dead_worker: WorkerStopped | None = None
+    """In whose name a supervisor wanted to write it; None: the worker itself did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ def _log_job(event: facts.JobFact) -> None:
             _log_end(logging.INFO, claim, f"cancelled: {reason}")
         case facts.JobReleased():
             _log_end(logging.INFO, claim, "given back, uncharged")
-        case facts.ClaimLost(worker=facts.WorkerStopped(number=number, pid=pid, how=how)):
+        case facts.ClaimLost(dead_worker=facts.WorkerStopped(number=number, pid=pid, how=how)):
             text = "Job %s of worker %s (pid %s), which %s, is somebody else's now"
             logger.warning(text, claim.job_id, number, pid, how, extra=_of_hand_out(claim))
         case facts.ClaimLost():

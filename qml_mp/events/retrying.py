@@ -15,15 +15,8 @@ _MAX_JITTER_S = 1.5
 _MOST_DOUBLED = 16  # the pause has long stopped growing
 
 
-def pause_before_next_try_s(failures: int, rng: random.Random) -> float:
-    """After so many failures in a row before this one. With jitter, so that a fleet does not stampede a
-    recovering storage."""
-    pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(failures, _MOST_DOUBLED), _MAX_PAUSE_S)
-    return pause_s + rng.uniform(0, min(pause_s, _MAX_JITTER_S))
-
-
 class Retrying:
-    """Used by one thread."""
+    """Used by one thread. Pauses have jitter, so that a fleet does not stampede a recovering storage."""
 
     def __init__(
         self,
@@ -50,7 +43,8 @@ class Retrying:
 
     def failed(self, what: str, error: Exception, *, now: float = 0.0) -> float:
         """Tell that a try failed, with `what` as in `TryFailed`; the seconds from `now` to the next."""
-        pause_s = pause_before_next_try_s(self._failures, self._rng)
+        pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._failures, _MOST_DOUBLED), _MAX_PAUSE_S)
+        pause_s += self._rng.uniform(0, min(pause_s, _MAX_JITTER_S))
         self._failures += 1
         told = what, type(error).__name__, str(error)
         self._events.emit(

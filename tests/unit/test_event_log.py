@@ -184,7 +184,7 @@ REFUSED = StorageUnavailable("refused")
             f"The claim of job {ABOUT.job_id} was lost; its outcome was not written",
         ),
         (
-            ClaimLost(claim=ABOUT, worker=KILLED),
+            ClaimLost(claim=ABOUT, dead_worker=KILLED),
             "WARNING",
             f"Job {ABOUT.job_id} of worker 2 (pid 7), which was killed by SIGKILL, is somebody else's now",
         ),

@@ -19,7 +19,6 @@ from qml_mp.core.outcome import (
 )
 from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
-from qml_mp.events.facts import ClaimFacts, ClaimLost
 from qml_mp.ipc.slot import SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
@@ -43,11 +42,8 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     def finish(claim: Claim) -> None:
         finished = storage.finish(claim, judge(death, claim, max_crashes=max_crashes), retention=retention)
         failpoints.hit("settle.finished")
-        pid = death.process.pid
-        if finished.job is None:
-            events.emit(ClaimLost(claim=ClaimFacts.of(claim, pid=pid), worker=death.stopped()))
-            return
-        event = ended(claim, finished.job, pid=pid, crashes=_crash_budget(death, claim, max_crashes))
+        budget, worker = _crash_budget(death, claim, max_crashes), death.stopped()
+        event = ended(claim, finished.job, pid=worker.pid, crashes=budget, dead_worker=worker)
         if event is not None:
             events.emit(event)
 
