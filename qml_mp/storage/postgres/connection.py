@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import psycopg
 from psycopg import pq
-from psycopg.rows import DictRow
 
 from qml_mp import failpoints
-from qml_mp.errors import InvalidJob, StorageError, StorageUnavailable
+from qml_mp.errors import InvalidJob, StorageError
 from qml_mp.storage.forks import fork_guard
 from qml_mp.storage.postgres import schema
-from qml_mp.storage.postgres.errors import is_cured_by_another_connection, is_out_of_step, translate
+from qml_mp.storage.postgres.errors import translate
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
 from qml_mp.storage.postgres.statements import Statements
 from qml_mp.storage.postgres.target import Target
 from qml_mp.storage.waiting import StorageWait
-
-Cursor = psycopg.Cursor[DictRow]
-Params = Mapping[str, object]
 
 
 class ProcessConnection:
@@ -42,25 +38,6 @@ class ProcessConnection:
         self._handle = _Handle()
         self._left_to_parent: list[_Handle] = []
         fork_guard().watch(self)
-
-    def rows(self, what: str, template: str, params: Params | None = None) -> list[DictRow]:
-        """Run one statement, committed by itself; its rows. `what` says in words what it is for.
-
-        Run once more when the server knew nothing of it any more, and so did nothing."""
-        return self._rows(what, template, params, again_after=is_out_of_step)
-
-    def read(self, what: str, template: str, params: Params | None = None) -> list[DictRow]:
-        """`rows` for a statement that only reads: run once more also when the connection proved dead."""
-        return self._rows(what, template, params, again_after=is_cured_by_another_connection)
-
-    @contextmanager
-    def transaction(self, what: str) -> Iterator[Transaction]:
-        """BEGIN … COMMIT around the block. What is sent in it goes to the server together, up to the
-        first place where the block asks for a result."""
-        with self.use(what) as link, _pipeline(link):
-            link.execute("BEGIN")
-            yield Transaction(self, link)
-            link.execute("COMMIT")
 
     @contextmanager
     def use(self, what: str, *, checked: bool = True) -> Iterator[Link]:
@@ -138,10 +115,6 @@ class ProcessConnection:
             self._handle.abandon()
             self._own_handle()  # now, while there is one thread
 
-    def bound(self, params: Params | None) -> dict[str, object]:
-        """The values of a statement, the channel of its NOTIFY among them."""
-        return {"channel": self.target.channel, **(params or {})}
-
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:
         try:
@@ -154,21 +127,6 @@ class ProcessConnection:
             raise InvalidJob(
                 f"A text has a lone surrogate, which cannot be stored or found ({error})."
             ) from None
-
-    def _rows(
-        self, what: str, template: str, params: Params | None, *, again_after: Callable[[psycopg.Error], bool]
-    ) -> list[DictRow]:
-        try:
-            return self._rows_once(what, template, params)
-        except StorageUnavailable as error:
-            if not isinstance(error.__cause__, psycopg.Error) or not again_after(error.__cause__):
-                raise
-        return self._rows_once(what, template, params)
-
-    def _rows_once(self, what: str, template: str, params: Params | None) -> list[DictRow]:
-        with self.use(what) as link:
-            cursor = link.execute(self.statements[template], self.bound(params))
-            return cursor.fetchall() if cursor.description else []
 
     def _usable(self, handle: _Handle, *, checked: bool) -> Link:
         if handle.link is not None and not handle.link.is_usable():
@@ -191,18 +149,6 @@ class ProcessConnection:
                 _Handle()
             )  # with a lock of its own: that one may be held by a thread that is not here
         return self._handle
-
-
-class Transaction:
-    """What runs between BEGIN and COMMIT."""
-
-    def __init__(self, database: ProcessConnection, link: Link) -> None:
-        self._database = database
-        self._link = link
-
-    def execute(self, template: str, params: Params | None = None) -> Cursor:
-        """Send a statement. Its rows can be read in the block, which waits for them, or after it."""
-        return self._link.execute(self._database.statements[template], self._database.bound(params))
 
 
 class _Handle:
@@ -236,7 +182,3 @@ class _Handle:
         self.checked = False
         if link is not None:
             link.close()
-
-
-def _pipeline(link: Link) -> AbstractContextManager[object]:
-    return link.pipeline() if psycopg.Pipeline.is_supported() else nullcontext()

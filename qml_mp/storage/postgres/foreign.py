@@ -51,12 +51,8 @@ class ForeignConnections:
             self._known.add(connection)
         return connection
 
-    def cursor(self, connection: psycopg.Connection[Any]) -> psycopg.Cursor[DictRow]:
-        """A cursor with rows of our own shape, whatever the caller's is."""
-        return psycopg.Cursor(connection, row_factory=dict_row)
-
     def _identity_through(self, connection: psycopg.Connection[Any]) -> DictRow | None:
-        cursor = self.cursor(connection)
+        cursor = psycopg.Cursor(connection, row_factory=dict_row)  # the caller's own may shape rows otherwise
         return cursor.execute(_IDENTITY, self._schema()).fetchone()
 
     def _own_identity(self) -> DictRow | None:
