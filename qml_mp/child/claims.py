@@ -50,8 +50,8 @@ class Claims:
         self._is_registered = False
         self._in_doubt = False
         """Whether this worker may hold a claim of which it does not know. No length of time ends it."""
-        self.found: deque[Claim] = deque()
-        """Claims that it held without knowing. They come before any other; the loop takes them out."""
+        self.held: deque[Claim] = deque()
+        """What it knows to hold and has not begun, oldest first. Filled here, emptied by the loop."""
 
     @property
     def worker_id(self) -> str:
@@ -60,8 +60,8 @@ class Claims:
 
     @property
     def can_ask(self) -> bool:
-        """Whether another may be claimed before anything else: no question is open, and none was found."""
-        return not (self._in_doubt or self._commands.doubted or self.found)
+        """Whether another may be claimed before anything else: no question is open, and none is held."""
+        return not (self._in_doubt or self._commands.doubted or self.held)
 
     def register(self) -> None:
         """Before the first claim: whoever finds it after our death must know whom to kill first."""
@@ -70,15 +70,16 @@ class Claims:
         if not self._is_registered:
             raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")
 
-    def next(self) -> Claim | None:
-        """Claim a job. None: there is none, or claims are paused, or `found` has some."""
+    def fetch(self) -> None:
+        """Claim a job if there is one, unless claims are paused; it is held then."""
         self._end_doubt()
-        if self._commands.paused or self.found:
-            return None
+        if self._commands.paused or self.held:
+            return
         self._in_doubt = True  # until the reply is here
         claim = self._storage.fetch_and_lock_job(self._fetch)
         self._in_doubt = False
-        return claim
+        if claim is not None:
+            self.held.append(claim)
 
     def finish(self, claim: Claim, outcome: Outcome, *, and_next: bool) -> Finished:
         """Write the outcome and, with `and_next`, claim the next job in the same commit."""
@@ -90,6 +91,8 @@ class Claims:
         failpoints.hit("finish.committed")
         if and_next:
             self._in_doubt = False
+        if finished.next is not None:
+            self.held.append(finished.next)
         return finished
 
     def _end_doubt(self) -> None:
@@ -105,6 +108,6 @@ class Claims:
             raise StorageUnavailable("The row of this worker is gone from the registry.")
         self._fetch = replace(self._fetch, epoch=renewed.epoch)
         self._in_doubt = False
-        self.found = deque(renewed.claims)
+        self.held = deque(renewed.claims)
         for claim in renewed.claims:
             self._events.emit(ClaimFound(claim=ClaimFacts.of(claim, pid=os.getpid())))

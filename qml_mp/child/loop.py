@@ -64,23 +64,17 @@ class WorkerLoop:
 
     def run(self) -> WorkerExit:
         """Work until told to leave, orphaned, or used up."""
-        claim: Claim | None = None
         self._commands.look()  # it may have been forked while claims are paused
         while True:
-            if claim is None and self._claims.found:
-                claim = self._claims.found.popleft()
-            if claim is None:
+            if self._claims.held:
+                execution = self._processor.resolve(self._claims.held.popleft())
+                outcome = self._give_back(execution) if self._has_to_stop() else self._run(execution)
+                self._settle(execution, outcome)
+            else:
                 reason = self._reason_to_leave()
                 if reason is not None:
                     return reason
-                claim = self._claim()
-            elif self._has_to_stop():
-                self._give_back(claim)
-                claim = None
-            else:
-                execution = self._processor.resolve(claim)
-                outcome = self._run(execution)
-                claim = self._settle(execution, outcome, and_next=self._wants_more())
+                self._claim()
             self._commands.look()
 
     def _reason_to_leave(self) -> WorkerExit | None:
@@ -94,30 +88,24 @@ class WorkerLoop:
     def _has_to_stop(self) -> bool:
         return self._commands.leaving or self._commands.paused or self._spoiled is not None
 
-    def _wants_more(self) -> bool:
-        """Whether the next claim can be asked for together with the outcome in hand."""
-        return self._claims.can_ask and not self._has_to_stop()
-
-    def _claim(self) -> Claim | None:
+    def _claim(self) -> None:
         """Ask for a job; when there is none, wait until woken or the poll is due."""
         try:
             self._claims.register()
             self._display.fetching()
-            claim = self._claims.next()
+            self._claims.fetch()
         except StorageError as error:
             self._wait_to_try_again("claim a job", error)
-            return None
+            return
         self._claims.tries.worked()
-        if claim is None and not self._claims.found:
+        if not self._claims.held:
             self._display.idle()
             self._commands.wait(self._limits.polling_interval.total_seconds())
-        return claim
 
-    def _give_back(self, claim: Claim) -> None:
-        """Release a claim that came too late to be run: two transitions, and the hook is told of both."""
-        execution = self._processor.resolve(claim)
+    def _give_back(self, execution: Execution) -> Outcome:
+        """The claim came too late to be run. It is two transitions, and the hook is told of both."""
         self._changes.claimed(execution)
-        self._settle(execution, Release(reason="the worker was told to leave"), and_next=False)
+        return Release(reason="the worker was told to leave")
 
     def _run(self, execution: Execution) -> Outcome:
         """Run the job, and have the process as it was before."""
@@ -145,20 +133,19 @@ class WorkerLoop:
             return False
         return (host.rss_bytes(os.getpid()) or 0) > limits.max_memory_bytes
 
-    def _settle(self, execution: Execution, outcome: Outcome, *, and_next: bool) -> Claim | None:
-        """Write what came of the claim, tell of it, and return the next claim from the same commit."""
-        finished = self._finish(execution.claim, outcome, and_next=and_next)
-        if finished is None:
-            return None
-        self._changes.finished(execution, finished)
-        return finished.next
+    def _settle(self, execution: Execution, outcome: Outcome) -> None:
+        """Write what came of the claim, claim the next job in the same commit, and tell of it."""
+        finished = self._finish(execution.claim, outcome)
+        if finished is not None:
+            self._changes.finished(execution, finished)
 
-    def _finish(self, claim: Claim, outcome: Outcome, *, and_next: bool) -> Finished | None:
+    def _finish(self, claim: Claim, outcome: Outcome) -> Finished | None:
         """Write the outcome, as often as it takes; None when the worker must leave before it could.
 
         With the next claim at first, then alone: what hinders the one must not hinder the other.
         """
         is_as_it_came = True
+        and_next = self._claims.can_ask and not self._has_to_stop()
         while True:
             try:
                 finished = self._claims.finish(claim, outcome, and_next=and_next)
