@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -73,27 +74,26 @@ class Claims:
     def fetch(self) -> None:
         """Claim a job if there is one, unless claims are paused; it is held then."""
         self._end_doubt()
-        if self._commands.paused or self.held:
-            return
-        self._in_doubt = True  # until the reply is here
-        claim = self._storage.fetch_and_lock_job(self._fetch)
-        self._in_doubt = False
-        if claim is not None:
-            self.held.append(claim)
+        if not (self._commands.paused or self.held):
+            self._exchange((), limit=1)
 
     def finish(self, claim: Claim, outcome: Outcome, *, and_next: bool) -> Finished:
         """Write the outcome and, with `and_next`, claim the next job in the same commit."""
         failpoints.hit("finish.before")
-        self._in_doubt = self._in_doubt or and_next  # until the reply is here
-        finished = self._storage.finish(
-            claim, outcome, retention=self._retention, then=self._fetch if and_next else None
-        )
-        failpoints.hit("finish.committed")
-        if and_next:
-            self._in_doubt = False
-        if finished.next is not None:
-            self.held.append(finished.next)
+        (finished,) = self._exchange([(claim, outcome)], limit=1 if and_next else 0)
         return finished
+
+    def _exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
+        self._in_doubt = self._in_doubt or limit > 0  # until the reply is here
+        done = self._storage.exchange(
+            finished, fetch=self._fetch if limit else None, limit=limit, retention=self._retention
+        )
+        if finished:
+            failpoints.hit("finish.committed")
+        if limit:
+            self._in_doubt = False
+        self.held.extend(done.claims)
+        return done.finished
 
     def _end_doubt(self) -> None:
         """Make void what was sent before, and take over what it has claimed."""
