@@ -69,14 +69,9 @@ def spawn_worker(
         os.close(reading)
     slots.set_process(index, pid=child.pid, started_ticks=child.started_ticks)
     return WorkerProcess(
-        number=number,
-        worker_id=worker_id,
-        child=child,
-        channels=channels,
-        slots=slots,
-        index=index,
+        number=number, worker_id=worker_id, child=child, channels=channels, slots=slots, index=index,
         forked_at=now,
-    )
+    )  # fmt: skip
 
 
 def open_channels() -> tuple[int, Channels]:
