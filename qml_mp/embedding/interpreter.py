@@ -22,25 +22,29 @@ from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 
 def main(status_fd: int) -> int:
-    """Read the order from standard input, supervise, and keep reading for the end of the host."""
+    """Read the arguments from standard input, supervise, and keep reading for the end of the host."""
     unblock_signals()  # a thread of the host that blocks some has handed that down
     host_fd = os.dup(0)
-    order = json.loads(_first_line(host_fd))
-    sys.path[:] = order["path"]
+    arguments = json.loads(_first_line(host_fd))
+    sys.path[:] = arguments["path"]
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=order["log_level"], handlers=[handler])
-    source = NamedProgram(spec=order["app"])
+    logging.basicConfig(level=arguments["log_level"], handlers=[handler])
+    source = NamedProgram(spec=arguments["app"])
 
     def run(on_ready: Callable[[], None]) -> int:
-        config = ServerConfig(**order["config"])
-        storage = open_storage(order["url"], application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
+        config = ServerConfig(**arguments["config"])
+        storage = open_storage(
+            arguments["url"], application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
+        )
         return Supervisor(
             config,
             storage,
             preloaded(source, config),
             facts=probe_app(source, timeout=config.boot_timeout),
-            host=Host(fds=[host_fd, *watch_host(order["host_pid"])], on_ready=on_ready, ends_process=True),
+            host=Host(
+                fds=[host_fd, *watch_host(arguments["host_pid"])], on_ready=on_ready, ends_process=True
+            ),
         ).run()
 
     return report(status_fd, run)

@@ -71,7 +71,7 @@ def _send(data: bytes) -> bool:
 
 def _write_own(data: bytes) -> bool:
     """Through an open file description of our own: the one behind descriptor 2 is shared with
-    whoever started us, who need not expect that it stops blocking."""
+    whoever started us, who does not expect that it stops blocking."""
     try:
         fd = os.open(_OWN_DESCRIPTION, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

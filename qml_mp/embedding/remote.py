@@ -69,7 +69,7 @@ class RemoteSupervisor:
         while self.is_running() and time.monotonic() < deadline:
             self._wait()
         if self.is_running():
-            self.child.signal(signal.SIGKILL)  # its guardian and the next server see to the rest
+            self.child.signal(signal.SIGKILL)  # its guardian and the next server do the rest
             while self.is_running():
                 self._wait()
         return self.exit_code or 0
@@ -120,7 +120,7 @@ def fork_supervisor(run: Callable[[list[int], Callable[[], None]], int]) -> Remo
 def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> RemoteSupervisor:
     """Start a fresh interpreter that supervises; safe whatever threads the host has.
 
-    Its standard input carries the order (the URL may hold a password, so it is no argument) and
+    Its standard input carries the arguments (the URL may hold a password, so it is no argument) and
     stays open as the pipe whose end says that the host is gone.
     """
     status_reading, status_writing = os.pipe()
@@ -138,7 +138,7 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
         os.close(status_writing)
     assert process.stdin is not None
     host_fd = os.dup(process.stdin.fileno())
-    order = {
+    arguments = {
         "config": config.plain(),
         "url": url,
         "app": source.spec,
@@ -146,7 +146,7 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
         "host_pid": os.getpid(),
         "log_level": logging.getLogger("qml_mp").getEffectiveLevel(),
     }
-    process.stdin.write(json.dumps(order).encode() + b"\n")
+    process.stdin.write(json.dumps(arguments).encode() + b"\n")
     process.stdin.close()
     process.returncode = 0  # collected by its Child, not by the Popen object
     pidfd = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None

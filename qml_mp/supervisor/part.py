@@ -1,4 +1,4 @@
-"""Supervisor: what its loop asks of everything that it looks after, whatever that is."""
+"""Supervisor: what its loop asks of each thing that it looks after."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Part:
         """What keeps the server from its work now, on one line for people; None: nothing."""
 
     def close(self) -> None:
-        """The end of the run, when no worker is left: let go of everything."""
+        """The run ends, and no worker is left: end what still runs, and close everything."""
 
 
 class Parts(Part):
-    """Several of them, asked in their order. Parts that fork need all the others, so it is filled last."""
+    """Several of them, asked in their order. Filled last, because those that fork need all the others."""
 
     def __init__(self) -> None:
         self._parts: list[Part] = []

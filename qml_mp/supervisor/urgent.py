@@ -21,13 +21,13 @@ from qml_mp.supervisor.wait import poll_until, wait_for
 STORAGE_PATIENCE = timedelta(seconds=0.2)
 """Longest that a supervisor lets one operation wait for a lock of somebody else."""
 _FORK_AFTER_S = 0.2
-"""A reply that takes no longer comes before a fork: it may give a dead worker's job to others, who need
-the processor more than a new worker."""
+"""A reply that takes no longer is waited for before a fork: it may give a dead worker's job to others, who
+need the processor more than a new worker."""
 _SHORTEST_WAIT_S = 0.01
 
 
 class UrgentFirst(Part):
-    """`StorageWait` of the protocol. And the part that closes storage before a fork."""
+    """What storage waits with, a `StorageWait`. And the part that closes storage before a fork."""
 
     def __init__(
         self, urgent: Part, *, storage: Storage, stop: Stop, manage_workers: Callable[[], None]
@@ -51,7 +51,7 @@ class UrgentFirst(Part):
 
     def before_fork(self) -> None:
         """No storage handle crosses a fork. While a reply is being waited for, the connection stays as it
-        is, and the child lets go of it without a word."""
+        is, and the child drops it without a message to the database."""
         if not self._is_waiting:
             self._storage.close()
 
@@ -70,7 +70,7 @@ class UrgentFirst(Part):
         while True:
             came = self._once({fd: wanted}, fork_at=fork_at, until=until)
             if came:
-                failed = came & ~(select.POLLIN | select.POLLOUT)  # told to whoever reads or writes
+                failed = came & ~(select.POLLIN | select.POLLOUT)  # the caller's read or write raises it
                 return reading and bool(came & select.POLLIN or failed), writing and bool(
                     came & select.POLLOUT or failed
                 )

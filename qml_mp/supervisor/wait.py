@@ -1,4 +1,4 @@
-"""Supervisor: the one place that waits: on pidfds, signals, storage wake-ups and the next due tick."""
+"""Supervisor: the one place that waits: on pidfds, signals, storage wake-ups and the next due instant."""
 
 from __future__ import annotations
 

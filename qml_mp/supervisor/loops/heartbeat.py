@@ -17,7 +17,7 @@ from qml_mp.supervisor.run import Run
 
 class HeartbeatLoop(Loop):
     """Bumps the own row with the workers' memory, then reclaims from peers that have been silent, once
-    this server has itself been heard for as long without a gap."""
+    this server has itself sent heartbeats for as long without a gap."""
 
     def __init__(self, run: Run, *, judging: Judging) -> None:
         super().__init__("heartbeat", interval=judging.beat)

@@ -1,4 +1,4 @@
-"""Supervisor: the neighbour loop: reclaims from servers of this machine that died, and from nobody's jobs."""
+"""Supervisor: the neighbour loop: reclaims from servers of this machine that died, and jobs of no server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _INTERVAL = timedelta(seconds=5)
 
 
 class NeighbourLoop(Loop):
-    """Looks for supervisors of this very host that died: the process table tells, without any timeout.
-    For jobs whose owners nothing tells of. And for the own row, which a server without heartbeats
-    (`judging` is None) would not miss otherwise."""
+    """Looks for supervisors of this very host that died: the process table tells, without any timeout. For
+    jobs that only their age can tell of. And for the own row, because a server without heartbeats
+    (`judging` is None) does not see otherwise that it is gone."""
 
     def __init__(self, run: Run, *, judging: Judging | None) -> None:
         super().__init__("neighbour", interval=_INTERVAL)

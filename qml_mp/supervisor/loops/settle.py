@@ -1,4 +1,4 @@
-"""Supervisor: finishes the claims of dead workers, as often as it takes until storage has all of them."""
+"""Supervisor: the settle loop: finishes the claims of dead workers, until storage has all of them."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ def _orphans(slots: SlotTable) -> list[ProcessIdentity]:
 
 
 def _wait_until_gone(orphans: list[ProcessIdentity], *, until: float) -> list[ProcessIdentity]:
-    """Those that still live at `until`; earlier when none does. What the dead ones' jobs have started
-    is killed, as the supervisor would have done."""
+    """Those that still live at `until`; earlier when none does. What jobs of the others have
+    started is killed, as the supervisor would have done."""
     while True:
         living = _living(orphans)
         for orphan in orphans:

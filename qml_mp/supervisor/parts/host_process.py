@@ -12,7 +12,7 @@ from qml_mp.supervisor.wait import wait_for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """How a supervisor and its host deal with each other."""
+    """The supervisor's ways to its host, and back."""
 
     fds: Collection[int] = ()
     """When any is readable, the server has to stop: a pipe, and the host's pidfd."""
@@ -23,7 +23,7 @@ class Host:
 
 
 class HostLink(Part):
-    """Hears the host, and tells it once that the server is ready."""
+    """Stops the server when the host wants it, or is gone, and tells it once that the server is ready."""
 
     def __init__(self, run: Run, host: Host) -> None:
         self._fds = frozenset(host.fds)

@@ -9,7 +9,7 @@ from qml_mp.supervisor.run import Run
 
 
 class Reaper(Part):
-    """The pool tells of each death; here it becomes work for the settle loop, or the end of the server."""
+    """A death is work for the settle loop, or the end of a server whose workers cannot boot."""
 
     def __init__(self, run: Run, *, settling: SettleLoop) -> None:
         self._run = run

@@ -50,7 +50,7 @@ class StorageListener(Part):
     def turn(self) -> None:
         if self._stop.has_begun:
             return
-        # Between a fork and its opening commits went unheard.
+        # It was closed for a fork, and commits may have come meanwhile.
         may_have_missed = not self._reaching.is_failing and self._open()
         if self._take() or may_have_missed:
             self._on_commit()

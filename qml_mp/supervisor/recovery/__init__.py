@@ -1,1 +1,1 @@
-"""Supervisor: what dead workers and dead servers have left: who judges them, and what their jobs become."""
+"""Supervisor: which servers count as dead, and what becomes of the jobs of dead workers and servers."""

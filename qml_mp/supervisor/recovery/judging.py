@@ -22,7 +22,7 @@ _GAP_SHARE = 3 / 8  # of the silence; on one machine both wait for the same disk
 
 
 class Judging:
-    """What one server holds against its peers. Owned by the heartbeat loop, which tells it of each beat."""
+    """How a server judges its peers. Owned by the heartbeat loop, which tells it of each beat."""
 
     def __init__(self, config: ServerConfig, *, on_one_machine: bool) -> None:
         self._on_one_machine = on_one_machine
@@ -32,7 +32,7 @@ class Judging:
             self._short_lease = self._lease
             return
         self.beat = min(_BEAT_ON_ONE_MACHINE, config.heartbeat_interval)
-        # The workers of a dead supervisor are gone by then, although they cannot be seen to be.
+        # The workers of a dead supervisor are gone by then, although nothing shows it.
         shortest = max(_BEATS_MISSED * _BEAT_ON_ONE_MACHINE, config.orphan_grace + _BEAT_ON_ONE_MACHINE)
         # Silent for so long, all its claims are as old.
         longest = max(shortest, config.stale_processing_after)
@@ -46,7 +46,7 @@ class Judging:
 
     @property
     def may_judge_by_age(self) -> bool:
-        """Whether this server has been awake for long enough to judge claims by their age."""
+        """Whether this server has run without a gap for long enough to judge claims by their age."""
         return self._lease.is_old_enough
 
     def renew(self, now: datetime) -> None:

@@ -1,7 +1,7 @@
 """Supervisor: for how long this server has been alive without a gap, by the clock of storage.
 
-Who was stopped, suspended or cut off cannot tell silent peers from peers that slept with it. So a
-server judges others only after it has itself been heard for as long as it lets others be silent.
+A server that was stopped, suspended or cut off must not judge its peers: their silence may be its own. So
+it judges them only after it has sent heartbeats for as long as it lets them be silent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Supervisor: finish the claims of a dead worker on its behalf, as often as it takes to be heard."""
+"""Supervisor: finish the claims of a dead worker on its behalf, one write for each."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def sweep_at_start(storage: Storage, run: Run) -> None:
     """Give back what earlier runs left behind.
 
     Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
-    this server has been heard for long enough itself.
+    this server has sent heartbeats for long enough itself.
     """
     remove_orphaned_folders()
     reclaim_from_dead_neighbours(storage, run, proof_s=_PROOF_AT_START_S)

@@ -27,7 +27,7 @@ class Death:
     killed_key: ClaimKey | None = None
     """The claim that the kill was meant for; None: whatever it held."""
     oom_killed: bool = False
-    """The kernel's OOM killer struck at the time of its death, and we did not kill it."""
+    """The kernel's OOM killer killed at the time of its death, and we did not kill it."""
     stack: str | None = None
     """Its last Python stack, where it could be had."""
 

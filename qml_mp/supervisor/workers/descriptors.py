@@ -27,11 +27,11 @@ class Room:
         self._clock = clock
         self._again_at = 0.0
         self.shortage: str | None = None
-        """What is wanting; None: nothing is."""
+        """Why fewer workers run than are wanted; None: as many run."""
 
     @property
     def is_full(self) -> bool:
-        """Whether another try would be in vain: nothing was freed, and the pause is not over."""
+        """Whether another try would fail: nothing was freed, and the pause is not over."""
         return self._clock.monotonic() < self._again_at
 
     def check(self) -> None:
@@ -45,7 +45,7 @@ class Room:
                 os.close(fd)
 
     def ran_out(self, error: OSError, *, running: int, wanted: int) -> bool:
-        """Whether the error means that descriptors have run out; then it is told, once for each number."""
+        """Whether the error means that descriptors have run out; then it is logged, once for each number."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return False
         self._again_at = self._clock.monotonic() + _TRY_AGAIN_S

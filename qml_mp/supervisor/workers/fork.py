@@ -105,8 +105,8 @@ def reap(child: Child) -> ProcessFacts | None:
 
 
 def _look_from_outside(child: Child) -> ProcessFacts | None:
-    """It is no child of this process: a host that waits for any child has collected it behind our
-    back, or we are a copy that the host has forked. Its pid may be a stranger's: no signal is sent."""
+    """It is no child of this process: a host that waits for any child has collected it, or we
+    are a copy that the host has forked. Its pid may be a stranger's: no signal is sent."""
     if child.pidfd is not None:
         if not wait_for([child.pidfd], until=0):
             return None

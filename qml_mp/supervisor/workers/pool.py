@@ -266,7 +266,7 @@ class WorkerPool(Part):
         worker = spawn_worker(
             self._spec,
             number=number,
-            incarnation=self._spawned,
+            worker_id=f"{self._spec.server_id}:worker:{number}.{self._spawned}",
             slots=self.slots,
             index=next(index for index in range(self.slots.capacity) if index not in taken),
             own_fds=self._everyone.own_fds(),

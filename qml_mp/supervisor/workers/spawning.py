@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qml_mp.child.main import WorkerArguments, worker_main
 from qml_mp.child.source import ProgramSource
@@ -30,17 +30,14 @@ def spawn_worker(
     spec: WorkerSpec,
     *,
     number: int,
-    incarnation: int,
+    worker_id: str,
     slots: SlotTable,
     index: int,
     own_fds: Collection[int],
     now: float,
 ) -> WorkerProcess:
-    """Fork worker `number` with slot `index`; `own_fds` are the supervisor's, which it must not keep.
-
-    Raises `OSError` when the system has no room for it, and leaves nothing behind then.
-    """
-    worker_id = f"{spec.server_id}:worker:{number}.{incarnation}"
+    """Fork worker `number` with slot `index`; `own_fds` are the supervisor's, which it must not keep. Raises
+    `OSError` when the system has no room for it, and leaves nothing behind then."""
     slots.clear(index)
     reading, channels = open_channels()
     arguments = WorkerArguments(
@@ -48,7 +45,7 @@ def spawn_worker(
         worker_id=worker_id,
         server_id=spec.server_id,
         url=spec.url,
-        config=replace(spec.config, worker_count=max(spec.config.worker_count, number)),
+        config=spec.config,
         source=spec.source,
         pipe_fd=reading,
         stack_fd=channels.stack_fd,

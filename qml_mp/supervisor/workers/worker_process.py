@@ -164,7 +164,7 @@ class WorkerProcess:
         self.kill(CancelReason.SHUTDOWN)
 
     def close(self) -> None:
-        """Let go of what belongs to a reaped worker."""
+        """Close what belongs to a reaped worker, and free its slot."""
         os.close(self.channels.pipe_fd)
         os.close(self.channels.stack_fd)
         self.slots.set_process(self.index, pid=0, started_ticks=0)
