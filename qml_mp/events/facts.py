@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo, ProcessFacts
+from qml_mp.core.state import StateName
 
 # Jobs
 
@@ -119,6 +120,14 @@ class ClaimLost(JobEvent):
 
     dead_worker: WorkerStopped | None = None
     """In whose name a supervisor wanted to write it; None: the worker itself did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimReclaimed(JobEvent):
+    """A supervisor gave back a claim whose worker is gone, and which was left over when that was settled."""
+
+    state: StateName | None
+    """What the job is now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +294,10 @@ class StorageBack(TryWorked):
     worker_id: str | None = None
 
 
-JobFact = JobClaimed | ClaimFound | JobSucceeded | AttemptFailed | JobCancelled | JobReleased | ClaimLost
+JobFact = (
+    JobClaimed | ClaimFound | JobSucceeded | AttemptFailed | JobCancelled | JobReleased | ClaimLost
+    | ClaimReclaimed
+)  # fmt: skip
 ServerFact = (
     ServerRegistered | ServerDeclaredDead | JobsReclaimed | ServerReloaded | ServerStopping | ServerStopped
 )

@@ -75,6 +75,10 @@ def _log_job(event: facts.JobFact) -> None:
         case facts.ClaimLost(dead_worker=facts.WorkerStopped(number=number, pid=pid, how=how)):
             text = "Job %s of worker %s (pid %s), which %s, is somebody else's now"
             logger.warning(text, claim.job_id, number, pid, how, extra=_of_hand_out(claim))
+        case facts.ClaimReclaimed(state=state):
+            extra = {"job_id": claim.job_id, "worker_id": claim.worker_id}
+            text = "Job %s of worker %s, which is gone, is %s"
+            logger.warning(text, claim.job_id, claim.worker_id, state, extra=extra)
         case facts.ClaimLost():
             text = "The claim of job %s was lost; its outcome was not written"
             logger.warning(text, claim.job_id, extra=_of_hand_out(claim))

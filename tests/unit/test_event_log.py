@@ -21,6 +21,7 @@ from qml_mp.core.outcome import (
     Retry,
     Success,
 )
+from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.events.claims import ended
 from qml_mp.events.facts import (
@@ -28,6 +29,7 @@ from qml_mp.events.facts import (
     ClaimFacts,
     ClaimFound,
     ClaimLost,
+    ClaimReclaimed,
     Event,
     JobClaimed,
     JobsReclaimed,
@@ -182,6 +184,11 @@ REFUSED = StorageUnavailable("refused")
             ClaimLost(claim=ABOUT),
             "WARNING",
             f"The claim of job {ABOUT.job_id} was lost; its outcome was not written",
+        ),
+        (
+            ClaimReclaimed(claim=ABOUT, state=StateName.ENQUEUED),
+            "WARNING",
+            f"Job {ABOUT.job_id} of worker w-1, which is gone, is enqueued",
         ),
         (
             ClaimLost(claim=ABOUT, dead_worker=KILLED),

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Release
+from qml_mp.events.facts import ClaimFacts, ClaimReclaimed
 from qml_mp.ipc.slot import Activity
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
@@ -73,11 +74,6 @@ class UnshownClaimsLoop(Loop):
             return
         finished = storage.finish(claim, Release(reason="its worker is gone"), retention=self._run.retention)
         if finished.accepted:
-            logger.warning(
-                "Job %s of worker %s, which is gone, is %s",
-                claim.job.id,
-                claim.worker_id,
-                finished.state,
-                extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
-            )
+            facts = ClaimFacts.of(claim, pid=None)
+            self._run.events.emit(ClaimReclaimed(claim=facts, state=finished.state))
             self._run.pool.wake_idle()
