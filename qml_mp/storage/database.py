@@ -99,46 +99,29 @@ class Database(Protocol):
         transaction, or belongs to another database.
         """
 
-    # What `Storage` hands through
+    # What `Storage` hands through: the contract of each stands there.
 
     @property
-    def url(self) -> str:
-        """What a child process opens the same storage with."""
+    def url(self) -> str: ...
 
     @property
-    def display_url(self) -> str:
-        """The URL with the password masked, for people and logs."""
+    def display_url(self) -> str: ...
 
     @property
-    def is_on_one_machine(self) -> bool:
-        """Whether all its users are on one machine: their heartbeats wait for the same disk, and a process
-        of another boot is dead. (They may still be in pid namespaces that hide them from each other.)"""
+    def is_on_one_machine(self) -> bool: ...
 
-    def migrate(self) -> list[int]:
-        """Bring the schema up to this code under a lock; the versions applied, [] when up to date.
+    def migrate(self) -> list[int]: ...
 
-        Raises `SchemaMismatch`, before any write, when the schema is newer than this code.
-        """
+    def schema_version(self) -> int: ...
 
-    def schema_version(self) -> int:
-        """The version in the storage; 0 when it has no schema yet."""
+    def check_schema(self) -> None: ...
 
-    def check_schema(self) -> None:
-        """Raise `SchemaMismatch` unless the schema is exactly what this code needs. Reads only."""
+    def open_waker(self) -> Waker | None: ...
 
-    def open_waker(self) -> Waker | None:
-        """A source of wake-ups; None where there is none and polling must do."""
+    def is_locked_by_this_process(self) -> bool: ...
 
-    def is_locked_by_this_process(self) -> bool:
-        """Whether it is this very process that keeps everybody from writing, by a transaction that it has
-        left open on another connection. It would wait for itself for ever."""
+    def descriptors(self) -> frozenset[int]: ...
 
-    @property
-    def descriptors(self) -> frozenset[int]:
-        """Those of this process's connection; empty while it is closed."""
+    def wait_with(self, waiting: StorageWait | None) -> None: ...
 
-    def wait_with(self, waiting: StorageWait | None) -> None:
-        """Let somebody else wait whenever this process waits for the storage; None: as usual again."""
-
-    def close(self) -> None:
-        """Close the connection; harmless when closed. The next use opens another."""
+    def close(self) -> None: ...

@@ -76,7 +76,7 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
 
     def descriptors(self) -> frozenset[int]:
         """Those of this process's connection; empty while it is closed."""
-        return self._db.descriptors
+        return self._db.descriptors()
 
     def wait_with(self, waiting: StorageWait | None) -> None:
         """Let somebody else wait whenever this process waits for the storage; None: as usual again."""

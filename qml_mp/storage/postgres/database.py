@@ -131,7 +131,6 @@ class PostgresDatabase:
         """False: what is inserted in an open transaction locks nobody else's rows."""
         return False
 
-    @property
     def descriptors(self) -> frozenset[int]:
         return self._connection.descriptors
 

@@ -74,8 +74,19 @@ class ProcessConnection:
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """The connection for reading, the schema checked; each statement sees what is committed."""
-        with self._turn() as connection:
-            yield connection
+        self.leave_parents_handle()
+        with self._lock:
+            if self._in_use:
+                raise StorageError("A storage operation was started inside another one of the same thread.")
+            failpoints.hit("storage.call")
+            with self._translated():
+                connection = self._usable()
+                self._in_use = True
+                try:
+                    yield connection
+                finally:
+                    self._in_use = False
+            failpoints.hit("storage.committed")
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -84,7 +95,7 @@ class ProcessConnection:
         One that is not `durable` may be lost when the machine goes down, and waits for no disk.
         Raises `StorageUnavailable` when the lock cannot be had within the busy timeout.
         """
-        with self._turn() as connection, _durability(connection, durable=durable):
+        with self.read() as connection, _durability(connection, durable=durable):
             try:
                 self._begin(connection)
                 yield connection
@@ -162,24 +173,6 @@ class ProcessConnection:
             # One reference too many, for good: the handle is not even closed when the child exits.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
             self._connection = None
-
-    # Taking turns
-
-    @contextmanager
-    def _turn(self) -> Iterator[sqlite3.Connection]:
-        self.leave_parents_handle()
-        with self._lock:
-            if self._in_use:
-                raise StorageError("A storage operation was started inside another one of the same thread.")
-            failpoints.hit("storage.call")
-            with self._translated():
-                connection = self._usable()
-                self._in_use = True
-                try:
-                    yield connection
-                finally:
-                    self._in_use = False
-            failpoints.hit("storage.committed")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

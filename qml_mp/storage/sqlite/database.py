@@ -120,7 +120,6 @@ class SqliteDatabase:
     def is_locked_by_this_process(self) -> bool:
         return is_writing(self._connection.path)
 
-    @property
     def descriptors(self) -> frozenset[int]:
         return self._connection.descriptors
 
