@@ -1,7 +1,7 @@
 """Anywhere: named places in the code, at which tests make a process die, stop or fail.
 
 Nothing happens at them in a program, and no setting can change that: tests put a function of their own
-in the stead of `hit`, so callers write `failpoints.hit(…)` and never import the name.
+in place of `hit`, so callers write `failpoints.hit(…)` and never import the name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PLACES: Mapping[str, str] = MappingProxyType(
         "fork.before": "supervisor: signals are blocked, and there is no child yet",
         "fork.after": "supervisor: there is a child, and nobody has noted its pid",
         "settle.before": "supervisor: a worker is proved dead, and its claims are as it left them",
-        "settle.finished": "supervisor: one claim of the dead is finished",
-        "settle.after": "supervisor: all of the dead is settled, and it is not forgotten yet",
+        "settle.finished": "supervisor: one claim of the dead worker is finished",
+        "settle.after": "supervisor: all claims of the dead worker are settled, and it is not forgotten yet",
         "storage.call": "every process: an operation of the storage is about to begin",
         "storage.committed": "every process: it is committed, and the caller has no reply yet",
     }
