@@ -1,8 +1,7 @@
 """Every process: the narrow port through which the storage talks to a database.
 
-What a storage does is written once over this, in `jobs`, `claims`, `recurring`, `registry`, `locks` and
-`monitoring`. A backend is this port, its errors, its schema with migrations, its waker and its table
-of named SQL (`queries`).
+What a storage does is written once over this, in the parts that `store` puts together. A backend is this
+port, its errors, its schema with migrations, its waker and its table of named SQL (`queries`).
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ class Database(Protocol):
         """Run one query, committed by itself."""
 
     def write_for_each(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[Row]:
-        """`Transaction.run_for_each`, committed by itself, all or none."""
+        """`Transaction.run_for_each` for a few rows, committed by itself, all or none."""
 
     def transaction(
         self, what: str, *, pipelined: bool = True, durable: bool = True

@@ -145,9 +145,8 @@ class ProcessConnection:
     def _own_handle(self) -> _Handle:
         if self._handle.pid != os.getpid():
             self._left_to_parent.append(self._handle)  # kept, so that nothing finalises it
-            self._handle = (
-                _Handle()
-            )  # with a lock of its own: that one may be held by a thread that is not here
+            # With a lock of its own: that one may be held by a thread that is not here.
+            self._handle = _Handle()
         return self._handle
 
 

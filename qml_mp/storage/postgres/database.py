@@ -79,10 +79,7 @@ class PostgresDatabase:
         return self._run(what, query, values, again_after=is_out_of_step)
 
     def write_for_each(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[Row]:
-        if len(rows) <= _ROWS_PER_STATEMENT:
-            return self.write(what, query, _columns(rows)).rows()
-        with self.transaction(what) as transaction:
-            return transaction.run_for_each(query, rows)
+        return self.write(what, query, _columns(rows)).rows()
 
     @contextmanager
     def transaction(
@@ -107,12 +104,10 @@ class PostgresDatabase:
 
     @property
     def url(self) -> str:
-        """What a child process opens the same storage with; the schema is in it."""
         return self._connection.target.url
 
     @property
     def display_url(self) -> str:
-        """The URL with the password masked."""
         return self._connection.target.display_url
 
     def migrate(self) -> list[int]:

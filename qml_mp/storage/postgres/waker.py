@@ -17,7 +17,7 @@ _WHAT = "listening for new work"
 
 
 class NotifyWaker:
-    """`Waker` of the protocol. A connection of its own, because libpq hands out a notification on the
+    """`Waker` by NOTIFY. A connection of its own, because libpq hands out a notification on the
     connection that listens, and the storage's own one is closed and opened as the work wants it."""
 
     def __init__(self, target: Target, options: LinkOptions) -> None:

@@ -97,12 +97,10 @@ class SqliteDatabase:
 
     @property
     def url(self) -> str:
-        """What a child process opens the same file with, wherever it stands."""
         return f"sqlite:///{quote(self._connection.path)}"
 
     @property
     def display_url(self) -> str:
-        """The URL as people read it; there is no password in it."""
         return f"sqlite:///{self._connection.path}"
 
     def migrate(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""Every process: SQLite's errors translated into those of the protocol, for people to act on."""
+"""Every process: SQLite's errors turned into ours, with what to do next."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def refuses_values(error: sqlite3.Error) -> bool:
 
 
 def translated(error: sqlite3.Error, path: str) -> StorageError:
-    """The error as the protocol has it, with the file's name and what to do."""
+    """The error to raise instead, with the file's name and what to do."""
     code = _code(error)
     if code in _UNAVAILABLE:
         kind = StorageUnreachable if code in _UNREACHABLE else StorageUnavailable

@@ -36,7 +36,7 @@ def open_waker(database: ProcessConnection) -> FileWaker | None:
 
 
 class FileWaker:
-    """`Waker` of the protocol.
+    """`Waker` of a file.
 
     The kernel tells of writes to the write-ahead log, which come before their commit can be seen:
     the fsync lies in between. So after such an event `PRAGMA data_version`, which changes with
