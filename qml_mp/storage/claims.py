@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -66,10 +65,8 @@ class JobLocker(Sweeping):
         """
         return next(iter(self._claim(fetch, 1)), None)
 
-    def finish(
-        self, claim: Claim, outcome: Outcome, *, retention: Retention, then: Fetch | None = None
-    ) -> Finished:
-        """Write the outcome of a claim, and claim the next job in the same commit when `then` is given.
+    def finish(self, claim: Claim, outcome: Outcome, *, retention: Retention) -> Finished:
+        """Write the outcome of a claim.
 
         Repeating it after a lost reply is harmless: it then reads the row, finds its own
         `claim_seq` final (or past Processing by its own hand) and says accepted. A claim that was
@@ -77,11 +74,9 @@ class JobLocker(Sweeping):
         history (`attempts`) in the same commit. A job asked to cancel (`request_cancel`) that
         comes to Retry or Crash or Release ends Deleted with that reason instead.
 
-        Raises `OutcomeRefused` when it is this very outcome that cannot be stored. After any other error
-        nothing is known of the next claim: write the outcome alone then, and see `fetch_and_lock_job`.
+        Raises `OutcomeRefused` when it is this very outcome that cannot be stored.
         """
-        done = self.exchange([(claim, outcome)], fetch=then, limit=1, retention=retention)
-        return replace(done.finished[0], next=next(iter(done.claims), None))
+        return self.exchange([(claim, outcome)], fetch=None, limit=0, retention=retention).finished[0]
 
     def claims_of_worker(self, worker_id: str) -> list[Claim]:
         """The claims this worker holds; after its death, what its supervisor has to settle."""

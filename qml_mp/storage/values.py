@@ -55,8 +55,6 @@ class Finished:
     """The state the job is in now because of this claim; None when the claim was lost."""
     job: Job | None = field(default=None, compare=False)
     """The row after the write or, when an earlier write of it had landed, as it stands; None when lost."""
-    next: Claim | None = None
-    """The next job, when one was asked for and there was one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.sqlite.connection import ProcessConnection
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Fetch, Retention
+from qml_mp.storage.values import Fetch, Finished, Retention
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
 
 KEEP = Retention(succeeded_ttl=timedelta(hours=1), failed_ttl=timedelta(hours=2))
@@ -83,6 +83,14 @@ def job_in(storage: Storage, state: StateName) -> Claim:
     if state is StateName.DELETED:
         storage.delete(claim.job.id, reason="not wanted", retention=KEEP)
     return claim
+
+
+def finish_and_fetch(
+    storage: Storage, claim: Claim, outcome: Outcome, which: Fetch | None
+) -> tuple[Finished, Claim | None]:
+    """Write the outcome, and claim the next job in the same commit."""
+    exchanged = storage.exchange([(claim, outcome)], fetch=which, limit=1, retention=KEEP)
+    return exchanged.finished[0], next(iter(exchanged.claims), None)
 
 
 def present(storage: Storage, claim_or_id: Claim | str) -> Job:

@@ -11,7 +11,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import Processing, StateName
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children, present
+from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_an_hour, in_children, present
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -128,9 +128,9 @@ def test_eight_processes_claim_each_job_exactly_once(storage: Storage, url: str,
             while claim is not None:
                 log.write(f"{claim.job.id}\n")
                 then = fetch("q0", "q1", "q2", worker=f"w-{number}") if number % 2 else None
-                finished = mine.finish(claim, DONE, retention=KEEP, then=then)
+                finished, next_claim = finish_and_fetch(mine, claim, DONE, then)
                 assert finished.accepted
-                claim = finished.next if then else mine.fetch_and_lock_job(fetch(worker=f"w-{number}"))
+                claim = next_claim if then else mine.fetch_and_lock_job(fetch(worker=f"w-{number}"))
 
     actions: list[Callable[[], None]] = [partial(drain, number) for number in range(8)]
     statuses = in_children(actions)

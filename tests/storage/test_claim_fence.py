@@ -20,7 +20,7 @@ from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
 from tests.storage.claimer import CLAIMER, FETCH, LOCK, Claimer, pause_claims, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, present
+from tests.storage.helpers import DONE, KEEP, finish_and_fetch, present
 
 DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9), slot=None)
 HASTE = timedelta(seconds=0.3)
@@ -71,10 +71,10 @@ def test_a_worker_that_was_removed_finishes_what_it_holds_and_gets_no_other(stor
     assert claim is not None
     storage.deregister_worker("w-1")
 
-    finished = storage.finish(claim, DONE, retention=KEEP, then=FETCH)
+    finished, next_claim = finish_and_fetch(storage, claim, DONE, FETCH)
 
     assert finished.accepted
-    assert finished.next is None
+    assert next_claim is None
     assert present(storage, claim).state_name is StateName.SUCCEEDED
 
 

@@ -12,7 +12,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, fetch, present
+from tests.storage.helpers import DONE, fetch, finish_and_fetch, present
 
 QUEUES = pytest.mark.parametrize(
     "queues", [(), ("default",), ("default", "other")], ids=["all queues", "one queue", "several queues"]
@@ -32,12 +32,12 @@ def test_only_known_methods_are_claimed_and_the_others_wait(
 
     first = storage.fetch_and_lock_job(known)
     assert first is not None
-    second = storage.finish(first, DONE, retention=KEEP, then=known).next
+    second = finish_and_fetch(storage, first, DONE, known)[1]
     assert second is not None
-    last = storage.finish(second, DONE, retention=KEEP, then=known)
+    _, last = finish_and_fetch(storage, second, DONE, known)
 
     assert [first.job.id, second.job.id] == [two_id, one_id]
-    assert last.next is None
+    assert last is None
     assert storage.fetch_and_lock_job(known) is None
     assert {present(storage, job_id).state_name for job_id in foreign_ids} == {StateName.ENQUEUED}
 

@@ -18,7 +18,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Renewed
 from tests.storage.claimer import CLAIMER, FETCH, LOCK, Claimer, pause_claims, register, worker
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, present
+from tests.storage.helpers import DONE, finish_and_fetch, present
 
 HASTE = timedelta(seconds=0.3)
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
@@ -52,11 +52,11 @@ def test_only_what_was_asked_under_the_newest_epoch_claims(storage: Storage) -> 
     assert renewed is not None
 
     late = storage.fetch_and_lock_job(FETCH)
-    finished = storage.finish(claim, DONE, retention=KEEP, then=FETCH)
+    finished, next_claim = finish_and_fetch(storage, claim, DONE, FETCH)
     asked = storage.fetch_and_lock_job(replace(FETCH, epoch=renewed.epoch))
 
     assert late is None
-    assert (finished.accepted, finished.next) == (True, None)
+    assert (finished.accepted, next_claim) == (True, None)
     assert present(storage, first_id).state_name is StateName.SUCCEEDED
     assert asked is not None
     assert asked.job.id == second_id

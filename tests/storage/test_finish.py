@@ -22,7 +22,7 @@ from qml_mp.core.server_info import ProcessIdentity, WorkerInfo
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, StateName, Succeeded
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Finished
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, finish_and_fetch, present
 from tests.storage.test_registry import server
 
 DIED = ProcessFacts(signal=11, exit_code=None, peak_rss_bytes=123456789, cpu_s=1.25)
@@ -209,9 +209,10 @@ def test_a_claim_of_a_job_that_is_gone_is_lost(storage: Storage) -> None:
     claim = claim_new(storage)
     unknown = Claim(job=Job.new("work"), worker_id="worker-1", server_id="server#1")
 
-    finished = storage.finish(unknown, DONE, retention=KEEP, then=fetch(claim.job.queue))
+    finished, next_claim = finish_and_fetch(storage, unknown, DONE, fetch(claim.job.queue))
 
     assert finished == Finished(accepted=False, state=None)
+    assert next_claim is None
 
 
 @every_outcome
@@ -219,22 +220,22 @@ def test_the_next_job_is_claimed_with_the_finish(storage: Storage, outcome: Outc
     claim = claim_new(storage)
     following = storage.enqueue(Job.new("work", queue="next"))
 
-    finished = storage.finish(claim, outcome, retention=KEEP, then=fetch("next", worker="worker-1"))
-    last = storage.finish(claim, outcome, retention=KEEP, then=fetch("next", worker="worker-1"))
+    _, next_claim = finish_and_fetch(storage, claim, outcome, fetch("next", worker="worker-1"))
+    _, last = finish_and_fetch(storage, claim, outcome, fetch("next", worker="worker-1"))
 
-    assert finished.next is not None
-    assert (finished.next.job.id, finished.next.job.claim_seq) == (following, 1)
-    assert finished.next.job == present(storage, following)
-    assert last.next is None
+    assert next_claim is not None
+    assert (next_claim.job.id, next_claim.job.claim_seq) == (following, 1)
+    assert next_claim.job == present(storage, following)
+    assert last is None
 
 
 def test_a_released_job_can_be_claimed_in_the_same_commit(storage: Storage) -> None:
     claim = claim_new(storage)
 
-    finished = storage.finish(claim, Release(reason="r"), retention=KEEP, then=fetch(claim.job.queue))
+    _, next_claim = finish_and_fetch(storage, claim, Release(reason="r"), fetch(claim.job.queue))
 
-    assert finished.next is not None
-    assert (finished.next.job.id, finished.next.job.claim_seq) == (claim.job.id, 2)
+    assert next_claim is not None
+    assert (next_claim.job.id, next_claim.job.claim_seq) == (claim.job.id, 2)
 
 
 @pytest.mark.fault(31)

@@ -8,7 +8,7 @@ from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Finished
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, finish_and_fetch, present
 from tests.storage.test_finish import every_outcome
 
 
@@ -16,7 +16,7 @@ from tests.storage.test_finish import every_outcome
 def test_finish_tells_the_row_after_the_write(storage: Storage, outcome: Outcome) -> None:
     claim = claim_new(storage, unique_key="a", metadata={"by": "test"}, max_retries=3)
 
-    finished = storage.finish(claim, outcome, retention=KEEP, then=fetch("another"))
+    finished, _ = finish_and_fetch(storage, claim, outcome, fetch("another"))
 
     assert finished.job == present(storage, claim)
     assert finished.job is not None

@@ -26,7 +26,7 @@ from qml_mp.storage.postgres import migrations as postgres_migrations
 from qml_mp.storage.sqlite import schema as sqlite_schema
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import TABLES, Raw
-from tests.storage.helpers import DONE, KEEP, fetch, in_children
+from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_children
 
 LATEST = latest_version(sqlite_schema.MIGRATIONS)
 MISSING = list(range(2, LATEST + 1))
@@ -125,11 +125,11 @@ def assert_migrated(storage: Storage, raw: Raw, before: dict[str, list[tuple[Any
     assert (worker.id, worker.epoch, claim.worker_id, claim.job.claim_seq) == ("w-1", 0, "w-1", 2)
     assert len(storage.attempts(CLAIMED)) == 1
     asks = replace(fetch("default", worker="w-1", server="a#1"), registered=True, methods=("work",))
-    finished = storage.finish(claim, DONE, retention=KEEP, then=asks)
+    finished, next_claim = finish_and_fetch(storage, claim, DONE, asks)
     assert finished.accepted
-    assert finished.next is not None
-    assert finished.next.job.id == JOB
-    assert storage.finish(finished.next, Release(reason="r"), retention=KEEP).state is StateName.ENQUEUED
+    assert next_claim is not None
+    assert next_claim.job.id == JOB
+    assert storage.finish(next_claim, Release(reason="r"), retention=KEEP).state is StateName.ENQUEUED
     assert storage.fetch_and_lock_job(fetch("long")) is not None
 
 

@@ -14,7 +14,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import DONE, KEEP, fetch, in_schema
+from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_schema
 
 SCHEMA = "renewed"
 HASTE = timedelta(milliseconds=100)
@@ -92,18 +92,17 @@ def test_an_outcome_that_a_lock_held_up_is_written_with_the_next_claim_when_the_
     claim = storage.fetch_and_lock_job(fetch())
     for _ in range(before):
         assert claim is not None
-        claim = storage.finish(claim, DONE, retention=KEEP, then=fetch()).next
+        claim = finish_and_fetch(storage, claim, DONE, fetch())[1]
 
     for _ in range(LOCKS):
         assert claim is not None
         with admin.transaction():
             admin.execute(f"LOCK TABLE {SCHEMA}.jobs IN ACCESS EXCLUSIVE MODE")
             with pytest.raises(StorageUnavailable, match="lock timeout"):
-                storage.finish(claim, DONE, retention=KEEP, then=fetch())
-        finished = storage.finish(claim, DONE, retention=KEEP, then=fetch())
+                finish_and_fetch(storage, claim, DONE, fetch())
+        finished, claim = finish_and_fetch(storage, claim, DONE, fetch())
         assert finished.accepted
         assert finished.state is StateName.SUCCEEDED
-        claim = finished.next
 
 
 ALTERATIONS = ["ADD COLUMN noted_by text DEFAULT 'nobody'", "ALTER COLUMN priority TYPE bigint"]
@@ -140,13 +139,13 @@ def test_a_transaction_whose_result_an_alteration_changed_does_nothing_once_and_
     claim = storage.fetch_and_lock_job(fetch())
     for _ in range(PREPARED_AFTER + 2):
         assert claim is not None
-        claim = storage.finish(claim, DONE, retention=KEEP, then=fetch()).next
+        claim = finish_and_fetch(storage, claim, DONE, fetch())[1]
     assert claim is not None
 
     admin.execute(f"ALTER TABLE {SCHEMA}.jobs ALTER COLUMN priority TYPE bigint")
     with pytest.raises(StorageUnavailable, match="cached plan must not change result type"):
-        storage.finish(claim, DONE, retention=KEEP, then=fetch())
-    finished = storage.finish(claim, DONE, retention=KEEP, then=fetch())
+        finish_and_fetch(storage, claim, DONE, fetch())
+    finished, next_claim = finish_and_fetch(storage, claim, DONE, fetch())
 
     assert finished.accepted
-    assert finished.next is not None
+    assert next_claim is not None

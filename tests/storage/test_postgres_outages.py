@@ -21,7 +21,17 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.claimer import FETCH, register
 from tests.storage.flaky_proxy import FlakyProxy
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, in_schema, present
+from tests.storage.helpers import (
+    DONE,
+    HOUR,
+    KEEP,
+    NO,
+    fetch,
+    finish_and_fetch,
+    in_children,
+    in_schema,
+    present,
+)
 
 SCHEMA = "outages"
 HASTE = timedelta(milliseconds=200)
@@ -131,7 +141,7 @@ def test_the_next_claim_that_was_lost_with_a_reply_is_found_again(
     assert claim.job.id == first_id
     proxy.lose_reply(1)
     with pytest.raises(StorageUnavailable):
-        through_proxy.finish(claim, DONE, retention=KEEP, then=FETCH)
+        finish_and_fetch(through_proxy, claim, DONE, FETCH)
 
     finished = through_proxy.finish(claim, DONE, retention=KEEP)
     renewed = through_proxy.renew_epoch("w-1")

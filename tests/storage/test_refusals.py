@@ -13,7 +13,7 @@ from qml_mp.errors import OutcomeRefused, StorageError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, NO, fetch, present
+from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, present
 
 FETCHES = [fetch(), fetch("default"), fetch("default", "other")]
 
@@ -47,7 +47,7 @@ def test_rows_that_cannot_be_claimed_are_failed_and_passed(storage: Storage, raw
         assert job.last_error.type == "UnclaimableRow"
         assert "cannot be claimed" in job.last_error.message
         assert job.expires_at is not None
-    assert storage.finish(claim, DONE, retention=KEEP, then=which).accepted
+    assert finish_and_fetch(storage, claim, DONE, which)[0].accepted
     assert present(storage, behind_id).state_name is StateName.FAILED
 
 
@@ -57,13 +57,13 @@ def test_an_outcome_is_written_although_the_next_job_cannot_be_claimed(storage: 
     claim = claimed(storage, fetch())
     bad_id = raw.add_job(claim_seq=full(raw), priority=9)
 
-    finished = storage.finish(claim, DONE, retention=KEEP, then=fetch())
+    finished, next_claim = finish_and_fetch(storage, claim, DONE, fetch())
 
     assert finished.accepted
     assert present(storage, claim).state_name is StateName.SUCCEEDED
     assert present(storage, bad_id).state_name is StateName.FAILED
-    assert finished.next is not None
-    assert finished.next.job.state_name is StateName.PROCESSING
+    assert next_claim is not None
+    assert next_claim.job.state_name is StateName.PROCESSING
 
 
 @pytest.mark.fault(81)
@@ -74,7 +74,7 @@ def test_an_outcome_that_cannot_be_stored_is_told_from_all_else(storage: Storage
     too_large = Success(result="x" * 2**21, duration=timedelta(seconds=1))
 
     with pytest.raises(OutcomeRefused):
-        storage.finish(claim, too_large, retention=KEEP, then=then)
+        finish_and_fetch(storage, claim, too_large, then)
 
     assert [held.job.id for held in storage.claims()] == [claim.job.id]
     assert storage.finish(claim, Failure(error=NO), retention=KEEP).state is StateName.FAILED

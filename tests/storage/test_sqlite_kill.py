@@ -22,6 +22,7 @@ from tests.storage.helpers import (
     KEEP,
     NO,
     fetch,
+    finish_and_fetch,
     in_an_hour,
     in_children,
     open_sqlite,
@@ -68,9 +69,9 @@ def work(storage: Storage) -> None:
     storage.enqueue_many(Job.new("work", queue="three") for _ in range(3))
     first = storage.fetch_and_lock_job(fetch("three"))
     assert first is not None
-    second = storage.finish(first, Failure(error=NO), retention=KEEP, then=fetch("three")).next
+    second = finish_and_fetch(storage, first, Failure(error=NO), fetch("three"))[1]
     assert second is not None
-    third = storage.finish(second, Retry(error=NO, delay=HOUR), retention=KEEP, then=fetch("three")).next
+    third = finish_and_fetch(storage, second, Retry(error=NO, delay=HOUR), fetch("three"))[1]
     assert third is not None
     storage.requeue_stranded_jobs(in_an_hour())
     template = RecurringJob.new("daily", "0 0 9 * * *", "work", queue="recurring")

@@ -16,7 +16,7 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageUnavailable
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Fetch, Finished, Retention
+from qml_mp.storage.values import Fetch, Retention
 from tests import failpoints
 from tests.faults import faults_of_transitions
 from tests.storage.model.model import FAILED_TTL_H, SUCCEEDED_TTL_H, Model, ModelJob
@@ -190,18 +190,19 @@ class Acting(RuleBasedStateMachine):
             job = model.claim(then.worker_id, then.server_id, then.queues, then.epoch)
             return accepted, None if job is None else (job.id, job.claim_seq)
 
-        finished: list[Finished] = []
+        claimed: list[Claim] = []
 
         def act() -> tuple[bool, tuple[str, int] | None]:
-            finished.append(worker.storage.finish(claim, outcome, retention=KEEP, then=then))
-            return finished[0].accepted, _key_of(finished[0].next)
+            done = worker.storage.exchange([(claim, outcome)], fetch=then, limit=1, retention=KEEP)
+            claimed.extend(done.claims)
+            return done.finished[0].accepted, _key_of(next(iter(claimed), None))
 
         done = self.do(fault, act, expect)
         if isinstance(done, Lost):
             worker.told, worker.claim, worker.asked = (claim, outcome), None, then or worker.asked
             return
         assert done.got == done.wanted
-        worker.told, worker.claim = None, finished[0].next
+        worker.told, worker.claim = None, next(iter(claimed), None)
         worker.take_next()
 
     def replace(self, worker: WorkerView) -> None:
