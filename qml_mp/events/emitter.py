@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 
 from qml_mp.events.facts import Event
 from qml_mp.events.log import log_event
@@ -15,14 +19,15 @@ that goes on: a worker between two jobs, a supervisor between two steps of its l
 
 So it must not wait: it keeps what it is told in memory, or writes it to a descriptor that does not block.
 Whoever has to wait (for a network, say) reads the other end of such a pipe, in a process of its own. It must
-not use the storage, fork or emit. What it raises is logged once, and the others are told all the same. One
-that holds up its process for a second in all, by calls longer than a moment, is told nothing any more. (A
-call that never returns is beyond help in a process with one thread.)"""
+not use the storage, fork or emit. What it raises is logged once, and the others are told all the same. A call
+that takes long is broken off by an exception, and who has held up its process for half a second in all is
+told nothing any more. (C code that never returns is beyond help in a process with one thread.)"""
 
 logger = logging.getLogger(__name__)
 
 _MOMENT_S = 0.01
-_PATIENCE_S = 1.0
+_LONGEST_CALL_S = 0.05  # the supervisor answers within 100 ms whatever happens
+_PATIENCE_S = 0.5
 _FORGIVEN = 0.01  # of the time that passes: a busy machine makes anybody slow now and then
 
 
@@ -61,7 +66,10 @@ class _Told:
             return
         began_at = time.monotonic()
         try:
-            self._subscriber(event)
+            with _broken_off() if self._patience_s < float("inf") else nullcontext():
+                self._subscriber(event)
+        except _TookTooLong:
+            pass  # counted below
         except Exception:
             if not self._has_raised:
                 name = type(event).__name__
@@ -74,3 +82,29 @@ class _Told:
             self._was_slow_at = began_at
             if self._held_up_s > self._patience_s:
                 logger.error("A subscriber holds up this process, and is told no more facts")
+
+
+class _TookTooLong(BaseException):
+    """Raised inside of a subscriber; a BaseException, so that it does not take it for one of its own."""
+
+
+@contextmanager
+def _broken_off() -> Iterator[None]:
+    """Raise `_TookTooLong` in the block once it has taken long. Signals come to the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_over = False
+
+    def raise_unless_over(_signal: int, _frame: FrameType | None) -> None:
+        if not is_over:
+            raise _TookTooLong
+
+    handler = signal.signal(signal.SIGALRM, raise_unless_over)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, _LONGEST_CALL_S)
+        yield
+    finally:
+        is_over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)

@@ -1,4 +1,4 @@
-"""Tests: an app in whose processes one subscriber fails at every fact, and another stalls."""
+"""Tests: an app in whose processes one subscriber fails at every fact, and another never returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def fail(_: Event) -> None:
 
 
 def stall(_: Event) -> None:
-    time.sleep(0.3)
+    while True:
+        time.sleep(60)
 
 
 for module in (qml_mp.child.main, qml_mp.supervisor.assembly):

@@ -26,7 +26,7 @@ def test_subscribers_that_fail_or_stall_hold_up_neither_claims_nor_kills_nor_rea
 
     crashing_id = enqueue(storage, "die_at_most_twice")
     endless_id = storage.enqueue(Job.new("stubborn", {}, max_retries=0, timeout=timedelta(seconds=0.2)))
-    ids = [enqueue(storage, "quick") for _ in range(10)]
+    ids = [enqueue(storage, "quick") for _ in range(40)]
 
     for job_id in ids:
         wait_for_state(storage, job_id, StateName.SUCCEEDED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -98,12 +100,12 @@ def test_a_full_pipe_that_does_not_block_holds_nobody_up(
     assert len(caplog.records) == 1
 
 
-def test_one_that_has_held_up_its_process_for_a_second_is_given_up(
+def test_one_that_has_held_up_its_process_for_half_a_second_is_given_up(
     now: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[Event] = []
     calls: list[Event] = []
-    events = Emitter(lambda _: None, slow(0.4, calls, now), told.append)
+    events = Emitter(lambda _: None, slow(0.2, calls, now), told.append)
 
     for _ in range(10):
         events.emit(BACK)
@@ -111,6 +113,30 @@ def test_one_that_has_held_up_its_process_for_a_second_is_given_up(
     assert len(calls) == 3
     assert len(told) == 10
     assert messages(caplog) == ["A subscriber holds up this process, and is told no more facts"]
+
+
+def test_a_call_that_does_not_return_is_broken_off_and_the_others_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[Event] = []
+    calls: list[Event] = []
+    handler = signal.getsignal(signal.SIGALRM)
+
+    def waits_for_ever(event: Event) -> None:
+        calls.append(event)
+        with contextlib.suppress(Exception):
+            threading.Event().wait()
+
+    events = Emitter(lambda _: None, waits_for_ever, told.append)
+
+    for _ in range(20):
+        events.emit(BACK)
+
+    assert len(told) == 20
+    assert len(calls) < 20
+    assert messages(caplog) == ["A subscriber holds up this process, and is told no more facts"]
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_the_log_is_never_given_up(now: list[float], caplog: pytest.LogCaptureFixture) -> None:
