@@ -62,7 +62,7 @@ class Job:
     payload_error: str | None = None
     """Why the stored payload could not be read (a row not written by qml-mp); `payload` is None then."""
     _payload_text: str | None = field(default=None, init=False, repr=False, compare=False)
-    """Of this very payload: a copy (`replace`) begins without."""
+    """Set once this very job is known to be storable: a copy (`replace`) begins without."""
 
     @classmethod
     @documented(JobOptions)
@@ -96,13 +96,23 @@ class Job:
             id=new_job_id(), method=method, payload=payload.value, state=state, created_at=created_at,
             run_at=run_at, metadata={} if metadata is None else metadata, **values,
         )  # fmt: skip
+        job._check()
         object.__setattr__(job, "_payload_text", payload.text)
-        job.validate()
         object.__setattr__(job, "metadata", dict(job.metadata))  # the caller may change his own
         return job
 
-    def validate(self) -> None:
-        """Raise `InvalidJob` (or `ConfigurationError` for the queue's name) unless the job can be stored."""
+    def payload_text(self) -> str:
+        """The payload as it is stored; a job is checked and encoded once, here or in `new`.
+
+        Raises `InvalidJob` (or `ConfigurationError` for the queue's name) unless the job can be stored.
+        """
+        if self._payload_text is None:
+            self._check()
+            object.__setattr__(self, "_payload_text", encode_json(self.payload, what="The payload"))
+        assert self._payload_text is not None
+        return self._payload_text
+
+    def _check(self) -> None:
         check_job_id(self.id)
         if not isinstance(self.method, str) or not 1 <= len(self.method) <= MAX_METHOD_CHARS:
             raise InvalidJob(
@@ -112,14 +122,6 @@ class Job:
         check_text(self.method, what="The method name")
         for name, option in _COLUMNS.items():
             option.check(getattr(self, name))
-        self.payload_text()
-
-    def payload_text(self) -> str:
-        """The payload as it is stored, encoded at the first call. Raises `InvalidJob` when it cannot be."""
-        if self._payload_text is None:
-            object.__setattr__(self, "_payload_text", encode_json(self.payload, what="The payload"))
-        assert self._payload_text is not None
-        return self._payload_text
 
     @property
     def result(self) -> JsonValue:

@@ -34,7 +34,7 @@ def new_row(job: Job) -> dict[str, Any]:
 
     `run_at` makes it Scheduled unless it has passed by the database's clock, which its query decides.
     """
-    job.validate()
+    payload = job.payload_text()
     run_at: datetime | None = None
     reason: str | None = None
     match job.state:
@@ -51,7 +51,7 @@ def new_row(job: Job) -> dict[str, Any]:
         "method": job.method,
         "queue": job.queue,
         "priority": job.priority,
-        "payload": job.payload_text(),
+        "payload": payload,
         "metadata": encode_json(dict(job.metadata), what="metadata"),
         "max_retries": _max_retries_column(job.max_retries),
         "max_crashes": job.max_crashes,
