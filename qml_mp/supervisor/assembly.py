@@ -95,7 +95,7 @@ def assemble(
         storage=storage,
         reaching=run.reaching,
         may_run=run.stop.has_time_for_storage,
-        between=lambda may_fork: urgent_first.between(may_fork=may_fork),
+        between=urgent_first.between,
         clock=run.clock,
         tries=run.retrying,
     )

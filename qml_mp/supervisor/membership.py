@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
@@ -13,6 +13,7 @@ from qml_mp.storage.waiting import DEFAULT_PATIENCE
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.recovery.sweep import sweep_at_start
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.urgent import UrgentFirst
 from qml_mp.supervisor.wait import wait_for
 
 logger = logging.getLogger(__name__)
@@ -21,13 +22,10 @@ _PAUSE_AT_START_S = 0.05
 _PAUSE_AT_END_S = 0.02
 
 
-def join(
-    storage: Storage, run: Run, *, templates: Sequence[RecurringJob], pause: Callable[[float], None]
-) -> None:
+def join(storage: Storage, run: Run, *, templates: Sequence[RecurringJob], urgent_first: UrgentFirst) -> None:
     """Give back what earlier runs left, register, and store the templates that the code declares.
 
-    Other writers are waited for a little: they are not worth a start that fails. `pause(until)` does not
-    return before that instant without a reason. Raises `StorageError`.
+    Other writers are waited for a little: they are not worth a start that fails. Raises `StorageError`.
     """
     _recover(storage, run)
     deadline = time.monotonic() + DEFAULT_PATIENCE.total_seconds()
@@ -43,7 +41,7 @@ def join(
             if run.stop.has_begun or time.monotonic() >= deadline:
                 raise
             logger.debug("The start waits for storage: %s", error)
-        pause(time.monotonic() + _PAUSE_AT_START_S)
+        urgent_first.between(until=time.monotonic() + _PAUSE_AT_START_S)
 
 
 def leave(storage: Storage, run: Run, *, settling: SettleLoop) -> None:

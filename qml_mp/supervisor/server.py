@@ -92,7 +92,7 @@ class Supervisor:
                 self._storage,
                 self._run,
                 templates=self._facts.recurring,
-                pause=lambda until: self._parts.urgent_first.between(until=until),
+                urgent_first=self._parts.urgent_first,
             )
         except StorageError:
             if not self._run.stop.has_begun:

@@ -55,7 +55,7 @@ class UrgentFirst(Part):
         if not self._is_waiting:
             self._storage.close()
 
-    def between(self, *, until: float = 0.0, may_fork: bool = False) -> None:
+    def between(self, may_fork: bool = False, *, until: float = 0.0) -> None:
         """Look after what is urgent between two operations of storage."""
         wait_for(self._urgent.fds(), until=until)
         self._handle_urgent(may_fork=may_fork)

@@ -103,7 +103,7 @@ class LoopTable(Part):
             now = self._clock.monotonic()
             if now >= self._due_at(loop):
                 self._between(now >= slow_at)
-                self._run(loop)
+                self._try(loop)
             if self._reaching.is_failing:
                 return
 
@@ -111,7 +111,7 @@ class LoopTable(Part):
         """Run this one before its turn, unless storage cannot be reached."""
         due = self._clock.monotonic() >= self._due_at(loop)
         if due and self._may_run() and not self._reaching.is_failing:
-            self._run(loop)
+            self._try(loop)
 
     def hasten(self) -> None:
         """Something was committed: loops that look for new rows are due soon."""
@@ -134,7 +134,7 @@ class LoopTable(Part):
         self._reaching.worked()
         return True
 
-    def _run(self, loop: Loop) -> None:
+    def _try(self, loop: Loop) -> None:
         try:
             loop.run(self._storage, self._clock)
         except StorageUnreachable as error:
