@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 
 from qml_mp.core.job import ClaimKey
 from qml_mp.errors import JobInterrupted, JobTimeout
@@ -82,15 +82,16 @@ class Commands:
         finally:
             self._key = None
 
-    def user_code(self) -> _UserCode:
-        """The span in which an exception may be raised from the signal handler."""
-        return _UserCode(self)
+    def user_code(self) -> Commands:
+        """`with` it: the span in which an exception may be raised from the signal handler."""
+        return self
 
-    def enter_user_code(self) -> None:
+    # Not a generator: an exception can arrive at any bytecode.
+    def __enter__(self) -> None:
         self._in_user_code = True
         self._raise_if_due()
 
-    def leave_user_code(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._in_user_code = False
 
     def _poll(self, timeout_s: float | None) -> tuple[CancelReason, str] | None:
@@ -172,16 +173,3 @@ class Commands:
 
     def _orphaned_for_s(self) -> float:
         return 0.0 if self._orphaned_at is None else time.monotonic() - self._orphaned_at
-
-
-class _UserCode:
-    """`with`: user code runs. A class, not a generator: an exception can arrive at any bytecode."""
-
-    def __init__(self, commands: Commands) -> None:
-        self._commands = commands
-
-    def __enter__(self) -> None:
-        self._commands.enter_user_code()
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._commands.leave_user_code()

@@ -137,25 +137,17 @@ def _literal(allowed: tuple[Any, ...]) -> Codec:
 
 
 def _enum(kind: type[enum.Enum]) -> Codec:
-    def encode(value: Any, where: str) -> JsonValue:
+    def member(value: Any, where: str) -> enum.Enum:
         try:
-            plain: JsonValue = kind(value).value  # a member, or the value of one
+            return kind(value)
         except Exception:  # ValueError, or what making its text of the value raises
-            raise _not_a_member(kind, where) from None
-        return plain
+            values = ", ".join(shown(member.value) for member in list(kind)[:10])
+            raise InvalidJob(f"{where[:300]} is none of the values of {_named(kind)} ({values}).") from None
 
-    def decode(value: Any, where: str) -> enum.Enum:
-        try:
-            return kind(tuple(value) if isinstance(value, list) else value)
-        except Exception:
-            raise _not_a_member(kind, where) from None
-
-    return Codec(encode, decode)
-
-
-def _not_a_member(kind: type[enum.Enum], where: str) -> InvalidJob:
-    values = ", ".join(shown(member.value) for member in list(kind)[:10])
-    return InvalidJob(f"{where[:300]} is none of the values of {_named(kind)} ({values}).")
+    return Codec(
+        lambda value, where: member(value, where).value,  # of a member, or of the value of one
+        lambda value, where: member(tuple(value) if isinstance(value, list) else value, where),
+    )
 
 
 def _record(kind: Any) -> Codec:
@@ -177,16 +169,14 @@ def _record(kind: Any) -> Codec:
             raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {_named(kind)} has not.")
         hints = hints_of(kind, where)
         given = {name: from_json(item, hints[name], where=f"{where}.{name}") for name, item in value.items()}
-        return _built(kind, given, where)
+        try:
+            return kind(**given)
+        except Exception as error:  # a missing field, or whatever its own checks raise
+            raise InvalidJob(
+                f"{where[:300]} is no {_named(kind)}: {type(error).__name__}: {error}"
+            ) from error
 
     return Codec(encode, decode)
-
-
-def _built(kind: Callable[..., Any], given: dict[str, Any], where: str) -> Any:
-    try:
-        return kind(**given)
-    except Exception as error:  # a missing field, or whatever its own checks raise
-        raise InvalidJob(f"{where[:300]} is no {_named(kind)}: {type(error).__name__}: {error}") from error
 
 
 def _named_tuple(kind: Any) -> Codec:
