@@ -96,7 +96,7 @@ class Claims:
         return done.finished
 
     def _end_doubt(self) -> None:
-        """Make void what was sent before, and take over what it has claimed."""
+        """Have what was sent before claim nothing any more, and take over what it has claimed."""
         if self._commands.doubted:
             self._commands.doubted, self._in_doubt = False, True
         if not self._in_doubt:

@@ -46,7 +46,7 @@ class Commands:
         """Claim no other job, then exit. Written here, read by the loop."""
         self.paused = False
         self.doubted = False
-        """There may be a claim that the loop does not know of. Written here, read and cleared by the loop."""
+        """There may be a claim that nobody here knows of. Written here, read and cleared by `Claims`."""
 
     @property
     def orphaned(self) -> bool:
@@ -128,13 +128,13 @@ class Commands:
 
     def _read(self) -> bool:
         """Take in everything in the pipe; whether there was anything."""
-        any_taken = False
+        was_any = False
         while True:
             self._reading, self._signalled = True, False
             messages = self._reader.read()
             for message in messages:
                 self._handle(message)
-            any_taken = any_taken or bool(messages)
+            was_any = was_any or bool(messages)
             self._reading = False
             if not self._signalled:
                 break
@@ -142,7 +142,7 @@ class Commands:
             self._orphaned_at = time.monotonic()
             self.leaving = True
             self._cancel = self._cancel or CancelReason.ORPHANED
-        return any_taken
+        return was_any
 
     def _handle(self, message: Message) -> None:
         ours = message.key is not None and message.key == self._key

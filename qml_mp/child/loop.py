@@ -142,7 +142,7 @@ class WorkerLoop:
     def _finish(self, claim: Claim, outcome: Outcome) -> Finished | None:
         """Write the outcome, as often as it takes; None when the worker must leave before it could.
 
-        With the next claim at first, then alone: what hinders the one must not hinder the other.
+        Together with the next claim at first, then alone: an error of the claim must not keep the outcome.
         """
         is_as_it_came = True
         and_next = self._claims.can_ask and not self._has_to_stop()
@@ -169,6 +169,6 @@ class WorkerLoop:
 
 
 def _refused(error: OutcomeRefused) -> Failure:
-    """In place of an outcome that no storage will ever take: keep the job from running for ever."""
+    """In place of an outcome that storage always refuses, so that the job does not run for ever."""
     message = f"The outcome could not be stored: {error}"
     return Failure(error=ErrorInfo(type=type(error).__name__, message=message))
