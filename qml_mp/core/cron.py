@@ -3,17 +3,21 @@
 Policy at changes of the clock: an expression names local wall times, and each of them fires once.
 A wall time that the clock skips fires at the end of the gap; one that comes twice fires the first
 time only. croniter sees naive local times alone, because its own handling of zones misfires there.
+
+It is imported where a schedule is first read: most processes have none, and it costs each of them as much
+as all of asyncio.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import croniter
-from croniter.croniter import CroniterError
-
 from qml_mp.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from croniter import croniter
 
 _HORIZON_YEARS = 50
 
@@ -56,6 +60,8 @@ class CronSchedule:
         return firings
 
     def _next_local(self, local: datetime) -> datetime | None:
+        from croniter.croniter import CroniterError
+
         try:
             self._naive.set_current(local, force=True)
             found: datetime = self._naive.get_next(datetime)
@@ -82,6 +88,8 @@ class CronSchedule:
 
 
 def _parse(text: str) -> croniter:
+    from croniter.croniter import CroniterError, croniter
+
     if not isinstance(text, str) or len(text.split()) not in (5, 6, 7):
         raise ConfigurationError(
             f"The cron expression {text!r} has {len(str(text).split())} fields; it must have 5 "
