@@ -99,10 +99,7 @@ class JobLocker(Sweeping):
                 for claim, outcome in _in_order_of_locks(finished)
             }
             claimed = [] if fetch is None else self._send_claims(transaction, fetch, limit)
-        return Exchanged(
-            finished=self._finished(finished, writes),
-            claims=self._claimed(claimed),
-        )
+        return Exchanged(finished=self._finished(finished, writes), claims=self._claimed(claimed))
 
     def _finish_one_by_one(self, finished: Outcomes, retention: Retention) -> tuple[Finished, ...]:
         """Write the outcomes in one commit, with a look at each, so that a refusal is known to be of it."""

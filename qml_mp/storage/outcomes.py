@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 
 from qml_mp.core.job import Claim
-from qml_mp.core.outcome import Outcome, Release, Success
+from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome, Release, Retry, Success
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
 from qml_mp.storage.database import Database, Result, Transaction
 from qml_mp.storage.row_change import RowChange, applied, row_change
 from qml_mp.storage.rows import job_of, state_name_of
-from qml_mp.storage.storable import microseconds, storable_change, written_by_this_claim
+from qml_mp.storage.storable import microseconds, storable_change
 from qml_mp.storage.values import Finished, Retention
 
 
@@ -76,12 +76,37 @@ def finished_by(db: Database, write: Write) -> Finished:
     if not rows or rows[0]["claim_seq"] != write.claim.job.claim_seq:
         return Finished(accepted=False, state=None)
     present = state_name_of(rows[0]["state"])
-    done = present is not StateName.PROCESSING and written_by_this_claim(
+    done = present is not StateName.PROCESSING and _written_by_this_claim(
         write.outcome, recorded=rows[0]["recorded"], succeeded=bool(rows[0]["succeeded"])
     )
     if not done:
         return Finished(accepted=False, state=None)
     return Finished(accepted=True, state=present, job=job_of(rows[0], db.instant))
+
+
+def _written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded: bool) -> bool:
+    """Whether a guarded write that hit no row had been done before, by the same claim.
+
+    For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on
+    is this claim, or somebody who took the claim away. `recorded` is the kind of the claim's attempt in
+    the history, `succeeded` whether a success was written. A cancel that was asked for, of which
+    nothing is known any more, makes Cancelled of the outcomes after which the job would run again.
+    """
+    match outcome:
+        case Success():
+            return succeeded
+        case Failure(kind=kind):
+            return recorded == kind
+        case Retry(kind=kind):
+            return recorded in (kind, AttemptKind.CANCELLED)
+        case Crash():
+            return recorded in (AttemptKind.CRASH, AttemptKind.CANCELLED)
+        case Cancelled():
+            return recorded == AttemptKind.CANCELLED
+        case Release():  # whoever gave the claim back, it is what this one wanted
+            return not succeeded and recorded in (None, AttemptKind.CANCELLED)
+        case _:
+            assert_never(outcome)
 
 
 def _key(claim: Claim) -> dict[str, Any]:

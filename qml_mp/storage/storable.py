@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, assert_never
+from typing import Any
 
 from qml_mp.core.ids import check_job_id
 from qml_mp.core.job import NO_RETRIES, Job
-from qml_mp.core.outcome import (
-    AttemptKind,
-    Cancelled,
-    Crash,
-    ErrorInfo,
-    Failure,
-    Outcome,
-    Release,
-    Retry,
-    Success,
-)
+from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import Enqueued, Scheduled
 from qml_mp.errors import InvalidJob
@@ -117,28 +107,3 @@ def canonical_id(job_id: str) -> str | None:
 def microseconds(duration: timedelta) -> int:
     """The duration in whole microseconds."""
     return duration // timedelta(microseconds=1)
-
-
-def written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded: bool) -> bool:
-    """Whether a guarded write that hit no row had been done before, by the same claim.
-
-    For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on
-    is this claim, or somebody who took the claim away. `recorded` is the kind of the claim's attempt in
-    the history, `succeeded` whether a success was written. A cancel that was asked for, of which
-    nothing is known any more, makes Cancelled of the outcomes after which the job would run again.
-    """
-    match outcome:
-        case Success():
-            return succeeded
-        case Failure(kind=kind):
-            return recorded == kind
-        case Retry(kind=kind):
-            return recorded in (kind, AttemptKind.CANCELLED)
-        case Crash():
-            return recorded in (AttemptKind.CRASH, AttemptKind.CANCELLED)
-        case Cancelled():
-            return recorded == AttemptKind.CANCELLED
-        case Release():  # whoever gave the claim back, it is what this one wanted
-            return not succeeded and recorded in (None, AttemptKind.CANCELLED)
-        case _:
-            assert_never(outcome)

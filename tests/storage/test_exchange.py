@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_a_lost_claim_changes_nothing_and_the_others_are_written(storage: Storag
     outcomes: list[tuple[Claim, Outcome]] = [
         (first, DONE),
         (lost, DONE),
-        (replace_job(last, Job.new("gone")), DONE),
+        (replace(last, job=Job.new("gone")), DONE),
         (last, Failure(error=NO)),
     ]
 
@@ -333,17 +334,13 @@ def reset_failpoints() -> Iterator[None]:
     failpoints.arm("")
 
 
-def replace_job(claim: Claim, job: Job) -> Claim:
-    return replace(claim, job=replace(job, claim_seq=1, started_at=datetime.now(UTC)))
-
-
 def before_query(
     storage: Storage, number: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], int]:
     """Act before the query of this number that the storage runs in a transaction; how many are left until
     then."""
-    module: Any = __import__(type(storage._db).__module__, fromlist=["_Transaction"])
-    run = module._Transaction.run
+    port: Any = sys.modules[type(storage._db).__module__]
+    run = port._Transaction.run
     left = number
 
     def run_or_act(*arguments: Any) -> Any:
@@ -353,5 +350,5 @@ def before_query(
             act()
         return run(*arguments)
 
-    monkeypatch.setattr(module._Transaction, "run", run_or_act)
+    monkeypatch.setattr(port._Transaction, "run", run_or_act)
     return lambda: left
