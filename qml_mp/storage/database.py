@@ -30,6 +30,10 @@ class Result(Protocol):
         """The first row; None when there is none."""
 
     @property
+    def written_at(self) -> datetime | None:
+        """Of a query that is said to tell it: the database's instant of the write; None: it hit no row."""
+
+    @property
     def count(self) -> int:
         """How many rows were written: the column `count` of a query that has one, else those it has hit."""
 
@@ -41,9 +45,9 @@ class Transaction(Protocol):
         """Send a query. A backend with a network may send several together, up to the first whose result
         is asked for; results may be asked for after the block too."""
 
-    def run_for_each(self, query: str, rows: Sequence[Values]) -> Sequence[Row]:
-        """Run a query that is made for this once for each of the rows, all with the same names; the rows
-        that it gives."""
+    def insert(self, query: str, rows: Sequence[Values]) -> Sequence[str]:
+        """Run an INSERT that is made for this with each of the rows, all with the same names; the ids of
+        those that were not there yet."""
 
     def refusal_of(self, query: str, values: Values) -> str | None:
         """Try a query and undo it: why the values or a constraint of the rows refuse it, None when they do
@@ -82,8 +86,8 @@ class Database(Protocol):
     def write(self, what: str, query: str, values: Values = ...) -> Result:
         """Run one query, committed by itself."""
 
-    def write_for_each(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[Row]:
-        """`Transaction.run_for_each` for a few rows, committed by itself, all or none."""
+    def insert(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[str]:
+        """`Transaction.insert` for a few rows, committed by itself, all or none."""
 
     def transaction(
         self, what: str, *, pipelined: bool = True, durable: bool = True

@@ -30,7 +30,7 @@ class JobStore(Part):
         job's id is returned. A Scheduled job whose instant has passed is stored Enqueued.
         """
         rows = [new_row(job)]
-        if self._db.write_for_each("enqueueing a job", self._db.queries.jobs.insert, rows):
+        if self._db.insert("enqueueing a job", self._db.queries.jobs.insert, rows):
             return str(rows[0]["id"])
         return self._enqueue(rows)[0]
 
@@ -98,7 +98,7 @@ def insert_firing(
 ) -> bool:
     """Insert the job of a template's firing; False: this firing has its job already."""
     row = new_row(job) | {"recurring_id": recurring_id, "fire_at": fire_at}
-    return bool(transaction.run_for_each(queries.insert, [row]))
+    return bool(transaction.insert(queries.insert, [row]))
 
 
 def _insert(queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow]) -> list[str]:
@@ -109,8 +109,7 @@ def _insert(queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow
     stands_for: dict[str, str] = {}
     missing = rows
     for _ in range(_TRIES):
-        for row in transaction.run_for_each(queries.insert, missing):
-            stands_for[text_of(row["id"])] = text_of(row["id"])
+        stands_for.update((job_id, job_id) for job_id in transaction.insert(queries.insert, missing))
         missing = [row for row in missing if row["id"] not in stands_for]
         if missing:
             stands_for.update(_holders(queries, transaction, missing))

@@ -28,10 +28,10 @@ class Write:
     """What was sent; None: the claim had been lost before, and nothing was."""
     result: Result | None
 
-    def written_at(self, db: Database) -> datetime | None:
+    @property
+    def written_at(self) -> datetime | None:
         """The database's instant of the write; None: the claim held no more."""
-        row = None if self.result is None else self.result.first()
-        return None if row is None else db.instant(row["now"])
+        return None if self.result is None else self.result.written_at
 
 
 def write_outcome(
@@ -62,13 +62,13 @@ def release_all(
     """Give claims back whose rows are locked in the open transaction; how many. A job whose cancel was asked
     for ends Deleted instead, as everywhere."""
     writes = [write_outcome(db, transaction, claim, release, retention) for claim in claims]
-    return sum(write.written_at(db) is not None for write in writes)
+    return sum(write.written_at is not None for write in writes)
 
 
 def finished_by(db: Database, write: Write) -> Finished:
     """What the committed write did. When it hit no row, the row is read back: perhaps an earlier try had
     landed and only its reply was lost."""
-    written_at = write.written_at(db)
+    written_at = write.written_at
     if written_at is not None and write.change is not None:
         job = applied(write.claim.job, write.change, now=written_at)
         return Finished(accepted=True, state=write.change.state, job=job)

@@ -18,8 +18,8 @@ class JobQueries:
     """Jobs as rows. `job` below stands for all columns that `rows.job_of` reads."""
 
     insert: str
-    """For `run_for_each`, the columns of `storable.new_row`: store the job, Scheduled when `run_at` is still
-    to come, else Enqueued; id. No row for one whose id, unique key or firing is there already."""
+    """For `insert`, columns of `storable.new_row`: store the job, Scheduled when `run_at` is still to come,
+    else Enqueued; none whose id, unique key or firing is there already."""
     holders: str
     """ids, keys: the jobs with these ids, and those that have not ended and carry one of these keys; id,
     unique_key, is_live (it carries its key)."""
@@ -66,7 +66,7 @@ class ClaimQueries:
     lock: str
     """id, claim_seq: cancel_reason, which stays so until the transaction ends. No row: the claim is lost."""
     finish: str
-    """id, claim_seq and what `outcomes` binds: write the outcome; now. No row: the claim is lost."""
+    """id, claim_seq and what `outcomes` binds: write the outcome; tells `written_at`, None: a lost claim."""
     add_attempt: str
     """id, claim_seq and what `outcomes` binds: keep an attempt that did not succeed."""
     read_back: str

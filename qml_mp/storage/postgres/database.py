@@ -65,7 +65,7 @@ class PostgresDatabase:
         return now
 
     def instant(self, value: object) -> datetime | None:
-        return value.astimezone(UTC) if isinstance(value, datetime) else None
+        return _instant(value)
 
     def refuses_values(self, error: BaseException) -> bool:
         return isinstance(error, InvalidJob) or refuses_values(error)
@@ -78,8 +78,8 @@ class PostgresDatabase:
         """Run once more when the server knew nothing of the statement any more, and so did nothing."""
         return self._run(what, query, values, again_after=is_out_of_step)
 
-    def write_for_each(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[Row]:
-        return self.write(what, query, _columns(rows)).rows()
+    def insert(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[str]:
+        return [row["id"] for row in self.write(what, query, _columns(rows)).rows()]
 
     @contextmanager
     def transaction(
@@ -173,6 +173,11 @@ class _Result:
         return rows[0] if rows else None
 
     @property
+    def written_at(self) -> datetime | None:
+        row = self.first()
+        return None if row is None else _instant(row["now"])
+
+    @property
     def count(self) -> int:
         first = self.rows()[:1]
         return next((int(row["count"]) for row in first if "count" in row), self._cursor.rowcount)
@@ -191,10 +196,10 @@ class _Transaction:
         cursor = psycopg.Cursor(self._connection, row_factory=dict_row)
         return _Result(cursor.execute(self._own.statements[query], bound))
 
-    def run_for_each(self, query: str, rows: Sequence[Values]) -> Sequence[Row]:
+    def insert(self, query: str, rows: Sequence[Values]) -> Sequence[str]:
         """With one array for each column."""
         batches = (rows[at : at + _ROWS_PER_STATEMENT] for at in range(0, len(rows), _ROWS_PER_STATEMENT))
-        return [given for batch in batches for given in self.run(query, _columns(batch)).rows()]
+        return [row["id"] for batch in batches for row in self.run(query, _columns(batch)).rows()]
 
     def refusal_of(self, query: str, values: Values) -> str | None:
         try:
@@ -205,6 +210,10 @@ class _Transaction:
                 raise
             return f"{error.diag.message_primary}."
         return None
+
+
+def _instant(value: object) -> datetime | None:
+    return value.astimezone(UTC) if isinstance(value, datetime) else None
 
 
 def _columns(rows: Sequence[Values]) -> dict[str, object]:

@@ -109,7 +109,6 @@ CLAIMS: Final = ClaimQueries(
             last_error_traceback = iif(:failed, :error_traceback, last_error_traceback),
             reason = :reason, cancel_reason = NULL, worker_id = NULL, server_id = NULL
         WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
-        RETURNING :now AS now
     """,
     # The pid of a worker that is alive is that of its row.
     add_attempt="""

@@ -18,7 +18,6 @@ JOBS: Final = JobQueries(
             iif(:run_at > :now, :run_at, NULL), iif(:run_at > :now, :reason, NULL), :recurring_id, :fire_at)
         -- A key or firing that is taken, or this very job, stored before a reply was lost.
         ON CONFLICT DO NOTHING
-        RETURNING id
     """,
     holders="""
         SELECT id, unique_key, 0 AS is_live FROM main.qml_jobs WHERE id IN (SELECT value FROM json_each(:ids))
