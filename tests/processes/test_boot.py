@@ -49,6 +49,7 @@ def test_an_app_that_breaks_in_the_workers_alone_stops_the_server_too(
 
     assert one.wait() == 3
     assert one.log().count("RuntimeError: gone stale") == 1
+    assert one.log().count("Stopping now (no worker can boot)") == 1
     assert storage.list_servers() == []
 
 

@@ -16,11 +16,13 @@ class Reaper(Part):
         self._settling = settling
         self.killed_jobs = False
         """Whether a job was killed because the server stops."""
+        self._has_given_up = False
 
     def turn(self) -> None:
         for death in self._run.pool.reap():
             self._settling.remember(death)
             if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
                 self.killed_jobs = True
-        if self._run.pool.boots.failure() is not None:
+        if not self._has_given_up and self._run.pool.boots.failure() is not None:
+            self._has_given_up = True
             self._run.stop.begin(now=True, why="no worker can boot")
