@@ -104,7 +104,8 @@ def _parse(text: str) -> croniter:
             max_years_between_matches=_HORIZON_YEARS,
         )
     except (CroniterError, ValueError, TypeError, KeyError) as error:
-        raise ConfigurationError(f"The cron expression {text!r} cannot be read: {error}") from None
+        reason = " ".join(str(error).split())  # it may repeat the text, with the line breaks that are in it
+        raise ConfigurationError(f"The cron expression {text!r} cannot be read: {reason}") from None
 
 
 def _zone(name: str) -> ZoneInfo:

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from qml_mp.cli.main import run
@@ -49,6 +49,7 @@ _INSTANT_US = 1_800_000_000_000_000
 @pytest.mark.fault(86)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS)
+@example(text="?\nqml-mp: error: FORGED")  # which croniter repeats
 def test_no_command_prints_a_control_character_that_is_stored(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
