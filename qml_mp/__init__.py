@@ -42,11 +42,10 @@ if TYPE_CHECKING:
     from qml_mp.handle import JobHandle
     from qml_mp.job_function import JobFunction
     from qml_mp.processing.cancel import CancelReason, CancelToken
-    from qml_mp.processing.context import WorkerContext
+    from qml_mp.processing.context import WorkerContext, WorkerResult
     from qml_mp.processing.middleware import JobMiddleware, StateChange, TracingMiddleware
     from qml_mp.processing.program import Program
     from qml_mp.processing.registry import Worker, WorkerRegistry
-    from qml_mp.processing.result import WorkerResult
     from qml_mp.processing.retry import RetryPolicy
     from qml_mp.settings import ServerConfig
     from qml_mp.storage.open import open_storage
@@ -70,11 +69,10 @@ else:
         "handle": ("JobHandle",),
         "job_function": ("JobFunction",),
         "processing.cancel": ("CancelReason", "CancelToken"),
-        "processing.context": ("WorkerContext",),
+        "processing.context": ("WorkerContext", "WorkerResult"),
         "processing.middleware": ("JobMiddleware", "StateChange", "TracingMiddleware"),
         "processing.program": ("Program",),
         "processing.registry": ("Worker", "WorkerRegistry"),
-        "processing.result": ("WorkerResult",),
         "processing.retry": ("RetryPolicy",),
         "settings": ("ServerConfig",),
         "storage.open": ("open_storage",),

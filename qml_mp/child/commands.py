@@ -15,8 +15,7 @@ from types import FrameType
 
 from qml_mp.core.job import ClaimKey
 from qml_mp.errors import JobInterrupted, JobTimeout
-from qml_mp.ipc.messages import Kind, Message
-from qml_mp.ipc.pipe import PipeReader
+from qml_mp.ipc.pipe import Kind, Message, PipeReader
 from qml_mp.processing.cancel import CancelReason, CancelToken
 
 _ORPHAN_SECOND_SIGNAL_S = 0.5

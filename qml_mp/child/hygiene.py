@@ -9,20 +9,22 @@ through any of them.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import fcntl
 import locale
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from qml_mp import host
 from qml_mp.child.exits import WorkerExit
-from qml_mp.child.streams import StandardStreams, file_of
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry
 from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
+from qml_mp.standard_streams import STREAMS, occupy_standard_streams
 from qml_mp.storage.store import Storage
 
 _Handler = Any  # what signal.getsignal returns: a callable, a number or None
@@ -71,7 +73,7 @@ class Hygiene:
 
     def before_job(self) -> None:
         """Note which file each descriptor is that is ours; those of the app and its jobs are theirs."""
-        self._files = {fd: file_of(fd) for fd in self._vital_fds | self._storage.descriptors()}
+        self._files = {fd: _file_of(fd) for fd in self._vital_fds | self._storage.descriptors()}
 
     def after_job(self, outcome: Outcome) -> str | None:
         """Put everything back; why the worker must leave, or None. Does not return in a copy of the worker,
@@ -97,8 +99,8 @@ class Hygiene:
     def _check_descriptors(self) -> None:
         # When a job forks, storage closes its connection first, and the numbers are free for the job to use.
         storage_fds = self._storage.descriptors()
-        changed = {fd for fd, file in self._files.items() if file_of(fd) != file}
-        if changed & self._vital_fds or any(file_of(fd) is not None for fd in changed & storage_fds):
+        changed = {fd for fd, file in self._files.items() if _file_of(fd) != file}
+        if changed & self._vital_fds or any(_file_of(fd) is not None for fd in changed & storage_fds):
             # The connection to storage may be somebody else's file now: not one byte more.
             self._slot.say("The job closed or replaced descriptors of the worker.")
             os._exit(WorkerExit.BROKEN)
@@ -166,3 +168,37 @@ def _shortage() -> str | None:
     if most == resource.RLIM_INFINITY or lowest_free + _SPARE_FDS < most:
         return None
     return f"jobs have left nearly all of its {most} descriptors open"
+
+
+class StandardStreams:
+    """Made when the worker is ready: an app may have redirected them for good at its import."""
+
+    def __init__(self) -> None:
+        occupy_standard_streams()
+        self._files = {fd: _file_of(fd) for fd in STREAMS}
+        self._spares = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(STREAMS)) for fd in STREAMS}
+        self._out, self._err = sys.stdout, sys.stderr
+
+    @property
+    def spares(self) -> frozenset[int]:
+        """Copies to put back. Nobody but a job closes these."""
+        return frozenset(self._spares.values())
+
+    def put_back(self) -> None:
+        """Have all as it was; the spares must be what they were. Raises `ValueError` when a job has closed
+        what `print` writes to."""
+        for fd, file in self._files.items():
+            if _file_of(fd) != file:
+                os.dup2(self._spares[fd], fd)
+        sys.stdout, sys.stderr = self._out, self._err
+        if any(stream is not None and stream.closed for stream in (self._out, self._err)):
+            raise ValueError("sys.stdout or sys.stderr is closed")
+
+
+def _file_of(fd: int) -> tuple[int, int] | None:
+    """What tells the open file from any other; None: the descriptor is closed."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

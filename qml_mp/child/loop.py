@@ -14,15 +14,14 @@ from datetime import timedelta
 from qml_mp import failpoints, host
 from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
-from qml_mp.child.display import Display
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.hygiene import Hygiene
-from qml_mp.child.state_changes import StateChanges
+from qml_mp.child.reports import Display, StateChanges
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
-from qml_mp.processing.execution import Execution
 from qml_mp.processing.processor import JobProcessor
+from qml_mp.processing.program import Execution
 from qml_mp.storage.values import Finished
 
 logger = logging.getLogger(__name__)

@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from qml_mp import failpoints, host
 from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
-from qml_mp.child.descendants import cut_off_descendants
-from qml_mp.child.display import Display
 from qml_mp.child.exits import WorkerExit, end_group
-from qml_mp.child.hygiene import Hygiene
+from qml_mp.child.hygiene import Hygiene, StandardStreams
 from qml_mp.child.loop import LoopLimits, WorkerLoop
-from qml_mp.child.native_threads import cap_native_threads
-from qml_mp.child.prologue import unblock_signals
-from qml_mp.child.source import ProgramSource
-from qml_mp.child.state_changes import StateChanges
-from qml_mp.child.streams import StandardStreams
+from qml_mp.child.prologue import cut_off_descendants, unblock_signals
+from qml_mp.child.reports import Display, StateChanges
+from qml_mp.child.source import ProgramSource, cap_native_threads
 from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.events.emitter import new_emitter

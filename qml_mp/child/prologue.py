@@ -1,4 +1,4 @@
-"""Worker: the first lines after a fork, run with every signal blocked.
+"""Worker: the first lines after a fork, run with every signal blocked, and what is done at the forks of jobs.
 
 What a child inherits and must not keep: pipe ends of other workers (they would hide the supervisor's
 death), the parent's handlers and wake-up descriptor (on 3.11 a SIGTERM would run them), its
@@ -14,7 +14,8 @@ import random
 import signal
 import stat
 import sys
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
 
 _PR_SET_PDEATHSIG = 1
 _RESET = [
@@ -94,3 +95,32 @@ def _is_channel(fd: int) -> bool:
         return False  # closed by now: the listing's own descriptor
     regular = stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
     return not regular
+
+
+def cut_off_descendants(*, fds: Collection[int], detach: Callable[[], None]) -> None:
+    """Call `detach` in each process that this one forks from now on, and put the null device in the
+    place of `fds` there. Once in a worker: what is called at forks cannot be taken back.
+
+    A copy that reads the pipe would take messages that are not meant for it, and one that kept the
+    worker's SIGTERM handler could not be terminated by the job that made it, as `multiprocessing` does.
+    """
+    worker_pid = os.getpid()
+    forking = threading.local()  # any thread of a job may fork; each has a signal mask of its own
+
+    def before() -> None:
+        # A SIGTERM for the new process waits until the worker's handler is gone from it.
+        forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def after_in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, forking.mask)
+
+    def after_in_child() -> None:
+        if os.getppid() == worker_pid:  # in a descendant's own child the numbers may be other files
+            detach()
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in fds:
+                os.dup2(null, fd, inheritable=False)
+            os.close(null)
+        signal.pthread_sigmask(signal.SIG_SETMASK, forking.mask)
+
+    os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)

@@ -1,15 +1,33 @@
-"""Worker: where the program comes from: by name, imported after the fork, or handed over in memory."""
+"""Worker: where the program comes from (by name, imported after the fork, or handed over in memory), and
+what it gives. The supervisor of `qml-mp start` learns the latter from a child that lives only for that,
+without running a line of user code itself.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import os
 import sys
+import traceback
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
+from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
+from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
+
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 class ProgramSource(Protocol):
@@ -71,3 +89,69 @@ def import_named(spec: str) -> object:
         except AttributeError:
             raise AppImportError(f"The module {module_name!r} has no attribute {attribute!r}.") from None
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppFacts:
+    """What the code gives. `error` is the traceback when it does not import."""
+
+    url: str | None = None
+    config: ServerConfig | None = None
+    recurring: tuple[RecurringJob, ...] = ()
+    queues: tuple[str, ...] = (DEFAULT_QUEUE,)
+    methods: tuple[str, ...] | None = None
+    """None: not known."""
+    error: str | None = None
+
+
+def probe(source: ProgramSource) -> str:
+    """Import the app and describe it as JSON text (in the child)."""
+    try:
+        facts = facts_of(source.load())
+    except AppImportError as error:
+        facts = AppFacts(error=str(error))
+    except BaseException:  # user code: even SystemExit at import is a failure
+        facts = AppFacts(error=traceback.format_exc())
+    config = None if facts.config is None else facts.config.plain()
+    return json.dumps({**dataclasses.asdict(facts), "config": config}, default=datetime.isoformat)
+
+
+def read_facts(text: str) -> AppFacts:
+    """Read `probe`'s text back (in the supervisor)."""
+    facts: dict[str, Any] = json.loads(text)
+    if facts["config"] is not None:
+        facts["config"] = ServerConfig(**facts["config"])
+    facts["recurring"] = tuple(map(_template, facts["recurring"]))
+    for name in ("queues", "methods"):
+        facts[name] = None if facts[name] is None else tuple(facts[name])
+    return AppFacts(**facts)
+
+
+def facts_of(program: Program) -> AppFacts:
+    """What the code of a program in memory gives."""
+    return AppFacts(
+        url=program.url,
+        config=program.config,
+        recurring=program.recurring,
+        queues=program.queues,
+        methods=program.registry.methods(),
+    )
+
+
+def _template(fields: dict[str, Any]) -> RecurringJob:
+    for name in ("created_at", "next_run_at", "last_run_at"):
+        if fields[name] is not None:
+            fields[name] = datetime.fromisoformat(fields[name])
+    return RecurringJob(**fields)
+
+
+def cap_native_threads(workers: int) -> None:
+    """Give each worker its share of the cores; a variable that the user has set stays as it is.
+
+    Eight workers whose BLAS starts a thread per core run 64 threads on eight cores, and slower than
+    eight. The libraries read these variables when they are loaded, so they are set before the app is.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // max(1, workers))
+    for name in _VARIABLES:
+        os.environ.setdefault(name, str(share))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from qml_mp.core.ids import check_job_id
+from qml_mp.core.job import check_job_id
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.units import parse_duration

@@ -1,13 +1,15 @@
-"""Anywhere: a job, a claim of it, and their JSON form."""
+"""Anywhere: a job, its id, a claim of it, and their JSON form."""
 
 from __future__ import annotations
 
+import os
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Unpack
 
-from qml_mp.core.ids import check_job_id, new_job_id
 from qml_mp.core.options import JOB_OPTIONS, JobOptions, check_at, check_delay, check_given, documented
 from qml_mp.core.outcome import Attempt, ErrorInfo
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text, encode_json
@@ -198,6 +200,25 @@ class Claim:
     def key(self) -> ClaimKey:
         """The fence of every write about this claim."""
         return ClaimKey(job_id=self.job.id, claim_seq=self.job.claim_seq)
+
+
+def new_job_id() -> str:
+    """A fresh UUID of version 7 (RFC 9562): sorts by creation time to the millisecond, random otherwise."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76  # version 7
+    value = value & ~(0x3 << 62) | 0x2 << 62  # variant of RFC 9562
+    return str(uuid.UUID(int=value))
+
+
+def check_job_id(text: str) -> str:
+    """Return the id in its canonical form, or raise `InvalidJob` when it is no UUID."""
+    try:
+        return str(uuid.UUID(text))
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidJob(
+            f"{shown(text)} is not a job id; a job id is a UUID, as `qml-mp jobs list` prints it."
+        ) from None
 
 
 def attempt_to_json(attempt: Attempt) -> dict[str, JsonValue]:

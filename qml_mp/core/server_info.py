@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -47,6 +48,11 @@ class ServerInfo:
     def serves(self, queue: str) -> bool:
         """Whether it takes jobs of the queue; without names it takes those of all."""
         return not self.queues or queue in self.queues
+
+
+def new_server_id(server_name: str) -> str:
+    """The id of one run of a supervisor: `name#uuid`."""
+    return f"{server_name}#{uuid.uuid4()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

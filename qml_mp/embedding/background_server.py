@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from qml_mp import host
-from qml_mp.child.probe import AppFacts, facts_of
-from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource
+from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, ProgramSource, facts_of
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.embedding.preload import preloaded

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 
 from qml_mp import host
-from qml_mp.child.native_threads import cap_native_threads
-from qml_mp.child.source import LoadedProgram, ProgramSource
+from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.settings import ServerConfig
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
-from qml_mp.child.probe import AppFacts
-from qml_mp.child.source import NamedProgram, ProgramSource
+from qml_mp.child.source import AppFacts, NamedProgram, ProgramSource
 from qml_mp.embedding.preload import preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served

@@ -19,7 +19,7 @@ from enum import IntEnum
 
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import RetryWhenKilled
-from qml_mp.ipc.messages import NO_JOB
+from qml_mp.ipc.pipe import NO_JOB
 
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks

@@ -1,12 +1,15 @@
-"""Worker: what a job may know about its own run."""
+"""Worker: what a job may know about its own run, and what it may return."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
+from qml_mp.core.payload import JsonValue
 from qml_mp.processing.cancel import CancelToken
 
 
@@ -32,3 +35,32 @@ class WorkerContext:
             started_at=started_at,
             cancel=cancel,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerResult:
+    """Built with `success`, `retry` or `failure`. Returning a plain value means `success(value)`."""
+
+    kind: Literal["succeeded", "retry", "failed"]
+    result: object = None
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+    error: str | BaseException | None = None
+    retry_at: datetime | None = None
+
+    @classmethod
+    def success(cls, result: object = None, metadata: Mapping[str, JsonValue] | None = None) -> WorkerResult:
+        """The job is done. `metadata` is for the middleware; it is not stored."""
+        return cls(kind="succeeded", result=result, metadata=dict(metadata or {}))
+
+    @classmethod
+    def retry(cls, error: str | BaseException, retry_at: datetime | None = None) -> WorkerResult:
+        """The attempt failed and wants another, at `retry_at` (aware) or when the policy says.
+
+        The attempts that the policy or the job allows bound it; the policy's lists do not apply.
+        """
+        return cls(kind="retry", error=error, retry_at=retry_at)
+
+    @classmethod
+    def failure(cls, error: str | BaseException) -> WorkerResult:
+        """The job can never succeed; it ends Failed whatever the policy says."""
+        return cls(kind="failed", error=error)

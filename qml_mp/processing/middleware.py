@@ -11,8 +11,7 @@ from qml_mp.clock import Clock, SystemClock
 from qml_mp.core.job import Job
 from qml_mp.core.state import Processing, StateName
 from qml_mp.errors import JobInterrupted, JobTimeout
-from qml_mp.processing.context import WorkerContext
-from qml_mp.processing.result import WorkerResult
+from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.retry import is_a, type_name
 
 _log = logging.getLogger(__name__)

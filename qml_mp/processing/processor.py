@@ -28,14 +28,12 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
-from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.errors_text import clean, describe_anything, message_of
-from qml_mp.processing.execution import Execution
 from qml_mp.processing.middleware import chain
 from qml_mp.processing.plain import plain_result
-from qml_mp.processing.program import Program
+from qml_mp.processing.program import Execution, Program
 from qml_mp.processing.registry import Worker, run_coroutine
-from qml_mp.processing.result import WorkerResult
 from qml_mp.processing.retry import is_a
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES
 from qml_mp.units import format_duration

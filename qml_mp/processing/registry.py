@@ -14,8 +14,7 @@ from qml_mp.core.options import check_max_crashes, check_timeout
 from qml_mp.core.payload import JsonValue, check_text
 from qml_mp.errors import ConfigurationError, InvalidJob, JobInterrupted, shown
 from qml_mp.processing.binding import Binding
-from qml_mp.processing.context import WorkerContext
-from qml_mp.processing.result import WorkerResult
+from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.retry import RetryPolicy, check_policy
 
 

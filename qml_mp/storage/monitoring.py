@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from qml_mp.core.ids import check_job_id
-from qml_mp.core.job import Job
+from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, InvalidJob

@@ -6,8 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from qml_mp.core.ids import check_job_id
-from qml_mp.core.job import NO_RETRIES, Job
+from qml_mp.core.job import NO_RETRIES, Job, check_job_id
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import Enqueued, Scheduled

@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qml_mp.child.probe import AppFacts
-from qml_mp.child.source import ProgramSource
+from qml_mp.child.source import AppFacts, ProgramSource
 from qml_mp.clock import SystemClock
 from qml_mp.events.emitter import new_emitter
 from qml_mp.events.facts import StorageBack, StorageLost

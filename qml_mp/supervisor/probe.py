@@ -7,9 +7,8 @@ import time
 from collections.abc import Collection
 from datetime import timedelta
 
-from qml_mp.child.probe import AppFacts, probe, read_facts
 from qml_mp.child.prologue import unblock_signals
-from qml_mp.child.source import ProgramSource
+from qml_mp.child.source import AppFacts, ProgramSource, probe, read_facts
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import AppImportError
 from qml_mp.ipc.pipe import open_pipe

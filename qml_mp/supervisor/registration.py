@@ -6,8 +6,7 @@ import socket
 from dataclasses import dataclass, replace
 
 from qml_mp import host
-from qml_mp.core.ids import new_server_id
-from qml_mp.core.server_info import ServerInfo
+from qml_mp.core.server_info import ServerInfo, new_server_id
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ServerDeclaredDead, ServerRegistered
 from qml_mp.settings import ServerConfig

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import setproctitle
 
 from qml_mp import failpoints
-from qml_mp.child.probe import AppFacts
-from qml_mp.child.source import ProgramSource
+from qml_mp.child.source import AppFacts, ProgramSource
 from qml_mp.errors import StorageError
 from qml_mp.events.facts import ServerStopped
 from qml_mp.printable import printable

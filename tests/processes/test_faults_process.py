@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from qml_mp import host
-from qml_mp.core.ids import new_server_id
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind
-from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.core.server_info import ServerInfo, WorkerInfo, new_server_id
 from qml_mp.core.state import StateName
-from qml_mp.ipc.messages import Kind, Message
+from qml_mp.ipc.pipe import Kind, Message
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.core.ids import new_job_id
+from qml_mp.core.job import new_job_id
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.fork import fork_child, reap

@@ -23,7 +23,7 @@ from qml_mp import (
     StateName,
     UnknownMethod,
 )
-from qml_mp.core.ids import new_job_id
+from qml_mp.core.job import new_job_id
 from qml_mp.core.payload import JsonValue
 from qml_mp.storage.values import JobFilter
 from tests.unit.app_case import Echo, count, on_day, resize

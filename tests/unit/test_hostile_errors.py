@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from qml_mp.core.outcome import Retry
+from qml_mp.processing.context import WorkerResult
 from qml_mp.processing.errors_text import describe, describe_anything
 from qml_mp.processing.middleware import TracingMiddleware
-from qml_mp.processing.result import WorkerResult
 from qml_mp.processing.retry import RetryPolicy, type_name
 from tests.unit.processor_case import error_of, raising, returning, run
 

@@ -6,7 +6,8 @@ import uuid
 
 import pytest
 
-from qml_mp.core.ids import check_job_id, new_job_id, new_server_id
+from qml_mp.core.job import check_job_id, new_job_id
+from qml_mp.core.server_info import new_server_id
 from qml_mp.errors import InvalidJob
 
 

@@ -12,9 +12,8 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import Processing
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.cancel import CancelToken
-from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.middleware import CallNext, TracingMiddleware, chain
-from qml_mp.processing.result import WorkerResult
 
 NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
 JOB = replace(

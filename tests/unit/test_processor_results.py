@@ -12,9 +12,8 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Retry, Success
-from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.middleware import CallNext
-from qml_mp.processing.result import WorkerResult
 from tests.unit.processor_case import (
     NOW,
     TEN_S,

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp import QmlApp, ServerConfig
-from qml_mp.child.probe import probe, read_facts
-from qml_mp.child.source import LoadedProgram
+from qml_mp.child.source import LoadedProgram, probe, read_facts
 from qml_mp.sources import load_config
 
 WRITTEN = ServerConfig(worker_count=5, job_timeout="5m", max_jobs=None)  # type: ignore[arg-type]

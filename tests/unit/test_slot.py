@@ -5,8 +5,7 @@ from __future__ import annotations
 import struct
 from datetime import timedelta
 
-from qml_mp.core.ids import new_job_id
-from qml_mp.core.job import ClaimKey
+from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.outcome import RetryWhenKilled
 from qml_mp.ipc.slot import _VERSION_AT, Activity, SlotTable, SlotWriter
 

@@ -21,8 +21,7 @@ from qml_mp.cli.output import (
 )
 from qml_mp.cli.running import end_claim, owner_of
 from qml_mp.cli.session import Group, Session, pass_session
-from qml_mp.core.ids import check_job_id
-from qml_mp.core.job import Job
+from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.outcome import Attempt, Cancelled, Outcome, Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobFailed, JobNotFound, QmlError, StorageError

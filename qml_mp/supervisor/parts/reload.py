@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from qml_mp.child.probe import AppFacts
-from qml_mp.child.source import LoadedProgram, ProgramSource
+from qml_mp.child.source import AppFacts, LoadedProgram, ProgramSource
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.events.facts import ServerReloaded
 from qml_mp.supervisor.loops.templates import TemplatesLoop

@@ -7,8 +7,7 @@ import signal
 from dataclasses import dataclass, field
 
 from qml_mp.core.job import ClaimKey
-from qml_mp.ipc.messages import Kind, Message
-from qml_mp.ipc.pipe import send
+from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.ipc.stack import STACK_SIGNAL, empty, read_stack
 from qml_mp.processing.cancel import CancelReason
