@@ -48,7 +48,7 @@ class ServerRegistry(Part):
         row = {"server_id": server_id, **_said(queues, methods, paused, trouble)}
         return self._db.write("updating a server", self._db.queries.registry.update_server, row).count == 1
 
-    def deregister_idle_server(self, server_id: str) -> bool:
+    def deregister_server(self, server_id: str) -> bool:
         """Delete its workers' rows, so that none of them claims any more, and its own unless one of them
         still holds a claim, all at once. Whether nothing is left of it."""
         queries, which = self._db.queries.registry, {"server_id": server_id}

@@ -83,7 +83,7 @@ def _recover(storage: Storage, run: Run) -> None:
 
 
 def _try_to_leave(storage: Storage, run: Run, settling: SettleLoop) -> bool:
-    if storage.deregister_idle_server(run.registration.id):
+    if storage.deregister_server(run.registration.id):
         return True
     settling.spare_none()
     settling.tick(storage)

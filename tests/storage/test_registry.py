@@ -71,8 +71,8 @@ def test_a_server_without_claims_leaves_nothing_behind(storage: Storage) -> None
         storage.register_worker(worker(f"{server_id}:1", server_id))
     claim_new(storage, server="b#1", worker="b#1:1")
 
-    assert storage.deregister_idle_server("a#1")
-    assert storage.deregister_idle_server("a#1")  # a second call finds that it is done
+    assert storage.deregister_server("a#1")
+    assert storage.deregister_server("a#1")  # a second call finds that it is done
 
     assert [info.id for info in storage.list_servers()] == ["b#1"]
     assert [info.id for info in storage.list_workers()] == ["b#1:1"]
@@ -84,7 +84,7 @@ def test_a_server_whose_worker_holds_a_claim_stays_and_its_workers_claim_no_more
     claim = claim_new(storage, server="a#1", worker="a#1:1")
     storage.enqueue(Job.new("work"))
 
-    assert not storage.deregister_idle_server("a#1")
+    assert not storage.deregister_server("a#1")
 
     assert [info.id for info in storage.list_servers()] == ["a#1"]
     assert storage.list_workers() == []
