@@ -16,6 +16,7 @@ from qml_mp.storage.row_change import RowChange
 MAX_MESSAGE_BYTES = 8 * 1024
 MAX_TRACEBACK_BYTES = 64 * 1024
 _MAX_TYPE_BYTES = 500
+_LONGEST = timedelta(microseconds=2**63 - 1)
 
 
 def new_row(job: Job) -> dict[str, Any]:
@@ -104,5 +105,7 @@ def canonical_id(job_id: str) -> str | None:
 
 
 def microseconds(duration: timedelta) -> int:
-    """The duration in whole microseconds."""
+    """The duration in whole microseconds. Raises `InvalidJob` when they are too many for a column."""
+    if abs(duration) > _LONGEST:
+        raise InvalidJob(f"A duration of {duration} cannot be stored; the longest is {_LONGEST}.")
     return duration // timedelta(microseconds=1)

@@ -122,6 +122,24 @@ def test_a_running_row_without_owner_or_start_is_released(storage: Storage, raw:
     assert present(storage, job_id).state_name is StateName.ENQUEUED
 
 
+@pytest.mark.parametrize("column", ["enqueued_at", "started_at", "finished_at"])
+@pytest.mark.parametrize("end_of_time", [1, -1], ids=["after", "before"])
+def test_an_instant_that_python_cannot_hold_reads_as_none(
+    storage: Storage, raw: Raw, column: str, end_of_time: int
+) -> None:
+    value = end_of_time * 2**62 if raw.is_sqlite else "infinity" if end_of_time > 0 else "-infinity"
+    job_id = raw.add_job(**{column: value})
+
+    (queue,), job, listed = storage.queue_stats(), present(storage, job_id), storage.list_jobs(JobFilter())
+    claim = storage.fetch_and_lock_job(fetch())
+
+    assert (queue.enqueued, queue.oldest is None) == (1, column == "enqueued_at")
+    assert listed.jobs == (job,)
+    assert claim is not None
+    assert storage.claims() == [claim]
+    assert storage.finish(claim, Failure(error=NO), retention=KEEP).state is StateName.FAILED
+
+
 @pytest.mark.parametrize("state", ["running", "", "ENQUEUED"])
 def test_the_table_refuses_an_unknown_state(storage: Storage, raw: Raw, state: str) -> None:
     with pytest.raises(Exception, match=r"(?i)check"):

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from qml_mp.core.job import Claim, Job
-from qml_mp.core.outcome import Failure, Success
+from qml_mp.core.outcome import Failure, Outcome, Retry, Success
 from qml_mp.core.state import StateName
-from qml_mp.errors import OutcomeRefused, StorageError
+from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from tests.storage.conftest import Raw
@@ -139,3 +139,31 @@ def refuse_all_changes(raw: Raw) -> None:
         "$$ BEGIN RAISE EXCEPTION 'not now'; END $$"
     )
     raw.run(f"CREATE TRIGGER no BEFORE UPDATE ON {{jobs}} FOR EACH ROW EXECUTE FUNCTION {schema}.no()")
+
+
+def test_a_duration_that_no_column_holds_is_named_and_nothing_is_written(storage: Storage) -> None:
+    with pytest.raises(InvalidJob, match=r"999999999 days"):
+        storage.enqueue_many([Job.new("work"), Job.new("work", timeout=timedelta.max)])
+    with pytest.raises((InvalidJob, StorageError)):
+        storage.acquire_lock("resource", "owner", timedelta.max)
+
+    assert set(storage.job_counts().values()) == {0}
+    assert storage.acquire_lock("resource", "another owner", timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Success(result=1, duration=timedelta.max), Retry(error=NO, delay=timedelta.max)],
+    ids=["duration", "delay"],
+)
+def test_an_outcome_with_a_duration_that_no_column_holds_is_refused(
+    storage: Storage, outcome: Outcome
+) -> None:
+    job_id = storage.enqueue(Job.new("work"))
+    claim = claimed(storage, fetch())
+
+    with pytest.raises(OutcomeRefused):
+        storage.finish(claim, outcome, retention=KEEP)
+
+    assert (present(storage, job_id).state_name, storage.attempts(job_id)) == (StateName.PROCESSING, ())
+    assert storage.finish(claim, Failure(error=NO), retention=KEEP).accepted

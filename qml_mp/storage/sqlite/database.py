@@ -24,9 +24,9 @@ from qml_mp.storage.sqlite.own_locks import is_writing
 from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.sqlite.waker import open_waker
+from qml_mp.storage.storable import microseconds
 from qml_mp.storage.waiting import StorageWait, Waker
 
-_MICROSECOND = timedelta(microseconds=1)
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _NONE: Mapping[str, object] = {}
 
@@ -188,6 +188,6 @@ def _plain(value: object) -> object:
         case datetime():
             return to_us(value)
         case timedelta():
-            return value // _MICROSECOND
+            return microseconds(value)
         case _:
             return json.dumps(value)
