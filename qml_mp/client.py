@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from qml_mp.core.job import Job
 from qml_mp.handle import JobHandle
-from qml_mp.storage.forks import fork_guard
+from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
 

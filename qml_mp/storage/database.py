@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
+from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.queries import Queries
 from qml_mp.storage.rows import Row
-from qml_mp.storage.waiting import StorageWait, Waker
+from qml_mp.storage.waiting import Waker
 
 Values = Mapping[str, object]
 """What a query is bound to, by name, as Python has it: instants are aware datetimes, durations timedeltas,
@@ -62,6 +63,10 @@ class Database(Protocol):
     """
 
     @property
+    def connection(self) -> ProcessConnection:
+        """This process's connection to it."""
+
+    @property
     def queries(self) -> Queries:
         """The SQL of this backend."""
 
@@ -105,26 +110,8 @@ class Database(Protocol):
     # What `Storage` hands through: the contract of each stands there.
 
     @property
-    def url(self) -> str: ...
-
-    @property
-    def display_url(self) -> str: ...
-
-    @property
     def is_on_one_machine(self) -> bool: ...
-
-    def migrate(self) -> list[int]: ...
-
-    def schema_version(self) -> int: ...
-
-    def check_schema(self) -> None: ...
 
     def open_waker(self) -> Waker | None: ...
 
     def is_locked_by_this_process(self) -> bool: ...
-
-    def descriptors(self) -> frozenset[int]: ...
-
-    def wait_with(self, waiting: StorageWait | None) -> None: ...
-
-    def close(self) -> None: ...

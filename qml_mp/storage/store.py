@@ -33,12 +33,12 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
     @property
     def url(self) -> str:
         """What a child process opens the same storage with."""
-        return self._db.url
+        return self._db.connection.url
 
     @property
     def display_url(self) -> str:
         """The URL with the password masked, for people and logs."""
-        return self._db.display_url
+        return self._db.connection.display_url
 
     @property
     def is_on_one_machine(self) -> bool:
@@ -51,15 +51,15 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
 
         Raises `SchemaMismatch`, before any write, when the schema is newer than this code.
         """
-        return self._db.migrate()
+        return self._db.connection.migrate()
 
     def schema_version(self) -> int:
         """The version in the storage; 0 when it has no schema yet."""
-        return self._db.schema_version()
+        return self._db.connection.schema_version()
 
     def check_schema(self) -> None:
         """Raise `SchemaMismatch` unless the schema is exactly what this code needs. Reads only."""
-        self._db.check_schema()
+        self._db.connection.check_schema()
 
     def now(self) -> datetime:
         """The database's clock."""
@@ -76,12 +76,12 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
 
     def descriptors(self) -> frozenset[int]:
         """Those of this process's connection; empty while it is closed."""
-        return self._db.descriptors()
+        return self._db.connection.descriptors()
 
     def wait_with(self, waiting: StorageWait | None) -> None:
         """Let somebody else wait whenever this process waits for the storage; None: as usual again."""
-        self._db.wait_with(waiting)
+        self._db.connection.wait_with(waiting)
 
     def close(self) -> None:
         """Close the connection; harmless when closed. The next use opens another."""
-        self._db.close()
+        self._db.connection.close()

@@ -17,7 +17,7 @@ from qml_mp.clock import SystemClock
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.state import StateName
-from qml_mp.storage.sqlite.connection import ProcessConnection
+from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished, Retention
@@ -34,10 +34,10 @@ def open_sqlite(path: Path, *, patience: timedelta = DEFAULT_PATIENCE) -> Storag
     return Storage(SqliteDatabase(str(path), clock=SystemClock(), busy_timeout=patience))
 
 
-def sqlite_connection(storage: Storage) -> ProcessConnection:
+def sqlite_connection(storage: Storage) -> SqliteConnection:
     """What a storage in a file uses it through."""
     assert isinstance(storage._db, SqliteDatabase)
-    return storage._db._connection
+    return storage._db.connection
 
 
 def in_schema(server_url: str, schema: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from qml_mp.storage.database import Values
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.queries import QUERIES
-from qml_mp.storage.postgres.statements import Statements
+from qml_mp.storage.postgres.schema import Schema
 from qml_mp.storage.postgres.target import parse_target
 from tests.storage.helpers import in_schema
 
@@ -69,10 +69,9 @@ def _add_jobs(connection: psycopg.Connection, *, state: str, method: str = "work
 def test_a_claim_reads_the_heads_of_its_own_index_whatever_the_statistics_say(
     session: psycopg.Connection, postgres_url: str, statement: str, params: Values, index: str
 ) -> None:
-    explain = (
-        b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) "
-        + Statements(parse_target(in_schema(postgres_url, SCHEMA)))[statement]
-    )
+    explain = b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + Schema(
+        parse_target(in_schema(postgres_url, SCHEMA))
+    ).statement(statement)
 
     plan = [line for (line,) in session.execute(explain, params)]
 

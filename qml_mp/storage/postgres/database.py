@@ -12,7 +12,7 @@ from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
 from qml_mp.storage.database import Values
-from qml_mp.storage.postgres.connection import ProcessConnection
+from qml_mp.storage.postgres.connection import PostgresConnection
 from qml_mp.storage.postgres.errors import (
     is_cured_by_another_connection,
     is_out_of_step,
@@ -22,12 +22,10 @@ from qml_mp.storage.postgres.errors import (
 from qml_mp.storage.postgres.foreign import ForeignConnections
 from qml_mp.storage.postgres.link import Link, LinkOptions
 from qml_mp.storage.postgres.queries import QUERIES
-from qml_mp.storage.postgres.schema import check_found
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.postgres.waker import NotifyWaker
-from qml_mp.storage.queries import Queries
 from qml_mp.storage.rows import Row
-from qml_mp.storage.waiting import StorageWait, Waker
+from qml_mp.storage.waiting import Waker
 
 Cursor = psycopg.Cursor[DictRow]
 _NONE: Mapping[str, object] = {}
@@ -44,21 +42,18 @@ class PostgresDatabase:
     cannot be; connects when first used.
     """
 
+    queries = QUERIES
     has_one_writer = False
     is_on_one_machine = False
     """Servers may be anywhere."""
 
     def __init__(self, url: str, *, application_name: str, patience: timedelta) -> None:
         options = LinkOptions(application_name=application_name, patience=patience)
-        self._connection = ProcessConnection(parse_target(url), options)
-        self._foreign = ForeignConnections(self._connection)
-
-    @property
-    def queries(self) -> Queries:
-        return QUERIES
+        self.connection = PostgresConnection(parse_target(url), options)
+        self._foreign = ForeignConnections(self.connection)
 
     def now(self) -> datetime:
-        with self._connection.use("asking for the time", checked=False) as link:
+        with self.connection.use("asking for the time", checked=False) as link:
             row = link.execute(_NOW).fetchone()
         now = self.instant(row and row["now"])
         assert now is not None  # the statement always gives one row
@@ -89,51 +84,25 @@ class PostgresDatabase:
         pipelined: bool = True,
         durable: bool = True,  # noqa: ARG002
     ) -> Iterator[_Transaction]:
-        with self._connection.use(what) as link, _pipeline(link, wanted=pipelined):
+        with self.connection.use(what) as link, _pipeline(link, wanted=pipelined):
             link.execute("BEGIN")
-            yield _Transaction(self._connection, link)
+            yield _Transaction(self.connection, link)
             link.execute("COMMIT")
 
     @contextmanager
     def borrowed(self, connection: object) -> Iterator[_Transaction]:
         try:
-            yield _Transaction(self._connection, self._foreign.checked(connection))
+            yield _Transaction(self.connection, self._foreign.checked(connection))
         except psycopg.Error as error:
             what = "enqueueing in the caller's transaction"
-            raise translate(error, what=what, target=self._connection.target) from error
-
-    @property
-    def url(self) -> str:
-        return self._connection.target.url
-
-    @property
-    def display_url(self) -> str:
-        return self._connection.target.display_url
-
-    def migrate(self) -> list[int]:
-        return self._connection.migrate()
-
-    def schema_version(self) -> int:
-        return self._connection.version()
-
-    def check_schema(self) -> None:
-        check_found(self.schema_version(), self._connection.target)
+            raise translate(error, what=what, target=self.connection.target) from error
 
     def open_waker(self) -> Waker | None:
-        return NotifyWaker(self._connection.target, self._connection.options)
+        return NotifyWaker(self.connection.target, self.connection.options)
 
     def is_locked_by_this_process(self) -> bool:
         """False: what is inserted in an open transaction locks nobody else's rows."""
         return False
-
-    def descriptors(self) -> frozenset[int]:
-        return self._connection.descriptors
-
-    def wait_with(self, waiting: StorageWait | None) -> None:
-        self._connection.wait_with(waiting)
-
-    def close(self) -> None:
-        self._connection.close()
 
     def _run(
         self, what: str, query: str, values: Values, *, again_after: Callable[[psycopg.Error], bool]
@@ -146,8 +115,8 @@ class PostgresDatabase:
         return self._run_once(what, query, values)
 
     def _run_once(self, what: str, query: str, values: Values) -> _Result:
-        with self._connection.use(what) as link:
-            return _Transaction(self._connection, link).run(query, values)
+        with self.connection.use(what) as link:
+            return _Transaction(self.connection, link).run(query, values)
 
 
 class _Result:
@@ -186,7 +155,7 @@ class _Result:
 class _Transaction:
     """`Transaction` on a connection: ours, or the caller's."""
 
-    def __init__(self, own: ProcessConnection, connection: psycopg.Connection[DictRow]) -> None:
+    def __init__(self, own: PostgresConnection, connection: psycopg.Connection[DictRow]) -> None:
         self._own = own
         self._connection = connection
 
@@ -194,7 +163,7 @@ class _Transaction:
         bound = {"channel": self._own.target.channel, **values}
         # A cursor of our own, with rows of our own shape, whatever the caller's connection has.
         cursor = psycopg.Cursor(self._connection, row_factory=dict_row)
-        return _Result(cursor.execute(self._own.statements[query], bound))
+        return _Result(cursor.execute(self._own.schema.statement(query), bound))
 
     def insert(self, query: str, rows: Sequence[Values]) -> Sequence[str]:
         """With one array for each column."""

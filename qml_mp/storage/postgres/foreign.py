@@ -11,7 +11,7 @@ from psycopg import pq
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.postgres.connection import ProcessConnection
+from qml_mp.storage.postgres.connection import PostgresConnection
 
 _IDENTITY = """
 SELECT current_database() AS database, pg_postmaster_start_time() AS started_at, inet_server_port() AS port,
@@ -23,7 +23,7 @@ SELECT current_database() AS database, pg_postmaster_start_time() AS started_at,
 class ForeignConnections:
     """Which of the caller's connections lead to our own database; each is asked once."""
 
-    def __init__(self, database: ProcessConnection) -> None:
+    def __init__(self, database: PostgresConnection) -> None:
         self._database = database
         self._known: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
 

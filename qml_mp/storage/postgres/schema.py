@@ -1,11 +1,13 @@
-"""Every process: the version of the schema, and the way from an older one to this code's."""
+"""Every process: statements made ready for one schema, its version, and the way to this code's version."""
 
 from __future__ import annotations
 
-from qml_mp.storage.migrate import check_version, no_version, pending
+from psycopg import sql
+from psycopg.rows import DictRow
+
+from qml_mp.storage.migrate import no_version, pending
 from qml_mp.storage.postgres.link import Link
 from qml_mp.storage.postgres.migrations import MIGRATIONS
-from qml_mp.storage.postgres.statements import Statements
 from qml_mp.storage.postgres.target import Target
 
 _FIND_VERSIONS = """
@@ -46,57 +48,64 @@ _MIGRATION_REPLY_TIMEOUT_S = 660.0
 """Longer than the statement timeout that a migration sets for itself."""
 
 
-def where(target: Target) -> str:
-    """The schema as messages name it."""
-    return f"schema {target.schema!r} of {target.display_url}"
+class Schema:
+    """One schema in a database, through whatever link."""
 
+    def __init__(self, target: Target) -> None:
+        self.where = f"schema {target.schema!r} of {target.display_url}"
+        self._target = target
+        self._quoted = sql.Identifier(target.schema)
+        self._statements: dict[str, bytes] = {}
 
-def found_version(link: Link, target: Target, statements: Statements) -> int:
-    """The version in the database, 0 when there is no schema yet. Reads only. Raises `SchemaMismatch`
-    for a schema that does not say its version."""
-    found = link.execute(_FIND_VERSIONS, {"schema": target.schema}).fetchone()
-    if not found or not found["has_versions"]:
-        return 0
-    row = link.execute(statements[_VERSION]).fetchone()
-    if not row or not row["version"]:
-        raise no_version(where(target))
-    version: int = row["version"]
-    return version
+    def statement(self, template: str) -> bytes:
+        """The statement with the schema's quoted name in the place of `{s}`, rendered once."""
+        statement = self._statements.get(template)
+        if statement is None:
+            statement = self._statements[template] = sql.SQL(template).format(s=self._quoted).as_bytes(None)
+        return statement
 
+    def version(self, link: Link) -> int:
+        """The version in the database, 0 when there is no schema yet. Reads only. Raises `SchemaMismatch`
+        for a schema that does not say its version."""
+        if not self._find(link)["has_versions"]:
+            return 0
+        row = link.execute(self.statement(_VERSION)).fetchone()
+        if not row or not row["version"]:
+            raise no_version(self.where)
+        version: int = row["version"]
+        return version
 
-def check_found(found: int, target: Target) -> None:
-    """Raise `SchemaMismatch` unless the version is the one that this code needs."""
-    check_version(MIGRATIONS, found=found, where=where(target))
+    def migrate(self, link: Link) -> list[int]:
+        """Apply what is missing in one transaction; the versions applied.
 
+        Raises `SchemaMismatch` before any write when the schema is newer than this code. Several
+        starters may run this at the same moment.
+        """
+        if not pending(MIGRATIONS, found=self.version(link), where=self.where):
+            return []
+        usual, link.reply_timeout_s = link.reply_timeout_s, _MIGRATION_REPLY_TIMEOUT_S
+        try:
+            with link.transaction():
+                link.execute(_PATIENCE)
+                link.execute(_LOCK_MIGRATION, {"channel": self._target.channel})
+                # Read again under the lock: the first of several starters has migrated by now.
+                found = self.version(link)
+                missing = pending(MIGRATIONS, found=found, where=self.where)
+                if found == 0:
+                    self._create(link)
+                for migration in missing:
+                    link.execute(self.statement(migration.sql))
+                    link.execute(self.statement(_ADD_VERSION), {"version": migration.version})
+        finally:
+            link.reply_timeout_s = usual
+        return [migration.version for migration in missing]
 
-def migrate(link: Link, target: Target, statements: Statements) -> list[int]:
-    """Apply what is missing in one transaction; the versions applied.
+    def _create(self, link: Link) -> None:
+        if not self._find(link)["has_schema"]:
+            link.execute(self.statement(_CREATE_SCHEMA))
+        link.execute(self.statement(_CREATE_VERSIONS))
 
-    Raises `SchemaMismatch` before any write when the schema is newer than this code. Several
-    starters may run this at the same moment.
-    """
-    if not pending(MIGRATIONS, found=found_version(link, target, statements), where=where(target)):
-        return []
-    usual, link.reply_timeout_s = link.reply_timeout_s, _MIGRATION_REPLY_TIMEOUT_S
-    try:
-        with link.transaction():
-            link.execute(_PATIENCE)
-            link.execute(_LOCK_MIGRATION, {"channel": target.channel})
-            # Read again under the lock: the first of several starters has migrated by now.
-            found = found_version(link, target, statements)
-            missing = pending(MIGRATIONS, found=found, where=where(target))
-            if found == 0:
-                _create_schema(link, target, statements)
-            for migration in missing:
-                link.execute(statements[migration.sql])
-                link.execute(statements[_ADD_VERSION], {"version": migration.version})
-    finally:
-        link.reply_timeout_s = usual
-    return [migration.version for migration in missing]
-
-
-def _create_schema(link: Link, target: Target, statements: Statements) -> None:
-    found = link.execute(_FIND_VERSIONS, {"schema": target.schema}).fetchone()
-    if not found or not found["has_schema"]:
-        link.execute(statements[_CREATE_SCHEMA])
-    link.execute(statements[_CREATE_VERSIONS])
+    def _find(self, link: Link) -> DictRow:
+        found = link.execute(_FIND_VERSIONS, {"schema": self._target.schema}).fetchone()
+        assert found is not None  # the statement always gives one row
+        return found

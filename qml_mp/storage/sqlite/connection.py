@@ -6,20 +6,20 @@ import ctypes
 import os
 import random
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from urllib.parse import quote
 
-from qml_mp import failpoints
 from qml_mp.clock import Clock
-from qml_mp.errors import InvalidJob, StorageError, StorageUnreachable
-from qml_mp.storage.forks import fork_guard
-from qml_mp.storage.migrate import check_version, pending
+from qml_mp.errors import InvalidJob, StorageUnreachable
+from qml_mp.storage.connection import ProcessConnection
+from qml_mp.storage.migrate import pending
 from qml_mp.storage.sqlite.errors import is_busy, spoils_handle, translated
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.opening import (
+    FileIdentity,
     configure,
     connect,
     create_file,
@@ -37,11 +37,13 @@ _SHORTEST_PAUSE_S = 0.0003
 _LONGEST_PAUSE_S = 0.003
 
 
-class ProcessConnection:
-    """The file and this process's connection to it; threads take turns.
+class SqliteConnection(ProcessConnection):
+    """The file and this process's connection to it.
 
     `read()` and `write()` give the connection; neither may be entered inside the other.
     """
+
+    migrations = MIGRATIONS
 
     def __init__(self, path: str, *, clock: Clock, busy_timeout: timedelta) -> None:
         self.path = os.path.abspath(path)  # a job may change the current directory
@@ -50,43 +52,21 @@ class ProcessConnection:
         """How often a connection was opened: numbers that SQLite keeps per connection compare within one."""
         self._busy_timeout_s = busy_timeout.total_seconds()
         self._waiting: StorageWait | None = None
-        self._lock = threading.RLock()
-        self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
-        self._in_use = False
+        self._descriptors: frozenset[int] = frozenset()
         self._is_forking = False
         """The lock is held across a fork: written by the thread that forks, one at a time."""
-        self._file: tuple[int, int] | None = None
+        self._file: FileIdentity | None = None
         """The file once opened. It stays: a file that was deleted under us is never made anew."""
-        self._log: tuple[int, int] | None = None
+        self._log: FileIdentity | None = None
         """The write-ahead log of this connection."""
-        self.descriptors: frozenset[int] = frozenset()
-        """Those of this connection; none while there is no connection."""
-        fork_guard().watch(self)
-
-    def __del__(self) -> None:
-        # Perhaps half made, or at the end of the interpreter, where even the name `suppress` is gone.
-        try:  # noqa: SIM105
-            self.close()
-        except Exception:
-            pass
+        super().__init__(url=f"sqlite:///{quote(self.path)}", display_url=f"sqlite:///{self.path}")
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """The connection for reading, the schema checked; each statement sees what is committed."""
-        self.leave_parents_handle()
-        with self._lock:
-            if self._in_use:
-                raise StorageError("A storage operation was started inside another one of the same thread.")
-            failpoints.hit("storage.call")
-            with self._translated():
-                connection = self._usable()
-                self._in_use = True
-                try:
-                    yield connection
-                finally:
-                    self._in_use = False
-            failpoints.hit("storage.committed")
+        with self._turn(), self._translated():
+            yield self._usable()
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -104,48 +84,27 @@ class ProcessConnection:
                 _roll_back(connection)
                 raise
 
-    def version(self) -> int:
-        """The version of the schema, 0 when there is none. Writes nothing and creates no file."""
-        if not os.path.exists(self.path):
-            return 0
-        self.leave_parents_handle()
-        with self._lock, self._translated():
-            connection = connect(self.path, busy_timeout_s=self._busy_timeout_s)
-            try:
-                return version_of(connection)
-            finally:
-                connection.close()
-
-    def migrate(self) -> list[int]:
-        """Bring the schema up to this code; the versions applied."""
-        self.leave_parents_handle()
-        with self._lock, self._translated():
-            create_file(self.path)
-            connection = connect(self.path, busy_timeout_s=self._busy_timeout_s)
-            try:
-                return self._migrate(connection)
-            finally:
-                connection.close()
-
-    def wait_with(self, waiting: StorageWait | None) -> None:
-        """Have the pauses between two tries for a lock made by somebody else."""
-        self._waiting = waiting
-
-    def close(self) -> None:
-        """Close this process's connection; harmless when there is none or while it is in use."""
-        self.leave_parents_handle()
-        with self._lock:
-            if self._connection is not None and not self._in_use:
-                connection, self._connection = self._connection, None
-                self.descriptors = frozenset()
-                with suppress(sqlite3.Error):
-                    connection.close()
-
     def where(self) -> str:
-        """The file as messages name it."""
         return f"the SQLite file {self.path}"
 
-    # Forks
+    def schema_version(self) -> int:
+        """Writes nothing and creates no file."""
+        if not os.path.exists(self.path):
+            return 0
+        with self._apart() as connection:
+            return version_of(connection)
+
+    def migrate(self) -> list[int]:
+        create_file(self.path)
+        with self._apart() as connection:
+            return self._migrate(connection)
+
+    def descriptors(self) -> frozenset[int]:
+        return self._descriptors
+
+    def wait_with(self, waiting: StorageWait | None) -> None:
+        """Has the pauses between two tries for a lock made by somebody else."""
+        self._waiting = waiting
 
     def close_for_fork(self) -> None:
         """Close the connection before a fork, once another thread's operation has ended. SQLite's own
@@ -160,15 +119,16 @@ class ProcessConnection:
             self._is_forking = False
             self._lock.release()
 
-    def leave_parents_handle(self) -> None:
-        """In a forked child, abandon what it inherited."""
-        if self._pid == os.getpid():
-            return
-        self._pid = os.getpid()
-        self._lock = threading.RLock()  # the old one may be held by a thread that does not exist here
-        self._in_use = False
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        self._descriptors = frozenset()
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _abandon(self) -> None:
         self._is_forking = False
-        self.descriptors = frozenset()
+        self._descriptors = frozenset()
         if self._connection is not None:
             # One reference too many, for good: the handle is not even closed when the child exits.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
@@ -180,7 +140,7 @@ class ProcessConnection:
             yield
         except sqlite3.Error as error:
             if spoils_handle(error):
-                self.close()
+                self._drop()
             raise translated(error, self.path) from error
         except UnicodeEncodeError as error:
             raise InvalidJob(
@@ -193,7 +153,7 @@ class ProcessConnection:
             self.opened += 1
         elif identity_of(self.path) != self._file or identity_of(log_of(self.path)) != self._log:
             # What is committed to a file that was deleted is lost, without any error of SQLite.
-            self.close()
+            self._drop()
             raise self._moved()
         elif self._connection.in_transaction:
             self._connection.rollback()  # an exception struck between BEGIN and the code that guards it
@@ -227,7 +187,15 @@ class ProcessConnection:
             pause = time.sleep if self._waiting is None else self._waiting.pause
             pause(random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S))
 
-    # Opening
+    @contextmanager
+    def _apart(self) -> Iterator[sqlite3.Connection]:
+        """A connection for the schema alone, which is not looked at first."""
+        self.leave_parents_handle()
+        with self._lock, self._translated(), closing(self._connect()) as connection:
+            yield connection
+
+    def _connect(self) -> sqlite3.Connection:
+        return connect(self.path, busy_timeout_s=self._busy_timeout_s)
 
     def _open(self) -> sqlite3.Connection:
         if self._file is None:
@@ -235,11 +203,11 @@ class ProcessConnection:
         elif identity_of(self.path) != self._file:
             raise self._moved()
         before = open_descriptors()
-        connection = connect(self.path, busy_timeout_s=self._busy_timeout_s)
+        connection = self._connect()
         try:
             found = version_of(connection)
             if found:
-                check_version(MIGRATIONS, found=found, where=self.where())
+                self.check_found(found)
                 self._until_not_busy(lambda: configure(connection, self.path))
             else:
                 self._migrate(connection)
@@ -248,7 +216,7 @@ class ProcessConnection:
             connection.close()
             raise
         self._file, self._log = identity_of(self.path), identity_of(log_of(self.path))
-        self.descriptors = open_descriptors() - before
+        self._descriptors = open_descriptors() - before
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:

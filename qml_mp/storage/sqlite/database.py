@@ -8,24 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob
 from qml_mp.storage.database import Values
-from qml_mp.storage.migrate import check_version
-from qml_mp.storage.queries import Queries
 from qml_mp.storage.rows import Row
-from qml_mp.storage.sqlite.connection import ProcessConnection
+from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.foreign import check_schema_through, checked
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.own_locks import is_writing
 from qml_mp.storage.sqlite.queries import QUERIES
-from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.sqlite.waker import open_waker
 from qml_mp.storage.storable import microseconds
-from qml_mp.storage.waiting import StorageWait, Waker
+from qml_mp.storage.waiting import Waker
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _NONE: Mapping[str, object] = {}
@@ -41,13 +37,11 @@ class SqliteDatabase:
     is_on_one_machine = True
     """The locks of a file and its log work on one machine."""
 
-    def __init__(self, path: str, *, clock: Clock, busy_timeout: timedelta) -> None:
-        self._connection = ProcessConnection(path, clock=clock, busy_timeout=busy_timeout)
-        self._clock = clock
+    queries = QUERIES
 
-    @property
-    def queries(self) -> Queries:
-        return QUERIES
+    def __init__(self, path: str, *, clock: Clock, busy_timeout: timedelta) -> None:
+        self.connection = SqliteConnection(path, clock=clock, busy_timeout=busy_timeout)
+        self._clock = clock
 
     def now(self) -> datetime:
         """That of this machine, as injected."""
@@ -61,7 +55,7 @@ class SqliteDatabase:
         return isinstance(error, InvalidJob) or (isinstance(cause, sqlite3.Error) and refuses_values(cause))
 
     def read(self, what: str, query: str, values: Values = _NONE) -> Sequence[Row]:  # noqa: ARG002
-        with self._connection.read() as connection:
+        with self.connection.read() as connection:
             return connection.execute(query, _bound(values, now=self._clock.now())).fetchall()
 
     def write(self, what: str, query: str, values: Values = _NONE) -> _Result:
@@ -80,52 +74,26 @@ class SqliteDatabase:
         pipelined: bool = True,  # noqa: ARG002
         durable: bool = True,
     ) -> Iterator[_Transaction]:
-        with self._connection.write(durable=durable) as connection:
+        with self.connection.write(durable=durable) as connection:
             yield _Transaction(connection.cursor(), now=self._clock.now())
 
     @contextmanager
     def borrowed(self, connection: object) -> Iterator[_Transaction]:
-        theirs = checked(connection, self._connection)
+        theirs = checked(connection, self.connection)
         try:
             cursor = theirs.cursor()
             cursor.row_factory = None  # the caller's own would shape our rows
-            check_schema_through(cursor, self._connection)
+            check_schema_through(cursor, self.connection)
             cursor.row_factory = sqlite3.Row
             yield _Transaction(cursor, now=self._clock.now())
         except sqlite3.Error as error:
-            raise translated(error, self._connection.path) from error
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{quote(self._connection.path)}"
-
-    @property
-    def display_url(self) -> str:
-        return f"sqlite:///{self._connection.path}"
-
-    def migrate(self) -> list[int]:
-        return self._connection.migrate()
-
-    def schema_version(self) -> int:
-        return self._connection.version()
-
-    def check_schema(self) -> None:
-        check_version(MIGRATIONS, found=self.schema_version(), where=self._connection.where())
+            raise translated(error, self.connection.path) from error
 
     def open_waker(self) -> Waker | None:
-        return open_waker(self._connection)
+        return open_waker(self.connection)
 
     def is_locked_by_this_process(self) -> bool:
-        return is_writing(self._connection.path)
-
-    def descriptors(self) -> frozenset[int]:
-        return self._connection.descriptors
-
-    def wait_with(self, waiting: StorageWait | None) -> None:
-        self._connection.wait_with(waiting)
-
-    def close(self) -> None:
-        self._connection.close()
+        return is_writing(self.connection.path)
 
 
 class _Result:

@@ -6,12 +6,11 @@ import os
 import sqlite3
 
 from qml_mp.errors import ConfigurationError, SchemaMismatch
-from qml_mp.storage.migrate import check_version
-from qml_mp.storage.sqlite.connection import ProcessConnection
-from qml_mp.storage.sqlite.schema import HAS_VERSIONS, MIGRATIONS, VERSION
+from qml_mp.storage.sqlite.connection import SqliteConnection
+from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
 
 
-def checked(connection: object, own: ProcessConnection) -> sqlite3.Connection:
+def checked(connection: object, own: SqliteConnection) -> sqlite3.Connection:
     """The connection, or `ConfigurationError` when our rows cannot go into its transaction."""
     if not isinstance(connection, sqlite3.Connection):
         raise ConfigurationError(
@@ -37,7 +36,7 @@ def checked(connection: object, own: ProcessConnection) -> sqlite3.Connection:
     return connection
 
 
-def check_schema_through(cursor: sqlite3.Cursor, own: ProcessConnection) -> None:
+def check_schema_through(cursor: sqlite3.Cursor, own: SqliteConnection) -> None:
     """Raise `SchemaMismatch` unless the caller's transaction sees our schema; made when there is none."""
     if not cursor.execute(HAS_VERSIONS).fetchone()[0]:
         if cursor.connection.in_transaction:
@@ -46,7 +45,7 @@ def check_schema_through(cursor: sqlite3.Cursor, own: ProcessConnection) -> None
                 "Run `qml-mp migrate` once (or app.storage.migrate()), before the transaction begins."
             )
         own.migrate()
-    check_version(MIGRATIONS, found=cursor.execute(VERSION).fetchone()[0] or 0, where=own.where())
+    own.check_found(cursor.execute(VERSION).fetchone()[0] or 0)
 
 
 def _is_same_file(path: str | bytes | None, own: str) -> bool:

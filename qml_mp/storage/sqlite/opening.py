@@ -14,6 +14,9 @@ from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
 _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
 
+FileIdentity = tuple[int, int]
+"""What tells a file from any other that has or had its name."""
+
 
 def create_file(path: str) -> None:
     """Make an empty file for its owner alone, unless there is one; a file that is there keeps its mode."""
@@ -88,8 +91,8 @@ def open_descriptors() -> frozenset[int]:
     return frozenset(fd for fd in listed if is_open(fd))  # the listing's own is not any more
 
 
-def identity_of(path: str) -> tuple[int, int] | None:
-    """What tells the file from any other that has or had its name; None when there is none."""
+def identity_of(path: str) -> FileIdentity | None:
+    """That of the file; None when there is none."""
     try:
         status = os.stat(path)
     except OSError:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.sqlite.connection import ProcessConnection
+from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.opening import log_of
 
 _IN_MODIFY = 0x002
@@ -27,7 +27,7 @@ _LAST_LOOK_S = 1.0
 _BUSY_TIMEOUT = timedelta(seconds=1)
 
 
-def open_waker(database: ProcessConnection) -> FileWaker | None:
+def open_waker(database: SqliteConnection) -> FileWaker | None:
     """A waker on the database's file; None where the system has no inotify."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "inotify_init1") or not hasattr(libc, "timerfd_create"):
@@ -44,10 +44,10 @@ class FileWaker:
     commit must have ended. A wake-up is neither lost to a slow disk nor given for a rollback.
     """
 
-    def __init__(self, database: ProcessConnection, libc: ctypes.CDLL) -> None:
+    def __init__(self, database: SqliteConnection, libc: ctypes.CDLL) -> None:
         self._libc = libc
         # A connection of its own, because a storage's own commits do not change its data_version.
-        self._database = ProcessConnection(database.path, clock=database.clock, busy_timeout=_BUSY_TIMEOUT)
+        self._database = SqliteConnection(database.path, clock=database.clock, busy_timeout=_BUSY_TIMEOUT)
         self._log = log_of(database.path)
         self._look_in_s = _FIRST_LOOK_S
         self._descriptors: list[int] = []
