@@ -56,8 +56,6 @@ class Binding:
         """Call the function with the payload's arguments. Raises `PayloadMismatch` before the call."""
         try:
             bound = self._bound(payload, context)
-        except PayloadMismatch:
-            raise
         except InvalidJob as problem:
             raise PayloadMismatch(str(problem)) from None
         return self._function(*bound.args, **bound.kwargs)

@@ -22,6 +22,7 @@ from qml_mp.core.outcome import (
     Outcome,
     Release,
     Retry,
+    RetryWhenKilled,
     Success,
 )
 from qml_mp.core.payload import JsonValue
@@ -34,7 +35,7 @@ from qml_mp.processing.middleware import chain
 from qml_mp.processing.plain import plain_result
 from qml_mp.processing.program import Execution, Program
 from qml_mp.processing.registry import Worker, run_coroutine
-from qml_mp.processing.retry import is_a
+from qml_mp.processing.retry import RetryPolicy, is_a
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES
 from qml_mp.units import format_duration
 
@@ -64,7 +65,20 @@ class JobProcessor:
 
     def resolve(self, claim: Claim) -> Execution:
         """What the claim's run needs, for `run` and for those who watch over it."""
-        return Execution.of(claim, self._program, default_timeout=self._default_timeout, rng=self._rng)
+        job = claim.job
+        worker = self._program.registry.get(job.method)
+        policy = (worker.retry_policy if worker else None) or self._program.retry_policy
+        return Execution(
+            claim=claim,
+            worker=worker,
+            policy=policy,
+            limit=job.timeout or (worker.timeout if worker else None) or self._default_timeout,
+            max_crashes=job.max_crashes or (worker.max_crashes if worker else None),
+            when_killed=RetryWhenKilled(
+                timeout=self._retry_delay(policy, job, JobTimeout()),
+                memory=self._retry_delay(policy, job, "OutOfMemory"),
+            ),
+        )
 
     def run(self, execution: Execution, cancel: CancelToken) -> Outcome:
         """Run the job and return what came of it. Raises nothing that the job's code raises."""
@@ -156,7 +170,13 @@ class JobProcessor:
                 assert_never(reason)
 
     def _judge_error(self, error: BaseException, execution: Execution) -> Retry | Failure:
-        return _retry_or_fail(self._described(error), execution.retry_delay(error, self._rng))
+        delay = self._retry_delay(execution.policy, execution.job, error)
+        return _retry_or_fail(self._described(error), delay)
+
+    def _retry_delay(self, policy: RetryPolicy, job: Job, error: BaseException | str) -> timedelta | None:
+        return policy.decide(
+            failures=job.failures + 1, error=error, max_retries=job.max_retries, rng=self._rng
+        )
 
     def _reported(self, said: WorkerResult, type_when_text: str) -> ErrorInfo:
         if is_a(said.error, BaseException):

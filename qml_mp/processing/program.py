@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,7 +9,6 @@ from datetime import timedelta
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import RetryWhenKilled
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.errors import JobTimeout
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.registry import Worker, WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy, check_policy
@@ -59,26 +57,6 @@ class Execution:
     when_killed: RetryWhenKilled
     """Whether and when the job runs again should a limit kill this attempt."""
 
-    @classmethod
-    def of(
-        cls, claim: Claim, program: Program, *, default_timeout: timedelta, rng: random.Random
-    ) -> Execution:
-        """The execution of this claim. `rng` gives the jitter of the delays in `when_killed`."""
-        job = claim.job
-        worker = program.registry.get(job.method)
-        policy = (worker.retry_policy if worker else None) or program.retry_policy
-        return cls(
-            claim=claim,
-            worker=worker,
-            policy=policy,
-            limit=job.timeout or (worker.timeout if worker else None) or default_timeout,
-            max_crashes=job.max_crashes or (worker.max_crashes if worker else None),
-            when_killed=RetryWhenKilled(
-                timeout=_retry_delay(policy, job, JobTimeout(), rng),
-                memory=_retry_delay(policy, job, "OutOfMemory", rng),
-            ),
-        )
-
     @property
     def job(self) -> Job:
         """The row as the claim left it."""
@@ -88,13 +66,3 @@ class Execution:
     def max_attempts(self) -> int:
         """Attempts that may fail before the job ends Failed, the first included."""
         return self.policy.attempts(max_retries=self.job.max_retries)
-
-    def retry_delay(self, error: BaseException, rng: random.Random) -> timedelta | None:
-        """The delay before the next attempt should this one end with `error`; None: the job fails."""
-        return _retry_delay(self.policy, self.job, error, rng)
-
-
-def _retry_delay(
-    policy: RetryPolicy, job: Job, error: BaseException | str, rng: random.Random
-) -> timedelta | None:
-    return policy.decide(failures=job.failures + 1, error=error, max_retries=job.max_retries, rng=rng)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -113,9 +112,8 @@ class FunctionWorker(Worker):
         return self._method_name
 
     def execute(self, job: Job, context: WorkerContext) -> Any:
-        """Call the function. Raises `PayloadMismatch` when the payload does not fit its signature."""
-        result = self.binding.call(job.payload, context)
-        return run_coroutine(result) if inspect.iscoroutine(result) else result
+        """Call the function, or make its coroutine; `PayloadMismatch` for a payload that does not fit."""
+        return self.binding.call(job.payload, context)
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -79,7 +79,7 @@ def test_an_async_function_runs_in_an_event_loop_of_its_own() -> None:
     worker = FunctionWorker(which, method_name="which")
     jobs = [Job.new("which", {"x": n}) for n in (1, 2)]
 
-    assert [worker.execute(job, context_of(job)) for job in jobs] == [1, 2]
+    assert [run_coroutine(worker.execute(job, context_of(job))) for job in jobs] == [1, 2]
     assert loops[0] is not loops[1]
     assert all(loop.is_closed() for loop in loops)
 
