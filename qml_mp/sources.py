@@ -72,7 +72,12 @@ def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> Se
     Of `code`, the fields that were written count, also when they are written as the default is.
     Raises `ConfigurationError` that names the setting, the bound and where the value comes from.
     """
-    given = {**_from_file(), **_from_environment(), **_from_code(code), **_from_flags(flags)}
+    given = {**_from_file(), **_from_environment()}
+    for name in code.given if code is not None else ():
+        given[name] = _Setting(value=getattr(code, name), source="the ServerConfig in the code")
+    for name, value in flags.items():
+        if value is not None:
+            given[name] = _Setting(value=value, source="the command line")
     try:
         return ServerConfig(**{name: setting.value for name, setting in given.items()})
     except ConfigurationError as error:
@@ -103,24 +108,6 @@ class _Setting:
 class _File:
     path: Path
     values: Mapping[str, object]
-
-
-def _from_flags(flags: Mapping[str, object]) -> dict[str, _Setting]:
-    return {
-        name: _Setting(value=value, source="the command line")
-        for name, value in flags.items()
-        if value is not None
-    }
-
-
-def _from_code(code: ServerConfig | None) -> dict[str, _Setting]:
-    if code is None:
-        return {}
-    return {
-        name: _Setting(value=getattr(code, name), source="the ServerConfig in the code")
-        for name in SETTINGS
-        if name in code.given
-    }
 
 
 def _from_environment() -> dict[str, _Setting]:

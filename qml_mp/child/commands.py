@@ -1,7 +1,7 @@
 """Worker: what the supervisor wants, read from the pipe by whoever asks first.
 
 Three readers share it, all on the main thread: the loop between jobs, a job that checks
-`ctx.cancel`, and the SIGTERM handler. State here is written by `_read` and read by all three.
+`ctx.cancel`, and the SIGTERM handler. State here is written by `look` and read by all three.
 An exception is raised in a job only while user code runs and only by the rules of `_raise_if_due`.
 """
 
@@ -66,11 +66,25 @@ class Commands:
     def wait(self, timeout_s: float) -> None:
         """Between jobs: return when a message came, the supervisor is gone, or the time is over."""
         self._reader.wait(timeout_s)
-        self._read()
+        self.look()
 
-    def look(self) -> None:
-        """Between jobs: take in what has come, without waiting."""
-        self._read()
+    def look(self) -> bool:
+        """Take in what has come, without waiting; whether there was anything."""
+        was_any = False
+        while True:
+            self._reading, self._signalled = True, False
+            messages = self._reader.read()
+            for message in messages:
+                self._handle(message)
+            was_any = was_any or bool(messages)
+            self._reading = False
+            if not self._signalled:
+                break
+        if self._reader.eof and self._orphaned_at is None:
+            self._orphaned_at = time.monotonic()
+            self.leaving = True
+            self._cancel = self._cancel or CancelReason.ORPHANED
+        return was_any
 
     @contextmanager
     def attending(self, key: ClaimKey) -> Iterator[CancelToken]:
@@ -101,7 +115,7 @@ class Commands:
             if timeout_s is None or timeout_s > 0:
                 self._wait_for_cancel(timeout_s)
             else:
-                self._read()
+                self.look()
         self._raise_if_due()
         return None if self._cancel is None else (self._cancel, _TEXT[self._cancel])
 
@@ -110,7 +124,7 @@ class Commands:
         while self._cancel is None:
             remaining_s = deadline - time.monotonic()
             self._reader.wait(min(remaining_s, _LONGEST_WAIT_S))
-            self._read()
+            self.look()
             if remaining_s <= 0:
                 return
 
@@ -118,30 +132,12 @@ class Commands:
         if self._reading:
             self._signalled = True  # the reader that was interrupted in mid-read looks again
             return
-        told = self._read()
+        told = self.look()
         if not told and not self.orphaned and self._interrupt is None:
             self.leaving = True  # from a service manager that signals the whole group
-        if self.orphaned and self._orphaned_for_s() > _ORPHAN_SECOND_SIGNAL_S:
+        if self._orphaned_at is not None and time.monotonic() - self._orphaned_at > _ORPHAN_SECOND_SIGNAL_S:
             self._interrupt = CancelReason.ORPHANED  # the guardian's second signal: grace is over
         self._raise_if_due()
-
-    def _read(self) -> bool:
-        """Take in everything in the pipe; whether there was anything."""
-        was_any = False
-        while True:
-            self._reading, self._signalled = True, False
-            messages = self._reader.read()
-            for message in messages:
-                self._handle(message)
-            was_any = was_any or bool(messages)
-            self._reading = False
-            if not self._signalled:
-                break
-        if self._reader.eof and self._orphaned_at is None:
-            self._orphaned_at = time.monotonic()
-            self.leaving = True
-            self._cancel = self._cancel or CancelReason.ORPHANED
-        return was_any
 
     def _handle(self, message: Message) -> None:
         ours = message.key is not None and message.key == self._key
@@ -169,6 +165,3 @@ class Commands:
         # Once per interrupt, and nothing more while it unwinds into the processor's hands.
         self._in_user_code = False
         raise JobTimeout(_TEXT[reason]) if reason is CancelReason.TIMEOUT else JobInterrupted(_TEXT[reason])
-
-    def _orphaned_for_s(self) -> float:
-        return 0.0 if self._orphaned_at is None else time.monotonic() - self._orphaned_at

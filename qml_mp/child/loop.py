@@ -68,7 +68,9 @@ class WorkerLoop:
             if self._claims.held:
                 execution = self._processor.resolve(self._claims.held.popleft())
                 outcome = self._give_back(execution) if self._has_to_stop() else self._run(execution)
-                self._settle(execution, outcome)
+                finished = self._finish(execution.claim, outcome)
+                if finished is not None:
+                    self._changes.finished(execution, finished)
             else:
                 reason = self._reason_to_leave()
                 if reason is not None:
@@ -131,12 +133,6 @@ class WorkerLoop:
         if limits.max_memory_bytes is None:
             return False
         return (host.rss_bytes(os.getpid()) or 0) > limits.max_memory_bytes
-
-    def _settle(self, execution: Execution, outcome: Outcome) -> None:
-        """Write what came of the claim, claim the next job in the same commit, and tell of it."""
-        finished = self._finish(execution.claim, outcome)
-        if finished is not None:
-            self._changes.finished(execution, finished)
 
     def _finish(self, claim: Claim, outcome: Outcome) -> Finished | None:
         """Write the outcome, as often as it takes; None when the worker must leave before it could.
