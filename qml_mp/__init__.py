@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
+    from qml_mp.client import JobHandle
     from qml_mp.core.job import Job
     from qml_mp.core.outcome import ErrorInfo
     from qml_mp.core.recurring import RecurringJob
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         WaitTimeout,
         WorkerBootError,
     )
-    from qml_mp.handle import JobHandle
     from qml_mp.job_function import JobFunction
     from qml_mp.processing.cancel import CancelReason, CancelToken
     from qml_mp.processing.context import WorkerContext, WorkerResult
@@ -66,7 +66,7 @@ else:
             "ResultNotStored", "SchemaMismatch", "ServerAlreadyRunning", "StorageError", "StorageUnavailable",
             "StorageUnreachable", "UnknownMethod", "WaitTimeout", "WorkerBootError",
         ),
-        "handle": ("JobHandle",),
+        "client": ("JobHandle",),
         "job_function": ("JobFunction",),
         "processing.cancel": ("CancelReason", "CancelToken"),
         "processing.context": ("WorkerContext", "WorkerResult"),

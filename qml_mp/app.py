@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, Concatenate, Protocol, Unpack, overload
 
 from qml_mp.child.source import import_named
-from qml_mp.client import JobClient
+from qml_mp.client import JobClient, JobHandle
 from qml_mp.core.job import Job
 from qml_mp.core.options import EnqueueOptions, JobOptions, documented, read_job_options
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError, ConfigurationError, InvalidJob, UnknownMethod, shown
-from qml_mp.handle import JobHandle
 from qml_mp.job_function import FunctionOptions, JobFunction, P, R, read_function_options
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware

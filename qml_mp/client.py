@@ -1,15 +1,24 @@
-"""Client: the way from a job to its row. Opens the storage when it is first needed."""
+"""Client: the way from a job to its row, and a job that was enqueued as its producer sees it."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
+from datetime import timedelta
 
 from qml_mp.core.job import Job
-from qml_mp.handle import JobHandle
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.state import Deleted, StateName, Succeeded
+from qml_mp.errors import JobFailed, JobNotFound, ResultNotStored, WaitTimeout, shown
 from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Retention
+from qml_mp.storage.values import BY_DEFAULT, CancelResult, Retention
+from qml_mp.units import Duration, format_duration, parse_duration
+
+_FIRST_POLL_S = 0.005
+_LONGEST_POLL_S = 0.1
+_POLL_GROWTH = 1.5
 
 
 class JobClient:
@@ -35,7 +44,11 @@ class JobClient:
             return storage
         with fork_guard().no_forks:  # a child could never import what a thread is importing that it has not
             if self._storage is None:
-                self._storage = _open(self._url)
+                # Imported here: declaring an app must not cost what a storage does.
+                from qml_mp.sources import load_url
+                from qml_mp.storage.open import open_storage
+
+                self._storage = open_storage(load_url(self._url))
             return self._storage
 
     @property
@@ -79,9 +92,110 @@ class JobClient:
             self._storage.close()
 
 
-def _open(url: str | None) -> Storage:
-    # Imported here: declaring an app must not cost what a storage does.
-    from qml_mp.sources import load_url
-    from qml_mp.storage.open import open_storage
+class JobHandle:
+    """Reads the job's row anew each time it is asked. Raises `JobNotFound` once the row is gone,
+    and `StorageUnavailable` when the storage cannot be asked now."""
 
-    return open_storage(load_url(url))
+    __slots__ = ("_retention", "_storage", "id")
+
+    def __init__(self, job_id: str, *, storage: Storage, retention: Retention | None = None) -> None:
+        """`retention` says how long a job that is cancelled here is kept; None: as by default."""
+        self.id = job_id
+        self._storage = storage
+        self._retention = retention or BY_DEFAULT
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def job(self) -> Job:
+        """The row as it is now."""
+        job = self._storage.get(self.id)
+        if job is None:
+            raise self._not_found()
+        return job
+
+    @property
+    def state(self) -> StateName:
+        """The name of the state it is in now."""
+        return self.job().state_name
+
+    @property
+    def result(self) -> JsonValue:
+        """What the function returned; None while the job has not succeeded.
+
+        Raises `ResultNotStored` when it has, and what it returned could not be stored."""
+        return _result_of(self.job())
+
+    def wait(self, timeout: Duration | None = None) -> JsonValue:
+        """Wait until the job has ended and return its result.
+
+        Raises `JobFailed` when it ends failed or deleted, `ResultNotStored` when it succeeded with a
+        result that could not be stored, and `WaitTimeout` when it has not ended after `timeout` (None: wait
+        without a limit); the job goes on then.
+        """
+        limit = None if timeout is None else parse_duration(timeout, what="timeout")
+        job = self._wait_for_end(limit)
+        if isinstance(job.state, Succeeded):
+            return _result_of(job)
+        raise JobFailed(_told(job), job_id=job.id, state=str(job.state_name))
+
+    def cancel(self, *, reason: str = "cancelled by its producer") -> CancelResult:
+        """Make the job Deleted, at once or, when it runs, as soon as its worker has ended it."""
+        result = self._storage.request_cancel(self.id, reason=reason, retention=self._retention)
+        if result is CancelResult.NOT_FOUND:
+            raise self._not_found()
+        return result
+
+    def retry(self) -> None:
+        """Enqueue a Failed job again with fresh budgets. `InvalidTransition` in any other state."""
+        self._storage.retry(self.id)
+
+    def _wait_for_end(self, limit: timedelta | None) -> Job:
+        deadline = None if limit is None else time.monotonic() + limit.total_seconds()
+        pause_s = _FIRST_POLL_S
+        while True:
+            job = self.job()
+            if job.state_name.is_final:
+                return job
+            left_s = pause_s if deadline is None else deadline - time.monotonic()
+            if left_s <= 0 and limit is not None:
+                raise WaitTimeout(
+                    f"The job {self.id} ({job.method}) is still {job.state_name} after "
+                    f"{format_duration(limit)}; it goes on. Does a server serve the queue {job.queue!r}?"
+                )
+            time.sleep(min(pause_s, max(left_s, 0.0)))
+            pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
+
+    def _not_found(self) -> JobNotFound:
+        return JobNotFound(
+            f"No job has the id {_bounded(self.id)}; ended jobs are removed after their time to live."
+        )
+
+
+def _bounded(job_id: object) -> str:
+    return job_id if isinstance(job_id, str) and len(job_id) <= 100 else shown(job_id)
+
+
+def _result_of(job: Job) -> JsonValue:
+    reason = job.result_not_stored
+    if reason is not None:
+        raise ResultNotStored(
+            f"The job {job.id} ({job.method}) succeeded, but its result was not stored: {reason}",
+            job_id=job.id,
+            reason=reason,
+        )
+    return job.result
+
+
+def _told(job: Job) -> str:
+    if isinstance(job.state, Deleted):
+        return f"The job {job.id} ({job.method}) was deleted: {job.state.reason or 'no reason given'}"
+    error = job.error
+    why = "no error is known" if error is None else f"{error.type}: {error.message}"
+    return f"The job {job.id} ({job.method}) failed: {why}"

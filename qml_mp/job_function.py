@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Unpack
 
-from qml_mp.client import JobClient
+from qml_mp.client import JobClient, JobHandle
 from qml_mp.core.job import Job
 from qml_mp.core.options import (
     CommonOptions,
@@ -19,7 +19,6 @@ from qml_mp.core.options import (
 )
 from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob, shown
-from qml_mp.handle import JobHandle
 from qml_mp.processing.registry import FunctionWorker
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import DEFAULT_QUEUE
@@ -87,7 +86,7 @@ class JobFunction(Generic[P, R]):
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self._worker = FunctionWorker(
+        self.worker = FunctionWorker(
             function,
             method_name=method_name,
             retry_policy=options.get("retry"),
@@ -107,17 +106,12 @@ class JobFunction(Generic[P, R]):
     @property
     def method_name(self) -> str:
         """The name its jobs are dispatched by."""
-        return self._worker.method_name
+        return self.worker.method_name
 
     @property
     def queue(self) -> str:
         """The queue of its jobs, unless they are given another."""
         return str(self._defaults.get("queue", DEFAULT_QUEUE))
-
-    @property
-    def worker(self) -> FunctionWorker:
-        """What runs its jobs."""
-        return self._worker
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
         """Commit a job with these arguments."""
@@ -147,7 +141,7 @@ class JobFunction(Generic[P, R]):
         return Job.new(self.method_name, payload, **{**self._defaults, **options})
 
     def _build(self, options: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
-        return self.make_job(self._worker.binding.bind(args, kwargs), options)
+        return self.make_job(self.worker.binding.bind(args, kwargs), options)
 
 
 class ConfiguredJob(Generic[P]):

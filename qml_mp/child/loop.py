@@ -35,6 +35,14 @@ class LoopLimits:
     max_jobs: int | None = None
     max_memory_bytes: int | None = None
 
+    def are_passed(self, jobs_done: int) -> bool:
+        """Whether this worker has used up what it may."""
+        if self.max_jobs is not None and jobs_done >= self.max_jobs:
+            return True
+        if self.max_memory_bytes is None:
+            return False
+        return (host.rss_bytes(os.getpid()) or 0) > self.max_memory_bytes
+
 
 class WorkerLoop:
     """The life of a booted worker."""
@@ -57,7 +65,6 @@ class WorkerLoop:
         self._changes = changes
         self._hygiene = hygiene
         self._limits = limits
-        self._jobs_done = 0
         self._spoiled: str | None = None
         """Why no other job may run in this process."""
 
@@ -111,6 +118,7 @@ class WorkerLoop:
     def _run(self, execution: Execution) -> Outcome:
         """Run the job, and have the process as it was before."""
         failpoints.hit("claim.committed")
+        slot = self._display.slot
         with self._commands.attending(execution.claim.key) as cancel:
             self._changes.claimed(execution)
             self._display.running(execution)
@@ -118,21 +126,11 @@ class WorkerLoop:
             outcome = self._processor.run(execution, cancel)
         self._spoiled = self._hygiene.after_job(outcome)
         self._display.finishing(execution)
-        self._jobs_done += 1
-        self._display.slot.count_job()
+        slot.jobs_done += 1
         self._commands.look()
-        if self._is_used_up():
-            self._display.slot.ask_to_be_replaced()
+        if self._limits.are_passed(slot.jobs_done):
+            slot.used_up = True  # it only says so: the supervisor replaces one worker at a time
         return outcome
-
-    def _is_used_up(self) -> bool:
-        """Past its limits. It only says so: the supervisor replaces one worker at a time."""
-        limits = self._limits
-        if limits.max_jobs is not None and self._jobs_done >= limits.max_jobs:
-            return True
-        if limits.max_memory_bytes is None:
-            return False
-        return (host.rss_bytes(os.getpid()) or 0) > limits.max_memory_bytes
 
     def _finish(self, claim: Claim, outcome: Outcome) -> Finished | None:
         """Write the outcome, as often as it takes; None when the worker must leave before it could.

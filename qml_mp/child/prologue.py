@@ -70,15 +70,11 @@ def _drop_descriptors(own_fds: Collection[int], keep_fds: Collection[int]) -> No
         if fd in own_fds:
             os.close(fd)
         elif _is_channel(fd):
-            _cover(fd, null)
+            try:
+                os.dup2(null, fd, inheritable=False)
+            except OSError:  # above the limit, which was lowered later: no new file gets that number
+                os.close(fd)
     os.close(null)
-
-
-def _cover(fd: int, null: int) -> None:
-    try:
-        os.dup2(null, fd, inheritable=False)
-    except OSError:  # above the limit, which was lowered later: no new file gets that number
-        os.close(fd)
 
 
 def _open_fds() -> list[int]:
@@ -93,8 +89,7 @@ def _is_channel(fd: int) -> bool:
         mode = os.fstat(fd).st_mode
     except OSError:
         return False  # closed by now: the listing's own descriptor
-    regular = stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-    return not regular
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode))
 
 
 def cut_off_descendants(*, fds: Collection[int], detach: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
@@ -30,17 +30,6 @@ _VARIABLES = (
 )
 
 
-class ProgramSource(Protocol):
-    """Gives a worker its program. Called once in each worker."""
-
-    @property
-    def label(self) -> str:
-        """What process titles show: "tasks:app"."""
-
-    def load(self) -> Program:
-        """The program. Raises whatever the user's module raises when it is imported."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedProgram:
     """An app named "module:attribute", found with the current directory importable."""
@@ -49,10 +38,14 @@ class NamedProgram:
 
     @property
     def label(self) -> str:
+        """What process titles show: "tasks:app"."""
         return self.spec
 
     def load(self) -> Program:
-        """Import the module and return the app's program; `AppImportError` when it is no app."""
+        """Import the module and return the app's program; `AppImportError` when it is no app.
+
+        Raises whatever the user's module raises when it is imported. Called once in each worker.
+        """
         found = import_named(self.spec)
         program = found if isinstance(found, Program) else getattr(found, "program", None)
         if not isinstance(program, Program):
@@ -69,6 +62,10 @@ class LoadedProgram:
 
     def load(self) -> Program:
         return self.program
+
+
+ProgramSource = NamedProgram | LoadedProgram
+"""Gives a worker its program."""
 
 
 def import_named(spec: str) -> object:

@@ -118,8 +118,9 @@ class SlotWriter:
         self._memory = memory
         self._at = at
         self._version = 0
-        self._jobs_done = 0
-        self._used_up = False
+        self.jobs_done = 0
+        self.used_up = False
+        """These two are shown with the next write."""
 
     def show_ready(self) -> None:
         """Say, once, that the worker has booted."""
@@ -149,8 +150,8 @@ class SlotWriter:
         self._write(
             _BODY.pack(
                 activity,
-                self._used_up,
-                self._jobs_done,
+                self.used_up,
+                self.jobs_done,
                 uuid.UUID(key.job_id).bytes,
                 key.claim_seq,
                 since_ns,
@@ -162,22 +163,12 @@ class SlotWriter:
             )
         )
 
-    def count_job(self) -> None:
-        """One more job is done; shown with the next write."""
-        self._jobs_done += 1
-
-    def ask_to_be_replaced(self) -> None:
-        """Say that this worker is used up; shown with the next write."""
-        self._used_up = True
-
     def say(self, text: str) -> None:
         """Leave a text (the end of it, when it is long) for the supervisor to show."""
         self._write(_packed(text), offset=_TEXT_AT)
 
     def _without_job(self, activity: Activity) -> bytes:
-        return _BODY.pack(
-            activity, self._used_up, self._jobs_done, NO_JOB, 0, 0, 0, _GIVE_UP, _GIVE_UP, 0, b""
-        )
+        return _BODY.pack(activity, self.used_up, self.jobs_done, NO_JOB, 0, 0, 0, _GIVE_UP, _GIVE_UP, 0, b"")
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
         self._version += 1

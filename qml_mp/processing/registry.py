@@ -100,7 +100,6 @@ class FunctionWorker(Worker):
         timeout: timedelta | None = None,
         max_crashes: int | None = None,
     ) -> None:
-        self.function = function
         self.binding = Binding(function, name=method_name)
         self.retry_policy = retry_policy
         self.timeout = timeout

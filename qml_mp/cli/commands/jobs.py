@@ -21,11 +21,11 @@ from qml_mp.cli.output import (
 )
 from qml_mp.cli.running import end_claim, owner_of
 from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.client import JobHandle
 from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.outcome import Attempt, Cancelled, Outcome, Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobFailed, JobNotFound, QmlError, StorageError
-from qml_mp.handle import JobHandle
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelResult, JobFilter, JobPage, Retention
 
