@@ -20,7 +20,7 @@ from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry
-from qml_mp.processing.retry import RetryPolicy, check_policy
+from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Retention
@@ -56,12 +56,16 @@ class QmlApp:
     ) -> None:
         if config is not None and not isinstance(config, ServerConfig):
             raise ConfigurationError(f"config is {shown(config)}; it must be a ServerConfig.")
-        check_policy(retry_policy, what="retry_policy")
         self.config = config
         self.registry = WorkerRegistry()
-        self._retry_policy = retry_policy or RetryPolicy()
-        self._middleware = (TracingMiddleware(),) if middleware is None else tuple(middleware)
-        self._on_state_change = on_state_change
+        self._program = Program(
+            registry=self.registry,
+            retry_policy=RetryPolicy() if retry_policy is None else retry_policy,
+            middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
+            on_state_change=on_state_change,
+            config=config,
+            attach=self.attach,
+        )
         self._functions: dict[str, JobFunction[..., object]] = {}
         self._recurring: dict[str, RecurringJob] = {}
         self._client = JobClient(retention=BY_DEFAULT if config is None else Retention.of(config))
@@ -75,16 +79,13 @@ class QmlApp:
     @property
     def program(self) -> Program:
         """What a server runs of this app."""
-        return Program(
-            registry=self.registry,
-            retry_policy=self._retry_policy,
-            middleware=self._middleware,
-            on_state_change=self._on_state_change,
+        declared = [function.queue for function in self._functions.values()]
+        of_templates = [template.queue for template in self._recurring.values()]
+        return replace(
+            self._program,
             recurring=tuple(map(_from_now_on, self._recurring.values())),
-            queues=self._queues(),
+            queues=tuple(dict.fromkeys([DEFAULT_QUEUE, *declared, *of_templates])),
             url=self._client.url,
-            config=self.config,
-            attach=self.attach,
         )
 
     def attach(self, url: str) -> None:
@@ -209,12 +210,6 @@ class QmlApp:
             return Job.new(method, payload, **read_job_options(options))
         declared.worker.binding.check(payload)
         return declared.make_job(payload, read_job_options(options))
-
-    def _queues(self) -> tuple[str, ...]:
-        declared = [function.queue for function in self._functions.values()]
-        return tuple(
-            dict.fromkeys([DEFAULT_QUEUE, *declared, *(each.queue for each in self._recurring.values())])
-        )
 
     def _checked(self, jobs: Iterable[Job]) -> Iterable[Job]:
         for job in jobs:

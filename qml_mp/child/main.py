@@ -20,7 +20,7 @@ from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.pipe import PipeReader
-from qml_mp.ipc.slot import Activity, SlotWriter
+from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
@@ -75,7 +75,7 @@ def worker_main(arguments: WorkerArguments) -> int:
     arguments.slot.show_ready()
     try:
         reason = loop.run()
-        arguments.slot.show(Activity.LEAVING)
+        arguments.slot.show(SlotView(activity=Activity.LEAVING))
         return reason
     except Exception:
         # The slot stays as it is: it may name a job, whose crash this is.

@@ -16,7 +16,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.events.claims import claimed, ended
 from qml_mp.events.emitter import Emitter
-from qml_mp.ipc.slot import Activity, SlotWriter
+from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
 from qml_mp.printable import printable
 from qml_mp.processing.errors_text import describe_anything
 from qml_mp.processing.middleware import StateChange, StateChangeHook
@@ -35,11 +35,11 @@ class Display:
 
     def fetching(self) -> None:
         """Storage is asked for a job."""
-        self.slot.show(Activity.FETCHING)
+        self.slot.show(SlotView(activity=Activity.FETCHING))
 
     def idle(self) -> None:
         """There is no job."""
-        self.slot.show(Activity.IDLE)
+        self.slot.show(SlotView(activity=Activity.IDLE))
         self._set_title("idle")
 
     def running(self, execution: Execution) -> None:
@@ -52,14 +52,16 @@ class Display:
         self._show(Activity.FINISHING, execution)
 
     def _show(self, activity: Activity, execution: Execution) -> None:
-        self.slot.show_job(
-            activity,
-            execution.claim.key,
-            method=execution.job.method,
-            since_ns=time.monotonic_ns(),
-            limit=execution.limit,
-            retry=execution.when_killed,
-            max_crashes=execution.max_crashes,
+        self.slot.show(
+            SlotView(
+                activity=activity,
+                key=execution.claim.key,
+                method=execution.job.method,
+                since_ns=time.monotonic_ns(),
+                limit=execution.limit,
+                retry=execution.when_killed,
+                max_crashes=execution.max_crashes,
+            )
         )
 
     def _set_title(self, what: str) -> None:

@@ -22,7 +22,7 @@ _FORMAT = struct.Struct("<BB16sq6x")
 MESSAGE_BYTES = _FORMAT.size
 _READ_BYTES = MESSAGE_BYTES * 128
 _REASONS = tuple(CancelReason)
-NO_JOB = bytes(16)
+_NO_JOB = bytes(16)
 
 
 class Kind(IntEnum):
@@ -52,18 +52,27 @@ class Message:
 
     def encode(self) -> bytes:
         """`MESSAGE_BYTES` bytes, few enough that the kernel writes them to a pipe whole or not at all."""
-        job = NO_JOB if self.key is None else uuid.UUID(self.key.job_id).bytes
         reason = 0 if self.reason is None else 1 + _REASONS.index(self.reason)
-        return _FORMAT.pack(self.kind, reason, job, 0 if self.key is None else self.key.claim_seq)
+        return _FORMAT.pack(self.kind, reason, *packed_key(self.key))
 
 
 def decode(data: bytes) -> list[Message]:
     """The messages in the bytes read from the pipe (always a whole number of them)."""
     messages = []
     for kind, reason, job, claim_seq in _FORMAT.iter_unpack(data):
-        key = None if job == NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq)
-        messages.append(Message(kind=Kind(kind), key=key, reason=_REASONS[reason - 1] if reason else None))
+        why = _REASONS[reason - 1] if reason else None
+        messages.append(Message(kind=Kind(kind), key=unpacked_key(job, claim_seq), reason=why))
     return messages
+
+
+def packed_key(key: ClaimKey | None) -> tuple[bytes, int]:
+    """The key as 16 bytes and a number; `unpacked_key` is the way back."""
+    return (_NO_JOB, 0) if key is None else (uuid.UUID(key.job_id).bytes, key.claim_seq)
+
+
+def unpacked_key(job: bytes, claim_seq: int) -> ClaimKey | None:
+    """None: there is none."""
+    return None if job == _NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq)
 
 
 def open_pipe() -> tuple[int, int]:

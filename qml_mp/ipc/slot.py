@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import mmap
 import struct
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import RetryWhenKilled
-from qml_mp.ipc.pipe import NO_JOB
+from qml_mp.ipc.pipe import packed_key, unpacked_key
 
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
@@ -54,7 +53,7 @@ class Activity(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotView:
-    """One consistent reading of a slot."""
+    """What a slot says: as the worker shows it, and as one consistent reading."""
 
     activity: Activity = Activity.BOOTING
     used_up: bool = False
@@ -64,7 +63,7 @@ class SlotView:
     method: str = ""
     since_ns: int = 0
     """When the job started, on the monotonic clock that all processes of a machine share."""
-    limit_ns: int = 0
+    limit: timedelta = timedelta()
     """How long it may run."""
     retry: RetryWhenKilled = RetryWhenKilled()
     """What the retry policy says should a limit kill it."""
@@ -125,50 +124,33 @@ class SlotWriter:
     def show_ready(self) -> None:
         """Say, once, that the worker has booted."""
         self._memory[self._at + _READY_AT] = 1
-        self.show(Activity.IDLE)
+        self.show(SlotView(activity=Activity.IDLE))
 
     def show_cannot_boot(self, text: str) -> None:
         """Say that the worker leaves because it cannot boot, and why."""
-        self._write(self._without_job(Activity.CANNOT_BOOT) + _packed(text))
+        self._write(self._body(SlotView(activity=Activity.CANNOT_BOOT)) + _packed(text))
 
-    def show(self, activity: Activity) -> None:
-        """Say that no job is in hand."""
-        self._write(self._without_job(activity))
-
-    def show_job(
-        self,
-        activity: Activity,
-        key: ClaimKey,
-        *,
-        method: str,
-        since_ns: int,
-        limit: timedelta,
-        retry: RetryWhenKilled,
-        max_crashes: int | None,
-    ) -> None:
-        """Say which job is in hand, since when, for how long it may run and what a kill means."""
-        self._write(
-            _BODY.pack(
-                activity,
-                self.used_up,
-                self.jobs_done,
-                uuid.UUID(key.job_id).bytes,
-                key.claim_seq,
-                since_ns,
-                _ns(limit),
-                _delay_ns(retry.timeout),
-                _delay_ns(retry.memory),
-                max_crashes or 0,
-                method.encode()[:64],
-            )
-        )
+    def show(self, view: SlotView) -> None:
+        """Say what this worker does, and its counts; a text that stands there stays."""
+        self._write(self._body(view))
 
     def say(self, text: str) -> None:
         """Leave a text (the end of it, when it is long) for the supervisor to show."""
         self._write(_packed(text), offset=_TEXT_AT)
 
-    def _without_job(self, activity: Activity) -> bytes:
-        return _BODY.pack(activity, self.used_up, self.jobs_done, NO_JOB, 0, 0, 0, _GIVE_UP, _GIVE_UP, 0, b"")
+    def _body(self, view: SlotView) -> bytes:
+        return _BODY.pack(
+            view.activity,
+            self.used_up,
+            self.jobs_done,
+            *packed_key(view.key),
+            view.since_ns,
+            _ns(view.limit),
+            _delay_ns(view.retry.timeout),
+            _delay_ns(view.retry.memory),
+            view.max_crashes or 0,
+            view.method.encode()[:64],
+        )
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
         self._version += 1
@@ -192,10 +174,10 @@ def _view(body: bytes) -> SlotView:
         activity=Activity(activity),
         used_up=used_up,
         jobs_done=jobs_done,
-        key=None if job == NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq),
+        key=unpacked_key(job, claim_seq),
         method=method.rstrip(b"\0").decode(errors="replace"),
         since_ns=since_ns,
-        limit_ns=limit_ns,
+        limit=timedelta(microseconds=limit_ns // 1000),
         retry=RetryWhenKilled(timeout=_delay(timeout_ns), memory=_delay(memory_ns)),
         max_crashes=max_crashes or None,
         text=body[text_at : text_at + text_bytes].decode(errors="replace"),

@@ -6,16 +6,14 @@ import struct
 from datetime import timedelta
 
 from qml_mp.core.job import ClaimKey, new_job_id
-from qml_mp.core.outcome import RetryWhenKilled
-from qml_mp.ipc.slot import _VERSION_AT, Activity, SlotTable, SlotWriter
+from qml_mp.ipc.slot import _VERSION_AT, Activity, SlotTable, SlotView, SlotWriter
 
 
 def begin_a_job(writer: SlotWriter) -> ClaimKey:
     key = ClaimKey(job_id=new_job_id(), claim_seq=7)
-    writer.show_job(
-        Activity.RUNNING, key, method="resize", since_ns=5, limit=timedelta(seconds=1),
-        retry=RetryWhenKilled(), max_crashes=None,
-    )  # fmt: skip
+    writer.show(
+        SlotView(activity=Activity.RUNNING, key=key, method="resize", since_ns=5, limit=timedelta(seconds=1))
+    )
     return key
 
 

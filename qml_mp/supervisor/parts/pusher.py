@@ -61,6 +61,6 @@ class Pusher(Part):
         view = worker.last
         if view.activity is not Activity.RUNNING or view.key is None:
             return []
-        timeout = self._graces.timeout(started=view.since_ns / 1e9, limit_s=view.limit_ns / 1e9)
+        timeout = self._graces.timeout(started=view.since_ns / 1e9, limit_s=view.limit.total_seconds())
         plans = (timeout, worker.cancel_of(view.key), self._stop.plan)
         return [plan for plan in plans if plan is not None]
