@@ -6,14 +6,15 @@ port, its errors, its schema with migrations, its waker and its table of named S
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from qml_mp.core.job import Claim
 from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.queries import Queries
-from qml_mp.storage.rows import Row
+from qml_mp.storage.rows import Row, claim_of
 from qml_mp.storage.waiting import Waker
 
 Values = Mapping[str, object]
@@ -115,3 +116,19 @@ class Database(Protocol):
     def open_waker(self) -> Waker | None: ...
 
     def is_locked_by_this_process(self) -> bool: ...
+
+
+class Part:
+    """Some operations of the storage on the one database."""
+
+    _db: Database
+
+    def _claims_of(self, rows: Iterable[Row]) -> list[Claim]:
+        """The claims of rows that are Processing."""
+        return [claim_of(row, self._db.instant) for row in rows]
+
+    def _between(self, row: Row, start: str, end: str) -> timedelta | None:
+        """How long it is from one of the row's instants to another; zero when that has passed, None when
+        there is none."""
+        started_at, ended_at = self._db.instant(row[start]), self._db.instant(row[end])
+        return None if started_at is None or ended_at is None else max(ended_at - started_at, timedelta())

@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 
 from qml_mp.core.job import Job
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageError, StorageUnavailable
-from qml_mp.storage.database import Transaction
-from qml_mp.storage.part import Part
+from qml_mp.storage.database import Part, Transaction
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.rows import job_of, text_of
 from qml_mp.storage.storable import canonical_id, new_row, storable_reason

@@ -9,7 +9,7 @@ from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.storage.part import Part
+from qml_mp.storage.database import Part
 from qml_mp.storage.rows import attempt_of, job_of, state_name_of, text_of
 from qml_mp.storage.storable import canonical_id
 from qml_mp.storage.values import DueWork, JobFilter, JobPage, LaterWork, MethodStats, QueueStats

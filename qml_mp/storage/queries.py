@@ -101,18 +101,6 @@ class SweepQueries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LockQueries:
-    """Named locks."""
-
-    acquire: str
-    """resource, owner, ttl: create, refresh for the same owner, or take over when expired; else hit none."""
-    release: str
-    """resource, owner: delete the lock of this owner."""
-    delete_expired: str
-    """Delete what has expired."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MonitoringQueries:
     """What people and `--burst` read. No queues: all of them; methods None: any; server_id None: any."""
 
@@ -165,8 +153,8 @@ class RecurringQueries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryQueries:
-    """Runs of supervisors and their workers. What a server says of itself: queues and methods (JSON texts),
-    paused, trouble. A process: host, pid, started_ticks."""
+    """Runs of supervisors, their workers, and named locks. What a server says of itself: queues and methods
+    (JSON texts), paused, trouble. A process: host, pid, started_ticks."""
 
     register_server: str
     """id, name, hostname, worker_count, started_at, heartbeat_enabled, its process, what it says of itself:
@@ -204,6 +192,12 @@ class RegistryQueries:
     """id: delete its row."""
     list_workers: str
     """What `rows.worker_of` reads, by server and number."""
+    acquire_lock: str
+    """resource, owner, ttl: create, refresh for the same owner, or take over when expired; else hit none."""
+    release_lock: str
+    """resource, owner: delete the lock of this owner."""
+    delete_expired_locks: str
+    """Delete the locks that have expired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +206,6 @@ class Queries:
 
     claims: ClaimQueries
     jobs: JobQueries
-    locks: LockQueries
     monitoring: MonitoringQueries
     recurring: RecurringQueries
     registry: RegistryQueries

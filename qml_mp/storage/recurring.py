@@ -11,9 +11,8 @@ from qml_mp.core.job import Job
 from qml_mp.core.payload import encode_json
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.storage.database import Transaction, Values
+from qml_mp.storage.database import Part, Transaction, Values
 from qml_mp.storage.jobs import insert_firing
-from qml_mp.storage.part import Part
 from qml_mp.storage.rows import Row, job_from_template, template_of, text_of
 from qml_mp.storage.storable import storable_reason
 from qml_mp.storage.values import Fired

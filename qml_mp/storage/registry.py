@@ -1,4 +1,4 @@
-"""Every process: runs of supervisors and their workers."""
+"""Every process: runs of supervisors and their workers, and the locks that they hold."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from datetime import timedelta
 
 from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
-from qml_mp.storage.database import Values
+from qml_mp.storage.database import Part, Values
 from qml_mp.storage.outcomes import release_all
-from qml_mp.storage.part import Part
 from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import server_of, worker_of
 from qml_mp.storage.storable import storable_reason
@@ -159,6 +158,24 @@ class ServerRegistry(Part):
         """All rows, by server and number."""
         rows = self._db.read("listing workers", self._db.queries.registry.list_workers)
         return [worker_of(row, self._db.instant) for row in rows]
+
+
+class NamedLocks(Part):
+    """Locks with a name, an owner and a time to live, by the database's clock."""
+
+    def acquire_lock(self, resource: str, owner: str, ttl: timedelta) -> bool:
+        """Create, take over when expired, refresh for the same owner; False: another holds it."""
+        wanted = {"resource": resource, "owner": owner, "ttl": ttl}
+        return self._db.write("acquiring a lock", self._db.queries.registry.acquire_lock, wanted).count == 1
+
+    def release_lock(self, resource: str, owner: str) -> bool:
+        """Whether this owner held it."""
+        which = {"resource": resource, "owner": owner}
+        return self._db.write("releasing a lock", self._db.queries.registry.release_lock, which).count == 1
+
+    def delete_expired_locks(self) -> int:
+        """How many rows of expired locks were deleted."""
+        return self._db.write("deleting expired locks", self._db.queries.registry.delete_expired_locks).count
 
 
 def _said(queues: Sequence[str], methods: Sequence[str] | None, paused: bool, trouble: str | None) -> Values:

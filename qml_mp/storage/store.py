@@ -17,10 +17,9 @@ from datetime import datetime
 from qml_mp.storage.claims import JobLocker
 from qml_mp.storage.database import Database
 from qml_mp.storage.jobs import JobStore
-from qml_mp.storage.locks import NamedLocks
 from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.recurring import RecurringStore
-from qml_mp.storage.registry import ServerRegistry
+from qml_mp.storage.registry import NamedLocks, ServerRegistry
 from qml_mp.storage.waiting import StorageWait, Waker
 
 

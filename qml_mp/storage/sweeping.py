@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
+from qml_mp.storage.database import Part
 from qml_mp.storage.outcomes import release_all
-from qml_mp.storage.part import Part
 from qml_mp.storage.row_change import STRANDED
 from qml_mp.storage.rows import Row, state_name_of
 from qml_mp.storage.storable import canonical_id, storable_reason

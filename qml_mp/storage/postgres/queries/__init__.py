@@ -13,7 +13,6 @@ from typing import Final
 
 from qml_mp.storage.postgres.queries.claims import CLAIMS
 from qml_mp.storage.postgres.queries.jobs import JOBS
-from qml_mp.storage.postgres.queries.locks import LOCKS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
@@ -23,7 +22,6 @@ from qml_mp.storage.queries import Queries
 QUERIES: Final = Queries(
     claims=CLAIMS,
     jobs=JOBS,
-    locks=LOCKS,
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,

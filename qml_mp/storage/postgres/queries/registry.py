@@ -1,4 +1,4 @@
-"""Every process: runs of supervisors and their workers."""
+"""Every process: runs of supervisors, their workers, and named locks."""
 
 from __future__ import annotations
 
@@ -90,4 +90,12 @@ REGISTRY: Final = RegistryQueries(
         SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
         FROM {s}.workers ORDER BY server_id, number, id
     """,
+    acquire_lock="""
+        INSERT INTO {s}.locks AS held (resource, owner, expires_at)
+        VALUES (%(resource)s, %(owner)s, now() + %(ttl)s::interval)
+        ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+        WHERE held.owner = excluded.owner OR held.expires_at <= now()
+    """,
+    release_lock="DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s",
+    delete_expired_locks="DELETE FROM {s}.locks WHERE expires_at <= now()",
 )

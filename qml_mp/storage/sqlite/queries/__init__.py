@@ -14,7 +14,6 @@ from typing import Final
 from qml_mp.storage.queries import Queries
 from qml_mp.storage.sqlite.queries.claims import CLAIMS
 from qml_mp.storage.sqlite.queries.jobs import JOBS
-from qml_mp.storage.sqlite.queries.locks import LOCKS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
 from qml_mp.storage.sqlite.queries.recurring import RECURRING
 from qml_mp.storage.sqlite.queries.registry import REGISTRY
@@ -23,7 +22,6 @@ from qml_mp.storage.sqlite.queries.sweeping import SWEEPING
 QUERIES: Final = Queries(
     claims=CLAIMS,
     jobs=JOBS,
-    locks=LOCKS,
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,

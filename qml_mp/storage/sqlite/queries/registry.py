@@ -1,4 +1,4 @@
-"""Every process: runs of supervisors and their workers."""
+"""Every process: runs of supervisors, their workers, and named locks."""
 
 from __future__ import annotations
 
@@ -71,4 +71,11 @@ REGISTRY: Final = RegistryQueries(
         SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
         FROM qml_workers ORDER BY server_id, number, id
     """,
+    acquire_lock="""
+        INSERT INTO qml_locks AS held (resource, owner, expires_at) VALUES (:resource, :owner, :now + :ttl)
+        ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+        WHERE held.owner = excluded.owner OR held.expires_at <= :now
+    """,
+    release_lock="DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner",
+    delete_expired_locks="DELETE FROM qml_locks WHERE expires_at <= :now",
 )
