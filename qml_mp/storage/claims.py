@@ -14,6 +14,7 @@ from qml_mp.storage.database import Result, Transaction
 from qml_mp.storage.outcomes import Write, finished_by, write_outcome
 from qml_mp.storage.queries import ChoiceQueries
 from qml_mp.storage.row_change import unclaimable
+from qml_mp.storage.rows import claim_of
 from qml_mp.storage.sweeping import Sweeping
 from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
 
@@ -190,7 +191,7 @@ class JobLocker(Sweeping):
                 return claims.from_several, wanted
 
     def _read_claims(self, query: str, **which: str) -> list[Claim]:
-        return self._claims_of(self._db.read("reading claims", query, which))
+        return self._read("reading claims", query, claim_of, which)
 
 
 def _in_order_of_locks(finished: Outcomes) -> Outcomes:

@@ -34,9 +34,7 @@ class ProcessConnection(ABC):
 
     migrations: Sequence[Migration]
 
-    def __init__(self, *, url: str, display_url: str) -> None:
-        self.url = url
-        self.display_url = display_url
+    def __init__(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._in_use = False
@@ -50,6 +48,14 @@ class ProcessConnection(ABC):
             self.close()
         except Exception:
             pass
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def display_url(self) -> str: ...
 
     @abstractmethod
     def where(self) -> str:

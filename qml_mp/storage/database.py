@@ -6,20 +6,25 @@ port, its errors, its schema with migrations, its waker and its table of named S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from types import MappingProxyType
+from typing import Protocol, TypeVar
 
 from qml_mp.core.job import Claim
 from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.queries import Queries
-from qml_mp.storage.rows import Row, claim_of
+from qml_mp.storage.rows import Row, ToInstant, claim_of
 from qml_mp.storage.waiting import Waker
 
 Values = Mapping[str, object]
 """What a query is bound to, by name, as Python has it: instants are aware datetimes, durations timedeltas,
 sets of names lists. The backend turns them into its own, and adds what all its queries know (its clock)."""
+
+NO_VALUES: Values = MappingProxyType({})
+
+_T = TypeVar("_T")
 
 
 class Result(Protocol):
@@ -43,7 +48,7 @@ class Result(Protocol):
 class Transaction(Protocol):
     """Queries between BEGIN and COMMIT."""
 
-    def run(self, query: str, values: Values = ...) -> Result:
+    def run(self, query: str, values: Values = NO_VALUES) -> Result:
         """Send a query. A backend with a network may send several together, up to the first whose result
         is asked for; results may be asked for after the block too."""
 
@@ -86,10 +91,10 @@ class Database(Protocol):
         """Whether the error is about the values or a constraint of the rows: the same ones will be refused
         again, and others may be taken."""
 
-    def read(self, what: str, query: str, values: Values = ...) -> Sequence[Row]:
+    def read(self, what: str, query: str, values: Values = NO_VALUES) -> Sequence[Row]:
         """The rows of a query that only reads what is committed."""
 
-    def write(self, what: str, query: str, values: Values = ...) -> Result:
+    def write(self, what: str, query: str, values: Values = NO_VALUES) -> Result:
         """Run one query, committed by itself."""
 
     def insert(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[str]:
@@ -122,6 +127,12 @@ class Part:
     """Some operations of the storage on the one database."""
 
     _db: Database
+
+    def _read(
+        self, what: str, query: str, reader: Callable[[Row, ToInstant], _T], values: Values = NO_VALUES
+    ) -> list[_T]:
+        """The rows of a query that only reads, each as a value of ours."""
+        return [reader(row, self._db.instant) for row in self._db.read(what, query, values)]
 
     def _claims_of(self, rows: Iterable[Row]) -> list[Claim]:
         """The claims of rows that are Processing."""

@@ -50,8 +50,8 @@ class JobStore(Part):
 
     def get(self, job_id: str) -> Job | None:
         """The job, or None."""
-        found = self._db.read("reading a job", self._db.queries.jobs.get, {"id": canonical_id(job_id)})
-        return job_of(found[0], self._db.instant) if found else None
+        which = {"id": canonical_id(job_id)}
+        return next(iter(self._read("reading a job", self._db.queries.jobs.get, job_of, which)), None)
 
     def delete(self, job_id: str, *, reason: str, retention: Retention) -> Job:
         """Make a job that is not running Deleted. Raises `JobNotFound`, or `InvalidTransition`

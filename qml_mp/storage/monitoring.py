@@ -31,9 +31,10 @@ class Monitoring(Part):
             "limit": limit + 1,  # one more shows whether there is another page
         }
         states = [state for state in StateName if state in where.states or not where.states]
-        rows = self._db.read("listing jobs", self._db.queries.monitoring.list_jobs(states), which)
-        jobs = tuple(job_of(row, self._db.instant) for row in rows[:limit])
-        return JobPage(jobs=jobs, next_cursor=_cursor_of(jobs[-1]) if len(rows) > limit else None)
+        query = self._db.queries.monitoring.list_jobs(states)
+        found = self._read("listing jobs", query, job_of, which)
+        jobs = tuple(found[:limit])
+        return JobPage(jobs=jobs, next_cursor=_cursor_of(jobs[-1]) if len(found) > limit else None)
 
     def job_counts(self) -> dict[StateName, int]:
         """Number of jobs in each of the seven states (0 included)."""
@@ -43,8 +44,8 @@ class Monitoring(Part):
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """The attempts of the job that did not succeed, oldest first."""
         which = {"id": canonical_id(job_id)}
-        rows = self._db.read("reading a job's attempts", self._db.queries.monitoring.attempts, which)
-        return tuple(attempt_of(row, self._db.instant) for row in rows)
+        query = self._db.queries.monitoring.attempts
+        return tuple(self._read("reading a job's attempts", query, attempt_of, which))
 
     def queue_stats(self) -> list[QueueStats]:
         """Queues by name."""

@@ -15,7 +15,7 @@ from qml_mp.core.state import StateName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQueries:
-    """Jobs as rows. `job` below stands for all columns that `rows.job_of` reads."""
+    """Jobs as rows, moved by time, people and recovery. `job` below: all columns that `rows.job_of` reads."""
 
     insert: str
     """For `insert`, columns of `storable.new_row`: store the job, Scheduled when `run_at` is still to come,
@@ -30,6 +30,25 @@ class JobQueries:
     transition table."""
     retry: str
     """id: make a Failed job Enqueued by hand, with fresh budgets; the newest error stays readable; job."""
+    stranded: str
+    """stale_before, spared: job of the claims that started before, save those of the servers spared; nobody
+    else ends them until the transaction does."""
+    next_due: str
+    """due_at of the next waiting job, now. No row, or no instant: none waits."""
+    promote: str
+    """limit: make Enqueued what is due, longest due first."""
+    hasten_retries: str
+    """Have an AwaitingRetry job that ended in the future be due after its delay, counted from now."""
+    lock_state: str
+    """id: state, which stays so until the transaction ends."""
+    request_cancel: str
+    """id, reason: leave word for the supervisor of the job, which runs; the first reason given stays."""
+    cancel_requests: str
+    """server_id: id, claim_seq, worker_id, cancel_reason of running jobs that somebody wants cancelled."""
+    any_expired: str
+    """A row if there is an ended job whose time is over."""
+    delete_expired: str
+    """limit: delete ended jobs whose time is over, oldest first, their attempts with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,33 +90,6 @@ class ClaimQueries:
     """id, claim_seq and what `outcomes` binds: keep an attempt that did not succeed."""
     read_back: str
     """id, claim_seq: job, succeeded, recorded (the kind of the claim's attempt in the history)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepQueries:
-    """What moves jobs from outside of their workers."""
-
-    stranded: str
-    """stale_before, spared: job of the claims that started before, save those of the servers spared; nobody
-    else ends them until the transaction does."""
-    next_due: str
-    """due_at of the next waiting job, now. No row, or no instant: none waits."""
-    promote: str
-    """limit: make Enqueued what is due, longest due first."""
-    hasten_retries: str
-    """Have an AwaitingRetry job that ended in the future be due after its delay, counted from now."""
-    lock_state: str
-    """id: state, which stays so until the transaction ends."""
-    cancel_waiting: str
-    """id, reason, ttl: make Deleted the job, which waits to run."""
-    request_cancel: str
-    """id, reason: leave word for the supervisor of the job, which runs; the first reason given stays."""
-    cancel_requests: str
-    """server_id: id, claim_seq, worker_id, cancel_reason of running jobs that somebody wants cancelled."""
-    any_expired: str
-    """A row if there is an ended job whose time is over."""
-    delete_expired: str
-    """limit: delete ended jobs whose time is over, oldest first, their attempts with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,13 +162,11 @@ class RegistryQueries:
     future; as `list_servers`."""
     has_server: str
     """server_id: a row if it is there."""
-    remove_server: str
-    """server_id: delete its row."""
     remove_idle_server: str
     """server_id: delete its row unless it holds a claim; its workers' rows are gone."""
-    remove_silent_server: str
-    """server_id, silent_for, judge: delete its row if it has been silent for so long and the server `judge`
-    (None: whoever) was heard within half of it."""
+    remove_server: str
+    """server_id, silent_for, judge: delete its row; unless `silent_for` is None, only if it has been silent
+    for so long and the server `judge` (None: whoever) was heard within half of it."""
     lock_workers_of: str
     """server_id: wait for the claims that its workers are making; they make none any more."""
     remove_workers_of: str
@@ -209,4 +199,3 @@ class Queries:
     monitoring: MonitoringQueries
     recurring: RecurringQueries
     registry: RegistryQueries
-    sweeping: SweepQueries

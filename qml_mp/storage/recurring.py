@@ -51,14 +51,12 @@ class RecurringStore(Part):
 
     def get_recurring_job(self, recurring_id: str) -> RecurringJob | None:
         """The template, or None."""
-        which = {"id": recurring_id}
-        rows = self._db.read("reading a recurring job", self._db.queries.recurring.get, which)
-        return template_of(rows[0], self._db.instant) if rows else None
+        query, which = self._db.queries.recurring.get, {"id": recurring_id}
+        return next(iter(self._read("reading a recurring job", query, template_of, which)), None)
 
     def list_recurring_jobs(self) -> list[RecurringJob]:
         """All templates by id."""
-        rows = self._db.read("listing recurring jobs", self._db.queries.recurring.list_all)
-        return [template_of(row, self._db.instant) for row in rows]
+        return self._read("listing recurring jobs", self._db.queries.recurring.list_all, template_of)
 
     def set_recurring_enabled(
         self, recurring_id: str, enabled: bool, *, next_run_at: datetime | None

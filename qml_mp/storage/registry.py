@@ -70,15 +70,13 @@ class ServerRegistry(Part):
 
     def list_servers(self) -> list[ServerInfo]:
         """All rows, oldest start first."""
-        rows = self._db.read("listing servers", self._db.queries.registry.list_servers)
-        return [server_of(row, self._db.instant) for row in rows]
+        return self._read("listing servers", self._db.queries.registry.list_servers, server_of)
 
     def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
         """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock, or lies
         in the future: the clock was set back, and they have sent none since."""
-        which = {"own_id": own_id, "timeout": timeout}
-        rows = self._db.read("looking for silent servers", self._db.queries.registry.silent_servers, which)
-        return [server_of(row, self._db.instant) for row in rows]
+        query, which = self._db.queries.registry.silent_servers, {"own_id": own_id, "timeout": timeout}
+        return self._read("looking for silent servers", query, server_of, which)
 
     def reclaim_server(
         self,
@@ -98,13 +96,11 @@ class ServerRegistry(Part):
         queries, which = self._db.queries.registry, {"server_id": server_id}
         with self._db.transaction("reclaiming a server's jobs") as transaction:
             # Its row first: a heartbeat that comes in now waits, and then finds the server declared dead.
-            if silent_for is None:
-                transaction.run(queries.remove_server, which)
-            else:
-                verdict = {**which, "silent_for": silent_for, "judge": judge}
-                # Judged in the very query that removes: who judges may be stopped between any two.
-                if transaction.run(queries.remove_silent_server, verdict).count == 0:
-                    return 0
+            # Judged in the very query that removes: who judges may be stopped between any two.
+            verdict = {**which, "silent_for": silent_for, "judge": judge}
+            removed = transaction.run(queries.remove_server, verdict)
+            if silent_for is not None and removed.count == 0:
+                return 0
             # Claims before workers, as a worker locks them that finishes one and takes the next.
             lock_claims = self._db.queries.claims.lock_of_server
             transaction.run(lock_claims, which)
@@ -156,8 +152,7 @@ class ServerRegistry(Part):
 
     def list_workers(self) -> list[WorkerInfo]:
         """All rows, by server and number."""
-        rows = self._db.read("listing workers", self._db.queries.registry.list_workers)
-        return [worker_of(row, self._db.instant) for row in rows]
+        return self._read("listing workers", self._db.queries.registry.list_workers, worker_of)
 
 
 class NamedLocks(Part):

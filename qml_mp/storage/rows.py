@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 from qml_mp.core.job import NO_RETRIES, Claim, Job
 from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
@@ -29,6 +29,26 @@ from qml_mp.core.state import (
 from qml_mp.errors import InvalidJob
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# What each reader below needs, as the queries of every backend give it.
+JOB_COLUMNS: Final = """
+    id, method, queue, priority, state, payload, metadata, result, max_retries, max_crashes, timeout_us,
+    unique_key, created_at, enqueued_at, run_at, started_at, finished_at, expires_at, duration_us, worker_id,
+    server_id, claim_seq, failures, crashes, last_error_type, last_error_message, last_error_traceback,
+    reason, cancel_reason
+"""
+ATTEMPT_COLUMNS: Final = """
+    claim_seq, kind, worker, pid, started_at, ended_at, error_type, error_message, error_traceback, signal,
+    exit_code, peak_rss_bytes, cpu_s
+"""
+TEMPLATE_COLUMNS: Final = """
+    id, cron, tz, method, payload, queue, enabled, next_run_at, last_run_at, created_at, disabled_reason
+"""
+SERVER_COLUMNS: Final = """
+    id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
+    heartbeat_enabled, methods, paused, trouble
+"""
+WORKER_COLUMNS: Final = "id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch"
 
 
 class Row(Protocol):

@@ -30,7 +30,7 @@ class Sweeping(Part):
 
         A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
         """
-        stranded, what = self._db.queries.sweeping.stranded, "releasing stranded jobs"
+        stranded, what = self._db.queries.jobs.stranded, "releasing stranded jobs"
         which = {"stale_before": stale_before, "spared": list(spare_servers)}
         if self._db.has_one_writer and not self._db.read(what, stranded, which):
             return 0
@@ -40,7 +40,7 @@ class Sweeping(Part):
 
     def promote_due(self, *, limit: int) -> Promoted:
         """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first."""
-        queries, what = self._db.queries.sweeping, "promoting due jobs"
+        queries, what = self._db.queries.jobs, "promoting due jobs"
         if self._db.has_one_writer:
             wait = self._until_due(self._db.read(what, queries.next_due))
             if wait != timedelta():
@@ -53,11 +53,11 @@ class Sweeping(Part):
     def hasten_retries_from_the_future(self) -> int:
         """After the clock was set back: an AwaitingRetry job whose last attempt ended in the future becomes
         due after its delay, counted from now; how many. Scheduled jobs keep the instant they were given."""
-        return self._db.write("bringing retries forward", self._db.queries.sweeping.hasten_retries).count
+        return self._db.write("bringing retries forward", self._db.queries.jobs.hasten_retries).count
 
     def request_cancel(self, job_id: str, *, reason: str, retention: Retention) -> CancelResult:
         """Delete a job that is not running; ask the supervisor of one that runs to end it."""
-        queries = self._db.queries.sweeping
+        queries = self._db.queries.jobs
         change = {
             "id": canonical_id(job_id),
             "reason": storable_reason(reason),
@@ -73,13 +73,13 @@ class Sweeping(Part):
             if state is StateName.PROCESSING:
                 transaction.run(queries.request_cancel, change)
                 return CancelResult.REQUESTED
-            transaction.run(queries.cancel_waiting, change)
+            transaction.run(queries.delete, change)
             return CancelResult.DELETED
 
     def cancel_requests(self, server_id: str) -> list[CancelRequest]:
         """The running jobs of this server that somebody wants cancelled."""
         which = {"server_id": server_id}
-        rows = self._db.read("reading cancels", self._db.queries.sweeping.cancel_requests, which)
+        rows = self._db.read("reading cancels", self._db.queries.jobs.cancel_requests, which)
         return [
             CancelRequest(
                 key=ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]),
@@ -91,7 +91,7 @@ class Sweeping(Part):
 
     def delete_expired_jobs(self, *, limit: int) -> int:
         """Delete final jobs past `expires_at`, at most `limit`; how many."""
-        queries, what = self._db.queries.sweeping, "deleting expired jobs"
+        queries, what = self._db.queries.jobs, "deleting expired jobs"
         if self._db.has_one_writer and not self._db.read(what, queries.any_expired):
             return 0
         return self._db.write(what, queries.delete_expired, {"limit": limit}).count

@@ -39,7 +39,15 @@ class PostgresConnection(ProcessConnection):
         self._is_checked = False
         """Whether the schema was seen to be the right one through this link."""
         self._left_to_parent: list[Link] = []
-        super().__init__(url=target.url, display_url=target.display_url)
+        super().__init__()
+
+    @property
+    def url(self) -> str:
+        return self.target.url
+
+    @property
+    def display_url(self) -> str:
+        return self.target.display_url
 
     @contextmanager
     def use(self, what: str, *, checked: bool = True) -> Iterator[Link]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +11,7 @@ from psycopg.pq import ExecStatus
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
-from qml_mp.storage.database import Values
+from qml_mp.storage.database import NO_VALUES, Values
 from qml_mp.storage.postgres.connection import PostgresConnection
 from qml_mp.storage.postgres.errors import (
     is_cured_by_another_connection,
@@ -28,7 +28,6 @@ from qml_mp.storage.rows import Row
 from qml_mp.storage.waiting import Waker
 
 Cursor = psycopg.Cursor[DictRow]
-_NONE: Mapping[str, object] = {}
 _ROWS_PER_STATEMENT = 2000
 """Keeps a statement well below statement_timeout and its values below a few megabytes."""
 _NOW = "SELECT clock_timestamp() AS now"
@@ -65,11 +64,11 @@ class PostgresDatabase:
     def refuses_values(self, error: BaseException) -> bool:
         return isinstance(error, InvalidJob) or refuses_values(error)
 
-    def read(self, what: str, query: str, values: Values = _NONE) -> Sequence[Row]:
+    def read(self, what: str, query: str, values: Values = NO_VALUES) -> Sequence[Row]:
         """Run once more when the connection proved dead."""
         return self._run(what, query, values, again_after=is_cured_by_another_connection).rows()
 
-    def write(self, what: str, query: str, values: Values = _NONE) -> _Result:
+    def write(self, what: str, query: str, values: Values = NO_VALUES) -> _Result:
         """Run once more when the server knew nothing of the statement any more, and so did nothing."""
         return self._run(what, query, values, again_after=is_out_of_step)
 
@@ -159,7 +158,7 @@ class _Transaction:
         self._own = own
         self._connection = connection
 
-    def run(self, query: str, values: Values = _NONE) -> _Result:
+    def run(self, query: str, values: Values = NO_VALUES) -> _Result:
         bound = {"channel": self._own.target.channel, **values}
         # A cursor of our own, with rows of our own shape, whatever the caller's connection has.
         cursor = psycopg.Cursor(self._connection, row_factory=dict_row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -42,8 +41,9 @@ class ForeignConnections:
                 "inside `with connection.transaction():`."
             )
         if connection not in self._known:
-            own = self._own_identity()  # first: this makes the schema when there is none yet
-            if self._identity_through(connection) != own:
+            with self._database.use("comparing databases") as link:  # makes the schema when there is none yet
+                own = self._identity(link)
+            if self._identity(connection) != own:
                 raise ConfigurationError(
                     f"The connection belongs to another database ({connection.info.dbname!r} on "
                     f"{connection.info.host}); this app's storage is {where}. Use a connection to that one."
@@ -51,13 +51,6 @@ class ForeignConnections:
             self._known.add(connection)
         return connection
 
-    def _identity_through(self, connection: psycopg.Connection[Any]) -> DictRow | None:
+    def _identity(self, connection: psycopg.Connection[Any]) -> DictRow | None:
         cursor = psycopg.Cursor(connection, row_factory=dict_row)  # the caller's own may shape rows otherwise
-        return cursor.execute(_IDENTITY, self._schema()).fetchone()
-
-    def _own_identity(self) -> DictRow | None:
-        with self._database.use("comparing databases") as link:
-            return link.execute(_IDENTITY, self._schema()).fetchone()
-
-    def _schema(self) -> Mapping[str, str]:
-        return {"schema": self._database.target.schema}
+        return cursor.execute(_IDENTITY, {"schema": self._database.target.schema}).fetchone()

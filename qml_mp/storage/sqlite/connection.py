@@ -60,7 +60,15 @@ class SqliteConnection(ProcessConnection):
         """The file once opened. It stays: a file that was deleted under us is never made anew."""
         self._log: FileIdentity | None = None
         """The write-ahead log of this connection."""
-        super().__init__(url=f"sqlite:///{quote(self.path)}", display_url=f"sqlite:///{self.path}")
+        super().__init__()
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{quote(self.path)}"
+
+    @property
+    def display_url(self) -> str:
+        return f"sqlite:///{self.path}"
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob
-from qml_mp.storage.database import Values
+from qml_mp.storage.database import NO_VALUES, Values
 from qml_mp.storage.rows import Row
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import refuses_values, translated
@@ -24,7 +24,6 @@ from qml_mp.storage.storable import microseconds
 from qml_mp.storage.waiting import Waker
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-_NONE: Mapping[str, object] = {}
 
 
 class SqliteDatabase:
@@ -54,11 +53,11 @@ class SqliteDatabase:
         cause = error.__cause__
         return isinstance(error, InvalidJob) or (isinstance(cause, sqlite3.Error) and refuses_values(cause))
 
-    def read(self, what: str, query: str, values: Values = _NONE) -> Sequence[Row]:  # noqa: ARG002
+    def read(self, what: str, query: str, values: Values = NO_VALUES) -> Sequence[Row]:  # noqa: ARG002
         with self.connection.read() as connection:
             return connection.execute(query, _bound(values, now=self._clock.now())).fetchall()
 
-    def write(self, what: str, query: str, values: Values = _NONE) -> _Result:
+    def write(self, what: str, query: str, values: Values = NO_VALUES) -> _Result:
         with self.transaction(what) as transaction:
             return transaction.run(query, values)
 
@@ -123,7 +122,7 @@ class _Transaction:
         self._cursor = cursor
         self._now = now
 
-    def run(self, query: str, values: Values = _NONE) -> _Result:
+    def run(self, query: str, values: Values = NO_VALUES) -> _Result:
         return _Result(self._cursor.execute(query, _bound(values, now=self._now)), now=self._now)
 
     def insert(self, query: str, rows: Sequence[Values]) -> Sequence[str]:

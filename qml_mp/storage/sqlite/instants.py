@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import overload
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-@overload
-def to_us(instant: datetime) -> int: ...
-@overload
-def to_us(instant: None) -> None: ...
-def to_us(instant: datetime | None) -> int | None:
-    """The number for an aware instant, NULL for None."""
-    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+def to_us(instant: datetime) -> int:
+    """The number for an aware instant."""
+    return (instant - _EPOCH) // _MICROSECOND
 
 
 def from_us(value: object) -> datetime | None:

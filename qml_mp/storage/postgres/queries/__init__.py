@@ -16,7 +16,6 @@ from qml_mp.storage.postgres.queries.jobs import JOBS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
-from qml_mp.storage.postgres.queries.sweeping import SWEEPING
 from qml_mp.storage.queries import Queries
 
 QUERIES: Final = Queries(
@@ -25,5 +24,4 @@ QUERIES: Final = Queries(
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,
-    sweeping=SWEEPING,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.columns import JOB, METHOD_NAME
+from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME
 from qml_mp.storage.queries import ChoiceQueries, ClaimQueries
+from qml_mp.storage.rows import ATTEMPT_COLUMNS
 
 
 def _from(of: str, *, start: str, same: str, always: str) -> ChoiceQueries:
@@ -132,15 +133,14 @@ CLAIMS: Final = ClaimQueries(
         )
         SELECT now() AS now, CASE WHEN %(waits)s THEN pg_notify(%(channel)s, '') END AS told FROM finished
     """,
-    add_attempt="""
-        INSERT INTO {s}.attempts (job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type,
-                                  error_message, error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
+    add_attempt=f"""
+        INSERT INTO {{s}}.attempts (job_id, {ATTEMPT_COLUMNS})
         SELECT j.id, j.claim_seq, %(kind)s, %(worker)s,
                -- The pid of a worker that is alive is that of its row.
-               coalesce(%(pid)s::integer, (SELECT w.pid FROM {s}.workers AS w WHERE w.id = %(worker)s)),
+               coalesce(%(pid)s::integer, (SELECT w.pid FROM {{s}}.workers AS w WHERE w.id = %(worker)s)),
                coalesce(j.started_at, now()), now(), %(error_type)s, %(error_message)s, %(error_traceback)s,
                %(signal)s, %(exit_code)s, %(peak_rss_bytes)s, %(cpu_s)s
-        FROM {s}.jobs AS j
+        FROM {{s}}.jobs AS j
         WHERE j.id = %(id)s AND j.claim_seq = %(claim_seq)s
         -- Only a row that another program has put there can be in the way; the outcome does not depend on it.
         ON CONFLICT (job_id, claim_seq) DO NOTHING

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.postgres.queries.columns import JOB, METHOD_NAME
+from qml_mp.storage.postgres.queries.common import JOB, KNOWN, METHOD_NAME, SERVED
 from qml_mp.storage.queries import MonitoringQueries
+from qml_mp.storage.rows import ATTEMPT_COLUMNS
 
 _PAGE_OF_STATE: Final = """
     (SELECT id, created_at FROM {{s}}.jobs
@@ -31,9 +32,6 @@ def _list_jobs(states: Iterable[StateName]) -> str:
     """
 
 
-_SERVED: Final = "(%(queues)s::text[] = '{{}}' OR queue = ANY(%(queues)s::text[]))"
-_KNOWN: Final = "(%(methods)s::text[] IS NULL OR method = ANY(%(methods)s::text[]))"
-
 _WAITING: Final = f"""
     SELECT j.queue, {METHOD_NAME} AS name, j.method FROM {{s}}.jobs AS j
     WHERE j.state = 'enqueued' AND j.queue <> ''
@@ -51,11 +49,7 @@ MONITORING: Final = MonitoringQueries(
         UNION ALL
         SELECT state, count(*) FROM {s}.jobs WHERE state IN ('succeeded', 'failed', 'deleted') GROUP BY state
     """,
-    attempts="""
-        SELECT kind, claim_seq, worker, pid, started_at, ended_at, error_type, error_message, error_traceback,
-               signal, exit_code, peak_rss_bytes, cpu_s
-        FROM {s}.attempts WHERE job_id = %(id)s ORDER BY claim_seq
-    """,
+    attempts=f"SELECT {ATTEMPT_COLUMNS} FROM {{s}}.attempts WHERE job_id = %(id)s ORDER BY claim_seq",
     # In parts, because each reads a small index of its own.
     queue_stats="""
         SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
@@ -90,21 +84,21 @@ MONITORING: Final = MonitoringQueries(
                 {_WAITING} AND j.queue = h.queue AND {METHOD_NAME} = h.name LIMIT %(among)s::bigint
             ) AS waiting
         ) AS counted
-        WHERE {_SERVED}
+        WHERE {SERVED}
         ORDER BY h.queue, h.name
     """,
     due_work=f"""
         SELECT (SELECT count(*) FROM {{s}}.jobs
-                WHERE state = 'enqueued' AND queue <> '' AND {_SERVED} AND {_KNOWN})
+                WHERE state = 'enqueued' AND queue <> '' AND {SERVED} AND {KNOWN})
                + (SELECT count(*) FROM {{s}}.jobs
-                  WHERE state = 'processing' AND {_SERVED}
+                  WHERE state = 'processing' AND {SERVED}
                     AND (%(server_id)s::text IS NULL OR server_id = %(server_id)s)) AS runnable,
                (SELECT count(*) FROM {{s}}.jobs
-                WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {_SERVED} AND {_KNOWN}
+                WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {SERVED} AND {KNOWN}
                ) AS waiting
     """,
     later_work=f"""
         SELECT count(*) AS jobs, min(run_at) AS due_at, now() AS now FROM {{s}}.jobs
-        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > now() AND {_SERVED}
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > now() AND {SERVED}
     """,
 )

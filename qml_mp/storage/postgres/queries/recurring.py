@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.columns import TELL_IF_ANY
+from qml_mp.storage.postgres.queries.common import KNOWN, counted
 from qml_mp.storage.queries import RecurringQueries
+from qml_mp.storage.rows import TEMPLATE_COLUMNS
 
-_TEMPLATE: Final = """
-    id, cron, tz, method, payload, queue, enabled, next_run_at, last_run_at, created_at, disabled_reason,
-    now() AS now
-"""
-_KNOWN: Final = "(%(methods)s::text[] IS NULL OR method = ANY(%(methods)s::text[]))"
+_TEMPLATE: Final = f"{TEMPLATE_COLUMNS}, now() AS now"
 
 RECURRING: Final = RecurringQueries(
     insert_or_lock=f"""
@@ -32,20 +29,17 @@ RECURRING: Final = RecurringQueries(
             enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s
         WHERE id = %(id)s
     """,
-    switch=f"""
-        WITH switched AS (
-            UPDATE {{s}}.recurring_jobs
-            SET enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s
-            WHERE id = %(id)s RETURNING id
-        )
-        SELECT count(*) AS count, {TELL_IF_ANY} FROM switched
-    """,
+    switch=counted("""
+        UPDATE {s}.recurring_jobs
+        SET enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s
+        WHERE id = %(id)s RETURNING id
+    """),
     remove="DELETE FROM {s}.recurring_jobs WHERE id = %(id)s",
     get=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs WHERE id = %(id)s",
     list_all=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs ORDER BY id",
     lock_due=f"""
         SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs
-        WHERE enabled AND next_run_at <= now() AND {_KNOWN}
+        WHERE enabled AND next_run_at <= now() AND {KNOWN}
         ORDER BY next_run_at, id
         -- Locked until the commit, and passed over by the others: two servers never fire the same tick.
         LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -54,18 +48,15 @@ RECURRING: Final = RecurringQueries(
         UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s, last_run_at = now() WHERE id = %(id)s
     """,
     next_firing=f"""
-        SELECT min(next_run_at) AS due_at, now() AS now FROM {{s}}.recurring_jobs WHERE enabled AND {_KNOWN}
+        SELECT min(next_run_at) AS due_at, now() AS now FROM {{s}}.recurring_jobs WHERE enabled AND {KNOWN}
     """,
     unknown=f"""
         SELECT id, method FROM {{s}}.recurring_jobs
-        WHERE enabled AND next_run_at <= now() AND NOT {_KNOWN} ORDER BY id
+        WHERE enabled AND next_run_at <= now() AND NOT {KNOWN} ORDER BY id
     """,
-    bring_forward=f"""
-        WITH brought AS (
-            UPDATE {{s}}.recurring_jobs SET next_run_at = %(next_run_at)s
-            -- Guarded by what was read, because another server may have been first.
-            WHERE id = %(id)s AND enabled AND next_run_at = %(late)s RETURNING id
-        )
-        SELECT count(*) AS count, {TELL_IF_ANY} FROM brought
-    """,
+    bring_forward=counted("""
+        UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s
+        -- Guarded by what was read, because another server may have been first.
+        WHERE id = %(id)s AND enabled AND next_run_at = %(late)s RETURNING id
+    """),
 )

@@ -5,16 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import RegistryQueries
-
-_SERVER: Final = """
-    id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
-    heartbeat_enabled, methods, paused, trouble
-"""
+from qml_mp.storage.rows import SERVER_COLUMNS, WORKER_COLUMNS
 
 REGISTRY: Final = RegistryQueries(
-    register_server="""
-        INSERT INTO {s}.servers (id, name, hostname, host, pid, started_ticks, worker_count, queues,
-                                 started_at, last_heartbeat, heartbeat_enabled, methods, paused, trouble)
+    register_server=f"""
+        INSERT INTO {{s}}.servers ({SERVER_COLUMNS})
         VALUES (%(id)s, %(name)s, %(hostname)s, %(host)s, %(pid)s, %(started_ticks)s, %(worker_count)s,
                 %(queues)s, %(started_at)s, now(), %(heartbeat_enabled)s, %(methods)s, %(paused)s,
                 %(trouble)s)
@@ -31,30 +26,30 @@ REGISTRY: Final = RegistryQueries(
         WHERE id = %(server_id)s
     """,
     heartbeat="UPDATE {s}.servers SET last_heartbeat = now() WHERE id = %(server_id)s",
-    list_servers=f"SELECT {_SERVER} FROM {{s}}.servers ORDER BY started_at, id",
+    list_servers=f"SELECT {SERVER_COLUMNS} FROM {{s}}.servers ORDER BY started_at, id",
     silent_servers=f"""
-        SELECT {_SERVER} FROM {{s}}.servers
+        SELECT {SERVER_COLUMNS} FROM {{s}}.servers
         WHERE heartbeat_enabled AND id <> %(own_id)s
           AND last_heartbeat NOT BETWEEN now() - %(timeout)s::interval AND clock_timestamp()
         ORDER BY started_at, id
     """,
     has_server="SELECT id FROM {s}.servers WHERE id = %(server_id)s",
-    remove_server="DELETE FROM {s}.servers WHERE id = %(server_id)s",
     remove_idle_server="""
         DELETE FROM {s}.servers
         -- Its workers' rows are gone, and who was claiming has been waited for: there is no other claim.
         WHERE id = %(server_id)s
           AND NOT EXISTS (SELECT FROM {s}.jobs WHERE state = 'processing' AND server_id = %(server_id)s)
     """,
-    remove_silent_server="""
+    remove_server="""
         DELETE FROM {s}.servers
-        WHERE id = %(server_id)s
-          -- Judged again by the newest row when a heartbeat comes in at this moment.
-          -- By clock_timestamp(), because a heartbeat may be younger than this transaction.
-          AND last_heartbeat NOT BETWEEN now() - %(silent_for)s::interval AND clock_timestamp()
-          AND (%(judge)s::text IS NULL OR EXISTS (
-              SELECT FROM {s}.servers
-              WHERE id = %(judge)s AND last_heartbeat > now() - %(silent_for)s::interval / 2))
+        WHERE id = %(server_id)s AND (
+            %(silent_for)s::interval IS NULL
+            -- Judged again by the newest row when a heartbeat comes in at this moment.
+            -- By clock_timestamp(), because a heartbeat may be younger than this transaction.
+            OR last_heartbeat NOT BETWEEN now() - %(silent_for)s::interval AND clock_timestamp()
+               AND (%(judge)s::text IS NULL OR EXISTS (
+                   SELECT FROM {s}.servers
+                   WHERE id = %(judge)s AND last_heartbeat > now() - %(silent_for)s::interval / 2)))
     """,
     # Waits for the claims that these workers are making, and keeps them from more.
     lock_workers_of="SELECT FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE",
@@ -64,13 +59,12 @@ REGISTRY: Final = RegistryQueries(
         FROM unnest(%(ids)s::text[], %(rss_bytes)s::bigint[]) AS m (id, rss_bytes)
         WHERE w.id = m.id AND w.server_id = %(server_id)s
     """,
-    register_worker="""
-        INSERT INTO {s}.workers AS held (id, server_id, number, host, pid, started_ticks, started_at,
-                                         rss_bytes, epoch)
+    register_worker=f"""
+        INSERT INTO {{s}}.workers AS held ({WORKER_COLUMNS})
         -- The server's row is locked, so that who removes it at the same time removes the worker's too.
         SELECT %(id)s, server.id, %(number)s::integer, %(host)s, %(pid)s::integer, %(started_ticks)s::bigint,
                %(started_at)s::timestamptz, %(rss_bytes)s::bigint, %(epoch)s::integer
-        FROM (SELECT id FROM {s}.servers WHERE id = %(server_id)s FOR KEY SHARE) AS server
+        FROM (SELECT id FROM {{s}}.servers WHERE id = %(server_id)s FOR KEY SHARE) AS server
         ON CONFLICT (id) DO UPDATE
         SET server_id = excluded.server_id, number = excluded.number, host = excluded.host,
             pid = excluded.pid, started_ticks = excluded.started_ticks, started_at = excluded.started_at,
@@ -86,10 +80,7 @@ REGISTRY: Final = RegistryQueries(
         RETURNING epoch
     """,
     remove_worker="DELETE FROM {s}.workers WHERE id = %(id)s",
-    list_workers="""
-        SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
-        FROM {s}.workers ORDER BY server_id, number, id
-    """,
+    list_workers=f"SELECT {WORKER_COLUMNS} FROM {{s}}.workers ORDER BY server_id, number, id",
     acquire_lock="""
         INSERT INTO {s}.locks AS held (resource, owner, expires_at)
         VALUES (%(resource)s, %(owner)s, now() + %(ttl)s::interval)

@@ -17,7 +17,6 @@ from qml_mp.storage.sqlite.queries.jobs import JOBS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
 from qml_mp.storage.sqlite.queries.recurring import RECURRING
 from qml_mp.storage.sqlite.queries.registry import REGISTRY
-from qml_mp.storage.sqlite.queries.sweeping import SWEEPING
 
 QUERIES: Final = Queries(
     claims=CLAIMS,
@@ -25,5 +24,4 @@ QUERIES: Final = Queries(
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,
-    sweeping=SWEEPING,
 )

@@ -5,64 +5,35 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import ChoiceQueries, ClaimQueries
-from qml_mp.storage.sqlite.queries.columns import JOB
-
-# A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So first
-# the methods that wait, by steps from one to the next in an index that has the method before the order;
-# then, of those that are known, the head of each; then the best head.
-_KNOWN: Final = "(:methods IS NULL OR waits.method IN (SELECT value FROM json_each(:methods)))"
-
-# Also asked without the write lock, whether there is anything to claim, so that idle workers never hold up
-# one that has work to commit.
-_BEST_OF_ALL: Final = f"""
-    WITH RECURSIVE waits (method) AS (
-        SELECT (SELECT method FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
-                WHERE state = 'enqueued' ORDER BY method LIMIT 1)
-        UNION ALL
-        SELECT (SELECT method FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
-                WHERE state = 'enqueued' AND method > waits.method ORDER BY method LIMIT 1)
-        FROM waits WHERE method IS NOT NULL)
-    SELECT head.id AS id
-    FROM waits
-    JOIN qml_jobs AS head ON head.id = (
-        SELECT id FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
-        WHERE state = 'enqueued' AND method = waits.method ORDER BY priority DESC, created_at, id LIMIT 1)
-    WHERE waits.method IS NOT NULL AND {_KNOWN}
-    ORDER BY head.priority DESC, head.created_at, head.id LIMIT 1
-"""
-
-# Of the served queues alone, so that a backlog in another queue costs nothing either.
-_BEST_OF_SERVED: Final = f"""
-    WITH RECURSIVE waits (queue, method) AS (
-        SELECT served.value,
-               (SELECT method FROM qml_jobs INDEXED BY qml_jobs_enqueued
-                WHERE state = 'enqueued' AND queue = served.value ORDER BY method LIMIT 1)
-        FROM json_each(:queues) AS served
-        UNION ALL
-        SELECT waits.queue,
-               (SELECT method FROM qml_jobs INDEXED BY qml_jobs_enqueued
-                WHERE state = 'enqueued' AND queue = waits.queue AND method > waits.method
-                ORDER BY method LIMIT 1)
-        FROM waits WHERE method IS NOT NULL)
-    SELECT head.id AS id
-    FROM waits
-    JOIN qml_jobs AS head ON head.id = (
-        SELECT id FROM qml_jobs INDEXED BY qml_jobs_enqueued
-        WHERE state = 'enqueued' AND queue = waits.queue AND method = waits.method
-        ORDER BY priority DESC, created_at, id LIMIT 1)
-    WHERE waits.method IS NOT NULL AND {_KNOWN}
-    ORDER BY head.priority DESC, head.created_at, head.id LIMIT 1
-"""
-
-_HAND_OUT: Final = """
-    UPDATE qml_jobs
-    SET state = 'processing', claim_seq = claim_seq + 1, worker_id = :worker_id, server_id = :server_id,
-        started_at = :now, reason = NULL
-"""
+from qml_mp.storage.rows import ATTEMPT_COLUMNS
+from qml_mp.storage.rows import JOB_COLUMNS as JOB
 
 
-def _from(best: str) -> ChoiceQueries:
-    """Chosen, numbered and stamped in one statement under the write lock."""
+def _from(index: str, *, start: str, same: str) -> ChoiceQueries:
+    """The choice of a claim: numbered and stamped in the one statement that chooses, under the write lock.
+
+    A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So first
+    the methods that wait, by steps from one to the next in an index that has the method before the order;
+    then, of those that are known, the head of each; then the best head. `best` is also asked without the
+    write lock, whether there is anything to claim, so that idle workers never hold up one that has work to
+    commit.
+    """
+    entries = f"FROM qml_jobs INDEXED BY {index} WHERE state = 'enqueued'"
+    best = f"""
+        WITH RECURSIVE waits (queue, method) AS (
+            {start.format(entries=entries)}
+            UNION ALL
+            SELECT queue, (SELECT method {entries} {same} AND method > waits.method ORDER BY method LIMIT 1)
+            FROM waits WHERE method IS NOT NULL)
+        SELECT head.id AS id
+        FROM waits
+        JOIN qml_jobs AS head ON head.id = (
+            SELECT id {entries} {same} AND method = waits.method
+            ORDER BY priority DESC, created_at, id LIMIT 1)
+        WHERE waits.method IS NOT NULL
+          AND (:methods IS NULL OR waits.method IN (SELECT value FROM json_each(:methods)))
+        ORDER BY head.priority DESC, head.created_at, head.id LIMIT 1
+    """
     claim = f"""
         {_HAND_OUT}
         WHERE id = ({best}) AND state = 'enqueued'
@@ -73,13 +44,33 @@ def _from(best: str) -> ChoiceQueries:
     return ChoiceQueries(best=best, claim=claim)
 
 
+_HAND_OUT: Final = """
+    UPDATE qml_jobs
+    SET state = 'processing', claim_seq = claim_seq + 1, worker_id = :worker_id, server_id = :server_id,
+        started_at = :now, reason = NULL
+"""
+
+
 _PROCESSING: Final = f"SELECT {JOB} FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing'"
 _OF_SERVER: Final = f"{_PROCESSING} AND server_id = :server_id ORDER BY started_at, id"
 
+_FROM_ALL: Final = _from(
+    "qml_jobs_enqueued_any",
+    start="SELECT NULL, (SELECT method {entries} ORDER BY method LIMIT 1)",
+    same="",
+)
+# Of the served queues alone, so that a backlog in another queue costs nothing either.
+_FROM_SERVED: Final = _from(
+    "qml_jobs_enqueued",
+    start="SELECT value, (SELECT method {entries} AND queue = served.value ORDER BY method LIMIT 1) "
+    "FROM json_each(:queues) AS served",
+    same="AND queue = waits.queue",
+)
+
 CLAIMS: Final = ClaimQueries(
-    from_all=_from(_BEST_OF_ALL),
-    from_one=_from(_BEST_OF_SERVED),
-    from_several=_from(_BEST_OF_SERVED),
+    from_all=_FROM_ALL,
+    from_one=_FROM_SERVED,
+    from_several=_FROM_SERVED,
     claim_this=f"{_HAND_OUT} WHERE id = :id",
     fail_unclaimable="""
         UPDATE qml_jobs
@@ -111,10 +102,8 @@ CLAIMS: Final = ClaimQueries(
         WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
     """,
     # The pid of a worker that is alive is that of its row.
-    add_attempt="""
-        INSERT INTO qml_attempts (
-            job_id, claim_seq, kind, worker, pid, started_at, ended_at, error_type, error_message,
-            error_traceback, signal, exit_code, peak_rss_bytes, cpu_s)
+    add_attempt=f"""
+        INSERT INTO qml_attempts (job_id, {ATTEMPT_COLUMNS})
         SELECT
             id, claim_seq, :kind, :worker,
             COALESCE(:pid, (SELECT pid FROM qml_workers WHERE id = :worker)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import JobQueries
-from qml_mp.storage.sqlite.queries.columns import JOB
+from qml_mp.storage.rows import JOB_COLUMNS as JOB
 
 JOBS: Final = JobQueries(
     insert="""
@@ -40,5 +40,48 @@ JOBS: Final = JobQueries(
             expires_at = NULL, run_at = NULL, reason = NULL, cancel_reason = NULL
         WHERE id = :id AND state = 'failed'
         RETURNING {JOB}
+    """,
+    stranded=f"""
+        SELECT {JOB} FROM qml_jobs INDEXED BY qml_jobs_processing
+        WHERE state = 'processing' AND COALESCE(started_at, created_at) < :stale_before
+          AND COALESCE(server_id, '') NOT IN (SELECT value FROM json_each(:spared))
+        ORDER BY started_at, id
+    """,
+    next_due="""
+        SELECT min(run_at) AS due_at, :now AS now FROM qml_jobs INDEXED BY qml_jobs_waiting
+        WHERE state IN ('scheduled', 'awaiting_retry')
+    """,
+    # Limited so that one tick holds the lock for a bounded time.
+    promote="""
+        UPDATE qml_jobs SET state = 'enqueued', enqueued_at = :now, run_at = NULL, reason = NULL
+        WHERE id IN (
+            SELECT id FROM qml_jobs INDEXED BY qml_jobs_waiting
+            WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now
+            ORDER BY run_at, id LIMIT :limit)
+    """,
+    hasten_retries="""
+        UPDATE qml_jobs SET run_at = run_at - (enqueued_at - :now), enqueued_at = :now
+        WHERE state = 'awaiting_retry' AND enqueued_at > :now
+    """,
+    lock_state="SELECT state FROM qml_jobs WHERE id = :id",  # the write lock is held
+    request_cancel="""
+        UPDATE qml_jobs SET cancel_reason = COALESCE(cancel_reason, :reason)
+        WHERE id = :id AND state = 'processing'
+    """,
+    cancel_requests="""
+        SELECT id, claim_seq, worker_id, cancel_reason FROM qml_jobs INDEXED BY qml_jobs_processing
+        WHERE state = 'processing' AND server_id = :server_id AND cancel_reason IS NOT NULL
+        ORDER BY started_at, id
+    """,
+    any_expired="""
+        SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_expiring
+        WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now LIMIT 1
+    """,
+    # Limited as promotion is.
+    delete_expired="""
+        DELETE FROM qml_jobs WHERE id IN (
+            SELECT id FROM qml_jobs INDEXED BY qml_jobs_expiring
+            WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now
+            ORDER BY expires_at LIMIT :limit)
     """,
 )

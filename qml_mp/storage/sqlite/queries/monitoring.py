@@ -7,7 +7,9 @@ from typing import Final
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.queries import MonitoringQueries
-from qml_mp.storage.sqlite.queries.columns import JOB
+from qml_mp.storage.rows import ATTEMPT_COLUMNS
+from qml_mp.storage.rows import JOB_COLUMNS as JOB
+from qml_mp.storage.sqlite.queries.common import KNOWN, SERVED
 
 # One state's share of a page: newest first, from the index alone unless a filter asks for the row.
 _PAGE_OF_STATE: Final = """
@@ -30,17 +32,10 @@ def _list_jobs(states: Iterable[StateName]) -> str:
     """
 
 
-_SERVED: Final = "(:queues = '[]' OR queue IN (SELECT value FROM json_each(:queues)))"
-_KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:methods)))"
-
 MONITORING: Final = MonitoringQueries(
     list_jobs=_list_jobs,
     job_counts="SELECT state, count(*) AS jobs FROM qml_jobs GROUP BY state",
-    attempts="""
-        SELECT kind, claim_seq, worker, pid, started_at, ended_at, error_type, error_message, error_traceback,
-            signal, exit_code, peak_rss_bytes, cpu_s
-        FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq
-    """,
+    attempts=f"SELECT {ATTEMPT_COLUMNS} FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq",
     # In three parts, because each reads a small index of its own.
     queue_stats="""
         SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, min(oldest_at) AS oldest_at,
@@ -75,23 +70,23 @@ MONITORING: Final = MonitoringQueries(
                 SELECT 1 FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
                 WHERE state = 'enqueued' AND job.queue = waits.queue AND job.method = waits.method
                 LIMIT COALESCE(:among, -1))) AS enqueued
-        FROM waits WHERE {_SERVED} ORDER BY queue, method
+        FROM waits WHERE {SERVED} ORDER BY queue, method
     """,
     due_work=f"""
         SELECT
             (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_enqueued
-             WHERE state = 'enqueued' AND {_SERVED} AND {_KNOWN})
+             WHERE state = 'enqueued' AND {SERVED} AND {KNOWN})
             + (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_processing
-               WHERE state = 'processing' AND {_SERVED}
+               WHERE state = 'processing' AND {SERVED}
                  AND (:server_id IS NULL OR server_id = :server_id))
             AS runnable,
             (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_waiting
-             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND {_SERVED} AND {_KNOWN})
+             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND {SERVED} AND {KNOWN})
             AS waiting
     """,
     later_work=f"""
         SELECT count(*) AS jobs, min(run_at) AS due_at, :now AS now
         FROM qml_jobs INDEXED BY qml_jobs_waiting
-        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND {_SERVED}
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND {SERVED}
     """,
 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import RecurringQueries
+from qml_mp.storage.rows import TEMPLATE_COLUMNS
+from qml_mp.storage.sqlite.queries.common import KNOWN
 
-_TEMPLATE: Final = """
-    id, cron, tz, method, payload, queue, enabled, next_run_at, last_run_at, created_at, disabled_reason,
-    :now AS now
-"""
-_KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:methods)))"
+_TEMPLATE: Final = f"{TEMPLATE_COLUMNS}, :now AS now"
 
 RECURRING: Final = RecurringQueries(
     insert_or_lock=f"""
@@ -37,17 +35,17 @@ RECURRING: Final = RecurringQueries(
     list_all=f"SELECT {_TEMPLATE} FROM qml_recurring_jobs ORDER BY id",
     lock_due=f"""
         SELECT {_TEMPLATE} FROM qml_recurring_jobs
-        WHERE enabled AND next_run_at <= :now AND {_KNOWN}
+        WHERE enabled AND next_run_at <= :now AND {KNOWN}
         -- Limited so that a tick holds the write lock for a bounded time.
         ORDER BY next_run_at, id LIMIT :limit
     """,
     advance="UPDATE qml_recurring_jobs SET next_run_at = :next_run_at, last_run_at = :now WHERE id = :id",
     next_firing=f"""
-        SELECT min(next_run_at) AS due_at, :now AS now FROM qml_recurring_jobs WHERE enabled AND {_KNOWN}
+        SELECT min(next_run_at) AS due_at, :now AS now FROM qml_recurring_jobs WHERE enabled AND {KNOWN}
     """,
     unknown=f"""
         SELECT id, method FROM qml_recurring_jobs
-        WHERE enabled AND next_run_at <= :now AND NOT {_KNOWN} ORDER BY id
+        WHERE enabled AND next_run_at <= :now AND NOT {KNOWN} ORDER BY id
     """,
     bring_forward="""
         UPDATE qml_recurring_jobs SET next_run_at = :next_run_at

@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import RegistryQueries
-
-_SERVER: Final = """
-    id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
-    heartbeat_enabled, methods, paused, trouble
-"""
+from qml_mp.storage.rows import SERVER_COLUMNS, WORKER_COLUMNS
 
 REGISTRY: Final = RegistryQueries(
-    register_server="""
-        INSERT OR REPLACE INTO qml_servers (
-            id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
-            heartbeat_enabled, methods, paused, trouble)
+    register_server=f"""
+        INSERT OR REPLACE INTO qml_servers ({SERVER_COLUMNS})
         VALUES (
             :id, :name, :hostname, :host, :pid, :started_ticks, :worker_count, :queues, :started_at, :now,
             :heartbeat_enabled, :methods, :paused, :trouble)
@@ -25,25 +19,26 @@ REGISTRY: Final = RegistryQueries(
         WHERE id = :server_id
     """,
     heartbeat="UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id",
-    list_servers=f"SELECT {_SERVER} FROM qml_servers ORDER BY started_at, id",
+    list_servers=f"SELECT {SERVER_COLUMNS} FROM qml_servers ORDER BY started_at, id",
     silent_servers=f"""
-        SELECT {_SERVER} FROM qml_servers
+        SELECT {SERVER_COLUMNS} FROM qml_servers
         WHERE heartbeat_enabled AND id <> :own_id AND last_heartbeat NOT BETWEEN :now - :timeout AND :now
         ORDER BY started_at, id
     """,
     has_server="SELECT 1 FROM qml_servers WHERE id = :server_id",
-    remove_server="DELETE FROM qml_servers WHERE id = :server_id",
     remove_idle_server="""
         DELETE FROM qml_servers
         WHERE id = :server_id
           AND NOT EXISTS (SELECT 1 FROM qml_jobs WHERE state = 'processing' AND server_id = :server_id)
     """,
     # `:now` was read under the write lock, and no heartbeat comes in until it is released.
-    remove_silent_server="""
+    remove_server="""
         DELETE FROM qml_servers
-        WHERE id = :server_id AND last_heartbeat NOT BETWEEN :now - :silent_for AND :now
-          AND (:judge IS NULL OR EXISTS (
-              SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :now - :silent_for / 2))
+        WHERE id = :server_id AND (
+            :silent_for IS NULL
+            OR last_heartbeat NOT BETWEEN :now - :silent_for AND :now
+               AND (:judge IS NULL OR EXISTS (
+                   SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :now - :silent_for / 2)))
     """,
     # The write lock is held.
     lock_workers_of="SELECT 1 FROM qml_workers WHERE server_id = :server_id",
@@ -53,9 +48,8 @@ REGISTRY: Final = RegistryQueries(
         FROM json_each(:ids) AS worker JOIN json_each(:rss_bytes) AS size USING (key)
         WHERE qml_workers.id = worker.value AND server_id = :server_id
     """,
-    register_worker="""
-        INSERT INTO qml_workers AS held (
-            id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch)
+    register_worker=f"""
+        INSERT INTO qml_workers AS held ({WORKER_COLUMNS})
         SELECT :id, :server_id, :number, :host, :pid, :started_ticks, :started_at, :rss_bytes, :epoch
         WHERE EXISTS (SELECT 1 FROM qml_servers WHERE id = :server_id)
         ON CONFLICT (id) DO UPDATE
@@ -67,10 +61,7 @@ REGISTRY: Final = RegistryQueries(
     """,
     raise_epoch="UPDATE qml_workers SET epoch = epoch + 1 WHERE id = :worker_id RETURNING epoch",
     remove_worker="DELETE FROM qml_workers WHERE id = :id",
-    list_workers="""
-        SELECT id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch
-        FROM qml_workers ORDER BY server_id, number, id
-    """,
+    list_workers=f"SELECT {WORKER_COLUMNS} FROM qml_workers ORDER BY server_id, number, id",
     acquire_lock="""
         INSERT INTO qml_locks AS held (resource, owner, expires_at) VALUES (:resource, :owner, :now + :ttl)
         ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at

@@ -1,0 +1,11 @@
+"""Every process: what several queries have in common."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:methods)))"
+"""Of the methods that were asked for."""
+
+SERVED: Final = "(:queues = '[]' OR queue IN (SELECT value FROM json_each(:queues)))"
+"""Of the queues that were asked for."""
