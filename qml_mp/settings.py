@@ -17,6 +17,7 @@ from qml_mp.units import format_duration, parse_duration, parse_size
 
 DEFAULT_QUEUE = "default"
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
+MOST_WORKERS = 1024
 _ALL_QUEUES = "*"  # no queue can have this name
 _MAX_QUEUES = 100
 _1MS = timedelta(milliseconds=1)
@@ -58,7 +59,7 @@ class ServerConfig:
     environment. Filled in by itself, and kept by `dataclasses.replace`; stands first, as that needs."""
     server_name: Annotated[str, Name()] = "qml-server"
     """Name shown to people; the id of one run is `name#uuid`."""
-    worker_count: Annotated[int, Count(0, 1024)] = 5
+    worker_count: Annotated[int, Count(0, MOST_WORKERS)] = 5
     """Worker processes; 0 is legal: only the loops run."""
     polling_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=1)
     """Longest that an idle worker goes without looking for jobs; wake-ups make it sooner."""

@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
-from qml_mp import host
-from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, ProgramSource, facts_of
+from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.embedding.preload import preloaded
 from qml_mp.embedding.remote import RemoteSupervisor, fork_supervisor, spawn_supervisor
+from qml_mp.embedding.supervise import supervise
 from qml_mp.errors import ConfigurationError, ServerAlreadyRunning
+from qml_mp.host import thread_count
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import WorkerRegistry
@@ -27,8 +27,6 @@ from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
-from qml_mp.supervisor.probe import probe_app
-from qml_mp.supervisor.server import Supervisor
 
 
 class BackgroundJobServer:
@@ -134,7 +132,7 @@ class BackgroundJobServer:
         self._running = None
 
     def _supervisor_process(self) -> RemoteSupervisor:
-        threads = host.thread_count()
+        threads = thread_count()
         if threads in (1, None):
             return fork_supervisor(self._supervise)
         if isinstance(self._source, NamedProgram):
@@ -145,19 +143,8 @@ class BackgroundJobServer:
         )
 
     def _supervise(self, host_fds: Collection[int] = (), on_ready: Callable[[], None] | None = None) -> int:
-        facts = self._facts()
-        return Supervisor(
-            self._config,
-            self._storage,
-            preloaded(self._source, self._config),
-            facts=facts,
-            host=Host(fds=host_fds, on_ready=on_ready),
-        ).run()
-
-    def _facts(self) -> AppFacts:
-        if isinstance(self._source, LoadedProgram):
-            return facts_of(self._source.program)
-        return probe_app(self._source, timeout=self._config.boot_timeout)
+        host = Host(fds=host_fds, on_ready=on_ready)
+        return supervise(self._config, self._storage, self._source, host=host)
 
 
 def _source(

@@ -11,13 +11,11 @@ from collections.abc import Callable
 from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import NamedProgram
 from qml_mp.embedding.log import StderrHandler
-from qml_mp.embedding.preload import preloaded
 from qml_mp.embedding.remote import report, watch_host
+from qml_mp.embedding.supervise import supervise
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.parts.host_process import Host
-from qml_mp.supervisor.probe import probe_app
-from qml_mp.supervisor.server import Supervisor
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 
@@ -30,22 +28,15 @@ def main(status_fd: int) -> int:
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=arguments["log_level"], handlers=[handler])
-    source = NamedProgram(spec=arguments["app"])
 
     def run(on_ready: Callable[[], None]) -> int:
         config = ServerConfig(**arguments["config"])
         storage = open_storage(
             arguments["url"], application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
         )
-        return Supervisor(
-            config,
-            storage,
-            preloaded(source, config),
-            facts=probe_app(source, timeout=config.boot_timeout),
-            host=Host(
-                fds=[host_fd, *watch_host(arguments["host_pid"])], on_ready=on_ready, ends_process=True
-            ),
-        ).run()
+        host_fds = [host_fd, *watch_host(arguments["host_pid"])]
+        host = Host(fds=host_fds, on_ready=on_ready, ends_process=True)
+        return supervise(config, storage, NamedProgram(spec=arguments["app"]), host=host)
 
     return report(status_fd, run)
 

@@ -19,6 +19,7 @@ from qml_mp.errors import QmlError, StorageError, WorkerBootError
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, reap
+from qml_mp.supervisor.workers.killing import pidfd_of
 
 READY = "ready"
 _LOOK_EVERY_S = 0.02
@@ -66,19 +67,11 @@ class RemoteSupervisor:
         with contextlib.suppress(OSError):
             os.write(self._host_fd, b"s")
         deadline = time.monotonic() + timeout_s + _PARTING_S
-        while self.is_running() and time.monotonic() < deadline:
-            self._wait()
-        if self.is_running():
-            self.child.signal(signal.SIGKILL)  # its guardian and the next server do the rest
-            while self.is_running():
-                self._wait()
+        while self.is_running():
+            if time.monotonic() >= deadline:
+                self.child.signal(signal.SIGKILL)  # its guardian and the next server do the rest
+            wait_for(self.child.fds, until=time.monotonic() + _LOOK_EVERY_S)
         return self.exit_code or 0
-
-    def _wait(self) -> None:
-        if self.child.pidfd is None:
-            time.sleep(_LOOK_EVERY_S)
-        else:
-            wait_for([self.child.pidfd], until=time.monotonic() + 1.0)
 
     def _read_status(self) -> str:
         if not wait_for([self._status_fd], until=time.monotonic() + _LOOK_EVERY_S):
@@ -149,8 +142,7 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
     process.stdin.write(json.dumps(arguments).encode() + b"\n")
     process.stdin.close()
     process.returncode = 0  # collected by its Child, not by the Popen object
-    pidfd = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
-    child = Child(pid=process.pid, pidfd=pidfd, started_ticks=0)
+    child = Child(pid=process.pid, pidfd=pidfd_of(process.pid), started_ticks=0)
     return RemoteSupervisor(child, host_fd=host_fd, status_fd=status_reading)
 
 
@@ -159,13 +151,10 @@ def watch_host(host_pid: int) -> list[int]:
 
     The pipe alone would not do: a child that the host forks by itself inherits its writing end.
     """
-    try:
-        pidfds = [os.pidfd_open(host_pid)] if hasattr(os, "pidfd_open") else []
-    except OSError:
-        pidfds = []
+    pidfd = pidfd_of(host_pid)
     if os.getppid() != host_pid:  # it died before; asked after, so that the pidfd is the host's
         os.kill(os.getpid(), signal.SIGTERM)
-    return pidfds
+    return [] if pidfd is None else [pidfd]
 
 
 def report(status_fd: int, run: Callable[[Callable[[], None]], int]) -> int:

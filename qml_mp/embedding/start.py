@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from qml_mp.child.source import AppFacts, NamedProgram, ProgramSource
-from qml_mp.embedding.preload import preloaded
+from qml_mp.embedding.supervise import preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig

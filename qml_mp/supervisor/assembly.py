@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from qml_mp.child.source import AppFacts, ProgramSource
 from qml_mp.clock import SystemClock
@@ -13,19 +12,25 @@ from qml_mp.events.facts import StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.every import all_loops
-from qml_mp.supervisor.loops.loop import LoopTable
-from qml_mp.supervisor.loops.settle import SettleLoop
-from qml_mp.supervisor.loops.templates import TemplatesLoop
+from qml_mp.supervisor.loops.burst import BurstLoop
+from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
+from qml_mp.supervisor.loops.clock import ClockLoop
+from qml_mp.supervisor.loops.declarations import SelfDescriptionLoop, TemplatesLoop
+from qml_mp.supervisor.loops.loop import Loop, LoopTable
+from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
+from qml_mp.supervisor.loops.recurring import RecurringLoop
+from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
+from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
+from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
 from qml_mp.supervisor.part import Parts
 from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.host_process import Host, HostLink
-from qml_mp.supervisor.parts.memory import MemoryWatch
-from qml_mp.supervisor.parts.pusher import Pusher
-from qml_mp.supervisor.parts.reaper import Reaper
+from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox
+from qml_mp.supervisor.parts.stacks import StackDump
 from qml_mp.supervisor.parts.storage_listener import StorageListener
+from qml_mp.supervisor.recovery.judging import Judging
 from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.stopping import Stop
@@ -33,22 +38,6 @@ from qml_mp.supervisor.urgent import UrgentFirst
 from qml_mp.supervisor.workers.ladder import Graces
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.spawning import WorkerSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assembly:
-    """The parts that the supervisor deals with by name; `urgent` are those that never wait for storage."""
-
-    inbox: SignalInbox
-    host: HostLink
-    guardian: Guardian
-    reaper: Reaper
-    memory: MemoryWatch
-    urgent: Parts
-    urgent_first: UrgentFirst
-    settling: SettleLoop
-    listener: StorageListener
-    loops: LoopTable
 
 
 def new_run(config: ServerConfig, url: str, source: ProgramSource, *, facts: AppFacts) -> Run:
@@ -73,53 +62,70 @@ def new_run(config: ServerConfig, url: str, source: ProgramSource, *, facts: App
     )
 
 
-def assemble(
-    run: Run,
-    storage: Storage,
-    source: ProgramSource,
-    *,
-    queues_of: Callable[[AppFacts], Sequence[str]] | None,
-    burst: bool,
-    host: Host,
-    manage_workers: Callable[[], None],
-) -> Assembly:
-    """For the arguments of a `Supervisor`."""
-    urgent = Parts()
-    urgent_first = UrgentFirst(urgent, storage=storage, stop=run.stop, manage_workers=manage_workers)
-    settling, templates = SettleLoop(run), TemplatesLoop()
-    loops = LoopTable(
-        all_loops(
-            run, settling=settling, templates=templates, on_one_machine=storage.is_on_one_machine, burst=burst
-        ),
-        storage=storage,
-        reaching=run.reaching,
-        may_run=run.stop.has_time_for_storage,
-        between=urgent_first.between,
-        clock=run.clock,
-        tries=run.retrying,
-    )
+class Assembly:
+    """All parts, made and connected. Public are those that the supervisor deals with by name."""
 
-    def on_commit() -> None:
-        loops.hasten()
-        run.pool.wake_idle()
+    def __init__(
+        self,
+        run: Run,
+        storage: Storage,
+        source: ProgramSource,
+        *,
+        queues_of: Callable[[AppFacts], Sequence[str]] | None,
+        burst: bool,
+        host: Host,
+        manage_workers: Callable[[], None],
+    ) -> None:
+        """For the arguments of a `Supervisor`."""
+        self.urgent = Parts()
+        """Those that never wait for storage."""
+        self.urgent_first = UrgentFirst(
+            self.urgent, storage=storage, stop=run.stop, manage_workers=manage_workers
+        )
+        self.settling, templates = SettleLoop(run), TemplatesLoop(run)
+        loops = _all_loops(
+            run,
+            settling=self.settling,
+            templates=templates,
+            on_one_machine=storage.is_on_one_machine,
+            burst=burst,
+        )
+        self.loops = LoopTable(run, loops, storage=storage, between=self.urgent_first.between)
+        self.listener = StorageListener(run, storage, loops=self.loops)
+        self.inbox = SignalInbox(ends_process=host.ends_process)
+        self.host = HostLink(run, host)
+        self.reaper = Reaper(run, settling=self.settling)
+        self.guardian = Guardian(run)
+        reload, stacks = Reload(run, source, queues_of=queues_of, templates=templates), StackDump(run)
+        signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
+        self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
+        self.urgent.add(run.pool, stacks, MemoryWatch(run), Pusher(run))
+        run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
 
-    listener = StorageListener(run, storage, on_commit=on_commit)
-    inbox = SignalInbox(ends_process=host.ends_process)
-    reload = Reload(run, source, queues_of=queues_of, templates=templates)
-    signals = SignalHandling(run, inbox=inbox, reload=reload)
-    host_link, guardian, memory = HostLink(run, host), Guardian(run), MemoryWatch(run)
-    reaper, pusher = Reaper(run, settling=settling), Pusher(run)
-    urgent.add(signals, host_link, reload, reaper, guardian, run.pool, memory, pusher)
-    run.everyone.add(urgent, listener, loops, urgent_first)
-    return Assembly(
-        inbox=inbox,
-        host=host_link,
-        guardian=guardian,
-        reaper=reaper,
-        memory=memory,
-        urgent=urgent,
-        urgent_first=urgent_first,
-        settling=settling,
-        listener=listener,
-        loops=loops,
-    )
+
+def _all_loops(
+    run: Run, *, settling: SettleLoop, templates: TemplatesLoop, on_one_machine: bool, burst: bool
+) -> list[Loop]:
+    """In the order in which they run when several are due. `on_one_machine`: so is every server of this
+    storage."""
+    config = run.config
+    judging = Judging(config, on_one_machine=on_one_machine) if config.enable_heartbeat else None
+    firing: list[Loop] = []
+    if config.enable_scheduler:
+        firing.append(SchedulerLoop(run))
+    if config.enable_recurring:
+        firing.append(RecurringLoop(run))
+    return [
+        settling,
+        CancelLoop(run),
+        SelfDescriptionLoop(run),
+        templates,
+        *([] if judging is None else [HeartbeatLoop(run, judging=judging)]),
+        ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
+        *firing,
+        *([CleanupLoop(run)] if config.enable_cleanup else []),
+        NeighbourLoop(run, judging=judging),
+        UnknownMethodsLoop(run),
+        UnshownClaimsLoop(run, settling=settling),
+        *([BurstLoop(run, settling=settling)] if burst else []),
+    ]

@@ -14,7 +14,7 @@ from qml_mp.errors import AppImportError
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.death import how_it_died
-from qml_mp.supervisor.workers.fork import fork_child, reap
+from qml_mp.supervisor.workers.fork import fork_child, kill_and_reap, reap
 from qml_mp.units import format_duration
 
 _LOOK_EVERY_S = 0.05
@@ -73,8 +73,7 @@ class Probe:
         """Readable when there is something to look at. Empty when it has ended."""
         if self._has_ended:
             return []
-        pidfd = [] if self._child.pidfd is None else [self._child.pidfd]
-        return [*pidfd, *([self._reading] if self._is_open else [])]
+        return [*self._child.fds, *([self._reading] if self._is_open else [])]
 
     def next_at(self) -> float:
         """When to look although nothing is readable."""
@@ -97,13 +96,10 @@ class Probe:
 
     def end(self) -> None:
         """Kill it, if it still lives, and collect it; harmless afterwards."""
-        if self._has_ended:
-            return
-        self._child.kill()
-        while reap(self._child) is None:
-            wait_for(self.fds[:1], until=time.monotonic() + _LOOK_EVERY_S)
-        self._has_ended = True
-        os.close(self._reading)
+        if not self._has_ended:
+            kill_and_reap(self._child)
+            self._has_ended = True
+            os.close(self._reading)
 
     def _judge(self, process: ProcessFacts) -> AppFacts:
         if self._is_late:

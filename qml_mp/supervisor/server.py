@@ -19,7 +19,7 @@ from qml_mp.printable import printable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.assembly import assemble, new_run
+from qml_mp.supervisor.assembly import Assembly, new_run
 from qml_mp.supervisor.membership import join, leave
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.wait import wait_for
@@ -52,7 +52,7 @@ class Supervisor:
         self._label = source.label
         self._facts = facts or AppFacts()
         self._run = new_run(config, storage.url, source, facts=self._facts)
-        self._parts = assemble(
+        self._parts = Assembly(
             self._run,
             storage,
             source,
@@ -79,7 +79,7 @@ class Supervisor:
                     self._turn()
             finally:
                 self._close()
-        error = self._parts.memory.refusal or self._run.pool.boots.failure()
+        error = self._run.stop.error or self._run.pool.boots.failure()
         if error is not None:
             raise error
         return ExitCode.JOBS_KILLED if self._parts.reaper.killed_jobs else ExitCode.FINE
@@ -126,6 +126,7 @@ class Supervisor:
 
     def _close(self) -> None:
         """After the last worker (or an error): kill what is left, settle, leave the registry, close all."""
+        self._is_open = False
         pool = self._run.pool
         pool.kill_all(CancelReason.SHUTDOWN)
         while len(pool):

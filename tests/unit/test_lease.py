@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from qml_mp.supervisor.recovery.lease import Lease
+from qml_mp.supervisor.recovery.judging import Lease
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

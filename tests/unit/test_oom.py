@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qml_mp.clock import SystemClock
-from qml_mp.supervisor.workers.oom import OomWatch
+from qml_mp.supervisor.workers.death import OomWatch
 
 
 class Kernel(SystemClock):

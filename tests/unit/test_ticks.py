@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
+from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.events.emitter import new_emitter
 from qml_mp.events.facts import StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
+from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.assembly import new_run
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
+from qml_mp.supervisor.run import Run
 
 SECOND = timedelta(seconds=1)
 MakeTable = Callable[..., LoopTable]
@@ -46,13 +52,34 @@ def storage() -> Iterator[Storage]:
     storage.close()
 
 
+@pytest.fixture
+def reaching() -> Retrying:
+    return Retrying(new_emitter(), fails=StorageLost, works=StorageBack(), rng=random.Random(1))
+
+
+@pytest.fixture
+def run(storage: Storage, clock: HandClock, reaching: Retrying) -> Run:
+    source = NamedProgram(spec="an:app")
+    run = new_run(ServerConfig(), storage.url, source, facts=AppFacts())
+    return replace(run, clock=clock, reaching=reaching, rng=random.Random(1))
+
+
 class Counting(Loop):
     """Is due every second, counts its ticks, and raises as long as it has an error to raise."""
 
+    interval = SECOND
+
     def __init__(
-        self, error: Exception | None = None, *, name: str = "one", hasten_after: timedelta | None = None
+        self,
+        run: Run,
+        error: Exception | None = None,
+        *,
+        name: str = "one",
+        hasten_after: timedelta | None = None,
     ) -> None:
-        super().__init__(name, interval=SECOND, hasten_after=hasten_after)
+        self.name = name
+        super().__init__(run)
+        self.hasten_after = hasten_after
         self.error = error
         self.ticks = 0
 
@@ -63,24 +90,16 @@ class Counting(Loop):
 
 
 @pytest.fixture
-def reaching() -> Retrying:
-    return Retrying(new_emitter(), fails=StorageLost, works=StorageBack(), rng=random.Random(1))
+def counting(run: Run) -> Callable[..., Counting]:
+    return partial(Counting, run)
 
 
 @pytest.fixture
-def table(storage: Storage, clock: HandClock, reaching: Retrying) -> MakeTable:
+def table(run: Run, storage: Storage) -> MakeTable:
     """A table of loops, in this order."""
 
     def make(*loops: Loop) -> LoopTable:
-        return LoopTable(
-            loops,
-            storage=storage,
-            reaching=reaching,
-            may_run=lambda: True,
-            between=lambda _: None,
-            clock=clock,
-            tries=lambda works: Retrying(new_emitter(), works=works, rng=random.Random(1)),
-        )
+        return LoopTable(run, loops, storage=storage, between=lambda _: None)
 
     return make
 
@@ -90,9 +109,9 @@ def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_loop_that_fails_takes_no_turn_from_those_behind_it(
-    table: MakeTable, clock: HandClock, reaching: Retrying
+    counting: Callable[..., Counting], table: MakeTable, clock: HandClock, reaching: Retrying
 ) -> None:
-    failing, healthy = Counting(StorageUnavailable("locked")), Counting()
+    failing, healthy = counting(StorageUnavailable("locked")), counting()
     loops = table(failing, healthy)
 
     for _ in range(60):
@@ -105,9 +124,9 @@ def test_a_loop_that_fails_takes_no_turn_from_those_behind_it(
 
 
 def test_a_loop_that_is_hastened_by_commits_keeps_its_pause_when_it_fails(
-    table: MakeTable, clock: HandClock
+    counting: Callable[..., Counting], table: MakeTable, clock: HandClock
 ) -> None:
-    loop = Counting(StorageUnavailable("locked"), hasten_after=timedelta(0))
+    loop = counting(StorageUnavailable("locked"), hasten_after=timedelta(0))
     loops = table(loop)
 
     for _ in range(1000):
@@ -119,9 +138,9 @@ def test_a_loop_that_is_hastened_by_commits_keeps_its_pause_when_it_fails(
 
 
 def test_a_storage_that_cannot_be_reached_is_asked_again_before_any_loop_runs(
-    table: MakeTable, clock: HandClock, reaching: Retrying
+    counting: Callable[..., Counting], table: MakeTable, clock: HandClock, reaching: Retrying
 ) -> None:
-    first, second, without_storage = Counting(), Counting(StorageUnreachable("no reply")), Counting()
+    first, second, without_storage = counting(), counting(StorageUnreachable("no reply")), counting()
     loops = table(first, second, without_storage)
 
     loops.turn()
@@ -138,10 +157,10 @@ def test_a_storage_that_cannot_be_reached_is_asked_again_before_any_loop_runs(
 
 
 def test_the_log_has_one_line_for_each_change_of_state(
-    table: MakeTable, clock: HandClock, caplog: pytest.LogCaptureFixture
+    counting: Callable[..., Counting], table: MakeTable, clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="qml_mp")
-    loop = Counting(StorageUnavailable("locked"), name="cleanup")
+    loop = counting(StorageUnavailable("locked"), name="cleanup")
     loops = table(loop)
 
     for error in (*[loop.error] * 20, *[StorageUnavailable("the disk is full")] * 20, None, None):
@@ -158,6 +177,7 @@ def test_the_log_has_one_line_for_each_change_of_state(
 
 
 def test_the_log_has_one_line_for_a_storage_that_cannot_be_reached_and_one_for_its_return(
+    counting: Callable[..., Counting],
     table: MakeTable,
     storage: Storage,
     clock: HandClock,
@@ -165,7 +185,7 @@ def test_the_log_has_one_line_for_a_storage_that_cannot_be_reached_and_one_for_i
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, logger="qml_mp")
-    asking, not_asking = Counting(StorageUnreachable("no reply")), Counting()
+    asking, not_asking = counting(StorageUnreachable("no reply")), counting()
     loops = table(not_asking, asking)
 
     def refuse() -> None:
@@ -187,9 +207,9 @@ def test_the_log_has_one_line_for_a_storage_that_cannot_be_reached_and_one_for_i
 
 
 def test_a_defect_in_a_loop_is_told_with_its_traceback_and_ends_no_other(
-    table: MakeTable, caplog: pytest.LogCaptureFixture
+    counting: Callable[..., Counting], table: MakeTable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken, healthy = Counting(ZeroDivisionError("a defect")), Counting()
+    broken, healthy = counting(ZeroDivisionError("a defect")), counting()
 
     table(broken, healthy).turn()
 

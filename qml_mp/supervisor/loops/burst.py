@@ -16,16 +16,16 @@ from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL = timedelta(milliseconds=200)
-
 
 class BurstLoop(Loop):
     """Stops the server when all workers are idle and no job of the served queues and known methods is
     runnable or due. While claims are paused such jobs keep it."""
 
+    name = "burst"
+    interval = timedelta(milliseconds=200)
+
     def __init__(self, run: Run, *, settling: SettleLoop) -> None:
-        super().__init__("burst", interval=_INTERVAL)
-        self._run = run
+        super().__init__(run)
         self._settling = settling
 
     def tick(self, storage: Storage) -> None:

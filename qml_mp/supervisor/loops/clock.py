@@ -46,14 +46,16 @@ class ClockLoop(Loop):
     """Brings firings and retries forward when the clock was set back; their loops (`due_by_it`) are due
     sooner then."""
 
+    name = "clock"
+
     def __init__(self, run: Run, *, on_one_machine: bool, due_by_it: Iterable[Loop]) -> None:
-        super().__init__("clock", interval=_INTERVAL if on_one_machine else _INTERVAL_BY_NETWORK)
-        self._clock = run.clock
+        super().__init__(run)
+        self.interval = _INTERVAL if on_one_machine else _INTERVAL_BY_NETWORK
         self._due_by_it = tuple(due_by_it)
         self._steps = ClockSteps()
 
     def tick(self, storage: Storage) -> None:
-        self._steps.look(wall=storage.now(), monotonic=self._clock.monotonic())
+        self._steps.look(wall=storage.now(), monotonic=self._run.clock.monotonic())
         if not self._steps.went_back:
             return
         templates = storage.recompute_late_firings()

@@ -10,12 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
-from qml_mp.clock import Clock
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.events.facts import TryWorked
-from qml_mp.events.retrying import Retrying
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 AT_ONCE = 0.0
@@ -25,16 +24,18 @@ NEVER = float("inf")
 class Loop(ABC):
     """One loop; `tick` is one turn of it. Instants are on the monotonic clock."""
 
-    def __init__(
-        self, name: str, *, interval: timedelta | None = None, hasten_after: timedelta | None = None
-    ) -> None:
-        """Without an interval it says itself, in `due_at`, when it has something to do. `hasten_after`: a
-        commit of others makes it due, but not within so long after its last tick; None: it does not."""
-        self.name = name
-        self._interval_s = NEVER if interval is None else interval.total_seconds()
-        self._hasten_after = hasten_after
+    name: str
+    interval: timedelta | None = None
+    """Between two ticks; None: it says itself, in `due_at`, when it has something to do."""
+    hasten_after: timedelta | None = None
+    """A commit of others makes it due, but not within so long after its last tick; None: it does not."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._due_at = AT_ONCE
         self._ran_at = float("-inf")
+        self.tries = run.retrying(TryWorked(what=f"The {self.name} loop works again"))
+        """How its ticks went."""
 
     @abstractmethod
     def tick(self, storage: Storage) -> timedelta | None:
@@ -46,52 +47,42 @@ class Loop(ABC):
 
     def hasten(self) -> None:
         """There may be new rows in storage: be due soon, if it looks for such."""
-        if self._hasten_after is not None:
-            self._due_at = min(self._due_at, self._ran_at + self._hasten_after.total_seconds())
+        if self.hasten_after is not None:
+            self._due_at = min(self._due_at, self._ran_at + self.hasten_after.total_seconds())
 
-    def run(self, storage: Storage, clock: Clock) -> None:
+    def run(self, storage: Storage) -> None:
         """One tick, then the interval. After an error, which is raised, it is due again at once."""
-        now = clock.monotonic()
-        self._ran_at, self._due_at = now, now + self._interval_s
+        now = self._run.clock.monotonic()
+        self._ran_at = now
+        self._due_at = NEVER if self.interval is None else now + self.interval.total_seconds()
         try:
             sooner = self.tick(storage)
         except Exception:
             self._due_at = now
             raise
         if sooner is not None:
-            self._due_at = min(self._due_at, clock.monotonic() + max(0.0, sooner.total_seconds()))
+            self._due_at = min(self._due_at, self._run.clock.monotonic() + max(0.0, sooner.total_seconds()))
 
 
 class LoopTable(Part):
-    """The loops of one supervisor, in the order in which they run when several are due."""
+    """The loops of one supervisor, in the order in which they run when several are due. None runs while the
+    stop has no time for storage."""
 
     def __init__(
-        self,
-        loops: Sequence[Loop],
-        *,
-        storage: Storage,
-        reaching: Retrying,
-        may_run: Callable[[], bool],
-        between: Callable[[bool], None],
-        clock: Clock,
-        tries: Callable[[TryWorked], Retrying],
+        self, run: Run, loops: Sequence[Loop], *, storage: Storage, between: Callable[[bool], None]
     ) -> None:
-        """`reaching` is how storage could be reached so far; `tries` makes the same for one loop. No tick
-        runs while `may_run` says no. `between` is called before each tick, with whether those before it
-        have taken long."""
+        """`between` is called before each tick, with whether those before it have taken long."""
         self._loops = loops
         self._storage = storage
-        self._reaching = reaching
-        self._may_run = may_run
         self._between = between
-        self._clock = clock
-        self._tries = {loop: tries(TryWorked(what=f"The {loop.name} loop works again")) for loop in loops}
+        self._may_run = run.stop.has_time_for_storage
+        self._reaching = run.reaching
+        self._clock = run.clock
 
     def next_at(self) -> float:
         if not self._may_run():
             return NEVER
-        due_at = min((self._due_at(loop) for loop in self._loops), default=NEVER)
-        return max(due_at, self._reaching.not_before)
+        return max(min(map(_due_at, self._loops)), self._reaching.not_before)
 
     def turn(self) -> None:
         """Run what is due. A storage that could not be reached is asked first whether it answers again,
@@ -101,7 +92,7 @@ class LoopTable(Part):
             return
         for loop in self._loops:
             now = self._clock.monotonic()
-            if now >= self._due_at(loop):
+            if now >= _due_at(loop):
                 self._between(now >= slow_at)
                 self._try(loop)
             if self._reaching.is_failing:
@@ -109,7 +100,7 @@ class LoopTable(Part):
 
     def run_if_due(self, loop: Loop) -> None:
         """Run this one before its turn, unless storage cannot be reached."""
-        due = self._clock.monotonic() >= self._due_at(loop)
+        due = self._clock.monotonic() >= _due_at(loop)
         if due and self._may_run() and not self._reaching.is_failing:
             self._try(loop)
 
@@ -117,9 +108,6 @@ class LoopTable(Part):
         """Something was committed: loops that look for new rows are due soon."""
         for loop in self._loops:
             loop.hasten()
-
-    def _due_at(self, loop: Loop) -> float:
-        return max(loop.due_at(), self._tries[loop].not_before)
 
     def _answers_again(self) -> bool:
         if self._clock.monotonic() < self._reaching.not_before:
@@ -136,13 +124,17 @@ class LoopTable(Part):
 
     def _try(self, loop: Loop) -> None:
         try:
-            loop.run(self._storage, self._clock)
+            loop.run(self._storage)
         except StorageUnreachable as error:
             self._not_reached(error)
         except Exception as error:
-            self._tries[loop].failed(f"The {loop.name} loop failed", error, now=self._clock.monotonic())
+            loop.tries.failed(f"The {loop.name} loop failed", error, now=self._clock.monotonic())
         else:
-            self._tries[loop].worked()
+            loop.tries.worked()
 
     def _not_reached(self, error: StorageUnreachable) -> None:
         self._reaching.failed("Storage cannot be reached", error, now=self._clock.monotonic())
+
+
+def _due_at(loop: Loop) -> float:
+    return max(loop.due_at(), loop.tries.not_before)

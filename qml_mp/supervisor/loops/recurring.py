@@ -14,18 +14,17 @@ from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
-_AFTER_A_COMMIT = timedelta(milliseconds=250)
-
 
 class RecurringLoop(Loop):
     """Fires what is due and what the program knows; the next tick is due when the next template is.
     A due template that no server knows is told once."""
 
+    name = "recurring"
+    hasten_after = timedelta(milliseconds=250)
+
     def __init__(self, run: Run) -> None:
-        super().__init__(
-            "recurring", interval=run.config.recurring_poll_interval, hasten_after=_AFTER_A_COMMIT
-        )
-        self._run = run
+        super().__init__(run)
+        self.interval = run.config.recurring_poll_interval
         self._told: set[str] = set()
 
     def tick(self, storage: Storage) -> timedelta | None:

@@ -1,4 +1,4 @@
-"""Supervisor: the settle loop: finishes the claims of dead workers, until storage has all of them."""
+"""Supervisor: dead workers: collected, and their claims finished, until storage has all of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from qml_mp.errors import StorageUnreachable
 from qml_mp.events.facts import TryWorked
 from qml_mp.events.retrying import Retrying
+from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import NEVER, Loop
+from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.death import Death
@@ -29,9 +31,10 @@ class SettleLoop(Loop):
     up no other. When the server stops, a worker that left without a claim needs no settling: one statement
     removes the whole server."""
 
+    name = "settle"
+
     def __init__(self, run: Run) -> None:
-        super().__init__("settle")
-        self._run = run
+        super().__init__(run)
         self._unsettled: list[_Unsettled] = []
         self._spares_none = False
 
@@ -91,3 +94,23 @@ class SettleLoop(Loop):
         self._unsettled.remove(one)
         if claims:
             self._run.pool.wake_idle()
+
+
+class Reaper(Part):
+    """A death is work for the settle loop, or the end of a server whose workers cannot boot."""
+
+    def __init__(self, run: Run, *, settling: SettleLoop) -> None:
+        self._run = run
+        self._settling = settling
+        self.killed_jobs = False
+        """Whether a job was killed because the server stops."""
+        self._has_given_up = False
+
+    def turn(self) -> None:
+        for death in self._run.pool.reap():
+            self._settling.remember(death)
+            if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
+                self.killed_jobs = True
+        if not self._has_given_up and self._run.pool.boots.failure() is not None:
+            self._has_given_up = True
+            self._run.stop.begin(now=True, why="no worker can boot")

@@ -17,27 +17,28 @@ from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL = timedelta(seconds=10)
-_AFTER_A_COMMIT = timedelta(seconds=2)
 _AMONG = 1000  # of each method in each queue; longer backlogs are told as so many
 
 
 class UnknownMethodsLoop(Loop):
     """Looks at what waits in the served queues."""
 
+    name = "unknown methods"
+    interval = timedelta(seconds=10)
+    hasten_after = timedelta(seconds=2)
+
     def __init__(self, run: Run) -> None:
-        super().__init__("unknown methods", interval=_INTERVAL, hasten_after=_AFTER_A_COMMIT)
-        self._registration = run.registration
+        super().__init__(run)
         self._told: set[str] = set()
 
     def tick(self, storage: Storage) -> None:
-        says = self._registration.says
+        says = self._run.registration.says
         waiting: Counter[str] = Counter()
         if says.methods is not None:
             for line in storage.method_stats(says.queues, among=_AMONG):
                 if line.method not in says.methods:
                     waiting[line.method] += line.enqueued
-        unknown = known_to_nobody(storage, waiting, own_id=self._registration.id)
+        unknown = known_to_nobody(storage, waiting, own_id=self._run.registration.id)
         for method in sorted(unknown - self._told):
             logger.warning(
                 "Jobs wait for method %s (now %s), which no server knows. They run once a server is started, "

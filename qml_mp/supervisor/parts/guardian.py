@@ -24,7 +24,7 @@ from qml_mp.ipc.slot import SlotTable
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
-from qml_mp.supervisor.workers.fork import Child, fork_child, reap
+from qml_mp.supervisor.workers.fork import Child, fork_child, kill_and_reap, reap
 from qml_mp.supervisor.workers.killing import kill_stranger
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 _UNWIND_S = 1.5  # from the second signal (the exception in the job) to the kill
 _LOOK_EVERY_S = 0.05
 _PAUSE_S = 0.5  # from one try to the next
-_FOR_EVER = float("inf")
 
 
 class Guardian(Part):
@@ -48,7 +47,7 @@ class Guardian(Part):
         self._told = ""
 
     def fds(self) -> list[int]:
-        return [] if self._child is None or self._child.pidfd is None else [self._child.pidfd]
+        return [] if self._child is None else self._child.fds
 
     def own_fds(self) -> list[int]:
         return [] if self._child is None else [self._writing, *self.fds()]
@@ -56,8 +55,7 @@ class Guardian(Part):
     def turn(self) -> None:
         """Collect what is left of it when it has died."""
         if self._child is not None and reap(self._child) is not None:
-            os.close(self._writing)
-            self._child = None
+            self._forget()
 
     def start_if_missing(self) -> None:
         """Fork it when there is none. When the system has no room for a process, that is logged once, and
@@ -76,12 +74,13 @@ class Guardian(Part):
 
     def close(self) -> None:
         """End it, because no worker is left to guard."""
-        if self._child is None:
-            return
-        self._child.kill()
-        while self._child is not None:
-            wait_for(self.fds(), until=time.monotonic() + _LOOK_EVERY_S)
-            self.turn()
+        if self._child is not None:
+            kill_and_reap(self._child)
+            self._forget()
+
+    def _forget(self) -> None:
+        os.close(self._writing)
+        self._child = None
 
     def _fork(self) -> Child:
         reading, self._writing = open_pipe()
@@ -102,15 +101,13 @@ def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:
     """The guardian's whole life; signals stay blocked, so that only its own end or SIGKILL ends it."""
     if sys.platform != "darwin":
         setproctitle.setproctitle("qml-mp: guardian")
-    while reading not in wait_for([reading], until=_FOR_EVER):
+    while reading not in wait_for([reading], until=float("inf")):
         pass
-    orphaned_at = time.monotonic()
+    kill_at = time.monotonic() + orphan_grace_s
     orphans = _orphans(slots)
-    _signal(orphans, signal.SIGTERM)
-    second_at = orphaned_at + max(0.0, orphan_grace_s - _UNWIND_S)
-    kill_at = orphaned_at + orphan_grace_s
-    orphans = _wait_until_gone(orphans, until=second_at)
-    _signal(orphans, signal.SIGTERM)
+    _terminate(orphans)
+    orphans = _wait_until_gone(orphans, until=kill_at - _UNWIND_S)
+    _terminate(orphans)
     for orphan in _wait_until_gone(orphans, until=kill_at):
         kill_stranger(orphan)
     return 0
@@ -140,7 +137,7 @@ def _living(orphans: list[ProcessIdentity]) -> list[ProcessIdentity]:
     return [orphan for orphan in orphans if host.is_alive(orphan) is not False]
 
 
-def _signal(orphans: list[ProcessIdentity], number: int) -> None:
+def _terminate(orphans: list[ProcessIdentity]) -> None:
     for orphan in _living(orphans):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(orphan.pid, number)
+            os.kill(orphan.pid, signal.SIGTERM)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from qml_mp.child.source import AppFacts, LoadedProgram, ProgramSource
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.events.facts import ServerReloaded
-from qml_mp.supervisor.loops.templates import TemplatesLoop
+from qml_mp.supervisor.loops.declarations import TemplatesLoop
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.probe import Probe
 from qml_mp.supervisor.run import Run
@@ -38,6 +38,7 @@ class Reload(Part):
         self._templates = templates
         self._probe: Probe | None = None
         self._once_more = False
+        self._is_closed = False
         self._trouble: str | None = None
 
     def fds(self) -> list[int]:
@@ -52,7 +53,7 @@ class Reload(Part):
 
     def begin(self) -> None:
         """Replace the workers; by new code, once it is known what that gives."""
-        if self._run.stop.has_begun:
+        if self._run.stop.has_begun or self._is_closed:
             return
         if isinstance(self._source, LoadedProgram):
             self._run.events.emit(ServerReloaded(is_new_code=False))
@@ -87,6 +88,7 @@ class Reload(Part):
             self._take_over(facts)
 
     def close(self) -> None:
+        self._is_closed = True  # signals are still handled while the server leaves storage
         if self._probe is not None:
             self._probe.end()
             self._probe = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from types import FrameType, TracebackType
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.parts.reload import Reload
-from qml_mp.supervisor.parts.terminal import Terminal
+from qml_mp.supervisor.parts.stacks import StackDump
 from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU,
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
 )  # fmt: skip
+_TERMINAL = "/dev/tty"
 
 
 class SignalInbox:
@@ -73,10 +75,11 @@ class SignalInbox:
 class SignalHandling(Part):
     """What each signal asks for. Made before the inbox is opened, as `Terminal` has to be."""
 
-    def __init__(self, run: Run, *, inbox: SignalInbox, reload: Reload) -> None:
+    def __init__(self, run: Run, *, inbox: SignalInbox, reload: Reload, stacks: StackDump) -> None:
         self._run = run
         self._inbox = inbox
         self._reload = reload
+        self._stacks = stacks
         self._terminal = Terminal()
 
     def fds(self) -> tuple[int, ...]:
@@ -105,7 +108,7 @@ class SignalHandling(Part):
             case signal.SIGTTOU:
                 self._run.pool.resize(self._run.pool.size - 1)
             case signal.SIGUSR1:
-                self._run.pool.ask_for_stacks()
+                self._stacks.ask()
             case signal.SIGUSR2:
                 self._pause_or_resume()
             case _:
@@ -115,3 +118,33 @@ class SignalHandling(Part):
         self._run.pool.pause(not self._run.pool.paused)
         self._run.registration.pause(self._run.pool.paused)
         logger.info("Claims are %s", "paused" if self._run.pool.paused else "resumed")
+
+
+class Terminal:
+    """The terminal that the server was started from, if it has one and should end with it: it tells a hangup
+    from a SIGHUP that asks for new workers.
+
+    Made before handlers are set: a server whose SIGHUP was ignored then (as by `nohup`) was meant
+    to outlive its terminal.
+    """
+
+    def __init__(self) -> None:
+        self._is_bound_to_it = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+        self._is_in_doubt = False
+
+    def suspect(self) -> None:
+        """A SIGHUP came: from now on it may be gone. (The kernel sends it before it takes it away.)"""
+        self._is_in_doubt = True
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the server had a terminal, and has lost it."""
+        return self._is_bound_to_it and self._is_in_doubt and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open(_TERMINAL, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)  # nothing is known then
+    return True

@@ -1,13 +1,14 @@
-"""Supervisor: hears from storage that something was committed, at most once in a moment."""
+"""Supervisor: hears from storage that something was committed, at most once in a moment. Loops that look for
+new rows are due soon then, and idle workers are woken."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from qml_mp.errors import StorageError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker
+from qml_mp.supervisor.loops.loop import LoopTable
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
 
@@ -20,12 +21,12 @@ _REOPEN_AFTER_S = 1.0
 class StorageListener(Part):
     """Opened when it is needed, closed before a fork. Polling stays the safety net while it is closed."""
 
-    def __init__(self, run: Run, storage: Storage, *, on_commit: Callable[[], None]) -> None:
-        """`on_commit` is called when something was, or may have been, committed."""
+    def __init__(self, run: Run, storage: Storage, *, loops: LoopTable) -> None:
         self._storage = storage
+        self._loops = loops
+        self._pool = run.pool
         self._stop = run.stop
         self._reaching = run.reaching
-        self._on_commit = on_commit
         self._clock = run.clock
         self._waker: Waker | None = None
         self._quiet_until = 0.0
@@ -53,7 +54,8 @@ class StorageListener(Part):
         # It was closed for a fork, and commits may have come meanwhile.
         may_have_missed = not self._reaching.is_failing and self._open()
         if self._take() or may_have_missed:
-            self._on_commit()
+            self._loops.hasten()
+            self._pool.wake_idle()
 
     def before_fork(self) -> None:
         self.close()

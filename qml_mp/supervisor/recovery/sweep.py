@@ -116,15 +116,11 @@ def _all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float) -> b
     """Kill what lives of these workers, with their groups, and wait for the proof."""
     living = [worker for worker in workers if host.is_alive(worker) is not False]
     for worker in living:
-        _kill(worker)
+        if host.is_alive(worker):  # where that cannot be told, the pid may be anybody's
+            logger.warning("Killing worker pid %s, which has outlived its supervisor", worker.pid)
+            kill_stranger(worker)
     deadline = time.monotonic() + proof_s
     while living and time.monotonic() < deadline:
         wait_for([], until=time.monotonic() + _LOOK_EVERY_S)
         living = [worker for worker in living if host.is_alive(worker) is not False]
     return not living
-
-
-def _kill(worker: ProcessIdentity) -> None:
-    if host.is_alive(worker) is True:  # where that cannot be told, the pid may be anybody's
-        logger.warning("Killing worker pid %s, which has outlived its supervisor", worker.pid)
-        kill_stranger(worker)

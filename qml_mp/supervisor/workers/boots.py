@@ -1,4 +1,5 @@
-"""Supervisor: how the boots of new workers went: whether one was ever ready, and why the newest failed."""
+"""Supervisor: how the boots of new workers went: whether one was ever ready, why the newest failed, and how
+fast others may follow."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkersCannotBoot
 from qml_mp.ipc.slot import Activity
 from qml_mp.supervisor.part import in_short
-from qml_mp.supervisor.workers.backoff import BootBackoff
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 _SILENT_DEATHS = 5  # in a row, of workers that have no error to show, until that is the error
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 4.5  # so that a fixed app is noticed within five seconds
 
 
 class Boots:
@@ -68,3 +70,30 @@ class Boots:
         if self.was_ever_ready and text != self.error:
             self._events.emit(WorkersCannotBoot(error=text, old_ones_stay=old_ones_stay))
         self.error = text
+
+
+class BootBackoff:
+    """Pure. After a worker that died without having been of use, one worker at a time is tried, after a
+    pause that doubles; the first one that is ready ends it."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._not_before = 0.0
+
+    def failed(self, now: float) -> None:
+        """A worker died before it was ready, or idle soon after."""
+        pause_s = min(_FIRST_PAUSE_S * 2**self.failures, _LONGEST_PAUSE_S)
+        self.failures += 1
+        self._not_before = now + pause_s
+
+    def succeeded(self) -> None:
+        """A worker is ready."""
+        self.failures = 0
+
+    def allows(self, now: float, *, booting: int) -> bool:
+        """Whether one more may be forked now, while `booting` are on their way."""
+        return self.failures == 0 or (booting == 0 and now >= self._not_before)
+
+    def next_at(self) -> float:
+        """When the next try may be, after a failure."""
+        return self._not_before if self.failures else float("inf")

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from qml_mp.child.prologue import prologue
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import ConfigurationError
 from qml_mp.supervisor.wait import wait_for
-from qml_mp.supervisor.workers.killing import kill_child
+from qml_mp.supervisor.workers.killing import kill_child, pidfd_of
 
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+_LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,11 @@ class Child:
     pidfd: int | None
     """Readable when the process has died; None where the system has no pidfds (SIGCHLD tells)."""
     started_ticks: int
+
+    @property
+    def fds(self) -> list[int]:
+        """Its pidfd, to be waited for."""
+        return [] if self.pidfd is None else [self.pidfd]
 
     def signal(self, number: int) -> None:
         """Send a signal to the process alone; harmless when it is dead."""
@@ -75,7 +82,7 @@ def fork_child(
         failpoints.hit("fork.after")
         with contextlib.suppress(OSError):  # the child does the same; whoever is first
             os.setpgid(pid, pid)
-        return Child(pid=pid, pidfd=_pidfd(pid), started_ticks=_started_ticks(pid))
+        return Child(pid=pid, pidfd=pidfd_of(pid), started_ticks=_started_ticks(pid))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -104,6 +111,13 @@ def reap(child: Child) -> ProcessFacts | None:
     )
 
 
+def kill_and_reap(child: Child) -> None:
+    """End a child, and wait until it has ended."""
+    child.kill()
+    while reap(child) is None:
+        wait_for(child.fds, until=time.monotonic() + _LOOK_EVERY_S)
+
+
 def _look_from_outside(child: Child) -> ProcessFacts | None:
     """It is no child of this process: a host that waits for any child has collected it, or we
     are a copy that the host has forked. Its pid may be a stranger's: no signal is sent."""
@@ -128,13 +142,6 @@ def _child(
         traceback.print_exc()
     finally:
         leave(code)
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
-    except OSError:
-        return None  # no descriptor is left; the child must not be lost for that
 
 
 def _started_ticks(pid: int) -> int:

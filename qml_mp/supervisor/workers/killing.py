@@ -27,7 +27,7 @@ def kill_stranger(process: ProcessIdentity) -> None:
 
     Nothing is signalled when the pid has been given to another process.
     """
-    pidfd = _pidfd_of(process.pid)  # opened before the question, so that it is the answer's process
+    pidfd = pidfd_of(process.pid)  # opened before the question, so that it is the answer's process
     try:
         try:
             if host.identity(process.pid) != process:
@@ -45,13 +45,14 @@ def kill_stranger(process: ProcessIdentity) -> None:
             os.close(pidfd)
 
 
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _pidfd_of(pid: int) -> int | None:
+def pidfd_of(pid: int) -> int | None:
+    """A pidfd; None: there is no such process, no descriptor is left for it, or the system has no pidfds."""
     try:
         return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except OSError:
-        return None  # there is no such process
+        return None
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
+        os.killpg(pid, signal.SIGKILL)

@@ -106,8 +106,3 @@ def kill_now(*, now: float) -> Plan:
 def highest(plans: Iterable[Plan], *, now: float) -> Plan | None:
     """The plan that pushes furthest now; of equals, the one whose kill comes first."""
     return max(plans, key=lambda plan: (plan.rung(now), -plan.kill_at), default=None)
-
-
-def next_rung_at(plans: Iterable[Plan], *, now: float) -> float:
-    """When to look at the ladder again."""
-    return min((plan.next_after(now) for plan in plans), default=float("inf"))

@@ -15,15 +15,14 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkerReady, WorkerStarted
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.processing.cancel import CancelReason
+from qml_mp.settings import MOST_WORKERS
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.workers.boots import Boots
-from qml_mp.supervisor.workers.death import Death
+from qml_mp.supervisor.workers.death import Death, OomWatch
 from qml_mp.supervisor.workers.descriptors import Room
 from qml_mp.supervisor.workers.fork import reap
-from qml_mp.supervisor.workers.oom import OomWatch
 from qml_mp.supervisor.workers.replacing import Replacing
 from qml_mp.supervisor.workers.spawning import WorkerSpec, spawn_worker
-from qml_mp.supervisor.workers.stacks import StackDump
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from qml_mp.units import format_duration
 
@@ -53,7 +52,6 @@ class WorkerPool(Part):
         self._spawned = 0
         self._replacing = Replacing()
         self._room = Room(clock)
-        self._stacks = StackDump()
         self._oom = OomWatch(clock)
 
     def __iter__(self) -> Iterator[WorkerProcess]:
@@ -64,7 +62,7 @@ class WorkerPool(Part):
 
     def fds(self) -> list[int]:
         """Readable when their worker has died."""
-        return [worker.child.pidfd for worker in self if worker.child.pidfd is not None]
+        return [fd for worker in self for fd in worker.child.fds]
 
     def own_fds(self) -> list[int]:
         ends = [fd for worker in self for fd in (worker.channels.pipe_fd, worker.channels.stack_fd)]
@@ -76,7 +74,7 @@ class WorkerPool(Part):
             return now + _LOOK_AT_BOOTS_EVERY_S  # readiness is a word in memory: it wakes nobody
         again_at = self.boots.backoff.next_at() if self._missing() else float("inf")
         # A worker that begins a job or is used up says so in memory, which wakes nobody.
-        return min(again_at, self._stacks.print_at, now + _LOOK_EVERY_S)
+        return min(again_at, now + _LOOK_EVERY_S)
 
     def turn(self) -> None:
         """Read every slot; note who has become ready and who takes too long for it."""
@@ -85,14 +83,14 @@ class WorkerPool(Part):
             worker.look(now)
             self.busy_at = max(self.busy_at, worker.busy_at)
             if worker.is_ready:
-                self._note_used_up(worker)
+                if worker.last.used_up and not worker.leaving:
+                    self._replacing.ask_for(worker.worker_id)
             elif worker.has_booted:
                 self._note_ready(worker)
             else:
                 self._end_slow_boot(worker, now)
         self._let_predecessors_go()
         self._oom.look()
-        self._stacks.print_if_due(self, now=now)
 
     def trouble(self) -> str | None:
         shortage = self._room.shortage
@@ -119,7 +117,7 @@ class WorkerPool(Part):
     def resize(self, size: int) -> None:
         """Have `size` workers from now on; those beyond it finish their job and leave."""
         # One slot is for a replacement that boots.
-        self._configure(worker_count=max(0, min(size, self.slots.capacity - 1)))
+        self._configure(worker_count=max(0, min(size, self.slots.capacity - 1, MOST_WORKERS)))
         for worker in self:
             if worker.number > self.size:
                 worker.leave()
@@ -163,10 +161,6 @@ class WorkerPool(Part):
         for worker in self:
             worker.pause() if paused else worker.wake()
 
-    def ask_for_stacks(self) -> None:
-        """Have every worker write its stack; they are printed a moment later."""
-        self._stacks.ask(self, now=self._clock.monotonic())
-
     def drain(self) -> None:
         """Tell every worker to finish its job and leave."""
         for worker in self:
@@ -203,10 +197,6 @@ class WorkerPool(Part):
                 replaces=self._replacing.predecessor_of(worker.worker_id),
             )
         )
-
-    def _note_used_up(self, worker: WorkerProcess) -> None:
-        if worker.last.used_up and not worker.leaving:
-            self._replacing.ask_for(worker.worker_id)
 
     def _end_slow_boot(self, worker: WorkerProcess, now: float) -> None:
         limit = self._spec.config.boot_timeout

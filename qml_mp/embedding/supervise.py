@@ -1,17 +1,33 @@
-"""Supervisor: the app imported here before any fork, so that workers are cheap copies (`--preload`)."""
+"""Supervisor: a run in this process: what the program gives, the program imported before any fork if that is
+wanted (`--preload`), then the supervisor."""
 
 from __future__ import annotations
 
 import gc
 
-from qml_mp import host
-from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads
+from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads, facts_of
 from qml_mp.errors import AppImportError, ConfigurationError
+from qml_mp.host import thread_count
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.parts.host_process import Host
+from qml_mp.supervisor.probe import probe_app
+from qml_mp.supervisor.server import Supervisor
+
+
+def supervise(config: ServerConfig, storage: Storage, source: ProgramSource, *, host: Host) -> int:
+    """Run the program's server for this host; an `ExitCode`. Raises what `Supervisor.run` does, and
+    `AppImportError`."""
+    if isinstance(source, LoadedProgram):
+        facts = facts_of(source.program)
+    else:
+        facts = probe_app(source, timeout=config.boot_timeout)
+    return Supervisor(config, storage, preloaded(source, config), facts=facts, host=host).run()
 
 
 def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
-    """The source with its program in memory when the settings want that; else as it is.
+    """The source with its program in memory when the settings want that: workers are cheap copies then. Else
+    as it is.
 
     Raises `AppImportError`, and `ConfigurationError` when the import has started threads, which
     would not exist in the copies.
@@ -23,7 +39,7 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
         program = source.load()
     except Exception as error:
         raise AppImportError(f"The app {source.label!r} cannot be imported: {error}") from error
-    threads = host.thread_count()
+    threads = thread_count()
     if threads is not None and threads > 1:
         raise ConfigurationError(
             f"With preload, importing {source.label!r} started {threads - 1} threads, which would not exist "

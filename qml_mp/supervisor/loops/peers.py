@@ -1,4 +1,4 @@
-"""Supervisor: the heartbeat loop: says that this server lives, and reclaims from peers that are silent."""
+"""Supervisor: other servers: it says that it lives, and reclaims from those that do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.recovery.judging import Judging
-from qml_mp.supervisor.recovery.sweep import each_by_itself, is_seen_alive
+from qml_mp.supervisor.recovery.sweep import (
+    each_by_itself,
+    is_seen_alive,
+    reclaim_from_dead_neighbours,
+    release_stranded_jobs,
+)
 from qml_mp.supervisor.run import Run
 
 
@@ -19,22 +24,24 @@ class HeartbeatLoop(Loop):
     """Bumps the own row with the workers' memory, then reclaims from peers that have been silent, once
     this server has itself sent heartbeats for as long without a gap."""
 
+    name = "heartbeat"
+
     def __init__(self, run: Run, *, judging: Judging) -> None:
-        super().__init__("heartbeat", interval=judging.beat)
-        self._run = run
+        super().__init__(run)
+        self.interval = judging.beat
         self._judging = judging
 
     def tick(self, storage: Storage) -> timedelta | None:
         rss = {worker.worker_id: host.rss_bytes(worker.child.pid) or 0 for worker in self._run.pool}
         if not storage.heartbeat_server(self._run.registration.id, worker_rss=rss):
-            go_on_as_another(storage, self._run)
+            _go_on_as_another(storage, self._run)
             return None
         self._judging.renew(storage.now())
         not_yet: list[timedelta] = []
 
         def judge(peer: ServerInfo) -> None:
             if is_seen_alive(storage, peer):
-                return  # the process table knows better, and the neighbour loop asks it
+                return  # the process table knows better, and `NeighbourLoop` asks it
             lease = self._judging.lease_for(peer.process)
             if lease.is_old_enough:
                 self._reclaim(storage, peer, silent_for=lease.timeout)
@@ -56,7 +63,29 @@ class HeartbeatLoop(Loop):
             self._run.pool.wake_idle()
 
 
-def go_on_as_another(storage: Storage, run: Run) -> None:
+class NeighbourLoop(Loop):
+    """Looks for supervisors of this very host that died: the process table tells, without any timeout. For
+    jobs that only their age can tell of. And for the own row, because a server without heartbeats
+    (`judging` is None) does not see otherwise that it is gone."""
+
+    name = "neighbour"
+    interval = timedelta(seconds=5)
+
+    def __init__(self, run: Run, *, judging: Judging | None) -> None:
+        super().__init__(run)
+        self._judging = judging
+
+    def tick(self, storage: Storage) -> None:
+        if self._run.registration.id not in {server.id for server in storage.list_servers()}:
+            _go_on_as_another(storage, self._run)
+        recovered = reclaim_from_dead_neighbours(storage, self._run)
+        if self._judging is None or self._judging.may_judge_by_age:
+            recovered += release_stranded_jobs(storage, self._run)
+        if recovered:
+            self._run.pool.wake_idle()
+
+
+def _go_on_as_another(storage: Storage, run: Run) -> None:
     """The own row is gone: a peer has declared this server dead and given its jobs to others. So end them
     here, and go on under a new id."""
     run.pool.kill_all(CancelReason.ORPHANED)

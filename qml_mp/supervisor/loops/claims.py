@@ -1,8 +1,9 @@
-"""Supervisor: the back-stop of the claims: what a living worker holds, its slot shows sooner or later.
+"""Supervisor: the claims that its living workers hold: those that somebody wants cancelled, and those that
+no worker shows.
 
-A claim that came with a lost reply is found by the worker itself, which is in doubt from then on. Should
-one stay behind all the same, the worker is told to look. Its supervisor never gives away a claim of a
-living worker.
+What a worker holds, its slot shows sooner or later. A claim that came with a lost reply is found by the
+worker itself, which is in doubt from then on. Should one stay behind all the same, the worker is told to
+look: its supervisor never gives away a claim of a living worker.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from datetime import timedelta
 
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Release
-from qml_mp.events.facts import ClaimFacts, ClaimReclaimed
+from qml_mp.events.facts import CancelStarted, ClaimFacts, ClaimReclaimed
 from qml_mp.ipc.slot import Activity
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
@@ -22,19 +23,39 @@ from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL = timedelta(seconds=5)
 _SAYS_NOTHING = (Activity.BOOTING, Activity.FETCHING, Activity.FINISHING)
 
 _Seen = tuple[str, ClaimKey]
+
+
+class CancelLoop(Loop):
+    """Starts the ladder of running jobs that somebody wants cancelled. Asks storage while a worker of this
+    server is busy."""
+
+    name = "cancel"
+    interval = timedelta(seconds=1)
+    hasten_after = timedelta(milliseconds=100)
+
+    def tick(self, storage: Storage) -> None:
+        if not any(worker.is_busy for worker in self._run.pool):
+            return
+        workers = {worker.worker_id: worker for worker in self._run.pool}
+        for request in storage.cancel_requests(self._run.registration.id):
+            worker = workers.get(request.worker_id)
+            plan = self._run.graces.cancel(asked=self._run.clock.monotonic())
+            if worker is not None and worker.cancel(request.key, plan):
+                self._run.events.emit(CancelStarted(key=request.key, worker_id=request.worker_id))
 
 
 class UnshownClaimsLoop(Loop):
     """Compares the claims of this server with the slots of its workers. A claim is acted on when two ticks
     have found it unshown; those of dead workers that are about to be settled are left alone."""
 
+    name = "unshown claims"
+    interval = timedelta(seconds=5)
+
     def __init__(self, run: Run, *, settling: SettleLoop) -> None:
-        super().__init__("unshown claims", interval=_INTERVAL)
-        self._run = run
+        super().__init__(run)
         self._settling = settling
         self._suspects: set[_Seen] = set()
         self._told: set[_Seen] = set()

@@ -1,0 +1,130 @@
+"""Supervisor: takes every job that has to end up the ladder of `workers/ladder.py`, and keeps workers to the
+limits of their memory."""
+
+from __future__ import annotations
+
+import logging
+
+from qml_mp import host
+from qml_mp.errors import ConfigurationError
+from qml_mp.ipc.slot import Activity
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.ladder import Plan, Rung, highest
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from qml_mp.units import format_size
+
+logger = logging.getLogger(__name__)
+
+_LEAVING_S = 1.0
+"""What a worker without a job may take to leave when the server stops: it may be waiting for storage."""
+_LOOK_EVERY_S = 0.1
+
+
+class Pusher(Part):
+    """Compares what each worker runs with the limits of its job, the cancels and the stop."""
+
+    def __init__(self, run: Run) -> None:
+        self._pool = run.pool
+        self._graces = run.graces
+        self._stop = run.stop
+        self._clock = run.clock
+
+    def turn(self) -> None:
+        """Do what is due now for every worker."""
+        now = self._clock.monotonic()
+        if self._stop.plan is not None:
+            self._pool.drain()
+            if self._stop.plan.rung(now) is Rung.KILL:
+                self._pool.kill_all(CancelReason.SHUTDOWN)
+                return
+        for worker in self._pool:
+            if not worker.is_busy and worker.killed_for is None and now >= self._must_have_left_at(worker):
+                logger.warning("Worker %s has no job and does not leave; killing it", worker.number)
+                worker.kill(CancelReason.SHUTDOWN)
+            plan = highest(self._plans(worker), now=now)
+            if plan is not None and worker.last.key is not None:
+                worker.push(plan.rung(now), worker.last.key, plan.reason)
+
+    def next_at(self) -> float:
+        now = self._clock.monotonic()
+        plans = [plan for worker in self._pool for plan in self._plans(worker)]
+        if self._stop.plan is not None:
+            plans.append(self._stop.plan)
+        leaving = (self._must_have_left_at(worker) for worker in self._pool if not worker.is_busy)
+        rungs = (plan.next_after(now) for plan in plans)
+        return min([float("inf"), *rungs, *(at for at in leaving if at > now)])
+
+    def _must_have_left_at(self, worker: WorkerProcess) -> float:
+        if self._stop.plan is None:
+            return float("inf")
+        return max(self._stop.plan.ask_at, worker.busy_at) + _LEAVING_S
+
+    def _plans(self, worker: WorkerProcess) -> list[Plan]:
+        """What the job in hand is up against. A job whose outcome is being written is left alone,
+        but for the deadline of the whole server."""
+        view = worker.last
+        if view.activity is not Activity.RUNNING or view.key is None:
+            return []
+        timeout = self._graces.timeout(started=view.since_ns / 1e9, limit_s=view.limit.total_seconds())
+        plans = (timeout, worker.cancel_of(view.key), self._stop.plan)
+        return [plan for plan in plans if plan is not None]
+
+
+class MemoryWatch(Part):
+    """A limit too low to start with, and the hard one during jobs. Reads the kernel's own figures of every
+    busy worker, as often as a limit makes it worth while."""
+
+    def __init__(self, run: Run) -> None:
+        config = run.config
+        self._limits = [size for size in (config.max_memory, config.max_memory_hard) if size is not None]
+        self._hard_bytes = config.max_memory_hard
+        self._pool = run.pool
+        self._stop = run.stop
+        self._clock = run.clock
+        self._look_at = 0.0
+        self._is_checked = not self._limits
+
+    def next_at(self) -> float:
+        """Never without a hard limit, or while nobody is busy."""
+        busy = self._hard_bytes is not None and any(worker.is_busy for worker in self._pool)
+        return self._look_at if busy else float("inf")
+
+    def turn(self) -> None:
+        self._kill_above_hard_limit()
+        self._check_limits()
+
+    def _kill_above_hard_limit(self) -> None:
+        """Of the workers in a job."""
+        if self._hard_bytes is None or self._clock.monotonic() < self._look_at:
+            return
+        self._look_at = self._clock.monotonic() + _LOOK_EVERY_S
+        for worker in self._pool:
+            used_bytes = (host.rss_bytes(worker.child.pid) or 0) if worker.is_busy else 0
+            if used_bytes > self._hard_bytes and worker.killed_for is None:
+                logger.error(
+                    "Worker %s uses %s, more than the hard limit of %s; killing it",
+                    worker.number,
+                    format_size(used_bytes),
+                    format_size(self._hard_bytes),
+                )
+                worker.kill(CancelReason.MEMORY, worker.last.key)
+
+    def _check_limits(self) -> None:
+        """Stop when the first worker that is ready uses more than a limit, before its first job."""
+        if self._is_checked:
+            return
+        limit_bytes = min(self._limits)
+        for worker in self._pool:
+            if not worker.is_ready or worker.last.jobs_done or worker.is_busy:
+                continue
+            self._is_checked = True
+            used_bytes = host.rss_bytes(worker.child.pid) or 0
+            if used_bytes >= limit_bytes:
+                error = ConfigurationError(
+                    f"The memory limit of {format_size(limit_bytes)} is less than what a worker uses before "
+                    f"its first job ({format_size(used_bytes)}), so it would be replaced for ever. Raise it."
+                )
+                self._stop.begin(now=True, why="its memory limit cannot be kept", error=error)
+                return

@@ -1,0 +1,46 @@
+"""Tests: parts of a supervisor that need no process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.assembly import new_run
+from qml_mp.supervisor.loops.declarations import TemplatesLoop
+from qml_mp.supervisor.parts.reload import Reload
+from qml_mp.supervisor.run import Run
+
+SOURCE = NamedProgram(spec="an:app")
+MakeRun = Callable[[int], Run]
+
+
+@pytest.fixture
+def run_of() -> MakeRun:
+    return lambda workers: new_run(ServerConfig(worker_count=workers), "memory://", SOURCE, facts=AppFacts())
+
+
+@pytest.mark.parametrize(("workers", "wanted"), [(1, 2), (1023, 1024), (1024, 1024)])
+def test_one_more_worker_is_never_more_than_the_setting_allows(
+    run_of: MakeRun, workers: int, wanted: int
+) -> None:
+    pool = run_of(workers).pool
+
+    pool.resize(pool.size + 1)
+
+    assert pool.size == wanted
+
+
+def test_no_look_at_new_code_begins_once_all_is_closed(
+    run_of: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, looks = run_of(1), []
+    monkeypatch.setattr("qml_mp.supervisor.parts.reload.Probe", lambda *_, **__: looks.append("a look"))
+    reload = Reload(run, SOURCE, queues_of=None, templates=TemplatesLoop(run))
+
+    reload.close()
+    reload.begin()
+
+    assert looks == []
