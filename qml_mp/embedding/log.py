@@ -36,7 +36,6 @@ class StderrHandler(logging.Handler):
         self._mute = sys.__stderr__ is None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line, or count it as dropped."""
         if self._mute:
             return
         try:

@@ -18,8 +18,7 @@ from qml_mp.child.source import NamedProgram
 from qml_mp.errors import QmlError, StorageError, WorkerBootError
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.wait import wait_for
-from qml_mp.supervisor.workers.fork import Child, fork_child, reap
-from qml_mp.supervisor.workers.killing import pidfd_of
+from qml_mp.supervisor.workers.fork import Child, fork_child, pidfd_of, reap
 
 READY = "ready"
 _LOOK_EVERY_S = 0.02
@@ -96,17 +95,7 @@ def fork_supervisor(run: Callable[[list[int], Callable[[], None]], int]) -> Remo
         host_fds = [host_reading, *watch_host(host_pid)]
         return report(status_writing, lambda on_ready: run(host_fds, on_ready))
 
-    try:
-        child = fork_child(
-            main, own_fds={host_writing, status_reading}, keep_fds={host_reading, status_writing}
-        )
-    except BaseException:
-        os.close(host_writing)
-        os.close(status_reading)
-        raise
-    finally:
-        os.close(host_reading)
-        os.close(status_writing)
+    child = fork_child(main, ours={host_writing, status_reading}, theirs={host_reading, status_writing})
     return RemoteSupervisor(child, host_fd=host_writing, status_fd=status_reading)
 
 

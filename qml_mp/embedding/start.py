@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
-from qml_mp.child.source import AppFacts, NamedProgram, ProgramSource
+from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.embedding.supervise import preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_config, load_url
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
@@ -31,15 +31,16 @@ def run_server(
     Flags win over what the app's code gives, that over the environment and the settings file.
     Raises `AppImportError`, `ConfigurationError`, `StorageError` or `WorkerBootError`.
     """
-    source: ProgramSource = NamedProgram(spec=app_spec)
-    facts = probe_app(source, timeout=_boot_timeout(config_flags))
+    named = NamedProgram(spec=app_spec)
+    facts = probe_app(named, timeout=_boot_timeout(config_flags))
     config = _settings(config_flags, facts)
-    source = preloaded(source, config)
+    source = preloaded(named, config)
     storage = open_storage(
         load_url(url_flag or facts.url), application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
     )
     _connect_once(storage.url)
-    _announce(config, storage, facts, app_spec)
+    logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)
+    logger.info("Workers: %s. %s", config.worker_count, what_is_served(config.queues, facts.methods))
     return Supervisor(
         config,
         storage,
@@ -54,11 +55,8 @@ def run_server(
 def _connect_once(url: str) -> None:
     """See that storage can be used, and make the schema when there is none, with the patience of a client:
     another starter may be making it at this moment."""
-    storage = open_storage(url, application_name="qml-mp: start")
-    try:
+    with closing(open_storage(url, application_name="qml-mp: start")) as storage:
         storage.list_servers()
-    finally:
-        storage.close()
 
 
 def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:
@@ -73,8 +71,3 @@ def _settings(flags: Mapping[str, object], facts: AppFacts) -> ServerConfig:
     """The settings; of queues that nobody sets, those that the code declares."""
     config = load_config(flags=flags, code=facts.config)
     return config if "queues" in config.given else replace(config, queues=facts.queues)
-
-
-def _announce(config: ServerConfig, storage: Storage, facts: AppFacts, app_spec: str) -> None:
-    logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)
-    logger.info("Workers: %s. %s", config.worker_count, what_is_served(config.queues, facts.methods))

@@ -16,7 +16,7 @@ from qml_mp.supervisor.server import Supervisor
 
 
 def supervise(config: ServerConfig, storage: Storage, source: ProgramSource, *, host: Host) -> int:
-    """Run the program's server for this host; an `ExitCode`. Raises what `Supervisor.run` does, and
+    """Run the program's server for this host; what `Supervisor.run` returns. Raises what that does, and
     `AppImportError`."""
     if isinstance(source, LoadedProgram):
         facts = facts_of(source.program)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 
 from qml_mp.child.source import AppFacts, ProgramSource
-from qml_mp.clock import SystemClock
-from qml_mp.events.emitter import new_emitter
-from qml_mp.events.facts import StorageBack, StorageLost
-from qml_mp.events.retrying import Retrying
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
@@ -27,39 +21,11 @@ from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.host_process import Host, HostLink
 from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
 from qml_mp.supervisor.parts.reload import Reload
-from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox
-from qml_mp.supervisor.parts.stacks import StackDump
+from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.parts.storage_listener import StorageListener
 from qml_mp.supervisor.recovery.judging import Judging
-from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.run import Run
-from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.urgent import UrgentFirst
-from qml_mp.supervisor.workers.ladder import Graces
-from qml_mp.supervisor.workers.pool import WorkerPool
-from qml_mp.supervisor.workers.spawning import WorkerSpec
-
-
-def new_run(config: ServerConfig, url: str, source: ProgramSource, *, facts: AppFacts) -> Run:
-    """What all parts share."""
-    events, clock, rng, graces = new_emitter(), SystemClock(), random.Random(), Graces.of(config)
-    everyone = Parts()
-    registration = ServerRegistration(config, events=events, methods=facts.methods)
-    reaching = Retrying(events, fails=StorageLost, works=StorageBack(), rng=rng)
-    spec = WorkerSpec(server_id=registration.id, config=config, url=url, source=source)
-    pool = WorkerPool(spec, everyone=everyone, clock=clock, events=events)
-    return Run(
-        config=config,
-        events=events,
-        clock=clock,
-        rng=rng,
-        graces=graces,
-        reaching=reaching,
-        registration=registration,
-        pool=pool,
-        stop=Stop(pool=pool, graces=graces, reaching=reaching, clock=clock, events=events),
-        everyone=everyone,
-    )
 
 
 class Assembly:
@@ -76,7 +42,6 @@ class Assembly:
         host: Host,
         manage_workers: Callable[[], None],
     ) -> None:
-        """For the arguments of a `Supervisor`."""
         self.urgent = Parts()
         """Those that never wait for storage."""
         self.urgent_first = UrgentFirst(
@@ -112,7 +77,7 @@ def _all_loops(
     judging = Judging(config, on_one_machine=on_one_machine) if config.enable_heartbeat else None
     firing: list[Loop] = []
     if config.enable_scheduler:
-        firing.append(SchedulerLoop(run))
+        firing.append(SchedulerLoop(run, interval=config.scheduler_poll_interval))
     if config.enable_recurring:
         firing.append(RecurringLoop(run))
     return [
@@ -123,7 +88,7 @@ def _all_loops(
         *([] if judging is None else [HeartbeatLoop(run, judging=judging)]),
         ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
         *firing,
-        *([CleanupLoop(run)] if config.enable_cleanup else []),
+        *([CleanupLoop(run, interval=config.cleanup_interval)] if config.enable_cleanup else []),
         NeighbourLoop(run, judging=judging),
         UnknownMethodsLoop(run),
         UnshownClaimsLoop(run, settling=settling),

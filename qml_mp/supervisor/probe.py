@@ -55,15 +55,9 @@ class Probe:
                 stream.write(probe(source))
             return 0
 
-        try:
-            self._child = fork_child(
-                answer, own_fds={*own_fds, self._reading}, keep_fds={writing}, die_with_parent=True
-            )
-        except BaseException:
-            os.close(self._reading)
-            raise
-        finally:
-            os.close(writing)
+        self._child = fork_child(
+            answer, ours={self._reading}, theirs={writing}, own_fds=own_fds, die_with_parent=True
+        )
         self._deadline = time.monotonic() + timeout.total_seconds()
         self._is_late = False
         self._has_ended = False

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
-from qml_mp.clock import Clock
-from qml_mp.events.emitter import Emitter
-from qml_mp.events.facts import TryWorked
+from qml_mp.child.source import AppFacts, ProgramSource
+from qml_mp.clock import Clock, SystemClock
+from qml_mp.events.emitter import new_emitter
+from qml_mp.events.facts import StorageBack, StorageLost, TryWorked
 from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.values import Retention
@@ -16,30 +16,50 @@ from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.workers.ladder import Graces
 from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.workers.worker_process import WorkerSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Handed to each loop and part, which use what they need of it."""
+    """Handed to each loop and part, which use what they need of it and change none of its fields."""
 
-    config: ServerConfig
-    events: Emitter
-    clock: Clock
-    rng: random.Random
-    graces: Graces
-    reaching: Retrying
-    """How storage could be reached so far."""
-    registration: ServerRegistration
-    pool: WorkerPool
-    stop: Stop
-    everyone: Parts
-    """All parts: they get ready for each fork."""
+    def __init__(
+        self,
+        config: ServerConfig,
+        source: ProgramSource,
+        *,
+        url: str,
+        facts: AppFacts,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.config = config
+        self.events = new_emitter()
+        self.clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+        self.graces = Graces(
+            cancel_grace=config.cancel_grace,
+            term_grace=config.term_grace,
+            shutdown_timeout=config.shutdown_timeout,
+        )
+        self.reaching = Retrying(self.events, fails=StorageLost, works=StorageBack(), rng=self._rng)
+        """How storage could be reached so far."""
+        self.registration = ServerRegistration(config, events=self.events, methods=facts.methods)
+        self.everyone = Parts()
+        """All parts: they get ready for each fork."""
+        spec = WorkerSpec(server_id=self.registration.id, config=config, url=url, source=source)
+        self.pool = WorkerPool(spec, everyone=self.everyone, clock=self.clock, events=self.events)
+        self.stop = Stop(
+            pool=self.pool,
+            graces=self.graces,
+            reaching=self.reaching,
+            clock=self.clock,
+            events=self.events,
+        )
 
     @property
     def retention(self) -> Retention:
-        """How long final jobs are kept."""
         return Retention.of(self.config)
 
     def retrying(self, works: TryWorked) -> Retrying:
         """For one thing that may fail and is tried again."""
-        return Retrying(self.events, works=works, rng=self.rng)
+        return Retrying(self.events, works=works, rng=self._rng)

@@ -19,17 +19,13 @@ from qml_mp.printable import printable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.assembly import Assembly, new_run
+from qml_mp.supervisor.assembly import Assembly
 from qml_mp.supervisor.membership import join, leave
 from qml_mp.supervisor.parts.host_process import Host
+from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 
-
-class ExitCode:
-    """What `run` returns, of the codes that the command line documents."""
-
-    FINE = 0
-    JOBS_KILLED = 6
+_JOBS_KILLED = 6  # of the exit codes that the command line documents
 
 
 class Supervisor:
@@ -51,7 +47,7 @@ class Supervisor:
         self._storage = storage
         self._label = source.label
         self._facts = facts or AppFacts()
-        self._run = new_run(config, storage.url, source, facts=self._facts)
+        self._run = Run(config, source, url=storage.url, facts=self._facts)
         self._parts = Assembly(
             self._run,
             storage,
@@ -64,7 +60,7 @@ class Supervisor:
         self._is_open = False
 
     def run(self) -> int:
-        """Supervise until told to stop; an `ExitCode`.
+        """Supervise until told to stop; 0, or 6 when jobs were killed at the deadline.
 
         Raises `StorageError` when storage cannot be used at the start, `WorkerBootError` when no
         worker can boot, `ConfigurationError` when a memory limit is below what an idle worker uses.
@@ -82,7 +78,7 @@ class Supervisor:
         error = self._run.stop.error or self._run.pool.boots.failure()
         if error is not None:
             raise error
-        return ExitCode.JOBS_KILLED if self._parts.reaper.killed_jobs else ExitCode.FINE
+        return _JOBS_KILLED if self._parts.reaper.killed_jobs else 0
 
     def _open(self) -> None:
         """Recover what earlier runs left, then say who we are."""

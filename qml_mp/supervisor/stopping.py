@@ -11,7 +11,8 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ServerStopping
 from qml_mp.events.retrying import Retrying
-from qml_mp.supervisor.workers.ladder import Graces, Plan, kill_now
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.supervisor.workers.ladder import Graces, Plan
 from qml_mp.supervisor.workers.pool import WorkerPool
 
 _LEAVING_S = 0.4  # what leaving storage may take after the last worker is gone, whatever came before
@@ -38,7 +39,6 @@ class Stop:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the server was told to stop."""
         return self.plan is not None
 
     @property
@@ -52,7 +52,9 @@ class Stop:
         instant = self._clock.monotonic()
         if now:
             self._events.emit(ServerStopping(why=why, allowed=None))
-            self.plan = kill_now(now=instant)
+            self.plan = Plan(
+                reason=CancelReason.SHUTDOWN, ask_at=instant, interrupt_at=instant, kill_at=instant
+            )
         elif not self.has_begun:
             self._events.emit(ServerStopping(why=why, allowed=self._graces.shutdown_timeout))
             self.plan = self._graces.shutdown(stopped=instant)

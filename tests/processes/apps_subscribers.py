@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import qml_mp.child.main
-import qml_mp.supervisor.assembly
+import qml_mp.supervisor.run
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import Event
 from qml_mp.events.log import log_event
@@ -21,5 +21,5 @@ def stall(_: Event) -> None:
         time.sleep(60)
 
 
-for module in (qml_mp.child.main, qml_mp.supervisor.assembly):
+for module in (qml_mp.child.main, qml_mp.supervisor.run):
     vars(module)["new_emitter"] = lambda: Emitter(log_event, fail, stall)

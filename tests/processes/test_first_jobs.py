@@ -19,7 +19,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.registration import ServerRegistration
 from qml_mp.supervisor.workers.pool import WorkerPool
-from qml_mp.supervisor.workers.spawning import WorkerSpec
+from qml_mp.supervisor.workers.worker_process import WorkerSpec
 from tests.processes.harness import APP, Server, enqueue, wait_for_state, wait_until
 from tests.soak.first_jobs import run_first_jobs
 from tests.soak.report import table
@@ -92,7 +92,7 @@ def test_a_worker_that_died_in_its_first_job_before_anybody_looked_was_ready(
     assert pool.boots.error is None
     assert death.was_busy
     assert not death.was_orderly
-    assert pool.boots.backoff.failures == 0  # its replacement need not wait
+    assert pool.boots.useless == 0  # its replacement need not wait
 
 
 @pytest.mark.fault(10)

@@ -114,7 +114,7 @@ def test_a_hundred_children_draw_different_random_numbers_and_ids() -> None:
         return 0
 
     for _ in range(100):
-        child = fork_child(draw, own_fds={reading}, keep_fds={writing})
+        child = fork_child(draw, ours={reading, writing}, theirs={writing})
         wait_until(partial(reap, child), what="the child's end")
     os.close(writing)
 

@@ -8,7 +8,6 @@ import pytest
 
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.assembly import new_run
 from qml_mp.supervisor.loops.declarations import TemplatesLoop
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.run import Run
@@ -19,7 +18,7 @@ MakeRun = Callable[[int], Run]
 
 @pytest.fixture
 def run_of() -> MakeRun:
-    return lambda workers: new_run(ServerConfig(worker_count=workers), "memory://", SOURCE, facts=AppFacts())
+    return lambda workers: Run(ServerConfig(worker_count=workers), SOURCE, url="memory://", facts=AppFacts())
 
 
 @pytest.mark.parametrize(("workers", "wanted"), [(1, 2), (1023, 1024), (1024, 1024)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -13,13 +12,10 @@ import pytest
 
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
-from qml_mp.events.emitter import new_emitter
-from qml_mp.events.facts import StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.assembly import new_run
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.run import Run
 
@@ -53,15 +49,14 @@ def storage() -> Iterator[Storage]:
 
 
 @pytest.fixture
-def reaching() -> Retrying:
-    return Retrying(new_emitter(), fails=StorageLost, works=StorageBack(), rng=random.Random(1))
+def reaching(run: Run) -> Retrying:
+    return run.reaching
 
 
 @pytest.fixture
-def run(storage: Storage, clock: HandClock, reaching: Retrying) -> Run:
+def run(storage: Storage, clock: HandClock) -> Run:
     source = NamedProgram(spec="an:app")
-    run = new_run(ServerConfig(), storage.url, source, facts=AppFacts())
-    return replace(run, clock=clock, reaching=reaching, rng=random.Random(1))
+    return Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), clock=clock, rng=random.Random(1))
 
 
 class Counting(Loop):

@@ -49,7 +49,6 @@ class BurstLoop(Loop):
 
 
 def _what_is_left(storage: Storage, says: SelfDescription) -> Iterator[str]:
-    """One line per cause."""
     queues: Counter[str] = Counter()
     methods: Counter[str] = Counter()
     for line in storage.method_stats():

@@ -49,8 +49,7 @@ class ClockLoop(Loop):
     name = "clock"
 
     def __init__(self, run: Run, *, on_one_machine: bool, due_by_it: Iterable[Loop]) -> None:
-        super().__init__(run)
-        self.interval = _INTERVAL if on_one_machine else _INTERVAL_BY_NETWORK
+        super().__init__(run, interval=_INTERVAL if on_one_machine else _INTERVAL_BY_NETWORK)
         self._due_by_it = tuple(due_by_it)
         self._steps = ClockSteps()
 

@@ -30,8 +30,11 @@ class Loop(ABC):
     hasten_after: timedelta | None = None
     """A commit of others makes it due, but not within so long after its last tick; None: it does not."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, interval: timedelta | None = None) -> None:
+        """With an interval where that is a setting."""
         self._run = run
+        if interval is not None:
+            self.interval = interval
         self._due_at = AT_ONCE
         self._ran_at = float("-inf")
         self.tries = run.retrying(TryWorked(what=f"The {self.name} loop works again"))
@@ -42,7 +45,6 @@ class Loop(ABC):
         """Do what is due. Returns in how long it wants to tick again if that is sooner than its interval."""
 
     def due_at(self) -> float:
-        """When its next tick is due."""
         return self._due_at
 
     def hasten(self) -> None:

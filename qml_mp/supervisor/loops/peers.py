@@ -27,8 +27,7 @@ class HeartbeatLoop(Loop):
     name = "heartbeat"
 
     def __init__(self, run: Run, *, judging: Judging) -> None:
-        super().__init__(run)
-        self.interval = judging.beat
+        super().__init__(run, interval=judging.beat)
         self._judging = judging
 
     def tick(self, storage: Storage) -> timedelta | None:

@@ -23,8 +23,7 @@ class RecurringLoop(Loop):
     hasten_after = timedelta(milliseconds=250)
 
     def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        self.interval = run.config.recurring_poll_interval
+        super().__init__(run, interval=run.config.recurring_poll_interval)
         self._told: set[str] = set()
 
     def tick(self, storage: Storage) -> timedelta | None:

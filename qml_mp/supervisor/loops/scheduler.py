@@ -7,7 +7,6 @@ from datetime import timedelta
 
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
-from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +18,6 @@ class SchedulerLoop(Loop):
 
     name = "scheduler"
     hasten_after = timedelta(milliseconds=50)
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        self.interval = run.config.scheduler_poll_interval
 
     def tick(self, storage: Storage) -> timedelta | None:
         promoted = storage.promote_due(limit=self._run.config.fetch_batch_size)
@@ -37,10 +32,6 @@ class CleanupLoop(Loop):
     at once again while there are more."""
 
     name = "cleanup"
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
-        self.interval = run.config.cleanup_interval
 
     def tick(self, storage: Storage) -> timedelta | None:
         deleted = storage.delete_expired_jobs(limit=_MOST_DELETED_PER_TICK)

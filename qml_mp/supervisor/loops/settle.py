@@ -40,7 +40,6 @@ class SettleLoop(Loop):
 
     @property
     def unsettled_ids(self) -> set[str]:
-        """The dead workers that are not settled."""
         return {one.death.worker_id for one in self._unsettled}
 
     def remember(self, death: Death) -> None:

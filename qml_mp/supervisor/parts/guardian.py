@@ -24,8 +24,7 @@ from qml_mp.ipc.slot import SlotTable
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
-from qml_mp.supervisor.workers.fork import Child, fork_child, kill_and_reap, reap
-from qml_mp.supervisor.workers.killing import kill_stranger
+from qml_mp.supervisor.workers.fork import Child, fork_child, kill_and_reap, kill_stranger, reap
 
 logger = logging.getLogger(__name__)
 
@@ -84,17 +83,12 @@ class Guardian(Part):
 
     def _fork(self) -> Child:
         reading, self._writing = open_pipe()
-        try:
-            return fork_child(
-                lambda: _watch(reading, self._slots, self._orphan_grace_s),
-                own_fds={*self._everyone.own_fds(), self._writing},
-                keep_fds={reading},
-            )
-        except BaseException:
-            os.close(self._writing)
-            raise
-        finally:
-            os.close(reading)
+        return fork_child(
+            lambda: _watch(reading, self._slots, self._orphan_grace_s),
+            ours={self._writing},
+            theirs={reading},
+            own_fds=self._everyone.own_fds(),
+        )
 
 
 def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:

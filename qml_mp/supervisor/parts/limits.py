@@ -11,7 +11,7 @@ from qml_mp.ipc.slot import Activity
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
-from qml_mp.supervisor.workers.ladder import Plan, Rung, highest
+from qml_mp.supervisor.workers.ladder import Plan, Rung
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from qml_mp.units import format_size
 
@@ -32,7 +32,6 @@ class Pusher(Part):
         self._clock = run.clock
 
     def turn(self) -> None:
-        """Do what is due now for every worker."""
         now = self._clock.monotonic()
         if self._stop.plan is not None:
             self._pool.drain()
@@ -43,7 +42,8 @@ class Pusher(Part):
             if not worker.is_busy and worker.killed_for is None and now >= self._must_have_left_at(worker):
                 logger.warning("Worker %s has no job and does not leave; killing it", worker.number)
                 worker.kill(CancelReason.SHUTDOWN)
-            plan = highest(self._plans(worker), now=now)
+            # The one that pushes furthest now; of equals, the one whose kill comes first.
+            plan = max(self._plans(worker), key=lambda plan: (plan.rung(now), -plan.kill_at), default=None)
             if plan is not None and worker.last.key is not None:
                 worker.push(plan.rung(now), worker.last.key, plan.reason)
 
@@ -96,7 +96,6 @@ class MemoryWatch(Part):
         self._check_limits()
 
     def _kill_above_hard_limit(self) -> None:
-        """Of the workers in a job."""
         if self._hard_bytes is None or self._clock.monotonic() < self._look_at:
             return
         self._look_at = self._clock.monotonic() + _LOOK_EVERY_S

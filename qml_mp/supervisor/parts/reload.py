@@ -68,7 +68,6 @@ class Reload(Part):
             self._refuse("The new code cannot be looked at", str(error))
 
     def turn(self) -> None:
-        """Take over what new code gives, once that is known."""
         if self._probe is None:
             return
         facts, problem = None, ""

@@ -13,7 +13,6 @@ from types import FrameType, TracebackType
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.parts.reload import Reload
-from qml_mp.supervisor.parts.stacks import StackDump
 from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
@@ -23,6 +22,7 @@ HANDLED = (
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
 )  # fmt: skip
 _TERMINAL = "/dev/tty"
+_WRITING_A_STACK_S = 0.1
 
 
 class SignalInbox:
@@ -70,6 +70,34 @@ class SignalInbox:
     def _put(self, number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(BlockingIOError):  # 64 KiB of unhandled signals: one more says nothing new
             os.write(self._writing, bytes([number]))
+
+
+class StackDump(Part):
+    """SIGUSR1: has every worker write its Python stack, and prints them a moment later. At most one dump is
+    under way."""
+
+    def __init__(self, run: Run) -> None:
+        self._pool = run.pool
+        self._clock = run.clock
+        self._print_at = float("inf")
+
+    def ask(self) -> None:
+        for worker in self._pool:
+            if worker.is_ready:
+                worker.ask_for_stack()
+        self._print_at = self._clock.monotonic() + _WRITING_A_STACK_S
+
+    def next_at(self) -> float:
+        return self._print_at
+
+    def turn(self) -> None:
+        if self._clock.monotonic() < self._print_at:
+            return
+        self._print_at = float("inf")
+        for worker in self._pool:
+            what = worker.last.method if worker.is_busy else "idle"
+            stack = worker.stack() or "no stack: its job has blocked or taken the signal that asks for it"
+            logger.info("Worker %s (pid %s, %s):\n%s", worker.number, worker.child.pid, what, stack)
 
 
 class SignalHandling(Part):

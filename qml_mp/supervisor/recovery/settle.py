@@ -58,6 +58,7 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
         return Release(reason="the worker was killed for the job before")
     if death.killed_for is None and death.was_orderly:
         return Release(reason="the worker left before it knew of the job")
+    retry, peak = _slot_of(death, claim).retry, format_size(death.process.peak_rss_bytes or 0)
     match death.killed_for:
         case CancelReason.SHUTDOWN | CancelReason.ORPHANED:
             return Release(reason="the server stopped")
@@ -66,18 +67,14 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
         case CancelReason.TIMEOUT:
             message = "The job passed its time limit, did not end when asked, and was killed."
             error = ErrorInfo(type="JobTimeout", message=message, traceback=death.stack)
-            delay = _slot_of(death, claim).retry.timeout
-            return _failed(error, delay, AttemptKind.TIMEOUT, death.process)
+            return _failed(error, retry.timeout, AttemptKind.TIMEOUT, death.process)
         case CancelReason.MEMORY:
-            peak = format_size(death.process.peak_rss_bytes or 0)
             message = f"The worker was killed above the hard memory limit; its peak was {peak}."
             error = ErrorInfo(type="OutOfMemory", message=message, traceback=death.stack)
-            delay = _slot_of(death, claim).retry.memory
-            return _failed(error, delay, AttemptKind.FAILURE, death.process)
+            return _failed(error, retry.memory, AttemptKind.FAILURE, death.process)
         case None:
             message = f"The worker process (pid {death.process.pid}) {death.how}."
             if death.oom_killed:
-                peak = format_size(death.process.peak_rss_bytes or 0)
                 message += f" The kernel's OOM killer ended it: memory ran out (its peak was {peak})."
             if death.slot is not None and death.slot.text:
                 message += f" {death.slot.text}"

@@ -20,7 +20,7 @@ from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
-from qml_mp.supervisor.workers.killing import kill_stranger
+from qml_mp.supervisor.workers.fork import kill_stranger
 
 logger = logging.getLogger(__name__)
 

@@ -18,14 +18,20 @@ _LONGEST_PAUSE_S = 4.5  # so that a fixed app is noticed within five seconds
 
 class Boots:
     """Told of each worker that is ready or dies before. The first boot's error is the caller's to show; of
-    later ones each is told once, not at each try."""
+    later ones each is told once, not at each try.
+
+    After a worker that died without having been of use, one worker at a time is tried, after a pause that
+    doubles; the first one that is ready ends it.
+    """
 
     def __init__(self, events: Emitter) -> None:
         self._events = events
         self.was_ever_ready = False
         self.error: str | None = None
         """Of the newest worker that could not boot; None again once one is ready."""
-        self.backoff = BootBackoff()
+        self.useless = 0
+        """Workers in a row that died before they were ready, or idle soon after."""
+        self._not_before = 0.0
         self._silent_deaths = 0
 
     def failure(self) -> WorkerBootError | None:
@@ -37,10 +43,9 @@ class Boots:
         return in_short("New workers cannot boot", self.error) if self.error and self.was_ever_ready else None
 
     def succeeded(self) -> None:
-        """A worker is ready."""
         self.was_ever_ready = True
         self.error = None
-        self.backoff.succeeded()
+        self.useless = 0
         self._silent_deaths = 0
 
     def begin_anew(self) -> None:
@@ -66,34 +71,20 @@ class Boots:
         self._note(text, old_ones_stay=False)
         return True
 
+    def was_useless(self, now: float) -> None:
+        """A worker died before it was ready, or idle soon after; or it could not be forked."""
+        self._not_before = now + min(_FIRST_PAUSE_S * 2**self.useless, _LONGEST_PAUSE_S)
+        self.useless += 1
+
+    def allow_another(self, now: float, *, booting: int) -> bool:
+        """Whether one more may be forked now, while `booting` are on their way."""
+        return self.useless == 0 or (booting == 0 and now >= self._not_before)
+
+    def next_at(self) -> float:
+        """When the next try may be, after a failure."""
+        return self._not_before if self.useless else float("inf")
+
     def _note(self, text: str, *, old_ones_stay: bool) -> None:
         if self.was_ever_ready and text != self.error:
             self._events.emit(WorkersCannotBoot(error=text, old_ones_stay=old_ones_stay))
         self.error = text
-
-
-class BootBackoff:
-    """Pure. After a worker that died without having been of use, one worker at a time is tried, after a
-    pause that doubles; the first one that is ready ends it."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self._not_before = 0.0
-
-    def failed(self, now: float) -> None:
-        """A worker died before it was ready, or idle soon after."""
-        pause_s = min(_FIRST_PAUSE_S * 2**self.failures, _LONGEST_PAUSE_S)
-        self.failures += 1
-        self._not_before = now + pause_s
-
-    def succeeded(self) -> None:
-        """A worker is ready."""
-        self.failures = 0
-
-    def allows(self, now: float, *, booting: int) -> bool:
-        """Whether one more may be forked now, while `booting` are on their way."""
-        return self.failures == 0 or (booting == 0 and now >= self._not_before)
-
-    def next_at(self) -> float:
-        """When the next try may be, after a failure."""
-        return self._not_before if self.failures else float("inf")

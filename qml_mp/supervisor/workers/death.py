@@ -46,7 +46,6 @@ class Death:
 
     @property
     def was_busy(self) -> bool:
-        """It had a job in hand."""
         return self.slot is not None and self.slot.activity in (Activity.RUNNING, Activity.FINISHING)
 
     @property
@@ -57,7 +56,6 @@ class Death:
         return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
 
     def stopped(self) -> WorkerStopped:
-        """As a fact."""
         return WorkerStopped(
             worker_id=self.worker_id,
             number=self.number,

@@ -60,11 +60,9 @@ class Room:
         return True
 
     def freed(self) -> None:
-        """A worker is gone, and its descriptors are free."""
         self._again_at = 0.0
 
     def suffices(self) -> None:
-        """All workers that are wanted run."""
         if self.shortage is not None:
             logger.info("All workers that are wanted run again")
             self.shortage = None

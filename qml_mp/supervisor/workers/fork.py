@@ -2,6 +2,10 @@
 
 A child's pid stays its own until it is reaped, so signals to it and to its group cannot hit a
 stranger before that; nothing is signalled after.
+
+A job can leave the group that its worker leads (for the supervisor's own, even), and can start processes
+that stay in it. So the process and the group are killed each by itself: the group is named by the
+worker's pid, which nobody else is given as long as the worker is not reaped or its group has members.
 """
 
 from __future__ import annotations
@@ -12,16 +16,16 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from qml_mp import failpoints, host
 from qml_mp.child.exits import WorkerExit, leave
 from qml_mp.child.prologue import prologue
 from qml_mp.core.outcome import ProcessFacts
+from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.errors import ConfigurationError
 from qml_mp.supervisor.wait import wait_for
-from qml_mp.supervisor.workers.killing import kill_child, pidfd_of
 
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 _LOOK_EVERY_S = 0.05
@@ -48,43 +52,48 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL the process, wherever it is, and whatever its jobs started in its group."""
-        kill_child(self.pid)
+        _kill_group(self.pid)
+        self.signal(signal.SIGKILL)
 
 
 def fork_child(
     main: Callable[[], int],
     *,
-    own_fds: Collection[int],
-    keep_fds: Collection[int] = (),
+    ours: Collection[int],
+    theirs: Collection[int],
+    own_fds: Collection[int] = (),
     die_with_parent: bool = False,
 ) -> Child:
     """Fork a child that runs `main` after the prologue and leaves with the code that it returns.
 
+    The ends `ours` and `theirs` were made for this child: what is not in both is closed on the other side,
+    and after an error all of it. The child closes `own_fds`, too: what else the supervisor holds.
     With `die_with_parent` the kernel sends it a SIGTERM when this process dies (Linux).
     The child starts with all signals blocked: `main` unblocks them when its handlers are in place.
     Raises `OSError` when the system has no room for a process, `ConfigurationError` when this
     process has threads (a lock that one holds would stay locked in the child for ever).
     """
-    threads = host.thread_count()
-    if threads is not None and threads > 1:
-        raise ConfigurationError(
-            f"Cannot fork workers: this process has {threads} threads. "
-            "Start no thread before run(), or use start(), which supervises from a process of its own."
-        )
-    parent_pid = os.getpid()
-    _flush()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        failpoints.hit("fork.before")
-        pid = os.fork()
-        if pid == 0:
-            _child(main, own_fds, keep_fds, parent_pid if die_with_parent else None)
-        failpoints.hit("fork.after")
-        with contextlib.suppress(OSError):  # the child does the same; whoever is first
-            os.setpgid(pid, pid)
-        return Child(pid=pid, pidfd=pidfd_of(pid), started_ticks=_started_ticks(pid))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _ends_closed(ours=ours, theirs=theirs):
+        threads = host.thread_count()
+        if threads is not None and threads > 1:
+            raise ConfigurationError(
+                f"Cannot fork workers: this process has {threads} threads. "
+                "Start no thread before run(), or use start(), which supervises from a process of its own."
+            )
+        parent_pid = os.getpid()
+        _flush()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            failpoints.hit("fork.before")
+            pid = os.fork()
+            if pid == 0:
+                _child(main, {*own_fds, *ours}, theirs, parent_pid if die_with_parent else None)
+            failpoints.hit("fork.after")
+            with contextlib.suppress(OSError):  # the child does the same; whoever is first
+                os.setpgid(pid, pid)
+            return Child(pid=pid, pidfd=pidfd_of(pid), started_ticks=_started_ticks(pid))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def reap(child: Child) -> ProcessFacts | None:
@@ -116,6 +125,56 @@ def kill_and_reap(child: Child) -> None:
     child.kill()
     while reap(child) is None:
         wait_for(child.fds, until=time.monotonic() + _LOOK_EVERY_S)
+
+
+def kill_stranger(process: ProcessIdentity) -> None:
+    """Kill a worker that is no child of this process, and its group; or what is left of its group.
+
+    Nothing is signalled when the pid has been given to another process.
+    """
+    pidfd = pidfd_of(process.pid)  # opened before the question, so that it is the answer's process
+    try:
+        try:
+            if host.identity(process.pid) != process:
+                return
+        except ProcessLookupError:
+            pass  # nobody's: the group, if there is one, has outlived its leader
+        _kill_group(process.pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if pidfd is not None:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            elif not hasattr(os, "pidfd_open"):
+                os.kill(process.pid, signal.SIGKILL)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def pidfd_of(pid: int) -> int | None:
+    """A pidfd; None: there is no such process, no descriptor is left for it, or the system has no pidfds."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _ends_closed(*, ours: Collection[int], theirs: Collection[int]) -> Iterator[None]:
+    """Those of the child alone are closed after the block, ours after an error."""
+    try:
+        yield
+    except BaseException:
+        for fd in ours:
+            os.close(fd)
+        raise
+    finally:
+        for fd in set(theirs).difference(ours):
+            os.close(fd)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a zombie
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _look_from_outside(child: Child) -> ProcessFacts | None:

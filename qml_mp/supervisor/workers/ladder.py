@@ -7,13 +7,11 @@ instants for the rungs; all instants are on the monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.settings import ServerConfig
 
 _DUMPING_A_STACK_S = 0.05  # what writing a stack may take
 _UNWINDING_PART = 4  # of the time promised at shutdown, at most the last quarter is for unwinding
@@ -40,7 +38,6 @@ class Plan:
 
     @property
     def dump_stack_at(self) -> float:
-        """When the stack is asked for."""
         return max(self.interrupt_at, self.kill_at - _DUMPING_A_STACK_S)
 
     def rung(self, now: float) -> Rung:
@@ -67,15 +64,6 @@ class Graces:
     term_grace: timedelta
     shutdown_timeout: timedelta
 
-    @classmethod
-    def of(cls, config: ServerConfig) -> Graces:
-        """Those of a server."""
-        return cls(
-            cancel_grace=config.cancel_grace,
-            term_grace=config.term_grace,
-            shutdown_timeout=config.shutdown_timeout,
-        )
-
     def timeout(self, *, started: float, limit_s: float) -> Plan:
         """A job may run for `limit_s` from `started`."""
         return self._from(started + limit_s, CancelReason.TIMEOUT)
@@ -96,13 +84,3 @@ class Graces:
         interrupt_at = ask_at + self.cancel_grace.total_seconds()
         kill_at = interrupt_at + self.term_grace.total_seconds()
         return Plan(reason=reason, ask_at=ask_at, interrupt_at=interrupt_at, kill_at=kill_at)
-
-
-def kill_now(*, now: float) -> Plan:
-    """The second SIGTERM, or SIGQUIT: every rung is due."""
-    return Plan(reason=CancelReason.SHUTDOWN, ask_at=now, interrupt_at=now, kill_at=now)
-
-
-def highest(plans: Iterable[Plan], *, now: float) -> Plan | None:
-    """The plan that pushes furthest now; of equals, the one whose kill comes first."""
-    return max(plans, key=lambda plan: (plan.rung(now), -plan.kill_at), default=None)

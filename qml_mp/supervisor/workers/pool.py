@@ -22,8 +22,7 @@ from qml_mp.supervisor.workers.death import Death, OomWatch
 from qml_mp.supervisor.workers.descriptors import Room
 from qml_mp.supervisor.workers.fork import reap
 from qml_mp.supervisor.workers.replacing import Replacing
-from qml_mp.supervisor.workers.spawning import WorkerSpec, spawn_worker
-from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from qml_mp.supervisor.workers.worker_process import WorkerProcess, WorkerSpec, spawn_worker
 from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class WorkerPool(Part):
         now = self._clock.monotonic()
         if self._booting:
             return now + _LOOK_AT_BOOTS_EVERY_S  # readiness is a word in memory: it wakes nobody
-        again_at = self.boots.backoff.next_at() if self._missing() else float("inf")
+        again_at = self.boots.next_at() if self._missing() else float("inf")
         # A worker that begins a job or is used up says so in memory, which wakes nobody.
         return min(again_at, now + _LOOK_EVERY_S)
 
@@ -140,7 +139,6 @@ class WorkerPool(Part):
         self._replacing.ask_for_all(self._workers)
 
     def reap(self) -> list[Death]:
-        """Collect the workers that have died."""
         deaths = []
         for worker in self:
             process = reap(worker.child)
@@ -168,7 +166,6 @@ class WorkerPool(Part):
                 worker.leave()
 
     def kill_all(self, reason: CancelReason) -> None:
-        """SIGKILL every worker."""
         for worker in self:
             worker.kill(reason)
 
@@ -177,7 +174,6 @@ class WorkerPool(Part):
         return sum(not worker.is_ready for worker in self)
 
     def _missing(self) -> list[int]:
-        """Numbers that no worker has."""
         taken = {worker.number for worker in self}
         return [number for number in range(1, self.size + 1) if number not in taken]
 
@@ -235,7 +231,7 @@ class WorkerPool(Part):
 
     def _try_to_spawn(self, number: int) -> str | None:
         """The id of the new worker; None: not now."""
-        if not self.boots.backoff.allows(self._clock.monotonic(), booting=self._booting):
+        if not self.boots.allow_another(self._clock.monotonic(), booting=self._booting):
             return None
         if self._room.is_full or len(self) >= self.slots.capacity:
             return None  # until some of those that were told to leave have left
@@ -244,7 +240,7 @@ class WorkerPool(Part):
         except OSError as error:
             if self._room.ran_out(error, running=len(self), wanted=self.size):
                 return None
-            self.boots.backoff.failed(self._clock.monotonic())
+            self.boots.was_useless(self._clock.monotonic())
             logger.error("Cannot fork worker %s: %s; will try again", number, error)
             return None
 
@@ -290,7 +286,7 @@ class WorkerPool(Part):
         if not worker.is_ready:
             self._note_boot_failure(worker, death)
         if not death.was_orderly and not death.was_busy and now - (worker.ready_at or now) < _SHORT_LIFE_S:
-            self.boots.backoff.failed(now)
+            self.boots.was_useless(now)
         self._events.emit(death.stopped())
         return death
 

@@ -1,20 +1,34 @@
-"""Supervisor: one worker as its supervisor sees it."""
+"""Supervisor: one worker: spawned, and as its supervisor sees it then."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from qml_mp.child.main import WorkerArguments, worker_main
+from qml_mp.child.source import ProgramSource
 from qml_mp.core.job import ClaimKey
-from qml_mp.ipc.pipe import Kind, Message, send
+from qml_mp.ipc.pipe import Kind, Message, open_pipe, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
-from qml_mp.ipc.stack import STACK_SIGNAL, empty, read_stack
+from qml_mp.ipc.stack import STACK_SIGNAL, empty, open_stack_file, read_stack
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.supervisor.workers.fork import Child
+from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.workers.fork import Child, fork_child
 from qml_mp.supervisor.workers.ladder import Plan, Rung
 
 _BUSY = (Activity.RUNNING, Activity.FINISHING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What all workers of a pool have in common; new ones are forked after the newest."""
+
+    server_id: str
+    config: ServerConfig
+    url: str
+    source: ProgramSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +66,10 @@ class WorkerProcess:
     """What it said at the newest look."""
     _cancel: tuple[ClaimKey, Plan] | None = field(default=None, init=False)
     """The claim that somebody wants cancelled, and the ladder for it."""
-    _pushed_key: ClaimKey | None = field(default=None, init=False)
-    _pushed: Rung = field(default=Rung.NONE, init=False)
-    """How far the claim `_pushed_key` has been pushed."""
-    _pushed_for: CancelReason | None = field(default=None, init=False)
+    _pushed: tuple[ClaimKey | None, Rung, CancelReason | None] = field(
+        default=(None, Rung.NONE, None), init=False
+    )
+    """How far it has been pushed with which claim, and why."""
 
     def look(self, now: float) -> SlotView:
         """What the worker says now (what it said before, while it writes)."""
@@ -78,16 +92,13 @@ class WorkerProcess:
 
     @property
     def is_idle(self) -> bool:
-        """Ready and without a job."""
         return self.is_ready and not self.is_busy
 
     @property
     def is_busy(self) -> bool:
-        """With a job in hand."""
         return self.last.activity in _BUSY
 
     def note_ready(self, now: float) -> None:
-        """It has been seen to have booted."""
         self.ready_at = now
 
     def wake(self) -> None:
@@ -119,12 +130,10 @@ class WorkerProcess:
 
     def push(self, rung: Rung, key: ClaimKey, reason: CancelReason) -> None:
         """Take the job `key` up to the rung; each rung (and a new reason for it) is told once."""
-        if self._pushed_key != key:
-            self._pushed_key, self._pushed, self._pushed_for = key, Rung.NONE, None
-        if rung < self._pushed or (
-            rung == self._pushed and (rung is Rung.NONE or reason is self._pushed_for)
-        ):
+        pushed_key, pushed_to, pushed_for = self._pushed
+        if pushed_key == key and (rung < pushed_to or (rung == pushed_to and reason is pushed_for)):
             return
+        told = True
         match rung:
             case Rung.NONE:
                 return
@@ -134,13 +143,11 @@ class WorkerProcess:
                 told = self._send(Message(kind=Kind.INTERRUPT, key=key, reason=reason))
                 self.child.signal(signal.SIGTERM)
             case Rung.DUMP_STACK:
-                told = True
                 self.ask_for_stack()
             case Rung.KILL:
-                told = True
                 self.kill(reason, key)
         if told:  # else its pipe is full: tried again at the next turn
-            self._pushed, self._pushed_for = rung, reason
+            self._pushed = key, rung, reason
 
     def ask_for_stack(self) -> None:
         """Make the worker write its stack; a moment later `stack()` has it."""
@@ -158,7 +165,6 @@ class WorkerProcess:
         self.child.kill()
 
     def kill_slow_boot(self) -> None:
-        """It was not ready in time."""
         self.is_too_slow = True
         self.kill(CancelReason.SHUTDOWN)
 
@@ -170,3 +176,53 @@ class WorkerProcess:
 
     def _send(self, message: Message) -> bool:
         return send(self.channels.pipe_fd, message)
+
+
+def spawn_worker(
+    spec: WorkerSpec,
+    *,
+    number: int,
+    worker_id: str,
+    slots: SlotTable,
+    index: int,
+    own_fds: Collection[int],
+    now: float,
+) -> WorkerProcess:
+    """Fork worker `number` with slot `index`; `own_fds` are the supervisor's, which it must not keep. Raises
+    `OSError` when the system has no room for it, and leaves nothing behind then."""
+    slots.clear(index)
+    reading, channels = open_channels()
+    arguments = WorkerArguments(
+        number=number,
+        worker_id=worker_id,
+        server_id=spec.server_id,
+        url=spec.url,
+        config=spec.config,
+        source=spec.source,
+        pipe_fd=reading,
+        stack_fd=channels.stack_fd,
+        slot=slots.writer(index),
+    )
+    child = fork_child(
+        lambda: worker_main(arguments),
+        ours={channels.pipe_fd, channels.stack_fd},
+        theirs={reading, channels.stack_fd},
+        own_fds=own_fds,
+        die_with_parent=True,
+    )
+    slots.set_process(index, pid=child.pid, started_ticks=child.started_ticks)
+    return WorkerProcess(
+        number=number, worker_id=worker_id, child=child, channels=channels, slots=slots, index=index,
+        forked_at=now,
+    )  # fmt: skip
+
+
+def open_channels() -> tuple[int, Channels]:
+    """The worker's end of a new pipe, and what the supervisor keeps. Nothing stays open after an error."""
+    reading, writing = open_pipe()
+    try:
+        return reading, Channels(pipe_fd=writing, stack_fd=open_stack_file())
+    except BaseException:
+        os.close(reading)
+        os.close(writing)
+        raise
