@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 _TAB_COLUMNS = 4
-_SURROGATES_FROM = 0x10000
 _IN_JSON = re.compile(r"[^ -~]")
 
 
@@ -32,10 +32,4 @@ def printable_json(encoded: str) -> str:
 
 def _json_escape(found: re.Match[str]) -> str:
     char = found[0]
-    if char.isprintable():
-        return char
-    code = ord(char)
-    if code < _SURROGATES_FROM:
-        return f"\\u{code:04x}"
-    high, low = divmod(code - _SURROGATES_FROM, 0x400)
-    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+    return char if char.isprintable() else json.dumps(char)[1:-1]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
-from datetime import timedelta
+import random
 
 from qml_mp import failpoints, host
 from qml_mp.child.claims import Claims
@@ -22,26 +21,10 @@ from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Execution
+from qml_mp.settings import ServerConfig
 from qml_mp.storage.values import Finished
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopLimits:
-    """When an idle worker looks, and after what it asks to be replaced."""
-
-    polling_interval: timedelta
-    max_jobs: int | None = None
-    max_memory_bytes: int | None = None
-
-    def are_passed(self, jobs_done: int) -> bool:
-        """Whether this worker has used up what it may."""
-        if self.max_jobs is not None and jobs_done >= self.max_jobs:
-            return True
-        if self.max_memory_bytes is None:
-            return False
-        return (host.rss_bytes(os.getpid()) or 0) > self.max_memory_bytes
 
 
 class WorkerLoop:
@@ -56,7 +39,7 @@ class WorkerLoop:
         display: Display,
         changes: StateChanges,
         hygiene: Hygiene,
-        limits: LoopLimits,
+        config: ServerConfig,
     ) -> None:
         self._claims = claims
         self._processor = processor
@@ -64,7 +47,8 @@ class WorkerLoop:
         self._display = display
         self._changes = changes
         self._hygiene = hygiene
-        self._limits = limits
+        self._config = config
+        self._max_jobs = _with_jitter(config.max_jobs)
         self._spoiled: str | None = None
         """Why no other job may run in this process."""
 
@@ -108,7 +92,7 @@ class WorkerLoop:
         self._claims.tries.worked()
         if not self._claims.held:
             self._display.idle()
-            self._commands.wait(self._limits.polling_interval.total_seconds())
+            self._commands.wait(self._config.polling_interval.total_seconds())
 
     def _give_back(self, execution: Execution) -> Outcome:
         """The claim came too late to be run. It is two transitions, and the hook is told of both."""
@@ -128,9 +112,16 @@ class WorkerLoop:
         self._display.finishing(execution)
         slot.jobs_done += 1
         self._commands.look()
-        if self._limits.are_passed(slot.jobs_done):
+        if self._is_used_up():
             slot.used_up = True  # it only says so: the supervisor replaces one worker at a time
         return outcome
+
+    def _is_used_up(self) -> bool:
+        if self._max_jobs is not None and self._display.slot.jobs_done >= self._max_jobs:
+            return True
+        if self._config.max_memory is None:
+            return False
+        return (host.rss_bytes(os.getpid()) or 0) > self._config.max_memory
 
     def _finish(self, claim: Claim, outcome: Outcome) -> Finished | None:
         """Write the outcome, as often as it takes; None when the worker must leave before it could.
@@ -165,3 +156,9 @@ def _refused(error: OutcomeRefused) -> Failure:
     """In place of an outcome that storage always refuses, so that the job does not run for ever."""
     message = f"The outcome could not be stored: {error}"
     return Failure(error=ErrorInfo(type=type(error).__name__, message=message))
+
+
+def _with_jitter(max_jobs: int | None) -> int | None:
+    """Up to a tenth more, so that workers started together are not replaced together. An app may have seeded
+    the random source that all share."""
+    return None if max_jobs is None else max_jobs + random.Random().randint(0, max_jobs // 10)

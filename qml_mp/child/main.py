@@ -12,7 +12,7 @@ from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
 from qml_mp.child.exits import WorkerExit, end_group
 from qml_mp.child.hygiene import Hygiene, StandardStreams
-from qml_mp.child.loop import LoopLimits, WorkerLoop
+from qml_mp.child.loop import WorkerLoop
 from qml_mp.child.prologue import cut_off_descendants, unblock_signals
 from qml_mp.child.reports import Display, StateChanges
 from qml_mp.child.source import ProgramSource, cap_native_threads
@@ -96,7 +96,7 @@ def _loop(
     streams: StandardStreams,
 ) -> WorkerLoop:
     config = arguments.config
-    rng, events = random.Random(), new_emitter()
+    events = new_emitter()
     return WorkerLoop(
         claims=Claims(
             storage,
@@ -117,7 +117,7 @@ def _loop(
             default_timeout=config.job_timeout,
             user_code=commands.user_code,
             clock=SystemClock(),
-            rng=rng,
+            rng=random.Random(),
         ),
         commands=commands,
         display=display,
@@ -129,11 +129,7 @@ def _loop(
             stack_fd=arguments.stack_fd,
             streams=streams,
         ),
-        limits=LoopLimits(
-            polling_interval=config.polling_interval,
-            max_jobs=_with_jitter(config.max_jobs, rng),
-            max_memory_bytes=config.max_memory,
-        ),
+        config=config,
     )
 
 
@@ -147,8 +143,3 @@ def _info(arguments: WorkerArguments) -> WorkerInfo:
         started_at=SystemClock().now(),
         rss_bytes=host.rss_bytes(process.pid),
     )
-
-
-def _with_jitter(max_jobs: int | None, rng: random.Random) -> int | None:
-    """Up to a tenth more, so that workers started together are not replaced together."""
-    return None if max_jobs is None else max_jobs + rng.randint(0, max_jobs // 10)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from qml_mp.core.job import Claim, Job
-from qml_mp.core.outcome import AttemptKind, ErrorInfo
+from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, Processing, Succeeded
 from qml_mp.events.facts import (
     AttemptFailed,
@@ -66,17 +66,14 @@ def ended(
             pass
         case _:
             return None
+    is_timeout = job.last_error is not None and job.last_error.type == "JobTimeout"
+    kind = AttemptKind.TIMEOUT if is_timeout else AttemptKind.FAILURE
     return AttemptFailed(
         claim=facts,
         ended_at=at,
-        kind=AttemptKind.CRASH if crashed else _kind(job.last_error),
+        kind=AttemptKind.CRASH if crashed else kind,
         count=job.crashes if crashed else job.failures,
         budget=crashes if crashed else attempts,
         error=job.last_error,
         runs_in=runs_in,
     )
-
-
-def _kind(error: ErrorInfo | None) -> AttemptKind:
-    is_timeout = error is not None and error.type == "JobTimeout"
-    return AttemptKind.TIMEOUT if is_timeout else AttemptKind.FAILURE

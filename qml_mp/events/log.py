@@ -62,8 +62,7 @@ def _log_job(event: facts.JobFact) -> None:
     claim = event.claim
     match event:
         case facts.ClaimFound():
-            text = "Found the claim of job %s, whose reply had been lost"
-            logger.info(text, claim.job_id, extra=_of_hand_out(claim))
+            _log_hand_out(logging.INFO, claim, "Found the claim of job %s, whose reply had been lost")
         case facts.JobClaimed() | facts.JobSucceeded():
             pass
         case facts.AttemptFailed():
@@ -74,14 +73,14 @@ def _log_job(event: facts.JobFact) -> None:
             _log_end(logging.INFO, claim, "given back, uncharged")
         case facts.ClaimLost(dead_worker=facts.WorkerStopped(number=number, pid=pid, how=how)):
             text = "Job %s of worker %s (pid %s), which %s, is somebody else's now"
-            logger.warning(text, claim.job_id, number, pid, how, extra=_of_hand_out(claim))
+            _log_hand_out(logging.WARNING, claim, text, number, pid, how)
         case facts.ClaimReclaimed(state=state):
             extra = {"job_id": claim.job_id, "worker_id": claim.worker_id}
             text = "Job %s of worker %s, which is gone, is %s"
             logger.warning(text, claim.job_id, claim.worker_id, state, extra=extra)
         case facts.ClaimLost():
             text = "The claim of job %s was lost; its outcome was not written"
-            logger.warning(text, claim.job_id, extra=_of_hand_out(claim))
+            _log_hand_out(logging.WARNING, claim, text)
         case _:
             assert_never(event)
 
@@ -144,8 +143,9 @@ def _log_end(level: int, claim: ClaimFacts, what: str) -> None:
     )
 
 
-def _of_hand_out(claim: ClaimFacts) -> dict[str, object]:
-    return {"job_id": claim.job_id, "worker_id": claim.worker_id, "attempt": claim.claim_seq}
+def _log_hand_out(level: int, claim: ClaimFacts, text: str, *values: object) -> None:
+    extra = {"job_id": claim.job_id, "worker_id": claim.worker_id, "attempt": claim.claim_seq}
+    logger.log(level, text, claim.job_id, *values, extra=extra)
 
 
 def _described(error: ErrorInfo | None) -> str:

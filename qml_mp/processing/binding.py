@@ -49,7 +49,15 @@ class Binding:
             raise InvalidJob(f"{self._name}: {error}.") from None
         payload: dict[str, JsonValue] = {}
         for name, value in bound.arguments.items():
-            payload |= self._encoded(parameters, name, value)
+            if parameters.kind(name) is not Parameter.VAR_KEYWORD:
+                payload[name] = self._converted(to_json, parameters, name, value)
+                continue
+            for key in value:
+                if self._is_taken(key, name):
+                    raise InvalidJob(
+                        f"{self._where(name)}: the name {shown(key)} is taken by another parameter."
+                    )
+            payload |= self._converted(to_json, parameters, name, value)
         return EncodedJson.of(payload, what=f"{self._name}: the arguments")
 
     def call(self, payload: JsonValue, context: WorkerContext) -> Any:
@@ -68,35 +76,23 @@ class Binding:
         """`check` without the types, for when annotations cannot be resolved yet."""
         self._arguments(self._resolve(), payload)
 
-    def _encoded(self, parameters: _Parameters, name: str, value: Any) -> dict[str, JsonValue]:
+    def _converted(self, convert: Callable[..., Any], parameters: _Parameters, name: str, value: Any) -> Any:
+        """An argument as `to_json` or `from_json` makes it; items of `*args` and `**kwargs` one by one."""
         hint = parameters.hint(name, self._name)
-        where = self._where(name)
         match parameters.kind(name):
             case Parameter.VAR_POSITIONAL:
-                return {name: [to_json(item, hint, where=f"{where}[{i}]") for i, item in enumerate(value)]}
+                return convert(value, list[hint], where=self._where(name))  # type: ignore[valid-type]
             case Parameter.VAR_KEYWORD:
-                for key in value:
-                    if self._is_taken(key, name):
-                        raise InvalidJob(f"{where}: the name {shown(key)} is taken by another parameter.")
-                return {key: to_json(item, hint, where=self._where(key)) for key, item in value.items()}
+                return {key: convert(item, hint, where=self._where(key)) for key, item in value.items()}
             case _:
-                return {name: to_json(value, hint, where=where)}
+                return convert(value, hint, where=self._where(name))
 
     def _bound(self, payload: JsonValue, context: WorkerContext | None) -> inspect.BoundArguments:
         parameters = self._parameters()
-        decoded: dict[str, Any] = {}
-        for name, value in self._arguments(parameters, payload).items():
-            hint = parameters.hint(name, self._name)
-            where = self._where(name)
-            match parameters.kind(name):
-                case Parameter.VAR_POSITIONAL:
-                    decoded[name] = tuple(from_json(value, list[hint], where=where))  # type: ignore[valid-type]
-                case Parameter.VAR_KEYWORD:
-                    decoded[name] = {
-                        key: from_json(item, hint, where=self._where(key)) for key, item in value.items()
-                    }
-                case _:
-                    decoded[name] = from_json(value, hint, where=where)
+        decoded = {
+            name: self._converted(from_json, parameters, name, value)
+            for name, value in self._arguments(parameters, payload).items()
+        }
         if parameters.context is not None:
             decoded[parameters.context] = context
         # In the order of the signature, as BoundArguments wants them.
