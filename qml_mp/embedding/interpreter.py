@@ -23,7 +23,8 @@ def main(status_fd: int) -> int:
     """Read the arguments from standard input, supervise, and keep reading for the end of the host."""
     unblock_signals()  # a thread of the host that blocks some has handed that down
     host_fd = os.dup(0)
-    arguments = json.loads(_first_line(host_fd))
+    with open(host_fd, "rb", buffering=0, closefd=False) as stream:  # a buffer would swallow what follows
+        arguments = json.loads(stream.readline())
     sys.path[:] = arguments["path"]
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -39,17 +40,6 @@ def main(status_fd: int) -> int:
         return supervise(config, storage, NamedProgram(spec=arguments["app"]), host=host)
 
     return report(status_fd, run)
-
-
-def _first_line(fd: int) -> bytes:
-    """Byte by byte, so that nothing of what follows is swallowed by a buffer."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        byte = os.read(fd, 1)
-        if not byte:
-            break
-        line += byte
-    return bytes(line)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
+from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
 from qml_mp.supervisor.loops.settle import SettleLoop
-from qml_mp.supervisor.recovery.sweep import sweep_at_start
+from qml_mp.supervisor.recovery.sweep import reclaim_from_dead_neighbours, release_stranded_jobs
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.urgent import UrgentFirst
 from qml_mp.supervisor.wait import wait_for
 
 logger = logging.getLogger(__name__)
 
+_PROOF_AT_START_S = 2.0
 _PAUSE_AT_START_S = 0.05
 _PAUSE_AT_END_S = 0.02
 
@@ -73,9 +75,15 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop) -> None:
 
 
 def _recover(storage: Storage, run: Run) -> None:
-    """One job that storage refuses to give back keeps no server from running the others."""
+    """One job that storage refuses to give back keeps no server from running the others.
+
+    Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
+    this server has sent heartbeats for long enough itself.
+    """
     try:
-        sweep_at_start(storage, run)
+        remove_orphaned_folders()
+        reclaim_from_dead_neighbours(storage, run, proof_s=_PROOF_AT_START_S)
+        release_stranded_jobs(storage, run)
     except (StorageUnreachable, SchemaMismatch):
         raise
     except StorageError as error:

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 
 class BurstLoop(Loop):
-    """Stops the server when all workers are idle and no job of the served queues and known methods is
-    runnable or due. While claims are paused such jobs keep it."""
+    """Stops the server when all workers are idle, all dead ones settled, and no job of the served queues and
+    known methods is runnable or due. While claims are paused such jobs keep it."""
 
     name = "burst"
     interval = timedelta(milliseconds=200)
@@ -29,7 +29,8 @@ class BurstLoop(Loop):
         self._settling = settling
 
     def tick(self, storage: Storage) -> None:
-        if not self._everybody_is_idle():
+        pool = self._run.pool
+        if not pool.is_whole or self._settling.unsettled_ids or not all(worker.is_idle for worker in pool):
             return
         says = self._run.registration.says
         due = storage.due_work(says.queues, methods=says.methods, server_id=self._run.registration.id)
@@ -40,12 +41,6 @@ class BurstLoop(Loop):
             logger.warning("Left: %s", line)
         why = "nothing is left that this server can run" if left else "nothing is left to do"
         self._run.stop.begin(now=False, why=why)
-
-    def _everybody_is_idle(self) -> bool:
-        """Whether all workers that there is room for are there and without a job, and every dead one's claims
-        are finished."""
-        all_idle = self._run.pool.is_whole and all(worker.is_idle for worker in self._run.pool)
-        return all_idle and not self._settling.unsettled_ids
 
 
 def _what_is_left(storage: Storage, says: SelfDescription) -> Iterator[str]:

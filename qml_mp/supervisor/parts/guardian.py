@@ -64,7 +64,13 @@ class Guardian(Part):
         self._not_before = time.monotonic() + _PAUSE_S
         self._everyone.before_fork()
         try:
-            self._child = self._fork()
+            reading, self._writing = open_pipe()
+            self._child = fork_child(
+                lambda: _watch(reading, self._slots, self._orphan_grace_s),
+                ours={self._writing},
+                theirs={reading},
+                own_fds=self._everyone.own_fds(),
+            )
             self._told = ""
         except OSError as error:
             if str(error) != self._told:
@@ -80,15 +86,6 @@ class Guardian(Part):
     def _forget(self) -> None:
         os.close(self._writing)
         self._child = None
-
-    def _fork(self) -> Child:
-        reading, self._writing = open_pipe()
-        return fork_child(
-            lambda: _watch(reading, self._slots, self._orphan_grace_s),
-            ours={self._writing},
-            theirs={reading},
-            own_fds=self._everyone.own_fds(),
-        )
 
 
 def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:

@@ -40,9 +40,10 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     claims = storage.claims_of_worker(death.worker_id)
 
     def finish(claim: Claim) -> None:
-        finished = storage.finish(claim, judge(death, claim, max_crashes=max_crashes), retention=retention)
+        budget = claim.job.max_crashes or _slot_of(death, claim).max_crashes or max_crashes
+        finished = storage.finish(claim, _judge(death, claim, max_crashes=budget), retention=retention)
         failpoints.hit("settle.finished")
-        budget, worker = _crash_budget(death, claim, max_crashes), death.stopped()
+        worker = death.stopped()
         event = ended(claim, finished.job, pid=worker.pid, crashes=budget, dead_worker=worker)
         if event is not None:
             events.emit(event)
@@ -52,7 +53,7 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     return len(claims)
 
 
-def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
+def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
     """What the death means for a claim that the worker held."""
     if death.killed_key is not None and death.killed_key != claim.key:
         return Release(reason="the worker was killed for the job before")
@@ -81,7 +82,7 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             error = ErrorInfo(type="WorkerDied", message=message, traceback=death.stack)
             return judge_crash(
                 crashes_before=claim.job.crashes,
-                max_crashes=_crash_budget(death, claim, max_crashes),
+                max_crashes=max_crashes,
                 error=error,
                 process=death.process,
             )
@@ -90,10 +91,6 @@ def judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
 def _slot_of(death: Death, claim: Claim) -> SlotView:
     """What the worker said of this claim: an empty view when it was on another or died writing."""
     return death.slot if death.slot is not None and death.slot.key == claim.key else SlotView()
-
-
-def _crash_budget(death: Death, claim: Claim, of_server: int) -> int:
-    return claim.job.max_crashes or _slot_of(death, claim).max_crashes or of_server
 
 
 def _failed(

@@ -16,7 +16,6 @@ from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.events.facts import JobsReclaimed
-from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
@@ -26,20 +25,8 @@ logger = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 
-_PROOF_AT_START_S = 2.0
 _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks again at the next turn
 _LOOK_EVERY_S = 0.01
-
-
-def sweep_at_start(storage: Storage, run: Run) -> None:
-    """Give back what earlier runs left behind.
-
-    Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
-    this server has sent heartbeats for long enough itself.
-    """
-    remove_orphaned_folders()
-    reclaim_from_dead_neighbours(storage, run, proof_s=_PROOF_AT_START_S)
-    release_stranded_jobs(storage, run)
 
 
 def release_stranded_jobs(storage: Storage, run: Run) -> int:

@@ -266,7 +266,7 @@ class WorkerPool(Part):
 
     def _remove(self, worker: WorkerProcess, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()
-        stack = worker.stack()
+        old, stack = self._predecessor_of(worker), worker.stack()
         if worker.has_booted and not worker.is_ready:
             self._note_ready(worker)  # it died in its first job, before anybody looked
             self._let_predecessors_go()
@@ -284,14 +284,10 @@ class WorkerPool(Part):
             oom_killed=process.signal == SIGKILL and worker.killed_for is None and self._oom.struck(),
         )
         if not worker.is_ready:
-            self._note_boot_failure(worker, death)
+            old_works_on = old is not None and old.killed_for is None
+            if self.boots.failed(worker, death, old_works_on=old_works_on) and old_works_on:
+                self._replacing.give_up()
         if not death.was_orderly and not death.was_busy and now - (worker.ready_at or now) < _SHORT_LIFE_S:
             self.boots.was_useless(now)
         self._events.emit(death.stopped())
         return death
-
-    def _note_boot_failure(self, worker: WorkerProcess, death: Death) -> None:
-        old = self._predecessor_of(worker)
-        old_works_on = old is not None and old.killed_for is None
-        if self.boots.failed(worker, death, old_works_on=old_works_on) and old_works_on:
-            self._replacing.give_up()

@@ -103,19 +103,19 @@ class WorkerProcess:
 
     def wake(self) -> None:
         """There may be work. A full pipe says so already."""
-        self._send(Message(kind=Kind.WAKE))
+        self._send(Kind.WAKE)
 
     def pause(self) -> None:
         """Claim nothing until woken."""
-        self._send(Message(kind=Kind.PAUSE))
+        self._send(Kind.PAUSE)
 
     def doubt(self) -> bool:
         """Look whether it holds a claim that it does not know of; whether the pipe took the message."""
-        return self._send(Message(kind=Kind.DOUBT))
+        return self._send(Kind.DOUBT)
 
     def leave(self) -> None:
         """Finish the job in hand, then exit."""
-        self.leaving = self._send(Message(kind=Kind.LEAVE)) or self.leaving
+        self.leaving = self._send(Kind.LEAVE) or self.leaving
 
     def cancel(self, key: ClaimKey, plan: Plan) -> bool:
         """Have the claim cancelled by this plan; False when that has begun before."""
@@ -138,9 +138,9 @@ class WorkerProcess:
             case Rung.NONE:
                 return
             case Rung.ASK:
-                told = self._send(Message(kind=Kind.CANCEL, key=key, reason=reason))
+                told = self._send(Kind.CANCEL, key, reason)
             case Rung.INTERRUPT:
-                told = self._send(Message(kind=Kind.INTERRUPT, key=key, reason=reason))
+                told = self._send(Kind.INTERRUPT, key, reason)
                 self.child.signal(signal.SIGTERM)
             case Rung.DUMP_STACK:
                 self.ask_for_stack()
@@ -174,8 +174,8 @@ class WorkerProcess:
         os.close(self.channels.stack_fd)
         self.slots.set_process(self.index, pid=0, started_ticks=0)
 
-    def _send(self, message: Message) -> bool:
-        return send(self.channels.pipe_fd, message)
+    def _send(self, kind: Kind, key: ClaimKey | None = None, reason: CancelReason | None = None) -> bool:
+        return send(self.channels.pipe_fd, Message(kind=kind, key=key, reason=reason))
 
 
 def spawn_worker(
