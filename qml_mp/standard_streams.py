@@ -18,7 +18,12 @@ def occupy_standard_streams() -> None:
     for fd in STREAMS:
         if not is_open(fd):
             with contextlib.suppress(OSError):  # not one is left: then there is none for a connection either
-                _open_null_at(fd)
+                null = os.open(os.devnull, os.O_RDWR)
+                if null == fd:
+                    os.set_inheritable(fd, True)  # as the three are
+                else:
+                    os.dup2(null, fd)
+                    os.close(null)
 
 
 def is_open(fd: int) -> bool:
@@ -28,12 +33,3 @@ def is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _open_null_at(fd: int) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    if null == fd:
-        os.set_inheritable(fd, True)  # as the three are
-        return
-    os.dup2(null, fd)
-    os.close(null)

@@ -16,7 +16,6 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from qml_mp import host
@@ -36,18 +35,6 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _SPARE_FDS = 32  # what a worker may need at once: a connection, a file of the app, a fork
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Surroundings:
-    """What the process looked like when the worker was ready."""
-
-    directory: str
-    umask: int
-    environment: dict[str, str]
-    handlers: dict[int, _Handler]
-    limits: dict[int, tuple[int, int]]
-    locale: str
-
-
 class Hygiene:
     """Made when the worker is ready; asked before and after each job."""
 
@@ -61,14 +48,13 @@ class Hygiene:
         self._stack_fd = stack_fd
         self._streams = streams
         self._pid = os.getpid()
-        self._start = _Surroundings(
-            directory=os.getcwd(),
-            umask=_umask(),
-            environment=dict(os.environ),
-            handlers={number: _handler_of(number) for number in _SIGNALS},
-            limits={limit: resource.getrlimit(limit) for limit in _LIMITS},
-            locale=locale.setlocale(locale.LC_ALL),
-        )
+        # What the process looked like when the worker was ready.
+        self._directory = os.getcwd()
+        self._umask = _umask()
+        self._environment = dict(os.environ)
+        self._handlers = {number: _handler_of(number) for number in _SIGNALS}
+        self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
+        self._locale = locale.setlocale(locale.LC_ALL)
         self._files: dict[int, tuple[int, int] | None] = {}
 
     def before_job(self) -> None:
@@ -108,29 +94,28 @@ class Hygiene:
             self._storage.close()  # its number may be gone; the next use opens another
 
     def _restore(self) -> None:
-        start = self._start
         self._streams.put_back()
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)  # or what the next job starts could not be found by the group
-        if _current_directory() != start.directory:
-            os.chdir(start.directory)
-        os.umask(start.umask)
-        if dict(os.environ) != start.environment:
+        if _current_directory() != self._directory:
+            os.chdir(self._directory)
+        os.umask(self._umask)
+        if dict(os.environ) != self._environment:
             os.environ.clear()
-            os.environ.update(start.environment)
+            os.environ.update(self._environment)
         for timer in _TIMERS:
             signal.setitimer(timer, 0)  # before its handler goes, or it would kill the next job
         signal.set_wakeup_fd(-1)
-        for number, handler in start.handlers.items():
+        for number, handler in self._handlers.items():
             if handler is not None and _handler_of(number) is not handler:
                 signal.signal(number, handler)
         write_stacks_to(self._stack_fd)  # whose handlers are not Python's: the lines above do not see them
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        for limit, bounds in start.limits.items():
+        for limit, bounds in self._limits.items():
             if resource.getrlimit(limit) != bounds:
                 resource.setrlimit(limit, bounds)
-        if locale.setlocale(locale.LC_ALL) != start.locale:
-            locale.setlocale(locale.LC_ALL, start.locale)
+        if locale.setlocale(locale.LC_ALL) != self._locale:
+            locale.setlocale(locale.LC_ALL, self._locale)
 
 
 def _was_ended(outcome: Outcome) -> bool:
