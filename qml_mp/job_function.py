@@ -17,7 +17,7 @@ from qml_mp.core.options import (
     read_job_options,
     read_options,
 )
-from qml_mp.core.payload import EncodedJson, JsonValue
+from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.processing.registry import FunctionWorker
 from qml_mp.processing.retry import RetryPolicy, check_policy
@@ -67,12 +67,46 @@ def read_function_options(given: FunctionOptions) -> Mapping[str, Any]:
     return read
 
 
-class JobFunction(Generic[P, R]):
-    """A function that can be enqueued, and called directly as before.
+class ConfiguredJob(Generic[P]):
+    """A job function with options; made by `JobFunction.using`.
 
     Arguments are bound to the signature and turned into JSON when the job is enqueued: what does
     not fit raises `InvalidJob`, and nothing is written.
     """
+
+    def __init__(
+        self,
+        worker: FunctionWorker,
+        *,
+        options: Mapping[str, Any],
+        client: JobClient,
+        conn: object | None = None,
+    ) -> None:
+        self.worker = worker
+        self._options = options
+        self._client = client
+        self._conn = conn
+
+    @property
+    def method_name(self) -> str:
+        """The name its jobs are dispatched by."""
+        return self.worker.method_name
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """Commit a job with these arguments; with `conn`, it is committed with that transaction."""
+        return self._client.enqueue(self.job(*args, **kwargs), conn=self._conn)
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+        """`enqueue` without blocking the event loop, save with `conn`."""
+        return await self._client.aenqueue(self.job(*args, **kwargs), conn=self._conn)
+
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """The job, not enqueued: for `app.enqueue_many`. `conn` says nothing about it."""
+        return Job.new(self.method_name, self.worker.binding.bind(args, kwargs), **self._options)
+
+
+class JobFunction(ConfiguredJob[P], Generic[P, R]):
+    """A function that can be enqueued, and called directly as before."""
 
     __name__: str
 
@@ -86,15 +120,15 @@ class JobFunction(Generic[P, R]):
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self.worker = FunctionWorker(
+        worker = FunctionWorker(
             function,
             method_name=method_name,
             retry_policy=options.get("retry"),
             timeout=options.get("timeout"),
             max_crashes=options.get("max_crashes"),
         )
-        self._defaults = {name: value for name, value in options.items() if name not in _OF_THE_WORKER}
-        self._client = client
+        of_the_row = {name: value for name, value in options.items() if name not in _OF_THE_WORKER}
+        super().__init__(worker, options=of_the_row, client=client)
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         """Call the function here and now; no job is made."""
@@ -104,26 +138,9 @@ class JobFunction(Generic[P, R]):
         return f"<job {self.method_name!r}>"
 
     @property
-    def method_name(self) -> str:
-        """The name its jobs are dispatched by."""
-        return self.worker.method_name
-
-    @property
     def queue(self) -> str:
         """The queue of its jobs, unless they are given another."""
-        return str(self._defaults.get("queue", DEFAULT_QUEUE))
-
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
-        """Commit a job with these arguments."""
-        return self._client.enqueue(self.job(*args, **kwargs))
-
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
-        """`enqueue` without blocking the event loop."""
-        return await self._client.aenqueue(self.job(*args, **kwargs))
-
-    def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """The job, not enqueued: for `app.enqueue_many`."""
-        return self._build({}, args, kwargs)
+        return str(self._options.get("queue", DEFAULT_QUEUE))
 
     @documented(EnqueueOptions)
     def using(self, **options: Unpack[EnqueueOptions]) -> ConfiguredJob[P]:
@@ -133,33 +150,9 @@ class JobFunction(Generic[P, R]):
         Raises `InvalidJob` or `ConfigurationError` naming the option for what no job can have.
         """
         conn = options.pop("conn", None)
-        given = read_job_options(options)
-        return ConfiguredJob(functools.partial(self._build, given), self._client, conn)
+        given = {**self._options, **read_job_options(options)}
+        return ConfiguredJob(self.worker, options=given, client=self._client, conn=conn)
 
-    def make_job(self, payload: JsonValue | EncodedJson, options: Mapping[str, Any]) -> Job:
+    def make_job(self, payload: JsonValue, options: Mapping[str, Any]) -> Job:
         """The job of a payload that fits the signature; `options` are those that `read_job_options` gives."""
-        return Job.new(self.method_name, payload, **{**self._defaults, **options})
-
-    def _build(self, options: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
-        return self.make_job(self.worker.binding.bind(args, kwargs), options)
-
-
-class ConfiguredJob(Generic[P]):
-    """A job function with options; made by `JobFunction.using`."""
-
-    def __init__(self, build: Callable[..., Job], client: JobClient, conn: object | None) -> None:
-        self._build = build
-        self._client = client
-        self._conn = conn
-
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
-        """Commit a job with these arguments; with `conn`, it is committed with that transaction."""
-        return self._client.enqueue(self._build(args, kwargs), conn=self._conn)
-
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
-        """`enqueue` without blocking the event loop, save with `conn`."""
-        return await self._client.aenqueue(self._build(args, kwargs), conn=self._conn)
-
-    def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """The job, not enqueued. `conn` says nothing about it."""
-        return self._build(args, kwargs)
+        return Job.new(self.method_name, payload, **{**self._options, **options})

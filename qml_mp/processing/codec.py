@@ -192,20 +192,20 @@ def _named_tuple(kind: Any) -> Codec:
 
 
 def _fixed_tuple(hints: tuple[Any, ...]) -> Codec:
+    def visit(direction: Callable[..., Any], value: Sequence[Any], where: str) -> list[Any]:
+        if len(value) != len(hints):
+            raise InvalidJob(f"{where[:300]} has {len(value)} items; it must have {len(hints)}.")
+        return [direction(value[i], hint, where=f"{where}[{i}]") for i, hint in enumerate(hints)]
+
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, list | tuple):
             raise mismatch(value, f"a tuple of {len(hints)} items", where)
-        return [to_json(item, hint, where=place) for item, hint, place in paired(value, where)]
+        return visit(to_json, value, where)
 
     def decode(value: Any, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise mismatch(value, f"a list of {len(hints)} items", where)
-        return tuple(from_json(item, hint, where=place) for item, hint, place in paired(value, where))
-
-    def paired(value: Sequence[Any], where: str) -> list[tuple[Any, Any, str]]:
-        if len(value) != len(hints):
-            raise InvalidJob(f"{where[:300]} has {len(value)} items; it must have {len(hints)}.")
-        return [(value[index], hint, f"{where}[{index}]") for index, hint in enumerate(hints)]
+        return tuple(visit(from_json, value, where))
 
     return Codec(encode, decode)
 
