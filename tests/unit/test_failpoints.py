@@ -40,13 +40,12 @@ def test_a_place_that_is_not_armed_does_nothing() -> None:
     failpoints.hit("finish.committed")
 
 
-def test_each_place_that_is_documented_is_in_the_code_once_a_backend() -> None:
+def test_each_place_that_is_documented_is_in_the_code_once() -> None:
     text = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
 
     hits = re.findall(r'failpoints\.hit\("([a-z.]+)"\)', text)
 
-    assert set(hits) == set(failpoints.PLACES)
-    assert {place for place in hits if hits.count(place) > 1} == {"storage.call", "storage.committed"}
+    assert sorted(hits) == sorted(failpoints.PLACES)
 
 
 def test_an_armed_place_raises_at_its_turn_alone() -> None:
