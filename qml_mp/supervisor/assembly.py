@@ -79,7 +79,7 @@ def _all_loops(
     if config.enable_scheduler:
         firing.append(SchedulerLoop(run, interval=config.scheduler_poll_interval))
     if config.enable_recurring:
-        firing.append(RecurringLoop(run))
+        firing.append(RecurringLoop(run, interval=config.recurring_poll_interval))
     return [
         settling,
         CancelLoop(run),

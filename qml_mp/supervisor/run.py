@@ -60,6 +60,6 @@ class Run:
     def retention(self) -> Retention:
         return Retention.of(self.config)
 
-    def retrying(self, works: TryWorked) -> Retrying:
-        """For one thing that may fail and is tried again."""
-        return Retrying(self.events, works=works, rng=self._rng)
+    def retrying(self, worked: str) -> Retrying:
+        """For one thing that may fail and is tried again; `worked` tells people that it has worked again."""
+        return Retrying(self.events, works=TryWorked(what=worked), rng=self._rng)

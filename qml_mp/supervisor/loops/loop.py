@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from qml_mp.errors import StorageError, StorageUnreachable
-from qml_mp.events.facts import TryWorked
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
@@ -37,7 +36,7 @@ class Loop(ABC):
             self.interval = interval
         self._due_at = AT_ONCE
         self._ran_at = float("-inf")
-        self.tries = run.retrying(TryWorked(what=f"The {self.name} loop works again"))
+        self.tries = run.retrying(f"The {self.name} loop works again")
         """How its ticks went."""
 
     @abstractmethod

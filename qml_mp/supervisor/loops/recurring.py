@@ -22,8 +22,8 @@ class RecurringLoop(Loop):
     name = "recurring"
     hasten_after = timedelta(milliseconds=250)
 
-    def __init__(self, run: Run) -> None:
-        super().__init__(run, interval=run.config.recurring_poll_interval)
+    def __init__(self, run: Run, *, interval: timedelta) -> None:
+        super().__init__(run, interval=interval)
         self._told: set[str] = set()
 
     def tick(self, storage: Storage) -> timedelta | None:

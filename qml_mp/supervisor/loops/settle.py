@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qml_mp.errors import StorageUnreachable
-from qml_mp.events.facts import TryWorked
 from qml_mp.events.retrying import Retrying
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
@@ -44,8 +43,7 @@ class SettleLoop(Loop):
 
     def remember(self, death: Death) -> None:
         """A worker died: settle what it held."""
-        works = TryWorked(what=f"Dead worker {death.worker_id} is settled now")
-        tries = self._run.retrying(works)
+        tries = self._run.retrying(f"Dead worker {death.worker_id} is settled now")
         self._unsettled.append(_Unsettled(death=death, tries=tries))
 
     def spare_none(self) -> None:
