@@ -50,9 +50,10 @@ def write_outcome(
             return Write(claim=claim, outcome=outcome, change=None, result=None)
         job = replace(job, cancel_reason=held["cancel_reason"])
     change = storable_change(row_change(job, outcome, retention))
-    result = transaction.run(queries.finish, key | _finish_values(change))
+    values = key | _values(claim, change)
+    result = transaction.run(queries.finish, values)
     if change.attempt is not None:
-        transaction.run(queries.add_attempt, key | _attempt_values(claim, change))
+        transaction.run(queries.add_attempt, values)
     return Write(claim=claim, outcome=outcome, change=change, result=result)
 
 
@@ -113,8 +114,9 @@ def _key(claim: Claim) -> dict[str, Any]:
     return {"id": claim.job.id, "claim_seq": claim.job.claim_seq}
 
 
-def _finish_values(change: RowChange) -> dict[str, Any]:
+def _values(claim: Claim, change: RowChange) -> dict[str, Any]:
     """For a change made storable. Raises `InvalidJob` for a result too large."""
+    error, process = change.error, change.process
     succeeded = change.state is StateName.SUCCEEDED
     return {
         "state": str(change.state),
@@ -126,28 +128,15 @@ def _finish_values(change: RowChange) -> dict[str, Any]:
         "result": encode_json(change.result, what="The result") if succeeded else None,
         "duration_us": None if change.duration is None else microseconds(change.duration),
         "reason": change.reason,
-        "failed": change.error is not None,
-        **_error_values(change),
-    }
-
-
-def _attempt_values(claim: Claim, change: RowChange) -> dict[str, Any]:
-    return {
-        "kind": None if change.attempt is None else str(change.attempt),
-        "worker": claim.worker_id,
-        "pid": change.process.pid,
-        "signal": change.process.signal,
-        "exit_code": change.process.exit_code,
-        "peak_rss_bytes": change.process.peak_rss_bytes,
-        "cpu_s": change.process.cpu_s,
-        **_error_values(change),
-    }
-
-
-def _error_values(change: RowChange) -> dict[str, Any]:
-    error = change.error
-    return {
+        "failed": error is not None,
         "error_type": error and error.type,
         "error_message": error and error.message,
         "error_traceback": error and error.traceback,
+        "kind": change.attempt and str(change.attempt),
+        "worker": claim.worker_id,
+        "pid": process.pid,
+        "signal": process.signal,
+        "exit_code": process.exit_code,
+        "peak_rss_bytes": process.peak_rss_bytes,
+        "cpu_s": process.cpu_s,
     }

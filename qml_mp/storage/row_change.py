@@ -102,15 +102,12 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
             )  # fmt: skip
         case Release(reason=reason):
             return RowChange(state=StateName.ENQUEUED, reason=reason)
-        case Crash(error=error, rerun_after=None, process=process):
-            return RowChange(
-                state=StateName.FAILED, ttl=retention.failed_ttl, crashes=1, error=error,
-                attempt=AttemptKind.CRASH, process=process,
-            )  # fmt: skip
         case Crash(error=error, rerun_after=delay, process=process):
+            runs_again = StateName.AWAITING_RETRY if delay else StateName.ENQUEUED
             return RowChange(
-                state=StateName.AWAITING_RETRY if delay else StateName.ENQUEUED,
+                state=StateName.FAILED if delay is None else runs_again,
                 delay=delay or None,
+                ttl=retention.failed_ttl if delay is None else None,
                 crashes=1,
                 error=error,
                 attempt=AttemptKind.CRASH,

@@ -17,7 +17,7 @@ from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.foreign import check_schema_through, checked
 from qml_mp.storage.sqlite.instants import from_us, to_us
-from qml_mp.storage.sqlite.own_locks import is_writing
+from qml_mp.storage.sqlite.opening import is_writing
 from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.sqlite.waker import open_waker
 from qml_mp.storage.storable import microseconds

@@ -1,9 +1,10 @@
-"""Every process: an SQLite file made, connected to and set up."""
+"""Every process: an SQLite file made, connected to, set up and told from others."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from pathlib import Path
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
@@ -13,6 +14,8 @@ from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
 
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
 _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
+_LOCKS = Path("/proc/locks")
+_WRITER_BYTE = "120"  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
 
 FileIdentity = tuple[int, int]
 """What tells a file from any other that has or had its name."""
@@ -103,6 +106,24 @@ def identity_of(path: str) -> FileIdentity | None:
 def log_of(path: str) -> str:
     """The write-ahead log, which lies beside the file that a symbolic link leads to."""
     return f"{os.path.realpath(path)}-wal"
+
+
+def is_writing(path: str) -> bool:
+    """Whether a connection of this process has a transaction that writes; False where it is not told.
+
+    SQLite itself does not say who has a lock: POSIX locks never keep a process from its own.
+    """
+    try:
+        inode = os.stat(f"{os.path.realpath(path)}-shm").st_ino
+        lines = _LOCKS.read_text().splitlines()
+    except OSError:
+        return False
+    # "1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"
+    wanted = ["WRITE", str(os.getpid()), str(inode), _WRITER_BYTE]
+    return any(
+        [kind, pid, file.rpartition(":")[2], first] == wanted
+        for *_, kind, pid, file, first, _ in (line.split() for line in lines)
+    )
 
 
 def _any_text(raw: bytes) -> str:
