@@ -10,12 +10,11 @@ from typing import Any
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
-from qml_mp.storage.database import Result, Transaction
+from qml_mp.storage.database import Part, Result, Transaction
 from qml_mp.storage.outcomes import Write, finished_by, write_outcome
 from qml_mp.storage.queries import ChoiceQueries
 from qml_mp.storage.row_change import unclaimable
 from qml_mp.storage.rows import claim_of
-from qml_mp.storage.sweeping import Sweeping
 from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ _MOST_PASSED = 100
 Outcomes = Sequence[tuple[Claim, Outcome]]
 
 
-class JobLocker(Sweeping):
+class JobLocker(Part):
     """Claims and everything that is guarded by them."""
 
     def exchange(
