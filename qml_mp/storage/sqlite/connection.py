@@ -103,7 +103,8 @@ class SqliteConnection(ProcessConnection):
             return version_of(connection)
 
     def migrate(self) -> list[int]:
-        create_file(self.path)
+        with self._translated():
+            create_file(self.path)
         with self._apart() as connection:
             return self._migrate(connection)
 
