@@ -83,6 +83,8 @@ class QmlApp:
         of_templates = [template.queue for template in self._recurring.values()]
         return replace(
             self._program,
+            registry=self.registry,  # both may have been assigned since
+            config=self.config,
             recurring=tuple(map(_from_now_on, self._recurring.values())),
             queues=tuple(dict.fromkeys([DEFAULT_QUEUE, *declared, *of_templates])),
             url=self._client.url,
