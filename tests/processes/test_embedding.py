@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from qml_mp import host
+from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.workers.fork import fork_child, reap
 from tests.processes.harness import ROOT, is_gone, wait_for_state, wait_until
 from tests.processes.journal import JOURNAL
 
@@ -92,6 +94,23 @@ def test_a_service_with_threads_handlers_and_children_keeps_them(report_of: Repo
 @pytest.mark.fault(67)
 def test_a_host_that_collects_any_child_does_not_confuse_the_server(report_of: ReportOf) -> None:
     assert report_of("greedy") == {"stopped": True, "collected": True}
+
+
+@pytest.mark.fault(67)
+def test_a_child_that_its_host_collects_while_it_is_being_reaped_is_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = fork_child(lambda: 0, ours=(), theirs=())
+    ask = os.waitid
+
+    def answer_and_collect(kind: int, pid: int, options: int) -> object:
+        answer = ask(kind, pid, options)
+        os.waitpid(pid, 0)
+        return answer or child
+
+    monkeypatch.setattr(os, "waitid", answer_and_collect)
+
+    assert reap(child) == ProcessFacts(pid=child.pid)
 
 
 @pytest.mark.fault(67)

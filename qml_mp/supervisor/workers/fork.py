@@ -104,12 +104,12 @@ def reap(child: Child) -> ProcessFacts | None:
     try:
         if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
+        child.kill()
+        _, status, usage = os.wait4(child.pid, 0)
     except ChildProcessError:
         return _look_from_outside(child)
-    child.kill()
     if child.pidfd is not None:
         os.close(child.pidfd)
-    _, status, usage = os.wait4(child.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     return ProcessFacts(
         pid=child.pid,
