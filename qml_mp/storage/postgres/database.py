@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 
 import psycopg
-from psycopg.pq import ExecStatus
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader, Transformer
+from psycopg.pq import ExecStatus, Format
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
@@ -134,6 +136,8 @@ class _Result:
                 if reply is None or reply.status != ExecStatus.COMMAND_OK:
                     raise
                 self._rows = []
+            except psycopg.DataError:
+                self._rows = _without_unreadable_instants(self._cursor)
         return self._rows
 
     def first(self) -> Row | None:
@@ -178,6 +182,31 @@ class _Transaction:
                 raise
             return f"{error.diag.message_primary}."
         return None
+
+
+class _InstantLoader(Loader):
+    """Reads as NULL an instant that Python cannot hold."""
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        strict = psycopg.adapters.get_loader(oid, Format.TEXT)
+        assert strict is not None  # one of psycopg's own types
+        self._strict = strict(oid, context)
+
+    def load(self, data: Buffer) -> object:
+        try:
+            return self._strict.load(data)
+        except psycopg.DataError:
+            return None
+
+
+def _without_unreadable_instants(cursor: Cursor) -> list[DictRow]:
+    """The rows of a result that the driver's own loaders refuse, because another program has written an
+    instant that Python cannot hold. Read so only then: a loader in Python costs every row of every result."""
+    cursor.adapters.register_loader("timestamptz", _InstantLoader)
+    loaders = Transformer(cursor)
+    loaders.set_pgresult(cursor.pgresult)
+    return loaders.load_rows(0, cursor.rowcount, dict_row(cursor))
 
 
 def _instant(value: object) -> datetime | None:

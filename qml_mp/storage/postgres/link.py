@@ -13,9 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import pq, sql
-from psycopg.abc import AdaptContext, Buffer
-from psycopg.adapt import Loader
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 
@@ -110,22 +108,6 @@ class Link(psycopg.Connection[DictRow]):
         return not poller.poll(0)
 
 
-class _InstantLoader(Loader):
-    """Reads as NULL an instant that Python cannot hold: other programs may have written it."""
-
-    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
-        super().__init__(oid, context)
-        strict = psycopg.adapters.get_loader(oid, pq.Format.TEXT)
-        assert strict is not None  # one of psycopg's own types
-        self._strict = strict(oid, context)
-
-    def load(self, data: Buffer) -> object:
-        try:
-            return self._strict.load(data)
-        except psycopg.DataError:
-            return None
-
-
 def open_link(target: Target, options: LinkOptions) -> Link:
     """A fresh link in autocommit mode. Raises `StorageUnavailable`, or `ConfigurationError` for the URL."""
     try:
@@ -148,7 +130,6 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     try:
         # Set by a statement and not by `options`, which poolers such as PgBouncer refuse.
         link.reply_timeout_s = options.reply_timeout_s
-        link.adapters.register_loader("timestamptz", _InstantLoader)
         link.execute(_set_session(options))
     except BaseException as error:
         link.close()
