@@ -97,8 +97,7 @@ class Claims:
 
     def _end_doubt(self) -> None:
         """Have what was sent before claim nothing any more, and take over what it has claimed."""
-        if self._commands.doubted:
-            self._commands.doubted, self._in_doubt = False, True
+        self._in_doubt = self._commands.take_doubt() or self._in_doubt
         if not self._in_doubt:
             return
         renewed = self._storage.renew_epoch(self._fetch.worker_id)

@@ -45,7 +45,12 @@ class Commands:
         """Claim no other job, then exit. Written here, read by the loop."""
         self.paused = False
         self.doubted = False
-        """There may be a claim that nobody here knows of. Written here, read and cleared by `Claims`."""
+        """There may be a claim that nobody here knows of. Written here, read by `Claims`."""
+
+    def take_doubt(self) -> bool:
+        """Whether `doubted` was set; it is not any more."""
+        was_doubted, self.doubted = self.doubted, False
+        return was_doubted
 
     @property
     def orphaned(self) -> bool:
