@@ -177,12 +177,13 @@ def test_two_reloads_in_a_row_end_with_the_newest_code(
 
 
 def test_a_server_that_is_reloaded_while_it_stops_stops(
-    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
 ) -> None:
-    deploy(HEAD + NAP)
+    begun = tmp_path / "begun"
+    deploy(HEAD + NAP + f"    open({str(begun)!r}, 'w').close()\n    time.sleep(seconds)\n")
     one = living("-w", "2").start(ready=2)
-    job_id = enqueue(storage, "nap", seconds=1)
-    wait_for_state(storage, job_id, StateName.PROCESSING)
+    job_id = enqueue(storage, "nap", seconds=0.5)
+    wait_until(begun.exists)  # a claim that has not begun would be given back
     one.signal(signal.SIGTERM)
     wait_until(lambda: "Stopping (SIGTERM)" in one.log())
 
