@@ -98,7 +98,7 @@ class JobLocker(Part):
                 claim.key: write_outcome(self._db, transaction, claim, outcome, retention)
                 for claim, outcome in _in_order_of_locks(finished)
             }
-            claimed = [] if fetch is None else self._send_claims(transaction, fetch, limit)
+            claimed = [] if fetch is None else self._send_claims(transaction, *self._choice(fetch), limit)
         return Exchanged(finished=self._finished(finished, writes), claims=self._claimed(claimed))
 
     def _finish_one_by_one(self, finished: Outcomes, retention: Retention) -> tuple[Finished, ...]:
@@ -131,7 +131,7 @@ class JobLocker(Part):
                 if limit == 1:
                     return self._claimed([self._db.write("claiming a job", queries.claim, wanted)])
                 with self._db.transaction("claiming jobs") as transaction:
-                    claimed = self._send_claims(transaction, fetch, limit)
+                    claimed = self._send_claims(transaction, queries, wanted, limit)
                 return self._claimed(claimed)
             except StorageError as error:
                 if not self._db.refuses_values(error):
@@ -139,9 +139,10 @@ class JobLocker(Part):
                 self._fail_unclaimable(queries, wanted)
         return ()
 
-    def _send_claims(self, transaction: Transaction, fetch: Fetch, limit: int) -> list[Result]:
+    def _send_claims(
+        self, transaction: Transaction, queries: ChoiceQueries, wanted: dict[str, Any], limit: int
+    ) -> list[Result]:
         """One by one, each the best that is left; where that costs no round trip, up to the first in vain."""
-        queries, wanted = self._choice(fetch)
         claimed: list[Result] = []
         for _ in range(limit):
             claimed.append(transaction.run(queries.claim, wanted))

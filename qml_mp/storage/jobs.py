@@ -10,7 +10,7 @@ from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageError, StorageUnavailable
-from qml_mp.storage.database import Part, Transaction
+from qml_mp.storage.database import Part, Transaction, Values
 from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.row_change import STRANDED
@@ -60,11 +60,7 @@ class JobStore(Part):
     def delete(self, job_id: str, *, reason: str, retention: Retention) -> Job:
         """Make a job that is not running Deleted. Raises `JobNotFound`, or `InvalidTransition`
         (Processing: cancel it instead; Deleted already)."""
-        change = {
-            "id": canonical_id(job_id),
-            "reason": storable_reason(reason),
-            "ttl": retention.succeeded_ttl,
-        }
+        change = _deletion(job_id, reason, retention)
         row = self._db.write("deleting a job", self._db.queries.jobs.delete, change).first()
         if row is None:
             self._refuse(job_id, "deleted", "A running job is cancelled instead: `qml-mp jobs cancel`.")
@@ -124,11 +120,7 @@ class JobStore(Part):
     def request_cancel(self, job_id: str, *, reason: str, retention: Retention) -> CancelResult:
         """Delete a job that is not running; ask the supervisor of one that runs to end it."""
         queries = self._db.queries.jobs
-        change = {
-            "id": canonical_id(job_id),
-            "reason": storable_reason(reason),
-            "ttl": retention.succeeded_ttl,
-        }
+        change = _deletion(job_id, reason, retention)
         with self._db.transaction("cancelling a job") as transaction:
             found = transaction.run(queries.lock_state, change).first()
             if found is None:
@@ -174,6 +166,14 @@ class JobStore(Part):
         if job is None:
             raise JobNotFound(f"There is no job {job_id}; it may have been deleted after its time to live.")
         raise InvalidTransition(f"Job {job_id} is {job.state_name} and cannot be {verb}. {hint}")
+
+
+def _deletion(job_id: str, reason: str, retention: Retention) -> Values:
+    return {
+        "id": canonical_id(job_id),
+        "reason": storable_reason(reason),
+        "ttl": retention.succeeded_ttl,
+    }
 
 
 def insert_firing(
