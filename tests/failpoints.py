@@ -2,7 +2,8 @@
 
     name=action, several separated by ";"
     action   kill (SIGKILL to itself), stop (SIGSTOP to itself),
-             raise (`StorageUnavailable`), break (`RuntimeError`)
+             raise (`StorageUnavailable`), break (`RuntimeError`),
+             note (say in the journal that the newest run's outcome is recorded)
     :N       at the N-th time that this very process comes by; without it, at every time
     @path    only if the file is not there, and make it: of all processes and runs, once
 
@@ -24,9 +25,10 @@ from typing import Any
 from qml_mp import failpoints
 from qml_mp.cli.main import main
 from qml_mp.errors import StorageUnavailable
+from tests.processes.journal import note_recorded
 
 _ENTRY = re.compile(
-    r"(?:(?P<role>worker|supervisor)/)?(?P<place>[a-z.]+)=(?P<action>kill|stop|raise|break)"
+    r"(?:(?P<role>worker|supervisor)/)?(?P<place>[a-z.]+)=(?P<action>kill|stop|raise|break|note)"
     r"(?::(?P<number>[1-9][0-9]*))?(?:@(?P<once>/.+))?"
 )
 _NOTHING: Any = failpoints.hit
@@ -78,7 +80,7 @@ def _parse(text: str) -> dict[str, list[_Point]]:
         if found is None or found["place"] not in failpoints.PLACES:
             raise ValueError(
                 f"{entry!r} is no failpoint; one is [worker/|supervisor/]name=action[:N][@/path] with an "
-                f"action of kill, stop, raise, break and a name of {', '.join(failpoints.PLACES)}."
+                f"action of kill, stop, raise, break, note and a name of {', '.join(failpoints.PLACES)}."
             )
         point = _Point(
             action=found["action"],
@@ -110,6 +112,8 @@ def _act(action: str, place: str) -> None:
             raise StorageUnavailable(f"The failpoint {place} is armed.")
         case "break":
             raise RuntimeError(f"The failpoint {place} is armed.")
+        case "note":
+            note_recorded()
 
 
 if __name__ == "__main__":

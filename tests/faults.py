@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import TRANSITIONS, StateName
 from tests.audit import Transition
-from tests.processes.journal import OVERLAP, Line
+from tests.processes.journal import OVERLAP, RECORDED, Line
 
 _PROCESSING = StateName.PROCESSING
 
@@ -91,3 +91,29 @@ def faults_of_runs(journal: Sequence[Line], log: Sequence[Transition]) -> Iterat
         if line.claim_seq < newest.get(line.job_id, 0):
             yield f"job {line.job_id}: claim {line.claim_seq} still ran after {newest[line.job_id]} had begun"
         newest[line.job_id] = max(line.claim_seq, newest.get(line.job_id, 0))
+
+
+def faults_of_deaths(log: Sequence[Transition]) -> Iterator[str]:
+    """Deaths of workers that were charged to more than the one claim in hand."""
+    charged: Counter[str | None] = Counter()
+    for one in log:
+        charged[one.old_worker] += one.crashes
+        if one.crashes and charged[one.old_worker] > 1:
+            yield f"job {one.job_id}: charged with a death that another was charged with: {one}"
+
+
+def ended_and_taken_away(
+    journal: Sequence[Line], log: Sequence[Transition], attempts: Mapping[tuple[str, int], AttemptKind]
+) -> Iterator[Transition]:
+    """The claims of runs whose outcome was recorded and which ended by another verdict than their own."""
+    recorded = {(line.job_id, line.claim_seq) for line in journal if line.what == RECORDED}
+    for one in log:
+        if (one.job_id, one.old_seq) in recorded and was_taken_away(one, attempts):
+            yield one
+
+
+def was_taken_away(one: Transition, attempts: Mapping[tuple[str, int], AttemptKind]) -> bool:
+    """Whether a claim ended by a release or a crash, and not by the verdict of its own run."""
+    kind = attempts.get((one.job_id, one.old_seq))
+    is_over = one.new in (StateName.SUCCEEDED, StateName.DELETED)
+    return one.old is _PROCESSING and not is_over and kind in (None, AttemptKind.CRASH)

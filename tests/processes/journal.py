@@ -11,15 +11,19 @@ import fcntl
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from qml_mp import WorkerContext
+from qml_mp.core.job import ClaimKey
 
 JOURNAL = "QML_TEST_JOURNAL"
 OVERLAP = "overlap"
+RECORDED = "recorded"
+"""The worker has put the run's outcome where its death takes nothing away."""
 _END = "."
 
 
@@ -34,15 +38,19 @@ class Line:
     at_ns: int
 
 
+_newest_end: deque[ClaimKey] = deque(maxlen=1)
+"""The run in this process that has come to its end and of which nobody has noted that it is recorded."""
+
+
 def note(ctx: WorkerContext, what: str) -> None:
     """Write one line."""
-    fields = (ctx.job.id, ctx.job.claim_seq, os.getpid(), what, time.monotonic_ns(), _END)
-    line = "\n" + "\t".join(map(str, fields)) + "\n"
-    fd = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(fd, line.encode())
-    finally:
-        os.close(fd)
+    _write(_run(ctx), what)
+
+
+def note_recorded() -> None:
+    """Write that the outcome of the newest run that came to its end in this process is recorded."""
+    if _newest_end:
+        _write(_newest_end.pop(), RECORDED)
 
 
 @contextmanager
@@ -60,10 +68,29 @@ def sole_run(ctx: WorkerContext) -> Iterator[None]:
         except OSError:
             note(ctx, OVERLAP)
         note(ctx, "start")
+        _newest_end.clear()
         try:
             yield
+            _newest_end.append(_run(ctx))
+        except Exception:  # and no `BaseException`: an interrupted run may begin anew
+            _newest_end.append(_run(ctx))
+            raise
         finally:
             note(ctx, "end")
+    finally:
+        os.close(fd)
+
+
+def _run(ctx: WorkerContext) -> ClaimKey:
+    return ClaimKey(job_id=ctx.job.id, claim_seq=ctx.job.claim_seq)
+
+
+def _write(run: ClaimKey, what: str) -> None:
+    fields = (run.job_id, run.claim_seq, os.getpid(), what, time.monotonic_ns(), _END)
+    line = "\n" + "\t".join(map(str, fields)) + "\n"
+    fd = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, line.encode())
     finally:
         os.close(fd)
 

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from tests.audit import JobRow, Transition
-from tests.faults import faults_of_runs, faults_of_transitions
+from tests.faults import (
+    ended_and_taken_away,
+    faults_of_deaths,
+    faults_of_runs,
+    faults_of_transitions,
+    was_taken_away,
+)
 from tests.processes.journal import Line
-
-_RUNS_AGAIN = (StateName.ENQUEUED, StateName.AWAITING_RETRY, StateName.FAILED)
 
 
 @dataclass(kw_only=True)
@@ -42,15 +46,18 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What the judge reads. `expected` are the jobs that must have succeeded."""
+    """What the judge reads."""
 
     expected: Collection[str]
+    """The jobs that must have succeeded."""
     journal: Sequence[Line]
     transitions: Sequence[Transition]
     attempts: Mapping[tuple[str, int], AttemptKind]
     jobs: Sequence[JobRow]
     servers: Sequence[tuple[str, int]]
     kills: Kills
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """How many failures jobs must have been charged with; the others with none."""
 
 
 def judge(evidence: Evidence) -> Findings:
@@ -92,28 +99,43 @@ def _stale(evidence: Evidence) -> Iterable[str]:
 
 
 def _unexplained(evidence: Evidence) -> Iterable[str]:
-    """Claims that were taken from a worker which nobody is known to have killed."""
-    killed_servers = {name for name, pid in evidence.servers if pid in evidence.kills.supervisors}
+    """Claims that were taken from a worker which nobody is known to have killed, and runs that had ended.
+
+    A claim that no run had begun goes back uncharged, whoever held it. When a supervisor is killed and then
+    its worker, nobody is left who knows what had ended.
+    """
+    begun = {(line.job_id, line.claim_seq) for line in evidence.journal if line.what == "start"}
+    killed_servers = _killed_servers(evidence)
     for change in evidence.transitions:
-        if not _was_taken_away(change) or change.old_worker is None:
+        if not was_taken_away(change, evidence.attempts) or _server_of(change.old_worker) in killed_servers:
             continue
-        server_id = change.old_worker.partition(":worker:")[0]
-        if change.old_worker not in evidence.kills.workers and server_id not in killed_servers:
+        was_held_only = change.new is StateName.ENQUEUED and not change.crashes
+        if was_held_only and (change.job_id, change.old_seq) not in begun:
+            continue
+        if change.old_worker not in evidence.kills.workers:
             yield f"job {change.job_id}: claim {change.old_seq} of {change.old_worker} -> {change.new}"
+    for change in ended_and_taken_away(evidence.journal, evidence.transitions, evidence.attempts):
+        if _server_of(change.old_worker) not in killed_servers:
+            yield f"job {change.job_id}: claim {change.old_seq} had ended and was taken away: {change}"
 
 
 def _charged(evidence: Evidence) -> Iterable[str]:
     """Budgets charged beyond what kills of workers explain."""
+    yield from faults_of_deaths(evidence.transitions)
     hits: dict[str, int] = {}
     for change in evidence.transitions:
-        if _was_taken_away(change) and change.old_worker in evidence.kills.workers:
+        if was_taken_away(change, evidence.attempts) and change.old_worker in evidence.kills.workers:
             hits[change.job_id] = hits.get(change.job_id, 0) + 1
     for row in evidence.jobs:
-        if row.failures:
+        if row.failures != evidence.failures.get(row.id, 0):
             yield f"job {row.id} was charged {row.failures} failures"
         if row.crashes > hits.get(row.id, 0):
             yield f"job {row.id} was charged {row.crashes} crashes for {hits.get(row.id, 0)} kills"
 
 
-def _was_taken_away(change: Transition) -> bool:
-    return change.old is StateName.PROCESSING and change.new in _RUNS_AGAIN
+def _killed_servers(evidence: Evidence) -> set[str]:
+    return {name for name, pid in evidence.servers if pid in evidence.kills.supervisors}
+
+
+def _server_of(worker_id: str | None) -> str | None:
+    return None if worker_id is None else worker_id.partition(":worker:")[0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName as S
 from tests.audit import JobRow, Transition
-from tests.processes.journal import OVERLAP, Line
+from tests.processes.journal import OVERLAP, RECORDED, Line
 from tests.soak.judge import Evidence, Findings, Kills, judge
 
 WORKER, OTHER = "server#1:worker:1.1", "server#1:worker:2.2"
@@ -141,3 +141,51 @@ def test_a_run_that_no_claim_allowed_is_an_overlap() -> None:
 
 def test_a_failure_is_charged_to_nobody() -> None:
     assert offences(replace(GOOD, jobs=[row(failures=1)])) == {"charged"}
+
+
+def test_a_claim_that_was_only_held_goes_back_uncharged_whoever_held_it() -> None:
+    given_back = [ADDED, claimed(1), ended(1, S.ENQUEUED), claimed(2, OTHER), ended(2, by=OTHER)]
+    held = replace(
+        GOOD, journal=[line("start", 3, seq=2), line("end", 4, seq=2)], transitions=given_back, jobs=[row(2)]
+    )
+    crashed = replace(RUN_AGAIN, journal=RUN_AGAIN.journal[1:])
+
+    assert offences(held) == set()
+    assert offences(replace(held, journal=RUN_AGAIN.journal)) == {"unexplained"}
+    assert offences(crashed) == {"unexplained", "charged"}
+
+
+def test_a_run_that_ended_and_whose_job_runs_again_is_found_although_its_worker_was_killed() -> None:
+    journal = [*RUN_AGAIN.journal, line("end", 2), line(RECORDED, 2)]
+    ended_and_crashed = replace(RUN_AGAIN, journal=journal)
+
+    assert offences(replace(ended_and_crashed, kills=Kills(workers={WORKER}))) == {"unexplained"}
+    assert offences(replace(ended_and_crashed, kills=Kills(workers={WORKER}, supervisors={70}))) == set()
+
+
+def test_a_run_that_ended_with_a_verdict_of_its_own_may_run_again() -> None:
+    own_verdict = replace(
+        RUN_AGAIN,
+        journal=[*RUN_AGAIN.journal, line("end", 2), line(RECORDED, 2)],
+        transitions=[
+            ADDED, claimed(1), replace(ended(1, S.AWAITING_RETRY), failures=1),
+            replace(ADDED, old=S.AWAITING_RETRY, old_seq=1, new_seq=1), claimed(2, OTHER), ended(2, by=OTHER),
+        ],
+        attempts={("a", 1): AttemptKind.FAILURE},
+        jobs=[row(2, failures=1)],
+    )  # fmt: skip
+
+    assert offences(replace(own_verdict, failures={"a": 1})) == set()
+    assert offences(own_verdict) == {"charged"}
+
+
+def test_a_death_is_charged_to_one_claim_alone() -> None:
+    other = [replace(one, job_id="b") for one in RUN_AGAIN.transitions]
+    both = replace(
+        RUN_AGAIN,
+        transitions=[*RUN_AGAIN.transitions, *other],
+        attempts={("a", 1): AttemptKind.CRASH, ("b", 1): AttemptKind.CRASH},
+        kills=Kills(workers={WORKER}),
+    )
+
+    assert offences(both) == {"charged"}
