@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from qml_mp.core.job import Claim
-from qml_mp.core.outcome import AttemptKind, Outcome
+from qml_mp.core.outcome import AttemptKind, Outcome, Release
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobNotFound, StorageUnavailable
@@ -40,6 +40,18 @@ class Done(Generic[_Result]):
     wanted: _Result
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a worker asks for: so many claims of these."""
+
+    fetch: Fetch
+    limit: int
+
+
+Key = tuple[str, int]
+Ends = tuple[tuple[Claim, Outcome], ...]
+
+
 @dataclass(kw_only=True)
 class WorkerView:
     """What one worker process knows."""
@@ -47,36 +59,34 @@ class WorkerView:
     id: str
     server: int
     storage: Storage
-    claim: Claim | None = None
-    asked: Fetch | None = None
-    """A claim whose reply was lost: it may have been made, and may yet be."""
-    told: tuple[Claim, Outcome] | None = None
-    """An outcome whose reply was lost."""
-    found: list[Claim] = field(default_factory=list)
-    """Claims that it held without knowing, and has not begun."""
+    held: list[Claim] = field(default_factory=list)
+    """Claims whose outcome is open, and of which it has not been told that they were given back."""
+    asked: Asked | None = None
+    """Claims whose reply was lost: they may have been made, and may yet be."""
+    told: Ends = ()
+    """Outcomes that it has to write again: the reply was lost, or its supervisor has written them."""
     epoch: int = 0
     dead: bool = False
 
     @property
     def is_free(self) -> bool:
-        return not self.dead and self.claim is None and self.asked is None and self.told is None
+        return not self.dead and not self.held and self.asked is None and not self.told
 
     @property
-    def has_claim(self) -> bool:
-        return not self.dead and self.claim is not None
+    def has_claims(self) -> bool:
+        return not self.dead and bool(self.held)
 
     @property
     def repeats(self) -> bool:
-        return not self.dead and (self.asked is not None or self.told is not None)
+        return not self.dead and (self.asked is not None or bool(self.told))
+
+    def drop(self, claims: Iterable[Claim]) -> None:
+        """They are not this worker's to act on any more."""
+        gone = {claim.key for claim in claims}
+        self.held = [claim for claim in self.held if claim.key not in gone]
 
     def forget(self) -> None:
-        self.claim = self.asked = self.told = None
-        self.found, self.epoch = [], 0
-
-    def take_next(self) -> None:
-        """What it has found comes before what it asks for."""
-        if self.claim is None and self.found:
-            self.claim = self.found.pop(0)
+        self.held, self.asked, self.told, self.epoch = [], None, (), 0
 
 
 class Acting(RuleBasedStateMachine):
@@ -100,7 +110,7 @@ class Acting(RuleBasedStateMachine):
         ]
         self.settled: list[Fetch] = []
         """What workers have sent whose end is settled."""
-        self.void: list[Fetch] = []
+        self.void: list[Asked] = []
         """What workers have sent before they raised their epoch."""
         for number in (0, 1):
             self.register(number)
@@ -137,19 +147,22 @@ class Acting(RuleBasedStateMachine):
         assert isinstance(done, Done)
         return done
 
-    def fetch(self, worker: WorkerView, fetch: Fetch, fault: str | None) -> None:
-        def expect(model: Model) -> tuple[str, int] | None:
-            job = model.claim(fetch.worker_id, fetch.server_id, fetch.queues, fetch.epoch)
-            return None if job is None else (job.id, job.claim_seq)
+    def fetch(self, worker: WorkerView, asked: Asked, fault: str | None) -> None:
+        def act() -> list[Key]:
+            worker.held = self.claim_now(worker.storage, asked)
+            return keys_of(worker.held)
 
-        done = self.do(fault, lambda: _key_of(self._keep(worker, fetch)), expect)
+        done = self.do(fault, act, lambda model: _claimed(model, asked))
 
-        worker.asked = fetch if isinstance(done, Lost) else None
+        if isinstance(done, Lost):
+            worker.held, worker.asked = [], asked
         assert isinstance(done, Lost) or done.got == done.wanted
 
-    def _keep(self, worker: WorkerView, fetch: Fetch) -> Claim | None:
-        worker.claim = worker.storage.fetch_and_lock_job(fetch)
-        return worker.claim
+    def claim_now(self, storage: Storage, asked: Asked) -> list[Claim]:
+        if asked.limit > 1:
+            return list(storage.exchange((), fetch=asked.fetch, limit=asked.limit, retention=KEEP).claims)
+        claim = storage.fetch_and_lock_job(asked.fetch)
+        return [] if claim is None else [claim]
 
     def renew_epoch(self, worker: WorkerView, fault: str | None) -> None:
         """As a worker does after a lost reply, before it asks for another claim."""
@@ -177,38 +190,70 @@ class Acting(RuleBasedStateMachine):
             return
         if worker.asked is not None:
             self.void.append(worker.asked)
-        worker.asked, worker.epoch, worker.found = None, done.got[0], found
-        worker.take_next()
+        worker.asked, worker.epoch, worker.held = None, done.got[0], found
 
-    def finish_claim(
-        self, worker: WorkerView, claim: Claim, outcome: Outcome, then: Fetch | None, fault: str | None
-    ) -> None:
-        def expect(model: Model) -> tuple[bool, tuple[str, int] | None]:
-            accepted = model.finish(claim.job.id, claim.job.claim_seq, outcome)
-            if then is None:
-                return accepted, None
-            job = model.claim(then.worker_id, then.server_id, then.queues, then.epoch)
-            return accepted, None if job is None else (job.id, job.claim_seq)
+    def exchange(self, worker: WorkerView, ends: Ends, then: Asked | None, fault: str | None) -> None:
+        """Write these outcomes, and claim what is asked for in the same commit."""
 
-        claimed: list[Claim] = []
+        def expect(model: Model) -> tuple[list[bool], list[Key]]:
+            accepted = [model.finish(*_key_of(claim), outcome) for claim, outcome in ends]
+            return accepted, [] if then is None else _claimed(model, then)
 
-        def act() -> tuple[bool, tuple[str, int] | None]:
-            done = worker.storage.exchange([(claim, outcome)], fetch=then, limit=1, retention=KEEP)
-            claimed.extend(done.claims)
-            return done.finished[0].accepted, _key_of(next(iter(claimed), None))
+        claims: list[Claim] = []
+
+        def act() -> tuple[list[bool], list[Key]]:
+            fetch, limit = (None, 1) if then is None else (then.fetch, then.limit)
+            done = worker.storage.exchange(ends, fetch=fetch, limit=limit, retention=KEEP)
+            claims.extend(done.claims)
+            return [finished.accepted for finished in done.finished], keys_of(claims)
 
         done = self.do(fault, act, expect)
+        worker.drop(claim for claim, _ in ends)
+        written = {claim.key for claim, _ in ends}
+        others = tuple((claim, outcome) for claim, outcome in worker.told if claim.key not in written)
         if isinstance(done, Lost):
-            worker.told, worker.claim, worker.asked = (claim, outcome), None, then or worker.asked
+            worker.told, worker.asked = (*others, *ends), then or worker.asked
             return
         assert done.got == done.wanted
-        worker.told, worker.claim = None, next(iter(claimed), None)
-        worker.take_next()
+        worker.told = others
+        worker.held += claims
+
+    def give_back(self, worker: WorkerView, claims: list[Claim], fault: str | None) -> None:
+        """As its supervisor does who has taken their tickets."""
+        supervisor, keys = self.supervisors[worker.server], {claim.key for claim in claims}
+        release = Release(reason="given back")
+
+        def expect(model: Model) -> None:
+            for key in keys:
+                model.finish(key.job_id, key.claim_seq, release)
+
+        def act() -> None:
+            found = [claim for claim in supervisor.claims_of_worker(worker.id) if claim.key in keys]
+            supervisor.exchange([(claim, release) for claim in found], fetch=None, limit=0, retention=KEEP)
+
+        self.do_surely(fault, act, expect)
+        worker.drop(claims)
+
+    def write_for(self, worker: WorkerView, ends: Ends, fault: str | None) -> None:
+        """As its supervisor does while the worker is in a long job; the worker writes them all the same."""
+        supervisor = self.supervisors[worker.server]
+
+        def expect(model: Model) -> list[bool]:
+            return [model.finish(*_key_of(claim), outcome) for claim, outcome in ends]
+
+        def act() -> list[bool]:
+            done = supervisor.exchange(ends, fetch=None, limit=0, retention=KEEP)
+            return [finished.accepted for finished in done.finished]
+
+        done = self.do_surely(fault, act, expect)
+
+        assert done.got == done.wanted
+        worker.drop(claim for claim, _ in ends)
+        worker.told += ends
 
     def replace(self, worker: WorkerView) -> None:
         """Another worker takes its place; what the old one held, it may yet act on."""
-        for claim in [*([] if worker.claim is None else [worker.claim]), *worker.found]:
-            self.ghosts.append((copy.copy(worker), claim))
+        self.ghosts += [(copy.copy(worker), claim) for claim in worker.held]
         self.settled.append(self.fetch_of(worker, ()))
         worker.id, worker.dead = self.new_worker_id(), False
         worker.forget()
@@ -317,8 +362,19 @@ class Acting(RuleBasedStateMachine):
         )
 
 
-def _key_of(claim: Claim | None) -> tuple[str, int] | None:
-    return None if claim is None else (claim.key.job_id, claim.key.claim_seq)
+def keys_of(claims: Iterable[Claim]) -> list[Key]:
+    return [_key_of(claim) for claim in claims]
+
+
+def _key_of(claim: Claim) -> Key:
+    return claim.key.job_id, claim.key.claim_seq
+
+
+def _claimed(model: Model, asked: Asked) -> list[Key]:
+    """What the model says that this claims."""
+    fetch = asked.fetch
+    jobs = model.claim(fetch.worker_id, fetch.server_id, fetch.queues, fetch.epoch, asked.limit)
+    return [(job.id, job.claim_seq) for job in jobs]
 
 
 def _drawn(model: Model) -> dict[str, tuple[object, ...]]:

@@ -34,7 +34,7 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.values import CancelResult
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
-from tests.storage.model.acting import KEEP, Acting, Lost
+from tests.storage.model.acting import KEEP, Acting, Asked, Ends, Lost, WorkerView, keys_of
 from tests.storage.model.model import Model, ModelJob
 
 NO = ErrorInfo(type="ValueError", message="no")
@@ -55,6 +55,7 @@ KILLED_FOR = (None, None, CancelReason.SHUTDOWN, CancelReason.CANCELLED, CancelR
 
 outcomes = st.sampled_from(OUTCOMES)
 queue_sets = st.sampled_from([(), (), ("a",), ("b", "a")])
+limits = st.sampled_from([1, 1, 2, 3, 20])
 servers = st.integers(0, 1)
 # Which storage call of an operation fails, and on which side of its commit; mostly none does.
 faults = st.sampled_from(
@@ -90,7 +91,7 @@ class StorageMachine(Acting):
 
     # Clients
 
-    @initialize(wanted=st.lists(new_jobs, min_size=2, max_size=6))
+    @initialize(wanted=st.lists(new_jobs, min_size=2, max_size=12))
     def begin_with_some_jobs(self, wanted: list[NewJob]) -> None:
         for one in wanted:
             self.enqueue_one(one, None)
@@ -162,43 +163,44 @@ class StorageMachine(Acting):
     # Workers
 
     @precondition(lambda self: any(worker.is_free for worker in self.workers))
-    @rule(data=st.data(), queues=queue_sets, fault=faults)
-    def claim(self, data: st.DataObject, queues: tuple[str, ...], fault: str | None) -> None:
+    @rule(data=st.data(), queues=queue_sets, limit=limits, fault=faults)
+    def claim(self, data: st.DataObject, queues: tuple[str, ...], limit: int, fault: str | None) -> None:
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.is_free]))
-        self.fetch(worker, self.fetch_of(worker, queues), fault)
+        self.fetch(worker, Asked(fetch=self.fetch_of(worker, queues), limit=limit), fault)
 
     @precondition(lambda self: any(worker.is_free for worker in self.workers))
-    @rule(queues=queue_sets)
-    def claim_with_all(self, queues: tuple[str, ...]) -> None:
+    @rule(queues=queue_sets, limit=limits)
+    def claim_with_all(self, queues: tuple[str, ...], limit: int) -> None:
         for worker in self.workers:
             if worker.is_free:
-                self.fetch(worker, self.fetch_of(worker, queues), None)
+                self.fetch(worker, Asked(fetch=self.fetch_of(worker, queues), limit=limit), None)
 
     @precondition(lambda self: any(worker.repeats for worker in self.workers))
     @rule(data=st.data(), fault=faults)
     def act_on_what_was_not_answered(self, data: st.DataObject, fault: str | None) -> None:
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.repeats]))
-        if worker.told is not None:
-            self.finish_claim(worker, *worker.told, None, None)
+        if worker.told:
+            self.exchange(worker, worker.told, None, None)
         else:
             self.renew_epoch(worker, fault)
 
     @precondition(lambda self: any(worker.asked is not None for worker in self.workers))
     @rule(data=st.data())
-    def make_a_claim_late(self, data: st.DataObject) -> None:
+    def make_claims_late(self, data: st.DataObject) -> None:
         """As a database server does that was frozen when a worker asked."""
         asked = data.draw(st.sampled_from([worker.asked for worker in self.workers if worker.asked]))
 
-        made = self.client.fetch_and_lock_job(asked)
+        made = self.claim_now(self.client, asked)
 
-        job = self.model.claim(asked.worker_id, asked.server_id, asked.queues, asked.epoch)
-        assert (None if made is None else made.job.id) == (None if job is None else job.id)
+        fetch = asked.fetch
+        jobs = self.model.claim(fetch.worker_id, fetch.server_id, fetch.queues, fetch.epoch, asked.limit)
+        assert keys_of(made) == [(job.id, job.claim_seq) for job in jobs]
 
     @precondition(lambda self: self.void)
     @rule(data=st.data())
-    def make_a_claim_too_late(self, data: st.DataObject) -> None:
+    def make_claims_too_late(self, data: st.DataObject) -> None:
         """The same, after the worker has raised its epoch."""
-        assert self.client.fetch_and_lock_job(data.draw(st.sampled_from(self.void))) is None
+        assert self.claim_now(self.client, data.draw(st.sampled_from(self.void))) == []
 
     @precondition(lambda self: any(worker.is_free for worker in self.workers))
     @rule(data=st.data())
@@ -206,33 +208,60 @@ class StorageMachine(Acting):
         """As a worker does when its supervisor tells it to."""
         self.renew_epoch(data.draw(st.sampled_from([one for one in self.workers if one.is_free])), None)
 
-    @precondition(lambda self: any(worker.has_claim for worker in self.workers))
-    @rule(data=st.data(), outcome=outcomes, queues=st.none() | queue_sets, fault=faults)
-    def finish(
-        self, data: st.DataObject, outcome: Outcome, queues: tuple[str, ...] | None, fault: str | None
+    @precondition(lambda self: any(worker.has_claims for worker in self.workers))
+    @rule(data=st.data(), queues=st.none() | queue_sets, limit=limits, with_told=st.booleans(), fault=faults)
+    def finish_some(
+        self,
+        data: st.DataObject,
+        queues: tuple[str, ...] | None,
+        limit: int,
+        with_told: bool,
+        fault: str | None,
     ) -> None:
-        worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.has_claim]))
-        assert worker.claim is not None
-        then = None if queues is None else self.fetch_of(worker, queues)
-        self.finish_claim(worker, worker.claim, outcome, then, fault)
+        worker, ends = self.draw_ends(data)
+        if with_told:
+            ends = (*ends, *worker.told)
+        then = None
+        if queues is not None and worker.asked is None:
+            then = Asked(fetch=self.fetch_of(worker, queues), limit=limit)
+        self.exchange(worker, ends, then, fault)
+
+    @precondition(lambda self: any(worker.has_claims for worker in self.workers))
+    @rule(data=st.data(), fault=faults)
+    def supervisor_gives_back_some(self, data: st.DataObject, fault: str | None) -> None:
+        worker, ends = self.draw_ends(data)
+        self.give_back(worker, [claim for claim, _ in ends], fault)
+
+    @precondition(lambda self: any(worker.has_claims for worker in self.workers))
+    @rule(data=st.data(), fault=faults)
+    def supervisor_writes_some_that_ended(self, data: st.DataObject, fault: str | None) -> None:
+        worker, ends = self.draw_ends(data)
+        self.write_for(worker, ends, fault)
+
+    def draw_ends(self, data: st.DataObject) -> tuple[WorkerView, Ends]:
+        """Some of what a worker holds, in any order, each with an outcome of its own."""
+        worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.has_claims]))
+        places = st.lists(st.sampled_from(range(len(worker.held))), min_size=1, unique=True)
+        return worker, tuple((worker.held[place], data.draw(outcomes)) for place in data.draw(places))
 
     @precondition(lambda self: self.ghosts)
     @rule(data=st.data(), outcome=outcomes)
     def finish_after_being_taken_for_dead(self, data: st.DataObject, outcome: Outcome) -> None:
         """As a worker does whose host was cut off."""
         worker, claim = data.draw(st.sampled_from(self.ghosts))
-        self.finish_claim(worker, claim, outcome, None, None)
+        self.exchange(worker, ((claim, outcome),), None, None)
 
     @precondition(lambda self: self.settled)
     @rule(data=st.data())
     def claim_after_the_end_was_settled(self, data: st.DataObject) -> None:
         """As a database server does that comes late to what a dead worker has sent."""
-        assert self.client.fetch_and_lock_job(data.draw(st.sampled_from(self.settled))) is None
+        asked = Asked(fetch=data.draw(st.sampled_from(self.settled)), limit=data.draw(limits))
+        assert self.claim_now(self.client, asked) == []
 
-    @precondition(lambda self: any(worker.has_claim or worker.repeats for worker in self.workers))
+    @precondition(lambda self: any(worker.has_claims or worker.repeats for worker in self.workers))
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
-        busy = [worker for worker in self.workers if worker.has_claim or worker.repeats]
+        busy = [worker for worker in self.workers if worker.has_claims or worker.repeats]
         data.draw(st.sampled_from(busy)).dead = True
 
     # Supervisors

@@ -95,20 +95,22 @@ class Model:
         with_key = (job for job in self.jobs.values() if key is not None and job.unique_key == key)
         return next((job for job in with_key if not job.state.is_final), None)
 
-    def best(self, queues: tuple[str, ...]) -> ModelJob | None:
-        """The job that the next claim hands out."""
+    def best(self, queues: tuple[str, ...]) -> list[ModelJob]:
+        """The jobs in the order in which claims hand them out."""
         runnable = [job for job in self.in_state(StateName.ENQUEUED) if not queues or job.queue in queues]
-        return min(runnable, key=lambda job: (-job.priority, job.created_at, job.id), default=None)
+        return sorted(runnable, key=lambda job: (-job.priority, job.created_at, job.id))
 
-    def claim(self, worker: str, server: str, queues: tuple[str, ...], epoch: int) -> ModelJob | None:
+    def claim(
+        self, worker: str, server: str, queues: tuple[str, ...], epoch: int, limit: int
+    ) -> list[ModelJob]:
         may_claim = worker in self.workers and self.epochs[worker] == epoch
-        job = self.best(queues) if may_claim else None
-        if job is not None:
+        jobs = self.best(queues)[:limit] if may_claim else []
+        for job in jobs:
             job.state, job.worker, job.server = StateName.PROCESSING, worker, server
             job.claim_seq += 1
             job.started_h = self.now_h
-            self.tally.claims += 1
-        return job
+        self.tally.claims += len(jobs)
+        return jobs
 
     def renew(self, worker: str) -> int | None:
         """The next epoch of a registered worker."""
