@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from qml_mp.core.payload import JsonValue
+from qml_mp.core.payload import JsonValue, encode_json
 
 _MAX_CRASH_BACKOFF_S = 60.0
 
@@ -63,6 +63,12 @@ class Success:
     duration: timedelta
     not_stored: str | None = None
     """Why what it returned cannot be stored; `result` is None then."""
+    encoded: str | None = field(default=None, repr=False, compare=False)
+    """The result as its row holds it, where whoever made this knows it: it is encoded once."""
+
+    def result_text(self) -> str:
+        """The result as its row holds it. Raises `InvalidJob` when it cannot be stored."""
+        return encode_json(self.result, what="The result") if self.encoded is None else self.encoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

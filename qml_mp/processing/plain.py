@@ -10,19 +10,17 @@ from collections.abc import Set as AbstractSet
 from numbers import Real
 from typing import Any
 
-from qml_mp.core.payload import MAX_DEPTH, JsonValue, encode_json
+from qml_mp.core.payload import MAX_DEPTH, EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.scalars import SCALARS
 
 
-def plain_result(value: object) -> JsonValue:
-    """The value as storable JSON: dataclasses as objects, dates and their kin as text.
+def plain_result(value: object) -> EncodedJson:
+    """The value as JSON that can be stored: dataclasses as objects, dates and their kin as text.
 
     Raises `InvalidJob` when it cannot be stored, and whatever the value's own code raises.
     """
-    result = _plain(value, 0)
-    encode_json(result, what="The result")
-    return result
+    return EncodedJson.of(_plain(value, 0), what="The result")
 
 
 def _plain(value: Any, depth: int) -> JsonValue:

@@ -25,7 +25,7 @@ from qml_mp.core.outcome import (
     RetryWhenKilled,
     Success,
 )
-from qml_mp.core.payload import JsonValue
+from qml_mp.core.payload import EncodedJson
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
+_NOTHING = EncodedJson(None, "null")
 
 
 class JobProcessor:
@@ -127,9 +128,10 @@ class JobProcessor:
                         extra={"job_id": execution.job.id, "method": execution.job.method},
                     )
                 return Success(
-                    result=returned.result,
+                    result=returned.result.value,
                     duration=timedelta(seconds=max(duration_s, 0)),
                     not_stored=returned.dropped,
+                    encoded=returned.result.text,
                 )
             case "failed":
                 return Failure(error=self._reported(said, "FailureReported"))
@@ -192,7 +194,7 @@ class _Returned:
     """The chain returned. `result` is storable; `dropped` says why it is None in place of what came."""
 
     said: WorkerResult
-    result: JsonValue
+    result: EncodedJson
     dropped: str | None = None
 
 
@@ -211,7 +213,7 @@ def _returned(value: object) -> _Returned:
         return _Returned(said=said, result=plain_result(said.result))
     except Exception as problem:
         reason = f"{type(problem).__name__}: {message_of(problem)}"[:1000]
-        return _Returned(said=said, result=None, dropped=reason)
+        return _Returned(said=said, result=_NOTHING, dropped=reason)
 
 
 def _check(said: WorkerResult) -> None:

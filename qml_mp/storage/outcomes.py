@@ -125,7 +125,7 @@ def _values(claim: Claim, change: RowChange) -> dict[str, Any]:
         "ttl": change.ttl,
         "failures": change.failures,
         "crashes": change.crashes,
-        "result": encode_json(change.result, what="The result") if succeeded else None,
+        "result": (change.encoded or encode_json(change.result, what="The result")) if succeeded else None,
         "duration_us": None if change.duration is None else microseconds(change.duration),
         "reason": change.reason,
         "failed": error is not None,

@@ -47,6 +47,8 @@ class RowChange:
     failures: int = 0
     crashes: int = 0
     result: JsonValue = None
+    encoded: str | None = None
+    """The result as text, where it is known already."""
     duration: timedelta | None = None
     error: ErrorInfo | None = None
     """Replaces `last_error`; None leaves it."""
@@ -78,8 +80,8 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
     match outcome:
         case Success(result=result, duration=duration, not_stored=not_stored):
             return RowChange(
-                state=StateName.SUCCEEDED, ttl=retention.succeeded_ttl, result=result, duration=duration,
-                reason=not_stored,
+                state=StateName.SUCCEEDED, ttl=retention.succeeded_ttl, result=result,
+                encoded=outcome.encoded, duration=duration, reason=not_stored,
             )  # fmt: skip
         case Retry(error=error, delay=delay, kind=kind, process=process):
             return RowChange(

@@ -12,6 +12,7 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Retry, Success
+from qml_mp.core.payload import encode_json
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.middleware import CallNext
 from tests.unit.processor_case import (
@@ -41,6 +42,7 @@ def test_a_result_of_dataclasses_and_dates_is_stored_as_json() -> None:
 
     assert isinstance(outcome, Success)
     assert outcome.result == [{"path": "a.png", "taken": "2025-03-01"}, {"1": "0.1"}, [2.0]]
+    assert outcome.encoded == encode_json(outcome.result, what="The result")
 
 
 def cyclic() -> list[object]:
@@ -75,6 +77,7 @@ def test_a_result_that_cannot_be_stored_is_dropped_and_the_job_still_succeeds(
     assert isinstance(outcome, Success)
     assert outcome.result is None
     assert outcome.not_stored
+    assert outcome.encoded == "null"
     assert f"cannot be stored and is dropped: {outcome.not_stored}" in caplog.text
 
 
