@@ -42,11 +42,11 @@ class Scenario:
 
 
 SCENARIOS = {
-    "kills": Scenario(run=run_kills, unit="jobs", usual=1000, full=5000),
+    "kills": Scenario(run=run_kills, unit="jobs", usual=3000, full=15_000),
     "recovery": Scenario(run=run_recovery, unit="kills", usual=40, full=200),
     "limits": Scenario(run=run_limits, unit="rounds", usual=1, full=10),
     "silence": Scenario(run=run_silence, unit="rounds", usual=3, full=10),
-    "storm": Scenario(run=run_storm, unit="jobs", usual=3000, full=10_000, seeds_full=20),
+    "storm": Scenario(run=run_storm, unit="jobs", usual=10_000, full=30_000, seeds_full=20),
     "orphans": Scenario(run=run_orphans, unit="kills", usual=20, full=1000, lanes=2),
     "stops": Scenario(run=run_stops, unit="stops", usual=20, full=500, lanes=3),
     "replacements": Scenario(run=run_replacements, unit="replacements", usual=300, full=10_000),

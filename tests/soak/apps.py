@@ -24,6 +24,15 @@ def unit(ctx: WorkerContext, busy_s: float = 0.0) -> int:
     return ctx.job.claim_seq
 
 
+@app.job(retry=RetryPolicy.fixed(0, jitter=0.0, max_attempts=3))
+def unsure(ctx: WorkerContext) -> int:
+    """Fail the first time that it comes to its end, and succeed the second time."""
+    with sole_run(ctx):
+        if ctx.job.failures == 0:
+            raise ValueError("the first time")
+    return ctx.job.claim_seq
+
+
 @app.job()
 def fatal_once(ctx: WorkerContext) -> int:
     """Compute until the worker is killed; the second run returns at once."""

@@ -29,6 +29,7 @@ from tests.processes.journal import Line, parse_journal, read_journal
 
 APP = "tests.soak.apps:app"
 _FIRST_BOOT_S = 60.0
+_MOST_CLAIMS = 100
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,10 +47,11 @@ class Ground:
     servers: list[Server] = field(default_factory=list)
 
     def server(self, *flags: str, app: str = APP, **environment: str) -> Server:
-        """A server on this storage, not started yet. Its current directory is the ground's folder, by
-        which every process of it is found again."""
+        """A server on this storage, not started yet, whose workers may hold as many claims as there can be.
+        Its current directory is the ground's folder, by which every process of it is found again."""
+        settings = {**environment_of({"fetch_batch_size": _MOST_CLAIMS}), **environment}
         one = Server(
-            url=self.url, folder=self.folder, app=app, flags=flags, environment=environment, cwd=self.folder
+            url=self.url, folder=self.folder, app=app, flags=flags, environment=settings, cwd=self.folder
         )
         self.servers.append(one)
         return one

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
+from tests.audit import Transition
+from tests.faults import ended_and_taken_away, was_taken_away
 from tests.processes.harness import Server, wait_until
 from tests.soak.ground import Ground, environment_of, fresh_ground, pause
 from tests.soak.judge import Kills
@@ -29,12 +34,31 @@ _SETTINGS = environment_of(
 
 def run_kills(task: Task) -> Row:
     """Jobs on 4 workers while a random one is killed every 200 ms."""
-    return _under_fire(task, busy_s=0.005, supervisor_every_s=None)
+    return _under_fire(task, supervisor_every_s=None)
 
 
 def run_storm(task: Task) -> Row:
     """The same while the supervisor is killed and started again every 5 s."""
-    return _under_fire(task, busy_s=0.004, supervisor_every_s=_SUPERVISOR_EVERY_S * task.pace)
+    return _under_fire(task, supervisor_every_s=_SUPERVISOR_EVERY_S * task.pace)
+
+
+def _load(rng: random.Random, count: int) -> list[Job]:
+    """Jobs so short that a worker holds many at a time; some that are longer, and longer than expected; and
+    some that fail the first time."""
+    kinds = rng.choices(("brief", "longer", "long", "unsure"), weights=(880, 100, 3, 17), k=count)
+    return [_job(rng, kind) for kind in kinds]
+
+
+def _job(rng: random.Random, kind: str) -> Job:
+    match kind:
+        case "brief":
+            return Job.new("unit", {"busy_s": rng.choice((0.0, 0.0002, 0.0005))})
+        case "longer":
+            return Job.new("unit", {"busy_s": round(rng.uniform(0.002, 0.008), 4)})
+        case "long":
+            return Job.new("unit", {"busy_s": 0.12})
+        case _:
+            return Job.new("unsure")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -82,9 +106,10 @@ class _Battle:
             self.broken.append(f"integrity_check after {self.kills.count} kills: {found}")
 
 
-def _under_fire(task: Task, *, busy_s: float, supervisor_every_s: float | None) -> Row:
+def _under_fire(task: Task, *, supervisor_every_s: float | None) -> Row:
     with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
-        ids = ground.storage.enqueue_many(Job.new("unit", {"busy_s": busy_s}) for _ in range(task.count))
+        jobs = _load(ground.rng, task.count)
+        ids = ground.storage.enqueue_many(jobs)
         battle = _Battle(ground=ground, server=ground.server("-w", str(WORKERS), **_SETTINGS))
         ground.start(battle.server, ready=1)
         _fight(task, battle, supervisor_every_s)
@@ -96,10 +121,17 @@ def _under_fire(task: Task, *, busy_s: float, supervisor_every_s: float | None) 
         battle.look_at_the_file()
         done = task.count - ground.audit.unfinished()
         expected = ids if not task.time_is_up else _ended(ground)
-        findings = judge_ground(ground, expected=expected, kills=battle.kills)
-        claims = [one for one in ground.audit.transitions() if one.new is StateName.PROCESSING]
-        reruns = sum(claim.new_seq > 1 for claim in claims)
-        figures = f"{reruns} re-runs"
+        failures = {job.id: 1 for job in jobs if job.method == "unsure" and job.id in set(expected)}
+        findings = judge_ground(ground, expected=expected, kills=battle.kills, failures=failures)
+        log, journal = ground.audit.transitions(), ground.journal()
+        attempts = ground.audit.attempts()
+        taken = sum(was_taken_away(one, attempts) for one in log)
+        runs = sum(line.what == "start" for line in journal)
+        ended = len(list(ended_and_taken_away(journal, log, attempts)))
+        most_held = _most_held(log)
+        figures = (
+            f"{runs} runs, {taken} claims taken away, {ended} of them had ended, {most_held} held at a time"
+        )
         if supervisor_every_s is not None:
             figures += f", {battle.supervisors_killed} supervisors killed"
         return task.row(
@@ -123,6 +155,19 @@ def _fight(task: Task, battle: _Battle, supervisor_every_s: float | None) -> Non
         if time.monotonic() >= supervisor_at and supervisor_every_s is not None:
             battle.kill_the_supervisor()
             supervisor_at = time.monotonic() + supervisor_every_s
+
+
+def _most_held(log: Iterable[Transition]) -> int:
+    """By one worker at one time."""
+    held: Counter[str | None] = Counter()
+    most = 0
+    for one in log:
+        if one.old is StateName.PROCESSING:
+            held[one.old_worker] -= 1
+        if one.new is StateName.PROCESSING:
+            held[one.new_worker] += 1
+            most = max(most, held[one.new_worker])
+    return most
 
 
 def _ended(ground: Ground) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -89,7 +89,9 @@ class Task:
         )
 
 
-def judge_ground(ground: Ground, *, expected: list[str], kills: Kills) -> Findings:
+def judge_ground(
+    ground: Ground, *, expected: list[str], kills: Kills, failures: Mapping[str, int] | None = None
+) -> Findings:
     """Read everything there is to read, and judge."""
     return judge(
         Evidence(
@@ -100,6 +102,7 @@ def judge_ground(ground: Ground, *, expected: list[str], kills: Kills) -> Findin
             jobs=ground.audit.jobs(),
             servers=ground.audit.servers(),
             kills=kills,
+            failures=failures or {},
         )
     )
 
