@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ MAX_METHOD_CHARS = 200
 NO_RETRIES = -1
 """What the column `max_retries` holds for a job that is not to be retried; 0 means there what it does in the
 reference, whose rows other programs may insert: the retry policy decides."""
+_CANONICAL_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,23 +86,24 @@ class Job:
         """
         check_given(options, JOB_OPTIONS)
         created_at = now or datetime.now(UTC)
-        values: dict[str, Any] = {"queue": DEFAULT_QUEUE, **options}
+        values: dict[str, Any] = {**options}
         run_at = _run_at(created_at, values.pop("delay", None), values.pop("at", None))
+        metadata = values.pop("metadata", None)
+        values["metadata"] = {} if metadata is None else metadata
+        if not isinstance(payload, EncodedJson):
+            payload = EncodedJson.of(payload, what="The payload")
+        _check(method, values)
+        values["metadata"] = dict(values["metadata"])  # the caller may change his own
         state = (
-            Enqueued(enqueued_at=created_at, queue=values["queue"])
+            Enqueued(enqueued_at=created_at, queue=values.get("queue", DEFAULT_QUEUE))
             if run_at is None
             else Scheduled(scheduled_at=created_at, enqueue_at=run_at)
         )
-        metadata = values.pop("metadata", None)
-        if not isinstance(payload, EncodedJson):
-            payload = EncodedJson.of(payload, what="The payload")
         job = cls(
             id=new_job_id(), method=method, payload=payload.value, state=state, created_at=created_at,
-            run_at=run_at, metadata={} if metadata is None else metadata, **values,
+            run_at=run_at, **values,
         )  # fmt: skip
-        job._check()
         object.__setattr__(job, "_payload_text", payload.text)
-        object.__setattr__(job, "metadata", dict(job.metadata))  # the caller may change his own
         return job
 
     def payload_text(self) -> str:
@@ -109,21 +112,11 @@ class Job:
         Raises `InvalidJob` (or `ConfigurationError` for the queue's name) unless the job can be stored.
         """
         if self._payload_text is None:
-            self._check()
+            check_job_id(self.id)
+            _check(self.method, {name: getattr(self, name) for name in _COLUMNS})
             object.__setattr__(self, "_payload_text", encode_json(self.payload, what="The payload"))
         assert self._payload_text is not None
         return self._payload_text
-
-    def _check(self) -> None:
-        check_job_id(self.id)
-        if not isinstance(self.method, str) or not 1 <= len(self.method) <= MAX_METHOD_CHARS:
-            raise InvalidJob(
-                f"The method name is {shown(self.method)}; it must be text of 1 to {MAX_METHOD_CHARS} "
-                "characters."
-            )
-        check_text(self.method, what="The method name")
-        for name, option in _COLUMNS.items():
-            option.check(getattr(self, name))
 
     @property
     def result(self) -> JsonValue:
@@ -180,6 +173,17 @@ _COLUMNS = {each.name: JOB_OPTIONS[each.name] for each in fields(Job) if each.na
 """The options that the row holds."""
 
 
+def _check(method: str, options: Mapping[str, Any]) -> None:
+    """Raise `InvalidJob` or `ConfigurationError` unless a row can hold them."""
+    if not isinstance(method, str) or not 1 <= len(method) <= MAX_METHOD_CHARS:
+        raise InvalidJob(
+            f"The method name is {shown(method)}; it must be text of 1 to {MAX_METHOD_CHARS} characters."
+        )
+    check_text(method, what="The method name")
+    for name, value in options.items():
+        _COLUMNS[name].check(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimKey:
     """What fences a write: the job and the number of its hand-out."""
@@ -204,15 +208,17 @@ class Claim:
 
 def new_job_id() -> str:
     """A fresh UUID of version 7 (RFC 9562): sorts by creation time to the millisecond, random otherwise."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76  # version 7
-    value = value & ~(0x3 << 62) | 0x2 << 62  # variant of RFC 9562
-    return str(uuid.UUID(int=value))
+    since_1970 = f"{time.time_ns() // 1_000_000 & (1 << 48) - 1:012x}"
+    random = os.urandom(10)
+    digits = random.hex()
+    variant = "89ab"[random[2] >> 6]  # of RFC 9562; takes the place of the digit that these two bits are from
+    return f"{since_1970[:8]}-{since_1970[8:]}-7{digits[1:4]}-{variant}{digits[5:8]}-{digits[8:]}"
 
 
 def check_job_id(text: str) -> str:
     """Return the id in its canonical form, or raise `InvalidJob` when it is no UUID."""
+    if type(text) is str and _CANONICAL_ID.fullmatch(text):
+        return text
     try:
         return str(uuid.UUID(text))
     except (ValueError, AttributeError, TypeError):

@@ -17,6 +17,8 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 MAX_PAYLOAD_BYTES = 1024 * 1024
 MAX_DEPTH = 100
 _INT64_MAX = 2**63 - 1
+# `json.dumps` makes one anew for each call. It need not look for cycles: a depth is refused before.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,10 @@ class EncodedJson:
 
 def encode_json(value: object, *, what: str) -> str:
     """Return the value as compact JSON text; raise `InvalidJob` naming `what` and the place in it."""
-    for path, part, depth in _walk(value):
-        problem = _problem(part, depth)
-        if problem:
-            raise InvalidJob(f"{what}{_shown(path)} {problem}")
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    size_bytes = len(text.encode())
-    if size_bytes > MAX_PAYLOAD_BYTES:
+    _check(value, what=what)
+    text = _ENCODER.encode(value)
+    # A character takes at most 4 bytes.
+    if 4 * len(text) > MAX_PAYLOAD_BYTES and (size_bytes := len(text.encode())) > MAX_PAYLOAD_BYTES:
         raise InvalidJob(
             f"{what} is {size_bytes:,} bytes of JSON; the limit is {MAX_PAYLOAD_BYTES:,}. "
             "Store large data elsewhere (a file, an object store) and pass a reference to it."
@@ -61,10 +60,7 @@ def decode_json(text: str | bytes) -> JsonValue:
         value: JsonValue = json.loads(raw.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidJob(f"The stored text is not readable JSON: {type(error).__name__}: {error}") from None
-    for path, part, depth in _walk(value):
-        problem = _problem(part, depth)
-        if problem:
-            raise InvalidJob(f"The stored JSON{_shown(path)} {problem}")
+    _check(value, what="The stored JSON")
     return value
 
 
@@ -77,6 +73,41 @@ def check_text(text: str, *, what: str) -> str:
 
 
 _Path = tuple[str | int, ...]
+
+
+def _check(value: object, *, what: str) -> None:
+    """Raise `InvalidJob` naming `what` and the place in it unless the value can be stored."""
+    if _is_plain(value):
+        return
+    for path, part, depth in _walk(value):
+        problem = _problem(part, depth)
+        if problem:
+            raise InvalidJob(f"{what}{_shown(path)} {problem}")
+
+
+def _is_plain(value: object, depth: int = 0) -> bool:
+    """Whether the value can be stored, seen at a glance; what this is not sure of, `_walk` decides.
+
+    Plain tests of exact types: a third of the time that the walk takes, and every payload pays it.
+    """
+    if type(value) is str:
+        return _is_plain_text(value)
+    if type(value) is int:
+        return -_INT64_MAX <= value <= _INT64_MAX
+    if type(value) is float:
+        return value - value == 0
+    if type(value) is dict and depth < MAX_DEPTH:
+        for key, item in value.items():
+            if type(key) is not str or not _is_plain_text(key) or not _is_plain(item, depth + 1):
+                return False
+        return True
+    if type(value) is list and depth < MAX_DEPTH:
+        return all(_is_plain(item, depth + 1) for item in value)
+    return value is None or type(value) is bool
+
+
+def _is_plain_text(text: str) -> bool:
+    return "\0" not in text and (text.isascii() or _problem_of_text(text) is None)
 
 
 def _walk(value: object) -> Iterator[tuple[_Path, object, int]]:

@@ -40,12 +40,13 @@ def test_an_enqueued_call_is_a_stored_job(app: QmlApp) -> None:
 
 
 def times_encoded(payload: object, enqueue: Callable[[], object]) -> int:
-    """How often `json.dumps` was given the payload while `enqueue` ran."""
+    """How often the payload was encoded while `enqueue` ran."""
     seen = 0
 
     def look(frame: FrameType, event: str, _: object) -> None:
         nonlocal seen
-        seen += event == "call" and frame.f_code is json.dumps.__code__ and frame.f_locals["obj"] == payload
+        encodes = event == "call" and frame.f_code is json.JSONEncoder.encode.__code__
+        seen += encodes and frame.f_locals["o"] == payload
 
     sys.setprofile(look)
     try:
