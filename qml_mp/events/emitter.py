@@ -6,12 +6,12 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 from qml_mp.events.facts import Event
-from qml_mp.events.log import log_event
+from qml_mp.events.log import WITHOUT_A_LINE, log_event
 
 Subscriber = Callable[[Event], None]
 """Is told of each fact once, in the order in which they happen, by the one thread of its process and before
@@ -34,11 +34,16 @@ _FORGIVEN = 0.01  # of the time that passes: a busy machine makes anybody slow n
 class Emitter:
     """That of one process, made after the fork."""
 
-    def __init__(self, log: Subscriber, *others: Subscriber) -> None:
+    def __init__(self, log: Subscriber, *others: Subscriber, unlogged: Collection[type[Event]] = ()) -> None:
         """The log comes first, and is never given up: how its handlers write is the program's own choice, and
-        a line of it that is lost helps nobody."""
+        a line of it that is lost helps nobody. It does nothing about the facts that are `unlogged`."""
+        self._untold = () if others else unlogged
         told = [_Told(other, patience_s=_PATIENCE_S) for other in others]
         self._told = [_Told(log, patience_s=float("inf")), *told]
+
+    def is_told_of(self, kind: type[Event]) -> bool:
+        """Whether anybody listens to such facts. False: who would make one for every job need not."""
+        return kind not in self._untold
 
     def emit(self, event: Event) -> None:
         """Tell everybody. Raises nothing."""
@@ -48,7 +53,7 @@ class Emitter:
 
 def new_emitter() -> Emitter:
     """An emitter with everybody who is told of the facts of this process."""
-    return Emitter(log_event)
+    return Emitter(log_event, unlogged=WITHOUT_A_LINE)
 
 
 class _Told:

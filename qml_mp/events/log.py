@@ -16,13 +16,17 @@ from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
+WITHOUT_A_LINE: Final[frozenset[type[Event]]] = frozenset(
+    {facts.JobClaimed, facts.JobSucceeded, facts.ServerRegistered}
+)
+"""That a job began or succeeded is the tracing's to tell."""
+
 _MAX_MESSAGE_CHARS: Final = 1000
 _MAX_TRACEBACK_CHARS: Final = 4000
 
 
 def log_event(event: Event) -> None:
-    """Write the line. An attempt that failed is a WARNING when the job runs again, else an ERROR; that a job
-    began or succeeded is the tracing's to tell."""
+    """Write the line. An attempt that failed is a WARNING when the job runs again, else an ERROR."""
     match event:
         case facts.JobEvent():
             _log_job(event)

@@ -58,6 +58,15 @@ def test_each_subscriber_is_told_of_each_fact_in_order() -> None:
     assert first == second == [BACK, STOPPED]
 
 
+def test_a_fact_that_only_the_log_is_told_of_and_has_no_line_for_need_not_be_made() -> None:
+    alone = Emitter(failing, unlogged={ServerStopped})
+    together = Emitter(failing, failing, unlogged={ServerStopped})
+
+    assert not alone.is_told_of(ServerStopped)
+    assert alone.is_told_of(StorageBack)
+    assert together.is_told_of(ServerStopped)
+
+
 def test_one_that_raises_is_logged_once_and_keeps_nobody_else_from_being_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

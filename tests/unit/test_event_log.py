@@ -50,7 +50,7 @@ from qml_mp.events.facts import (
     WorkerStarted,
     WorkerStopped,
 )
-from qml_mp.events.log import log_event
+from qml_mp.events.log import WITHOUT_A_LINE, log_event
 from qml_mp.storage.row_change import applied, row_change
 from qml_mp.storage.values import BY_DEFAULT
 from tests.unit.processor_case import NOW, claim_of
@@ -272,6 +272,7 @@ def test_each_fact_that_has_a_line_has_this_one(
         log_event(event)
 
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [(level, line)]
+    assert type(event) not in WITHOUT_A_LINE
 
 
 @pytest.mark.parametrize(
@@ -288,6 +289,7 @@ def test_what_is_no_news_has_none(event: Event, caplog: pytest.LogCaptureFixture
         log_event(event)
 
     assert caplog.records == []
+    assert type(event) in WITHOUT_A_LINE
 
 
 def test_a_server_that_was_declared_dead_says_under_which_name_it_goes_on(
