@@ -109,7 +109,7 @@ class WorkerLoop:
             self._hygiene.before_job()
             outcome = self._processor.run(execution, cancel)
         self._spoiled = self._hygiene.after_job(outcome)
-        self._display.finishing(execution)
+        self._display.finishing()
         slot.jobs_done += 1
         self._commands.look()
         if self._is_used_up():

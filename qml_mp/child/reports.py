@@ -16,12 +16,15 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.events.claims import claimed, ended
 from qml_mp.events.emitter import Emitter
-from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
+from qml_mp.events.facts import JobClaimed, JobSucceeded
+from qml_mp.ipc.slot import Activity, SlotView, SlotWriter, packed_terms
 from qml_mp.printable import printable
 from qml_mp.processing.errors_text import describe_anything
 from qml_mp.processing.middleware import StateChange, StateChangeHook
-from qml_mp.processing.program import Execution
+from qml_mp.processing.program import Execution, Terms
 from qml_mp.storage.values import Finished
+
+_TITLE_HOLDS_NS = 1_000_000_000  # then it is set anew: a job may have set another
 
 
 class Display:
@@ -31,6 +34,11 @@ class Display:
         """`title` is what every process title begins with."""
         self.slot = slot
         self._title = title
+        self._titled = ""
+        self._titled_at_ns = 0
+        self._terms: Terms | None = None
+        self._packed_terms = b""
+        """Those of the newest job, and as the slot has them."""
         self._set_title("starting")
 
     def fetching(self) -> None:
@@ -44,27 +52,27 @@ class Display:
 
     def running(self, execution: Execution) -> None:
         """User code runs on behalf of this job. Each call starts its time limit anew."""
-        self._show(Activity.RUNNING, execution)
-        self._set_title(execution.job.method)
-
-    def finishing(self, execution: Execution) -> None:
-        """The outcome of this job is written."""
-        self._show(Activity.FINISHING, execution)
-
-    def _show(self, activity: Activity, execution: Execution) -> None:
-        self.slot.show(
-            SlotView(
-                activity=activity,
-                key=execution.claim.key,
-                method=execution.job.method,
-                since_ns=time.monotonic_ns(),
-                limit=execution.limit,
-                retry=execution.when_killed,
-                max_crashes=execution.max_crashes,
+        terms = execution.terms
+        if terms is not self._terms:
+            self._terms = terms
+            self._packed_terms = packed_terms(
+                method=terms.method,
+                limit=terms.limit,
+                retry=terms.when_killed,
+                max_crashes=terms.max_crashes,
             )
-        )
+        now_ns = time.monotonic_ns()
+        self.slot.show_running(execution.claim.key, since_ns=now_ns, terms=self._packed_terms)
+        if terms.method != self._titled or now_ns - self._titled_at_ns > _TITLE_HOLDS_NS:
+            self._set_title(terms.method)
+            self._titled_at_ns = now_ns
+
+    def finishing(self) -> None:
+        """The job that ran has ended."""
+        self.slot.show_finishing()
 
     def _set_title(self, what: str) -> None:
+        self._titled = what
         if sys.platform != "darwin":
             setproctitle.setproctitle(printable(f"{self._title} {what}"))
 
@@ -80,19 +88,26 @@ class StateChanges:
         self._hook = hook
         self._display = display
         self._events = events
+        self._pid = os.getpid()
 
     def claimed(self, execution: Execution) -> None:
         """The job is in hand."""
-        self._events.emit(claimed(execution.claim, pid=os.getpid()))
+        if self._events.is_told_of(JobClaimed):
+            self._events.emit(claimed(execution.claim, pid=self._pid))
         self._call(execution, execution.job, old=StateName.ENQUEUED)
 
     def finished(self, execution: Execution, finished: Finished) -> None:
         """The outcome is written, or was not taken."""
-        event = ended(execution.claim, finished.job, pid=os.getpid(), attempts=execution.max_attempts)
-        if event is not None:
-            self._events.emit(event)
+        if finished.state is not StateName.SUCCEEDED or self._events.is_told_of(JobSucceeded):
+            self._tell_of_end(execution, finished)
         if finished.job is not None:
             self._call(execution, finished.job, old=StateName.PROCESSING)
+
+    def _tell_of_end(self, execution: Execution, finished: Finished) -> None:
+        attempts = execution.terms.max_attempts
+        event = ended(execution.claim, finished.job, pid=self._pid, attempts=attempts)
+        if event is not None:
+            self._events.emit(event)
 
     def _call(self, execution: Execution, job: Job, *, old: StateName) -> None:
         if self._hook is None:

@@ -23,13 +23,16 @@ from qml_mp.ipc.pipe import packed_key, unpacked_key
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
 _VERSION = struct.Struct("<Q")
-# activity, used_up, jobs_done, job, claim_seq, since, limit, retry (timeout, memory), max_crashes, method
-_BODY = struct.Struct("<B?2xI16sqqqqqI64s")
+# activity, used_up, jobs_done, job, claim_seq, since
+_NOW = struct.Struct("<B?2xI16sqq")
+# limit, retry (timeout, memory), max_crashes, method
+_TERMS = struct.Struct("<qqqI64s")
+_BODY_BYTES = _NOW.size + _TERMS.size
 _TEXT_LENGTH = struct.Struct("<H")
 _READY_AT = _HEAD.size
 _VERSION_AT = _HEAD.size + 8  # aligned, so that it is written at once
 _BODY_AT = _VERSION_AT + _VERSION.size
-_TEXT_AT = _BODY_AT + _BODY.size
+_TEXT_AT = _BODY_AT + _BODY_BYTES
 _MAX_TEXT_BYTES = SLOT_BYTES - _TEXT_AT - _TEXT_LENGTH.size
 _GIVE_UP = -1
 
@@ -62,7 +65,7 @@ class SlotView:
     key: ClaimKey | None = None
     method: str = ""
     since_ns: int = 0
-    """When the job started, on the monotonic clock that all processes of a machine share."""
+    """When the job in `key` started, on the monotonic clock that all processes of a machine share."""
     limit: timedelta = timedelta()
     """How long it may run."""
     retry: RetryWhenKilled = RetryWhenKilled()
@@ -134,23 +137,26 @@ class SlotWriter:
         """Say what this worker does, and its counts; a text that stands there stays."""
         self._write(self._body(view))
 
+    def show_running(self, key: ClaimKey, *, since_ns: int, terms: bytes) -> None:
+        """Say, with its counts, that it runs this job. `terms` are `packed_terms`, the same for many jobs."""
+        self._write(self._now(Activity.RUNNING, key, since_ns) + terms)
+
+    def show_finishing(self) -> None:
+        """Say that the job has ended, and nothing else: one byte, of which nobody can read a half."""
+        self._memory[self._at + _BODY_AT] = Activity.FINISHING
+
     def say(self, text: str) -> None:
         """Leave a text (the end of it, when it is long) for the supervisor to show."""
         self._write(_packed(text), offset=_TEXT_AT)
 
     def _body(self, view: SlotView) -> bytes:
-        return _BODY.pack(
-            view.activity,
-            self.used_up,
-            self.jobs_done,
-            *packed_key(view.key),
-            view.since_ns,
-            _ns(view.limit),
-            _delay_ns(view.retry.timeout),
-            _delay_ns(view.retry.memory),
-            view.max_crashes or 0,
-            view.method.encode()[:64],
+        terms = packed_terms(
+            method=view.method, limit=view.limit, retry=view.retry, max_crashes=view.max_crashes
         )
+        return self._now(view.activity, view.key, view.since_ns) + terms
+
+    def _now(self, activity: Activity, key: ClaimKey | None, since_ns: int) -> bytes:
+        return _NOW.pack(activity, self.used_up, self.jobs_done, *packed_key(key), since_ns)
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
         self._version += 1
@@ -160,16 +166,23 @@ class SlotWriter:
         _VERSION.pack_into(self._memory, self._at + _VERSION_AT, self._version)
 
 
+def packed_terms(*, method: str, limit: timedelta, retry: RetryWhenKilled, max_crashes: int | None) -> bytes:
+    """What a slot says of a job that is the same for many; the fields are those of `SlotView`."""
+    return _TERMS.pack(
+        _ns(limit), _delay_ns(retry.timeout), _delay_ns(retry.memory), max_crashes or 0, method.encode()[:64]
+    )
+
+
 def _packed(text: str) -> bytes:
     data = text.encode(errors="replace")[-_MAX_TEXT_BYTES:]
     return _TEXT_LENGTH.pack(len(data)) + data
 
 
 def _view(body: bytes) -> SlotView:
-    (activity, used_up, jobs_done, job, claim_seq, since_ns, limit_ns, timeout_ns, memory_ns, max_crashes,
-     method) = _BODY.unpack_from(body)  # fmt: skip
-    (text_bytes,) = _TEXT_LENGTH.unpack_from(body, _BODY.size)
-    text_at = _BODY.size + _TEXT_LENGTH.size
+    activity, used_up, jobs_done, job, claim_seq, since_ns = _NOW.unpack_from(body)
+    limit_ns, timeout_ns, memory_ns, max_crashes, method = _TERMS.unpack_from(body, _NOW.size)
+    (text_bytes,) = _TEXT_LENGTH.unpack_from(body, _BODY_BYTES)
+    text_at = _BODY_BYTES + _TEXT_LENGTH.size
     return SlotView(
         activity=Activity(activity),
         used_up=used_up,

@@ -10,6 +10,7 @@ import logging
 import random
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache, partial
 from typing import NoReturn, assert_never, cast
 
 from qml_mp.clock import Clock
@@ -31,11 +32,11 @@ from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.errors_text import clean, describe_anything, message_of
-from qml_mp.processing.middleware import chain
+from qml_mp.processing.middleware import CallNext, chain
 from qml_mp.processing.plain import plain_result
-from qml_mp.processing.program import Execution, Program
+from qml_mp.processing.program import Execution, Program, Terms
 from qml_mp.processing.registry import Worker, run_coroutine
-from qml_mp.processing.retry import RetryPolicy, is_a
+from qml_mp.processing.retry import is_a
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES
 from qml_mp.units import format_duration
 
@@ -44,6 +45,7 @@ _log = logging.getLogger(__name__)
 _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
 _NOTHING = EncodedJson(None, "null")
+_MOST_TERMS = 1000
 
 
 class JobProcessor:
@@ -63,34 +65,25 @@ class JobProcessor:
         self._user_code = user_code
         self._clock = clock
         self._rng = rng
+        self._terms = lru_cache(_MOST_TERMS)(self._new_terms)
 
     def resolve(self, claim: Claim) -> Execution:
         """What the claim's run needs, for `run` and for those who watch over it."""
         job = claim.job
-        worker = self._program.registry.get(job.method)
-        policy = (worker.retry_policy if worker else None) or self._program.retry_policy
-        return Execution(
-            claim=claim,
-            worker=worker,
-            policy=policy,
-            limit=job.timeout or (worker.timeout if worker else None) or self._default_timeout,
-            max_crashes=job.max_crashes or (worker.max_crashes if worker else None),
-            when_killed=RetryWhenKilled(
-                timeout=self._retry_delay(policy, job, JobTimeout()),
-                memory=self._retry_delay(policy, job, "OutOfMemory"),
-            ),
-        )
+        terms = self._terms(job.method, job.timeout, job.max_crashes, job.max_retries, job.failures)
+        return Execution(claim=claim, terms=terms)
 
     def run(self, execution: Execution, cancel: CancelToken) -> Outcome:
         """Run the job and return what came of it. Raises nothing that the job's code raises."""
         job = execution.job
         if job.payload_error is not None:
             return _refused("InvalidPayload", job.payload_error)
-        if execution.worker is None:
+        call = execution.terms.call
+        if call is None:
             return _refused("UnknownMethod", f"No worker registered for method: {job.method}")
         context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel)
         began_s = self._clock.monotonic()
-        ended = self._call(execution.worker, job, context)
+        ended = self._ended(call, job, context)
         match ended:
             case _Returned():
                 return self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
@@ -103,12 +96,30 @@ class JobProcessor:
             case _:
                 assert_never(ended)
 
-    def _call(self, worker: Worker, job: Job, context: WorkerContext) -> _Returned | _Raised:
-        def innermost(job: Job, context: WorkerContext) -> object:
-            result = worker.execute(job, context)
-            return run_coroutine(result) if inspect.iscoroutine(result) else result
+    def _new_terms(
+        self,
+        method: str,
+        timeout: timedelta | None,
+        max_crashes: int | None,
+        max_retries: int | None,
+        failures: int,
+    ) -> Terms:
+        worker = self._program.registry.get(method)
+        policy = (worker.retry_policy if worker else None) or self._program.retry_policy
+        decide = partial(policy.decide, failures=failures + 1, max_retries=max_retries, rng=self._rng)
+        return Terms(
+            method=method,
+            call=None if worker is None else chain(self._program.middleware, _innermost(worker)),
+            policy=policy,
+            limit=timeout or (worker.timeout if worker else None) or self._default_timeout,
+            max_crashes=max_crashes or (worker.max_crashes if worker else None),
+            max_attempts=policy.attempts(max_retries=max_retries),
+            when_killed=RetryWhenKilled(
+                timeout=decide(error=JobTimeout()), memory=decide(error="OutOfMemory")
+            ),
+        )
 
-        call = chain(self._program.middleware, innermost)
+    def _ended(self, call: CallNext, job: Job, context: WorkerContext) -> _Returned | _Raised:
         try:
             with self._user_code():
                 return _returned(call(job, context))
@@ -142,7 +153,7 @@ class JobProcessor:
 
     def _judge_retry_request(self, said: WorkerResult, execution: Execution) -> Retry | Failure:
         job = execution.job
-        delay = execution.policy.next_delay(
+        delay = execution.terms.policy.next_delay(
             failures=job.failures + 1, max_retries=job.max_retries, rng=self._rng
         )
         if delay is not None and said.retry_at is not None:
@@ -160,23 +171,25 @@ class JobProcessor:
             case CancelReason.CANCELLED:
                 return Cancelled(reason=message)
             case CancelReason.TIMEOUT:
+                limit = format_duration(execution.terms.limit)
                 error = replace(
                     self._described(interruption),
                     type="JobTimeout",
-                    message=f"The attempt exceeded its time limit of {format_duration(execution.limit)}.",
+                    message=f"The attempt exceeded its time limit of {limit}.",
                 )
-                return _retry_or_fail(error, execution.when_killed.timeout, kind=AttemptKind.TIMEOUT)
+                delay = self._retry_delay(execution, JobTimeout())
+                return _retry_or_fail(error, delay, kind=AttemptKind.TIMEOUT)
             case CancelReason.SHUTDOWN | CancelReason.ORPHANED | CancelReason.MEMORY:
                 return Release(reason=message or str(reason))
             case _:
                 assert_never(reason)
 
     def _judge_error(self, error: BaseException, execution: Execution) -> Retry | Failure:
-        delay = self._retry_delay(execution.policy, execution.job, error)
-        return _retry_or_fail(self._described(error), delay)
+        return _retry_or_fail(self._described(error), self._retry_delay(execution, error))
 
-    def _retry_delay(self, policy: RetryPolicy, job: Job, error: BaseException | str) -> timedelta | None:
-        return policy.decide(
+    def _retry_delay(self, execution: Execution, error: BaseException) -> timedelta | None:
+        job = execution.job
+        return execution.terms.policy.decide(
             failures=job.failures + 1, error=error, max_retries=job.max_retries, rng=self._rng
         )
 
@@ -187,6 +200,14 @@ class JobProcessor:
 
     def _described(self, error: BaseException) -> ErrorInfo:
         return describe_anything(error, user_code=self._user_code)
+
+
+def _innermost(worker: Worker) -> CallNext:
+    def call(job: Job, context: WorkerContext) -> object:
+        result = worker.execute(job, context)
+        return run_coroutine(result) if inspect.iscoroutine(result) else result
+
+    return call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Worker: everything that user code contributes to a server, and what it makes of a claim."""
+"""Worker: everything that user code contributes to a server, and how a claim is run by it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import timedelta
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import RetryWhenKilled
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
-from qml_mp.processing.registry import Worker, WorkerRegistry
+from qml_mp.processing.middleware import CallNext, JobMiddleware, StateChangeHook, TracingMiddleware
+from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 
@@ -43,26 +43,33 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
-    """What a job says goes first, then what its worker says, then the program or the server."""
+class Terms:
+    """How a job is run: what it says goes first, then what its worker says, then the program or the server.
+    Jobs of one method share them, unless they ask for something else or have failed more often."""
 
-    claim: Claim
-    worker: Worker | None
-    """None: the program has no worker for the method."""
+    method: str
+    call: CallNext | None
+    """Its worker, wrapped in the middleware; None: the program has no worker for the method."""
     policy: RetryPolicy
     limit: timedelta
     """The time limit of one attempt."""
     max_crashes: int | None
     """The crash budget; None: the server's."""
+    max_attempts: int
+    """Attempts that may fail before the job ends Failed, the first included."""
     when_killed: RetryWhenKilled
-    """Whether and when the job runs again should a limit kill this attempt."""
+    """Whether and when the job runs again should a limit kill this attempt. Jobs can share the jitter in
+    it, because no process is killed twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """A claim, with all that its run needs."""
+
+    claim: Claim
+    terms: Terms
 
     @property
     def job(self) -> Job:
         """The row as the claim left it."""
         return self.claim.job
-
-    @property
-    def max_attempts(self) -> int:
-        """Attempts that may fail before the job ends Failed, the first included."""
-        return self.policy.attempts(max_retries=self.job.max_retries)

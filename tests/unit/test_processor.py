@@ -191,7 +191,7 @@ def test_a_workers_own_policy_and_limit_hold_for_its_jobs() -> None:
 
     assert isinstance(outcome, Retry)
     assert outcome.delay == timedelta(seconds=99)
-    assert execution.limit == timedelta(seconds=30)
+    assert execution.terms.limit == timedelta(seconds=30)
 
 
 def test_a_run_goes_by_what_was_resolved_and_looks_nothing_up_again() -> None:
@@ -203,8 +203,8 @@ def test_a_run_goes_by_what_was_resolved_and_looks_nothing_up_again() -> None:
     outcome = processor.run(execution, CancelToken.never())
 
     assert isinstance(outcome, Retry)
-    assert outcome.delay == execution.when_killed.timeout == timedelta(seconds=99)
-    assert (execution.max_attempts, execution.limit) == (2, timedelta(seconds=30))
+    assert outcome.delay == execution.terms.when_killed.timeout == timedelta(seconds=99)
+    assert (execution.terms.max_attempts, execution.terms.limit) == (2, timedelta(seconds=30))
 
 
 def test_a_worker_may_execute_in_a_coroutine() -> None:
@@ -217,8 +217,8 @@ def test_a_worker_may_execute_in_a_coroutine() -> None:
 def test_a_jobs_own_limit_wins_and_the_servers_is_the_last_resort() -> None:
     own = claim_of(timeout=timedelta(seconds=5))
 
-    assert processor_of(Slow()).resolve(own).limit == timedelta(seconds=5)
-    assert processor_of(None).resolve(claim_of()).limit == timedelta(minutes=5)
+    assert processor_of(Slow()).resolve(own).terms.limit == timedelta(seconds=5)
+    assert processor_of(None).resolve(claim_of()).terms.limit == timedelta(minutes=5)
 
 
 def test_a_jobs_own_max_retries_wins_over_the_policy() -> None:
@@ -230,7 +230,7 @@ def test_a_jobs_own_max_retries_wins_over_the_policy() -> None:
 def test_what_a_kill_means_is_known_before_the_attempt_runs() -> None:
     processor = processor_of(Slow())
 
-    first, last = (processor.resolve(claim_of(failures=n)).when_killed for n in (0, 1))
+    first, last = (processor.resolve(claim_of(failures=n)).terms.when_killed for n in (0, 1))
 
     assert first == RetryWhenKilled(timeout=timedelta(seconds=99), memory=timedelta(seconds=99))
     assert last == RetryWhenKilled()
@@ -251,6 +251,6 @@ def test_the_lists_of_the_policy_know_a_time_limit_from_a_memory_limit(
 ) -> None:
     processor = processor_of(returning(1), policy=RetryPolicy.fixed(**lists))
 
-    retry = processor.resolve(claim_of()).when_killed
+    retry = processor.resolve(claim_of()).terms.when_killed
 
     assert (retry.timeout is not None, retry.memory is not None) == (timeout, memory)

@@ -110,7 +110,7 @@ def test_a_timeout_can_be_excluded_from_retries() -> None:
     policy = RetryPolicy.fixed(never_retry=("JobTimeout",))
 
     assert isinstance(run(interrupted, cancel=cancelled(CancelReason.TIMEOUT), policy=policy), Failure)
-    assert processor_of(interrupted, policy=policy).resolve(claim_of()).when_killed.timeout is None
+    assert processor_of(interrupted, policy=policy).resolve(claim_of()).terms.when_killed.timeout is None
 
 
 def test_a_job_that_swallows_its_interruption_and_returns_has_succeeded() -> None:
