@@ -1,4 +1,4 @@
-"""Tests: a small scenario on a real supervisor with one worker, in which somebody dies at a given place.
+"""Tests: small scenarios on a real supervisor with one worker, in which somebody dies at a given place.
 
 The supervisor is forked from the test, so that a scenario takes a fraction of a second and every
 place can have its turn. The judge is the journal, and the log that the database's triggers keep.
@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,17 +26,23 @@ from qml_mp.supervisor.server import Supervisor
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 from tests import failpoints
 from tests.audit import Audit
-from tests.faults import faults_of_runs, faults_of_transitions
+from tests.faults import ended_and_taken_away, faults_of_deaths, faults_of_runs, faults_of_transitions
 from tests.processes.apps_storage_faults import app
 from tests.processes.harness import is_gone, wait_until
 from tests.processes.journal import JOURNAL, read_journal
 
 CONFIG = ServerConfig(
     worker_count=1,
+    fetch_batch_size=100,
     polling_interval=timedelta(milliseconds=50),
     scheduler_poll_interval=timedelta(milliseconds=50),
     shutdown_timeout=timedelta(seconds=10),
 )
+FEW = ("flaky", "plain")
+"""A job that needs two attempts and one that needs one: each is claimed alone, or nearly so."""
+MANY = (*["plain"] * 9, "flaky", *["plain"] * 6)
+"""So many that a worker holds several claims: 1 at first, then 2, 4 and 8, among which one fails."""
+_FAILURES = {"flaky": 1, "plain": 0}
 _LONGEST_S = 30.0
 
 
@@ -58,14 +64,13 @@ class Stage:
         return self.folder / "output"
 
 
-def play(stage: Stage, failpoint: str) -> list[str]:
-    """Run one job that needs two attempts and one that needs one while `failpoint` (once) is armed;
-    what of the invariants does not hold then."""
+def play(stage: Stage, failpoint: str, methods: Sequence[str] = FEW) -> list[str]:
+    """Run such jobs while `failpoint` (once) is armed; what of the invariants does not hold then."""
     for path in (stage.mark, stage.folder / "journal"):
         path.unlink(missing_ok=True)
     with closing(Audit(stage.storage.url)) as audit:  # closed before the fork
         audit.clear()
-    ids = stage.storage.enqueue_many([Job.new("flaky"), Job.new("plain")])
+    ids = stage.storage.enqueue_many(Job.new(method) for method in methods)
     armed = f"{failpoint}@{stage.mark}"
     status = _run_until(stage, ids, armed)
     while status == -signal.SIGKILL:
@@ -127,18 +132,20 @@ def _be_supervisor(stage: Stage, armed: str) -> None:
 
 def _faults(stage: Stage, ids: list[str]) -> Iterator[str]:
     """Everything that does not hold, in words."""
-    flaky, plain = (stage.storage.get(job_id) for job_id in ids)
-    for job, failures in ((flaky, 1), (plain, 0)):
-        if job is None or job.state_name is not StateName.SUCCEEDED or job.failures != failures:
+    jobs = [stage.storage.get(job_id) for job_id in ids]
+    for job in jobs:
+        if job is None or (job.state_name, job.failures) != (StateName.SUCCEEDED, _FAILURES[job.method]):
             yield f"not as it should be: {job}"
-    crashes = sum(job.crashes for job in (flaky, plain) if job)
+    crashes = sum(job.crashes for job in jobs if job)
     if crashes > 1:
         yield f"{crashes} crashes for one kill"
     with closing(Audit(stage.storage.url)) as audit:
-        log = [one for one in audit.transitions() if one.job_id in ids]
-        yield from faults_of_transitions(log, audit.attempts())
+        log, attempts = [one for one in audit.transitions() if one.job_id in ids], audit.attempts()
     lines = read_journal(stage.folder / "journal")
+    yield from faults_of_transitions(log, attempts)
     yield from faults_of_runs(lines, log)
+    yield from faults_of_deaths(log)
+    yield from (f"ended and taken away: {one}" for one in ended_and_taken_away(lines, log, attempts))
     yield from (f"process {pid} is left" for pid in {line.pid for line in lines} if not is_gone(pid))
     if stage.storage.claims() or stage.storage.list_servers() or stage.storage.list_workers():
         yield "claims or rows of the registry are left"

@@ -10,7 +10,7 @@ import pytest
 
 from qml_mp.storage.store import Storage
 from tests.audit import Audit
-from tests.processes.nth_call import Stage, play
+from tests.processes.nth_call import FEW, MANY, Stage, play
 
 MOST_CALLS = 200
 
@@ -28,11 +28,12 @@ def stage(storage: Storage, tmp_path: Path) -> Stage:
 @pytest.mark.fault(5)
 @pytest.mark.parametrize("side", ["call", "committed"])
 @pytest.mark.parametrize("role", ["worker", "supervisor"])
+@pytest.mark.parametrize("methods", [FEW, MANY], ids=["few", "many"])
 def test_whoever_dies_at_whichever_call_of_the_storage_nothing_is_lost_or_run_twice_at_once(
-    stage: Stage, role: str, side: str
+    stage: Stage, role: str, side: str, methods: tuple[str, ...]
 ) -> None:
     for number in range(1, MOST_CALLS):
-        faults = play(stage, f"{role}/storage.{side}=kill:{number}")
+        faults = play(stage, f"{role}/storage.{side}=kill:{number}", methods)
 
         assert faults == [], f"{role}, {side} {number}"
         if not stage.mark.exists():
