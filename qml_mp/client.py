@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from datetime import timedelta
@@ -74,12 +73,16 @@ class JobClient:
         """`enqueue` without blocking the event loop, save with `conn`: a connection stays in its thread."""
         if conn is not None:
             return self.enqueue(job, conn=conn)
+        import asyncio
+
         return await asyncio.to_thread(self.enqueue, job)
 
     async def aenqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
         """`enqueue_many` likewise."""
         if conn is not None:
             return self.enqueue_many(jobs, conn=conn)
+        import asyncio
+
         return await asyncio.to_thread(self.enqueue_many, list(jobs))
 
     def handle(self, job_id: str) -> JobHandle:

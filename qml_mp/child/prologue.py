@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -35,6 +36,7 @@ def prologue(
     later. Files of a host (a log) stay open.
     `die_with_parent` is the parent's pid: this process gets a SIGTERM when that process dies.
     """
+    gc.freeze()  # what was inherited: a collection writes to all that it looks at, and would copy it (4 MB)
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     for number in _RESET:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -109,6 +108,8 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
     """
     status_reading, status_writing = os.pipe()
     try:
+        import subprocess
+
         process = subprocess.Popen(
             [sys.executable, "-m", "qml_mp.embedding.interpreter", str(status_writing)],
             stdin=subprocess.PIPE,

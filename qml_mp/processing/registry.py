@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
-import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import Any
 
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
@@ -101,6 +102,8 @@ class FunctionWorker(Worker):
         max_crashes: int | None = None,
     ) -> None:
         self.binding = Binding(function, name=method_name)
+        if iscoroutinefunction(function):
+            import_module("asyncio")  # not in the first job, whose time limit could interrupt the import
         self.retry_policy = retry_policy
         self.timeout = timeout
         self.max_crashes = max_crashes
@@ -120,6 +123,8 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
     An interruption raised in a task that nobody awaits, or in a callback, still ends the whole job.
     """
+    import asyncio  # not before there is a coroutine: a quarter of the time of importing `QmlApp`, and 3 MB
+
     interruptions: list[BaseException] = []
 
     async def main() -> Any:
