@@ -26,6 +26,8 @@ from qml_mp.storage.values import Finished
 
 logger = logging.getLogger(__name__)
 
+_OWN_LOOK = 60  # times the interval: the supervisor looks for all its idle workers, as long as it can
+
 
 class WorkerLoop:
     """The life of a booted worker."""
@@ -92,7 +94,7 @@ class WorkerLoop:
         self._claims.tries.worked()
         if not self._claims.held:
             self._display.idle()
-            self._commands.wait(self._config.polling_interval.total_seconds())
+            self._commands.wait(_OWN_LOOK * self._config.polling_interval.total_seconds())
 
     def _give_back(self, execution: Execution) -> Outcome:
         """The claim came too late to be run. It is two transitions, and the hook is told of both."""

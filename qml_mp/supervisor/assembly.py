@@ -12,6 +12,7 @@ from qml_mp.supervisor.loops.clock import ClockLoop
 from qml_mp.supervisor.loops.declarations import SelfDescriptionLoop, TemplatesLoop
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
+from qml_mp.supervisor.loops.poll import PollLoop
 from qml_mp.supervisor.loops.recurring import RecurringLoop
 from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
 from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
@@ -89,6 +90,7 @@ def _all_loops(
         ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
         *firing,
         *([CleanupLoop(run, interval=config.cleanup_interval)] if config.enable_cleanup else []),
+        PollLoop(run, interval=config.polling_interval),
         NeighbourLoop(run, judging=judging),
         UnknownMethodsLoop(run),
         UnshownClaimsLoop(run, settling=settling),
