@@ -65,6 +65,11 @@ def shares_its_group(pid: int) -> bool | None:
     return any(_group_of(other) == pid for other in others)
 
 
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def thread_count() -> int | None:
     """Native threads of this process; None where the system does not tell."""
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from qml_mp import host
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
@@ -148,7 +149,6 @@ def cap_native_threads(workers: int) -> None:
     Eight workers whose BLAS starts a thread per core run 64 threads on eight cores, and slower than
     eight. The libraries read these variables when they are loaded, so they are set before the app is.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cores // max(1, workers))
+    share = max(1, host.core_count() // max(1, workers))
     for name in _VARIABLES:
         os.environ.setdefault(name, str(share))

@@ -55,11 +55,19 @@ class Session:
 
         Not yet connected; the first use of one without a schema makes the schema.
         """
-        from qml_mp.storage.open import open_storage
+        return self._open(self.url or self._code_url())
 
-        storage = open_storage(load_url(self.url or self._code_url()), application_name="qml-mp")
-        click.get_current_context().call_on_close(storage.close)
-        return storage
+    def storage_of_probed_app(self) -> Storage:
+        """`storage()` for a command that forks: the app, which may start threads at its import, is imported
+        in a process of its own."""
+        from qml_mp.child.source import NamedProgram
+        from qml_mp.settings import ServerConfig
+        from qml_mp.supervisor.probe import probe_app
+
+        spec = load_app_spec(self.app_spec)
+        if self.url or spec is None:
+            return self._open(self.url)
+        return self._open(probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout).url)
 
     def existing_storage(self) -> Storage:
         """The storage, for commands that only make sense where there is a schema: nothing is created."""
@@ -79,6 +87,13 @@ class Session:
         app = self.app()
         config = load_config(flags={}, code=None if app is None else app.config)
         return Retention.of(config)
+
+    def _open(self, url: str | None) -> Storage:
+        from qml_mp.storage.open import open_storage
+
+        storage = open_storage(load_url(url), application_name="qml-mp")
+        click.get_current_context().call_on_close(storage.close)
+        return storage
 
     def _code_url(self) -> str | None:
         app = self.app()

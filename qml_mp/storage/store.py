@@ -20,6 +20,7 @@ from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import NamedLocks, ServerRegistry
+from qml_mp.storage.scratch import Scratch
 from qml_mp.storage.waiting import StorageWait, Waker
 
 
@@ -67,6 +68,13 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, M
     def open_waker(self) -> Waker | None:
         """A source of wake-ups; None where there is none and polling must do."""
         return self._db.open_waker()
+
+    def make_scratch(self) -> Scratch:
+        """An empty storage of the same kind, on the same server or disk, for what must not touch this one.
+
+        Raises `StorageError` when it cannot be made.
+        """
+        return self._db.make_scratch()
 
     def is_locked_by_this_process(self) -> bool:
         """Whether it is this very process that keeps everybody from writing, by a transaction that it has

@@ -87,6 +87,7 @@ def test_help_and_version_answer_without_loading_what_commands_need(qml: Qml) ->
         ("status",),
         ("migrate",),
         ("recurring", "list"),
+        ("bench", "--help"),
         ("demo", "--help"),
     ],
 )

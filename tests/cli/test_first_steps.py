@@ -119,5 +119,5 @@ def test_completing_a_command_loads_none(qml: Qml) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.split() == [
         "plain,start", "plain,enqueue", "plain,jobs", "plain,recurring", "plain,queues", "plain,servers",
-        "plain,workers", "plain,status", "plain,migrate", "plain,demo",
+        "plain,workers", "plain,status", "plain,migrate", "plain,bench", "plain,demo",
     ]  # fmt: skip

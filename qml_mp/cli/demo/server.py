@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from urllib.parse import quote
 
+from qml_mp.cli.interruption import interrupted_once
 from qml_mp.errors import QmlError
 from qml_mp.sources import environment_without_settings
 
@@ -83,18 +82,9 @@ class DemoServer:
 @contextmanager
 def demo_server(*, workers: int, verbose: bool) -> Iterator[DemoServer]:
     """A server, not yet started. Afterwards it is gone and so is its folder, also on Ctrl-C and SIGTERM."""
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        with tempfile.TemporaryDirectory(prefix="qml-mp-demo-") as folder:
-            server = DemoServer(Path(folder), workers=workers, verbose=verbose)
-            try:
-                yield server
-            finally:
-                server.stop()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    with interrupted_once(), tempfile.TemporaryDirectory(prefix="qml-mp-demo-") as folder:
+        server = DemoServer(Path(folder), workers=workers, verbose=verbose)
+        try:
+            yield server
+        finally:
+            server.stop()

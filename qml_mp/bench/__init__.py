@@ -1,0 +1,1 @@
+"""Client: what `qml-mp bench` measures, and how."""
