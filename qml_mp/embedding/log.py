@@ -10,6 +10,7 @@ record stands at the margin: lines that continue it are marked, and no character
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -34,19 +35,31 @@ class StderrHandler(logging.Handler):
         self._dropped = 0
         # Without a standard error its number is the first to be given to another file.
         self._mute = sys.__stderr__ is None
+        self._may_ask_not_to_wait = hasattr(os, "RWF_NOWAIT")
+        """Whether the kernel takes a write that must not wait, as it does of pipes and sockets."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._mute:
             return
         try:
-            line = _CONTINUED.join(printable_lines(self.format(record)))
+            text = self.format(record)
+            line = text if text.isprintable() else _CONTINUED.join(printable_lines(text))
             if self._dropped:
                 line = f"({self._dropped} lines were dropped here, because nobody read them)\n{line}"
             data = (line + "\n").encode(errors="backslashreplace")
         except Exception:
             self.handleError(record)
             return
-        self._dropped = 0 if _write_at_once(data) else self._dropped + 1
+        self._dropped = 0 if self._write(data) else self._dropped + 1
+
+    def _write(self, data: bytes) -> bool:
+        """Whether all of it was taken."""
+        if self._may_ask_not_to_wait:
+            try:
+                data = data[os.pwritev(_STDERR, (data,), -1, os.RWF_NOWAIT) :]  # a third of the way below
+            except OSError as error:
+                self._may_ask_not_to_wait = error.errno in (errno.EAGAIN, errno.EPIPE)
+        return not data or _write_at_once(data)
 
 
 def _write_at_once(data: bytes) -> bool:
