@@ -53,6 +53,8 @@ def decode_json(text: str | bytes) -> JsonValue:
     Rows can be written by other programs, so nothing about the text is trusted: size, encoding,
     syntax, depth and values are checked, and no input makes this raise anything else.
     """
+    if text == "{}":  # the metadata of nearly every job: a tenth of what reading a claim takes
+        return {}
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
     if len(raw) > MAX_PAYLOAD_BYTES:
         raise InvalidJob(f"The stored JSON is {len(raw):,} bytes; the limit is {MAX_PAYLOAD_BYTES:,}.")

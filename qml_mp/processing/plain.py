@@ -8,11 +8,13 @@ import operator
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from numbers import Real
-from typing import Any
+from typing import Any, Final
 
 from qml_mp.core.payload import MAX_DEPTH, EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.scalars import SCALARS
+
+_AS_THEY_ARE: Final = (str, int, float, bool)
 
 
 def plain_result(value: object) -> EncodedJson:
@@ -26,6 +28,13 @@ def plain_result(value: object) -> EncodedJson:
 def _plain(value: Any, depth: int) -> JsonValue:
     if depth > MAX_DEPTH:
         raise InvalidJob(f"The result is nested deeper than {MAX_DEPTH} levels")
+    if value is None or type(value) in _AS_THEY_ARE:
+        plain: JsonValue = value
+        return plain
+    if type(value) is list:
+        return [_plain(item, depth + 1) for item in value]
+    if type(value) is dict:
+        return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, enum.Enum):
         return _plain(value.value, depth)
     if value is None or isinstance(value, bool | int | float | str):

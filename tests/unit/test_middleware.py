@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,48 @@ def test_tracing_logs_one_record_at_the_start_and_one_at_the_end(caplog: pytest.
         )
     assert "duration_s" not in vars(start)
     assert (vars(end)["duration_s"], vars(end)["outcome"]) == (1.5, "succeeded")
+
+
+def test_a_record_of_tracing_is_what_the_logger_would_have_made(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("qml_mp.processing.middleware")
+    tracing = TracingMiddleware()
+
+    with caplog.at_level(logging.INFO):
+        tracing(JOB, CONTEXT, lambda *_: None)
+        tracing(JOB, CONTEXT, lambda *_: logger.info("in between", extra={"job_id": JOB.id}))
+
+    *_, start, between, end = caplog.records
+    own = {"worker_id", "attempt", "method"}
+    assert vars(start).keys() == vars(between).keys() | own
+    assert vars(end).keys() == vars(between).keys() | own | {"duration_s", "outcome"}
+    alike = ("name", "levelno", "levelname", "process", "processName", "thread", "threadName", "job_id")
+    assert [vars(start)[name] for name in alike] == [vars(between)[name] for name in alike]
+    assert start.created <= between.created <= end.created
+    assert start.relativeCreated <= between.relativeCreated <= end.relativeCreated
+    assert start.msecs == int(start.created % 1 * 1000)
+    assert start.getMessage() == f"job {JOB.id} (resize) attempt 1 started"
+
+
+def test_the_records_of_tracing_are_made_by_the_factory_that_a_program_has_set(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = logging.LogRecord(*args, **kwargs)
+        vars(record)["tenant"] = "a"
+        return record
+
+    usual = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(factory)
+    try:
+        with caplog.at_level(logging.INFO):
+            TracingMiddleware()(JOB, CONTEXT, lambda *_: None)
+    finally:
+        logging.setLogRecordFactory(usual)
+
+    assert [(vars(record)["tenant"], vars(record)["job_id"]) for record in caplog.records] == [
+        ("a", JOB.id),
+        ("a", JOB.id),
+    ]
 
 
 @pytest.mark.parametrize(
