@@ -4,23 +4,33 @@ Reset: standard streams, process group, current directory, umask, environment, s
 timers, soft resource limits, locale. What cannot be put back makes the worker leave, with the reason.
 Other descriptors are only checked: when one of ours is not the file it was, nothing may be written
 through any of them.
+
+To look at all of it takes some 50 system calls, half of what an empty job cost. So after a job of less than
+a millisecond only what the next one would soonest be hurt by is looked at, and the rest before storage is
+used: at the end of the batch, and before a job that may be long. All of it is looked at after the first job
+of a method, after one that did not succeed, and after every job once something was found that late.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import faulthandler
 import fcntl
 import locale
 import os
 import resource
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable
+from math import inf
+from operator import is_
 from typing import Any
 
 from qml_mp import host
 from qml_mp.child.exits import WorkerExit
-from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry
+from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
 from qml_mp.standard_streams import STREAMS, occupy_standard_streams
@@ -28,11 +38,15 @@ from qml_mp.storage.store import Storage
 
 _Handler = Any  # what signal.getsignal returns: a callable, a number or None
 _SIGNALS = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
-# As the interpreter has it: what `signal` makes an enum of, for 62 signals after every job, takes 50 µs.
+# As the interpreter has them: what `signal` makes an enum of, for 62 signals after every job, takes 50 µs.
 _handler_of: Callable[[int], _Handler] = _signal.getsignal
+_set_mask: Callable[[int, tuple[int, ...]], set[int]] = _signal.pthread_sigmask
 _LIMITS = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_NO_TIMER = (0.0, 0.0)
 _SPARE_FDS = 32  # what a worker may need at once: a connection, a file of the app, a fork
+_PLENTY_OF_FDS = 10 * _SPARE_FDS  # what short jobs may leave open before it is looked at
+_SHORT_NS = 1_000_000
 
 
 class Hygiene:
@@ -52,35 +66,109 @@ class Hygiene:
         self._directory = os.getcwd()
         self._umask = _umask()
         self._environment = dict(os.environ)
+        self._environ, self._raw_environment = os.environ, dict(_raw_environment())
         self._handlers = {number: _handler_of(number) for number in _SIGNALS}
         self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
         self._locale = locale.setlocale(locale.LC_ALL)
         self._files: dict[int, tuple[int, int] | None] = {}
+        self._poll = select.poll()
+        self._began_ns = 0
+        self._is_behind = False
+        """Whether a job has run after which not everything was looked at."""
+        self._known: set[str] | None = set()
+        """The methods after whose jobs that may be; None: none any more."""
+        self._is_copy = False
+        os.register_at_fork(after_in_child=self._note_copy)
+        self.spoiled: str | None = None
+        """Why no other job may run in this process. Written here, read by the loop."""
 
     def before_job(self) -> None:
         """Note which file each descriptor is that is ours; those of the app and its jobs are theirs."""
-        self._files = {fd: _file_of(fd) for fd in self._vital_fds | self._storage.descriptors()}
+        if not self._is_behind:
+            self._files = {fd: _file_of(fd) for fd in self._vital_fds | self._storage.descriptors()}
+            self._poll = select.poll()
+            for fd in {*self._files, *STREAMS}:
+                self._poll.register(fd, 0)  # it tells all the same which ones are closed
+        self._began_ns = time.monotonic_ns()
 
-    def after_job(self, outcome: Outcome) -> str | None:
-        """Put everything back; why the worker must leave, or None. Does not return in a copy of the worker,
-        which the job has forked, nor in a worker that must leave at once."""
-        if os.getpid() != self._pid:
+    def after_job(self, method: str, outcome: Outcome) -> None:
+        """Put back what the next job must not find. Does not return in a copy of the worker, which the job
+        has forked, nor in a worker that must leave at once."""
+        if self._is_copy:
             os._exit(0)  # the job forked and let the copy return
-        self._check_descriptors()
-        try:
-            self._restore()
-        except (OSError, ValueError, locale.Error) as error:
-            return f"a job changed its surroundings and they cannot be put back: {error}"
-        if _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
+        is_short = time.monotonic_ns() - self._began_ns < _SHORT_NS
+        may_wait = self._known is not None and method in self._known and isinstance(outcome, Success)
+        if may_wait and is_short and self._looks_unchanged():
+            self._is_behind = True
+            return
+        self._put_back()
+        if self._known is not None:
+            self._known.add(method)
+        if self.spoiled is None and _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
             # Nobody waits for them any more; the supervisor kills the group of a worker that left.
-            return "a job that was ended has left processes"
-        return _shortage()
+            self.spoiled = "a job that was ended has left processes"
+
+    def before_storage(self) -> None:
+        """To be called before storage is used after jobs: catch up on what was not looked at."""
+        if self._is_behind:
+            self._put_back()
 
     def check_transaction(self) -> None:
         """When writing fails: does not return if a job has left a transaction open that keeps all from it."""
         if self._storage.is_locked_by_this_process():
             self._slot.say("The job has left a transaction open, in which nobody else can write.")
             os._exit(WorkerExit.BROKEN)  # which ends the transaction
+
+    def _put_back(self) -> None:
+        """Look at everything."""
+        if self._is_behind and not self._rest_is_unchanged():
+            self._known = None
+        self._is_behind = False
+        if os.getpid() != self._pid:
+            os._exit(0)  # a copy that was forked in C
+        self._check_descriptors()
+        try:
+            self._restore()
+        except (OSError, ValueError, locale.Error) as error:
+            self.spoiled = f"a job changed its surroundings and they cannot be put back: {error}"
+            return
+        limit, free = _descriptors_left()
+        if free < _PLENTY_OF_FDS:
+            self._known = None
+        if free < _SPARE_FDS:
+            self.spoiled = f"jobs have left nearly all of its {limit} descriptors open"
+
+    def _note_copy(self) -> None:
+        self._is_copy = True
+
+    def _looks_unchanged(self) -> bool:
+        """Whether nothing is changed of what can be told without a system call, or is worth one.
+
+        A descriptor that was closed is found here. One that is another file now is found before a byte is
+        written through it.
+        """
+        return (
+            all(map(is_, map(_handler_of, _SIGNALS), self._handlers.values()))
+            and faulthandler.is_enabled()
+            and os.environ is self._environ
+            and _raw_environment() == self._raw_environment
+            and locale.setlocale(locale.LC_ALL) == self._locale
+            and self._streams.look_unchanged()
+            and _signal.set_wakeup_fd(-1) == -1
+            and _signal.setitimer(signal.ITIMER_REAL, 0) == _NO_TIMER
+            and not _set_mask(signal.SIG_SETMASK, ())
+            and os.umask(self._umask) == self._umask
+            and os.getpgrp() == self._pid
+            and _current_directory() == self._directory
+            and not any(event & select.POLLNVAL for _, event in self._poll.poll(0))
+        )
+
+    def _rest_is_unchanged(self) -> bool:
+        return (
+            self._streams.are_unchanged()
+            and all(_signal.setitimer(timer, 0) == _NO_TIMER for timer in _TIMERS)
+            and all(resource.getrlimit(limit) == bounds for limit, bounds in self._limits.items())
+        )
 
     def _check_descriptors(self) -> None:
         # When a job forks, storage closes its connection first, and the numbers are free for the job to use.
@@ -142,17 +230,22 @@ def _current_directory() -> str | None:
         return None  # it was removed under us
 
 
-def _shortage() -> str | None:
-    """Why the descriptors that jobs have left open leave too few to work with; None: they do not."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _raw_environment() -> dict[Any, Any]:
+    """Everything in `os.environ`, to be compared. As it is kept there: to decode it all takes 10 µs."""
+    return vars(os.environ).get("_data") or dict(os.environ)
+
+
+def _descriptors_left() -> tuple[int, float]:
+    """How many this process may have, and how many more of them it can surely open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return limit, inf
     try:
         lowest_free = os.dup(0)
-        os.close(lowest_free)
     except OSError:
-        lowest_free = most
-    if most == resource.RLIM_INFINITY or lowest_free + _SPARE_FDS < most:
-        return None
-    return f"jobs have left nearly all of its {most} descriptors open"
+        return limit, 0
+    os.close(lowest_free)
+    return limit, limit - lowest_free
 
 
 class StandardStreams:
@@ -169,6 +262,15 @@ class StandardStreams:
         """Copies to put back. Nobody but a job closes these."""
         return frozenset(self._spares.values())
 
+    def look_unchanged(self) -> bool:
+        """Whether `print` writes where it did, as far as no system call is needed to tell."""
+        is_same = sys.stdout is self._out and sys.stderr is self._err
+        return is_same and not self._one_is_closed()
+
+    def are_unchanged(self) -> bool:
+        """Whether the three descriptors are the files that they were."""
+        return all(_file_of(fd) == file for fd, file in self._files.items())
+
     def put_back(self) -> None:
         """Have all as it was; the spares must be what they were. Raises `ValueError` when a job has closed
         what `print` writes to."""
@@ -176,8 +278,11 @@ class StandardStreams:
             if _file_of(fd) != file:
                 os.dup2(self._spares[fd], fd)
         sys.stdout, sys.stderr = self._out, self._err
-        if any(stream is not None and stream.closed for stream in (self._out, self._err)):
+        if self._one_is_closed():
             raise ValueError("sys.stdout or sys.stderr is closed")
+
+    def _one_is_closed(self) -> bool:
+        return any(stream is not None and stream.closed for stream in (self._out, self._err))
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:

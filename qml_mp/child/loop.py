@@ -51,8 +51,6 @@ class WorkerLoop:
         self._hygiene = hygiene
         self._config = config
         self._max_jobs = _with_jitter(config.max_jobs)
-        self._spoiled: str | None = None
-        """Why no other job may run in this process."""
 
     def run(self) -> WorkerExit:
         """Work until told to leave, orphaned, or used up."""
@@ -74,13 +72,13 @@ class WorkerLoop:
     def _reason_to_leave(self) -> WorkerExit | None:
         if self._commands.leaving:
             return WorkerExit.LEFT
-        if self._spoiled is not None:
-            logger.warning("Worker %s leaves: %s", self._claims.worker_id, self._spoiled)
+        if self._hygiene.spoiled is not None:
+            logger.warning("Worker %s leaves: %s", self._claims.worker_id, self._hygiene.spoiled)
             return WorkerExit.RECYCLED
         return None
 
     def _has_to_stop(self) -> bool:
-        return self._commands.leaving or self._commands.paused or self._spoiled is not None
+        return self._commands.leaving or self._commands.paused or self._hygiene.spoiled is not None
 
     def _claim(self) -> None:
         """Ask for a job; when there is none, wait until woken or the poll is due."""
@@ -110,7 +108,7 @@ class WorkerLoop:
             self._display.running(execution)
             self._hygiene.before_job()
             outcome = self._processor.run(execution, cancel)
-        self._spoiled = self._hygiene.after_job(outcome)
+        self._hygiene.after_job(execution.job.method, outcome)
         self._display.finishing()
         slot.jobs_done += 1
         self._commands.look()
@@ -130,6 +128,7 @@ class WorkerLoop:
 
         Together with the next claim at first, then alone: an error of the claim must not keep the outcome.
         """
+        self._hygiene.before_storage()
         is_as_it_came = True
         and_next = self._claims.can_ask and not self._has_to_stop()
         while True:
