@@ -67,7 +67,7 @@ class JobClient:
         """All of the jobs or, on any error, none."""
         storage = self.storage
         ids = storage.enqueue_many(jobs) if conn is None else storage.enqueue_in(conn, jobs)
-        return [self.handle(job_id) for job_id in ids]
+        return [JobHandle(job_id, storage=storage, retention=self._retention) for job_id in ids]
 
     async def aenqueue(self, job: Job, *, conn: object | None = None) -> JobHandle:
         """`enqueue` without blocking the event loop, save with `conn`: a connection stays in its thread."""

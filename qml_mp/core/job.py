@@ -88,12 +88,14 @@ class Job:
         created_at = now or datetime.now(UTC)
         values: dict[str, Any] = {**options}
         run_at = _run_at(created_at, values.pop("delay", None), values.pop("at", None))
-        metadata = values.pop("metadata", None)
-        values["metadata"] = {} if metadata is None else metadata
         if not isinstance(payload, EncodedJson):
             payload = EncodedJson.of(payload, what="The payload")
+        metadata = values.pop("metadata", None)
+        if metadata is not None:
+            values["metadata"] = metadata
         _check(method, values)
-        values["metadata"] = dict(values["metadata"])  # the caller may change his own
+        if metadata is not None:
+            values["metadata"] = dict(metadata)  # the caller may change his own
         state = (
             Enqueued(enqueued_at=created_at, queue=values.get("queue", DEFAULT_QUEUE))
             if run_at is None

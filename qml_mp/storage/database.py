@@ -17,6 +17,7 @@ from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.queries import Queries
 from qml_mp.storage.rows import Row, ToInstant, claim_of
 from qml_mp.storage.scratch import Scratch
+from qml_mp.storage.storable import NewRow
 from qml_mp.storage.waiting import Waker
 
 Values = Mapping[str, object]
@@ -53,9 +54,9 @@ class Transaction(Protocol):
         """Send a query. A backend with a network may send several together, up to the first whose result
         is asked for; results may be asked for after the block too."""
 
-    def insert(self, query: str, rows: Sequence[Values]) -> Sequence[str]:
-        """Run an INSERT that is made for this with each of the rows, all with the same names; the ids of
-        those that were not there yet."""
+    def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
+        """Store new jobs, none whose id, unique key or firing is there already; of one key that several have,
+        the first. Gives those that were not stored and, among several, perhaps some that were."""
 
     def refusal_of(self, query: str, values: Values) -> str | None:
         """Try a query and undo it: why the values or a constraint of the rows refuse it, None when they do
@@ -98,8 +99,8 @@ class Database(Protocol):
     def write(self, what: str, query: str, values: Values = NO_VALUES) -> Result:
         """Run one query, committed by itself."""
 
-    def insert(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[str]:
-        """`Transaction.insert` for a few rows, committed by itself, all or none."""
+    def insert(self, what: str, row: NewRow) -> bool:
+        """`Transaction.insert` of one job, committed by itself; whether it was stored."""
 
     def transaction(
         self, what: str, *, pipelined: bool = True, durable: bool = True

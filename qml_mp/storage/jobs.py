@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
-from qml_mp.errors import InvalidTransition, JobNotFound, StorageError, StorageUnavailable
+from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, StorageUnavailable, shown
 from qml_mp.storage.database import Part, Transaction, Values
 from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.row_change import STRANDED
 from qml_mp.storage.rows import Row, job_of, state_name_of, text_of
-from qml_mp.storage.storable import canonical_id, new_row, storable_reason
+from qml_mp.storage.storable import NewRow, canonical_id, new_row, storable_reason
 from qml_mp.storage.values import BY_DEFAULT, CancelRequest, CancelResult, Promoted, Retention
 
 _TRIES = 5
-
-NewRow = dict[str, Any]
 
 
 class JobStore(Part):
@@ -32,14 +30,12 @@ class JobStore(Part):
         When a job that has not ended carries the same `unique_key`, nothing is written and that
         job's id is returned. A Scheduled job whose instant has passed is stored Enqueued.
         """
-        rows = [new_row(job)]
-        if self._db.insert("enqueueing a job", self._db.queries.jobs.insert, rows):
-            return str(rows[0]["id"])
-        return self._enqueue(rows)[0]
+        row = new_row(job)
+        return row.id if self._db.insert("enqueueing a job", row) else self._enqueue([row])[0]
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[str]:
         """`enqueue` for all in one transaction: all of them or, on any error, none. Ids in order."""
-        rows = [new_row(job) for job in jobs]  # all of the caller's code has run before anything is locked
+        rows = _new_rows(jobs)  # all of the caller's code has run before anything is locked
         return self._enqueue(rows) if rows else []
 
     def enqueue_in(self, connection: object, jobs: Iterable[Job]) -> list[str]:
@@ -48,7 +44,7 @@ class JobStore(Part):
         `connection` is a driver connection (`sqlite3.Connection` / `psycopg.Connection`). Raises
         `ConfigurationError` when it is of another driver or belongs to another database.
         """
-        rows = [new_row(job) for job in jobs]
+        rows = _new_rows(jobs)
         with self._db.borrowed(connection) as transaction:
             return _insert(self._db.queries.jobs, transaction, rows)
 
@@ -158,7 +154,7 @@ class JobStore(Part):
         return self._between(upcoming[0], "now", "due_at") if upcoming else None
 
     def _enqueue(self, rows: Sequence[NewRow]) -> list[str]:
-        with self._db.transaction("enqueueing jobs") as transaction:
+        with self._db.transaction("enqueueing jobs", pipelined=False) as transaction:
             return _insert(self._db.queries.jobs, transaction, rows)
 
     def _refuse(self, job_id: str, verb: str, hint: str) -> NoReturn:
@@ -176,12 +172,21 @@ def _deletion(job_id: str, reason: str, retention: Retention) -> Values:
     }
 
 
-def insert_firing(
-    queries: JobQueries, transaction: Transaction, job: Job, *, recurring_id: str, fire_at: datetime | None
-) -> bool:
+def insert_firing(transaction: Transaction, job: Job, *, recurring_id: str, fire_at: datetime | None) -> bool:
     """Insert the job of a template's firing; False: this firing has its job already."""
-    row = new_row(job) | {"recurring_id": recurring_id, "fire_at": fire_at}
-    return bool(transaction.insert(queries.insert, [row]))
+    return not transaction.insert([new_row(job)._replace(recurring_id=recurring_id, fire_at=fire_at)])
+
+
+def _new_rows(jobs: Iterable[Job]) -> list[NewRow]:
+    """Raises `InvalidJob` that says which of the jobs cannot be stored."""
+    rows = []
+    for job in jobs:
+        try:
+            rows.append(new_row(job))
+        except InvalidJob as error:
+            which = f"The job at place {len(rows)}, {job.id} ({shown(job.method)}), cannot be stored"
+            raise InvalidJob(f"{which}: {error}") from error
+    return rows
 
 
 def _insert(queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow]) -> list[str]:
@@ -189,29 +194,28 @@ def _insert(queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow
 
     That is the row's own id, or the id of the job that has not ended and carries the same key.
     """
+    missing = transaction.insert(rows)
     stands_for: dict[str, str] = {}
-    missing = rows
     for _ in range(_TRIES):
-        stands_for.update((job_id, job_id) for job_id in transaction.insert(queries.insert, missing))
-        missing = [row for row in missing if row["id"] not in stands_for]
         if missing:
             stands_for.update(_holders(queries, transaction, missing))
-            missing = [row for row in missing if row["id"] not in stands_for]
+            missing = [row for row in missing if row.id not in stands_for]
         if not missing:
-            return [stands_for[row["id"]] for row in rows]
+            return [stands_for.get(row.id, row.id) for row in rows]
         # The job that held a key ended between the two queries: the key is free again.
+        missing = transaction.insert(missing)
     raise StorageUnavailable("Unique keys changed hands too quickly to enqueue; try again.")
 
 
 def _holders(
     queries: JobQueries, transaction: Transaction, missing: Sequence[NewRow]
 ) -> Iterator[tuple[str, str]]:
-    keys = [row["unique_key"] for row in missing if row["unique_key"] is not None]
-    found = transaction.run(queries.holders, {"ids": [row["id"] for row in missing], "keys": keys}).rows()
+    keys = [row.unique_key for row in missing if row.unique_key is not None]
+    found = transaction.run(queries.holders, {"ids": [row.id for row in missing], "keys": keys}).rows()
     ids = {text_of(row["id"]) for row in found}
     by_key = {text_of(row["unique_key"]): text_of(row["id"]) for row in found if row["is_live"]}
     for row in missing:
-        if row["id"] in ids:
-            yield row["id"], row["id"]
-        elif row["unique_key"] in by_key:
-            yield row["id"], by_key[row["unique_key"]]
+        if row.id in ids:
+            yield row.id, row.id
+        elif row.unique_key in by_key:
+            yield row.id, by_key[row.unique_key]

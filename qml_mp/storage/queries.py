@@ -15,11 +15,9 @@ from qml_mp.core.state import StateName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQueries:
-    """Jobs as rows, moved by time, people and recovery. `job` below: all columns that `rows.job_of` reads."""
+    """Jobs as rows, moved by time, people and recovery; how new ones are written is each backend's own. `job`
+    below: all columns that `rows.job_of` reads."""
 
-    insert: str
-    """For `insert`, columns of `storable.new_row`: store the job, Scheduled when `run_at` is still to come,
-    else Enqueued; none whose id, unique key or firing is there already."""
     holders: str
     """ids, keys: the jobs with these ids, and those that have not ended and carry one of these keys; id,
     unique_key, is_live (it carries its key)."""

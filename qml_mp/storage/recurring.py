@@ -125,7 +125,7 @@ class RecurringStore(Part):
             if row is None:
                 return None
             job = job_from_template(row, self._db.instant)
-            insert_firing(self._db.queries.jobs, transaction, job, recurring_id=recurring_id, fire_at=None)
+            insert_firing(transaction, job, recurring_id=recurring_id, fire_at=None)
         return job.id
 
     def _fire(self, transaction: Transaction, row: Row) -> list[Job]:
@@ -135,7 +135,7 @@ class RecurringStore(Part):
         job = job_from_template(row, self._db.instant)
         advance = {"id": row["id"], "next_run_at": template.schedule.next_after(job.created_at)}
         inserted = any(
-            insert_firing(self._db.queries.jobs, transaction, job, recurring_id=row["id"], fire_at=label)
+            insert_firing(transaction, job, recurring_id=row["id"], fire_at=label)
             for label in template.labels_of_firing()
         )
         transaction.run(self._db.queries.recurring.advance, advance)

@@ -15,7 +15,8 @@ class FlakyProxy:
     """Forwards to a server.
 
     `lose_reply(n)`: when the server says something for the n-th time from now, the connection is
-    cut instead of passing it on. `go_silent`: answers are no longer passed on, and nothing is cut.
+    cut instead of passing it on. `lose_question(n)`: it is cut once the client has said more than so many
+    bytes from now. `go_silent`: answers are no longer passed on, and nothing is cut.
     `slow_down(s)`: each answer is passed on so much later.
     """
 
@@ -27,6 +28,7 @@ class FlakyProxy:
         self._replies_until_cut = (
             0  # set by the test between two calls, counted down by the thread that answers
         )
+        self._bytes_until_cut: int | None = None  # likewise, counted down by the thread that asks
         self._silent = threading.Event()
         self._delay_s = 0.0  # set by the test, read by the threads that answer
         self._closed = threading.Event()
@@ -46,6 +48,9 @@ class FlakyProxy:
 
     def lose_reply(self, number: int) -> None:
         self._replies_until_cut = number
+
+    def lose_question(self, after_bytes: int) -> None:
+        self._bytes_until_cut = after_bytes
 
     def go_silent(self) -> None:
         self._silent.set()
@@ -91,6 +96,12 @@ class FlakyProxy:
     def _ask(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while chunk := client.recv(_CHUNK_BYTES):
+                if self._bytes_until_cut is not None:
+                    self._bytes_until_cut -= len(chunk)
+                    if self._bytes_until_cut < 0:
+                        self._bytes_until_cut = None
+                        _cut(client)
+                        break
                 server.sendall(chunk)
         _cut(server)
 

@@ -171,6 +171,21 @@ def test_a_first_claim_that_was_lost_with_its_reply_is_found_again(
 
 
 @pytest.mark.fault(36)
+@pytest.mark.parametrize("after_bytes", [0, 100_000, 500_000])
+def test_a_bulk_that_was_cut_off_in_the_middle_left_nothing(
+    through_proxy: Storage, proxy: FlakyProxy, after_bytes: int
+) -> None:
+    jobs = [Job.new("work", n) for n in range(5000)]
+    proxy.lose_question(after_bytes)
+
+    with pytest.raises(StorageUnavailable):
+        through_proxy.enqueue_many(jobs)
+
+    assert sum(through_proxy.job_counts().values()) == 0
+    assert through_proxy.enqueue_many(jobs) == [job.id for job in jobs]
+
+
+@pytest.mark.fault(36)
 def test_an_enqueue_whose_reply_was_lost_can_be_repeated(through_proxy: Storage, proxy: FlakyProxy) -> None:
     job = Job.new("work")
     proxy.lose_reply(1)

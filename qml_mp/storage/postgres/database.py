@@ -22,17 +22,18 @@ from qml_mp.storage.postgres.errors import (
     translate,
 )
 from qml_mp.storage.postgres.foreign import ForeignConnections
+from qml_mp.storage.postgres.inserting import insert_jobs
 from qml_mp.storage.postgres.link import Link, LinkOptions
 from qml_mp.storage.postgres.queries import QUERIES
+from qml_mp.storage.postgres.queries.jobs import COPY, INSERT_ONE
 from qml_mp.storage.postgres.scratch import PostgresScratch
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.postgres.waker import NotifyWaker
 from qml_mp.storage.rows import Row
+from qml_mp.storage.storable import NewRow
 from qml_mp.storage.waiting import Waker
 
 Cursor = psycopg.Cursor[DictRow]
-_ROWS_PER_STATEMENT = 2000
-"""Keeps a statement well below statement_timeout and its values below a few megabytes."""
 _NOW = "SELECT clock_timestamp() AS now"
 
 
@@ -75,8 +76,8 @@ class PostgresDatabase:
         """Run once more when the server knew nothing of the statement any more, and so did nothing."""
         return self._run(what, query, values, again_after=is_out_of_step)
 
-    def insert(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[str]:
-        return [row["id"] for row in self.write(what, query, _columns(rows)).rows()]
+    def insert(self, what: str, row: NewRow) -> bool:
+        return self.write(what, INSERT_ONE, row._asdict()).first() is not None
 
     @contextmanager
     def transaction(
@@ -172,10 +173,9 @@ class _Transaction:
         cursor = psycopg.Cursor(self._connection, row_factory=dict_row)
         return _Result(cursor.execute(self._own.schema.statement(query), bound))
 
-    def insert(self, query: str, rows: Sequence[Values]) -> Sequence[str]:
-        """With one array for each column."""
-        batches = (rows[at : at + _ROWS_PER_STATEMENT] for at in range(0, len(rows), _ROWS_PER_STATEMENT))
-        return [row["id"] for batch in batches for row in self.run(query, _columns(batch)).rows()]
+    def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
+        copy = self._own.schema.statement(COPY)
+        return insert_jobs(self._connection, rows, run=self.run, copy=copy)
 
     def refusal_of(self, query: str, values: Values) -> str | None:
         try:
@@ -215,10 +215,6 @@ def _without_unreadable_instants(cursor: Cursor) -> list[DictRow]:
 
 def _instant(value: object) -> datetime | None:
     return value.astimezone(UTC) if isinstance(value, datetime) else None
-
-
-def _columns(rows: Sequence[Values]) -> dict[str, object]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _pipeline(link: Link, *, wanted: bool) -> AbstractContextManager[object]:

@@ -16,12 +16,13 @@ from qml_mp.storage.rows import Row
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.foreign import check_schema_through, checked
+from qml_mp.storage.sqlite.inserting import insert_jobs
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.opening import is_writing
 from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.sqlite.scratch import SqliteScratch
 from qml_mp.storage.sqlite.waker import open_waker
-from qml_mp.storage.storable import microseconds
+from qml_mp.storage.storable import NewRow, microseconds
 from qml_mp.storage.waiting import Waker
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
@@ -62,9 +63,9 @@ class SqliteDatabase:
         with self.transaction(what) as transaction:
             return transaction.run(query, values)
 
-    def insert(self, what: str, query: str, rows: Sequence[Values]) -> Sequence[str]:
+    def insert(self, what: str, row: NewRow) -> bool:
         with self.transaction(what) as transaction:
-            return transaction.insert(query, rows)
+            return not transaction.insert([row])
 
     @contextmanager
     def transaction(
@@ -129,8 +130,8 @@ class _Transaction:
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
         return _Result(self._cursor.execute(query, _bound(values, now=self._now)), now=self._now)
 
-    def insert(self, query: str, rows: Sequence[Values]) -> Sequence[str]:
-        return [str(row["id"]) for row in rows if self.run(query, row).count]
+    def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
+        return insert_jobs(self._cursor, rows, now=self._now)
 
     def refusal_of(self, query: str, values: Values) -> str | None:
         self._cursor.execute("SAVEPOINT trial")

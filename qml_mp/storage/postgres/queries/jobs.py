@@ -7,37 +7,62 @@ from typing import Final
 from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, counted
 from qml_mp.storage.queries import JobQueries
 
+_COLUMNS: Final = """
+    id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us, created_at,
+    unique_key, recurring_id, fire_at, state, run_at, reason, enqueued_at
+"""
+
+INSERT_ONE: Final = f"""
+    INSERT INTO {{s}}.jobs ({_COLUMNS})
+    VALUES (%(id)s, %(method)s, %(queue)s, %(priority)s, %(payload)s, %(metadata)s, %(max_retries)s,
+            %(max_crashes)s, %(timeout_us)s, %(created_at)s, %(unique_key)s, %(recurring_id)s, %(fire_at)s,
+            CASE WHEN %(run_at)s::timestamptz > now() THEN 'scheduled' ELSE 'enqueued' END,
+            CASE WHEN %(run_at)s::timestamptz > now() THEN %(run_at)s::timestamptz END,
+            CASE WHEN %(run_at)s::timestamptz > now() THEN %(reason)s END, now())
+    -- A key or firing that is taken, or this very job, stored before a reply was lost.
+    ON CONFLICT DO NOTHING
+    RETURNING pg_notify(%(channel)s, '') AS told
+"""
+"""A `storable.NewRow`; a row when it was stored."""
+
+INSERT_MANY: Final = f"""
+    WITH added AS (
+        INSERT INTO {{s}}.jobs ({_COLUMNS})
+        SELECT n.id, n.method, n.queue, n.priority, n.payload, n.metadata, n.max_retries, n.max_crashes,
+               n.timeout_us, n.created_at, n.unique_key, n.recurring_id, n.fire_at,
+               CASE WHEN n.run_at > now() THEN 'scheduled' ELSE 'enqueued' END,
+               CASE WHEN n.run_at > now() THEN n.run_at END,
+               CASE WHEN n.run_at > now() THEN n.reason END, now()
+        FROM unnest(%(id)s::text[], %(method)s::text[], %(queue)s::text[], %(priority)s::integer[],
+                    %(payload)s::text[], %(metadata)s::text[], %(max_retries)s::integer[],
+                    %(max_crashes)s::integer[], %(timeout_us)s::bigint[], %(created_at)s::timestamptz[],
+                    %(unique_key)s::text[], %(run_at)s::timestamptz[], %(reason)s::text[],
+                    %(recurring_id)s::text[], %(fire_at)s::timestamptz[]) WITH ORDINALITY
+          AS n (id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us,
+                created_at, unique_key, run_at, reason, recurring_id, fire_at, place)
+        -- In the order given: of one key the first job is stored.
+        ORDER BY n.place
+        ON CONFLICT DO NOTHING -- as above
+        RETURNING id
+    ), told AS MATERIALIZED (
+        SELECT {TELL_IF_ANY} FROM added
+    )
+    SELECT id, told FROM added CROSS JOIN told
+"""
+"""A list for each column of `storable.NewRow`; the ids of those that were stored."""
+
+COPY: Final = """
+    COPY {s}.jobs (id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us,
+                   created_at)
+    FROM STDIN
+"""
+"""The first columns of `storable.NewRow`, for jobs that can run now and have nothing in the others. State and
+`enqueued_at` have the table's defaults: Enqueued, now. An id that is there already is an error."""
+
+TELL: Final = "SELECT pg_notify(%(channel)s, '') AS told"
+"""Announce the commit."""
+
 JOBS: Final = JobQueries(
-    insert=f"""
-        WITH added AS (
-            INSERT INTO {{s}}.jobs (id, method, queue, priority, state, payload, metadata, max_retries,
-                                    max_crashes, timeout_us, unique_key, created_at, enqueued_at, run_at,
-                                    reason, recurring_id, fire_at)
-            SELECT n.id, n.method, n.queue, n.priority,
-                   CASE WHEN n.run_at > now() THEN 'scheduled' ELSE 'enqueued' END,
-                   n.payload, n.metadata, n.max_retries, n.max_crashes, n.timeout_us, n.unique_key,
-                   n.created_at, now(),
-                   CASE WHEN n.run_at > now() THEN n.run_at END,
-                   CASE WHEN n.run_at > now() THEN n.reason END,
-                   n.recurring_id, n.fire_at
-            FROM unnest(%(id)s::text[], %(method)s::text[], %(queue)s::text[], %(priority)s::integer[],
-                        %(payload)s::text[], %(metadata)s::text[], %(max_retries)s::integer[],
-                        %(max_crashes)s::integer[], %(timeout_us)s::bigint[], %(unique_key)s::text[],
-                        %(created_at)s::timestamptz[], %(run_at)s::timestamptz[], %(reason)s::text[],
-                        %(recurring_id)s::text[], %(fire_at)s::timestamptz[]) WITH ORDINALITY
-              AS n (id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us,
-                    unique_key, created_at, run_at, reason, recurring_id, fire_at, place)
-            -- Keys in one order everywhere, so that two batches cannot deadlock; of one key the first job is
-            -- stored.
-            ORDER BY n.unique_key, n.place
-            -- A key or firing that is taken, or this very job, stored before a reply was lost.
-            ON CONFLICT DO NOTHING
-            RETURNING id
-        ), told AS MATERIALIZED (
-            SELECT {TELL_IF_ANY} FROM added
-        )
-        SELECT id, told FROM added CROSS JOIN told
-    """,
     holders="""
         SELECT id, unique_key,
                unique_key IS NOT NULL

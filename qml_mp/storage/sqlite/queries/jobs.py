@@ -7,18 +7,20 @@ from typing import Final
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.rows import JOB_COLUMNS as JOB
 
+INSERT: Final = """
+    INSERT INTO main.qml_jobs (
+        id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us, created_at,
+        unique_key, run_at, reason, recurring_id, fire_at, state, enqueued_at)
+    VALUES {rows}
+    -- A key or firing that is taken, or this very job, stored before a reply was lost.
+    ON CONFLICT DO NOTHING
+"""
+"""The columns of `storable.NewRow`, the state, and now."""
+
+NEW_ROW: Final = f"({', '.join('?' * 17)})"
+"""One of the rows of `INSERT`."""
+
 JOBS: Final = JobQueries(
-    insert="""
-        INSERT INTO main.qml_jobs (
-            id, method, queue, priority, state, payload, metadata, max_retries, max_crashes, timeout_us,
-            unique_key, created_at, enqueued_at, run_at, reason, recurring_id, fire_at)
-        VALUES (
-            :id, :method, :queue, :priority, iif(:run_at > :now, 'scheduled', 'enqueued'), :payload,
-            :metadata, :max_retries, :max_crashes, :timeout_us, :unique_key, :created_at, :now,
-            iif(:run_at > :now, :run_at, NULL), iif(:run_at > :now, :reason, NULL), :recurring_id, :fire_at)
-        -- A key or firing that is taken, or this very job, stored before a reply was lost.
-        ON CONFLICT DO NOTHING
-    """,
     holders="""
         SELECT id, unique_key, 0 AS is_live FROM main.qml_jobs WHERE id IN (SELECT value FROM json_each(:ids))
         UNION ALL

@@ -1,0 +1,46 @@
+"""Every process: new jobs written into an open transaction on SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+
+from qml_mp.storage.sqlite.instants import to_us
+from qml_mp.storage.sqlite.queries.jobs import INSERT, NEW_ROW
+from qml_mp.storage.storable import NewRow
+
+_ROWS_PER_STATEMENT = 50  # a quarter faster than one by one; more gain nothing
+
+
+def insert_jobs(cursor: sqlite3.Cursor, rows: Sequence[NewRow], *, now: datetime) -> list[NewRow]:
+    """`Transaction.insert`: which of a statement's rows are there already, the driver does not say."""
+    now_us = to_us(now)
+    doubtful: list[NewRow] = []
+    for at in range(0, len(rows), _ROWS_PER_STATEMENT):
+        batch = rows[at : at + _ROWS_PER_STATEMENT]
+        values = [value for row in batch for value in _columns(row, now=now, now_us=now_us)]
+        if cursor.execute(_statement(len(batch)), values).rowcount < len(batch):
+            doubtful.extend(batch)
+    return doubtful
+
+
+def _columns(row: NewRow, *, now: datetime, now_us: int) -> tuple[object, ...]:
+    run_at = None if row.run_at is None or row.run_at <= now else to_us(row.run_at)
+    return (
+        *row[:9],
+        to_us(row.created_at),
+        row.unique_key,
+        run_at,
+        None if run_at is None else row.reason,
+        row.recurring_id,
+        None if row.fire_at is None else to_us(row.fire_at),
+        "enqueued" if run_at is None else "scheduled",
+        now_us,
+    )
+
+
+@cache
+def _statement(rows: int) -> str:
+    return INSERT.format(rows=", ".join([NEW_ROW] * rows))

@@ -1,0 +1,215 @@
+"""Tests of the storage: many jobs enqueued at once, by whichever way the backend has for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.errors import InvalidJob, StorageError
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.target import parse_target
+from qml_mp.storage.store import Storage
+from tests.storage.conftest import Raw, server_of
+from tests.storage.helpers import in_an_hour, in_children, present
+
+Connect = Callable[[], Any]
+
+SEVERAL_STATEMENTS = 5000
+
+
+def plain_jobs(number: int) -> list[Job]:
+    return [Job.new("work", {"n": n, "text": "ä\t\\N\n"}) for n in range(number)]
+
+
+def count(storage: Storage) -> int:
+    return sum(storage.job_counts().values())
+
+
+@pytest.fixture
+def notifications(storage: Storage, url: str) -> Iterator[Callable[[], int]]:
+    """How many announcements have come since it was asked last; PostgreSQL alone has them."""
+    if url.startswith("sqlite"):
+        pytest.skip("SQLite announces nothing")
+    storage.migrate()
+    with psycopg.connect(server_of(url), autocommit=True) as listener:
+        listener.execute(f'LISTEN "{parse_target(url).channel}"'.encode())
+
+        def come() -> int:
+            listener.execute("SELECT")  # what was committed before has come with the reply
+            return len(list(listener.notifies(timeout=0)))
+
+        yield come
+
+
+def test_jobs_of_every_kind_are_stored_in_one_bulk(storage: Storage) -> None:
+    past = datetime.now(UTC) - timedelta(hours=1)
+    kinds: list[dict[str, Any]] = [
+        {}, {"unique_key": "k"}, {"at": in_an_hour()}, {"at": past}, {"timeout": timedelta(seconds=3)},
+        {"priority": 9, "max_retries": 0, "max_crashes": 2, "metadata": {"by": "ä"}, "queue": "other"},
+    ]  # fmt: skip
+    jobs = [Job.new("work", {"n": n, "text": "ä\t\\N\n"}, **kinds[n % 6]) for n in range(600)]
+
+    ids = storage.enqueue_many(jobs)
+
+    keyed = ids[1::6]
+    assert set(keyed) == {jobs[1].id}  # of one key the first is stored
+    for place in {0, 1, 2, 3, 4, 5, *range(594, 600)} - {595}:
+        job, stored = jobs[place], present(storage, ids[place])
+        assert stored.id == job.id
+        state = StateName.SCHEDULED if place % 6 == 2 else StateName.ENQUEUED
+        assert stored.state_name is state
+        run_at = job.run_at if place % 6 == 2 else None
+        assert replace(stored, state=job.state, run_at=run_at) == replace(job, run_at=run_at)
+    assert count(storage) == 501
+
+
+def test_a_bulk_enqueued_again_after_a_lost_reply_is_there_once(storage: Storage) -> None:
+    jobs = plain_jobs(300)
+    storage.enqueue(jobs[200])
+
+    ids = [storage.enqueue_many(jobs), storage.enqueue_many(jobs)]
+
+    assert ids == [[job.id for job in jobs]] * 2
+    assert count(storage) == 300
+
+
+def test_a_job_that_is_twice_in_a_bulk_is_stored_once(storage: Storage) -> None:
+    jobs = plain_jobs(100)
+
+    ids = storage.enqueue_many([*jobs, *jobs])
+
+    assert ids == [job.id for job in jobs] * 2
+    assert count(storage) == 100
+
+
+def test_a_row_that_the_database_refuses_in_the_middle_keeps_out_all(storage: Storage, raw: Raw) -> None:
+    refuse(raw, "bad")
+    jobs = [*plain_jobs(120), Job.new("bad"), *plain_jobs(120)]
+
+    with pytest.raises(StorageError, match=r"not_bad|refused"):
+        storage.enqueue_many(jobs)
+
+    assert count(storage) == 0
+    assert len(storage.enqueue_many(jobs[:120])) == count(storage) == 120
+
+
+def refuse(raw: Raw, method: str) -> None:
+    """Have the database take no job of this method."""
+    if raw.is_sqlite:
+        raw.run(
+            "CREATE TRIGGER refusal BEFORE INSERT ON {jobs} "
+            f"WHEN new.method = '{method}' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+    else:
+        raw.run(f"ALTER TABLE {{jobs}} ADD CONSTRAINT not_bad CHECK (method <> '{method}')")
+
+
+def test_an_error_names_the_job_that_cannot_be_stored(storage: Storage) -> None:
+    jobs = plain_jobs(60)
+    bad = replace(jobs[40], payload={"x": float("nan")})
+
+    with pytest.raises(InvalidJob, match=rf"place 40, {bad.id} \('work'\).*The payload at \['x'\] is nan"):
+        storage.enqueue_many([*jobs[:40], bad, *jobs[41:]])
+
+    assert count(storage) == 0
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["new", "one is there"])
+def test_a_bulk_in_the_callers_transaction_goes_with_its_end(
+    storage: Storage, connect: Connect, again: bool
+) -> None:
+    jobs = [*plain_jobs(100), Job.new("work", unique_key="k")]
+    if again:
+        storage.enqueue(jobs[50])
+    connection = connect()
+
+    undone = storage.enqueue_in(connection, jobs)
+    connection.rollback()
+    after_rollback = count(storage)
+    done = storage.enqueue_in(connection, jobs)
+    connection.execute("SELECT 1")  # the transaction can go on
+    connection.commit()
+
+    assert undone == done == [job.id for job in jobs]
+    assert after_rollback == again
+    assert count(storage) == 101
+
+
+def test_a_bulk_on_a_pipelined_connection_is_stored(storage: Storage, connect: Connect) -> None:
+    storage.migrate()
+    connection = connect()
+    if isinstance(connection, sqlite3.Connection):
+        pytest.skip("SQLite has no pipelines")
+
+    with connection.pipeline():
+        storage.enqueue_in(connection, plain_jobs(100))
+    connection.commit()
+
+    assert count(storage) == 100
+
+
+def test_a_bulk_is_announced_once(
+    storage: Storage, connect: Connect, notifications: Callable[[], int]
+) -> None:
+    keyed = [Job.new("work", unique_key=str(n)) for n in range(60)]
+
+    storage.enqueue_many([*plain_jobs(SEVERAL_STATEMENTS), *keyed])
+    by_bulk = notifications()
+    connection = connect()
+    for job in (*plain_jobs(3), *keyed):
+        storage.enqueue_in(connection, [job])
+    before_commit = notifications()
+    connection.commit()
+
+    assert (by_bulk, before_commit, notifications()) == (1, 0, 1)
+
+
+def test_what_stores_nothing_announces_nothing(storage: Storage, notifications: Callable[[], int]) -> None:
+    keyed = [Job.new("work", unique_key=str(n)) for n in range(60)]
+    storage.enqueue_many(keyed)
+    notifications()
+
+    storage.enqueue_many([replace(job, id=Job.new("x").id) for job in keyed])
+    storage.enqueue(keyed[0])
+
+    assert notifications() == 0
+
+
+@pytest.mark.fault(3)
+@pytest.mark.parametrize("row", [1, SEVERAL_STATEMENTS // 2, SEVERAL_STATEMENTS])
+def test_a_producer_killed_in_the_middle_of_a_bulk_leaves_none(
+    storage: Storage, url: str, row: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("test_sqlite_kill kills at every statement")
+    storage.migrate()
+    storage.close()
+    jobs = plain_jobs(SEVERAL_STATEMENTS)
+
+    def be_killed() -> None:
+        rows = iter(range(1, SEVERAL_STATEMENTS + 1))
+        write_row = psycopg.Copy.write_row
+
+        def write_or_die(copy: psycopg.Copy, values: Any) -> None:
+            if next(rows) == row:
+                os.kill(os.getpid(), signal.SIGKILL)
+            write_row(copy, values)
+
+        monkeypatch.setattr(psycopg.Copy, "write_row", write_or_die)
+        open_storage(url).enqueue_many(jobs)
+
+    [status] = in_children([be_killed])
+
+    assert status == signal.SIGKILL
+    assert count(storage) == 0
+    assert len(storage.enqueue_many(jobs)) == count(storage) == SEVERAL_STATEMENTS
