@@ -97,6 +97,25 @@ make_small_venv() {
     printf '%s\n' "$venv"
 }
 
+# make_bench_venv PYTHON: one with what the tests need and the peers of the benchmark; prints its folder. A peer
+# that cannot be installed is named and left out: not all have wheels for every machine.
+make_bench_venv() {
+    local python=$1 venv requirements=tests/bench/requirements.txt stamp peer
+    venv="$ROOT/.venv-bench-$(version_of "$python")"
+    stamp="$(stamp_of_now) $(cksum <"$ROOT/$requirements")"
+    if [ "$(cat "$venv/.installed-bench" 2>/dev/null)" != "$stamp" ] || ! "$venv/bin/python" -c '' </dev/null; then
+        begin_venv "$python" "$venv" "with the peers of the benchmark"
+        pip_install "$venv" --upgrade 'pip>=25.1'
+        pip_install "$venv" -e . --group test
+        while IFS= read -r peer; do
+            case $peer in '' | '#'*) continue ;; esac
+            (pip_install "$venv" "$peer") || say "Left out: $peer"
+        done <"$ROOT/$requirements"
+        printf '%s\n' "$stamp" >"$venv/.installed-bench"
+    fi
+    printf '%s\n' "$venv"
+}
+
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' </dev/null; }
 
 # What an installed environment belongs to; with the folder, because an environment cannot be moved.

@@ -4,7 +4,7 @@ The guard is this module run as a program. It starts the server, prints its URL,
 end of its standard input. That end comes however the test run ends (return, Ctrl-C, SIGKILL), so
 the server is always stopped and its folder always removed.
 
-    python -m tests.postgres_cluster     serve until standard input ends
+    python -m tests.postgres_cluster [--durable]     serve until standard input ends
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
-def throwaway_cluster() -> Iterator[str]:
-    """Serve a fresh cluster for the length of the block; yields the URL of its database."""
+def throwaway_cluster(*, durable: bool = False) -> Iterator[str]:
+    """Serve a fresh cluster for the length of the block; yields the URL of its database. A durable one waits
+    for the disk as any server does, which only a measurement needs."""
     guard = subprocess.Popen(
-        [sys.executable, "-m", "tests.postgres_cluster"],
+        [sys.executable, "-m", "tests.postgres_cluster", *(["--durable"] if durable else [])],
         cwd=_ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -54,7 +55,7 @@ def throwaway_cluster() -> Iterator[str]:
         guard.stdout.close()
 
 
-def _guard() -> int:
+def _guard(*, durable: bool) -> int:
     """Start, print the URL (or the error) as one line, wait for the end of stdin, stop and remove."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # As root the folder must be one that the unprivileged user can reach, whatever TMPDIR says.
@@ -68,7 +69,7 @@ def _guard() -> int:
                 os.chown(folder, user.pw_uid, user.pw_gid)
                 programs = programs.reachable_for(user, folder / "programs")
             _initialise(programs, folder, user)
-            server, url = _start(programs, folder, user)
+            server, url = _start(programs, folder, user, durable=durable)
         except (ClusterError, OSError) as error:
             print(" ".join(str(error).split()), flush=True)
             return 1
@@ -106,7 +107,7 @@ def _initialise(programs: ServerPrograms, folder: Path, user: pwd.struct_passwd 
 
 
 def _start(
-    programs: ServerPrograms, folder: Path, user: pwd.struct_passwd | None
+    programs: ServerPrograms, folder: Path, user: pwd.struct_passwd | None, *, durable: bool
 ) -> tuple[subprocess.Popen[bytes], str]:
     """A running server and its URL. Another program may take the free port first: then try again."""
     for _ in range(_PORT_TRIES):
@@ -114,7 +115,8 @@ def _start(
         command: list[str | Path] = [programs.folder / "postgres", "-D", folder / "data", "-k", folder]
         command += ["-p", str(port)]
         # What a power cut would leave is not worth a wait for the disk either.
-        for setting in ("listen_addresses=127.0.0.1", "fsync=off", "max_connections=200"):
+        fsync = "on" if durable else "off"
+        for setting in ("listen_addresses=127.0.0.1", f"fsync={fsync}", "max_connections=200"):
             command += ["-c", setting]
         with (folder / "server.log").open("wb") as log:
             server = _run_as(command, folder, user, log.fileno())
@@ -184,4 +186,4 @@ def _tail(log: Path) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_guard())
+    raise SystemExit(_guard(durable="--durable" in sys.argv[1:]))

@@ -112,11 +112,6 @@ def stubborn(ctx: WorkerContext) -> None:
 
 
 @app.job()
-def nothing() -> None:
-    """An empty job."""
-
-
-@app.job()
 def price_of_a_check(ctx: WorkerContext, batches: int = 200, checks: int = 500) -> float:
     """Microseconds that one look at `ctx.cancel.is_cancelled` takes: the median of the batches."""
     prices = []

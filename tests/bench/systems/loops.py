@@ -1,0 +1,109 @@
+"""Benchmark, limits: the same work without any job system, in forked loops and in the standard pool."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tests.bench.place import Place
+from tests.bench.system import Backend, Command, Kind, Producer, System
+from tests.bench.work import Work, perform
+
+_TICKET_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InMemory(System, ABC):
+    """Jobs from a list: nothing is stored, nothing is waited for."""
+
+    kind: ClassVar[Kind] = Kind.LIMIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loops(InMemory):
+    """Forked processes that take the next number from a pipe."""
+
+    def workers(self, place: Place) -> Sequence[Command]:
+        return (self.program("loops"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool(InMemory):
+    """`ProcessPoolExecutor.map`."""
+
+    def workers(self, place: Place) -> Sequence[Command]:
+        return (self.program("pool"),)
+
+
+SYSTEMS = (
+    Loops(
+        name="loops", backend=Backend.NONE, settings="bare forked loops", durability="nothing is stored",
+        usual_jobs_per_s=100_000,
+    ),
+    Pool(
+        name="pool", backend=Backend.NONE, settings="ProcessPoolExecutor", durability="nothing is stored",
+        usual_jobs_per_s=8000,
+    ),
+)  # fmt: skip
+
+
+def loops() -> None:
+    """Fork, hand out the numbers of the jobs, wait."""
+    place = Place.current()
+    works = list(_planned(place))
+    tickets, handed_out = os.pipe()
+    pids = [_fork(tickets, handed_out, works) for _ in range(place.workers)]
+    os.close(tickets)
+    for number in range(len(works)):
+        os.write(handed_out, number.to_bytes(_TICKET_BYTES))
+    os.close(handed_out)
+    for pid in pids:
+        os.waitpid(pid, 0)
+
+
+def _fork(tickets: int, handed_out: int, works: Sequence[Work]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    os.close(handed_out)  # or the end of the numbers would never be seen
+    while ticket := os.read(tickets, _TICKET_BYTES):
+        work = works[int.from_bytes(ticket)]
+        perform(work.seq, work.ms, work.how)
+    os._exit(0)
+
+
+def pool() -> None:
+    """Run them all."""
+    place = Place.current()
+    with ProcessPoolExecutor(place.workers) as executor:
+        for _ in executor.map(_perform, _planned(place)):
+            pass
+
+
+def _perform(work: Work) -> None:
+    perform(work.seq, work.ms, work.how)
+
+
+class PlanProducer(Producer):
+    """Writes the list."""
+
+    def bulk(self, works: Sequence[Work]) -> None:
+        plan = Place.current().folder / "plan"
+        plan.write_text("\n".join(json.dumps(work.arguments()) for work in works))
+
+    def single(self, work: Work) -> None:
+        raise NotImplementedError
+
+
+def producer() -> Producer:
+    return PlanProducer()
+
+
+def _planned(place: Place) -> Iterator[Work]:
+    for line in (place.folder / "plan").read_text().splitlines():
+        yield Work(**json.loads(line))

@@ -1,0 +1,93 @@
+"""Tests of the benchmark: it runs, without its peers and with small numbers. No figure is asserted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.catalogue import all_systems
+from tests.bench.ground import ROOT
+from tests.bench.records import Record
+from tests.bench.scenarios.mixed import _ideal_s, _waits_ms
+from tests.bench.system import Kind
+from tests.bench.watch import Watcher
+
+LIMITS = ("statements-10", "loops", "pool")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "backends"),
+    [
+        ("empty", ("postgres", "sqlite")),
+        ("enqueue", ("postgres", "sqlite")),
+        ("latency", ("postgres", "sqlite")),
+        ("cpu", ("sqlite",)),
+        ("mixed", ("sqlite",)),
+    ],
+)
+def test_the_project_and_the_limits_are_measured(
+    scenario: str, backends: tuple[str, ...], postgres_url: str, tmp_path: Path
+) -> None:
+    only = () if len(backends) > 1 else ("--backend", *backends)
+
+    ended = subprocess.run(
+        [
+            sys.executable, "-m", "tests.bench", "--rounds", "1", "--seconds", "0.05", "--only", scenario,
+            "--systems", "qml-mp", *LIMITS, *only, "--json", tmp_path / "report.json",
+        ],
+        cwd=ROOT, env=os.environ | {"QML_MP_TEST_URL": postgres_url}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["failures"] == []
+    measured = {(row["compared_on"], row["system"]) for row in report["medians"]}
+    assert measured >= {(backend, "qml-mp") for backend in backends}
+
+
+def test_every_system_says_what_it_is_and_how_durable() -> None:
+    systems = all_systems()
+
+    assert {system.kind for system in systems} == set(Kind)
+    assert [system.name for system in systems if not (system.settings and system.durability)] == []
+    assert len({(system.name, system.backend) for system in systems}) == len(systems)
+
+
+def test_the_time_counts_from_the_first_job_of_the_last_process_to_begin(tmp_path: Path) -> None:
+    path = tmp_path / "bytes"
+    watcher = Watcher(path)
+    for part in (b"\0" * 20, b"\1" + b"\0" * 39, b"\1" * 40):
+        with path.open("ab") as file:
+            file.write(part)
+        size = path.stat().st_size
+        watcher.wait(size, first_within_s=5, longest_s=5, is_hopeless=lambda: False)
+
+    timing = watcher.timing()
+
+    assert (timing.jobs, timing.processes, timing.share) == (40, 2, 1.0)
+
+
+def test_a_file_that_does_not_grow_is_watched_no_longer_than_its_writers_live(tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path / "bytes")
+
+    done = watcher.wait(1, first_within_s=60, longest_s=60, is_hopeless=lambda: True)
+
+    assert done == 0
+
+
+def test_a_job_waits_when_one_that_was_enqueued_later_begins_first() -> None:
+    records = [
+        Record(seq=seq, began_ns=began, ended_ns=began) for seq, began in enumerate((0, 7_000_000, 5_000_000))
+    ]
+
+    assert _waits_ms(records) == [0.0, 2.0, 0.0]
+
+
+def test_the_ideal_schedule_gives_each_job_to_the_first_free_worker() -> None:
+    assert _ideal_s([2.0, 1.0, 1.0, 1.0, 1.0]) == 2.0

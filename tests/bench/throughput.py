@@ -1,0 +1,30 @@
+"""Benchmark: jobs that wait, and how fast they are run. What several scenarios do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.bench.ground import Ground
+from tests.bench.scenario import Metrics
+from tests.bench.system import System
+
+
+def drain(
+    ground: Ground,
+    system: System,
+    *,
+    workers: int,
+    jobs: int,
+    kinds: Sequence[tuple[float, str]] = ((0.0, "spin"),),
+) -> Metrics:
+    """Enqueue so many jobs, start the workers, and time them."""
+    with ground.run(system, workers=workers) as run:
+        run.enqueue(jobs, kinds)
+        run.settle()
+        timing = run.drain(jobs)
+    return {
+        "jobs_per_s": timing.jobs_per_s,
+        "jobs": timing.jobs,
+        "processes": timing.processes,
+        "share": timing.share,
+    }
