@@ -17,6 +17,7 @@ import select
 import socket
 import stat
 import sys
+import time
 
 from qml_mp.printable import printable_lines
 
@@ -24,6 +25,7 @@ _STDERR = 2
 _WHOLE_BYTES = 4096  # what a pipe that is ready for writing takes without waiting (PIPE_BUF)
 _OWN_DESCRIPTION = "/proc/self/fd/2"
 _CONTINUED = "\n  | "
+_LOOK_EVERY_S = 0.01  # the lines of short jobs come faster; only a job can put another file in its place
 
 
 class StderrHandler(logging.Handler):
@@ -37,6 +39,8 @@ class StderrHandler(logging.Handler):
         self._mute = sys.__stderr__ is None
         self._may_ask_not_to_wait = hasattr(os, "RWF_NOWAIT")
         """Whether the kernel takes a write that must not wait, as it does of pipes and sockets."""
+        self._is_file_until = 0.0
+        """Until then it is taken to be the regular file that it was: no write to one waits for a reader."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._mute:
@@ -59,21 +63,22 @@ class StderrHandler(logging.Handler):
                 data = data[os.pwritev(_STDERR, (data,), -1, os.RWF_NOWAIT) :]  # a third of the way below
             except OSError as error:
                 self._may_ask_not_to_wait = error.errno in (errno.EAGAIN, errno.EPIPE)
-        return not data or _write_at_once(data)
+        try:
+            return not data or self._write_by_kind(data)
+        except OSError:
+            return False  # full, closed, or its reader or terminal is gone
 
-
-def _write_at_once(data: bytes) -> bool:
-    """Whether all of it was taken."""
-    try:
-        mode = os.fstat(_STDERR).st_mode
-        if stat.S_ISREG(mode):
-            os.write(_STDERR, data)
-            return True
-        if stat.S_ISSOCK(mode):
-            return _send(data)
-        return _write_own(data) if sys.platform == "linux" else _write_if_ready(data)
-    except OSError:
-        return False  # full, closed, or its reader or terminal is gone
+    def _write_by_kind(self, data: bytes) -> bool:
+        now = time.monotonic()
+        if now >= self._is_file_until:
+            mode = os.fstat(_STDERR).st_mode
+            if stat.S_ISSOCK(mode):
+                return _send(data)
+            if not stat.S_ISREG(mode):
+                return _write_own(data) if sys.platform == "linux" else _write_if_ready(data)
+            self._is_file_until = now + _LOOK_EVERY_S
+        os.write(_STDERR, data)
+        return True
 
 
 def _send(data: bytes) -> bool:

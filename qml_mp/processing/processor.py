@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
 _NOTHING = EncodedJson(None, "null")
+_DONE = WorkerResult.success()  # what every plain value says
 _MOST_TERMS = 1000
 
 
@@ -228,10 +229,12 @@ class _Raised:
 
 def _returned(value: object) -> _Returned:
     """Read the return value as user code: turning it into JSON can run the job's code too."""
-    said = value if isinstance(value, WorkerResult) else WorkerResult.success(value)
-    _check(said)
+    said, result = _DONE, value
+    if isinstance(value, WorkerResult):
+        _check(value)
+        said, result = value, value.result
     try:
-        return _Returned(said=said, result=plain_result(said.result))
+        return _Returned(said=said, result=plain_result(result))
     except Exception as problem:
         reason = f"{type(problem).__name__}: {message_of(problem)}"[:1000]
         return _Returned(said=said, result=_NOTHING, dropped=reason)
