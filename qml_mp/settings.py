@@ -62,7 +62,8 @@ class ServerConfig:
     worker_count: Annotated[int, Count(0, MOST_WORKERS)] = 5
     """Worker processes; 0 is legal: only the loops run."""
     polling_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=1)
-    """Longest that an idle worker goes without looking for jobs; wake-ups make it sooner."""
+    """How often the server looks for jobs on behalf of its idle workers where commits do not wake it; a fifth
+    as often where they do."""
     job_timeout: Annotated[timedelta, Time(_1MS)] = timedelta(minutes=5)
     """Time limit of a job that sets none of its own."""
     queues: Annotated[Sequence[str], Queues()] = (DEFAULT_QUEUE,)

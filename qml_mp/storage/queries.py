@@ -134,7 +134,7 @@ class RecurringQueries:
     advance: str
     """id, next_run_at: it was fired."""
     next_firing: str
-    """methods: due_at of the first (NULL: there is none), now; always one row."""
+    """methods: due_at of the first of these methods, first_at of any (NULL: none), now; always one row."""
     unknown: str
     """methods: id, method of those that are due and of none of these methods."""
     bring_forward: str

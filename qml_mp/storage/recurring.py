@@ -80,10 +80,11 @@ class RecurringStore(Part):
         """
         what, queries = "firing recurring jobs", self._db.queries.recurring
         which = {"limit": limit, "methods": None if methods is None else list(methods)}
+        upcoming_rows = self._db.read(what, queries.next_firing, which)
+        if self._between(upcoming_rows[0], "now", "first_at") != timedelta():
+            return self._idle(upcoming_rows, unknown=())  # nothing is due, whoever knows it: one statement
         if self._db.has_one_writer:
-            idle = self._idle(
-                self._db.read(what, queries.next_firing, which), self._db.read(what, queries.unknown, which)
-            )
+            idle = self._idle(upcoming_rows, self._db.read(what, queries.unknown, which))
             if idle.next_due_in != timedelta():
                 return idle
         jobs: list[Job] = []

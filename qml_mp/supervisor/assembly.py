@@ -55,6 +55,7 @@ class Assembly:
             templates=templates,
             on_one_machine=storage.is_on_one_machine,
             burst=burst,
+            is_listening=lambda: self.listener.is_open,
         )
         self.loops = LoopTable(run, loops, storage=storage, between=self.urgent_first.between)
         self.listener = StorageListener(run, storage, loops=self.loops)
@@ -70,7 +71,13 @@ class Assembly:
 
 
 def _all_loops(
-    run: Run, *, settling: SettleLoop, templates: TemplatesLoop, on_one_machine: bool, burst: bool
+    run: Run,
+    *,
+    settling: SettleLoop,
+    templates: TemplatesLoop,
+    on_one_machine: bool,
+    burst: bool,
+    is_listening: Callable[[], bool],
 ) -> list[Loop]:
     """In the order in which they run when several are due. `on_one_machine`: so is every server of this
     storage."""
@@ -90,7 +97,7 @@ def _all_loops(
         ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
         *firing,
         *([CleanupLoop(run, interval=config.cleanup_interval)] if config.enable_cleanup else []),
-        PollLoop(run, interval=config.polling_interval),
+        PollLoop(run, is_listening=is_listening),
         NeighbourLoop(run, judging=judging),
         UnknownMethodsLoop(run),
         UnshownClaimsLoop(run, settling=settling),

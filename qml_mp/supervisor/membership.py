@@ -82,7 +82,7 @@ def _recover(storage: Storage, run: Run) -> None:
     """
     try:
         remove_orphaned_folders()
-        reclaim_from_dead_neighbours(storage, run, proof_s=_PROOF_AT_START_S)
+        reclaim_from_dead_neighbours(storage, run, storage.list_servers(), proof_s=_PROOF_AT_START_S)
         release_stranded_jobs(storage, run)
     except (StorageUnreachable, SchemaMismatch):
         raise

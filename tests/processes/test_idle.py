@@ -45,8 +45,8 @@ def test_the_supervisor_looks_for_jobs_in_the_stead_of_its_idle_workers(
 ) -> None:
     traces = tmp_path / "traces"
     traces.mkdir()
-    environment = {TRACE: str(traces), "QML_MP_POLLING_INTERVAL": "0.1"}
-    one = server("-w", "3", "--no-heartbeat", **environment)  # on SQLite its own commits wake the workers
+    environment = {TRACE: str(traces), "QML_MP_POLLING_INTERVAL": "0.04"}
+    one = server("-w", "3", **environment)
     one.program = ("-m", "tests.statement_trace")
     one.start(ready=3)
     wait_until(lambda: _polls(traces, one) > 2, what="a server that is idle")
@@ -54,7 +54,7 @@ def test_the_supervisor_looks_for_jobs_in_the_stead_of_its_idle_workers(
 
     wait_until(lambda: _polls(traces, one) > 2 + _POLLS, what=f"{_POLLS} polls")
 
-    assert _sent_by_workers(traces, one) - before <= _POLLS // 10
+    assert _sent_by_workers(traces, one) - before <= _POLLS // 2  # all three: each looks itself now and then
     wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
     assert one.stop() == 0
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from qml_mp import host
 from qml_mp.core.job import Job
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
@@ -67,6 +69,24 @@ def test_each_of_several_commits_wakes(opened: Callable[[], Storage], waker: Wak
     for _ in range(5):
         other.enqueue(Job.new("work"))
         assert woken(waker)
+
+
+def test_a_heartbeat_of_its_own_wakes_nobody_and_hides_no_job(storage: Storage, waker: Waker) -> None:
+    one = ServerInfo(
+        id="one", name="one", hostname="here", process=host.identity(), worker_count=1, queues=(),
+        started_at=storage.now(), last_heartbeat=storage.now(),
+    )  # fmt: skip
+    storage.register_server(one)
+    woken(waker, within_s=0.1)
+
+    for _ in range(3):
+        assert storage.heartbeat_server("one", worker_rss={})
+        assert not woken(waker, within_s=0.1)
+
+    storage.heartbeat_server("one", worker_rss={})
+    storage.enqueue(Job.new("work"))
+    storage.heartbeat_server("one", worker_rss={})
+    assert woken(waker)
 
 
 def test_a_job_in_the_callers_transaction_wakes_with_its_commit(

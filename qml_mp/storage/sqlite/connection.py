@@ -50,6 +50,8 @@ class SqliteConnection(ProcessConnection):
         self.clock = clock
         self.opened = 0
         """How often a connection was opened: numbers that SQLite keeps per connection compare within one."""
+        self.durable_commits = 0
+        """How many transactions were committed that are of use to others; heartbeats are not."""
         self._busy_timeout_s = busy_timeout.total_seconds()
         self._waiting: StorageWait | None = None
         self._connection: sqlite3.Connection | None = None
@@ -91,6 +93,7 @@ class SqliteConnection(ProcessConnection):
             except BaseException:
                 _roll_back(connection)
                 raise
+            self.durable_commits += durable
 
     def where(self) -> str:
         return f"the SQLite file {self.path}"

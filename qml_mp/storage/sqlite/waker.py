@@ -8,7 +8,6 @@ import select
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
 
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.sqlite.connection import SqliteConnection
@@ -24,7 +23,6 @@ _CLOCK_MONOTONIC = 1
 
 _FIRST_LOOK_S = 0.001
 _LAST_LOOK_S = 1.0
-_BUSY_TIMEOUT = timedelta(seconds=1)
 
 
 def open_waker(database: SqliteConnection) -> FileWaker | None:
@@ -42,12 +40,14 @@ class FileWaker:
     the fsync lies in between. So after such an event `PRAGMA data_version`, which changes with
     each commit of another connection, is looked at soon, and then at growing intervals until any
     commit must have ended. A wake-up is neither lost to a slow disk nor given for a rollback.
+
+    It is looked at through the storage's own connection, whose own commits do not change it: a server
+    that sends heartbeats must not wake itself. Its other commits count as those of others do.
     """
 
     def __init__(self, database: SqliteConnection, libc: ctypes.CDLL) -> None:
         self._libc = libc
-        # A connection of its own, because a storage's own commits do not change its data_version.
-        self._database = SqliteConnection(database.path, clock=database.clock, busy_timeout=_BUSY_TIMEOUT)
+        self._database = database
         self._log = log_of(database.path)
         self._look_in_s = _FIRST_LOOK_S
         self._descriptors: list[int] = []
@@ -72,8 +72,8 @@ class FileWaker:
         return self._epoll.fileno()
 
     def drain(self) -> bool:
-        """Whether another connection committed since the last call. Raises `StorageUnavailable` when
-        the file cannot be read any more or was deleted."""
+        """Whether anything but a heartbeat of this storage was committed since the last call. Raises
+        `StorageUnavailable` when the file cannot be read any more or was deleted."""
         if self._something_happened():
             self._look_again(_FIRST_LOOK_S)
         elif not self._timer_fired():
@@ -84,17 +84,16 @@ class FileWaker:
         return self._seen != before
 
     def close(self) -> None:
-        """Close the descriptors and the connection; harmless when closed already."""
-        self._database.close()
+        """Close the descriptors; harmless when closed already. The connection stays the storage's."""
         self._epoll.close()
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _data_version(self) -> tuple[int, int]:
+    def _data_version(self) -> tuple[int, int, int]:
         # The number compares within one connection only, hence the count of connections beside it.
         with self._database.read() as connection:
             version: int = connection.execute("PRAGMA data_version").fetchone()[0]
-            return self._database.opened, version
+            return self._database.opened, self._database.durable_commits, version
 
     def _something_happened(self) -> bool:
         """Whether the file or its log was written to, or went away: the next look then says so."""

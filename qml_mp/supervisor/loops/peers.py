@@ -19,6 +19,9 @@ from qml_mp.supervisor.recovery.sweep import (
 )
 from qml_mp.supervisor.run import Run
 
+_RSS_STEP_BYTES = 1 << 20  # smaller changes of a worker's memory are not worth a write
+_LOOKS_AT_AGES = 10  # while a job comes to the age at which it is taken for stranded
+
 
 class HeartbeatLoop(Loop):
     """Bumps the own row with the workers' memory, then reclaims from peers that have been silent, once
@@ -29,12 +32,16 @@ class HeartbeatLoop(Loop):
     def __init__(self, run: Run, *, judging: Judging) -> None:
         super().__init__(run, interval=judging.beat)
         self._judging = judging
+        self._told_rss: dict[str, int] = {}
+        """What stands in the rows of the workers."""
 
     def tick(self, storage: Storage) -> timedelta | None:
         rss = {worker.worker_id: host.rss_bytes(worker.child.pid) or 0 for worker in self._run.pool}
-        if not storage.heartbeat_server(self._run.registration.id, worker_rss=rss):
+        changed = {each: size for each, size in rss.items() if self._is_news(each, size)}
+        if not storage.heartbeat_server(self._run.registration.id, worker_rss=changed):
             _go_on_as_another(storage, self._run)
             return None
+        self._told_rss = {each: size for each, size in (self._told_rss | changed).items() if each in rss}
         self._judging.renew(storage.now())
         not_yet: list[timedelta] = []
 
@@ -52,6 +59,10 @@ class HeartbeatLoop(Loop):
         )
         each_by_itself(silent, judge)
         return min(not_yet, default=None)
+
+    def _is_news(self, worker_id: str, rss_bytes: int) -> bool:
+        told = self._told_rss.get(worker_id)
+        return told is None or abs(rss_bytes - told) >= _RSS_STEP_BYTES
 
     def _reclaim(self, storage: Storage, peer: ServerInfo, *, silent_for: timedelta) -> None:
         count = storage.reclaim_server(
@@ -73,15 +84,25 @@ class NeighbourLoop(Loop):
     def __init__(self, run: Run, *, judging: Judging | None) -> None:
         super().__init__(run)
         self._judging = judging
+        self._look_at_ages_at = 0.0
 
     def tick(self, storage: Storage) -> None:
-        if self._run.registration.id not in {server.id for server in storage.list_servers()}:
+        servers = storage.list_servers()
+        if self._run.registration.id not in {server.id for server in servers}:
             _go_on_as_another(storage, self._run)
-        recovered = reclaim_from_dead_neighbours(storage, self._run)
+        recovered = reclaim_from_dead_neighbours(storage, self._run, servers)
         if self._judging is None or self._judging.may_judge_by_age:
-            recovered += release_stranded_jobs(storage, self._run)
+            recovered += self._release_stranded_jobs(storage)
         if recovered:
             self._run.pool.wake_idle()
+
+    def _release_stranded_jobs(self, storage: Storage) -> int:
+        """Less often the older they have to be."""
+        now = self._run.clock.monotonic()
+        if now < self._look_at_ages_at:
+            return 0
+        self._look_at_ages_at = now + self._run.config.stale_processing_after.total_seconds() / _LOOKS_AT_AGES
+        return release_stranded_jobs(storage, self._run)
 
 
 def _go_on_as_another(storage: Storage, run: Run) -> None:

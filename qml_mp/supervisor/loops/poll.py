@@ -6,8 +6,14 @@ supervisor cannot reach storage.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.run import Run
+
+_WHILE_LISTENING = 5  # times the interval: wake-ups come by themselves then
 
 
 class PollLoop(Loop):
@@ -15,7 +21,16 @@ class PollLoop(Loop):
 
     name = "poll"
 
-    def tick(self, storage: Storage) -> None:
+    def __init__(self, run: Run, *, is_listening: Callable[[], bool]) -> None:
+        """`is_listening`: whether storage tells of commits at this moment."""
+        super().__init__(run, interval=_WHILE_LISTENING * run.config.polling_interval)
+        self._is_listening = is_listening
+
+    def tick(self, storage: Storage) -> timedelta | None:
+        self._look(storage)
+        return None if self._is_listening() else self._run.config.polling_interval
+
+    def _look(self, storage: Storage) -> None:
         pool, says = self._run.pool, self._run.registration.says
         if pool.paused or not any(worker.is_idle for worker in pool):
             return

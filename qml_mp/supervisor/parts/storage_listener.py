@@ -40,6 +40,11 @@ class StorageListener(Part):
     def own_fds(self) -> list[int]:
         return [] if self._waker is None else [self._waker.fileno()]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether commits wake it at this moment."""
+        return self._waker is not None
+
     def next_at(self) -> float:
         now = self._clock.monotonic()
         if self._stop.has_begun or self._reaching.is_failing:

@@ -55,8 +55,10 @@ def release_stranded_jobs(storage: Storage, run: Run) -> int:
     return count
 
 
-def reclaim_from_dead_neighbours(storage: Storage, run: Run, *, proof_s: float = _PROOF_IN_LOOP_S) -> int:
-    """Reclaim from servers whose process is proved dead from here; how many jobs.
+def reclaim_from_dead_neighbours(
+    storage: Storage, run: Run, servers: Iterable[ServerInfo], *, proof_s: float = _PROOF_IN_LOOP_S
+) -> int:
+    """Reclaim from those of the registered servers whose process is proved dead from here; how many jobs.
 
     A server whose workers are not proved dead within `proof_s` is left for the next time.
     """
@@ -69,7 +71,7 @@ def reclaim_from_dead_neighbours(storage: Storage, run: Run, *, proof_s: float =
             run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
             counts.append(count)
 
-    dead = [server for server in storage.list_servers() if host.is_alive(server.process) is False]
+    dead = [server for server in servers if host.is_alive(server.process) is False]
     each_by_itself((server for server in dead if server.id != run.registration.id), reclaim)
     return sum(counts)
 

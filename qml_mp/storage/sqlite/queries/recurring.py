@@ -41,7 +41,8 @@ RECURRING: Final = RecurringQueries(
     """,
     advance="UPDATE qml_recurring_jobs SET next_run_at = :next_run_at, last_run_at = :now WHERE id = :id",
     next_firing=f"""
-        SELECT min(next_run_at) AS due_at, :now AS now FROM qml_recurring_jobs WHERE enabled AND {KNOWN}
+        SELECT min(next_run_at) FILTER (WHERE {KNOWN}) AS due_at, min(next_run_at) AS first_at, :now AS now
+        FROM qml_recurring_jobs WHERE enabled
     """,
     unknown=f"""
         SELECT id, method FROM qml_recurring_jobs

@@ -1,0 +1,126 @@
+"""Tests: the supervisor's look for jobs on behalf of its idle workers, and what it says of their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qml_mp import host
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.job import Job
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.peers import HeartbeatLoop
+from qml_mp.supervisor.loops.poll import PollLoop
+from qml_mp.supervisor.recovery.judging import Judging
+from qml_mp.supervisor.run import Run
+
+MEBIBYTE = 1 << 20
+
+
+class Pool(list[Any]):
+    """Of workers that are idle or not; counts how often they are woken."""
+
+    paused = False
+    woken = 0
+
+    def wake_idle(self) -> None:
+        self.woken += 1
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = open_storage("memory://")
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def run(storage: Storage) -> Run:
+    run = Run(
+        ServerConfig(queues=("mail",)),
+        NamedProgram(spec="an:app"),
+        url=storage.url,
+        facts=AppFacts(methods=("send",)),
+    )
+    run.pool = Pool([SimpleNamespace(is_idle=False), SimpleNamespace(is_idle=True)])  # type: ignore[assignment]
+    return run
+
+
+def woken_by_a_look(run: Run, storage: Storage) -> bool:
+    pool: Any = run.pool
+    before = pool.woken
+    PollLoop(run, is_listening=lambda: True).tick(storage)
+    return bool(pool.woken > before)
+
+
+def test_idle_workers_are_woken_for_a_job_that_they_can_run_and_for_no_other(
+    run: Run, storage: Storage
+) -> None:
+    storage.enqueue(Job.new("unknown", queue="mail"))
+    storage.enqueue(Job.new("send", queue="another"))
+    assert not woken_by_a_look(run, storage)
+
+    storage.enqueue(Job.new("send", queue="mail"))
+
+    assert woken_by_a_look(run, storage)
+
+
+def test_nobody_is_woken_while_claims_are_paused(run: Run, storage: Storage) -> None:
+    storage.enqueue(Job.new("send", queue="mail"))
+    pool: Any = run.pool
+    pool.paused = True
+
+    assert not woken_by_a_look(run, storage)
+
+
+def test_no_look_is_made_while_all_workers_are_busy(run: Run, storage: Storage) -> None:
+    pool: Any = run.pool
+    pool.pop()
+    storage.close()
+
+    PollLoop(run, is_listening=lambda: True).tick(SimpleNamespace())  # type: ignore[arg-type]  # asked nothing
+
+
+@pytest.mark.parametrize("is_listening", [True, False])
+def test_looks_are_rarer_while_commits_wake_the_server(
+    run: Run, storage: Storage, is_listening: bool
+) -> None:
+    loop = PollLoop(run, is_listening=lambda: is_listening)
+
+    sooner = loop.tick(storage)
+
+    assert (sooner or loop.interval) == (5 if is_listening else 1) * timedelta(seconds=1)
+
+
+def test_a_heartbeat_tells_of_a_workers_memory_only_when_it_has_changed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, int]] = []
+    sizes = {1: 20 * MEBIBYTE, 2: 30 * MEBIBYTE}
+
+    def heartbeat_server(_id: str, *, worker_rss: Mapping[str, int]) -> bool:
+        told.append(dict(worker_rss))
+        return True
+
+    storage: Any = SimpleNamespace(
+        heartbeat_server=heartbeat_server, now=run.clock.now, silent_servers=lambda **_: []
+    )
+    workers = [SimpleNamespace(worker_id=f"w{pid}", child=SimpleNamespace(pid=pid)) for pid in sizes]
+    run.pool = Pool(workers)  # type: ignore[assignment]
+    monkeypatch.setattr(host, "rss_bytes", sizes.get)
+    loop = HeartbeatLoop(run, judging=Judging(run.config, on_one_machine=True))
+
+    loop.tick(storage)
+    loop.tick(storage)
+    sizes[2] += MEBIBYTE
+    loop.tick(storage)
+    sizes[2] += MEBIBYTE - 1
+    loop.tick(storage)
+
+    assert told == [{"w1": 20 * MEBIBYTE, "w2": 30 * MEBIBYTE}, {}, {"w2": 31 * MEBIBYTE}, {}]
