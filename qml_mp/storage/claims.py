@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
-from qml_mp.storage.database import Part, Result, Transaction
-from qml_mp.storage.outcomes import Write, finished_by, write_outcome
-from qml_mp.storage.queries import ChoiceQueries
+from qml_mp.storage.database import NO_VALUES, Part, Values
+from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
+from qml_mp.storage.queries import ChoiceQueries, TakeQueries
 from qml_mp.storage.row_change import unclaimable
-from qml_mp.storage.rows import claim_of
+from qml_mp.storage.rows import Row, claim_of
 from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
 
 logger = logging.getLogger(__name__)
 
 _MOST_PASSED = 100
 """Jobs that cannot be claimed and are passed over before a claim is given up until the next time."""
-
-Outcomes = Sequence[tuple[Claim, Outcome]]
 
 
 class JobLocker(Part):
@@ -93,86 +90,73 @@ class JobLocker(Part):
     def _exchange(
         self, finished: Outcomes, fetch: Fetch | None, limit: int, retention: Retention
     ) -> Exchanged:
-        with self._db.transaction("finishing a job") as transaction:
-            writes = {
-                claim.key: write_outcome(self._db, transaction, claim, outcome, retention)
-                for claim, outcome in _in_order_of_locks(finished)
-            }
-            claimed = [] if fetch is None else self._send_claims(transaction, *self._choice(fetch), limit)
-        return Exchanged(finished=self._finished(finished, writes), claims=self._claimed(claimed))
+        what, claims = "finishing a job", self._db.queries.claims
+        writing = Writing(self._db, finished, retention)
+        take, wanted = (None, NO_VALUES) if fetch is None or limit < 1 else self._take(fetch, limit)
+        at_once = claims.succeed if take is None else take.exchange
+        if at_once is not None and writing.is_of_successes:
+            result = self._db.write_each(what, at_once, writing.rows, {**writing.values, **wanted})
+            writing.sent_by(result)
+        else:
+            with self._db.transaction(what) as transaction:
+                writing.send(transaction)
+                if take is not None:
+                    result = transaction.run(take.claim, wanted)
+        claimed = () if take is None else self._claimed(result.rows())
+        return Exchanged(finished=writing.finished(), claims=claimed)
 
     def _finish_one_by_one(self, finished: Outcomes, retention: Retention) -> tuple[Finished, ...]:
         """Write the outcomes in one commit, with a look at each, so that a refusal is known to be of it."""
-        writes: dict[ClaimKey, Write] = {}
         newest: ClaimKey | None = None
+        writings: dict[ClaimKey, Writing] = {}
         try:
             with self._db.transaction("finishing a job", pipelined=False) as transaction:
-                for claim, outcome in _in_order_of_locks(finished):
+                for claim, outcome in sorted(finished, key=order_of_locks):
                     newest = claim.key
-                    writes[newest] = write_outcome(self._db, transaction, claim, outcome, retention)
+                    writings[newest] = Writing(self._db, [(claim, outcome)], retention)
+                    writings[newest].send(transaction)
         except (InvalidJob, StorageError) as error:
             if newest is None or not self._db.refuses_values(error):
                 raise
             raise OutcomeRefused(str(error), job_id=newest.job_id, claim_seq=newest.claim_seq) from error
-        return self._finished(finished, writes)
-
-    def _finished(self, finished: Outcomes, writes: dict[ClaimKey, Write]) -> tuple[Finished, ...]:
-        return tuple(finished_by(self._db, writes[claim.key]) for claim, _ in finished)
+        return tuple(done for claim, _ in finished for done in writings[claim.key].finished())
 
     def _claim(self, fetch: Fetch | None, limit: int) -> tuple[Claim, ...]:
         """Claim up to `limit` jobs, and fail those that refuse to be claimed."""
         if fetch is None or limit < 1:
             return ()
-        queries, wanted = self._choice(fetch)
-        if self._db.has_one_writer and not self._db.read("looking for a job", queries.best, wanted):
+        take, wanted = self._take(fetch, limit)
+        if self._db.has_one_writer and not self._db.read("looking for a job", take.best, wanted):
             return ()
         for _ in range(_MOST_PASSED):
             try:
-                if limit == 1:
-                    return self._claimed([self._db.write("claiming a job", queries.claim, wanted)])
-                with self._db.transaction("claiming jobs") as transaction:
-                    claimed = self._send_claims(transaction, queries, wanted, limit)
-                return self._claimed(claimed)
+                return self._claimed(self._db.write("claiming a job", take.claim, wanted).rows())
             except StorageError as error:
                 if not self._db.refuses_values(error):
                     raise
-                self._fail_unclaimable(queries, wanted)
+                self._fail_unclaimable(take, wanted)
         return ()
 
-    def _send_claims(
-        self, transaction: Transaction, queries: ChoiceQueries, wanted: dict[str, Any], limit: int
-    ) -> list[Result]:
-        """One by one, each the best that is left; where that costs no round trip, up to the first in vain."""
-        claimed: list[Result] = []
-        for _ in range(limit):
-            claimed.append(transaction.run(queries.claim, wanted))
-            if self._db.has_one_writer and claimed[-1].first() is None:
-                break
-        return claimed
-
-    def _claimed(self, results: Iterable[Result]) -> tuple[Claim, ...]:
-        return tuple(self._claims_of(row for result in results for row in result.rows()))
-
-    def _fail_unclaimable(self, queries: ChoiceQueries, wanted: dict[str, Any]) -> None:
-        """Set Failed the best job, if it is proved to be one that cannot be claimed. Another worker may
-        have done so meanwhile: the best job is then another one, and stays as it is."""
-        claims = self._db.queries.claims
+    def _fail_unclaimable(self, take: TakeQueries, wanted: Values) -> None:
+        """Set Failed those of the best jobs that are proved to be ones that cannot be claimed. Another worker
+        may have done so meanwhile: the best jobs are then others, and stay as they are."""
         what = "passing over a job that cannot be claimed"
+        failed = {}
         with self._db.transaction(what, pipelined=False) as transaction:
-            best = transaction.run(queries.best, wanted).first()
-            if best is None:
-                return
-            refusal = transaction.refusal_of(claims.claim_this, wanted | {"id": best["id"]})
-            if refusal is None:
-                return
-            job_id, problem = str(best["id"]), unclaimable(refusal)
-            change = {"id": job_id, "ttl": BY_DEFAULT.failed_ttl}
-            error = {"type": problem.type, "message": problem.message}
-            transaction.run(claims.fail_unclaimable, change | error)
-        logger.error("Job %s is failed: %s", job_id, problem.message, extra={"job_id": job_id})
+            for job_id in [str(best["id"]) for best in transaction.run(take.best, wanted).rows()]:
+                claim_this = self._db.queries.claims.claim_this
+                refusal = transaction.refusal_of(claim_this, {**wanted, "id": job_id})
+                if refusal is not None:
+                    problem = failed[job_id] = unclaimable(refusal)
+                    change = {"id": job_id, "ttl": BY_DEFAULT.failed_ttl}
+                    error = {"type": problem.type, "message": problem.message}
+                    transaction.run(self._db.queries.claims.fail_unclaimable, change | error)
+        for job_id, problem in failed.items():
+            logger.error("Job %s is failed: %s", job_id, problem.message, extra={"job_id": job_id})
 
-    def _choice(self, fetch: Fetch) -> tuple[ChoiceQueries, dict[str, Any]]:
-        claims = self._db.queries.claims
+    def _take(self, fetch: Fetch, limit: int) -> tuple[TakeQueries, Values]:
+        """How to claim up to so many, at least one."""
+        choice = self._choice(fetch.queues)
         wanted = {
             "worker_id": fetch.worker_id,
             "server_id": fetch.server_id,
@@ -181,24 +165,29 @@ class JobLocker(Part):
             "methods": None if fetch.methods is None else list(fetch.methods),
             "queues": list(fetch.queues),
             "queue": next(iter(fetch.queues), None),
+            "limit": limit,
         }
-        match fetch.queues:
+        return choice.one if limit == 1 else choice.several, wanted
+
+    def _choice(self, queues: tuple[str, ...]) -> ChoiceQueries:
+        claims = self._db.queries.claims
+        match queues:
             case ():
-                return claims.from_all, wanted
+                return claims.from_all
             case (_,):
-                return claims.from_one, wanted
+                return claims.from_one
             case _:
-                return claims.from_several, wanted
+                return claims.from_several
+
+    def _claimed(self, rows: Iterable[Row]) -> tuple[Claim, ...]:
+        """The best first."""
+        claims = self._claims_of(row for row in rows if row["id"] is not None)
+        return tuple(sorted(claims, key=_order_of_claims) if len(claims) > 1 else claims)
 
     def _read_claims(self, query: str, **which: str) -> list[Claim]:
         return self._read("reading claims", query, claim_of, which)
 
 
-def _in_order_of_locks(finished: Outcomes) -> Outcomes:
-    """As everybody locks several claims, oldest first, so that no two wait for each other."""
-
-    def age(of: tuple[Claim, Outcome]) -> tuple[datetime, str]:
-        job = of[0].job
-        return job.started_at or job.created_at, job.id
-
-    return sorted(finished, key=age)
+def _order_of_claims(claim: Claim) -> tuple[int, datetime, str]:
+    """Highest priority, then oldest."""
+    return -claim.job.priority, claim.job.created_at, claim.job.id

@@ -54,6 +54,10 @@ class Transaction(Protocol):
         """Send a query. A backend with a network may send several together, up to the first whose result
         is asked for; results may be asked for after the block too."""
 
+    def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> Result:
+        """Run a query that is made for this with each of the rows, all with the same names, and what is the
+        same for all; its `count` is that of all."""
+
     def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
         """Store new jobs, none whose id, unique key or firing is there already; of one key that several have,
         the first. Gives those that were not stored and, among several, perhaps some that were."""
@@ -98,6 +102,9 @@ class Database(Protocol):
 
     def write(self, what: str, query: str, values: Values = NO_VALUES) -> Result:
         """Run one query, committed by itself."""
+
+    def write_each(self, what: str, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> Result:
+        """`Transaction.run_each` for a few rows, committed by itself, all or none."""
 
     def insert(self, what: str, row: NewRow) -> bool:
         """`Transaction.insert` of one job, committed by itself; whether it was stored."""

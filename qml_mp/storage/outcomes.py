@@ -1,88 +1,140 @@
-"""Every process: the outcome of a claim written into an open transaction."""
+"""Every process: outcomes of claims written into an open transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, assert_never
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import assert_never
 
-from qml_mp.core.job import Claim
+from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome, Release, Retry, Success
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
-from qml_mp.storage.database import Database, Result, Transaction
+from qml_mp.storage.database import Database, Result, Transaction, Values
 from qml_mp.storage.row_change import RowChange, applied, row_change
-from qml_mp.storage.rows import job_of, state_name_of
+from qml_mp.storage.rows import Row, job_of, state_name_of
 from qml_mp.storage.storable import microseconds, storable_change
 from qml_mp.storage.values import Finished, Retention
 
+Outcomes = Sequence[tuple[Claim, Outcome]]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
-    """The outcome of a claim, sent. Whether it hit the row is known once its transaction has ended."""
 
-    claim: Claim
-    outcome: Outcome
-    change: RowChange | None
-    """What was sent; None: the claim had been lost before, and nothing was."""
-    result: Result | None
+class Writing:
+    """Outcomes on their way into storage: the successes all by one query, the others one by one.
+
+    Raises `InvalidJob` for a result that cannot be stored.
+    """
+
+    def __init__(self, db: Database, finished: Outcomes, retention: Retention) -> None:
+        self._db = db
+        self._retention = retention
+        self._finished = finished
+        in_order = sorted(finished, key=order_of_locks) if len(finished) > 1 else finished
+        successes = [(claim, outcome) for claim, outcome in in_order if isinstance(outcome, Success)]
+        self._changes = {
+            claim.key: storable_change(row_change(claim.job, outcome, retention))
+            for claim, outcome in successes
+        }
+        # By job: of two claims of one the older is lost.
+        rows = {key.job_id: _success_row(key, change) for key, change in self._changes.items()}
+        self.rows: Sequence[Values] = list(rows.values())
+        """What `succeed` is run with, each."""
+        self.values: Values = {"ttl": retention.succeeded_ttl}
+        """And for all of them."""
+        self._others = [(claim, outcome) for claim, outcome in in_order if not isinstance(outcome, Success)]
+        self._results: dict[ClaimKey, Result] = {}
+        self._successes = len(successes)
+        self._succeeded: Result | None = None
 
     @property
-    def written_at(self) -> datetime | None:
-        """The database's instant of the write; None: the claim held no more."""
-        return None if self.result is None else self.result.written_at
+    def is_of_successes(self) -> bool:
+        """Whether `succeed` writes all of it."""
+        return not self._others
 
+    def send(self, transaction: Transaction) -> None:
+        """Send all of it.
 
-def write_outcome(
-    db: Database, transaction: Transaction, claim: Claim, outcome: Outcome, retention: Retention
-) -> Write:
-    """Send the outcome, guarded by its claim.
+        The rows of the others are locked and read first, because a cancel that was asked for since changes
+        them; with them those of the successes, so that all are locked in one order.
+        """
+        claims = self._db.queries.claims
+        if self._others:
+            held = transaction.run(claims.lock, {"ids": [claim.job.id for claim, _ in self._finished]}).rows()
+            asked = {ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]): row for row in held}
+            for claim, outcome in self._others:
+                if claim.key in asked:
+                    job = replace(claim.job, cancel_reason=asked[claim.key]["cancel_reason"])
+                    change = storable_change(row_change(job, outcome, self._retention))
+                    self._changes[claim.key] = change
+                    self._results[claim.key] = _write(self._db, transaction, claim, change)
+        if self.rows:
+            self.sent_by(transaction.run_each(claims.succeed, self.rows, self.values))
 
-    A success takes no round trip of its own. For the others the row is locked and read first, because a
-    cancel that was asked for since changes them.
-    """
-    queries, key = db.queries.claims, _key(claim)
-    job = claim.job
-    if not isinstance(outcome, Success):
-        held = transaction.run(queries.lock, key).first()
-        if held is None:
-            return Write(claim=claim, outcome=outcome, change=None, result=None)
-        job = replace(job, cancel_reason=held["cancel_reason"])
-    change = storable_change(row_change(job, outcome, retention))
-    values = key | _values(claim, change)
-    result = transaction.run(queries.finish, values)
-    if change.attempt is not None:
-        transaction.run(queries.add_attempt, values)
-    return Write(claim=claim, outcome=outcome, change=change, result=result)
+    def sent_by(self, succeeded: Result) -> None:
+        """The successes were sent by a query that does what `succeed` does."""
+        self._succeeded = succeeded
+
+    def finished(self) -> tuple[Finished, ...]:
+        """What was committed, in the order given.
+
+        The rows of those that have hit none are read back: perhaps an earlier try had landed and only its
+        reply was lost. Of the successes it is known how many these are; of any at all, all are read.
+        """
+        hit = {claim.key: self._hit(claim, outcome) for claim, outcome in self._finished}
+        missed = {key.job_id for key, done in hit.items() if done is None}
+        present = {}
+        if missed:
+            read_back, which = self._db.queries.claims.read_back, {"ids": sorted(missed)}
+            present = {row["id"]: row for row in self._db.read("reading jobs back", read_back, which)}
+        return tuple(
+            hit[claim.key] or self._written_before(claim, outcome, present.get(claim.job.id))
+            for claim, outcome in self._finished
+        )
+
+    def _hit(self, claim: Claim, outcome: Outcome) -> Finished | None:
+        """None: it has hit no row, for all that is known."""
+        succeeded = isinstance(outcome, Success)
+        result = self._succeeded if succeeded else self._results.get(claim.key)
+        if result is None or (succeeded and result.count < self._successes):
+            return None
+        written_at = result.written_at
+        if written_at is None:
+            return None
+        change = self._changes[claim.key]
+        return Finished(accepted=True, state=change.state, job=applied(claim.job, change, now=written_at))
+
+    def _written_before(self, claim: Claim, outcome: Outcome, row: Row | None) -> Finished:
+        lost = Finished(accepted=False, state=None)
+        if row is None or row["claim_seq"] != claim.job.claim_seq:
+            return lost
+        present = state_name_of(row["state"])
+        if present is StateName.PROCESSING or not _written_by_this_claim(
+            outcome, recorded=row["recorded"], succeeded=bool(row["succeeded"])
+        ):
+            return lost
+        return Finished(accepted=True, state=present, job=job_of(row, self._db.instant))
 
 
 def release_all(
     db: Database, transaction: Transaction, claims: Iterable[Claim], release: Release, retention: Retention
 ) -> int:
-    """Give claims back whose rows are locked in the open transaction; how many. A job whose cancel was asked
-    for ends Deleted instead, as everywhere."""
-    writes = [write_outcome(db, transaction, claim, release, retention) for claim in claims]
-    return sum(write.written_at is not None for write in writes)
+    """Give claims back whose rows are locked in the open transaction and read under the lock; how many. A job
+    whose cancel was asked for ends Deleted instead, as everywhere."""
+    results = [
+        _write(db, transaction, claim, storable_change(row_change(claim.job, release, retention)))
+        for claim in claims
+    ]
+    return sum(result.written_at is not None for result in results)
 
 
-def finished_by(db: Database, write: Write) -> Finished:
-    """What the committed write did. When it hit no row, the row is read back: perhaps an earlier try had
-    landed and only its reply was lost."""
-    written_at = write.written_at
-    if written_at is not None and write.change is not None:
-        job = applied(write.claim.job, write.change, now=written_at)
-        return Finished(accepted=True, state=write.change.state, job=job)
-    rows = db.read("reading a job back", db.queries.claims.read_back, _key(write.claim))
-    if not rows or rows[0]["claim_seq"] != write.claim.job.claim_seq:
-        return Finished(accepted=False, state=None)
-    present = state_name_of(rows[0]["state"])
-    done = present is not StateName.PROCESSING and _written_by_this_claim(
-        write.outcome, recorded=rows[0]["recorded"], succeeded=bool(rows[0]["succeeded"])
-    )
-    if not done:
-        return Finished(accepted=False, state=None)
-    return Finished(accepted=True, state=present, job=job_of(rows[0], db.instant))
+def _write(db: Database, transaction: Transaction, claim: Claim, change: RowChange) -> Result:
+    """Send an outcome other than success, guarded by its claim."""
+    values = _values(claim, change)
+    result = transaction.run(db.queries.claims.finish, values)
+    if change.attempt is not None:
+        transaction.run(db.queries.claims.add_attempt, values)
+    return result
 
 
 def _written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded: bool) -> bool:
@@ -110,23 +162,35 @@ def _written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded:
             assert_never(outcome)
 
 
-def _key(claim: Claim) -> dict[str, Any]:
-    return {"id": claim.job.id, "claim_seq": claim.job.claim_seq}
+def order_of_locks(finished: tuple[Claim, Outcome]) -> tuple[str, int]:
+    """As everybody locks several jobs, so that no two wait for each other."""
+    job = finished[0].job
+    return job.id, job.claim_seq
 
 
-def _values(claim: Claim, change: RowChange) -> dict[str, Any]:
-    """For a change made storable. Raises `InvalidJob` for a result too large."""
-    error, process = change.error, change.process
-    succeeded = change.state is StateName.SUCCEEDED
+def _success_row(key: ClaimKey, change: RowChange) -> Values:
+    """For a change made storable."""
     return {
+        "id": key.job_id,
+        "claim_seq": key.claim_seq,
+        "result": change.encoded or encode_json(change.result, what="The result"),
+        "duration_us": None if change.duration is None else microseconds(change.duration),
+        "reason": change.reason,
+    }
+
+
+def _values(claim: Claim, change: RowChange) -> Values:
+    """For a change made storable."""
+    error, process = change.error, change.process
+    return {
+        "id": claim.job.id,
+        "claim_seq": claim.job.claim_seq,
         "state": str(change.state),
         "waits": change.state in (StateName.ENQUEUED, StateName.AWAITING_RETRY),
         "delay": (change.delay or timedelta()) if change.state is StateName.AWAITING_RETRY else None,
         "ttl": change.ttl,
         "failures": change.failures,
         "crashes": change.crashes,
-        "result": (change.encoded or encode_json(change.result, what="The result")) if succeeded else None,
-        "duration_us": None if change.duration is None else microseconds(change.duration),
         "reason": change.reason,
         "failed": error is not None,
         "error_type": error and error.type,

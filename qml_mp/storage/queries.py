@@ -50,15 +50,28 @@ class JobQueries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChoiceQueries:
-    """The best job of some queues, of these methods (None: whichever): the highest priority, then the oldest.
-    All take queues, queue (the one, when there is one), methods."""
+class TakeQueries:
+    """The best jobs of some queues, of these methods (None: whichever): highest priority, then oldest.
+    queues, queue (the one, when there is one), methods, limit."""
 
     best: str
-    """id; nobody else takes it until the transaction ends. No row: nothing to do."""
+    """Their ids; nobody else takes them until the transaction ends. No row: nothing to do."""
     claim: str
-    """worker_id, server_id, registered, epoch: hand it out, if the worker's row has this epoch or the worker
-    is not `registered`; job."""
+    """worker_id, server_id, registered, epoch: hand them out, if the worker's row has this epoch or the
+    worker is not `registered`; job, in no order."""
+    exchange: str | None
+    """`succeed` and then `claim`, all in one statement: now, count, and what `claim` gives; always a row, in
+    which id is NULL when there is no claim. None: two statements in a transaction cost no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceQueries:
+    """How jobs are taken from some queues."""
+
+    one: TakeQueries
+    """For a limit of 1."""
+    several: TakeQueries
+    """As many as there are up to the limit; fewer while others claim, but one at least if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,21 +86,26 @@ class ClaimQueries:
     fail_unclaimable: str
     """id, ttl, type, message: set Failed the job, whose row refuses to be claimed."""
     all: str
-    """job, oldest claim first; as the next three."""
+    """job, oldest claim first; as the next two."""
     of_worker: str
     """worker_id."""
     of_server: str
     """server_id."""
     lock_of_server: str
-    """server_id: `of_server`; nobody else ends these claims until the transaction does."""
+    """server_id: job; nobody else ends these claims until the transaction does. Locked in the order of their
+    ids, as all that locks several jobs and waits for them, so that no two wait for each other."""
     lock: str
-    """id, claim_seq: cancel_reason, which stays so until the transaction ends. No row: the claim is lost."""
+    """ids: id, claim_seq, cancel_reason of those that are Processing, locked like `lock_of_server`."""
+    succeed: str
+    """For `run_each`, columns of `outcomes.success_row`, in the order of their ids, no id twice; ttl for all:
+    write these successes; tells `written_at`, and in `count` how many hit their row."""
     finish: str
-    """id, claim_seq and what `outcomes` binds: write the outcome; tells `written_at`, None: a lost claim."""
+    """id, claim_seq and what `outcomes` binds: write an outcome that is no success; tells `written_at`, None:
+    a lost claim."""
     add_attempt: str
     """id, claim_seq and what `outcomes` binds: keep an attempt that did not succeed."""
     read_back: str
-    """id, claim_seq: job, succeeded, recorded (the kind of the claim's attempt in the history)."""
+    """ids: job, succeeded, recorded (the kind of the newest claim's attempt in the history)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

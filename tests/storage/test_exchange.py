@@ -249,12 +249,12 @@ def test_interrupted_before_any_of_its_queries_it_has_done_nothing(
         assert {claim.key for claim in storage.claims()} == {claim.key for claim in held}
         assert [storage.attempts(claim.job.id) for claim in held] == [()] * 4
 
-    assert number > len(outcomes) * 2
+    assert number > len(outcomes) * 2  # one to lock them, two for each that is no success, and the claim
     assert [done.state for done in exchanged.finished] == STATES
     assert len(exchanged.claims) == 2
 
 
-@pytest.mark.parametrize("number", [1, 4, 7, 10, 12, None], ids=lambda number: f"query {number}")
+@pytest.mark.parametrize("number", [1, 3, 5, 7, 8, None], ids=lambda number: f"query {number}")
 def test_a_worker_that_is_killed_in_it_leaves_all_or_nothing(
     url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, number: int | None
 ) -> None:

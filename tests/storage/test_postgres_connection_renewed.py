@@ -10,11 +10,12 @@ import psycopg
 import pytest
 
 from qml_mp.core.job import Job
+from qml_mp.core.outcome import Failure
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_schema
+from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, in_schema
 
 SCHEMA = "renewed"
 HASTE = timedelta(milliseconds=100)
@@ -120,6 +121,11 @@ def test_a_table_altered_under_a_connection_costs_its_statements_nothing(
         claim = storage.fetch_and_lock_job(fetch(queue))
         assert claim is not None
         assert claim.job.id == job_id
+        next_id = storage.enqueue(Job.new("work", queue=queue))
+        finished, claim = finish_and_fetch(storage, claim, DONE, fetch(queue))
+        assert finished.accepted
+        assert claim is not None
+        assert claim.job.id == next_id
         assert storage.finish(claim, DONE, retention=KEEP).accepted
 
     for number in range(PREPARED_AFTER + 2):
@@ -136,16 +142,17 @@ def test_a_transaction_whose_result_an_alteration_changed_does_nothing_once_and_
     storage: Storage, admin: psycopg.Connection
 ) -> None:
     storage.enqueue_many(Job.new("work") for _ in range(PREPARED_AFTER + 5))
+    failed = Failure(error=NO)  # with the next claim it takes several statements
     claim = storage.fetch_and_lock_job(fetch())
     for _ in range(PREPARED_AFTER + 2):
         assert claim is not None
-        claim = finish_and_fetch(storage, claim, DONE, fetch())[1]
+        claim = finish_and_fetch(storage, claim, failed, fetch())[1]
     assert claim is not None
 
     admin.execute(f"ALTER TABLE {SCHEMA}.jobs ALTER COLUMN priority TYPE bigint")
     with pytest.raises(StorageUnavailable, match="cached plan must not change result type"):
-        finish_and_fetch(storage, claim, DONE, fetch())
-    finished, next_claim = finish_and_fetch(storage, claim, DONE, fetch())
+        finish_and_fetch(storage, claim, failed, fetch())
+    finished, next_claim = finish_and_fetch(storage, claim, failed, fetch())
 
     assert finished.accepted
     assert next_claim is not None

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 
 import psycopg
 import pytest
 
 from qml_mp.storage.database import Values
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.link import SESSION
 from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.postgres.schema import Schema
 from qml_mp.storage.postgres.target import parse_target
+from qml_mp.storage.queries import ChoiceQueries
 from tests.storage.helpers import in_schema
 
 SCHEMA = "plans"
-OWNER = {"worker_id": "w", "server_id": "s", "registered": True, "epoch": 0, "methods": ["none", "work"]}
-SEVERAL = {**OWNER, "queues": ["small", "none", "big"]}
+OWNER = {
+    "worker_id": "w",
+    "server_id": "s",
+    "registered": True,
+    "epoch": 0,
+    "methods": ["none", "work"],
+    "limit": 50,
+}
+CHOICES: list[tuple[ChoiceQueries, dict[str, object], str]] = [
+    (QUERIES.claims.from_one, {**OWNER, "queue": "small"}, "jobs_claim_queue"),
+    (QUERIES.claims.from_all, OWNER, "jobs_claim_any"),
+    (QUERIES.claims.from_all, {**OWNER, "methods": None}, "jobs_claim_any"),
+    (QUERIES.claims.from_several, {**OWNER, "queues": ["small", "none", "big"]}, "jobs_claim_queue"),
+]
+NAMES = ["one queue", "all queues", "all methods", "several queues"]
+FINISHED = {"claim_seq": [1, 1], "result": ["null", None], "duration_us": [1, 2], "reason": [None, None]}
 
 
 @pytest.fixture
@@ -52,40 +69,85 @@ def _add_jobs(connection: psycopg.Connection, *, state: str, method: str = "work
     )
 
 
-@pytest.mark.parametrize(
-    ("statement", "params", "index"),
-    [
-        (QUERIES.claims.from_one.claim, {**OWNER, "queue": "small"}, "jobs_claim_queue"),
-        (QUERIES.claims.from_all.claim, OWNER, "jobs_claim_any"),
-        (QUERIES.claims.from_all.claim, {**OWNER, "methods": None}, "jobs_claim_any"),
-        (
-            QUERIES.claims.from_several.claim,
-            {**OWNER, "queues": ["small", "none", "big"]},
-            "jobs_claim_queue",
-        ),
-    ],
-    ids=["one queue", "all queues", "all methods", "several queues"],
-)
+@pytest.mark.parametrize(("choice", "params", "index"), CHOICES, ids=NAMES)
 def test_a_claim_reads_the_heads_of_its_own_index_whatever_the_statistics_say(
-    session: psycopg.Connection, postgres_url: str, statement: str, params: Values, index: str
+    session: psycopg.Connection, postgres_url: str, choice: ChoiceQueries, params: Values, index: str
 ) -> None:
-    explain = b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + Schema(
-        parse_target(in_schema(postgres_url, SCHEMA))
-    ).statement(statement)
+    plan = explained(session, postgres_url, choice.one.claim, params)
 
-    plan = [line for (line,) in session.execute(explain, params)]
-
-    scans = [line.strip() for line in plan if "Scan using" in line]
-    rows_read = [_rows(line) for line in scans]
-    assert any(index in line for line in scans), plan
-    assert all(any(name in line for name in (index, "jobs_pkey", "workers_pkey")) for line in scans), plan
-    assert max(rows_read) == 1, plan
+    assert_only_heads_are_read(plan, index)
+    assert max(_rows(line) for line in plan if "Scan using" in line) == 1, plan
     # Of all that it sees, it locks one row, and its worker's.
     locks = [line for line in plan if "LockRows" in line]
     assert sum(_rows(line) for line in locks) == 2, plan
     assert all("loops=1)" in line for line in locks if _rows(line)), plan
 
 
+@pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
+@pytest.mark.parametrize(("choice", "params", "index"), CHOICES, ids=NAMES)
+def test_a_claim_of_several_reads_and_locks_no_more_than_it_takes(
+    session: psycopg.Connection,
+    postgres_url: str,
+    choice: ChoiceQueries,
+    params: Values,
+    index: str,
+    generic: bool,
+) -> None:
+    held = [
+        job_id
+        for (job_id,) in session.execute(
+            f"UPDATE {SCHEMA}.jobs SET state = 'processing', claim_seq = 1, priority = -1"
+            f" WHERE id IN (SELECT id FROM {SCHEMA}.jobs WHERE state = 'enqueued' AND queue = 'small'"
+            " AND method = 'work' ORDER BY created_at DESC LIMIT 2) RETURNING id"
+        )
+    ]
+    bound = {**params, **FINISHED, "id": sorted(held), "ttl": timedelta(hours=1)}
+
+    assert choice.several.exchange is not None
+    plan = explained(session, postgres_url, choice.several.exchange, bound, generic=generic)
+
+    assert_only_heads_are_read(plan, index)
+    # Of the methods `work` and, if it may, `foreign`, in at most two queues; each looked at and then taken.
+    assert max(_rows(line) for line in plan if "Scan using" in line) <= 50, plan
+    locks = [line for line in plan if "LockRows" in line]
+    assert sum(_rows(line) * _loops(line) for line in locks) == 51, plan
+
+
+def explained(
+    session: psycopg.Connection, url: str, statement: str, params: Values, *, generic: bool = False
+) -> list[str]:
+    """The plan by which the statement was run."""
+    text = Schema(parse_target(in_schema(url, SCHEMA))).statement(statement)
+    for name, value in SESSION.items():
+        session.execute("SELECT set_config(%s, %s, false)", [name, value])
+    if not generic:
+        explain = session.execute(b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + text, params)
+        return [line for (line,) in explain]
+    session.execute("SET plan_cache_mode = force_generic_plan")
+    with closing(psycopg.ClientCursor(session)) as cursor:
+        names = {name: f"${number}" for number, name in enumerate(params, 1)}
+        plain = text.decode() % names
+        cursor.execute(f"PREPARE generic AS {plain}".encode())
+        literals = ", ".join(["%s"] * len(params))
+        cursor.execute(
+            f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE generic ({literals})".encode(),
+            list(params.values()),
+        )
+        return [line for (line,) in cursor]
+
+
+def assert_only_heads_are_read(plan: list[str], index: str) -> None:
+    scans = [line.strip() for line in plan if "Scan using" in line]
+    assert any(index in line for line in scans), plan
+    assert all(any(name in line for name in (index, "jobs_pkey", "workers_pkey")) for line in scans), plan
+    assert not any("Bitmap" in line or "Seq Scan" in line for line in plan), "\n".join(plan)
+
+
 def _rows(line: str) -> int:
-    """How many rows a line of a plan says it gave; PostgreSQL 18 says "1.00"."""
-    return int(line.partition("rows=")[2].split(".")[0].split()[0])
+    """How many rows a line of a plan says it gave, each time; PostgreSQL 18 says "1.00"."""
+    return int(line.partition("rows=")[2].split(".")[0].split()[0]) if "rows=" in line else 0
+
+
+def _loops(line: str) -> int:
+    """How many times a line of a plan says it ran."""
+    return int(line.partition("loops=")[2].split(")")[0]) if "loops=" in line else 0

@@ -76,6 +76,11 @@ class PostgresDatabase:
         """Run once more when the server knew nothing of the statement any more, and so did nothing."""
         return self._run(what, query, values, again_after=is_out_of_step)
 
+    def write_each(
+        self, what: str, query: str, rows: Sequence[Values], values: Values = NO_VALUES
+    ) -> _Result:
+        return self.write(what, query, {**_columns(rows), **values})
+
     def insert(self, what: str, row: NewRow) -> bool:
         return self.write(what, INSERT_ONE, row._asdict()).first() is not None
 
@@ -168,10 +173,16 @@ class _Transaction:
         self._connection = connection
 
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
-        bound = {"channel": self._own.target.channel, **values}
+        bound: dict[str, object] = {"channel": self._own.target.channel}
+        for name, value in values.items():
+            bound[name] = _array(value) if isinstance(value, list) else value
         # A cursor of our own, with rows of our own shape, whatever the caller's connection has.
         cursor = psycopg.Cursor(self._connection, row_factory=dict_row)
         return _Result(cursor.execute(self._own.schema.statement(query), bound))
+
+    def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> _Result:
+        """With one array for each column."""
+        return self.run(query, {**_columns(rows), **values})
 
     def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
         copy = self._own.schema.statement(COPY)
@@ -215,6 +226,27 @@ def _without_unreadable_instants(cursor: Cursor) -> list[DictRow]:
 
 def _instant(value: object) -> datetime | None:
     return value.astimezone(UTC) if isinstance(value, datetime) else None
+
+
+def _array(values: list[object]) -> object:
+    """The list as PostgreSQL writes an array, if it holds text and integers alone. The driver takes several
+    times as long, and prepares another statement for each size of integers."""
+    parts = []
+    for value in values:
+        if type(value) is str:
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            parts.append(f'"{escaped}"')
+        elif type(value) is int:
+            parts.append(str(value))
+        elif value is None:
+            parts.append("NULL")
+        else:
+            return values
+    return f"{{{','.join(parts)}}}"
+
+
+def _columns(rows: Sequence[Values]) -> dict[str, object]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _pipeline(link: Link, *, wanted: bool) -> AbstractContextManager[object]:

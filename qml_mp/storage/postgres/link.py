@@ -40,7 +40,7 @@ _LIBPQ: Mapping[str, str | int] = {
 }
 _PATIENT_CONNECT_TIMEOUT_S = 8
 """Where connecting holds nobody up: it takes several replies, which a slow server gives one by one."""
-_SESSION = {
+SESSION = {
     # A worker that was stopped in mid-transaction holds up the others no longer than this.
     "idle_in_transaction_session_timeout": "10s",
     "TimeZone": "UTC",
@@ -50,6 +50,12 @@ _SESSION = {
     # A plan made while the table was empty is kept by an idle worker, and must not be a scan of the
     # whole table when a burst of jobs has filled it. Every statement here has an index to use.
     "enable_seqscan": "off",
+    # Rows that are written as a list of ids are locked in the order of the index, not of their place on disk:
+    # that differs from row to row, and two that end the same claims would wait for each other.
+    "enable_bitmapscan": "off",
+    # A statement that is prepared is planned once. Left to choose, the server plans one that is given arrays
+    # again at every call, which costs more than to run it; none here has a better plan for some values.
+    "plan_cache_mode": "force_generic_plan",
     "jit": "off",  # it would take the plans that have none for expensive ones
 }
 
@@ -154,8 +160,7 @@ def _set_session(options: LinkOptions) -> sql.Composed:
         "statement_timeout": f"{options.statement_timeout_ms}ms",
     }
     settings = (
-        sql.SQL("set_config({}, {}, false)").format(name, value)
-        for name, value in (_SESSION | limits).items()
+        sql.SQL("set_config({}, {}, false)").format(name, value) for name, value in (SESSION | limits).items()
     )
     return sql.SQL("SELECT {}").format(sql.SQL(", ").join(settings))
 

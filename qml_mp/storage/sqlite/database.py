@@ -63,6 +63,12 @@ class SqliteDatabase:
         with self.transaction(what) as transaction:
             return transaction.run(query, values)
 
+    def write_each(
+        self, what: str, query: str, rows: Sequence[Values], values: Values = NO_VALUES
+    ) -> _Result:
+        with self.transaction(what) as transaction:
+            return transaction.run_each(query, rows, values)
+
     def insert(self, what: str, row: NewRow) -> bool:
         with self.transaction(what) as transaction:
             return not transaction.insert([row])
@@ -129,6 +135,11 @@ class _Transaction:
 
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
         return _Result(self._cursor.execute(query, _bound(values, now=self._now)), now=self._now)
+
+    def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> _Result:
+        same = _bound(values, now=self._now)
+        cursor = self._cursor.executemany(query, [{**row, **same} for row in rows])
+        return _Result(cursor, now=self._now)
 
     def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
         return insert_jobs(self._cursor, rows, now=self._now)

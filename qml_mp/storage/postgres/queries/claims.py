@@ -5,52 +5,102 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME
-from qml_mp.storage.queries import ChoiceQueries, ClaimQueries
+from qml_mp.storage.queries import ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 
 
 def _from(of: str, *, start: str, same: str, always: str) -> ChoiceQueries:
-    """The choice of a claim. `of` are the columns that part the jobs, `same` compares them with those of `h`.
+    """The choice of claims. `of` are the columns that part the jobs, `same` compares them with those of `h`.
 
     A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So
     first the head of each method, by steps from one to the next in an index that has the method before the
-    order; then the best head of those that are known. Only then a row is locked.
+    order; then the best of those that are known. Only then rows are locked.
     """
     entry = f"""
         SELECT {of}{METHOD_NAME} AS name, j.priority, j.created_at, j.id FROM {{s}}.jobs AS j
         WHERE j.state = 'enqueued' AND {always} -- always true; see the index
     """
-    order = f"ORDER BY {METHOD_NAME}, j.priority DESC, j.created_at, j.id LIMIT 1"
-    best = f"""
+    first = f"ORDER BY {METHOD_NAME}, {_BEST} LIMIT 1"
+    # The index has this order, so a walk ends as soon as it has enough.
+    next_ones = f"""
+        FROM {{s}}.jobs AS j
+        WHERE j.state = 'enqueued' AND {always} {same} AND {METHOD_NAME} = h.name ORDER BY {_BEST}
+    """
+    heads = f"""
         WITH RECURSIVE head AS (
-            {start.format(entry=entry, order=order)}
+            {start.format(entry=entry, order=first)}
             UNION ALL
             SELECT next.* FROM head AS h
-            CROSS JOIN LATERAL ({entry} {same} AND {METHOD_NAME} > h.name {order}) AS next
+            CROSS JOIN LATERAL ({entry} {same} AND {METHOD_NAME} > h.name {first}) AS next
         ),
+    """
+    one = f"""
+        {heads}
         -- MATERIALIZED: the candidate is looked for once, and never again per row of a join.
-        candidate AS MATERIALIZED (
-            SELECT free.id
+        candidate AS MATERIALIZED ({_walk(next_ones, limit="1")})
+    """
+    several = heads + _several(of.replace("j.", ""), next_ones)
+    return ChoiceQueries(one=_take(one), several=_take(several))
+
+
+def _take(candidates: str) -> TakeQueries:
+    return TakeQueries(
+        best=f"{candidates} SELECT id FROM candidate",
+        claim=candidates + _CLAIM,
+        exchange=candidates + _EXCHANGE,
+    )
+
+
+_BEST: Final = "j.priority DESC, j.created_at, j.id"
+"""Highest priority, then oldest."""
+
+_KNOWN_HEADS: Final = """
+    SELECT * FROM head WHERE %(methods)s::text[] IS NULL OR name = ANY(%(methods)s::text[])
+    ORDER BY priority DESC, created_at, id
+"""
+
+
+def _several(of: str, next_ones: str) -> str:
+    """How many of each method are among the best, read without a lock, so that no more rows are locked than
+    claimed; then so many of each."""
+    return f"""
+        share AS MATERIALIZED (
+            SELECT {of}name, count(*) AS jobs
             FROM (
-                SELECT * FROM head WHERE %(methods)s::text[] IS NULL OR name = ANY(%(methods)s::text[])
-                ORDER BY priority DESC, created_at, id
-            ) AS h
-            CROSS JOIN LATERAL (
-                SELECT j.id FROM {{s}}.jobs AS j
-                WHERE j.state = 'enqueued' AND {always} {same} AND {METHOD_NAME} = h.name
-                -- Highest priority, then oldest; the index has this order, so the walk ends at the first free
-                -- row.
-                ORDER BY j.priority DESC, j.created_at, j.id
-                -- SKIP LOCKED: what another worker is just taking is passed over and not waited for.
-                LIMIT 1 FOR UPDATE SKIP LOCKED
-            ) AS free
-            -- As the subquery is sorted, so the walk ends with the first head that has a free row behind it.
-            -- While others are taking the best of a method, its next one can come before the best of another.
-            ORDER BY h.priority DESC, h.created_at, h.id
-            LIMIT 1
+                -- Of other heads than the best so many, no job is among the best so many.
+                SELECT h.* FROM ({_KNOWN_HEADS} LIMIT %(limit)s) AS h
+                CROSS JOIN LATERAL (SELECT j.priority, j.created_at, j.id {next_ones} LIMIT %(limit)s) AS j
+                ORDER BY {_BEST} LIMIT %(limit)s
+            ) AS best
+            GROUP BY {of}name
+        ),
+        free AS MATERIALIZED (
+            SELECT free.id FROM share AS h
+            CROSS JOIN LATERAL (SELECT j.id {next_ones} LIMIT h.jobs FOR UPDATE SKIP LOCKED) AS free
+        ),
+        candidate AS MATERIALIZED (
+            SELECT id FROM free
+            UNION ALL
+            -- Others were taking all of those: whatever else is free.
+            ({_walk(next_ones, limit="%(limit)s", only_if="NOT EXISTS (SELECT FROM free)")})
         )
     """
-    return ChoiceQueries(best=f"{best} SELECT id FROM candidate", claim=best + _CLAIM)
+
+
+def _walk(next_ones: str, *, limit: str, only_if: str = "true") -> str:
+    """From head to head. As they are sorted in a subquery, it ends with the first that has enough behind it.
+
+    While others are taking the best of a method, its next one can come before the best of another.
+    """
+    # SKIP LOCKED: what another worker is just taking is passed over and not waited for.
+    return f"""
+        SELECT free.id
+        FROM ({_KNOWN_HEADS}) AS h
+        CROSS JOIN LATERAL (SELECT j.id {next_ones} LIMIT {limit} FOR UPDATE SKIP LOCKED) AS free
+        WHERE {only_if}
+        ORDER BY h.priority DESC, h.created_at, h.id
+        LIMIT {limit}
+    """
 
 
 _HAND_OUT: Final = """
@@ -58,26 +108,50 @@ _HAND_OUT: Final = """
     SET state = 'processing', claim_seq = j.claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,
         server_id = %(server_id)s, reason = NULL
 """
-_CLAIM: Final = f"""
+_CLAIMED: Final = f"""
     , owner AS MATERIALIZED (
         -- KEY SHARE: who removes the row or raises its epoch waits for a claim that is being made, and none
         -- is made afterwards: who has waited for them reads the row's newest version.
         -- Only when there is something to claim, because locking writes.
         SELECT FROM {{s}}.workers
         WHERE id = %(worker_id)s AND epoch = %(epoch)s AND EXISTS (SELECT FROM candidate) FOR KEY SHARE
+    ), claimed AS (
+        {_HAND_OUT}
+        FROM candidate AS c
+        -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
+        WHERE j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
+        RETURNING {JOB}
     )
-    {_HAND_OUT}
-    FROM candidate AS c
-    -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
-    WHERE j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
-    RETURNING {JOB}
 """
+_CLAIM: Final = f"{_CLAIMED} SELECT * FROM claimed"
 
 # The guard of every write about a claim: id, claim_seq and Processing. As a CASE, because a planner whose
 # statistics are old may otherwise look for the row among all that are Processing.
 _CLAIM_HOLDS: Final = "id = %(id)s AND CASE WHEN state = 'processing' THEN claim_seq END = %(claim_seq)s"
+
+_PLACE: Final = "array_position(%(id)s::text[], j.id)"
+_SUCCEED: Final = f"""
+    UPDATE {{s}}.jobs AS j
+    SET state = 'succeeded', finished_at = now(), expires_at = now() + %(ttl)s::interval,
+        result = (%(result)s::text[])[{_PLACE}], duration_us = (%(duration_us)s::bigint[])[{_PLACE}],
+        reason = (%(reason)s::text[])[{_PLACE}], run_at = NULL, cancel_reason = NULL, worker_id = NULL,
+        server_id = NULL
+    -- By the places in the arrays and not by a join, whose order, and so that of the locks, would be up to
+    -- the planner. An index gives the rows of a list in the order of their ids.
+    WHERE j.id = ANY(%(id)s::text[])
+      AND CASE WHEN j.state = 'processing' THEN j.claim_seq END = (%(claim_seq)s::integer[])[{_PLACE}]
+"""
+_EXCHANGE: Final = f"""
+    {_CLAIMED}, finished AS (
+        {_SUCCEED} RETURNING j.id
+    )
+    -- The outcomes first, as everybody locks claims before the row of their worker.
+    SELECT written.*, claimed.*
+    FROM (SELECT now() AS now, (SELECT count(*) FROM finished) AS count) AS written
+    LEFT JOIN claimed ON true
+"""
 _PROCESSING: Final = f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.state = 'processing'"
-_OF_SERVER: Final = f"{_PROCESSING} AND j.server_id = %(server_id)s ORDER BY j.started_at, j.id"
+_OF_SERVER: Final = f"{_PROCESSING} AND j.server_id = %(server_id)s"
 
 CLAIMS: Final = ClaimQueries(
     from_all=_from("", start="({entry} {order})", same="", always="j.id <> ''"),
@@ -104,11 +178,17 @@ CLAIMS: Final = ClaimQueries(
     """,
     all=f"{_PROCESSING} ORDER BY j.started_at, j.id",
     of_worker=f"{_PROCESSING} AND j.worker_id = %(worker_id)s ORDER BY j.started_at, j.id",
-    of_server=_OF_SERVER,
+    of_server=f"{_OF_SERVER} ORDER BY j.started_at, j.id",
     # FOR UPDATE waits for a finish that is under way; the claim is then finished and not released.
-    lock_of_server=f"{_OF_SERVER} FOR UPDATE",
+    lock_of_server=f"{_OF_SERVER} ORDER BY j.id FOR UPDATE",
     # FOR UPDATE: a cancel that comes after this read waits, and then finds the job no longer running.
-    lock=f"SELECT cancel_reason FROM {{s}}.jobs WHERE {_CLAIM_HOLDS} FOR UPDATE",
+    lock="""
+        SELECT id, claim_seq, cancel_reason FROM {s}.jobs
+        WHERE id = ANY(%(ids)s::text[]) AND state = 'processing' ORDER BY id FOR UPDATE
+    """,
+    succeed=f"""
+        WITH finished AS ({_SUCCEED} RETURNING j.id) SELECT now() AS now, count(*) AS count FROM finished
+    """,
     # A job that will run again is announced.
     finish=f"""
         WITH finished AS (
@@ -121,8 +201,8 @@ CLAIMS: Final = ClaimQueries(
                 -- Capped: a row that another program has filled to the brim must still be able to end.
                 failures = least(failures, 2147483647 - %(failures)s) + %(failures)s,
                 crashes = least(crashes, 2147483647 - %(crashes)s) + %(crashes)s,
-                result = %(result)s,
-                duration_us = %(duration_us)s,
+                result = NULL,
+                duration_us = NULL,
                 last_error_type = CASE WHEN %(failed)s THEN %(error_type)s ELSE last_error_type END,
                 last_error_message = CASE WHEN %(failed)s THEN %(error_message)s ELSE last_error_message END,
                 last_error_traceback =
@@ -148,7 +228,7 @@ CLAIMS: Final = ClaimQueries(
     read_back=f"""
         SELECT {JOB}, j.duration_us IS NOT NULL AS succeeded, (
             SELECT a.kind FROM {{s}}.attempts AS a
-            WHERE a.job_id = j.id AND a.claim_seq = %(claim_seq)s) AS recorded
-        FROM {{s}}.jobs AS j WHERE j.id = %(id)s
+            WHERE a.job_id = j.id AND a.claim_seq = j.claim_seq) AS recorded
+        FROM {{s}}.jobs AS j WHERE j.id = ANY(%(ids)s::text[])
     """,
 )

@@ -64,13 +64,11 @@ TELL: Final = "SELECT pg_notify(%(channel)s, '') AS told"
 
 JOBS: Final = JobQueries(
     holders="""
-        SELECT id, unique_key,
-               unique_key IS NOT NULL
-                 AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry') AS is_live
-        FROM {s}.jobs
-        WHERE id = ANY(%(ids)s::text[])
-           OR (unique_key = ANY(%(keys)s::text[])
-               AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry'))
+        SELECT id, unique_key, false AS is_live FROM {s}.jobs WHERE id = ANY(%(ids)s::text[])
+        UNION ALL
+        SELECT id, unique_key, true FROM {s}.jobs
+        WHERE unique_key = ANY(%(keys)s::text[])
+          AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
     """,
     get=f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.id = %(id)s",
     delete=f"""

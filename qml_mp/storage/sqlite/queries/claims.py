@@ -4,44 +4,69 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.queries import ChoiceQueries, ClaimQueries
+from qml_mp.storage.queries import ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 from qml_mp.storage.rows import JOB_COLUMNS as JOB
 
 
 def _from(index: str, *, start: str, same: str) -> ChoiceQueries:
-    """The choice of a claim: numbered and stamped in the one statement that chooses, under the write lock.
+    """The choice of claims: numbered and stamped in the one statement that chooses, under the write lock.
 
     A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So first
     the methods that wait, by steps from one to the next in an index that has the method before the order;
-    then, of those that are known, the head of each; then the best head. `best` is also asked without the
+    then, of those that are known, the head of each; then the best of all. `best` is also asked without the
     write lock, whether there is anything to claim, so that idle workers never hold up one that has work to
     commit.
     """
     entries = f"FROM qml_jobs INDEXED BY {index} WHERE state = 'enqueued'"
-    best = f"""
+    of_method = f"{entries} {same.replace('waits.', 'h.')} AND method = h.method"
+    heads = f"""
         WITH RECURSIVE waits (queue, method) AS (
             {start.format(entries=entries)}
             UNION ALL
             SELECT queue, (SELECT method {entries} {same} AND method > waits.method ORDER BY method LIMIT 1)
-            FROM waits WHERE method IS NOT NULL)
-        SELECT head.id AS id
-        FROM waits
-        JOIN qml_jobs AS head ON head.id = (
-            SELECT id {entries} {same} AND method = waits.method
-            ORDER BY priority DESC, created_at, id LIMIT 1)
-        WHERE waits.method IS NOT NULL
-          AND (:methods IS NULL OR waits.method IN (SELECT value FROM json_each(:methods)))
-        ORDER BY head.priority DESC, head.created_at, head.id LIMIT 1
+            FROM waits WHERE method IS NOT NULL),
+        head (id, queue, method, priority, created_at) AS (
+            SELECT job.id, h.queue, h.method, job.priority, job.created_at
+            FROM waits AS h
+            JOIN qml_jobs AS job ON job.rowid = (SELECT rowid {of_method} ORDER BY {_BEST} LIMIT 1)
+            WHERE h.method IS NOT NULL
+              AND (:methods IS NULL OR h.method IN (SELECT value FROM json_each(:methods))))
     """
+    # Each head that is taken gives way to the next job of its method: a recursion with an order goes on with
+    # the best that it has found so far.
+    several = f"""
+        {heads},
+        best (id, queue, method, priority, created_at) AS (
+            SELECT * FROM head
+            UNION ALL
+            SELECT job.id, h.queue, h.method, job.priority, job.created_at
+            FROM best AS h
+            JOIN qml_jobs AS job ON job.rowid = COALESCE(
+                (SELECT rowid {of_method} AND priority = h.priority
+                   AND (created_at, id) > (h.created_at, h.id) ORDER BY created_at, id LIMIT 1),
+                (SELECT rowid {of_method} AND priority < h.priority ORDER BY {_BEST} LIMIT 1))
+            ORDER BY {_BEST} LIMIT :limit)
+        SELECT id FROM best
+    """
+    return ChoiceQueries(
+        one=_take(f"{heads} SELECT id FROM head ORDER BY {_BEST} LIMIT 1"), several=_take(several)
+    )
+
+
+_BEST: Final = "priority DESC, created_at, id"
+"""Highest priority, then oldest."""
+
+
+def _take(best: str) -> TakeQueries:
     claim = f"""
         {_HAND_OUT}
-        WHERE id = ({best}) AND state = 'enqueued'
+        WHERE id IN ({best}) AND state = 'enqueued'
           AND (NOT :registered OR EXISTS (
               SELECT 1 FROM qml_workers WHERE id = :worker_id AND epoch = :epoch))
         RETURNING {JOB}
     """
-    return ChoiceQueries(best=best, claim=claim)
+    return TakeQueries(best=best, claim=claim, exchange=None)
 
 
 _HAND_OUT: Final = """
@@ -83,13 +108,20 @@ CLAIMS: Final = ClaimQueries(
     of_server=_OF_SERVER,
     lock_of_server=_OF_SERVER,  # the write lock is held
     lock="""
-        SELECT cancel_reason FROM qml_jobs
+        SELECT id, claim_seq, cancel_reason FROM qml_jobs
+        WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'processing'
+    """,
+    succeed="""
+        UPDATE qml_jobs
+        SET state = 'succeeded', result = :result, duration_us = :duration_us, reason = :reason,
+            finished_at = :now, expires_at = :now + :ttl, run_at = NULL, cancel_reason = NULL,
+            worker_id = NULL, server_id = NULL
         WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
     """,
     # The owner is cleared too, so that a row that is not Processing never names a worker.
     finish="""
         UPDATE qml_jobs
-        SET state = :state, result = :result, duration_us = :duration_us,
+        SET state = :state, result = NULL, duration_us = NULL,
             enqueued_at = iif(:waits, :now, enqueued_at), finished_at = iif(:waits, NULL, :now),
             run_at = :now + :delay, expires_at = :now + :ttl,
             -- Capped: a row that another program has filled to the brim must still be able to end.
@@ -115,7 +147,8 @@ CLAIMS: Final = ClaimQueries(
     """,
     read_back=f"""
         SELECT {JOB}, duration_us IS NOT NULL AS succeeded, (
-            SELECT kind FROM qml_attempts WHERE job_id = :id AND claim_seq = :claim_seq) AS recorded
-        FROM qml_jobs WHERE id = :id
+            SELECT kind FROM qml_attempts AS attempt
+            WHERE job_id = qml_jobs.id AND attempt.claim_seq = qml_jobs.claim_seq) AS recorded
+        FROM qml_jobs WHERE id IN (SELECT value FROM json_each(:ids))
     """,
 )
