@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -136,6 +137,11 @@ def test_the_demo_kills_a_worker_and_every_result_matches(qml: Qml) -> None:
     assert "ran again and succeeded" in ended.out
     assert "60 succeeded" in ended.out
     assert "recovered  1 attempt" in ended.out
+    assert re.search(
+        r"^seconds +[\d.]+ by qml-mp with 2 workers, one of them killed \(up in [\d.]+\)\n"
+        r" +[\d.]+ by ProcessPoolExecutor\(2\), [\d.]+ in one process\n"
+        r"ratio +[\d.]+ of the time of ProcessPoolExecutor$", ended.out, re.MULTILINE,
+    )  # fmt: skip
     assert not any(name.startswith("qml-mp-demo") for name in qml.files())
 
 
@@ -158,6 +164,22 @@ def test_an_interrupted_demo_leaves_nothing_behind(qml: Qml) -> None:
     assert server_pids
     assert not any(_works_in(str(pid), str(folder)) for pid in server_pids)
     assert not folder.exists()
+
+
+def test_a_demo_interrupted_in_its_comparison_leaves_no_process(qml: Qml) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "qml_mp", "demo", "--limit", "400"], cwd=qml.folder,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=qml.environment({"TMPDIR": str(qml.folder)}),
+    )  # fmt: skip
+    assert process.stdout is not None
+    while b" by ProcessPoolExecutor" not in process.stdout.readline():
+        pass
+
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=_PATIENCE_S)
+
+    assert (process.returncode, err) == (130, b"qml-mp: interrupted\n")
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _works_in(pid, str(qml.folder))]
 
 
 def _works_in(pid: str, folder: str) -> bool:

@@ -10,23 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from qml_mp.cli.interruption import interrupted_once
 from qml_mp.errors import QmlError
 from qml_mp.sources import environment_without_settings
 
 _APP = "qml_mp.cli.demo.tasks:app"
-_EXIT_WAIT_S = 30.0
 _STOP_WAIT_S = 15.0
 _LOG_LINES = 20
 
 
 class DemoServer:
-    """`qml-mp start --burst` on a storage in a folder that is removed afterwards."""
+    """`qml-mp start` on a storage in a folder that is removed afterwards."""
 
     def __init__(self, folder: Path, *, workers: int, verbose: bool) -> None:
         self.url = f"sqlite:///{quote(str(folder / 'demo.db'))}"
         self._folder = folder
-        self._workers = workers
+        self.workers = workers
         self._verbose = verbose
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -34,7 +32,7 @@ class DemoServer:
         """Start it. It has a session of its own, so that Ctrl-C reaches it only through us."""
         command = [
             sys.executable, "-m", "qml_mp", "-A", _APP, "--url", self.url,
-            "start", "-w", str(self._workers), "--burst", "--server-name", "demo", "--shutdown-timeout", "5s",
+            "start", "-w", str(self.workers), "--server-name", "demo", "--shutdown-timeout", "5s",
         ]  # fmt: skip
         (self._folder / "qml-mp.toml").touch()  # so that no settings file of the user's is found from there
         with self._log.open("wb") as log:
@@ -48,18 +46,13 @@ class DemoServer:
         if self._process is not None and self._process.poll() is not None:
             raise self._gone(self._process.returncode)
 
-    def wait_for_exit(self) -> None:
-        """Until it leaves by itself, as `--burst` does at the end; raise `QmlError` unless it leaves well."""
-        if self._process is None:
-            return
-        try:
-            code = self._process.wait(_EXIT_WAIT_S)
-        except subprocess.TimeoutExpired:
-            raise QmlError(f"The supervisor is still there {_EXIT_WAIT_S:.0f}s after the last job.") from None
-        if code != 0:
-            raise self._gone(code)
-
     def stop(self) -> None:
+        """Stop it, once the last job has ended. Raises `QmlError` unless it leaves well."""
+        self.end()
+        if self._process is not None and self._process.returncode != 0:
+            raise self._gone(self._process.returncode)
+
+    def end(self) -> None:
         """End it whatever it does; harmless when it has left."""
         if self._process is None or self._process.poll() is not None:
             return
@@ -81,10 +74,10 @@ class DemoServer:
 
 @contextmanager
 def demo_server(*, workers: int, verbose: bool) -> Iterator[DemoServer]:
-    """A server, not yet started. Afterwards it is gone and so is its folder, also on Ctrl-C and SIGTERM."""
-    with interrupted_once(), tempfile.TemporaryDirectory(prefix="qml-mp-demo-") as folder:
+    """A server, not yet started. Afterwards it is gone and so is its folder, whatever happens."""
+    with tempfile.TemporaryDirectory(prefix="qml-mp-demo-") as folder:
         server = DemoServer(Path(folder), workers=workers, verbose=verbose)
         try:
             yield server
         finally:
-            server.stop()
+            server.end()
