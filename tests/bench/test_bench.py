@@ -17,7 +17,7 @@ from tests.bench.scenarios.mixed import _ideal_s, _waits_ms
 from tests.bench.system import Kind
 from tests.bench.watch import Watcher
 
-LIMITS = ("statements-10", "loops", "pool")
+LIMITS = ("statements-10", "exchange-10", "loops", "pool")
 
 
 @pytest.mark.parametrize(

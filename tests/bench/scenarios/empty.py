@@ -40,6 +40,7 @@ SCENARIO = Scenario(
         _target("qml-mp-100", Backend.POSTGRES, "pgqueuer-100", 1.2),
         _target("qml-mp-100", Backend.POSTGRES, "oban-100", 2.0),
         _target("qml-mp-100", Backend.SQLITE, "huey", 8.0),
+        _target("qml-mp-100", Backend.SQLITE, "huey-nosync", 8.0),
         *(
             _target(f"qml-mp{batch}", backend, f"statements{batch or '-10'}", 0.6)
             for backend in (Backend.POSTGRES, Backend.SQLITE)

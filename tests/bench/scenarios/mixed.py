@@ -63,7 +63,7 @@ SCENARIO = Scenario(
     name="mixed",
     title=f"Mixed load: a job of 2 s after every {_SHORT_JOBS} of 1 ms, {_WORKERS} workers",
     cases=tuple(_HOW),
-    fits=lambda system: not system.name.startswith("statements"),
+    fits=lambda system: not system.name.startswith(("statements", "exchange")),
     measure=_measure,
     columns=(
         Column(metric="took_s", heading="s", digits=2),

@@ -44,7 +44,7 @@ class QmlMp(System):
         return {"QML_BENCH_BACKEND": self.backend, **batch}
 
 
-_DURABILITY = {
+DURABILITY = {
     Backend.POSTGRES: "fsync, synchronous_commit=on",
     Backend.SQLITE: "WAL, synchronous=FULL",
 }
@@ -57,7 +57,7 @@ SYSTEMS = tuple(
         durability=durability,
         usual_jobs_per_s=2000 if batch is None else 10_000,
     )
-    for backend, durability in _DURABILITY.items()
+    for backend, durability in DURABILITY.items()
     for batch in (None, 100)
 )
 

@@ -20,7 +20,7 @@ import psycopg
 from qml_mp.core.job import new_job_id
 from tests.bench.place import Place
 from tests.bench.system import Backend, Command, Kind, Producer, System
-from tests.bench.systems.qml import migration
+from tests.bench.systems.qml import DURABILITY, migration
 from tests.bench.work import Work, perform
 
 _BACKEND_VARIABLE, _BATCH_VARIABLE = "QML_BENCH_BACKEND", "QML_BENCH_BATCH"
@@ -57,10 +57,7 @@ SYSTEMS = tuple(
         durability=durability,
         usual_jobs_per_s=10_000 if batch == 10 else 20_000,
     )
-    for backend, durability in (
-        (Backend.POSTGRES, "fsync, synchronous_commit=on"),
-        (Backend.SQLITE, "WAL, synchronous=FULL"),
-    )
+    for backend, durability in DURABILITY.items()
     for batch in (10, 100)
 )
 
