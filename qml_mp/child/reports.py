@@ -100,8 +100,9 @@ class StateChanges:
         """The outcome is written, or was not taken."""
         if finished.state is not StateName.SUCCEEDED or self._events.is_told_of(JobSucceeded):
             self._tell_of_end(execution, finished)
-        if finished.job is not None:
-            self._call(execution, finished.job, old=StateName.PROCESSING)
+        job = None if self._hook is None else finished.job
+        if job is not None:
+            self._call(execution, job, old=StateName.PROCESSING)
 
     def _tell_of_end(self, execution: Execution, finished: Finished) -> None:
         attempts = execution.terms.max_attempts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import assert_never
 
 from qml_mp.core.job import Claim, ClaimKey
@@ -102,7 +103,8 @@ class Writing:
         if written_at is None:
             return None
         change = self._changes[claim.key]
-        return Finished(accepted=True, state=change.state, job=applied(claim.job, change, now=written_at))
+        row = partial(applied, claim.job, change, now=written_at)
+        return Finished(accepted=True, state=change.state, row=row)
 
     def _written_before(self, claim: Claim, outcome: Outcome, row: Row | None) -> Finished:
         lost = Finished(accepted=False, state=None)
@@ -113,7 +115,7 @@ class Writing:
             outcome, recorded=row["recorded"], succeeded=bool(row["succeeded"])
         ):
             return lost
-        return Finished(accepted=True, state=present, job=job_of(row, self._db.instant))
+        return Finished(accepted=True, state=present, row=partial(job_of, row, self._db.instant))
 
 
 def release_all(

@@ -105,6 +105,8 @@ def storable_error(error: ErrorInfo | None) -> ErrorInfo | None:
 
 def storable_change(change: RowChange) -> RowChange:
     """The change with its texts made storable, so that it says what the row will hold."""
+    if change.error is None and change.reason is None:
+        return change
     return replace(change, error=storable_error(change.error), reason=storable_reason(change.reason))
 
 
