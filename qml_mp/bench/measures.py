@@ -19,7 +19,9 @@ from qml_mp.storage.store import Storage
 _NOBODYS_QUEUE = "nobodys"
 """Of jobs that are enqueued to see how long that takes."""
 _BULK_JOBS = 1_000
-_FEWEST_SAMPLES = 20
+_SAMPLES = range(20, 10_000)
+_BULK_SAMPLES = range(1, 50)
+"""Of `_BULK_JOBS` rows each, which somebody's disk has to hold meanwhile."""
 _FIRST_ROUND_PER_WORKER = 25
 _GROWTH = 4
 _FEWEST_JOBS_PER_WORKER = 4
@@ -41,9 +43,11 @@ def measure_storage(bench: Bench, within: timedelta, *, caveats: tuple[str, ...]
     """Reads, commits of one job and commits of many, a third of the time each."""
     storage, third = bench.storage, within / 3
     job_id = storage.enqueue(_nobodys_job())
-    read = _times_s(lambda: storage.get(job_id), third)
-    commit = _times_s(lambda: storage.enqueue(_nobodys_job()), third)
-    bulk = _times_s(lambda: storage.enqueue_many(_nobodys_job() for _ in range(_BULK_JOBS)), third, fewest=1)
+    read = _times_s(lambda: storage.get(job_id), third, _SAMPLES)
+    commit = _times_s(lambda: storage.enqueue(_nobodys_job()), third, _SAMPLES)
+    bulk = _times_s(
+        lambda: storage.enqueue_many(_nobodys_job() for _ in range(_BULK_JOBS)), third, _BULK_SAMPLES
+    )
     return StorageFigures(
         read=Spread.of(read),
         commit=Spread.of(commit),
@@ -71,7 +75,7 @@ def measure_latency(bench: Bench, within: timedelta) -> Spread:
     deadline = time.monotonic() + within.total_seconds()
     latencies_s: list[float] = []
     with bench_server(bench.storage, bench.stamps, workers=bench.workers) as server:
-        while time.monotonic() < deadline or len(latencies_s) < _FEWEST_SAMPLES:
+        while time.monotonic() < deadline or len(latencies_s) < _SAMPLES.start:
             time.sleep(random.uniform(*_PAUSES_S))
             latencies_s.append(server.latency_s())
     return Spread.of(latencies_s)
@@ -106,13 +110,11 @@ def _efficiency(bench: Bench, server: BenchServer, length: timedelta, within: ti
     )
 
 
-def _times_s(
-    action: Callable[[], object], within: timedelta, *, fewest: int = _FEWEST_SAMPLES
-) -> list[float]:
-    """How long the action takes, over and over."""
+def _times_s(action: Callable[[], object], within: timedelta, samples: range) -> list[float]:
+    """How long the action takes, over and over; so many times at least and at most."""
     deadline = time.monotonic() + within.total_seconds()
     times_s: list[float] = []
-    while time.monotonic() < deadline or len(times_s) < fewest:
+    while len(times_s) < samples.start or (time.monotonic() < deadline and len(times_s) < samples.stop):
         began_s = time.perf_counter()
         action()
         times_s.append(time.perf_counter() - began_s)

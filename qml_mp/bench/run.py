@@ -45,7 +45,7 @@ def run_bench(
     try:
         with signals_held():
             scratch = storage.make_scratch()
-        tell(f"measures in {scratch.place}, which is removed afterwards")
+        tell(f"measuring in {scratch.place}, which is removed afterwards")
         with closing(open_storage(scratch.url, application_name="qml-mp: bench")) as own:
             own.migrate()
             bench = Bench(storage=own, stamps=Stamps(), workers=workers)
@@ -70,7 +70,7 @@ def _measure(
     figures = Figures()
     share = within / sum(_SHARES[measure] for measure in only)
     for measure in filter(only.__contains__, Measure):
-        tell(f"measures {measure}")
+        tell(f"measuring {measure}")
         its_own = share * _SHARES[measure]
         match measure:
             case Measure.STORAGE:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from qml_mp.errors import QmlError
 
-MOST_JOBS = 100_000
+MOST_JOBS = 50_000
 _BYTES = 8  # of a double
 _PER_JOB = 2
 _LOOK_EVERY_S = 0.002
