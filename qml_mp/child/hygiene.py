@@ -150,8 +150,7 @@ class Hygiene:
         return (
             all(map(is_, map(_handler_of, _SIGNALS), self._handlers.values()))
             and faulthandler.is_enabled()
-            and os.environ is self._environ
-            and _raw_environment() == self._raw_environment
+            and self._environment_is_unchanged()
             and locale.setlocale(locale.LC_ALL) == self._locale
             and self._streams.look_unchanged()
             and _signal.set_wakeup_fd(-1) == -1
@@ -162,6 +161,9 @@ class Hygiene:
             and _current_directory() == self._directory
             and not any(event & select.POLLNVAL for _, event in self._poll.poll(0))
         )
+
+    def _environment_is_unchanged(self) -> bool:
+        return os.environ is self._environ and _raw_environment() == self._raw_environment
 
     def _rest_is_unchanged(self) -> bool:
         return (
@@ -188,7 +190,8 @@ class Hygiene:
         if _current_directory() != self._directory:
             os.chdir(self._directory)
         os.umask(self._umask)
-        if dict(os.environ) != self._environment:
+        if not self._environment_is_unchanged():
+            os.environ = self._environ  # noqa: B003  # a job may have put another in its place
             os.environ.clear()
             os.environ.update(self._environment)
         for timer in _TIMERS:
