@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ _ROOT = Path(__file__).parents[2]
 _READY = re.compile(rb"Worker \d+ is ready")
 _APP = "from qml_mp import QmlApp\n{more}\napp = QmlApp()\n\n@app.job()\ndef nothing() -> None: ...\n"
 _IMPORTS = ("qml_mp", "qml_mp.app")
+_NOT_OF_ROWS = ("PRAGMA", "BEGIN", "COMMIT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,9 @@ class Figures:
     idle_percent_of_a_core: float
     """All processes of the server together."""
     idle_statements_per_s: float
+    """Those that read or write rows."""
+    idle_statements_in_all_per_s: float
+    """With BEGIN and COMMIT and, on SQLite, what sets and asks the library itself."""
     worker_pss_mb: float
     """Of an idle worker; the median of all."""
     supervisor_pss_mb: float
@@ -88,6 +93,7 @@ def measure(url: str, folder: Path, *, rounds: int, idle_s: float) -> Figures:
     imports = {name: [_import_ms(name) for _ in range(rounds)] for name in _IMPORTS}
     lives = [_life(url, folder) for _ in range(rounds)]
     workers, all_of_it = _pss_mb(url, folder, "plain_app")
+    of_rows, in_all = _idle_statements(url, folder, idle_s)
     with_numpy = None
     if find_spec("numpy") is not None:
         with_numpy = statistics.median(_pss_mb(url, folder, "numpy_app", "--preload")[0])
@@ -98,7 +104,8 @@ def measure(url: str, folder: Path, *, rounds: int, idle_s: float) -> Figures:
         all_ready_s=statistics.median(life[1] for life in lives),
         stop_s=statistics.median(life[2] for life in lives),
         idle_percent_of_a_core=_idle_percent(url, folder, idle_s),
-        idle_statements_per_s=_idle_statements(url, folder, idle_s),
+        idle_statements_per_s=of_rows,
+        idle_statements_in_all_per_s=in_all,
         worker_pss_mb=statistics.median(workers),
         supervisor_pss_mb=all_of_it[0],
         all_pss_mb=sum(all_of_it),
@@ -201,7 +208,8 @@ def _ran_ns(pid: int) -> int:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
 
 
-def _idle_statements(url: str, folder: Path, idle_s: float) -> float:
+def _idle_statements(url: str, folder: Path, idle_s: float) -> tuple[float, float]:
+    """A second, of rows and in all."""
     with (
         tempfile.TemporaryDirectory(dir=folder) as traces,
         _server(url, folder, program="tests.statement_trace", environment={TRACE: traces}),
@@ -210,11 +218,14 @@ def _idle_statements(url: str, folder: Path, idle_s: float) -> float:
         before = _sent(Path(traces))
         began = time.monotonic()
         pause(idle_s)
-        return (_sent(Path(traces)) - before) / (time.monotonic() - began)
+        sent = _sent(Path(traces)) - before
+        lasted_s = time.monotonic() - began
+    of_rows = sum(count for text, count in sent.items() if not text.startswith(_NOT_OF_ROWS))
+    return of_rows / lasted_s, sent.total() / lasted_s
 
 
-def _sent(traces: Path) -> int:
-    return sum(map(len, statements(traces).values()))
+def _sent(traces: Path) -> Counter[str]:
+    return Counter(text for sent in statements(traces).values() for text in sent)
 
 
 if __name__ == "__main__":
