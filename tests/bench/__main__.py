@@ -131,8 +131,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (default: 5)")
     parser.add_argument(
-        "--only", nargs="+", choices=list(SCENARIOS), default=["empty", "latency"], metavar="SCENARIO",
-        help=f"of {', '.join(SCENARIOS)} (default: empty latency)",
+        "--only", nargs="+", choices=list(SCENARIOS), default=["empty"], metavar="SCENARIO",
+        help=f"of {', '.join(SCENARIOS)} (default: empty)",
     )  # fmt: skip
     parser.add_argument(
         "--systems", nargs="+", choices=names, metavar="SYSTEM", help=f"of {', '.join(names)}"
@@ -140,7 +140,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", choices=[Backend.POSTGRES, Backend.SQLITE, Backend.REDIS])
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument(
-        "--seconds", type=float, default=2.0, help="about how long one run takes (default: 2)"
+        "--seconds", type=float, default=1.0, help="about how long one run takes (default: 1)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs, medians and targets there")
     return parser.parse_args(argv)

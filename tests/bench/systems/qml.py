@@ -55,7 +55,7 @@ SYSTEMS = tuple(
         batch=batch,
         settings="defaults" if batch is None else f"fetch_batch_size={batch}",
         durability=durability,
-        usual_jobs_per_s=2000 if batch is None else 10_000,
+        usual_jobs_per_s=8000 if batch is None else 15_000,
     )
     for backend, durability in DURABILITY.items()
     for batch in (None, 100)
