@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
@@ -27,6 +28,20 @@ class StorageWait(Protocol):
         """Let so much time pass, at most a moment: somebody else's lock is about to be tried again."""
 
 
+MANY_JOBS = 2**31
+"""More than there are workers: it is not known how many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakeUp:
+    """What may have come with what was committed."""
+
+    jobs: int = MANY_JOBS
+    """How many jobs can run now. So many workers are woken; each goes on until it finds nothing."""
+    more: bool = True
+    """Whether there may be anything besides them: what is due later, cancels, templates."""
+
+
 class Waker(Protocol):
     """Tells a supervisor that there may be new work. Holds no storage handle across a fork:
     the supervisor closes it before forking and opens another after."""
@@ -34,8 +49,8 @@ class Waker(Protocol):
     def fileno(self) -> int:
         """Readable when something was committed."""
 
-    def drain(self) -> bool:
-        """Read everything there is, without waiting; whether there may be new work. Raises
+    def drain(self) -> WakeUp | None:
+        """Read everything there is, without waiting; None: nothing was committed. Raises
         `StorageUnavailable` when the connection behind it is lost: close it, open another later."""
 
     def close(self) -> None:

@@ -16,9 +16,10 @@ from qml_mp.core.job import Job
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
-from qml_mp.storage.waiting import Waker
-from tests.storage.helpers import fetch, in_children
+from qml_mp.storage.waiting import Waker, WakeUp
+from tests.storage.helpers import fetch, in_an_hour, in_children
 
 
 @pytest.fixture
@@ -99,6 +100,51 @@ def test_a_job_in_the_callers_transaction_wakes_with_its_commit(
 
     assert woken(waker)
     assert storage.fetch_and_lock_job(fetch()) is not None
+
+
+def told(waker: Waker) -> WakeUp:
+    """What the waker reports when it reports anything."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        select.select([waker.fileno()], [], [], deadline - time.monotonic())
+        wake_up = waker.drain()
+        if wake_up is not None:
+            return wake_up
+    raise AssertionError("nothing was told")
+
+
+def test_it_is_told_how_many_jobs_can_run(storage: Storage, waker: Waker, connect: Callable[[], Any]) -> None:
+    storage.enqueue(Job.new("work", at=in_an_hour()))
+    later = told(waker)
+    storage.enqueue(Job.new("work"))
+    one = told(waker)
+    claim = storage.fetch_and_lock_job(fetch())
+    assert claim is not None
+    storage.enqueue_many(Job.new("work") for _ in range(3))
+    several = told(waker)
+    connection = connect()
+    for _ in range(5):
+        storage.enqueue_in(connection, [Job.new("work")])
+    connection.commit()
+    in_one_transaction = told(waker)
+
+    assert (later.jobs, later.more) == (0, True)
+    assert one.jobs == 1
+    assert several.jobs >= 3
+    assert in_one_transaction.jobs >= 5
+
+
+def test_what_other_programs_tell_may_mean_anything(
+    storage: Storage, waker: Waker, url: str, connect: Callable[[], Any]
+) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("SQLite tells nothing")
+    storage.migrate()
+    connection = connect()
+    connection.execute("SELECT pg_notify(%s, %s)", [parse_target(url).channel, "\u00e9 -3"])
+    connection.commit()
+
+    assert told(waker) == WakeUp()
 
 
 def test_closing_twice_is_harmless_and_another_can_be_opened(storage: Storage, waker: Waker) -> None:

@@ -25,6 +25,7 @@ from qml_mp.storage.postgres.foreign import ForeignConnections
 from qml_mp.storage.postgres.inserting import insert_jobs
 from qml_mp.storage.postgres.link import Link, LinkOptions
 from qml_mp.storage.postgres.queries import QUERIES
+from qml_mp.storage.postgres.queries.common import Told
 from qml_mp.storage.postgres.queries.jobs import COPY, INSERT_ONE
 from qml_mp.storage.postgres.scratch import PostgresScratch
 from qml_mp.storage.postgres.target import parse_target
@@ -82,7 +83,7 @@ class PostgresDatabase:
         return self.write(what, query, {**_columns(rows), **values})
 
     def insert(self, what: str, row: NewRow) -> bool:
-        return self.write(what, INSERT_ONE, row._asdict()).first() is not None
+        return self.write(what, INSERT_ONE, {**row._asdict(), "told": Told.ONE_JOB.value}).first() is not None
 
     @contextmanager
     def transaction(

@@ -11,7 +11,9 @@ from psycopg import pq, sql
 from qml_mp.errors import StorageUnreachable
 from qml_mp.storage.postgres.errors import translate
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
+from qml_mp.storage.postgres.queries.common import Told
 from qml_mp.storage.postgres.target import Target
+from qml_mp.storage.waiting import WakeUp
 
 _WHAT = "listening for new work"
 
@@ -34,7 +36,7 @@ class NotifyWaker:
         """The connection's socket; readable when something was committed, or when it is lost."""
         return self._open().fileno()
 
-    def drain(self) -> bool:
+    def drain(self) -> WakeUp | None:
         link = self._open()
         readable = select.poll()
         readable.register(link.fileno(), select.POLLIN)
@@ -43,9 +45,10 @@ class NotifyWaker:
                 link.pgconn.consume_input()
         except psycopg.Error as error:
             raise translate(error, what=_WHAT, target=self._target) from error
-        told = False
-        while link.pgconn.notifies() is not None:
-            told = True
+        told: WakeUp | None = None
+        while (notification := link.pgconn.notifies()) is not None:
+            new = _wake_up(notification.extra.decode(errors="replace"))
+            told = new if told is None else WakeUp(jobs=told.jobs + new.jobs, more=told.more or new.more)
         if link.pgconn.status != pq.ConnStatus.OK:
             raise self._lost()
         return told
@@ -69,3 +72,14 @@ class NotifyWaker:
             f"The connection to {self._target.display_url} for {_WHAT} is lost; polling must do until "
             "another is open."
         )
+
+
+def _wake_up(payload: str) -> WakeUp:
+    """What was told; other programs may tell anything, and another version something else."""
+    match payload:
+        case Told.ONE_JOB:
+            return WakeUp(jobs=1, more=False)
+        case Told.NO_JOB:
+            return WakeUp(jobs=0)
+        case _:
+            return WakeUp()

@@ -12,6 +12,8 @@ from contextlib import suppress
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.opening import log_of
+from qml_mp.storage.sqlite.queries.jobs import MOST_COUNTED, RUNNABLE
+from qml_mp.storage.waiting import MANY_JOBS, WakeUp
 
 _IN_MODIFY = 0x002
 _IN_MOVED_FROM = 0x040
@@ -71,17 +73,17 @@ class FileWaker:
         """Readable when the file was written to, or when it is time to look again."""
         return self._epoll.fileno()
 
-    def drain(self) -> bool:
-        """Whether anything but a heartbeat of this storage was committed since the last call. Raises
-        `StorageUnavailable` when the file cannot be read any more or was deleted."""
+    def drain(self) -> WakeUp | None:
+        """What can run now, if anything but a heartbeat of this storage was committed since the last call.
+        Raises `StorageUnavailable` when the file cannot be read any more or was deleted."""
         if self._something_happened():
             self._look_again(_FIRST_LOOK_S)
         elif not self._timer_fired():
-            return False
+            return None
         elif self._look_in_s < _LAST_LOOK_S:
             self._look_again(2 * self._look_in_s)
         before, self._seen = self._seen, self._data_version()
-        return self._seen != before
+        return None if self._seen == before else WakeUp(jobs=self._runnable())
 
     def close(self) -> None:
         """Close the descriptors; harmless when closed already. The connection stays the storage's."""
@@ -94,6 +96,12 @@ class FileWaker:
         with self._database.read() as connection:
             version: int = connection.execute("PRAGMA data_version").fetchone()[0]
             return self._database.opened, self._database.durable_commits, version
+
+    def _runnable(self) -> int:
+        # Our own workers' commits look like all others, and mostly leave nothing to wake anybody for.
+        with self._database.read() as connection:
+            jobs: int = connection.execute(RUNNABLE).fetchone()[0]
+        return MANY_JOBS if jobs == MOST_COUNTED else jobs
 
     def _something_happened(self) -> bool:
         """Whether the file or its log was written to, or went away: the next look then says so."""

@@ -28,6 +28,8 @@ class Loop(ABC):
     """Between two ticks; None: it says itself, in `due_at`, when it has something to do."""
     hasten_after: timedelta | None = None
     """A commit of others makes it due, but not within so long after its last tick; None: it does not."""
+    looks_at_jobs: bool = False
+    """Whether a commit of which nothing came but jobs that can run makes it due too."""
 
     def __init__(self, run: Run, *, interval: timedelta | None = None) -> None:
         """With an interval where that is a setting."""
@@ -105,10 +107,12 @@ class LoopTable(Part):
         if due and self._may_run() and not self._reaching.is_failing:
             self._try(loop)
 
-    def hasten(self) -> None:
-        """Something was committed: loops that look for new rows are due soon."""
+    def hasten(self, *, jobs_alone: bool = False) -> None:
+        """Something was committed: loops that look for new rows are due soon. `jobs_alone`: nothing but jobs
+        that can run."""
         for loop in self._loops:
-            loop.hasten()
+            if loop.looks_at_jobs or not jobs_alone:
+                loop.hasten()
 
     def _answers_again(self) -> bool:
         if self._clock.monotonic() < self._reaching.not_before:

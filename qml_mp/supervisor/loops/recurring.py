@@ -35,8 +35,7 @@ class RecurringLoop(Loop):
             self._run.events.emit(TemplateFired(job_id=job.id, method=job.method, queue=job.queue))
         for recurring_id in fired.disabled:
             self._run.events.emit(TemplateDisabled(template_id=recurring_id))
-        if fired.jobs:
-            self._run.pool.wake_idle()
+        self._run.pool.wake_idle(len(fired.jobs))
         return fired.next_due_in
 
     def _tell_unknown(self, storage: Storage, fired: Fired) -> None:

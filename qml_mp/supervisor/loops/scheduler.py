@@ -23,7 +23,7 @@ class SchedulerLoop(Loop):
         promoted = storage.promote_due(limit=self._run.config.fetch_batch_size)
         if promoted.count:
             logger.debug("%s due jobs are enqueued", promoted.count)
-            self._run.pool.wake_idle()
+            self._run.pool.wake_idle(promoted.count)
         return promoted.next_due_in
 
 

@@ -26,6 +26,7 @@ class UnknownMethodsLoop(Loop):
     name = "unknown methods"
     interval = timedelta(seconds=10)
     hasten_after = timedelta(seconds=2)
+    looks_at_jobs = True
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)

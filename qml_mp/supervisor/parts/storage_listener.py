@@ -7,7 +7,7 @@ import logging
 
 from qml_mp.errors import StorageError
 from qml_mp.storage.store import Storage
-from qml_mp.storage.waiting import Waker
+from qml_mp.storage.waiting import Waker, WakeUp
 from qml_mp.supervisor.loops.loop import LoopTable
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
@@ -58,9 +58,12 @@ class StorageListener(Part):
             return
         # It was closed for a fork, and commits may have come meanwhile.
         may_have_missed = not self._reaching.is_failing and self._open()
-        if self._take() or may_have_missed:
-            self._loops.hasten()
-            self._pool.wake_idle()
+        told = self._take()
+        if may_have_missed:
+            told = WakeUp()
+        if told is not None:
+            self._loops.hasten(jobs_alone=not told.more)
+            self._pool.wake_idle(told.jobs)
 
     def before_fork(self) -> None:
         self.close()
@@ -83,16 +86,16 @@ class StorageListener(Part):
             self._reopen_at = now + _REOPEN_AFTER_S
         return self._waker is not None
 
-    def _take(self) -> bool:
-        """Whether a wake-up has come; then it is quiet for a moment."""
+    def _take(self) -> WakeUp | None:
+        """The wake-up that has come, if any; then it is quiet for a moment."""
         if self._waker is None or self._clock.monotonic() < self._quiet_until:
-            return False
+            return None
         try:
             came = self._waker.drain()
         except StorageError:
             self.close()
             self._reopen_at = self._clock.monotonic() + _REOPEN_AFTER_S
-            return False
-        if came:
+            return None
+        if came is not None:
             self._quiet_until = self._clock.monotonic() + _QUIET_S
         return came

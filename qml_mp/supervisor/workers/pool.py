@@ -13,9 +13,10 @@ from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkerReady, WorkerStarted
-from qml_mp.ipc.slot import SlotTable
+from qml_mp.ipc.slot import Activity, SlotTable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import MOST_WORKERS
+from qml_mp.storage.waiting import MANY_JOBS
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.workers.boots import Boots
 from qml_mp.supervisor.workers.death import Death, OomWatch
@@ -89,6 +90,8 @@ class WorkerPool(Part):
             else:
                 self._end_slow_boot(worker, now)
         self._let_predecessors_go()
+        if any(worker.has_missed_wake(now) for worker in self):
+            self.wake_idle()
         self._oom.look()
 
     def trouble(self) -> str | None:
@@ -147,17 +150,23 @@ class WorkerPool(Part):
                 deaths.append(self._remove(worker, process))
         return deaths
 
-    def wake_idle(self) -> None:
-        """Tell every idle worker that there may be work, unless claims are paused."""
+    def wake_idle(self, jobs: int = MANY_JOBS) -> None:
+        """Tell idle workers that there may be work, at most so many of them as there are jobs, unless claims
+        are paused. One that was told and has not looked since is left to what it was told of."""
+        now = self._clock.monotonic()
         for worker in self:
-            if worker.is_idle and not self.paused:
-                worker.wake()
+            worker.look(now)
+        idle = [worker for worker in self if worker.can_be_woken]
+        # First those that wait: who looks just now may have begun before there was anything.
+        idle.sort(key=lambda worker: worker.last.activity is not Activity.IDLE)
+        for worker in idle[: 0 if self.paused else jobs]:
+            worker.wake(now)
 
     def pause(self, paused: bool) -> None:
         """Have no worker claim until told otherwise; those forked meanwhile neither."""
         self.paused = paused
         for worker in self:
-            worker.pause() if paused else worker.wake()
+            worker.pause() if paused else worker.wake(self._clock.monotonic())
 
     def drain(self) -> None:
         """Tell every worker to finish its job and leave."""
@@ -272,6 +281,7 @@ class WorkerPool(Part):
             self._let_predecessors_go()
         del self._workers[worker.worker_id]
         worker.close()
+        self.wake_idle()  # it may have been the one that was told of a job
         self._room.freed()
         death = Death(
             worker_id=worker.worker_id,

@@ -19,6 +19,7 @@ from qml_mp.supervisor.workers.fork import Child, fork_child
 from qml_mp.supervisor.workers.ladder import Plan, Rung
 
 _BUSY = (Activity.RUNNING, Activity.FINISHING)
+_LONG_AFTER_WAKE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,9 @@ class WorkerProcess:
     killed_key: ClaimKey | None = field(default=None, init=False)
     last: SlotView = field(default_factory=SlotView, init=False)
     """What it said at the newest look."""
+    _woken_at: float = field(default=float("inf"), init=False)
+    _looks_from: int = field(default=0, init=False)
+    """The version of its slot from which on it has looked for a job since it was woken."""
     _cancel: tuple[ClaimKey, Plan] | None = field(default=None, init=False)
     """The claim that somebody wants cancelled, and the ladder for it."""
     _pushed: tuple[ClaimKey | None, Rung, CancelReason | None] = field(
@@ -101,9 +105,29 @@ class WorkerProcess:
     def note_ready(self, now: float) -> None:
         self.ready_at = now
 
-    def wake(self) -> None:
+    @property
+    def can_be_woken(self) -> bool:
+        """Whether it is idle, will stay, and has looked for a job since it was woken last."""
+        return self.is_idle and not self.leaving and not self._has_to_look
+
+    def wake(self, now: float) -> None:
         """There may be work. A full pipe says so already."""
+        # One that waits shows next that it looks. One that looks may find nothing, and then looks again.
+        steps = 2 if self.last.activity is Activity.FETCHING else 1
+        self._looks_from = self.slots.version(self.index) + 2 * steps
+        self._woken_at = now
         self._send(Kind.WAKE)
+
+    def has_missed_wake(self, now: float) -> bool:
+        """Whether it was woken long ago and has not looked; said once."""
+        missed = now - self._woken_at > _LONG_AFTER_WAKE_S
+        if missed:
+            self._woken_at = float("inf")
+        return missed and self._has_to_look
+
+    @property
+    def _has_to_look(self) -> bool:
+        return self.slots.version(self.index) < self._looks_from
 
     def pause(self) -> None:
         """Claim nothing until woken."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
@@ -16,7 +17,19 @@ KNOWN: Final = "(%(methods)s::text[] IS NULL OR method = ANY(%(methods)s::text[]
 SERVED: Final = "(%(queues)s::text[] = '{{}}' OR queue = ANY(%(queues)s::text[]))"
 """Of the queues that were asked for."""
 
-TELL_IF_ANY: Final = "CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '') END AS told"
+
+class Told(StrEnum):
+    """What a notification says of its commit. The server folds equal ones of a transaction into one."""
+
+    ONE_JOB = "1"
+    """One job can run now, and nothing else has changed. Not twice in a transaction: it would tell of one."""
+    NO_JOB = "0"
+    """Something has changed, and no job can run now because of it."""
+    MANY = ""
+    """Anything may have changed."""
+
+
+TELL_IF_ANY: Final = f"CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '{Told.MANY}') END AS told"
 """Announces the commit, when there was anything to write."""
 
 # How methods are told apart. Cut, because an index takes no text of any length; longer than any name that a
@@ -25,5 +38,7 @@ METHOD_NAME: Final = f'left(j.method, {MAX_METHOD_CHARS + 1}) COLLATE "C"'
 
 
 def counted(change: str) -> str:
-    """How many rows the change gives back; the commit is announced when there are any."""
-    return f"WITH written AS ({change}) SELECT count(*) AS count, {TELL_IF_ANY} FROM written"
+    """How many rows the change gives back; the commit, after which no job can run that could not before, is
+    announced when there are any."""
+    told = f"CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '{Told.NO_JOB}') END AS told"
+    return f"WITH written AS ({change}) SELECT count(*) AS count, {told} FROM written"

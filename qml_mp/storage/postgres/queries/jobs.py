@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, counted
+from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, Told, counted
 from qml_mp.storage.queries import JobQueries
 
 _COLUMNS: Final = """
@@ -21,9 +21,9 @@ INSERT_ONE: Final = f"""
             CASE WHEN %(run_at)s::timestamptz > now() THEN %(reason)s END, now())
     -- A key or firing that is taken, or this very job, stored before a reply was lost.
     ON CONFLICT DO NOTHING
-    RETURNING pg_notify(%(channel)s, '') AS told
+    RETURNING pg_notify(%(channel)s, CASE WHEN state = 'enqueued' THEN %(told)s ELSE '{Told.NO_JOB}' END)
 """
-"""A `storable.NewRow`; a row when it was stored."""
+"""A `storable.NewRow`, told (of a job that can run now); a row when it was stored."""
 
 INSERT_MANY: Final = f"""
     WITH added AS (
@@ -59,7 +59,7 @@ COPY: Final = """
 """The first columns of `storable.NewRow`, for jobs that can run now and have nothing in the others. State and
 `enqueued_at` have the table's defaults: Enqueued, now. An id that is there already is an error."""
 
-TELL: Final = "SELECT pg_notify(%(channel)s, '') AS told"
+TELL: Final = f"SELECT pg_notify(%(channel)s, '{Told.MANY}') AS told"
 """Announce the commit."""
 
 JOBS: Final = JobQueries(
@@ -86,7 +86,7 @@ JOBS: Final = JobQueries(
             WHERE j.id = %(id)s AND j.state = 'failed'
             RETURNING {JOB}
         )
-        SELECT *, pg_notify(%(channel)s, '') AS told FROM retried
+        SELECT *, pg_notify(%(channel)s, '{Told.ONE_JOB}') AS told FROM retried
     """,
     stranded=f"""
         SELECT {JOB} FROM {{s}}.jobs AS j
@@ -113,7 +113,10 @@ JOBS: Final = JobQueries(
             FROM due WHERE j.id = due.id
             RETURNING j.id
         )
-        SELECT count(*) AS count, {TELL_IF_ANY} FROM promoted
+        SELECT count(*) AS count,
+               CASE count(*) WHEN 0 THEN NULL WHEN 1 THEN pg_notify(%(channel)s, '{Told.ONE_JOB}')
+                             ELSE pg_notify(%(channel)s, '{Told.MANY}') END AS told
+        FROM promoted
     """,
     hasten_retries=counted("""
         UPDATE {s}.jobs

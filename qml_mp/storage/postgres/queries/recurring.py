@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.common import KNOWN, counted
+from qml_mp.storage.postgres.queries.common import KNOWN, Told, counted
 from qml_mp.storage.queries import RecurringQueries
 from qml_mp.storage.rows import TEMPLATE_COLUMNS
 
@@ -21,7 +21,7 @@ RECURRING: Final = RecurringQueries(
             ON CONFLICT (id) DO UPDATE SET id = excluded.id
             RETURNING {_TEMPLATE}
         )
-        SELECT *, pg_notify(%(channel)s, '') AS told FROM declared
+        SELECT *, pg_notify(%(channel)s, '{Told.NO_JOB}') AS told FROM declared
     """,
     replace="""
         UPDATE {s}.recurring_jobs

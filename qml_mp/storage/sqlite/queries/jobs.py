@@ -20,6 +20,13 @@ INSERT: Final = """
 NEW_ROW: Final = f"({', '.join('?' * 17)})"
 """One of the rows of `INSERT`."""
 
+MOST_COUNTED: Final = 100
+
+RUNNABLE: Final = f"""
+    SELECT count(*) FROM (SELECT 1 FROM qml_jobs WHERE state = 'enqueued' LIMIT {MOST_COUNTED})
+"""
+"""How many jobs can run now, at most `MOST_COUNTED`: whoever asks wants to know whether few workers do."""
+
 JOBS: Final = JobQueries(
     holders="""
         SELECT id, unique_key, 0 AS is_live FROM main.qml_jobs WHERE id IN (SELECT value FROM json_each(:ids))

@@ -1,0 +1,84 @@
+"""Tests: who is woken for a job. Nobody polls here: a worker that is not woken never looks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.statement_trace import TRACE, statements
+
+MakeServer = Callable[..., Server]
+
+NEVER = {"QML_MP_POLLING_INTERVAL": "1h"}
+_STAYS_SO = 30  # looks in a row
+
+
+def test_one_job_wakes_one_worker(server: MakeServer, storage: Storage, tmp_path: Path) -> None:
+    traces = tmp_path / "traces"
+    traces.mkdir()
+    one = server("-w", "4", **NEVER, **{TRACE: str(traces)})
+    one.program = ("-m", "tests.statement_trace")
+    one.start(ready=4)
+    before = _when_idle(traces, one)
+
+    wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
+
+    more = _when_idle(traces, one) - before
+    assert len(more) == 1, more
+    assert one.stop() == 0
+
+
+def _when_idle(traces: Path, one: Server) -> Counter[int]:
+    """How many statements each worker has sent, once there come no more."""
+    seen: list[Counter[int]] = []
+
+    def settled() -> Counter[int] | None:
+        sent = statements(traces)
+        seen.append(Counter({pid: len(sent.get(pid, ())) for pid in one.worker_pids().values()}))
+        newest = seen[-_STAYS_SO:]
+        return newest[0] if len(newest) == _STAYS_SO and all(each == newest[0] for each in newest) else None
+
+    return wait_until(settled, what="workers that are idle")
+
+
+def test_jobs_that_come_one_by_one_run_beside_each_other(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "4", **NEVER).start(ready=4)
+
+    for _ in range(4):
+        enqueue(storage, "heed")
+
+    wait_until(lambda: len(one.journal()) == 4, what="four jobs that run")
+    assert one.stop() == 0
+
+
+def test_a_worker_that_does_not_look_when_it_is_woken_keeps_no_job_from_the_others(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "2", **NEVER).start(ready=2)
+
+    for pid in one.worker_pids().values():
+        os.kill(pid, signal.SIGSTOP)
+        wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
+        os.kill(pid, signal.SIGCONT)
+
+    assert one.stop() == 0
+
+
+def test_a_worker_that_dies_when_it_is_woken_keeps_no_job_from_the_others(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "2", **NEVER).start(ready=2)
+
+    for pid in one.worker_pids().values():
+        os.kill(pid, signal.SIGSTOP)
+        job_id = enqueue(storage, "quick")
+        os.kill(pid, signal.SIGKILL)
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
+
+    assert one.stop() == 0
