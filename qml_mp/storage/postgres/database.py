@@ -83,7 +83,9 @@ class PostgresDatabase:
         return self.write(what, query, {**_columns(rows), **values})
 
     def insert(self, what: str, row: NewRow) -> bool:
-        return self.write(what, INSERT_ONE, {**row._asdict(), "told": Told.ONE_JOB.value}).first() is not None
+        values = {**row._asdict(), "tells": False}
+        stored = self._run(what, INSERT_ONE, values, again_after=is_out_of_step, announced=True)
+        return stored.first() is not None
 
     @contextmanager
     def transaction(
@@ -117,18 +119,29 @@ class PostgresDatabase:
         return False
 
     def _run(
-        self, what: str, query: str, values: Values, *, again_after: Callable[[psycopg.Error], bool]
+        self,
+        what: str,
+        query: str,
+        values: Values,
+        *,
+        again_after: Callable[[psycopg.Error], bool],
+        announced: bool = False,
     ) -> _Result:
+        """`announced`: the row, if there is one, has what is to be told."""
         try:
-            return self._run_once(what, query, values)
+            return self._run_once(what, query, values, announced)
         except StorageUnavailable as error:
             if not isinstance(error.__cause__, psycopg.Error) or not again_after(error.__cause__):
                 raise
-        return self._run_once(what, query, values)
+        return self._run_once(what, query, values, announced)
 
-    def _run_once(self, what: str, query: str, values: Values) -> _Result:
+    def _run_once(self, what: str, query: str, values: Values, announced: bool) -> _Result:
         with self.connection.use(what) as link:
-            return _Transaction(self.connection, link).run(query, values)
+            result = _Transaction(self.connection, link).run(query, values)
+            row = result.first() if announced else None
+            if row is not None:
+                self.connection.announce(Told(row["to_tell"]))
+            return result
 
 
 class _Result:

@@ -14,7 +14,6 @@ import psycopg
 from psycopg import pq
 
 from qml_mp.storage.database import Result, Values
-from qml_mp.storage.postgres.queries.common import Told
 from qml_mp.storage.postgres.queries.jobs import INSERT_MANY, INSERT_ONE, TELL
 from qml_mp.storage.storable import NewRow
 
@@ -33,7 +32,7 @@ def insert_jobs(
 ) -> list[NewRow]:
     """`Transaction.insert`. `run` runs a query on the connection; `copy` is `COPY` made ready for it."""
     if len(rows) == 1:
-        return [] if run(INSERT_ONE, {**rows[0]._asdict(), "told": Told.MANY.value}).rows() else list(rows)
+        return [] if run(INSERT_ONE, {**rows[0]._asdict(), "tells": True}).rows() else list(rows)
     copied = [row for row in rows if row[_COPIED_COLUMNS:] == _NOT_COPIED]
     if len(copied) < _FEWEST_COPIED or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
         return _insert(rows, run)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.generators import fetch_many
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import StorageUnreachable
@@ -93,6 +94,8 @@ class Link(psycopg.Connection[DictRow]):
     reply_timeout_s: float = _WORK_MS / 1000
     """While connecting; `open_link` then sets that of its options."""
     waiting: StorageWait | None = None
+    _expects_reply = False
+    """To what was sent aside."""
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **kwargs: Any) -> _T:
         """As psycopg's, with a deadline; psycopg resumes the generator every 0.1 s when nothing arrives."""
@@ -101,17 +104,40 @@ class Link(psycopg.Connection[DictRow]):
             return drive(gen, self.waiting, deadline=deadline, fd=self.fileno())
         return super().wait(_bounded(gen, deadline), *args, **kwargs)
 
+    def send_aside(self, statement: bytes) -> None:
+        """Send a statement of which nobody wants to know how it ends: `is_usable` takes its reply."""
+        self.pgconn.send_query(statement)
+        self.pgconn.flush()
+        self._expects_reply = True
+
     def is_usable(self) -> bool:
         """Whether the idle connection is open and the server has sent nothing.
 
         What an idle server sends is its goodbye (or a changed setting, after which a new connection
-        is as good). Seen before a statement is sent, it spares the caller a write of unknown fate.
+        is as good). Seen before a statement is sent, it spares the caller a write of unknown fate. Raises
+        `NoReply` when what was sent aside is not answered.
         """
-        if self.closed:
+        if self.closed or not self._has_taken_reply():
             return False
         poller = select.poll()
         poller.register(self.fileno(), select.POLLIN)
         return not poller.poll(0)
+
+    def _has_taken_reply(self) -> bool:
+        """Whether none is on its way any more. It has mostly come by now."""
+        expected, self._expects_reply = self._expects_reply, False
+        try:
+            if expected:
+                self.pgconn.consume_input()
+                if self.pgconn.is_busy():
+                    self.wait(fetch_many(self.pgconn))
+                while self.pgconn.get_result() is not None:
+                    pass
+        except NoReply:
+            raise  # another connection would wait for this server as long again
+        except psycopg.Error:
+            return False
+        return True
 
 
 def open_link(target: Target, options: LinkOptions) -> Link:

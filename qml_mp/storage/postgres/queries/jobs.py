@@ -21,9 +21,10 @@ INSERT_ONE: Final = f"""
             CASE WHEN %(run_at)s::timestamptz > now() THEN %(reason)s END, now())
     -- A key or firing that is taken, or this very job, stored before a reply was lost.
     ON CONFLICT DO NOTHING
-    RETURNING pg_notify(%(channel)s, CASE WHEN state = 'enqueued' THEN %(told)s ELSE '{Told.NO_JOB}' END)
+    RETURNING CASE state WHEN 'enqueued' THEN '{Told.ONE_JOB}' ELSE '{Told.NO_JOB}' END AS to_tell,
+              CASE WHEN %(tells)s THEN pg_notify(%(channel)s, '{Told.MANY}') END AS told
 """
-"""A `storable.NewRow`, told (of a job that can run now); a row when it was stored."""
+"""A `storable.NewRow`, and whether it tells itself; a row when it was stored, with what is to be told."""
 
 INSERT_MANY: Final = f"""
     WITH added AS (
