@@ -8,7 +8,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from urllib.parse import quote
 
@@ -60,6 +60,8 @@ class SqliteConnection(ProcessConnection):
         """The lock is held across a fork: written by the thread that forks, one at a time."""
         self._file: FileIdentity | None = None
         """The file once opened. It stays: a file that was deleted under us is never made anew."""
+        self._log_path = ""
+        """Of the file that was opened: where its name leads to elsewhere later, that is another file."""
         self._log: FileIdentity | None = None
         """The write-ahead log of this connection."""
         super().__init__()
@@ -85,7 +87,7 @@ class SqliteConnection(ProcessConnection):
         One that is not `durable` may be lost when the machine goes down, and waits for no disk.
         Raises `StorageUnavailable` when the lock cannot be had within the busy timeout.
         """
-        with self.read() as connection, _durability(connection, durable=durable):
+        with self.read() as connection, nullcontext() if durable else _cheaply(connection):
             try:
                 self._begin(connection)
                 yield connection
@@ -163,7 +165,7 @@ class SqliteConnection(ProcessConnection):
         if self._connection is None:
             self._connection = self._open()
             self.opened += 1
-        elif identity_of(self.path) != self._file or identity_of(log_of(self.path)) != self._log:
+        elif identity_of(self.path) != self._file or identity_of(self._log_path) != self._log:
             # What is committed to a file that was deleted is lost, without any error of SQLite.
             self._drop()
             raise self._moved()
@@ -227,7 +229,8 @@ class SqliteConnection(ProcessConnection):
         except BaseException:
             connection.close()
             raise
-        self._file, self._log = identity_of(self.path), identity_of(log_of(self.path))
+        self._log_path = log_of(self.path)
+        self._file, self._log = identity_of(self.path), identity_of(self._log_path)
         self._descriptors = open_descriptors() - before
         return connection
 
@@ -251,11 +254,8 @@ class SqliteConnection(ProcessConnection):
 
 
 @contextmanager
-def _durability(connection: sqlite3.Connection, *, durable: bool) -> Iterator[None]:
+def _cheaply(connection: sqlite3.Connection) -> Iterator[None]:
     """With a log, NORMAL leaves out the fsync of the commit alone; the next durable one makes up for it."""
-    if durable:
-        yield
-        return
     connection.execute("PRAGMA synchronous = NORMAL")
     try:
         yield
