@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME
+from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME, Told
 from qml_mp.storage.queries import ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 
@@ -211,7 +211,10 @@ CLAIMS: Final = ClaimQueries(
             WHERE {_CLAIM_HOLDS}
             RETURNING id
         )
-        SELECT now() AS now, CASE WHEN %(waits)s THEN pg_notify(%(channel)s, '') END AS told FROM finished
+        SELECT now() AS now,
+               CASE %(state)s WHEN 'enqueued' THEN pg_notify(%(channel)s, '{Told.MANY}')
+                              WHEN 'awaiting_retry' THEN pg_notify(%(channel)s, '{Told.NO_JOB}') END AS told
+        FROM finished
     """,
     add_attempt=f"""
         INSERT INTO {{s}}.attempts (job_id, {ATTEMPT_COLUMNS})
