@@ -121,14 +121,17 @@ class Hygiene:
 
     def _put_back(self) -> None:
         """Look at everything."""
-        if self._is_behind and not self._rest_is_unchanged():
-            self._known = None
-        self._is_behind = False
         if os.getpid() != self._pid:
             os._exit(0)  # a copy that was forked in C
         self._check_descriptors()
+        rest_is_unchanged = self._rest_is_unchanged()
+        if self._is_behind and not rest_is_unchanged:
+            self._known = None
+        self._is_behind = False
         try:
-            self._restore()
+            if not (rest_is_unchanged and self._looks_unchanged()):
+                self._restore()
+            write_stacks_to(self._stack_fd)  # whose handlers are not Python's: nothing above sees them
         except (OSError, ValueError, locale.Error) as error:
             self.spoiled = f"a job changed its surroundings and they cannot be put back: {error}"
             return
@@ -200,7 +203,6 @@ class Hygiene:
         for number, handler in self._handlers.items():
             if handler is not None and _handler_of(number) is not handler:
                 signal.signal(number, handler)
-        write_stacks_to(self._stack_fd)  # whose handlers are not Python's: the lines above do not see them
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for limit, bounds in self._limits.items():
             if resource.getrlimit(limit) != bounds:
