@@ -126,7 +126,8 @@ class JobLocker(Part):
         if fetch is None or limit < 1:
             return ()
         take, wanted = self._take(fetch, limit)
-        if self._db.has_one_writer and not self._db.read("looking for a job", take.best, wanted):
+        first = self._choice(fetch.queues).one.best
+        if self._db.has_one_writer and not self._db.read("looking for a job", first, wanted):
             return ()
         for _ in range(_MOST_PASSED):
             try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from typing import assert_never
+from operator import itemgetter
+from typing import Any, assert_never
 
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome, Release, Retry, Success
@@ -31,27 +32,26 @@ class Writing:
         self._db = db
         self._retention = retention
         self._finished = finished
-        in_order = sorted(finished, key=order_of_locks) if len(finished) > 1 else finished
-        successes = [(claim, outcome) for claim, outcome in in_order if isinstance(outcome, Success)]
-        self._changes = {
-            claim.key: storable_change(row_change(claim.job, outcome, retention))
-            for claim, outcome in successes
-        }
-        # By job: of two claims of one the older is lost.
-        rows = {key.job_id: _success_row(key, change) for key, change in self._changes.items()}
+        self._changes = [_change_of_success(claim, outcome, retention) for claim, outcome in finished]
+        self._successes = sum(change is not None for change in self._changes)
+        rows: dict[str, dict[str, Any]] = {}
+        for (claim, _), change in zip(finished, self._changes, strict=True):
+            if change is not None:
+                row = _success_row(claim, change)
+                # Of two claims of one job the older is lost.
+                rows[claim.job.id] = max(row, rows.get(claim.job.id, row), key=itemgetter("claim_seq"))
         self.rows: Sequence[Values] = list(rows.values())
         """What `succeed` is run with, each."""
         self.values: Values = {"ttl": retention.succeeded_ttl}
         """And for all of them."""
-        self._others = [(claim, outcome) for claim, outcome in in_order if not isinstance(outcome, Success)]
-        self._results: dict[ClaimKey, Result] = {}
-        self._successes = len(successes)
         self._succeeded: Result | None = None
+        self._results: dict[ClaimKey, Result] = {}
+        """Of the others."""
 
     @property
     def is_of_successes(self) -> bool:
         """Whether `succeed` writes all of it."""
-        return not self._others
+        return self._successes == len(self._finished)
 
     def send(self, transaction: Transaction) -> None:
         """Send all of it.
@@ -60,14 +60,14 @@ class Writing:
         them; with them those of the successes, so that all are locked in one order.
         """
         claims = self._db.queries.claims
-        if self._others:
+        if not self.is_of_successes:
             held = transaction.run(claims.lock, {"ids": [claim.job.id for claim, _ in self._finished]}).rows()
             asked = {ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]): row for row in held}
-            for claim, outcome in self._others:
-                if claim.key in asked:
+            for place, (claim, outcome) in enumerate(self._finished):
+                if self._changes[place] is None and claim.key in asked:
                     job = replace(claim.job, cancel_reason=asked[claim.key]["cancel_reason"])
                     change = storable_change(row_change(job, outcome, self._retention))
-                    self._changes[claim.key] = change
+                    self._changes[place] = change
                     self._results[claim.key] = _write(self._db, transaction, claim, change)
         if self.rows:
             self.sent_by(transaction.run_each(claims.succeed, self.rows, self.values))
@@ -82,27 +82,32 @@ class Writing:
         The rows of those that have hit none are read back: perhaps an earlier try had landed and only its
         reply was lost. Of the successes it is known how many these are; of any at all, all are read.
         """
-        hit = {claim.key: self._hit(claim, outcome) for claim, outcome in self._finished}
-        missed = {key.job_id for key, done in hit.items() if done is None}
+        succeeded = self._succeeded
+        all_succeeded = succeeded is not None and succeeded.count == self._successes
+        succeeded_at = succeeded.written_at if succeeded is not None and all_succeeded else None
+        done = [
+            self._hit(claim, outcome, change, succeeded_at)
+            for (claim, outcome), change in zip(self._finished, self._changes, strict=True)
+        ]
+        missed = {claim.job.id for (claim, _), hit in zip(self._finished, done, strict=True) if hit is None}
         present = {}
         if missed:
             read_back, which = self._db.queries.claims.read_back, {"ids": sorted(missed)}
             present = {row["id"]: row for row in self._db.read("reading jobs back", read_back, which)}
         return tuple(
-            hit[claim.key] or self._written_before(claim, outcome, present.get(claim.job.id))
-            for claim, outcome in self._finished
+            hit or self._written_before(claim, outcome, present.get(claim.job.id))
+            for (claim, outcome), hit in zip(self._finished, done, strict=True)
         )
 
-    def _hit(self, claim: Claim, outcome: Outcome) -> Finished | None:
+    def _hit(
+        self, claim: Claim, outcome: Outcome, change: RowChange | None, succeeded_at: datetime | None
+    ) -> Finished | None:
         """None: it has hit no row, for all that is known."""
-        succeeded = isinstance(outcome, Success)
-        result = self._succeeded if succeeded else self._results.get(claim.key)
-        if result is None or (succeeded and result.count < self._successes):
+        if change is None:
             return None
-        written_at = result.written_at
+        written_at = succeeded_at if isinstance(outcome, Success) else self._results[claim.key].written_at
         if written_at is None:
             return None
-        change = self._changes[claim.key]
         row = partial(applied, claim.job, change, now=written_at)
         return Finished(accepted=True, state=change.state, row=row)
 
@@ -170,11 +175,17 @@ def order_of_locks(finished: tuple[Claim, Outcome]) -> tuple[str, int]:
     return job.id, job.claim_seq
 
 
-def _success_row(key: ClaimKey, change: RowChange) -> Values:
+def _change_of_success(claim: Claim, outcome: Outcome, retention: Retention) -> RowChange | None:
+    if not isinstance(outcome, Success):
+        return None
+    return storable_change(row_change(claim.job, outcome, retention))
+
+
+def _success_row(claim: Claim, change: RowChange) -> dict[str, Any]:
     """For a change made storable."""
     return {
-        "id": key.job_id,
-        "claim_seq": key.claim_seq,
+        "id": claim.job.id,
+        "claim_seq": claim.job.claim_seq,
         "result": change.encoded or encode_json(change.result, what="The result"),
         "duration_us": None if change.duration is None else microseconds(change.duration),
         "reason": change.reason,

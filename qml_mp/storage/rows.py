@@ -52,7 +52,7 @@ WORKER_COLUMNS: Final = "id, server_id, number, host, pid, started_ticks, starte
 
 
 class Row(Protocol):
-    """A row whose columns are read by name: a dict, a `sqlite3.Row`."""
+    """A row whose columns are read by name, as in a dict."""
 
     def __getitem__(self, name: str, /) -> Any:
         """The column's value as the driver gives it; instants are read by `Database.instant`."""
@@ -64,16 +64,25 @@ ToInstant = Callable[[object], datetime | None]
 
 def job_of(row: Row, instant: ToInstant) -> Job:
     """The job of a row of the jobs table, whatever the row holds."""
+    return _job(row, instant, _state(row, instant))
+
+
+def claim_of(row: Row, instant: ToInstant) -> Claim:
+    """The claim of a row that is Processing."""
+    worker_id, server_id = text_of(row["worker_id"]), text_of(row["server_id"])
+    return Claim(job=_job(row, instant, _processing(row, instant)), worker_id=worker_id, server_id=server_id)
+
+
+def _job(row: Row, instant: ToInstant, state: JobState) -> Job:
     payload, payload_error = _json(row["payload"])
     metadata, _ = _json(row["metadata"])
-    error = _error(row["last_error_type"], row["last_error_message"], row["last_error_traceback"])
     return Job(
         id=text_of(row["id"]),
         method=text_of(row["method"]),
         payload=payload,
         payload_error=payload_error,
         metadata=metadata if isinstance(metadata, dict) else {},
-        state=_state(row, error, instant),
+        state=state,
         queue=text_of(row["queue"]),
         priority=_int(row["priority"]) or 0,
         max_retries=_max_retries(_int(row["max_retries"])),
@@ -88,15 +97,8 @@ def job_of(row: Row, instant: ToInstant) -> Job:
         claim_seq=_int(row["claim_seq"]) or 0,
         failures=_int(row["failures"]) or 0,
         crashes=_int(row["crashes"]) or 0,
-        last_error=error,
+        last_error=_last_error(row),
         cancel_reason=_optional_text(row["cancel_reason"]),
-    )
-
-
-def claim_of(row: Row, instant: ToInstant) -> Claim:
-    """The claim of a row that is Processing."""
-    return Claim(
-        job=job_of(row, instant), worker_id=text_of(row["worker_id"]), server_id=text_of(row["server_id"])
     )
 
 
@@ -187,7 +189,7 @@ def state_name_of(value: object) -> StateName:
     return StateName(text_of(value))
 
 
-def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
+def _state(row: Row, instant: ToInstant) -> JobState:
     created_at = instant(row["created_at"]) or _EPOCH
     waiting_since = instant(row["enqueued_at"]) or created_at
     finished_at = instant(row["finished_at"]) or created_at
@@ -202,18 +204,13 @@ def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
                 reason=_optional_text(row["reason"]),
             )
         case StateName.PROCESSING:
-            return Processing(
-                started_at=instant(row["started_at"]) or created_at,
-                worker_id=text_of(row["worker_id"]),
-                server_name=text_of(row["server_id"]),
-                enqueued_at=waiting_since,
-            )
+            return _processing(row, instant)
         case StateName.AWAITING_RETRY:
             return AwaitingRetry(
                 scheduled_at=waiting_since,
                 retry_at=instant(row["run_at"]) or created_at,
                 retry_count=_int(row["failures"]) or 0,
-                last_exception=error,
+                last_exception=_last_error(row),
             )
         case StateName.SUCCEEDED:
             result, problem = _json(row["result"])
@@ -224,11 +221,25 @@ def _state(row: Row, error: ErrorInfo | None, instant: ToInstant) -> JobState:
                 not_stored=_optional_text(row["reason"]) or problem,
             )
         case StateName.FAILED:
-            return Failed(failed_at=finished_at, exception=error, retry_count=_int(row["failures"]) or 0)
+            return Failed(
+                failed_at=finished_at,
+                exception=_last_error(row),
+                retry_count=_int(row["failures"]) or 0,
+            )
         case StateName.DELETED:
             return Deleted(deleted_at=finished_at, reason=_optional_text(row["reason"]))
         case _:
             assert_never(name)
+
+
+def _processing(row: Row, instant: ToInstant) -> Processing:
+    created_at = instant(row["created_at"]) or _EPOCH
+    return Processing(
+        started_at=instant(row["started_at"]) or created_at,
+        worker_id=text_of(row["worker_id"]),
+        server_name=text_of(row["server_id"]),
+        enqueued_at=instant(row["enqueued_at"]) or created_at,
+    )
 
 
 def _json(value: object) -> tuple[JsonValue, str | None]:
@@ -237,6 +248,8 @@ def _json(value: object) -> tuple[JsonValue, str | None]:
         match value:
             case None:
                 return None, None
+            case "{}":  # the metadata of most jobs, and many a payload
+                return {}, None
             case str() | bytes():
                 return decode_json(value), None
             case _:
@@ -251,6 +264,10 @@ def _process(row: Row) -> ProcessIdentity:
     )
 
 
+def _last_error(row: Row) -> ErrorInfo | None:
+    return _error(row["last_error_type"], row["last_error_message"], row["last_error_traceback"])
+
+
 def _error(type_: object, message: object, traceback: object) -> ErrorInfo | None:
     if type_ is None:
         return None
@@ -259,6 +276,8 @@ def _error(type_: object, message: object, traceback: object) -> ErrorInfo | Non
 
 def text_of(value: object) -> str:
     """The text of a column, whatever is in it; empty for NULL."""
+    if type(value) is str and value.isascii():
+        return value
     return _optional_text(value) or ""
 
 

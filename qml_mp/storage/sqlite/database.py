@@ -57,7 +57,9 @@ class SqliteDatabase:
 
     def read(self, what: str, query: str, values: Values = NO_VALUES) -> Sequence[Row]:  # noqa: ARG002
         with self.connection.read() as connection:
-            return connection.execute(query, _bound(values, now=self._clock.now())).fetchall()
+            cursor = connection.cursor()
+            cursor.row_factory = None
+            return _rows(cursor.execute(query, _bound(values, now=self._clock.now())))
 
     def write(self, what: str, query: str, values: Values = NO_VALUES) -> _Result:
         with self.transaction(what) as transaction:
@@ -82,7 +84,9 @@ class SqliteDatabase:
         durable: bool = True,
     ) -> Iterator[_Transaction]:
         with self.connection.write(durable=durable) as connection:
-            yield _Transaction(connection.cursor(), now=self._clock.now())
+            cursor = connection.cursor()
+            cursor.row_factory = None
+            yield _Transaction(cursor, now=self._clock.now())
 
     @contextmanager
     def borrowed(self, connection: object) -> Iterator[_Transaction]:
@@ -91,7 +95,6 @@ class SqliteDatabase:
             cursor = theirs.cursor()
             cursor.row_factory = None  # the caller's own would shape our rows
             check_schema_through(cursor, self.connection)
-            cursor.row_factory = sqlite3.Row
             yield _Transaction(cursor, now=self._clock.now())
         except sqlite3.Error as error:
             raise translated(error, self.connection.path) from error
@@ -111,7 +114,7 @@ class _Result:
 
     def __init__(self, cursor: sqlite3.Cursor, *, now: datetime) -> None:
         self._now = now
-        self._rows = cursor.fetchall() if cursor.description else []
+        self._rows = _rows(cursor)
         # Of a statement with RETURNING the driver counts the rows only once they are read.
         self.count = len(self._rows) if cursor.description else cursor.rowcount
 
@@ -156,6 +159,14 @@ class _Transaction:
             self._cursor.execute("ROLLBACK TO trial")
             self._cursor.execute("RELEASE trial")
         return None
+
+
+def _rows(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
+    """All rows. A `sqlite3.Row` looks for each name among all of them, a dict does not."""
+    if not cursor.description:
+        return []
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _bound(values: Values, *, now: datetime) -> dict[str, Any]:

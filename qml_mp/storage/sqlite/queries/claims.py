@@ -26,31 +26,37 @@ def _from(index: str, *, start: str, same: str) -> ChoiceQueries:
             UNION ALL
             SELECT queue, (SELECT method {entries} {same} AND method > waits.method ORDER BY method LIMIT 1)
             FROM waits WHERE method IS NOT NULL),
-        head (id, queue, method, priority, created_at) AS (
-            SELECT job.id, h.queue, h.method, job.priority, job.created_at
+        head (job, queue, method, priority, created_at, id) AS (
+            SELECT job.rowid, h.queue, h.method, job.priority, job.created_at, job.id
             FROM waits AS h
             JOIN qml_jobs AS job ON job.rowid = (SELECT rowid {of_method} ORDER BY {_BEST} LIMIT 1)
             WHERE h.method IS NOT NULL
               AND (:methods IS NULL OR h.method IN (SELECT value FROM json_each(:methods))))
     """
     # Each head that is taken gives way to the next job of its method: a recursion with an order goes on with
-    # the best that it has found so far.
+    # the best that it has found so far. Of a single method, as is most common, a walk along the index has the
+    # same jobs in a third of the time.
     several = f"""
         {heads},
-        best (id, queue, method, priority, created_at) AS (
-            SELECT * FROM head
+        best (job, queue, method, priority, created_at, id) AS (
+            SELECT * FROM head WHERE (SELECT count(*) FROM head) > 1
             UNION ALL
-            SELECT job.id, h.queue, h.method, job.priority, job.created_at
+            SELECT job.rowid, h.queue, h.method, job.priority, job.created_at, job.id
             FROM best AS h
             JOIN qml_jobs AS job ON job.rowid = COALESCE(
                 (SELECT rowid {of_method} AND priority = h.priority
                    AND (created_at, id) > (h.created_at, h.id) ORDER BY created_at, id LIMIT 1),
                 (SELECT rowid {of_method} AND priority < h.priority ORDER BY {_BEST} LIMIT 1))
             ORDER BY {_BEST} LIMIT :limit)
-        SELECT id FROM best
+        SELECT job FROM best
+        UNION ALL
+        SELECT job FROM (
+            SELECT rowid AS job {entries} {same.replace("waits.queue", "(SELECT queue FROM head)")}
+              AND method = (SELECT method FROM head) AND (SELECT count(*) FROM head) = 1
+            ORDER BY {_BEST} LIMIT :limit)
     """
     return ChoiceQueries(
-        one=_take(f"{heads} SELECT id FROM head ORDER BY {_BEST} LIMIT 1"), several=_take(several)
+        one=_take(f"{heads} SELECT job FROM head ORDER BY {_BEST} LIMIT 1"), several=_take(several)
     )
 
 
@@ -61,12 +67,12 @@ _BEST: Final = "priority DESC, created_at, id"
 def _take(best: str) -> TakeQueries:
     claim = f"""
         {_HAND_OUT}
-        WHERE id IN ({best}) AND state = 'enqueued'
+        WHERE rowid IN ({best})
           AND (NOT :registered OR EXISTS (
               SELECT 1 FROM qml_workers WHERE id = :worker_id AND epoch = :epoch))
         RETURNING {JOB}
     """
-    return TakeQueries(best=best, claim=claim, exchange=None)
+    return TakeQueries(best=f"SELECT id FROM qml_jobs WHERE rowid IN ({best})", claim=claim, exchange=None)
 
 
 _HAND_OUT: Final = """

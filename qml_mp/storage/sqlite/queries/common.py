@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+ENDED: Final = "(state = 'succeeded' OR state = 'failed' OR state = 'deleted')"
+"""As the indexes of ended jobs have it, word for word."""
+
 KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:methods)))"
 """Of the methods that were asked for."""
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.rows import JOB_COLUMNS as JOB
+from qml_mp.storage.sqlite.queries.common import ENDED
 
 INSERT: Final = """
     INSERT INTO main.qml_jobs (
@@ -82,15 +83,15 @@ JOBS: Final = JobQueries(
         WHERE state = 'processing' AND server_id = :server_id AND cancel_reason IS NOT NULL
         ORDER BY started_at, id
     """,
-    any_expired="""
+    any_expired=f"""
         SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_expiring
-        WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now LIMIT 1
+        WHERE {ENDED} AND expires_at <= :now LIMIT 1
     """,
     # Limited as promotion is.
-    delete_expired="""
+    delete_expired=f"""
         DELETE FROM qml_jobs WHERE id IN (
             SELECT id FROM qml_jobs INDEXED BY qml_jobs_expiring
-            WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= :now
+            WHERE {ENDED} AND expires_at <= :now
             ORDER BY expires_at LIMIT :limit)
     """,
 )
