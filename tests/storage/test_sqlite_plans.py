@@ -1,0 +1,107 @@
+"""Tests of what SQLite does for a statement: it must not grow with the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch, JobFilter
+from tests.storage.helpers import DONE, KEEP, fetch, open_sqlite, sqlite_connection
+
+FEW, MANY = 200, 5000
+ENQUEUED = StateName.ENQUEUED
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Storage]:
+    storage = open_sqlite(tmp_path / "jobs.db")
+    yield storage
+    storage.close()
+
+
+@contextmanager
+def steps_counted(storage: Storage) -> Iterator[list[int]]:
+    """One number, of the steps that SQLite's virtual machine takes in the block."""
+    steps = [0]
+
+    def step() -> None:
+        steps[0] += 1
+
+    with sqlite_connection(storage).read() as connection:
+        connection.set_progress_handler(step, 1)
+    yield steps
+    with sqlite_connection(storage).read() as connection:
+        connection.set_progress_handler(None, 0)
+
+
+def add(storage: Storage, number: int, *, state: StateName, queue: str, method: str) -> None:
+    """So many jobs that are older and, when they wait, better than those that a test has enqueued."""
+    with sqlite_connection(storage).write() as connection:
+        connection.execute(
+            """
+            INSERT INTO qml_jobs (
+                id, method, queue, priority, state, payload, created_at, enqueued_at, expires_at)
+            WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :number)
+            SELECT lower(printf('%s-0000-4000-8000-%012x', hex(randomblob(4)), n)), :method, :queue,
+                   iif(:state = 'enqueued', 9, 0), :state, '{}', n, n, iif(:state = 'enqueued', NULL, 1e16)
+            FROM n
+            """,
+            {"number": number, "method": method, "queue": queue, "state": str(state)},
+        )
+
+
+def steps_of_exchanges(storage: Storage, which: Fetch, limit: int) -> int:
+    """Of one that writes and claims so many."""
+    storage.enqueue_many(Job.new("work") for _ in range(3 * limit))
+    held = storage.exchange((), fetch=which, limit=limit, retention=KEEP).claims
+    with steps_counted(storage) as steps:
+        done = storage.exchange([(claim, DONE) for claim in held], fetch=which, limit=limit, retention=KEEP)
+    assert len(done.claims) == limit
+    return steps[0]
+
+
+@pytest.mark.parametrize("limit", [1, 50])
+@pytest.mark.parametrize("queues", [(), ("default",), ("default", "more")], ids=["all", "one", "several"])
+@pytest.mark.parametrize(
+    ("state", "queue", "method"),
+    [
+        (ENQUEUED, "default", "work"),
+        (ENQUEUED, "other", "foreign"),
+        (ENQUEUED, "default", "foreign"),
+        (StateName.SUCCEEDED, "default", "work"),
+    ],
+    ids=["served", "in another queue", "of methods that nobody here knows", "ended"],
+)
+def test_what_an_exchange_costs_does_not_grow_with_the_table(
+    storage: Storage, state: StateName, queue: str, method: str, queues: tuple[str, ...], limit: int
+) -> None:
+    which = replace(fetch(*queues), methods=("work",))
+    add(storage, FEW, state=state, queue=queue, method=method)
+    among_few = steps_of_exchanges(storage, which, limit)
+    add(storage, MANY, state=state, queue=queue, method=method)
+
+    among_many = steps_of_exchanges(storage, which, limit)
+
+    assert among_many <= 1.1 * among_few
+
+
+@pytest.mark.parametrize("state", [StateName.SUCCEEDED, StateName.FAILED, StateName.DELETED])
+def test_a_page_of_ended_jobs_costs_the_same_however_many_there_are(
+    storage: Storage, state: StateName
+) -> None:
+    steps_of: list[int] = []
+    storage.migrate()
+    for number in (FEW, MANY):
+        add(storage, number, state=state, queue="default", method="work")
+        with steps_counted(storage) as steps:
+            assert len(storage.list_jobs(JobFilter(states=[state]), limit=20).jobs) == 20
+        steps_of.append(steps[0])
+
+    assert steps_of[1] <= 1.1 * steps_of[0]
