@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from qml_mp import failpoints
 from qml_mp.child.commands import Commands
+from qml_mp.child.held import Held
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.server_info import WorkerInfo
@@ -32,13 +32,16 @@ class Claims:
         fetch: Fetch,
         info: WorkerInfo,
         retention: Retention,
+        held: Held,
         commands: Commands,
         events: Emitter,
     ) -> None:
+        """What is claimed is held in `held`, which the loop empties."""
         self._storage = storage
         self._fetch = fetch
         self._info = info
         self._retention = retention
+        self._held = held
         self._commands = commands
         self._events = events
         self.tries = Retrying(
@@ -51,8 +54,6 @@ class Claims:
         self._is_registered = False
         self._in_doubt = False
         """Whether this worker may hold a claim of which it does not know. No length of time ends it."""
-        self.held: deque[Claim] = deque()
-        """What it knows to hold and has not begun, oldest first. Filled here, emptied by the loop."""
 
     @property
     def worker_id(self) -> str:
@@ -61,8 +62,8 @@ class Claims:
 
     @property
     def can_ask(self) -> bool:
-        """Whether another may be claimed before anything else: no question is open, and none is held."""
-        return not (self._in_doubt or self._commands.doubted or self.held)
+        """Whether others may be claimed before anything else: no question is open, and none is held."""
+        return not (self._in_doubt or self._commands.doubted or self._held or self._held.has_taken_many)
 
     def register(self) -> None:
         """Before the first claim: whoever finds it after our death must know whom to kill first."""
@@ -71,19 +72,17 @@ class Claims:
         if not self._is_registered:
             raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")
 
-    def fetch(self) -> None:
-        """Claim a job if there is one, unless claims are paused; it is held then."""
+    def fetch(self, *, limit: int) -> None:
+        """Claim up to `limit` jobs, unless claims are paused; they are held then. All outcomes are written:
+        what storage still knows of this worker's claims has not begun."""
         self._end_doubt()
-        if not (self._commands.paused or self.held):
-            self._exchange((), limit=1)
+        if not (self._commands.paused or self._held):
+            self.exchange((), limit=limit)
 
-    def finish(self, claim: Claim, outcome: Outcome, *, and_next: bool) -> Finished:
-        """Write the outcome and, with `and_next`, claim the next job in the same commit."""
-        failpoints.hit("finish.before")
-        (finished,) = self._exchange([(claim, outcome)], limit=1 if and_next else 0)
-        return finished
-
-    def _exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
+    def exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
+        """Write the outcomes and claim up to `limit` jobs in the same commit; they are held then."""
+        if finished:
+            failpoints.hit("finish.before")
         self._in_doubt = self._in_doubt or limit > 0  # until the reply is here
         done = self._storage.exchange(
             finished, fetch=self._fetch if limit else None, limit=limit, retention=self._retention
@@ -92,12 +91,12 @@ class Claims:
             failpoints.hit("finish.committed")
         if limit:
             self._in_doubt = False
-        self.held.extend(done.claims)
+        self._held.hold(done.claims)
         return done.finished
 
     def _end_doubt(self) -> None:
         """Have what was sent before claim nothing any more, and take over what it has claimed."""
-        self._in_doubt = self._commands.take_doubt() or self._in_doubt
+        self._in_doubt = self._commands.take_doubt() or self._in_doubt or self._held.has_taken_many
         if not self._in_doubt:
             return
         renewed = self._storage.renew_epoch(self._fetch.worker_id)
@@ -107,6 +106,8 @@ class Claims:
             raise StorageUnavailable("The row of this worker is gone from the registry.")
         self._fetch = replace(self._fetch, epoch=renewed.epoch)
         self._in_doubt = False
-        self.held = deque(renewed.claims)
-        for claim in renewed.claims:
+        self._held.taken &= {claim.key for claim in renewed.claims}
+        found = [claim for claim in renewed.claims if claim.key not in self._held.taken]
+        self._held.hold(found)
+        for claim in found:
             self._events.emit(ClaimFound(claim=ClaimFacts.of(claim, pid=os.getpid())))

@@ -20,6 +20,8 @@ from qml_mp.processing.cancel import CancelReason, CancelToken
 
 _ORPHAN_SECOND_SIGNAL_S = 0.5
 _LONGEST_WAIT_S = 3600.0
+_LOOK_EVERY_S = 0.002  # between short jobs: a system call for each would be a tenth of what they cost
+_MOST_EARLY_CANCELS = 128
 _TEXT = {
     CancelReason.CANCELLED: "cancelled from outside",
     CancelReason.TIMEOUT: "the time limit of the job has passed",
@@ -41,6 +43,9 @@ class Commands:
         self._signalled = False
         self._orphaned_at: float | None = None
         self._is_descendant = False
+        self._looked_at = 0.0
+        self._early_cancels: dict[ClaimKey, CancelReason] = {}
+        """Of claims that this worker holds and has not begun, and of some that have ended."""
         self.leaving = False
         """Claim no other job, then exit. Written here, read by the loop."""
         self.paused = False
@@ -73,6 +78,11 @@ class Commands:
         self._reader.wait(timeout_s)
         self.look()
 
+    def look_now_and_then(self) -> None:
+        """`look`, unless that was a moment ago."""
+        if time.monotonic() - self._looked_at >= _LOOK_EVERY_S:
+            self.look()
+
     def look(self) -> bool:
         """Take in what has come, without waiting; whether there was anything."""
         was_any = False
@@ -85,11 +95,17 @@ class Commands:
             self._reading = False
             if not self._signalled:
                 break
+        self._looked_at = time.monotonic()
         if self._reader.eof and self._orphaned_at is None:
-            self._orphaned_at = time.monotonic()
+            self._orphaned_at = self._looked_at
             self.leaving = True
             self._cancel = self._cancel or CancelReason.ORPHANED
         return was_any
+
+    def take_early_cancel(self, key: ClaimKey) -> str | None:
+        """Why somebody has asked for the end of a job that has not begun; None: nobody has."""
+        reason = self._early_cancels.pop(key, None)
+        return None if reason is None else _TEXT[reason]
 
     @contextmanager
     def attending(self, key: ClaimKey) -> Iterator[CancelToken]:
@@ -160,6 +176,10 @@ class Commands:
             case Kind.INTERRUPT if ours:
                 # The newest reason decides what comes of the job: it is the one that ends it.
                 self._cancel = self._interrupt = message.reason
+            case Kind.CANCEL if message.key is not None and message.reason is not None:
+                self._early_cancels[message.key] = message.reason
+                if len(self._early_cancels) > _MOST_EARLY_CANCELS:  # claims that have ended
+                    del self._early_cancels[next(iter(self._early_cancels))]
             case Kind.CANCEL | Kind.INTERRUPT:
                 pass  # about a claim that has ended
 

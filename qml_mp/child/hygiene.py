@@ -23,7 +23,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import inf
 from operator import is_
 from typing import Any
@@ -53,12 +53,18 @@ class Hygiene:
     """Made when the worker is ready; asked before and after each job."""
 
     def __init__(
-        self, storage: Storage, *, slot: SlotWriter, pipe_fd: int, stack_fd: int, streams: StandardStreams
+        self,
+        storage: Storage,
+        *,
+        slot: SlotWriter,
+        pipe_fds: Collection[int],
+        stack_fd: int,
+        streams: StandardStreams,
     ) -> None:
-        """`pipe_fd` and `stack_fd` are the worker's ends: nobody but a job closes those."""
+        """`pipe_fds` and `stack_fd` are the worker's ends: nobody but a job closes those."""
         self._storage = storage
         self._slot = slot
-        self._vital_fds = streams.spares | {pipe_fd, stack_fd}
+        self._vital_fds = streams.spares | {*pipe_fds, stack_fd}
         self._stack_fd = stack_fd
         self._streams = streams
         self._pid = os.getpid()
@@ -113,9 +119,10 @@ class Hygiene:
         if self._is_behind:
             self._put_back()
 
-    def check_transaction(self) -> None:
+    def check_transaction(self, *, before_exit: Callable[[], None]) -> None:
         """When writing fails: does not return if a job has left a transaction open that keeps all from it."""
         if self._storage.is_locked_by_this_process():
+            before_exit()
             self._slot.say("The job has left a transaction open, in which nobody else can write.")
             os._exit(WorkerExit.BROKEN)  # which ends the transaction
 

@@ -11,17 +11,22 @@ from qml_mp import failpoints, host
 from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
 from qml_mp.child.exits import WorkerExit, end_group
+from qml_mp.child.held import Held
 from qml_mp.child.hygiene import Hygiene, StandardStreams
 from qml_mp.child.loop import WorkerLoop
+from qml_mp.child.outcomes import Outcomes
 from qml_mp.child.prologue import cut_off_descendants, unblock_signals
 from qml_mp.child.reports import Display, StateChanges
+from qml_mp.child.runner import Runner
 from qml_mp.child.source import ProgramSource, cap_native_threads
 from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.events.emitter import new_emitter
+from qml_mp.ipc.ended import EndedOutcomes
 from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
+from qml_mp.ipc.tickets import TicketPipe
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
@@ -44,7 +49,14 @@ class WorkerArguments:
     source: ProgramSource
     pipe_fd: int
     stack_fd: int
+    tickets: TicketPipe
+    ended: EndedOutcomes
     slot: SlotWriter
+
+    @property
+    def pipe_fds(self) -> frozenset[int]:
+        """Those of the pipe from the supervisor, and of the tickets."""
+        return self.tickets.fds | {self.pipe_fd}
 
 
 def worker_main(arguments: WorkerArguments) -> int:
@@ -53,7 +65,7 @@ def worker_main(arguments: WorkerArguments) -> int:
     commands = Commands(PipeReader(arguments.pipe_fd))
     commands.install()
     write_stacks_to(arguments.stack_fd)
-    own_fds = {arguments.pipe_fd, arguments.stack_fd}  # it grows: looked at when a job forks
+    own_fds = {*arguments.pipe_fds, arguments.stack_fd}  # it grows: looked at when a job forks
     cut_off_descendants(fds=own_fds, detach=commands.detach)
     unblock_signals()
     config = arguments.config
@@ -95,40 +107,46 @@ def _loop(
     display: Display,
     streams: StandardStreams,
 ) -> WorkerLoop:
-    config = arguments.config
+    config, slot = arguments.config, arguments.slot
     events = new_emitter()
-    return WorkerLoop(
-        claims=Claims(
-            storage,
-            fetch=Fetch(
-                worker_id=arguments.worker_id,
-                server_id=arguments.server_id,
-                queues=tuple(config.queues),
-                registered=True,
-                methods=program.registry.methods(),
-            ),
-            info=_info(arguments),
-            retention=Retention.of(config),
-            commands=commands,
-            events=events,
+    held = Held(arguments.tickets)
+    claims = Claims(
+        storage,
+        fetch=Fetch(
+            worker_id=arguments.worker_id,
+            server_id=arguments.server_id,
+            queues=tuple(config.queues),
+            registered=True,
+            methods=program.registry.methods(),
         ),
-        processor=JobProcessor(
-            program,
-            default_timeout=config.job_timeout,
-            user_code=commands.user_code,
-            clock=SystemClock(),
-            rng=random.Random(),
+        info=_info(arguments),
+        retention=Retention.of(config),
+        held=held,
+        commands=commands,
+        events=events,
+    )
+    processor = JobProcessor(
+        program,
+        default_timeout=config.job_timeout,
+        user_code=commands.user_code,
+        clock=SystemClock(),
+        rng=random.Random(),
+    )
+    changes = StateChanges(program.on_state_change, display=display, events=events)
+    hygiene = Hygiene(
+        storage, slot=slot, pipe_fds=arguments.pipe_fds, stack_fd=arguments.stack_fd, streams=streams
+    )
+    return WorkerLoop(
+        claims=claims,
+        held=held,
+        runner=Runner(
+            processor, commands=commands, display=display, changes=changes, hygiene=hygiene, config=config
+        ),
+        outcomes=Outcomes(
+            claims, shared=arguments.ended, changes=changes, commands=commands, hygiene=hygiene
         ),
         commands=commands,
         display=display,
-        changes=StateChanges(program.on_state_change, display=display, events=events),
-        hygiene=Hygiene(
-            storage,
-            slot=arguments.slot,
-            pipe_fd=arguments.pipe_fd,
-            stack_fd=arguments.stack_fd,
-            streams=streams,
-        ),
         config=config,
     )
 

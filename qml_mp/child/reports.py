@@ -96,9 +96,12 @@ class StateChanges:
             self._events.emit(claimed(execution.claim, pid=self._pid))
         self._call(execution, execution.job, old=StateName.ENQUEUED)
 
-    def finished(self, execution: Execution, finished: Finished) -> None:
-        """The outcome is written, or was not taken."""
-        if finished.state is not StateName.SUCCEEDED or self._events.is_told_of(JobSucceeded):
+    def finished(self, execution: Execution, finished: Finished, *, is_told: bool) -> None:
+        """The outcome is written, or was not taken. `is_told`: the supervisor had written it before, and has
+        told the fact."""
+        if not is_told and (
+            finished.state is not StateName.SUCCEEDED or self._events.is_told_of(JobSucceeded)
+        ):
             self._tell_of_end(execution, finished)
         job = None if self._hook is None else finished.job
         if job is not None:

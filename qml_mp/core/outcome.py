@@ -129,6 +129,12 @@ class RetryWhenKilled:
 Outcome = Success | Retry | Failure | Cancelled | Release | Crash
 
 
+def not_storable(error: Exception) -> Failure:
+    """In place of an outcome that storage always refuses, so that the job does not run for ever."""
+    message = f"The outcome could not be stored: {error}"
+    return Failure(error=ErrorInfo(type=type(error).__name__, message=message))
+
+
 def judge_crash(*, crashes_before: int, max_crashes: int, error: ErrorInfo, process: ProcessFacts) -> Crash:
     """Decide what a crash does to its job: run again at once the first time, then with backoff, then fail."""
     if crashes_before + 1 >= max_crashes:

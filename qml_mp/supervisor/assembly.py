@@ -10,10 +10,12 @@ from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
 from qml_mp.supervisor.loops.clock import ClockLoop
 from qml_mp.supervisor.loops.declarations import SelfDescriptionLoop, TemplatesLoop
+from qml_mp.supervisor.loops.held_claims import HeldClaims
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
 from qml_mp.supervisor.loops.poll import PollLoop
 from qml_mp.supervisor.loops.recurring import RecurringLoop
+from qml_mp.supervisor.loops.returning import ReturnLoop
 from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
 from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
 from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
@@ -49,9 +51,11 @@ class Assembly:
             self.urgent, storage=storage, stop=run.stop, manage_workers=manage_workers
         )
         self.settling, templates = SettleLoop(run), TemplatesLoop(run)
+        held = HeldClaims(run)
         loops = _all_loops(
             run,
             settling=self.settling,
+            held=held,
             templates=templates,
             on_one_machine=storage.is_on_one_machine,
             burst=burst,
@@ -66,7 +70,7 @@ class Assembly:
         reload, stacks = Reload(run, source, queues_of=queues_of, templates=templates), StackDump(run)
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
-        self.urgent.add(run.pool, stacks, MemoryWatch(run), Pusher(run))
+        self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run))
         run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
 
 
@@ -74,6 +78,7 @@ def _all_loops(
     run: Run,
     *,
     settling: SettleLoop,
+    held: HeldClaims,
     templates: TemplatesLoop,
     on_one_machine: bool,
     burst: bool,
@@ -90,6 +95,7 @@ def _all_loops(
         firing.append(RecurringLoop(run, interval=config.recurring_poll_interval))
     return [
         settling,
+        ReturnLoop(run, held=held),
         CancelLoop(run),
         SelfDescriptionLoop(run),
         templates,

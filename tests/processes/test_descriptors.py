@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_a_job_may_fork_and_be_given_numbers_that_the_storage_had_before(
 
 @pytest.mark.fault(65)
 @pytest.mark.fault(63)
-def test_a_new_worker_holds_its_pipe_and_its_stack_file_and_nothing_of_the_supervisor(
+def test_a_new_worker_holds_its_pipes_and_its_stack_file_and_nothing_of_the_supervisor(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
     one = server("-w", "3", app=FAULTS, **{IMPORTS: str(tmp_path / "imports")}).start(ready=3)
@@ -91,7 +92,9 @@ def test_a_new_worker_holds_its_pipe_and_its_stack_file_and_nothing_of_the_super
     replacement = wait_until(lambda: new_workers(tmp_path / "imports", known=4))
     for files in [*replacement.values()]:
         others = [file for file in files if not file.startswith("/")]
-        assert sorted(file.partition(":")[0] for file in others) == ["pipe"]
+        # One end of the pipe from the supervisor, and both ends of that for tickets.
+        assert [file.partition(":")[0] for file in others] == ["pipe"] * 3
+        assert sorted(Counter(others).values()) == [1, 2]
         assert [Path(file).name for file in files if file.startswith("/")] == [
             "null", "server.log", "server.log", "memfd:qml-mp-stack (deleted)",
         ]  # fmt: skip

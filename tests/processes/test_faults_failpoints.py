@@ -63,10 +63,25 @@ def test_a_worker_killed_between_claim_and_start_costs_the_job_no_retry(
 
 
 @pytest.mark.fault(3)
-def test_a_worker_killed_between_return_and_finish_has_its_job_run_again(
+def test_a_worker_killed_before_its_outcome_is_written_does_not_run_the_job_again(
     place: MakeServer, storage: Storage
 ) -> None:
     one = place("finish.before=kill", "-w", "1").start()
+
+    job_id = enqueue(storage, "quick")
+
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert (job.claim_seq, job.failures, job.crashes, job.result) == (1, 0, 0, 1)
+    assert runs(one) == [(job_id, 1)]
+    assert storage.attempts(job_id) == ()
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(3)
+def test_a_worker_killed_before_anybody_knows_of_its_outcome_has_its_job_run_again(
+    place: MakeServer, storage: Storage
+) -> None:
+    one = place("job.returned=kill", "-w", "1").start()
 
     job_id = enqueue(storage, "quick")
 

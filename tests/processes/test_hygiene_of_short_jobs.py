@@ -53,7 +53,7 @@ class OneWorker:
         self.hygiene = Hygiene(
             cast(Storage, NoStorage()),
             slot=slots.writer(0),
-            pipe_fd=self.pipe_fd,
+            pipe_fds={self.pipe_fd},
             stack_fd=stack_fd,
             streams=StandardStreams(),
         )

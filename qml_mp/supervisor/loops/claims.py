@@ -1,9 +1,9 @@
 """Supervisor: the claims that its living workers hold: those that somebody wants cancelled, and those that
 no worker shows.
 
-What a worker holds, its slot shows sooner or later. A claim that came with a lost reply is found by the
-worker itself, which is in doubt from then on. Should one stay behind all the same, the worker is told to
-look: its supervisor never gives away a claim of a living worker.
+What a worker holds, it shows sooner or later. A claim that came with a lost reply is found by the worker
+itself, which is in doubt from then on. Should one stay behind all the same, the worker is told to look: its
+supervisor never gives away a claim of a living worker, unless it has taken the ticket.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _Seen = tuple[str, ClaimKey]
 
 
 class CancelLoop(Loop):
-    """Starts the ladder of running jobs that somebody wants cancelled. Asks storage while a worker of this
-    server is busy."""
+    """Starts the ladder of jobs in the hands of workers that somebody wants cancelled. Asks storage while a
+    worker of this server is busy."""
 
     name = "cancel"
     interval = timedelta(seconds=1)
@@ -48,7 +48,7 @@ class CancelLoop(Loop):
 
 
 class UnshownClaimsLoop(Loop):
-    """Compares the claims of this server with the slots of its workers. A claim is acted on when two ticks
+    """Compares the claims of this server with what its workers show. A claim is acted on when two ticks
     have found it unshown; those of dead workers that are about to be settled are left alone."""
 
     name = "unshown claims"
@@ -87,7 +87,12 @@ class UnshownClaimsLoop(Loop):
 
     def _may_know(self, worker: WorkerProcess, claim: Claim) -> bool:
         view = worker.look(self._run.clock.monotonic())
-        return view.activity in _SAYS_NOTHING or view.key == claim.key
+        return (
+            view.activity in _SAYS_NOTHING
+            or view.key == claim.key
+            or claim.key in worker.taken
+            or claim.key in worker.channels.ended.read()[1]
+        )
 
     def _release(self, storage: Storage, claim: Claim) -> None:
         """Of a worker that is neither alive nor waiting to be settled: proved by its row, which is gone."""

@@ -1,7 +1,12 @@
-"""Supervisor: finish the claims of a dead worker on its behalf, one write for each."""
+"""Supervisor: finish the claims of a dead worker on its behalf, one write for each.
+
+What had ended is written as it ended. What the worker had not begun goes back uncharged. What is left is the
+one claim that it had in hand, which is judged by its death.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from qml_mp import failpoints
@@ -16,7 +21,9 @@ from qml_mp.core.outcome import (
     Release,
     Retry,
     judge_crash,
+    not_storable,
 )
+from qml_mp.errors import OutcomeRefused
 from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
 from qml_mp.ipc.slot import SlotView
@@ -26,6 +33,8 @@ from qml_mp.storage.values import Retention
 from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.units import format_size
+
+_NOT_BEGUN = Release(reason="the worker died before it began the job")
 
 
 def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Retention, events: Emitter) -> int:
@@ -38,10 +47,19 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     failpoints.hit("settle.before")
     storage.deregister_worker(death.worker_id)
     claims = storage.claims_of_worker(death.worker_id)
+    in_hand = _in_hand(death, claims)
 
     def finish(claim: Claim) -> None:
         budget = claim.job.max_crashes or _slot_of(death, claim).max_crashes or max_crashes
-        finished = storage.finish(claim, _judge(death, claim, max_crashes=budget), retention=retention)
+        outcome = death.ended.get(claim.key)
+        if outcome is None and claim is in_hand:
+            outcome = _judge(death, claim, max_crashes=budget)
+        try:
+            finished = storage.finish(claim, outcome or _NOT_BEGUN, retention=retention)
+        except OutcomeRefused as error:
+            if claim.key not in death.ended:
+                raise
+            finished = storage.finish(claim, not_storable(error), retention=retention)
         failpoints.hit("settle.finished")
         worker = death.stopped()
         event = ended(claim, finished.job, pid=worker.pid, crashes=budget, dead_worker=worker)
@@ -53,8 +71,19 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     return len(claims)
 
 
+def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
+    """The claim that the worker had taken and that has not ended: the one that it showed, or the only one.
+
+    It may die between the two moments, also of the job's own retry policy, and must not do so for ever
+    uncharged. Several such claims have just been committed, and none of them was begun.
+    """
+    left = [claim for claim in claims if claim.key not in death.ended and claim.key not in death.not_begun]
+    shown = [claim for claim in left if death.slot is not None and death.slot.key == claim.key]
+    return next(iter(shown or (left if len(left) == 1 else ())), None)
+
+
 def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
-    """What the death means for a claim that the worker held."""
+    """What the death means for the claim that the worker had in hand."""
     if death.killed_key is not None and death.killed_key != claim.key:
         return Release(reason="the worker was killed for the job before")
     if death.killed_for is None and death.was_orderly:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 from qml_mp import host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.clock import Clock
 from qml_mp.core.job import ClaimKey
-from qml_mp.core.outcome import ProcessFacts
+from qml_mp.core.outcome import Outcome, ProcessFacts
 from qml_mp.events.facts import WorkerStopped
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
@@ -36,6 +36,10 @@ class Death:
     """The kernel's OOM killer killed at the time of its death, and we did not kill it."""
     stack: str | None = None
     """Its last Python stack, where it could be had."""
+    ended: Mapping[ClaimKey, Outcome] = field(default_factory=dict)
+    """What came of jobs that had ended, written to storage or not."""
+    not_begun: Collection[ClaimKey] = ()
+    """Claims whose tickets it had not taken."""
 
     @property
     def was_orderly(self) -> bool:

@@ -1,6 +1,6 @@
 """Supervisor: whether its descriptors suffice for another worker.
 
-Each worker costs its supervisor three of them. Some are kept free whatever the number of workers that are
+Each worker costs its supervisor five of them. Some are kept free whatever the number of workers that are
 wanted: without a connection to storage, a guardian or a look into /proc, the workers would be of no use.
 """
 
@@ -15,7 +15,7 @@ from qml_mp.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-_FOR_A_WORKER = 4  # both ends of its pipe, its stack file, its pidfd
+_FOR_A_WORKER = 6  # both ends of its pipe and of its tickets, its stack file, its pidfd
 _FOR_OURSELVES = 24  # two connections with what they look up, wake-ups, guardian, reload, log, /proc
 _TRY_AGAIN_S = 10.0
 

@@ -13,6 +13,7 @@ from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkerReady, WorkerStarted
+from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import Activity, SlotTable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import MOST_WORKERS
@@ -43,6 +44,7 @@ class WorkerPool(Part):
         self._everyone = everyone
         self._clock = clock
         self.slots = SlotTable(spec.config.worker_count + _SPARE_SLOTS)
+        self._ended = EndedTable(self.slots.capacity)
         self._events = events
         self.boots = Boots(events)
         self.paused = False
@@ -65,7 +67,7 @@ class WorkerPool(Part):
         return [fd for worker in self for fd in worker.child.fds]
 
     def own_fds(self) -> list[int]:
-        ends = [fd for worker in self for fd in (worker.channels.pipe_fd, worker.channels.stack_fd)]
+        ends = [fd for worker in self for fd in worker.channels.fds]
         return [*self.fds(), *ends]
 
     def next_at(self) -> float:
@@ -263,6 +265,7 @@ class WorkerPool(Part):
             number=number,
             worker_id=f"{self._spec.server_id}:worker:{number}.{self._spawned}",
             slots=self.slots,
+            ended=self._ended,
             index=next(index for index in range(self.slots.capacity) if index not in taken),
             own_fds=self._everyone.own_fds(),
             now=self._clock.monotonic(),
@@ -276,6 +279,7 @@ class WorkerPool(Part):
     def _remove(self, worker: WorkerProcess, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()
         old, stack = self._predecessor_of(worker), worker.stack()
+        left = worker.channels.tickets.take_all()
         if worker.has_booted and not worker.is_ready:
             self._note_ready(worker)  # it died in its first job, before anybody looked
             self._let_predecessors_go()
@@ -291,6 +295,8 @@ class WorkerPool(Part):
             killed_for=worker.killed_for,
             killed_key=worker.killed_key,
             stack=stack,
+            ended=worker.channels.ended.read()[1],
+            not_begun=worker.taken.union(left),
             oom_killed=process.signal == SIGKILL and worker.killed_for is None and self._oom.struck(),
         )
         if not worker.is_ready:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from qml_mp.child.main import WorkerArguments, worker_main
 from qml_mp.child.source import ProgramSource
 from qml_mp.core.job import ClaimKey
+from qml_mp.ipc.ended import EndedOutcomes, EndedTable
 from qml_mp.ipc.pipe import Kind, Message, open_pipe, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.ipc.stack import STACK_SIGNAL, empty, open_stack_file, read_stack
+from qml_mp.ipc.tickets import TicketPipe
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.workers.fork import Child, fork_child
@@ -20,6 +22,7 @@ from qml_mp.supervisor.workers.ladder import Plan, Rung
 
 _BUSY = (Activity.RUNNING, Activity.FINISHING)
 _LONG_AFTER_WAKE_S = 0.05
+_MOST_CANCELS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +37,24 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channels:
-    """The descriptors that the supervisor holds for a worker."""
+    """What the supervisor holds to hear of a worker and to tell it something, besides its slot."""
 
     pipe_fd: int
     """The writing end of the pipe to it."""
     stack_fd: int
+    tickets: TicketPipe
+    """Of the claims that it holds and has not begun."""
+    ended: EndedOutcomes
+    """Of its jobs that have ended, and are not written to storage."""
+
+    @property
+    def fds(self) -> frozenset[int]:
+        """All descriptors of it."""
+        return self.tickets.fds | {self.pipe_fd, self.stack_fd}
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -61,6 +77,8 @@ class WorkerProcess:
     """Told to finish its job and leave."""
     busy_at: float = field(default=float("-inf"), init=False)
     """When it was last seen with a job in hand."""
+    taken: set[ClaimKey] = field(default_factory=set, init=False)
+    """Claims whose tickets were taken from it: nobody can begin them any more, and they are given back."""
     killed_for: CancelReason | None = field(default=None, init=False)
     killed_key: ClaimKey | None = field(default=None, init=False)
     last: SlotView = field(default_factory=SlotView, init=False)
@@ -68,8 +86,8 @@ class WorkerProcess:
     _woken_at: float = field(default=float("inf"), init=False)
     _looks_from: int = field(default=0, init=False)
     """The version of its slot from which on it has looked for a job since it was woken."""
-    _cancel: tuple[ClaimKey, Plan] | None = field(default=None, init=False)
-    """The claim that somebody wants cancelled, and the ladder for it."""
+    _cancels: dict[ClaimKey, Plan] = field(default_factory=dict, init=False)
+    """The claims that somebody wants cancelled, and the ladder for each; some of them have ended."""
     _pushed: tuple[ClaimKey | None, Rung, CancelReason | None] = field(
         default=(None, Rung.NONE, None), init=False
     )
@@ -142,15 +160,20 @@ class WorkerProcess:
         self.leaving = self._send(Kind.LEAVE) or self.leaving
 
     def cancel(self, key: ClaimKey, plan: Plan) -> bool:
-        """Have the claim cancelled by this plan; False when that has begun before."""
-        if self.cancel_of(key) is not None:
+        """Have the claim cancelled by this plan; False when that has begun before. A claim that is held, and
+        has not begun, is not run any more."""
+        if key in self._cancels:
             return False
-        self._cancel = key, plan
+        self._cancels[key] = plan
+        if len(self._cancels) > _MOST_CANCELS:
+            del self._cancels[next(iter(self._cancels))]
+        if self.last.key != key:
+            self._send(Kind.CANCEL, key, plan.reason)
         return True
 
     def cancel_of(self, key: ClaimKey) -> Plan | None:
         """The ladder of the cancel that somebody wants of this claim; None: nobody does."""
-        return self._cancel[1] if self._cancel is not None and self._cancel[0] == key else None
+        return self._cancels.get(key)
 
     def push(self, rung: Rung, key: ClaimKey, reason: CancelReason) -> None:
         """Take the job `key` up to the rung; each rung (and a new reason for it) is told once."""
@@ -194,8 +217,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Close what belongs to a reaped worker, and free its slot."""
-        os.close(self.channels.pipe_fd)
-        os.close(self.channels.stack_fd)
+        self.channels.close()
         self.slots.set_process(self.index, pid=0, started_ticks=0)
 
     def _send(self, kind: Kind, key: ClaimKey | None = None, reason: CancelReason | None = None) -> bool:
@@ -208,14 +230,15 @@ def spawn_worker(
     number: int,
     worker_id: str,
     slots: SlotTable,
+    ended: EndedTable,
     index: int,
     own_fds: Collection[int],
     now: float,
 ) -> WorkerProcess:
-    """Fork worker `number` with slot `index`; `own_fds` are the supervisor's, which it must not keep. Raises
-    `OSError` when the system has no room for it, and leaves nothing behind then."""
+    """Fork worker `number` with slot and region `index`; `own_fds` are the supervisor's, which it must not
+    keep. Raises `OSError` when the system has no room for it, and leaves nothing behind then."""
     slots.clear(index)
-    reading, channels = open_channels()
+    reading, channels = open_channels(ended.region(index))
     arguments = WorkerArguments(
         number=number,
         worker_id=worker_id,
@@ -225,12 +248,14 @@ def spawn_worker(
         source=spec.source,
         pipe_fd=reading,
         stack_fd=channels.stack_fd,
+        tickets=channels.tickets,
+        ended=channels.ended,
         slot=slots.writer(index),
     )
     child = fork_child(
         lambda: worker_main(arguments),
-        ours={channels.pipe_fd, channels.stack_fd},
-        theirs={reading, channels.stack_fd},
+        ours=channels.fds,
+        theirs=channels.fds - {channels.pipe_fd} | {reading},
         own_fds=own_fds,
         die_with_parent=True,
     )
@@ -241,12 +266,15 @@ def spawn_worker(
     )  # fmt: skip
 
 
-def open_channels() -> tuple[int, Channels]:
+def open_channels(ended: EndedOutcomes) -> tuple[int, Channels]:
     """The worker's end of a new pipe, and what the supervisor keeps. Nothing stays open after an error."""
     reading, writing = open_pipe()
+    opened = [reading, writing]
     try:
-        return reading, Channels(pipe_fd=writing, stack_fd=open_stack_file())
+        tickets = TicketPipe()
+        opened += tickets.fds
+        return reading, Channels(pipe_fd=writing, stack_fd=open_stack_file(), tickets=tickets, ended=ended)
     except BaseException:
-        os.close(reading)
-        os.close(writing)
+        for fd in opened:
+            os.close(fd)
         raise

@@ -1,0 +1,96 @@
+"""Worker: the claims that it holds and has not begun."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from qml_mp import failpoints
+from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.ipc.tickets import TicketPipe
+
+_FRESH_S = 1.0
+_MOST_TAKEN = 1000
+
+
+class Held:
+    """Oldest first. The first of those that come together begins at once, and each of the others when its
+    ticket is taken: the supervisor may have been faster, and the claim is not this worker's any more then."""
+
+    def __init__(self, tickets: TicketPipe) -> None:
+        self._tickets = tickets
+        self._claims: deque[tuple[ClaimKey, Claim]] = deque()
+        self._need_no_ticket: set[ClaimKey] = set()
+        self._held_at = 0.0
+        self.taken: set[ClaimKey] = set()
+        """What the supervisor has taken to give it back. Until it has, storage still says that these are this
+        worker's. Emptied by `Claims`."""
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    @property
+    def methods(self) -> Iterator[str]:
+        """Of the jobs, in their order."""
+        return (claim.job.method for _, claim in self._claims)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the next one waits for so long that this process and its supervisor must have been stopped
+        meanwhile, and a peer may have declared them dead."""
+        waits = bool(self._claims) and self._claims[0][0] not in self._need_no_ticket
+        return waits and time.monotonic() - self._held_at > _FRESH_S
+
+    @property
+    def has_taken_many(self) -> bool:
+        """Whether it is time to ask storage what is still this worker's, or `taken` grows for ever."""
+        return len(self.taken) >= _MOST_TAKEN
+
+    def hold(self, claims: Sequence[Claim], *, begins: bool = True) -> None:
+        """Hold these; nothing else is held. `begins`: the first of them begins at once."""
+        if not claims:
+            return
+        failpoints.hit("claims.committed")
+        self._held_at = time.monotonic()
+        self._claims.extend((claim.key, claim) for claim in claims)
+        keys = [key for key, _ in self._claims]
+        others = keys[1:] if begins else keys
+        count = self._tickets.write(others)
+        # There is room for all, unless a job has filled the pipe.
+        self._need_no_ticket = set(keys).difference(others[:count])
+        failpoints.hit("tickets.written")
+
+    def next(self) -> Claim | None:
+        """Take the oldest, to begin it now; None: none is left."""
+        while self._claims:
+            key = self._claims[0][0]
+            if key not in self._need_no_ticket:
+                ticket = self._tickets.take()
+                if ticket is None:
+                    self._keep(self._need_no_ticket)
+                    continue
+                if ticket != key:
+                    self._drop_before(ticket)
+                    continue
+            return self._claims.popleft()[1]
+        return None
+
+    def take_back(self) -> list[Claim]:
+        """Have nothing of it be begun: what is still this worker's, which has to give it back."""
+        self._keep({*self._need_no_ticket, *self._tickets.take_all()})
+        claims = [claim for _, claim in self._claims]
+        self._claims.clear()
+        return claims
+
+    def _keep(self, keys: set[ClaimKey]) -> None:
+        """The others are the supervisor's by now."""
+        self.taken.update(key for key, _ in self._claims if key not in keys)
+        self._claims = deque((key, claim) for key, claim in self._claims if key in keys)
+
+    def _drop_before(self, ticket: ClaimKey) -> None:
+        """This ticket was the oldest that was left. One of no claim that is held is no ticket."""
+        keys = [key for key, _ in self._claims]
+        if ticket in keys:
+            self._keep({*keys[keys.index(ticket) :], *self._need_no_ticket})
+            self._need_no_ticket.add(ticket)

@@ -1,0 +1,135 @@
+"""Worker: what came of its jobs and is not written yet, and the one place that writes it.
+
+Outcomes of short jobs wait a moment for company. Meanwhile they lie in shared memory too, where the
+supervisor finds them when this worker dies, or is in a job that takes longer than expected.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from qml_mp import failpoints
+from qml_mp.child.claims import Claims
+from qml_mp.child.commands import Commands
+from qml_mp.child.estimate import WAIT_S
+from qml_mp.child.hygiene import Hygiene
+from qml_mp.child.reports import StateChanges
+from qml_mp.core.job import ClaimKey
+from qml_mp.core.outcome import Outcome, Success, not_storable
+from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
+from qml_mp.ipc.ended import EndedOutcomes
+from qml_mp.processing.program import Execution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unwritten:
+    execution: Execution
+    outcome: Outcome
+    is_as_it_came: bool = True
+    """Whether storage has not refused it yet."""
+
+    @property
+    def key(self) -> ClaimKey:
+        return self.execution.claim.key
+
+
+class Outcomes:
+    """Those of one worker, oldest first."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        *,
+        shared: EndedOutcomes,
+        changes: StateChanges,
+        commands: Commands,
+        hygiene: Hygiene,
+    ) -> None:
+        """`shared` is where the supervisor finds them."""
+        self._claims = claims
+        self._shared = shared
+        self._changes = changes
+        self._commands = commands
+        self._hygiene = hygiene
+        self._unwritten: list[_Unwritten] = []
+        self._oldest_at = 0.0
+        self._is_urgent = False
+
+    def __len__(self) -> int:
+        return len(self._unwritten)
+
+    def add(self, execution: Execution, outcome: Outcome) -> None:
+        """This came of it. Until it is written, nobody runs the job again."""
+        if not self._unwritten:
+            self._oldest_at = time.monotonic()
+        self._unwritten.append(_Unwritten(execution=execution, outcome=outcome))
+        has_room = self._shared.append(execution.claim.key, outcome)
+        failpoints.hit("outcome.recorded")
+        self._is_urgent = self._is_urgent or not has_room or not isinstance(outcome, Success)
+
+    def must_go(self, *, within_s: float | None = 0.0) -> bool:
+        """Whether they cannot wait until so many seconds have passed (None: for a time that nobody knows)."""
+        if not self._unwritten:
+            return False
+        return self._is_urgent or within_s is None or time.monotonic() + within_s - self._oldest_at >= WAIT_S
+
+    def write(self, *, limit: int) -> bool:
+        """Write them, as often as it takes; False when the worker must leave before it could.
+
+        Together with a claim of up to `limit` jobs at first, then without: an error of the claim must not
+        keep the outcomes. What storage refuses about one of them does not keep the others either.
+        """
+        while self._unwritten:
+            try:
+                self._write(self._unwritten, limit=limit)
+                self._claims.tries.worked()
+            except StorageError as error:
+                was_alone, limit = limit == 0, 0
+                if self._take_refusal(error):
+                    continue
+                if isinstance(error, StorageUnavailable):
+                    # What the job has done in it is undone, so it has not succeeded.
+                    self._hygiene.check_transaction(before_exit=self._shared.take_back)
+                elif not was_alone or (len(self._unwritten) > 1 and self._write_each()):
+                    continue
+                self._commands.wait(self._claims.tries.failed("Cannot write an outcome", error))
+                if self._commands.orphaned:
+                    return False  # nobody is left to wait for; the claims are recovered by whoever finds them
+        return True
+
+    def _write(self, some: Sequence[_Unwritten], *, limit: int) -> None:
+        finished = self._claims.exchange([(each.execution.claim, each.outcome) for each in some], limit=limit)
+        told = self._shared.written_by_supervisor()
+        self._unwritten = (
+            [] if some is self._unwritten else [one for one in self._unwritten if one not in some]
+        )
+        if not self._unwritten:
+            self._shared.empty()
+            self._is_urgent = False
+        for each, done in zip(some, finished, strict=True):
+            self._changes.finished(each.execution, done, is_told=each.key in told)
+
+    def _write_each(self) -> bool:
+        """Each by itself, since they are refused together; whether any was written."""
+        count = len(self._unwritten)
+        for one in tuple(self._unwritten):
+            try:
+                self._write((one,), limit=0)
+            except StorageError as error:
+                self._take_refusal(error)
+        return len(self._unwritten) < count
+
+    def _take_refusal(self, error: StorageError) -> bool:
+        """Put something in the place of an outcome that storage always refuses, so that the job does not run
+        for ever. False when it was refused before: a second refusal would be of that something."""
+        if not isinstance(error, OutcomeRefused):
+            return False
+        for position, each in enumerate(self._unwritten):
+            if each.key == ClaimKey(job_id=error.job_id, claim_seq=error.claim_seq) and each.is_as_it_came:
+                instead = not_storable(error)
+                self._unwritten[position] = replace(each, outcome=instead, is_as_it_came=False)
+                self._shared.append(each.key, instead)  # the last word about a claim counts
+                return True
+        return False

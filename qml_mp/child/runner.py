@@ -1,0 +1,89 @@
+"""Worker: one job run, and the process as it was before."""
+
+from __future__ import annotations
+
+import os
+import random
+
+from qml_mp import failpoints, host
+from qml_mp.child.commands import Commands
+from qml_mp.child.hygiene import Hygiene
+from qml_mp.child.reports import Display, StateChanges
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Cancelled, Outcome, Release
+from qml_mp.processing.processor import JobProcessor
+from qml_mp.processing.program import Execution
+from qml_mp.settings import ServerConfig
+
+
+class Runner:
+    """Makes one outcome of each claim. Does not write it."""
+
+    def __init__(
+        self,
+        processor: JobProcessor,
+        *,
+        commands: Commands,
+        display: Display,
+        changes: StateChanges,
+        hygiene: Hygiene,
+        config: ServerConfig,
+    ) -> None:
+        self._processor = processor
+        self._commands = commands
+        self._display = display
+        self._changes = changes
+        self._hygiene = hygiene
+        self._max_jobs = _with_jitter(config.max_jobs)
+        self._max_memory = config.max_memory
+
+    @property
+    def spoiled(self) -> str | None:
+        """Why no other job may run in this process."""
+        return self._hygiene.spoiled
+
+    def catch_up(self) -> None:
+        """Before storage is used after jobs: the process is as it was, or `spoiled`."""
+        self._hygiene.before_storage()
+
+    def resolve(self, claim: Claim) -> Execution:
+        """What the run of the claim needs."""
+        return self._processor.resolve(claim)
+
+    def run(self, execution: Execution) -> Outcome:
+        """Run the job, unless somebody has asked before for its end."""
+        failpoints.hit("claim.committed")
+        cancelled = self._commands.take_early_cancel(execution.claim.key)
+        if cancelled is not None:
+            self._changes.claimed(execution)
+            return Cancelled(reason=cancelled)
+        with self._commands.attending(execution.claim.key) as cancel:
+            self._changes.claimed(execution)
+            self._display.running(execution)
+            self._hygiene.before_job()
+            outcome = self._processor.run(execution, cancel)
+        self._hygiene.after_job(execution.job.method, outcome)
+        failpoints.hit("job.returned")
+        slot = self._display.slot
+        slot.jobs_done += 1
+        if self._is_used_up():
+            slot.used_up = True  # it only says so: the supervisor replaces one worker at a time
+        return outcome
+
+    def give_back(self, execution: Execution) -> Outcome:
+        """The claim came too late to be run. It is two transitions, and the hook is told of both."""
+        self._changes.claimed(execution)
+        return Release(reason="the worker was told to leave")
+
+    def _is_used_up(self) -> bool:
+        if self._max_jobs is not None and self._display.slot.jobs_done >= self._max_jobs:
+            return True
+        if self._max_memory is None:
+            return False
+        return (host.rss_bytes(os.getpid()) or 0) > self._max_memory
+
+
+def _with_jitter(max_jobs: int | None) -> int | None:
+    """Up to a tenth more, so that workers started together are not replaced together. An app may have seeded
+    the random source that all share."""
+    return None if max_jobs is None else max_jobs + random.Random().randint(0, max_jobs // 10)

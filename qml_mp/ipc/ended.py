@@ -1,0 +1,196 @@
+"""Both ends of the ended outcomes: what came of jobs that have ended, until it is written to storage.
+
+A worker that runs short jobs writes their outcomes together. Until then they lie here, in memory that it
+shares with its supervisor, so that a job that has ended does not run again because its worker died: the
+supervisor writes them on its behalf. The worker alone appends and empties. One number says what counts: how
+often it was emptied, and how many bytes of records are whole; it is written after the record, in one store.
+So there is nothing torn to read at any moment of the worker's death.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+from qml_mp.core.job import ClaimKey
+from qml_mp.core.outcome import (
+    AttemptKind,
+    Cancelled,
+    Crash,
+    ErrorInfo,
+    Failure,
+    Outcome,
+    ProcessFacts,
+    Release,
+    Retry,
+    Success,
+)
+from qml_mp.errors import InvalidJob
+from qml_mp.ipc.pipe import packed_key, unpacked_key
+
+REGION_BYTES = 256 * 1024
+_RECORDS_AT = 16  # behind two numbers
+_HEAD, _WRITTEN = 0, 1
+_USED_BITS = 32
+_USED_MASK = (1 << _USED_BITS) - 1
+_RECORD = struct.Struct("<I?3x16sq")  # bytes of the body, whether it is a success's, job, claim_seq
+_SUCCESS = struct.Struct("<q")  # microseconds; the result as JSON follows
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class EndedTable:
+    """The mapping with a region for each slot. Made before the first fork; freed with the last process. A
+    page of it that nobody has ever written to takes no memory."""
+
+    def __init__(self, capacity: int) -> None:
+        self._memory = mmap.mmap(-1, capacity * REGION_BYTES)
+
+    def region(self, index: int) -> EndedOutcomes:
+        """The region of one slot, emptied for a new worker (supervisor, before the fork)."""
+        region = EndedOutcomes(self._memory, index * REGION_BYTES)
+        region.empty()
+        return region
+
+
+class EndedOutcomes:
+    """One worker's region, as either side uses it."""
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self._memory = memory
+        self._at = at
+        self._before_newest: int | None = None
+        # An item of it is one store of 8 bytes. `Struct.pack_into` is not: it writes zeros first.
+        self._numbers = memoryview(memory)[at : at + _RECORDS_AT].cast("Q")
+
+    @property
+    def is_empty(self) -> bool:
+        return self._numbers[_HEAD] & _USED_MASK == 0
+
+    def append(self, key: ClaimKey, outcome: Outcome) -> bool:
+        """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept."""
+        body, self._before_newest = _encoded(outcome), None
+        if body is None:
+            return False
+        head = self._numbers[_HEAD]
+        begin = _RECORDS_AT + (head & _USED_MASK)
+        size = _RECORD.size + len(body)
+        if begin + size > REGION_BYTES:
+            return False
+        at = self._at + begin
+        is_fast = isinstance(outcome, Success) and outcome.not_stored is None
+        _RECORD.pack_into(self._memory, at, len(body), is_fast, *packed_key(key))
+        self._memory[at + _RECORD.size : at + size] = body
+        self._numbers[_HEAD] = head + size
+        self._before_newest = head
+        return True
+
+    def take_back(self) -> None:
+        """Do not keep the newest outcome (worker)."""
+        if self._before_newest is not None:
+            self._numbers[_HEAD] = self._before_newest
+
+    def empty(self) -> None:
+        """All that was kept is written (worker), or was another worker's (supervisor, before the fork)."""
+        self._before_newest = None
+        times = (self._numbers[_HEAD] >> _USED_BITS) + 1 & _USED_MASK
+        self._numbers[_HEAD] = times << _USED_BITS
+
+    def read(self) -> tuple[int, Mapping[ClaimKey, Outcome]]:
+        """What is kept, and the number to give to `note_written`; what cannot be read is left out."""
+        head = self._numbers[_HEAD]
+        begin = self._at + _RECORDS_AT
+        records = self._memory[begin : begin + min(head & _USED_MASK, REGION_BYTES - _RECORDS_AT)]
+        if self._numbers[_HEAD] >> _USED_BITS != head >> _USED_BITS:
+            return head, {}  # the worker has emptied it meanwhile, and may have written over what was read
+        return head, dict(_decoded(records))
+
+    def note_written(self, head: int) -> None:
+        """What `read` found when it returned this number is in storage (supervisor of a living worker)."""
+        self._numbers[_WRITTEN] = head
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether something is kept that the supervisor has not written."""
+        head = self._numbers[_HEAD]
+        return head & _USED_MASK != 0 and head != self._numbers[_WRITTEN]
+
+    def written_by_supervisor(self) -> frozenset[ClaimKey]:
+        """Those that are kept of which the worker need not tell any more (worker)."""
+        head, written = self._numbers
+        if written >> _USED_BITS != head >> _USED_BITS:
+            return frozenset()
+        begin = self._at + _RECORDS_AT
+        return frozenset(key for key, _ in _decoded(self._memory[begin : begin + (written & _USED_MASK)]))
+
+
+def _encoded(outcome: Outcome) -> bytes | None:
+    """The body of a record; None: there is no text for it. A success comes first, in a form of its own,
+    because every job that is worth the speed ends with one."""
+    try:
+        if isinstance(outcome, Success) and outcome.not_stored is None:
+            return _SUCCESS.pack(outcome.duration // _MICROSECOND) + outcome.result_text().encode()
+        return json.dumps([type(outcome).__name__, asdict(outcome)], default=_plain).encode()
+    except (InvalidJob, ValueError, TypeError, RecursionError, struct.error):
+        return None
+
+
+def _decoded(records: bytes) -> list[tuple[ClaimKey, Outcome]]:
+    found = []
+    at = 0
+    while at + _RECORD.size <= len(records):
+        size, is_fast, job, claim_seq = _RECORD.unpack_from(records, at)
+        body = records[at + _RECORD.size : at + _RECORD.size + size]
+        at += _RECORD.size + size
+        key = unpacked_key(job, claim_seq)
+        try:
+            if key is not None:
+                found.append((key, _success(body) if is_fast else _other(body)))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
+            continue  # a job has written here
+    return found
+
+
+def _success(body: bytes) -> Success:
+    (duration_us,) = _SUCCESS.unpack_from(body)
+    text = body[_SUCCESS.size :].decode()
+    return Success(result=json.loads(text), duration=_duration(duration_us), encoded=text)
+
+
+def _other(body: bytes) -> Outcome:
+    name, fields = json.loads(body)
+    for field in _READ.keys() & fields.keys():
+        if fields[field] is not None:
+            fields[field] = _READ[field](fields[field])
+    return _KINDS[name](**fields)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value // _MICROSECOND
+    raise TypeError(f"no outcome has a {type(value).__name__}")
+
+
+def _duration(microseconds: int) -> timedelta:
+    return timedelta(microseconds=microseconds)
+
+
+_KINDS: Mapping[str, Callable[..., Outcome]] = MappingProxyType(
+    {kind.__name__: kind for kind in (Success, Retry, Failure, Cancelled, Release, Crash)}
+)
+_READ: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "duration": _duration,
+        "delay": _duration,
+        "rerun_after": _duration,
+        "kind": AttemptKind,
+        "error": lambda fields: ErrorInfo(**fields),
+        "process": lambda fields: ProcessFacts(**fields),
+    }
+)
+"""How those fields of an outcome are read that JSON does not hold as they are; null is None."""

@@ -1,0 +1,70 @@
+"""Both ends of a worker's ticket pipe: who takes the ticket of a claim may start that claim, or give it back.
+
+A worker that holds several claims writes a ticket for each that it does not start at once. Worker and
+supervisor both read from this pipe; a ticket comes to one of them alone, because the kernel gives each byte
+out once. Tickets have one size, and every write and read is of whole ones, so none is ever torn.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+
+from qml_mp.core.job import ClaimKey
+from qml_mp.ipc.pipe import open_pipe, packed_key, unpacked_key
+
+_TICKET = struct.Struct("<16sq")
+TICKET_BYTES = _TICKET.size
+MOST_HELD = 100
+"""Claims that a worker holds at most: their tickets fit into the smallest pipe of all, which is a page."""
+_READ_BYTES = TICKET_BYTES * 128
+
+
+class TicketPipe:
+    """Both processes hold both ends, so that nobody ever meets the end of the file. Nothing here waits."""
+
+    def __init__(self) -> None:
+        self.reading_fd, self._writing_fd = open_pipe()
+
+    @property
+    def fds(self) -> frozenset[int]:
+        """Both ends."""
+        return frozenset((self.reading_fd, self._writing_fd))
+
+    def write(self, keys: Sequence[ClaimKey]) -> int:
+        """Write a ticket for each, in this order (worker); how many there was room for."""
+        data = b"".join(_TICKET.pack(*packed_key(key)) for key in keys)
+        try:
+            return os.write(self._writing_fd, data) // TICKET_BYTES if data else 0
+        except BlockingIOError:
+            return 0
+
+    def take(self) -> ClaimKey | None:
+        """Take the oldest ticket; None: there is none."""
+        try:
+            data = os.read(self.reading_fd, TICKET_BYTES)
+        except BlockingIOError:
+            return None
+        return unpacked_key(*_TICKET.unpack(data)) if len(data) == TICKET_BYTES else None
+
+    def take_all(self) -> list[ClaimKey]:
+        """Take every ticket that there is, oldest first."""
+        keys: list[ClaimKey] = []
+        while True:
+            try:
+                data = os.read(self.reading_fd, _READ_BYTES)
+            except BlockingIOError:
+                return keys
+            whole = data[
+                : len(data) // TICKET_BYTES * TICKET_BYTES
+            ]  # all of it, unless a job has written here
+            if not whole:
+                return keys
+            found = (unpacked_key(job, claim_seq) for job, claim_seq in _TICKET.iter_unpack(whole))
+            keys += [key for key in found if key is not None]
+
+    def close(self) -> None:
+        """Close both ends in this process."""
+        for fd in self.fds:
+            os.close(fd)

@@ -1,0 +1,76 @@
+"""Supervisor: what a living worker holds beside a job that takes long: claims that it has not begun go back,
+and outcomes of jobs that have ended are written on its behalf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qml_mp import failpoints
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Outcome, Release
+from qml_mp.errors import OutcomeRefused
+from qml_mp.events.claims import ended
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.held_claims import HeldClaims
+from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
+from qml_mp.supervisor.recovery.sweep import each_by_itself
+from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
+
+
+class ReturnLoop(Loop):
+    """Safe to repeat: each write is guarded by its claim, and the worker's own write of an outcome that is
+    written here finds it written."""
+
+    name = "return"
+
+    def __init__(self, run: Run, *, held: HeldClaims) -> None:
+        super().__init__(run)
+        self._held = held
+
+    def due_at(self) -> float:
+        return AT_ONCE if self._held.has_work() else NEVER
+
+    def tick(self, storage: Storage) -> None:
+        def see_to(worker: WorkerProcess) -> None:
+            self._see_to(storage, worker)
+
+        each_by_itself(self._run.pool, see_to)
+
+    def _see_to(self, storage: Storage, worker: WorkerProcess) -> None:
+        taken = frozenset(worker.taken)
+        number, outcomes = worker.channels.ended.read() if self._held.has_to_write(worker) else (0, {})
+        if not taken and not outcomes:
+            return
+        release = Release(reason="the job before took long")
+        claims = storage.claims_of_worker(worker.worker_id)
+        returned = [(claim, release) for claim in claims if claim.key in taken]
+        failpoints.hit("giveback.taken")
+        self._write(
+            storage,
+            worker,
+            [*returned, *((claim, outcomes[claim.key]) for claim in claims if claim.key in outcomes)],
+        )
+        failpoints.hit("giveback.committed")
+        if outcomes:
+            worker.channels.ended.note_written(number)
+        worker.taken -= taken
+        if returned:
+            self._run.pool.wake_idle(len(returned))
+
+    def _write(
+        self, storage: Storage, worker: WorkerProcess, outcomes: Sequence[tuple[Claim, Outcome]]
+    ) -> None:
+        try:
+            self._exchange(storage, worker, outcomes)
+        except OutcomeRefused:  # nothing of it is written
+            each_by_itself(outcomes, lambda outcome: self._exchange(storage, worker, [outcome]))
+
+    def _exchange(
+        self, storage: Storage, worker: WorkerProcess, outcomes: Sequence[tuple[Claim, Outcome]]
+    ) -> None:
+        done = storage.exchange(outcomes, fetch=None, limit=0, retention=self._run.retention)
+        for (claim, _), finished in zip(outcomes, done.finished, strict=True):
+            event = ended(claim, finished.job, pid=worker.child.pid)
+            if event is not None:
+                self._run.events.emit(event)

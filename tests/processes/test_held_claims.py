@@ -1,0 +1,149 @@
+"""Tests: a worker that holds several claims: nobody waits for what has not begun, and nothing runs again."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.processes.harness import Server, state_of, wait_until
+
+MakeServer = Callable[..., Server]
+METHODS = ("nap", "nap_with_the_lock")  # one that can be asked, and one that hears nothing
+LONG_S = 120.0
+
+
+def enqueue_naps(storage: Storage, method: str, *lengths_s: float) -> list[str]:
+    return storage.enqueue_many([Job.new(method, {"seconds": length_s}) for length_s in lengths_s])
+
+
+def starts(one: Server) -> Counter[str]:
+    return Counter(line.job_id for line in one.journal() if line.what == "start")
+
+
+def states(storage: Storage, ids: list[str]) -> set[StateName]:
+    return {state_of(storage, job_id) for job_id in ids}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_job_that_takes_longer_than_expected_holds_up_neither_what_ended_before_nor_what_comes_behind(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    ids = enqueue_naps(storage, method, *([0.0] * 27), LONG_S, *([0.0] * 27))
+    before, long_id, behind = ids[:27], ids[27], ids[28:]
+    one = server("-w", "1").start()
+
+    # What has ended is written, and all claims but the one in hand are given back.
+    wait_until(lambda: states(storage, before) == {StateName.SUCCEEDED}, what=one.log())
+    wait_until(lambda: storage.job_counts()[StateName.PROCESSING] == 1, what=one.log())
+    assert state_of(storage, long_id) is StateName.PROCESSING
+    assert states(storage, behind) == {StateName.ENQUEUED}
+
+    one.signal(signal.SIGTTIN)  # another worker
+
+    wait_until(lambda: states(storage, behind) == {StateName.SUCCEEDED}, what=one.log())
+    assert state_of(storage, long_id) is StateName.PROCESSING
+    assert starts(one) == Counter(ids)
+    one.signal(signal.SIGQUIT)
+    assert one.wait() == 6
+    assert state_of(storage, long_id) is StateName.ENQUEUED
+    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(signal.SIGTERM, "told to leave"), (signal.SIGUSR2, "claims are paused")]
+)
+def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
+    server: MakeServer, storage: Storage, number: int, message: str
+) -> None:
+    ids = enqueue_naps(storage, "nap", *([0.0] * 300), *([0.02] * 100))
+    one = server("-w", "2", QML_MP_FETCH_BATCH_SIZE="100").start()
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] > 20, what=one.log())
+
+    one.signal(number)
+
+    wait_until(lambda: storage.job_counts()[StateName.PROCESSING] == 0, what=f"{message}: {one.log()}")
+    if number == signal.SIGUSR2:
+        one.signal(signal.SIGTERM)
+    assert one.wait() == 0
+    counts = storage.job_counts()
+    assert counts[StateName.SUCCEEDED] + counts[StateName.ENQUEUED] == len(ids)
+    done = {job_id for job_id in ids if state_of(storage, job_id) is StateName.SUCCEEDED}
+    assert starts(one) == Counter(done)
+
+
+@pytest.fixture
+def place(server: MakeServer, tmp_path: Path) -> Callable[..., Server]:
+    """Makes a server in which a failpoint is armed for once."""
+
+    def make(failpoint: str, *flags: str) -> Server:
+        one = server(*flags, QML_MP_FETCH_BATCH_SIZE="100")
+        one.program = ("-m", "tests.failpoints", f"{failpoint}@{tmp_path / 'mark'}")
+        return one
+
+    return make
+
+
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
+@pytest.mark.parametrize(
+    ("moment", "most_crashes"),
+    [
+        ("claims.committed", 1),  # 1: should it have been a batch of one
+        ("tickets.written", 1),
+        ("claim.committed", 1),
+        ("outcome.recorded", 0),
+        ("finish.before", 0),
+        ("finish.committed", 1),
+    ],
+)
+@pytest.mark.parametrize("times", [7, 40])
+def test_a_worker_killed_while_it_holds_claims_runs_none_of_the_jobs_twice(
+    place: MakeServer, storage: Storage, moment: str, most_crashes: int, times: int
+) -> None:
+    ids = enqueue_naps(storage, "nap", *([0.0] * 400))
+    one = place(f"{moment}=kill:{times}", "-w", "1").start(ready=None)
+
+    wait_until(lambda: states(storage, ids) == {StateName.SUCCEEDED}, within_s=60, what=one.log())
+
+    assert starts(one) == Counter(ids)
+    assert sum(job.crashes for job in map(storage.get, ids) if job) <= most_crashes
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(3)
+def test_a_worker_killed_before_anybody_knows_of_an_outcome_runs_that_job_alone_again(
+    place: MakeServer, storage: Storage
+) -> None:
+    ids = enqueue_naps(storage, "nap", *([0.0] * 100))
+    one = place("job.returned=kill:40", "-w", "1").start(ready=None)
+
+    wait_until(lambda: states(storage, ids) == {StateName.SUCCEEDED}, what=one.log())
+
+    assert sorted(starts(one).values()) == [1] * 99 + [2]
+    assert sorted(job.crashes for job in map(storage.get, ids) if job) == [0] * 99 + [1]
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(5)
+@pytest.mark.parametrize("moment", ["giveback.taken", "giveback.committed"])
+def test_a_supervisor_killed_while_it_gives_claims_back_loses_none(
+    place: MakeServer, storage: Storage, moment: str
+) -> None:
+    ids = enqueue_naps(storage, "nap", *([0.0] * 27), 3.0, *([0.0] * 27))
+    one = place(f"{moment}=kill", "-w", "1").start(ready=None)
+    assert one.wait() == -signal.SIGKILL, one.log()
+
+    one.start(ready=None)
+
+    wait_until(lambda: states(storage, ids) == {StateName.SUCCEEDED}, what=one.log())
+    # What was in hand ended with its server, and so did what had ended and lay in its memory.
+    again = starts(one) - Counter(ids)
+    assert set(again) <= set(ids[:28])
+    assert one.stop() == 0

@@ -1,0 +1,61 @@
+"""Tests: a worker claims one job at a time, and more only while jobs prove short."""
+
+from __future__ import annotations
+
+import pytest
+
+from qml_mp.child.estimate import Estimates
+
+
+def limits(estimates: Estimates, *, took_s: float, batches: int) -> list[int]:
+    """The limits of so many claims, of which each is followed by a job that takes so long."""
+    found = []
+    for _ in range(batches):
+        found.append(estimates.next_limit())
+        estimates.note("job", took_s)
+    return found
+
+
+def test_it_begins_with_one_and_doubles_up_to_the_setting() -> None:
+    assert limits(Estimates(most=10), took_s=0.0001, batches=6) == [1, 2, 4, 8, 10, 10]
+
+
+@pytest.mark.parametrize(("took_s", "most"), [(0.001, 45), (0.005, 9), (0.03, 1), (10.0, 1)])
+def test_no_more_is_claimed_than_is_worth_the_time(took_s: float, most: int) -> None:
+    assert max(limits(Estimates(most=100), took_s=took_s, batches=20)) == most
+
+
+def test_without_a_job_it_does_not_grow() -> None:
+    estimates = Estimates(most=100)
+
+    assert [estimates.next_limit() for _ in range(5)] == [1] * 5
+
+
+def test_after_a_long_job_it_is_one_again_and_grows_anew() -> None:
+    estimates = Estimates(most=100)
+    limits(estimates, took_s=0.0001, batches=10)
+
+    estimates.note("long", 2.0)
+
+    assert estimates.next_limit() == 1
+    assert max(limits(estimates, took_s=0.0001, batches=30)) == 100
+
+
+def test_each_method_has_an_estimate_of_its_own() -> None:
+    estimates = Estimates(most=10)
+    estimates.note("short", 0.001)
+    estimates.note("long", 2.0)
+
+    assert estimates.of("short") == 0.001
+    assert (estimates.of("long") or 0) > 0.05
+    assert estimates.of("unknown") is None
+
+
+def test_what_fits_is_counted_from_the_next_on() -> None:
+    estimates = Estimates(most=10)
+    estimates.note("short", 0.002)
+    estimates.note("middling", 0.03)
+
+    assert estimates.fitting(["short"] * 100) == 22
+    assert estimates.fitting(["middling", "short", "middling", "short"]) == 2
+    assert estimates.fitting([]) == 0

@@ -1,0 +1,124 @@
+"""Tests: of the claims that a worker holds, those alone are begun or given back that are still its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from qml_mp.child.held import Held
+from qml_mp.core.job import Claim, Job
+from qml_mp.ipc.tickets import TicketPipe
+
+
+@pytest.fixture
+def tickets() -> Iterator[TicketPipe]:
+    pipe = TicketPipe()
+    yield pipe
+    pipe.close()
+
+
+@pytest.fixture
+def held(tickets: TicketPipe) -> Held:
+    return Held(tickets)
+
+
+def claims_of(count: int) -> list[Claim]:
+    jobs = [replace(Job.new("m", now=datetime.now(UTC)), claim_seq=1) for _ in range(count)]
+    return [Claim(job=job, worker_id="w", server_id="s") for job in jobs]
+
+
+def begun(held: Held) -> list[Claim]:
+    found = []
+    while (claim := held.next()) is not None:
+        found.append(claim)
+    return found
+
+
+def test_what_nobody_takes_is_begun_in_its_order(held: Held) -> None:
+    claims = claims_of(5)
+
+    held.hold(claims)
+
+    assert begun(held) == claims
+    assert held.taken == set()
+
+
+def test_a_single_claim_needs_no_ticket(held: Held, tickets: TicketPipe) -> None:
+    claims = claims_of(1)
+
+    held.hold(claims)
+
+    assert tickets.take() is None
+    assert begun(held) == claims
+
+
+def test_what_the_supervisor_has_taken_is_not_begun_and_remembered(held: Held, tickets: TicketPipe) -> None:
+    claims = claims_of(5)
+    held.hold(claims)
+    first, second = held.next(), held.next()
+
+    taken = tickets.take_all()
+
+    assert [first, second] == claims[:2]
+    assert held.next() is None
+    assert held.taken == set(taken) == {claim.key for claim in claims[2:]}
+
+
+def test_tickets_that_were_taken_from_the_front_do_not_keep_the_rest(held: Held, tickets: TicketPipe) -> None:
+    claims = claims_of(5)
+    held.hold(claims)
+
+    tickets.take()
+    tickets.take()
+
+    assert begun(held) == [claims[0], *claims[3:]]
+    assert held.taken == {claim.key for claim in claims[1:3]}
+
+
+def test_only_what_is_still_the_workers_is_given_back(held: Held, tickets: TicketPipe) -> None:
+    claims = claims_of(4)
+    held.hold(claims)
+    tickets.take()
+
+    assert held.take_back() == [claims[0], *claims[2:]]
+    assert held.taken == {claims[1].key}
+    assert len(held) == 0
+    assert tickets.take() is None
+    assert held.next() is None
+
+
+def test_claims_for_whose_tickets_there_is_no_room_are_begun_without(held: Held, tickets: TicketPipe) -> None:
+    for number in (100, 1):
+        while tickets.write([claim.key for claim in claims_of(number)]):
+            pass
+    claims = claims_of(3)
+    held.hold(claims)
+    tickets.take_all()
+
+    assert begun(held) == claims
+
+
+def test_a_ticket_of_no_claim_is_passed_over(held: Held, tickets: TicketPipe) -> None:
+    tickets.write([claims_of(1)[0].key])
+    claims = claims_of(3)
+    held.hold(claims)
+
+    assert begun(held) == claims
+
+
+def test_claims_are_stale_when_their_worker_was_stopped(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    began_s = time.monotonic()
+    held.hold(claims_of(2))
+    monkeypatch.setattr(time, "monotonic", lambda: began_s + 60)
+
+    found = [held.is_stale]  # the first begins at once, as a single one does
+    held.next()
+    found.append(held.is_stale)
+    held.next()
+    found.append(held.is_stale)
+
+    assert found == [False, True, False]
