@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import sql
 
+from tests.bench.cpu import cpu_s_of_programs, cpu_s_of_sessions
 from tests.bench.place import Place
 from tests.bench.redis_server import redis_server
 from tests.bench.system import Backend, Command, System
@@ -78,6 +80,17 @@ class Ground:
                 yield ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """What came of a backlog."""
+
+    timing: Timing
+    cpu_us: float | None
+    """Processor time that the system's processes used for a job; None: not known."""
+    database_cpu_us: float | None
+    """The same of PostgreSQL's sessions."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Run:
     """Its processes; `stop` ends them."""
@@ -117,21 +130,32 @@ class Run:
                 connection.execute("VACUUM ANALYZE")
                 connection.execute("CHECKPOINT")
 
-    def drain(self, count: int) -> Timing:
+    def drain(self, count: int) -> Drained:
         """Start the workers and time the jobs that wait."""
         watcher = Watcher(self.place.bytes)
         workers = self.start_workers()
-        done = watcher.wait(
-            count,
-            first_within_s=_BOOT_S,
-            longest_s=self.longest_s,
-            is_hopeless=lambda: not any(worker.is_running() for worker in workers),
-        )
+
+        def is_hopeless() -> bool:
+            return not any(worker.is_running() for worker in workers)
+
+        first = watcher.wait(1, within_s=_BOOT_S, is_hopeless=is_hopeless)
+        before = self._cpu_s(workers)
+        done = watcher.wait(count, within_s=self.longest_s, is_hopeless=is_hopeless)
+        after = self._cpu_s(workers)
         if not done:
             raise RunFailed(f"No job ran. {self.log()}")
         if done > count:
             raise RunFailed(f"{count} jobs were enqueued, and {done} ran.")
-        return watcher.timing()
+        if before is None or after is None or done == first:
+            return Drained(timing=watcher.timing(), cpu_us=None, database_cpu_us=None)
+        own, database = ((now - then) * 1e6 / (done - first) for then, now in zip(before, after, strict=True))
+        return Drained(timing=watcher.timing(), cpu_us=own, database_cpu_us=database)
+
+    def _cpu_s(self, workers: Sequence[Program]) -> tuple[float, float] | None:
+        """Of the workers and of the database's sessions so far; None: one has ended, and its time is lost."""
+        own = cpu_s_of_programs(worker.pid for worker in workers)
+        database = cpu_s_of_sessions(self.place.url.rpartition("/")[2]) if self.place.url else 0.0
+        return (own, database) if all(worker.is_running() for worker in workers) else None
 
     def log(self) -> str:
         """The end of what all its programs printed."""
@@ -187,6 +211,10 @@ class Program:
         """What it printed."""
         return self._log.read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def is_running(self) -> bool:
         return self._process.poll() is None
 
@@ -216,6 +244,6 @@ def _fresh_database(postgres_url: str) -> Iterator[str]:
     with contextlib.closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
-            yield f"{postgres_url.rpartition('/')[0]}/{name}"
+            yield urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

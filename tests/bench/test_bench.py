@@ -66,7 +66,7 @@ def test_the_time_counts_from_the_first_job_of_the_last_process_to_begin(tmp_pat
         with path.open("ab") as file:
             file.write(part)
         size = path.stat().st_size
-        watcher.wait(size, first_within_s=5, longest_s=5, is_hopeless=lambda: False)
+        watcher.wait(size, within_s=5, is_hopeless=lambda: False)
 
     timing = watcher.timing()
 
@@ -76,7 +76,7 @@ def test_the_time_counts_from_the_first_job_of_the_last_process_to_begin(tmp_pat
 def test_a_file_that_does_not_grow_is_watched_no_longer_than_its_writers_live(tmp_path: Path) -> None:
     watcher = Watcher(tmp_path / "bytes")
 
-    done = watcher.wait(1, first_within_s=60, longest_s=60, is_hopeless=lambda: True)
+    done = watcher.wait(1, within_s=60, is_hopeless=lambda: True)
 
     assert done == 0
 

@@ -21,10 +21,13 @@ def drain(
     with ground.run(system, workers=workers) as run:
         run.enqueue(jobs, kinds)
         run.settle()
-        timing = run.drain(jobs)
+        drained = run.drain(jobs)
+    timing = drained.timing
+    used = {"cpu_us": drained.cpu_us, "database_cpu_us": drained.database_cpu_us}
     return {
         "jobs_per_s": timing.jobs_per_s,
         "jobs": timing.jobs,
         "processes": timing.processes,
         "share": timing.share,
+        **{name: value for name, value in used.items() if value is not None},
     }

@@ -39,19 +39,15 @@ class Watcher:
         self._path.touch()
         self._samples = [(time.monotonic_ns(), 0)]
 
-    def wait(
-        self, count: int, *, first_within_s: float, longest_s: float, is_hopeless: Callable[[], bool]
-    ) -> int:
-        """Until the file has so many bytes, or so long after the first of them; the bytes that it has."""
-        deadline = time.monotonic() + first_within_s
-        size, looked = 0, 0
+    def wait(self, count: int, *, within_s: float, is_hopeless: Callable[[], bool]) -> int:
+        """Until the file has so many bytes; how many it has then: fewer when time or hope has run out."""
+        deadline = time.monotonic() + within_s
+        size, looked = self._samples[-1][1], 0
         while size < count and time.monotonic() < deadline:
             select.select([], [], [], _LOOK_EVERY_MS / 1000)
             looked += 1
             ended = looked % _ASK_EVERY == 0 and is_hopeless()
             grown = os.stat(self._path).st_size
-            if grown > size == 0:
-                deadline = time.monotonic() + longest_s
             if grown > size:
                 size = grown
                 self._samples.append((time.monotonic_ns(), size))

@@ -30,6 +30,8 @@ SCENARIO = Scenario(
     columns=(
         Column(metric="jobs_per_s", heading="jobs/s"),
         Column(metric="share", heading="busiest worker's share", digits=2),
+        Column(metric="cpu_us", heading="CPU µs a job"),
+        Column(metric="database_cpu_us", heading="PostgreSQL's"),
     ),
     ratios=(Ratio(heading="efficiency", metric="jobs_per_s", base="loops"),),
     targets=tuple(
