@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import takewhile
 
 from qml_mp.bench.figures import EfficiencyFigures, Figures, Spread, StorageFigures, ThroughputFigures
 from qml_mp.units import format_duration
@@ -58,11 +59,11 @@ def _about_latency(latency: Spread) -> str:
 
 
 def _about_efficiency(efficiency: tuple[EfficiencyFigures, ...]) -> str:
-    good = [each.length for each in efficiency if each.ratio >= _GOOD_RATIO]
+    good = list(takewhile(lambda each: each.ratio >= _GOOD_RATIO, reversed(efficiency)))
     if good:
         return (
-            f"Jobs of {format_duration(min(good))} and longer get at least {_GOOD_RATIO:.0%} of what bare "
-            "processes get out of the cores."
+            f"Jobs of {format_duration(good[-1].length)} and longer get at least {_GOOD_RATIO:.0%} of what "
+            "bare processes get out of the cores."
         )
     longest = efficiency[-1]
     return (
