@@ -76,7 +76,7 @@ class WorkerPool(Part):
             return now + _LOOK_AT_BOOTS_EVERY_S  # readiness is a word in memory: it wakes nobody
         again_at = self.boots.next_at() if self._missing() else float("inf")
         # A worker that begins a job or is used up says so in memory, which wakes nobody.
-        return min(again_at, now + _LOOK_EVERY_S)
+        return min(again_at, now + _LOOK_EVERY_S, *(worker.looks_by for worker in self))
 
     def turn(self) -> None:
         """Read every slot; note who has become ready and who takes too long for it."""

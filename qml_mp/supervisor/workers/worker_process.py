@@ -21,7 +21,7 @@ from qml_mp.supervisor.workers.fork import Child, fork_child
 from qml_mp.supervisor.workers.ladder import Plan, Rung
 
 _BUSY = (Activity.RUNNING, Activity.FINISHING)
-_LONG_AFTER_WAKE_S = 0.05
+_MOMENT_S = 0.05  # for a worker that was woken to look for a job
 _MOST_CANCELS = 128
 
 
@@ -125,7 +125,8 @@ class WorkerProcess:
 
     @property
     def can_be_woken(self) -> bool:
-        """Whether it is idle, will stay, and has looked for a job since it was woken last."""
+        """Whether it is idle, will stay, and has looked for a job since it was woken last. One that is busy
+        looks before it is idle."""
         return self.is_idle and not self.leaving and not self._has_to_look
 
     def wake(self, now: float) -> None:
@@ -136,12 +137,17 @@ class WorkerProcess:
         self._woken_at = now
         self._send(Kind.WAKE)
 
+    @property
+    def looks_by(self) -> float:
+        """When it should have looked for a job, of one that was woken and has not; else never."""
+        return self._woken_at + _MOMENT_S if self._has_to_look else float("inf")
+
     def has_missed_wake(self, now: float) -> bool:
-        """Whether it was woken long ago and has not looked; said once."""
-        missed = now - self._woken_at > _LONG_AFTER_WAKE_S
+        """Whether it should have looked by now; said once."""
+        missed = now >= self.looks_by
         if missed:
             self._woken_at = float("inf")
-        return missed and self._has_to_look
+        return missed
 
     @property
     def _has_to_look(self) -> bool:
