@@ -113,6 +113,17 @@ def test_a_claim_of_several_reads_and_locks_no_more_than_it_takes(
     assert sum(_rows(line) * _loops(line) for line in locks) == 51, plan
 
 
+def test_what_is_left_to_run_in_one_queue_is_counted_in_its_part_of_the_index(
+    session: psycopg.Connection, postgres_url: str
+) -> None:
+    served: dict[str, object] = {"queues": ["small"], "methods": ["work"], "server_id": "s"}
+
+    plan = explained(session, postgres_url, QUERIES.monitoring.due_work, served, generic=True)
+
+    scans = [line for line in plan if "jobs_claim_queue" in line and "never executed" not in line]
+    assert [_rows(line) for line in scans] == [200], plan
+
+
 def explained(
     session: psycopg.Connection, url: str, statement: str, params: Values, *, generic: bool = False
 ) -> list[str]:

@@ -87,9 +87,12 @@ MONITORING: Final = MonitoringQueries(
         WHERE {SERVED}
         ORDER BY h.queue, h.name
     """,
+    # Runnable jobs in two parts, because a plan that is kept must look for named queues in the index.
     due_work=f"""
         SELECT (SELECT count(*) FROM {{s}}.jobs
-                WHERE state = 'enqueued' AND queue <> '' AND {SERVED} AND {KNOWN})
+                WHERE state = 'enqueued' AND queue <> '' AND queue = ANY(%(queues)s::text[]) AND {KNOWN})
+               + (SELECT count(*) FROM {{s}}.jobs
+                  WHERE %(queues)s::text[] = '{{{{}}}}' AND state = 'enqueued' AND queue <> '' AND {KNOWN})
                + (SELECT count(*) FROM {{s}}.jobs
                   WHERE state = 'processing' AND {SERVED}
                     AND (%(server_id)s::text IS NULL OR server_id = %(server_id)s)) AS runnable,
