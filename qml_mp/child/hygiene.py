@@ -188,7 +188,8 @@ class Hygiene:
         changed = {fd for fd, file in self._files.items() if _file_of(fd) != file}
         if changed & self._vital_fds or any(_file_of(fd) is not None for fd in changed & storage_fds):
             # The connection to storage may be somebody else's file now: not one byte more.
-            self._slot.say("The job closed or replaced descriptors of the worker.")
+            who = "This job or one right before it" if self._is_behind else "The job"
+            self._slot.say(f"{who} closed or replaced descriptors of the worker.")
             os._exit(WorkerExit.BROKEN)
         if changed & storage_fds:
             self._storage.close()  # its number may be gone; the next use opens another

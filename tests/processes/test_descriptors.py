@@ -36,6 +36,7 @@ def test_a_job_that_closes_every_descriptor_crashes_and_nothing_else_is_written(
     assert is_gone(worker)
     assert result_of(storage, "quick") == 1
     assert one.stop() == 0
+    assert "it exited with code 82 (The job closed or replaced descriptors of the worker.)" in one.log()
 
 
 @pytest.mark.fault(20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.core.job import new_job_id
+from qml_mp.core.job import Job, new_job_id
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.fork import fork_child, reap
@@ -35,6 +36,20 @@ def test_what_a_job_changes_in_its_process_is_put_back_for_the_next_job(
 
     assert result_of(storage, "surroundings") == before
     assert one.worker_pids() == workers
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+def test_what_a_job_changes_is_put_back_for_the_next_job_of_the_same_batch(
+    server: MakeServer, storage: Storage
+) -> None:
+    methods = ["surroundings"] * 20 + ["unsettle", "surroundings"] * 5 + ["surroundings"] * 20
+    ids = storage.enqueue_many(Job.new(method) for method in methods)
+
+    one = server("-w", "1").start()
+
+    jobs = [wait_for_state(storage, job_id, StateName.SUCCEEDED) for job_id in ids]
+    assert len({json.dumps(job.result) for job in jobs if job.method == "surroundings"}) == 1
     assert one.stop() == 0
 
 

@@ -182,7 +182,16 @@ def test_a_worker_of_which_a_job_has_replaced_a_descriptor_ends_before_storage_i
         worker.run(lambda: None)
         worker.hygiene.before_storage()
 
-    assert exit_code_of(main) == WorkerExit.BROKEN
+    slots = SlotTable(1)
+
+    code = exit_code_of(main, slots=slots)
+
+    view = slots.read(0)
+    assert view is not None
+    assert (code, view.text) == (
+        WorkerExit.BROKEN,
+        "This job or one right before it closed or replaced descriptors of the worker.",
+    )
 
 
 def test_a_copy_of_the_worker_that_a_job_lets_return_is_none() -> None:

@@ -60,12 +60,13 @@ class Death:
         return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
 
     def stopped(self) -> WorkerStopped:
+        said = "" if self.slot is None or self.slot.activity is Activity.CANNOT_BOOT else self.slot.text
         return WorkerStopped(
             worker_id=self.worker_id,
             number=self.number,
             pid=self.process.pid,
             process=self.process,
-            how=self.how,
+            how=f"{self.how} ({said})" if said else self.how,
             was_orderly=self.was_orderly,
         )
 
