@@ -117,3 +117,16 @@ def was_taken_away(one: Transition, attempts: Mapping[tuple[str, int], AttemptKi
     kind = attempts.get((one.job_id, one.old_seq))
     is_over = one.new in (StateName.SUCCEEDED, StateName.DELETED)
     return one.old is _PROCESSING and not is_over and kind in (None, AttemptKind.CRASH)
+
+
+def most_held(log: Sequence[Transition]) -> int:
+    """The most claims that one worker held at one time."""
+    held: Counter[str | None] = Counter()
+    most = 0
+    for one in log:
+        if one.old is _PROCESSING:
+            held[one.old_worker] -= 1
+        if one.new is _PROCESSING:
+            held[one.new_worker] += 1
+            most = max(most, held[one.new_worker])
+    return most

@@ -30,6 +30,7 @@ from tests.processes.journal import Line, parse_journal, read_journal
 APP = "tests.soak.apps:app"
 _FIRST_BOOT_S = 60.0
 _MOST_CLAIMS = 100
+_NOTES = "worker/outcome.recorded=note"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,13 +47,15 @@ class Ground:
     audit: Audit
     servers: list[Server] = field(default_factory=list)
 
-    def server(self, *flags: str, app: str = APP, **environment: str) -> Server:
-        """A server on this storage, not started yet, whose workers may hold as many claims as there can be.
-        Its current directory is the ground's folder, by which every process of it is found again."""
+    def server(self, *flags: str, app: str = APP, failpoint: str = "", **environment: str) -> Server:
+        """A server on this storage, not started yet, whose workers may hold as many claims as there can be,
+        and note in the journal what is recorded. Its current directory is the ground's folder, by which every
+        process of it is found again."""
         settings = {**environment_of({"fetch_batch_size": _MOST_CLAIMS}), **environment}
         one = Server(
-            url=self.url, folder=self.folder, app=app, flags=flags, environment=settings, cwd=self.folder
-        )
+            url=self.url, folder=self.folder, app=app, flags=flags, environment=settings, cwd=self.folder,
+            program=("-m", "tests.failpoints", f"{_NOTES};{failpoint}"),
+        )  # fmt: skip
         self.servers.append(one)
         return one
 

@@ -7,15 +7,11 @@ import os
 import random
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from qml_mp import host
 from qml_mp.core.job import Job
-from qml_mp.core.state import StateName
-from tests.audit import Transition
-from tests.faults import ended_and_taken_away, was_taken_away
+from tests.faults import ended_and_taken_away, most_held, was_taken_away
 from tests.processes.harness import Server, wait_until
 from tests.soak.ground import Ground, environment_of, fresh_ground, pause
 from tests.soak.judge import Kills
@@ -26,6 +22,8 @@ WORKERS = 4
 _KILL_EVERY_S = 0.2
 _SUPERVISOR_EVERY_S = 5.0
 _STUCK_AFTER_S = 120.0
+_HELD_AT_LEAST = 10
+"""So many claims must one worker have held at a time, or the run says nothing of several claims."""
 _SETTINGS = environment_of(
     # A job is innocent of the kills that hit it; an orphan must not outlive many supervisors.
     {"max_crashes": 1000, "orphan_grace": 2, "shutdown_timeout": 20}
@@ -126,11 +124,12 @@ def _under_fire(task: Task, *, supervisor_every_s: float | None) -> Row:
         log, journal = ground.audit.transitions(), ground.journal()
         attempts = ground.audit.attempts()
         taken = sum(was_taken_away(one, attempts) for one in log)
+        if most_held(log) < _HELD_AT_LEAST:
+            battle.broken.append(f"no worker held more than {most_held(log)} claims at a time")
         runs = sum(line.what == "start" for line in journal)
         ended = len(list(ended_and_taken_away(journal, log, attempts)))
-        most_held = _most_held(log)
         figures = (
-            f"{runs} runs, {taken} claims taken away, {ended} of them had ended, {most_held} held at a time"
+            f"{runs} runs, {taken} claims taken away, {ended} had ended, {most_held(log)} held at a time"
         )
         if supervisor_every_s is not None:
             figures += f", {battle.supervisors_killed} supervisors killed"
@@ -155,19 +154,6 @@ def _fight(task: Task, battle: _Battle, supervisor_every_s: float | None) -> Non
         if time.monotonic() >= supervisor_at and supervisor_every_s is not None:
             battle.kill_the_supervisor()
             supervisor_at = time.monotonic() + supervisor_every_s
-
-
-def _most_held(log: Iterable[Transition]) -> int:
-    """By one worker at one time."""
-    held: Counter[str | None] = Counter()
-    most = 0
-    for one in log:
-        if one.old is StateName.PROCESSING:
-            held[one.old_worker] -= 1
-        if one.new is StateName.PROCESSING:
-            held[one.new_worker] += 1
-            most = max(most, held[one.new_worker])
-    return most
 
 
 def _ended(ground: Ground) -> list[str]:

@@ -1,0 +1,78 @@
+"""Tests, worker: jobs for workers that hold several claims. Each returns the number of its claim."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+
+from qml_mp import QmlApp, RetryPolicy, WorkerContext
+from tests.processes.journal import sole_run
+from tests.soak.apps import gate_of
+
+app = QmlApp(retry_policy=RetryPolicy.none())
+
+
+@app.job()
+def brief(ctx: WorkerContext) -> int:
+    """End at once."""
+    with sole_run(ctx):
+        pass
+    return ctx.job.claim_seq
+
+
+@app.job()
+def busy(ctx: WorkerContext, seconds: float) -> int:
+    """Compute."""
+    with sole_run(ctx):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+    return ctx.job.claim_seq
+
+
+@app.job()
+def linger(ctx: WorkerContext, seconds: float) -> int:
+    """Sleep."""
+    with sole_run(ctx):
+        time.sleep(seconds)
+    return ctx.job.claim_seq
+
+
+@app.job()
+def grip(ctx: WorkerContext, seconds: float) -> int:
+    """Sleep in C code that holds the interpreter lock."""
+    with sole_run(ctx):
+        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    return ctx.job.claim_seq
+
+
+@app.job()
+def gated(ctx: WorkerContext) -> int:
+    """Wait until the test has opened the gate."""
+    with sole_run(ctx):
+        while not gate_of(ctx.job.id).exists():
+            time.sleep(0.002)
+    return ctx.job.claim_seq
+
+
+@app.job()
+def fall(ctx: WorkerContext, how: str) -> int:
+    """End the own process at the first run."""
+    with sole_run(ctx):
+        if ctx.job.claim_seq == 1:
+            _end_process(how)
+    return ctx.job.claim_seq
+
+
+def _end_process(how: str) -> None:
+    match how:
+        case "exit":
+            os._exit(0)
+        case "segfault":
+            ctypes.string_at(0)
+        case "close all":
+            os.closerange(3, 4096)
+        case _:
+            os.kill(os.getpid(), signal.Signals[how])

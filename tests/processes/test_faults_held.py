@@ -1,0 +1,292 @@
+"""Tests: whatever happens to a worker that holds several claims, each job runs as if it had been alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.state import StateName
+from qml_mp.storage.values import BY_DEFAULT
+from tests.faults import ended_and_taken_away, most_held
+from tests.processes.harness import Server, is_stopped, wait_until
+from tests.processes.journal import Line
+from tests.soak.ground import Ground, environment_of, fresh_ground
+from tests.soak.judge import Kills
+from tests.soak.scenario import judge_ground, nothing_left
+
+APP = "tests.processes.apps_held:app"
+BEFORE, AFTER = 40, 40
+"""A worker claims 1, 2, 4, 8 and 16 jobs at first, so the one after the first forty has company on both
+sides in its worker's hands."""
+HELD_AT_LEAST = 8
+QUICK = environment_of({"cancel_grace": 0.2, "term_grace": 0.3})
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
+    with fresh_ground(request.param, url, seed=1) as ground:
+        yield ground
+
+
+def serve(ground: Ground, *flags: str, failpoint: str = "", **settings: str) -> Server:
+    """Start a server."""
+    return ground.server(*flags, app=APP, failpoint=failpoint, **settings).start(ready=None)
+
+
+def brief(number: int) -> list[Job]:
+    return [Job.new("brief") for _ in range(number)]
+
+
+def enqueue_amid_brief_jobs(ground: Ground, *jobs: Job) -> tuple[list[str], list[str]]:
+    """The ids of these jobs, and those of the many brief ones around them."""
+    before, after = brief(BEFORE), brief(AFTER)
+    ids = ground.storage.enqueue_many([*before, *jobs, *after])
+    return [job.id for job in jobs], [job_id for job_id in ids if job_id not in {job.id for job in jobs}]
+
+
+def start_of(ground: Ground, job_id: str) -> Line:
+    """The line that the job wrote when it began; waits for it."""
+    return wait_until(
+        lambda: next((one for one in ground.journal() if (one.job_id, one.what) == (job_id, "start")), None)
+    )
+
+
+def end_all(ground: Ground, server: Server) -> None:
+    """Wait for the end of all jobs, and stop the server."""
+    wait_until(lambda: not ground.audit.unfinished(), within_s=40, what=f"the end; {server.log()[-3000:]}")
+    assert server.stop() == 0
+
+
+def assert_sound(ground: Ground, expected: Sequence[str], kills: Kills | None = None) -> None:
+    """Nothing is lost, run twice at a time, stale, unexplained or charged, and nothing is left."""
+    findings = judge_ground(ground, expected=list(expected), kills=kills or Kills())
+    assert findings.all == ()
+    assert nothing_left(ground) == ()
+    assert most_held(ground.audit.transitions()) >= HELD_AT_LEAST
+
+
+def runs_of(ground: Ground, job_ids: Sequence[str]) -> dict[str, int]:
+    """How often each of the jobs has begun."""
+    starts = [line.job_id for line in ground.journal() if line.what == "start"]
+    return {job_id: starts.count(job_id) for job_id in job_ids}
+
+
+def worker_of(ground: Ground, job_id: str, claim_seq: int = 1) -> str:
+    """Who claimed the job then."""
+    log = ground.audit.transitions()
+    claims = [
+        one for one in log if (one.job_id, one.new_seq, one.new) == (job_id, claim_seq, StateName.PROCESSING)
+    ]
+    (worker,) = [one.new_worker for one in claims]
+    assert worker is not None
+    return worker
+
+
+@pytest.mark.fault(1)
+@pytest.mark.fault(10)
+@pytest.mark.fault(12)
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGABRT", "segfault", "exit", "close all"])
+def test_a_job_that_ends_its_process_costs_those_held_with_it_nothing(ground: Ground, how: str) -> None:
+    [fallen], others = enqueue_amid_brief_jobs(ground, Job.new("fall", {"how": how}))
+
+    end_all(ground, serve(ground, "-w", "1"))
+
+    assert_sound(ground, [fallen, *others], Kills(workers={worker_of(ground, fallen)}))
+    assert runs_of(ground, [fallen]) == {fallen: 2}
+    assert set(runs_of(ground, others).values()) == {1}
+    assert {row.crashes for row in ground.audit.jobs() if row.id != fallen} == {0}
+    assert ground.audit.attempts() == {(fallen, 1): AttemptKind.CRASH}
+
+
+@pytest.mark.fault(1)
+@pytest.mark.fault(9)
+def test_a_worker_killed_in_a_job_leaves_what_it_held_to_others_uncharged(ground: Ground) -> None:
+    [gated], others = enqueue_amid_brief_jobs(ground, Job.new("gated"))
+    server = serve(ground, "-w", "1")
+
+    os.kill(start_of(ground, gated).pid, signal.SIGKILL)
+    ground.open_gate(gated)
+    end_all(ground, server)
+
+    assert_sound(ground, [gated, *others], Kills(workers={worker_of(ground, gated)}))
+    assert set(runs_of(ground, others).values()) == {1}
+    assert ground.audit.attempts() == {(gated, 1): AttemptKind.CRASH}
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("method", ["linger", "grip", "busy"])
+def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Ground, method: str) -> None:
+    [long], others = enqueue_amid_brief_jobs(ground, Job.new(method, {"seconds": 3.0}))
+
+    end_all(ground, serve(ground, "-w", "2"))
+
+    assert_sound(ground, [long, *others])
+    ends = {line.job_id: line.at_ns for line in ground.journal() if line.what == "end"}
+    assert max(ends[job_id] for job_id in others) < ends[long]
+    assert {*runs_of(ground, others).values(), *runs_of(ground, [long]).values()} == {1}
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "place", ["tickets.before", "claim.committed:20", "outcome.recorded:20", "finish.before:4"]
+)
+def test_a_worker_that_is_stopped_between_two_jobs_gives_up_what_it_holds(
+    ground: Ground, place: str, then: signal.Signals
+) -> None:
+    place, _, number = place.partition(":")
+    ids = ground.storage.enqueue_many(brief(BEFORE + AFTER))
+    mark = ground.folder / "mark"
+    point = f"worker/{place}=stop{':' + number if number else ''}@{mark}"
+    server = serve(ground, "-w", "2", failpoint=point)
+    stopped = wait_until(lambda: mark.exists() and stopped_worker(ground, server), what=server.log())
+
+    # What has no ticket, because the worker was to begin it at once, waits for it; and what has ended there.
+    wait_until(lambda: not_begun(ground) <= 1, what=server.log())
+    os.kill(stopped, then)
+    end_all(ground, server)
+
+    kills = Kills(workers={info for info, pid in registered(ground) if pid == stopped})
+    assert_sound(ground, ids, kills if then is signal.SIGKILL else None)
+    assert set(runs_of(ground, ids).values()) == {1}
+
+
+@pytest.mark.fault(4)
+@pytest.mark.fault(5)
+@pytest.mark.parametrize("with_worker", [False, True])
+def test_a_supervisor_killed_over_a_worker_with_claims_leaves_all_to_the_next(
+    ground: Ground, with_worker: bool
+) -> None:
+    [gated], others = enqueue_amid_brief_jobs(ground, Job.new("gated"))
+    settings = environment_of({"orphan_grace": 2})
+    server = serve(ground, "-w", "1", **settings)
+    worker = start_of(ground, gated).pid
+    supervisor = server.pid
+
+    server.signal(signal.SIGKILL)
+    if with_worker:
+        os.kill(worker, signal.SIGKILL)
+    server.wait()
+    serve_again = serve(ground, "-w", "1", **settings)
+    ground.open_gate(gated)
+    end_all(ground, serve_again)
+
+    kills = Kills(supervisors={supervisor}, workers={worker_of(ground, gated)})
+    assert_sound(ground, [gated, *others], kills)
+    # Also of those that nobody is left to speak for.
+    log, attempts = ground.audit.transitions(), ground.audit.attempts()
+    assert list(ended_and_taken_away(ground.journal(), log, attempts)) == []
+    assert set(runs_of(ground, others).values()) == {1}
+
+
+@pytest.mark.fault(56)
+@pytest.mark.fault(59)
+@pytest.mark.parametrize("seconds", [0.02, 0.5])
+def test_a_server_that_is_told_to_stop_gives_back_what_its_worker_holds(
+    ground: Ground, seconds: float
+) -> None:
+    [long], others = enqueue_amid_brief_jobs(ground, Job.new("linger", {"seconds": seconds}))
+    server = serve(ground, "-w", "1")
+    start_of(ground, long)
+
+    assert server.stop() == 0
+
+    assert nothing_left(ground) == ()
+    assert {row.state for row in ground.audit.jobs()} <= {StateName.SUCCEEDED, StateName.ENQUEUED}
+    assert ground.audit.attempts() == {}
+    end_all(ground, serve(ground, "-w", "1"))
+    assert_sound(ground, [long, *others])
+    assert set(runs_of(ground, others).values()) == {1}
+
+
+def test_a_server_whose_claims_are_paused_holds_none_after_the_job_in_hand(ground: Ground) -> None:
+    [long], others = enqueue_amid_brief_jobs(ground, Job.new("linger", {"seconds": 0.3}))
+    server = serve(ground, "-w", "1")
+    start_of(ground, long)
+
+    server.signal(signal.SIGUSR2)
+
+    wait_until(lambda: any(line.job_id == long and line.what == "end" for line in ground.journal()))
+    wait_until(lambda: not ground.storage.claims(), what=server.log())
+    assert ground.audit.unfinished() > 0
+    server.signal(signal.SIGUSR2)
+    end_all(ground, server)
+    assert_sound(ground, [long, *others])
+
+
+@pytest.mark.fault(13)
+@pytest.mark.parametrize("method", ["linger", "grip"])
+def test_a_time_limit_in_the_middle_of_a_batch_ends_its_own_job_alone(ground: Ground, method: str) -> None:
+    job = Job.new(method, {"seconds": 60.0}, timeout=timedelta(seconds=0.4))
+    [limited], others = enqueue_amid_brief_jobs(ground, job)
+
+    end_all(ground, serve(ground, "-w", "1", **QUICK))
+
+    kills = Kills(workers={worker_of(ground, limited)})
+    findings = judge_ground(ground, expected=others, kills=kills, failures={limited: 1})
+    assert findings.all == ()
+    assert ground.audit.attempts() == {(limited, 1): AttemptKind.TIMEOUT}
+    assert set(runs_of(ground, others).values()) == {1}
+
+
+@pytest.mark.fault(72)
+def test_jobs_that_are_cancelled_while_they_are_held_end_once(ground: Ground) -> None:
+    ids = ground.storage.enqueue_many(Job.new("busy", {"seconds": 0.001}) for _ in range(600))
+    server = serve(ground, "-w", "2")
+    start_of(ground, ids[0])
+
+    for job_id in ground.rng.sample(ids, 200):
+        ground.storage.request_cancel(job_id, reason="not wanted", retention=BY_DEFAULT)
+    end_all(ground, server)
+
+    done = {row.id: row.state for row in ground.audit.jobs()}
+    assert set(done.values()) == {StateName.SUCCEEDED, StateName.DELETED}
+    findings = judge_ground(
+        ground, expected=[job_id for job_id in ids if done[job_id] is StateName.SUCCEEDED], kills=Kills()
+    )
+    assert findings.all == ()
+    assert most_held(ground.audit.transitions()) >= HELD_AT_LEAST
+
+
+def test_a_job_that_ends_just_as_its_supervisor_takes_the_others_makes_none_run_twice(ground: Ground) -> None:
+    jobs = [
+        Job.new("busy", {"seconds": ground.rng.uniform(0.045, 0.085)})
+        if number % 12 == 11
+        else Job.new("brief")
+        for number in range(500)
+    ]
+    ids = ground.storage.enqueue_many(jobs)
+
+    end_all(ground, serve(ground, "-w", "3"))
+
+    assert_sound(ground, ids)
+    assert set(runs_of(ground, ids).values()) == {1}
+
+
+def stopped_worker(ground: Ground, server: Server) -> int | None:
+    """The pid of the worker that has stopped itself."""
+    with suppress(FileNotFoundError):
+        return next(
+            (info.process.pid for info in ground.workers(server) if is_stopped(info.process.pid)), None
+        )
+    return None
+
+
+def not_begun(ground: Ground) -> int:
+    """How many jobs nobody has begun."""
+    begun = {line.job_id for line in ground.journal() if line.what == "start"}
+    return sum(row.id not in begun for row in ground.audit.jobs())
+
+
+def registered(ground: Ground) -> list[tuple[str, int]]:
+    """(id, pid) of every worker that ever was."""
+    return [(worker_id, pid) for _, worker_id, pid in ground.audit.workers()]
