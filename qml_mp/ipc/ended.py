@@ -49,6 +49,7 @@ class EndedTable:
     page of it that nobody has ever written to takes no memory."""
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._memory = mmap.mmap(-1, capacity * REGION_BYTES)
 
     def region(self, index: int) -> EndedOutcomes:
@@ -56,6 +57,10 @@ class EndedTable:
         region = EndedOutcomes(self._memory, index * REGION_BYTES)
         region.empty()
         return region
+
+    def read(self, index: int) -> tuple[int, Mapping[ClaimKey, Outcome]]:
+        """As `EndedOutcomes.read`, of the newest worker in this slot (guardian)."""
+        return EndedOutcomes(self._memory, index * REGION_BYTES).read()
 
 
 class EndedOutcomes:

@@ -33,6 +33,7 @@ class Run:
         rng: random.Random | None = None,
     ) -> None:
         self.config = config
+        self.url = url
         self.events = new_emitter()
         self.clock = clock or SystemClock()
         self._rng = rng or random.Random()

@@ -138,7 +138,8 @@ def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Gr
 @pytest.mark.fault(6)
 @pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
 @pytest.mark.parametrize(
-    "place", ["tickets.before", "claim.committed:20", "outcome.recorded:20", "finish.before:4"]
+    "place",
+    ["claims.committed", "tickets.written:4", "claim.committed:20", "outcome.recorded:20", "finish.before:4"],
 )
 def test_a_worker_that_is_stopped_between_two_jobs_gives_up_what_it_holds(
     ground: Ground, place: str, then: signal.Signals
@@ -186,6 +187,34 @@ def test_a_supervisor_killed_over_a_worker_with_claims_leaves_all_to_the_next(
     log, attempts = ground.audit.transitions(), ground.audit.attempts()
     assert list(ended_and_taken_away(ground.journal(), log, attempts)) == []
     assert set(runs_of(ground, others).values()) == {1}
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("place", ["outcome.recorded:20", "finish.before:5"])
+def test_what_had_ended_is_written_although_worker_and_supervisor_die_at_a_time(
+    ground: Ground, place: str
+) -> None:
+    ids = ground.storage.enqueue_many(brief(BEFORE + AFTER))
+    mark = ground.folder / "mark"
+    place, _, number = place.partition(":")
+    server = serve(ground, "-w", "1", failpoint=f"worker/{place}=stop:{number}@{mark}")
+    worker = wait_until(lambda: mark.exists() and stopped_worker(ground, server), what=server.log())
+    supervisor = server.pid
+
+    server.signal(signal.SIGSTOP)  # or it would see the death of the worker
+    os.kill(worker, signal.SIGKILL)
+    server.signal(signal.SIGKILL)
+    server.wait()
+    ended = {line.job_id for line in ground.journal() if line.what == "end"}
+    wait_until(lambda: ended <= succeeded(ground), what=server.log())
+    end_all(ground, serve(ground, "-w", "1"))
+
+    kills = Kills(
+        supervisors={supervisor}, workers={info for info, pid in registered(ground) if pid == worker}
+    )
+    assert_sound(ground, ids, kills)
+    assert set(runs_of(ground, ids).values()) == {1}
+    assert ground.audit.attempts() == {}
 
 
 @pytest.mark.fault(56)
@@ -290,3 +319,7 @@ def not_begun(ground: Ground) -> int:
 def registered(ground: Ground) -> list[tuple[str, int]]:
     """(id, pid) of every worker that ever was."""
     return [(worker_id, pid) for _, worker_id, pid in ground.audit.workers()]
+
+
+def succeeded(ground: Ground) -> set[str]:
+    return {row.id for row in ground.audit.jobs() if row.state is StateName.SUCCEEDED}

@@ -3,7 +3,8 @@
 A worker whose job holds the GIL in C code cannot notice anything by itself. The guardian waits for
 the end of a pipe that the supervisor alone holds open; then it signals every worker, again near
 the end of `orphan_grace`, and kills what is left when the grace is over. It holds no database
-handle, runs no user code, and is forked anew when it dies.
+handle, runs no user code, and is forked anew when it dies. What had ended in workers that die with their
+supervisor is written by a child of its own (`LastOutcomes`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Collection
 
 import setproctitle
 
@@ -22,6 +24,7 @@ from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.recovery.last_outcomes import LastOutcomes
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, kill_and_reap, kill_stranger, reap
@@ -31,12 +34,14 @@ logger = logging.getLogger(__name__)
 _UNWIND_S = 1.5  # from the second signal (the exception in the job) to the kill
 _LOOK_EVERY_S = 0.05
 _PAUSE_S = 0.5  # from one try to the next
+_LAST_LOOK_S = 1.0  # at what the killed have left
 
 
 class Guardian(Part):
     """The supervisor's side: starts it, notices its death, ends it."""
 
     def __init__(self, run: Run) -> None:
+        self._run = run
         self._slots = run.pool.slots
         self._orphan_grace_s = run.config.orphan_grace.total_seconds()
         self._everyone = run.everyone
@@ -63,10 +68,16 @@ class Guardian(Part):
             return
         self._not_before = time.monotonic() + _PAUSE_S
         self._everyone.before_fork()
+        outcomes = LastOutcomes(
+            self._run.pool.ended,
+            server_id=self._run.registration.id,
+            url=self._run.url,
+            retention=self._run.retention,
+        )
         try:
             reading, self._writing = open_pipe()
             self._child = fork_child(
-                lambda: _watch(reading, self._slots, self._orphan_grace_s),
+                lambda: _watch(reading, self._slots, outcomes, self._orphan_grace_s),
                 ours={self._writing},
                 theirs={reading},
                 own_fds=self._everyone.own_fds(),
@@ -88,7 +99,7 @@ class Guardian(Part):
         self._child = None
 
 
-def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:
+def _watch(reading: int, slots: SlotTable, outcomes: LastOutcomes, orphan_grace_s: float) -> int:
     """The guardian's whole life; signals stay blocked, so that only its own end or SIGKILL ends it."""
     if sys.platform != "darwin":
         setproctitle.setproctitle("qml-mp: guardian")
@@ -97,10 +108,18 @@ def _watch(reading: int, slots: SlotTable, orphan_grace_s: float) -> int:
     kill_at = time.monotonic() + orphan_grace_s
     orphans = _orphans(slots)
     _terminate(orphans)
-    orphans = _wait_until_gone(orphans, until=kill_at - _UNWIND_S)
+
+    def write_last_outcomes(living: Collection[ProcessIdentity]) -> None:
+        pids = {orphan.pid for orphan in living}
+        outcomes.write(is_dead=lambda index: slots.process(index)[0] not in pids)
+
+    write_last_outcomes(_living(orphans))
+    orphans = _wait_until_gone(orphans, until=kill_at - _UNWIND_S, at_deaths=write_last_outcomes)
     _terminate(orphans)
-    for orphan in _wait_until_gone(orphans, until=kill_at):
+    orphans = _wait_until_gone(orphans, until=kill_at, at_deaths=write_last_outcomes)
+    for orphan in orphans:
         kill_stranger(orphan)
+    _wait_until_gone(orphans, until=kill_at + _LAST_LOOK_S, at_deaths=write_last_outcomes)
     return 0
 
 
@@ -110,14 +129,21 @@ def _orphans(slots: SlotTable) -> list[ProcessIdentity]:
     return [ProcessIdentity(host=this_host, pid=pid, started_ticks=ticks) for pid, ticks in found if pid]
 
 
-def _wait_until_gone(orphans: list[ProcessIdentity], *, until: float) -> list[ProcessIdentity]:
+def _wait_until_gone(
+    orphans: list[ProcessIdentity],
+    *,
+    until: float,
+    at_deaths: Callable[[Collection[ProcessIdentity]], None],
+) -> list[ProcessIdentity]:
     """Those that still live at `until`; earlier when none does. What jobs of the others have
-    started is killed, as the supervisor would have done."""
+    started is killed, as the supervisor would have done. `at_deaths` is called with the living."""
     while True:
         living = _living(orphans)
         for orphan in orphans:
             if orphan not in living:
                 kill_stranger(orphan)
+        if len(living) < len(orphans):
+            at_deaths(living)
         orphans = living
         if not orphans or time.monotonic() >= until:
             return orphans

@@ -44,7 +44,7 @@ class WorkerPool(Part):
         self._everyone = everyone
         self._clock = clock
         self.slots = SlotTable(spec.config.worker_count + _SPARE_SLOTS)
-        self._ended = EndedTable(self.slots.capacity)
+        self.ended = EndedTable(self.slots.capacity)
         self._events = events
         self.boots = Boots(events)
         self.paused = False
@@ -259,14 +259,13 @@ class WorkerPool(Part):
         self._everyone.before_fork()
         self._room.check()
         self._spawned += 1
-        taken = {worker.index for worker in self}
         worker = spawn_worker(
             self._spec,
             number=number,
             worker_id=f"{self._spec.server_id}:worker:{number}.{self._spawned}",
             slots=self.slots,
-            ended=self._ended,
-            index=next(index for index in range(self.slots.capacity) if index not in taken),
+            ended=self.ended,
+            index=self._free_slot(),
             own_fds=self._everyone.own_fds(),
             now=self._clock.monotonic(),
         )
@@ -275,6 +274,13 @@ class WorkerPool(Part):
             worker.pause()
         self._events.emit(WorkerStarted(worker_id=worker.worker_id, number=number, pid=worker.child.pid))
         return worker
+
+    def _free_slot(self) -> int:
+        """Each in turn, because what a dead worker has left in its slot is the guardian's should this process
+        die before it has settled that."""
+        taken, capacity = {worker.index for worker in self}, self.slots.capacity
+        in_turn = ((self._spawned + number) % capacity for number in range(capacity))
+        return next(index for index in in_turn if index not in taken)
 
     def _remove(self, worker: WorkerProcess, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()

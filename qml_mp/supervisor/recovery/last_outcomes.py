@@ -1,0 +1,78 @@
+"""Guardian: writes what came of jobs whose worker and supervisor are both dead, or they would run again.
+
+A supervisor writes the outcomes that a dead worker has left in shared memory. When it is dead itself, its
+guardian still has that memory. It writes at once: the next server gives back the claims of this one as soon
+as it is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import closing
+
+from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.core.outcome import Outcome, not_storable
+from qml_mp.errors import OutcomeRefused, StorageError
+from qml_mp.ipc.ended import EndedTable
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
+from qml_mp.supervisor.recovery.sweep import each_by_itself
+from qml_mp.supervisor.workers.fork import fork_child
+
+logger = logging.getLogger(__name__)
+
+
+class LastOutcomes:
+    """Those of the workers of one server."""
+
+    def __init__(self, table: EndedTable, *, server_id: str, url: str, retention: Retention) -> None:
+        self._table = table
+        self._server_id = server_id
+        self._url = url
+        self._retention = retention
+        self._seen: dict[int, int] = {}
+        """What has been looked at of each slot."""
+
+    def write(self, *, is_dead: Callable[[int], bool]) -> None:
+        """Write what dead workers have left since the last time; `is_dead` tells of the worker in a slot. In
+        a process of its own, because storage may not answer and the guardian has a deadline.
+
+        A worker that lives writes its own: it knows that its supervisor is gone.
+        """
+        outcomes: dict[ClaimKey, Outcome] = {}
+        for index in filter(is_dead, range(self._table.capacity)):
+            number, found = self._table.read(index)
+            if self._seen.get(index) != number:
+                self._seen[index] = number
+                outcomes.update(found)
+        if outcomes:
+            fork_child(lambda: self._write(outcomes), ours=(), theirs=())
+
+    def _write(self, outcomes: Mapping[ClaimKey, Outcome]) -> int:
+        try:
+            with closing(open_storage(self._url)) as storage:
+                claims = storage.claims_of_server(self._server_id)
+                ends = [(claim, outcomes[claim.key]) for claim in claims if claim.key in outcomes]
+                try:
+                    storage.exchange(ends, fetch=None, limit=0, retention=self._retention)
+                except OutcomeRefused:  # nothing of it is written
+                    each_by_itself(ends, lambda end: self._write_one(storage, *end))
+        except StorageError as error:
+            logger.warning("What had ended when the server was killed is not written: %s", error)
+            return 1
+        for claim, outcome in ends:
+            logger.info(
+                "Job %s had ended when the server was killed: %s is written",
+                claim.job.id,
+                type(outcome).__name__,
+                extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
+            )
+        return 0
+
+    def _write_one(self, storage: Storage, claim: Claim, outcome: Outcome) -> None:
+        try:
+            storage.finish(claim, outcome, retention=self._retention)
+        except OutcomeRefused as error:
+            storage.finish(claim, not_storable(error), retention=self._retention)
