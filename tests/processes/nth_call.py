@@ -71,7 +71,7 @@ def play(stage: Stage, failpoint: str, methods: Sequence[str] = FEW) -> list[str
     with closing(Audit(stage.storage.url)) as audit:  # closed before the fork
         audit.clear()
     ids = stage.storage.enqueue_many(Job.new(method) for method in methods)
-    armed = f"{failpoint}@{stage.mark}"
+    armed = f"{failpoint}@{stage.mark};worker/outcome.recorded=note"
     status = _run_until(stage, ids, armed)
     while status == -signal.SIGKILL:
         status = _run_until(stage, ids, armed)

@@ -14,7 +14,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.values import BY_DEFAULT
-from tests.faults import ended_and_taken_away, most_held
+from tests.faults import most_held
 from tests.processes.harness import Server, is_stopped, wait_until
 from tests.processes.journal import Line
 from tests.soak.ground import Ground, environment_of, fresh_ground
@@ -183,9 +183,6 @@ def test_a_supervisor_killed_over_a_worker_with_claims_leaves_all_to_the_next(
 
     kills = Kills(supervisors={supervisor}, workers={worker_of(ground, gated)})
     assert_sound(ground, [gated, *others], kills)
-    # Also of those that nobody is left to speak for.
-    log, attempts = ground.audit.transitions(), ground.audit.attempts()
-    assert list(ended_and_taken_away(ground.journal(), log, attempts)) == []
     assert set(runs_of(ground, others).values()) == {1}
 
 

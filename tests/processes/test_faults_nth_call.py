@@ -10,6 +10,7 @@ import pytest
 
 from qml_mp.storage.store import Storage
 from tests.audit import Audit
+from tests.processes.journal import read_journal
 from tests.processes.nth_call import FEW, MANY, Stage, play
 
 MOST_CALLS = 200
@@ -43,3 +44,51 @@ def test_whoever_dies_at_whichever_call_of_the_storage_nothing_is_lost_or_run_tw
     if stage.storage.url.startswith("sqlite:"):
         with closing(sqlite3.connect(stage.storage.url.removeprefix("sqlite:///"))) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.fault(36)
+@pytest.mark.fault(81)
+@pytest.mark.parametrize("side", ["call", "committed"])
+def test_a_worker_whose_storage_fails_at_whichever_call_loses_nothing_and_runs_nothing_again(
+    stage: Stage, side: str
+) -> None:
+    for number in range(1, MOST_CALLS):
+        faults = play(stage, f"worker/storage.{side}=raise:{number}", MANY)
+
+        assert faults == [], f"{side} {number}"
+        assert runs(stage) == len(MANY) + MANY.count("flaky")
+        if not stage.mark.exists():
+            break
+    assert not stage.mark.exists(), "the scenario never came to its end unharmed"
+    assert number > 5
+
+
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 9, 14])
+@pytest.mark.parametrize(
+    ("place", "runs_again"),
+    [
+        ("claims.committed", 0),
+        ("tickets.written", 0),
+        ("claim.committed", 0),
+        ("job.returned", 1),
+        ("outcome.recorded", 0),
+        ("finish.before", 0),
+        ("finish.committed", 0),
+    ],
+)
+def test_a_worker_killed_at_whichever_place_of_a_batch_has_no_job_run_again_that_had_ended(
+    stage: Stage, place: str, runs_again: int, number: int
+) -> None:
+    faults = play(stage, f"worker/{place}=kill:{number}", MANY)
+
+    assert faults == []
+    came_by = stage.mark.exists()
+    assert runs(stage) == len(MANY) + MANY.count("flaky") + (runs_again if came_by else 0)
+    assert came_by or number > 3
+
+
+def runs(stage: Stage) -> int:
+    """How many runs have begun."""
+    return sum(line.what == "start" for line in read_journal(stage.folder / "journal"))

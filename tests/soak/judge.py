@@ -25,7 +25,7 @@ class Kills:
     workers: set[str] = field(default_factory=set)
     """Worker ids; also those whose claims a peer gave to others."""
     supervisors: set[int] = field(default_factory=set)
-    """Pids of supervisors; whatever their workers held runs again."""
+    """Pids of supervisors; whatever their workers held runs again, unless it had ended."""
     count: int = 0
 
 
@@ -99,13 +99,13 @@ def _stale(evidence: Evidence) -> Iterable[str]:
 
 
 def _unexplained(evidence: Evidence) -> Iterable[str]:
-    """Claims that were taken from a worker which nobody is known to have killed, and runs that had ended.
+    """Claims that were taken from a worker which nobody is known to have killed, and runs that had ended,
+    whoever was killed.
 
-    A claim that no run had begun goes back uncharged, whoever held it. When a supervisor is killed and then
-    its worker, nobody is left who knows what had ended.
+    A claim that no run had begun goes back uncharged, whoever held it.
     """
     begun = {(line.job_id, line.claim_seq) for line in evidence.journal if line.what == "start"}
-    killed_servers = _killed_servers(evidence)
+    killed_servers = {name for name, pid in evidence.servers if pid in evidence.kills.supervisors}
     for change in evidence.transitions:
         if not was_taken_away(change, evidence.attempts) or _server_of(change.old_worker) in killed_servers:
             continue
@@ -115,8 +115,7 @@ def _unexplained(evidence: Evidence) -> Iterable[str]:
         if change.old_worker not in evidence.kills.workers:
             yield f"job {change.job_id}: claim {change.old_seq} of {change.old_worker} -> {change.new}"
     for change in ended_and_taken_away(evidence.journal, evidence.transitions, evidence.attempts):
-        if _server_of(change.old_worker) not in killed_servers:
-            yield f"job {change.job_id}: claim {change.old_seq} had ended and was taken away: {change}"
+        yield f"job {change.job_id}: claim {change.old_seq} had ended and was taken away: {change}"
 
 
 def _charged(evidence: Evidence) -> Iterable[str]:
@@ -131,10 +130,6 @@ def _charged(evidence: Evidence) -> Iterable[str]:
             yield f"job {row.id} was charged {row.failures} failures"
         if row.crashes > hits.get(row.id, 0):
             yield f"job {row.id} was charged {row.crashes} crashes for {hits.get(row.id, 0)} kills"
-
-
-def _killed_servers(evidence: Evidence) -> set[str]:
-    return {name for name, pid in evidence.servers if pid in evidence.kills.supervisors}
 
 
 def _server_of(worker_id: str | None) -> str | None:

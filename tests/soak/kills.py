@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from qml_mp import host
 from qml_mp.core.job import Job
-from tests.faults import ended_and_taken_away, most_held, was_taken_away
+from tests.faults import most_held, was_taken_away
 from tests.processes.harness import Server, wait_until
 from tests.soak.ground import Ground, environment_of, fresh_ground, pause
 from tests.soak.judge import Kills
@@ -121,16 +121,12 @@ def _under_fire(task: Task, *, supervisor_every_s: float | None) -> Row:
         expected = ids if not task.time_is_up else _ended(ground)
         failures = {job.id: 1 for job in jobs if job.method == "unsure" and job.id in set(expected)}
         findings = judge_ground(ground, expected=expected, kills=battle.kills, failures=failures)
-        log, journal = ground.audit.transitions(), ground.journal()
-        attempts = ground.audit.attempts()
-        taken = sum(was_taken_away(one, attempts) for one in log)
+        log = ground.audit.transitions()
         if most_held(log) < _HELD_AT_LEAST:
             battle.broken.append(f"no worker held more than {most_held(log)} claims at a time")
-        runs = sum(line.what == "start" for line in journal)
-        ended = len(list(ended_and_taken_away(journal, log, attempts)))
-        figures = (
-            f"{runs} runs, {taken} claims taken away, {ended} had ended, {most_held(log)} held at a time"
-        )
+        attempts = ground.audit.attempts()
+        taken = sum(was_taken_away(one, attempts) for one in log)
+        figures = f"{taken} claims taken away, {most_held(log)} held at a time"
         if supervisor_every_s is not None:
             figures += f", {battle.supervisors_killed} supervisors killed"
         return task.row(

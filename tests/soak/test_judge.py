@@ -160,7 +160,9 @@ def test_a_run_that_ended_and_whose_job_runs_again_is_found_although_its_worker_
     ended_and_crashed = replace(RUN_AGAIN, journal=journal)
 
     assert offences(replace(ended_and_crashed, kills=Kills(workers={WORKER}))) == {"unexplained"}
-    assert offences(replace(ended_and_crashed, kills=Kills(workers={WORKER}, supervisors={70}))) == set()
+    assert offences(replace(ended_and_crashed, kills=Kills(workers={WORKER}, supervisors={70}))) == {
+        "unexplained"
+    }
 
 
 def test_a_run_that_ended_with_a_verdict_of_its_own_may_run_again() -> None:

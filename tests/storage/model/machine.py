@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from qml_mp.core.job import Job
+from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -30,6 +30,7 @@ from qml_mp.core.outcome import (
 )
 from qml_mp.core.state import StateName
 from qml_mp.events.emitter import new_emitter
+from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.values import CancelResult
 from qml_mp.supervisor.recovery.settle import settle
@@ -51,6 +52,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     Crash(error=NO, rerun_after=timedelta(hours=1)),
     Crash(error=NO, rerun_after=None),
 )
+FATES = ("ended", "ticket", "begun")
 KILLED_FOR = (None, None, CancelReason.SHUTDOWN, CancelReason.CANCELLED, CancelReason.TIMEOUT)
 
 outcomes = st.sampled_from(OUTCOMES)
@@ -270,16 +272,15 @@ class StorageMachine(Acting):
     @rule(data=st.data(), killed_for=st.sampled_from(KILLED_FOR), fault=faults)
     def settle(self, data: st.DataObject, killed_for: CancelReason | None, fault: str | None) -> None:
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.dead]))
-        process = ProcessFacts(signal=9)
-        death = Death(
-            worker_id=worker.id, number=1, process=process, slot=None, killed_for=killed_for
-        )  # fmt: skip
+        death = self.draw_death(data, worker, killed_for)
 
         def expect(model: Model) -> int:
             model.workers.pop(worker.id, None)
             held = model.held_by(worker.id)
+            in_hand = _in_hand(death, held)
             for job in held:
-                model.finish(job.id, job.claim_seq, _judged(job, killed_for))
+                outcome = death.ended.get(_key(job)) or Release(reason="not begun")
+                model.finish(job.id, job.claim_seq, _judged(job, killed_for) if job is in_hand else outcome)
             return len(held)
 
         def act() -> int:
@@ -290,6 +291,21 @@ class StorageMachine(Acting):
 
         assert done.got == done.wanted
         self.replace(worker)
+
+    def draw_death(self, data: st.DataObject, worker: WorkerView, killed_for: CancelReason | None) -> Death:
+        """Of what it held some had ended, the tickets of some lay in the pipe, and one may be shown."""
+        held = [claim.key for claim in worker.held]
+        fates = data.draw(st.lists(st.sampled_from(FATES), min_size=len(held), max_size=len(held)))
+        of_each = list(zip(held, fates, strict=True))
+        by_fate = {fate: [key for key, its in of_each if its == fate] for fate in FATES}
+        shown = data.draw(st.sampled_from([None, *by_fate["begun"]]))
+        ended = {key: data.draw(outcomes) for key in by_fate["ended"]}
+        ended |= {claim.key: outcome for claim, outcome in worker.told}
+        return Death(
+            worker_id=worker.id, number=1, process=ProcessFacts(signal=9), killed_for=killed_for,
+            slot=None if shown is None else SlotView(activity=Activity.RUNNING, key=shown),
+            ended=ended, not_begun=by_fate["ticket"],
+        )  # fmt: skip
 
     @rule(number=servers)
     def heartbeat(self, number: int) -> None:
@@ -380,6 +396,17 @@ class StorageMachine(Acting):
         )
 
         assert isinstance(done, Lost) or done.got == done.wanted
+
+
+def _key(job: ModelJob) -> ClaimKey:
+    return ClaimKey(job_id=job.id, claim_seq=job.claim_seq)
+
+
+def _in_hand(death: Death, held: list[ModelJob]) -> ModelJob | None:
+    """The one that was shown, or the only one that had neither ended nor a ticket."""
+    left = [job for job in held if _key(job) not in death.ended and _key(job) not in death.not_begun]
+    shown = [job for job in left if death.slot is not None and death.slot.key == _key(job)]
+    return next(iter(shown or left[: len(left) == 1]), None)
 
 
 def _judged(job: ModelJob, killed_for: CancelReason | None) -> Outcome:
