@@ -17,7 +17,6 @@ from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
-_LOOK_EVERY_S = 0.025
 _WATCHED_S = 0.1
 """After the last ticket that was seen: a worker at full speed has others soon, and each would wake us."""
 
@@ -39,6 +38,7 @@ class HeldClaims(Part):
         self._pool = run.pool
         self._clock = run.clock
         self._watches: dict[str, _Watch] = {}
+        self._looked_at = 0.0
         self._in_long_job: set[str] = set()
 
     def fds(self) -> list[int]:
@@ -52,14 +52,24 @@ class HeldClaims(Part):
         return ()  # the pool tells them
 
     def next_at(self) -> float:
-        return self._clock.monotonic() + _LOOK_EVERY_S if self._watches else float("inf")
+        """When a job that runs now, or one that begins after this look, will have taken long."""
+        now = self._clock.monotonic()
+        watched = [worker for worker in self._pool if worker.worker_id in self._watches]
+        running = [
+            _began_at(worker) + WAIT_S for worker in watched if worker.last.activity is Activity.RUNNING
+        ]
+        return (
+            min([self._looked_at + WAIT_S, *(at for at in running if at > now)]) if watched else float("inf")
+        )
 
     def turn(self) -> None:
         """Take the tickets of workers that do not come to them."""
-        now = self._clock.monotonic()
+        now = self._looked_at = self._clock.monotonic()
         lying = wait_for((worker.channels.tickets.reading_fd for worker in self._pool), until=0)
-        self._in_long_job = {worker.worker_id for worker in self._pool if _is_in_long_job(worker, now)}
+        self._in_long_job.clear()
         for worker in self._pool:
+            if worker.last.activity is Activity.RUNNING and now - _began_at(worker) >= WAIT_S:
+                self._in_long_job.add(worker.worker_id)
             has_tickets = worker.channels.tickets.reading_fd in lying
             is_stuck = self._is_stuck(worker, now, has_tickets=has_tickets)
             if has_tickets and (is_stuck or worker.worker_id in self._in_long_job):
@@ -89,6 +99,5 @@ class HeldClaims(Part):
         return has_tickets and now - watch.since >= WAIT_S
 
 
-def _is_in_long_job(worker: WorkerProcess, now: float) -> bool:
-    view = worker.last
-    return view.activity is Activity.RUNNING and now - view.since_ns / 1e9 >= WAIT_S
+def _began_at(worker: WorkerProcess) -> float:
+    return worker.last.since_ns / 1e9
