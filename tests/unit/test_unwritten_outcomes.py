@@ -1,0 +1,222 @@
+"""Tests: outcomes that wait for company are all written, whatever storage says to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from qml_mp.child.outcomes import Outcomes
+from qml_mp.core.job import Claim, ClaimKey, Job
+from qml_mp.core.outcome import Failure, Outcome, Release, RetryWhenKilled, Success
+from qml_mp.core.state import StateName
+from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
+from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
+from qml_mp.processing.program import Execution, Terms
+from qml_mp.processing.retry import RetryPolicy
+from qml_mp.storage.values import Finished
+
+DONE = Success(result=None, duration=timedelta())
+TERMS = Terms(
+    method="m",
+    call=None,
+    policy=RetryPolicy.none(),
+    limit=timedelta(seconds=1),
+    max_crashes=None,
+    max_attempts=1,
+    when_killed=RetryWhenKilled(),
+)
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """What is around the outcomes: a storage that answers as a test wants, and what came of it."""
+
+    answer: Callable[[Sequence[tuple[Claim, Outcome]], int], None] = lambda *_: None
+    written: dict[ClaimKey, Outcome] = field(default_factory=dict)
+    limits: list[int] = field(default_factory=list)
+    """Of the exchanges."""
+    pauses: int = 0
+    orphaned: bool = False
+    told: dict[ClaimKey, bool] = field(default_factory=dict)
+
+    def exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
+        self.limits.append(limit)
+        self.answer(finished, limit)
+        self.written.update({claim.key: outcome for claim, outcome in finished})
+        return tuple(Finished(accepted=True, state=StateName.SUCCEEDED) for _ in finished)
+
+    @property
+    def tries(self) -> Worker:
+        return self
+
+    def worked(self) -> None: ...
+
+    def failed(self, what: str, error: Exception) -> float:
+        self.pauses += 1
+        return 0.0
+
+    def wait(self, seconds: float) -> None: ...
+
+    def check_transaction(self, *, before_exit: Callable[[], None]) -> None: ...
+
+    def finished(self, execution: Execution, finished: Finished, *, is_told: bool) -> None:
+        self.told[execution.claim.key] = is_told
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+@pytest.fixture
+def shared() -> EndedOutcomes:
+    return EndedTable(1).region(0)
+
+
+@pytest.fixture
+def outcomes(worker: Worker, shared: EndedOutcomes) -> Outcomes:
+    stub = cast(Any, worker)
+    return Outcomes(stub, shared=shared, changes=stub, commands=stub, hygiene=stub)
+
+
+def executions(count: int) -> list[Execution]:
+    jobs = [replace(Job.new("m", now=datetime.now(UTC)), claim_seq=1) for _ in range(count)]
+    return [Execution(claim=Claim(job=job, worker_id="w", server_id="s"), terms=TERMS) for job in jobs]
+
+
+def add(outcomes: Outcomes, count: int) -> list[ClaimKey]:
+    done = executions(count)
+    for execution in done:
+        outcomes.add(execution, DONE)
+    return [execution.claim.key for execution in done]
+
+
+def refuse(*keys: ClaimKey, always: bool = False) -> Callable[[Sequence[tuple[Claim, Outcome]], int], None]:
+    """Refuse the successes of these claims; with `always` whatever comes of them."""
+
+    def answer(finished: Sequence[tuple[Claim, Outcome]], _: int) -> None:
+        for claim, outcome in finished:
+            if claim.key in keys and (always or isinstance(outcome, Success)):
+                raise OutcomeRefused("no", job_id=claim.key.job_id, claim_seq=claim.key.claim_seq)
+
+    return answer
+
+
+def test_all_that_wait_are_written_at_once_with_the_next_claims(
+    outcomes: Outcomes, worker: Worker, shared: EndedOutcomes
+) -> None:
+    keys = add(outcomes, 5)
+    assert list(shared.read()[1]) == keys
+
+    assert outcomes.write(limit=7)
+
+    assert (list(worker.written), worker.limits) == (keys, [7])
+    assert shared.is_empty
+    assert not outcomes
+
+
+def test_one_that_is_refused_fails_and_the_others_are_written_as_they_came(
+    outcomes: Outcomes, worker: Worker
+) -> None:
+    keys = add(outcomes, 5)
+    worker.answer = refuse(keys[1], keys[3])
+
+    assert outcomes.write(limit=7)
+
+    kinds = [type(worker.written[key]) for key in keys]
+    assert kinds == [Success, Failure, Success, Failure, Success]
+    assert worker.limits[1:] == [0] * (len(worker.limits) - 1)  # no claim once something has gone wrong
+    assert worker.pauses == 0
+
+
+def test_what_stands_for_a_refused_one_is_what_a_supervisor_finds(
+    outcomes: Outcomes, worker: Worker, shared: EndedOutcomes
+) -> None:
+    key, other = add(outcomes, 2)
+    found: list[type[Outcome]] = []
+
+    def answer(finished: Sequence[tuple[Claim, Outcome]], limit: int) -> None:
+        found.append(type(shared.read()[1][key]))
+        refuse(key)(finished, limit)
+
+    worker.answer = answer
+    outcomes.write(limit=0)
+
+    assert found == [Success, Failure]
+    assert isinstance(worker.written[other], Success)
+
+
+def test_one_that_is_always_refused_keeps_only_itself(outcomes: Outcomes, worker: Worker) -> None:
+    keys = add(outcomes, 4)
+    worker.answer = refuse(keys[2], always=True)
+    pauses_until_given_up = 3
+
+    def wait(_: float) -> None:
+        worker.orphaned = worker.pauses >= pauses_until_given_up
+
+    worker.wait = wait  # type: ignore[assignment, method-assign]
+
+    assert not outcomes.write(limit=1)
+
+    assert set(worker.written) == {*keys} - {keys[2]}
+    assert len(outcomes) == 1
+
+
+def test_an_error_of_the_claim_keeps_no_outcome(outcomes: Outcomes, worker: Worker) -> None:
+    keys = add(outcomes, 3)
+
+    def answer(_: object, limit: int) -> None:
+        if limit:
+            raise StorageError("no claim today")
+
+    worker.answer = answer
+
+    assert outcomes.write(limit=9)
+    assert (list(worker.written), worker.limits, worker.pauses) == (keys, [9, 0], 0)
+
+
+def test_an_outage_is_waited_for(outcomes: Outcomes, worker: Worker) -> None:
+    keys = add(outcomes, 3)
+    errors = [StorageUnavailable("away")] * 4
+
+    def answer(*_: object) -> None:
+        if errors:
+            raise errors.pop()
+
+    worker.answer = answer
+
+    assert outcomes.write(limit=9)
+    assert (list(worker.written), worker.pauses) == (keys, 4)
+
+
+def test_of_what_the_supervisor_has_written_the_worker_tells_nothing(
+    outcomes: Outcomes, worker: Worker, shared: EndedOutcomes
+) -> None:
+    first = add(outcomes, 2)
+    shared.note_written(shared.read()[0])
+    later = add(outcomes, 1)
+
+    outcomes.write(limit=0)
+
+    assert worker.told == {first[0]: True, first[1]: True, later[0]: False}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Release(reason="told"), Success(result="x" * REGION_BYTES, duration=timedelta())],
+    ids=["no success", "too large to be kept"],
+)
+def test_only_a_success_that_is_kept_waits_for_company(outcomes: Outcomes, outcome: Outcome) -> None:
+    add(outcomes, 1)
+    assert not outcomes.must_go()
+    assert outcomes.must_go(within_s=None)
+    assert outcomes.must_go(within_s=0.06)
+
+    (execution,) = executions(1)
+    outcomes.add(execution, outcome)
+
+    assert outcomes.must_go()
