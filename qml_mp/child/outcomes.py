@@ -109,7 +109,7 @@ class Outcomes:
             self._shared.empty()
             self._is_urgent = False
         for each, done in zip(some, finished, strict=True):
-            self._changes.finished(each.execution, done, is_told=each.key in told)
+            self._changes.finished(each.execution, done, is_told=bool(told) and each.key in told)
 
     def _write_each(self) -> bool:
         """Each by itself, since they are refused together; whether any was written."""
