@@ -90,6 +90,31 @@ def test_a_heartbeat_of_its_own_wakes_nobody_and_hides_no_job(storage: Storage, 
     assert woken(waker)
 
 
+def test_what_is_written_beside_an_sqlite_file_wakes_nobody(
+    storage: Storage, waker: Waker, tmp_path: Path
+) -> None:
+    """Such as the server's own log."""
+    log = tmp_path / "server.log"
+    log.touch()
+    while select.select([waker.fileno()], [], [], 1.5)[0]:  # looks at growing intervals, the last after 1 s
+        waker.drain()
+
+    log.write_text("a line")
+
+    assert select.select([waker.fileno()], [], [], 0.1)[0] == []
+
+
+def test_a_write_ahead_log_that_is_made_anew_is_watched(storage: Storage, url: str, waker: Waker) -> None:
+    """With the last connection to the file SQLite removes the log, and the next one makes another."""
+    storage.close()
+    for _ in range(2):
+        statuses = in_children([lambda: open_storage(url).enqueue(Job.new("work"))])
+
+        assert statuses == [0]
+        assert woken(waker)
+        storage.close()
+
+
 def test_a_job_in_the_callers_transaction_wakes_with_its_commit(
     storage: Storage, waker: Waker, connect: Callable[[], Any]
 ) -> None:

@@ -16,9 +16,10 @@ from qml_mp.storage.sqlite.queries.jobs import MOST_COUNTED, RUNNABLE
 from qml_mp.storage.waiting import MANY_JOBS, WakeUp
 
 _IN_MODIFY = 0x002
-_IN_MOVED_FROM = 0x040
-_IN_DELETE = 0x200
+_IN_MOVED_FROM, _IN_MOVED_TO = 0x040, 0x080
+_IN_CREATE, _IN_DELETE = 0x100, 0x200
 _IN_Q_OVERFLOW = 0x4000
+_COMES_OR_GOES = _IN_CREATE | _IN_MOVED_TO | _IN_MOVED_FROM | _IN_DELETE
 _EVENT = struct.Struct("iIII")  # struct inotify_event before its name
 _EVENTS_BYTES = 16 * 1024
 _CLOCK_MONOTONIC = 1
@@ -57,13 +58,13 @@ class FileWaker:
         try:
             self._inotify = self._own(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
             self._timer = self._own(libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
-            # The folder, because the log comes and goes with the connections to the file.
-            directory = os.fsencode(os.path.dirname(self._log))
-            self._call(
-                libc.inotify_add_watch(self._inotify, directory, _IN_MODIFY | _IN_MOVED_FROM | _IN_DELETE)
-            )
+            # The folder too, because the log comes and goes with the connections to the file. But not what is
+            # written to other files in it: a server whose own log lies there would wake with each line.
+            self._call(self._watch(os.path.dirname(self._log), _COMES_OR_GOES))
             self._epoll.register(self._inotify, select.EPOLLIN)
             self._epoll.register(self._timer, select.EPOLLIN)
+            self._data_version()  # a first read, which makes the log
+            self._watch(self._log, _IN_MODIFY)
             self._seen = self._data_version()
         except BaseException:
             self.close()
@@ -104,23 +105,34 @@ class FileWaker:
         return MANY_JOBS if jobs == MOST_COUNTED else jobs
 
     def _something_happened(self) -> bool:
-        """Whether the file or its log was written to, or went away: the next look then says so."""
-        names = (os.path.basename(self._log), os.path.basename(self._log).removesuffix("-wal"))
-        masks = [mask for mask, name in self._events() if name in names or mask & _IN_Q_OVERFLOW]
-        return bool(masks)
+        """Whether the log was written to, or it or the file came or went: the next look then says so."""
+        log = os.path.basename(self._log)
+        found = [
+            (mask, name)
+            for mask, name in self._events()
+            if name in (log, log.removesuffix("-wal")) or mask & (_IN_MODIFY | _IN_Q_OVERFLOW)
+        ]
+        if any(name == log for _, name in found):
+            self._watch(self._log, _IN_MODIFY)  # another one of that name; or none, which will come
+        return bool(found)
 
     def _events(self) -> Iterator[tuple[int, str]]:
-        while True:
-            try:
-                buffer = os.read(self._inotify, _EVENTS_BYTES)
-            except BlockingIOError:
-                return
-            offset = 0
-            while offset < len(buffer):
-                _, mask, _, name_bytes = _EVENT.unpack_from(buffer, offset)
-                offset += _EVENT.size
-                yield mask, os.fsdecode(buffer[offset : offset + name_bytes].rstrip(b"\0"))
-                offset += name_bytes
+        """Those that one call gives: somebody may make new ones faster than they are read."""
+        try:
+            buffer = os.read(self._inotify, _EVENTS_BYTES)
+        except BlockingIOError:
+            return
+        offset = 0
+        while offset < len(buffer):
+            _, mask, _, name_bytes = _EVENT.unpack_from(buffer, offset)
+            offset += _EVENT.size
+            yield mask, os.fsdecode(buffer[offset : offset + name_bytes].rstrip(b"\0"))
+            offset += name_bytes
+
+    def _watch(self, path: str, mask: int) -> int:
+        """Below 0 when there is no such file."""
+        watch: int = self._libc.inotify_add_watch(self._inotify, os.fsencode(path), mask)
+        return watch
 
     def _timer_fired(self) -> bool:
         with suppress(BlockingIOError):
