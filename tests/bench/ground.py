@@ -149,7 +149,9 @@ class Run:
         if before is None or after is None or done == first:
             return Drained(timing=watcher.timing(), cpu_us=None, database_cpu_us=None)
         own, database = ((now - then) * 1e6 / (done - first) for then, now in zip(before, after, strict=True))
-        return Drained(timing=watcher.timing(), cpu_us=own, database_cpu_us=database)
+        return Drained(
+            timing=watcher.timing(), cpu_us=own, database_cpu_us=database if after[1] > before[1] else None
+        )
 
     def _cpu_s(self, workers: Sequence[Program]) -> tuple[float, float] | None:
         """Of the workers and of the database's sessions so far; None: one has ended, and its time is lost."""
