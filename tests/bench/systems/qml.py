@@ -14,6 +14,9 @@ from tests.bench.place import Place
 from tests.bench.system import Backend, Command, Kind, Producer, System, program
 from tests.bench.work import Work, perform
 
+_UNTRACED = "QML_BENCH_UNTRACED"
+"""Set: without the two lines that each job logs; those of the peers are off too."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QmlMp(System):
@@ -40,8 +43,8 @@ class QmlMp(System):
         return ((*command, "start", "--workers", str(place.workers)),)
 
     def environment(self) -> Mapping[str, str]:
-        batch = {} if self.batch is None else {"QML_MP_FETCH_BATCH_SIZE": str(self.batch)}
-        return {"QML_BENCH_BACKEND": self.backend, **batch}
+        tuned = {} if self.batch is None else {"QML_MP_FETCH_BATCH_SIZE": str(self.batch), _UNTRACED: "1"}
+        return {"QML_BENCH_BACKEND": self.backend, **tuned}
 
 
 DURABILITY = {
@@ -53,7 +56,7 @@ SYSTEMS = tuple(
         name="qml-mp" if batch is None else f"qml-mp-{batch}",
         backend=backend,
         batch=batch,
-        settings="defaults" if batch is None else f"fetch_batch_size={batch}",
+        settings="defaults" if batch is None else f"fetch_batch_size={batch}, log of jobs off",
         durability=durability,
         usual_jobs_per_s=8000 if batch is None else 15_000,
     )
@@ -100,5 +103,5 @@ def producer() -> Producer:
     return QmlProducer(url_of(Backend(os.environ["QML_BENCH_BACKEND"]), Place.current()))
 
 
-app = QmlApp()
+app = QmlApp(middleware=() if _UNTRACED in os.environ else None)
 app.job("perform")(perform)
