@@ -11,14 +11,15 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import Parameter
 from typing import Any
 
 from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.processing.codec import from_json, to_json
+from qml_mp.processing.codec import codec_of, decoded, encoded
 from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.scalars import Codec
 
 _CONTEXT_TEXT = re.compile(r"(Optional\[)?([\w.]+\.)?WorkerContext(\]| *\| *None)?")
 
@@ -50,14 +51,14 @@ class Binding:
         payload: dict[str, JsonValue] = {}
         for name, value in bound.arguments.items():
             if parameters.kind(name) is not Parameter.VAR_KEYWORD:
-                payload[name] = self._converted(to_json, parameters, name, value)
+                payload[name] = self._converted(encoded, parameters, name, value)
                 continue
             for key in value:
                 if self._is_taken(key, name):
                     raise InvalidJob(
                         f"{self._where(name)}: the name {shown(key)} is taken by another parameter."
                     )
-            payload |= self._converted(to_json, parameters, name, value)
+            payload |= self._converted(encoded, parameters, name, value)
         return EncodedJson.of(payload, what=f"{self._name}: the arguments")
 
     def call(self, payload: JsonValue, context: WorkerContext) -> Any:
@@ -77,26 +78,25 @@ class Binding:
         self._arguments(self._resolve(), payload)
 
     def _converted(self, convert: Callable[..., Any], parameters: _Parameters, name: str, value: Any) -> Any:
-        """An argument as `to_json` or `from_json` makes it; items of `*args` and `**kwargs` one by one."""
-        hint = parameters.hint(name, self._name)
-        match parameters.kind(name):
-            case Parameter.VAR_POSITIONAL:
-                return convert(value, list[hint], where=self._where(name))  # type: ignore[valid-type]
-            case Parameter.VAR_KEYWORD:
-                return {key: convert(item, hint, where=self._where(key)) for key, item in value.items()}
-            case _:
-                return convert(value, hint, where=self._where(name))
+        """An argument as `to_json` or `from_json` makes it; items of `**kwargs` one by one."""
+
+        def converted(value: Any, where: str) -> Any:
+            return convert(parameters.codec(name, self._name, where), value, where)
+
+        if parameters.kind(name) is Parameter.VAR_KEYWORD:
+            return {key: converted(item, self._where(key)) for key, item in value.items()}
+        return converted(value, self._where(name))
 
     def _bound(self, payload: JsonValue, context: WorkerContext | None) -> inspect.BoundArguments:
         parameters = self._parameters()
-        decoded = {
-            name: self._converted(from_json, parameters, name, value)
+        values = {
+            name: self._converted(decoded, parameters, name, value)
             for name, value in self._arguments(parameters, payload).items()
         }
         if parameters.context is not None:
-            decoded[parameters.context] = context
+            values[parameters.context] = context
         # In the order of the signature, as BoundArguments wants them.
-        ordered = {name: decoded[name] for name in self._signature.parameters if name in decoded}
+        ordered = {name: values[name] for name in self._signature.parameters if name in values}
         bound = inspect.BoundArguments(self._signature, ordered)
         bound.apply_defaults()  # a positional argument behind a gap would become a keyword, or be lost
         return bound
@@ -183,11 +183,23 @@ class _Parameters:
     """Without the context's parameter."""
     hints: Mapping[str, Any]
     context: str | None
+    codecs: dict[str, Codec] = field(default_factory=dict)
+    """Those that were found so far; each call needs them."""
 
     def kind(self, name: str) -> object:
         return self.signature.parameters[name].kind
 
-    def hint(self, name: str, function: str) -> Any:
+    def codec(self, name: str, function: str, where: str) -> Codec:
+        """That of the annotation; of a list of it, for `*args`."""
+        codec = self.codecs.get(name)
+        if codec is None:
+            hint = self._hint(name, function)
+            if self.kind(name) is Parameter.VAR_POSITIONAL:
+                hint = list[hint]  # type: ignore[valid-type]
+            codec = self.codecs[name] = codec_of(hint, where)
+        return codec
+
+    def _hint(self, name: str, function: str) -> Any:
         hint = self.hints[name]
         if isinstance(hint, _Unresolved):
             raise InvalidJob(

@@ -39,15 +39,25 @@ def to_json(value: object, hint: object, *, where: str) -> JsonValue:
     Path, Decimal, Literal, unions, and lists, tuples, sets and mappings with text keys of all these.
     Without an annotation (or under Any) a value must be JSON already, which storing it checks.
     """
+    return encoded(codec_of(hint, where), value, where)
+
+
+def encoded(codec: Codec, value: object, where: str) -> JsonValue:
+    """`to_json` by the codec of the annotation."""
     try:
-        return codec_of(hint, where).encode(value, where)
+        return codec.encode(value, where)
     except RecursionError:
         raise InvalidJob(f"{where[:300]} is nested too deep; flatten it or pass a reference.") from None
 
 
 def from_json(value: JsonValue, hint: object, *, where: str) -> Any:
     """The value as its annotation wants it; `InvalidJob` naming `where` when it does not fit."""
-    return codec_of(hint, where).decode(value, where)
+    return decoded(codec_of(hint, where), value, where)
+
+
+def decoded(codec: Codec, value: JsonValue, where: str) -> Any:
+    """`from_json` by the codec of the annotation."""
+    return codec.decode(value, where)
 
 
 def codec_of(hint: Any, where: str) -> Codec:
