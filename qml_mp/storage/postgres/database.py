@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import psycopg
 from psycopg.abc import AdaptContext, Buffer
@@ -22,11 +23,11 @@ from qml_mp.storage.postgres.errors import (
     translate,
 )
 from qml_mp.storage.postgres.foreign import ForeignConnections
-from qml_mp.storage.postgres.inserting import insert_jobs
+from qml_mp.storage.postgres.inserting import insert_jobs, is_plain, plain_values
 from qml_mp.storage.postgres.link import Link, LinkOptions
 from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.postgres.queries.common import Told
-from qml_mp.storage.postgres.queries.jobs import COPY, INSERT_ONE
+from qml_mp.storage.postgres.queries.jobs import COPY, INSERT_ONE, INSERT_PLAIN
 from qml_mp.storage.postgres.scratch import PostgresScratch
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.postgres.waker import NotifyWaker
@@ -83,9 +84,10 @@ class PostgresDatabase:
         return self.write(what, query, {**_columns(rows), **values})
 
     def insert(self, what: str, row: NewRow) -> bool:
-        values = {**row._asdict(), "tells": False}
-        stored = self._run(what, INSERT_ONE, values, again_after=is_out_of_step, announced=True)
-        return stored.first() is not None
+        insert = partial(self._run, what, again_after=is_out_of_step, announced=True)
+        if is_plain(row):
+            return insert(INSERT_PLAIN, plain_values(row)).count > 0
+        return insert(INSERT_ONE, {**row._asdict(), "tells": False}).count > 0
 
     @contextmanager
     def transaction(
@@ -127,7 +129,7 @@ class PostgresDatabase:
         again_after: Callable[[psycopg.Error], bool],
         announced: bool = False,
     ) -> _Result:
-        """`announced`: the row, if there is one, has what is to be told."""
+        """`announced`: when anything was written; the row, if there is one, has what is to be told."""
         try:
             return self._run_once(what, query, values, announced)
         except StorageUnavailable as error:
@@ -138,9 +140,9 @@ class PostgresDatabase:
     def _run_once(self, what: str, query: str, values: Values, announced: bool) -> _Result:
         with self.connection.use(what) as link:
             result = _Transaction(self.connection, link).run(query, values)
-            row = result.first() if announced else None
-            if row is not None:
-                self.connection.announce(Told(row["to_tell"]))
+            if announced and result.count:
+                row = result.first()
+                self.connection.announce(Told.ONE_JOB if row is None else Told(row["to_tell"]))
             return result
 
 
@@ -152,6 +154,9 @@ class _Result:
         self._rows: list[DictRow] | None = None
 
     def rows(self) -> Sequence[DictRow]:
+        reply = self._cursor.pgresult
+        if self._rows is None and reply is not None and reply.status == ExecStatus.COMMAND_OK:
+            self._rows = []
         if self._rows is None:
             try:  # Waits for the reply, which alone says whether it has rows.
                 self._rows = self._cursor.fetchall()

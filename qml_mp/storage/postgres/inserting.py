@@ -18,8 +18,8 @@ from qml_mp.storage.postgres.queries.jobs import INSERT_MANY, INSERT_ONE, TELL
 from qml_mp.storage.storable import NewRow
 
 _FEWEST_COPIED = 50
-_COPIED_COLUMNS = 10
-_NOT_COPIED = (None,) * (len(NewRow._fields) - _COPIED_COLUMNS)
+_PLAIN_COLUMNS = NewRow._fields[:10]
+_NOT_PLAIN = (None,) * (len(NewRow._fields) - len(_PLAIN_COLUMNS))
 # Keep a statement well below statement_timeout, and what both sides hold of it below a few megabytes.
 _ROWS_PER_STATEMENT = 2000
 _TEXT_PER_STATEMENT = 4 * 1024 * 1024
@@ -33,14 +33,24 @@ def insert_jobs(
     """`Transaction.insert`. `run` runs a query on the connection; `copy` is `COPY` made ready for it."""
     if len(rows) == 1:
         return [] if run(INSERT_ONE, {**rows[0]._asdict(), "tells": True}).rows() else list(rows)
-    copied = [row for row in rows if row[_COPIED_COLUMNS:] == _NOT_COPIED]
+    copied = [row for row in rows if is_plain(row)]
     if len(copied) < _FEWEST_COPIED or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
         return _insert(rows, run)
-    others = [row for row in rows if row[_COPIED_COLUMNS:] != _NOT_COPIED]
+    others = [row for row in rows if not is_plain(row)]
     if not _copy(psycopg.Cursor(connection), copied, copy):
         return _insert(rows, run)
     run(TELL, {})
     return _insert(others, run)
+
+
+def is_plain(row: NewRow) -> bool:
+    """Whether the job can run now, and nothing but its id can be there already."""
+    return row[len(_PLAIN_COLUMNS) :] == _NOT_PLAIN
+
+
+def plain_values(row: NewRow) -> Values:
+    """What `INSERT_PLAIN` is bound to."""
+    return dict(zip(_PLAIN_COLUMNS, row, strict=False))
 
 
 def _copy(cursor: psycopg.Cursor[Any], rows: Sequence[NewRow], statement: bytes) -> bool:
@@ -50,7 +60,7 @@ def _copy(cursor: psycopg.Cursor[Any], rows: Sequence[NewRow], statement: bytes)
         for batch in _batches(rows):
             with cursor.copy(statement) as copy:
                 for row in batch:
-                    copy.write_row(row[:_COPIED_COLUMNS])
+                    copy.write_row(row[: len(_PLAIN_COLUMNS)])
         is_stored = True
     except psycopg.errors.UniqueViolation:
         cursor.execute("ROLLBACK TO SAVEPOINT qml_mp_copy")

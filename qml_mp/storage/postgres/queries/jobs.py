@@ -12,6 +12,15 @@ _COLUMNS: Final = """
     unique_key, recurring_id, fire_at, state, run_at, reason, enqueued_at
 """
 
+INSERT_PLAIN: Final = """
+    INSERT INTO {s}.jobs
+        (id, method, queue, priority, payload, metadata, max_retries, max_crashes, timeout_us, created_at)
+    VALUES (%(id)s, %(method)s, %(queue)s, %(priority)s, %(payload)s, %(metadata)s, %(max_retries)s,
+            %(max_crashes)s, %(timeout_us)s, %(created_at)s)
+    ON CONFLICT DO NOTHING -- this very job, stored before a reply was lost
+"""
+"""What `COPY` takes of a `storable.NewRow`. Beside `INSERT_ONE`, which takes a tenth more time."""
+
 INSERT_ONE: Final = f"""
     INSERT INTO {{s}}.jobs ({_COLUMNS})
     VALUES (%(id)s, %(method)s, %(queue)s, %(priority)s, %(payload)s, %(metadata)s, %(max_retries)s,
