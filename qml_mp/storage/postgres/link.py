@@ -124,20 +124,17 @@ class Link(psycopg.Connection[DictRow]):
         return not poller.poll(0)
 
     def _has_taken_reply(self) -> bool:
-        """Whether none is on its way any more. It has mostly come by now."""
+        """Whether none is on its way, and the connection is open. It has mostly come by now."""
         expected, self._expects_reply = self._expects_reply, False
         try:
             if expected:
                 self.pgconn.consume_input()
-                if self.pgconn.is_busy():
-                    self.wait(fetch_many(self.pgconn))
-                while self.pgconn.get_result() is not None:
-                    pass
+                self.wait(fetch_many(self.pgconn))
         except NoReply:
             raise  # another connection would wait for this server as long again
         except psycopg.Error:
             return False
-        return True
+        return not self.closed  # libpq tells a lost connection as a result, and not as an error
 
 
 def open_link(target: Target, options: LinkOptions) -> Link:

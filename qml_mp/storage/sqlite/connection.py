@@ -7,9 +7,10 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from typing import TypeVar
 from urllib.parse import quote
 
 from qml_mp.clock import Clock
@@ -37,6 +38,9 @@ _SHORTEST_PAUSE_S = 0.0003
 _LONGEST_PAUSE_S = 0.003
 
 
+_T = TypeVar("_T")
+
+
 class SqliteConnection(ProcessConnection):
     """The file and this process's connection to it.
 
@@ -53,9 +57,12 @@ class SqliteConnection(ProcessConnection):
         self.durable_commits = 0
         """How many transactions were committed that are of use to others; heartbeats are not."""
         self._busy_timeout_s = busy_timeout.total_seconds()
+        self._patience = f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}"
         self._waiting: StorageWait | None = None
         self._connection: sqlite3.Connection | None = None
         self._descriptors: frozenset[int] = frozenset()
+        self._is_patient = True
+        """As the connection is set; see `_have_patience`."""
         self._is_forking = False
         """The lock is held across a fork: written by the thread that forks, one at a time."""
         self._file: FileIdentity | None = None
@@ -78,7 +85,9 @@ class SqliteConnection(ProcessConnection):
     def read(self) -> Iterator[sqlite3.Connection]:
         """The connection for reading, the schema checked; each statement sees what is committed."""
         with self._turn(), self._translated():
-            yield self._usable()
+            connection = self._usable()
+            self._have_patience(connection, patient=True)
+            yield connection
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -87,15 +96,27 @@ class SqliteConnection(ProcessConnection):
         One that is not `durable` may be lost when the machine goes down, and waits for no disk.
         Raises `StorageUnavailable` when the lock cannot be had within the busy timeout.
         """
-        with self.read() as connection, nullcontext() if durable else _cheaply(connection):
-            try:
-                self._begin(connection)
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
+        with self._turn(), self._translated():
+            connection = self._usable()
+            self._have_patience(connection, patient=False)
+            with nullcontext() if durable else _cheaply(connection):
+                try:
+                    self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    _roll_back(connection)
+                    raise
             self.durable_commits += durable
+
+    def write_once(self, statement: str, values: Sequence[object]) -> int:
+        """`write` with one statement, which needs no BEGIN and COMMIT; how many rows it has written."""
+        with self._turn(), self._translated():
+            connection = self._usable()
+            self._have_patience(connection, patient=False)
+            cursor = self._until_not_busy(lambda: connection.execute(statement, values))
+            self.durable_commits += 1
+            return cursor.rowcount
 
     def where(self) -> str:
         return f"the SQLite file {self.path}"
@@ -164,6 +185,7 @@ class SqliteConnection(ProcessConnection):
     def _usable(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = self._open()
+            self._is_patient = True
             self.opened += 1
         elif identity_of(self.path) != self._file or identity_of(self._log_path) != self._log:
             # What is committed to a file that was deleted is lost, without any error of SQLite.
@@ -180,19 +202,18 @@ class SqliteConnection(ProcessConnection):
             "wanted, and start again."
         )
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}")
+    def _have_patience(self, connection: sqlite3.Connection, *, patient: bool) -> None:
+        """Whether SQLite itself waits for a lock: not for that of a writer, see above. Set only when it
+        changes, as most producers do nothing but write."""
+        if self._is_patient is not patient:
+            connection.execute(self._patience if patient else "PRAGMA busy_timeout = 0")
+            self._is_patient = patient
 
-    def _until_not_busy(self, action: Callable[[], object]) -> None:
+    def _until_not_busy(self, action: Callable[[], _T]) -> _T:
         deadline = self.clock.monotonic() + self._busy_timeout_s
         while True:
             try:
-                action()
-                return
+                return action()
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or self.clock.monotonic() >= deadline:
                     raise
@@ -237,8 +258,9 @@ class SqliteConnection(ProcessConnection):
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:
         pending(MIGRATIONS, found=version_of(connection), where=self.where())  # a newer one: no write
         self._until_not_busy(lambda: configure(connection, self.path))
-        self._begin(connection)
+        connection.execute("PRAGMA busy_timeout = 0")
         try:
+            self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
             # Read again under the lock: of several starters the first migrates and the rest find it done.
             missing = pending(MIGRATIONS, found=version_of(connection), where=self.where())
             for migration in missing:
@@ -250,6 +272,8 @@ class SqliteConnection(ProcessConnection):
         except BaseException:
             _roll_back(connection)
             raise
+        finally:
+            connection.execute(self._patience)
         return [migration.version for migration in missing]
 
 

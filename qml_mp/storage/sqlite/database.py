@@ -16,7 +16,7 @@ from qml_mp.storage.rows import Row
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.foreign import check_schema_through, checked
-from qml_mp.storage.sqlite.inserting import insert_jobs
+from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.opening import is_writing
 from qml_mp.storage.sqlite.queries import QUERIES
@@ -71,9 +71,8 @@ class SqliteDatabase:
         with self.transaction(what) as transaction:
             return transaction.run_each(query, rows, values)
 
-    def insert(self, what: str, row: NewRow) -> bool:
-        with self.transaction(what) as transaction:
-            return not transaction.insert([row])
+    def insert(self, what: str, row: NewRow) -> bool:  # noqa: ARG002
+        return self.connection.write_once(*insert_statement([row], now=self._clock.now())) > 0
 
     @contextmanager
     def transaction(
