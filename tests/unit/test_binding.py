@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -81,6 +83,27 @@ def test_the_payload_is_an_object_of_the_arguments_that_were_given() -> None:
 
     assert binding.bind(("a.png",), {}).value == {"path": "a.png"}
     assert binding.bind((), {"width": 3, "path": "a.png"}).value == {"path": "a.png", "width": 3}
+
+
+def two(first: int, second: int = 5) -> None: ...
+
+
+@pytest.mark.parametrize("args", [(), (1,), (1, 2), (1, 2, 3)])
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"first": 7}, {"second": 8}, {"first": 7, "second": 8}, {"second": 8, "first": 7}, {"x": 9}],
+)
+def test_arguments_are_bound_as_a_call_binds_them(args: tuple[int, ...], kwargs: dict[str, int]) -> None:
+    binding = Binding(two, name="two")
+    try:
+        expected = list(inspect.signature(two).bind(*args, **kwargs).arguments.items())
+    except TypeError as error:
+        with pytest.raises(InvalidJob, match=f"two: {re.escape(str(error))}"):
+            binding.bind(args, kwargs)
+    else:
+        payload = binding.bind(args, kwargs).value
+        assert isinstance(payload, dict)
+        assert list(payload.items()) == expected
 
 
 @pytest.mark.parametrize("function", [context_last, context_by_text])
