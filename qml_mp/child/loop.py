@@ -63,7 +63,8 @@ class WorkerLoop:
             claim = self._held.next()
             if claim is not None:
                 self._work_on(self._runner.resolve(claim))
-                self._commands.look_now_and_then()
+                if self._held:
+                    self._commands.look_now_and_then()
             elif self._outcomes:
                 self._commands.look()
                 self._runner.catch_up()

@@ -65,9 +65,10 @@ class Outcomes:
         if not self._unwritten:
             self._oldest_at = time.monotonic()
         self._unwritten.append(_Unwritten(execution=execution, outcome=outcome))
-        has_room = self._shared.append(execution.claim.key, outcome)
-        failpoints.hit("outcome.recorded")
-        self._is_urgent = self._is_urgent or not has_room or not isinstance(outcome, Success)
+        is_recorded = self._shared.append(execution.claim.key, outcome)
+        if is_recorded:
+            failpoints.hit("outcome.recorded")
+        self._is_urgent = self._is_urgent or not is_recorded or not isinstance(outcome, Success)
 
     def must_go(self, *, within_s: float | None = 0.0) -> bool:
         """Whether they cannot wait until so many seconds have passed (None: for a time that nobody knows)."""

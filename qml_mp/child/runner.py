@@ -73,7 +73,7 @@ class Runner:
     def give_back(self, execution: Execution) -> Outcome:
         """The claim came too late to be run. It is two transitions, and the hook is told of both."""
         self._changes.claimed(execution)
-        return Release(reason="the worker was told to leave")
+        return Release(reason="the worker gave it back before it began")
 
     def _is_used_up(self) -> bool:
         if self._max_jobs is not None and self._display.slot.jobs_done >= self._max_jobs:

@@ -70,6 +70,7 @@ class EndedOutcomes:
         self._memory = memory
         self._at = at
         self._before_newest: int | None = None
+        """What the number was before the newest job ended; None: nothing is kept of that."""
         # An item of it is one store of 8 bytes. `Struct.pack_into` is not: it writes zeros first.
         self._numbers = memoryview(memory)[at : at + _RECORDS_AT].cast("Q")
 
@@ -79,7 +80,9 @@ class EndedOutcomes:
 
     def append(self, key: ClaimKey, outcome: Outcome) -> bool:
         """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept."""
-        body, self._before_newest = _encoded(outcome), None
+        body = _encoded(outcome)
+        if not isinstance(outcome, Release):
+            self._before_newest = None
         if body is None:
             return False
         head = self._numbers[_HEAD]
@@ -92,11 +95,12 @@ class EndedOutcomes:
         _RECORD.pack_into(self._memory, at, len(body), is_fast, *packed_key(key))
         self._memory[at + _RECORD.size : at + size] = body
         self._numbers[_HEAD] = head + size
-        self._before_newest = head
+        if not isinstance(outcome, Release):
+            self._before_newest = head
         return True
 
     def take_back(self) -> None:
-        """Do not keep the newest outcome (worker)."""
+        """Do not keep what came of the newest job that has ended (worker), nor the releases since."""
         if self._before_newest is not None:
             self._numbers[_HEAD] = self._before_newest
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qml_mp.core.job import ClaimKey, new_job_id
@@ -61,6 +61,7 @@ def a_key(claim_seq: int = 1) -> ClaimKey:
     return ClaimKey(job_id=new_job_id(), claim_seq=claim_seq)
 
 
+@settings(deadline=None)
 @given(st.lists(outcomes, max_size=8))
 def test_every_outcome_comes_back_as_it_was(told: list[Outcome]) -> None:
     region = EndedTable(2).region(1)
@@ -106,10 +107,11 @@ def test_an_outcome_that_finds_no_room_is_refused_and_those_before_it_stay() -> 
     assert region.read()[1] == {key: DONE}
 
 
-def test_the_newest_can_be_taken_back() -> None:
+def test_what_came_of_the_newest_job_can_be_taken_back() -> None:
     region, key = EndedTable(1).region(0), a_key()
     region.append(key, DONE)
     region.append(a_key(), DONE)
+    region.append(a_key(), Release(reason="not begun"))
 
     region.take_back()
 
