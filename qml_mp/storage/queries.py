@@ -61,7 +61,8 @@ class TakeQueries:
     worker is not `registered`; job, in no order."""
     exchange: str | None
     """`succeed` and then `claim`, all in one statement: now, count, and what `claim` gives; always a row, in
-    which id is NULL when there is no claim. None: two statements in a transaction cost no more."""
+    which id is NULL when there is no claim; and kinds, how many methods (of a queue each) waited. None: two
+    statements in a transaction cost no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,9 @@ class ClaimQueries:
     from_all: ChoiceQueries
     from_one: ChoiceQueries
     from_several: ChoiceQueries
+    behind: TakeQueries | None
+    """The next ones behind a job in its queue, method and priority: after_queue, after_method,
+    after_priority, after_at (its created_at), after_id. None: a choice costs no more."""
     claim_this: str
     """id, worker_id, server_id: hand out the job, chosen before."""
     fail_unclaimable: str

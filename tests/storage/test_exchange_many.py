@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -15,6 +16,7 @@ from qml_mp.core.outcome import Failure, Outcome, Release, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageUnavailable
+from qml_mp.storage import claims
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished
@@ -180,6 +182,92 @@ def test_two_that_end_the_same_many_claims_do_not_wait_for_each_other_for_ever(
     assert statuses == [0, 0, 0]
     assert StateName.PROCESSING not in states(storage, held)
     assert len(storage.claims()) == 30
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A worker that has looked does not look again before this is called, once."""
+    monkeypatch.setattr(claims, "_LOOK_EVERY_S", 1000.0)
+    now, early = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now() + early[0])
+
+    def look() -> None:
+        early[0] += 1000.0
+
+    return look
+
+
+def next_ones(storage: Storage, held: tuple[Claim, ...], which: Fetch, limit: int = 10) -> tuple[Claim, ...]:
+    done = storage.exchange([(claim, DONE) for claim in held], fetch=which, limit=limit, retention=KEEP)
+    assert all(finished.accepted for finished in done.finished)
+    return done.claims
+
+
+def test_batches_of_one_kind_follow_each_other_until_the_next_look(
+    storage: Storage, raw: Raw, looks: Callable[[], None]
+) -> None:
+    which = fetch()
+    ids = storage.enqueue_many(Job.new("work", n) for n in range(40))
+    first = next_ones(storage, claim_some_more(storage, which, 5), which)
+    better_id = storage.enqueue(Job.new("work", priority=1))
+
+    second = next_ones(storage, first, which)
+    looks()
+    third = next_ones(storage, second, which)
+
+    assert [claim.job.id for claim in (*first, *second)] == ids[5:25] or raw.is_sqlite  # which always looks
+    assert better_id in [claim.job.id for claim in (*second, *third)]
+    assert third[0].job.id == (ids[24] if raw.is_sqlite else better_id)
+
+
+def test_where_nothing_is_behind_a_worker_looks_at_once(storage: Storage, looks: Callable[[], None]) -> None:
+    which = fetch()
+    storage.enqueue_many(Job.new("work", n) for n in range(15))
+    held = claim_some_more(storage, which, 5)
+    last = next_ones(storage, held, which)
+    storage.finish(last[3], Release(reason="older than the last"), retention=KEEP)
+
+    found = next_ones(storage, (*last[:3], *last[4:]), which)
+
+    assert [claim.job.id for claim in found] == [last[3].job.id]
+    assert next_ones(storage, found, which) == ()
+
+
+@FETCHES
+def test_where_several_kinds_wait_each_batch_is_the_best(
+    storage: Storage, looks: Callable[[], None], which: Fetch
+) -> None:
+    jobs = [Job.new("one" if n % 3 else "two", n, queue="a", priority=n // 60) for n in range(120)]
+    storage.enqueue_many(jobs)
+    held, claimed = claim_some_more(storage, which, 5), []
+
+    while held:
+        claimed += [claim.job.id for claim in held]
+        held = next_ones(storage, held, which)
+
+    assert claimed == [job.id for job in (*jobs[60:], *jobs[:60])]
+
+
+@pytest.mark.fault(81)
+def test_a_job_in_a_run_of_one_kind_that_cannot_be_claimed_is_failed(
+    storage: Storage, raw: Raw, looks: Callable[[], None]
+) -> None:
+    which = fetch()
+    storage.enqueue_many(Job.new("work", n) for n in range(20))
+    first = next_ones(storage, claim_some_more(storage, which, 5), which)
+    bad_id = raw.add_job(claim_seq=full(raw))
+    last_id = storage.enqueue(Job.new("work"))
+
+    second = next_ones(storage, first, which)
+
+    assert [claim.job.id for claim in second][-1] == last_id
+    assert len(second) == 6
+    assert present(storage, bad_id).state_name is StateName.FAILED
+
+
+def claim_some_more(storage: Storage, which: Fetch, number: int) -> tuple[Claim, ...]:
+    """Of the jobs that are there."""
+    return storage.exchange((), fetch=which, limit=number, retention=KEEP).claims
 
 
 def test_what_others_are_taking_keeps_nobody_from_what_is_free(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME, Told
 from qml_mp.storage.queries import ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
@@ -21,10 +22,8 @@ def _from(of: str, *, start: str, same: str, always: str) -> ChoiceQueries:
         WHERE j.state = 'enqueued' AND {always} -- always true; see the index
     """
     first = f"ORDER BY {METHOD_NAME}, {_BEST} LIMIT 1"
-    # The index has this order, so a walk ends as soon as it has enough.
-    next_ones = f"""
-        FROM {{s}}.jobs AS j
-        WHERE j.state = 'enqueued' AND {always} {same} AND {METHOD_NAME} = h.name ORDER BY {_BEST}
+    of_method = f"""
+        FROM {{s}}.jobs AS j WHERE j.state = 'enqueued' AND {always} {same} AND {METHOD_NAME} = h.name
     """
     heads = f"""
         WITH RECURSIVE head AS (
@@ -37,17 +36,19 @@ def _from(of: str, *, start: str, same: str, always: str) -> ChoiceQueries:
     one = f"""
         {heads}
         -- MATERIALIZED: the candidate is looked for once, and never again per row of a join.
-        candidate AS MATERIALIZED ({_walk(next_ones, limit="1")})
+        candidate AS MATERIALIZED (
+            {_walk(f"SELECT j.id {of_method} ORDER BY {_BEST} LIMIT 1 {_LOCK}", limit="1")}
+        )
     """
-    several = heads + _several(of.replace("j.", ""), next_ones)
+    several = heads + _several(of_method)
     return ChoiceQueries(one=_take(one), several=_take(several))
 
 
-def _take(candidates: str) -> TakeQueries:
+def _take(candidates: str, *, kinds: str = "(SELECT count(*) FROM head)") -> TakeQueries:
     return TakeQueries(
         best=f"{candidates} SELECT id FROM candidate",
         claim=candidates + _CLAIM,
-        exchange=candidates + _EXCHANGE,
+        exchange=candidates + _EXCHANGE.replace("[kinds]", kinds),
     )
 
 
@@ -60,43 +61,69 @@ _KNOWN_HEADS: Final = """
 """
 
 
-def _several(of: str, next_ones: str) -> str:
+def _best(columns: str, of_method: str, *, limit: str, lock: str = "") -> str:
+    """The best of the method of `h`, that head first. The index has this order, so a walk ends as soon as it
+    has enough. It begins at the head, as before it there may stand entries of all the jobs that were claimed
+    since the last vacuum."""
+    return f"""
+        SELECT best.* FROM (
+            SELECT same.* FROM (
+                SELECT {columns} {of_method}
+                  AND j.priority = h.priority AND (j.created_at, j.id) >= (h.created_at, h.id)
+                ORDER BY j.created_at, j.id LIMIT {limit} {lock}
+            ) AS same
+            UNION ALL
+            SELECT lower.* FROM (
+                SELECT {columns} {of_method} AND j.priority < h.priority
+                ORDER BY {_BEST} LIMIT {limit} {lock}
+            ) AS lower
+        ) AS best LIMIT {limit}
+    """
+
+
+def _several(of_method: str) -> str:
     """How many of each method are among the best, read without a lock, so that no more rows are locked than
     claimed; then so many of each."""
+    order = "j.priority, j.created_at, j.id"
+    of_any = _best("j.id", of_method, limit="%(limit)s", lock=_LOCK)
     return f"""
         share AS MATERIALIZED (
-            SELECT {of}name, count(*) AS jobs
+            SELECT (known).*, count(*) AS jobs
             FROM (
                 -- Of other heads than the best so many, no job is among the best so many.
-                SELECT h.* FROM ({_KNOWN_HEADS} LIMIT %(limit)s) AS h
-                CROSS JOIN LATERAL (SELECT j.priority, j.created_at, j.id {next_ones} LIMIT %(limit)s) AS j
+                SELECT h AS known FROM ({_KNOWN_HEADS} LIMIT %(limit)s) AS h
+                CROSS JOIN LATERAL ({_best(order, of_method, limit="%(limit)s")}) AS j
                 ORDER BY {_BEST} LIMIT %(limit)s
             ) AS best
-            GROUP BY {of}name
+            GROUP BY known
         ),
         free AS MATERIALIZED (
             SELECT free.id FROM share AS h
-            CROSS JOIN LATERAL (SELECT j.id {next_ones} LIMIT h.jobs FOR UPDATE SKIP LOCKED) AS free
+            CROSS JOIN LATERAL ({_best("j.id", of_method, limit="h.jobs", lock=_LOCK)}) AS free
         ),
         candidate AS MATERIALIZED (
             SELECT id FROM free
             UNION ALL
             -- Others were taking all of those: whatever else is free.
-            ({_walk(next_ones, limit="%(limit)s", only_if="NOT EXISTS (SELECT FROM free)")})
+            ({_walk(of_any, limit="%(limit)s", only_if="NOT EXISTS (SELECT FROM free)")})
         )
     """
 
 
-def _walk(next_ones: str, *, limit: str, only_if: str = "true") -> str:
-    """From head to head. As they are sorted in a subquery, it ends with the first that has enough behind it.
+_LOCK: Final = "FOR UPDATE SKIP LOCKED"
+"""What another worker is just taking is passed over and not waited for."""
+
+
+def _walk(free: str, *, limit: str, only_if: str = "true") -> str:
+    """From head to head, taking what is `free` of each. As they are sorted in a subquery, it ends with the
+    first that has enough behind it.
 
     While others are taking the best of a method, its next one can come before the best of another.
     """
-    # SKIP LOCKED: what another worker is just taking is passed over and not waited for.
     return f"""
         SELECT free.id
         FROM ({_KNOWN_HEADS}) AS h
-        CROSS JOIN LATERAL (SELECT j.id {next_ones} LIMIT {limit} FOR UPDATE SKIP LOCKED) AS free
+        CROSS JOIN LATERAL ({free}) AS free
         WHERE {only_if}
         ORDER BY h.priority DESC, h.created_at, h.id
         LIMIT {limit}
@@ -147,11 +174,21 @@ _EXCHANGE: Final = f"""
     )
     -- The outcomes first, as everybody locks claims before the row of their worker.
     SELECT written.*, claimed.*
-    FROM (SELECT now() AS now, (SELECT count(*) FROM finished) AS count) AS written
+    FROM (SELECT now() AS now, (SELECT count(*) FROM finished) AS count, [kinds] AS kinds) AS written
     LEFT JOIN claimed ON true
 """
 _PROCESSING: Final = f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.state = 'processing'"
 _OF_SERVER: Final = f"{_PROCESSING} AND j.server_id = %(server_id)s"
+
+_BEHIND: Final = f"""
+    WITH candidate AS MATERIALIZED (
+        SELECT j.id FROM {{s}}.jobs AS j
+        WHERE j.state = 'enqueued' AND j.queue <> '' AND j.queue = %(after_queue)s
+          AND {METHOD_NAME} = left(%(after_method)s, {MAX_METHOD_CHARS + 1}) COLLATE "C"
+          AND j.priority = %(after_priority)s AND (j.created_at, j.id) > (%(after_at)s, %(after_id)s)
+        ORDER BY j.created_at, j.id LIMIT %(limit)s {_LOCK}
+    )
+"""
 
 CLAIMS: Final = ClaimQueries(
     from_all=_from("", start="({entry} {order})", same="", always="j.id <> ''"),
@@ -169,6 +206,7 @@ CLAIMS: Final = ClaimQueries(
         same="AND j.queue = h.queue",
         always="j.queue <> ''",
     ),
+    behind=_take(_BEHIND, kinds="1"),
     claim_this=f"{_HAND_OUT} WHERE j.id = %(id)s",
     fail_unclaimable="""
         UPDATE {s}.jobs

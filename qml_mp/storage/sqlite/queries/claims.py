@@ -102,6 +102,7 @@ CLAIMS: Final = ClaimQueries(
     from_all=_FROM_ALL,
     from_one=_FROM_SERVED,
     from_several=_FROM_SERVED,
+    behind=None,  # nothing is left of what was claimed
     claim_this=f"{_HAND_OUT} WHERE id = :id",
     fail_unclaimable="""
         UPDATE qml_jobs
