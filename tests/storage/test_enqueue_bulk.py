@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -156,6 +158,24 @@ def test_a_bulk_on_a_pipelined_connection_is_stored(storage: Storage, connect: C
     connection.commit()
 
     assert count(storage) == 100
+
+
+def test_a_bulk_is_stored_in_a_table_with_row_security(storage: Storage, raw: Raw, url: str) -> None:
+    if raw.is_sqlite:
+        pytest.skip("SQLite has no roles")
+    role, schema = f"r_{uuid.uuid4().hex}", parse_target(url).schema
+    raw.run(f"CREATE ROLE {role} LOGIN")
+    raw.run(f'GRANT USAGE ON SCHEMA "{schema}" TO {role}')
+    raw.run(f'GRANT ALL ON ALL TABLES IN SCHEMA "{schema}" TO {role}')
+    raw.run("ALTER TABLE {jobs} ENABLE ROW LEVEL SECURITY")
+    raw.run(f"CREATE POLICY all_rows ON {{jobs}} TO {role} USING (true) WITH CHECK (true)")
+
+    with closing(open_storage(url.replace("//postgres@", f"//{role}@"))) as as_role:
+        as_role.enqueue_many(plain_jobs(100))
+
+    assert count(storage) == 100
+    raw.run(f"DROP OWNED BY {role}")
+    raw.run(f"DROP ROLE {role}")
 
 
 def test_a_bulk_is_announced_once(

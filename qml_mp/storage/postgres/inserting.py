@@ -1,8 +1,8 @@
 """Every process: new jobs written into an open transaction on PostgreSQL, ours or the caller's.
 
 Many go by COPY, which costs the server half of what an INSERT does, and the client a sixth. COPY knows no ON
-CONFLICT. So what may be there already goes by INSERT: a job with a unique key or a firing and, when COPY has
-met an id that was stored before a reply was lost, all.
+CONFLICT. So what may be there already goes by INSERT: a job with a unique key or a firing; and all of them,
+when COPY has met an id that was stored before a reply was lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qml_mp.storage.postgres.queries.jobs import INSERT_MANY, INSERT_ONE, TELL
 from qml_mp.storage.storable import NewRow
 
 _FEWEST_COPIED = 50
-_PLAIN_COLUMNS = NewRow._fields[:10]
+_PLAIN_COLUMNS = NewRow._fields[: NewRow._fields.index("unique_key")]
 _NOT_PLAIN = (None,) * (len(NewRow._fields) - len(_PLAIN_COLUMNS))
 # Keep a statement well below statement_timeout, and what both sides hold of it below a few megabytes.
 _ROWS_PER_STATEMENT = 2000
@@ -54,7 +54,8 @@ def plain_values(row: NewRow) -> Values:
 
 
 def _copy(cursor: psycopg.Cursor[Any], rows: Sequence[NewRow], statement: bytes) -> bool:
-    """Whether they are stored; False: the id of one was there already, and none is."""
+    """Whether they are stored; False: none is, because the id of one was there already, or because the table
+    has row security, which COPY does not know."""
     cursor.execute("SAVEPOINT qml_mp_copy")
     try:
         for batch in _batches(rows):
@@ -62,7 +63,7 @@ def _copy(cursor: psycopg.Cursor[Any], rows: Sequence[NewRow], statement: bytes)
                 for row in batch:
                     copy.write_row(row[: len(_PLAIN_COLUMNS)])
         is_stored = True
-    except psycopg.errors.UniqueViolation:
+    except (psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported):
         cursor.execute("ROLLBACK TO SAVEPOINT qml_mp_copy")
         is_stored = False
     cursor.execute("RELEASE SAVEPOINT qml_mp_copy")

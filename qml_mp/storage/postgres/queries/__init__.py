@@ -3,8 +3,9 @@
 `{s}` stands for the quoted schema, `%(…)s` for bound values.
 Time is the server's: `now()`, the start of the transaction. Isolation is READ COMMITTED: a row that
 somebody changed meanwhile is judged again by its newest version, which is what the guards rely on.
-`channel`, which the port binds, is where listening supervisors are told of a commit. NOTIFY takes part in the
-transaction, and each query sends it at most once, whatever the number of its rows.
+`channel`, which the port binds, is where listening supervisors are told of a commit (`common.Told`). NOTIFY
+takes part in the transaction, and each query sends it at most once, whatever the number of its rows. Of a job
+that is enqueued alone they are told after its commit.
 """
 
 from __future__ import annotations
