@@ -16,6 +16,7 @@ import pytest
 
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
+from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from tests.cli.command import Qml, is_one_error
 from tests.processes.harness import wait_until
@@ -212,12 +213,12 @@ def running_bench(qml: Qml, place: Place) -> Iterator[subprocess.Popen[str]]:
 
 
 def processes_of(place: Place) -> list[ProcessIdentity] | None:
-    """The server that is measured and its two workers, once all are there."""
+    """The server that is measured and its two workers, once jobs have run there."""
     url = place.scratch_url()
     if url is None:
         return None
     with closing(open_storage(url)) as storage:
-        if storage.schema_version() == 0:
+        if storage.schema_version() == 0 or not storage.job_counts()[StateName.SUCCEEDED]:
             return None
         servers = [server.process for server in storage.list_servers()]
         workers = [worker.process for worker in storage.list_workers()]
