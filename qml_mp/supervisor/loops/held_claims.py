@@ -17,6 +17,8 @@ from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
+_STUCK_S = 0.5
+"""Without a job that runs: storage may be slow, and what goes back then costs it another write."""
 _WATCHED_S = 0.1
 """After the last ticket that was seen: a worker at full speed has others soon, and each would wake us."""
 
@@ -86,7 +88,7 @@ class HeldClaims(Part):
         return worker.worker_id in self._in_long_job and worker.channels.ended.has_unwritten
 
     def _is_stuck(self, worker: WorkerProcess, now: float, *, has_tickets: bool) -> bool:
-        """Whether it has tickets and ends no job, be it that a hook or storage takes long."""
+        """Whether it has tickets and ends no job, be it that hooks or storage take long."""
         done, watch = worker.last.jobs_done, self._watches.get(worker.worker_id)
         if watch is None or watch.jobs_done != done:
             watch = _Watch(until=0.0 if watch is None else watch.until, jobs_done=done, since=now)
@@ -96,7 +98,7 @@ class HeldClaims(Part):
             self._watches[worker.worker_id] = watch
         else:
             self._watches.pop(worker.worker_id, None)
-        return has_tickets and now - watch.since >= WAIT_S
+        return has_tickets and now - watch.since >= _STUCK_S
 
 
 def _began_at(worker: WorkerProcess) -> float:
