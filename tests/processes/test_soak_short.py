@@ -60,7 +60,7 @@ def test_the_job_of_a_killed_worker_runs_again_on_the_other_one(
 def test_no_job_is_lost_or_run_twice_at_once_while_supervisors_are_killed_too(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
-    row = outcome(request, run_storm, backend, 1500)
+    row = outcome(request, run_storm, backend, 800)
 
     assert row.broken == (), table([row])
     assert row.kills
