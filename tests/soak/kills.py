@@ -119,7 +119,11 @@ def _under_fire(task: Task, *, supervisor_every_s: float | None) -> Row:
         battle.look_at_the_file()
         done = task.count - ground.audit.unfinished()
         expected = ids if not task.time_is_up else _ended(ground)
-        failures = {job.id: 1 for job in jobs if job.method == "unsure" and job.id in set(expected)}
+        failures = {job.id: 1 for job in jobs if job.method == "unsure"}
+        if task.time_is_up:  # some of them have not come to their first end
+            failures |= {
+                row.id: 0 for row in ground.audit.jobs() if not row.state.is_final and not row.failures
+            }
         findings = judge_ground(ground, expected=expected, kills=battle.kills, failures=failures)
         log = ground.audit.transitions()
         if most_held(log) < _HELD_AT_LEAST:
