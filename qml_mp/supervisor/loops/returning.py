@@ -17,6 +17,8 @@ from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
+_NOT_BEGUN = Release(reason="the job before took long")
+
 
 class ReturnLoop(Loop):
     """Safe to repeat: each write is guarded by its claim, and the worker's own write of an outcome that is
@@ -38,25 +40,19 @@ class ReturnLoop(Loop):
         each_by_itself(self._run.pool, see_to)
 
     def _see_to(self, storage: Storage, worker: WorkerProcess) -> None:
-        taken = frozenset(worker.taken)
-        number, outcomes = worker.channels.ended.read() if self._held.has_to_write(worker) else (0, {})
-        if not taken and not outcomes:
-            return
-        release = Release(reason="the job before took long")
-        claims = storage.claims_of_worker(worker.worker_id)
-        returned = [(claim, release) for claim in claims if claim.key in taken]
-        failpoints.hit("giveback.taken")
-        self._write(
-            storage,
-            worker,
-            [*returned, *((claim, outcomes[claim.key]) for claim in claims if claim.key in outcomes)],
-        )
-        failpoints.hit("giveback.committed")
-        if outcomes:
-            worker.channels.ended.note_written(number)
-        worker.taken -= taken
-        if returned:
+        taken, has_to_write = frozenset(worker.taken), self._held.has_to_write(worker)
+        number, outcomes = worker.channels.ended.read() if has_to_write else (0, {})
+        if taken or outcomes:
+            claims = storage.claims_of_worker(worker.worker_id)
+            returned = [(claim, _NOT_BEGUN) for claim in claims if claim.key in taken]
+            ends = [(claim, outcomes[claim.key]) for claim in claims if claim.key in outcomes]
+            failpoints.hit("giveback.taken")
+            self._write(storage, worker, [*returned, *ends])
+            failpoints.hit("giveback.committed")
+            worker.taken -= taken
             self._run.pool.wake_idle(len(returned))
+        if has_to_write:
+            worker.channels.ended.note_written(number)
 
     def _write(
         self, storage: Storage, worker: WorkerProcess, outcomes: Sequence[tuple[Claim, Outcome]]
