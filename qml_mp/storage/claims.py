@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 _MOST_PASSED = 100
 """Jobs that cannot be claimed and are passed over before a claim is given up until the next time."""
 
-
 _LOOK_EVERY_S = 0.05
 """How long a worker that claims several jobs at once goes on behind the last of them without a look."""
 
@@ -68,6 +67,9 @@ class JobLocker(Part):
     ) -> Exchanged:
         """Write the outcomes of these claims, and claim up to `limit` jobs more, in one commit.
 
+        The jobs are those that `fetch_and_lock_job` would give one after the other, the best first. Who takes
+        several at a time and asks again with the same `fetch` may be given the next ones as of a look that
+        is at most 50 ms old.
         Each outcome is guarded by its own claim: one whose claim was lost changes nothing, and the others
         are written all the same. Repeating it after a lost reply is harmless to the outcomes, as
         with `finish`.

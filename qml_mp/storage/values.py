@@ -70,7 +70,8 @@ class Exchanged:
     finished: tuple[Finished, ...]
     """What became of each outcome, in the order given."""
     claims: tuple[Claim, ...]
-    """The next jobs; fewer than asked for, when there were no more."""
+    """The next jobs; fewer than asked for when there were no more, or while others were claiming. None at all
+    only when there was none to claim."""
 
 
 class CancelResult(Enum):
