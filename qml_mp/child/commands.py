@@ -20,7 +20,7 @@ from qml_mp.processing.cancel import CancelReason, CancelToken
 
 _ORPHAN_SECOND_SIGNAL_S = 0.5
 _LONGEST_WAIT_S = 3600.0
-_LOOK_EVERY_S = 0.002  # between short jobs: a system call for each would be a tenth of what they cost
+_LOOK_EVERY_S = 0.002  # between short jobs, which would each cost a system call more
 _MOST_EARLY_CANCELS = 128
 _TEXT = {
     CancelReason.CANCELLED: "cancelled from outside",
