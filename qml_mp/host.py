@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from qml_mp.core.server_info import ProcessIdentity
@@ -55,6 +56,26 @@ def rss_bytes(pid: int) -> int | None:
     except ProcessLookupError:
         return None
     return None if fields is None else int(fields[_RSS_FIELD]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuUse:
+    """What a process has had of the processors."""
+
+    ran_s: float
+    """Of its main thread; other threads are not counted."""
+    is_ready: bool
+    """It runs, or would if others did not."""
+
+
+def cpu_use(pid: int) -> CpuUse | None:
+    """None when there is no such process, or the system does not tell."""
+    try:
+        fields = _stat_fields(pid)
+        ran_ns = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+    except (OSError, ValueError):
+        return None
+    return None if fields is None else CpuUse(ran_s=ran_ns / 1e9, is_ready=fields[_STATE_FIELD] == "R")
 
 
 def shares_its_group(pid: int) -> bool | None:

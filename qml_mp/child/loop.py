@@ -16,6 +16,7 @@ from qml_mp.child.estimate import WAIT_S, Estimates
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.held import Held
 from qml_mp.child.outcomes import Outcomes
+from qml_mp.child.own_time import OwnTime
 from qml_mp.child.reports import Display
 from qml_mp.child.runner import Runner
 from qml_mp.core.job import Claim
@@ -50,6 +51,7 @@ class WorkerLoop:
         self._commands = commands
         self._display = display
         self._polling_s = _OWN_LOOK * config.polling_interval.total_seconds()
+        self._own_time = OwnTime()
         self._estimates = Estimates(most=min(config.fetch_batch_size, MOST_HELD))
 
     def run(self) -> WorkerExit:
@@ -70,6 +72,7 @@ class WorkerLoop:
                 self._runner.catch_up()
                 if not self._outcomes.write(limit=self._next_limit()):
                     return WorkerExit.LEFT
+                self._own_time.begin()
                 self._commands.look()
             else:
                 reason = self._reason_to_leave()
@@ -95,6 +98,7 @@ class WorkerLoop:
             self._claims.register()
             self._display.fetching()
             self._claims.fetch(limit=self._estimates.next_limit())
+            self._own_time.begin()
         except StorageError as error:
             self._commands.wait(self._claims.tries.failed("Cannot claim a job", error))
             return
@@ -121,12 +125,13 @@ class WorkerLoop:
             return False
         self._runner.catch_up()
         self._outcomes.write(limit=0)
+        self._own_time.begin()
         return True
 
     def _work_on(self, execution: Execution) -> None:
         began_at = time.monotonic()
         outcome = self._runner.run(execution)
-        self._estimates.note(execution.job.method, time.monotonic() - began_at)
+        self._estimates.note(execution.job.method, self._own_time.of(time.monotonic() - began_at))
         self._outcomes.add(execution, outcome)
         self._display.finishing()
 

@@ -3,13 +3,18 @@
 A worker that claims several jobs expects them to be short. When one is not, the tickets of the others are
 taken from its pipe here, and what has ended before is to be written, by a loop (`ReturnLoop`): that needs
 storage, and this must not wait for it. It works whatever the job does, because the worker is not asked.
+
+With more workers than processors, a job of a moment can take long because others run. Then nothing is gained
+by giving its worker's claims to these: a worker that is ready to run and does not come to it has more time.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from qml_mp import host
 from qml_mp.child.estimate import WAIT_S
 from qml_mp.ipc.slot import Activity
 from qml_mp.supervisor.part import Part
@@ -18,7 +23,12 @@ from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 _STUCK_S = 0.5
-"""Without a job that runs: storage may be slow, and what goes back then costs it another write."""
+"""Without a job that runs: storage may be slow, and what goes back then costs it another write. No worker is
+believed to starve for longer either."""
+_STARVED_S = WAIT_S / 4
+"""A worker that had less of the processors since a job began may just have to wait for them."""
+_LOOK_AT_STARVED_EVERY_S = 0.01
+_MOST_LOOKS = 64  # more than there are in the longest that a worker may starve
 _WATCHED_S = 0.1
 """After the last ticket that was seen: a worker at full speed has others soon, and each would wake us."""
 
@@ -31,6 +41,10 @@ class _Watch:
     jobs_done: int
     since: float
     """When it was first seen with so many done."""
+    looks: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS), init=False)
+    """When it was looked at, and how long its process had run until then."""
+    cpu: host.CpuUse | None = field(default=None, init=False)
+    """As it was at the newest of these looks."""
 
 
 class HeldClaims(Part):
@@ -42,6 +56,8 @@ class HeldClaims(Part):
         self._watches: dict[str, _Watch] = {}
         self._looked_at = 0.0
         self._in_long_job: set[str] = set()
+        self._look_again_at = float("inf")
+        """At a worker that starves."""
 
     def fds(self) -> list[int]:
         return [
@@ -60,20 +76,23 @@ class HeldClaims(Part):
         running = [
             _began_at(worker) + WAIT_S for worker in watched if worker.last.activity is Activity.RUNNING
         ]
-        return (
-            min([self._looked_at + WAIT_S, *(at for at in running if at > now)]) if watched else float("inf")
-        )
+        if not watched:
+            return float("inf")
+        return min([self._looked_at + WAIT_S, self._look_again_at, *(at for at in running if at > now)])
 
     def turn(self) -> None:
         """Take the tickets of workers that do not come to them."""
         now = self._looked_at = self._clock.monotonic()
         lying = wait_for((worker.channels.tickets.reading_fd for worker in self._pool), until=0)
         self._in_long_job.clear()
+        self._look_again_at = float("inf")
         for worker in self._pool:
-            if worker.last.activity is Activity.RUNNING and now - _began_at(worker) >= WAIT_S:
-                self._in_long_job.add(worker.worker_id)
             has_tickets = worker.channels.tickets.reading_fd in lying
-            is_stuck = self._is_stuck(worker, now, has_tickets=has_tickets)
+            watch = self._watch(worker, now, has_tickets=has_tickets)
+            is_running_long = worker.last.activity is Activity.RUNNING and now - _began_at(worker) >= WAIT_S
+            if is_running_long and not self._starves(watch, now, since=_began_at(worker)):
+                self._in_long_job.add(worker.worker_id)
+            is_stuck = now - watch.since >= _STUCK_S
             if has_tickets and (is_stuck or worker.worker_id in self._in_long_job):
                 worker.taken.update(worker.channels.tickets.take_all())
         for worker_id in self._watches.keys() - {worker.worker_id for worker in self._pool}:
@@ -87,18 +106,34 @@ class HeldClaims(Part):
         """Whether jobs of this worker have ended whose outcomes it cannot write soon."""
         return worker.worker_id in self._in_long_job and worker.channels.ended.has_unwritten
 
-    def _is_stuck(self, worker: WorkerProcess, now: float, *, has_tickets: bool) -> bool:
-        """Whether it has tickets and ends no job, be it that hooks or storage take long."""
-        done, watch = worker.last.jobs_done, self._watches.get(worker.worker_id)
-        if watch is None or watch.jobs_done != done:
-            watch = _Watch(until=0.0 if watch is None else watch.until, jobs_done=done, since=now)
+    def _watch(self, worker: WorkerProcess, now: float, *, has_tickets: bool) -> _Watch:
+        """What is known of the worker. It stays watched for a moment after its last ticket, and is stuck when
+        it has some and ends no job, be it that hooks or storage take long."""
+        done = worker.last.jobs_done
+        watch = self._watches.get(worker.worker_id) or _Watch(until=0.0, jobs_done=done, since=now)
+        if watch.jobs_done != done:
+            watch.jobs_done, watch.since = done, now
         if has_tickets:
             watch.until = now + _WATCHED_S
         if now < watch.until:
             self._watches[worker.worker_id] = watch
+            watch.cpu = host.cpu_use(worker.child.pid)
+            if watch.cpu is not None:
+                watch.looks.append((now, watch.cpu.ran_s))
         else:
+            watch.cpu = None
             self._watches.pop(worker.worker_id, None)
-        return has_tickets and now - watch.since >= _STUCK_S
+        return watch
+
+    def _starves(self, watch: _Watch, now: float, *, since: float) -> bool:
+        """Whether it is ready to go on with the job that began then, and hardly came to it."""
+        if now - since >= _STUCK_S or watch.cpu is None or not watch.cpu.is_ready:
+            return False
+        before = [ran_s for at, ran_s in watch.looks if at <= since] or [watch.looks[0][1]]
+        if watch.cpu.ran_s - before[-1] >= _STARVED_S:
+            return False
+        self._look_again_at = now + _LOOK_AT_STARVED_EVERY_S
+        return True
 
 
 def _began_at(worker: WorkerProcess) -> float:
