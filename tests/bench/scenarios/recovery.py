@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
+from tests.bench.cpu import cpu_s_of_programs
 from tests.bench.ground import Ground
 from tests.bench.scenario import Column, Metrics, Options, Scenario, Target
 from tests.bench.system import Backend, Kind, System
 from tests.processes.harness import Server, wait_for_state, wait_until
-from tests.soak.ground import descendants, environment_of, fresh_ground, pause
+from tests.soak.ground import environment_of, fresh_ground, pause
 from tests.soak.recovery import measure
 from tests.soak.report import quantile
 
@@ -42,16 +40,9 @@ def _measure(ground: Ground, system: System, case: str, options: Options) -> Met
 
 def _idle_cores(server: Server) -> float:
     """What its processes use while there is nothing to do."""
-    pids = [server.pid, *descendants(server.pid)]
-    before = sum(map(_cpu_s, pids))
+    before = cpu_s_of_programs((server.pid,))
     pause(_IDLE_S)
-    return (sum(map(_cpu_s, pids)) - before) / _IDLE_S
-
-
-def _cpu_s(pid: int) -> float:
-    text = Path(f"/proc/{pid}/stat").read_text()
-    fields = text[text.rindex(")") + 2 :].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return (cpu_s_of_programs((server.pid,)) - before) / _IDLE_S
 
 
 SCENARIO = Scenario(
