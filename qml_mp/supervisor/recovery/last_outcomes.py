@@ -47,8 +47,12 @@ class LastOutcomes:
             if self._seen.get(index) != number:
                 self._seen[index] = number
                 outcomes.update(found)
-        if outcomes:
+        if not outcomes:
+            return
+        try:
             fork_child(lambda: self._write(outcomes), ours=(), theirs=())
+        except OSError as error:  # the guardian has workers to end all the same
+            logger.warning("What had ended when the server was killed is not written: %s", error)
 
     def _write(self, outcomes: Mapping[ClaimKey, Outcome]) -> int:
         try:
