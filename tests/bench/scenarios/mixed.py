@@ -20,7 +20,7 @@ _WITHIN_S = 180.0
 
 def _measure(ground: Ground, system: System, case: str, options: Options) -> Metrics:
     kinds = [(_SHORT_MS, "spin")] * _SHORT_JOBS + [(_LONG_MS, _HOW[case])]
-    jobs = len(kinds) * max(1, int(4 * options.seconds))
+    jobs = len(kinds) * max(1, int(8 * options.seconds))
     with ground.run(system, workers=_WORKERS, has_records=True) as run:
         run.enqueue(jobs, kinds)
         run.settle()
