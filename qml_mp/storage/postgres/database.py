@@ -192,12 +192,14 @@ class _Transaction:
         self._connection = connection
 
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
-        bound: dict[str, object] = {"channel": self._own.target.channel}
-        for name, value in values.items():
-            bound[name] = _array(value) if isinstance(value, list) else value
+        statement, names = self._own.schema.numbered(query)
+        known = {"channel": self._own.target.channel, **values}
+        bound = [
+            _array(value) if isinstance(value, list) else value for value in map(known.__getitem__, names)
+        ]
         # A cursor of our own, with rows of our own shape, whatever the caller's connection has.
-        cursor = psycopg.Cursor(self._connection, row_factory=dict_row)
-        return _Result(cursor.execute(self._own.schema.statement(query), bound))
+        cursor = psycopg.RawCursor(self._connection, row_factory=dict_row)
+        return _Result(cursor.execute(statement, bound))
 
     def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> _Result:
         """With one array for each column."""

@@ -47,6 +47,7 @@ _ADD_VERSION = "INSERT INTO {s}.schema_version (version) VALUES (%(version)s)"
 """Note that a migration was applied."""
 
 _COMMENT = re.compile("--.*")
+_VALUE = re.compile(rb"%\((\w+)\)s")
 
 _MIGRATION_REPLY_TIMEOUT_S = 660.0
 """Longer than the statement timeout that a migration sets for itself."""
@@ -60,18 +61,28 @@ class Schema:
         self._target = target
         self._quoted = sql.Identifier(target.schema)
         self._statements: dict[str, bytes] = {}
+        self._numbered: dict[str, tuple[bytes, tuple[str, ...]]] = {}
 
     def statement(self, template: str) -> bytes:
-        """The statement with the schema's quoted name in the place of `{s}`, rendered once.
-
-        Without comments and line breaks, because the driver takes a statement of more than 4096 characters
-        apart at each call, for a third of what the call costs it.
-        """
+        """The statement with the quoted name of the schema for `{s}` and without comments, rendered once."""
         statement = self._statements.get(template)
         if statement is None:
             text = " ".join(_COMMENT.sub("", template).split())
             statement = self._statements[template] = sql.SQL(text).format(s=self._quoted).as_bytes(None)
         return statement
+
+    def numbered(self, template: str) -> tuple[bytes, tuple[str, ...]]:
+        """The statement with its values numbered as the server has them, and their names in this order. The
+        driver would do so at each call of a statement of more than 4096 characters, which is a third of what
+        the call costs it."""
+        numbered = self._numbered.get(template)
+        if numbered is None:
+            text = self.statement(template)
+            names = tuple(dict.fromkeys(name.decode() for name in _VALUE.findall(text)))
+            for number, name in enumerate(names, 1):
+                text = text.replace(b"%%(%s)s" % name.encode(), b"$%d" % number)
+            numbered = self._numbered[template] = text, names
+        return numbered
 
     def version(self, link: Link) -> int:
         """The version in the database, 0 when there is no schema yet. Reads only. Raises `SchemaMismatch`
