@@ -60,6 +60,7 @@ class Ground:
                 folder=folder, url=cleanup.enter_context(self._database(system, folder)), workers=workers,
                 turns_per_ms=self.turns_per_ms, has_records=has_records,
             )  # fmt: skip
+            place.file.parent.mkdir()
             run = Run(system=system, place=place, longest_s=self.longest_s)
             cleanup.callback(run.stop)
             for command in system.install(place):

@@ -36,8 +36,8 @@ class Place:
 
     @property
     def file(self) -> Path:
-        """The SQLite database."""
-        return self.folder / "jobs.db"
+        """The SQLite database, in a folder of its own, which a system may watch."""
+        return self.folder / "database" / "jobs.db"
 
     @property
     def bytes(self) -> Path:
