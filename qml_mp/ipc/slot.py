@@ -22,7 +22,7 @@ from qml_mp.ipc.pipe import packed_key, unpacked_key
 
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
-_VERSION = struct.Struct("<Q")
+_VERSION_BYTES = 8
 # activity, used_up, jobs_done, job, claim_seq, since
 _NOW = struct.Struct("<B?2xI16sqq")
 # limit, retry (timeout, memory), max_crashes, method
@@ -31,7 +31,7 @@ _BODY_BYTES = _NOW.size + _TERMS.size
 _TEXT_LENGTH = struct.Struct("<H")
 _READY_AT = _HEAD.size
 _VERSION_AT = _HEAD.size + 8  # aligned, so that it is written at once
-_BODY_AT = _VERSION_AT + _VERSION.size
+_BODY_AT = _VERSION_AT + _VERSION_BYTES
 _TEXT_AT = _BODY_AT + _BODY_BYTES
 _MAX_TEXT_BYTES = SLOT_BYTES - _TEXT_AT - _TEXT_LENGTH.size
 _GIVE_UP = -1
@@ -82,6 +82,7 @@ class SlotTable:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._memory = mmap.mmap(-1, capacity * SLOT_BYTES)
+        self._numbers = _numbers(self._memory)
 
     def clear(self, index: int) -> None:
         """Make the slot ready for a new worker (supervisor, before the fork)."""
@@ -103,15 +104,13 @@ class SlotTable:
     def read(self, index: int) -> SlotView | None:
         """What the worker says; None while it writes, or for good if it died writing."""
         at = index * SLOT_BYTES
-        (before,) = _VERSION.unpack_from(self._memory, at + _VERSION_AT)
+        before = self.version(index)
         body = self._memory[at + _BODY_AT : at + SLOT_BYTES]
-        (after,) = _VERSION.unpack_from(self._memory, at + _VERSION_AT)
-        return None if before != after or before % 2 else _view(body)
+        return None if before != self.version(index) or before % 2 else _view(body)
 
     def version(self, index: int) -> int:
         """Grows by 2 with each thing that the worker says."""
-        version: int = _VERSION.unpack_from(self._memory, index * SLOT_BYTES + _VERSION_AT)[0]
-        return version
+        return self._numbers[(index * SLOT_BYTES + _VERSION_AT) // _VERSION_BYTES]
 
     def writer(self, index: int) -> SlotWriter:
         """The worker's side of one slot."""
@@ -123,6 +122,7 @@ class SlotWriter:
 
     def __init__(self, memory: mmap.mmap, at: int) -> None:
         self._memory = memory
+        self._numbers = _numbers(memory)
         self._at = at
         self._version = 0
         self.jobs_done = 0
@@ -164,11 +164,18 @@ class SlotWriter:
         return _NOW.pack(activity, self.used_up, self.jobs_done, *packed_key(key), since_ns)
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
-        self._version += 1
-        _VERSION.pack_into(self._memory, self._at + _VERSION_AT, self._version)
+        self._count_up()
         self._memory[self._at + offset : self._at + offset + len(data)] = data
+        self._count_up()
+
+    def _count_up(self) -> None:
         self._version += 1
-        _VERSION.pack_into(self._memory, self._at + _VERSION_AT, self._version)
+        self._numbers[(self._at + _VERSION_AT) // _VERSION_BYTES] = self._version
+
+
+def _numbers(memory: mmap.mmap) -> memoryview[int]:
+    """The memory as words of 8 bytes, each of one store (`Struct.pack_into` writes zeros first)."""
+    return memoryview(memory).cast("Q")
 
 
 def packed_terms(*, method: str, limit: timedelta, retry: RetryWhenKilled, max_crashes: int | None) -> bytes:

@@ -68,12 +68,7 @@ class Guardian(Part):
             return
         self._not_before = time.monotonic() + _PAUSE_S
         self._everyone.before_fork()
-        outcomes = LastOutcomes(
-            self._run.pool.ended,
-            server_id=self._run.registration.id,
-            url=self._run.url,
-            retention=self._run.retention,
-        )
+        outcomes = LastOutcomes(self._run.pool.ended, url=self._run.url, retention=self._run.retention)
         try:
             reading, self._writing = open_pipe()
             self._child = fork_child(

@@ -27,9 +27,8 @@ logger = logging.getLogger(__name__)
 class LastOutcomes:
     """Those of the workers of one server."""
 
-    def __init__(self, table: EndedTable, *, server_id: str, url: str, retention: Retention) -> None:
+    def __init__(self, table: EndedTable, *, url: str, retention: Retention) -> None:
         self._table = table
-        self._server_id = server_id
         self._url = url
         self._retention = retention
         self._seen: dict[int, int] = {}
@@ -57,8 +56,8 @@ class LastOutcomes:
     def _write(self, outcomes: Mapping[ClaimKey, Outcome]) -> int:
         try:
             with closing(open_storage(self._url)) as storage:
-                claims = storage.claims_of_server(self._server_id)
-                ends = [(claim, outcomes[claim.key]) for claim in claims if claim.key in outcomes]
+                # Not by the server's id: it has another one once its peers have declared it dead.
+                ends = [(claim, outcomes[claim.key]) for claim in storage.claims() if claim.key in outcomes]
                 try:
                     storage.exchange(ends, fetch=None, limit=0, retention=self._retention)
                 except OutcomeRefused:  # nothing of it is written
