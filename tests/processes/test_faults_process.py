@@ -265,7 +265,8 @@ def test_a_worker_that_reads_nothing_and_whose_pipe_is_full_holds_up_nobody(
 
 def fill_pipe_of(worker: int) -> None:
     """Put as many messages into the worker's pipe as it takes."""
-    (number,) = (fd for fd, file in open_files(worker).items() if file.startswith("pipe:"))
+    pipes = [file for file in open_files(worker).values() if file.startswith("pipe:")]
+    (number,) = (fd for fd, file in open_files(worker).items() if pipes.count(file) == 1)  # else its tickets
     own = os.open(f"/proc/{worker}/fd/{number}", os.O_WRONLY | os.O_NONBLOCK)
     with suppress(BlockingIOError):
         while True:
@@ -284,7 +285,7 @@ def test_a_job_that_is_cancelled_as_it_ends_has_exactly_one_end(server: MakeServ
 
     for job_id in ids:
         job = wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.DELETED)
-        assert (job.claim_seq, job.failures, job.crashes) == (1, 0, 0)
+        assert (job.failures, job.crashes) == (0, 0)  # it may have been held, and given back, before it began
         attempts = [attempt.kind for attempt in storage.attempts(job_id)]
         assert attempts == ([] if job.state_name is StateName.SUCCEEDED else [AttemptKind.CANCELLED])
     starts = [line.job_id for line in one.journal() if line.what == "start"]

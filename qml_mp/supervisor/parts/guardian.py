@@ -25,6 +25,7 @@ from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.recovery.last_outcomes import LastOutcomes
+from qml_mp.supervisor.recovery.sign_of_guardian import hold_sign
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, kill_and_reap, kill_stranger, reap
@@ -69,10 +70,11 @@ class Guardian(Part):
         self._not_before = time.monotonic() + _PAUSE_S
         self._everyone.before_fork()
         outcomes = LastOutcomes(self._run.pool.ended, url=self._run.url, retention=self._run.retention)
+        supervisor = host.identity()
         try:
             reading, self._writing = open_pipe()
             self._child = fork_child(
-                lambda: _watch(reading, self._slots, outcomes, self._orphan_grace_s),
+                lambda: _watch(reading, supervisor, self._slots, outcomes, self._orphan_grace_s),
                 ours={self._writing},
                 theirs={reading},
                 own_fds=self._everyone.own_fds(),
@@ -94,8 +96,16 @@ class Guardian(Part):
         self._child = None
 
 
-def _watch(reading: int, slots: SlotTable, outcomes: LastOutcomes, orphan_grace_s: float) -> int:
+def _watch(
+    reading: int,
+    supervisor: ProcessIdentity,
+    slots: SlotTable,
+    outcomes: LastOutcomes,
+    orphan_grace_s: float,
+) -> int:
     """The guardian's whole life; signals stay blocked, so that only its own end or SIGKILL ends it."""
+    sign = hold_sign(supervisor)
+    sign_fds = () if sign is None else (sign.fileno(),)
     if sys.platform != "darwin":
         setproctitle.setproctitle("qml-mp: guardian")
     while reading not in wait_for([reading], until=float("inf")):
@@ -106,7 +116,7 @@ def _watch(reading: int, slots: SlotTable, outcomes: LastOutcomes, orphan_grace_
 
     def write_last_outcomes(living: Collection[ProcessIdentity]) -> None:
         pids = {orphan.pid for orphan in living}
-        outcomes.write(is_dead=lambda index: slots.process(index)[0] not in pids)
+        outcomes.write(is_dead=lambda index: slots.process(index)[0] not in pids, sign=sign_fds)
 
     write_last_outcomes(_living(orphans))
     orphans = _wait_until_gone(orphans, until=kill_at - _UNWIND_S, at_deaths=write_last_outcomes)

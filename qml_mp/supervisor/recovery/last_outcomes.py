@@ -8,7 +8,7 @@ as it is there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 
 from qml_mp.core.job import Claim, ClaimKey
@@ -34,9 +34,10 @@ class LastOutcomes:
         self._seen: dict[int, int] = {}
         """What has been looked at of each slot."""
 
-    def write(self, *, is_dead: Callable[[int], bool]) -> None:
+    def write(self, *, is_dead: Callable[[int], bool], sign: Collection[int]) -> None:
         """Write what dead workers have left since the last time; `is_dead` tells of the worker in a slot. In
-        a process of its own, because storage may not answer and the guardian has a deadline.
+        a process of its own, because storage may not answer and the guardian has a deadline. It holds the
+        descriptor of the `sign` until all is written.
 
         A worker that lives writes its own: it knows that its supervisor is gone.
         """
@@ -49,7 +50,7 @@ class LastOutcomes:
         if not outcomes:
             return
         try:
-            fork_child(lambda: self._write(outcomes), ours=(), theirs=())
+            fork_child(lambda: self._write(outcomes), ours=sign, theirs=sign)
         except OSError as error:  # the guardian has workers to end all the same
             logger.warning("What had ended when the server was killed is not written: %s", error)
 

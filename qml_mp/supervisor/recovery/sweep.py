@@ -17,6 +17,7 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.events.facts import JobsReclaimed
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.recovery.sign_of_guardian import is_held
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import kill_stranger
@@ -60,13 +61,14 @@ def reclaim_from_dead_neighbours(
 ) -> int:
     """Reclaim from those of the registered servers whose process is proved dead from here; how many jobs.
 
-    A server whose workers are not proved dead within `proof_s` is left for the next time.
+    A server whose workers are not proved dead within `proof_s` is left for the next time, and so is one
+    whose guardian may still write what had ended in them: those jobs would run again.
     """
     counts: list[int] = []
 
     def reclaim(server: ServerInfo) -> None:
         workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
-        if _all_proved_dead(workers, proof_s=proof_s):
+        if _all_proved_dead(workers, proof_s=proof_s) and _guardian_is_done(server.process, proof_s=proof_s):
             count = storage.reclaim_server(server.id, silent_for=None, retention=run.retention)
             run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
             counts.append(count)
@@ -113,3 +115,13 @@ def _all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float) -> b
         wait_for([], until=time.monotonic() + _LOOK_EVERY_S)
         living = [worker for worker in living if host.is_alive(worker) is not False]
     return not living
+
+
+def _guardian_is_done(supervisor: ProcessIdentity, *, proof_s: float) -> bool:
+    """Wait for the guardian of the dead supervisor, which ends soon after the workers."""
+    deadline = time.monotonic() + proof_s
+    while is_held(supervisor):
+        if time.monotonic() >= deadline:
+            return False
+        wait_for([], until=time.monotonic() + _LOOK_EVERY_S)
+    return True

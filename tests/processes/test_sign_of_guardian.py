@@ -1,0 +1,63 @@
+"""Tests: jobs of a killed server go to others once its guardian has written what had ended, not before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.recovery.sign_of_guardian import hold_sign, is_held
+from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no such names of sockets")
+
+
+@pytest.mark.fault(4)
+def test_a_killed_servers_jobs_wait_for_its_guardian(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1", QML_MP_ORPHAN_GRACE="0.2").start(ready=1)
+    supervisor = host.identity(one.pid)
+    wait_until(lambda: is_held(supervisor), what="the guardian's sign")
+    job_id = enqueue(storage, "nap", seconds=1)
+    wait_for_state(storage, job_id, StateName.PROCESSING)
+    one.signal(signal.SIGKILL)
+    one.wait()
+    sign = wait_until(lambda: hold_sign(supervisor), what="the end of the guardian")
+
+    two = server("-w", "1").start(ready=1)
+    assert storage.list_servers()
+    assert [claim.key.claim_seq for claim in storage.claims()] == [1]
+    sign.close()
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 2
+    assert two.stop() == 0
+
+
+def test_the_sign_lasts_as_long_as_any_process_that_has_it_open() -> None:
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    who = host.identity(child)
+    sign = hold_sign(who)
+    assert sign is not None
+    assert is_held(who)
+    reading, writing = os.pipe()
+    heir = os.fork()
+    if heir == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    sign.close()
+    assert is_held(who)
+    os.close(writing)
+    os.close(reading)
+    os.waitpid(heir, 0)
+    assert not is_held(who)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
