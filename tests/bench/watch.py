@@ -31,6 +31,10 @@ class Timing:
         return self.jobs / self.seconds
 
 
+class TooShort(ValueError):
+    """All was over between two looks."""
+
+
 class Watcher:
     """Looks at the file's size every two milliseconds."""
 
@@ -56,7 +60,7 @@ class Watcher:
         return size
 
     def timing(self) -> Timing:
-        """Of what was written while `wait` looked; raises ValueError when that is too little to be timed."""
+        """Of what was written while `wait` looked; raises `TooShort` when that is too little to be timed."""
         last_ns, total = self._samples[-1]
         data = self._path.read_bytes()[:total]
         warm = max((data.index(byte) for byte in set(data)), default=0)
@@ -64,7 +68,7 @@ class Watcher:
             warm = 0
         first_ns, before = next((at, size) for at, size in self._samples if size > warm or size == total)
         if last_ns <= first_ns:
-            raise ValueError(f"{total} jobs ran within {_LOOK_EVERY_MS} ms, which is too short to be timed.")
+            raise TooShort(f"{total} jobs ran within {_LOOK_EVERY_MS} ms, which is too short to be timed.")
         measured = data[before:]
         return Timing(
             jobs=len(measured),
