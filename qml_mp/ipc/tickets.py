@@ -56,12 +56,10 @@ class TicketPipe:
                 data = os.read(self.reading_fd, _READ_BYTES)
             except BlockingIOError:
                 return keys
-            whole = data[
-                : len(data) // TICKET_BYTES * TICKET_BYTES
-            ]  # all of it, unless a job has written here
-            if not whole:
+            size = len(data) // TICKET_BYTES * TICKET_BYTES  # all of it, unless a job has written here
+            if not size:
                 return keys
-            found = (unpacked_key(job, claim_seq) for job, claim_seq in _TICKET.iter_unpack(whole))
+            found = (unpacked_key(job, claim_seq) for job, claim_seq in _TICKET.iter_unpack(data[:size]))
             keys += [key for key in found if key is not None]
 
     def close(self) -> None:

@@ -101,7 +101,7 @@ class ClaimQueries:
     lock: str
     """ids: id, claim_seq, cancel_reason of those that are Processing, locked like `lock_of_server`."""
     succeed: str
-    """For `run_each`, columns of `outcomes.success_row`, in the order of their ids, no id twice; ttl for all:
+    """For `run_each`, what `outcomes` binds for each, in the order of their ids, no id twice; ttl for all:
     write these successes; tells `written_at`, and in `count` how many hit their row."""
     finish: str
     """id, claim_seq and what `outcomes` binds: write an outcome that is no success; tells `written_at`, None:

@@ -29,7 +29,7 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.ipc.slot import SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Retention
+from qml_mp.storage.values import Finished, Retention
 from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.units import format_size
@@ -52,14 +52,11 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     def finish(claim: Claim) -> None:
         budget = claim.job.max_crashes or _slot_of(death, claim).max_crashes or max_crashes
         outcome = death.ended.get(claim.key)
-        if outcome is None and claim is in_hand:
-            outcome = _judge(death, claim, max_crashes=budget)
-        try:
-            finished = storage.finish(claim, outcome or _NOT_BEGUN, retention=retention)
-        except OutcomeRefused as error:
-            if claim.key not in death.ended:
-                raise
-            finished = storage.finish(claim, not_storable(error), retention=retention)
+        if outcome is not None:
+            finished = finish_ended(storage, claim, outcome, retention=retention)
+        else:
+            judged = _judge(death, claim, max_crashes=budget) if claim is in_hand else _NOT_BEGUN
+            finished = storage.finish(claim, judged, retention=retention)
         failpoints.hit("settle.finished")
         worker = death.stopped()
         event = ended(claim, finished.job, pid=worker.pid, crashes=budget, dead_worker=worker)
@@ -69,6 +66,14 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     each_by_itself(claims, finish)
     failpoints.hit("settle.after")
     return len(claims)
+
+
+def finish_ended(storage: Storage, claim: Claim, outcome: Outcome, *, retention: Retention) -> Finished:
+    """Write what came of a job that had ended; what storage refuses of it, as a failure that says so."""
+    try:
+        return storage.finish(claim, outcome, retention=retention)
+    except OutcomeRefused as error:
+        return storage.finish(claim, not_storable(error), retention=retention)
 
 
 def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:

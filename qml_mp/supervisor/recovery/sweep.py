@@ -86,7 +86,7 @@ def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
     return any(host.is_alive(worker) for worker in workers)
 
 
-def each_by_itself(items: Iterable[_Item], action: Callable[[_Item], None]) -> None:
+def each_by_itself(items: Iterable[_Item], action: Callable[[_Item], object]) -> None:
     """Do it for each; what storage refuses about one of them keeps no other waiting.
 
     The first refusal is raised when all are through; a storage that cannot be reached ends it at once.

@@ -53,8 +53,10 @@ class Channels:
         return self.tickets.fds | {self.pipe_fd, self.stack_fd}
 
     def close(self) -> None:
-        for fd in self.fds:
-            os.close(fd)
+        """All of them, in this process."""
+        self.tickets.close()
+        os.close(self.pipe_fd)
+        os.close(self.stack_fd)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -16,6 +16,7 @@ from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome, Success
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
+from tests.bench.forked import fork_loops, wait_for_all
 from tests.bench.place import Place
 from tests.bench.system import Backend, Command, Kind, System
 from tests.bench.systems.qml import DURABILITY, QmlProducer, migration, url_of
@@ -56,21 +57,16 @@ SYSTEMS = tuple(
 
 def loops(url: str, batch: str) -> None:
     """Fork, and wait until nothing is left."""
-    pids = [_fork(url, int(batch), f"w{number}") for number in range(Place.current().workers)]
-    for pid in pids:
-        os.waitpid(pid, 0)
+    pids = fork_loops(Place.current().workers, lambda place: _loop(url, int(batch), f"w{place}"))
+    wait_for_all(pids)
 
 
-def _fork(url: str, batch: int, worker_id: str) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
+def _loop(url: str, batch: int, worker_id: str) -> None:
     storage = open_storage(url)
     fetch = Fetch(worker_id=worker_id, server_id="s", queues=("default",), methods=("perform",))
     finished: list[tuple[Claim, Outcome]] = []
     while claims := storage.exchange(finished, fetch=fetch, limit=batch, retention=BY_DEFAULT).claims:
         finished = [(claim, _outcome_of(claim)) for claim in claims]
-    os._exit(0)
 
 
 def _outcome_of(claim: Claim) -> Outcome:

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tests.bench.forked import fork_loops, wait_for_all
 from tests.bench.place import Place
 from tests.bench.system import Backend, Command, Kind, Producer, System
 from tests.bench.work import Work, perform
@@ -57,24 +58,19 @@ def loops() -> None:
     place = Place.current()
     works = list(_planned(place))
     tickets, handed_out = os.pipe()
-    pids = [_fork(tickets, handed_out, works) for _ in range(place.workers)]
+    pids = fork_loops(place.workers, lambda _place: _loop(tickets, handed_out, works))
     os.close(tickets)
     for number in range(len(works)):
         os.write(handed_out, number.to_bytes(_TICKET_BYTES))
     os.close(handed_out)
-    for pid in pids:
-        os.waitpid(pid, 0)
+    wait_for_all(pids)
 
 
-def _fork(tickets: int, handed_out: int, works: Sequence[Work]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
+def _loop(tickets: int, handed_out: int, works: Sequence[Work]) -> None:
     os.close(handed_out)  # or the end of the numbers would never be seen
     while ticket := os.read(tickets, _TICKET_BYTES):
         work = works[int.from_bytes(ticket)]
         perform(work.seq, work.ms, work.how)
-    os._exit(0)
 
 
 def pool() -> None:

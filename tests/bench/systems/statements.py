@@ -18,6 +18,7 @@ from typing import ClassVar
 import psycopg
 
 from qml_mp.core.job import new_job_id
+from tests.bench.forked import fork_loops, wait_for_all
 from tests.bench.place import Place
 from tests.bench.system import Backend, Command, Kind, Producer, System
 from tests.bench.systems.qml import DURABILITY, migration
@@ -80,22 +81,16 @@ class Link(ABC):
 
 def loops() -> None:
     """Fork, and wait until nothing is left."""
-    pids = [_fork() for _ in range(Place.current().workers)]
-    for pid in pids:
-        os.waitpid(pid, 0)
+    wait_for_all(fork_loops(Place.current().workers, _loop))
 
 
-def _fork() -> int:
-    pid = os.fork()
-    if pid:
-        return pid
+def _loop(_place: int) -> None:
     link, batch = _link(), int(os.environ[_BATCH_VARIABLE])
     claimed: list[Claimed] = link.exchange([], batch)
     while claimed:
         for _, _, payload in claimed:
             perform(**json.loads(payload))
         claimed = link.exchange(claimed, batch)
-    os._exit(0)
 
 
 class PostgresLink(Link):
