@@ -50,9 +50,22 @@ class ServerInfo:
         return not self.queues or queue in self.queues
 
 
+_WORKER = ":worker:"
+
+
 def new_server_id(server_name: str) -> str:
     """The id of one run of a supervisor: `name#uuid`."""
     return f"{server_name}#{uuid.uuid4()}"
+
+
+def new_worker_id(server_id: str, *, number: int, nth: int) -> str:
+    """The id of a worker: the place that it fills, and how many the run has forked up to it."""
+    return f"{server_id}{_WORKER}{number}.{nth}"
+
+
+def server_of_worker(worker_id: str) -> str:
+    """The id of the run that has forked the worker."""
+    return worker_id.rpartition(_WORKER)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.database import Part, Values
 from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.row_change import server_gone
@@ -84,13 +85,15 @@ class ServerRegistry(Part):
         *,
         silent_for: timedelta | None,
         judge: str | None = None,
+        dead_workers: Collection[str] | None = None,
         retention: Retention = BY_DEFAULT,
     ) -> int:
         """Release all its claims, uncharged, and remove its rows, in one transaction; how many.
 
         With `silent_for`, only if it is still silent for so long (else 0 and nothing changes), and only
         if the server `judge` that finds so has been heard within half of it: one that was stopped since
-        its last heartbeat cannot tell the silence of others from its own.
+        its last heartbeat cannot tell the silence of others from its own. With `dead_workers`, only if it has
+        no other worker: raises `StorageUnavailable` when one has registered that is not proved dead.
         A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
         """
         queries, which = self._db.queries.registry, {"server_id": server_id}
@@ -104,7 +107,9 @@ class ServerRegistry(Part):
             # Claims before workers, as a worker locks them that finishes one and takes the next.
             lock_claims = self._db.queries.claims.lock_of_server
             transaction.run(lock_claims, which)
-            transaction.run(queries.lock_workers_of, which)
+            workers = transaction.run(queries.lock_workers_of, which)
+            if dead_workers is not None and any(row["id"] not in dead_workers for row in workers.rows()):
+                raise StorageUnavailable(f"A new worker of server {server_id} has registered; try again.")
             # Again: of these there may be more now, and of none after this one more.
             held = self._claims_of(transaction.run(lock_claims, which).rows())
             released = release_all(

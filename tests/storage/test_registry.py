@@ -10,6 +10,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, claim_new, fetch, present
@@ -220,6 +221,22 @@ def test_a_server_that_was_not_heard_itself_reclaims_from_no_silent_one(storage:
     assert storage.heartbeat_server("own#1", worker_rss={})
     assert storage.reclaim_server("a#1", silent_for=MINUTE, judge="own#1") == 1
     assert [info.id for info in storage.list_servers()] == ["own#1"]
+
+
+@pytest.mark.fault(7)
+def test_a_server_with_a_worker_that_is_not_proved_dead_keeps_its_jobs(storage: Storage) -> None:
+    storage.register_server(server("a#1"))
+    for worker_id in ("w-1", "w-2"):
+        storage.register_worker(worker(worker_id, "a#1"))
+    claim = claim_new(storage, server="a#1", worker="w-1")
+
+    with pytest.raises(StorageUnavailable, match="new worker"):
+        storage.reclaim_server("a#1", silent_for=None, dead_workers={"w-1"})
+
+    assert storage.claims() == [claim]
+    assert (len(storage.list_servers()), len(storage.list_workers())) == (1, 2)
+    assert storage.reclaim_server("a#1", silent_for=None, dead_workers={"w-1", "w-2"}) == 1
+    assert (storage.list_servers(), storage.list_workers()) == ([], [])
 
 
 def test_claims_of_a_server_whose_row_is_gone_are_reclaimed_only_without_a_condition(

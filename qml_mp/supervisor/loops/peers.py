@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Collection
+from datetime import datetime, timedelta
 
 from qml_mp import host
 from qml_mp.core.server_info import ServerInfo
@@ -10,6 +11,7 @@ from qml_mp.events.facts import JobsReclaimed
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.recovery.frozen import FrozenPeers
 from qml_mp.supervisor.recovery.judging import Judging
 from qml_mp.supervisor.recovery.sweep import (
     each_by_itself,
@@ -32,6 +34,7 @@ class HeartbeatLoop(Loop):
     def __init__(self, run: Run, *, judging: Judging) -> None:
         super().__init__(run, interval=judging.beat)
         self._judging = judging
+        self._frozen = FrozenPeers()
         self._told_rss: dict[str, int] = {}
         """What stands in the rows of the workers."""
 
@@ -42,31 +45,55 @@ class HeartbeatLoop(Loop):
             _go_on_as_another(storage, self._run)
             return None
         self._told_rss = {each: size for each, size in (self._told_rss | changed).items() if each in rss}
-        self._judging.renew(storage.now())
+        now = storage.now()
+        self._judging.renew(now)
         not_yet: list[timedelta] = []
 
         def judge(peer: ServerInfo) -> None:
-            if is_seen_alive(storage, peer):
-                return  # the process table knows better, and `NeighbourLoop` asks it
-            lease = self._judging.lease_for(peer.process)
-            if lease.is_old_enough:
-                self._reclaim(storage, peer, silent_for=lease.timeout)
-            else:
-                not_yet.append(lease.remaining)
+            not_yet.append(self._judge(storage, peer, now) or self._judging.beat)
 
-        silent = storage.silent_servers(
-            own_id=self._run.registration.id, timeout=self._judging.shortest_silence
-        )
-        each_by_itself(silent, judge)
+        # Those too that will have been silent for long enough before the next beat.
+        soon = max(timedelta(), self._judging.shortest_silence - self._judging.beat)
+        each_by_itself(storage.silent_servers(own_id=self._run.registration.id, timeout=soon), judge)
         return min(not_yet, default=None)
+
+    def _judge(self, storage: Storage, peer: ServerInfo, now: datetime) -> timedelta | None:
+        """Reclaim from it if it counts as dead; in how long to look at it again, if not at the next beat."""
+        is_frozen = host.is_alive(peer.process)
+        if not is_frozen and is_seen_alive(storage, peer):
+            return None  # the process table knows better, and `NeighbourLoop` asks it
+        lease = self._judging.lease_of_frozen if is_frozen else self._judging.lease_for(peer.process)
+        silence = now - peer.last_heartbeat
+        too_early = lease.timeout - silence if silence >= timedelta() else timedelta()
+        if max(lease.remaining, too_early) > timedelta():
+            return max(lease.remaining, too_early)
+        dead_workers: Collection[str] | None = None
+        if is_frozen:
+            ended = self._frozen.end_workers(storage, peer)
+            if isinstance(ended, timedelta):
+                return ended
+            dead_workers = ended
+        self._reclaim(storage, peer, silent_for=lease.timeout, dead_workers=dead_workers)
+        return None
 
     def _is_news(self, worker_id: str, rss_bytes: int) -> bool:
         told = self._told_rss.get(worker_id)
         return told is None or abs(rss_bytes - told) >= _RSS_STEP_BYTES
 
-    def _reclaim(self, storage: Storage, peer: ServerInfo, *, silent_for: timedelta) -> None:
+    def _reclaim(
+        self,
+        storage: Storage,
+        peer: ServerInfo,
+        *,
+        silent_for: timedelta,
+        dead_workers: Collection[str] | None,
+    ) -> None:
         count = storage.reclaim_server(
-            peer.id, silent_for=silent_for, judge=self._run.registration.id, retention=self._run.retention
+            peer.id,
+            silent_for=silent_for,
+            judge=self._run.registration.id,
+            dead_workers=dead_workers,
+            retention=self._run.retention,
         )
         if count:
             self._run.events.emit(JobsReclaimed(jobs=count, server_id=peer.id, was_silent=True))

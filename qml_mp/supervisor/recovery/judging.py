@@ -28,7 +28,7 @@ class Judging:
         if not on_one_machine:
             self.beat = config.heartbeat_interval
             self._lease = Lease(interval=self.beat, timeout=config.dead_server_timeout)
-            self._short_lease = self._lease
+            self._short_lease = self.lease_of_frozen = self._lease
             return
         self.beat = min(_BEAT_ON_ONE_MACHINE, config.heartbeat_interval)
         # The workers of a dead supervisor are gone by then, although nothing shows it.
@@ -37,6 +37,8 @@ class Judging:
         longest = max(shortest, config.stale_processing_after)
         self._lease = self._new_lease(min(longest, config.dead_server_timeout))
         self._short_lease = self._new_lease(min(shortest, config.dead_server_timeout))
+        self.lease_of_frozen = self._new_lease(config.dead_server_timeout)
+        """What this server needs to judge a silent one whose process it sees running."""
 
     @property
     def shortest_silence(self) -> timedelta:
@@ -50,7 +52,7 @@ class Judging:
 
     def renew(self, now: datetime) -> None:
         """This server's own heartbeat was written at `now`, by the clock of storage."""
-        for lease in (self._lease, self._short_lease):
+        for lease in {self._lease, self._short_lease, self.lease_of_frozen}:
             lease.renew(now)
 
     def lease_for(self, peer: ProcessIdentity) -> Lease:

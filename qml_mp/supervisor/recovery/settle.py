@@ -6,11 +6,12 @@ one claim that it had in hand, which is judged by its death.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from qml_mp import failpoints
-from qml_mp.core.job import Claim
+from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -23,9 +24,11 @@ from qml_mp.core.outcome import (
     judge_crash,
     not_storable,
 )
+from qml_mp.core.server_info import server_of_worker
 from qml_mp.errors import OutcomeRefused
 from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
+from qml_mp.events.facts import ClaimFacts, ClaimLost
 from qml_mp.ipc.slot import SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
@@ -64,6 +67,8 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
             events.emit(event)
 
     each_by_itself(claims, finish)
+    for lost in _lost(storage, death, {claim.key for claim in claims}):
+        events.emit(ClaimLost(claim=lost, dead_worker=death.stopped()))
     failpoints.hit("settle.after")
     return len(claims)
 
@@ -74,6 +79,19 @@ def finish_ended(storage: Storage, claim: Claim, outcome: Outcome, *, retention:
         return storage.finish(claim, outcome, retention=retention)
     except OutcomeRefused as error:
         return storage.finish(claim, not_storable(error), retention=retention)
+
+
+def _lost(storage: Storage, death: Death, held: Collection[ClaimKey]) -> Iterator[ClaimFacts]:
+    """The claims whose jobs had ended in it, and which somebody has given away before that was written."""
+    for key, outcome in death.ended.items():
+        job = None if key in held or isinstance(outcome, Release) else storage.get(key.job_id)
+        if job is None or (job.claim_seq == key.claim_seq and job.state_name.is_final):
+            continue
+        if all(attempt.claim_seq != key.claim_seq for attempt in storage.attempts(key.job_id)):
+            then = replace(job, claim_seq=key.claim_seq)
+            server_id = server_of_worker(death.worker_id)
+            claim = Claim(job=then, worker_id=death.worker_id, server_id=server_id)
+            yield ClaimFacts.of(claim, pid=death.process.pid)
 
 
 def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:

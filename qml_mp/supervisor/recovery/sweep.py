@@ -68,7 +68,7 @@ def reclaim_from_dead_neighbours(
 
     def reclaim(server: ServerInfo) -> None:
         workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
-        if _all_proved_dead(workers, proof_s=proof_s) and _guardian_is_done(server.process, proof_s=proof_s):
+        if all_proved_dead(workers, proof_s=proof_s) and _guardian_is_done(server.process, proof_s=proof_s):
             count = storage.reclaim_server(server.id, silent_for=None, retention=run.retention)
             run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
             counts.append(count)
@@ -86,6 +86,20 @@ def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
     return any(host.is_alive(worker) for worker in workers)
 
 
+def all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float = _PROOF_IN_LOOP_S) -> bool:
+    """Kill what lives of these workers, with their groups, and wait for the proof."""
+    living = [worker for worker in workers if host.is_alive(worker) is not False]
+    for worker in living:
+        if host.is_alive(worker):  # where that cannot be told, the pid may be anybody's
+            logger.warning("Killing worker pid %s, whose supervisor is gone or does nothing", worker.pid)
+            kill_stranger(worker)
+    deadline = time.monotonic() + proof_s
+    while living and time.monotonic() < deadline:
+        wait_for([], until=time.monotonic() + _LOOK_EVERY_S)
+        living = [worker for worker in living if host.is_alive(worker) is not False]
+    return not living
+
+
 def each_by_itself(items: Iterable[_Item], action: Callable[[_Item], object]) -> None:
     """Do it for each; what storage refuses about one of them keeps no other waiting.
 
@@ -101,20 +115,6 @@ def each_by_itself(items: Iterable[_Item], action: Callable[[_Item], object]) ->
             refused = refused or error
     if refused is not None:
         raise refused
-
-
-def _all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float) -> bool:
-    """Kill what lives of these workers, with their groups, and wait for the proof."""
-    living = [worker for worker in workers if host.is_alive(worker) is not False]
-    for worker in living:
-        if host.is_alive(worker):  # where that cannot be told, the pid may be anybody's
-            logger.warning("Killing worker pid %s, which has outlived its supervisor", worker.pid)
-            kill_stranger(worker)
-    deadline = time.monotonic() + proof_s
-    while living and time.monotonic() < deadline:
-        wait_for([], until=time.monotonic() + _LOOK_EVERY_S)
-        living = [worker for worker in living if host.is_alive(worker) is not False]
-    return not living
 
 
 def _guardian_is_done(supervisor: ProcessIdentity, *, proof_s: float) -> bool:

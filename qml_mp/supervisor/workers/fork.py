@@ -132,22 +132,12 @@ def kill_stranger(process: ProcessIdentity) -> None:
 
     Nothing is signalled when the pid has been given to another process.
     """
-    pidfd = pidfd_of(process.pid)  # opened before the question, so that it is the answer's process
-    try:
-        try:
-            if host.identity(process.pid) != process:
-                return
-        except ProcessLookupError:
-            pass  # nobody's: the group, if there is one, has outlived its leader
-        _kill_group(process.pid)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if pidfd is not None:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            elif not hasattr(os, "pidfd_open"):
-                os.kill(process.pid, signal.SIGKILL)
-    finally:
-        if pidfd is not None:
-            os.close(pidfd)
+    _signal_stranger(process, signal.SIGKILL)
+
+
+def ask_stranger(process: ProcessIdentity) -> None:
+    """Ask a worker that is no child of this process to leave (SIGTERM); harmless when it is gone."""
+    _signal_stranger(process, signal.SIGTERM)
 
 
 def pidfd_of(pid: int) -> int | None:
@@ -170,6 +160,26 @@ def _ends_closed(*, ours: Collection[int], theirs: Collection[int]) -> Iterator[
     finally:
         for fd in set(theirs).difference(ours):
             os.close(fd)
+
+
+def _signal_stranger(process: ProcessIdentity, number: int) -> None:
+    pidfd = pidfd_of(process.pid)  # opened before the question, so that it is the answer's process
+    try:
+        try:
+            if host.identity(process.pid) != process:
+                return
+        except ProcessLookupError:
+            pass  # nobody's: the group, if there is one, has outlived its leader
+        if number == signal.SIGKILL:
+            _kill_group(process.pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if pidfd is not None:
+                signal.pidfd_send_signal(pidfd, number)
+            elif not hasattr(os, "pidfd_open"):
+                os.kill(process.pid, number)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
 
 
 def _kill_group(pid: int) -> None:

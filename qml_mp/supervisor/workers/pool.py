@@ -11,6 +11,7 @@ from typing import Any
 
 from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
+from qml_mp.core.server_info import new_worker_id
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkerReady, WorkerStarted
 from qml_mp.ipc.ended import EndedTable
@@ -262,7 +263,7 @@ class WorkerPool(Part):
         worker = spawn_worker(
             self._spec,
             number=number,
-            worker_id=f"{self._spec.server_id}:worker:{number}.{self._spawned}",
+            worker_id=new_worker_id(self._spec.server_id, number=number, nth=self._spawned),
             slots=self.slots,
             ended=self.ended,
             index=self._free_slot(),

@@ -52,7 +52,7 @@ REGISTRY: Final = RegistryQueries(
                    WHERE id = %(judge)s AND last_heartbeat > now() - %(silent_for)s::interval / 2)))
     """,
     # Waits for the claims that these workers are making, and keeps them from more.
-    lock_workers_of="SELECT FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE",
+    lock_workers_of="SELECT id FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE",
     remove_workers_of="DELETE FROM {s}.workers WHERE server_id = %(server_id)s",
     set_worker_rss="""
         UPDATE {s}.workers AS w SET rss_bytes = m.rss_bytes

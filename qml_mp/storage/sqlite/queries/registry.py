@@ -41,7 +41,7 @@ REGISTRY: Final = RegistryQueries(
                    SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :now - :silent_for / 2)))
     """,
     # The write lock is held.
-    lock_workers_of="SELECT 1 FROM qml_workers WHERE server_id = :server_id",
+    lock_workers_of="SELECT id FROM qml_workers WHERE server_id = :server_id",
     remove_workers_of="DELETE FROM qml_workers WHERE server_id = :server_id",
     set_worker_rss="""
         UPDATE qml_workers SET rss_bytes = size.value

@@ -1,0 +1,68 @@
+"""Supervisor: servers of this very host that live and say nothing: stopped, swapped out, in a debugger.
+
+Their jobs must run elsewhere, and their workers may go on with them at any moment. So these are ended first:
+asked to leave, which writes what had ended in them, and killed a moment later. The supervisor itself is left
+alone. When it goes on, it finds itself declared dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+
+from qml_mp import host
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.recovery.sweep import all_proved_dead
+from qml_mp.supervisor.workers.fork import ask_stranger
+
+logger = logging.getLogger(__name__)
+
+_LEAVE_WITHIN = timedelta(seconds=0.3)
+"""A worker that runs, and has no job in hand, has left by then."""
+_ASK_AGAIN = timedelta(seconds=0.05)
+_FORGET_AFTER_S = 10.0
+"""Without a word about a server for so long, it has come back since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    began: float
+    newest: float
+
+
+class FrozenPeers:
+    """Those whose workers this server is about to end."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, _Asked] = {}
+
+    def end_workers(self, storage: Storage, peer: ServerInfo) -> Collection[str] | timedelta:
+        """The ids of all its workers, once they are proved dead; else how long to wait before the next call.
+
+        The peer has been silent for long enough, by the caller's judgement, at each call.
+        """
+        workers = [worker for worker in storage.list_workers() if worker.server_id == peer.id]
+        now = time.monotonic()
+        asked = self._asked.get(peer.id)
+        if asked is None or now - asked.newest > _FORGET_AFTER_S:
+            logger.warning(
+                "Server %s (pid %s) of this host is there and sends no heartbeats: its workers are ended, "
+                "and others run its jobs",
+                peer.id,
+                peer.process.pid,
+            )
+            asked = _Asked(began=now, newest=now)
+            for worker in workers:
+                ask_stranger(worker.process)
+        self._asked[peer.id] = _Asked(began=asked.began, newest=now)
+        left = _LEAVE_WITHIN.total_seconds() - (now - asked.began)
+        if left > 0 and any(host.is_alive(worker.process) is not False for worker in workers):
+            return min(_ASK_AGAIN, timedelta(seconds=left))
+        if not all_proved_dead([worker.process for worker in workers]):
+            return _ASK_AGAIN
+        del self._asked[peer.id]
+        return {worker.id for worker in workers}
