@@ -1,32 +1,52 @@
-"""Anywhere: cron expressions, in the one class that knows croniter.
+"""Anywhere: cron expressions in a zone: when they fire.
 
-Policy at changes of the clock: an expression names local wall times, and each of them fires once.
-A wall time that the clock skips fires at the end of the gap; one that comes twice fires the first
-time only. croniter sees naive local times alone, because its own handling of zones misfires there.
+Policy at changes of the clock. An expression names local wall times, and each of them that exists fires once:
+one that the clock skips fires at the change, one that comes twice fires the first time. But an expression
+whose hour begins with a star (`0 * * * *`, `*/15 * * * *`) is meant as an interval and goes by elapsed time:
+it fires in both passes of a repeated hour, and nothing is made up for what a change skips.
+That is the rule of Vixie cron and cronie, save that there a star in the minute is enough: `*/10 2 * * *`
+would not run at all on the day that has no two o'clock.
 
-It is imported where a schedule is first read: most processes have none, and it costs each of them as much
-as all of asyncio.
+croniter finds the next wall time and nothing else, because it takes `5-5` for all minutes, joins `#` and the
+day of the month by AND, and misfires in zones. It is imported where a schedule is first read: most processes
+have none, and it costs each of them as much as all of asyncio.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from qml_mp.core.cron_fields import LAST, LAST_YEAR, CronFields, Field, read_fields
+from qml_mp.core.cron_words import in_words
+from qml_mp.core.wall_time import (
+    SECOND,
+    change_after_first_pass,
+    change_before_second_pass,
+    end_of_gap,
+    instants_of,
+    wall_at,
+)
 from qml_mp.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from croniter import croniter
 
-_HORIZON_YEARS = 50
+_LONGEST_WAIT_YEARS = 130  # between two firings: from the first year of a year field to its last
 
 
 class CronSchedule:
     """A parsed cron expression in a zone.
 
-    `text` has 5 fields (minute hour day month weekday), 6 (second first) or 7 (second first, year
-    last); names (MON, JAN), ranges, lists and steps as cron has them. `tz` is an IANA name.
+    `text` has 5 fields (minute hour day month weekday), 6 (second first) or 7 (second first, year last):
+    values, names (MON, JAN), ranges (also round the end: FRI-MON), lists, steps, `L` (the last day of the
+    month), `5L` or `FRIL` (its last Friday), `MON#2` (its second Monday). Or it is `@hourly`, `@daily`,
+    `@midnight`, `@weekly`, `@monthly`, `@yearly` or `@annually`. As in Unix cron, weekday 0 and 7 are Sunday,
+    and when neither day of the month nor weekday begins with a star, a date fires by either of them. (The
+    reference's crate counts Sunday as 1, Saturday as 7, and wants both.) `tz` is an IANA name.
     Raises `ConfigurationError` that names what cannot be read.
     """
 
@@ -34,78 +54,131 @@ class CronSchedule:
         self.text = text
         self.tz = tz
         self._zone = _zone(tz)
-        self._naive = _parse(text)
+        self._fields = read_fields(text)
+        self._searches = [_search(expression) for expression in _expressions(self._fields)]
+
+    @property
+    def words(self) -> str:
+        """What it means, for people: "at 09:00 on Monday to Friday (Europe/Berlin)"."""
+        return f"{in_words(self._fields)} ({self.tz})"
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """The first firing strictly after `instant` (aware); aware in UTC. None: there is none."""
+        """The first firing strictly after `instant` (aware); aware in UTC. None: there is none up to 2099."""
         if instant.tzinfo is None:
             raise ConfigurationError("The instant of a cron look-up must be aware (have a zone).")
-        local = instant.astimezone(self._zone).replace(tzinfo=None)
-        while True:
-            upcoming = self._next_local(local)
-            if upcoming is None:
-                return None
-            fires_at = self._to_utc(upcoming)
-            if fires_at > instant:
-                return fires_at
-            local = upcoming  # the second pass of a repeated hour: its wall times have fired
+        instant = instant.replace(microsecond=0)  # firings have whole seconds
+        if self._fields.keeps_interval:
+            return self._next_by_interval(instant)
+        wall = wall_at(instant, self._zone)
+        change = change_before_second_pass(instant, self._zone)
+        if change is not None:  # what is shown again has fired: go on with what the first pass led to
+            wall = wall_at(change - SECOND, self._zone)
+        upcoming = self._next_wall(wall)
+        if upcoming is None:
+            return None
+        return next(iter(instants_of(upcoming, self._zone)), None) or end_of_gap(upcoming, self._zone)
 
     def preview(self, instant: datetime, count: int) -> list[datetime]:
         """The next `count` firings after `instant`, fewer when the expression ends."""
-        firings: list[datetime] = []
+        return [firing for firing, _ in zip(self._after(instant), range(count), strict=False)]
+
+    def newest(self, count: int, *, first: datetime, until: datetime) -> list[datetime]:
+        """Of the firings from `first` to `until`, both included, the newest `count`, in order."""
+        begin = first - SECOND
+        span = timedelta(seconds=1)
+        while True:  # from ever earlier on, so that it costs little whatever lies before
+            after = max(begin, until - span)
+            found = deque(self._between(after, until), maxlen=count)
+            if len(found) == count or after == begin:
+                return list(found)
+            span *= 2
+
+    def _after(self, instant: datetime) -> Iterator[datetime]:
         upcoming = self.next_after(instant)
-        while upcoming is not None and len(firings) < count:
-            firings.append(upcoming)
+        while upcoming is not None:
+            yield upcoming
             upcoming = self.next_after(upcoming)
-        return firings
 
-    def _next_local(self, local: datetime) -> datetime | None:
-        from croniter.croniter import CroniterError
+    def _between(self, after: datetime, until: datetime) -> Iterator[datetime]:
+        for firing in self._after(after):
+            if firing > until:
+                return
+            yield firing
 
-        try:
-            self._naive.set_current(local, force=True)
-            found: datetime = self._naive.get_next(datetime)
-        except (CroniterError, OverflowError):
-            return None  # croniter's way of saying that no date within its horizon matches
-        return found
+    def _next_by_interval(self, instant: datetime) -> datetime | None:
+        upcoming = self._next_wall(wall_at(instant, self._zone))
+        change = change_after_first_pass(instant, self._zone)
+        if change is not None:
+            first_pass = () if upcoming is None else instants_of(upcoming, self._zone)
+            if first_pass and first_pass[0] < change:
+                return first_pass[0]
+            instant = change - SECOND
+            upcoming = self._next_wall(wall_at(change, self._zone) - SECOND)
+        while upcoming is not None:
+            shown = instants_of(upcoming, self._zone)
+            for shown_at in shown:
+                if shown_at > instant:
+                    return shown_at
+            # Skipped: go on behind the gap.
+            behind = upcoming if shown else wall_at(end_of_gap(upcoming, self._zone), self._zone) - SECOND
+            upcoming = self._next_wall(behind)
+        return None
 
-    def _to_utc(self, local: datetime) -> datetime:
-        first = local.replace(tzinfo=self._zone).astimezone(UTC)
-        if first.astimezone(self._zone).replace(tzinfo=None) == local:
-            return first
-        return self._end_of_gap(local, first)
-
-    def _end_of_gap(self, local: datetime, after: datetime) -> datetime:
-        before = local.replace(tzinfo=self._zone, fold=1).astimezone(UTC)
-        offset_before = before.astimezone(self._zone).utcoffset()
-        while after - before > timedelta(seconds=1):
-            middle = before + (after - before) / 2
-            if middle.astimezone(self._zone).utcoffset() == offset_before:
-                before = middle
-            else:
-                after = middle
-        return after.replace(microsecond=0)
+    def _next_wall(self, wall: datetime) -> datetime | None:
+        found = (_next_match(search, wall) for search in self._searches)
+        return min((each for each in found if each is not None), default=None)
 
 
-def _parse(text: str) -> croniter:
-    from croniter.croniter import CroniterError, croniter
+def _next_match(search: croniter, wall: datetime) -> datetime | None:
+    from croniter.croniter import CroniterError
 
-    if not isinstance(text, str) or len(text.split()) not in (5, 6, 7):
-        raise ConfigurationError(
-            f"The cron expression {text!r} has {len(str(text).split())} fields; it must have 5 "
-            "(minute hour day month weekday), or 6 or 7 with seconds first and a year last."
-        )
     try:
-        return croniter(
-            text,
-            datetime(2000, 1, 1),  # noqa: DTZ001 - naive on purpose, see the module's docstring
-            ret_type=datetime,
-            second_at_beginning=True,
-            max_years_between_matches=_HORIZON_YEARS,
-        )
-    except (CroniterError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())  # it may repeat the text, with the line breaks that are in it
-        raise ConfigurationError(f"The cron expression {text!r} cannot be read: {reason}") from None
+        search.set_current(wall, force=True)
+        found: datetime = search.get_next(datetime)
+    except (CroniterError, OverflowError):
+        return None  # croniter's way of saying that no date matches
+    return found if found.year <= LAST_YEAR else None
+
+
+def _search(expression: str) -> croniter:
+    from croniter.croniter import croniter
+
+    return croniter(
+        expression,
+        datetime(2000, 1, 1),  # noqa: DTZ001 - it sees wall times alone
+        ret_type=datetime,
+        day_or=False,
+        second_at_beginning=True,
+        max_years_between_matches=_LONGEST_WAIT_YEARS,
+    )
+
+
+def _expressions(fields: CronFields) -> Iterator[str]:
+    """What croniter is given: lists of numbers, one expression for each thing that a date may fire by."""
+    day = "*" if fields.day.is_any else ",".join([*_numbers(fields.day), *["L"] * fields.day.last_day])
+    weekdays = ["*"] if fields.weekday.is_any else list(_weekdays(fields.weekday))
+    dates = [(day, weekday) for weekday in weekdays]
+    if fields.joins_days_by_or:
+        dates = [(day, "*"), *(("*", weekday) for weekday in weekdays)]
+    times = " ".join(map(_listed, (fields.second, fields.minute, fields.hour)))
+    for of_month, of_week in dates:
+        yield f"{times} {of_month} {_listed(fields.month)} {of_week} {_listed(fields.year)}"
+
+
+def _listed(field: Field) -> str:
+    return "*" if field.is_any else ",".join(_numbers(field))
+
+
+def _numbers(field: Field) -> Iterator[str]:
+    return map(str, field.values)
+
+
+def _weekdays(field: Field) -> Iterator[str]:
+    """croniter takes no list of both kinds."""
+    if field.values:
+        yield ",".join(_numbers(field))
+    if field.nth:
+        yield ",".join(f"L{weekday}" if n == LAST else f"{weekday}#{n}" for weekday, n in field.nth)
 
 
 def _zone(name: str) -> ZoneInfo:

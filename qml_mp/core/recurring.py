@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from qml_mp.core.cron import CronSchedule
+from qml_mp.core.cron_fields import LAST_YEAR
 from qml_mp.core.payload import JsonValue, check_text, encode_json
 from qml_mp.errors import ConfigurationError
 from qml_mp.settings import DEFAULT_QUEUE, check_queue_name
@@ -67,7 +68,8 @@ class RecurringJob:
         next_run_at = CronSchedule(cron, tz=tz).next_after(created_at)
         if next_run_at is None:
             raise ConfigurationError(
-                f"The cron expression {cron!r} of {id!r} never fires again; check its date fields."
+                f"The cron expression {cron!r} of {id!r} never fires again up to the end of {LAST_YEAR}, "
+                "which is as far as is looked; check its date fields."
             )
         return cls(
             id=id, cron=cron, method=method, payload=payload, queue=queue, tz=tz, next_run_at=next_run_at,

@@ -19,6 +19,7 @@ def test_a_template_is_added_listed_and_removed(qml: Qml) -> None:
     removed = qml("recurring", "remove", "digest")
 
     assert added.code == removed.code == 0
+    assert added.out.startswith("digest fires at 09:00 on Monday to Friday (Europe/Berlin), next at ")
     assert "09:00:00 CE" in added.out
     assert list(template) == [
         "id", "cron", "tz", "method", "payload", "queue", "enabled", "next_run_at", "last_run_at",
@@ -74,7 +75,9 @@ def test_a_cron_expression_is_previewed_without_a_storage(qml: Qml) -> None:
 
     instants = [datetime.fromisoformat(firing["at"]) for firing in firings]
     assert [(after - first).total_seconds() for first, after in pairwise(instants)] == [10, 10, 10]
+    assert text.startswith("at 09:00 every day (Europe/Berlin)\n")
     assert text.count(" 09:00:00 CE") == 5
+    assert qml("recurring", "preview", "@weekly").out.startswith("at 00:00 on Sunday (UTC)\n")
     assert qml.files() == before
 
 

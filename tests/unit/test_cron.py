@@ -14,6 +14,15 @@ from qml_mp.core.cron import CronSchedule
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
 
+ZONES = [
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Antarctica/Troll",
+    "UTC",
+    "Pacific/Apia",
+]
+
 
 def utc(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
@@ -32,6 +41,38 @@ def utc(*parts: int) -> datetime:
         ("*/10 * * * * *", utc(2025, 3, 1, 8, 0, 1), utc(2025, 3, 1, 8, 0, 10)),
         ("30 59 23 31 12 *", utc(2025, 3, 1), utc(2025, 12, 31, 23, 59, 30)),
         ("0 0 9 * * * 2027", utc(2025, 3, 1), utc(2027, 1, 1, 9)),
+        ("0 0 0 1 1 * 2099", utc(2026, 3, 1), utc(2099, 1, 1)),
+        ("0 0 0 1 1 * 2026,2099", utc(2026, 3, 1), utc(2099, 1, 1)),
+        ("@hourly", utc(2025, 3, 1, 8, 1), utc(2025, 3, 1, 9)),
+        ("@daily", utc(2025, 3, 1, 8), utc(2025, 3, 2)),
+        ("@midnight", utc(2025, 3, 1, 8), utc(2025, 3, 2)),
+        ("@weekly", utc(2025, 3, 1), utc(2025, 3, 2)),
+        ("@monthly", utc(2025, 3, 1), utc(2025, 4, 1)),
+        ("@yearly", utc(2025, 3, 1), utc(2026, 1, 1)),
+        ("@annually", utc(2025, 3, 1), utc(2026, 1, 1)),
+        ("0 0 * * 0", utc(2025, 3, 1), utc(2025, 3, 2)),
+        ("0 0 * * 7", utc(2025, 3, 1), utc(2025, 3, 2)),
+        ("0 0 * * 1", utc(2025, 3, 1), utc(2025, 3, 3)),
+        ("0 0 * * FRI-MON", utc(2025, 3, 3), utc(2025, 3, 7)),
+        ("0 22-2 * * *", utc(2025, 3, 1, 2), utc(2025, 3, 1, 22)),
+        ("5-5 9 * * *", utc(2025, 3, 1, 9), utc(2025, 3, 1, 9, 5)),
+        ("59/15 9 * * *", utc(2025, 3, 1, 9), utc(2025, 3, 1, 9, 59)),
+        ("0 0 L * *", utc(2028, 2, 1), utc(2028, 2, 29)),
+        ("0 0 1,L * *", utc(2025, 4, 2), utc(2025, 4, 30)),
+        ("0 0 31 * *", utc(2025, 3, 31), utc(2025, 5, 31)),
+        ("0 0 * * MON#2", utc(2025, 3, 1), utc(2025, 3, 10)),
+        ("0 0 * * 1#5", utc(2025, 4, 1), utc(2025, 6, 30)),
+        ("0 0 * * 5L", utc(2025, 3, 1), utc(2025, 3, 28)),
+        ("0 0 * * L5", utc(2025, 3, 1), utc(2025, 3, 28)),
+        ("0 0 * * fril", utc(2025, 3, 1), utc(2025, 3, 28)),
+        ("0 0 * * WED,MON#2", utc(2025, 3, 6), utc(2025, 3, 10)),
+        ("0 0 ? * ?", utc(2025, 3, 1), utc(2025, 3, 2)),
+        # Day of the month or weekday; both where one of them begins with a star.
+        ("0 0 15 * MON", utc(2025, 3, 1), utc(2025, 3, 3)),
+        ("0 0 15 * MON", utc(2025, 3, 12), utc(2025, 3, 15)),
+        ("0 0 15 * MON#2", utc(2025, 3, 11), utc(2025, 3, 15)),
+        ("0 0 31 2 MON", utc(2025, 3, 1), utc(2026, 2, 2)),
+        ("0 0 */2 * MON", utc(2025, 3, 4), utc(2025, 3, 17)),
     ],
 )
 def test_an_expression_of_5_6_or_7_fields_fires_when_it_says(
@@ -80,28 +121,50 @@ def test_a_job_of_every_minute_fires_once_at_the_end_of_the_gap() -> None:
 
 
 @pytest.mark.fault(50)
-def test_after_the_first_pass_of_a_repeated_hour_the_next_new_wall_time_fires() -> None:
-    firings = CronSchedule("0 * * * *", tz="Europe/Berlin").preview(utc(2025, 10, 25, 23, 30), 3)
+@pytest.mark.parametrize("text", ["*/15 * * * *", "0 * * * *", "@hourly", "20 7/30 * * * *"])
+def test_an_interval_is_kept_through_a_repeated_hour_and_through_a_skipped_one(text: str) -> None:
+    schedule = CronSchedule(text, tz="Europe/Berlin")
 
-    assert firings == [utc(2025, 10, 26, 0), utc(2025, 10, 26, 2), utc(2025, 10, 26, 3)]
+    for change in (utc(2025, 3, 30, 1), utc(2025, 10, 26, 1)):
+        firings = schedule.preview(change - timedelta(hours=3), 40)
+        assert len({after - before for before, after in pairwise(firings)}) == 1
+
+
+@pytest.mark.fault(50)
+@pytest.mark.parametrize(
+    ("text", "firings"),
+    [
+        ("0 */2 * * *", [utc(2025, 10, 26, 0), utc(2025, 10, 26, 1), utc(2025, 10, 26, 3)]),
+        ("0 0-22/2 * * *", [utc(2025, 10, 26, 0), utc(2025, 10, 26, 3), utc(2025, 10, 26, 5)]),
+        ("*/30 2 * * *", [utc(2025, 10, 26, 0), utc(2025, 10, 26, 0, 30), utc(2025, 10, 27, 1)]),
+    ],
+)
+def test_what_makes_an_interval_is_the_star_of_the_hour(text: str, firings: list[datetime]) -> None:
+    assert CronSchedule(text, tz="Europe/Berlin").preview(utc(2025, 10, 25, 23), 3) == firings
+
+
+@pytest.mark.fault(50)
+def test_an_interval_of_some_days_is_kept_in_zones_that_change_by_half_an_hour_or_at_midnight() -> None:
+    lord_howe = CronSchedule("0 * * * SUN", tz="Australia/Lord_Howe").preview(utc(2025, 4, 5, 14, 30), 3)
+    sao_paulo = CronSchedule("30 * 4 11 *", tz="America/Sao_Paulo").preview(utc(2018, 11, 4, 2), 2)
+
+    assert lord_howe == [utc(2025, 4, 5, 15, 30), utc(2025, 4, 5, 16, 30), utc(2025, 4, 5, 17, 30)]
+    assert sao_paulo == [utc(2018, 11, 4, 3, 30), utc(2018, 11, 4, 4, 30)]
+
+
+@pytest.mark.fault(50)
+def test_a_day_that_a_zone_skips_fires_at_the_change() -> None:
+    firings = CronSchedule("0 9 * * *", tz="Pacific/Apia").preview(utc(2011, 12, 29, 12), 3)
+
+    assert firings == [utc(2011, 12, 29, 19), utc(2011, 12, 30, 10), utc(2011, 12, 30, 19)]
 
 
 @pytest.mark.fault(50)
 @settings(max_examples=60, deadline=None)
 @given(
-    tz=st.sampled_from(
-        ["Europe/Berlin", "Europe/Warsaw", "America/New_York", "Australia/Lord_Howe", "UTC", "Pacific/Apia"]
-    ),
+    tz=st.sampled_from(ZONES),
     text=st.sampled_from(
-        [
-            "*/20 * * * *",
-            "30 2 * * *",
-            "0 * * * *",
-            "15 1,2,3 * * SUN",
-            "*/30 59 1-3 * * *",
-            "0 0 * * *",
-            "5 3 26 10 *",
-        ]
+        ["30 2 * * *", "15 1,2,3 * * SUN", "*/30 59 1-3 * * *", "0 0 * * *", "5 3 26 10 *", "*/7 0-23 * * *"]
     ),
     start=st.datetimes(datetime(2011, 12, 25), datetime(2026, 12, 31), timezones=st.just(UTC)),  # noqa: DTZ001
 )
@@ -114,13 +177,27 @@ def test_firings_strictly_increase_and_no_wall_time_fires_twice(tz: str, text: s
     assert len(set(walls)) == len(walls)
 
 
+@pytest.mark.parametrize("text", ["*/20 * * * *", "30 2 * * *", "0 0 1 1 *", "*/5 * 1 1 * *"])
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_the_newest_firings_are_the_last_of_all(text: str, count: int) -> None:
+    schedule = CronSchedule(text, tz="Europe/Berlin")
+    first, until = utc(2024, 12, 30, 7), utc(2025, 1, 1, 3, 20)
+
+    firings = [first - timedelta(seconds=1)]
+    while (upcoming := schedule.next_after(firings[-1])) is not None and upcoming <= until:
+        firings.append(upcoming)
+
+    assert schedule.newest(count, first=first, until=until) == firings[1:][-count:]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
+    text=st.sampled_from(["*/45 * * * *", "*/45 0-23 * * *"]),
     start=st.datetimes(datetime(2025, 10, 20), datetime(2025, 10, 30), timezones=st.just(UTC)),  # noqa: DTZ001
     step=st.integers(1, 7200),
 )
-def test_asking_in_between_never_changes_the_next_firing(start: datetime, step: int) -> None:
-    schedule = CronSchedule("*/45 * * * *", tz="Europe/Berlin")
+def test_asking_in_between_never_changes_the_next_firing(text: str, start: datetime, step: int) -> None:
+    schedule = CronSchedule(text, tz="Europe/Berlin")
     firing = schedule.next_after(start)
     assert firing is not None
 
@@ -139,7 +216,26 @@ def test_asking_in_between_never_changes_the_next_firing(start: datetime, step: 
         "60 0 9 * * *",
         "a b c d e",
         "* * * * FOO",
-        "@daily",
+        "@reboot",
+        "@every 5m",
+        "5,,6 * * * *",
+        "5/ * * * *",
+        "-5 * * * *",
+        "0 0 0 * *",
+        "0 0 * 0 *",
+        "0 0 * * 8",
+        "0 0 * * MON#6",
+        "0 0 * * MON#0",
+        "0 0 15W * *",
+        "0 0 L-3 * *",
+        "0 0 * * L",
+        "R * * * *",
+        "H * * * *",
+        "? * * * *",
+        "\u0665 * * * *",
+        "0 0 0 1 1 * 2100",
+        "0 0 0 1 1 * 1969",
+        "0," * 300 + "0 0 * * *",
         "*/0 * * * *",
         "0 0 31-1 * *x",
     ],
@@ -169,8 +265,17 @@ def test_a_template_knows_its_first_firing() -> None:
     assert template.to_json()["next_run_at"] == "2025-03-02T08:00:00+00:00"
 
 
-def test_a_template_that_can_never_fire_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="never fires"):
+def test_a_field_that_cannot_be_read_is_named_with_what_it_may_be() -> None:
+    with pytest.raises(ConfigurationError, match="'25' is no hour, which is 0 to 23"):
+        CronSchedule("0 25 * * *")
+    with pytest.raises(ConfigurationError, match="is no weekday, which is 0 to 7 or SUN to SAT"):
+        CronSchedule("0 0 * * MOON")
+    with pytest.raises(ConfigurationError, match="'2100' is no year, which is 1970 to 2099"):
+        CronSchedule("0 0 0 1 1 * 2100")
+
+
+def test_a_template_that_can_never_fire_is_refused_with_the_horizon() -> None:
+    with pytest.raises(ConfigurationError, match="never fires again up to the end of 2099"):
         RecurringJob.new("x", "0 0 30 2 *", "digest", now=utc(2025, 3, 1))
 
 

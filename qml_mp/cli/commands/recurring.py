@@ -80,7 +80,7 @@ def add(
     job = session.make_job(method, read_payload(payload), queue=queue)
     template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, tz=tz)
     session.storage().upsert_recurring_job(template)
-    say(f"{template.id} fires next at {_shown(template.next_run_at, tz)}")
+    say(f"{template.id} fires {template.schedule.words}, next at {_shown(template.next_run_at, tz)}")
 
 
 @recurring.command()
@@ -113,9 +113,11 @@ def run(session: Session, recurring_id: str) -> None:
 @json_option
 @pass_session
 def preview(session: Session, what: str, count: int, tz: str | None, as_json: bool) -> None:
-    """Print the next firings of a cron expression or a template. Quote the expression."""
+    """Print what a cron expression or a template means, and its next firings. Quote the expression."""
     schedule = _schedule(session, what, tz)
     firings = schedule.preview(datetime.now(UTC), count)
+    if not as_json:
+        say(schedule.words)
     for firing in firings:
         if as_json:
             print_json(
@@ -156,7 +158,7 @@ def disable(session: Session, recurring_id: str) -> None:
 
 
 def _schedule(session: Session, what: str, tz: str | None) -> CronSchedule:
-    if len(what.split()) > 1:
+    if len(what.split()) > 1 or what.startswith("@"):
         return CronSchedule(what, tz=tz or "UTC")
     template = _get(session.existing_storage(), what)
     if tz is not None and tz != template.tz:
