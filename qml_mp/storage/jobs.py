@@ -97,13 +97,17 @@ class JobStore(Part):
             return release_all(self._db, transaction, claims, Release(reason=STRANDED), retention)
 
     def promote_due(self, *, limit: int) -> Promoted:
-        """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first."""
+        """Make Enqueued what is Scheduled or AwaitingRetry and due, at most `limit`, oldest due first.
+
+        Fewer than that and more due at once (`next_due_in` is zero): the others are in somebody else's hands,
+        most likely of a server that promotes them."""
         queries, what = self._db.queries.jobs, "promoting due jobs"
         if self._db.has_one_writer:
             wait = self._until_due(self._db.read(what, queries.next_due))
             if wait != timedelta():
                 return Promoted(count=0, next_due_in=wait)
-        with self._db.transaction(what) as transaction:
+        # When a machine goes down and takes it along, the jobs are still due.
+        with self._db.transaction(what, durable=False) as transaction:
             promoted = transaction.run(queries.promote, {"limit": limit})
             upcoming = transaction.run(queries.next_due)
         return Promoted(count=promoted.count, next_due_in=self._until_due(upcoming.rows()))
@@ -144,11 +148,14 @@ class JobStore(Part):
         ]
 
     def delete_expired_jobs(self, *, limit: int) -> int:
-        """Delete final jobs past `expires_at`, at most `limit`; how many."""
+        """Delete final jobs past `expires_at`, with their attempts, at most `limit`; how many."""
         queries, what = self._db.queries.jobs, "deleting expired jobs"
         if self._db.has_one_writer and not self._db.read(what, queries.any_expired):
             return 0
-        return self._db.write(what, queries.delete_expired, {"limit": limit}).count
+        # What a machine that goes down brings back is still expired.
+        with self._db.transaction(what, durable=False) as transaction:
+            deleted = transaction.run(queries.delete_expired, {"limit": limit})
+        return deleted.count
 
     def _until_due(self, upcoming: Sequence[Row]) -> timedelta | None:
         return self._between(upcoming[0], "now", "due_at") if upcoming else None

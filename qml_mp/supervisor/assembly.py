@@ -90,7 +90,7 @@ def _all_loops(
     judging = Judging(config, on_one_machine=on_one_machine) if config.enable_heartbeat else None
     firing: list[Loop] = []
     if config.enable_scheduler:
-        firing.append(SchedulerLoop(run, interval=config.scheduler_poll_interval))
+        firing.append(SchedulerLoop(run, interval=config.scheduler_poll_interval, is_listening=is_listening))
     if config.enable_recurring:
         firing.append(RecurringLoop(run, interval=config.recurring_poll_interval))
     return [

@@ -26,6 +26,7 @@ LIMITS = ("statements-10", "exchange-10", "loops", "pool")
         ("empty", ("postgres", "sqlite")),
         ("enqueue", ("postgres", "sqlite")),
         ("latency", ("postgres", "sqlite")),
+        ("due", ("sqlite",)),
         ("cpu", ("sqlite",)),
         ("mixed", ("sqlite",)),
     ],

@@ -1,4 +1,4 @@
-"""Tests: a server on SQLite goes on with its firings and retries when the clock is set back."""
+"""Tests: a server on SQLite goes on with what is due when the clock is set."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
@@ -29,21 +33,42 @@ def test_firings_and_retries_go_on_when_the_clock_is_set_back(
     def ticks() -> int:
         return sum(line.what == "tick" for line in read_journal(journal))
 
+    with stepped_server(url, offset, journal):
+        storage.upsert_recurring_job(RecurringJob.new("ticks", "* * * * * *", "tick"))
+        wait_until(lambda: ticks() >= 2, what="firings")
+        job_id = enqueue(storage, "flaky")
+        wait_for_state(storage, job_id, StateName.AWAITING_RETRY)
+
+        for step_s in steps_s:
+            set_clock(offset, step_s)
+            fired = ticks()
+            wait_until(lambda fired=fired: ticks() >= fired + 3, what="firings by the new time")  # type: ignore[misc]
+
+        wait_for_state(storage, job_id, StateName.SUCCEEDED, within_s=30)
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_job_that_a_step_of_the_clock_makes_due_does_not_wait_for_a_poll(
+    url: str, storage: Storage, tmp_path: Path
+) -> None:
+    offset, journal = tmp_path / "offset", tmp_path / "journal"
+    set_clock(offset, 0.0)
+    with stepped_server(url, offset, journal):
+        wait_until(lambda: len(storage.list_workers()) == 1, what="a worker")
+        job_id = storage.enqueue(Job.new("tick", at=datetime.now(UTC) + timedelta(hours=1)))
+        set_clock(offset, 7200.0)
+        wait_for_state(storage, job_id, StateName.SUCCEEDED, within_s=15)  # half of the poll interval
+
+
+@contextmanager
+def stepped_server(url: str, offset: Path, journal: Path) -> Iterator[None]:
+    """A server whose wall clock is off by what the file says; told to stop at the end."""
     command = [sys.executable, "-m", "tests.processes.stepped_clock", url, str(offset)]
     environment = {**os.environ, JOURNAL: str(journal), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as server:
         try:
-            storage.upsert_recurring_job(RecurringJob.new("ticks", "* * * * * *", "tick"))
-            wait_until(lambda: ticks() >= 2, what="firings")
-            job_id = enqueue(storage, "flaky")
-            wait_for_state(storage, job_id, StateName.AWAITING_RETRY)
-
-            for step_s in steps_s:
-                set_clock(offset, step_s)
-                fired = ticks()
-                wait_until(lambda fired=fired: ticks() >= fired + 3, what="firings by the new time")  # type: ignore[misc]
-
-            wait_for_state(storage, job_id, StateName.SUCCEEDED, within_s=30)
+            yield
         finally:
             server.send_signal(signal.SIGTERM)
     assert server.returncode == 0

@@ -1,4 +1,4 @@
-"""Tests: when the wall clock counts as set back."""
+"""Tests: when the wall clock counts as set."""
 
 from __future__ import annotations
 
@@ -41,3 +41,23 @@ def test_a_step_is_remembered_until_it_is_forgotten() -> None:
         steps.look(wall=START + timedelta(seconds=wall_s), monotonic=monotonic)
 
     assert steps.went_back
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        pytest.param([(0, 0), (1, 1), (2, 2)], [False, False, False], id="it runs"),
+        pytest.param([(0, 0), (3600, 1), (3601, 2)], [False, True, False], id="an hour ahead"),
+        pytest.param([(0, 0), (-3600, 1), (2, 2)], [False, False, True], id="back, and ahead again"),
+        pytest.param([(0, 0), (1.1, 1), (2.2, 2)], [False, False, False], id="slewed"),
+    ],
+)
+def test_a_clock_was_set_ahead(looks: list[tuple[float, float]], expected: list[bool]) -> None:
+    steps = ClockSteps()
+
+    found = []
+    for wall_s, monotonic in looks:
+        steps.look(wall=START + timedelta(seconds=wall_s), monotonic=monotonic)
+        found.append(steps.went_ahead)
+
+    assert found == expected

@@ -95,10 +95,12 @@ class PostgresDatabase:
         what: str,
         *,
         pipelined: bool = True,
-        durable: bool = True,  # noqa: ARG002
+        durable: bool = True,
     ) -> Iterator[_Transaction]:
         with self.connection.use(what) as link, _pipeline(link, wanted=pipelined):
             link.execute("BEGIN")
+            if not durable:
+                link.execute("SET LOCAL synchronous_commit TO off")
             yield _Transaction(self.connection, link)
             link.execute("COMMIT")
 

@@ -1,7 +1,8 @@
-"""Supervisor: what a clock that was set back would keep waiting, brought forward again.
+"""Supervisor: what a clock that was set would keep waiting, brought forward again.
 
 Rows hold wall time, by the clock of storage. After a step back a firing or a retry would rest until that
-clock has caught up. So the clock is compared with monotonic time, and at the start, where nothing tells
+clock has caught up. After a step forward, or after a sleep of the machine, more is due than the loops that
+wait for an instant know. So the clock is compared with monotonic time, and at the start, where nothing tells
 what it was before, rows are looked at that can only come from the future.
 """
 
@@ -23,19 +24,22 @@ _NO_STEP_S = 0.5  # slewing and slow replies are none
 
 
 class ClockSteps:
-    """Pure: told of both clocks now and then, it remembers that the wall clock was set back."""
+    """Pure: told of both clocks now and then, it remembers that the wall clock was set."""
 
     def __init__(self) -> None:
         self._offset_s: float | None = None
         self.went_back = True
         """Since it was last forgotten; at first it may have been, before there was a look."""
+        self.went_ahead = False
+        """At the newest look, since the one before."""
 
     def look(self, *, wall: datetime, monotonic: float) -> None:
         """Compare the clocks with what they told at the look before."""
         offset_s = wall.timestamp() - monotonic
-        if self._offset_s is not None and offset_s < self._offset_s - _NO_STEP_S:
-            self.went_back = True
-        self._offset_s = offset_s
+        before_s, self._offset_s = self._offset_s, offset_s
+        if before_s is not None:
+            self.went_back = self.went_back or offset_s < before_s - _NO_STEP_S
+            self.went_ahead = offset_s > before_s + _NO_STEP_S
 
     def forget(self) -> None:
         """What waits has been brought forward."""
@@ -43,8 +47,8 @@ class ClockSteps:
 
 
 class ClockLoop(Loop):
-    """Brings firings and retries forward when the clock was set back; their loops (`due_by_it`) are due
-    sooner then."""
+    """Brings firings and retries forward when the clock was set back. Their loops (`due_by_it`) look again
+    then, and when it was set forward."""
 
     name = "clock"
 
@@ -55,6 +59,8 @@ class ClockLoop(Loop):
 
     def tick(self, storage: Storage) -> None:
         self._steps.look(wall=storage.now(), monotonic=self._run.clock.monotonic())
+        if self._steps.went_ahead:
+            self._look_again()
         if not self._steps.went_back:
             return
         templates = storage.recompute_late_firings()
@@ -66,5 +72,8 @@ class ClockLoop(Loop):
                 len(templates),
                 retries,
             )
-            for loop in self._due_by_it:
-                loop.hasten()
+            self._look_again()
+
+    def _look_again(self) -> None:
+        for loop in self._due_by_it:
+            loop.hasten()

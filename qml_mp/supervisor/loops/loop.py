@@ -30,6 +30,9 @@ class Loop(ABC):
     """A commit of others makes it due, but not within so long after its last tick; None: it does not."""
     looks_at_jobs: bool = False
     """Whether a commit of which nothing came but jobs that can run makes it due too."""
+    is_punctual: bool = False
+    """Whether what it does is due at an instant. Then it is looked at before each of the others, so that it
+    waits for one of them at most."""
 
     def __init__(self, run: Run, *, interval: timedelta | None = None) -> None:
         """With an interval where that is a setting."""
@@ -76,6 +79,7 @@ class LoopTable(Part):
     ) -> None:
         """`between` is called before each tick, with whether those before it have taken long."""
         self._loops = loops
+        self._punctual = [loop for loop in loops if loop.is_punctual]
         self._storage = storage
         self._between = between
         self._may_run = run.stop.has_time_for_storage
@@ -94,12 +98,13 @@ class LoopTable(Part):
         if not self._may_run() or (self._reaching.is_failing and not self._answers_again()):
             return
         for loop in self._loops:
-            now = self._clock.monotonic()
-            if now >= _due_at(loop):
-                self._between(now >= slow_at)
-                self._try(loop)
-            if self._reaching.is_failing:
-                return
+            for each in (*self._punctual, loop):
+                now = self._clock.monotonic()
+                if now >= _due_at(each):
+                    self._between(now >= slow_at)
+                    self._try(each)
+                if self._reaching.is_failing:
+                    return
 
     def run_if_due(self, loop: Loop) -> None:
         """Run this one before its turn, unless storage cannot be reached."""

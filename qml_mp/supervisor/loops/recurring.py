@@ -21,6 +21,7 @@ class RecurringLoop(Loop):
 
     name = "recurring"
     hasten_after = timedelta(milliseconds=250)
+    is_punctual = True
 
     def __init__(self, run: Run, *, interval: timedelta) -> None:
         super().__init__(run, interval=interval)

@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
-_MOST_DELETED_PER_TICK = 1000  # a short transaction: others wait for it on SQLite
+_MOST_PROMOTED = 200  # on SQLite all others wait meanwhile, and 10,000 are through in half a second
+_IN_OTHER_HANDS = timedelta(milliseconds=50)
+_MOST_DELETED = 100  # some milliseconds, in which others wait on SQLite
+_SHARE_OF_OTHERS = 4  # times as long as a batch took, nothing is deleted
 
 
 class SchedulerLoop(Loop):
-    """Promotes a batch of Scheduled and AwaitingRetry jobs per tick; the next is due when the next job is."""
+    """Promotes Scheduled and AwaitingRetry jobs, a batch per tick; the next is due when the next job is."""
 
     name = "scheduler"
-    hasten_after = timedelta(milliseconds=50)
+    hasten_after = timedelta(milliseconds=20)
+    is_punctual = True
+
+    def __init__(self, run: Run, *, interval: timedelta, is_listening: Callable[[], bool]) -> None:
+        """`is_listening`: whether storage tells of commits at this moment. Where it does not, what others
+        schedule is found by looking, as often as the workers' next jobs are."""
+        super().__init__(run, interval=interval)
+        self._is_listening = is_listening
 
     def tick(self, storage: Storage) -> timedelta | None:
-        promoted = storage.promote_due(limit=self._run.config.fetch_batch_size)
+        promoted = storage.promote_due(limit=_MOST_PROMOTED)
         if promoted.count:
             logger.debug("%s due jobs are enqueued", promoted.count)
             self._run.pool.wake_idle(promoted.count)
-        return promoted.next_due_in
+        next_in = promoted.next_due_in
+        if next_in == timedelta() and promoted.count < _MOST_PROMOTED:
+            next_in = _IN_OTHER_HANDS  # looks without a pause would be in the way of whoever promotes them
+        if self._is_listening():
+            return next_in
+        blind_for = self._run.config.polling_interval
+        return blind_for if next_in is None else min(next_in, blind_for)
 
 
 class CleanupLoop(Loop):
-    """Deletes final jobs past their time to live, and expired locks: a bounded number of rows per tick, and
-    at once again while there are more."""
+    """Deletes final jobs past their time to live, and expired locks. Many jobs are deleted in small batches,
+    with pauses that leave most of the storage's time to those who claim."""
 
     name = "cleanup"
 
     def tick(self, storage: Storage) -> timedelta | None:
-        deleted = storage.delete_expired_jobs(limit=_MOST_DELETED_PER_TICK)
+        began = self._run.clock.monotonic()
+        deleted = storage.delete_expired_jobs(limit=_MOST_DELETED)
+        took = timedelta(seconds=self._run.clock.monotonic() - began)
+        if deleted:
+            logger.debug("%s expired jobs are deleted", deleted)
+        if deleted == _MOST_DELETED:
+            return _SHARE_OF_OTHERS * took
         locks = storage.delete_expired_locks()
-        if deleted or locks:
-            logger.debug("%s expired jobs and %s expired locks are deleted", deleted, locks)
-        return timedelta(0) if deleted == _MOST_DELETED_PER_TICK else None
+        if locks:
+            logger.debug("%s expired locks are deleted", locks)
+        return None
