@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,10 +11,19 @@ from datetime import UTC, datetime, timedelta
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.cron_fields import LAST_YEAR
 from qml_mp.core.payload import JsonValue, check_text, encode_json
-from qml_mp.errors import ConfigurationError
+from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError, shown
 from qml_mp.settings import DEFAULT_QUEUE, check_queue_name
+from qml_mp.units import Duration, parse_duration
+
+OVERLAPS = ("allow", "skip", "queue")
+ON_TIME = timedelta(minutes=1)
+"""A firing that gets its job so late is not missed yet."""
 
 _MAX_ID_CHARS = 200
+_LONGEST_JITTER = timedelta(days=1)
+_MOST_CAUGHT_UP = 1000
+_CATCH_UP = re.compile(r"catch_up\((\d{1,4})\)", re.ASCII)
 _FREQUENT = timedelta(hours=1)
 _MOST_REPEATS = 10
 _NEXT_LABEL = timedelta(microseconds=1)  # what storage tells apart; a cron has whole seconds
@@ -33,9 +44,26 @@ class RecurringJob:
     queue: str = DEFAULT_QUEUE
     tz: str = "UTC"
     """IANA name of the zone in whose wall time `cron` is meant."""
+    misfire: str = "fire_once"
+    """What becomes of firings of which several are due when a server looks, as after a time without one.
+    "fire_once": one job for all of them, by the time of the first; "skip": a job for the newest if it is at
+    most a minute late, none for the others; "catch_up(N)": a job for each of the newest N."""
+    overlap: str = "allow"
+    """What becomes of a firing while a job of this template has not ended: "allow": a job as ever; "skip":
+    none; "queue": it waits, further ones are dropped meanwhile, and it gets its job once no other is left."""
+    jitter: timedelta = timedelta()
+    """Each job begins so much later at most, by a part that its id and firing time decide."""
+    app: str | None = None
+    """Whose code declares the template; None: a person or a call made it; "": not known."""
     enabled: bool = True
     next_run_at: datetime | None = None
+    waiting_for: datetime | None = None
+    """The firing that waits for the end of a job (`overlap` is "queue"); None: none does."""
     last_run_at: datetime | None = None
+    """When its newest job was made."""
+    last_job_id: str | None = None
+    last_job_state: StateName | None = None
+    """None when that job is no longer stored."""
     created_at: datetime
     disabled_reason: str | None = None
     """Why qml-mp itself disabled the template (its cron no longer parses)."""
@@ -50,11 +78,14 @@ class RecurringJob:
         queue: str = DEFAULT_QUEUE,
         *,
         tz: str = "UTC",
+        misfire: str = "fire_once",
+        overlap: str = "allow",
+        jitter: Duration = 0,
         now: datetime | None = None,
     ) -> RecurringJob:
         """A validated template whose first firing is the next one after `now`.
 
-        Raises `ConfigurationError` for a bad cron, zone, id or queue, `InvalidJob` for the payload.
+        Raises `ConfigurationError` for what no template can have, `InvalidJob` for the payload.
         """
         if not isinstance(id, str) or not 1 <= len(id) <= _MAX_ID_CHARS:
             raise ConfigurationError(
@@ -63,6 +94,8 @@ class RecurringJob:
         check_text(id, what="The recurring id")
         check_text(method, what="The method name")
         check_queue_name(queue)
+        _most_caught_up(misfire)
+        _check_overlap(overlap)
         encode_json(payload, what="The payload")
         created_at = now or datetime.now(UTC)
         next_run_at = CronSchedule(cron, tz=tz).next_after(created_at)
@@ -72,8 +105,8 @@ class RecurringJob:
                 "which is as far as is looked; check its date fields."
             )
         return cls(
-            id=id, cron=cron, method=method, payload=payload, queue=queue, tz=tz, next_run_at=next_run_at,
-            created_at=created_at,
+            id=id, cron=cron, method=method, payload=payload, queue=queue, tz=tz, misfire=misfire,
+            overlap=overlap, jitter=_jitter(jitter), next_run_at=next_run_at, created_at=created_at,
         )  # fmt: skip
 
     @property
@@ -89,20 +122,37 @@ class RecurringJob:
         upcoming = self.schedule.next_after(now)
         return upcoming if upcoming is not None and upcoming < self.next_run_at else None
 
-    def labels_of_firing(self) -> Iterator[datetime]:
-        """Under which instants the firing at `next_run_at` may be stored: the first that is free is taken.
+    def firings_to_make(self, now: datetime) -> list[datetime]:
+        """Those of the firings from `next_run_at` to `now` that get a job, in order: as `misfire` says.
+        Raises `ConfigurationError` when a stored field cannot be read."""
+        _check_overlap(self.overlap)
+        limit, first = _most_caught_up(self.misfire), self.next_run_at
+        if first is None or first > now:
+            return []
+        if self.misfire == "fire_once":
+            return [first]
+        newest = self.schedule.newest(limit or 1, first=first, until=now) or [first]
+        if self.misfire == "skip":
+            return [firing for firing in newest if now - firing <= ON_TIME]
+        return newest
+
+    def delay_of(self, firing: datetime) -> timedelta:
+        """By how much the job of a firing is put off: a part of `jitter`, whichever server fires it."""
+        part = zlib.crc32(f"{self.id} {firing.isoformat()}".encode()) / 2**32
+        return self.jitter * part
+
+    def labels_of(self, firing: datetime) -> Iterator[datetime]:
+        """Under which instants a firing may be stored: the first that is free is taken.
 
         An instant that has had its job comes again only when the clock was set back. A template that
         fires at least once an hour then goes on, or it would rest until the clock has caught up. A rarer
         one does not run twice for the same instant.
         """
-        if self.next_run_at is None:
-            return
-        yield self.next_run_at
-        following = self.schedule.next_after(self.next_run_at)
-        if following is not None and following - self.next_run_at <= _FREQUENT:
+        yield firing
+        following = self.schedule.next_after(firing)
+        if following is not None and following - firing <= _FREQUENT:
             for repeat in range(1, _MOST_REPEATS):
-                yield self.next_run_at + repeat * _NEXT_LABEL
+                yield firing + repeat * _NEXT_LABEL
 
     def to_json(self) -> Mapping[str, JsonValue]:
         """The template as `--json` prints it."""
@@ -113,8 +163,50 @@ class RecurringJob:
             "method": self.method,
             "payload": self.payload,
             "queue": self.queue,
+            "misfire": self.misfire,
+            "overlap": self.overlap,
+            "jitter_s": self.jitter.total_seconds(),
+            "source": self.source,
+            "app": self.app,
             "enabled": self.enabled,
-            "next_run_at": None if self.next_run_at is None else self.next_run_at.isoformat(),
-            "last_run_at": None if self.last_run_at is None else self.last_run_at.isoformat(),
+            "next_run_at": _iso(self.next_run_at),
+            "waiting_for": _iso(self.waiting_for),
+            "last_run_at": _iso(self.last_run_at),
+            "last_job_id": self.last_job_id,
+            "last_job_state": None if self.last_job_state is None else str(self.last_job_state),
             "disabled_reason": self.disabled_reason,
         }
+
+    @property
+    def source(self) -> str:
+        """Who made it: "code", "person" (or a call), "unknown"."""
+        return "person" if self.app is None else "code" if self.app else "unknown"
+
+
+def _most_caught_up(misfire: str) -> int | None:
+    """The limit of "catch_up(N)"; None: another policy. Raises `ConfigurationError` when it is none."""
+    found = _CATCH_UP.fullmatch(misfire) if isinstance(misfire, str) else None
+    if found and 1 <= int(found[1]) <= _MOST_CAUGHT_UP:
+        return int(found[1])
+    if misfire not in ("fire_once", "skip"):
+        raise ConfigurationError(
+            f'misfire is {shown(misfire)}; it must be "fire_once", "skip" or "catch_up(N)" with N from 1 to '
+            f"{_MOST_CAUGHT_UP}."
+        )
+    return None
+
+
+def _check_overlap(overlap: str) -> None:
+    if overlap not in OVERLAPS:
+        raise ConfigurationError(f'overlap is {shown(overlap)}; it must be "allow", "skip" or "queue".')
+
+
+def _jitter(value: Duration) -> timedelta:
+    jitter = parse_duration(value, what="jitter")
+    if jitter > _LONGEST_JITTER:
+        raise ConfigurationError(f"jitter is {shown(value)}; it must be at most a day.")
+    return jitter
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat()

@@ -135,8 +135,10 @@ class MonitoringQueries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurringQueries:
-    """Templates of recurring jobs. A declaration: id, cron, tz, method, payload (JSON text), queue, enabled,
-    next_run_at, created_at. A template below: what `rows.template_of` reads, and now. methods None: any."""
+    """Templates of recurring jobs. A declaration: id, cron, tz, method, payload (JSON text), queue, misfire,
+    overlap, jitter_us, app, enabled, next_run_at, created_at. A template below: what `rows.template_of`
+    reads, and now. It is due at its next firing, and when one that waits need wait no longer. methods None:
+    any."""
 
     insert_or_lock: str
     """A declaration: insert it unless one with its id is there; the template, which nobody else changes
@@ -144,19 +146,26 @@ class RecurringQueries:
     replace: str
     """A declaration, disabled_reason: replace it, save created_at and last_run_at."""
     switch: str
-    """id, enabled, next_run_at, disabled_reason."""
+    """id, enabled, next_run_at, disabled_reason; no firing waits any more."""
     remove: str
     """id: delete it."""
+    remove_others: str
+    """app, ids, spared: delete the app's templates but these, and but those of the methods spared; id."""
     get: str
     """id: template."""
+    lock: str
+    """id: template, which nobody else fires or changes until the transaction ends."""
     list_all: str
     """Templates by id."""
     lock_due: str
     """methods, limit: templates that are due, oldest first, without those that somebody else has locked."""
+    unfinished: str
+    """id: a row if a job of the template has not ended."""
     advance: str
-    """id, next_run_at: it was fired."""
+    """id, next_run_at, waiting_for, last_job_id (of the job that it has made now; None: it made none)."""
     next_firing: str
-    """methods: due_at of the first of these methods, first_at of any (NULL: none), now; always one row."""
+    """methods: due_at of the first of these methods, first_at of any (NULL: none), waiting (how many firings
+    of these methods wait), now; always one row."""
     unknown: str
     """methods: id, method of those that are due and of none of these methods."""
     bring_forward: str

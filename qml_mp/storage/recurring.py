@@ -8,41 +8,60 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from qml_mp.core.job import Job
-from qml_mp.core.payload import encode_json
+from qml_mp.core.payload import JsonValue, encode_json
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Part, Transaction, Values
 from qml_mp.storage.jobs import insert_firing
-from qml_mp.storage.rows import Row, job_from_template, template_of, text_of
-from qml_mp.storage.storable import storable_reason
-from qml_mp.storage.values import Fired
+from qml_mp.storage.rows import Row, json_of, template_of, text_of
+from qml_mp.storage.storable import microseconds, storable_reason
+from qml_mp.storage.values import Fired, Followed
+
+_SAID = ("cron", "tz", "method", "payload", "queue", "misfire", "overlap", "jitter_us")
+_LOOK_AGAIN = timedelta(seconds=1)
 
 
 class RecurringStore(Part):
     """Templates of recurring jobs."""
 
     def upsert_recurring_job(self, template: RecurringJob) -> None:
-        """Insert or replace. When cron and zone are as they were, `next_run_at` stays too, so
-        that declaring the same template at each start never skips or repeats a firing; `enabled`
-        always stays as a person set it."""
-        declared = {
-            "id": template.id,
-            "cron": template.cron,
-            "tz": template.tz,
-            "method": template.method,
-            "payload": encode_json(template.payload, what="The payload"),
-            "queue": template.queue,
-            "enabled": template.enabled,
-            "next_run_at": template.next_run_at,
-            "created_at": template.created_at,
-        }
-        queries = self._db.queries.recurring
+        """Insert or replace what a person or a call makes. When cron and zone are as they were, `next_run_at`
+        stays too, so that declaring the same template again never skips or repeats a firing; `enabled`
+        always stays as a person set it. Raises `ConfigurationError` for a template that code declares."""
         with self._db.transaction("storing a recurring job") as transaction:
-            # Whoever declares it at the same moment waits, and finds what the first has left.
-            held = transaction.run(queries.insert_or_lock, declared).rows()[0]
-            change = _redeclared(held, declared)
-            if change is not None:
-                transaction.run(queries.replace, change)
+            held, _ = self._declare(transaction, template)
+            if held["app"] and held["app"] != template.app:
+                raise ConfigurationError(
+                    f"The recurring template {template.id!r} is declared by the code of the app "
+                    f"{text_of(held['app'])!r}. Change it there, or use another id."
+                )
+
+    def follow_code(
+        self, app: str, templates: Sequence[RecurringJob], *, prune: bool, spared_methods: Iterable[str] = ()
+    ) -> Followed:
+        """Store the templates that the code of this app declares, as `upsert_recurring_job` does; `prune`:
+        and delete those that it no longer does, save those of the methods spared. A second call is harmless.
+
+        Templates of other apps and of people are left alone. An app without a name ("") deletes none.
+        """
+        added, changed, removed = [], [], []
+        refused: dict[str, str | None] = {}
+        with self._db.transaction("storing the templates of the code") as transaction:
+            # In one order, because each is locked until the commit.
+            for template in sorted(templates, key=lambda each: each.id):
+                template = replace(template, app=app)
+                held, was_changed = self._declare(transaction, template)
+                if held["app"] not in ("", app):
+                    refused[template.id] = None if held["app"] is None else text_of(held["app"])
+                elif self._db.instant(held["created_at"]) == template.created_at:
+                    added.append(template.id)
+                elif was_changed:
+                    changed.append(template.id)
+            if prune and app:
+                others = {"app": app, "ids": [each.id for each in templates], "spared": list(spared_methods)}
+                rows = transaction.run(self._db.queries.recurring.remove_others, others).rows()
+                removed = sorted(text_of(row["id"]) for row in rows)
+        return Followed(added=tuple(added), changed=tuple(changed), removed=tuple(removed), refused=refused)
 
     def remove_recurring_job(self, recurring_id: str) -> bool:
         """Whether it existed. Jobs already enqueued from it stay."""
@@ -67,16 +86,16 @@ class RecurringStore(Part):
         return self._db.write("switching a recurring job", query, change).count == 1
 
     def fire_due_recurring(self, *, limit: int = 256, methods: Sequence[str] | None = None) -> Fired:
-        """Enqueue one job per due template, advance `next_run_at` past the present, at most `limit`.
+        """Enqueue the jobs of due templates, advance `next_run_at` past the present, at most `limit`.
 
         Only templates of these methods, unless they are None; others stay due for a server that knows
         what they run.
 
         One transaction; locked so that two servers never fire the same tick, and unique
-        (recurring id, firing time) in the table besides. Firings missed while no server ran
-        collapse into one. A template whose cron no longer parses is disabled with the reason.
-        A firing time that comes again, because the clock was set back, makes another job only for a
-        template that fires at least once an hour.
+        (recurring id, firing time) in the table besides. What becomes of firings that were missed, or that
+        come while a job of the template has not ended, is decided in it, as the template says. A template
+        whose cron no longer parses is disabled with the reason. A firing time that comes again, because the
+        clock was set back, makes another job only for a template that fires at least once an hour.
         """
         what, queries = "firing recurring jobs", self._db.queries.recurring
         which = {"limit": limit, "methods": None if methods is None else list(methods)}
@@ -122,34 +141,117 @@ class RecurringStore(Part):
     def run_recurring_now(self, recurring_id: str) -> str | None:
         """Enqueue one job from the template now, leaving its schedule alone; the job's id, or None."""
         with self._db.transaction("running a recurring job") as transaction:
-            row = transaction.run(self._db.queries.recurring.get, {"id": recurring_id}).first()
+            row = transaction.run(self._db.queries.recurring.lock, {"id": recurring_id}).first()
             if row is None:
                 return None
-            job = job_from_template(row, self._db.instant)
+            template, now = self._template_of(row)
+            job = _job_of(row, template, now=now, firing=None)
             insert_firing(transaction, job, recurring_id=recurring_id, fire_at=None)
+            self._advance(transaction, template, last_job=job)
         return job.id
 
+    def _declare(self, transaction: Transaction, template: RecurringJob) -> tuple[Row, bool]:
+        """Insert or replace, unless it is another's: the template that was found or inserted, whether it was
+        replaced. Whoever declares it at the same moment waits, and finds what the first has left."""
+        declared = {
+            "id": template.id,
+            "cron": template.cron,
+            "tz": template.tz,
+            "method": template.method,
+            "payload": encode_json(template.payload, what="The payload"),
+            "queue": template.queue,
+            "misfire": template.misfire,
+            "overlap": template.overlap,
+            "jitter_us": microseconds(template.jitter),
+            "app": template.app,
+            "enabled": template.enabled,
+            "next_run_at": template.next_run_at,
+            "created_at": template.created_at,
+        }
+        queries = self._db.queries.recurring
+        held = transaction.run(queries.insert_or_lock, declared).rows()[0]
+        change = _redeclared(held, declared) if held["app"] in ("", template.app) else None
+        if change is not None:
+            transaction.run(queries.replace, change)
+        return held, change is not None
+
     def _fire(self, transaction: Transaction, row: Row) -> list[Job]:
-        """Enqueue the one job of a due template and move it past the present: firings that were missed
-        meanwhile collapse into this one. Raises what a row raises that can make no job."""
-        template = template_of(row, self._db.instant)
-        job = job_from_template(row, self._db.instant)
-        advance = {"id": row["id"], "next_run_at": template.schedule.next_after(job.created_at)}
-        inserted = any(
-            insert_firing(transaction, job, recurring_id=row["id"], fire_at=label)
-            for label in template.labels_of_firing()
-        )
-        transaction.run(self._db.queries.recurring.advance, advance)
-        return [job] if inserted else []  # none when this firing had its job before the clock was set back
+        """Enqueue the jobs of a due template and move it past the present. Raises what a row raises that can
+        make no job."""
+        template, now = self._template_of(row)
+        # What raises comes first: the transaction goes on with the other templates.
+        _job_of(row, template, now=now, firing=None)
+        upcoming, firings = template.schedule.next_after(now), template.firings_to_make(now)
+        if template.next_run_at is None or template.next_run_at > now:
+            upcoming = template.next_run_at  # it is here for the firing that waits
+        made: list[Job] = []
+        waiting = [] if template.waiting_for is None else [template.waiting_for]
+        is_free = template.overlap == "allow" or not self._has_unfinished(transaction, template)
+        for firing in [*waiting, *firings]:
+            if is_free:
+                job = _job_of(row, template, now=now, firing=firing)
+                made += [job] if _insert(transaction, template, job, firing) else []
+                is_free = template.overlap == "allow" or not made
+                waiting = []
+            elif template.overlap == "queue":
+                waiting = waiting or [firing]
+        moved = replace(template, next_run_at=upcoming, waiting_for=next(iter(waiting), None))
+        self._advance(transaction, moved, last_job=made[-1] if made else None)
+        return made
+
+    def _template_of(self, row: Row) -> tuple[RecurringJob, datetime]:
+        """And the `now` of the query."""
+        now = self._db.instant(row["now"])
+        assert now is not None
+        return template_of(row, self._db.instant), now
+
+    def _has_unfinished(self, transaction: Transaction, template: RecurringJob) -> bool:
+        query = self._db.queries.recurring.unfinished
+        return transaction.run(query, {"id": template.id}).first() is not None
+
+    def _advance(self, transaction: Transaction, template: RecurringJob, *, last_job: Job | None) -> None:
+        moved = {
+            "id": template.id,
+            "next_run_at": template.next_run_at,
+            "waiting_for": template.waiting_for,
+            "last_job_id": None if last_job is None else last_job.id,
+        }
+        transaction.run(self._db.queries.recurring.advance, moved)
 
     def _idle(self, upcoming: Sequence[Row], unknown: Sequence[Row]) -> Fired:
         """What is told when nothing was fired."""
+        due_in = self._between(upcoming[0], "now", "due_at")
+        if upcoming[0]["waiting"]:  # for the end of a job, which nobody announces
+            due_in = _LOOK_AGAIN if due_in is None else min(due_in, _LOOK_AGAIN)
         return Fired(
             jobs=(),
             disabled=(),
-            next_due_in=self._between(upcoming[0], "now", "due_at"),
+            next_due_in=due_in,
             unknown={text_of(row["id"]): text_of(row["method"]) for row in unknown},
         )
+
+
+def _insert(transaction: Transaction, template: RecurringJob, job: Job, firing: datetime) -> bool:
+    """False: this firing had its job before the clock was set back."""
+    return any(
+        insert_firing(transaction, job, recurring_id=template.id, fire_at=label)
+        for label in template.labels_of(firing)
+    )
+
+
+def _job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime | None) -> Job:
+    """The job of a firing (None: by hand) of the row's template.
+
+    Raises `InvalidJob` or `ConfigurationError` when the row (its payload, method, queue) makes no job.
+    """
+    payload, problem = json_of(row["payload"])
+    if problem is not None:
+        raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
+    about: dict[str, JsonValue] = {"recurring_id": template.id}
+    if firing is not None:
+        about["fire_at"] = firing.isoformat()
+    delay = None if firing is None else template.delay_of(firing) or None
+    return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)
 
 
 def _redeclared(held: Row, declared: Values) -> Values | None:
@@ -158,9 +260,9 @@ def _redeclared(held: Row, declared: Values) -> Values | None:
     A template that qml-mp itself switched off gets another chance once anything is different that can keep it
     from firing.
     """
-    same = {name: held[name] == declared[name] for name in ("cron", "tz", "method", "payload", "queue")}
+    same = {name: held[name] == declared[name] for name in _SAID}
     was_disabled, unchanged = held["disabled_reason"] is not None, all(same.values())
-    if unchanged and not was_disabled:
+    if unchanged and held["app"] == declared["app"] and not was_disabled:
         return None
     keeps_firing = same["cron"] and same["tz"] and not was_disabled
     return {

@@ -42,7 +42,8 @@ ATTEMPT_COLUMNS: Final = """
     exit_code, peak_rss_bytes, cpu_s
 """
 TEMPLATE_COLUMNS: Final = """
-    id, cron, tz, method, payload, queue, enabled, next_run_at, last_run_at, created_at, disabled_reason
+    id, cron, tz, method, payload, queue, misfire, overlap, jitter_us, app, enabled, next_run_at, waiting_for,
+    last_run_at, last_job_id, created_at, disabled_reason
 """
 SERVER_COLUMNS: Final = """
     id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
@@ -74,8 +75,8 @@ def claim_of(row: Row, instant: ToInstant) -> Claim:
 
 
 def _job(row: Row, instant: ToInstant, state: JobState) -> Job:
-    payload, payload_error = _json(row["payload"])
-    metadata, _ = _json(row["metadata"])
+    payload, payload_error = json_of(row["payload"])
+    metadata, _ = json_of(row["metadata"])
     return Job(
         id=text_of(row["id"]),
         method=text_of(row["method"]),
@@ -124,7 +125,7 @@ def attempt_of(row: Row, instant: ToInstant) -> Attempt:
 
 def template_of(row: Row, instant: ToInstant) -> RecurringJob:
     """The template of a row of the recurring jobs table; an unreadable payload reads as None."""
-    payload, _ = _json(row["payload"])
+    payload, _ = json_of(row["payload"])
     return RecurringJob(
         id=text_of(row["id"]),
         cron=text_of(row["cron"]),
@@ -132,9 +133,16 @@ def template_of(row: Row, instant: ToInstant) -> RecurringJob:
         payload=payload,
         queue=text_of(row["queue"]),
         tz=text_of(row["tz"]),
+        misfire=text_of(row["misfire"]),
+        overlap=text_of(row["overlap"]),
+        jitter=_duration(row["jitter_us"]) or timedelta(),
+        app=_optional_text(row["app"]),
         enabled=bool(row["enabled"]),
         next_run_at=instant(row["next_run_at"]),
+        waiting_for=instant(row["waiting_for"]),
         last_run_at=instant(row["last_run_at"]),
+        last_job_id=_optional_text(row["last_job_id"]),
+        last_job_state=None if row["last_job_state"] is None else state_name_of(row["last_job_state"]),
         created_at=instant(row["created_at"]) or _EPOCH,
         disabled_reason=_optional_text(row["disabled_reason"]),
     )
@@ -142,8 +150,8 @@ def template_of(row: Row, instant: ToInstant) -> RecurringJob:
 
 def server_of(row: Row, instant: ToInstant) -> ServerInfo:
     """The server of a row of the servers table."""
-    queues, _ = _json(row["queues"])
-    methods, _ = _json(row["methods"])
+    queues, _ = json_of(row["queues"])
+    methods, _ = json_of(row["methods"])
     return ServerInfo(
         id=text_of(row["id"]),
         name=text_of(row["name"]),
@@ -171,17 +179,6 @@ def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
         rss_bytes=_int(row["rss_bytes"]),
         epoch=_int(row["epoch"]) or 0,
     )
-
-
-def job_from_template(row: Row, instant: ToInstant) -> Job:
-    """The job of one firing, from a row of the recurring jobs table and the `now` of its query.
-
-    Raises `InvalidJob` or `ConfigurationError` when the row (its payload, method, queue) makes no job.
-    """
-    payload, problem = _json(row["payload"])
-    if problem is not None:
-        raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
-    return Job.new(text_of(row["method"]), payload, queue=text_of(row["queue"]), now=instant(row["now"]))
 
 
 def state_name_of(value: object) -> StateName:
@@ -213,7 +210,7 @@ def _state(row: Row, instant: ToInstant) -> JobState:
                 last_exception=_last_error(row),
             )
         case StateName.SUCCEEDED:
-            result, problem = _json(row["result"])
+            result, problem = json_of(row["result"])
             return Succeeded(
                 succeeded_at=finished_at,
                 duration=_duration(row["duration_us"]) or timedelta(),
@@ -242,8 +239,8 @@ def _processing(row: Row, instant: ToInstant) -> Processing:
     )
 
 
-def _json(value: object) -> tuple[JsonValue, str | None]:
-    """The value and None, or None and why it cannot be read."""
+def json_of(value: object) -> tuple[JsonValue, str | None]:
+    """A JSON column: the value and None, or None and why it cannot be read."""
     try:
         match value:
             case None:

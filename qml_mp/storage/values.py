@@ -117,6 +117,17 @@ class Fired:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What `follow_code` did, as ids of templates."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    refused: Mapping[str, str | None]
+    """Left alone, because of another app, or of a person (None)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
     """Which jobs a listing shows; an empty collection does not restrict."""
 

@@ -226,7 +226,11 @@ def test_a_template_run_by_hand_keeps_its_schedule(storage: Storage) -> None:
 
     assert None not in ids
     assert len(set(ids)) == 2
-    assert storage.get_recurring_job("digest") == before
+    after = storage.get_recurring_job("digest")
+    assert before is not None
+    assert after is not None
+    assert (after.next_run_at, after.enabled) == (before.next_run_at, True)
+    assert (after.last_job_id, after.last_job_state) == (ids[1], StateName.ENQUEUED)
     claim = storage.fetch_and_lock_job(fetch("mail"))
     assert claim is not None
     assert (claim.job.method, claim.job.payload) == ("send_digest", {"to": "all"})

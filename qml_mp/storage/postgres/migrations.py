@@ -178,8 +178,27 @@ ALTER TABLE {s}.jobs
     ADD CONSTRAINT jobs_id_check CHECK (octet_length(id) = 36 AND id ~ '^[0-9a-f-]*$');
 """
 
+_FOLLOWED_TEMPLATES = """
+-- What becomes of missed firings and of those during a run, by how much their jobs are spread, whose code
+-- declares the template (NULL: a person made it; '': not known, as of all before this), the firing that waits
+-- for the end of a job, and the newest job.
+ALTER TABLE {s}.recurring_jobs
+    ADD COLUMN misfire     text NOT NULL DEFAULT 'fire_once',
+    ADD COLUMN overlap     text NOT NULL DEFAULT 'allow',
+    ADD COLUMN jitter_us   bigint NOT NULL DEFAULT 0,
+    ADD COLUMN app         text COLLATE "C",
+    ADD COLUMN waiting_for timestamptz,
+    ADD COLUMN last_job_id text COLLATE "C";
+UPDATE {s}.recurring_jobs SET app = '';
+
+-- Whether a job of a template has not ended, whatever has.
+CREATE INDEX jobs_of_template ON {s}.jobs (recurring_id)
+    WHERE recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry');
+"""
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
+    Migration(version=4, sql=_FOLLOWED_TEMPLATES),
 )

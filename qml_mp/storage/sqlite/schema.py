@@ -202,8 +202,27 @@ CREATE INDEX qml_jobs_waiting ON qml_jobs (run_at, id, state)
     WHERE state IN ('scheduled', 'awaiting_retry')
 """
 
+_VERSION_4: Final = """
+-- What becomes of missed firings and of those during a run, by how much their jobs are spread, whose code
+-- declares the template (NULL: a person made it; '': not known, as of all before this), the firing that waits
+-- for the end of a job, and the newest job.
+ALTER TABLE qml_recurring_jobs ADD COLUMN misfire TEXT NOT NULL DEFAULT 'fire_once';
+ALTER TABLE qml_recurring_jobs ADD COLUMN overlap TEXT NOT NULL DEFAULT 'allow';
+ALTER TABLE qml_recurring_jobs ADD COLUMN jitter_us INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE qml_recurring_jobs ADD COLUMN app TEXT;
+ALTER TABLE qml_recurring_jobs ADD COLUMN waiting_for INTEGER
+    CHECK (typeof(waiting_for) IN ('integer', 'null'));
+ALTER TABLE qml_recurring_jobs ADD COLUMN last_job_id TEXT;
+UPDATE qml_recurring_jobs SET app = '';
+
+-- Whether a job of a template has not ended, whatever has.
+CREATE INDEX qml_jobs_of_template ON qml_jobs (recurring_id)
+    WHERE recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
+"""
+
 MIGRATIONS: Final = (
     Migration(version=1, sql=_VERSION_1),
     Migration(version=2, sql=_VERSION_2),
     Migration(version=3, sql=_VERSION_3),
+    Migration(version=4, sql=_VERSION_4),
 )

@@ -8,15 +8,27 @@ from qml_mp.storage.postgres.queries.common import KNOWN, Told, counted
 from qml_mp.storage.queries import RecurringQueries
 from qml_mp.storage.rows import TEMPLATE_COLUMNS
 
-_TEMPLATE: Final = f"{TEMPLATE_COLUMNS}, now() AS now"
+_TEMPLATE: Final = f"""
+    {TEMPLATE_COLUMNS}, now() AS now,
+    (SELECT j.state FROM {{s}}.jobs AS j WHERE j.id = last_job_id) AS last_job_state
+"""
+
+# The states as the index has them.
+_UNFINISHED: Final = "state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')"
+
+_NEED_WAIT_NO_LONGER: Final = f"""
+    waiting_for IS NOT NULL AND (overlap = 'allow' OR NOT EXISTS (
+        SELECT FROM {{s}}.jobs AS j WHERE j.recurring_id = recurring_jobs.id AND j.{_UNFINISHED}))
+"""
 
 RECURRING: Final = RecurringQueries(
     insert_or_lock=f"""
         WITH declared AS (
-            INSERT INTO {{s}}.recurring_jobs (id, cron, tz, method, payload, queue, enabled, next_run_at,
-                                              created_at)
-            VALUES (%(id)s, %(cron)s, %(tz)s, %(method)s, %(payload)s, %(queue)s, %(enabled)s,
-                    %(next_run_at)s, %(created_at)s)
+            INSERT INTO {{s}}.recurring_jobs
+                (id, cron, tz, method, payload, queue, misfire, overlap, jitter_us, app, enabled, next_run_at,
+                 created_at)
+            VALUES (%(id)s, %(cron)s, %(tz)s, %(method)s, %(payload)s, %(queue)s, %(misfire)s, %(overlap)s,
+                    %(jitter_us)s, %(app)s, %(enabled)s, %(next_run_at)s, %(created_at)s)
             -- Changes nothing, but waits for who is inserting or changing it, locks it and gives it back.
             ON CONFLICT (id) DO UPDATE SET id = excluded.id
             RETURNING {_TEMPLATE}
@@ -26,30 +38,48 @@ RECURRING: Final = RecurringQueries(
     replace="""
         UPDATE {s}.recurring_jobs
         SET cron = %(cron)s, tz = %(tz)s, method = %(method)s, payload = %(payload)s, queue = %(queue)s,
+            misfire = %(misfire)s, overlap = %(overlap)s, jitter_us = %(jitter_us)s, app = %(app)s,
             enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s
         WHERE id = %(id)s
     """,
     switch=counted("""
         UPDATE {s}.recurring_jobs
-        SET enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s
+        SET enabled = %(enabled)s, next_run_at = %(next_run_at)s, disabled_reason = %(disabled_reason)s,
+            waiting_for = NULL
         WHERE id = %(id)s RETURNING id
     """),
     remove="DELETE FROM {s}.recurring_jobs WHERE id = %(id)s",
+    remove_others="""
+        DELETE FROM {s}.recurring_jobs
+        WHERE app = %(app)s AND id <> ALL(%(ids)s::text[]) AND method <> ALL(%(spared)s::text[])
+        RETURNING id
+    """,
     get=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs WHERE id = %(id)s",
+    lock=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs WHERE id = %(id)s FOR UPDATE",
     list_all=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs ORDER BY id",
     lock_due=f"""
         SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs
-        WHERE enabled AND next_run_at <= now() AND {KNOWN}
-        ORDER BY next_run_at, id
+        WHERE enabled AND (next_run_at <= now() OR {_NEED_WAIT_NO_LONGER}) AND {KNOWN}
+        ORDER BY coalesce(waiting_for, next_run_at), id
         -- Locked until the commit, and passed over by the others: two servers never fire the same tick.
         LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     """,
+    unfinished=f"SELECT id FROM {{s}}.jobs WHERE recurring_id = %(id)s AND {_UNFINISHED} LIMIT 1",
     advance="""
-        UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s, last_run_at = now() WHERE id = %(id)s
+        UPDATE {s}.recurring_jobs
+        SET next_run_at = %(next_run_at)s, waiting_for = %(waiting_for)s,
+            last_job_id = coalesce(%(last_job_id)s::text, last_job_id),
+            last_run_at = CASE WHEN %(last_job_id)s::text IS NULL THEN last_run_at ELSE now() END
+        WHERE id = %(id)s
     """,
     next_firing=f"""
-        SELECT min(next_run_at) FILTER (WHERE {KNOWN}) AS due_at, min(next_run_at) AS first_at, now() AS now
-        FROM {{s}}.recurring_jobs WHERE enabled
+        SELECT min(due_at) FILTER (WHERE {KNOWN}) AS due_at, min(due_at) AS first_at,
+               count(waiting_for) FILTER (WHERE {KNOWN}) AS waiting, now() AS now
+        FROM (
+            SELECT method, waiting_for,
+                   CASE WHEN {_NEED_WAIT_NO_LONGER} THEN now() ELSE next_run_at END AS due_at
+            FROM {{s}}.recurring_jobs WHERE enabled
+        ) AS template
     """,
     unknown=f"""
         SELECT id, method FROM {{s}}.recurring_jobs

@@ -8,41 +8,76 @@ from qml_mp.storage.queries import RecurringQueries
 from qml_mp.storage.rows import TEMPLATE_COLUMNS
 from qml_mp.storage.sqlite.queries.common import KNOWN
 
-_TEMPLATE: Final = f"{TEMPLATE_COLUMNS}, :now AS now"
+_TEMPLATE: Final = f"""
+    {TEMPLATE_COLUMNS}, :now AS now, (SELECT state FROM qml_jobs WHERE id = last_job_id) AS last_job_state
+"""
+
+# As the index has it, word for word.
+_UNFINISHED: Final = """
+    recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
+"""
+
+_NEED_WAIT_NO_LONGER: Final = f"""
+    waiting_for IS NOT NULL AND (overlap = 'allow' OR NOT EXISTS (
+        SELECT 1 FROM qml_jobs WHERE recurring_id = qml_recurring_jobs.id AND {_UNFINISHED}))
+"""
 
 RECURRING: Final = RecurringQueries(
     insert_or_lock=f"""
         INSERT INTO qml_recurring_jobs (
-            id, cron, tz, method, payload, queue, enabled, next_run_at, created_at)
-        VALUES (:id, :cron, :tz, :method, :payload, :queue, :enabled, :next_run_at, :created_at)
+            id, cron, tz, method, payload, queue, misfire, overlap, jitter_us, app, enabled, next_run_at,
+            created_at)
+        VALUES (:id, :cron, :tz, :method, :payload, :queue, :misfire, :overlap, :jitter_us, :app, :enabled,
+                :next_run_at, :created_at)
         -- Changes nothing, but gives the row back.
         ON CONFLICT (id) DO UPDATE SET id = excluded.id
         RETURNING {_TEMPLATE}
     """,
     replace="""
         UPDATE qml_recurring_jobs
-        SET cron = :cron, tz = :tz, method = :method, payload = :payload, queue = :queue, enabled = :enabled,
+        SET cron = :cron, tz = :tz, method = :method, payload = :payload, queue = :queue, misfire = :misfire,
+            overlap = :overlap, jitter_us = :jitter_us, app = :app, enabled = :enabled,
             next_run_at = :next_run_at, disabled_reason = :disabled_reason
         WHERE id = :id
     """,
     switch="""
         UPDATE qml_recurring_jobs
-        SET enabled = :enabled, next_run_at = :next_run_at, disabled_reason = :disabled_reason
+        SET enabled = :enabled, next_run_at = :next_run_at, disabled_reason = :disabled_reason,
+            waiting_for = NULL
         WHERE id = :id
     """,
     remove="DELETE FROM qml_recurring_jobs WHERE id = :id",
+    remove_others="""
+        DELETE FROM qml_recurring_jobs
+        WHERE app = :app AND id NOT IN (SELECT value FROM json_each(:ids))
+          AND method NOT IN (SELECT value FROM json_each(:spared))
+        RETURNING id
+    """,
     get=f"SELECT {_TEMPLATE} FROM qml_recurring_jobs WHERE id = :id",
+    lock=f"SELECT {_TEMPLATE} FROM qml_recurring_jobs WHERE id = :id",  # the write lock is held
     list_all=f"SELECT {_TEMPLATE} FROM qml_recurring_jobs ORDER BY id",
     lock_due=f"""
         SELECT {_TEMPLATE} FROM qml_recurring_jobs
-        WHERE enabled AND next_run_at <= :now AND {KNOWN}
+        WHERE enabled AND (next_run_at <= :now OR {_NEED_WAIT_NO_LONGER}) AND {KNOWN}
         -- Limited so that a tick holds the write lock for a bounded time.
-        ORDER BY next_run_at, id LIMIT :limit
+        ORDER BY COALESCE(waiting_for, next_run_at), id LIMIT :limit
     """,
-    advance="UPDATE qml_recurring_jobs SET next_run_at = :next_run_at, last_run_at = :now WHERE id = :id",
+    unfinished=f"SELECT id FROM qml_jobs WHERE recurring_id = :id AND {_UNFINISHED} LIMIT 1",
+    advance="""
+        UPDATE qml_recurring_jobs
+        SET next_run_at = :next_run_at, waiting_for = :waiting_for,
+            last_job_id = COALESCE(:last_job_id, last_job_id),
+            last_run_at = CASE WHEN :last_job_id IS NULL THEN last_run_at ELSE :now END
+        WHERE id = :id
+    """,
     next_firing=f"""
-        SELECT min(next_run_at) FILTER (WHERE {KNOWN}) AS due_at, min(next_run_at) AS first_at, :now AS now
-        FROM qml_recurring_jobs WHERE enabled
+        SELECT min(due_at) FILTER (WHERE {KNOWN}) AS due_at, min(due_at) AS first_at,
+               count(waiting_for) FILTER (WHERE {KNOWN}) AS waiting, :now AS now
+        FROM (
+            SELECT method, waiting_for,
+                   CASE WHEN {_NEED_WAIT_NO_LONGER} THEN :now ELSE next_run_at END AS due_at
+            FROM qml_recurring_jobs WHERE enabled
+        )
     """,
     unknown=f"""
         SELECT id, method FROM qml_recurring_jobs
