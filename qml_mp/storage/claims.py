@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,6 +12,7 @@ from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
 from qml_mp.storage.database import NO_VALUES, Part, Values
+from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
 from qml_mp.storage.queries import ChoiceQueries, TakeQueries
 from qml_mp.storage.row_change import unclaimable
@@ -61,6 +62,8 @@ class JobLocker(Part):
 
     _run: _Run | None = None
     """Written by an exchange for the next one; None: look."""
+    _is_limited = False
+    """Whether there were limits when this process last looked: their claims take other queries."""
 
     def exchange(
         self, finished: Outcomes, *, fetch: Fetch | None, limit: int, retention: Retention
@@ -69,7 +72,8 @@ class JobLocker(Part):
 
         The jobs are those that `fetch_and_lock_job` would give one after the other, the best first. Who takes
         several at a time and asks again with the same `fetch` may be given the next ones as of a look that
-        is at most 50 ms old.
+        is at most 50 ms old. While there are limits, the outcomes are committed first, and what a limit is
+        about is claimed one at a time.
         Each outcome is guarded by its own claim: one whose claim was lost changes nothing, and the others
         are written all the same. Repeating it after a lost reply is harmless to the outcomes, as
         with `finish`.
@@ -88,7 +92,7 @@ class JobLocker(Part):
                 raise
         # One of them was refused. The outcomes first, so that they do not depend on the jobs that come next.
         written = self._finish_one_by_one(finished, retention)
-        return Exchanged(finished=written, claims=self._claim(fetch, limit))
+        return Exchanged(finished=written, claims=self._claim(fetch, limit, ended=finished))
 
     def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
         """Claim the best runnable job of the queues that has one of the methods: highest priority, then
@@ -133,12 +137,14 @@ class JobLocker(Part):
         what, claims = "finishing a job", self._db.queries.claims
         writing = Writing(self._db, finished, retention)
         run, self._run = self._run, None
+        if fetch is not None and limit > 0 and self._is_limited:
+            return self._exchange_under_limits(writing, finished, fetch, limit)
         take, wanted = (None, NO_VALUES) if fetch is None or limit < 1 else self._take(fetch, limit)
         if run is not None and run.goes_on(fetch, limit):
             take, wanted = claims.behind, {**wanted, **run.values}
         else:
             run = None
-        at_once = claims.succeed if take is None else take.exchange
+        at_once = claims.succeed_and_tell if take is None else take.exchange
         if not writing.is_of_successes:
             at_once = None
         if at_once is not None:
@@ -149,12 +155,35 @@ class JobLocker(Part):
                 writing.send(transaction)
                 if take is not None:
                     result = transaction.run(take.claim, wanted)
+                    if self._db.has_one_writer and not result.rows():
+                        self._is_limited = bool(transaction.run(self._db.queries.limits.any).rows())
         claimed = () if take is None else self._claimed(result.rows())
         if fetch is not None and at_once is not None and 0 < limit == len(claimed):
             self._run = _run_of(claimed, fetch, result.first(), run)
-        if run is not None and not claimed:
-            claimed = self._claim(fetch, limit)
+        if not claimed and (run is not None or self._is_limited):
+            claimed = self._claim(fetch, limit, ended=finished)
         return Exchanged(finished=writing.finished(), claims=claimed)
+
+    def _exchange_under_limits(
+        self, writing: Writing, finished: Outcomes, fetch: Fetch, limit: int
+    ) -> Exchanged:
+        """The outcomes, then the claim; in one transaction only where there is one writer: elsewhere it would
+        hold the rows of the outcomes while it waits for a limit."""
+        what, claims = "finishing a job", self._db.queries.claims
+        if self._db.has_one_writer:
+            claim = LimitedClaim(self._db, self._take(fetch, limit)[1], limit=limit)
+            with self._db.transaction(what) as transaction:
+                writing.send(transaction)
+                claimed = self._claims_of(claim.rows_in(transaction))
+            self._is_limited = bool(claim.look.standings)
+            return Exchanged(finished=writing.finished(), claims=tuple(claimed))
+        if writing.is_of_successes:
+            writing.sent_by(self._db.write_each(what, claims.succeed, writing.rows, writing.values))
+        else:
+            with self._db.transaction(what) as transaction:
+                writing.send(transaction)
+        done = writing.finished()
+        return Exchanged(finished=done, claims=self._claim(fetch, limit, ended=finished))
 
     def _finish_one_by_one(self, finished: Outcomes, retention: Retention) -> tuple[Finished, ...]:
         """Write the outcomes in one commit, with a look at each, so that a refusal is known to be of it."""
@@ -172,8 +201,9 @@ class JobLocker(Part):
             raise OutcomeRefused(str(error), job_id=newest.job_id, claim_seq=newest.claim_seq) from error
         return tuple(done for claim, _ in finished for done in writings[claim.key].finished())
 
-    def _claim(self, fetch: Fetch | None, limit: int) -> tuple[Claim, ...]:
-        """Claim up to `limit` jobs, and fail those that refuse to be claimed."""
+    def _claim(self, fetch: Fetch | None, limit: int, *, ended: Outcomes = ()) -> tuple[Claim, ...]:
+        """Claim up to `limit` jobs, and fail those that refuse to be claimed. `ended` is what was written
+        just before, of which other workers were not told."""
         if fetch is None or limit < 1:
             return ()
         take, wanted = self._take(fetch, limit)
@@ -181,13 +211,43 @@ class JobLocker(Part):
         if self._db.has_one_writer and not self._db.read("looking for a job", first, wanted):
             return ()
         for _ in range(_MOST_PASSED):
+            limited = LimitedClaim(self._db, wanted, limit=limit) if self._is_limited else None
             try:
-                return self._claimed(self._db.write("claiming a job", take.claim, wanted).rows())
+                if limited is not None:
+                    return self._claim_under_limits(limited, wanted, ended)
+                claimed = self._claimed(self._db.write("claiming a job", take.claim, wanted).rows())
+                if not claimed and self._db.has_one_writer:
+                    any_limit = self._db.queries.limits.any
+                    self._is_limited = bool(self._db.read("looking for limits", any_limit))
+                if claimed or not self._is_limited:
+                    return claimed
             except StorageError as error:
                 if not self._db.refuses_values(error):
                     raise
-                self._fail_unclaimable(take, wanted)
+                if limited is None:
+                    self._fail_unclaimable(take, wanted)
+                else:
+                    self._fail_unclaimable(self._db.queries.claims.of_kinds, limited.taking)
         return ()
+
+    def _claim_under_limits(
+        self, limited: LimitedClaim, wanted: Values, ended: Outcomes
+    ) -> tuple[Claim, ...]:
+        queries = self._db.queries.limits
+        if self._db.has_one_writer:  # idle workers never hold up one that has work to commit
+            standings = self._db.read("looking for limits", queries.standings)
+            waiting = self._db.read("looking for a job", waiting_query(self._db, wanted), wanted)
+            if not look_of(self._db, standings=standings, waiting=waiting).next():
+                self._is_limited = bool(standings)
+                return ()
+        claimed = self._claimed(limited.rows())
+        self._is_limited = bool(limited.look.standings)
+        jobs = (claim.job for claim in claimed)
+        if queries.tell_of_a_place and limited.look.has_place_for_others(
+            (claim.job for claim, _ in ended), jobs
+        ):
+            self._db.write("telling of a free place", queries.tell_of_a_place)
+        return claimed
 
     def _fail_unclaimable(self, take: TakeQueries, wanted: Values) -> None:
         """Set Failed those of the best jobs that are proved to be ones that cannot be claimed. Another worker
@@ -231,8 +291,10 @@ class JobLocker(Part):
             case _:
                 return claims.from_several
 
-    def _claimed(self, rows: Iterable[Row]) -> tuple[Claim, ...]:
+    def _claimed(self, rows: Sequence[Row]) -> tuple[Claim, ...]:
         """The best first."""
+        if rows and not self._db.has_one_writer:
+            self._is_limited = bool(rows[0]["limited"])
         claims = self._claims_of(row for row in rows if row["id"] is not None)
         return tuple(sorted(claims, key=_order_of_claims) if len(claims) > 1 else claims)
 

@@ -58,11 +58,11 @@ class TakeQueries:
     """Their ids; nobody else takes them until the transaction ends. No row: nothing to do."""
     claim: str
     """worker_id, server_id, registered, epoch: hand them out, if the worker's row has this epoch or the
-    worker is not `registered`; job, in no order."""
+    worker is not `registered`, and there are no limits; job, in no order. Where there are several writers,
+    always a row, in which id is NULL when there is no claim, and limited: whether there are limits."""
     exchange: str | None
-    """`succeed` and then `claim`, all in one statement: now, count, and what `claim` gives; always a row, in
-    which id is NULL when there is no claim; and kinds, how many methods (of a queue each) waited. None: two
-    statements in a transaction cost no more."""
+    """`succeed` and then `claim`, all in one statement: now, count, and what `claim` gives; and kinds, how
+    many methods (of a queue each) waited. None: two statements in a transaction cost no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,10 @@ class ClaimQueries:
     behind: TakeQueries | None
     """The next ones behind a job in its queue, method and priority: after_queue, after_method,
     after_priority, after_at (its created_at), after_id. None: a choice costs no more."""
+    of_kinds: TakeQueries
+    """Whatever the limits are: of the methods of queues whose heads, the best first, are given by
+    kind_queues, kind_methods, kind_priorities, kind_times (`created_at`), kind_ids; without queues and
+    queue."""
     claim_this: str
     """id, worker_id, server_id: hand out the job, chosen before."""
     fail_unclaimable: str
@@ -103,6 +107,8 @@ class ClaimQueries:
     succeed: str
     """For `run_each`, what `outcomes` binds for each, in the order of their ids, no id twice; ttl for all:
     write these successes; tells `written_at`, and in `count` how many hit their row."""
+    succeed_and_tell: str
+    """`succeed`, and tell the servers that a place may be free under a limit."""
     finish: str
     """id, claim_seq and what `outcomes` binds: write an outcome that is no success; tells `written_at`, None:
     a lost claim."""
@@ -110,6 +116,36 @@ class ClaimQueries:
     """id, claim_seq and what `outcomes` binds: keep an attempt that did not succeed."""
     read_back: str
     """ids: job, succeeded, recorded (the kind of the newest claim's attempt in the history)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitQueries:
+    """What holds back the jobs of queues and methods. A key: kind, name."""
+
+    any: str
+    """A row if there are limits."""
+    standings: str
+    """Each limit by key: kind, name, paused, max_running, rate, per_us, next_at, now, and in running how many
+    of its jobs are Processing."""
+    waiting_in_all: str
+    """methods (None: any): queue, method, priority, created_at, id of the head of each method of each queue,
+    the best first."""
+    waiting_in_served: str
+    """The same of these queues."""
+    lock: str
+    """queue, method: the limits of both; nobody else claims under them until the transaction ends."""
+    spend: str
+    """A key, next_at: a job has begun under its rate."""
+    tell_of_a_place: str | None
+    """Tell the servers that a place may be free. None: a commit tells of itself."""
+    set_paused: str
+    """A key, paused: say so of it; as the next two."""
+    set_max_running: str
+    """A key, max_running."""
+    set_rate: str
+    """A key, rate, per_us."""
+    remove_if_empty: str
+    """Delete the rows that limit nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +261,7 @@ class Queries:
 
     claims: ClaimQueries
     jobs: JobQueries
+    limits: LimitQueries
     monitoring: MonitoringQueries
     recurring: RecurringQueries
     registry: RegistryQueries

@@ -17,6 +17,7 @@ from datetime import datetime
 from qml_mp.storage.claims import JobLocker
 from qml_mp.storage.database import Database
 from qml_mp.storage.jobs import JobStore
+from qml_mp.storage.limits import Limits
 from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import NamedLocks, ServerRegistry
@@ -24,7 +25,7 @@ from qml_mp.storage.scratch import Scratch
 from qml_mp.storage.waiting import StorageWait, Waker
 
 
-class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Monitoring):
+class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Limits, Monitoring):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""
 
     def __init__(self, database: Database) -> None:

@@ -176,6 +176,18 @@ class DueWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Openings:
+    """What `openings` found."""
+
+    jobs: int
+    """That may begin now; `waiting.MANY_JOBS` stands for any number."""
+    next_in: timedelta | None
+    """In how long a rate lets another begin; None: there is none that waits for a rate."""
+    limited: bool
+    """Whether there are limits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaterWork:
     """Scheduled or AwaitingRetry jobs that are not due yet."""
 

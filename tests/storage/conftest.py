@@ -17,7 +17,17 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_schema
 
-TABLES = ("jobs", "attempts", "recurring_jobs", "servers", "workers", "locks", "schema_version")
+TABLES = (
+    "jobs",
+    "attempts",
+    "recurring_jobs",
+    "servers",
+    "workers",
+    "locks",
+    "limits",
+    "counters",
+    "schema_version",
+)
 
 
 class Raw:

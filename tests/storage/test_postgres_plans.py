@@ -150,7 +150,9 @@ def explained(
 def assert_only_heads_are_read(plan: list[str], index: str) -> None:
     scans = [line.strip() for line in plan if "Scan using" in line]
     assert any(index in line for line in scans), plan
-    assert all(any(name in line for name in (index, "jobs_pkey", "workers_pkey")) for line in scans), plan
+    known = (index, "jobs_pkey", "workers_pkey", "limits_pkey")
+    assert all(any(name in line for name in known) for line in scans), plan
+    assert all(_rows(line) == 0 for line in scans if "limits_pkey" in line), plan
     assert not any("Bitmap" in line or "Seq Scan" in line for line in plan), "\n".join(plan)
 
 

@@ -167,7 +167,9 @@ class _Result:
                 if reply is None or reply.status != ExecStatus.COMMAND_OK:
                     raise
                 self._rows = []
-            except psycopg.DataError:
+            except psycopg.DataError as error:
+                if error.sqlstate:  # the server's, about a value, and not a loader's about what it gave
+                    raise
                 self._rows = _without_unreadable_instants(self._cursor)
         return self._rows
 

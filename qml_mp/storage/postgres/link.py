@@ -10,17 +10,17 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.generators import fetch_many
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import StorageUnreachable
 from qml_mp.standard_streams import occupy_standard_streams
-from qml_mp.storage.postgres.driving import SocketWait, connect_by_driving, drive
+from qml_mp.storage.postgres.driving import connect_by_driving, drive
 from qml_mp.storage.postgres.errors import NoReply, could_not_connect
 from qml_mp.storage.postgres.target import Target, unreadable
 from qml_mp.storage.waiting import StorageWait
@@ -140,7 +140,7 @@ class Link(psycopg.Connection[DictRow]):
 def open_link(target: Target, options: LinkOptions) -> Link:
     """A fresh link in autocommit mode. Raises `StorageUnavailable`, or `ConfigurationError` for the URL."""
     try:
-        given = _read(target.conninfo)
+        given = conninfo_to_dict(target.conninfo)
     except (psycopg.Error, UnicodeError):
         raise unreadable(target.display_url) from None  # the driver's own text can quote the password
     patient = {} if options.waiting is None else {"connect_timeout": _PATIENT_CONNECT_TIMEOUT_S}
@@ -168,26 +168,24 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     return link
 
 
-@lru_cache  # for the sake of forked workers, as `parse_target` is
-def _read(conninfo: str) -> Mapping[str, Any]:
-    return conninfo_to_dict(conninfo)
-
-
 def _connect(parameters: dict[str, Any], waiting: StorageWait | None) -> Link:
-    link = Link(connect_by_driving(parameters, waiting or SocketWait()), row_factory=dict_row)
+    if waiting is None:
+        return Link.connect(make_conninfo("", **parameters), autocommit=True, row_factory=dict_row)
+    link = Link(connect_by_driving(parameters, waiting), row_factory=dict_row)
     link.waiting = waiting
     link.autocommit = True
     return link
 
 
-def _set_session(options: LinkOptions) -> bytes:
+def _set_session(options: LinkOptions) -> sql.Composed:
     limits = {
         "lock_timeout": f"{options.lock_timeout_ms}ms",
         "statement_timeout": f"{options.statement_timeout_ms}ms",
     }
-    # All of it is written here or a number: nothing has to be quoted.
-    settings = (f"set_config('{name}', '{value}', false)" for name, value in (SESSION | limits).items())
-    return f"SELECT {', '.join(settings)}".encode()
+    settings = (
+        sql.SQL("set_config({}, {}, false)").format(name, value) for name, value in (SESSION | limits).items()
+    )
+    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(settings))
 
 
 def _bounded(gen: Generator[Any, Any, _T], reply_deadline: float) -> Generator[Any, Any, _T]:

@@ -196,9 +196,31 @@ CREATE INDEX jobs_of_template ON {s}.jobs (recurring_id)
     WHERE recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry');
 """
 
+_LIMITS = """
+-- What holds back the jobs of a queue or of a method. There is a row for nothing else: a claim asks first
+-- whether there is any.
+CREATE TABLE {s}.limits (
+    kind        text COLLATE "C" NOT NULL CHECK (kind IN ('queue', 'method')),
+    name        text COLLATE "C" NOT NULL,
+    paused      boolean NOT NULL DEFAULT false,
+    max_running integer CHECK (max_running > 0),
+    rate        integer CHECK (rate > 0),
+    per_us      bigint CHECK (per_us > 0),
+    next_at     timestamptz,
+    PRIMARY KEY (kind, name),
+    CHECK ((rate IS NULL) = (per_us IS NULL))
+) WITH (fillfactor = 50); -- each claim under a rate updates its row
+
+-- Numbers that only grow: the tokens of named locks.
+CREATE TABLE {s}.counters (
+    name  text COLLATE "C" PRIMARY KEY,
+    value bigint NOT NULL
+);
+"""
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
-    Migration(version=4, sql=_FOLLOWED_TEMPLATES),
+    Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
 )

@@ -6,7 +6,7 @@ import os
 import select
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 
 from qml_mp.errors import StorageUnreachable
 from qml_mp.storage.postgres.errors import translate
@@ -27,7 +27,7 @@ class NotifyWaker:
         self._pid = os.getpid()
         self._link: Link | None = open_link(target, options)
         try:
-            self._link.execute(f"LISTEN {target.quoted_channel}".encode())
+            self._link.execute(sql.SQL("LISTEN {}").format(sql.Identifier(target.channel)))
         except psycopg.Error as error:
             self.close()
             raise translate(error, what=_WHAT, target=target) from error

@@ -183,4 +183,4 @@ def _plain(value: object) -> object:
         case timedelta():
             return microseconds(value)
         case _:
-            return json.dumps(value)
+            return json.dumps(value, default=to_us)

@@ -217,7 +217,27 @@ UPDATE qml_recurring_jobs SET app = '';
 
 -- Whether a job of a template has not ended, whatever has.
 CREATE INDEX qml_jobs_of_template ON qml_jobs (recurring_id)
-    WHERE recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
+    WHERE recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry');
+
+-- What holds back the jobs of a queue or of a method. There is a row for nothing else: a claim asks first
+-- whether there is any.
+CREATE TABLE qml_limits (
+    kind TEXT NOT NULL CHECK (kind IN ('queue', 'method')),
+    name TEXT NOT NULL,
+    paused INTEGER NOT NULL DEFAULT 0,
+    max_running INTEGER CHECK (max_running IS NULL OR typeof(max_running) = 'integer' AND max_running > 0),
+    rate INTEGER CHECK (rate IS NULL OR typeof(rate) = 'integer' AND rate > 0),
+    per_us INTEGER CHECK (per_us IS NULL OR typeof(per_us) = 'integer' AND per_us > 0),
+    next_at INTEGER,
+    PRIMARY KEY (kind, name),
+    CHECK ((rate IS NULL) = (per_us IS NULL))
+) WITHOUT ROWID;
+
+-- Numbers that only grow: the tokens of named locks.
+CREATE TABLE qml_counters (
+    name TEXT NOT NULL PRIMARY KEY,
+    value INTEGER NOT NULL
+)
 """
 
 MIGRATIONS: Final = (

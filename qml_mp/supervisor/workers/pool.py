@@ -13,7 +13,7 @@ from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import new_worker_id
 from qml_mp.events.emitter import Emitter
-from qml_mp.events.facts import WorkerReady
+from qml_mp.events.facts import WorkerReady, WorkerStarted
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import Activity, SlotTable
 from qml_mp.processing.cancel import CancelReason
@@ -53,8 +53,6 @@ class WorkerPool(Part):
         """When a worker was last seen with a job in hand."""
         self._workers: dict[str, WorkerProcess] = {}
         self._spawned = 0
-        self._untold: list[WorkerProcess] = []
-        """Started a moment ago."""
         self._replacing = Replacing()
         self._room = Room(clock)
         self._oom = OomWatch(clock)
@@ -139,8 +137,6 @@ class WorkerPool(Part):
             if self._replacing.next_of(self._workers) is None:
                 self._room.suffices()
         self._replace_next()
-        while self._untold:  # last: of all that is written to between two forks, each child keeps a copy
-            self._events.emit(self._untold.pop(0).started())
 
     def replace_all(self) -> None:
         """Replace the workers one by one. Each is told to finish its job and leave when its replacement
@@ -277,7 +273,7 @@ class WorkerPool(Part):
         self._workers[worker.worker_id] = worker
         if self.paused:
             worker.pause()
-        self._untold.append(worker)
+        self._events.emit(WorkerStarted(worker_id=worker.worker_id, number=number, pid=worker.child.pid))
         return worker
 
     def _free_slot(self) -> int:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from qml_mp.child.main import WorkerArguments, worker_main
 from qml_mp.child.source import ProgramSource
 from qml_mp.core.job import ClaimKey
-from qml_mp.events.facts import WorkerStarted
 from qml_mp.ipc.ended import EndedOutcomes, EndedTable
 from qml_mp.ipc.pipe import Kind, Message, open_pipe, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
@@ -122,10 +121,6 @@ class WorkerProcess:
     @property
     def is_busy(self) -> bool:
         return self.last.activity in _BUSY
-
-    def started(self) -> WorkerStarted:
-        """The fact that it was forked."""
-        return WorkerStarted(worker_id=self.worker_id, number=self.number, pid=self.child.pid)
 
     def note_ready(self, now: float) -> None:
         self.ready_at = now

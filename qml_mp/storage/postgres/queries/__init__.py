@@ -14,6 +14,7 @@ from typing import Final
 
 from qml_mp.storage.postgres.queries.claims import CLAIMS
 from qml_mp.storage.postgres.queries.jobs import JOBS
+from qml_mp.storage.postgres.queries.limits import LIMITS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
@@ -22,6 +23,7 @@ from qml_mp.storage.queries import Queries
 QUERIES: Final = Queries(
     claims=CLAIMS,
     jobs=JOBS,
+    limits=LIMITS,
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,

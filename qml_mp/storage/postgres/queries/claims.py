@@ -52,6 +52,27 @@ def _take(candidates: str, *, kinds: str = "(SELECT count(*) FROM head)") -> Tak
     )
 
 
+def _take_of_kinds() -> TakeQueries:
+    """As from several queues, with the heads given."""
+    heads = """
+        WITH head AS MATERIALIZED (
+            SELECT * FROM unnest(%(kind_queues)s::text[], %(kind_methods)s::text[],
+                                 %(kind_priorities)s::integer[], %(kind_times)s::timestamptz[],
+                                 %(kind_ids)s::text[]) AS given (queue, name, priority, created_at, id)
+        ),
+    """
+    of_method = f"""
+        FROM {{s}}.jobs AS j WHERE j.state = 'enqueued' AND j.queue <> '' AND j.queue = h.queue
+          AND {METHOD_NAME} = h.name COLLATE "C"
+    """
+    candidates = heads + _several(of_method)
+    return TakeQueries(
+        best=f"{candidates} SELECT id FROM candidate",
+        claim=candidates + _CLAIM.replace(_WITHOUT_LIMITS, "true"),
+        exchange=None,
+    )
+
+
 _BEST: Final = "j.priority DESC, j.created_at, j.id"
 """Highest priority, then oldest."""
 
@@ -135,6 +156,9 @@ _HAND_OUT: Final = """
     SET state = 'processing', claim_seq = j.claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,
         server_id = %(server_id)s, reason = NULL
 """
+_WITHOUT_LIMITS: Final = "NOT EXISTS (SELECT FROM {s}.limits)"
+"""Asked once for a statement, before it looks for anything: what limits hold back is claimed by another
+one."""
 _CLAIMED: Final = f"""
     , owner AS MATERIALIZED (
         -- KEY SHARE: who removes the row or raises its epoch waits for a claim that is being made, and none
@@ -146,15 +170,22 @@ _CLAIMED: Final = f"""
         {_HAND_OUT}
         FROM candidate AS c
         -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
-        WHERE j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
+        WHERE {_WITHOUT_LIMITS} AND j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
         RETURNING {JOB}
     )
 """
-_CLAIM: Final = f"{_CLAIMED} SELECT * FROM claimed"
+_CLAIM: Final = f"""
+    {_CLAIMED}
+    SELECT asked.*, claimed.*
+    FROM (SELECT EXISTS (SELECT FROM {{s}}.limits) AS limited) AS asked LEFT JOIN claimed ON true
+"""
 
 # The guard of every write about a claim: id, claim_seq and Processing. As a CASE, because a planner whose
 # statistics are old may otherwise look for the row among all that are Processing.
 _CLAIM_HOLDS: Final = "id = %(id)s AND CASE WHEN state = 'processing' THEN claim_seq END = %(claim_seq)s"
+
+_HAS_PLACES: Final = "EXISTS (SELECT FROM {s}.limits WHERE max_running IS NOT NULL)"
+_TELL_OF_A_PLACE: Final = f"CASE WHEN {_HAS_PLACES} THEN pg_notify(%(channel)s, '{Told.ONE_JOB}') END"
 
 _PLACE: Final = "array_position(%(id)s::text[], j.id)"
 _SUCCEED: Final = f"""
@@ -174,7 +205,10 @@ _EXCHANGE: Final = f"""
     )
     -- The outcomes first, as everybody locks claims before the row of their worker.
     SELECT written.*, claimed.*
-    FROM (SELECT now() AS now, (SELECT count(*) FROM finished) AS count, [kinds] AS kinds) AS written
+    FROM (
+        SELECT now() AS now, (SELECT count(*) FROM finished) AS count, [kinds] AS kinds,
+               EXISTS (SELECT FROM {{s}}.limits) AS limited
+    ) AS written
     LEFT JOIN claimed ON true
 """
 _PROCESSING: Final = f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.state = 'processing'"
@@ -207,6 +241,7 @@ CLAIMS: Final = ClaimQueries(
         always="j.queue <> ''",
     ),
     behind=_take(_BEHIND, kinds="1"),
+    of_kinds=_take_of_kinds(),
     claim_this=f"{_HAND_OUT} WHERE j.id = %(id)s",
     fail_unclaimable="""
         UPDATE {s}.jobs
@@ -227,7 +262,11 @@ CLAIMS: Final = ClaimQueries(
     succeed=f"""
         WITH finished AS ({_SUCCEED} RETURNING j.id) SELECT now() AS now, count(*) AS count FROM finished
     """,
-    # A job that will run again is announced.
+    succeed_and_tell=f"""
+        WITH finished AS ({_SUCCEED} RETURNING j.id)
+        SELECT now() AS now, (SELECT count(*) FROM finished) AS count, {_TELL_OF_A_PLACE} AS told
+    """,
+    # A job that will run again is announced, and so is a place that is free again.
     finish=f"""
         WITH finished AS (
             UPDATE {{s}}.jobs
@@ -250,8 +289,8 @@ CLAIMS: Final = ClaimQueries(
             RETURNING id
         )
         SELECT now() AS now,
-               CASE %(state)s WHEN 'enqueued' THEN pg_notify(%(channel)s, '{Told.MANY}')
-                              WHEN 'awaiting_retry' THEN pg_notify(%(channel)s, '{Told.NO_JOB}') END AS told
+               CASE WHEN %(state)s = 'enqueued' OR {_HAS_PLACES} THEN pg_notify(%(channel)s, '{Told.MANY}')
+                    WHEN %(state)s = 'awaiting_retry' THEN pg_notify(%(channel)s, '{Told.NO_JOB}') END AS told
         FROM finished
     """,
     add_attempt=f"""

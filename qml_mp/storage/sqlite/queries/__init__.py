@@ -14,6 +14,7 @@ from typing import Final
 from qml_mp.storage.queries import Queries
 from qml_mp.storage.sqlite.queries.claims import CLAIMS
 from qml_mp.storage.sqlite.queries.jobs import JOBS
+from qml_mp.storage.sqlite.queries.limits import LIMITS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
 from qml_mp.storage.sqlite.queries.recurring import RECURRING
 from qml_mp.storage.sqlite.queries.registry import REGISTRY
@@ -21,6 +22,7 @@ from qml_mp.storage.sqlite.queries.registry import REGISTRY
 QUERIES: Final = Queries(
     claims=CLAIMS,
     jobs=JOBS,
+    limits=LIMITS,
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,

@@ -9,23 +9,24 @@ from qml_mp.storage.rows import ATTEMPT_COLUMNS
 from qml_mp.storage.rows import JOB_COLUMNS as JOB
 
 
-def _from(index: str, *, start: str, same: str) -> ChoiceQueries:
+def _from(index: str, *, start: str, same: str, steps: bool = True, guard: str = "") -> ChoiceQueries:
     """The choice of claims: numbered and stamped in the one statement that chooses, under the write lock.
 
     A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So first
     the methods that wait, by steps from one to the next in an index that has the method before the order;
     then, of those that are known, the head of each; then the best of all. `best` is also asked without the
     write lock, whether there is anything to claim, so that idle workers never hold up one that has work to
-    commit.
+    commit. Without `steps`, the methods are those that `start` gives.
     """
     entries = f"FROM qml_jobs INDEXED BY {index} WHERE state = 'enqueued'"
     of_method = f"{entries} {same.replace('waits.', 'h.')} AND method = h.method"
+    step = f"""
+        UNION ALL
+        SELECT queue, (SELECT method {entries} {same} AND method > waits.method ORDER BY method LIMIT 1)
+        FROM waits WHERE method IS NOT NULL
+    """
     heads = f"""
-        WITH RECURSIVE waits (queue, method) AS (
-            {start.format(entries=entries)}
-            UNION ALL
-            SELECT queue, (SELECT method {entries} {same} AND method > waits.method ORDER BY method LIMIT 1)
-            FROM waits WHERE method IS NOT NULL),
+        WITH RECURSIVE waits (queue, method) AS ({start.format(entries=entries)} {step if steps else ""}),
         head (job, queue, method, priority, created_at, id) AS (
             SELECT job.rowid, h.queue, h.method, job.priority, job.created_at, job.id
             FROM waits AS h
@@ -55,19 +56,18 @@ def _from(index: str, *, start: str, same: str) -> ChoiceQueries:
               AND method = (SELECT method FROM head) AND (SELECT count(*) FROM head) = 1
             ORDER BY {_BEST} LIMIT :limit)
     """
-    return ChoiceQueries(
-        one=_take(f"{heads} SELECT job FROM head ORDER BY {_BEST} LIMIT 1"), several=_take(several)
-    )
+    one = f"{heads} SELECT job FROM head ORDER BY {_BEST} LIMIT 1"
+    return ChoiceQueries(one=_take(one, guard), several=_take(several, guard))
 
 
 _BEST: Final = "priority DESC, created_at, id"
 """Highest priority, then oldest."""
 
 
-def _take(best: str) -> TakeQueries:
+def _take(best: str, guard: str) -> TakeQueries:
     claim = f"""
         {_HAND_OUT}
-        WHERE rowid IN ({best})
+        WHERE {guard} rowid IN ({best})
           AND (NOT :registered OR EXISTS (
               SELECT 1 FROM qml_workers WHERE id = :worker_id AND epoch = :epoch))
         RETURNING {JOB}
@@ -85,24 +85,43 @@ _HAND_OUT: Final = """
 _PROCESSING: Final = f"SELECT {JOB} FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing'"
 _OF_SERVER: Final = f"{_PROCESSING} AND server_id = :server_id ORDER BY started_at, id"
 
+_WITHOUT_LIMITS: Final = "NOT EXISTS (SELECT 1 FROM qml_limits) AND"
+"""What limits hold back is claimed by another statement."""
 _FROM_ALL: Final = _from(
     "qml_jobs_enqueued_any",
+    guard=_WITHOUT_LIMITS,
     start="SELECT NULL, (SELECT method {entries} ORDER BY method LIMIT 1)",
     same="",
 )
 # Of the served queues alone, so that a backlog in another queue costs nothing either.
 _FROM_SERVED: Final = _from(
     "qml_jobs_enqueued",
+    guard=_WITHOUT_LIMITS,
     start="SELECT value, (SELECT method {entries} AND queue = served.value ORDER BY method LIMIT 1) "
     "FROM json_each(:queues) AS served",
     same="AND queue = waits.queue",
 )
+_OF_KINDS: Final = _from(
+    "qml_jobs_enqueued",
+    start="SELECT queue.value, method.value FROM json_each(:kind_queues) AS queue "
+    "JOIN json_each(:kind_methods) AS method USING (key)",
+    same="AND queue = waits.queue",
+    steps=False,
+)
+_SUCCEED: Final = """
+    UPDATE qml_jobs
+    SET state = 'succeeded', result = :result, duration_us = :duration_us, reason = :reason,
+        finished_at = :now, expires_at = :now + :ttl, run_at = NULL, cancel_reason = NULL,
+        worker_id = NULL, server_id = NULL
+    WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
+"""
 
 CLAIMS: Final = ClaimQueries(
     from_all=_FROM_ALL,
     from_one=_FROM_SERVED,
     from_several=_FROM_SERVED,
     behind=None,  # nothing is left of what was claimed
+    of_kinds=_OF_KINDS.several,
     claim_this=f"{_HAND_OUT} WHERE id = :id",
     fail_unclaimable="""
         UPDATE qml_jobs
@@ -118,13 +137,8 @@ CLAIMS: Final = ClaimQueries(
         SELECT id, claim_seq, cancel_reason FROM qml_jobs
         WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'processing'
     """,
-    succeed="""
-        UPDATE qml_jobs
-        SET state = 'succeeded', result = :result, duration_us = :duration_us, reason = :reason,
-            finished_at = :now, expires_at = :now + :ttl, run_at = NULL, cancel_reason = NULL,
-            worker_id = NULL, server_id = NULL
-        WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
-    """,
+    succeed=_SUCCEED,
+    succeed_and_tell=_SUCCEED,  # a commit tells of itself
     # The owner is cleared too, so that a row that is not Processing never names a worker.
     finish="""
         UPDATE qml_jobs

@@ -1,0 +1,193 @@
+"""Every process: what may be claimed while there are limits, and how it is, so that no limit is exceeded.
+
+Jobs are told apart by queue and method. What no limit is about is claimed as ever, several at a time. What
+one is about is claimed one at a time: its limits are locked, in the order of their keys, and only then is
+counted what runs. So whoever claims under the same limit has committed before, and is counted; a held claim
+counts as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from qml_mp.core.job import Job
+from qml_mp.core.limits import Limit, LimitKind, Rate, Standing
+from qml_mp.storage.database import Database, Transaction, Values
+from qml_mp.storage.rows import Row, ToInstant, text_of
+
+_MOST_TRIED = 100
+"""Methods of queues that turn out to have no place left, until the next time."""
+
+Key = tuple[LimitKind, str]
+
+
+def keys_of(queue: str, method: str) -> tuple[Key, Key]:
+    """Of the limits that may be about a job."""
+    return (LimitKind.QUEUE, queue), (LimitKind.METHOD, method)
+
+
+class Kind(NamedTuple):
+    """The jobs of one method in one queue, and the best of them that waits."""
+
+    queue: str
+    method: str
+    priority: int
+    created_at: datetime
+    id: str
+
+    @property
+    def keys(self) -> tuple[Key, Key]:
+        """Of the limits that may be about them."""
+        return keys_of(self.queue, self.method)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What waits, the best first, and what limits it, as of one moment."""
+
+    waiting: tuple[Kind, ...]
+    standings: dict[Key, Standing]
+
+    def limits_of(self, kind: Kind) -> list[Standing]:
+        """Those that are about these jobs."""
+        return [self.standings[key] for key in kind.keys if key in self.standings]
+
+    def free(self, kind: Kind) -> int | None:
+        """How many of these jobs may begin now; None: any number."""
+        bounds = [standing.free for standing in self.limits_of(kind)]
+        return min((bound for bound in bounds if bound is not None), default=None)
+
+    def opens_in(self, kind: Kind) -> timedelta | None:
+        """In how long one may begin that may not now, if time alone does it."""
+        closed = [standing for standing in self.limits_of(kind) if standing.free == 0]
+        waits = [standing.opens_in for standing in closed]
+        return None if None in waits else max((wait for wait in waits if wait is not None), default=None)
+
+    def has_place_for_others(self, ended: Iterable[Job], claimed: Iterable[Job]) -> bool:
+        """Whether a job that has ended has left a place for one that waits, and none of those that were
+        claimed has taken it."""
+        freed = {key for job in ended for key in keys_of(job.queue, job.method) if key in self.standings}
+        taken = {key for job in claimed for key in keys_of(job.queue, job.method)}
+        places = {key for key in freed - taken if self.standings[key].limit.max_running is not None}
+        return any(key in places for kind in self.waiting for key in kind.keys)
+
+    def next(self, *, without: Iterable[Kind] = ()) -> tuple[Kind, ...]:
+        """Whose jobs to claim now: the best, when it is limited, else all that are not; none: nothing may
+        be."""
+        open_kinds = [kind for kind in self.waiting if kind not in without and self.free(kind) != 0]
+        if open_kinds and self.limits_of(open_kinds[0]):
+            return (open_kinds[0],)
+        return tuple(kind for kind in open_kinds if not self.limits_of(kind))
+
+
+def waiting_query(db: Database, wanted: Values) -> str:
+    """What waits of the queues and methods that are wanted."""
+    return db.queries.limits.waiting_in_served if wanted["queues"] else db.queries.limits.waiting_in_all
+
+
+def look_of(db: Database, *, standings: Sequence[Row], waiting: Sequence[Row]) -> Look:
+    """The look that two queries have taken."""
+    kinds = tuple(_kind_of(row, db.instant) for row in waiting)
+    return Look(kinds, standings_by_key(standings, db.instant))
+
+
+class LimitedClaim:
+    """One claim under limits, made of as many transactions as it takes: no two limits' locks are held at a
+    time."""
+
+    def __init__(self, db: Database, wanted: Values, *, limit: int) -> None:
+        self._db = db
+        self._wanted = wanted
+        self._limit = limit
+        self._tried: list[Kind] = []
+        self.look = Look((), {})
+        """The newest."""
+        self.taking = wanted
+        """What the newest query that claims was bound to."""
+
+    def rows(self) -> Sequence[Row]:
+        """What was claimed."""
+        claimed = None
+        while claimed is None and len(self._tried) < _MOST_TRIED:
+            with self._db.transaction("claiming a job") as transaction:
+                claimed = self._try(transaction)
+        return claimed or ()
+
+    def rows_in(self, transaction: Transaction) -> Sequence[Row]:
+        """The same in an open transaction, which must be the only one that writes."""
+        claimed = None
+        while claimed is None and len(self._tried) < _MOST_TRIED:
+            claimed = self._try(transaction)
+        return claimed or ()
+
+    def _try(self, transaction: Transaction) -> Sequence[Row] | None:
+        """None: somebody else has taken the last place."""
+        standings = transaction.run(self._db.queries.limits.standings)
+        waiting = transaction.run(waiting_query(self._db, self._wanted), self._wanted)
+        self.look = look_of(self._db, standings=standings.rows(), waiting=waiting.rows())
+        kinds = self.look.next(without=self._tried)
+        if not kinds:
+            return ()
+        if not self.look.limits_of(kinds[0]):
+            return self._take(transaction, kinds, self._limit)
+        return self._take_one(transaction, kinds[0])
+
+    def _take_one(self, transaction: Transaction, kind: Kind) -> Sequence[Row] | None:
+        limits = self._db.queries.limits
+        self._tried.append(kind)
+        transaction.run(limits.lock, {"queue": kind.queue, "method": kind.method})
+        # A query of its own, so that it sees what those have committed for whom the lock has waited.
+        rows = transaction.run(limits.standings).rows()
+        now = Look((), standings_by_key(rows, self._db.instant))
+        if now.free(kind) == 0:
+            return None
+        claimed = self._take(transaction, (kind,), 1)
+        for standing in now.limits_of(kind) if any(row["id"] is not None for row in claimed) else ():
+            rate = standing.limit.rate
+            if rate is not None:
+                next_at = rate.after_one(standing.next_at, standing.now)
+                key = {"kind": str(standing.limit.kind), "name": standing.limit.name}
+                transaction.run(limits.spend, {**key, "next_at": next_at})
+        return claimed or None
+
+    def _take(self, transaction: Transaction, kinds: Sequence[Kind], limit: int) -> Sequence[Row]:
+        self.taking = {
+            **self._wanted,
+            "limit": limit,
+            "kind_queues": [kind.queue for kind in kinds],
+            "kind_methods": [kind.method for kind in kinds],
+            "kind_priorities": [kind.priority for kind in kinds],
+            "kind_times": [kind.created_at for kind in kinds],
+            "kind_ids": [kind.id for kind in kinds],
+        }
+        rows = transaction.run(self._db.queries.claims.of_kinds.claim, self.taking).rows()
+        return [row for row in rows if row["id"] is not None]
+
+
+def standings_by_key(rows: Iterable[Row], instant: ToInstant) -> dict[Key, Standing]:
+    """The limits of these rows."""
+    standings = (_standing_of(row, instant) for row in rows)
+    return {(standing.limit.kind, standing.limit.name): standing for standing in standings}
+
+
+def _standing_of(row: Row, instant: ToInstant) -> Standing:
+    now = instant(row["now"])
+    assert now is not None  # the query's own clock
+    per = row["per_us"]
+    limit = Limit(
+        kind=LimitKind(row["kind"]),
+        name=text_of(row["name"]),
+        paused=bool(row["paused"]),
+        max_running=row["max_running"],
+        rate=None if per is None else Rate(row["rate"], timedelta(microseconds=per)),
+    )
+    return Standing(limit=limit, running=row["running"], next_at=instant(row["next_at"]), now=now)
+
+
+def _kind_of(row: Row, instant: ToInstant) -> Kind:
+    created_at = instant(row["created_at"])
+    assert created_at is not None  # the schema keeps out what cannot be read
+    return Kind(row["queue"], row["method"], row["priority"], created_at, row["id"])

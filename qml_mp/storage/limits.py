@@ -1,0 +1,87 @@
+"""Every process: limits of queues and methods, set and read; `limited` has what they do to claims."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from qml_mp.core.limits import Limit, LimitKind, Rate, Standing
+from qml_mp.storage.database import Part, Transaction
+from qml_mp.storage.limited import look_of, standings_by_key, waiting_query
+from qml_mp.storage.storable import microseconds
+from qml_mp.storage.values import Openings
+from qml_mp.storage.waiting import MANY_JOBS
+
+
+class Limits(Part):
+    """Limits hold for every claim that begins after they were committed, on whatever machine."""
+
+    def set_paused(self, queue: str, paused: bool) -> None:
+        """Have no job of the queue be claimed, until told otherwise."""
+        with self._db.transaction("pausing a queue") as transaction:
+            self._set(transaction, Limit(kind=LimitKind.QUEUE, name=queue, paused=paused), ("paused",))
+
+    def set_max_running(self, kind: LimitKind, name: str, max_running: int | None) -> None:
+        """So many jobs of the queue or method run at a time, on all machines together; None: any number.
+        Those that run already are counted."""
+        with self._db.transaction("limiting a queue") as transaction:
+            self._set(transaction, Limit(kind=kind, name=name, max_running=max_running), ("max_running",))
+
+    def set_rate(self, kind: LimitKind, name: str, rate: Rate | None) -> None:
+        """So many jobs of the queue or method begin per period; None: any number."""
+        with self._db.transaction("limiting a queue") as transaction:
+            self._set(transaction, Limit(kind=kind, name=name, rate=rate), ("rate",))
+
+    def declare_limits(self, methods: Collection[str], declared: Mapping[str, Limit]) -> bool:
+        """Have these methods be limited as the code says, and those that it does not name not at all; whether
+        anything had to be changed."""
+        held = {
+            standing.limit.name: standing.limit
+            for standing in self.standings()
+            if standing.limit.kind is LimitKind.METHOD and standing.limit.name in methods
+        }
+        if held == dict(declared):
+            return False
+        with self._db.transaction("declaring limits") as transaction:
+            # In one order, as two that declare the same ones would wait for each other.
+            for name in sorted(held.keys() | declared.keys()):
+                limit = declared.get(name) or Limit(kind=LimitKind.METHOD, name=name)
+                self._set(transaction, limit, ("max_running", "rate"))
+        return True
+
+    def standings(self) -> list[Standing]:
+        """Every limit and how far it is used, queues by name after methods."""
+        rows = self._db.read("reading limits", self._db.queries.limits.standings)
+        return list(standings_by_key(rows, self._db.instant).values())
+
+    def openings(self, queues: Sequence[str], *, methods: Sequence[str] | None = None) -> Openings:
+        """How many jobs of the queues (empty: all) and methods (None: all) may begin now, and when others
+        may."""
+        wanted = {"queues": list(queues), "methods": None if methods is None else list(methods)}
+        what, queries = "looking for jobs", self._db.queries.limits
+        waiting = self._db.read(what, waiting_query(self._db, wanted), wanted)
+        if not waiting:
+            return Openings(jobs=0, next_in=None, limited=bool(self._db.read(what, queries.any)))
+        look = look_of(self._db, standings=self._db.read(what, queries.standings), waiting=waiting)
+        free = [MANY_JOBS if bound is None else bound for bound in map(look.free, look.waiting)]
+        waits = (look.opens_in(kind) for kind in look.waiting)
+        next_in = min((wait for wait in waits if wait), default=None)
+        return Openings(jobs=min(sum(free), MANY_JOBS), next_in=next_in, limited=bool(look.standings))
+
+    def _set(self, transaction: Transaction, limit: Limit, columns: Sequence[str]) -> None:
+        queries, rate = self._db.queries.limits, limit.rate
+        values = {
+            "kind": str(limit.kind),
+            "name": limit.name,
+            "paused": limit.paused,
+            "max_running": limit.max_running,
+            "rate": rate and rate.count,
+            "per_us": rate and microseconds(rate.per),
+        }
+        by_column = {
+            "paused": queries.set_paused,
+            "max_running": queries.set_max_running,
+            "rate": queries.set_rate,
+        }
+        for column in columns:
+            transaction.run(by_column[column], values)
+        transaction.run(queries.remove_if_empty)
