@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,7 +23,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw, server_of
-from tests.storage.helpers import in_an_hour, in_children, present
+from tests.storage.helpers import in_an_hour, in_children, open_sqlite, present, sqlite_connection
 
 Connect = Callable[[], Any]
 
@@ -233,3 +234,26 @@ def test_a_producer_killed_in_the_middle_of_a_bulk_leaves_none(
     assert status == signal.SIGKILL
     assert count(storage) == 0
     assert len(storage.enqueue_many(jobs)) == count(storage) == SEVERAL_STATEMENTS
+
+
+def test_the_tables_own_checks_hold_again_after_a_bulk_and_in_a_callers_transaction(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    bad = "UPDATE qml_jobs SET priority = 'high'"
+    with closing(open_sqlite(path)) as storage:
+        storage.enqueue_many(plain_jobs(SEVERAL_STATEMENTS))
+        with sqlite_connection(storage).read() as ours, pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            ours.execute(bad)
+        with closing(sqlite3.connect(path)) as theirs:
+            theirs.execute(
+                "CREATE TRIGGER no BEFORE INSERT ON qml_jobs WHEN NEW.method = 'no' "
+                "BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+        with pytest.raises(StorageError):
+            storage.enqueue_many([*plain_jobs(SEVERAL_STATEMENTS), Job.new("no")])
+        with sqlite_connection(storage).read() as ours, pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            ours.execute(bad)
+
+        with closing(sqlite3.connect(path)) as theirs:
+            storage.enqueue_in(theirs, plain_jobs(SEVERAL_STATEMENTS))
+            with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+                theirs.execute(bad)

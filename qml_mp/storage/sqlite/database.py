@@ -85,7 +85,7 @@ class SqliteDatabase:
         with self.connection.write(durable=durable) as connection:
             cursor = connection.cursor()
             cursor.row_factory = None
-            yield _Transaction(cursor, now=self._clock.now())
+            yield _Transaction(cursor, now=self._clock.now(), is_ours=True)
 
     @contextmanager
     def borrowed(self, connection: object) -> Iterator[_Transaction]:
@@ -94,7 +94,7 @@ class SqliteDatabase:
             cursor = theirs.cursor()
             cursor.row_factory = None  # the caller's own would shape our rows
             check_schema_through(cursor, self.connection)
-            yield _Transaction(cursor, now=self._clock.now())
+            yield _Transaction(cursor, now=self._clock.now(), is_ours=False)
         except sqlite3.Error as error:
             raise translated(error, self.connection.path) from error
 
@@ -129,11 +129,12 @@ class _Result:
 
 
 class _Transaction:
-    """`Transaction` on a cursor."""
+    """`Transaction` on a cursor: ours, or the caller's."""
 
-    def __init__(self, cursor: sqlite3.Cursor, *, now: datetime) -> None:
+    def __init__(self, cursor: sqlite3.Cursor, *, now: datetime, is_ours: bool) -> None:
         self._cursor = cursor
         self._now = now
+        self._is_ours = is_ours
 
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
         return _Result(self._cursor.execute(query, _bound(values, now=self._now)), now=self._now)
@@ -144,7 +145,7 @@ class _Transaction:
         return _Result(cursor, now=self._now)
 
     def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
-        return insert_jobs(self._cursor, rows, now=self._now)
+        return insert_jobs(self._cursor, rows, now=self._now, is_ours=self._is_ours)
 
     def refusal_of(self, query: str, values: Values) -> str | None:
         self._cursor.execute("SAVEPOINT trial")
