@@ -61,6 +61,19 @@ find_python() {
     die "No Python of at least 3.11 with venv and ensurepip runs here. Install one (Debian: apt-get install python3 python3-venv; macOS: brew install python@3.13), or name it in \$PYTHON."
 }
 
+# bring_pgbouncer: the tests have a real one, which no wheel brings. Where it cannot be installed without asking
+# anybody, those that need it fail and say what to install.
+bring_pgbouncer() {
+    PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer >/dev/null && return 0
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "PgBouncer is not installed (Debian: apt-get install pgbouncer; macOS: brew install pgbouncer)."
+        return 0
+    fi
+    say "── installing PgBouncer"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq pgbouncer; } </dev/null >&2 \
+        || say "PgBouncer could not be installed."
+}
+
 # make_venv PYTHON GROUP: a virtual environment in the repository with the project (editable) and the
 # dependency group in it; prints its folder. Reused while pyproject.toml is as it was.
 make_venv() {

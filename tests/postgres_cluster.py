@@ -64,7 +64,7 @@ def _guard(*, durable: bool) -> int:
     try:
         try:
             programs = find_server_programs()
-            user = _unprivileged_user()
+            user = unprivileged_user()
             if user is not None:
                 os.chown(folder, user.pw_uid, user.pw_gid)
                 programs = programs.reachable_for(user, folder / "programs")
@@ -82,7 +82,7 @@ def _guard(*, durable: bool) -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _unprivileged_user() -> pwd.struct_passwd | None:
+def unprivileged_user() -> pwd.struct_passwd | None:
     """Whom to run the server as; None: as ourselves. The server refuses to run as root."""
     if os.geteuid() != 0:
         return None
@@ -111,7 +111,7 @@ def _start(
 ) -> tuple[subprocess.Popen[bytes], str]:
     """A running server and its URL. Another program may take the free port first: then try again."""
     for _ in range(_PORT_TRIES):
-        port = _free_port()
+        port = free_port()
         command: list[str | Path] = [programs.folder / "postgres", "-D", folder / "data", "-k", folder]
         command += ["-p", str(port)]
         # What a power cut would leave is not worth a wait for the disk either.
@@ -174,7 +174,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

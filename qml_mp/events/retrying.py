@@ -10,8 +10,8 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import TryFailed, TryWorked
 
 _FIRST_PAUSE_S = 0.1
-_MAX_PAUSE_S = 3.0  # with the jitter below five seconds: by then what is due runs after an outage
-_MAX_JITTER_S = 1.5
+_MAX_PAUSE_S = 1.0  # with the jitter well below two seconds: by then what is due runs after an outage
+_MAX_JITTER_S = 0.5
 _MOST_DOUBLED = 16  # the pause has long stopped growing
 
 

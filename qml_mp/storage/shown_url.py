@@ -30,10 +30,11 @@ _PARAMETERS_IN_LOGIN = re.compile(
 _VALUE = re.compile(r"[^@&#\s]*"), re.compile(r"[\w.,:/~+-]*")
 _SESSION = re.compile(r"[^@&#]*"), re.compile(r"[\w.,/~+= -]*")
 _PLACES = frozenset({
-    "host", "hostaddr", "port", "dbname", "user", "schema", "application_name", "fallback_application_name",
-    "client_encoding", "connect_timeout", "tcp_user_timeout", "keepalives", "keepalives_idle",
-    "keepalives_interval", "keepalives_count", "target_session_attrs", "load_balance_hosts", "replication",
-    "service", "passfile", "channel_binding", "require_auth", "requirepeer", "sslmode", "sslnegotiation",
+    "host", "hostaddr", "port", "dbname", "user", "schema", "pooler", "application_name",
+    "fallback_application_name", "client_encoding", "connect_timeout", "tcp_user_timeout", "keepalives",
+    "keepalives_idle", "keepalives_interval", "keepalives_count", "target_session_attrs",
+    "load_balance_hosts", "replication", "service", "passfile", "channel_binding", "require_auth",
+    "requirepeer", "sslmode", "sslnegotiation",
     "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir", "sslsni", "sslcompression", "sslcertmode",
     "gssencmode", "gsslib", "gssdelegation", "krbsrvname", "ssl_min_protocol_version",
     "ssl_max_protocol_version", "min_protocol_version", "max_protocol_version",

@@ -60,6 +60,7 @@ class Assembly:
             on_one_machine=storage.is_on_one_machine,
             burst=burst,
             is_listening=lambda: self.listener.is_open,
+            hasten_others=lambda: self.loops.hasten(),
         )
         self.loops = LoopTable(run, loops, storage=storage, between=self.urgent_first.between)
         self.listener = StorageListener(run, storage, loops=self.loops)
@@ -83,6 +84,7 @@ def _all_loops(
     on_one_machine: bool,
     burst: bool,
     is_listening: Callable[[], bool],
+    hasten_others: Callable[[], None],
 ) -> list[Loop]:
     """In the order in which they run when several are due. `on_one_machine`: so is every server of this
     storage."""
@@ -103,7 +105,7 @@ def _all_loops(
         ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
         *firing,
         *([CleanupLoop(run, interval=config.cleanup_interval)] if config.enable_cleanup else []),
-        PollLoop(run, is_listening=is_listening),
+        PollLoop(run, is_listening=is_listening, hasten_others=hasten_others),
         NeighbourLoop(run, judging=judging),
         UnknownMethodsLoop(run),
         UnshownClaimsLoop(run, settling=settling),

@@ -52,10 +52,15 @@ def run(storage: Storage) -> Run:
     return run
 
 
+def never() -> None:
+    """The other loops hear of commits."""
+    raise AssertionError("they were hastened")
+
+
 def woken_by_a_look(run: Run, storage: Storage) -> bool:
     pool: Any = run.pool
     before = pool.woken
-    PollLoop(run, is_listening=lambda: True).tick(storage)
+    PollLoop(run, is_listening=lambda: True, hasten_others=never).tick(storage)
     return bool(pool.woken > before)
 
 
@@ -84,18 +89,23 @@ def test_no_look_is_made_while_all_workers_are_busy(run: Run, storage: Storage) 
     pool.pop()
     storage.close()
 
-    PollLoop(run, is_listening=lambda: True).tick(SimpleNamespace())  # type: ignore[arg-type]  # asked nothing
+    storage_never_asked: Any = SimpleNamespace()
+    PollLoop(run, is_listening=lambda: True, hasten_others=never).tick(storage_never_asked)
 
 
 @pytest.mark.parametrize("is_listening", [True, False])
 def test_looks_are_rarer_while_commits_wake_the_server(
     run: Run, storage: Storage, is_listening: bool
 ) -> None:
-    loop = PollLoop(run, is_listening=lambda: is_listening)
+    hastened: list[bool] = []
+    loop = PollLoop(
+        run, is_listening=lambda: is_listening, hasten_others=lambda: hastened.append(is_listening)
+    )
 
     sooner = loop.tick(storage)
 
     assert (sooner or loop.interval) == (5 if is_listening else 1) * timedelta(seconds=1)
+    assert hastened == ([] if is_listening else [False])
 
 
 def test_a_heartbeat_tells_of_a_workers_memory_only_when_it_has_changed(

@@ -114,7 +114,7 @@ def test_a_loop_that_fails_takes_no_turn_from_those_behind_it(
         clock.seconds += 1
 
     assert healthy.ticks == 60
-    assert 10 <= failing.ticks <= 30  # its own pauses have grown to some seconds
+    assert 20 <= failing.ticks <= 40  # its own pauses have grown to more than a second
     assert not reaching.is_failing
 
 
@@ -129,7 +129,7 @@ def test_a_loop_that_is_hastened_by_commits_keeps_its_pause_when_it_fails(
         loops.turn()
         clock.seconds += 0.01
 
-    assert 5 <= loop.ticks <= 8  # 0.1, 0.2, 0.4, 0.8, 1.6, 3.2 s and as much again by chance
+    assert 8 <= loop.ticks <= 14  # 0.1, 0.2, 0.4, 0.8, 1, 1 s … and half as much again by chance
 
 
 def test_a_storage_that_cannot_be_reached_is_asked_again_before_any_loop_runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from qml_mp.storage.postgres.errors import (
 )
 from qml_mp.storage.postgres.foreign import ForeignConnections
 from qml_mp.storage.postgres.inserting import insert_jobs, is_plain, plain_values
-from qml_mp.storage.postgres.link import Link, LinkOptions
+from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
 from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.postgres.queries.common import Told
 from qml_mp.storage.postgres.queries.jobs import COPY, INSERT_ONE, INSERT_PLAIN
@@ -37,6 +38,12 @@ from qml_mp.storage.waiting import Waker
 
 Cursor = psycopg.Cursor[DictRow]
 _NOW = "SELECT clock_timestamp() AS now"
+_POOLED = (
+    "A pooler stands before %s, so no commit wakes this server: it looks for jobs every polling_interval. "
+    "If the pooler keeps sessions (pool_mode = session), put pooler=session into the URL"
+)
+
+logger = logging.getLogger(__name__)
 
 
 class PostgresDatabase:
@@ -56,6 +63,7 @@ class PostgresDatabase:
         options = LinkOptions(application_name=application_name, patience=patience)
         self.connection = PostgresConnection(parse_target(url), options)
         self._foreign = ForeignConnections(self.connection)
+        self._can_listen = True
 
     def now(self) -> datetime:
         with self.connection.use("asking for the time", checked=False) as link:
@@ -97,12 +105,10 @@ class PostgresDatabase:
         pipelined: bool = True,
         durable: bool = True,
     ) -> Iterator[_Transaction]:
-        with self.connection.use(what) as link, _pipeline(link, wanted=pipelined):
-            link.execute("BEGIN")
+        with self.connection.use(what) as link, _between_begin_and_commit(link, pipelined=pipelined):
             if not durable:
                 link.execute("SET LOCAL synchronous_commit TO off")
             yield _Transaction(self.connection, link)
-            link.execute("COMMIT")
 
     @contextmanager
     def borrowed(self, connection: object) -> Iterator[_Transaction]:
@@ -113,7 +119,15 @@ class PostgresDatabase:
             raise translate(error, what=what, target=self.connection.target) from error
 
     def open_waker(self) -> Waker | None:
-        return NotifyWaker(self.connection.target, self.connection.options)
+        """None behind a pooler, whose sessions do not listen for one client; that is said once."""
+        if self._can_listen:
+            link = open_link(self.connection.target, self.connection.options)
+            self._can_listen = not link.is_pooled
+            if self._can_listen:
+                return NotifyWaker(self.connection.target, link)
+            link.close()
+            logger.info(_POOLED, self.connection.display_url)
+        return None
 
     def make_scratch(self) -> PostgresScratch:
         return PostgresScratch(self.connection.target, self.connection.options)
@@ -141,7 +155,9 @@ class PostgresDatabase:
 
     def _run_once(self, what: str, query: str, values: Values, announced: bool) -> _Result:
         with self.connection.use(what) as link:
-            result = _Transaction(self.connection, link).run(query, values)
+            alone = _between_begin_and_commit(link, pipelined=True) if link.is_pooled else nullcontext()
+            with alone:
+                result = _Transaction(self.connection, link).run(query, values)
             if announced and result.count:
                 row = result.first()
                 self.connection.announce(Told.ONE_JOB if row is None else Told(row["to_tell"]))
@@ -272,6 +288,14 @@ def _array(values: list[object]) -> object:
 
 def _columns(rows: Sequence[Values]) -> dict[str, object]:
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+@contextmanager
+def _between_begin_and_commit(link: Link, *, pipelined: bool) -> Iterator[None]:
+    with _pipeline(link, wanted=pipelined):
+        link.begin()
+        yield
+        link.execute("COMMIT")
 
 
 def _pipeline(link: Link, *, wanted: bool) -> AbstractContextManager[object]:

@@ -83,8 +83,8 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
     if is_out_of_step(error):
         return StorageUnavailable(
             f"The connection to PostgreSQL at {where} was out of step with the server at {what}: {said} "
-            "It is made anew; try again. Behind a pooler this comes again unless it keeps sessions "
-            "(PgBouncer: pool_mode = session)."
+            "It is made anew; try again. If this comes again, a pooler stands between that gives each "
+            "transaction another session: do not say pooler=session in the URL."
         )
     if code in _NO_SUCH_TABLE:
         return SchemaMismatch(

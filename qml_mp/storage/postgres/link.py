@@ -22,7 +22,7 @@ from qml_mp.errors import StorageUnreachable
 from qml_mp.standard_streams import occupy_standard_streams
 from qml_mp.storage.postgres.driving import connect_by_driving, drive
 from qml_mp.storage.postgres.errors import NoReply, could_not_connect
-from qml_mp.storage.postgres.target import Target, unreadable
+from qml_mp.storage.postgres.target import Pooler, Target, unreadable
 from qml_mp.storage.waiting import StorageWait
 
 _T = TypeVar("_T")
@@ -94,6 +94,9 @@ class Link(psycopg.Connection[DictRow]):
     reply_timeout_s: float = _WORK_MS / 1000
     """While connecting; `open_link` then sets that of its options."""
     waiting: StorageWait | None = None
+    settings: bytes | None = None
+    """Set for each transaction by itself, because a pooler stands between: what is set or prepared for a
+    session would be gone at the next transaction, or be another client's. None: they are set for good."""
     _expects_reply = False
     """To what was sent aside."""
 
@@ -103,6 +106,19 @@ class Link(psycopg.Connection[DictRow]):
         if self.waiting is not None:
             return drive(gen, self.waiting, deadline=deadline, fd=self.fileno())
         return super().wait(_bounded(gen, deadline), *args, **kwargs)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether its transactions may be different sessions'."""
+        return self.settings is not None
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        if self.settings is None:
+            self.execute("BEGIN")
+        else:
+            self.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            self.execute(self.settings)
 
     def send_aside(self, statement: bytes) -> None:
         """Send a statement of which nobody wants to know how it ends: `is_usable` takes its reply."""
@@ -157,9 +173,8 @@ def open_link(target: Target, options: LinkOptions) -> Link:
             "If descriptors have run out, raise the limit (ulimit -n) or run fewer workers."
         ) from error
     try:
-        # Set by a statement and not by `options`, which poolers such as PgBouncer refuse.
         link.reply_timeout_s = options.reply_timeout_s
-        link.execute(_set_session(options))
+        _set_up(link, target, options)
     except BaseException as error:
         link.close()
         if isinstance(error, psycopg.Error):
@@ -177,15 +192,33 @@ def _connect(parameters: dict[str, Any], waiting: StorageWait | None) -> Link:
     return link
 
 
-def _set_session(options: LinkOptions) -> sql.Composed:
+def _set_up(link: Link, target: Target, options: LinkOptions) -> None:
+    """Set the session up: by a statement and not by `options`, which poolers such as PgBouncer refuse. Behind
+    one that gives each transaction another session nothing is set: it would stay for other clients."""
     limits = {
         "lock_timeout": f"{options.lock_timeout_ms}ms",
         "statement_timeout": f"{options.statement_timeout_ms}ms",
     }
-    settings = (
-        sql.SQL("set_config({}, {}, false)").format(name, value) for name, value in (SESSION | limits).items()
+    settings = SESSION | limits
+    is_set = False
+    if target.pooler is not Pooler.TRANSACTION:
+        statement = _settings(settings, is_local=False)
+        if target.pooler is None:
+            # A pooler is told by this: it hands out process ids of its own.
+            pid = sql.Literal(link.pgconn.backend_pid)
+            statement = sql.SQL("{} WHERE pg_backend_pid() = {}").format(statement, pid)
+        is_set = link.execute(statement).fetchone() is not None
+    if not is_set:
+        del settings["default_transaction_isolation"]  # `begin` says it
+        link.settings = _settings(settings, is_local=True).as_bytes(None)
+        link.prepare_threshold = None
+
+
+def _settings(settings: Mapping[str, str], *, is_local: bool) -> sql.Composed:
+    parts = (
+        sql.SQL("set_config({}, {}, {})").format(name, value, is_local) for name, value in settings.items()
     )
-    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(settings))
+    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(parts))
 
 
 def _bounded(gen: Generator[Any, Any, _T], reply_deadline: float) -> Generator[Any, Any, _T]:

@@ -58,6 +58,11 @@ class PostgresScratch:
         separator = "&" if "?" in target.conninfo else "?"
         self.url = parse_target(f"{target.conninfo}{separator}schema={self._name}").url
         with self._connection.use("making a schema to measure in", checked=False) as link:
+            if link.is_pooled:
+                raise StorageError(
+                    f"A pooler stands before {target.display_url}, and what would be measured is the pooler. "
+                    "Nothing was written. Use the URL of the database itself."
+                )
             self._check_rights(link)
             _remove_orphans(link)
             link.execute(_LOCK, {"name": self._name})

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from urllib.parse import unquote
 
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.shown_url import is_plain, shown_url, split_url
 
 DEFAULT_SCHEMA = "qml_mp"
+_OURS = ("schema", "pooler")  # parameters that libpq does not know
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,55}")  # so that the channel fits into 63 bytes too
 _HOW_TO_WRITE = (
     "it must look like postgresql://user:password@host:5432/database?parameter=value, with parameters of "
     "libpq, and special characters of user and password written as %XX (@ is %40, : is %3A, / is %2F, "
     "? is %3F, # is %23, % is %25)."
 )
+
+
+class Pooler(StrEnum):
+    """What a pooler on the way keeps for a client."""
+
+    SESSION = "session"
+    """One session, as long as the client is connected: as good as none."""
+    TRANSACTION = "transaction"
+    """One transaction: the next one may be another session's, and what was set or prepared is not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +44,15 @@ class Target:
     schema: str
     channel: str
     """Where commits are announced with NOTIFY."""
+    pooler: Pooler | None = None
+    """What the URL says of one; None: nothing, so that each connection looks for itself."""
 
 
 def parse_target(url: str) -> Target:
-    """Read `postgresql://user:password@host:port/database?schema=name&…`.
+    """Read `postgresql://user:password@host:port/database?schema=name&pooler=transaction&…`.
 
     The schema is that of the URL, else `qml_mp`. The rest of the query is libpq's and is passed on as
-    it is. Raises `ConfigurationError` for a scheme, a place or a schema name that cannot be.
+    it is. Raises `ConfigurationError` for a scheme, a place, a schema name or a pooler that cannot be.
     """
     if not url.startswith(("postgresql://", "postgres://")):
         raise ConfigurationError(
@@ -48,17 +61,23 @@ def parse_target(url: str) -> Target:
     parts = split_url(url)
     if not parts.has_plain_hosts or not url.isprintable():
         raise unreadable(shown_url(url))
-    named = [unquote(part.removeprefix("schema=")) for part in parts.parameters if part.startswith("schema=")]
-    for_libpq = [part for part in parts.parameters if not part.startswith("schema=")]
-    name = check_schema_name(named[-1] if named else DEFAULT_SCHEMA)
-    full_url = _joined(parts.base, [*for_libpq, *([f"schema={name}"] if name != DEFAULT_SCHEMA else [])])
+    ours = {
+        name: value for name, _, value in (part.partition("=") for part in parts.parameters) if name in _OURS
+    }
+    for_libpq = [part for part in parts.parameters if part.partition("=")[0] not in _OURS]
+    schema = check_schema_name(unquote(ours.get("schema", DEFAULT_SCHEMA)))
+    pooler = _pooler(unquote(ours["pooler"])) if "pooler" in ours else None
+    kept = [f"schema={schema}"] if schema != DEFAULT_SCHEMA else []
+    kept += [f"pooler={pooler}"] if pooler is not None else []
+    full_url = _joined(parts.base, [*for_libpq, *kept])
     return Target(
         url=full_url,
         display_url=shown_url(full_url),
         is_plain=is_plain(parts),
         conninfo=_joined(parts.base, for_libpq),
-        schema=name,
-        channel=f"qml_mp.{name}",
+        schema=schema,
+        channel=f"qml_mp.{schema}",
+        pooler=pooler,
     )
 
 
@@ -75,6 +94,16 @@ def check_schema_name(name: str) -> str:
 def unreadable(shown: str) -> ConfigurationError:
     """The error for a URL that neither we nor libpq can read; `shown` is what may be seen of it."""
     return ConfigurationError(f"The storage URL {shown!r} cannot be read; {_HOW_TO_WRITE}")
+
+
+def _pooler(value: str) -> Pooler:
+    try:
+        return Pooler(value)
+    except ValueError:
+        raise ConfigurationError(
+            f"The storage URL says pooler={value!r}, which may be transaction or session. Leave it out when "
+            "there is no pooler (PgBouncer) before the server, or when its pool_mode is not known."
+        ) from None
 
 
 def _joined(base: str, parameters: list[str]) -> str:

@@ -10,7 +10,7 @@ from psycopg import pq, sql
 
 from qml_mp.errors import StorageUnreachable
 from qml_mp.storage.postgres.errors import translate
-from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
+from qml_mp.storage.postgres.link import Link
 from qml_mp.storage.postgres.queries.common import Told
 from qml_mp.storage.postgres.target import Target
 from qml_mp.storage.waiting import WakeUp
@@ -22,12 +22,13 @@ class NotifyWaker:
     """`Waker` by NOTIFY. A connection of its own, because libpq hands out a notification on the
     connection that listens, and the storage's own one is closed and opened as the work wants it."""
 
-    def __init__(self, target: Target, options: LinkOptions) -> None:
+    def __init__(self, target: Target, link: Link) -> None:
+        """It owns the link from now on."""
         self._target = target
         self._pid = os.getpid()
-        self._link: Link | None = open_link(target, options)
+        self._link: Link | None = link
         try:
-            self._link.execute(sql.SQL("LISTEN {}").format(sql.Identifier(target.channel)))
+            link.execute(sql.SQL("LISTEN {}").format(sql.Identifier(target.channel)))
         except psycopg.Error as error:
             self.close()
             raise translate(error, what=_WHAT, target=target) from error

@@ -17,18 +17,25 @@ _WHILE_LISTENING = 5  # times the interval: wake-ups come by themselves then
 
 
 class PollLoop(Loop):
-    """Wakes the idle workers when a job waits that they can run."""
+    """Wakes the idle workers when a job waits that they can run. While nothing is heard of commits, has the
+    loops that look for new rows look, too: a job that was scheduled meanwhile may be due soon."""
 
     name = "poll"
 
-    def __init__(self, run: Run, *, is_listening: Callable[[], bool]) -> None:
+    def __init__(
+        self, run: Run, *, is_listening: Callable[[], bool], hasten_others: Callable[[], None]
+    ) -> None:
         """`is_listening`: whether storage tells of commits at this moment."""
         super().__init__(run, interval=_WHILE_LISTENING * run.config.polling_interval)
         self._is_listening = is_listening
+        self._hasten_others = hasten_others
 
     def tick(self, storage: Storage) -> timedelta | None:
         self._look(storage)
-        return None if self._is_listening() else self._run.config.polling_interval
+        if self._is_listening():
+            return None
+        self._hasten_others()
+        return self._run.config.polling_interval
 
     def _look(self, storage: Storage) -> None:
         pool, says = self._run.pool, self._run.registration.says
