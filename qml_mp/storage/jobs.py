@@ -152,8 +152,9 @@ class JobStore(Part):
         queries, what = self._db.queries.jobs, "deleting expired jobs"
         if self._db.has_one_writer and not self._db.read(what, queries.any_expired):
             return 0
-        # What a machine that goes down brings back is still expired.
-        with self._db.transaction(what, durable=False) as transaction:
+        # What a machine that goes down brings back is still expired. With one writer all others would wait
+        # for the disk; elsewhere somebody else's next commit would have to write out what this leaves.
+        with self._db.transaction(what, durable=not self._db.has_one_writer) as transaction:
             deleted = transaction.run(queries.delete_expired, {"limit": limit})
         return deleted.count
 

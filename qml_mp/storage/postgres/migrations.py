@@ -194,6 +194,13 @@ UPDATE {s}.recurring_jobs SET app = '';
 -- Whether a job of a template has not ended, whatever has.
 CREATE INDEX jobs_of_template ON {s}.jobs (recurring_id)
     WHERE recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry');
+
+-- Attempts go with their jobs, and are vacuumed as these are.
+ALTER TABLE {s}.attempts SET (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 1
+);
 """
 
 _LIMITS = """

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_PROMOTED = 200  # on SQLite all others wait meanwhile, and 10,000 are through in half a second
 _IN_OTHER_HANDS = timedelta(milliseconds=50)
-_MOST_DELETED = 100  # some milliseconds, in which others wait on SQLite
+_MOST_DELETED = 25  # a millisecond or two, in which others wait on SQLite
 _SHARE_OF_OTHERS = 4  # times as long as a batch took, nothing is deleted
 
 

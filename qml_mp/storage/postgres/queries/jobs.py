@@ -111,17 +111,18 @@ JOBS: Final = JobQueries(
         WHERE state IN ('scheduled', 'awaiting_retry')
         ORDER BY run_at, id LIMIT 1
     """,
+    # An array, because a plan that is kept takes a limit that it does not know for a tenth of all, and would
+    # read the whole table instead of these rows.
     promote=f"""
-        WITH due AS MATERIALIZED (
-            SELECT id FROM {{s}}.jobs
-            WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now()
-            ORDER BY run_at, id
-            -- SKIP LOCKED: another scheduler promotes those rows, or a person is just changing them.
-            LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-        ), promoted AS (
-            UPDATE {{s}}.jobs AS j SET state = 'enqueued', enqueued_at = now(), run_at = NULL, reason = NULL
-            FROM due WHERE j.id = due.id
-            RETURNING j.id
+        WITH promoted AS (
+            UPDATE {{s}}.jobs SET state = 'enqueued', enqueued_at = now(), run_at = NULL, reason = NULL
+            WHERE id = ANY(ARRAY(
+                SELECT id FROM {{s}}.jobs
+                WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now()
+                ORDER BY run_at, id
+                -- SKIP LOCKED: another scheduler promotes those rows, or a person is just changing them.
+                LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+            RETURNING id
         )
         SELECT count(*) AS count,
                CASE count(*) WHEN 0 THEN NULL WHEN 1 THEN pg_notify(%(channel)s, '{Told.ONE_JOB}')
@@ -149,12 +150,12 @@ JOBS: Final = JobQueries(
         SELECT 1 FROM {s}.jobs
         WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= now() LIMIT 1
     """,
+    # An array as above.
     delete_expired="""
-        DELETE FROM {s}.jobs WHERE id IN (
+        DELETE FROM {s}.jobs WHERE id = ANY(ARRAY(
             SELECT id FROM {s}.jobs
             WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= now()
             -- SKIP LOCKED: a job that a person is just retrying is not deleted under their hands.
-            ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-        )
+            ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
     """,
 )
