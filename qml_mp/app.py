@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Concatenate, Protocol, Unpack, overload
 
 from qml_mp.child.source import import_named
@@ -21,9 +22,10 @@ from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, Tracing
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
-from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
+from qml_mp.settings import DEFAULT_QUEUE, Name, ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Retention
+from qml_mp.units import Duration
 
 
 class Decorator(Protocol):
@@ -42,7 +44,8 @@ class QmlApp:
 
     `url` names the storage; when it is None, `$QML_MP_URL` does, then the settings file, then
     `sqlite:///qml.db`. Nothing is opened before it is needed. `middleware=None` means tracing
-    alone; a sequence replaces it, first = outermost.
+    alone; a sequence replaces it, first = outermost. `name` tells the recurring templates of this app
+    from those of other apps on the same storage; without one the "module:attribute" of `-A` does.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class QmlApp:
         retry_policy: RetryPolicy | None = None,
         middleware: Sequence[JobMiddleware] | None = None,
         on_state_change: StateChangeHook | None = None,
+        name: str | None = None,
     ) -> None:
         if config is not None and not isinstance(config, ServerConfig):
             raise ConfigurationError(f"config is {shown(config)}; it must be a ServerConfig.")
@@ -64,6 +68,7 @@ class QmlApp:
             middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
             on_state_change=on_state_change,
             config=config,
+            name=None if name is None else Name().check(name, "The name of the app"),
             attach=self.attach,
         )
         self._functions: dict[str, JobFunction[..., object]] = {}
@@ -131,13 +136,19 @@ class QmlApp:
         id: str | None = None,
         queue: str | None = None,
         payload: JsonValue = None,
+        misfire: str = "fire_once",
+        overlap: str = "allow",
+        jitter: Duration = 0,
     ) -> Decorator:
         """Declare a function that is enqueued at every firing of `cron` (5 fields, or 6 or 7 with
-        seconds first) in the wall time of `tz`; a plain function becomes a job function too.
+        seconds first, or "@daily" and the like) in the wall time of `tz`; a plain function becomes a job
+        function too. `misfire` ("fire_once", "skip", "catch_up(N)"), `overlap` ("allow", "skip", "queue")
+        and `jitter` are explained by `RecurringJob`, the expression by the README.
 
         `id` defaults to the method's name. A server stores the template when it starts. Raises
         `ConfigurationError` for the schedule, `InvalidJob` for a payload the function cannot take.
         """
+        new = partial(RecurringJob.new, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter)
 
         def declare(function: Callable[..., Any]) -> JobFunction[..., Any]:
             declared: JobFunction[..., Any] = (
@@ -152,14 +163,8 @@ class QmlApp:
                     f"The recurring id {recurring_id!r} is declared twice; pass another id=."
                 )
             declared.worker.binding.check_names(payload)
-            self._recurring[recurring_id] = RecurringJob.new(
-                recurring_id,
-                cron,
-                method,
-                payload,
-                declared.queue if queue is None else queue,
-                tz=tz,
-            )
+            in_queue = declared.queue if queue is None else queue
+            self._recurring[recurring_id] = new(recurring_id, cron, method, payload, in_queue)
             return declared
 
         return declare  # type: ignore[return-value]  # one body for all overloads

@@ -84,6 +84,9 @@ class ServerConfig:
     no heartbeats and its process cannot be looked up."""
     enable_recurring: Annotated[bool, Switch()] = True
     recurring_poll_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=5)
+    prune_recurring: Annotated[bool, Switch()] = True
+    """At start and at a reload, delete the recurring templates that this app's code declared and no longer
+    does."""
     enable_cleanup: Annotated[bool, Switch()] = True
     cleanup_interval: Annotated[timedelta, Time(_1MS)] = timedelta(minutes=1)
     succeeded_ttl: Annotated[timedelta, Time()] = timedelta(hours=24)

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from qml_mp import host
@@ -42,6 +42,11 @@ class NamedProgram:
         """What process titles show: "tasks:app"."""
         return self.spec
 
+    @property
+    def identity(self) -> str:
+        """What tells the templates of an app without a name from those of others."""
+        return self.spec
+
     def load(self) -> Program:
         """Import the module and return the app's program; `AppImportError` when it is no app.
 
@@ -60,6 +65,8 @@ class LoadedProgram:
 
     program: Program
     label: str = "program"
+    identity: str = ""
+    """As above; "" when it was not found by name."""
 
     def load(self) -> Program:
         return self.program
@@ -95,6 +102,7 @@ class AppFacts:
 
     url: str | None = None
     config: ServerConfig | None = None
+    name: str | None = None
     recurring: tuple[RecurringJob, ...] = ()
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     methods: tuple[str, ...] | None = None
@@ -111,7 +119,7 @@ def probe(source: ProgramSource) -> str:
     except BaseException:  # user code: even SystemExit at import is a failure
         facts = AppFacts(error=traceback.format_exc())
     config = None if facts.config is None else facts.config.plain()
-    return json.dumps({**dataclasses.asdict(facts), "config": config}, default=datetime.isoformat)
+    return json.dumps({**dataclasses.asdict(facts), "config": config}, default=_plain)
 
 
 def read_facts(text: str) -> AppFacts:
@@ -130,17 +138,22 @@ def facts_of(program: Program) -> AppFacts:
     return AppFacts(
         url=program.url,
         config=program.config,
+        name=program.name,
         recurring=program.recurring,
         queues=program.queues,
         methods=program.registry.methods(),
     )
 
 
+def _plain(value: datetime | timedelta) -> str | float:
+    return value.isoformat() if isinstance(value, datetime) else value.total_seconds()
+
+
 def _template(fields: dict[str, Any]) -> RecurringJob:
-    for name in ("created_at", "next_run_at", "last_run_at"):
+    for name in ("created_at", "next_run_at"):
         if fields[name] is not None:
             fields[name] = datetime.fromisoformat(fields[name])
-    return RecurringJob(**fields)
+    return RecurringJob(**{**fields, "jitter": timedelta(seconds=fields["jitter"])})
 
 
 def cap_native_threads(workers: int) -> None:

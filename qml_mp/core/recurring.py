@@ -16,6 +16,7 @@ from qml_mp.errors import ConfigurationError, shown
 from qml_mp.settings import DEFAULT_QUEUE, check_queue_name
 from qml_mp.units import Duration, parse_duration
 
+UNKNOWN_APP = "?"
 OVERLAPS = ("allow", "skip", "queue")
 ON_TIME = timedelta(minutes=1)
 """A firing that gets its job so late is not missed yet."""
@@ -54,7 +55,8 @@ class RecurringJob:
     jitter: timedelta = timedelta()
     """Each job begins so much later at most, by a part that its id and firing time decide."""
     app: str | None = None
-    """Whose code declares the template; None: a person or a call made it; "": not known."""
+    """Whose code declares the template ("": that of an app without a name); None: a person or a call made it;
+    "?": not known, as of what was stored before this was."""
     enabled: bool = True
     next_run_at: datetime | None = None
     waiting_for: datetime | None = None
@@ -180,7 +182,7 @@ class RecurringJob:
     @property
     def source(self) -> str:
         """Who made it: "code", "person" (or a call), "unknown"."""
-        return "person" if self.app is None else "code" if self.app else "unknown"
+        return "person" if self.app is None else "unknown" if self.app == UNKNOWN_APP else "code"
 
 
 def _most_caught_up(misfire: str) -> int | None:

@@ -27,6 +27,7 @@ from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
+from qml_mp.units import Duration
 
 
 class BackgroundJobServer:
@@ -104,12 +105,21 @@ class BackgroundJobServer:
         queue: str = DEFAULT_QUEUE,
         *,
         tz: str = "UTC",
+        misfire: str = "fire_once",
+        overlap: str = "allow",
+        jitter: Duration = 0,
     ) -> None:
         """Insert or replace a recurring template; it survives restarts, and needs no running server.
+        `RecurringJob` says what its fields mean.
 
-        Raises `ConfigurationError` for a cron or zone that cannot be, `InvalidJob` for the payload.
+        Raises `ConfigurationError` for what no template can have and for one that an app's code declares,
+        `InvalidJob` for the payload.
         """
-        self._storage.upsert_recurring_job(RecurringJob.new(id, cron, method, payload, queue, tz=tz))
+        self._storage.upsert_recurring_job(
+            RecurringJob.new(
+                id, cron, method, payload, queue, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter
+            )
+        )
 
     def remove_recurring(self, id: str) -> bool:
         """Remove a recurring template; whether it existed."""

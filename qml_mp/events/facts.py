@@ -7,7 +7,7 @@ are storage's. `Event` is all of them, for a `match` that typing holds to be com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -145,6 +145,17 @@ class TemplateFired:
     job_id: str
     method: str
     queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplatesFollowed:
+    """Storage has followed the recurring templates of the code; their ids."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    refused: Mapping[str, str | None]
+    """Left as they are: made by another app, or by a person (None)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +313,7 @@ ServerFact = (
     ServerRegistered | ServerDeclaredDead | JobsReclaimed | ServerReloaded | ServerStopping | ServerStopped
 )
 Event = (
-    JobFact | CancelStarted | TemplateFired | TemplateDisabled
+    JobFact | CancelStarted | TemplateFired | TemplatesFollowed | TemplateDisabled
     | WorkerStarted | WorkerReady | WorkerStopped | WorkersCannotBoot
     | ServerFact
     | TryFailed | StorageLost | TryWorked | StorageBack

@@ -34,6 +34,8 @@ def log_event(event: Event) -> None:
             logger.info("Cancelling job %s", job_id, extra={"job_id": job_id})
         case facts.TemplateFired(job_id=job_id, method=method):
             logger.info("Recurring job %s is enqueued", method, extra={"job_id": job_id})
+        case facts.TemplatesFollowed():
+            _log_followed(event)
         case facts.TemplateDisabled(template_id=template_id):
             logger.error("Recurring template %s is disabled: its cron no longer parses", template_id)
         case facts.WorkerStarted(number=number, pid=pid):
@@ -165,3 +167,18 @@ def _described(error: ErrorInfo | None) -> str:
     if len(trace) > _MAX_TRACEBACK_CHARS:
         trace = f"…{trace[-_MAX_TRACEBACK_CHARS:]}"
     return f"{error.type}: {message}\n{trace}"
+
+
+def _log_followed(event: facts.TemplatesFollowed) -> None:
+    """ "recurring: +two ~digest -old"."""
+    signs = (("+", event.added), ("~", event.changed), ("-", event.removed))
+    changes = " ".join(f"{sign}{each}" for sign, ids in signs for each in ids)
+    if changes:
+        logger.info("recurring: %s", changes)
+    for template_id, owner in event.refused.items():
+        logger.error(
+            "Recurring template %s is left as %s has made it. Give that of the code another id=, or end the "
+            "stored one with `qml-mp recurring remove` and start again",
+            template_id,
+            "a person" if owner is None else f"the app {owner}",
+        )

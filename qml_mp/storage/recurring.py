@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue, encode_json
-from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.recurring import UNKNOWN_APP, RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Part, Transaction, Values
 from qml_mp.storage.jobs import insert_firing
@@ -30,10 +30,11 @@ class RecurringStore(Part):
         always stays as a person set it. Raises `ConfigurationError` for a template that code declares."""
         with self._db.transaction("storing a recurring job") as transaction:
             held, _ = self._declare(transaction, template)
-            if held["app"] and held["app"] != template.app:
+            if not _may_replace(held, template.app):
+                owner = f"of the app {text_of(held['app'])}" if held["app"] else "of an app without a name"
                 raise ConfigurationError(
-                    f"The recurring template {template.id!r} is declared by the code of the app "
-                    f"{text_of(held['app'])!r}. Change it there, or use another id."
+                    f"The recurring template {template.id!r} is declared by the code {owner}. Change it "
+                    "there, or use another id."
                 )
 
     def follow_code(
@@ -51,7 +52,7 @@ class RecurringStore(Part):
             for template in sorted(templates, key=lambda each: each.id):
                 template = replace(template, app=app)
                 held, was_changed = self._declare(transaction, template)
-                if held["app"] not in ("", app):
+                if not _may_replace(held, app):
                     refused[template.id] = None if held["app"] is None else text_of(held["app"])
                 elif self._db.instant(held["created_at"]) == template.created_at:
                     added.append(template.id)
@@ -170,7 +171,7 @@ class RecurringStore(Part):
         }
         queries = self._db.queries.recurring
         held = transaction.run(queries.insert_or_lock, declared).rows()[0]
-        change = _redeclared(held, declared) if held["app"] in ("", template.app) else None
+        change = _redeclared(held, declared) if _may_replace(held, template.app) else None
         if change is not None:
             transaction.run(queries.replace, change)
         return held, change is not None
@@ -252,6 +253,11 @@ def _job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime
         about["fire_at"] = firing.isoformat()
     delay = None if firing is None else template.delay_of(firing) or None
     return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)
+
+
+def _may_replace(held: Row, app: str | None) -> bool:
+    """Its own, what nobody knows whose it is, and what belongs to an app without a name, if it is an app."""
+    return held["app"] in (app, UNKNOWN_APP) or (held["app"] == "" and app is not None)
 
 
 def _redeclared(held: Row, declared: Values) -> Values | None:

@@ -50,13 +50,14 @@ class Assembly:
         self.urgent_first = UrgentFirst(
             self.urgent, storage=storage, stop=run.stop, manage_workers=manage_workers
         )
-        self.settling, templates = SettleLoop(run), TemplatesLoop(run)
+        self.settling = SettleLoop(run)
+        self.templates = TemplatesLoop(run, identity=source.identity)
         held = HeldClaims(run)
         loops = _all_loops(
             run,
             settling=self.settling,
             held=held,
-            templates=templates,
+            templates=self.templates,
             on_one_machine=storage.is_on_one_machine,
             burst=burst,
             is_listening=lambda: self.listener.is_open,
@@ -68,7 +69,8 @@ class Assembly:
         self.host = HostLink(run, host)
         self.reaper = Reaper(run, settling=self.settling)
         self.guardian = Guardian(run)
-        reload, stacks = Reload(run, source, queues_of=queues_of, templates=templates), StackDump(run)
+        reload = Reload(run, source, queues_of=queues_of, templates=self.templates)
+        stacks = StackDump(run)
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
         self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 
-from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
+from qml_mp.supervisor.loops.declarations import TemplatesLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.recovery.sweep import reclaim_from_dead_neighbours, release_stranded_jobs
 from qml_mp.supervisor.run import Run
@@ -24,8 +23,8 @@ _PAUSE_AT_START_S = 0.05
 _PAUSE_AT_END_S = 0.02
 
 
-def join(storage: Storage, run: Run, *, templates: Sequence[RecurringJob], urgent_first: UrgentFirst) -> None:
-    """Give back what earlier runs left, register, and store the templates that the code declares.
+def join(storage: Storage, run: Run, *, templates: TemplatesLoop, urgent_first: UrgentFirst) -> None:
+    """Give back what earlier runs left, register, and have storage follow the templates of the code.
 
     Other writers are waited for a little: they are not worth a start that fails. Raises `StorageError`.
     """
@@ -34,8 +33,7 @@ def join(storage: Storage, run: Run, *, templates: Sequence[RecurringJob], urgen
     while True:
         try:
             run.registration.register(storage)
-            for template in templates:
-                storage.upsert_recurring_job(template)
+            templates.tick(storage)
             return
         except StorageUnreachable:
             raise

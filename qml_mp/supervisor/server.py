@@ -84,11 +84,12 @@ class Supervisor:
 
     def _open(self) -> None:
         """Recover what earlier runs left, then say who we are."""
+        self._parts.templates.declare(self._facts)
         try:
             join(
                 self._storage,
                 self._run,
-                templates=self._facts.recurring,
+                templates=self._parts.templates,
                 urgent_first=self._parts.urgent_first,
             )
         except StorageError:

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.storage.store import Storage
 from tests.cli.command import Qml, is_one_error
 
 
@@ -24,10 +26,69 @@ def test_a_template_is_added_listed_and_removed(qml: Qml) -> None:
     assert list(template) == [
         "id", "cron", "tz", "method", "payload", "queue", "misfire", "overlap", "jitter_s", "source", "app",
         "enabled", "next_run_at", "waiting_for", "last_run_at", "last_job_id", "last_job_state",
-        "disabled_reason", "method_known",
+        "disabled_reason", "words", "method_known",
     ]  # fmt: skip
     assert (template["tz"], template["queue"], template["payload"]) == ("Europe/Berlin", "low", {"path": "a"})
     assert qml("recurring", "list", "--json").lines == []
+
+
+def test_the_policies_of_a_template_are_shown(qml: Qml) -> None:
+    qml(
+        "recurring", "add", "digest", "@daily", "resize", "--misfire", "catch_up(3)", "--overlap", "queue",
+        "--jitter", "90s",
+    )  # fmt: skip
+
+    shown = qml("recurring", "show", "digest", "--json").value
+    page = qml("recurring", "show", "digest").out
+
+    assert (shown["misfire"], shown["overlap"], shown["jitter_s"]) == ("catch_up(3)", "queue", 90)
+    assert (shown["source"], shown["app"], shown["last_job_state"]) == ("person", None, None)
+    assert shown["words"] == "at 00:00 every day (UTC)"
+    assert "fires     @daily: at 00:00 every day (UTC)\n" in page
+    assert "misfire   catch_up(3)\noverlap   queue\njitter    1m30s\nsource    person\n" in page
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--misfire", "never"), ("--overlap", "forbid"), ("--jitter", "2d")]
+)
+def test_a_policy_that_cannot_be_exits_2_and_stores_nothing(qml: Qml, flag: str, value: str) -> None:
+    refused = qml("recurring", "add", "digest", "@daily", "resize", flag, value)
+
+    assert refused.code == 2
+    assert value in refused.err
+
+
+def test_the_list_fits_in_80_columns_with_source_next_firing_and_newest_job(
+    qml: Qml, storage: Storage
+) -> None:
+    long = RecurringJob.new("digest-of-the-week", "0 0 0 1-31/2 JAN-MAR,APR MON#1 2027", "resize")
+    storage.follow_code("shop", [long], prune=True)
+    qml("recurring", "add", "r", "0 9 * * *", "resize")
+    job_id = qml("recurring", "run", "r").out.strip()
+    qml("jobs", "cancel", job_id)
+
+    lines = qml("recurring", "list").out.splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["ID", "CRON", "SOURCE", "NEXT", "LAST", "JOB"]
+    assert lines[1].split()[0] == "digest-of-the-week"
+    assert " code " in lines[1]
+    assert " person " in lines[2]
+    assert lines[2].endswith("  deleted")
+
+
+def test_what_code_declares_is_not_replaced_and_comes_back_when_it_is_removed(
+    qml: Qml, storage: Storage
+) -> None:
+    storage.follow_code("shop", [RecurringJob.new("digest", "0 9 * * *", "resize")], prune=True)
+
+    added = qml("recurring", "add", "digest", "0 10 * * *", "resize")
+    removed = qml("recurring", "remove", "digest")
+
+    assert added.code == 2
+    assert "declared by the code of the app shop" in added.err
+    assert removed.code == 0
+    assert "the code of shop adds it again at the next start" in removed.err
 
 
 def test_with_an_app_a_template_uses_the_methods_own_queue(qml: Qml) -> None:
@@ -91,7 +152,7 @@ def test_a_template_is_previewed_in_its_own_zone(qml: Qml) -> None:
     assert firing["at"].endswith("+00:00")
 
 
-@pytest.mark.parametrize("command", ["remove", "run", "preview", "enable", "disable"])
+@pytest.mark.parametrize("command", ["show", "remove", "run", "preview", "enable", "disable"])
 def test_a_template_that_is_not_there_exits_1(qml: Qml, command: str) -> None:
     qml("recurring", "add", "r", "0 9 * * *", "resize")
 

@@ -275,7 +275,7 @@ def test_a_worker_that_is_used_up_stays_while_no_other_can_boot(
 def test_a_reload_takes_over_templates_methods_and_queues_of_the_new_code(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:
-    old = "@app.recurring('0 0 * * *')\ndef changed(): ...\n"
+    old = "@app.recurring('0 0 * * *')\ndef changed(): ...\n@app.recurring('0 1 * * *')\ndef gone(): ...\n"
     new = (
         "@app.recurring('30 12 * * *', queue='night')\ndef changed(): ...\n"
         "@app.recurring('* * * * * *')\ndef added(): ...\n"
@@ -288,9 +288,10 @@ def test_a_reload_takes_over_templates_methods_and_queues_of_the_new_code(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: len(storage.list_recurring_jobs()) == 2, what=one.log())
+    wait_until(lambda: "recurring: +added ~changed -gone" in one.log(), what=one.log())
     added, changed = storage.list_recurring_jobs()
-    assert [(each.id, each.cron) for each in before] == [("changed", "0 0 * * *")]
+    assert "recurring: +changed +gone\n" in one.log()
+    assert [(each.id, each.cron) for each in before] == [("changed", "0 0 * * *"), ("gone", "0 1 * * *")]
     assert (changed.cron, changed.queue, added.cron) == ("30 12 * * *", "night", "* * * * * *")
     wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 1, what="a firing of the new template")
     resized = storage.enqueue(Job.new("resize", queue="images"))
@@ -321,7 +322,7 @@ def test_a_template_whose_function_the_new_code_has_no_more_stops_firing_and_is_
 ) -> None:
     every_second = "@app.recurring('* * * * * *')\ndef digest(): ...\n"
     deploy(HEAD + VERSION.format(1) + every_second)
-    one = living("-w", "1").start()
+    one = living("-w", "1", "--no-prune").start()
     wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 2, what=one.log())
     deploy(HEAD + VERSION.format(2))
 

@@ -21,6 +21,7 @@ from qml_mp import (
     TracingMiddleware,
 )
 from qml_mp.app import load_app
+from qml_mp.child.source import LoadedProgram, probe, read_facts
 from qml_mp.errors import AppImportError
 from qml_mp.storage.values import JobFilter
 from tests.unit.app_case import digest, on_day, resize
@@ -59,6 +60,28 @@ def test_a_recurring_function_is_a_template_and_a_job(app: QmlApp) -> None:
     assert job_function.enqueue().job().queue == "reports"
 
 
+def test_what_code_says_of_a_template_reaches_the_server_that_only_hears_of_it() -> None:
+    app = QmlApp("memory://", name="shop")
+    app.recurring("@daily", misfire="catch_up(3)", overlap="queue", jitter="90s")(digest)
+
+    facts = read_facts(probe(LoadedProgram(program=app.program)))
+
+    (template,) = facts.recurring
+    assert facts.name == "shop"
+    assert (template.misfire, template.overlap, template.jitter) == (
+        "catch_up(3)",
+        "queue",
+        timedelta(seconds=90),
+    )
+    assert template.next_run_at == app.program.recurring[0].next_run_at
+
+
+@pytest.mark.parametrize("name", ["", "a b", "?", 5])
+def test_an_app_cannot_have_any_name(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="name of the app"):
+        QmlApp(name=name)
+
+
 def test_a_job_function_may_recur_at_several_times(app: QmlApp) -> None:
     job_function = app.job(queue="reports")(on_day)
 
@@ -75,6 +98,9 @@ def test_a_job_function_may_recur_at_several_times(app: QmlApp) -> None:
 def test_a_recurring_declaration_that_cannot_work_is_refused(app: QmlApp) -> None:
     with pytest.raises(ConfigurationError, match="cron"):
         app.recurring("every day")(digest)
+    for options in ({"misfire": "never"}, {"overlap": "no"}, {"jitter": "2d"}):
+        with pytest.raises(ConfigurationError, match=next(iter(options))):
+            app.recurring("@daily", **options)(app.job(str(options))(digest))
     with pytest.raises(InvalidJob, match="missing a required argument: 'day'"):
         app.recurring("0 9 * * *")(on_day)
     app.recurring("0 9 * * *", id="x")(app.job("d1")(digest))

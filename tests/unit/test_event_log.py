@@ -43,6 +43,7 @@ from qml_mp.events.facts import (
     StorageLost,
     TemplateDisabled,
     TemplateFired,
+    TemplatesFollowed,
     TryFailed,
     TryWorked,
     WorkerReady,
@@ -197,6 +198,17 @@ REFUSED = StorageUnavailable("refused")
         ),
         (CancelStarted(key=ClaimKey(job_id="j", claim_seq=1), worker_id="w-1"), "INFO", "Cancelling job j"),
         (TemplateFired(job_id="j", method="f", queue="default"), "INFO", "Recurring job f is enqueued"),
+        (
+            TemplatesFollowed(added=("two",), changed=("digest",), removed=("old",), refused={}),
+            "INFO",
+            "recurring: +two ~digest -old",
+        ),
+        (
+            TemplatesFollowed(added=(), changed=(), removed=(), refused={"digest": "shop"}),
+            "ERROR",
+            "Recurring template digest is left as the app shop has made it. Give that of the code another "
+            "id=, or end the stored one with `qml-mp recurring remove` and start again",
+        ),
         (
             TemplateDisabled(template_id="t"),
             "ERROR",

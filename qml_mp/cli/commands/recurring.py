@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
 
 from qml_mp.cli.arguments import read_payload
-from qml_mp.cli.output import json_option, local_time, note, print_json, print_table, say, short
+from qml_mp.cli.output import (
+    age,
+    compact_json,
+    json_option,
+    local_time,
+    note,
+    print_json,
+    print_table,
+    say,
+    short,
+)
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.snapshot import view_servers
 from qml_mp.core.cron import CronSchedule
-from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.recurring import OVERLAPS, RecurringJob
 from qml_mp.errors import ConfigurationError, RecurringNotFound
 from qml_mp.storage.store import Storage
 
@@ -26,31 +39,59 @@ def recurring() -> None:
 @json_option
 @pass_session
 def list_templates(session: Session, as_json: bool) -> None:
-    """List templates by id."""
+    """List templates by id: who made each, when it fires next, and what its newest job came to."""
     storage = session.existing_storage()
     templates = storage.list_recurring_jobs()
-    live = [view.info for view in view_servers(storage) if view.alive]
-    known = {each.id: any(info.knows(each.method) for info in live) if live else None for each in templates}
+    known = _methods_known(storage, templates)
     if as_json:
         for template in templates:
-            print_json({**template.to_json(), "method_known": known[template.id]})
+            print_json(_as_json(template, known))
         return
     print_table(
-        ("ID", "CRON", "ZONE", "METHOD", "QUEUE", "NEXT", "LAST"),
+        ("ID", "CRON", "SOURCE", "NEXT", "LAST JOB"),
         (
             (
-                template.id, template.cron, template.tz, short(template.method, 40), template.queue,
-                local_time(template.next_run_at) if template.enabled else "disabled",
-                local_time(template.last_run_at),
+                template.id, short(template.cron, 17), template.source, _next(template), _last_job(template),
             )
             for template in templates
         ),
     )  # fmt: skip
     for template in templates:
-        if template.disabled_reason is not None:
-            note(f"{template.id} was disabled: {template.disabled_reason}")
-        if template.enabled and known[template.id] is False:
-            note(f"{template.id} does not fire: no live server knows its method {template.method}")
+        _note_trouble(template, known)
+
+
+@recurring.command()
+@click.argument("recurring_id", metavar="ID")
+@json_option
+@pass_session
+def show(session: Session, recurring_id: str, as_json: bool) -> None:
+    """Show a template: what it means, its policies, its next firing and its newest job."""
+    storage = session.existing_storage()
+    template = _get(storage, recurring_id)
+    known = _methods_known(storage, [template])
+    if as_json:
+        print_json(_as_json(template, known))
+        return
+    for name, value in (
+        ("fires", f"{template.cron}: {_words(template)}"),
+        ("method", template.method),
+        ("payload", compact_json(template.payload)),
+        ("queue", template.queue),
+        ("misfire", template.misfire),
+        ("overlap", template.overlap),
+        ("jitter", age(template.jitter)),
+        ("source", template.source if not template.app else f"{template.source} of {template.app}"),
+        ("next", _shown(template.next_run_at, template.tz) if template.enabled else "disabled"),
+        (
+            "waiting",
+            template.waiting_for
+            and f"{_shown(template.waiting_for, template.tz)} waits for the end of a job",
+        ),
+        ("last job", template.last_job_id and f"{_last_job(template)} ({template.last_job_id})"),
+    ):
+        if value:
+            say(f"{name:<10}{value}")
+    _note_trouble(template, known)
 
 
 @recurring.command()
@@ -66,6 +107,23 @@ def list_templates(session: Session, as_json: bool) -> None:
     metavar="ZONE",
     help="The zone in whose wall time CRON is meant.",
 )
+@click.option(
+    "--misfire",
+    default="fire_once",
+    show_default=True,
+    metavar="POLICY",
+    help="Of firings missed while no server ran: fire_once, skip or 'catch_up(N)', the newest N.",
+)
+@click.option(
+    "--overlap",
+    type=click.Choice(OVERLAPS),
+    default="allow",
+    show_default=True,
+    help="Of a firing while an earlier job has not ended: make another, none, or one once it has ended.",
+)
+@click.option(
+    "--jitter", default="0s", show_default=True, metavar="DURATION", help="Start up to so much later."
+)
 @pass_session
 def add(
     session: Session,
@@ -74,13 +132,13 @@ def add(
     method: str,
     payload: str | None,
     queue: str | None,
-    tz: str,
+    **options: Any,  # the zone and the policies
 ) -> None:
     """Add or replace a template. E.g.: recurring add digest "0 9 * * MON-FRI" send_digest."""
     job = session.make_job(method, read_payload(payload), queue=queue)
-    template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, tz=tz)
+    template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, **options)
     session.storage().upsert_recurring_job(template)
-    say(f"{template.id} fires {template.schedule.words}, next at {_shown(template.next_run_at, tz)}")
+    say(f"{template.id} fires {template.schedule.words}, next at {_shown(template.next_run_at, template.tz)}")
 
 
 @recurring.command()
@@ -88,9 +146,13 @@ def add(
 @pass_session
 def remove(session: Session, recurring_id: str) -> None:
     """Remove a template; jobs already enqueued from it stay."""
-    if not session.existing_storage().remove_recurring_job(recurring_id):
+    storage = session.existing_storage()
+    template = _get(storage, recurring_id)
+    if not storage.remove_recurring_job(recurring_id):
         raise _not_found(recurring_id)
     say(f"{recurring_id} removed")
+    if template.app:
+        note(f"the code of {template.app} adds it again at the next start; `recurring disable` keeps it off")
 
 
 @recurring.command()
@@ -155,6 +217,45 @@ def disable(session: Session, recurring_id: str) -> None:
     if not session.existing_storage().set_recurring_enabled(recurring_id, False, next_run_at=None):
         raise _not_found(recurring_id)
     say(f"{recurring_id} disabled")
+
+
+def _methods_known(storage: Storage, templates: Sequence[RecurringJob]) -> Mapping[str, bool | None]:
+    """Of each template, whether a live server knows its method; None: no server is alive."""
+    live = [view.info for view in view_servers(storage) if view.alive]
+    return {each.id: any(info.knows(each.method) for info in live) if live else None for each in templates}
+
+
+def _as_json(template: RecurringJob, known: Mapping[str, bool | None]) -> Mapping[str, JsonValue]:
+    return {**template.to_json(), "words": _words(template), "method_known": known[template.id]}
+
+
+def _words(template: RecurringJob) -> str | None:
+    try:
+        return template.schedule.words
+    except ConfigurationError:
+        return None  # another program has written it; it is disabled when it is due
+
+
+def _next(template: RecurringJob) -> str | None:
+    """To the minute, so that a line with an id of 18 characters fits in 80."""
+    if not template.enabled:
+        return "disabled"
+    if template.waiting_for is not None:
+        return "after this job"
+    instant = local_time(template.next_run_at)
+    return instant and instant[:-3]
+
+
+def _last_job(template: RecurringJob) -> str | None:
+    """Its state; "gone" once it has been kept for as long as the settings say."""
+    return None if template.last_job_id is None else str(template.last_job_state or "gone")
+
+
+def _note_trouble(template: RecurringJob, known: Mapping[str, bool | None]) -> None:
+    if template.disabled_reason is not None:
+        note(f"{template.id} was disabled: {template.disabled_reason}")
+    if template.enabled and known[template.id] is False:
+        note(f"{template.id} does not fire: no live server knows its method {template.method}")
 
 
 def _schedule(session: Session, what: str, tz: str | None) -> CronSchedule:

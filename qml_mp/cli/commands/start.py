@@ -54,6 +54,7 @@ _FLAGS = (
     _setting("server_name", "--server-name", meaning="Name shown to people."),
     _setting("enable_scheduler", "--scheduler/--no-scheduler", meaning="Promote due jobs."),
     _setting("enable_recurring", "--recurring/--no-recurring", meaning="Fire due templates."),
+    _setting("prune_recurring", "--prune/--no-prune", meaning="Delete templates that the code has no more."),
     _setting("enable_cleanup", "--cleanup/--no-cleanup", meaning="Remove expired jobs."),
     _setting("enable_heartbeat", "--heartbeat/--no-heartbeat", meaning="Send heartbeats."),
 )  # fmt: skip

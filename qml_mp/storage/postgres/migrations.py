@@ -180,8 +180,8 @@ ALTER TABLE {s}.jobs
 
 _FOLLOWED_TEMPLATES = """
 -- What becomes of missed firings and of those during a run, by how much their jobs are spread, whose code
--- declares the template (NULL: a person made it; '': not known, as of all before this), the firing that waits
--- for the end of a job, and the newest job.
+-- declares the template (NULL: a person made it; '': that of an app without a name; '?': not known, as of all
+-- before this), the firing that waits for the end of a job, and the newest job.
 ALTER TABLE {s}.recurring_jobs
     ADD COLUMN misfire     text NOT NULL DEFAULT 'fire_once',
     ADD COLUMN overlap     text NOT NULL DEFAULT 'allow',
@@ -189,7 +189,7 @@ ALTER TABLE {s}.recurring_jobs
     ADD COLUMN app         text COLLATE "C",
     ADD COLUMN waiting_for timestamptz,
     ADD COLUMN last_job_id text COLLATE "C";
-UPDATE {s}.recurring_jobs SET app = '';
+UPDATE {s}.recurring_jobs SET app = '?';
 
 -- Whether a job of a template has not ended, whatever has.
 CREATE INDEX jobs_of_template ON {s}.jobs (recurring_id)

@@ -204,8 +204,8 @@ CREATE INDEX qml_jobs_waiting ON qml_jobs (run_at, id, state)
 
 _VERSION_4: Final = """
 -- What becomes of missed firings and of those during a run, by how much their jobs are spread, whose code
--- declares the template (NULL: a person made it; '': not known, as of all before this), the firing that waits
--- for the end of a job, and the newest job.
+-- declares the template (NULL: a person made it; '': that of an app without a name; '?': not known, as of all
+-- before this), the firing that waits for the end of a job, and the newest job.
 ALTER TABLE qml_recurring_jobs ADD COLUMN misfire TEXT NOT NULL DEFAULT 'fire_once';
 ALTER TABLE qml_recurring_jobs ADD COLUMN overlap TEXT NOT NULL DEFAULT 'allow';
 ALTER TABLE qml_recurring_jobs ADD COLUMN jitter_us INTEGER NOT NULL DEFAULT 0;
@@ -213,7 +213,7 @@ ALTER TABLE qml_recurring_jobs ADD COLUMN app TEXT;
 ALTER TABLE qml_recurring_jobs ADD COLUMN waiting_for INTEGER
     CHECK (typeof(waiting_for) IN ('integer', 'null'));
 ALTER TABLE qml_recurring_jobs ADD COLUMN last_job_id TEXT;
-UPDATE qml_recurring_jobs SET app = '';
+UPDATE qml_recurring_jobs SET app = '?';
 
 -- Whether a job of a template has not ended, whatever has.
 CREATE INDEX qml_jobs_of_template ON qml_jobs (recurring_id)

@@ -1,13 +1,16 @@
-"""Supervisor: what it says of itself in the registry, and the templates that its code declares, written to
-storage when they have changed."""
+"""Supervisor: what it says of itself in the registry, and its code's recurring templates, which storage
+follows at the start and at a reload."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qml_mp.child.source import AppFacts
 from qml_mp.core.recurring import RecurringJob
+from qml_mp.events.facts import TemplatesFollowed
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
+from qml_mp.supervisor.loops.unknown_methods import known_to_nobody
 from qml_mp.supervisor.run import Run
 
 
@@ -24,24 +27,52 @@ class SelfDescriptionLoop(Loop):
 
 
 class TemplatesLoop(Loop):
-    """Due while recurring templates are declared that storage does not have."""
+    """Due once what the code declares is known, and storage has not followed it yet."""
 
     name = "templates"
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, identity: str) -> None:
+        """`identity` stands for the name of an app that has none."""
         super().__init__(run)
-        self._pending: list[RecurringJob] = []
+        self._identity = identity
+        self._pending: AppFacts | None = None
 
-    def declare(self, templates: Sequence[RecurringJob]) -> None:
-        """Store these at the next tick; they replace what was to be stored before."""
-        self._pending = list(templates)
+    def declare(self, facts: AppFacts) -> None:
+        """Have storage follow this code at the next tick."""
+        self._pending = facts
 
     def due_at(self) -> float:
-        return AT_ONCE if self._pending else NEVER
+        return NEVER if self._pending is None else AT_ONCE
 
     def tick(self, storage: Storage) -> None:
-        while self._pending:
-            first = self._pending[0]
-            storage.upsert_recurring_job(first)
-            # Others may have been declared while storage took its time.
-            self._pending = [template for template in self._pending if template is not first]
+        facts = self._pending
+        if facts is None:
+            return
+        self._follow(storage, facts)
+        if self._pending is facts:  # newer code may have been declared while storage took its time
+            self._pending = None
+
+    def _follow(self, storage: Storage, facts: AppFacts) -> None:
+        app, declared = facts.name or self._identity, {template.id for template in facts.recurring}
+        left = [each for each in storage.list_recurring_jobs() if each.app == app and each.id not in declared]
+        if not facts.recurring and not left:
+            return
+        spared = self._known_elsewhere_only(storage, facts, left)
+        prune = self._run.config.prune_recurring
+        followed = storage.follow_code(app, facts.recurring, prune=prune, spared_methods=spared)
+        self._run.events.emit(
+            TemplatesFollowed(
+                added=followed.added,
+                changed=followed.changed,
+                removed=followed.removed,
+                refused=followed.refused,
+            )
+        )
+
+    def _known_elsewhere_only(
+        self, storage: Storage, facts: AppFacts, left: Sequence[RecurringJob]
+    ) -> list[str]:
+        """Methods that this code lacks and another live server has: an older version that still runs, or
+        another app of the same name. Their templates are not deleted under its hands."""
+        lacking = {template.method for template in left}.difference(facts.methods or ())
+        return sorted(lacking - known_to_nobody(storage, lacking, own_id=self._run.registration.id))

@@ -107,7 +107,7 @@ class Reload(Part):
             return
         self._trouble = None
         self._run.registration.serve(queues, facts.methods)
-        self._templates.declare(facts.recurring)
+        self._templates.declare(facts)
         self._run.pool.serve(queues)
         self._run.events.emit(ServerReloaded(queues=queues, methods=facts.methods))
         self._run.pool.replace_all()

@@ -1,0 +1,138 @@
+"""Tests of the storage: templates follow the code of their app, and leave alone what is others'."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.errors import ConfigurationError
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Followed
+from tests.storage.conftest import Raw
+from tests.storage.helpers import in_children
+
+NOTHING = Followed(added=(), changed=(), removed=(), refused={})
+
+
+def declared(*ids: str, cron: str = "0 9 * * *", method: str = "send") -> list[RecurringJob]:
+    return [RecurringJob.new(each, cron, method) for each in ids]
+
+
+def owners(storage: Storage) -> dict[str, str | None]:
+    return {template.id: template.app for template in storage.list_recurring_jobs()}
+
+
+def test_what_the_code_adds_changes_and_has_no_more_is_followed(storage: Storage) -> None:
+    first = storage.follow_code("shop", declared("one", "digest", "old"), prune=True)
+
+    now = [*declared("one", "two"), *declared("digest", cron="0 10 * * *")]
+    second = storage.follow_code("shop", now, prune=True)
+    third = storage.follow_code("shop", [replace(each) for each in declared("one", "two")], prune=True)
+
+    assert first == replace(NOTHING, added=("digest", "old", "one"))
+    assert second == replace(NOTHING, added=("two",), changed=("digest",), removed=("old",))
+    assert third == replace(NOTHING, removed=("digest",))
+    assert owners(storage) == {"one": "shop", "two": "shop"}
+
+
+def test_what_is_declared_as_it_was_is_no_change(storage: Storage) -> None:
+    storage.follow_code("shop", declared("one"), prune=True)
+    before = storage.list_recurring_jobs()
+
+    assert storage.follow_code("shop", declared("one"), prune=True) == NOTHING
+    assert storage.list_recurring_jobs() == before
+
+
+def test_nothing_is_deleted_without_pruning_nor_for_an_app_without_a_name(storage: Storage) -> None:
+    storage.follow_code("shop", declared("one"), prune=True)
+    storage.follow_code("", declared("two"), prune=True)
+
+    assert storage.follow_code("shop", [], prune=False) == NOTHING
+    assert storage.follow_code("", [], prune=True) == NOTHING
+    assert owners(storage) == {"one": "shop", "two": ""}
+
+
+def test_a_template_of_a_method_that_another_server_has_is_spared(storage: Storage) -> None:
+    storage.follow_code("shop", [*declared("one"), *declared("two", method="other")], prune=True)
+
+    followed = storage.follow_code("shop", [], prune=True, spared_methods=["other"])
+
+    assert followed.removed == ("one",)
+    assert owners(storage) == {"two": "shop"}
+
+
+def test_each_app_touches_only_its_own(storage: Storage) -> None:
+    storage.upsert_recurring_job(declared("by-hand")[0])
+    storage.follow_code("shop", declared("digest", "theirs"), prune=True)
+
+    blog = storage.follow_code("blog", declared("digest", "mine", "by-hand", cron="0 1 * * *"), prune=True)
+    gone = storage.follow_code("blog", [], prune=True)
+
+    assert blog == replace(NOTHING, added=("mine",), refused={"digest": "shop", "by-hand": None})
+    assert gone.removed == ("mine",)
+    assert owners(storage) == {"by-hand": None, "digest": "shop", "theirs": "shop"}
+    assert {template.cron for template in storage.list_recurring_jobs()} == {"0 9 * * *"}
+
+
+@pytest.mark.parametrize("app", ["shop", ""])
+def test_a_person_cannot_replace_what_code_declares(storage: Storage, app: str) -> None:
+    storage.follow_code(app, declared("digest"), prune=True)
+
+    with pytest.raises(ConfigurationError, match="is declared by the code"):
+        storage.upsert_recurring_job(declared("digest", cron="0 10 * * *")[0])
+
+    assert storage.list_recurring_jobs()[0].cron == "0 9 * * *"
+
+
+def test_a_persons_switch_survives_what_the_code_declares(storage: Storage) -> None:
+    storage.follow_code("shop", declared("digest"), prune=True)
+    storage.set_recurring_enabled("digest", False, next_run_at=None)
+
+    storage.follow_code("shop", declared("digest", cron="0 10 * * *"), prune=True)
+
+    (template,) = storage.list_recurring_jobs()
+    assert (template.enabled, template.cron) == (False, "0 10 * * *")
+
+
+@pytest.mark.parametrize("owner", ["?", ""])
+def test_a_template_whose_owner_is_not_known_belongs_to_the_first_app_that_declares_it(
+    storage: Storage, raw: Raw, owner: str
+) -> None:
+    for each in declared("digest", "other"):
+        storage.upsert_recurring_job(each)
+    raw.run("UPDATE {recurring_jobs} SET app = ?", owner)
+
+    assert storage.follow_code("shop", declared("digest"), prune=True).changed == ("digest",)
+    assert storage.follow_code("shop", declared("digest"), prune=True) == NOTHING
+    assert owners(storage) == {"digest": "shop", "other": owner}
+
+
+def test_what_a_firing_waits_for_survives_a_declaration(storage: Storage) -> None:
+    late = storage.now().replace(microsecond=0) - timedelta(seconds=1)
+    cron = f"{late.second} {late.minute} {late.hour} * * *"
+    template = RecurringJob.new("digest", cron, "send", misfire="catch_up(2)", overlap="queue")
+    storage.follow_code("shop", [replace(template, next_run_at=late - timedelta(days=1))], prune=True)
+    storage.fire_due_recurring()
+
+    storage.follow_code("shop", [replace(template, queue="mail")], prune=True)
+
+    assert storage.list_recurring_jobs()[0].waiting_for == late
+
+
+def test_servers_that_start_at_once_add_each_template_once(storage: Storage, url: str) -> None:
+    storage.migrate()
+    storage.close()
+
+    def start() -> None:
+        with closing(open_storage(url)) as mine:
+            followed = mine.follow_code("shop", declared("a", "b", "c"), prune=True)
+            assert followed.added in ((), ("a", "b", "c"))
+
+    assert in_children([partial(start)] * 4) == [0] * 4
+    assert owners(storage) == {"a": "shop", "b": "shop", "c": "shop"}
