@@ -8,7 +8,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob, StorageUnreachable
 from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.migrate import pending
+from qml_mp.storage.sqlite.disk import LogOnDisk
 from qml_mp.storage.sqlite.errors import is_busy, spoils_handle, translated
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.opening import (
@@ -71,6 +72,8 @@ class SqliteConnection(ProcessConnection):
         """Of the file that was opened: where its name leads to elsewhere later, that is another file."""
         self._log: FileIdentity | None = None
         """The write-ahead log of this connection."""
+        self._disk = LogOnDisk(self.path)
+        """Where its commits have to be; open as long as the connection."""
         super().__init__()
 
     @property
@@ -91,23 +94,27 @@ class SqliteConnection(ProcessConnection):
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the write lock; committed at the end, rolled back on any error.
+        """A transaction that holds the write lock; committed at the end, rolled back on any error, and then
+        on the disk.
 
         One that is not `durable` may be lost when the machine goes down, and waits for no disk.
-        Raises `StorageUnavailable` when the lock cannot be had within the busy timeout.
+        Raises `StorageUnavailable` when the lock cannot be had within the busy timeout, and
+        `StorageUnreachable` when the disk fails: then nothing is known of what was committed.
         """
         with self._turn(), self._translated():
             connection = self._usable()
             self._have_patience(connection, patient=False)
-            with nullcontext() if durable else _cheaply(connection):
-                try:
-                    self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    _roll_back(connection)
-                    raise
+            changes = connection.total_changes
+            try:
+                self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
             self.durable_commits += durable
+            if durable:
+                self._disk.wait(connection, changed=connection.total_changes != changes)
 
     def write_once(self, statement: str, values: Sequence[object]) -> int:
         """`write` with one statement, which needs no BEGIN and COMMIT; how many rows it has written."""
@@ -116,6 +123,7 @@ class SqliteConnection(ProcessConnection):
             self._have_patience(connection, patient=False)
             cursor = self._until_not_busy(lambda: connection.execute(statement, values))
             self.durable_commits += 1
+            self._disk.wait(connection)
             return cursor.rowcount
 
     def where(self) -> str:
@@ -157,6 +165,7 @@ class SqliteConnection(ProcessConnection):
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         self._descriptors = frozenset()
+        self._disk.close()
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
@@ -164,6 +173,7 @@ class SqliteConnection(ProcessConnection):
     def _abandon(self) -> None:
         self._is_forking = False
         self._descriptors = frozenset()
+        self._disk.forget()
         if self._connection is not None:
             # One reference too many, for good: the handle is not even closed when the child exits.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
@@ -247,10 +257,11 @@ class SqliteConnection(ProcessConnection):
             else:
                 self._migrate(connection)
             version_of(connection)  # a first read, which makes the log
+            self._log_path = log_of(self.path)
+            self._disk.open(self._log_path)
         except BaseException:
             connection.close()
             raise
-        self._log_path = log_of(self.path)
         self._file, self._log = identity_of(self.path), identity_of(self._log_path)
         self._descriptors = open_descriptors() - before
         return connection
@@ -259,6 +270,7 @@ class SqliteConnection(ProcessConnection):
         pending(MIGRATIONS, found=version_of(connection), where=self.where())  # a newer one: no write
         self._until_not_busy(lambda: configure(connection, self.path))
         connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA synchronous = FULL")  # its log may not be open yet
         try:
             self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
             # Read again under the lock: of several starters the first migrates and the rest find it done.
@@ -273,18 +285,9 @@ class SqliteConnection(ProcessConnection):
             _roll_back(connection)
             raise
         finally:
+            connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(self._patience)
         return [migration.version for migration in missing]
-
-
-@contextmanager
-def _cheaply(connection: sqlite3.Connection) -> Iterator[None]:
-    """With a log, NORMAL leaves out the fsync of the commit alone; the next durable one makes up for it."""
-    connection.execute("PRAGMA synchronous = NORMAL")
-    try:
-        yield
-    finally:
-        connection.execute("PRAGMA synchronous = FULL")
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -41,10 +41,11 @@ def open_waker(database: SqliteConnection) -> FileWaker | None:
 class FileWaker:
     """`Waker` of a file.
 
-    The kernel tells of writes to the write-ahead log, which come before their commit can be seen:
-    the fsync lies in between. So after such an event `PRAGMA data_version`, which changes with
-    each commit of another connection, is looked at soon, and then at growing intervals until any
-    commit must have ended. A wake-up is neither lost to a slow disk nor given for a rollback.
+    The kernel tells of writes to the write-ahead log, which come before their commit can be seen: for our
+    own a moment, for those of programs that sync within the commit as long as the disk takes. So after
+    such an event `PRAGMA data_version`, which changes with each commit of another connection, is looked at
+    soon, and then at growing intervals until any commit must have ended. A wake-up is neither lost to
+    a slow disk nor given for a rollback.
 
     It is looked at through the storage's own connection, whose own commits do not change it: a server
     that sends heartbeats must not wake itself. Its other commits count as those of others do.

@@ -49,7 +49,7 @@ class QmlMp(System):
 
 DURABILITY = {
     Backend.POSTGRES: "fsync, synchronous_commit=on",
-    Backend.SQLITE: "WAL, synchronous=FULL",
+    Backend.SQLITE: "WAL, synced after each commit, before it is acknowledged",
 }
 SYSTEMS = tuple(
     QmlMp(

@@ -1,0 +1,77 @@
+"""Every process: commits brought to the disk, once their lock is let go.
+
+SQLite's own way (`synchronous = FULL`) is to hold the write lock until the disk has answered: processes write
+one behind the other, and whoever has just written is the first to have the lock again. With `NORMAL` a commit
+is in the log, and seen by others, when it returns. Here its process then waits for the disk by itself,
+beside the others: one answer of the disk serves all that is in the log by then. Nobody is told that something
+is stored before it is on the disk; and as the log is read in order up to its first gap, whatever is there
+has all before it there too.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from qml_mp.errors import StorageUnreachable
+
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+class LogOnDisk:
+    """The write-ahead log of a process's connection, as far as it is on the disk."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._is_doubtful = False
+        """The disk has failed once: the kernel then takes for written what may not be."""
+
+    def open(self, log_path: str) -> None:
+        """The log has to be there; raises `StorageUnreachable`. SQLite has no locks on it, which closing a
+        descriptor would take away."""
+        try:
+            self._descriptor = os.open(log_path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StorageUnreachable(
+                f"The log {log_path} of the SQLite file cannot be opened: {error.strerror}."
+            ) from error
+
+    def wait(self, connection: sqlite3.Connection, *, changed: bool = True) -> None:
+        """Until all that was committed is on the disk; nothing to do where nothing was `changed`.
+
+        Raises `StorageUnreachable`: others then see the commit, as one whose reply was lost, and it may go
+        with the power.
+        """
+        if self._is_doubtful:
+            self._move(connection)
+        elif not changed:
+            return
+        try:
+            _sync(self._descriptor)
+        except OSError as error:
+            self._is_doubtful = True
+            raise self._failed(error.strerror or "") from error
+
+    def close(self) -> None:
+        """Harmless when closed already."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def forget(self) -> None:
+        """After a fork: the number may be somebody else's by now."""
+        self._descriptor = -1
+
+    def _move(self, connection: sqlite3.Connection) -> None:
+        """All of the log into the file, which is written and synced anew."""
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        if busy:
+            raise self._failed("what it has taken since is not known")
+        self._is_doubtful = False
+
+    def _failed(self, why: str) -> StorageUnreachable:
+        return StorageUnreachable(
+            f"The SQLite file {self._path} could not be written: the disk reported an error ({why}). What "
+            "was written last may be lost if the machine goes down; look at the system's log."
+        )
