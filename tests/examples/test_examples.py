@@ -95,9 +95,7 @@ def test_the_report_is_written_at_every_firing_until_the_server_is_stopped(tmp_p
             command, cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
-        wait_until(
-            lambda: report.exists() and report.read_text().count("\n") >= 3, within_s=30, what="3 reports"
-        )
+        wait_until(lambda: report.exists() and report.read_text().count("\n") >= 3, what="3 reports")
         server.send_signal(signal.SIGTERM)
         code = server.wait(60)
     finally:

@@ -23,9 +23,14 @@ from tests.processes.journal import JOURNAL, Line, read_journal
 ROOT = Path(__file__).parents[2]
 APP = "tests.processes.jobs_app:app"
 _Found = TypeVar("_Found")
+PATIENCE_S = 60.0
+"""How long a test waits for what comes about in a moment, on whatever machine. It bounds a run that hangs and
+judges nothing: what must be quick is told apart from what is not by facts."""
 
 
-def wait_until(find: Callable[[], _Found | None], *, within_s: float = 20.0, what: str = "it") -> _Found:
+def wait_until(
+    find: Callable[[], _Found | None], *, within_s: float = PATIENCE_S, what: str = "it"
+) -> _Found:
     """The first truthy answer of `find`; fails the test when there is none in time. What takes long is asked
     for more rarely, because many tests wait at a time and an answer costs a query."""
     began = time.monotonic()
@@ -95,7 +100,7 @@ class Server:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def wait(self, within_s: float = 40.0) -> int:
+    def wait(self, within_s: float = PATIENCE_S) -> int:
         """The exit code, when it comes by itself."""
         assert self.process is not None
         return self.process.wait(within_s)
@@ -138,14 +143,14 @@ def state_of(storage: Storage, job_id: str) -> StateName:
     return job.state_name
 
 
-def wait_for_state(storage: Storage, job_id: str, *wanted: StateName, within_s: float = 20.0) -> Job:
+def wait_for_state(storage: Storage, job_id: str, *wanted: StateName) -> Job:
     """The job, as soon as it is in one of the states."""
 
     def find() -> Job | None:
         job = storage.get(job_id)
         return job if job is not None and job.state_name in wanted else None
 
-    return wait_until(find, within_s=within_s, what=f"{' or '.join(wanted)}")
+    return wait_until(find, what=f"{' or '.join(wanted)}")
 
 
 def result_of(storage: Storage, method: str, **arguments: object) -> object:

@@ -43,7 +43,7 @@ FEW = ("flaky", "plain")
 MANY = (*["plain"] * 9, "flaky", *["plain"] * 6)
 """So many that a worker holds several claims: 1 at first, then 2, 4 and 8, among which one fails."""
 _FAILURES = {"flaky": 1, "plain": 0}
-_LONGEST_S = 30.0
+_LONGEST_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

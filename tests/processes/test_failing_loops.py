@@ -90,7 +90,7 @@ def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_wait
         assert storage.get(refused_id).state_name is StateName.PROCESSING  # type: ignore[union-attr]
 
     (tmp_path / "refused" / "gate").touch()
-    wait_for_state(storage, refused_id, StateName.SUCCEEDED, within_s=40.0)
+    wait_for_state(storage, refused_id, StateName.SUCCEEDED)
 
 
 @pytest.mark.fault(75)
@@ -104,7 +104,7 @@ def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
         wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
         wait_until(lambda: REFUSAL in two.log(), what=two.log())
         one.signal(signal.SIGKILL)
-        wait_until(lambda: job_id in [line.job_id for line in two.journal()], within_s=30.0, what=two.log())
+        wait_until(lambda: job_id in [line.job_id for line in two.journal()], what=two.log())
 
     (tmp_path / "one" / "gate").touch()
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
@@ -172,7 +172,7 @@ def test_a_recovery_that_is_refused_at_the_start_is_tried_again_and_keeps_no_ser
         assert REFUSAL in two.log()
 
     (tmp_path / "one" / "gate").touch()
-    wait_for_state(storage, job_id, StateName.SUCCEEDED, within_s=30.0)
+    wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert "Cannot give back what earlier runs left" in two.log()
     assert "Traceback" not in two.log()
     assert two.stop() == 0

@@ -61,7 +61,7 @@ def start_of(ground: Ground, job_id: str) -> Line:
 
 def end_all(ground: Ground, server: Server) -> None:
     """Wait for the end of all jobs, and stop the server."""
-    wait_until(lambda: not ground.audit.unfinished(), within_s=40, what=f"the end; {server.log()[-3000:]}")
+    wait_until(lambda: not ground.audit.unfinished(), what=f"the end; {server.log()[-3000:]}")
     assert server.stop() == 0
 
 

@@ -74,7 +74,9 @@ def test_five_servers_that_start_at_once_on_an_empty_storage_make_one_schema_and
     ids = [enqueue(storage, "quick") for _ in range(20)]
 
     for job_id in ids:
-        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    # A worker that has to wait for a processor gives back what it holds: runs are counted, and not claims.
+    assert sorted(line.job_id for line in five[0].journal() if line.what == "start") == sorted(ids)
     assert len(storage.list_servers()) == 5
     with driver(storage.url) as (connection, prefix):
         versions = connection.execute(f"SELECT version FROM {prefix}schema_version").fetchall()
@@ -90,7 +92,7 @@ def test_a_server_whose_postgres_is_down_says_so_and_exits_4(server: MakeServer)
         one.url = f"postgresql://someone:secret@127.0.0.1:{bound.getsockname()[1]}/db"
         one.start(ready=None)
 
-        code = one.wait(within_s=15.0)
+        code = one.wait()
 
     assert code == 4, one.log()
     assert "is not available for connecting" in one.log()

@@ -135,6 +135,6 @@ def test_an_import_that_ends_the_workers_without_a_word_stops_the_server_as_one_
 
     one.start(ready=None)
 
-    assert one.wait(within_s=60) == 3
+    assert one.wait() == 3
     assert "workers in a row died while booting, without a reason" in one.log()
     assert storage.list_servers() == []

@@ -110,7 +110,7 @@ def test_a_worker_killed_while_it_holds_claims_runs_none_of_the_jobs_twice(
     ids = enqueue_naps(storage, "nap", *([0.0] * 400))
     one = place(f"{moment}=kill:{times}", "-w", "1").start(ready=None)
 
-    wait_until(lambda: states(storage, ids) == {StateName.SUCCEEDED}, within_s=60, what=one.log())
+    wait_until(lambda: states(storage, ids) == {StateName.SUCCEEDED}, what=one.log())
 
     assert starts(one) == Counter(ids)
     assert sum(job.crashes for job in map(storage.get, ids) if job) <= most_crashes

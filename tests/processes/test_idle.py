@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.statement_trace import TRACE, statements
 MakeServer = Callable[..., Server]
 
 _POLLS = 20
+_POLLED_EVERY_S = 0.04
 _LOOKS_FOR_JOBS = "AS enqueued"  # of the supervisor; a worker chooses a single job
 SHARING = """
 import gc, sys
@@ -26,16 +28,19 @@ def look() -> list:
     return [was_there, gc.get_freeze_count()]
 """
 FREEZING = """
-import gc, os, signal, threading
-from qml_mp import BackgroundJobServer, ServerConfig, WorkerRegistry, open_storage
+import gc, os, signal
+from qml_mp import BackgroundJobServer, QmlApp, ServerConfig, open_storage
 {before}
 before = gc.get_freeze_count()
-def frozen(signal, frame):
+app = QmlApp({url!r})
+@app.job()
+def tell_the_supervisor():
+    os.kill(os.getppid(), signal.SIGALRM)
+def told(signal, frame):
     assert gc.get_freeze_count() > 1000
     os.kill(os.getpid(), 15)
-signal.signal(signal.SIGALRM, frozen)
-signal.setitimer(signal.ITIMER_REAL, 0.5)
-BackgroundJobServer(ServerConfig(worker_count=1), open_storage({url!r}), WorkerRegistry()).run()
+signal.signal(signal.SIGALRM, told)
+BackgroundJobServer(ServerConfig(worker_count=1), open_storage({url!r}), app.program).run()
 print(before, gc.get_freeze_count())
 """
 
@@ -45,16 +50,18 @@ def test_the_supervisor_looks_for_jobs_in_the_stead_of_its_idle_workers(
 ) -> None:
     traces = tmp_path / "traces"
     traces.mkdir()
-    environment = {TRACE: str(traces), "QML_MP_POLLING_INTERVAL": "0.04"}
+    environment = {TRACE: str(traces), "QML_MP_POLLING_INTERVAL": str(_POLLED_EVERY_S)}
     one = server("-w", "3", **environment)
     one.program = ("-m", "tests.statement_trace")
     one.start(ready=3)
     wait_until(lambda: _polls(traces, one) > 2, what="a server that is idle")
-    before = _sent_by_workers(traces, one)
+    began_s, before = time.monotonic(), _sent_by_workers(traces, one)
 
     wait_until(lambda: _polls(traces, one) > 2 + _POLLS, what=f"{_POLLS} polls")
 
-    assert _sent_by_workers(traces, one) - before <= _POLLS // 2  # all three: each looks itself now and then
+    # All three send less than half of what one that polls would send in this time: each looks now and then.
+    sent = _sent_by_workers(traces, one) - before
+    assert sent <= (time.monotonic() - began_s) / _POLLED_EVERY_S / 2
     wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
     assert one.stop() == 0
 
@@ -83,16 +90,18 @@ def test_a_worker_inherits_what_every_app_imports_and_its_collector_leaves_that_
     assert one.stop() == 0
 
 
-def _frozen_before_and_after(url: str, *, before: str = "") -> list[int]:
-    code = FREEZING.format(url=url, before=before)
+def _frozen_before_and_after(storage: Storage, *, before: str = "") -> list[int]:
+    """The frozen objects of a host, before and after a run that ends with its first job."""
+    enqueue(storage, "tell_the_supervisor")
+    code = FREEZING.format(url=storage.url, before=before)
     return [int(count) for count in subprocess.check_output([sys.executable, "-c", code], cwd=ROOT).split()]
 
 
-def test_a_host_has_its_collector_back_when_the_run_is_over(url: str) -> None:
-    assert _frozen_before_and_after(url) == [0, 0]
+def test_a_host_has_its_collector_back_when_the_run_is_over(storage: Storage) -> None:
+    assert _frozen_before_and_after(storage) == [0, 0]
 
 
-def test_what_a_host_has_frozen_itself_stays_frozen(url: str) -> None:
-    before, after = _frozen_before_and_after(url, before="gc.freeze()")
+def test_what_a_host_has_frozen_itself_stays_frozen(storage: Storage) -> None:
+    before, after = _frozen_before_and_after(storage, before="gc.freeze()")
 
     assert after > before - 100 > 1000  # some objects are gone

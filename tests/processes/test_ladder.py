@@ -16,10 +16,12 @@ from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Deleted, Failed, StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, CancelResult
-from tests.processes.harness import ROOT, Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.processes.harness import PATIENCE_S, ROOT, Server, enqueue, is_gone, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5"}
+PATIENT = {**QUICK, "QML_MP_TERM_GRACE": "600"}
+"""For jobs that give way, however late their process gets a processor."""
 
 
 def with_limit(storage: Storage, method: str, **arguments: float) -> str:
@@ -30,7 +32,7 @@ def with_limit(storage: Storage, method: str, **arguments: float) -> str:
 def test_a_job_past_its_limit_unwinds_through_finally_and_is_recorded_as_a_timeout(
     server: MakeServer, storage: Storage, method: str, arguments: dict[str, float]
 ) -> None:
-    one = server("-w", "1", **QUICK).start()
+    one = server("-w", "1", **PATIENT).start()
     workers = one.worker_pids()
 
     job_id = with_limit(storage, method, **arguments)
@@ -137,7 +139,7 @@ def test_cancel_from_the_command_line_waits_for_the_end(server: MakeServer, stor
         "--reason",
         "x",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
 
     assert done.returncode == 0, done.stderr
     job = storage.get(job_id)

@@ -42,10 +42,11 @@ def starts(one: Server) -> list[str]:
 
 
 def assert_one_run_each(one: Server, storage: Storage, ids: list[str]) -> None:
-    """Every job has succeeded by its first claim, which no worker has died for."""
+    """Every job has succeeded in its first run, and no worker has died. A worker that has to wait for a
+    processor gives back what it holds, so claims may be more."""
     for job_id in ids:
         job = wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED)
-        assert (job.state_name, job.claim_seq, job.crashes) == (StateName.SUCCEEDED, 1, 0), one.log()
+        assert (job.state_name, job.failures, job.crashes) == (StateName.SUCCEEDED, 0, 0), one.log()
     assert sorted(starts(one)) == sorted(ids)
     assert "stopped (pid" not in one.log()
 

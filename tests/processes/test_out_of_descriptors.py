@@ -73,7 +73,6 @@ def test_a_server_with_few_descriptors_replaces_its_workers_all_the_same(
 
     wait_until(
         lambda: len(new := one.worker_pids()) == len(workers) and not {*new.values()} & {*workers.values()},
-        within_s=60,
         what="new workers alone",
     )
     assert one.log().count(SAID) == 1
@@ -90,7 +89,7 @@ def test_workers_for_whom_there_was_no_room_start_when_there_is(server: MakeServ
     hard = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)[1]
     resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (min(hard, 256), hard))
 
-    wait_until(lambda: len(one.worker_pids()) == 14, within_s=60, what=one.log())
+    wait_until(lambda: len(one.worker_pids()) == 14, what=one.log())
     wait_until(lambda: "All workers that are wanted run again" in one.log(), what=one.log())
     assert one.stop() == 0
 
@@ -102,7 +101,7 @@ def test_a_burst_with_few_descriptors_ends(server: MakeServer, storage: Storage)
     one.prefix = FEW
     one.start(ready=None)
 
-    assert one.wait(within_s=60) == 0
+    assert one.wait() == 0
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
 
 

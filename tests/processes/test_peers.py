@@ -72,7 +72,7 @@ def test_a_server_that_was_declared_dead_while_it_slept_ends_its_jobs_and_goes_o
 def test_a_living_server_takes_over_from_one_of_its_host_that_died(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", QML_MP_ORPHAN_GRACE="60").start()
+    one = server("-w", "1", QML_MP_ORPHAN_GRACE="600").start()
     job_id = enqueue(storage, "spin")
     first = wait_until(lambda: next((line.pid for line in one.journal() if line.what == "start"), None))
     two = server("-w", "1").start()

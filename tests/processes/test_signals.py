@@ -168,7 +168,7 @@ def test_a_server_whose_terminal_is_closed_stops_and_its_job_is_finished(
 
     os.close(terminal)
 
-    assert one.wait(within_s=20) == 0
+    assert one.wait() == 0
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
     assert all(is_gone(pid) for pid in workers)
 

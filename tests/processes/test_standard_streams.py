@@ -144,7 +144,7 @@ def test_jobs_may_write_ten_megabytes_in_every_way_and_the_system_works_on(
 ) -> None:
     loud = enqueue(storage, "use_every_way_out", mib=10)
 
-    worker = wait_for_state(storage, loud, StateName.SUCCEEDED, within_s=120).result
+    worker = wait_for_state(storage, loud, StateName.SUCCEEDED).result
 
     assert result_of(storage, "quick") == worker
     written = one.log().count("x" * 1023)

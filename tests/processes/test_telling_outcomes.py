@@ -18,16 +18,17 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, CancelResult
-from tests.processes.harness import ROOT, Server, wait_for_state
+from tests.processes.harness import ROOT, Server, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 TOLD = "tests.processes.apps_outcomes:told"
-QUICK = {"QML_MP_CANCEL_GRACE": "0.2", "QML_MP_TERM_GRACE": "0.3"}
+PATIENT = {"QML_MP_CANCEL_GRACE": "0.2", "QML_MP_TERM_GRACE": "600"}
+"""A job that gives way is never killed, however late its process gets a processor."""
 
 
 @pytest.fixture
 def told(server: MakeServer, tmp_path: Path) -> Server:
-    return server("-w", "1", app=TOLD, TOLD_FILE=str(tmp_path / "told"), QML_MP_MAX_CRASHES="2", **QUICK)
+    return server("-w", "1", app=TOLD, TOLD_FILE=str(tmp_path / "told"), QML_MP_MAX_CRASHES="2", **PATIENT)
 
 
 def enqueue(storage: Storage, what: str, **options: Any) -> str:
@@ -78,7 +79,7 @@ def test_the_hook_gets_results_and_cancels(told: Server, storage: Storage, tmp_p
 
     done = wait_for_state(storage, enqueue(storage, "return"), StateName.SUCCEEDED)
     cancelled_id = enqueue(storage, "hang")
-    wait_for_state(storage, cancelled_id, StateName.PROCESSING)
+    wait_until(lambda: lines_about(told, cancelled_id), what="its start")
     asked = storage.request_cancel(cancelled_id, reason="not wanted", retention=BY_DEFAULT)
     cancelled = wait_for_state(storage, cancelled_id, StateName.DELETED)
     assert told.stop() == 0
@@ -112,16 +113,18 @@ def test_a_failure_is_one_warning_when_it_is_retried_and_one_error_at_the_end_wi
 
 
 @pytest.mark.parametrize(
-    ("what", "first", "last"),
+    ("what", "term_grace", "first", "last"),
     [
         (
             "hang",
+            "600",
             "attempt 1 of 2 passed its time limit, retry in 50ms: "
             "JobTimeout: The attempt exceeded its time limit of 200ms.",
             "failed for good at attempt 2 of 2: JobTimeout: The attempt exceeded its time limit of 200ms.",
         ),
         (
             "hang on",
+            "0.3",
             "attempt 1 passed its time limit, retry in 50ms: "
             "JobTimeout: The job passed its time limit, did not end when asked, and was killed.",
             "failed for good at attempt 2: "
@@ -130,8 +133,9 @@ def test_a_failure_is_one_warning_when_it_is_retried_and_one_error_at_the_end_wi
     ],
 )
 def test_a_time_limit_is_called_one_whether_the_job_gives_way_or_is_killed(
-    told: Server, storage: Storage, what: str, first: str, last: str
+    told: Server, storage: Storage, what: str, term_grace: str, first: str, last: str
 ) -> None:
+    told.environment = {**told.environment, "QML_MP_TERM_GRACE": term_grace}
     told.start()
 
     job_id = enqueue(storage, what, timeout=timedelta(milliseconds=200))

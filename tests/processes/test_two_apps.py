@@ -29,5 +29,7 @@ def test_a_job_of_newer_code_waits_for_the_server_that_has_it(
     new = server("-w", "2", app=OTHER_APP).start(ready=2)
 
     for job_id in newer_ids:
-        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
+    runs = [line.job_id for line in new.journal() if line.what == "start"]
+    assert sorted(runs) == sorted([*newer_ids, *known_ids])
     assert [old.stop(), new.stop()] == [0, 0]

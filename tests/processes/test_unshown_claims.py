@@ -35,7 +35,7 @@ def test_an_idle_worker_is_told_of_a_claim_that_it_does_not_know_and_runs_it(
 
     claim = claim_for(storage, worker.id, worker.server_id, registered=True)
 
-    job = wait_for_state(storage, claim.job.id, StateName.SUCCEEDED, within_s=60)
+    job = wait_for_state(storage, claim.job.id, StateName.SUCCEEDED)
     assert (job.claim_seq, job.crashes) == (1, 0)
     assert f"does not show its claim of job {claim.job.id}" in one.log()
     assert f"Found the claim of job {claim.job.id}" in one.log()
@@ -54,7 +54,7 @@ def test_a_claim_of_a_worker_that_is_gone_is_given_back_uncharged(
 
     claim = claim_for(storage, f"{worker.server_id}:worker:9.9", worker.server_id, registered=False)
 
-    job = wait_for_state(storage, claim.job.id, StateName.ENQUEUED, within_s=60)
+    job = wait_for_state(storage, claim.job.id, StateName.ENQUEUED)
     assert (job.claim_seq, job.crashes, job.failures) == (1, 0, 0)
     wait_until(lambda: "which is gone, is enqueued" in one.log(), what=one.log())
     assert one.stop() == 0

@@ -21,6 +21,8 @@ from tests.soak.scenario import Task, judge_ground, nothing_left
 WORKERS = 4
 _KILL_EVERY_S = 0.2
 _SUPERVISOR_EVERY_S = 5.0
+_OFTEN_ENOUGH_S = 2.0
+"""After so long the next worker is killed although hardly a job has ended since the last kill."""
 _STUCK_AFTER_S = 120.0
 _HELD_AT_LEAST = 10
 """So many claims must one worker have held at a time, or the run says nothing of several claims."""
@@ -111,7 +113,7 @@ def _under_fire(task: Task, *, supervisor_every_s: float | None) -> Row:
         battle = _Battle(ground=ground, server=ground.server("-w", str(WORKERS), **_SETTINGS))
         ground.start(battle.server, ready=1)
         _fight(task, battle, supervisor_every_s)
-        wait_until(battle.is_up, within_s=60, what=f"a server to stop; {battle.server.log()[-2000:]}")
+        wait_until(battle.is_up, what=f"a server to stop; {battle.server.log()[-2000:]}")
         if battle.server.process is not None and battle.server.process.poll() is not None:
             battle.broken.append(f"the server ended by itself: {battle.server.log()[-500:]}")
         elif (code := battle.server.stop()) != 0:
@@ -140,20 +142,29 @@ def _under_fire(task: Task, *, supervisor_every_s: float | None) -> Row:
 
 
 def _fight(task: Task, battle: _Battle, supervisor_every_s: float | None) -> None:
-    """Until all jobs have ended or the time is up. No progress for long is a broken promise too."""
-    supervisor_at = time.monotonic() + (supervisor_every_s or float("inf"))
-    left, progress_at = task.count, time.monotonic()
+    """Until all jobs have ended or the time is up. No progress for long is a broken promise too.
+
+    Between two kills some jobs have ended, so that a slow machine has a slower fight, and not one in which
+    nobody lives long enough to do anything.
+    """
+    killed_at = supervisor_killed_at = progress_at = time.monotonic()
+    left = left_at_kill = left_at_supervisor_kill = task.count
     while (now_left := battle.ground.audit.unfinished()) and not task.time_is_up:
+        pause(_KILL_EVERY_S)
+        now = time.monotonic()
         if now_left != left:
-            left, progress_at = now_left, time.monotonic()
-        if time.monotonic() - progress_at > _STUCK_AFTER_S:
+            left, progress_at = now_left, now
+        if now - progress_at > _STUCK_AFTER_S:
             battle.broken.append(f"{left} jobs are stuck: {battle.server.log()[-1500:]}")
             return
-        pause(_KILL_EVERY_S)
-        battle.kill_a_worker()
-        if time.monotonic() >= supervisor_at and supervisor_every_s is not None:
+        if left_at_kill - left >= _HELD_AT_LEAST or now - killed_at > _OFTEN_ENOUGH_S:
+            left_at_kill, killed_at = left, now
+            battle.kill_a_worker()
+        if supervisor_every_s is None or now - supervisor_killed_at < supervisor_every_s:
+            continue
+        if left_at_supervisor_kill - left >= _HELD_AT_LEAST:
             battle.kill_the_supervisor()
-            supervisor_at = time.monotonic() + supervisor_every_s
+            left_at_supervisor_kill, supervisor_killed_at = left, time.monotonic()
 
 
 def _ended(ground: Ground) -> list[str]:

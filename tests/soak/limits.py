@@ -8,7 +8,7 @@ from datetime import timedelta
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
-from tests.processes.harness import Server, is_gone, wait_until
+from tests.processes.harness import Server, wait_until
 from tests.processes.journal import Line
 from tests.soak.ground import Ground, descendants, environment_of, fresh_ground
 from tests.soak.report import Row, median_and_p99
@@ -17,6 +17,8 @@ from tests.soak.scenario import Task, nothing_left
 _APP = "tests.processes.jobs_app:app"
 _LIMIT_S, _CANCEL_GRACE_S, _TERM_GRACE_S, _SLACK_S = 1.0, 2.0, 5.0, 0.5
 _LONGEST_S = 60.0
+_TERM_GRACE_AT_LEAST_S = 2.0
+"""In a short run too: so long has a job to unwind before it is killed."""
 _UNWINDING = {"spin": {}, "nap": {"seconds": 60.0}}
 """A Python loop, and `time.sleep`."""
 _DEFIANT = ("spin_in_c", "stubborn", "deaf", "parent_of_the_stubborn")
@@ -25,7 +27,10 @@ _DEFIANT = ("spin_in_c", "stubborn", "deaf", "parent_of_the_stubborn")
 
 def run_limits(task: Task) -> Row:
     """Each of these jobs once a round, side by side, under the default graces (times the pace)."""
-    graces = {"cancel_grace": _CANCEL_GRACE_S * task.pace, "term_grace": _TERM_GRACE_S * task.pace}
+    graces = {
+        "cancel_grace": _CANCEL_GRACE_S * task.pace,
+        "term_grace": max(_TERM_GRACE_S * task.pace, _TERM_GRACE_AT_LEAST_S),
+    }
     longest_ms = (_LIMIT_S + sum(graces.values()) + _SLACK_S) * 1000
     methods = {**_UNWINDING, **{method: {} for method in _DEFIANT}}
     broken: list[str] = []
@@ -69,7 +74,7 @@ def _judge_round(ground: Ground, server: Server, methods: dict[str, str], broken
         lines.setdefault(line.job_id, []).append(line)
     for job_id, method in methods.items():
         broken += [f"{method}: {text}" for text in _offences(ground, job_id, method, lines[job_id])]
-    wait_until(lambda: not _strangers(ground, server), within_s=_SLACK_S, what="the end of all processes")
+    wait_until(lambda: not _strangers(ground, server), what="the end of all processes")
     starts = {
         job_id: next(line.at_ns for line in lines[job_id] if line.what == "start") for job_id in methods
     }
@@ -87,11 +92,6 @@ def _offences(ground: Ground, job_id: str, method: str, lines: list[Line]) -> li
     unwound = any(line.what == "end" for line in lines)
     if unwound != (method in _UNWINDING):
         found.append(f"unwound: {unwound}")
-    found += [
-        f"its subprocess is left: {line.what}"
-        for line in lines
-        if line.what.startswith("child ") and not is_gone(int(line.what.split()[1]))
-    ]
     return found
 
 

@@ -22,7 +22,8 @@ HANDLED = (
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
 )  # fmt: skip
 _TERMINAL = "/dev/tty"
-_WRITING_A_STACK_S = 0.1
+_LOOK_FOR_STACKS_EVERY_S = 0.1
+_WRITING_A_STACK_S = 1.0  # at most: on a busy machine a worker waits for a processor first
 
 
 class SignalInbox:
@@ -73,27 +74,35 @@ class SignalInbox:
 
 
 class StackDump(Part):
-    """SIGUSR1: has every worker write its Python stack, and prints them a moment later. At most one dump is
-    under way."""
+    """SIGUSR1: has every worker write its Python stack, and prints them once all are whole. At most one dump
+    is under way."""
 
     def __init__(self, run: Run) -> None:
         self._pool = run.pool
         self._clock = run.clock
-        self._print_at = float("inf")
+        self._look_at = self._give_up_at = float("inf")
+        self._seen: list[str | None] = []
 
     def ask(self) -> None:
         for worker in self._pool:
             if worker.is_ready:
                 worker.ask_for_stack()
-        self._print_at = self._clock.monotonic() + _WRITING_A_STACK_S
+        now = self._clock.monotonic()
+        self._look_at, self._give_up_at = now + _LOOK_FOR_STACKS_EVERY_S, now + _WRITING_A_STACK_S
 
     def next_at(self) -> float:
-        return self._print_at
+        return self._look_at
 
     def turn(self) -> None:
-        if self._clock.monotonic() < self._print_at:
+        now = self._clock.monotonic()
+        if now < self._look_at:
             return
-        self._print_at = float("inf")
+        before, self._seen = self._seen, [worker.stack() for worker in self._pool if worker.is_ready]
+        # A stack is written line by line, so it is whole when two looks find the same.
+        if now < self._give_up_at and (None in self._seen or self._seen != before):
+            self._look_at = now + _LOOK_FOR_STACKS_EVERY_S
+            return
+        self._look_at = float("inf")
         for worker in self._pool:
             what = worker.last.method if worker.is_busy else "idle"
             stack = worker.stack() or "no stack: its job has blocked or taken the signal that asks for it"

@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from qml_mp.processing.cancel import CancelReason
 
-_DUMPING_A_STACK_S = 0.05  # what writing a stack may take
+_DUMPING_A_STACK_S = 0.25  # what writing a stack may take, with the wait for a processor on a busy machine
 _UNWINDING_PART = 4  # of the time promised at shutdown, at most the last quarter is for unwinding
 
 
@@ -38,7 +38,8 @@ class Plan:
 
     @property
     def dump_stack_at(self) -> float:
-        return max(self.interrupt_at, self.kill_at - _DUMPING_A_STACK_S)
+        unwinding_s = self.kill_at - self.interrupt_at
+        return self.kill_at - min(_DUMPING_A_STACK_S, unwinding_s / 2)
 
     def rung(self, now: float) -> Rung:
         """The highest rung that is due."""

@@ -198,6 +198,8 @@ class WorkerProcess:
                 told = self._send(Kind.INTERRUPT, key, reason)
                 self.child.signal(signal.SIGTERM)
             case Rung.DUMP_STACK:
+                if (pushed_key, pushed_for) != (key, reason) or pushed_to < Rung.INTERRUPT:
+                    self.push(Rung.INTERRUPT, key, reason)  # it was slept through
                 self.ask_for_stack()
             case Rung.KILL:
                 self.kill(reason, key)
