@@ -13,12 +13,16 @@ from hypothesis import settings
 
 from tests.postgres_cluster import throwaway_cluster
 from tests.postgres_programs import ClusterError, find_server_programs
+from tests.warm import warm_python
 
 URL_VARIABLE = "QML_MP_TEST_URL"
 """Set it to the URL of a database to use instead of a throw-away cluster."""
 QUEUE_VARIABLE = "QML_MP_TEST_QUEUE"
 """Set it to an empty file, the same for several runs: each test is run by the first of them that is free."""
 
+# No timing is judged: on a busy machine an example may take as long as it likes.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 # For long runs: pytest --hypothesis-profile=soak
 settings.register_profile("soak", max_examples=1000, stateful_step_count=80, deadline=None, print_blob=True)
 
@@ -73,6 +77,13 @@ def _take_from(queue: str, items: Sequence[pytest.Item]) -> Iterator[pytest.Item
         if taken >= len(items):
             return
         yield items[taken]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm() -> Iterator[None]:
+    """Commands of this run are copies of one process."""
+    with warm_python():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+
+from tests.warm import launch
 
 _CAP_DAC_OVERRIDE = 1
 _PR_CAPBSET_DROP = 24
-_PATIENCE_S = 30
-_STOP_PATIENCE_S = 5
+_PATIENCE_S = 60
+_STOP_PATIENCE_S = 30
 
 TASKS = """
 import signal
@@ -80,13 +83,24 @@ class Qml:
         file_modes_bind: bool = False,
     ) -> Ended:
         """Run it to its end. With `file_modes_bind`, modes of files hold for root too."""
-        ended = subprocess.run(
-            [sys.executable, "-m", "qml_mp", *arguments],
-            input=stdin.encode(), capture_output=True, timeout=_PATIENCE_S, check=False,
-            cwd=self.folder, env=self.environment(env),
-            preexec_fn=_give_up_root_access if file_modes_bind else None,
-        )  # fmt: skip
-        return Ended(code=ended.returncode, out=ended.stdout.decode(), err=ended.stderr.decode())
+        command = [sys.executable, "-m", "qml_mp", *arguments]
+        if file_modes_bind:
+            ended = subprocess.run(
+                command, input=stdin.encode(), capture_output=True, timeout=_PATIENCE_S, check=False,
+                cwd=self.folder, env=self.environment(env), preexec_fn=_give_up_root_access,
+            )  # fmt: skip
+            return Ended(code=ended.returncode, out=ended.stdout.decode(), err=ended.stderr.decode())
+        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write(stdin.encode())
+            given.seek(0)
+            process = launch(
+                command, cwd=self.folder, env=self.environment(env),
+                stdin=given.fileno(), stdout=out.fileno(), stderr=err.fileno(),
+            )  # fmt: skip
+            code = process.wait(_PATIENCE_S)
+            out.seek(0)
+            err.seek(0)
+            return Ended(code=code, out=out.read().decode(), err=err.read().decode())
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """This process's environment without settings of qml-mp, and the extra variables."""

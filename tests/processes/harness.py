@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.journal import JOURNAL, Line, read_journal
+from tests.warm import Process, launch
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.processes.jobs_app:app"
@@ -60,7 +60,9 @@ class Server:
     """What Python runs, in front of the command's arguments."""
     prefix: tuple[str, ...] = ()
     """The program, and its arguments, that starts it."""
-    process: subprocess.Popen[bytes] | None = None
+    fresh: bool = False
+    """Whether it must be an interpreter that was started for it (see tests/warm.py)."""
+    process: Process | None = None
     _registry: Storage | None = None
     """Opened once, because it is asked many times a second."""
 
@@ -76,14 +78,14 @@ class Server:
 
     def start(self, *, ready: int | None = 1) -> Server:
         """Start it and wait until so many workers are registered (None: do not wait)."""
-        log = (self.folder / "server.log").open("ab")
         command = [sys.executable, *self.program, "-A", self.app, "--url", self.url, "start", *self.flags]
-        output = log if self.output is None else self.output
-        self.process = subprocess.Popen(
-            [*self.prefix, *command],
-            cwd=self.cwd, env=self._environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        )  # fmt: skip
-        log.close()
+        with (self.folder / "server.log").open("ab") as log, open(os.devnull, "rb") as nothing:
+            output = log.fileno() if self.output is None else self.output
+            self.process = launch(
+                [*self.prefix, *command],
+                cwd=self.cwd, env=self._environment(), stdin=nothing.fileno(), stdout=output, stderr=output,
+                fresh=self.fresh,
+            )  # fmt: skip
         if ready is not None:
             wait_until(lambda: len(self.worker_pids()) >= ready, what=f"{ready} workers; {self.log()}")
         return self

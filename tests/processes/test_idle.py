@@ -78,7 +78,9 @@ def test_a_worker_inherits_what_every_app_imports_and_its_collector_leaves_that_
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
     (tmp_path / "sharing_app.py").write_text(SHARING)
-    one = server("-w", "1", app="sharing_app:app", PYTHONPATH=str(tmp_path)).start()
+    one = server("-w", "1", app="sharing_app:app", PYTHONPATH=str(tmp_path))
+    one.fresh = True  # what its supervisor has imported is what this is about
+    one.start()
 
     seen = wait_for_state(storage, enqueue(storage, "look"), StateName.SUCCEEDED).result
 
