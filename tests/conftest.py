@@ -11,12 +11,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 from hypothesis import settings
 
-from tests.postgres_cluster import throwaway_cluster
+from tests.postgres_cluster import URL_VARIABLE, throwaway_cluster
 from tests.postgres_programs import ClusterError, find_server_programs
 from tests.warm import warm_python
 
-URL_VARIABLE = "QML_MP_TEST_URL"
-"""Set it to the URL of a database to use instead of a throw-away cluster."""
 QUEUE_VARIABLE = "QML_MP_TEST_QUEUE"
 """Set it to an empty file, the same for several runs: each test is run by the first of them that is free."""
 

@@ -22,12 +22,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+from psycopg import sql
+
 from tests.postgres_programs import ClusterError, ServerPrograms, find_server_programs
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
 _PORT_TRIES = 5
+_CARELESS = (
+    "fsync=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0", "checkpoint_timeout=1h",
+    "autovacuum=off",
+)  # fmt: skip
+"""Neither what a power cut would leave nor order in tables that are gone in minutes is worth any work."""
 _ROOT = Path(__file__).resolve().parent.parent
+
+
+URL_VARIABLE = "QML_MP_TEST_URL"
+"""Set it to the URL of a database to use instead of a throw-away cluster."""
+
+
+def remove_schema(database: str, schema: str) -> None:
+    """Remove a test's schema from somebody's own database; a throw-away cluster goes as a whole."""
+    if os.environ.get(URL_VARIABLE):
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
 @contextmanager
@@ -114,9 +133,7 @@ def _start(
         port = free_port()
         command: list[str | Path] = [programs.folder / "postgres", "-D", folder / "data", "-k", folder]
         command += ["-p", str(port)]
-        # What a power cut would leave is not worth a wait for the disk either.
-        fsync = "on" if durable else "off"
-        for setting in ("listen_addresses=127.0.0.1", f"fsync={fsync}", "max_connections=200"):
+        for setting in ("listen_addresses=127.0.0.1", "max_connections=200", *(() if durable else _CARELESS)):
             command += ["-c", setting]
         with (folder / "server.log").open("wb") as log:
             server = _run_as(command, folder, user, log.fileno())

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import setproctitle
+
 SOCKET = "QML_MP_TEST_WARM"
 """Where the warm process listens; without it every command is started as ever."""
 _ROOT = Path(__file__).resolve().parent.parent
@@ -257,6 +259,7 @@ def _import_everything() -> None:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     importlib.import_module("croniter")  # which the project imports at first use
+    setproctitle.getproctitle()  # finds where titles are written, which nobody can once `environ` has changed
 
 
 if __name__ == "__main__":

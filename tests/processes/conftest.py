@@ -8,12 +8,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from tests.postgres_cluster import remove_schema
 from tests.processes.harness import Server
 
 
@@ -30,8 +29,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     base: str = request.getfixturevalue("postgres_url")
     schema = f"p_{uuid.uuid4().hex[:12]}"
     yield f"{base}{'&' if '?' in base else '?'}schema={schema}"
-    with psycopg.connect(base, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+    remove_schema(base, schema)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from tests.postgres_cluster import remove_schema
 from tests.storage.helpers import in_schema
 
 TABLES = (
@@ -79,8 +80,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     server = request.getfixturevalue("postgres_url")
     schema = f"t_{uuid.uuid4().hex}"
     yield in_schema(server, schema)
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+    remove_schema(server, schema)
 
 
 @pytest.fixture

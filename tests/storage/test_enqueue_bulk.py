@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -30,6 +29,10 @@ Connect = Callable[[], Any]
 SEVERAL_STATEMENTS = 5000
 
 
+on_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
+"""SQLite announces nothing and has neither pipelines nor roles; test_sqlite_kill kills at every statement."""
+
+
 def plain_jobs(number: int) -> list[Job]:
     return [Job.new("work", {"n": n, "text": "ä\t\\N\n"}) for n in range(number)]
 
@@ -41,8 +44,6 @@ def count(storage: Storage) -> int:
 @pytest.fixture
 def notifications(storage: Storage, url: str) -> Iterator[Callable[[], int]]:
     """How many announcements have come since it was asked last; PostgreSQL alone has them."""
-    if url.startswith("sqlite"):
-        pytest.skip("SQLite announces nothing")
     storage.migrate()
     with psycopg.connect(server_of(url), autocommit=True) as listener:
         listener.execute(f'LISTEN "{parse_target(url).channel}"'.encode())
@@ -148,11 +149,10 @@ def test_a_bulk_in_the_callers_transaction_goes_with_its_end(
     assert count(storage) == 101
 
 
+@on_postgres
 def test_a_bulk_on_a_pipelined_connection_is_stored(storage: Storage, connect: Connect) -> None:
     storage.migrate()
     connection = connect()
-    if isinstance(connection, sqlite3.Connection):
-        pytest.skip("SQLite has no pipelines")
 
     with connection.pipeline():
         storage.enqueue_in(connection, plain_jobs(100))
@@ -161,9 +161,8 @@ def test_a_bulk_on_a_pipelined_connection_is_stored(storage: Storage, connect: C
     assert count(storage) == 100
 
 
+@on_postgres
 def test_a_bulk_is_stored_in_a_table_with_row_security(storage: Storage, raw: Raw, url: str) -> None:
-    if raw.is_sqlite:
-        pytest.skip("SQLite has no roles")
     role, schema = f"r_{uuid.uuid4().hex}", parse_target(url).schema
     raw.run(f"CREATE ROLE {role} LOGIN")
     raw.run(f'GRANT USAGE ON SCHEMA "{schema}" TO {role}')
@@ -179,6 +178,7 @@ def test_a_bulk_is_stored_in_a_table_with_row_security(storage: Storage, raw: Ra
     raw.run(f"DROP ROLE {role}")
 
 
+@on_postgres
 def test_a_bulk_is_announced_once(
     storage: Storage, connect: Connect, notifications: Callable[[], int]
 ) -> None:
@@ -195,6 +195,7 @@ def test_a_bulk_is_announced_once(
     assert (by_bulk, before_commit, notifications()) == (1, 0, 1)
 
 
+@on_postgres
 def test_what_stores_nothing_announces_nothing(storage: Storage, notifications: Callable[[], int]) -> None:
     keyed = [Job.new("work", unique_key=str(n)) for n in range(60)]
     storage.enqueue_many(keyed)
@@ -206,13 +207,12 @@ def test_what_stores_nothing_announces_nothing(storage: Storage, notifications: 
     assert notifications() == 0
 
 
+@on_postgres
 @pytest.mark.fault(3)
 @pytest.mark.parametrize("row", [1, SEVERAL_STATEMENTS // 2, SEVERAL_STATEMENTS])
 def test_a_producer_killed_in_the_middle_of_a_bulk_leaves_none(
     storage: Storage, url: str, row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if url.startswith("sqlite"):
-        pytest.skip("test_sqlite_kill kills at every statement")
     storage.migrate()
     storage.close()
     jobs = plain_jobs(SEVERAL_STATEMENTS)

@@ -270,11 +270,10 @@ def claim_some_more(storage: Storage, which: Fetch, number: int) -> tuple[Claim,
     return storage.exchange((), fetch=which, limit=number, retention=KEEP).claims
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite has one writer
 def test_what_others_are_taking_keeps_nobody_from_what_is_free(
     storage: Storage, raw: Raw, connect: Callable[[], Any]
 ) -> None:
-    if raw.is_sqlite:
-        pytest.skip("SQLite has one writer")
     best = storage.enqueue_many(Job.new("best", priority=9) for _ in range(60))
     free = storage.enqueue_many(Job.new("other") for _ in range(5))
     other = connect()

@@ -159,11 +159,10 @@ def test_it_is_told_how_many_jobs_can_run(storage: Storage, waker: Waker, connec
     assert in_one_transaction.jobs >= 5
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite tells nothing
 def test_what_other_programs_tell_may_mean_anything(
     storage: Storage, waker: Waker, url: str, connect: Callable[[], Any]
 ) -> None:
-    if url.startswith("sqlite"):
-        pytest.skip("SQLite tells nothing")
     storage.migrate()
     connection = connect()
     connection.execute("SELECT pg_notify(%s, %s)", [parse_target(url).channel, "\u00e9 -3"])
