@@ -47,4 +47,5 @@ if __name__ == "__main__":
     url, offset = sys.argv[1:]
     storage = open_storage(url, clock=SteppedClock(Path(offset)))
     source = NamedProgram(spec="tests.processes.stepped_clock:app")
-    sys.exit(Supervisor(ServerConfig(worker_count=1), storage, source).run())
+    config = ServerConfig(worker_count=1, scheduler_poll_interval=timedelta(hours=1))  # no poll helps
+    sys.exit(Supervisor(config, storage, source).run())

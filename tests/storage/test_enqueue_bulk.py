@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
