@@ -19,7 +19,7 @@ from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.fork import fork_child, reap
-from tests.processes.harness import ROOT, is_gone, wait_for_state, wait_until
+from tests.processes.harness import PATIENCE_S, ROOT, is_gone, wait_for_state, wait_until
 from tests.processes.journal import JOURNAL
 
 StartHost = Callable[[str], "subprocess.Popen[bytes]"]
@@ -55,7 +55,7 @@ def report_of(start_host: StartHost, storage: Storage, tmp_path: Path) -> Callab
 
     def run(name: str) -> dict[str, object]:
         process = start_host(name)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=2 * PATIENCE_S)
         assert process.returncode == 0, (tmp_path / "errors").read_text()
         assert registered(storage) == []
         report: dict[str, object] = json.loads(output.decode().splitlines()[-1])
