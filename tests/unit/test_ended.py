@@ -62,7 +62,7 @@ def a_key(claim_seq: int = 1) -> ClaimKey:
 
 
 @settings(deadline=None)
-@given(st.lists(outcomes, max_size=8))
+@given(st.lists(outcomes, max_size=4))
 def test_every_outcome_comes_back_as_it_was(told: list[Outcome]) -> None:
     region = EndedTable(2).region(1)
     kept = {a_key(number): outcome for number, outcome in enumerate(told, start=1)}
