@@ -42,6 +42,7 @@ def boom() -> None:
 @app.job()
 def stubborn() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open("begun", "w").close()
     while True:
         try:
             time.sleep(60)

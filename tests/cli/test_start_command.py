@@ -11,18 +11,12 @@ import sys
 from typing import Any
 
 from tests.cli.command import Qml, is_one_error
-
-_PATIENCE_S = 30
+from tests.processes.harness import PATIENCE_S, wait_until
 
 
 def has_a_ready_worker(status: Any) -> bool:
     """Whether `status --json` shows one."""
     return any(server["workers"] for server in status["servers"])
-
-
-def is_processing(job: Any) -> bool:
-    """Whether `jobs show --json` shows a running job."""
-    return bool(job["state"] == "processing")
 
 
 def test_burst_runs_what_there_is_and_leaves_with_0(qml: Qml) -> None:
@@ -43,7 +37,7 @@ def test_flags_reach_the_server_and_sigterm_ends_it_with_0(qml: Qml) -> None:
         status = qml.until("status", shows=has_a_ready_worker, server=process)
         (listed,) = qml("servers", "list", "--json").lines
         process.send_signal(signal.SIGTERM)
-        code = process.wait(_PATIENCE_S)
+        code = process.wait(PATIENCE_S)
 
     (server,) = status["servers"]
     assert (server["name"], server["pid"], server["alive"]) == ("blue", process.pid, True)
@@ -83,10 +77,10 @@ def test_a_failed_job_is_shown_with_its_traceback_and_can_be_retried(qml: Qml) -
 def test_jobs_killed_at_the_shutdown_deadline_give_6_and_are_enqueued_again(qml: Qml) -> None:
     job_id = qml("enqueue", "stubborn").out.strip()
     with qml.started("-w", "1", "--shutdown-timeout", "500ms") as process:
-        qml.until("jobs", "show", job_id, shows=is_processing, server=process)
+        wait_until((qml.folder / "begun").exists)  # a claim that has not begun would be given back
 
         process.send_signal(signal.SIGTERM)
-        code = process.wait(_PATIENCE_S)
+        code = process.wait(PATIENCE_S)
 
     job = qml("jobs", "show", job_id, "--json").value
     assert code == 6
@@ -96,8 +90,8 @@ def test_jobs_killed_at_the_shutdown_deadline_give_6_and_are_enqueued_again(qml:
 def test_a_running_job_is_cancelled_and_waited_for(qml: Qml) -> None:
     job_id = qml("enqueue", "stubborn").out.strip()
     (qml.folder / "qml-mp.toml").write_text("cancel_grace = 0\nterm_grace = 0.1\n")
-    with qml.started("-w", "1") as process:
-        qml.until("jobs", "show", job_id, shows=is_processing, server=process)
+    with qml.started("-w", "1"):
+        wait_until((qml.folder / "begun").exists)
 
         ended = qml("jobs", "cancel", job_id, "--reason", "enough", "--wait")
 
@@ -157,7 +151,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(qml: Qml) -> None:
     server_pids = {int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _works_in(pid, str(folder))}
 
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=_PATIENCE_S)
+    _, err = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 130
     assert err == b"qml-mp: interrupted\n"
@@ -176,7 +170,7 @@ def test_a_demo_interrupted_in_its_comparison_leaves_no_process(qml: Qml) -> Non
         pass
 
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=_PATIENCE_S)
+    _, err = process.communicate(timeout=PATIENCE_S)
 
     assert (process.returncode, err) == (130, b"qml-mp: interrupted\n")
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _works_in(pid, str(qml.folder))]

@@ -24,7 +24,8 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.apps_faults import app
-from tests.processes.harness import wait_for_state
+from tests.processes.harness import wait_for_state, wait_until
+from tests.processes.journal import read_journal
 
 CONFIG = ServerConfig(worker_count=2, server_name="embedded")
 NAME = "tests.processes.apps_faults:app"
@@ -191,7 +192,8 @@ def doomed_with_threads(storage: Storage, folder: Path) -> Report:
 def _doomed(server: BackgroundJobServer, storage: Storage, folder: Path) -> Report:
     server.start()
     job_id = storage.enqueue(Job.new("nap", {"seconds": 1}))
-    wait_for_state(storage, job_id, StateName.PROCESSING)
+    # A claim that has not begun would be given back.
+    wait_until(lambda: read_journal(folder / "journal"), what="the start of the job")
     storage.close()
     own = os.fork()
     if own == 0:

@@ -16,6 +16,7 @@ from tests.storage.flaky_proxy import FlakyProxy
 
 APP = "tests.processes.apps_storage_faults:app"
 OBSERVED_S = 2.0
+"""What is looked at is that nothing is done in this time: there is no fact to wait for."""
 
 
 @pytest.fixture

@@ -22,16 +22,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no su
 
 @pytest.mark.fault(4)
 def test_a_killed_servers_jobs_wait_for_its_guardian(server: MakeServer, storage: Storage) -> None:
-    one = server("-w", "1", QML_MP_ORPHAN_GRACE="0.2").start(ready=1)
+    app = "tests.soak.apps:app"
+    one = server("-w", "1", app=app, QML_MP_ORPHAN_GRACE="0.2").start(ready=1)
     supervisor = host.identity(one.pid)
     wait_until(lambda: is_held(supervisor), what="the guardian's sign")
-    job_id = enqueue(storage, "nap", seconds=1)
-    wait_for_state(storage, job_id, StateName.PROCESSING)
+    job_id = enqueue(storage, "fatal_once")
+    wait_until(one.journal, what=one.log())
     one.signal(signal.SIGKILL)
     one.wait()
     sign = wait_until(lambda: hold_sign(supervisor), what="the end of the guardian")
 
-    two = server("-w", "1").start(ready=1)
+    two = server("-w", "1", app=app).start(ready=1)
     assert storage.list_servers()
     assert [claim.key.claim_seq for claim in storage.claims()] == [1]
     sign.close()
