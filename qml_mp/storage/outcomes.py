@@ -40,8 +40,8 @@ class Writing:
                 row = _success_row(claim, change)
                 # Of two claims of one job the older is lost.
                 rows[claim.job.id] = max(row, rows.get(claim.job.id, row), key=itemgetter("claim_seq"))
-        self.rows: Sequence[Values] = list(rows.values())
-        """What `succeed` is run with, each."""
+        self.rows: Sequence[Values] = [rows[job_id] for job_id in sorted(rows)]
+        """What `succeed` is run with, each, in the order in which everybody locks jobs."""
         self.values: Values = {"ttl": retention.succeeded_ttl}
         """And for all of them."""
         self._succeeded: Result | None = None

@@ -187,17 +187,19 @@ _CLAIM_HOLDS: Final = "id = %(id)s AND CASE WHEN state = 'processing' THEN claim
 _HAS_PLACES: Final = "EXISTS (SELECT FROM {s}.limits WHERE max_running IS NOT NULL)"
 _TELL_OF_A_PLACE: Final = f"CASE WHEN {_HAS_PLACES} THEN pg_notify(%(channel)s, '{Told.ONE_JOB}') END"
 
-_PLACE: Final = "array_position(%(id)s::text[], j.id)"
-_SUCCEED: Final = f"""
-    UPDATE {{s}}.jobs AS j
+_SUCCEED: Final = """
+    UPDATE {s}.jobs AS j
     SET state = 'succeeded', finished_at = now(), expires_at = now() + %(ttl)s::interval,
-        result = (%(result)s::text[])[{_PLACE}], duration_us = (%(duration_us)s::bigint[])[{_PLACE}],
-        reason = (%(reason)s::text[])[{_PLACE}], run_at = NULL, cancel_reason = NULL, worker_id = NULL,
-        server_id = NULL
-    -- By the places in the arrays and not by a join, whose order, and so that of the locks, would be up to
-    -- the planner. An index gives the rows of a list in the order of their ids.
-    WHERE j.id = ANY(%(id)s::text[])
-      AND CASE WHEN j.state = 'processing' THEN j.claim_seq END = (%(claim_seq)s::integer[])[{_PLACE}]
+        result = done.result, duration_us = done.duration_us, reason = done.reason, run_at = NULL,
+        cancel_reason = NULL, worker_id = NULL, server_id = NULL
+    FROM unnest(
+        %(id)s::text[], %(claim_seq)s::integer[], %(result)s::text[], %(duration_us)s::bigint[],
+        %(reason)s::text[]
+    ) AS done (id, claim_seq, result, duration_us, reason)
+    -- The rows are locked in the order of their ids, whichever side of the join comes first: those of the
+    -- arrays come in that order, and so does what an index gives for a list.
+    WHERE j.id = ANY(%(id)s::text[]) AND j.id = done.id
+      AND CASE WHEN j.state = 'processing' THEN j.claim_seq END = done.claim_seq
 """
 _EXCHANGE: Final = f"""
     {_CLAIMED}, finished AS (
