@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 from qml_mp.core.job import ClaimKey
@@ -104,17 +102,17 @@ class Commands:
 
     def take_early_cancel(self, key: ClaimKey) -> str | None:
         """Why somebody has asked for the end of a job that has not begun; None: nobody has."""
-        reason = self._early_cancels.pop(key, None)
+        reason = self._early_cancels.pop(key, None) if self._early_cancels else None
         return None if reason is None else _TEXT[reason]
 
-    @contextmanager
-    def attending(self, key: ClaimKey) -> Iterator[CancelToken]:
-        """Messages about this claim count from here on; others are dropped."""
+    def attend_to(self, key: ClaimKey) -> CancelToken:
+        """Messages about this claim count from here on, until `attend_to_nothing`; others are dropped."""
         self._key, self._cancel, self._interrupt = key, None, None
-        try:
-            yield CancelToken(self._poll)
-        finally:
-            self._key = None
+        return CancelToken(self._poll)
+
+    def attend_to_nothing(self) -> None:
+        """Messages about any claim are dropped."""
+        self._key = None
 
     def user_code(self) -> Commands:
         """`with` it: the span in which an exception may be raised from the signal handler."""

@@ -20,8 +20,9 @@ class Held:
 
     def __init__(self, tickets: TicketPipe) -> None:
         self._tickets = tickets
-        self._claims: deque[tuple[ClaimKey, Claim]] = deque()
-        self._need_no_ticket: set[ClaimKey] = set()
+        self._claims: deque[Claim] = deque()
+        self._need_no_ticket: set[bytes] = set()
+        """The keys of those that may begin as they are, packed as tickets are."""
         self._held_at = 0.0
         self.taken: set[ClaimKey] = set()
         """What the supervisor has taken to give it back. Until it has, storage still says that these are this
@@ -33,13 +34,13 @@ class Held:
     @property
     def methods(self) -> Iterator[str]:
         """Of the jobs, in their order."""
-        return (claim.job.method for _, claim in self._claims)
+        return (claim.job.method for claim in self._claims)
 
     @property
     def is_stale(self) -> bool:
         """Whether the next one waits for so long that this process and its supervisor must have been stopped
         meanwhile, and a peer may have declared them dead."""
-        waits = bool(self._claims) and self._claims[0][0] not in self._need_no_ticket
+        waits = bool(self._claims) and self._claims[0].key.packed not in self._need_no_ticket
         return waits and time.monotonic() - self._held_at > _FRESH_S
 
     @property
@@ -53,18 +54,17 @@ class Held:
             return
         failpoints.hit("claims.committed")
         self._held_at = time.monotonic()
-        self._claims.extend((claim.key, claim) for claim in claims)
-        keys = [key for key, _ in self._claims]
-        others = keys[1:] if begins else keys
-        count = self._tickets.write(others)
+        self._claims.extend(claims)
+        first = 1 if begins else 0
+        behind = first + self._tickets.write([claim.key for claim in claims[first:]])
         # There is room for all, unless a job has filled the pipe.
-        self._need_no_ticket = set(keys).difference(others[:count])
+        self._need_no_ticket = {claim.key.packed for claim in (*claims[:first], *claims[behind:])}
         failpoints.hit("tickets.written")
 
     def next(self) -> Claim | None:
         """Take the oldest, to begin it now; None: none is left."""
         while self._claims:
-            key = self._claims[0][0]
+            key = self._claims[0].key.packed
             if key not in self._need_no_ticket:
                 ticket = self._tickets.take()
                 if ticket is None:
@@ -73,24 +73,24 @@ class Held:
                 if ticket != key:
                     self._drop_before(ticket)
                     continue
-            return self._claims.popleft()[1]
+            return self._claims.popleft()
         return None
 
     def take_back(self) -> list[Claim]:
         """Have nothing of it be begun: what is still this worker's, which has to give it back."""
-        self._keep({*self._need_no_ticket, *self._tickets.take_all()})
-        claims = [claim for _, claim in self._claims]
+        self._keep({*self._need_no_ticket, *(key.packed for key in self._tickets.take_all())})
+        claims = list(self._claims)
         self._claims.clear()
         return claims
 
-    def _keep(self, keys: set[ClaimKey]) -> None:
+    def _keep(self, keys: set[bytes]) -> None:
         """The others are the supervisor's by now."""
-        self.taken.update(key for key, _ in self._claims if key not in keys)
-        self._claims = deque((key, claim) for key, claim in self._claims if key in keys)
+        self.taken.update(claim.key for claim in self._claims if claim.key.packed not in keys)
+        self._claims = deque(claim for claim in self._claims if claim.key.packed in keys)
 
-    def _drop_before(self, ticket: ClaimKey) -> None:
+    def _drop_before(self, ticket: bytes) -> None:
         """This ticket was the oldest that was left. One of no claim that is held is no ticket."""
-        keys = [key for key, _ in self._claims]
+        keys = [claim.key.packed for claim in self._claims]
         if ticket in keys:
             self._keep({*keys[keys.index(ticket) :], *self._need_no_ticket})
             self._need_no_ticket.add(ticket)

@@ -53,15 +53,19 @@ class Runner:
     def run(self, execution: Execution) -> Outcome:
         """Run the job, unless somebody has asked before for its end."""
         failpoints.hit("claim.committed")
-        cancelled = self._commands.take_early_cancel(execution.claim.key)
+        key = execution.claim.key
+        cancelled = self._commands.take_early_cancel(key)
         if cancelled is not None:
             self._changes.claimed(execution)
             return Cancelled(reason=cancelled)
-        with self._commands.attending(execution.claim.key) as cancel:
+        cancel = self._commands.attend_to(key)
+        try:
             self._changes.claimed(execution)
             self._display.running(execution)
             self._hygiene.before_job()
             outcome = self._processor.run(execution, cancel)
+        finally:
+            self._commands.attend_to_nothing()
         self._hygiene.after_job(execution.job.method, outcome)
         failpoints.hit("job.returned")
         slot = self._display.slot

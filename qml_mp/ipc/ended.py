@@ -18,7 +18,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
-from qml_mp.core.job import ClaimKey
+from qml_mp.core.job import KEY_BYTES, ClaimKey
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -32,14 +32,14 @@ from qml_mp.core.outcome import (
     Success,
 )
 from qml_mp.errors import InvalidJob
-from qml_mp.ipc.pipe import packed_key, unpacked_key
+from qml_mp.ipc.pipe import unpacked_key
 
 REGION_BYTES = 256 * 1024
 _RECORDS_AT = 16  # behind two numbers
 _HEAD, _WRITTEN = 0, 1
 _USED_BITS = 32
 _USED_MASK = (1 << _USED_BITS) - 1
-_RECORD = struct.Struct("<I?3x16sq")  # bytes of the body, whether it is a success's, job, claim_seq
+_RECORD = struct.Struct(f"<I?3x{KEY_BYTES}s")  # bytes of the body, whether it is a success's, key
 _SUCCESS = struct.Struct("<q")  # microseconds; the result as JSON follows
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -92,7 +92,7 @@ class EndedOutcomes:
             return False
         at = self._at + begin
         is_fast = isinstance(outcome, Success) and outcome.not_stored is None
-        _RECORD.pack_into(self._memory, at, len(body), is_fast, *packed_key(key))
+        _RECORD.pack_into(self._memory, at, len(body), is_fast, key.packed)
         self._memory[at + _RECORD.size : at + size] = body
         self._numbers[_HEAD] = head + size
         if not isinstance(outcome, Release):
@@ -153,10 +153,10 @@ def _decoded(records: bytes) -> list[tuple[ClaimKey, Outcome]]:
     found = []
     at = 0
     while at + _RECORD.size <= len(records):
-        size, is_fast, job, claim_seq = _RECORD.unpack_from(records, at)
+        size, is_fast, packed = _RECORD.unpack_from(records, at)
         body = records[at + _RECORD.size : at + _RECORD.size + size]
         at += _RECORD.size + size
-        key = unpacked_key(job, claim_seq)
+        key = unpacked_key(packed)
         try:
             if key is not None:
                 found.append((key, _success(body) if is_fast else _other(body)))

@@ -10,19 +10,18 @@ from __future__ import annotations
 import os
 import select
 import struct
-import uuid
 from dataclasses import dataclass
 from enum import IntEnum
 
-from qml_mp.core.job import ClaimKey
+from qml_mp.core.job import KEY_BYTES, ClaimKey
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.standard_streams import occupy_standard_streams
 
-_FORMAT = struct.Struct("<BB16sq6x")
+_FORMAT = struct.Struct(f"<BB{KEY_BYTES}s6x")
 MESSAGE_BYTES = _FORMAT.size
 _READ_BYTES = MESSAGE_BYTES * 128
 _REASONS = tuple(CancelReason)
-_NO_JOB = bytes(16)
+_NO_KEY = bytes(KEY_BYTES)
 
 
 class Kind(IntEnum):
@@ -53,28 +52,26 @@ class Message:
     def encode(self) -> bytes:
         """`MESSAGE_BYTES` bytes, few enough that the kernel writes them to a pipe whole or not at all."""
         reason = 0 if self.reason is None else 1 + _REASONS.index(self.reason)
-        return _FORMAT.pack(self.kind, reason, *packed_key(self.key))
+        return _FORMAT.pack(self.kind, reason, packed_key(self.key))
 
 
 def decode(data: bytes) -> list[Message]:
     """The messages in the bytes read from the pipe (always a whole number of them)."""
     messages = []
-    for kind, reason, job, claim_seq in _FORMAT.iter_unpack(data):
+    for kind, reason, key in _FORMAT.iter_unpack(data):
         why = _REASONS[reason - 1] if reason else None
-        messages.append(Message(kind=Kind(kind), key=unpacked_key(job, claim_seq), reason=why))
+        messages.append(Message(kind=Kind(kind), key=unpacked_key(key), reason=why))
     return messages
 
 
-def packed_key(key: ClaimKey | None) -> tuple[bytes, int]:
-    """The key as 16 bytes and a number; `unpacked_key` is the way back."""
-    if key is None:
-        return _NO_JOB, 0
-    return bytes.fromhex(key.job_id.replace("-", "")), key.claim_seq  # a third of what `UUID` takes
+def packed_key(key: ClaimKey | None) -> bytes:
+    """The key as `KEY_BYTES` bytes, zeros when there is none; `unpacked_key` is the way back."""
+    return _NO_KEY if key is None else key.packed
 
 
-def unpacked_key(job: bytes, claim_seq: int) -> ClaimKey | None:
+def unpacked_key(packed: bytes) -> ClaimKey | None:
     """None: there is none."""
-    return None if job == _NO_JOB else ClaimKey(job_id=str(uuid.UUID(bytes=job)), claim_seq=claim_seq)
+    return None if packed == _NO_KEY else ClaimKey.unpacked(packed)
 
 
 def open_pipe() -> tuple[int, int]:

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 
-from qml_mp.core.job import ClaimKey
+from qml_mp.core.job import KEY_BYTES, ClaimKey
 from qml_mp.core.outcome import RetryWhenKilled
 from qml_mp.ipc.pipe import packed_key, unpacked_key
 
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
 _VERSION_BYTES = 8
-# activity, used_up, jobs_done, job, claim_seq, since
-_NOW = struct.Struct("<B?2xI16sqq")
+# activity, used_up, jobs_done, key, since
+_NOW = struct.Struct(f"<B?2xI{KEY_BYTES}sq")
 # limit, retry (timeout, memory), max_crashes, method
 _TERMS = struct.Struct("<qqqI64s")
 _BODY_BYTES = _NOW.size + _TERMS.size
@@ -161,7 +161,7 @@ class SlotWriter:
         return self._now(view.activity, view.key, view.since_ns) + terms
 
     def _now(self, activity: Activity, key: ClaimKey | None, since_ns: int) -> bytes:
-        return _NOW.pack(activity, self.used_up, self.jobs_done, *packed_key(key), since_ns)
+        return _NOW.pack(activity, self.used_up, self.jobs_done, packed_key(key), since_ns)
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
         self._count_up()
@@ -191,7 +191,7 @@ def _packed(text: str) -> bytes:
 
 
 def _view(body: bytes) -> SlotView:
-    activity, used_up, jobs_done, job, claim_seq, since_ns = _NOW.unpack_from(body)
+    activity, used_up, jobs_done, key, since_ns = _NOW.unpack_from(body)
     limit_ns, timeout_ns, memory_ns, max_crashes, method = _TERMS.unpack_from(body, _NOW.size)
     (text_bytes,) = _TEXT_LENGTH.unpack_from(body, _BODY_BYTES)
     text_at = _BODY_BYTES + _TEXT_LENGTH.size
@@ -199,7 +199,7 @@ def _view(body: bytes) -> SlotView:
         activity=Activity(activity),
         used_up=used_up,
         jobs_done=jobs_done,
-        key=unpacked_key(job, claim_seq),
+        key=unpacked_key(key),
         method=method.rstrip(b"\0").decode(errors="replace"),
         since_ns=since_ns,
         limit=timedelta(microseconds=limit_ns // 1000),

@@ -8,14 +8,12 @@ out once. Tickets have one size, and every write and read is of whole ones, so n
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Sequence
 
-from qml_mp.core.job import ClaimKey
-from qml_mp.ipc.pipe import open_pipe, packed_key, unpacked_key
+from qml_mp.core.job import KEY_BYTES, ClaimKey
+from qml_mp.ipc.pipe import open_pipe, unpacked_key
 
-_TICKET = struct.Struct("<16sq")
-TICKET_BYTES = _TICKET.size
+TICKET_BYTES = KEY_BYTES
 MOST_HELD = 100
 """Claims that a worker holds at most: their tickets fit into the smallest pipe of all, which is a page."""
 _READ_BYTES = TICKET_BYTES * 128
@@ -34,19 +32,19 @@ class TicketPipe:
 
     def write(self, keys: Sequence[ClaimKey]) -> int:
         """Write a ticket for each, in this order (worker); how many there was room for."""
-        data = b"".join(_TICKET.pack(*packed_key(key)) for key in keys)
+        data = b"".join([key.packed for key in keys])
         try:
             return os.write(self._writing_fd, data) // TICKET_BYTES if data else 0
         except BlockingIOError:
             return 0
 
-    def take(self) -> ClaimKey | None:
-        """Take the oldest ticket; None: there is none."""
+    def take(self) -> bytes | None:
+        """Take the oldest ticket, which is the key of its claim, packed; None: there is none."""
         try:
             data = os.read(self.reading_fd, TICKET_BYTES)
         except BlockingIOError:
             return None
-        return unpacked_key(*_TICKET.unpack(data)) if len(data) == TICKET_BYTES else None
+        return data if len(data) == TICKET_BYTES else None
 
     def take_all(self) -> list[ClaimKey]:
         """Take every ticket that there is, oldest first."""
@@ -59,7 +57,7 @@ class TicketPipe:
             size = len(data) // TICKET_BYTES * TICKET_BYTES  # all of it, unless a job has written here
             if not size:
                 return keys
-            found = (unpacked_key(job, claim_seq) for job, claim_seq in _TICKET.iter_unpack(data[:size]))
+            found = (unpacked_key(data[at : at + TICKET_BYTES]) for at in range(0, size, TICKET_BYTES))
             keys += [key for key in found if key is not None]
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from qml_mp.core.payload import MAX_DEPTH, EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.scalars import SCALARS
 
+NOTHING: Final = EncodedJson(None, "null")
 _AS_THEY_ARE: Final = (str, int, float, bool)
 
 
@@ -22,6 +23,8 @@ def plain_result(value: object) -> EncodedJson:
 
     Raises `InvalidJob` when it cannot be stored, and whatever the value's own code raises.
     """
+    if value is None:  # what most jobs return
+        return NOTHING
     return EncodedJson.of(_plain(value, 0), what="The result")
 
 

@@ -33,7 +33,7 @@ from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.errors_text import clean, describe_anything, message_of
 from qml_mp.processing.middleware import CallNext, chain
-from qml_mp.processing.plain import plain_result
+from qml_mp.processing.plain import NOTHING, plain_result
 from qml_mp.processing.program import Execution, Program, Terms
 from qml_mp.processing.registry import Worker, run_coroutine
 from qml_mp.processing.retry import is_a
@@ -44,7 +44,6 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
-_NOTHING = EncodedJson(None, "null")
 _DONE = WorkerResult.success()  # what every plain value says
 _MOST_TERMS = 1000
 
@@ -85,17 +84,14 @@ class JobProcessor:
         context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel)
         began_s = self._clock.monotonic()
         ended = self._ended(call, job, context)
-        match ended:
-            case _Returned():
-                return self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
-            case _Raised(error=error) if is_a(error, PayloadMismatch):
-                return _refused("InvalidPayload", message_of(error))
-            case _Raised(error=error) if is_a(error, JobInterrupted):
-                return self._judge_interruption(error, execution, cancel)
-            case _Raised(error=error):
-                return self._judge_error(error, execution)
-            case _:
-                assert_never(ended)
+        if isinstance(ended, _Returned):
+            return self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
+        error = ended.error
+        if is_a(error, PayloadMismatch):
+            return _refused("InvalidPayload", message_of(error))
+        if is_a(error, JobInterrupted):
+            return self._judge_interruption(error, execution, cancel)
+        return self._judge_error(error, execution)
 
     def _new_terms(
         self,
@@ -237,7 +233,7 @@ def _returned(value: object) -> _Returned:
         return _Returned(said=said, result=plain_result(result))
     except Exception as problem:
         reason = f"{type(problem).__name__}: {message_of(problem)}"[:1000]
-        return _Returned(said=said, result=_NOTHING, dropped=reason)
+        return _Returned(said=said, result=NOTHING, dropped=reason)
 
 
 def _check(said: WorkerResult) -> None:

@@ -59,9 +59,10 @@ def test_the_worker_learns_at_once_of_a_cancel_of_what_it_has_not_begun(pair: Pa
     pair.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=running))
     pair.process.look(0.0)
 
-    with pair.commands.attending(running) as cancel:
-        assert pair.process.cancel(held, a_plan())
-        assert not cancel.is_cancelled
+    cancel = pair.commands.attend_to(running)
+    assert pair.process.cancel(held, a_plan())
+    assert not cancel.is_cancelled
+    pair.commands.attend_to_nothing()
 
     assert pair.commands.take_early_cancel(held) == "cancelled from outside"
     assert pair.commands.take_early_cancel(held) is None
@@ -81,10 +82,10 @@ def test_each_of_several_cancels_has_its_ladder_and_begins_it_once(pair: Pair) -
 def test_a_cancel_that_the_supervisor_repeats_once_the_job_runs_reaches_it(pair: Pair) -> None:
     key = a_key()
 
-    with pair.commands.attending(key) as cancel:
-        pair.process.cancel(key, a_plan())
+    cancel = pair.commands.attend_to(key)
+    pair.process.cancel(key, a_plan())
 
-        assert cancel.reason is CancelReason.CANCELLED
+    assert cancel.reason is CancelReason.CANCELLED
 
 
 def test_cancels_of_claims_that_have_ended_are_not_kept_for_ever(pair: Pair) -> None:

@@ -28,7 +28,7 @@ def test_tickets_are_taken_in_their_order_until_there_is_none(pipe: TicketPipe) 
 
     assert pipe.write(keys) == MOST_HELD
 
-    assert [pipe.take() for _ in keys] == keys
+    assert [pipe.take() for _ in keys] == [key.packed for key in keys]
     assert pipe.take() is None
     assert pipe.take_all() == []
 
@@ -39,7 +39,7 @@ def test_all_that_are_left_can_be_taken_at_once(pipe: TicketPipe) -> None:
 
     first = pipe.take()
 
-    assert first == keys[0]
+    assert first == keys[0].packed
     assert pipe.take_all() == keys[1:]
     assert pipe.take() is None
 
@@ -84,7 +84,8 @@ def test_two_readers_at_once_get_each_ticket_once_and_whole(pipe: TicketPipe) ->
     for _ in range(rounds):
         pipe.write(keys)
         last = 0
-        while (key := pipe.take()) is not None:
+        while (ticket := pipe.take()) is not None:
+            key = ClaimKey.unpacked(ticket)
             assert key == keys[key.claim_seq - 1]
             assert key.claim_seq > last  # those in between are the supervisor's
             last, mine = key.claim_seq, mine + 1
