@@ -7,7 +7,7 @@ can store (no NUL, no lone surrogate), at most `MAX_DEPTH` levels and `MAX_PAYLO
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from qml_mp.errors import InvalidJob, shown
@@ -19,6 +19,8 @@ MAX_DEPTH = 100
 _INT64_MAX = 2**63 - 1
 # `json.dumps` makes one anew for each call. It need not look for cycles: a depth is refused before.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+# What `json.loads` comes down to, for a text without space around it: half of its time.
+_scan: Callable[[str, int], tuple[JsonValue, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,14 @@ def decode_json(text: str | bytes) -> JsonValue:
     """
     if text == "{}":  # the metadata of nearly every job: a tenth of what reading a claim takes
         return {}
+    if type(text) is str and text.isascii() and len(text) <= MAX_PAYLOAD_BYTES:
+        try:
+            plain, end = _scan(text, 0)
+        except (StopIteration, ValueError, RecursionError):
+            end = -1
+        if end == len(text):
+            _check(plain, what="The stored JSON")
+            return plain
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
     if len(raw) > MAX_PAYLOAD_BYTES:
         raise InvalidJob(f"The stored JSON is {len(raw):,} bytes; the limit is {MAX_PAYLOAD_BYTES:,}.")

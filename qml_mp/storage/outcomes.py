@@ -6,17 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from operator import itemgetter
 from typing import Any, assert_never
 
-from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome, Release, Retry, Success
-from qml_mp.core.payload import encode_json
 from qml_mp.core.state import StateName
 from qml_mp.storage.database import Database, Result, Transaction, Values
 from qml_mp.storage.row_change import RowChange, applied, row_change
 from qml_mp.storage.rows import Row, job_of, state_name_of
-from qml_mp.storage.storable import microseconds, storable_change
+from qml_mp.storage.storable import microseconds, storable_change, storable_reason
 from qml_mp.storage.values import Finished, Retention
 
 Outcomes = Sequence[tuple[Claim, Outcome]]
@@ -32,14 +30,18 @@ class Writing:
         self._db = db
         self._retention = retention
         self._finished = finished
-        self._changes = [_change_of_success(claim, outcome, retention) for claim, outcome in finished]
-        self._successes = sum(change is not None for change in self._changes)
+        self._changes: dict[ClaimKey, RowChange] = {}
+        """Of the others."""
+        self._successes = 0
         rows: dict[str, dict[str, Any]] = {}
-        for (claim, _), change in zip(finished, self._changes, strict=True):
-            if change is not None:
-                row = _success_row(claim, change)
+        for claim, outcome in finished:
+            if isinstance(outcome, Success):
+                self._successes += 1
+                row = _success_row(claim, outcome)
+                other = rows.get(claim.job.id)
                 # Of two claims of one job the older is lost.
-                rows[claim.job.id] = max(row, rows.get(claim.job.id, row), key=itemgetter("claim_seq"))
+                if other is None or other["claim_seq"] < claim.job.claim_seq:
+                    rows[claim.job.id] = row
         self.rows: Sequence[Values] = [rows[job_id] for job_id in sorted(rows)]
         """What `succeed` is run with, each, in the order in which everybody locks jobs."""
         self.values: Values = {"ttl": retention.succeeded_ttl}
@@ -63,11 +65,11 @@ class Writing:
         if not self.is_of_successes:
             held = transaction.run(claims.lock, {"ids": [claim.job.id for claim, _ in self._finished]}).rows()
             asked = {ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]): row for row in held}
-            for place, (claim, outcome) in enumerate(self._finished):
-                if self._changes[place] is None and claim.key in asked:
+            for claim, outcome in self._finished:
+                if claim.key in asked and not isinstance(outcome, Success):
                     job = replace(claim.job, cancel_reason=asked[claim.key]["cancel_reason"])
                     change = storable_change(row_change(job, outcome, self._retention))
-                    self._changes[place] = change
+                    self._changes[claim.key] = change
                     self._results[claim.key] = _write(self._db, transaction, claim, change)
         if self.rows:
             self.sent_by(transaction.run_each(claims.succeed, self.rows, self.values))
@@ -85,10 +87,9 @@ class Writing:
         succeeded = self._succeeded
         all_succeeded = succeeded is not None and succeeded.count == self._successes
         succeeded_at = succeeded.written_at if succeeded is not None and all_succeeded else None
-        done = [
-            self._hit(claim, outcome, change, succeeded_at)
-            for (claim, outcome), change in zip(self._finished, self._changes, strict=True)
-        ]
+        done = [self._hit(claim, outcome, succeeded_at) for claim, outcome in self._finished]
+        if succeeded_at is not None and self.is_of_successes:
+            return tuple(filter(None, done))  # each of them
         missed = {claim.job.id for (claim, _), hit in zip(self._finished, done, strict=True) if hit is None}
         present = {}
         if missed:
@@ -99,17 +100,20 @@ class Writing:
             for (claim, outcome), hit in zip(self._finished, done, strict=True)
         )
 
-    def _hit(
-        self, claim: Claim, outcome: Outcome, change: RowChange | None, succeeded_at: datetime | None
-    ) -> Finished | None:
+    def _hit(self, claim: Claim, outcome: Outcome, succeeded_at: datetime | None) -> Finished | None:
         """None: it has hit no row, for all that is known."""
-        if change is None:
+        if isinstance(outcome, Success):
+            if succeeded_at is None:
+                return None
+            row = partial(_succeeded, claim.job, outcome, self._retention, succeeded_at)
+            return Finished(accepted=True, state=StateName.SUCCEEDED, row=row)
+        change = self._changes.get(claim.key)
+        written_at = None if change is None else self._results[claim.key].written_at
+        if change is None or written_at is None:
             return None
-        written_at = succeeded_at if isinstance(outcome, Success) else self._results[claim.key].written_at
-        if written_at is None:
-            return None
-        row = partial(applied, claim.job, change, now=written_at)
-        return Finished(accepted=True, state=change.state, row=row)
+        return Finished(
+            accepted=True, state=change.state, row=partial(applied, claim.job, change, now=written_at)
+        )
 
     def _written_before(self, claim: Claim, outcome: Outcome, row: Row | None) -> Finished:
         lost = Finished(accepted=False, state=None)
@@ -175,20 +179,18 @@ def order_of_locks(finished: tuple[Claim, Outcome]) -> tuple[str, int]:
     return job.id, job.claim_seq
 
 
-def _change_of_success(claim: Claim, outcome: Outcome, retention: Retention) -> RowChange | None:
-    if not isinstance(outcome, Success):
-        return None
-    return storable_change(row_change(claim.job, outcome, retention))
+def _succeeded(job: Job, success: Success, retention: Retention, now: datetime) -> Job:
+    """The row after it."""
+    return applied(job, storable_change(row_change(job, success, retention)), now=now)
 
 
-def _success_row(claim: Claim, change: RowChange) -> dict[str, Any]:
-    """For a change made storable."""
+def _success_row(claim: Claim, success: Success) -> dict[str, Any]:
     return {
         "id": claim.job.id,
         "claim_seq": claim.job.claim_seq,
-        "result": change.encoded or encode_json(change.result, what="The result"),
-        "duration_us": None if change.duration is None else microseconds(change.duration),
-        "reason": change.reason,
+        "result": success.result_text(),
+        "duration_us": microseconds(success.duration),
+        "reason": storable_reason(success.not_stored),
     }
 
 

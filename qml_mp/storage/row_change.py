@@ -47,8 +47,6 @@ class RowChange:
     failures: int = 0
     crashes: int = 0
     result: JsonValue = None
-    encoded: str | None = None
-    """The result as text, where it is known already."""
     duration: timedelta | None = None
     error: ErrorInfo | None = None
     """Replaces `last_error`; None leaves it."""
@@ -81,7 +79,7 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
         case Success(result=result, duration=duration, not_stored=not_stored):
             return RowChange(
                 state=StateName.SUCCEEDED, ttl=retention.succeeded_ttl, result=result,
-                encoded=outcome.encoded, duration=duration, reason=not_stored,
+                duration=duration, reason=not_stored,
             )  # fmt: skip
         case Retry(error=error, delay=delay, kind=kind, process=process):
             return RowChange(

@@ -70,8 +70,8 @@ def job_of(row: Row, instant: ToInstant) -> Job:
 
 def claim_of(row: Row, instant: ToInstant) -> Claim:
     """The claim of a row that is Processing."""
-    worker_id, server_id = text_of(row["worker_id"]), text_of(row["server_id"])
-    return Claim(job=_job(row, instant, _processing(row, instant)), worker_id=worker_id, server_id=server_id)
+    state = _processing(row, instant)
+    return Claim(job=_job(row, instant, state), worker_id=state.worker_id, server_id=state.server_name)
 
 
 def _job(row: Row, instant: ToInstant, state: JobState) -> Job:

@@ -36,6 +36,13 @@ from qml_mp.storage.rows import Row
 from qml_mp.storage.storable import NewRow
 from qml_mp.storage.waiting import Waker
 
+
+def _instant(value: object) -> datetime | None:
+    if value is None:
+        return None
+    return value.astimezone(UTC) if isinstance(value, datetime) else None
+
+
 Cursor = psycopg.Cursor[DictRow]
 _NOW = "SELECT clock_timestamp() AS now"
 _POOLED = (
@@ -58,6 +65,7 @@ class PostgresDatabase:
     has_one_writer = False
     is_on_one_machine = False
     """Servers may be anywhere."""
+    instant = staticmethod(_instant)
 
     def __init__(self, url: str, *, application_name: str, patience: timedelta) -> None:
         options = LinkOptions(application_name=application_name, patience=patience)
@@ -71,9 +79,6 @@ class PostgresDatabase:
         now = self.instant(row and row["now"])
         assert now is not None  # the statement always gives one row
         return now
-
-    def instant(self, value: object) -> datetime | None:
-        return _instant(value)
 
     def refuses_values(self, error: BaseException) -> bool:
         return isinstance(error, InvalidJob) or refuses_values(error)
@@ -263,10 +268,6 @@ def _without_unreadable_instants(cursor: Cursor) -> list[DictRow]:
     loaders = Transformer(cursor)
     loaders.set_pgresult(cursor.pgresult)
     return loaders.load_rows(0, cursor.rowcount, dict_row(cursor))
-
-
-def _instant(value: object) -> datetime | None:
-    return value.astimezone(UTC) if isinstance(value, datetime) else None
 
 
 def _array(values: list[object]) -> object:
