@@ -17,6 +17,8 @@ from qml_mp.processing.retry import is_a, type_name
 
 _logger = logging.getLogger(__name__)
 
+_SHORT_S = 0.05
+
 CallNext = Callable[[Job, WorkerContext], object]
 """The rest of the chain, with the job's own code at its end; returns what that returned."""
 
@@ -51,8 +53,11 @@ code; neither is what clients and the loops write (cancels of waiting jobs, prom
 
 
 class TracingMiddleware:
-    """One log record when an execution starts and one when it ends, with duration and outcome.
+    """A log record when an execution ends, with duration and outcome, and one when it starts.
 
+    That it starts is a record for debugging where the newest execution of its method in this process has
+    taken at most 50 ms: of what is over in a moment, the end tells all. What may take longer is INFO, and so
+    is the first of each method, so that the log says what runs.
     Extra keys: job_id, worker_id, attempt, method; at the end also duration_s and outcome. The end of
     an execution that did not succeed is a record for debugging: what became of the job, with its error,
     is told once, when it is stored. Payloads and results are never logged.
@@ -60,6 +65,8 @@ class TracingMiddleware:
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
+        self._short: set[str] = set()
+        """The methods whose newest execution was a short one."""
         self._records: dict[int, dict[str, Any]] = {}
         """One of each level, for what it has in common with all others of this process."""
 
@@ -72,7 +79,8 @@ class TracingMiddleware:
         }
         started_s = self._clock.monotonic()
         about = job.id, job.method, context.attempt
-        self._log(logging.INFO, "job %s (%s) attempt %s started", about, fields)
+        level = logging.DEBUG if job.method in self._short else logging.INFO
+        self._log(level, "job %s (%s) attempt %s started", about, fields)
         outcome = "succeeded"
         try:
             result = call_next(job, context)
@@ -83,6 +91,7 @@ class TracingMiddleware:
             raise
         finally:
             duration_s = round(self._clock.monotonic() - started_s, 6)
+            (self._short.add if duration_s <= _SHORT_S else self._short.discard)(job.method)
             self._log(
                 logging.INFO if outcome == "succeeded" else logging.DEBUG,
                 "job %s (%s) attempt %s %s after %.3f s",

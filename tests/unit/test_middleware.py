@@ -25,17 +25,18 @@ CONTEXT = WorkerContext.of(JOB, started_at=NOW, cancel=CancelToken.never())
 
 
 class SteppingClock:
-    """Every look at it is 1.5 seconds after the one before."""
+    """Every look at it is a step after the one before."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.now_s = 0.0
+        self.step_s = 1.5
 
     def now(self) -> datetime:
         return NOW + timedelta(seconds=self.monotonic())
 
     def monotonic(self) -> float:
-        self.looks += 1
-        return 1.5 * self.looks
+        self.now_s += self.step_s
+        return self.now_s
 
 
 def test_the_first_registered_is_the_outermost() -> None:
@@ -80,12 +81,31 @@ def test_tracing_logs_one_record_at_the_start_and_one_at_the_end(caplog: pytest.
     assert (vars(end)["duration_s"], vars(end)["outcome"]) == (1.5, "succeeded")
 
 
+def test_tracing_tells_no_start_of_a_method_whose_last_execution_was_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = SteppingClock()
+    tracing = TracingMiddleware(clock=clock)
+
+    def told_of(*, took_s: float) -> list[str]:
+        caplog.clear()
+        clock.step_s = took_s
+        tracing(JOB, CONTEXT, lambda *_: None)
+        return [record.getMessage().split(" attempt 1 ")[1].split()[0] for record in caplog.records]
+
+    with caplog.at_level(logging.INFO):
+        told = [told_of(took_s=took_s) for took_s in (0.05, 0.05, 0.06, 0.05, 0.05)]
+
+    both, end = ["started", "succeeded"], ["succeeded"]
+    assert told == [both, end, end, both, end]
+
+
 def test_a_record_of_tracing_is_what_the_logger_would_have_made(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("qml_mp.processing.middleware")
     tracing = TracingMiddleware()
 
     with caplog.at_level(logging.INFO):
-        tracing(JOB, CONTEXT, lambda *_: None)
+        tracing(replace(JOB, method="other"), CONTEXT, lambda *_: None)
         tracing(JOB, CONTEXT, lambda *_: logger.info("in between", extra={"job_id": JOB.id}))
 
     *_, start, between, end = caplog.records

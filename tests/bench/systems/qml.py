@@ -15,7 +15,7 @@ from tests.bench.system import Backend, Command, Kind, Producer, System, program
 from tests.bench.work import Work, perform
 
 _UNTRACED = "QML_BENCH_UNTRACED"
-"""Set: without the two lines that each job logs; those of the peers are off too."""
+"""Set: without the lines that jobs log; those of the peers are off too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
