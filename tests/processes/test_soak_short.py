@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.soak.firings import run_firings
 from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
@@ -161,3 +162,17 @@ def test_every_job_runs_once_although_all_of_postgresql_was_frozen(request: pyte
     row = outcome(request, run_freeze, "postgres", 1500)
 
     assert row.broken == (), table([row])
+
+
+@both
+@pytest.mark.fault(49)
+@pytest.mark.fault(50)
+@pytest.mark.fault(51)
+@pytest.mark.fault(52)
+def test_no_firing_is_missed_or_doubled_through_kills_outages_and_changes_of_the_clock(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_firings, backend, 160)
+
+    assert row.broken == (), table([row])
+    assert row.done >= 160

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tests.postgres_cluster import throwaway_cluster
+from tests.soak.firings import run_firings
 from tests.soak.first_jobs import run_first_jobs
 from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
@@ -52,6 +53,7 @@ SCENARIOS = {
     "replacements": Scenario(run=run_replacements, unit="replacements", usual=300, full=10_000),
     "boot-failure": Scenario(run=run_boot_failure, unit="seconds", usual=30, full=30),
     "first-jobs": Scenario(run=run_first_jobs, unit="starts", usual=10, full=50),
+    "firings": Scenario(run=run_firings, unit="firings", usual=1000, full=10_000),
     "poison": Scenario(run=run_poison, unit="other jobs", usual=300, full=1000),
     "freeze": Scenario(run=run_freeze, unit="jobs", usual=3000, full=3000, backends=("postgres",)),
     "stop-worker": Scenario(run=run_stopped_workers, unit="cycles", usual=60, full=1000),
