@@ -22,6 +22,7 @@ from qml_mp.child.source import ProgramSource, cap_native_threads
 from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.events.emitter import new_emitter
+from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.ended import EndedOutcomes
 from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
@@ -51,12 +52,13 @@ class WorkerArguments:
     stack_fd: int
     tickets: TicketPipe
     ended: EndedOutcomes
+    bell: Bell
     slot: SlotWriter
 
     @property
     def pipe_fds(self) -> frozenset[int]:
-        """Those of the pipe from the supervisor, and of the tickets."""
-        return self.tickets.fds | {self.pipe_fd}
+        """Those of the pipe from the supervisor, of the tickets and of the bell."""
+        return self.tickets.fds | {self.pipe_fd, self.bell.ringing_fd}
 
 
 def worker_main(arguments: WorkerArguments) -> int:
@@ -70,7 +72,7 @@ def worker_main(arguments: WorkerArguments) -> int:
     unblock_signals()
     config = arguments.config
     title = f"qml-mp: worker {arguments.number}/{config.worker_count} [{arguments.source.label}]"
-    display = Display(arguments.slot, title=title)
+    display = Display(arguments.slot, bell=arguments.bell, title=title)
     cap_native_threads(config.worker_count)
     try:
         program = arguments.source.load()

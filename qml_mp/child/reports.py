@@ -17,6 +17,7 @@ from qml_mp.core.state import StateName
 from qml_mp.events.claims import claimed, ended
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import JobClaimed, JobSucceeded
+from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter, packed_terms
 from qml_mp.printable import printable
 from qml_mp.processing.errors_text import describe_anything
@@ -30,9 +31,10 @@ _TITLE_HOLDS_NS = 1_000_000_000  # then it is set anew: a job may have set anoth
 class Display:
     """Titles name the method, never arguments. They are not set on macOS: there it kills forked children."""
 
-    def __init__(self, slot: SlotWriter, *, title: str) -> None:
+    def __init__(self, slot: SlotWriter, *, bell: Bell, title: str) -> None:
         """`title` is what every process title begins with."""
         self.slot = slot
+        self._bell = bell
         self._title = title
         self._titled = ""
         self._titled_at_ns = 0
@@ -48,6 +50,7 @@ class Display:
     def idle(self) -> None:
         """There is no job."""
         self.slot.show(SlotView(activity=Activity.IDLE))
+        self._bell.ring()
         self._set_title("idle")
 
     def running(self, execution: Execution) -> None:

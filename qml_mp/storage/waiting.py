@@ -49,8 +49,10 @@ class Waker(Protocol):
     def fileno(self) -> int:
         """Readable when something was committed."""
 
-    def drain(self) -> WakeUp | None:
-        """Read everything there is, without waiting; None: nothing was committed. Raises
+    def drain(self, *, soon: bool = True) -> WakeUp | None:
+        """Read everything there is, without waiting; None: nothing was committed, or it cannot be seen yet.
+        Then the descriptor is readable again as soon as it can be. Not `soon`: nobody waits for a job, so a
+        little later will do, and how many there are is not looked at. Raises
         `StorageUnavailable` when the connection behind it is lost: close it, open another later."""
 
     def close(self) -> None:

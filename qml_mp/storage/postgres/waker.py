@@ -37,7 +37,7 @@ class NotifyWaker:
         """The connection's socket; readable when something was committed, or when it is lost."""
         return self._open().fileno()
 
-    def drain(self) -> WakeUp | None:
+    def drain(self, *, soon: bool = True) -> WakeUp | None:  # noqa: ARG002
         link = self._open()
         readable = select.poll()
         readable.register(link.fileno(), select.POLLIN)

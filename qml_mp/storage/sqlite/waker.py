@@ -27,6 +27,7 @@ _CLOCK_MONOTONIC = 1
 _FIRST_LOOK_S = (
     0.0005  # on a quick disk most commits have ended; at 0.001 a job began half a millisecond later
 )
+_UNHURRIED_LOOK_S = 0.004
 _LAST_LOOK_S = 1.0
 
 
@@ -77,17 +78,19 @@ class FileWaker:
         """Readable when the file was written to, or when it is time to look again."""
         return self._epoll.fileno()
 
-    def drain(self) -> WakeUp | None:
+    def drain(self, *, soon: bool = True) -> WakeUp | None:
         """What can run now, if anything but a heartbeat of this storage was committed since the last call.
         Raises `StorageUnavailable` when the file cannot be read any more or was deleted."""
         if self._something_happened():
-            self._look_again(_FIRST_LOOK_S)
+            self._look_again(_FIRST_LOOK_S if soon else _UNHURRIED_LOOK_S)
         elif not self._timer_fired():
             return None
         elif self._look_in_s < _LAST_LOOK_S:
             self._look_again(2 * self._look_in_s)
         before, self._seen = self._seen, self._data_version()
-        return None if self._seen == before else WakeUp(jobs=self._runnable())
+        if self._seen == before:
+            return None
+        return WakeUp(jobs=self._runnable()) if soon else WakeUp()
 
     def close(self) -> None:
         """Close the descriptors; harmless when closed already. The connection stays the storage's."""

@@ -16,6 +16,7 @@ from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
+_QUICK_S = 0.01
 AT_ONCE = 0.0
 NEVER = float("inf")
 
@@ -77,7 +78,8 @@ class LoopTable(Part):
     def __init__(
         self, run: Run, loops: Sequence[Loop], *, storage: Storage, between: Callable[[bool], None]
     ) -> None:
-        """`between` is called before each tick, with whether those before it have taken long."""
+        """`between` is called before a tick when a moment has passed, with whether the ticks before it have
+        taken long."""
         self._loops = loops
         self._punctual = [loop for loop in loops if loop.is_punctual]
         self._storage = storage
@@ -94,14 +96,16 @@ class LoopTable(Part):
     def turn(self) -> None:
         """Run what is due. A storage that could not be reached is asked first whether it answers again,
         because not every loop has something to ask it."""
-        slow_at = self._clock.monotonic() + STORAGE_PATIENCE.total_seconds()
+        began = looked = self._clock.monotonic()
         if not self._may_run() or (self._reaching.is_failing and not self._answers_again()):
             return
         for loop in self._loops:
             for each in (*self._punctual, loop):
                 now = self._clock.monotonic()
                 if now >= _due_at(each):
-                    self._between(now >= slow_at)
+                    if now - looked >= _QUICK_S:
+                        self._between(now - began >= STORAGE_PATIENCE.total_seconds())
+                        looked = self._clock.monotonic()
                     self._try(each)
                 if self._reaching.is_failing:
                     return

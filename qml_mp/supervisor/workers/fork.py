@@ -61,13 +61,15 @@ def fork_child(
     *,
     ours: Collection[int],
     theirs: Collection[int],
+    shared: Collection[int] = (),
     own_fds: Collection[int] = (),
     die_with_parent: bool = False,
 ) -> Child:
     """Fork a child that runs `main` after the prologue and leaves with the code that it returns.
 
     The ends `ours` and `theirs` were made for this child: what is not in both is closed on the other side,
-    and after an error all of it. The child closes `own_fds`, too: what else the supervisor holds.
+    and after an error all of it. The child keeps `shared`, which others have too, and closes the rest of
+    `own_fds`: what else the supervisor holds.
     With `die_with_parent` the kernel sends it a SIGTERM when this process dies (Linux).
     The child starts with all signals blocked: `main` unblocks them when its handlers are in place.
     Raises `OSError` when the system has no room for a process, `ConfigurationError` when this
@@ -87,7 +89,7 @@ def fork_child(
             failpoints.hit("fork.before")
             pid = os.fork()
             if pid == 0:
-                _child(main, {*own_fds, *ours}, theirs, parent_pid if die_with_parent else None)
+                _child(main, {*own_fds, *ours}, {*theirs, *shared}, parent_pid if die_with_parent else None)
             failpoints.hit("fork.after")
             with contextlib.suppress(OSError):  # the child does the same; whoever is first
                 os.setpgid(pid, pid)

@@ -14,6 +14,7 @@ from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import new_worker_id
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkerReady, WorkerStarted
+from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import Activity, SlotTable
 from qml_mp.processing.cancel import CancelReason
@@ -46,6 +47,7 @@ class WorkerPool(Part):
         self._clock = clock
         self.slots = SlotTable(spec.config.worker_count + _SPARE_SLOTS)
         self.ended = EndedTable(self.slots.capacity)
+        self.bell = Bell()
         self._events = events
         self.boots = Boots(events)
         self.paused = False
@@ -68,8 +70,7 @@ class WorkerPool(Part):
         return [fd for worker in self for fd in worker.child.fds]
 
     def own_fds(self) -> list[int]:
-        ends = [fd for worker in self for fd in worker.channels.fds]
-        return [*self.fds(), *ends]
+        return [*self.fds(), *self.bell.fds, *(fd for worker in self for fd in worker.channels.fds)]
 
     def next_at(self) -> float:
         now = self._clock.monotonic()
@@ -100,6 +101,9 @@ class WorkerPool(Part):
     def trouble(self) -> str | None:
         shortage = self._room.shortage
         return self.boots.trouble() or (shortage and in_short("Fewer workers run than are wanted", shortage))
+
+    def close(self) -> None:
+        self.bell.close()
 
     @property
     def size(self) -> int:
@@ -147,8 +151,7 @@ class WorkerPool(Part):
     def reap(self) -> list[Death]:
         deaths = []
         for worker in self:
-            process = reap(worker.child)
-            if process is not None:
+            if (process := reap(worker.child)) is not None:
                 worker.look(self._clock.monotonic())
                 deaths.append(self._remove(worker, process))
         return deaths
@@ -266,6 +269,7 @@ class WorkerPool(Part):
             worker_id=new_worker_id(self._spec.server_id, number=number, nth=self._spawned),
             slots=self.slots,
             ended=self.ended,
+            bell=self.bell,
             index=self._free_slot(),
             own_fds=self._everyone.own_fds(),
             now=self._clock.monotonic(),

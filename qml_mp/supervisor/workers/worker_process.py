@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from qml_mp.child.main import WorkerArguments, worker_main
 from qml_mp.child.source import ProgramSource
 from qml_mp.core.job import ClaimKey
+from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.ended import EndedOutcomes, EndedTable
 from qml_mp.ipc.pipe import Kind, Message, open_pipe, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
@@ -241,6 +242,7 @@ def spawn_worker(
     worker_id: str,
     slots: SlotTable,
     ended: EndedTable,
+    bell: Bell,
     index: int,
     own_fds: Collection[int],
     now: float,
@@ -260,12 +262,14 @@ def spawn_worker(
         stack_fd=channels.stack_fd,
         tickets=channels.tickets,
         ended=channels.ended,
+        bell=bell,
         slot=slots.writer(index),
     )
     child = fork_child(
         lambda: worker_main(arguments),
         ours=channels.fds,
         theirs=channels.fds - {channels.pipe_fd} | {reading},
+        shared=[bell.ringing_fd],
         own_fds=own_fds,
         die_with_parent=True,
     )
