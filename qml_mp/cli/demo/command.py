@@ -24,7 +24,9 @@ from qml_mp.errors import QmlError
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 
-_POLL_S = 0.02
+_POLL_S = 0.1  # each look takes time from the workers, on a machine with as many cores
+_CLOSE_POLL_S = 0.02
+_CLOSE_JOBS = 100
 _STARTUP_POLL_S = 0.02
 _FEWEST_FILES = 50
 """With fewer, the jobs can all be over before a worker is caught running one."""
@@ -121,17 +123,18 @@ def _wait_for_workers(storage: Storage, server: DemoServer) -> None:
 
 def _watch(storage: Storage, server: DemoServer, path_of: Mapping[str, str], progress: Progress) -> None:
     """Until every job has ended: show progress, kill a worker about halfway, show what becomes of it."""
-    kill = WorkerKill(storage, path_of, progress)
+    kill, halfway = WorkerKill(storage, path_of, progress), len(path_of) // 2
     while True:
         counts = storage.job_counts()
         done = sum(counts[state] for state in FINAL_STATES)
         if done == len(path_of):
             break
-        if done >= len(path_of) // 2:
+        if done >= halfway:
             kill.advance()
         progress.show(f"{done}/{len(path_of)} done, {counts[StateName.PROCESSING]} running")
         server.check()
-        time.sleep(_POLL_S)
+        looks_closely = halfway - done <= _CLOSE_JOBS and not kill.is_over
+        time.sleep(_CLOSE_POLL_S if looks_closely else _POLL_S)
     progress.clear()
     kill.end()
 

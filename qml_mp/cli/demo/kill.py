@@ -53,6 +53,11 @@ class WorkerKill:
         if not self._rerun_seen:
             self._look_for_rerun(self._struck)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to look for."""
+        return self._replacement_seen and self._rerun_seen
+
     def end(self) -> None:
         """After the last job: raise `QmlError` unless a worker was killed and its job ran again."""
         for _ in range(2):  # the crash, then what came of it
