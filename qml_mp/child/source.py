@@ -20,6 +20,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
+from qml_mp.storage.memory_folder import url_for_others
 
 _VARIABLES = (
     "OMP_NUM_THREADS",
@@ -114,6 +115,7 @@ def probe(source: ProgramSource) -> str:
     """Import the app and describe it as JSON text (in the child)."""
     try:
         facts = facts_of(source.load())
+        facts = dataclasses.replace(facts, url=url_for_others(facts.url))
     except AppImportError as error:
         facts = AppFacts(error=str(error))
     except BaseException:  # user code: even SystemExit at import is a failure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import click
 from click.shell_completion import CompletionItem
 
-from qml_mp.errors import AppImportError, SchemaMismatch
+from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch
 from qml_mp.sources import load_app_spec, load_config, load_url
 
 if TYPE_CHECKING:
@@ -53,9 +53,19 @@ class Session:
     def storage(self) -> Storage:
         """The storage that the flag, the app, the environment or a settings file names.
 
-        Not yet connected; the first use of one without a schema makes the schema.
+        Not yet connected; the first use of one without a schema makes the schema. Raises
+        `ConfigurationError` for `memory://`.
         """
-        return self._open(self.url or self._code_url())
+        from qml_mp.storage.memory_folder import MEMORY_URL
+
+        url = load_url(self.url or self._code_url())
+        if url.startswith(MEMORY_URL):
+            raise ConfigurationError(
+                f"{MEMORY_URL} is a storage of the one program that opens it; this command would have an "
+                "empty one of its own. Name that of the server by --url, as its log tells it, or keep the "
+                "jobs in a file: sqlite:///jobs.db."
+            )
+        return self._open(url)
 
     def storage_of_probed_app(self) -> Storage:
         """`storage()` for a command that forks: the app, which may start threads at its import, is imported
@@ -96,8 +106,10 @@ class Session:
         return storage
 
     def _code_url(self) -> str | None:
+        from qml_mp.storage.memory_folder import url_for_others
+
         app = self.app()
-        return None if app is None else app.program.url
+        return None if app is None else url_for_others(app.program.url)
 
 
 def pass_session(function: _Function) -> _Function:

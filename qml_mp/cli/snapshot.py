@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from qml_mp.cli.liveness import Liveness, Standing, liveness_of
 from qml_mp.cli.output import seconds
@@ -22,6 +22,7 @@ class WorkerView:
 
     info: WorkerInfo
     claim: Claim | None
+    """Of those that it holds the one that it has begun, as far as can be told: the first."""
     running: timedelta | None
     """Since the claim, by the database's clock; None when idle."""
     rss_bytes: int | None
@@ -107,6 +108,7 @@ def queue_to_json(queue: QueueStats) -> dict[str, JsonValue]:
         "name": queue.name,
         "enqueued": queue.enqueued,
         "processing": queue.processing,
+        "held": queue.held,
         "oldest_s": seconds(queue.oldest),
     }
 
@@ -114,7 +116,8 @@ def queue_to_json(queue: QueueStats) -> dict[str, JsonValue]:
 def _view_workers(storage: Storage, infos: Sequence[WorkerInfo]) -> tuple[WorkerView, ...]:
     if not infos:
         return ()
-    claims = {claim.worker_id: claim for claim in storage.claims_of_server(infos[0].server_id)}
+    held = sorted(storage.claims_of_server(infos[0].server_id), key=_in_order, reverse=True)
+    claims = {claim.worker_id: claim for claim in held}
     now = storage.now()  # after the claims, so that none started later than this
     views = []
     for info in infos:
@@ -130,3 +133,9 @@ def _view_workers(storage: Storage, infos: Sequence[WorkerInfo]) -> tuple[Worker
             )
         )
     return tuple(views)
+
+
+def _in_order(claim: Claim) -> tuple[bool, datetime, int, datetime, str]:
+    """As its worker begins what it has claimed."""
+    job = claim.job
+    return job.started_at is not None, job.started_at or job.created_at, -job.priority, job.created_at, job.id

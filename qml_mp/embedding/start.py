@@ -14,6 +14,7 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_config, load_url
+from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
@@ -35,11 +36,16 @@ def run_server(
     facts = probe_app(named, timeout=_boot_timeout(config_flags))
     config = _settings(config_flags, facts)
     source = preloaded(named, config)
-    storage = open_storage(
-        load_url(url_flag or facts.url), application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
-    )
+    url = load_url(url_flag or facts.url)
+    storage = open_storage(url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
     _connect_once(storage.url)
     logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)
+    if url.startswith(MEMORY_URL):
+        logger.warning(
+            "The jobs are in memory and gone when this server stops. Until then other programs reach them by "
+            "--url %s",
+            storage.display_url,
+        )
     logger.info("Workers: %s. %s", config.worker_count, what_is_served(config.queues, facts.methods))
     return Supervisor(
         config,

@@ -18,6 +18,7 @@ from pathlib import Path
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
 
+MEMORY_URL = "memory://"
 _SHARED_MEMORY = "/dev/shm"
 _PREFIX = "qml-mp-memory-"
 _OWNER = "owner.json"
@@ -30,6 +31,13 @@ def make_memory_folder() -> str:
     Path(folder, _OWNER).write_text(json.dumps(asdict(host.identity())))
     atexit.register(_remove_if_ours, folder, os.getpid())
     return folder
+
+
+def url_for_others(url: str | None) -> str | None:
+    """The URL as another process is told it: `memory://` for a file in such a folder, which goes with its
+    process."""
+    in_folder = f"sqlite:///{_place()}/{_PREFIX}"
+    return MEMORY_URL if url is not None and url.startswith(in_folder) else url
 
 
 def remove_orphaned_folders() -> None:

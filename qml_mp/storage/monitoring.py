@@ -55,6 +55,7 @@ class Monitoring(Part):
                 name=text_of(row["queue"]),
                 enqueued=row["enqueued"],
                 processing=row["processing"],
+                held=row["held"],
                 oldest=self._between(row, "oldest_at", "now"),
             )
             for row in rows

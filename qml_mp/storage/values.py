@@ -152,6 +152,9 @@ class QueueStats:
     name: str
     enqueued: int
     processing: int
+    held: int
+    """Of the Processing jobs those that a worker has claimed and not begun, as far as can be told: of what it
+    holds it has begun the first."""
     oldest: timedelta | None
     """Age of the oldest Enqueued job; None when there is none."""
 

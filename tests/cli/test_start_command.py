@@ -139,6 +139,36 @@ def test_the_demo_kills_a_worker_and_every_result_matches(qml: Qml) -> None:
     assert not any(name.startswith("qml-mp-demo") for name in qml.files())
 
 
+_IN_MEMORY = """
+from qml_mp import QmlApp
+
+app = QmlApp("memory://")
+
+
+@app.job()
+def double(n: int) -> int:
+    return 2 * n
+"""
+
+
+def test_a_server_of_an_app_in_memory_says_where_others_reach_it_and_commands_want_to_be_told(
+    qml: Qml,
+) -> None:
+    (qml.folder / "tasks.py").write_text(_IN_MEMORY)
+    call = ("-A", "tasks:app", "enqueue", "double", "n=21", "--wait")
+    with qml.started("-w", "1") as server:
+        assert server.stderr is not None
+        told = next(line for line in server.stderr if b"--url" in line).decode()
+        reached = qml(*call, "--url", told.split()[-1])
+
+    refused = qml(*call)
+
+    assert (reached.code, reached.out) == (0, "42\n"), reached.err
+    assert refused.code == 2
+    assert is_one_error(refused.err)
+    assert "--url" in refused.err
+
+
 def test_an_interrupted_demo_leaves_nothing_behind(qml: Qml) -> None:
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "qml_mp", "demo"], cwd=qml.folder, stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -11,7 +12,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Fetch
+from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.cli.command import Qml
 
 _ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)
@@ -64,7 +65,7 @@ def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None
     (server,) = status["servers"]
     idle, busy = server["workers"]
     assert (status["states"]["enqueued"], status["states"]["processing"]) == (1, 1)
-    assert list(queue) == ["name", "enqueued", "processing", "oldest_s"]
+    assert list(queue) == ["name", "enqueued", "processing", "held", "oldest_s"]
     assert (queue["name"], queue["enqueued"], queue["processing"]) == ("default", 1, 1)
     assert queue["oldest_s"] >= 0
     assert list(server) == [
@@ -81,6 +82,21 @@ def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None
     )
     assert busy["running_s"] >= 0
     assert busy["rss_bytes"] > 12345  # of the process itself, which is on this machine
+
+
+def test_what_a_worker_holds_and_has_not_begun_does_not_count_as_running(qml: Qml, storage: Storage) -> None:
+    register(storage, "blue", host.identity())
+    first, *others = (storage.enqueue(Job.new("resize", priority=priority)) for priority in (9, 5, 1))
+    which = Fetch(worker_id="blue-2", server_id="blue#1", queues=())
+    assert len(storage.exchange((), fetch=which, limit=3, retention=BY_DEFAULT).claims) == 3
+
+    shown, out = qml("status", "--json").value, qml("status").out
+
+    (queue,), (server,) = shown["queues"], shown["servers"]
+    assert (shown["states"]["processing"], queue["processing"], queue["held"]) == (3, 3, len(others))
+    assert server["workers"][1]["job_id"] == first
+    assert "of the processing ones, workers hold 2 that they have not begun\n" in out
+    assert re.search(r"^default +0 +1 +2 ", out, re.MULTILINE)
 
 
 def test_a_server_whose_process_is_gone_is_not_alive(qml: Qml, storage: Storage) -> None:

@@ -12,7 +12,7 @@ from qml_mp.errors import QmlError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import DueWork, JobFilter, JobPage, LaterWork
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, claim_new, fetch, in_an_hour, job_in
+from tests.storage.helpers import HOUR, KEEP, claim_new, fetch, in_an_hour, job_in
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -125,6 +125,17 @@ def test_queues_are_those_with_jobs_that_have_not_ended(storage: Storage, raw: R
     ]
     assert stats[2].oldest is None
     assert all(queue.oldest is not None and queue.oldest >= HOUR for queue in stats[:2])
+
+
+def test_what_a_worker_holds_beside_the_job_that_it_runs_is_told_apart(storage: Storage) -> None:
+    for queue, priority in (("a", 1), ("b", 2), ("b", 0), ("a", 0), ("a", 0)):
+        storage.enqueue(Job.new("work", queue=queue, priority=priority))
+    for worker, limit in (("w-1", 3), ("w-2", 1), ("w-3", 1)):
+        storage.exchange((), fetch=fetch(worker=worker), limit=limit, retention=KEEP)
+
+    stats = storage.queue_stats()
+
+    assert [(queue.name, queue.processing, queue.held) for queue in stats] == [("a", 3, 1), ("b", 2, 1)]
 
 
 def test_due_work_is_what_can_still_run_in_the_queues(storage: Storage, raw: Raw) -> None:

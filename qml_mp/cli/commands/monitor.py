@@ -77,10 +77,13 @@ def list_workers(session: Session, as_json: bool) -> None:
 
 
 def print_queues(stats: Sequence[QueueStats]) -> None:
-    """Queues as a table."""
+    """Queues as a table. What a worker holds and has not begun stands apart from what runs."""
     print_table(
-        ("QUEUE", "ENQUEUED", "PROCESSING", "OLDEST WAITS"),
-        ((queue.name, queue.enqueued, queue.processing, age(queue.oldest)) for queue in stats),
+        ("QUEUE", "ENQUEUED", "RUNNING", "HELD", "OLDEST WAITS"),
+        (
+            (queue.name, queue.enqueued, queue.processing - queue.held, queue.held, age(queue.oldest))
+            for queue in stats
+        ),
     )
 
 

@@ -33,6 +33,9 @@ def status(session: Session, as_json: bool) -> None:
         return
     say(storage.display_url)
     click.echo("  ".join(f"{coloured(state)} {count}" for state, count in counts.items()))
+    held = sum(queue.held for queue in queues)
+    if held:
+        say(f"of the processing ones, workers hold {held} that they have not begun")
     if queues:
         click.echo()
         print_queues(queues)

@@ -131,7 +131,8 @@ def _watch(storage: Storage, server: DemoServer, path_of: Mapping[str, str], pro
             break
         if done >= halfway:
             kill.advance()
-        progress.show(f"{done}/{len(path_of)} done, {counts[StateName.PROCESSING]} running")
+        running = sum(queue.processing - queue.held for queue in storage.queue_stats())
+        progress.show(f"{done}/{len(path_of)} done, {running} running")
         server.check()
         looks_closely = halfway - done <= _CLOSE_JOBS and not kill.is_over
         time.sleep(_CLOSE_POLL_S if looks_closely else _POLL_S)

@@ -65,18 +65,23 @@ MONITORING: Final = MonitoringQueries(
         SELECT state, count(*) FROM qml_jobs INDEXED BY qml_jobs_ended WHERE {ENDED} GROUP BY state
     """,
     attempts=f"SELECT {ATTEMPT_COLUMNS} FROM qml_attempts WHERE job_id = :id ORDER BY claim_seq",
-    # In three parts, because each reads a small index of its own.
+    # In parts, because each reads a small index of its own. Of several claims a worker has begun the first.
     queue_stats="""
-        SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, min(oldest_at) AS oldest_at,
-            :now AS now
+        SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
+            min(oldest_at) AS oldest_at, :now AS now
         FROM (
-            SELECT queue, count(*) AS enqueued, 0 AS processing, min(enqueued_at) AS oldest_at
+            SELECT queue, count(*) AS enqueued, 0 AS processing, 0 AS held, min(enqueued_at) AS oldest_at
             FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' GROUP BY queue
             UNION ALL
-            SELECT queue, 0, count(*), NULL
-            FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing' GROUP BY queue
+            SELECT queue, 0, count(*), count(*) FILTER (WHERE place > 1), NULL
+            FROM (
+                SELECT queue, row_number() OVER (
+                    PARTITION BY COALESCE(worker_id, id) ORDER BY started_at, priority DESC, created_at, id
+                ) AS place
+                FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing')
+            GROUP BY queue
             UNION ALL
-            SELECT queue, 0, 0, NULL
+            SELECT queue, 0, 0, 0, NULL
             FROM qml_jobs INDEXED BY qml_jobs_waiting
             WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue)
         GROUP BY queue ORDER BY queue
