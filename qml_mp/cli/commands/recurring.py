@@ -39,7 +39,7 @@ def recurring() -> None:
 @json_option
 @pass_session
 def list_templates(session: Session, as_json: bool) -> None:
-    """List templates by id: who made each, when it fires next, and what its newest job came to."""
+    """List templates: who made each, its next firing and newest job."""
     storage = session.existing_storage()
     templates = storage.list_recurring_jobs()
     known = _methods_known(storage, templates)
@@ -65,7 +65,7 @@ def list_templates(session: Session, as_json: bool) -> None:
 @json_option
 @pass_session
 def show(session: Session, recurring_id: str, as_json: bool) -> None:
-    """Show a template: what it means, its policies, its next firing and its newest job."""
+    """Show a template: its policies, next firing and newest job."""
     storage = session.existing_storage()
     template = _get(storage, recurring_id)
     known = _methods_known(storage, [template])
@@ -175,7 +175,7 @@ def run(session: Session, recurring_id: str) -> None:
 @json_option
 @pass_session
 def preview(session: Session, what: str, count: int, tz: str | None, as_json: bool) -> None:
-    """Print what a cron expression or a template means, and its next firings. Quote the expression."""
+    """Print what an expression or a template means, and when it fires. Quote the expression."""
     schedule = _schedule(session, what, tz)
     firings = schedule.preview(datetime.now(UTC), count)
     if not as_json:
