@@ -197,6 +197,24 @@ def test_a_bulk_is_announced_once(
 
 
 @on_postgres
+@pytest.mark.parametrize("options", [{}, {"unique_key": "k"}, {"at": in_an_hour()}])
+def test_a_job_is_announced_once_whoever_announces_with_a_commit(
+    storage: Storage, url: str, connect: Connect, notifications: Callable[[], int], options: dict[str, Any]
+) -> None:
+    storage.enqueue(Job.new("first", **options))
+    with_its_commit = notifications()
+    other = connect()
+    key = f"hashtextextended('{parse_target(url).channel}', 1)"
+    other.execute(f"SELECT pg_advisory_xact_lock({key})")
+    storage.enqueue(Job.new("second", **{**options, **dict.fromkeys(options.keys() & {"unique_key"}, "2")}))
+    storage.job_counts()  # what was sent after the commit has been answered
+    after_it = notifications()
+    other.commit()
+
+    assert (with_its_commit, after_it, notifications()) == (1, 1, 0)
+
+
+@on_postgres
 def test_what_stores_nothing_announces_nothing(storage: Storage, notifications: Callable[[], int]) -> None:
     keyed = [Job.new("work", unique_key=str(n)) for n in range(60)]
     storage.enqueue_many(keyed)

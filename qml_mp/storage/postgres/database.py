@@ -150,7 +150,7 @@ class PostgresDatabase:
         again_after: Callable[[psycopg.Error], bool],
         announced: bool = False,
     ) -> _Result:
-        """`announced`: when anything was written; the row, if there is one, has what is to be told."""
+        """`announced`: when a row was written, which has what is to be told unless it has been."""
         try:
             return self._run_once(what, query, values, announced)
         except StorageUnavailable as error:
@@ -163,9 +163,8 @@ class PostgresDatabase:
             alone = _between_begin_and_commit(link, pipelined=True) if link.is_pooled else nullcontext()
             with alone:
                 result = _Transaction(self.connection, link).run(query, values)
-            if announced and result.count:
-                row = result.first()
-                self.connection.announce(Told.ONE_JOB if row is None else Told(row["to_tell"]))
+            if announced and (row := result.first()) is not None and row["told"] is None:
+                self.connection.announce(Told(row["to_tell"]))
             return result
 
 
