@@ -238,6 +238,7 @@ class _Service:
             other.close()
         connection.close()
         self._listener.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, fd in enumerate(streams):
             os.dup2(fd, number)
             os.close(fd)
@@ -265,6 +266,7 @@ def _import_everything() -> None:
 if __name__ == "__main__":
     _import_everything()
     gc.collect()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, whose end is the end of this too
     service = _Service(sys.argv[1])
     print("ready", flush=True)
     if (command := service.serve()) is not None:
