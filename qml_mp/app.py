@@ -45,7 +45,7 @@ class QmlApp:
     `url` names the storage; when it is None, `$QML_MP_URL` does, then the settings file, then
     `sqlite:///qml.db`. Nothing is opened before it is needed. `middleware=None` means tracing
     alone; a sequence replaces it, first = outermost. `name` tells the recurring templates of this app
-    from those of other apps on the same storage; without one the "module:attribute" of `-A` does.
+    from those of other apps on the same storage; without one "module:attribute" and its folder do.
     """
 
     def __init__(

@@ -43,11 +43,6 @@ class NamedProgram:
         """What process titles show: "tasks:app"."""
         return self.spec
 
-    @property
-    def identity(self) -> str:
-        """What tells the templates of an app without a name from those of others."""
-        return self.spec
-
     def load(self) -> Program:
         """Import the module and return the app's program; `AppImportError` when it is no app.
 
@@ -66,8 +61,6 @@ class LoadedProgram:
 
     program: Program
     label: str = "program"
-    identity: str = ""
-    """As above; "" when it was not found by name."""
 
     def load(self) -> Program:
         return self.program
@@ -103,7 +96,10 @@ class AppFacts:
 
     url: str | None = None
     config: ServerConfig | None = None
-    name: str | None = None
+    name: str = ""
+    """What tells its templates from those of other apps; "": nothing does."""
+    spec: str = ""
+    """The "module:attribute" that it was found by."""
     recurring: tuple[RecurringJob, ...] = ()
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     methods: tuple[str, ...] | None = None
@@ -114,7 +110,7 @@ class AppFacts:
 def probe(source: ProgramSource) -> str:
     """Import the app and describe it as JSON text (in the child)."""
     try:
-        facts = facts_of(source.load())
+        facts = _named(facts_of(source.load()), source)
         facts = dataclasses.replace(facts, url=url_for_others(facts.url))
     except AppImportError as error:
         facts = AppFacts(error=str(error))
@@ -140,11 +136,20 @@ def facts_of(program: Program) -> AppFacts:
     return AppFacts(
         url=program.url,
         config=program.config,
-        name=program.name,
+        name=program.name or "",
         recurring=program.recurring,
         queues=program.queues,
         methods=program.registry.methods(),
     )
+
+
+def _named(facts: AppFacts, source: ProgramSource) -> AppFacts:
+    """An app without a name is known by what it was found by, and in which folder: many are "tasks:app"."""
+    if not isinstance(source, NamedProgram):
+        return facts
+    file = getattr(sys.modules.get(source.spec.partition(":")[0]), "__file__", None)
+    folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
+    return dataclasses.replace(facts, spec=source.spec, name=facts.name or f"{source.spec} in {folder}")
 
 
 def _plain(value: datetime | timedelta) -> str | float:

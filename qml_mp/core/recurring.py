@@ -185,6 +185,11 @@ class RecurringJob:
         return "person" if self.app is None else "unknown" if self.app == UNKNOWN_APP else "code"
 
 
+def is_of(spec: str, app: str | None) -> bool:
+    """Whether `app` is what an app without a name is called that was found by this "module:attribute"."""
+    return bool(spec) and app is not None and app.startswith(f"{spec} in ")
+
+
 def _most_caught_up(misfire: str) -> int | None:
     """The limit of "catch_up(N)"; None: another policy. Raises `ConfigurationError` when it is none."""
     found = _CATCH_UP.fullmatch(misfire) if isinstance(misfire, str) else None

@@ -48,4 +48,4 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
         )
     gc.collect()
     gc.freeze()  # so that the collector of a worker does not touch, and copy, what is shared
-    return LoadedProgram(program=program, label=source.label, identity=source.identity)
+    return LoadedProgram(program=program, label=source.label)

@@ -149,13 +149,14 @@ class TemplateFired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplatesFollowed:
-    """Storage has followed the recurring templates of the code; their ids."""
+    """Storage has followed the recurring templates of the code; their ids. Those refused are another app's
+    or a person's (None), and those kept of the same "module:attribute" in another folder."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     refused: Mapping[str, str | None]
-    """Left as they are: made by another app, or by a person (None)."""
+    kept: Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +316,5 @@ ServerFact = (
 Event = (
     JobFact | CancelStarted | TemplateFired | TemplatesFollowed | TemplateDisabled
     | WorkerStarted | WorkerReady | WorkerStopped | WorkersCannotBoot
-    | ServerFact
-    | TryFailed | StorageLost | TryWorked | StorageBack
+    | ServerFact | TryFailed | StorageLost | TryWorked | StorageBack
 )  # fmt: skip

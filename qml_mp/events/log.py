@@ -175,6 +175,13 @@ def _log_followed(event: facts.TemplatesFollowed) -> None:
     changes = " ".join(f"{sign}{each}" for sign, ids in signs for each in ids)
     if changes:
         logger.info("recurring: %s", changes)
+    for template_id, owner in event.kept.items():
+        logger.info(
+            "Recurring template %s stays, which %s has declared and this code does not. If that is an older "
+            "release of this app, `qml-mp recurring remove` ends it, and QmlApp(name=...) spares you that",
+            template_id,
+            owner,
+        )
     for template_id, owner in event.refused.items():
         logger.error(
             "Recurring template %s is left as %s has made it. Give that of the code another id=, or end the "

@@ -29,8 +29,8 @@ class Program:
     recurring: tuple[RecurringJob, ...] = ()
     """Templates that the code declares; the supervisor stores them at start."""
     name: str | None = None
-    """Tells its templates from those of other apps; None: the "module:attribute" that it was started by does,
-    and where there is none, no template is deleted."""
+    """Tells its templates from those of other apps; None: the "module:attribute" and the folder that it was
+    found by do, and where there are none, no template is deleted."""
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     """The queues that its functions and templates put jobs into, unless a call says otherwise."""
     url: str | None = None

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue, encode_json
-from qml_mp.core.recurring import UNKNOWN_APP, RecurringJob
+from qml_mp.core.recurring import UNKNOWN_APP, RecurringJob, is_of
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Part, Transaction, Values
 from qml_mp.storage.jobs import insert_firing
@@ -30,7 +30,7 @@ class RecurringStore(Part):
         always stays as a person set it. Raises `ConfigurationError` for a template that code declares."""
         with self._db.transaction("storing a recurring job") as transaction:
             held, _ = self._declare(transaction, template)
-            if not _may_replace(held, template.app):
+            if not _may_replace(held, template.app, ""):
                 owner = f"of the app {text_of(held['app'])}" if held["app"] else "of an app without a name"
                 raise ConfigurationError(
                     f"The recurring template {template.id!r} is declared by the code {owner}. Change it "
@@ -38,12 +38,20 @@ class RecurringStore(Part):
                 )
 
     def follow_code(
-        self, app: str, templates: Sequence[RecurringJob], *, prune: bool, spared_methods: Iterable[str] = ()
+        self,
+        app: str,
+        templates: Sequence[RecurringJob],
+        *,
+        spec: str = "",
+        prune: bool,
+        spared_methods: Iterable[str] = (),
     ) -> Followed:
         """Store the templates that the code of this app declares, as `upsert_recurring_job` does; `prune`:
         and delete those that it no longer does, save those of the methods spared. A second call is harmless.
 
-        Templates of other apps and of people are left alone. An app without a name ("") deletes none.
+        Templates of other apps and of people are left alone. An app without a name ("") deletes none. What
+        the app of the same "module:attribute" (`spec`) in another folder has declared is taken over, when
+        this one declares it too, and never deleted.
         """
         added, changed, removed = [], [], []
         refused: dict[str, str | None] = {}
@@ -51,8 +59,8 @@ class RecurringStore(Part):
             # In one order, because each is locked until the commit.
             for template in sorted(templates, key=lambda each: each.id):
                 template = replace(template, app=app)
-                held, was_changed = self._declare(transaction, template)
-                if not _may_replace(held, app):
+                held, was_changed = self._declare(transaction, template, spec=spec)
+                if not _may_replace(held, app, spec):
                     refused[template.id] = None if held["app"] is None else text_of(held["app"])
                 elif self._db.instant(held["created_at"]) == template.created_at:
                     added.append(template.id)
@@ -151,7 +159,9 @@ class RecurringStore(Part):
             self._advance(transaction, template, last_job=job)
         return job.id
 
-    def _declare(self, transaction: Transaction, template: RecurringJob) -> tuple[Row, bool]:
+    def _declare(
+        self, transaction: Transaction, template: RecurringJob, *, spec: str = ""
+    ) -> tuple[Row, bool]:
         """Insert or replace, unless it is another's: the template that was found or inserted, whether it was
         replaced. Whoever declares it at the same moment waits, and finds what the first has left."""
         declared = {
@@ -171,7 +181,7 @@ class RecurringStore(Part):
         }
         queries = self._db.queries.recurring
         held = transaction.run(queries.insert_or_lock, declared).rows()[0]
-        change = _redeclared(held, declared) if _may_replace(held, template.app) else None
+        change = _redeclared(held, declared) if _may_replace(held, template.app, spec) else None
         if change is not None:
             transaction.run(queries.replace, change)
         return held, change is not None
@@ -255,9 +265,11 @@ def _job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime
     return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)
 
 
-def _may_replace(held: Row, app: str | None) -> bool:
-    """Its own, what nobody knows whose it is, and what belongs to an app without a name, if it is an app."""
-    return held["app"] in (app, UNKNOWN_APP) or (held["app"] == "" and app is not None)
+def _may_replace(held: Row, app: str | None, spec: str) -> bool:
+    """Its own, what nobody knows whose it is, what belongs to an app without a name, if it is an app, and
+    what the app of this `spec` has declared in another folder."""
+    owner = held["app"]
+    return owner in (app, UNKNOWN_APP) or (owner == "" and app is not None) or is_of(spec, owner)
 
 
 def _redeclared(held: Row, declared: Values) -> Values | None:

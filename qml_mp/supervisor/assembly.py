@@ -51,7 +51,7 @@ class Assembly:
             self.urgent, storage=storage, stop=run.stop, manage_workers=manage_workers
         )
         self.settling = SettleLoop(run)
-        self.templates = TemplatesLoop(run, identity=source.identity)
+        self.templates = TemplatesLoop(run)
         held = HeldClaims(run)
         loops = _all_loops(
             run,

@@ -80,6 +80,26 @@ def test_each_app_touches_only_its_own(storage: Storage) -> None:
     assert {template.cron for template in storage.list_recurring_jobs()} == {"0 9 * * *"}
 
 
+def test_the_app_of_another_folder_takes_over_what_it_declares_and_deletes_nothing(storage: Storage) -> None:
+    storage.follow_code("tasks:app in /releases/1", declared("digest", "old"), spec="tasks:app", prune=True)
+
+    now = storage.follow_code("tasks:app in /releases/2", declared("digest"), spec="tasks:app", prune=True)
+    other = storage.follow_code("tasks:app2 in /", declared("digest"), spec="tasks:app2", prune=True)
+
+    assert now == replace(NOTHING, changed=("digest",))
+    assert other.refused == {"digest": "tasks:app in /releases/2"}
+    assert owners(storage) == {"digest": "tasks:app in /releases/2", "old": "tasks:app in /releases/1"}
+
+
+def test_an_app_that_is_given_a_name_takes_over_what_it_has_declared_without(storage: Storage) -> None:
+    storage.follow_code("tasks:app in /srv", declared("digest"), spec="tasks:app", prune=True)
+
+    named = storage.follow_code("shop", declared("digest"), spec="tasks:app", prune=True)
+
+    assert named == replace(NOTHING, changed=("digest",))
+    assert owners(storage) == {"digest": "shop"}
+
+
 @pytest.mark.parametrize("app", ["shop", ""])
 def test_a_person_cannot_replace_what_code_declares(storage: Storage, app: str) -> None:
     storage.follow_code(app, declared("digest"), prune=True)

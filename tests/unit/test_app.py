@@ -21,7 +21,7 @@ from qml_mp import (
     TracingMiddleware,
 )
 from qml_mp.app import load_app
-from qml_mp.child.source import LoadedProgram, probe, read_facts
+from qml_mp.child.source import LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.errors import AppImportError
 from qml_mp.storage.values import JobFilter
 from tests.unit.app_case import digest, on_day, resize
@@ -67,13 +67,27 @@ def test_what_code_says_of_a_template_reaches_the_server_that_only_hears_of_it()
     facts = read_facts(probe(LoadedProgram(program=app.program)))
 
     (template,) = facts.recurring
-    assert facts.name == "shop"
+    assert (facts.name, facts.spec) == ("shop", "")
     assert (template.misfire, template.overlap, template.jitter) == (
         "catch_up(3)",
         "queue",
         timedelta(seconds=90),
     )
     assert template.next_run_at == app.program.recurring[0].next_run_at
+
+
+def test_an_app_without_a_name_is_known_by_what_it_was_found_by_and_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nameless_tasks.py").write_text("from qml_mp import QmlApp\napp = QmlApp()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    in_memory = read_facts(probe(LoadedProgram(program=QmlApp().program)))
+    found = read_facts(probe(NamedProgram(spec="nameless_tasks:app")))
+
+    assert (in_memory.name, in_memory.spec) == ("", "")
+    assert found.spec == "nameless_tasks:app"
+    assert found.name == f"nameless_tasks:app in {tmp_path.resolve()}"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "?", 5])

@@ -199,15 +199,22 @@ REFUSED = StorageUnavailable("refused")
         (CancelStarted(key=ClaimKey(job_id="j", claim_seq=1), worker_id="w-1"), "INFO", "Cancelling job j"),
         (TemplateFired(job_id="j", method="f", queue="default"), "INFO", "Recurring job f is enqueued"),
         (
-            TemplatesFollowed(added=("two",), changed=("digest",), removed=("old",), refused={}),
+            TemplatesFollowed(added=("two",), changed=("digest",), removed=("old",), refused={}, kept={}),
             "INFO",
             "recurring: +two ~digest -old",
         ),
         (
-            TemplatesFollowed(added=(), changed=(), removed=(), refused={"digest": "shop"}),
+            TemplatesFollowed(added=(), changed=(), removed=(), refused={"digest": "shop"}, kept={}),
             "ERROR",
             "Recurring template digest is left as the app shop has made it. Give that of the code another "
             "id=, or end the stored one with `qml-mp recurring remove` and start again",
+        ),
+        (
+            TemplatesFollowed(added=(), changed=(), removed=(), refused={}, kept={"old": "tasks:app in /1"}),
+            "INFO",
+            "Recurring template old stays, which tasks:app in /1 has declared and this code does not. If "
+            "that is an older release of this app, `qml-mp recurring remove` ends it, and QmlApp(name=...) "
+            "spares you that",
         ),
         (
             TemplateDisabled(template_id="t"),

@@ -37,7 +37,7 @@ def test_no_look_at_new_code_begins_once_all_is_closed(
 ) -> None:
     run, looks = run_of(1), []
     monkeypatch.setattr("qml_mp.supervisor.parts.reload.Probe", lambda *_, **__: looks.append("a look"))
-    reload = Reload(run, SOURCE, queues_of=None, templates=TemplatesLoop(run, identity=""))
+    reload = Reload(run, SOURCE, queues_of=None, templates=TemplatesLoop(run))
 
     reload.close()
     reload.begin()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qml_mp.child.source import AppFacts
-from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.recurring import RecurringJob, is_of
 from qml_mp.events.facts import TemplatesFollowed
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
@@ -31,10 +31,8 @@ class TemplatesLoop(Loop):
 
     name = "templates"
 
-    def __init__(self, run: Run, *, identity: str) -> None:
-        """`identity` stands for the name of an app that has none."""
+    def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._identity = identity
         self._pending: AppFacts | None = None
 
     def declare(self, facts: AppFacts) -> None:
@@ -53,19 +51,26 @@ class TemplatesLoop(Loop):
             self._pending = None
 
     def _follow(self, storage: Storage, facts: AppFacts) -> None:
-        app, declared = facts.name or self._identity, {template.id for template in facts.recurring}
-        left = [each for each in storage.list_recurring_jobs() if each.app == app and each.id not in declared]
-        if not facts.recurring and not left:
+        declared = {template.id for template in facts.recurring}
+        others = [each for each in storage.list_recurring_jobs() if each.id not in declared]
+        left = [each for each in others if facts.name and each.app == facts.name]
+        kept = {each.id: each.app for each in others if is_of(facts.spec, each.app) and each not in left}
+        if not facts.recurring and not left and not kept:
             return
-        spared = self._known_elsewhere_only(storage, facts, left)
-        prune = self._run.config.prune_recurring
-        followed = storage.follow_code(app, facts.recurring, prune=prune, spared_methods=spared)
+        followed = storage.follow_code(
+            facts.name,
+            facts.recurring,
+            spec=facts.spec,
+            prune=self._run.config.prune_recurring,
+            spared_methods=self._known_elsewhere_only(storage, facts, left),
+        )
         self._run.events.emit(
             TemplatesFollowed(
                 added=followed.added,
                 changed=followed.changed,
                 removed=followed.removed,
                 refused=followed.refused,
+                kept=kept,
             )
         )
 
