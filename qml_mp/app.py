@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Protocol, Unpack, overload
 from qml_mp.child.source import import_named
 from qml_mp.client import JobClient, JobHandle
 from qml_mp.core.job import Job
+from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.options import EnqueueOptions, JobOptions, documented, read_job_options
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
@@ -22,7 +23,7 @@ from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, Tracing
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy
-from qml_mp.settings import DEFAULT_QUEUE, Name, ServerConfig
+from qml_mp.settings import DEFAULT_QUEUE, Name, ServerConfig, check_queue_name
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Retention
 from qml_mp.units import Duration
@@ -205,6 +206,30 @@ class QmlApp:
     async def aenqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
         """`enqueue_many` without blocking the event loop, save with `conn`."""
         return await self._client.aenqueue_many(self._checked(jobs), conn=conn)
+
+    def pause_queue(self, name: str) -> None:
+        """Have no server claim jobs of the queue, until it is resumed. What runs goes on, and so does what a
+        worker holds already (at most 50 ms of work)."""
+        self.storage.set_paused(check_queue_name(name), True)
+
+    def resume_queue(self, name: str) -> None:
+        """End the pause of the queue; harmless when it is not paused."""
+        self.storage.set_paused(check_queue_name(name), False)
+
+    def limit_queue(
+        self, name: str, *, max_running: int | None = None, rate: Rate | str | None = None
+    ) -> None:
+        """Let at most so many jobs of the queue run at a time, and so many begin per period ("50/s"), on all
+        machines together; None: any number. Replaces what was said before."""
+        read_rate = None if rate is None else Rate.parse(rate)
+        self.storage.limit(
+            Limit(
+                kind=LimitKind.QUEUE,
+                name=check_queue_name(name),
+                max_running=check_max_running(max_running),
+                rate=read_rate,
+            )
+        )
 
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job that was enqueued before, here or elsewhere."""

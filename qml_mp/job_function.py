@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Unpack
 
 from qml_mp.client import JobClient, JobHandle
 from qml_mp.core.job import Job
+from qml_mp.core.limits import Rate, check_max_running
 from qml_mp.core.options import (
     CommonOptions,
     EnqueueOptions,
@@ -34,6 +35,10 @@ def _check_on_crash(value: str) -> str:
     return value
 
 
+def _check_rate(value: Rate | str | None) -> Rate | None:
+    return None if value is None else Rate.parse(value)
+
+
 class FunctionOptions(CommonOptions, total=False):
     """What `@app.job` says about all jobs of a function."""
 
@@ -42,11 +47,15 @@ class FunctionOptions(CommonOptions, total=False):
         RetryPolicy, functools.partial(check_policy, what="retry"), "The retry policy; else the app's.")]
     on_crash: Annotated[Literal["retry", "fail"], Option(
         str, _check_on_crash, '"fail" when it must not begin twice: one crash ends it. Else "retry".')]
+    max_running: Annotated[int | None, Option(
+        int, check_max_running, "Most that run at a time, on all machines together.")]
+    rate: Annotated[Rate | str | None, Option(
+        str, _check_rate, 'Most that begin per period, on all machines together: "50/s", "100/m".')]
     # fmt: on
 
 
 _FUNCTION_OPTIONS = options_of(FunctionOptions)
-_OF_THE_WORKER = frozenset({"retry", "timeout", "max_crashes"})
+_OF_THE_WORKER = frozenset({"retry", "timeout", "max_crashes", "max_running", "rate"})
 """What is looked up when a job runs; the rest is written in each job's row."""
 
 
@@ -126,6 +135,8 @@ class JobFunction(ConfiguredJob[P], Generic[P, R]):
             retry_policy=options.get("retry"),
             timeout=options.get("timeout"),
             max_crashes=options.get("max_crashes"),
+            max_running=options.get("max_running"),
+            rate=options.get("rate"),
         )
         of_the_row = {name: value for name, value in options.items() if name not in _OF_THE_WORKER}
         super().__init__(worker, options=of_the_row, client=client)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from qml_mp import failpoints
 from qml_mp.child.commands import Commands
 from qml_mp.child.held import Held
 from qml_mp.core.job import Claim
+from qml_mp.core.limits import Limit
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.errors import StorageUnavailable
@@ -22,6 +23,15 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished, Retention
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Introduction:
+    """What a worker says of itself, and of its program, before its first claim."""
+
+    info: WorkerInfo
+    limits: Mapping[str, Limit]
+    """Of the methods of its program that are limited."""
+
+
 class Claims:
     """One worker's. Every method may raise a `StorageError`, after which it may be called again."""
 
@@ -30,7 +40,7 @@ class Claims:
         storage: Storage,
         *,
         fetch: Fetch,
-        info: WorkerInfo,
+        introduction: Introduction,
         retention: Retention,
         held: Held,
         commands: Commands,
@@ -39,15 +49,16 @@ class Claims:
         """What is claimed is held in `held`, which the loop empties."""
         self._storage = storage
         self._fetch = fetch
-        self._info = info
+        self._info = introduction.info
+        self._limits = introduction.limits
         self._retention = retention
         self._held = held
         self._commands = commands
         self._events = events
         self.tries = Retrying(
             events,
-            fails=partial(StorageLost, worker_id=info.id),
-            works=StorageBack(worker_id=info.id),
+            fails=partial(StorageLost, worker_id=self._info.id),
+            works=StorageBack(worker_id=self._info.id),
             rng=random.Random(),
         )
         """Of the methods here; the loop says whether one failed or worked."""
@@ -66,8 +77,10 @@ class Claims:
         return not (self._in_doubt or self._commands.doubted or self._held or self._held.has_taken_many)
 
     def register(self) -> None:
-        """Before the first claim: whoever finds it after our death must know whom to kill first."""
+        """Before the first claim: whoever finds it after our death must know whom to kill first, and no claim
+        of any worker may exceed what the code says."""
         if not self._is_registered:
+            self._storage.declare_limits(self._fetch.methods or (), self._limits)
             self._is_registered = self._storage.register_worker(self._info)
         if not self._is_registered:
             raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")

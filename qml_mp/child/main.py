@@ -8,7 +8,7 @@ import traceback
 from dataclasses import dataclass
 
 from qml_mp import failpoints, host
-from qml_mp.child.claims import Claims
+from qml_mp.child.claims import Claims, Introduction
 from qml_mp.child.commands import Commands
 from qml_mp.child.exits import WorkerExit, end_group
 from qml_mp.child.held import Held
@@ -28,7 +28,6 @@ from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
 from qml_mp.ipc.tickets import TicketPipe
-from qml_mp.processing.job_records import mark_records
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
@@ -77,7 +76,6 @@ def worker_main(arguments: WorkerArguments) -> int:
     cap_native_threads(config.worker_count)
     try:
         program = arguments.source.load()
-        mark_records()  # once the app has set up its own handlers
         if program.attach is not None:
             program.attach(arguments.url)  # what jobs enqueue goes where this worker takes jobs from
         storage = open_storage(arguments.url, application_name=f"qml-mp: worker {arguments.number}")
@@ -123,7 +121,7 @@ def _loop(
             registered=True,
             methods=program.registry.methods(),
         ),
-        info=_info(arguments),
+        introduction=Introduction(info=_info(arguments), limits=program.registry.limits()),
         retention=Retention.of(config),
         held=held,
         commands=commands,

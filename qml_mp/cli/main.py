@@ -22,7 +22,7 @@ _COMMANDS = {
     "enqueue": ("commands.enqueue", "Enqueue one job."),
     "jobs": ("commands.jobs", "List, show, retry, cancel or delete jobs."),
     "recurring": ("commands.recurring", "Manage the templates of recurring jobs."),
-    "queues": ("commands.monitor", "List queues."),
+    "queues": ("commands.queues", "List, pause, resume and limit queues."),
     "servers": ("commands.monitor", "List servers."),
     "workers": ("commands.monitor", "List workers."),
     "status": ("commands.status", "Show jobs, queues, servers and workers at a glance."),

@@ -13,7 +13,6 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.host import is_alive, rss_bytes
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import QueueStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,17 +99,6 @@ def view_servers(storage: Storage) -> list[ServerView]:
         )
         for info in infos
     ]
-
-
-def queue_to_json(queue: QueueStats) -> dict[str, JsonValue]:
-    """An entry of `queues` in the JSON of `status`."""
-    return {
-        "name": queue.name,
-        "enqueued": queue.enqueued,
-        "processing": queue.processing,
-        "held": queue.held,
-        "oldest_s": seconds(queue.oldest),
-    }
 
 
 def _view_workers(storage: Storage, infos: Sequence[WorkerInfo]) -> tuple[WorkerView, ...]:

@@ -13,7 +13,7 @@ from qml_mp.units import format_duration, parse_duration
 _INT32_MAX = 2**31 - 1
 _RATE = re.compile(r"\s*(\d+)\s*/\s*(\S+)\s*")
 _LONGEST_PERIOD = timedelta(days=366)
-_BURST_PART = 10
+_BURST_PART = 7
 
 
 class LimitKind(StrEnum):
@@ -27,8 +27,8 @@ class LimitKind(StrEnum):
 class Rate:
     """So many jobs per period, spread evenly over it.
 
-    What could not begin in its time is made up for, by at most a tenth of `count` at once. So no period,
-    wherever it begins, has more than `count` and a tenth. A claim uses up its turn, whatever becomes of the
+    What could not begin in its time is made up for, by at most a seventh of `count` at once. So no period,
+    wherever it begins, has more than `count` and a seventh. A claim uses up its turn, whatever becomes of the
     job.
     """
 
@@ -125,14 +125,13 @@ class Standing:
         return min(bounds, default=None)
 
     @property
-    def opens_in(self) -> timedelta | None:
-        """In how long the next may begin for all that time alone can do; None: it waits for something
-        else."""
+    def next_in(self) -> timedelta | None:
+        """In how long the rate lets one more begin than now; None: it is not the rate that they wait for."""
         limit = self.limit
         is_full = limit.max_running is not None and self.running >= limit.max_running
         if limit.rate is None or limit.paused or is_full:
             return None
-        return limit.rate.opens_in(self.next_at, self.now)
+        return limit.rate.opens_in(self.next_at, self.now) or limit.rate.interval
 
 
 def check_max_running(value: int | None) -> int | None:

@@ -10,6 +10,7 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
+from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.options import check_max_crashes, check_timeout
 from qml_mp.core.payload import JsonValue, check_text
 from qml_mp.errors import ConfigurationError, InvalidJob, JobInterrupted, shown
@@ -27,6 +28,10 @@ class Worker(abc.ABC):
     """Limit of one attempt for jobs that set none; None: the server's `job_timeout`."""
     max_crashes: int | None = None
     """Crash budget for jobs that set none; None: the server's `max_crashes`."""
+    max_running: int | None = None
+    """Jobs of the method that run at a time, on all machines together; None: any number."""
+    rate: Rate | None = None
+    """Jobs of the method that begin per period, on all machines together; None: any number."""
 
     @property
     @abc.abstractmethod
@@ -78,6 +83,17 @@ class WorkerRegistry:
         """The method names, in the order of registration."""
         return tuple(self._workers)
 
+    def limits(self) -> dict[str, Limit]:
+        """What the workers say of how many of their jobs run, by method; of a method that is not limited
+        nothing."""
+        return {
+            method: Limit(
+                kind=LimitKind.METHOD, name=method, max_running=worker.max_running, rate=worker.rate
+            )
+            for method, worker in self._workers.items()
+            if worker.max_running is not None or worker.rate is not None
+        }
+
 
 def _check_limits(worker: Worker, method: str) -> None:
     """Refuse now what would break every process that comes to run the method."""
@@ -85,7 +101,8 @@ def _check_limits(worker: Worker, method: str) -> None:
     try:
         check_timeout(worker.timeout)
         check_max_crashes(worker.max_crashes)
-    except InvalidJob as problem:
+        check_max_running(worker.max_running)
+    except (InvalidJob, ConfigurationError) as problem:
         raise ConfigurationError(f"The worker of {method!r}: {problem}") from None
 
 
@@ -100,6 +117,8 @@ class FunctionWorker(Worker):
         retry_policy: RetryPolicy | None = None,
         timeout: timedelta | None = None,
         max_crashes: int | None = None,
+        max_running: int | None = None,
+        rate: Rate | None = None,
     ) -> None:
         self.binding = Binding(function, name=method_name)
         if iscoroutinefunction(function):
@@ -107,6 +126,8 @@ class FunctionWorker(Worker):
         self.retry_policy = retry_policy
         self.timeout = timeout
         self.max_crashes = max_crashes
+        self.max_running = max_running
+        self.rate = rate
         self._method_name = method_name
 
     @property

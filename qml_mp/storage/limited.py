@@ -60,11 +60,12 @@ class Look:
         bounds = [standing.free for standing in self.limits_of(kind)]
         return min((bound for bound in bounds if bound is not None), default=None)
 
-    def opens_in(self, kind: Kind) -> timedelta | None:
-        """In how long one may begin that may not now, if time alone does it."""
-        closed = [standing for standing in self.limits_of(kind) if standing.free == 0]
-        waits = [standing.opens_in for standing in closed]
-        return None if None in waits else max((wait for wait in waits if wait is not None), default=None)
+    def next_in(self, kind: Kind) -> timedelta | None:
+        """In how long one more may begin than now, if time alone does it."""
+        limits = self.limits_of(kind)
+        if any(standing.free == 0 and standing.next_in is None for standing in limits):
+            return None
+        return max((each.next_in for each in limits if each.next_in is not None), default=None)
 
     def has_place_for_others(self, ended: Iterable[Job], claimed: Iterable[Job]) -> bool:
         """Whether a job that has ended has left a place for one that waits, and none of those that were

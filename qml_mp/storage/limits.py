@@ -31,6 +31,11 @@ class Limits(Part):
         with self._db.transaction("limiting a queue") as transaction:
             self._set(transaction, Limit(kind=kind, name=name, rate=rate), ("rate",))
 
+    def limit(self, limit: Limit) -> None:
+        """Have both limits be these."""
+        with self._db.transaction("limiting a queue") as transaction:
+            self._set(transaction, limit, ("max_running", "rate"))
+
     def declare_limits(self, methods: Collection[str], declared: Mapping[str, Limit]) -> bool:
         """Have these methods be limited as the code says, and those that it does not name not at all; whether
         anything had to be changed."""
@@ -63,8 +68,8 @@ class Limits(Part):
             return Openings(jobs=0, next_in=None, limited=bool(self._db.read(what, queries.any)))
         look = look_of(self._db, standings=self._db.read(what, queries.standings), waiting=waiting)
         free = [MANY_JOBS if bound is None else bound for bound in map(look.free, look.waiting)]
-        waits = (look.opens_in(kind) for kind in look.waiting)
-        next_in = min((wait for wait in waits if wait), default=None)
+        waits = (look.next_in(kind) for kind in look.waiting)
+        next_in = min((wait for wait in waits if wait is not None), default=None)
         return Openings(jobs=min(sum(free), MANY_JOBS), next_in=next_in, limited=bool(look.standings))
 
     def _set(self, transaction: Transaction, limit: Limit, columns: Sequence[str]) -> None:

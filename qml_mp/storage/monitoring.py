@@ -77,8 +77,8 @@ class Monitoring(Part):
     def due_work(
         self, queues: Sequence[str], *, methods: Sequence[str] | None = None, server_id: str | None = None
     ) -> DueWork:
-        """What is left to run in the queues (empty: all); of these methods alone, unless they are None;
-        of the Processing jobs those of this server alone, unless it is None."""
+        """What is left to run in the queues (empty: all) that are not paused; of these methods alone, unless
+        they are None; of the Processing jobs those of this server alone, unless it is None."""
         which = {
             "queues": list(queues),
             "methods": None if methods is None else list(methods),

@@ -185,7 +185,7 @@ class Openings:
     jobs: int
     """That may begin now; `waiting.MANY_JOBS` stands for any number."""
     next_in: timedelta | None
-    """In how long a rate lets another begin; None: there is none that waits for a rate."""
+    """In how long a rate lets one more begin; None: there is none that waits for a rate."""
     limited: bool
     """Whether there are limits."""
 

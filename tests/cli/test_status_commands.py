@@ -65,7 +65,9 @@ def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None
     (server,) = status["servers"]
     idle, busy = server["workers"]
     assert (status["states"]["enqueued"], status["states"]["processing"]) == (1, 1)
-    assert list(queue) == ["name", "enqueued", "processing", "held", "oldest_s"]
+    assert list(queue) == [
+        "name", "enqueued", "processing", "held", "oldest_s", "paused", "max_running", "rate",
+    ]  # fmt: skip
     assert (queue["name"], queue["enqueued"], queue["processing"]) == ("default", 1, 1)
     assert queue["oldest_s"] >= 0
     assert list(server) == [

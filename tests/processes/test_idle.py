@@ -17,7 +17,7 @@ MakeServer = Callable[..., Server]
 
 _POLLS = 20
 _POLLED_EVERY_S = 0.04
-_LOOKS_FOR_JOBS = "AS enqueued"  # of the supervisor; a worker chooses a single job
+_LOOKS_FOR_JOBS = "ORDER BY priority DESC, created_at, id"  # of the supervisor; a worker chooses a single job
 SHARING = """
 import gc, sys
 was_there = "qml_mp.app" in sys.modules

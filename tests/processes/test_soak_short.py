@@ -11,6 +11,7 @@ from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
+from tests.soak.places import run_places, run_rate
 from tests.soak.poison import run_poison
 from tests.soak.recovery import run_recovery
 from tests.soak.replacements import run_boot_failure, run_replacements
@@ -89,6 +90,25 @@ def test_a_job_that_kills_every_worker_fails_and_disturbs_no_other(
 
     assert row.broken == (), table([row])
     assert row.done == 200
+
+
+@both
+@pytest.mark.fault(1)
+def test_no_more_run_than_the_limit_says_on_three_servers_while_workers_are_killed(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_places, backend, 150)
+
+    assert row.broken == (), table([row])
+    assert row.done == 150
+
+
+def test_no_more_begin_in_a_second_than_the_rate_says_on_three_servers(
+    request: pytest.FixtureRequest,
+) -> None:
+    row = outcome(request, run_rate, "postgres", 2)
+
+    assert row.broken == (), table([row])
 
 
 @both

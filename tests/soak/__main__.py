@@ -17,6 +17,7 @@ from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
+from tests.soak.places import run_places, run_rate
 from tests.soak.poison import run_poison
 from tests.soak.recovery import run_recovery
 from tests.soak.replacements import run_boot_failure, run_replacements
@@ -55,6 +56,8 @@ SCENARIOS = {
     "first-jobs": Scenario(run=run_first_jobs, unit="starts", usual=10, full=50),
     "firings": Scenario(run=run_firings, unit="firings", usual=1000, full=10_000),
     "poison": Scenario(run=run_poison, unit="other jobs", usual=300, full=1000),
+    "places": Scenario(run=run_places, unit="jobs", usual=2000, full=5000),
+    "rate": Scenario(run=run_rate, unit="seconds", usual=10, full=20),
     "freeze": Scenario(run=run_freeze, unit="jobs", usual=3000, full=3000, backends=("postgres",)),
     "stop-worker": Scenario(run=run_stopped_workers, unit="cycles", usual=60, full=1000),
     "stop-supervisor": Scenario(run=run_stopped_supervisors, unit="cycles", usual=20, full=1000, lanes=3),

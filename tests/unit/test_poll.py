@@ -12,9 +12,11 @@ import pytest
 from qml_mp import host
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Job
+from qml_mp.core.limits import LimitKind, Rate
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch
 from qml_mp.supervisor.loops.peers import HeartbeatLoop
 from qml_mp.supervisor.loops.poll import PollLoop
 from qml_mp.supervisor.recovery.judging import Judging
@@ -29,7 +31,7 @@ class Pool(list[Any]):
     paused = False
     woken = 0
 
-    def wake_idle(self) -> None:
+    def wake_idle(self, _jobs: int) -> None:
         self.woken += 1
 
 
@@ -74,6 +76,21 @@ def test_idle_workers_are_woken_for_a_job_that_they_can_run_and_for_no_other(
     storage.enqueue(Job.new("send", queue="mail"))
 
     assert woken_by_a_look(run, storage)
+
+
+def test_no_more_are_woken_than_a_limit_lets_begin_and_again_when_a_rate_does(
+    run: Run, storage: Storage
+) -> None:
+    storage.set_rate(LimitKind.METHOD, "send", Rate(1, timedelta(minutes=1)))
+    storage.enqueue_many(Job.new("send", queue="mail") for _ in range(2))
+    assert woken_by_a_look(run, storage)
+
+    storage.fetch_and_lock_job(Fetch(worker_id="w", server_id="s", queues=()))
+
+    assert not woken_by_a_look(run, storage)
+    sooner = PollLoop(run, is_listening=lambda: True, hasten_others=lambda: None).tick(storage)
+    assert sooner is not None
+    assert timedelta(seconds=40) < sooner <= timedelta(minutes=1)
 
 
 def test_nobody_is_woken_while_claims_are_paused(run: Run, storage: Storage) -> None:

@@ -1,4 +1,4 @@
-"""Client: `qml-mp queues`, `servers` and `workers`: lists of what is there."""
+"""Client: `qml-mp servers` and `workers`: lists of what is there."""
 
 from __future__ import annotations
 
@@ -8,27 +8,8 @@ import click
 
 from qml_mp.cli.output import age, json_option, local_time, print_json, print_table, say, short
 from qml_mp.cli.session import Group, Session, pass_session
-from qml_mp.cli.snapshot import ServerView, WorkerView, queue_to_json, view_servers
-from qml_mp.storage.values import QueueStats
+from qml_mp.cli.snapshot import ServerView, WorkerView, view_servers
 from qml_mp.units import format_size
-
-
-@click.group(cls=Group)
-def queues() -> None:
-    """List queues."""
-
-
-@queues.command(name="list")
-@json_option
-@pass_session
-def list_queues(session: Session, as_json: bool) -> None:
-    """List the queues that hold jobs which have not ended."""
-    stats = session.existing_storage().queue_stats()
-    if as_json:
-        for queue in stats:
-            print_json(queue_to_json(queue))
-    else:
-        print_queues(stats)
 
 
 @click.group(cls=Group)
@@ -74,17 +55,6 @@ def list_workers(session: Session, as_json: bool) -> None:
                 print_json({**worker.to_json(), "id": worker.info.id, "server_id": view.info.id})
     else:
         print_workers((view.info.name, worker) for view in views for worker in view.workers)
-
-
-def print_queues(stats: Sequence[QueueStats]) -> None:
-    """Queues as a table. What a worker holds and has not begun stands apart from what runs."""
-    print_table(
-        ("QUEUE", "ENQUEUED", "RUNNING", "HELD", "OLDEST WAITS"),
-        (
-            (queue.name, queue.enqueued, queue.processing - queue.held, queue.held, age(queue.oldest))
-            for queue in stats
-        ),
-    )
 
 
 def print_servers(views: Sequence[ServerView]) -> None:

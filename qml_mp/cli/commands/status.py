@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from qml_mp.cli.commands.monitor import print_queues, print_servers, print_workers
+from qml_mp.cli.commands.monitor import print_servers, print_workers
+from qml_mp.cli.commands.queues import print_queues, view_queues
 from qml_mp.cli.output import coloured, json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
-from qml_mp.cli.snapshot import queue_to_json, view_servers
+from qml_mp.cli.snapshot import view_servers
 from qml_mp.cli.waiting import waiting_in_words, waiting_to_json, without_a_server
 
 
@@ -18,14 +19,14 @@ def status(session: Session, as_json: bool) -> None:
     """Show jobs by state, queues, servers and their workers."""
     storage = session.existing_storage()
     counts = {str(state): count for state, count in storage.job_counts().items()}
-    queues = storage.queue_stats()
+    queues = view_queues(storage)
     servers = view_servers(storage)
     waiting = without_a_server(storage.method_stats(), servers)
     if as_json:
         print_json(
             {
                 "states": counts,
-                "queues": [queue_to_json(queue) for queue in queues],
+                "queues": [queue.to_json() for queue in queues],
                 "servers": [server.to_json() for server in servers],
                 "waiting_methods": [waiting_to_json(line) for line in waiting],
             }
@@ -33,7 +34,7 @@ def status(session: Session, as_json: bool) -> None:
         return
     say(storage.display_url)
     click.echo("  ".join(f"{coloured(state)} {count}" for state, count in counts.items()))
-    held = sum(queue.held for queue in queues)
+    held = sum(queue.stats.held for queue in queues)
     if held:
         say(f"of the processing ones, workers hold {held} that they have not begun")
     if queues:

@@ -44,15 +44,21 @@ class BurstLoop(Loop):
 
 
 def _what_is_left(storage: Storage, says: SelfDescription) -> Iterator[str]:
+    paused = {each.limit.name for each in storage.standings() if each.limit.paused}
     queues: Counter[str] = Counter()
+    closed: Counter[str] = Counter()
     methods: Counter[str] = Counter()
     for line in storage.method_stats():
         if says.queues and line.queue not in says.queues:
             queues[line.queue] += line.enqueued
+        elif line.queue in paused:
+            closed[line.queue] += line.enqueued
         elif says.methods is not None and line.method not in says.methods:
             methods[line.method] += line.enqueued
     for queue, count in queues.items():
         yield f"{_jobs(count)} in queue {queue}, which this server does not serve (-q {queue}, or -q '*')"
+    for queue, count in closed.items():
+        yield f"{_jobs(count)} in queue {queue}, which is paused (qml-mp queues resume {queue})"
     for method, count in methods.items():
         yield f"{_jobs(count)} of method {method}, which this server does not know"
     later = storage.later_work([])

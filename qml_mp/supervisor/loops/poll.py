@@ -1,4 +1,5 @@
-"""Supervisor: looks for jobs on behalf of its idle workers, should a wake-up have been missed.
+"""Supervisor: looks for jobs on behalf of its idle workers, should a wake-up have been missed, and when a
+rate lets the next of them begin.
 
 One look for all of them, and none while all are busy; the workers themselves look only rarely, in case the
 supervisor cannot reach storage.
@@ -14,13 +15,20 @@ from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.run import Run
 
 _WHILE_LISTENING = 5  # times the interval: wake-ups come by themselves then
+_MAY_BE_LIMITED = timedelta(seconds=1)
+_AT_MOST_EVERY = timedelta(milliseconds=5)
+_ALL_BUSY = timedelta(milliseconds=20)  # none of them says so when it waits for a rate
 
 
 class PollLoop(Loop):
-    """Wakes the idle workers when a job waits that they can run. While nothing is heard of commits, has the
-    loops that look for new rows look, too: a job that was scheduled meanwhile may be due soon."""
+    """Wakes as many idle workers as there are jobs that they can run and that no limit holds back. While
+    there are limits, it looks after each commit that wakes the server, and when a rate opens again. While
+    nothing is heard of commits, has the loops that look for new rows look, too: a job that was scheduled
+    meanwhile may be due soon."""
 
     name = "poll"
+    hasten_after = _MAY_BE_LIMITED
+    looks_at_jobs = True
 
     def __init__(
         self, run: Run, *, is_listening: Callable[[], bool], hasten_others: Callable[[], None]
@@ -29,18 +37,24 @@ class PollLoop(Loop):
         super().__init__(run, interval=_WHILE_LISTENING * run.config.polling_interval)
         self._is_listening = is_listening
         self._hasten_others = hasten_others
+        self._waits_for_rate = False
 
     def tick(self, storage: Storage) -> timedelta | None:
-        self._look(storage)
+        sooner = self._look(storage)
         if self._is_listening():
-            return None
+            return sooner
+        due_at = self._due_at
         self._hasten_others()
-        return self._run.config.polling_interval
+        self._due_at = due_at  # it is not one of them
+        return min(sooner or timedelta.max, self._run.config.polling_interval)
 
-    def _look(self, storage: Storage) -> None:
+    def _look(self, storage: Storage) -> timedelta | None:
         pool, says = self._run.pool, self._run.registration.says
         if pool.paused or not any(worker.is_idle for worker in pool):
-            return
-        waiting = {line.method for line in storage.method_stats(says.queues, among=1)}
-        if waiting if says.methods is None else waiting.intersection(says.methods):
-            pool.wake_idle()
+            return _ALL_BUSY if self._waits_for_rate and not pool.paused else None
+        openings = storage.openings(says.queues, methods=says.methods)
+        self.hasten_after = _AT_MOST_EVERY if openings.limited else _MAY_BE_LIMITED
+        self._waits_for_rate = openings.next_in is not None
+        if openings.jobs:
+            pool.wake_idle(openings.jobs)
+        return None if openings.next_in is None else max(openings.next_in, _AT_MOST_EVERY)

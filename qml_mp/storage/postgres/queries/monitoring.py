@@ -37,6 +37,8 @@ _WAITING: Final = f"""
     WHERE j.state = 'enqueued' AND j.queue <> ''
 """
 
+_NOT_PAUSED: Final = "queue <> ALL (ARRAY(SELECT name FROM {s}.limits WHERE kind = 'queue' AND paused))"
+
 MONITORING: Final = MonitoringQueries(
     list_jobs=_list_jobs,
     # In parts, because each reads a smaller index of its own.
@@ -97,15 +99,17 @@ MONITORING: Final = MonitoringQueries(
     # Runnable jobs in two parts, because a plan that is kept must look for named queues in the index.
     due_work=f"""
         SELECT (SELECT count(*) FROM {{s}}.jobs
-                WHERE state = 'enqueued' AND queue <> '' AND queue = ANY(%(queues)s::text[]) AND {KNOWN})
+                WHERE state = 'enqueued' AND queue <> '' AND queue = ANY(%(queues)s::text[]) AND {KNOWN}
+                  AND {_NOT_PAUSED})
                + (SELECT count(*) FROM {{s}}.jobs
-                  WHERE %(queues)s::text[] = '{{{{}}}}' AND state = 'enqueued' AND queue <> '' AND {KNOWN})
+                  WHERE %(queues)s::text[] = '{{{{}}}}' AND state = 'enqueued' AND queue <> '' AND {KNOWN}
+                    AND {_NOT_PAUSED})
                + (SELECT count(*) FROM {{s}}.jobs
                   WHERE state = 'processing' AND {SERVED}
                     AND (%(server_id)s::text IS NULL OR server_id = %(server_id)s)) AS runnable,
                (SELECT count(*) FROM {{s}}.jobs
                 WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now() AND {SERVED} AND {KNOWN}
-               ) AS waiting
+                  AND {_NOT_PAUSED}) AS waiting
     """,
     later_work=f"""
         SELECT count(*) AS jobs, min(run_at) AS due_at, now() AS now FROM {{s}}.jobs

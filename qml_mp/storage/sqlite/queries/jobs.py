@@ -24,9 +24,12 @@ NEW_ROW: Final = f"({', '.join('?' * 17)})"
 MOST_COUNTED: Final = 100
 
 RUNNABLE: Final = f"""
-    SELECT count(*) FROM (SELECT 1 FROM qml_jobs WHERE state = 'enqueued' LIMIT {MOST_COUNTED})
+    SELECT count(*) FROM (
+        SELECT 1 FROM qml_jobs WHERE state = 'enqueued'
+        LIMIT iif(EXISTS (SELECT 1 FROM qml_limits), 1, {MOST_COUNTED}))
 """
-"""How many jobs can run now, at most `MOST_COUNTED`: whoever asks wants to know whether few workers do."""
+"""How many jobs can run now, at most `MOST_COUNTED`: whoever asks wants to know whether few workers do. One
+while there are limits, which may hold back the others: how many they let begin is looked at by a loop."""
 
 JOBS: Final = JobQueries(
     holders="""

@@ -20,6 +20,7 @@ _INDEX_OF: Final = {
     StateName.FAILED: "qml_jobs_ended",
     StateName.DELETED: "qml_jobs_ended",
 }
+_NOT_PAUSED: Final = "queue NOT IN (SELECT name FROM qml_limits WHERE kind = 'queue' AND paused)"
 _WAITING: Final = "state IN ('scheduled', 'awaiting_retry')"
 
 # One state's share of a page: newest first. Ended jobs, of which there are most, stand in this order in their
@@ -109,13 +110,14 @@ MONITORING: Final = MonitoringQueries(
     due_work=f"""
         SELECT
             (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_enqueued
-             WHERE state = 'enqueued' AND {SERVED} AND {KNOWN})
+             WHERE state = 'enqueued' AND {SERVED} AND {KNOWN} AND {_NOT_PAUSED})
             + (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_processing
                WHERE state = 'processing' AND {SERVED}
                  AND (:server_id IS NULL OR server_id = :server_id))
             AS runnable,
             (SELECT count(*) FROM qml_jobs INDEXED BY qml_jobs_waiting
-             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND {SERVED} AND {KNOWN})
+             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now AND {SERVED} AND {KNOWN}
+               AND {_NOT_PAUSED})
             AS waiting
     """,
     later_work=f"""

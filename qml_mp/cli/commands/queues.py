@@ -1,0 +1,206 @@
+"""Client: `qml-mp queues`: what waits in each, and what holds it back: paused, limits, rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import click
+
+from qml_mp.cli.output import age, json_option, print_json, print_table, say, seconds
+from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.core.limits import Limit, LimitKind, Rate, Standing, check_max_running
+from qml_mp.core.payload import JsonValue
+from qml_mp.errors import ConfigurationError
+from qml_mp.settings import DEFAULT_QUEUE, check_queue_name
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import QueueStats
+
+_NO_LIMIT = "none"
+
+force_option = click.option(
+    "--force", is_flag=True, help="Also a queue of which nothing is known yet: no job, no server."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """A queue with what holds it back."""
+
+    stats: QueueStats
+    limit: Limit
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """An entry of `queues` in the JSON of `status`."""
+        return {
+            "name": self.stats.name,
+            "enqueued": self.stats.enqueued,
+            "processing": self.stats.processing,
+            "held": self.stats.held,
+            "oldest_s": seconds(self.stats.oldest),
+            **_limit_to_json(self.limit),
+        }
+
+
+def view_queues(storage: Storage) -> list[QueueView]:
+    """Queues by name that hold jobs which have not ended, or that are limited."""
+    limits = {each.limit.name: each.limit for each in storage.standings() if _is_queue(each)}
+    stats = {each.name: each for each in storage.queue_stats()}
+    return [
+        QueueView(
+            stats=stats.get(name) or QueueStats(name=name, enqueued=0, processing=0, held=0, oldest=None),
+            limit=limits.get(name) or Limit(kind=LimitKind.QUEUE, name=name),
+        )
+        for name in sorted(stats.keys() | limits.keys())
+    ]
+
+
+def print_queues(views: Sequence[QueueView]) -> None:
+    """Queues as a table. What a worker holds and has not begun stands apart from what runs."""
+    print_table(
+        ("QUEUE", "ENQUEUED", "RUNNING", "HELD", "OLDEST WAITS", "LIMIT"),
+        (
+            (
+                view.stats.name, view.stats.enqueued, view.stats.processing - view.stats.held,
+                view.stats.held, age(view.stats.oldest), _limit_in_words(view.limit),
+            )
+            for view in views
+        ),
+    )  # fmt: skip
+
+
+@click.group(cls=Group)
+def queues() -> None:
+    """List queues, pause and resume them, limit what runs."""
+
+
+@queues.command(name="list")
+@json_option
+@pass_session
+def list_queues(session: Session, as_json: bool) -> None:
+    """List the queues that hold jobs which have not ended, or that are paused or limited."""
+    views = view_queues(session.existing_storage())
+    if as_json:
+        for view in views:
+            print_json(view.to_json())
+    else:
+        print_queues(views)
+
+
+@queues.command(name="limits")
+@json_option
+@pass_session
+def list_limits(session: Session, as_json: bool) -> None:
+    """List the limits of queues and of methods (`@app.job(max_running=, rate=)`)."""
+    standings = session.existing_storage().standings()
+    if as_json:
+        for each in standings:
+            about: dict[str, JsonValue] = {"kind": str(each.limit.kind), "name": each.limit.name}
+            now = {"processing": each.running, "next_in_s": seconds(each.next_in)}
+            print_json({**about, **_limit_to_json(each.limit), **now})
+        return
+    print_table(
+        ("OF", "NAME", "LIMIT", "PROCESSING", "NEXT IN"),
+        (
+            (each.limit.kind, each.limit.name, _limit_in_words(each.limit), each.running, age(each.next_in))
+            for each in standings
+        ),
+    )
+
+
+@queues.command()
+@click.argument("name")
+@force_option
+@pass_session
+def pause(session: Session, name: str, force: bool) -> None:
+    """Have no server claim jobs of a queue, until it is resumed. Jobs that run go on."""
+    storage = session.existing_storage()
+    if not force:
+        _check_known(session, storage, name)
+    storage.set_paused(check_queue_name(name), True)
+    say(f"{name} is paused; `qml-mp queues resume {name}` ends it")
+
+
+@queues.command()
+@click.argument("name")
+@pass_session
+def resume(session: Session, name: str) -> None:
+    """End the pause of a queue."""
+    storage = session.existing_storage()
+    if name not in {each.limit.name for each in storage.standings() if _is_queue(each) and each.limit.paused}:
+        _check_known(session, storage, name)
+        say(f"{name} was not paused")
+        return
+    storage.set_paused(name, False)
+    say(f"{name} is resumed")
+
+
+@queues.command()
+@click.argument("name")
+@click.argument("max_running", metavar="[N|none]", required=False)
+@click.option("--rate", metavar="RATE|none", help="Most jobs that begin per period, e.g. 50/s, 100/m.")
+@force_option
+@pass_session
+def limit(session: Session, name: str, max_running: str | None, rate: str | None, force: bool) -> None:
+    """Let at most N jobs of a queue run at a time, or begin per period, on all machines together; `none` ends
+    a limit. E.g.: queues limit images 3 --rate 100/m"""
+    if max_running is None and rate is None:
+        raise click.UsageError("Say how many may run at a time (3, or none), --rate, or both.")
+    number = None if max_running in (None, _NO_LIMIT) else _number(max_running)
+    read_rate = None if rate in (None, _NO_LIMIT) else Rate.parse(rate, what="--rate")
+    storage = session.existing_storage()
+    if not force:
+        _check_known(session, storage, name)
+    check_queue_name(name)
+    if max_running is not None:
+        storage.set_max_running(LimitKind.QUEUE, name, number)
+    if rate is not None:
+        storage.set_rate(LimitKind.QUEUE, name, read_rate)
+    limits = [each.limit for each in storage.standings() if _is_queue(each) and each.limit.name == name]
+    say(f"{name}: {_limit_in_words(limits[0]) if limits else 'no limit'}")
+
+
+def _number(text: str | None) -> int | None:
+    if text is None or not text.isdecimal():
+        raise ConfigurationError(f"N is {text!r}; it must be a whole number from 1, or none.")
+    return check_max_running(int(text))
+
+
+def _check_known(session: Session, storage: Storage, name: str) -> None:
+    """Raise unless a job, a server, the app or a limit names the queue: a slip of the pen would do nothing,
+    and nobody would see it."""
+    known = {DEFAULT_QUEUE, *(view.stats.name for view in view_queues(storage))}
+    known.update(queue for server in storage.list_servers() for queue in server.queues)
+    app = session.app()
+    known.update(() if app is None else app.program.queues)
+    if name in known:
+        return
+    alike = get_close_matches(name, known, n=1)
+    hint = f"Did you mean {alike[0]!r}?" if alike else f"Known are {', '.join(sorted(known)[:10])}."
+    raise ConfigurationError(
+        f"No job waits in a queue {name!r}, and no server or app serves it. {hint} With --force it is taken "
+        "all the same."
+    )
+
+
+def _is_queue(standing: Standing) -> bool:
+    return standing.limit.kind is LimitKind.QUEUE
+
+
+def _limit_to_json(limit: Limit) -> dict[str, JsonValue]:
+    return {
+        "paused": limit.paused,
+        "max_running": limit.max_running,
+        "rate": None if limit.rate is None else str(limit.rate),
+    }
+
+
+def _limit_in_words(limit: Limit) -> str | None:
+    """None: there is none."""
+    words = ["paused"] if limit.paused else []
+    if limit.max_running is not None:
+        words.append(f"{limit.max_running} running")
+    if limit.rate is not None:
+        words.append(str(limit.rate))
+    return ", ".join(words) or None
