@@ -44,12 +44,24 @@ class Binding:
         Raises `InvalidJob` naming function and argument.
         """
         parameters = self._parameters()
-        arguments = parameters.given_in_order(args, kwargs)
-        if arguments is None:
-            try:
-                arguments = parameters.signature.bind(*args, **kwargs).arguments
-            except TypeError as error:
-                raise InvalidJob(f"{self._name}: {error}.") from None
+        given = parameters.given_in_order(args, kwargs)
+        if given is None:
+            payload = self._payload(parameters, args, kwargs)
+        else:
+            payload = {
+                name: encoded(parameters.codec(name, self._name, where), value, where)
+                for (name, value), where in zip(given.items(), parameters.places.values(), strict=False)
+            }
+        return EncodedJson.of(payload, what=f"{self._name}: the arguments")
+
+    def _payload(
+        self, parameters: _Parameters, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> dict[str, JsonValue]:
+        """That of any call."""
+        try:
+            arguments = parameters.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise InvalidJob(f"{self._name}: {error}.") from None
         payload: dict[str, JsonValue] = {}
         for name, value in arguments.items():
             if parameters.kind(name) is not Parameter.VAR_KEYWORD:
@@ -61,7 +73,7 @@ class Binding:
                         f"{self._where(name)}: the name {shown(key)} is taken by another parameter."
                     )
             payload |= self._converted(encoded, parameters, name, value)
-        return EncodedJson.of(payload, what=f"{self._name}: the arguments")
+        return payload
 
     def call(self, payload: JsonValue, context: WorkerContext) -> Any:
         """Call the function with the payload's arguments. Raises `PayloadMismatch` before the call."""

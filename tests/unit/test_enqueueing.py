@@ -24,7 +24,7 @@ from qml_mp import (
     UnknownMethod,
 )
 from qml_mp.core.job import new_job_id
-from qml_mp.core.payload import JsonValue
+from qml_mp.core.payload import JsonValue, encode_json
 from qml_mp.storage.values import JobFilter
 from tests.unit.app_case import Echo, count, on_day, resize
 
@@ -39,14 +39,18 @@ def test_an_enqueued_call_is_a_stored_job(app: QmlApp) -> None:
     assert handle.state is StateName.ENQUEUED
 
 
+_ENCODERS = {encode_json.__code__: "value", json.JSONEncoder.encode.__code__: "o"}
+"""What makes JSON of a value, and the name of that there."""
+
+
 def times_encoded(payload: object, enqueue: Callable[[], object]) -> int:
     """How often the payload was encoded while `enqueue` ran."""
     seen = 0
 
     def look(frame: FrameType, event: str, _: object) -> None:
         nonlocal seen
-        encodes = event == "call" and frame.f_code is json.JSONEncoder.encode.__code__
-        seen += encodes and frame.f_locals["o"] == payload
+        value = _ENCODERS.get(frame.f_code) if event == "call" else None
+        seen += value is not None and frame.f_locals[value] == payload
 
     sys.setprofile(look)
     try:
