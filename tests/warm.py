@@ -94,7 +94,10 @@ def _is_for_the_warm(command: Sequence[str | bytes], env: Mapping[str, str]) -> 
 
 @contextmanager
 def warm_python() -> Iterator[None]:
-    """Have such a process within the block."""
+    """Have such a process within the block, where the system has what it takes."""
+    if not hasattr(os, "pidfd_open"):
+        yield
+        return
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
     environment.pop("PYTHONPATH", None)
     with tempfile.TemporaryDirectory(prefix="qml-mp-warm-", dir="/tmp") as folder:
