@@ -79,6 +79,10 @@ bring_pgbouncer() {
 make_venv() {
     local python=$1 group=$2 venv
     venv="$ROOT/.venv-$(version_of "$python")"
+    if [ "$group" = test ] && is_current "$venv" check; then  # which has all of it
+        printf '%s\n' "$venv"
+        return 0
+    fi
     if ! is_current "$venv" "$group"; then
         begin_venv "$python" "$venv" "with the dependency group $group"
         # pip 25.1 is the first that knows dependency groups.
