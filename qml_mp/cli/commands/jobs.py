@@ -9,16 +9,8 @@ import click
 
 from qml_mp.cli.arguments import as_duration, as_job_ids
 from qml_mp.cli.job_page import print_job
-from qml_mp.cli.output import (
-    compact_json,
-    json_option,
-    local_time,
-    note,
-    print_json,
-    print_table,
-    say,
-    short,
-)
+from qml_mp.cli.job_table import print_jobs
+from qml_mp.cli.output import json_option, note, print_json, say
 from qml_mp.cli.running import end_claim, owner_of
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.client import JobHandle
@@ -27,9 +19,8 @@ from qml_mp.core.outcome import Attempt, Cancelled, Outcome, Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobFailed, JobNotFound, QmlError, StorageError
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import CancelResult, JobFilter, JobPage, Retention
+from qml_mp.storage.values import CancelResult, JobFilter, Retention
 
-_PAYLOAD_CHARS = 40
 _force = click.option(
     "--force", is_flag=True, help="Also end a running job whose server cannot be seen and may be alive."
 )
@@ -62,7 +53,11 @@ def list_jobs(
     after: str | None,
     as_json: bool,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    The last column has what failed, how long a job took, when it is due or who runs it. No line is wider
+    than the terminal.
+    """
     storage = session.existing_storage()
     where = JobFilter(states=[StateName(state) for state in states], queue=queue, method=method)
     page = storage.list_jobs(where, limit=limit, after=after)
@@ -70,7 +65,7 @@ def list_jobs(
         for job in page.jobs:
             print_json(job.to_json(_attempts(storage, job)))
     else:
-        _print_page(page)
+        print_jobs(page.jobs)
     if page.next_cursor is not None:
         note(f"there are more; go on with --after {page.next_cursor}")
 
@@ -202,19 +197,6 @@ def _end_left_behind(
     if owner is None:
         raise refused
     return end_claim(storage, owner, outcome, retention=retention, force=force)
-
-
-def _print_page(page: JobPage) -> None:
-    print_table(
-        ("ID", "STATE", "METHOD", "QUEUE", "PRIO", "CREATED", "PAYLOAD"),
-        (
-            (
-                job.id, job.state_name, short(job.method, 40), job.queue, job.priority,
-                local_time(job.created_at), short(compact_json(job.payload), _PAYLOAD_CHARS),
-            )
-            for job in page.jobs
-        ),
-    )  # fmt: skip
 
 
 def _each(job_ids: Sequence[str], change: Callable[[str], str]) -> None:

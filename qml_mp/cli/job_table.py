@@ -1,0 +1,88 @@
+"""Client: jobs as a table: of each what one looks for in its state, and no line wider than the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+from qml_mp.cli.output import age, compact_json, local_time, print_table, short
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo
+from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, Processing, Scheduled, Succeeded
+from qml_mp.printable import printable
+
+_GAP: Final = 2
+_METHOD_CHARS: Final = 40
+_LEAST_METHOD: Final = 12
+_DETAIL_CHARS: Final = 100
+"""Where there is no terminal whose width could be kept."""
+_LEAST_DETAIL: Final = 20
+_DROPPED: Final = ("PRIO", "QUEUE", "CREATED")
+"""In this order, where the line would be too long."""
+
+
+def print_jobs(jobs: Sequence[Job]) -> None:
+    """The table on stdout."""
+    headers, rows = table_of(jobs, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+    print_table(headers, rows)
+
+
+def table_of(jobs: Sequence[Job], *, width: int | None) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Headers and rows whose lines have at most so many characters (None: as they come). In however narrow a
+    terminal, id, state and a part of the rest stay."""
+    columns = {
+        "ID": [job.id for job in jobs],
+        "STATE": [str(job.state_name) for job in jobs],
+        "METHOD": [short(printable(job.method), _METHOD_CHARS) for job in jobs],
+        "QUEUE": [printable(job.queue) for job in jobs],
+        "PRIO": [str(job.priority) for job in jobs],
+        "CREATED": [local_time(job.created_at) or "" for job in jobs],
+    }
+    details = [printable(_detail(job)) for job in jobs]
+    room = _DETAIL_CHARS
+    if width is not None:
+        for name in _DROPPED:
+            if _used(columns) + _LEAST_DETAIL > width:
+                del columns[name]
+        too_much = max(0, _used(columns) + _LEAST_DETAIL - width)
+        longest = max(map(len, columns["METHOD"]), default=0)
+        columns["METHOD"] = [
+            short(method, max(_LEAST_METHOD, longest - too_much)) for method in columns["METHOD"]
+        ]
+        room = max(1, width - _used(columns))
+    columns["DETAILS"] = [short(detail, room) for detail in details]
+    return list(columns), list(zip(*columns.values(), strict=True))
+
+
+def _used(columns: dict[str, list[str]]) -> int:
+    """The characters in front of the last column."""
+    return sum(max(map(len, [name, *cells])) + _GAP for name, cells in columns.items())
+
+
+def _detail(job: Job) -> str:
+    """When it is due, how long it took, what failed, who runs it."""
+    payload = compact_json(job.payload)
+    match job.state:
+        case Enqueued():
+            return payload
+        case Scheduled(enqueue_at=due_at):
+            return f"due {local_time(due_at)} {payload}"
+        case Processing(worker_id=worker_id, server_name=server, started_at=started_at):
+            number = worker_id.rpartition(":")[2].partition(".")[0]
+            return f"worker {number} of {server.partition('#')[0]} since {local_time(started_at)} {payload}"
+        case AwaitingRetry(retry_at=retry_at, last_exception=error):
+            return f"retry {local_time(retry_at)} {_error(error)}"
+        case Succeeded(duration=duration, not_stored=not_stored):
+            return f"took {age(duration)} " + (payload if not_stored is None else "(result not stored)")
+        case Failed(exception=error):
+            return _error(error)
+        case Deleted(reason=reason):
+            return reason or payload
+        case _:
+            assert_never(job.state)
+
+
+def _error(error: ErrorInfo | None) -> str:
+    return "no error is known" if error is None else f"{error.type}: {error.message}"
