@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         JobInterrupted,
         JobNotFound,
         JobTimeout,
+        LockLost,
+        LockNotAcquired,
         OutcomeRefused,
         QmlError,
         RecurringNotFound,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         WorkerBootError,
     )
     from qml_mp.job_function import JobFunction
+    from qml_mp.named_lock import NamedLock
     from qml_mp.processing.cancel import CancelReason, CancelToken
     from qml_mp.processing.context import WorkerContext, WorkerResult
     from qml_mp.processing.middleware import JobMiddleware, StateChange, TracingMiddleware
@@ -62,12 +65,14 @@ else:
         "core.state": ("StateName",),
         "errors": (
             "AppImportError", "ConfigurationError", "InvalidJob", "InvalidTransition", "JobFailed",
-            "JobInterrupted", "JobNotFound", "JobTimeout", "OutcomeRefused", "QmlError", "RecurringNotFound",
+            "JobInterrupted", "JobNotFound", "JobTimeout", "LockLost", "LockNotAcquired", "OutcomeRefused",
+            "QmlError", "RecurringNotFound",
             "ResultNotStored", "SchemaMismatch", "ServerAlreadyRunning", "StorageError", "StorageUnavailable",
             "StorageUnreachable", "UnknownMethod", "WaitTimeout", "WorkerBootError",
         ),
         "client": ("JobHandle",),
         "job_function": ("JobFunction",),
+        "named_lock": ("NamedLock",),
         "processing.cancel": ("CancelReason", "CancelToken"),
         "processing.context": ("WorkerContext", "WorkerResult"),
         "processing.middleware": ("JobMiddleware", "StateChange", "TracingMiddleware"),
@@ -96,10 +101,10 @@ else:
 __all__ = [
     "AppImportError", "BackgroundJobServer", "CancelReason", "CancelResult", "CancelToken",
     "ConfigurationError", "ErrorInfo", "InvalidJob", "InvalidTransition", "Job", "JobFailed", "JobFunction",
-    "JobHandle", "JobInterrupted", "JobMiddleware", "JobNotFound", "JobTimeout", "OutcomeRefused",
-    "Program", "QmlApp", "QmlError", "RecurringJob", "RecurringNotFound", "ResultNotStored", "RetryPolicy",
-    "SchemaMismatch", "ServerAlreadyRunning", "ServerConfig", "StateChange", "StateName", "Storage",
-    "StorageError", "StorageUnavailable", "StorageUnreachable", "TracingMiddleware", "UnknownMethod",
-    "WaitTimeout", "Worker", "WorkerBootError", "WorkerContext", "WorkerRegistry", "WorkerResult",
-    "__version__", "open_storage",
+    "JobHandle", "JobInterrupted", "JobMiddleware", "JobNotFound", "JobTimeout", "LockLost",
+    "LockNotAcquired", "NamedLock", "OutcomeRefused", "Program", "QmlApp", "QmlError", "RecurringJob",
+    "RecurringNotFound", "ResultNotStored", "RetryPolicy", "SchemaMismatch", "ServerAlreadyRunning",
+    "ServerConfig", "StateChange", "StateName", "Storage", "StorageError", "StorageUnavailable",
+    "StorageUnreachable", "TracingMiddleware", "UnknownMethod", "WaitTimeout", "Worker", "WorkerBootError",
+    "WorkerContext", "WorkerRegistry", "WorkerResult", "__version__", "open_storage",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError, ConfigurationError, InvalidJob, UnknownMethod, shown
 from qml_mp.job_function import FunctionOptions, JobFunction, P, R, read_function_options
+from qml_mp.named_lock import NamedLock
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
@@ -230,6 +231,12 @@ class QmlApp:
                 rate=read_rate,
             )
         )
+
+    def lock(self, name: str, ttl: Duration, *, timeout: Duration | None = None) -> NamedLock:
+        """A lock that one process holds of all that share the storage: `with app.lock("report", ttl="10m"):`,
+        or `async with`. See `NamedLock` for what the ttl means. Raises `LockNotAcquired` in the `with` when
+        another held it for all of `timeout` (None: wait without a limit)."""
+        return NamedLock(name, storage=lambda: self.storage, ttl=ttl, timeout=timeout)
 
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job that was enqueued before, here or elsewhere."""

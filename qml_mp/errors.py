@@ -105,6 +105,14 @@ class WaitTimeout(QmlError, TimeoutError):
     """`handle.wait(timeout)` ended before the job did. The job goes on."""
 
 
+class LockNotAcquired(QmlError, TimeoutError):
+    """Another process held the named lock for as long as was waited."""
+
+
+class LockLost(QmlError):
+    """A named lock was not held any more: its time to live had passed, and another may have it."""
+
+
 class StorageError(QmlError):
     """The storage refused or failed an operation; nothing of that operation was written."""
 

@@ -249,6 +249,12 @@ class RegistryQueries:
     """What `rows.worker_of` reads, by server and number."""
     acquire_lock: str
     """resource, owner, ttl: create, refresh for the same owner, or take over when expired; else hit none."""
+    renew_lock: str
+    """resource, owner, ttl: have the lock of this owner last for so long from now on."""
+    lock_holder: str
+    """resource: owner of the lock, unless it has expired."""
+    next_number: str
+    """name: value, which is higher than before."""
     release_lock: str
     """resource, owner: delete the lock of this owner."""
     delete_expired_locks: str

@@ -168,6 +168,28 @@ class NamedLocks(Part):
         wanted = {"resource": resource, "owner": owner, "ttl": ttl}
         return self._db.write("acquiring a lock", self._db.queries.registry.acquire_lock, wanted).count == 1
 
+    def take_lock(self, resource: str, owner: str, ttl: timedelta) -> int | None:
+        """`acquire_lock`, and a number that is higher than that of any lock that was taken before; None:
+        another holds it."""
+        queries = self._db.queries.registry
+        wanted = {"resource": resource, "owner": owner, "ttl": ttl}
+        with self._db.transaction("acquiring a lock", pipelined=False) as transaction:
+            if transaction.run(queries.acquire_lock, wanted).count != 1:
+                return None
+            row = transaction.run(queries.next_number, {"name": "lock"}).first()
+        return None if row is None else int(row["value"])
+
+    def renew_lock(self, resource: str, owner: str, ttl: timedelta) -> bool:
+        """Have it last for the ttl from now on; False: this owner does not hold it."""
+        wanted = {"resource": resource, "owner": owner, "ttl": ttl}
+        return self._db.write("renewing a lock", self._db.queries.registry.renew_lock, wanted).count == 1
+
+    def lock_holder(self, resource: str) -> str | None:
+        """The owner of a lock that has not expired; None: nobody."""
+        which = {"resource": resource}
+        rows = self._db.read("looking at a lock", self._db.queries.registry.lock_holder, which)
+        return next((str(row["owner"]) for row in rows), None)
+
     def release_lock(self, resource: str, owner: str) -> bool:
         """Whether this owner held it."""
         which = {"resource": resource, "owner": owner}

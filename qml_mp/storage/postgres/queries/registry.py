@@ -87,6 +87,16 @@ REGISTRY: Final = RegistryQueries(
         ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
         WHERE held.owner = excluded.owner OR held.expires_at <= now()
     """,
+    renew_lock="""
+        UPDATE {s}.locks SET expires_at = now() + %(ttl)s::interval
+        WHERE resource = %(resource)s AND owner = %(owner)s
+    """,
+    lock_holder="SELECT owner FROM {s}.locks WHERE resource = %(resource)s AND expires_at > now()",
+    next_number="""
+        INSERT INTO {s}.counters AS c (name, value) VALUES (%(name)s, 1)
+        ON CONFLICT (name) DO UPDATE SET value = c.value + 1
+        RETURNING value
+    """,
     release_lock="DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s",
     delete_expired_locks="DELETE FROM {s}.locks WHERE expires_at <= now()",
 )

@@ -67,6 +67,13 @@ REGISTRY: Final = RegistryQueries(
         ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
         WHERE held.owner = excluded.owner OR held.expires_at <= :now
     """,
+    renew_lock="UPDATE qml_locks SET expires_at = :now + :ttl WHERE resource = :resource AND owner = :owner",
+    lock_holder="SELECT owner FROM qml_locks WHERE resource = :resource AND expires_at > :now",
+    next_number="""
+        INSERT INTO qml_counters (name, value) VALUES (:name, 1)
+        ON CONFLICT (name) DO UPDATE SET value = value + 1
+        RETURNING value
+    """,
     release_lock="DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner",
     delete_expired_locks="DELETE FROM qml_locks WHERE expires_at <= :now",
 )

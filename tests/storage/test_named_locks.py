@@ -1,0 +1,130 @@
+"""Tests of the storage: `app.lock`, as programs use it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from qml_mp import LockLost, LockNotAcquired, QmlApp
+from qml_mp.errors import ConfigurationError
+from qml_mp.storage.store import Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import HOUR, in_children
+
+
+@pytest.fixture
+def app(url: str, storage: Storage) -> Iterator[QmlApp]:
+    storage.migrate()
+    with closing(QmlApp(url)) as app:
+        yield app
+
+
+def test_one_holds_it_and_the_token_grows(app: QmlApp) -> None:
+    with app.lock("report", ttl="10m") as lock:
+        held = lock.is_held
+        with pytest.raises(LockNotAcquired), app.lock("report", ttl="10m", timeout=0):
+            pass
+        with app.lock("another", ttl="10m", timeout=0) as other:
+            assert other.token > lock.token
+        with pytest.raises(ConfigurationError):
+            lock.acquire()
+
+    with app.lock("report", ttl="10m", timeout=0) as again:
+        assert not lock.is_held
+        assert again.token > other.token
+    assert held
+
+
+def test_an_error_in_the_block_releases_it(app: QmlApp) -> None:
+    with pytest.raises(ValueError, match="no"), app.lock("report", ttl="10m"):
+        raise ValueError("no")
+
+    with app.lock("report", ttl="10m", timeout=0):
+        pass
+
+
+@pytest.mark.parametrize("is_taken", [False, True], ids=["nobody has taken it", "another has taken it"])
+def test_one_that_outlived_its_ttl_is_lost_once_it_is_gone(app: QmlApp, raw: Raw, is_taken: bool) -> None:
+    with pytest.raises(LockLost), app.lock("report", ttl="1h") as lock:  # noqa: PT012 - the end of the block
+        raw.age("locks", "expires_at", 2 * HOUR)
+        if is_taken:
+            app.storage.take_lock("report", "another", HOUR)
+        else:
+            app.storage.delete_expired_locks()
+        with pytest.raises(LockLost):
+            lock.renew()
+        assert not lock.is_held
+
+    assert (app.storage.lock_holder("report") == "another") is is_taken
+
+
+def test_a_renewed_one_is_held_on(app: QmlApp, raw: Raw) -> None:
+    with app.lock("report", ttl="1h") as lock:
+        lock.renew("4h")
+        raw.age("locks", "expires_at", 2 * HOUR)
+        with pytest.raises(LockNotAcquired), app.lock("report", ttl="1h", timeout=0):
+            pass
+
+
+def test_a_coroutine_holds_it_too(app: QmlApp) -> None:
+    async def main() -> bool:
+        async with app.lock("report", ttl="10m") as lock:
+            with pytest.raises(LockNotAcquired):
+                async with app.lock("report", ttl="10m", timeout="10ms"):
+                    pass
+            return lock.is_held
+
+    assert asyncio.run(main())
+    assert app.storage.lock_holder("report") is None
+
+
+def test_the_lock_of_a_killed_process_is_free_at_once_on_its_machine(app: QmlApp) -> None:
+    app.close()
+
+    def hold_it() -> None:
+        with app.lock("report", ttl="1h"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    [status] = in_children([hold_it])
+
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert app.storage.lock_holder("report") is not None
+    with app.lock("report", ttl="1h", timeout="30s") as lock:
+        assert lock.token == 2
+
+
+def test_no_two_processes_are_in_the_block_at_a_time(app: QmlApp, tmp_path: Path) -> None:
+    app.close()
+    marker = tmp_path / "inside"
+
+    def work() -> Callable[[], None]:
+        def enter_and_leave() -> None:
+            for _ in range(5):
+                with app.lock("report", ttl="1h"):
+                    marker.touch(exist_ok=False)
+                    time.sleep(0.001)
+                    marker.unlink()
+            app.close()
+
+        return enter_and_leave
+
+    assert in_children(work() for _ in range(5)) == [0] * 5
+
+
+@pytest.mark.parametrize("wrong", [{"ttl": 0}, {"ttl": "soon"}, {"ttl": "1h", "timeout": -1}])
+def test_what_no_lock_can_have_is_refused(app: QmlApp, wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        app.lock("report", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "qml-mp:mine", "x" * 201, "a\0b", 3])
+def test_a_name_that_no_lock_can_have_is_refused(app: QmlApp, name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        app.lock(name, ttl="1h")
