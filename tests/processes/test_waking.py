@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
@@ -20,12 +22,23 @@ _STAYS_SO = 30  # looks in a row
 _TRIES = 10
 
 
-def test_one_job_wakes_one_worker(server: MakeServer, storage: Storage, tmp_path: Path) -> None:
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """Where the processes of `traced` write down their statements."""
     traces = tmp_path / "traces"
     traces.mkdir()
-    one = server("-w", "4", **NEVER, **{TRACE: str(traces)})
+    return traces
+
+
+def traced(server: MakeServer, traces: Path, *, workers: int) -> Server:
+    """A server of so many workers, which do not look by themselves."""
+    one = server("-w", str(workers), **NEVER, **{TRACE: str(traces)})
     one.program = ("-m", "tests.statement_trace")
-    one.start(ready=4)
+    return one.start(ready=workers)
+
+
+def test_one_job_wakes_one_worker(server: MakeServer, storage: Storage, traces: Path) -> None:
+    one = traced(server, traces, workers=4)
     woken = []
 
     for _ in range(_TRIES):  # one that gets no processor for long is passed over
@@ -63,11 +76,12 @@ def test_jobs_that_come_one_by_one_run_beside_each_other(server: MakeServer, sto
 
 
 def test_a_worker_that_does_not_look_when_it_is_woken_keeps_no_job_from_the_others(
-    server: MakeServer, storage: Storage
+    server: MakeServer, storage: Storage, traces: Path
 ) -> None:
-    one = server("-w", "2", **NEVER).start(ready=2)
+    one = traced(server, traces, workers=2)
 
     for pid in one.worker_pids().values():
+        _when_idle(traces, one)  # in the middle of a look it may be stopped with the job in hand
         os.kill(pid, signal.SIGSTOP)
         wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
         os.kill(pid, signal.SIGCONT)
@@ -76,11 +90,12 @@ def test_a_worker_that_does_not_look_when_it_is_woken_keeps_no_job_from_the_othe
 
 
 def test_a_worker_that_dies_when_it_is_woken_keeps_no_job_from_the_others(
-    server: MakeServer, storage: Storage
+    server: MakeServer, storage: Storage, traces: Path
 ) -> None:
-    one = server("-w", "2", **NEVER).start(ready=2)
+    one = traced(server, traces, workers=2)
 
     for pid in one.worker_pids().values():
+        _when_idle(traces, one)  # in the middle of a look it may be stopped with the job in hand
         os.kill(pid, signal.SIGSTOP)
         job_id = enqueue(storage, "quick")
         os.kill(pid, signal.SIGKILL)
