@@ -108,6 +108,10 @@ class SlotTable:
         body = self._memory[at + _BODY_AT : at + SLOT_BYTES]
         return None if before != self.version(index) or before % 2 else _view(body)
 
+    def mark(self, index: int) -> tuple[int, int]:
+        """Another one whenever the worker has said something, be it only that its job has ended."""
+        return self.version(index), self._memory[index * SLOT_BYTES + _BODY_AT]
+
     def version(self, index: int) -> int:
         """Grows by 2 with each thing that the worker says."""
         return self._numbers[(index * SLOT_BYTES + _VERSION_AT) // _VERSION_BYTES]

@@ -100,6 +100,8 @@ class LoopTable(Part):
         if not self._may_run() or (self._reaching.is_failing and not self._answers_again()):
             return
         for loop in self._loops:
+            if self._clock.monotonic() < _due_at(loop):
+                continue
             for each in (*self._punctual, loop):
                 now = self._clock.monotonic()
                 if now >= _due_at(each):

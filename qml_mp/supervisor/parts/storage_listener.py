@@ -20,7 +20,7 @@ from qml_mp.supervisor.run import Run
 logger = logging.getLogger(__name__)
 
 _QUIET_S = 0.01  # after a wake-up: our own workers' commits wake us too, and each look costs a turn
-_REST_S = 0.1  # no more than a job that is cancelled waits between two looks of its loop
+_REST_S = 0.11  # as long as the loop of cancels waits between two looks, which then falls into the same turn
 _REOPEN_AFTER_S = 1.0
 
 

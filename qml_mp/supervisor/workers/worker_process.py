@@ -86,6 +86,8 @@ class WorkerProcess:
     killed_key: ClaimKey | None = field(default=None, init=False)
     last: SlotView = field(default_factory=SlotView, init=False)
     """What it said at the newest look."""
+    _mark: tuple[int, int] | None = field(default=None, init=False)
+    """Of its slot before that was read last: nothing new is said while it stays so."""
     _woken_at: float = field(default=float("inf"), init=False)
     _looks_from: int = field(default=0, init=False)
     """The version of its slot from which on it has looked for a job since it was woken."""
@@ -98,9 +100,11 @@ class WorkerProcess:
 
     def look(self, now: float) -> SlotView:
         """What the worker says now (what it said before, while it writes)."""
-        view = self.slots.read(self.index)
-        if view is not None:
-            self.last = view
+        mark = self.slots.mark(self.index)
+        if mark != self._mark:
+            view = self.slots.read(self.index)
+            if view is not None:
+                self.last, self._mark = view, mark
         if self.is_busy:
             self.busy_at = now
         return self.last
