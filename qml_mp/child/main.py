@@ -28,6 +28,7 @@ from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
 from qml_mp.ipc.tickets import TicketPipe
+from qml_mp.processing.job_records import mark_records
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
 from qml_mp.settings import ServerConfig
@@ -76,6 +77,7 @@ def worker_main(arguments: WorkerArguments) -> int:
     cap_native_threads(config.worker_count)
     try:
         program = arguments.source.load()
+        mark_records()  # once the app has set up its own handlers
         if program.attach is not None:
             program.attach(arguments.url)  # what jobs enqueue goes where this worker takes jobs from
         storage = open_storage(arguments.url, application_name=f"qml-mp: worker {arguments.number}")

@@ -49,12 +49,16 @@ class StderrHandler(logging.Handler):
             text = self.format(record)
             line = text if text.isprintable() else _CONTINUED.join(printable_lines(text))
             if self._dropped:
-                line = f"({self._dropped} lines were dropped here, because nobody read them)\n{line}"
+                line = f"{self.format(self._of_the_dropped())}\n{line}"
             data = (line + "\n").encode(errors="backslashreplace")
         except Exception:
             self.handleError(record)
             return
         self._dropped = 0 if self._write(data) else self._dropped + 1
+
+    def _of_the_dropped(self) -> logging.LogRecord:
+        text = "(%s lines were dropped here, because nobody read them)"
+        return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (self._dropped,), None)
 
     def _write(self, data: bytes) -> bool:
         """Whether all of it was taken."""

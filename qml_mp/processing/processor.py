@@ -32,6 +32,7 @@ from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.errors_text import clean, describe_anything, message_of
+from qml_mp.processing.job_records import note_running
 from qml_mp.processing.middleware import CallNext, chain
 from qml_mp.processing.plain import NOTHING, plain_result
 from qml_mp.processing.program import Execution, Program, Terms
@@ -83,7 +84,9 @@ class JobProcessor:
             return _refused("UnknownMethod", f"No worker registered for method: {job.method}")
         context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel)
         began_s = self._clock.monotonic()
+        note_running(job)
         ended = self._ended(call, job, context)
+        note_running(None)
         if isinstance(ended, _Returned):
             return self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
         error = ended.error

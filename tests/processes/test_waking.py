@@ -6,10 +6,12 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
@@ -101,4 +103,17 @@ def test_a_worker_that_dies_when_it_is_woken_keeps_no_job_from_the_others(
         os.kill(pid, signal.SIGKILL)
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
 
+    assert one.stop() == 0
+
+
+def test_a_job_that_another_process_schedules_for_an_earlier_instant_does_not_wait_for_a_poll(
+    server: MakeServer, storage: Storage
+) -> None:
+    storage.enqueue(Job.new("quick", at=datetime.now(UTC) + timedelta(hours=1)))
+    one = server("-w", "1", **NEVER, QML_MP_SCHEDULER_POLL_INTERVAL="1h").start()
+    wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
+
+    job_id = storage.enqueue(Job.new("quick", at=datetime.now(UTC) + timedelta(seconds=0.5)))
+
+    wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert one.stop() == 0

@@ -11,12 +11,12 @@ import click
 
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.embedding.log import StderrHandler
+from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
 from qml_mp.settings import SETTINGS, ServerConfig, Switch
 from qml_mp.sources import load_app_spec
 from qml_mp.units import format_duration
 
-_PLAIN = "qml-mp: %(message)s"
-_DETAILED = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+_LEVELS = ("debug", "info", "warning", "error")
 
 
 def _setting(field: str, *flags: str, meaning: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -68,9 +68,24 @@ def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
 
 @click.command(cls=Command)
 @_with_flags
+@click.option(
+    "--log-level",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    help="Least level that is logged. Default: info.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    default="text",
+    help="Lines of the log. Default: text.",
+)
 @pass_session
 def start(
-    session: Session, burst: bool, **config_flags: int | str | bool | timedelta | tuple[str, ...] | None
+    session: Session,
+    burst: bool,
+    log_level: str | None,
+    log_format: str,
+    **config_flags: int | str | bool | timedelta | tuple[str, ...] | None,
 ) -> int:
     """Start a supervisor with its workers, until a signal stops it.
 
@@ -81,7 +96,7 @@ def start(
     app_spec = load_app_spec(session.app_spec)
     if app_spec is None:
         raise click.UsageError("No app is named: pass -A module:attribute, or set QML_MP_APP.")
-    _configure_logging(verbose=session.verbose)
+    _configure_logging(verbose=session.verbose, level=log_level, as_json=log_format == "json")
     from qml_mp.embedding.start import run_server  # after the usage errors: it brings in the storage drivers
 
     given: dict[str, Any] = {name: value for name, value in config_flags.items() if value is not None}
@@ -89,9 +104,11 @@ def start(
     return code
 
 
-def _configure_logging(*, verbose: bool) -> None:
-    """Lines on stderr: INFO of qml-mp and WARNING of all others; when verbose DEBUG, with times and pids."""
+def _configure_logging(*, verbose: bool, level: str | None, as_json: bool) -> None:
+    """Lines on stderr: INFO of everybody, or as `level` says. When verbose, with times and pids, and DEBUG of
+    qml-mp unless a level is given."""
     handler = StderrHandler()
-    handler.setFormatter(logging.Formatter(_DETAILED if verbose else _PLAIN))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("qml_mp").setLevel(logging.DEBUG if verbose else logging.INFO)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter(detailed=verbose))
+    least = (level or "info").upper()
+    logging.basicConfig(level=least, handlers=[handler])
+    logging.getLogger("qml_mp").setLevel("DEBUG" if verbose and level is None else least)

@@ -1,0 +1,50 @@
+"""Supervisor, worker: what a line of the log of `qml-mp start` looks like, as text or as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Final
+
+from qml_mp.printable import printable_json
+
+_PLAIN: Final = "qml-mp: %(message)s"
+_DETAILED: Final = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+_ABOUT_A_JOB: Final = ("job_id", "method", "attempt", "worker_id", "outcome", "duration_s")
+
+
+class TextFormatter(logging.Formatter):
+    """For people. A record of other code than ours says whose it is, and of which job."""
+
+    def __init__(self, *, detailed: bool) -> None:
+        """`detailed`: with time, level, process and logger."""
+        super().__init__(_DETAILED if detailed else _PLAIN)
+        self._names_the_logger = detailed
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the standard library's name
+        if record.name.partition(".")[0] != "qml_mp":
+            name = "" if self._names_the_logger or record.name == "root" else f"{record.name}: "
+            job_id, method = (getattr(record, name, None) for name in ("job_id", "method"))
+            job = "" if job_id is None else f"job {job_id} ({method}): "
+            record.message = f"{job}{name}{record.message}"
+        return super().formatMessage(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """For programs: one object a record, on a line. It has `time` (ISO 8601, UTC), `level`, `logger`, `pid`,
+    `message`, and what there is of `job_id`, `method`, `attempt`, `worker_id`, `outcome`, `duration_s` and
+    `traceback`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name in _ABOUT_A_JOB if (value := getattr(record, name, None)) is not None}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return printable_json(json.dumps(line, ensure_ascii=False, default=str))

@@ -1,0 +1,111 @@
+"""The lines of the log of `start`, and what a record that is made inside a job says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from threading import Thread
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qml_mp.core.job import Job
+from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
+from qml_mp.processing.job_records import JobRecords, note_running
+from tests.unit.processor_case import claim_of, run
+
+JOB = Job.new("resize")
+
+
+def record(text: str, *values: object, name: str = "tasks", **fields: object) -> logging.LogRecord:
+    made = logging.LogRecord(name, logging.INFO, "path", 1, text, values, None)
+    vars(made).update(fields)
+    return made
+
+
+@pytest.mark.fault(86)
+@given(text=st.text(), name=st.text(min_size=1))
+def test_every_record_is_one_line_of_json_that_says_what_it_said(text: str, name: str) -> None:
+    line = JsonFormatter().format(record("%s", text, name=name))
+
+    assert line.isprintable()
+    assert (json.loads(line)["message"], json.loads(line)["logger"]) == (text, name)
+
+
+def test_json_has_what_is_known_of_the_job_and_the_traceback() -> None:
+    try:
+        raise ValueError("no")
+    except ValueError:
+        made = record("it failed", job_id="j-1", attempt=2, worker_id=None, payload="secret")
+        made.exc_info = sys.exc_info()
+
+    line = json.loads(JsonFormatter().format(made))
+
+    trace = line.pop("traceback")
+    when = datetime.fromisoformat(line.pop("time"))
+    assert trace.endswith("ValueError: no")
+    assert abs(when.timestamp() - made.created) < 0.001
+    assert when.tzinfo == UTC
+    assert line == {
+        "level": "INFO", "logger": "tasks", "pid": made.process, "message": "it failed", "job_id": "j-1",
+        "attempt": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "expected"),
+    [
+        ("qml_mp.events.log", {"job_id": "j", "method": "m"}, "qml-mp: said"),
+        ("tasks", {"job_id": "j", "method": "m"}, "qml-mp: job j (m): tasks: said"),
+        ("root", {"job_id": "j", "method": "m"}, "qml-mp: job j (m): said"),
+        ("tasks", {}, "qml-mp: tasks: said"),
+        ("qml_mpx", {}, "qml-mp: qml_mpx: said"),
+    ],
+)
+def test_text_says_whose_a_record_is_unless_it_is_ours(
+    name: str, fields: dict[str, Any], expected: str
+) -> None:
+    assert TextFormatter(detailed=False).format(record("said", name=name, **fields)) == expected
+
+
+def filtered(**fields: Any) -> dict[str, object]:
+    """What the filter adds to a record that is made now."""
+    made = record("said", **fields)
+    assert JobRecords().filter(made)
+    return {name: vars(made)[name] for name in ("job_id", "method", "attempt") if name in vars(made)}
+
+
+def test_a_record_inside_a_job_carries_it_and_one_outside_none() -> None:
+    claim = claim_of(failures=1, crashes=1)
+    seen: list[dict[str, object]] = []
+
+    run(lambda: seen.append(filtered()), claim)
+
+    assert seen == [{"job_id": claim.job.id, "method": "f", "attempt": 3}]
+    assert filtered() == {}
+
+
+def test_a_record_that_names_its_job_keeps_it_and_tasks_have_the_jobs_that_threads_of_their_own_lack() -> (
+    None
+):
+    async def in_a_task() -> dict[str, object]:
+        return await asyncio.create_task(asyncio.to_thread(filtered))
+
+    note_running(JOB)
+    in_a_thread: list[dict[str, object]] = []
+    try:
+        named, in_task = filtered(job_id="another"), asyncio.run(in_a_task())
+        thread = Thread(target=lambda: in_a_thread.append(filtered()))
+        thread.start()
+        thread.join()
+    finally:
+        note_running(None)
+
+    assert named == {"job_id": "another"}
+    assert in_task == {"job_id": JOB.id, "method": "resize", "attempt": 1}
+    assert in_a_thread == [{}]
