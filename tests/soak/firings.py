@@ -33,10 +33,10 @@ from tests.soak.scenario import Task
 from tests.storage.helpers import in_schema
 
 HOUR = timedelta(hours=1)
-BEGIN = datetime(2025, 3, 29, 22, tzinfo=UTC)
-"""Three hours before the clocks of Berlin go forward."""
-SECOND_HALF = datetime(2025, 4, 5, 13, tzinfo=UTC)
-"""Three hours before those of Sydney go back, and twelve before those of Santiago do."""
+BEGIN = datetime(2025, 3, 30, tzinfo=UTC)
+"""An hour before the clocks of Berlin go forward."""
+SECOND_HALF = datetime(2025, 4, 5, 15, tzinfo=UTC)
+"""An hour before those of Sydney go back, and twelve before those of Santiago do."""
 
 _STEPPED = (
     ("fire_once-5", "*/5 * * * *", "UTC", "fire_once"),
@@ -150,12 +150,12 @@ class Rehearsal:
         if not self._may_step:
             self._stage.forbid_overlaps()
         try:
-            self._go_on(firings // 2)
+            self._go_on(firings // 2, past=BEGIN + HOUR)
             so_far = self.firings
             if self._wall < SECOND_HALF:
                 self._all_are_gone(until=SECOND_HALF)
             self.firings = so_far  # most of those a week long collapse into one
-            self._go_on(firings)
+            self._go_on(firings, past=SECOND_HALF + HOUR)
         finally:
             self._kill_all()
         with closing(self._stage.open()) as storage:
@@ -165,8 +165,8 @@ class Rehearsal:
     def _wall(self) -> datetime:
         return self._moments[-1].wall
 
-    def _go_on(self, firings: int) -> None:
-        while self.firings < firings:
+    def _go_on(self, firings: int, *, past: datetime) -> None:
+        while self.firings < firings or self._wall <= past + HOUR:
             chance = self._rng.random()
             if chance < 0.015:
                 self._all_are_gone(until=self._wall + self._rng.random() * HOUR)
@@ -204,7 +204,9 @@ class Rehearsal:
     def _all_have_done_the_turn(self) -> bool:
         for loop, pid in self._loops.items():
             if self._stage.clock.done(loop) != self._turn:
-                assert os.waitpid(pid, os.WNOHANG) == (0, 0), "a loop has ended by itself"
+                if os.waitpid(pid, os.WNOHANG) != (0, 0):
+                    del self._loops[loop]
+                    raise AssertionError("a loop has ended by itself; what it raised is above")
                 return False
         return True
 
