@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -35,6 +36,7 @@ _CARELESS = (
     "autovacuum=off",
 )  # fmt: skip
 """Neither what a power cut would leave nor order in tables that are gone in minutes is worth any work."""
+_SHUTDOWNS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -53,6 +55,38 @@ def remove_schema(database: str, schema: str) -> None:
 def throwaway_cluster(*, durable: bool = False) -> Iterator[str]:
     """Serve a fresh cluster for the length of the block; yields the URL of its database. A durable one waits
     for the disk as any server does, which only a measurement needs."""
+    with controlled_cluster(durable=durable) as cluster:
+        yield cluster.url
+
+
+@dataclass(kw_only=True)
+class Cluster:
+    """One that runs, as its user sees it."""
+
+    url: str
+    guard: subprocess.Popen[str]
+
+    def stop(self, mode: str) -> None:
+        """Shut the server down, "fast" or "immediate"; returns when it is gone. `start` brings it back."""
+        self._ask(mode)
+
+    def start(self) -> None:
+        """Serve the same database at the same place again; returns when connections are accepted."""
+        self._ask("start")
+
+    def _ask(self, what: str) -> None:
+        assert self.guard.stdin is not None
+        assert self.guard.stdout is not None
+        self.guard.stdin.write(f"{what}\n")
+        self.guard.stdin.flush()
+        answer = self.guard.stdout.readline().strip()
+        if answer != "done":
+            raise ClusterError(answer or "The guard of the PostgreSQL cluster died without a word.")
+
+
+@contextmanager
+def controlled_cluster(*, durable: bool = False) -> Iterator[Cluster]:
+    """`throwaway_cluster` whose server can be stopped and started again."""
     guard = subprocess.Popen(
         [sys.executable, "-m", "tests.postgres_cluster", *(["--durable"] if durable else [])],
         cwd=_ROOT,
@@ -67,7 +101,7 @@ def throwaway_cluster(*, durable: bool = False) -> Iterator[str]:
         answer = guard.stdout.readline().strip()
         if not answer.startswith("postgresql://"):
             raise ClusterError(answer or "The guard of the PostgreSQL cluster died without a word.")
-        yield answer
+        yield Cluster(url=answer, guard=guard)
     finally:
         guard.stdin.close()
         guard.wait(_STOP_TIMEOUT_S + 10)
@@ -75,29 +109,31 @@ def throwaway_cluster(*, durable: bool = False) -> Iterator[str]:
 
 
 def _guard(*, durable: bool) -> int:
-    """Start, print the URL (or the error) as one line, wait for the end of stdin, stop and remove."""
+    """Start, print the URL (or the error) as one line, do what stdin says until its end, stop and remove."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # As root the folder must be one that the unprivileged user can reach, whatever TMPDIR says.
     folder = Path(tempfile.mkdtemp(prefix="qml-mp-pg-", dir="/tmp" if os.geteuid() == 0 else None))
-    server: subprocess.Popen[bytes] | None = None
+    server: _Server | None = None
     try:
-        try:
-            programs = find_server_programs()
-            user = unprivileged_user()
-            if user is not None:
-                os.chown(folder, user.pw_uid, user.pw_gid)
-                programs = programs.reachable_for(user, folder / "programs")
-            _initialise(programs, folder, user)
-            server, url = _start(programs, folder, user, durable=durable)
-        except (ClusterError, OSError) as error:
-            print(" ".join(str(error).split()), flush=True)
-            return 1
-        print(url, flush=True)
-        sys.stdin.read()
+        user = unprivileged_user()
+        programs = find_server_programs()
+        if user is not None:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            programs = programs.reachable_for(user, folder / "programs")
+        _initialise(programs, folder, user)
+        server = _Server(programs, folder, user, durable=durable)
+        server.start_anywhere()
+        print(server.url, flush=True)
+        for line in sys.stdin:
+            server.obey(line.strip())
+            print("done", flush=True)
         return 0
+    except (ClusterError, OSError) as error:
+        print(" ".join(str(error).split()), flush=True)
+        return 1
     finally:
         if server is not None:
-            _stop(server)
+            server.stop(_SHUTDOWNS["immediate"])  # nothing in the cluster is worth a checkpoint
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -125,29 +161,68 @@ def _initialise(programs: ServerPrograms, folder: Path, user: pwd.struct_passwd 
         raise ClusterError(f"initdb failed: {_tail(folder / 'initdb.log')}")
 
 
-def _start(
-    programs: ServerPrograms, folder: Path, user: pwd.struct_passwd | None, *, durable: bool
-) -> tuple[subprocess.Popen[bytes], str]:
-    """A running server and its URL. Another program may take the free port first: then try again."""
-    for _ in range(_PORT_TRIES):
-        port = free_port()
-        command: list[str | Path] = [programs.folder / "postgres", "-D", folder / "data", "-k", folder]
-        command += ["-p", str(port)]
-        for setting in ("listen_addresses=127.0.0.1", "max_connections=200", *(() if durable else _CARELESS)):
+class _Server:
+    """The server of the cluster in the folder."""
+
+    def __init__(
+        self, programs: ServerPrograms, folder: Path, user: pwd.struct_passwd | None, *, durable: bool
+    ) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._user = user
+        self._durable = durable
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+
+    def start_anywhere(self) -> None:
+        """At a free port. Another program may take it first: then try again."""
+        for _ in range(_PORT_TRIES):
+            self._port = free_port()
+            if self._start():
+                return
+            if "Address already in use" not in _tail(self._folder / "server.log"):
+                break
+        raise ClusterError(f"The PostgreSQL server did not start: {_tail(self._folder / 'server.log')}")
+
+    def obey(self, command: str) -> None:
+        """What the other side wants."""
+        if command in _SHUTDOWNS:
+            self.stop(_SHUTDOWNS[command])
+        elif not self._start():
+            raise ClusterError(
+                f"The PostgreSQL server did not come back: {_tail(self._folder / 'server.log')}"
+            )
+
+    def stop(self, how: signal.Signals) -> None:
+        """Harmless when it does not run."""
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> bool:
+        command: list[str | Path] = [self._programs.folder / "postgres", "-D", self._folder / "data"]
+        command += ["-k", self._folder, "-p", str(self._port)]
+        careless = () if self._durable else _CARELESS
+        for setting in ("listen_addresses=127.0.0.1", "max_connections=200", *careless):
             command += ["-c", setting]
-        with (folder / "server.log").open("wb") as log:
-            server = _run_as(command, folder, user, log.fileno())
+        with (self._folder / "server.log").open("wb") as log:
+            self._process = _run_as(command, self._folder, self._user, log.fileno())
         ready = False
         try:
-            ready = _became_ready(server, folder / "data" / "postmaster.pid")
+            ready = _became_ready(self._process, self._folder / "data" / "postmaster.pid")
         finally:
             if not ready:
-                _stop(server)
-        if ready:
-            return server, f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        if "Address already in use" not in _tail(folder / "server.log"):
-            break
-    raise ClusterError(f"The PostgreSQL server did not start: {_tail(folder / 'server.log')}")
+                self.stop(_SHUTDOWNS["immediate"])
+        return ready
 
 
 def _run_as(
@@ -179,16 +254,6 @@ def _became_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
             return True
         time.sleep(0.02)
     return False
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Immediate shutdown: nothing in the cluster is worth a checkpoint."""
-    server.send_signal(signal.SIGQUIT)
-    try:
-        server.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
 
 
 def free_port() -> int:

@@ -29,6 +29,7 @@ class FlakyProxy:
             0  # set by the test between two calls, counted down by the thread that answers
         )
         self._bytes_until_cut: int | None = None  # likewise, counted down by the thread that asks
+        self.replies_lost = 0  # how many so far
         self._silent = threading.Event()
         self._delay_s = 0.0  # set by the test, read by the threads that answer
         self._closed = threading.Event()
@@ -86,7 +87,11 @@ class FlakyProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(self._server)
+            try:
+                server = socket.create_connection(self._server)
+            except OSError:  # it is down
+                _cut(client)
+                continue
             self._sockets += [client, server]
             for target, source, sink in ((self._ask, client, server), (self._answer, server, client)):
                 thread = threading.Thread(target=target, args=(source, sink))
@@ -111,6 +116,7 @@ class FlakyProxy:
                 if self._replies_until_cut:
                     self._replies_until_cut -= 1
                     if not self._replies_until_cut:
+                        self.replies_lost += 1
                         break
                 if self._delay_s:
                     self._closed.wait(self._delay_s)
