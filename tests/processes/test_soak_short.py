@@ -11,6 +11,8 @@ from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
+from tests.soak.outages import run_outages
+from tests.soak.peers import run_peers
 from tests.soak.places import run_places, run_rate
 from tests.soak.poison import run_poison
 from tests.soak.recovery import run_recovery
@@ -24,12 +26,12 @@ both = pytest.mark.parametrize("backend", ["sqlite", "postgres"])
 Run = Callable[[Task], Row]
 
 
-def outcome(request: pytest.FixtureRequest, run: Run, backend: str, count: int) -> Row:
+def outcome(request: pytest.FixtureRequest, run: Run, backend: str, count: int, *, pace: float = 0.25) -> Row:
     """The scenario's line; all that was counted is done, or it raises."""
     url = request.getfixturevalue("postgres_url") if backend == "postgres" else None
     return run(
         Task(
-            scenario=run.__name__, backend=backend, postgres_url=url, seed=1, count=count, unit="", pace=0.25
+            scenario=run.__name__, backend=backend, postgres_url=url, seed=1, count=count, unit="", pace=pace
         )
     )
 
@@ -196,3 +198,26 @@ def test_no_firing_is_missed_or_doubled_through_kills_outages_and_changes_of_the
 
     assert row.broken == (), table([row])
     assert row.done >= 160
+
+
+@pytest.mark.fault(33)
+@pytest.mark.fault(35)
+@pytest.mark.fault(36)
+def test_every_job_runs_once_while_postgresql_restarts_ends_sessions_and_loses_replies(
+    request: pytest.FixtureRequest,
+) -> None:
+    row = outcome(request, run_outages, "postgres", 100, pace=0.03)
+
+    assert row.broken == (), table([row])
+    assert row.done == 100
+
+
+@pytest.mark.fault(5)
+@pytest.mark.fault(74)
+def test_the_jobs_of_a_server_killed_with_its_workers_run_again_wherever_its_peers_are(
+    request: pytest.FixtureRequest,
+) -> None:
+    row = outcome(request, run_peers, "postgres", 2, pace=0.1)
+
+    assert row.broken == (), table([row])
+    assert row.kills == 2

@@ -24,6 +24,14 @@ def unit(ctx: WorkerContext, busy_s: float = 0.0) -> int:
     return ctx.job.claim_seq
 
 
+@app.job()
+def doze(ctx: WorkerContext, seconds: float) -> int:
+    """Take so long without computing."""
+    with sole_run(ctx):
+        time.sleep(seconds)
+    return ctx.job.claim_seq
+
+
 @app.job(retry=RetryPolicy.fixed(0, jitter=0.0, max_attempts=3))
 def unsure(ctx: WorkerContext) -> int:
     """Fail the first time that it comes to its end, and succeed the second time."""

@@ -1,0 +1,167 @@
+"""Tests: three servers share the jobs, and one of them is killed with all its workers, again and again (C5).
+
+Two of them are in pid namespaces of their own, as on machines of their own: nobody sees their processes, so
+that their peers judge them by their silence. The third one comes back at once, and finds what it had itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+
+from qml_mp.core.job import Job
+from qml_mp.core.server_info import server_of_worker
+from tests.processes.harness import Server, wait_until
+from tests.processes.pid_namespace import CONTAINER, need_namespaces
+from tests.soak.ground import Ground, JournalTail, descendants, environment_of, fresh_ground, pause
+from tests.soak.judge import Kills
+from tests.soak.report import Row, median_and_p99
+from tests.soak.scenario import Task, judge_ground, nothing_left
+
+_WORKERS, _FEWER_WORKERS = 4, 2
+"""Of each server; fewer in short runs."""
+_KILL_EVERY_S = 10.0
+_BEAT_S, _TIMEOUT_S = 0.5, 4.0
+_AT_ONCE_S, _LATE_S = 1.0, 1.0
+_LONGEST_S = 60.0
+_SETTINGS = environment_of(
+    {
+        "heartbeat_interval": _BEAT_S, "dead_server_timeout": _TIMEOUT_S, "max_crashes": 1, "max_retries": 0,
+        "shutdown_timeout": 20,
+    }
+)  # fmt: skip
+_NAMES = ("here", "there", "elsewhere")
+
+
+@dataclass(kw_only=True, eq=False)
+class _Fleet:
+    """The three of them, and how soon what the killed had in hand ran again."""
+
+    ground: Ground
+    tail: JournalTail
+    workers: int
+    servers: dict[str, Server] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
+    kills: Kills = field(default_factory=Kills)
+    again_ms: dict[str, list[float]] = field(default_factory=lambda: {"by itself": [], "by its peers": []})
+    """From the kill to the second start, for each job."""
+
+    def start(self, name: str) -> None:
+        server = self.ground.server("-w", str(self.workers), "--server-name", name, **_SETTINGS)
+        server.prefix = () if name == "here" else CONTAINER
+        self.servers[name] = server.start(ready=None)
+
+    def is_whole(self) -> bool:
+        """Whether all their workers are there, and those of no other."""
+        return len(self.ground.storage.list_workers()) == self.workers * len(_NAMES)
+
+    def top_up(self) -> None:
+        """As many jobs as there should be at a time: half of the workers are free for those of the killed."""
+        rng = self.ground.rng
+        missing = self.workers * len(_NAMES) // 2 - self.ground.audit.unfinished()
+        self.ids += self.ground.storage.enqueue_many(
+            Job.new("doze", {"seconds": round(rng.uniform(1, 4), 2)}) for _ in range(missing)
+        )
+
+    def in_hand(self, name: str) -> dict[str, int]:
+        """The jobs that workers of the server of this name have, and the numbers of the claims."""
+        own = {row.id for row in self.ground.storage.list_servers() if row.name == name}
+        claims = self.ground.storage.claims()
+        self.kills.workers |= {one.id for one in self.ground.storage.list_workers() if one.server_id in own}
+        return {
+            claim.job.id: claim.job.claim_seq
+            for claim in claims
+            if server_of_worker(claim.worker_id) in own
+            and self.tail.start_of(claim.job.id, claim.job.claim_seq) is not None
+        }
+
+
+def run_peers(task: Task) -> Row:
+    """Kills, each on a fleet that is whole and has jobs in hand."""
+    need_namespaces()
+    with fresh_ground("postgres", task.postgres_url, seed=task.seed) as ground:
+        workers = _WORKERS if task.pace >= 1 else _FEWER_WORKERS
+        fleet = _Fleet(ground=ground, tail=JournalTail(ground), workers=workers)
+        for name in _NAMES:
+            fleet.start(name)
+        for number in task.turns(task.count):
+            _kill_once(fleet, _NAMES[number % len(_NAMES)], every_s=_KILL_EVERY_S * task.pace)
+            fleet.kills.count += 1
+        wait_until(lambda: not ground.audit.unfinished(), within_s=_LONGEST_S, what="the end of all jobs")
+        broken = [f"{name} exited with {code}" for name in _NAMES if (code := _stop(fleet.servers[name]))]
+        findings = judge_ground(ground, expected=fleet.ids, kills=fleet.kills)
+        return task.row(
+            done=fleet.kills.count, findings=findings, kills=fleet.kills.count,
+            figures=f"{len(fleet.ids)} jobs, " + ", ".join(
+                median_and_p99(f"again {who}", values) for who, values in fleet.again_ms.items()
+            ),
+            broken=(*broken, *nothing_left(ground)), missed=_missed(fleet),
+        )  # fmt: skip
+
+
+def _kill_once(fleet: _Fleet, name: str, *, every_s: float) -> None:
+    began = time.monotonic()
+    wait_until(
+        fleet.is_whole, within_s=_LONGEST_S, what=f"three servers; {fleet.servers[name].log()[-3000:]}"
+    )
+    pause(2 * _BEAT_S if name == "here" else _TIMEOUT_S)  # a peer judges once it has been heard for as long
+    taken: dict[str, int] = {}
+    while not taken:
+        fleet.top_up()
+        pause(0.2)
+        taken = fleet.in_hand(name)
+    killed_ns = _kill(fleet.servers[name])
+    if name == "here":
+        fleet.start(name)
+    who = "by itself" if name == "here" else "by its peers"
+    for job_id, claim_seq in taken.items():
+        line = wait_until(
+            lambda job_id=job_id, seq=claim_seq: _later_start(fleet, job_id, seq),  # type: ignore[misc]
+            within_s=_LONGEST_S,
+            what=f"another run of {job_id}; {fleet.servers['here'].log()[-3000:]}",
+        )
+        fleet.again_ms[who].append((line - killed_ns) / 1e6)
+    if name != "here":
+        fleet.start(name)
+    while time.monotonic() < began + every_s:
+        fleet.top_up()
+        pause(0.2)
+
+
+def _later_start(fleet: _Fleet, job_id: str, claim_seq: int) -> int | None:
+    line = fleet.tail.start_of(job_id)
+    return line.at_ns if line is not None and line.claim_seq > claim_seq else None
+
+
+def _kill(server: Server) -> int:
+    """SIGKILL to all its processes at once; the instant."""
+    assert server.process is not None
+    pids = [server.pid, *descendants(server.pid)]
+    killed_ns = time.monotonic_ns()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+    return killed_ns
+
+
+def _stop(server: Server) -> int:
+    """SIGTERM to the supervisor itself; 0 when it stopped well, as far as that is told."""
+    if not server.prefix:
+        return server.stop()
+    (supervisor,) = descendants(server.pid)[:1]
+    os.kill(supervisor, signal.SIGTERM)
+    return server.wait()
+
+
+def _missed(fleet: _Fleet) -> tuple[str, ...]:
+    most_ms = {"by itself": 1000 * _AT_ONCE_S, "by its peers": 1000 * (_TIMEOUT_S + _LATE_S)}
+    return tuple(
+        f"{who}: again after {value:.0f} ms, wanted {most_ms[who]:.0f} ms"
+        for who, values in fleet.again_ms.items()
+        for value in values
+        if value > most_ms[who]
+    )
