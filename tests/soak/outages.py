@@ -100,8 +100,8 @@ def run_outages(task: Task) -> Row:
             _lose_replies(trial, proxy, lost)
         if task.pace >= _LEAST_FROZEN:
             _freeze(trial, _FREEZE_S * task.pace)
-        ground.audit = Audit(ground.url)  # the one before has lost its connection
-        findings = judge_ground(ground, expected=trial.ids, kills=trial.kills, failures=trial.failures)
+        with contextlib.closing(Audit(ground.url)) as ground.audit:  # the one before has lost its connection
+            findings = judge_ground(ground, expected=trial.ids, kills=trial.kills, failures=trial.failures)
         return task.row(
             done=len(trial.ids) - restarts, findings=findings, figures=_figures(trial),
             broken=(*trial.broken, *nothing_left(ground)), missed=_missed(trial),
@@ -162,9 +162,9 @@ def _terminate(trial: _Trial, count: int) -> None:
 def _lose_replies(trial: _Trial, proxy: FlakyProxy, count: int) -> None:
     """Of commits: a worker that has jobs says nothing else."""
     for _ in range(count):
-        trial.enqueue_share()
         before = proxy.replies_lost
         proxy.lose_reply(trial.ground.rng.randint(1, 4))
+        trial.enqueue_share()
         wait_until(lambda before=before: proxy.replies_lost > before, within_s=_LONGEST_S)  # type: ignore[misc]
         trial.done["replies lost"] += 1
 
