@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
+from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.errors import StorageUnavailable
@@ -151,9 +152,14 @@ class ServerRegistry(Part):
             return None
         return Renewed(epoch=row["epoch"], claims=tuple(self._claims_of(held.rows())))
 
-    def deregister_worker(self, worker_id: str) -> None:
-        """Delete the row; harmless when there is none."""
-        self._db.write("deregistering a worker", self._db.queries.registry.remove_worker, {"id": worker_id})
+    def deregister_worker(self, worker_id: str) -> list[Claim]:
+        """Delete the row, after which the worker claims nothing more; the claims that it holds. Harmless when
+        there is no row."""
+        with self._db.transaction("deregistering a worker") as transaction:
+            transaction.run(self._db.queries.registry.remove_worker, {"id": worker_id})
+            # A query of its own, so that it sees the claim for which the first one has waited.
+            held = transaction.run(self._db.queries.claims.of_worker, {"worker_id": worker_id})
+        return self._claims_of(held.rows())
 
     def list_workers(self) -> list[WorkerInfo]:
         """All rows, by server and number."""

@@ -48,8 +48,7 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     when not all of it could be written.
     """
     failpoints.hit("settle.before")
-    storage.deregister_worker(death.worker_id)
-    claims = storage.claims_of_worker(death.worker_id)
+    claims = storage.deregister_worker(death.worker_id)
     in_hand = _in_hand(death, claims)
 
     def finish(claim: Claim) -> None:
