@@ -54,9 +54,16 @@ class _Fleet:
         server.prefix = () if name == "here" else CONTAINER
         self.servers[name] = server.start(ready=None)
 
-    def is_whole(self) -> bool:
-        """Whether all their workers are there, and those of no other."""
-        return len(self.ground.storage.list_workers()) == self.workers * len(_NAMES)
+    def wait_until_whole(self) -> None:
+        """Until all their workers are there, and those of no other."""
+        with contextlib.suppress(AssertionError):  # what there is instead is told
+            wait_until(lambda: self._count() == self.workers * len(_NAMES), within_s=_LONGEST_S)
+            return
+        workers = [one.id for one in self.ground.storage.list_workers()]
+        raise AssertionError(f"the fleet is not whole: {workers}; {self.servers['here'].log()[-3000:]}")
+
+    def _count(self) -> int:
+        return len(self.ground.storage.list_workers())
 
     def top_up(self) -> None:
         """As many jobs as there should be at a time: half of the workers are free for those of the killed."""
@@ -104,9 +111,7 @@ def run_peers(task: Task) -> Row:
 
 def _kill_once(fleet: _Fleet, name: str, *, every_s: float) -> None:
     began = time.monotonic()
-    wait_until(
-        fleet.is_whole, within_s=_LONGEST_S, what=f"three servers; {fleet.servers[name].log()[-3000:]}"
-    )
+    fleet.wait_until_whole()
     pause(2 * _BEAT_S if name == "here" else _TIMEOUT_S)  # a peer judges once it has been heard for as long
     taken: dict[str, int] = {}
     while not taken:
