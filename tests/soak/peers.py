@@ -97,6 +97,7 @@ def run_peers(task: Task) -> Row:
         for number in task.turns(task.count):
             _kill_once(fleet, _NAMES[number % len(_NAMES)], every_s=_KILL_EVERY_S * task.pace)
             fleet.kills.count += 1
+        fleet.wait_until_whole()  # process 1 of a pid namespace takes no SIGTERM before it has a handler
         wait_until(lambda: not ground.audit.unfinished(), within_s=_LONGEST_S, what="the end of all jobs")
         broken = [f"{name} exited with {code}" for name in _NAMES if (code := _stop(fleet.servers[name]))]
         findings = judge_ground(ground, expected=fleet.ids, kills=fleet.kills)
