@@ -18,6 +18,7 @@ from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_f
 from tests.processes.journal import Line
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 from tests.soak.ground import descendants
+from tests.storage.flaky_proxy import FlakyProxy
 
 MakeServer = Callable[..., Server]
 Pair = tuple[Server, Server]
@@ -159,3 +160,34 @@ def test_a_server_of_another_host_that_was_stopped_has_its_late_finish_refused_a
     wait_until(lambda: is_gone(others[-1]), what="the end of its worker")
     kill_container(frozen)
     assert other.stop() == 0
+
+
+@across_machines
+@pytest.mark.fault(34)
+@pytest.mark.fault(37)
+def test_a_server_of_another_host_that_was_cut_off_runs_its_job_to_the_end_and_is_refused(
+    pair: Pair, storage: Storage, postgres_url: str, tmp_path: Path
+) -> None:
+    need_namespaces()
+    cut_off, other = pair
+    cut_off.prefix = CONTAINER
+    with FlakyProxy.before(postgres_url) as proxy:
+        cut_off.url = proxy.through(cut_off.url)
+        cut_off.start(ready=None)
+        job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+        run_of(cut_off)
+        (row,) = storage.list_servers()
+        other.start()
+
+        proxy.go_silent()
+        assert run_of(other).claim_seq == 2
+        (tmp_path / "gate").touch()
+        job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+        run_of(cut_off, what="end")
+        proxy.speak()
+
+        assert (job.claim_seq, job.failures, job.crashes) == (2, 0, 0)
+        assert_goes_on_as_another(cut_off, storage, was=row.id)
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 2
+        kill_container(cut_off)
+        assert other.stop() == 0

@@ -16,7 +16,7 @@ class FlakyProxy:
 
     `lose_reply(n)`: when the server says something for the n-th time from now, the connection is
     cut instead of passing it on. `lose_question(n)`: it is cut once the client has said more than so many
-    bytes from now. `go_silent`: answers are no longer passed on, and nothing is cut.
+    bytes from now. `go_silent`: answers are no longer passed on, and nothing is cut, until `speak`.
     `slow_down(s)`: each answer is passed on so much later.
     """
 
@@ -55,6 +55,11 @@ class FlakyProxy:
 
     def go_silent(self) -> None:
         self._silent.set()
+
+    def speak(self) -> None:
+        """No more silence; the connections from before are cut, since part of what was said is lost."""
+        self.cut()
+        self._silent.clear()
 
     def cut(self) -> None:
         """Cut every connection that there is; others may be made."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from tests.processes.harness import wait_until
 from tests.storage.claimer import FETCH, register
 from tests.storage.flaky_proxy import FlakyProxy
 from tests.storage.helpers import (
@@ -273,6 +276,49 @@ def test_a_table_that_stays_locked_is_unavailable_and_the_storage_goes_on_after(
             storage.fetch_and_lock_job(fetch("default"))
 
     assert storage.fetch_and_lock_job(fetch("default")) is not None
+
+
+@pytest.mark.fault(40)
+def test_a_deadlock_costs_one_try_and_charges_nothing(
+    postgres_url: str, storage: Storage, admin: psycopg.Connection
+) -> None:
+    register(storage)
+    ids = storage.enqueue_many(Job.new("work", n) for n in range(2))
+    claims = [storage.fetch_and_lock_job(FETCH) for _ in ids]
+    finished = [(claim, Retry(error=NO, delay=HOUR)) for claim in claims if claim is not None]
+    first, second = sorted(ids)
+    lock = f"SELECT FROM {SCHEMA}.jobs WHERE id = %s FOR UPDATE"
+
+    def finish() -> bool:
+        """False: it was the victim, and nothing of it is written."""
+        with closing(open_storage(in_schema(postgres_url, SCHEMA))) as patient:
+            try:
+                done = patient.exchange(finished, fetch=None, limit=0, retention=KEEP).finished
+            except StorageUnavailable as error:
+                if "deadlock" not in str(error):
+                    raise
+                return False
+            return all(each.accepted for each in done)
+
+    with ThreadPoolExecutor(1) as pool:
+        with contextlib.suppress(psycopg.errors.DeadlockDetected), admin.transaction():
+            admin.execute(lock, [second])
+            trying = pool.submit(finish)  # locks the first one, and waits for the second
+            wait_until(lambda: is_locked(admin, first), what="the lock of the first row")
+            admin.execute(lock, [first])
+        was_written = trying.result(timeout=20)
+
+    assert was_written or finish()
+    for job_id in ids:
+        assert present(storage, job_id).failures == 1
+        assert len(storage.attempts(job_id)) == 1
+
+
+def is_locked(admin: psycopg.Connection, job_id: str) -> bool:
+    """Whether another session has the row."""
+    query = f"SELECT FROM {SCHEMA}.jobs WHERE id = %s FOR UPDATE SKIP LOCKED"
+    with closing(psycopg.connect(admin.info.dsn, autocommit=True)) as other:
+        return other.execute(query, [job_id]).fetchone() is None
 
 
 def test_a_role_without_rights_is_told_so(

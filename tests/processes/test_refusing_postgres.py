@@ -1,0 +1,104 @@
+"""Tests: a server whose PostgreSQL lets nobody in, or lets nobody write, for a while."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.processes.harness import Server, enqueue, state_of, wait_for_state, wait_until
+
+APP = "tests.processes.apps_storage_faults:app"
+END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{role}'"
+
+pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """One that the server logs in as, and that does not own the tables."""
+
+    name: str
+    admin: psycopg.Connection[Any]
+
+    def run(self, statement: str) -> None:
+        """SQL about it; `{role}` stands for its name."""
+        self.admin.execute(statement.format(role=self.name).encode())
+
+
+@pytest.fixture
+def role(postgres_url: str, storage: Storage) -> Iterator[Role]:
+    storage.migrate()
+    schema = storage.url.rpartition("schema=")[2]
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        made = Role(name=f"role_{uuid.uuid4().hex[:8]}", admin=admin)
+        made.run("CREATE ROLE {role} LOGIN")
+        made.run(f"GRANT USAGE ON SCHEMA {schema} TO {{role}}")
+        made.run(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {{role}}")
+        yield made
+        made.run(END_SESSIONS)
+        made.run("DROP OWNED BY {role}")
+        made.run("DROP ROLE {role}")
+
+
+def starts(one: Server) -> list[str]:
+    return [line.job_id for line in one.journal() if line.what == "start"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "said"),
+    [
+        pytest.param(
+            "ALTER ROLE {role} CONNECTION LIMIT 0", "ALTER ROLE {role} CONNECTION LIMIT -1",
+            "too many connections", marks=pytest.mark.fault(39), id="no connection is left",
+        ),
+        pytest.param(
+            "ALTER ROLE {role} SET default_transaction_read_only = on",
+            "ALTER ROLE {role} RESET default_transaction_read_only",
+            "read-only transaction", marks=pytest.mark.fault(41), id="read-only",
+        ),
+    ],
+)  # fmt: skip
+def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no_worker_exits(
+    server: Callable[..., Server],
+    storage: Storage,
+    role: Role,
+    tmp_path: Path,
+    begin: str,
+    end: str,
+    said: str,
+) -> None:
+    one = server("-v", "-w", "2", app=APP)
+    place = urlsplit(one.url)
+    one.url = place._replace(netloc=f"{role.name}@{place.hostname}:{place.port}").geturl()
+    one.start(ready=2)
+    workers = one.worker_pids()
+    running_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(one.journal, what=one.log())
+
+    role.run(begin)
+    role.run(END_SESSIONS)
+    (tmp_path / "gate").touch()
+    ids = [enqueue(storage, "plain") for _ in range(5)]
+    wait_until(lambda: one.log().count("Cannot write an outcome") >= 3, what=one.log())
+    meanwhile = starts(one), state_of(storage, running_id)
+
+    role.run(end)
+
+    assert meanwhile == ([running_id], StateName.PROCESSING)
+    assert said in one.log()
+    for job_id in (running_id, *ids):
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert sorted(starts(one)) == sorted([running_id, *ids])
+    assert one.worker_pids() == workers
+    assert "stopped (pid" not in one.log()
+    assert one.stop() == 0
+    assert storage.list_servers() == []
