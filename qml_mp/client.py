@@ -61,13 +61,17 @@ class JobClient:
         """Commit the job, or write it within the caller's transaction when `conn` is given."""
         if conn is not None:
             return self.enqueue_many([job], conn=conn)[0]
-        return self.handle(self.storage.enqueue(job))
+        job_id = self.storage.enqueue(job)
+        return JobHandle(job_id, storage=self.storage, retention=self._retention, is_new=job_id == job.id)
 
     def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
         """All of the jobs or, on any error, none."""
-        storage = self.storage
-        ids = storage.enqueue_many(jobs) if conn is None else storage.enqueue_in(conn, jobs)
-        return [JobHandle(job_id, storage=storage, retention=self._retention) for job_id in ids]
+        storage, given = self.storage, list(jobs)
+        ids = storage.enqueue_many(given) if conn is None else storage.enqueue_in(conn, given)
+        return [
+            JobHandle(job_id, storage=storage, retention=self._retention, is_new=job_id == job.id)
+            for job_id, job in zip(ids, given, strict=True)
+        ]
 
     async def aenqueue(self, job: Job, *, conn: object | None = None) -> JobHandle:
         """`enqueue` without blocking the event loop, save with `conn`: a connection stays in its thread."""
@@ -99,11 +103,21 @@ class JobHandle:
     """Reads the job's row anew each time it is asked. Raises `JobNotFound` once the row is gone,
     and `StorageUnavailable` when the storage cannot be asked now."""
 
-    __slots__ = ("_retention", "_storage", "id")
+    __slots__ = ("_retention", "_storage", "id", "is_new")
 
-    def __init__(self, job_id: str, *, storage: Storage, retention: Retention | None = None) -> None:
-        """`retention` says how long a job that is cancelled here is kept; None: as by default."""
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        storage: Storage,
+        retention: Retention | None = None,
+        is_new: bool | None = None,
+    ) -> None:
+        """`retention` says how long a job that is cancelled here is kept; None: as by default. `is_new`:
+        whether this very job was written when it was enqueued; False: an earlier one that has its unique key
+        was kept, and the handle is that one's; None: it was not enqueued here."""
         self.id = job_id
+        self.is_new = is_new
         self._storage = storage
         self._retention = retention or BY_DEFAULT
 

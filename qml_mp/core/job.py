@@ -47,6 +47,9 @@ class Job:
     max_crashes: int | None = None
     timeout: timedelta | None = None
     unique_key: str | None = None
+    unique_for: timedelta | None = None
+    """How the row is written, as the next one; a job that is read back has neither."""
+    on_conflict: str = "keep"
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
 
     expires_at: datetime | None = None
@@ -94,6 +97,9 @@ class Job:
         if metadata is not None:
             values["metadata"] = metadata
         _check(method, values)
+        wishes = values.get("unique_for") is not None or values.get("on_conflict", "keep") != "keep"
+        if wishes and values.get("unique_key") is None:
+            raise InvalidJob("unique_for and on_conflict say what becomes of a unique_key; give one.")
         if metadata is not None:
             values["metadata"] = dict(metadata)  # the caller may change his own
         state = (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from qml_mp.core.payload import JsonValue, check_text, encode_json
 from qml_mp.errors import InvalidJob, about_field, shown
@@ -66,6 +66,18 @@ def _unique_key(value: str | None) -> str | None:
     return check_text(value, what="unique_key")
 
 
+def _unique_for(value: timedelta | None) -> timedelta | None:
+    if value is not None and (not isinstance(value, timedelta) or value < timedelta(milliseconds=1)):
+        raise _bad("unique_for", value, "a timedelta of at least 1ms, or None")
+    return value
+
+
+def _on_conflict(value: str) -> str:
+    if value not in ("keep", "replace"):
+        raise _bad("on_conflict", value, '"keep" or "replace"')
+    return value
+
+
 def _metadata(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     if not isinstance(value, Mapping):
         raise _bad("metadata", value, "a mapping with text as its keys")
@@ -114,6 +126,10 @@ class JobOptions(CommonOptions, total=False):
         datetime, check_at, "Run it at that time (an aware datetime, ISO 8601 in a shell).")]
     unique_key: Annotated[str | None, Option(
         str, _unique_key, "Write nothing when a job that has not ended has this key.")]
+    unique_for: Annotated[Duration | None, Option(
+        timedelta, _unique_for, "Keep the key for so long from now on, also when the job ends before.")]
+    on_conflict: Annotated[Literal["keep", "replace"], Option(
+        str, _on_conflict, '"replace" the job that has the key, unless it runs already; else "keep" it.')]
     metadata: Annotated[Mapping[str, JsonValue] | None, Option(
         dict, _metadata, "A JSON object that is kept with the job.")]
     # fmt: on

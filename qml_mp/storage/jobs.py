@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NoReturn
 
 from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
-from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, StorageUnavailable, shown
+from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, shown
 from qml_mp.storage.database import Part, Transaction, Values
 from qml_mp.storage.outcomes import release_all
-from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.row_change import STRANDED
-from qml_mp.storage.rows import Row, job_of, state_name_of, text_of
+from qml_mp.storage.rows import Row, job_of, state_name_of
 from qml_mp.storage.storable import NewRow, canonical_id, new_row, storable_reason
+from qml_mp.storage.unique import insert_unique, wishes_of
 from qml_mp.storage.values import BY_DEFAULT, CancelRequest, CancelResult, Promoted, Retention
-
-_TRIES = 5
 
 
 class JobStore(Part):
@@ -27,16 +25,21 @@ class JobStore(Part):
     def enqueue(self, job: Job) -> str:
         """Commit a new job (Enqueued or Scheduled as its state says) and return its id.
 
-        When a job that has not ended carries the same `unique_key`, nothing is written and that
-        job's id is returned. A Scheduled job whose instant has passed is stored Enqueued.
+        When a job that has not ended carries the same `unique_key`, or one that was enqueued with
+        `unique_for` holds it still, nothing is written and that job's id is returned; unless `on_conflict` is
+        "replace" and it has not begun: then that one is Deleted. A Scheduled job whose instant has passed is
+        stored Enqueued.
         """
         row = new_row(job)
-        return row.id if self._db.insert("enqueueing a job", row) else self._enqueue([row])[0]
+        if job.unique_for is None and self._db.insert("enqueueing a job", row):
+            return row.id
+        return self._enqueue([row], wishes_of([job]))[0]
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[str]:
         """`enqueue` for all in one transaction: all of them or, on any error, none. Ids in order."""
-        rows = _new_rows(jobs)  # all of the caller's code has run before anything is locked
-        return self._enqueue(rows) if rows else []
+        given = list(jobs)  # all of the caller's code has run before anything is locked
+        rows = _new_rows(given)
+        return self._enqueue(rows, wishes_of(given)) if rows else []
 
     def enqueue_in(self, connection: object, jobs: Iterable[Job]) -> list[str]:
         """`enqueue_many` inside the caller's own open transaction; commits nothing itself.
@@ -44,9 +47,10 @@ class JobStore(Part):
         `connection` is a driver connection (`sqlite3.Connection` / `psycopg.Connection`). Raises
         `ConfigurationError` when it is of another driver or belongs to another database.
         """
-        rows = _new_rows(jobs)
+        given = list(jobs)
+        rows = _new_rows(given)
         with self._db.borrowed(connection) as transaction:
-            return _insert(self._db.queries.jobs, transaction, rows)
+            return insert_unique(self._db.queries.jobs, transaction, rows, wishes_of(given))
 
     def get(self, job_id: str) -> Job | None:
         """The job, or None."""
@@ -161,9 +165,9 @@ class JobStore(Part):
     def _until_due(self, upcoming: Sequence[Row]) -> timedelta | None:
         return self._between(upcoming[0], "now", "due_at") if upcoming else None
 
-    def _enqueue(self, rows: Sequence[NewRow]) -> list[str]:
+    def _enqueue(self, rows: Sequence[NewRow], wishes: Mapping[str, Job]) -> list[str]:
         with self._db.transaction("enqueueing jobs", pipelined=False) as transaction:
-            return _insert(self._db.queries.jobs, transaction, rows)
+            return insert_unique(self._db.queries.jobs, transaction, rows, wishes)
 
     def _refuse(self, job_id: str, verb: str, hint: str) -> NoReturn:
         job = self.get(job_id)
@@ -195,35 +199,3 @@ def _new_rows(jobs: Iterable[Job]) -> list[NewRow]:
             which = f"The job at place {len(rows)}, {job.id} ({shown(job.method)}), cannot be stored"
             raise InvalidJob(f"{which}: {error}") from error
     return rows
-
-
-def _insert(queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow]) -> list[str]:
-    """Insert in the order given; for each row the id of the job that stands for it now.
-
-    That is the row's own id, or the id of the job that has not ended and carries the same key.
-    """
-    missing = transaction.insert(rows)
-    stands_for: dict[str, str] = {}
-    for _ in range(_TRIES):
-        if missing:
-            stands_for.update(_holders(queries, transaction, missing))
-            missing = [row for row in missing if row.id not in stands_for]
-        if not missing:
-            return [stands_for.get(row.id, row.id) for row in rows]
-        # The job that held a key ended between the two queries: the key is free again.
-        missing = transaction.insert(missing)
-    raise StorageUnavailable("Unique keys changed hands too quickly to enqueue; try again.")
-
-
-def _holders(
-    queries: JobQueries, transaction: Transaction, missing: Sequence[NewRow]
-) -> Iterator[tuple[str, str]]:
-    keys = [row.unique_key for row in missing if row.unique_key is not None]
-    found = transaction.run(queries.holders, {"ids": [row.id for row in missing], "keys": keys}).rows()
-    ids = {text_of(row["id"]) for row in found}
-    by_key = {text_of(row["unique_key"]): text_of(row["id"]) for row in found if row["is_live"]}
-    for row in missing:
-        if row.id in ids:
-            yield row.id, row.id
-        elif row.unique_key in by_key:
-            yield row.id, by_key[row.unique_key]

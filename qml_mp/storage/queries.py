@@ -21,6 +21,15 @@ class JobQueries:
     holders: str
     """ids, keys: the jobs with these ids, and those that have not ended and carry one of these keys; id,
     unique_key, is_live (it carries its key)."""
+    replace: str
+    """id, reason, ttl: make Deleted a job that has not begun."""
+    hold_key: str
+    """resource, owner (a job's id), ttl: have the job hold the key for so long; hits none when another does,
+    which then stays so until the transaction ends."""
+    key_holder: str
+    """resource: owner."""
+    free_key: str
+    """resource, owner: end that."""
     get: str
     """id: job."""
     delete: str

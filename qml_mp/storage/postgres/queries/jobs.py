@@ -90,6 +90,21 @@ JOBS: Final = JobQueries(
         WHERE unique_key = ANY(%(keys)s::text[])
           AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
     """,
+    replace="""
+        UPDATE {s}.jobs
+        SET state = 'deleted', reason = %(reason)s, finished_at = now(),
+            expires_at = now() + %(ttl)s::interval, run_at = NULL
+        WHERE id = %(id)s AND state IN ('enqueued', 'scheduled', 'awaiting_retry')
+    """,
+    hold_key="""
+        INSERT INTO {s}.locks AS held (resource, owner, expires_at)
+        VALUES (%(resource)s, %(owner)s, now() + %(ttl)s::interval)
+        ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+        -- A row that does not meet this is locked all the same.
+        WHERE held.owner = excluded.owner OR held.expires_at <= now()
+    """,
+    key_holder="SELECT owner FROM {s}.locks WHERE resource = %(resource)s",
+    free_key="DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s",
     get=f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.id = %(id)s",
     delete=f"""
         UPDATE {{s}}.jobs AS j

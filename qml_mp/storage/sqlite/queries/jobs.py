@@ -40,6 +40,19 @@ JOBS: Final = JobQueries(
         WHERE unique_key IN (SELECT value FROM json_each(:keys)) AND unique_key IS NOT NULL
           AND state NOT IN ('succeeded', 'failed', 'deleted')
     """,
+    replace="""
+        UPDATE main.qml_jobs
+        SET state = 'deleted', finished_at = :now, expires_at = :now + :ttl, reason = :reason, run_at = NULL
+        WHERE id = :id AND state IN ('enqueued', 'scheduled', 'awaiting_retry')
+    """,
+    hold_key="""
+        INSERT INTO main.qml_locks AS held (resource, owner, expires_at)
+        VALUES (:resource, :owner, :now + :ttl)
+        ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+        WHERE held.owner = excluded.owner OR held.expires_at <= :now
+    """,
+    key_holder="SELECT owner FROM main.qml_locks WHERE resource = :resource",
+    free_key="DELETE FROM main.qml_locks WHERE resource = :resource AND owner = :owner",
     get=f"SELECT {JOB} FROM qml_jobs WHERE id = :id",
     delete=f"""
         UPDATE qml_jobs

@@ -1,0 +1,125 @@
+"""Every process: new jobs written, and what becomes of those whose unique key another job has.
+
+A job that has not ended has its key by an index of the table. One that was enqueued with `unique_for` holds
+it by a row of the named locks too, which outlives its end, and of which only who asks for a period knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.database import Transaction
+from qml_mp.storage.queries import JobQueries
+from qml_mp.storage.rows import text_of
+from qml_mp.storage.storable import NewRow
+from qml_mp.storage.values import BY_DEFAULT
+
+_TRIES = 5
+_UNTIL_THE_END = timedelta(minutes=1)
+_RESOURCE = "qml-mp:unique:"
+"""Before the key; no lock of a user begins so."""
+
+
+def wishes_of(jobs: Iterable[Job]) -> dict[str, Job]:
+    """By id, those that want more of their key than that no other job has it."""
+    return {
+        job.id: job
+        for job in jobs
+        if job.unique_key is not None and (job.unique_for is not None or job.on_conflict == "replace")
+    }
+
+
+def insert_unique(
+    queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow], wishes: Mapping[str, Job]
+) -> list[str]:
+    """Insert in the order given; for each row the id of the job that stands for it now.
+
+    That is the row's own id, or the id of the job that has its key: one that has not ended, or whose period
+    has not.
+    """
+    stands_for = dict(_held_by_others(queries, transaction, wishes)) if wishes else {}
+    wanted = [row for row in rows if row.id not in stands_for]
+    missing = transaction.insert(wanted) if wanted else ()
+    for _ in range(_TRIES):
+        if missing:
+            holders = dict(_holders(queries, transaction, missing))
+            stands_for.update(
+                (row_id, holder)
+                for row_id, holder in holders.items()
+                if row_id == holder or _keeps(queries, transaction, wishes.get(row_id), holder)
+            )
+            missing = [row for row in missing if row.id not in stands_for]
+        if not missing:
+            ids = [stands_for.get(row.id, row.id) for row in rows]
+            _free_unused(queries, transaction, wishes, stands_for)
+            return ids
+        # The job that held a key ended between the two queries, or was replaced: the key is free again.
+        missing = transaction.insert(missing)
+    raise StorageUnavailable("Unique keys changed hands too quickly to enqueue; try again.")
+
+
+def _held_by_others(
+    queries: JobQueries, transaction: Transaction, wishes: Mapping[str, Job]
+) -> Iterator[tuple[str, str]]:
+    """Take the keys of those that want one for a period; which of them has to give way, and to what job."""
+    # In one order, as two that enqueue the same keys would wait for each other.
+    for job in sorted(wishes.values(), key=lambda job: job.unique_key or ""):
+        # Who only replaces holds it until the end of the transaction, so that they come one after the other.
+        ttl = _UNTIL_THE_END if job.unique_for is None else job.unique_for
+        values = {"resource": f"{_RESOURCE}{job.unique_key}", "owner": job.id, "ttl": ttl}
+        if transaction.run(queries.hold_key, values).count == 1 or job.unique_for is None:
+            continue
+        row = transaction.run(queries.key_holder, values).first()
+        holder = None if row is None else text_of(row["owner"])
+        if holder is not None and not _replaces(queries, transaction, job, holder):
+            yield job.id, holder
+        elif holder is not None:
+            transaction.run(queries.free_key, {**values, "owner": holder})
+            transaction.run(queries.hold_key, values)
+
+
+def _keeps(queries: JobQueries, transaction: Transaction, job: Job | None, holder: str) -> bool:
+    """Whether a job that has its key stands for this one: it has not made place, and has not ended
+    meanwhile."""
+    if job is None or job.on_conflict != "replace":
+        return True
+    if _replaces(queries, transaction, job, holder):
+        return False
+    row = transaction.run(queries.get, {"id": holder}).first()
+    return row is not None and row["state"] == StateName.PROCESSING
+
+
+def _replaces(queries: JobQueries, transaction: Transaction, job: Job, holder: str) -> bool:
+    """Whether the holder of its key has made place for this job."""
+    if job.on_conflict != "replace":
+        return False
+    change = {"id": holder, "reason": f"replaced by job {job.id}", "ttl": BY_DEFAULT.succeeded_ttl}
+    return transaction.run(queries.replace, change).count == 1
+
+
+def _free_unused(
+    queries: JobQueries, transaction: Transaction, wishes: Mapping[str, Job], stands_for: Mapping[str, str]
+) -> None:
+    """A job that was not written, or has asked for no period, holds no key."""
+    for job in wishes.values():
+        if job.unique_for is None or stands_for.get(job.id, job.id) != job.id:
+            which = {"resource": f"{_RESOURCE}{job.unique_key}", "owner": job.id}
+            transaction.run(queries.free_key, which)
+
+
+def _holders(
+    queries: JobQueries, transaction: Transaction, missing: Sequence[NewRow]
+) -> Iterator[tuple[str, str]]:
+    keys = [row.unique_key for row in missing if row.unique_key is not None]
+    found = transaction.run(queries.holders, {"ids": [row.id for row in missing], "keys": keys}).rows()
+    ids = {text_of(row["id"]) for row in found}
+    by_key = {text_of(row["unique_key"]): text_of(row["id"]) for row in found if row["is_live"]}
+    for row in missing:
+        if row.id in ids:
+            yield row.id, row.id
+        elif row.unique_key in by_key:
+            yield row.id, by_key[row.unique_key]
