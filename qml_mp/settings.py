@@ -70,10 +70,11 @@ class ServerConfig:
     """Queues served; empty means all. Unless it is set, `qml-mp start` serves those that the app declares."""
     auto_start: Annotated[bool, Switch()] = True
     """Whether `with BackgroundJobServer(...)` starts the server by itself."""
-    fetch_batch_size: Annotated[int, Count(1, 1000)] = 10
+    fetch_batch_size: Annotated[int, Count(1, 1000)] = 100
     """Most jobs that a worker claims at a time (100 at most), and most due jobs that the scheduler promotes
-    in one statement. A worker claims one at first, and more while jobs prove short: 50 ms of work. What it
-    has not begun goes to others when a job takes longer, and costs no budget when it dies."""
+    in one statement. A worker claims one at first, and more while jobs prove short: 50 ms of work, and 4
+    MiB of payloads. What it has not begun goes to others when a job takes longer, and costs no budget when
+    it dies."""
     enable_scheduler: Annotated[bool, Switch()] = True
     scheduler_poll_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=30)
     """Upper bound between two looks for due jobs; the next due instant is known and met."""

@@ -24,6 +24,8 @@ class Held:
         self._need_no_ticket: set[bytes] = set()
         """The keys of those that may begin as they are, packed as tickets are."""
         self._held_at = 0.0
+        self.payload_chars = 0.0
+        """How long a payload was as text of those that came last."""
         self.taken: set[ClaimKey] = set()
         """What the supervisor has taken to give it back. Until it has, storage still says that these are this
         worker's. Emptied by `Claims`."""
@@ -54,6 +56,7 @@ class Held:
             return
         failpoints.hit("claims.committed")
         self._held_at = time.monotonic()
+        self.payload_chars = sum(claim.payload_chars for claim in claims) / len(claims)
         self._claims.extend(claims)
         first = 1 if begins else 0
         behind = first + self._tickets.write([claim.key for claim in claims[first:]])

@@ -97,7 +97,7 @@ class WorkerLoop:
         try:
             self._claims.register()
             self._display.fetching()
-            self._claims.fetch(limit=self._estimates.next_limit())
+            self._claims.fetch(limit=self._estimates.next_limit(payload_chars=self._held.payload_chars))
             self._own_time.begin()
         except StorageError as error:
             self._commands.wait(self._claims.tries.failed("Cannot claim a job", error))
@@ -142,4 +142,6 @@ class WorkerLoop:
 
     def _next_limit(self) -> int:
         """How many to claim with the outcomes; 0: none."""
-        return self._estimates.next_limit() if self._claims.can_ask and not self._has_to_stop() else 0
+        if not self._claims.can_ask or self._has_to_stop():
+            return 0
+        return self._estimates.next_limit(payload_chars=self._held.payload_chars)

@@ -227,6 +227,8 @@ class Claim:
     job: Job
     worker_id: str
     server_id: str
+    payload_chars: int = 0
+    """How long the payload is as text; 0: not known."""
     _key: ClaimKey | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

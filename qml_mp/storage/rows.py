@@ -70,8 +70,13 @@ def job_of(row: Row, instant: ToInstant) -> Job:
 
 def claim_of(row: Row, instant: ToInstant) -> Claim:
     """The claim of a row that is Processing."""
-    state = _processing(row, instant)
-    return Claim(job=_job(row, instant, state), worker_id=state.worker_id, server_id=state.server_name)
+    state, payload = _processing(row, instant), row["payload"]
+    return Claim(
+        job=_job(row, instant, state),
+        worker_id=state.worker_id,
+        server_id=state.server_name,
+        payload_chars=len(payload) if isinstance(payload, str | bytes) else 0,
+    )
 
 
 def _job(row: Row, instant: ToInstant, state: JobState) -> Job:

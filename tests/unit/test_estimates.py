@@ -25,6 +25,15 @@ def test_no_more_is_claimed_than_is_worth_the_time(took_s: float, most: int) -> 
     assert max(limits(Estimates(most=100), took_s=took_s, batches=20)) == most
 
 
+def test_no_more_is_claimed_than_payloads_have_room_for() -> None:
+    estimates = Estimates(most=100)
+    limits(estimates, took_s=0.0001, batches=10)
+
+    found = [estimates.next_limit(payload_chars=chars) for chars in (100, 1024 * 1024, 8 * 1024 * 1024)]
+
+    assert found == [100, 4, 1]
+
+
 def test_without_a_job_it_does_not_grow() -> None:
     estimates = Estimates(most=100)
 
@@ -39,6 +48,19 @@ def test_after_a_long_job_it_is_one_again_and_grows_anew() -> None:
 
     assert estimates.next_limit() == 1
     assert max(limits(estimates, took_s=0.0001, batches=30)) == 100
+
+
+def test_a_worker_that_has_met_a_long_job_holds_less_for_some_time() -> None:
+    estimates = Estimates(most=100)
+    before = max(limits(estimates, took_s=0.00091, batches=20))
+
+    estimates.note("long", 2.0)
+    beside = max(limits(estimates, took_s=0.00091, batches=5000))
+    for _ in range(5000):
+        estimates.note("job", 0.00091)
+    after = max(limits(estimates, took_s=0.00091, batches=20))
+
+    assert (before, beside, after) == (49, 21, 49)
 
 
 def test_each_method_has_an_estimate_of_its_own() -> None:

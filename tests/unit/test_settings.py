@@ -19,7 +19,7 @@ def test_the_defaults_are_those_of_the_reference() -> None:
     assert config.queues == ("default",)
     assert config.polling_interval == timedelta(seconds=1)
     assert config.job_timeout == timedelta(minutes=5)
-    assert config.fetch_batch_size == 10
+    assert config.fetch_batch_size == 100
     assert config.scheduler_poll_interval == timedelta(seconds=30)
     assert config.shutdown_timeout == timedelta(seconds=30)
     assert config.stale_processing_after == timedelta(minutes=5)
