@@ -170,8 +170,12 @@ class Hygiene:
             and os.umask(self._umask) == self._umask
             and os.getpgrp() == self._pid
             and _current_directory() == self._directory
-            and not any(event & select.POLLNVAL for _, event in self._poll.poll(0))
+            and not self._one_is_closed()
         )
+
+    def _one_is_closed(self) -> bool:
+        events = self._poll.poll(0)
+        return bool(events) and any(event & select.POLLNVAL for _, event in events)
 
     def _environment_is_unchanged(self) -> bool:
         return os.environ is self._environ and _raw_environment() == self._raw_environment
@@ -296,7 +300,8 @@ class StandardStreams:
             raise ValueError("sys.stdout or sys.stderr is closed")
 
     def _one_is_closed(self) -> bool:
-        return any(stream is not None and stream.closed for stream in (self._out, self._err))
+        out, err = self._out, self._err
+        return (out is not None and out.closed) or (err is not None and err.closed)
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:

@@ -92,19 +92,20 @@ class StateChanges:
         self._display = display
         self._events = events
         self._pid = os.getpid()
+        self._tells_of_claims = events.is_told_of(JobClaimed)
+        self._tells_of_successes = events.is_told_of(JobSucceeded)
 
     def claimed(self, execution: Execution) -> None:
         """The job is in hand."""
-        if self._events.is_told_of(JobClaimed):
+        if self._tells_of_claims:
             self._events.emit(claimed(execution.claim, pid=self._pid))
-        self._call(execution, execution.job, old=StateName.ENQUEUED)
+        if self._hook is not None:
+            self._call(execution, execution.job, old=StateName.ENQUEUED)
 
     def finished(self, execution: Execution, finished: Finished, *, is_told: bool) -> None:
         """The outcome is written, or was not taken. `is_told`: the supervisor had written it before, and has
         told the fact."""
-        if not is_told and (
-            finished.state is not StateName.SUCCEEDED or self._events.is_told_of(JobSucceeded)
-        ):
+        if not is_told and (finished.state is not StateName.SUCCEEDED or self._tells_of_successes):
             self._tell_of_end(execution, finished)
         job = None if self._hook is None else finished.job
         if job is not None:

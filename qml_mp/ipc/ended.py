@@ -74,14 +74,12 @@ class EndedOutcomes:
         # An item of it is one store of 8 bytes. `Struct.pack_into` is not: it writes zeros first.
         self._numbers = memoryview(memory)[at : at + _RECORDS_AT].cast("Q")
 
-    @property
-    def is_empty(self) -> bool:
-        return self._numbers[_HEAD] & _USED_MASK == 0
-
     def append(self, key: ClaimKey, outcome: Outcome) -> bool:
         """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept."""
+        is_fast = isinstance(outcome, Success) and outcome.not_stored is None
+        is_release = isinstance(outcome, Release)
         body = _encoded(outcome)
-        if not isinstance(outcome, Release):
+        if not is_release:
             self._before_newest = None
         if body is None:
             return False
@@ -91,11 +89,10 @@ class EndedOutcomes:
         if begin + size > REGION_BYTES:
             return False
         at = self._at + begin
-        is_fast = isinstance(outcome, Success) and outcome.not_stored is None
         _RECORD.pack_into(self._memory, at, len(body), is_fast, key.packed)
         self._memory[at + _RECORD.size : at + size] = body
         self._numbers[_HEAD] = head + size
-        if not isinstance(outcome, Release):
+        if not is_release:
             self._before_newest = head
         return True
 

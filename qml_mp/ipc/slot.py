@@ -128,6 +128,7 @@ class SlotWriter:
         self._memory = memory
         self._numbers = _numbers(memory)
         self._at = at
+        self._version_at = (at + _VERSION_AT) // _VERSION_BYTES
         self._version = 0
         self.jobs_done = 0
         self.used_up = False
@@ -148,7 +149,8 @@ class SlotWriter:
 
     def show_running(self, key: ClaimKey, *, since_ns: int, terms: bytes) -> None:
         """Say, with its counts, that it runs this job. `terms` are `packed_terms`, the same for many jobs."""
-        self._write(self._now(Activity.RUNNING, key, since_ns) + terms)
+        now = _NOW.pack(Activity.RUNNING, self.used_up, self.jobs_done, key.packed, since_ns)
+        self._write(now + terms)
 
     def show_finishing(self) -> None:
         """Say that the job has ended, and nothing else: one byte, of which nobody can read a half."""
@@ -168,13 +170,11 @@ class SlotWriter:
         return _NOW.pack(activity, self.used_up, self.jobs_done, packed_key(key), since_ns)
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
-        self._count_up()
-        self._memory[self._at + offset : self._at + offset + len(data)] = data
-        self._count_up()
-
-    def _count_up(self) -> None:
-        self._version += 1
-        self._numbers[(self._at + _VERSION_AT) // _VERSION_BYTES] = self._version
+        at = self._at + offset
+        self._numbers[self._version_at] = self._version + 1
+        self._memory[at : at + len(data)] = data
+        self._version += 2
+        self._numbers[self._version_at] = self._version
 
 
 def _numbers(memory: mmap.mmap) -> memoryview[int]:

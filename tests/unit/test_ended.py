@@ -71,7 +71,7 @@ def test_every_outcome_comes_back_as_it_was(told: list[Outcome]) -> None:
         assert region.append(key, outcome)
 
     assert region.read()[1] == kept
-    assert region.is_empty is (not told)
+    assert region.has_unwritten is bool(told)
 
 
 def test_what_was_emptied_is_gone_and_what_comes_next_is_kept() -> None:
@@ -158,7 +158,7 @@ def test_what_a_worker_killed_at_any_moment_has_kept_is_read_whole() -> None:
         pid = os.fork()
         if pid == 0:
             fill_for_ever(region)
-        while region.is_empty:
+        while not region.has_unwritten:
             pass
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

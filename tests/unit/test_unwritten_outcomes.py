@@ -115,7 +115,7 @@ def test_all_that_wait_are_written_at_once_with_the_next_claims(
     assert outcomes.write(limit=7)
 
     assert (list(worker.written), worker.limits) == (keys, [7])
-    assert shared.is_empty
+    assert not shared.has_unwritten
     assert not outcomes
 
 
