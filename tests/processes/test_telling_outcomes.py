@@ -79,7 +79,7 @@ def test_the_hook_gets_results_and_cancels(told: Server, storage: Storage, tmp_p
 
     done = wait_for_state(storage, enqueue(storage, "return"), StateName.SUCCEEDED)
     cancelled_id = enqueue(storage, "hang")
-    wait_until(lambda: lines_about(told, cancelled_id), what="its start")
+    wait_until(lambda: any(job["id"] == cancelled_id for _, job in rows_told(tmp_path)), what="its start")
     asked = storage.request_cancel(cancelled_id, reason="not wanted", retention=BY_DEFAULT)
     cancelled = wait_for_state(storage, cancelled_id, StateName.DELETED)
     assert told.stop() == 0
