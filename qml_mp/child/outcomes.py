@@ -56,6 +56,8 @@ class Outcomes:
         self._unwritten: list[_Unwritten] = []
         self._oldest_at = 0.0
         self._is_urgent = False
+        self._may_be_written = False
+        """Whether some were sent before, and what became of that is not known."""
 
     def __len__(self) -> int:
         return len(self._unwritten)
@@ -87,6 +89,7 @@ class Outcomes:
                 self._write(self._unwritten, limit=limit)
                 self._claims.tries.worked()
             except StorageError as error:
+                self._may_be_written = True
                 was_alone, limit = limit == 0, 0
                 if self._take_refusal(error):
                     continue
@@ -102,15 +105,17 @@ class Outcomes:
 
     def _write(self, some: Sequence[_Unwritten], *, limit: int) -> None:
         finished = self._claims.exchange([(each.execution.claim, each.outcome) for each in some], limit=limit)
-        told = self._shared.written_by_supervisor()
+        told, may_be_written = self._shared.written_by_supervisor(), self._may_be_written
         self._unwritten = (
             [] if some is self._unwritten else [one for one in self._unwritten if one not in some]
         )
         if not self._unwritten:
             self._shared.empty()
-            self._is_urgent = False
+            self._is_urgent = self._may_be_written = False
         for each, done in zip(some, finished, strict=True):
-            self._changes.finished(each.execution, done, is_told=bool(told) and each.key in told)
+            by_supervisor = done.was_written and not may_be_written  # who tells what it has written
+            is_told = by_supervisor or (bool(told) and each.key in told)
+            self._changes.finished(each.execution, done, is_told=is_told)
 
     def _write_each(self) -> bool:
         """Each by itself, since they are refused together; whether any was written."""

@@ -124,7 +124,8 @@ class Writing:
             outcome, recorded=row["recorded"], succeeded=bool(row["succeeded"])
         ):
             return lost
-        return Finished(accepted=True, state=present, row=partial(job_of, row, self._db.instant))
+        job = partial(job_of, row, self._db.instant)
+        return Finished(accepted=True, state=present, was_written=True, row=job)
 
 
 def release_all(

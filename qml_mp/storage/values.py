@@ -53,6 +53,8 @@ class Finished:
     """False: the claim was lost to somebody else, and nothing was written about the job."""
     state: StateName | None
     """The state the job is in now because of this claim; None when the claim was lost."""
+    was_written: bool = field(default=False, compare=False)
+    """It was written already: by an earlier try, or by somebody else on behalf of the same claim."""
     row: Callable[[], Job] | None = field(default=None, repr=False, compare=False)
     """Makes `job`: a tenth of an empty job's time, and mostly nobody looks at it."""
 

@@ -174,6 +174,7 @@ def test_repeating_a_finish_whose_reply_was_lost_is_harmless(storage: Storage, o
 
     assert again == first
     assert again.accepted
+    assert (first.was_written, again.was_written) == (False, True)
     assert present(storage, claim) == job
     assert storage.attempts(claim.job.id) == attempts
 

@@ -42,12 +42,15 @@ class Worker:
     pauses: int = 0
     orphaned: bool = False
     told: dict[ClaimKey, bool] = field(default_factory=dict)
+    was_written: bool = False
+    """What the storage says of each."""
 
     def exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
         self.limits.append(limit)
         self.answer(finished, limit)
         self.written.update({claim.key: outcome for claim, outcome in finished})
-        return tuple(Finished(accepted=True, state=StateName.SUCCEEDED) for _ in finished)
+        done = Finished(accepted=True, state=StateName.SUCCEEDED, was_written=self.was_written)
+        return tuple(done for _ in finished)
 
     @property
     def tries(self) -> Worker:
@@ -117,6 +120,30 @@ def test_all_that_wait_are_written_at_once_with_the_next_claims(
     assert (list(worker.written), worker.limits) == (keys, [7])
     assert not shared.has_unwritten
     assert not outcomes
+
+
+def test_what_somebody_else_has_written_in_the_same_moment_is_told_by_him(
+    outcomes: Outcomes, worker: Worker
+) -> None:
+    (key,) = add(outcomes, 1)
+    worker.was_written = True
+
+    assert outcomes.write(limit=0)
+
+    assert worker.told == {key: True}
+
+
+def test_what_was_written_by_a_try_whose_reply_was_lost_is_told(outcomes: Outcomes, worker: Worker) -> None:
+    def lose_the_reply(*_: object) -> None:
+        worker.answer, worker.was_written = lambda *_: None, True
+        raise StorageUnavailable("gone")
+
+    (key,) = add(outcomes, 1)
+    worker.answer = lose_the_reply
+
+    assert outcomes.write(limit=0)
+
+    assert (worker.pauses, worker.told) == (1, {key: False})
 
 
 def test_one_that_is_refused_fails_and_the_others_are_written_as_they_came(

@@ -67,6 +67,7 @@ class ReturnLoop(Loop):
     ) -> None:
         done = storage.exchange(outcomes, fetch=None, limit=0, retention=self._run.retention)
         for (claim, _), finished in zip(outcomes, done.finished, strict=True):
-            event = ended(claim, finished.job, pid=worker.child.pid)
+            # What the worker has written in the same moment, it tells.
+            event = None if finished.was_written else ended(claim, finished.job, pid=worker.child.pid)
             if event is not None:
                 self._run.events.emit(event)
