@@ -7,6 +7,7 @@ terminal input and its place in the terminal's process group.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import ctypes
 import gc
@@ -17,13 +18,19 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Collection
+from functools import cache
 
 _PR_SET_PDEATHSIG = 1
-_RESET = [
+# As the interpreter has them: what `signal` makes enums of, for all signals in each process, is memory that
+# a worker would not share any more.
+_ALL_SIGNALS = tuple(map(int, signal.valid_signals()))
+_RESET = tuple(
     number
-    for number in signal.valid_signals()
+    for number in _ALL_SIGNALS
     if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ)
-]
+)
+_set_handler: Callable[[int, int], object] = _signal.signal
+_set_mask: Callable[[int, Collection[int]], set[int]] = _signal.pthread_sigmask
 
 
 def prologue(
@@ -41,26 +48,38 @@ def prologue(
     signal.set_wakeup_fd(-1)
     for number in _RESET:
         with contextlib.suppress(OSError, ValueError):  # the C library keeps a few for itself
-            signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a job may print to the terminal from its own group
+            _set_handler(number, _signal.SIG_DFL)
+    _set_handler(signal.SIGINT, _signal.SIG_IGN)  # the supervisor handles Ctrl-C
+    _set_handler(signal.SIGTTOU, _signal.SIG_IGN)  # a job may print to the terminal from its own group
     if die_with_parent is not None:
         _send_sigterm_when_parent_dies(die_with_parent)
     _drop_descriptors(own_fds, keep_fds)
     random.seed()
 
 
-def unblock_signals() -> None:
-    """The last line of the prologue, when the worker's own handlers are in place."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+def block_signals() -> set[int]:
+    """All of them; which were blocked before, for `unblock_signals`."""
+    return _set_mask(_signal.SIG_BLOCK, _ALL_SIGNALS)
+
+
+def unblock_signals(blocked: Collection[int] = ()) -> None:
+    """All but those. The last line of the prologue, when the worker's own handlers are in place."""
+    _set_mask(_signal.SIG_SETMASK, blocked)
 
 
 def _send_sigterm_when_parent_dies(parent_pid: int) -> None:
     """Linux. The signal wakes a blocking call; its handler then sees the end of the pipe."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        prctl()(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != parent_pid:  # it died before the line above
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@cache
+def prctl() -> Callable[[int, int, int, int, int], int]:
+    """Looked up once, by the parent, so that its children need not. Linux."""
+    function: Callable[[int, int, int, int, int], int] = ctypes.CDLL(None).prctl
+    return function
 
 
 def _drop_descriptors(own_fds: Collection[int], keep_fds: Collection[int]) -> None:

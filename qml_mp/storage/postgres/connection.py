@@ -39,7 +39,7 @@ class PostgresConnection(ProcessConnection):
         self._link: Link | None = None
         self._is_checked = False
         """Whether the schema was seen to be the right one through this link."""
-        self._announcements = {told: notify(target.channel, told) for told in Told}
+        self._announcements = {told: notify(target.quoted_channel, told) for told in Told}
         self._announcement: Told | None = None
         """What is announced once the operation that runs is over."""
         self._left_to_parent: list[Link] = []

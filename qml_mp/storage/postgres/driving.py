@@ -6,6 +6,7 @@ nothing else to wait for than the socket; these ask the `StorageWait`.
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Generator
 from typing import Any, TypeVar
@@ -20,6 +21,26 @@ from qml_mp.storage.postgres.errors import NoReply
 from qml_mp.storage.waiting import StorageWait
 
 _T = TypeVar("_T")
+_WAIT_R, _WAIT_W = int(Wait.R), int(Wait.W)
+_READY_R, _READY_W = int(Ready.R), int(Ready.W)
+
+
+class SocketWait:
+    """`StorageWait` of a process that has nothing else to do meanwhile."""
+
+    give_up_at = float("inf")
+
+    def wait(self, fd: int, *, reading: bool, writing: bool, until: float) -> tuple[bool, bool]:
+        poller = select.poll()
+        poller.register(fd, (select.POLLIN if reading else 0) | (select.POLLOUT if writing else 0))
+        came = sum(event for _, event in poller.poll(max(0.0, until - time.monotonic()) * 1000))
+        failed = came & ~(select.POLLIN | select.POLLOUT)  # the caller's read or write raises it
+        return reading and bool(came & select.POLLIN or failed), writing and bool(
+            came & select.POLLOUT or failed
+        )
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 def drive(
@@ -38,13 +59,13 @@ def drive(
             socket, events = wanted if fd is None else (fd, wanted)
             readable, writable = waiting.wait(
                 socket,
-                reading=bool(events & Wait.R),
-                writing=bool(events & Wait.W),
+                reading=bool(events & _WAIT_R),
+                writing=bool(events & _WAIT_W),
                 until=min(deadline, waiting.give_up_at),
             )
             if not (readable or writable):
                 _check(exchange, waiting, deadline)
-            wanted = exchange.send((Ready.R if readable else 0) | (Ready.W if writable else 0))
+            wanted = exchange.send((_READY_R if readable else 0) | (_READY_W if writable else 0))
     except StopIteration as ended:
         result: _T = ended.value
         return result

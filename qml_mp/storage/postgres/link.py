@@ -10,17 +10,17 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.generators import fetch_many
 from psycopg.rows import DictRow, dict_row
 
 from qml_mp.errors import StorageUnreachable
 from qml_mp.standard_streams import occupy_standard_streams
-from qml_mp.storage.postgres.driving import connect_by_driving, drive
+from qml_mp.storage.postgres.driving import SocketWait, connect_by_driving, drive
 from qml_mp.storage.postgres.errors import NoReply, could_not_connect
 from qml_mp.storage.postgres.target import Pooler, Target, unreadable
 from qml_mp.storage.waiting import StorageWait
@@ -156,7 +156,7 @@ class Link(psycopg.Connection[DictRow]):
 def open_link(target: Target, options: LinkOptions) -> Link:
     """A fresh link in autocommit mode. Raises `StorageUnavailable`, or `ConfigurationError` for the URL."""
     try:
-        given = conninfo_to_dict(target.conninfo)
+        given = _read(target.conninfo)
     except (psycopg.Error, UnicodeError):
         raise unreadable(target.display_url) from None  # the driver's own text can quote the password
     patient = {} if options.waiting is None else {"connect_timeout": _PATIENT_CONNECT_TIMEOUT_S}
@@ -183,10 +183,13 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     return link
 
 
+@lru_cache  # for the sake of forked workers, as `parse_target` is
+def _read(conninfo: str) -> Mapping[str, Any]:
+    return conninfo_to_dict(conninfo)
+
+
 def _connect(parameters: dict[str, Any], waiting: StorageWait | None) -> Link:
-    if waiting is None:
-        return Link.connect(make_conninfo("", **parameters), autocommit=True, row_factory=dict_row)
-    link = Link(connect_by_driving(parameters, waiting), row_factory=dict_row)
+    link = Link(connect_by_driving(parameters, waiting or SocketWait()), row_factory=dict_row)
     link.waiting = waiting
     link.autocommit = True
     return link
@@ -205,20 +208,18 @@ def _set_up(link: Link, target: Target, options: LinkOptions) -> None:
         statement = _settings(settings, is_local=False)
         if target.pooler is None:
             # A pooler is told by this: it hands out process ids of its own.
-            pid = sql.Literal(link.pgconn.backend_pid)
-            statement = sql.SQL("{} WHERE pg_backend_pid() = {}").format(statement, pid)
-        is_set = link.execute(statement).fetchone() is not None
+            statement += f" WHERE pg_backend_pid() = {link.pgconn.backend_pid}"
+        is_set = link.execute(statement.encode()).fetchone() is not None
     if not is_set:
         del settings["default_transaction_isolation"]  # `begin` says it
-        link.settings = _settings(settings, is_local=True).as_bytes(None)
+        link.settings = _settings(settings, is_local=True).encode()
         link.prepare_threshold = None
 
 
-def _settings(settings: Mapping[str, str], *, is_local: bool) -> sql.Composed:
-    parts = (
-        sql.SQL("set_config({}, {}, {})").format(name, value, is_local) for name, value in settings.items()
-    )
-    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(parts))
+def _settings(settings: Mapping[str, str], *, is_local: bool) -> str:
+    """All of it is written here or a number: nothing has to be quoted."""
+    parts = (f"set_config('{name}', '{value}', {is_local})" for name, value in settings.items())
+    return f"SELECT {', '.join(parts)}"
 
 
 def _bounded(gen: Generator[Any, Any, _T], reply_deadline: float) -> Generator[Any, Any, _T]:

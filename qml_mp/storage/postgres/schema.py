@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from psycopg import sql
 from psycopg.rows import DictRow
 
 from qml_mp.storage.migrate import no_version, pending
@@ -59,7 +58,7 @@ class Schema:
     def __init__(self, target: Target) -> None:
         self.where = f"schema {target.schema!r} of {target.display_url}"
         self._target = target
-        self._quoted = sql.Identifier(target.schema)
+        self._quoted = target.quoted_schema
         self._statements: dict[str, bytes] = {}
         self._numbered: dict[str, tuple[bytes, tuple[str, ...]]] = {}
 
@@ -67,8 +66,8 @@ class Schema:
         """The statement with the quoted name of the schema for `{s}` and without comments, rendered once."""
         statement = self._statements.get(template)
         if statement is None:
-            text = " ".join(_COMMENT.sub("", template).split())
-            statement = self._statements[template] = sql.SQL(text).format(s=self._quoted).as_bytes(None)
+            text = " ".join(_COMMENT.sub("", template).split()).format(s=self._quoted)
+            statement = self._statements[template] = text.encode()
         return statement
 
     def numbered(self, template: str) -> tuple[bytes, tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import unquote
 
 from qml_mp.errors import ConfigurationError
@@ -47,7 +48,18 @@ class Target:
     pooler: Pooler | None = None
     """What the URL says of one; None: nothing, so that each connection looks for itself."""
 
+    @property
+    def quoted_schema(self) -> str:
+        """As an identifier. Its name holds no quotation mark: see `check_schema_name`."""
+        return f'"{self.schema}"'
 
+    @property
+    def quoted_channel(self) -> str:
+        """As an identifier."""
+        return f'"{self.channel}"'
+
+
+@lru_cache  # so that forked workers need not read it again: what that touches would be memory of their own
 def parse_target(url: str) -> Target:
     """Read `postgresql://user:password@host:port/database?schema=name&pooler=transaction&…`.
 

@@ -6,7 +6,7 @@ import os
 import select
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import pq
 
 from qml_mp.errors import StorageUnreachable
 from qml_mp.storage.postgres.errors import translate
@@ -28,7 +28,7 @@ class NotifyWaker:
         self._pid = os.getpid()
         self._link: Link | None = link
         try:
-            link.execute(sql.SQL("LISTEN {}").format(sql.Identifier(target.channel)))
+            link.execute(f"LISTEN {target.quoted_channel}".encode())
         except psycopg.Error as error:
             self.close()
             raise translate(error, what=_WHAT, target=target) from error

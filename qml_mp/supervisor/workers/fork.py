@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from qml_mp import failpoints, host
 from qml_mp.child.exits import WorkerExit, leave
-from qml_mp.child.prologue import prologue
+from qml_mp.child.prologue import block_signals, prctl, prologue, unblock_signals
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.errors import ConfigurationError
@@ -84,7 +84,9 @@ def fork_child(
             )
         parent_pid = os.getpid()
         _flush()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if die_with_parent and sys.platform == "linux":
+            prctl()
+        before = block_signals()
         try:
             failpoints.hit("fork.before")
             pid = os.fork()
@@ -95,7 +97,7 @@ def fork_child(
                 os.setpgid(pid, pid)
             return Child(pid=pid, pidfd=pidfd_of(pid), started_ticks=_started_ticks(pid))
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            unblock_signals(before)
 
 
 def reap(child: Child) -> ProcessFacts | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from signal import SIGKILL
 from typing import Any
 
@@ -13,7 +12,6 @@ from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import new_worker_id
 from qml_mp.events.emitter import Emitter
-from qml_mp.events.facts import WorkerReady, WorkerStarted
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import Activity, SlotTable
@@ -55,6 +53,7 @@ class WorkerPool(Part):
         """When a worker was last seen with a job in hand."""
         self._workers: dict[str, WorkerProcess] = {}
         self._spawned = 0
+        self._untold: list[WorkerProcess] = []  # started a moment ago
         self._replacing = Replacing()
         self._room = Room(clock)
         self._oom = OomWatch(clock)
@@ -141,6 +140,8 @@ class WorkerPool(Part):
             if self._replacing.next_of(self._workers) is None:
                 self._room.suffices()
         self._replace_next()
+        while self._untold:  # last: of all that is written to between two forks, each child keeps a copy
+            self._events.emit(self._untold.pop(0).started())
 
     def replace_all(self) -> None:
         """Replace the workers one by one. Each is told to finish its job and leave when its replacement
@@ -196,18 +197,9 @@ class WorkerPool(Part):
         self._spec = replace(self._spec, config=replace(self._spec.config, **changes))
 
     def _note_ready(self, worker: WorkerProcess) -> None:
-        now = self._clock.monotonic()
-        worker.note_ready(now)
+        replaces = self._replacing.predecessor_of(worker.worker_id)
         self.boots.succeeded()
-        self._events.emit(
-            WorkerReady(
-                worker_id=worker.worker_id,
-                number=worker.number,
-                pid=worker.child.pid,
-                booted_in=timedelta(seconds=now - worker.forked_at),
-                replaces=self._replacing.predecessor_of(worker.worker_id),
-            )
-        )
+        self._events.emit(worker.note_ready(self._clock.monotonic(), replaces=replaces))
 
     def _end_slow_boot(self, worker: WorkerProcess, now: float) -> None:
         limit = self._spec.config.boot_timeout
@@ -277,7 +269,7 @@ class WorkerPool(Part):
         self._workers[worker.worker_id] = worker
         if self.paused:
             worker.pause()
-        self._events.emit(WorkerStarted(worker_id=worker.worker_id, number=number, pid=worker.child.pid))
+        self._untold.append(worker)
         return worker
 
     def _free_slot(self) -> int:

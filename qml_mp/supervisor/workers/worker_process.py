@@ -6,10 +6,12 @@ import os
 import signal
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from qml_mp.child.main import WorkerArguments, worker_main
 from qml_mp.child.source import ProgramSource
 from qml_mp.core.job import ClaimKey
+from qml_mp.events.facts import WorkerReady, WorkerStarted
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.ended import EndedOutcomes, EndedTable
 from qml_mp.ipc.pipe import Kind, Message, open_pipe, send
@@ -127,8 +129,20 @@ class WorkerProcess:
     def is_busy(self) -> bool:
         return self.last.activity in _BUSY
 
-    def note_ready(self, now: float) -> None:
+    def started(self) -> WorkerStarted:
+        """The fact that it was forked."""
+        return WorkerStarted(worker_id=self.worker_id, number=self.number, pid=self.child.pid)
+
+    def note_ready(self, now: float, *, replaces: str | None = None) -> WorkerReady:
+        """It is known to have booted; the fact."""
         self.ready_at = now
+        return WorkerReady(
+            worker_id=self.worker_id,
+            number=self.number,
+            pid=self.child.pid,
+            booted_in=timedelta(seconds=now - self.forked_at),
+            replaces=replaces,
+        )
 
     @property
     def can_be_woken(self) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from psycopg import sql
-
 from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.storage.rows import JOB_COLUMNS
 
@@ -31,9 +29,9 @@ class Told(StrEnum):
     """Anything may have changed."""
 
 
-def notify(channel: str, told: Told) -> bytes:
+def notify(quoted_channel: str, told: Told) -> bytes:
     """The statement that tells the listeners."""
-    return sql.SQL("NOTIFY {}, {}").format(sql.Identifier(channel), sql.Literal(told.value)).as_bytes(None)
+    return f"NOTIFY {quoted_channel}, '{told}'".encode()
 
 
 TELL_IF_ANY: Final = f"CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '{Told.MANY}') END AS told"
