@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -266,7 +267,12 @@ def test_a_worker_that_reads_nothing_and_whose_pipe_is_full_holds_up_nobody(
 def fill_pipe_of(worker: int) -> None:
     """Put as many messages into the worker's pipe as it takes."""
     pipes = [file for file in open_files(worker).values() if file.startswith("pipe:")]
-    (number,) = (fd for fd, file in open_files(worker).items() if pipes.count(file) == 1)  # else its tickets
+    (number,) = (
+        fd
+        for fd, file in open_files(worker).items()
+        if pipes.count(file) == 1  # else its tickets
+        and os.lstat(f"/proc/{worker}/fd/{fd}").st_mode & stat.S_IRUSR  # else the bell, which it only rings
+    )
     own = os.open(f"/proc/{worker}/fd/{number}", os.O_WRONLY | os.O_NONBLOCK)
     with suppress(BlockingIOError):
         while True:
