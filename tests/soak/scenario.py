@@ -123,6 +123,13 @@ def nothing_left(ground: Ground, *, claims: bool = True) -> tuple[str, ...]:
     problems = [f"process {pid} is left" for pid in ground.leftovers()]
     if claims and ground.storage.claims():
         problems.append(f"{len(ground.storage.claims())} claims are left")
-    if claims and (ground.storage.list_servers() or ground.storage.list_workers()):
-        problems.append("registry rows are left")
+    left = [row.id for row in ground.storage.list_servers()]
+    left += [row.id for row in ground.storage.list_workers()]
+    if claims and left:
+        problems.append(f"registry rows are left: {left}; {_last_lines(ground)}")
     return tuple(problems)
+
+
+def _last_lines(ground: Ground) -> str:
+    """Of the log in which the servers of the ground write."""
+    return (ground.folder / "server.log").read_text(errors="replace")[-1000:]
