@@ -107,7 +107,7 @@ def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
         wait_until(lambda: job_id in [line.job_id for line in two.journal()], what=two.log())
 
     (tmp_path / "one" / "gate").touch()
-    wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    wait_until(lambda: storage.get(job_id) is None, what="the job's success, and its deletion at once")
 
     wait_until(lambda: "The cleanup loop works again" in two.log(), what=two.log())
     assert two.log().count("The cleanup loop failed") == 1, two.log()
