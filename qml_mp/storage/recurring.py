@@ -19,6 +19,7 @@ from qml_mp.storage.values import Fired, Followed
 
 _SAID = ("cron", "tz", "method", "payload", "queue", "misfire", "overlap", "jitter_us")
 _LOOK_AGAIN = timedelta(seconds=1)
+_MOMENT = timedelta(microseconds=1)
 
 
 class RecurringStore(Part):
@@ -200,7 +201,8 @@ class RecurringStore(Part):
         is_free = template.overlap == "allow" or not self._has_unfinished(transaction, template)
         for firing in [*waiting, *firings]:
             if is_free:
-                job = _job_of(row, template, now=now, firing=firing)
+                # Made one after the other, because jobs are claimed in the order of their making.
+                job = _job_of(row, template, now=now + len(made) * _MOMENT, firing=firing)
                 made += [job] if _insert(transaction, template, job, firing) else []
                 is_free = template.overlap == "allow" or not made
                 waiting = []
