@@ -14,7 +14,7 @@ from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
 from qml_mp.storage.database import NO_VALUES, Part, Values
 from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
-from qml_mp.storage.queries import ChoiceQueries, TakeQueries
+from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
 from qml_mp.storage.row_change import unclaimable
 from qml_mp.storage.rows import Row, claim_of
 from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
@@ -294,7 +294,7 @@ class JobLocker(Part):
     def _claimed(self, rows: Sequence[Row]) -> tuple[Claim, ...]:
         """The best first."""
         if rows and not self._db.has_one_writer:
-            self._is_limited = bool(rows[0]["limited"])
+            self._is_limited = rows[0]["kinds"] == UNDER_LIMITS
         claims = self._claims_of(row for row in rows if row["id"] is not None)
         return tuple(sorted(claims, key=_order_of_claims) if len(claims) > 1 else claims)
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from qml_mp.core.state import StateName
 
+UNDER_LIMITS = -1
+"""In the place of how many kinds wait: there are limits, and nothing was claimed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobQueries:
@@ -68,7 +71,8 @@ class TakeQueries:
     claim: str
     """worker_id, server_id, registered, epoch: hand them out, if the worker's row has this epoch or the
     worker is not `registered`, and there are no limits; job, in no order. Where there are several writers,
-    always a row, in which id is NULL when there is no claim, and limited: whether there are limits."""
+    always a row, in which id is NULL when there is no claim, and kinds: `UNDER_LIMITS` when there are
+    limits."""
     exchange: str | None
     """`succeed` and then `claim`, all in one statement: now, count, and what `claim` gives; and kinds, how
     many methods (of a queue each) waited. None: two statements in a transaction cost no more."""

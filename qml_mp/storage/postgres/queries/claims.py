@@ -6,7 +6,7 @@ from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME, Told
-from qml_mp.storage.queries import ChoiceQueries, ClaimQueries, TakeQueries
+from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 
 
@@ -177,7 +177,8 @@ _CLAIMED: Final = f"""
 _CLAIM: Final = f"""
     {_CLAIMED}
     SELECT asked.*, claimed.*
-    FROM (SELECT EXISTS (SELECT FROM {{s}}.limits) AS limited) AS asked LEFT JOIN claimed ON true
+    FROM (SELECT CASE WHEN EXISTS (SELECT FROM {{s}}.limits) THEN {UNDER_LIMITS} END AS kinds) AS asked
+    LEFT JOIN claimed ON true
 """
 
 # The guard of every write about a claim: id, claim_seq and Processing. As a CASE, because a planner whose
@@ -208,8 +209,9 @@ _EXCHANGE: Final = f"""
     -- The outcomes first, as everybody locks claims before the row of their worker.
     SELECT written.*, claimed.*
     FROM (
-        SELECT now() AS now, (SELECT count(*) FROM finished) AS count, [kinds] AS kinds,
-               EXISTS (SELECT FROM {{s}}.limits) AS limited
+        SELECT now() AS now, (SELECT count(*) FROM finished) AS count,
+               -- No column of its own, which each row of the reply would have.
+               CASE WHEN EXISTS (SELECT FROM {{s}}.limits) THEN {UNDER_LIMITS} ELSE [kinds] END AS kinds
     ) AS written
     LEFT JOIN claimed ON true
 """
