@@ -16,6 +16,7 @@ from qml_mp.supervisor.workers.ladder import Graces, Plan
 from qml_mp.supervisor.workers.pool import WorkerPool
 
 _LEAVING_S = 0.4  # what leaving storage may take after the last worker is gone, whatever came before
+_BUSY_LEAVING_S = 0.8  # the same while storage answers: on a busy machine that takes a supervisor its time
 _IDLE_LEAVING_S = 1.4  # and after the last job, as long as the shutdown's own deadline allows
 
 
@@ -72,9 +73,10 @@ class Stop:
         if len(self._pool):
             return self.plan.kill_at + _LEAVING_S
         patience_s = _LEAVING_S if self._reaching.is_failing else _IDLE_LEAVING_S
+        least_s = _LEAVING_S if self._reaching.is_failing else _BUSY_LEAVING_S
         last_job_at = max(self.plan.ask_at, self._pool.busy_at)
         by = min(self.plan.kill_at + _LEAVING_S, last_job_at + patience_s)
-        return self._leave_within_s(max(_LEAVING_S, by - self._clock.monotonic()))
+        return self._leave_within_s(max(least_s, by - self._clock.monotonic()))
 
     def leave_by(self) -> float:
         """`give_up_at`, for a run that ends now, for whatever reason."""
