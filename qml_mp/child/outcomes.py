@@ -113,8 +113,9 @@ class Outcomes:
             self._shared.empty()
             self._is_urgent = self._may_be_written = False
         for each, done in zip(some, finished, strict=True):
-            by_supervisor = done.was_written and not may_be_written  # who tells what it has written
-            is_told = by_supervisor or (bool(told) and each.key in told)
+            # Who has written it tells it. What the supervisor has noted may be what it found written by us.
+            is_ours = done.accepted and not done.was_written
+            is_told = not is_ours and (each.key in told or (done.was_written and not may_be_written))
             self._changes.finished(each.execution, done, is_told=is_told)
 
     def _write_each(self) -> bool:

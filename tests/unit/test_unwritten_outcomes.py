@@ -42,15 +42,17 @@ class Worker:
     pauses: int = 0
     orphaned: bool = False
     told: dict[ClaimKey, bool] = field(default_factory=dict)
-    was_written: bool = False
-    """What the storage says of each."""
+    written_before: set[ClaimKey] = field(default_factory=set)
+    """What the storage finds written already."""
 
     def exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
         self.limits.append(limit)
         self.answer(finished, limit)
         self.written.update({claim.key: outcome for claim, outcome in finished})
-        done = Finished(accepted=True, state=StateName.SUCCEEDED, was_written=self.was_written)
-        return tuple(done for _ in finished)
+        return tuple(
+            Finished(accepted=True, state=StateName.SUCCEEDED, was_written=claim.key in self.written_before)
+            for claim, _ in finished
+        )
 
     @property
     def tries(self) -> Worker:
@@ -126,7 +128,7 @@ def test_what_somebody_else_has_written_in_the_same_moment_is_told_by_him(
     outcomes: Outcomes, worker: Worker
 ) -> None:
     (key,) = add(outcomes, 1)
-    worker.was_written = True
+    worker.written_before = {key}
 
     assert outcomes.write(limit=0)
 
@@ -135,7 +137,7 @@ def test_what_somebody_else_has_written_in_the_same_moment_is_told_by_him(
 
 def test_what_was_written_by_a_try_whose_reply_was_lost_is_told(outcomes: Outcomes, worker: Worker) -> None:
     def lose_the_reply(*_: object) -> None:
-        worker.answer, worker.was_written = lambda *_: None, True
+        worker.answer, worker.written_before = lambda *_: None, {key}
         raise StorageUnavailable("gone")
 
     (key,) = add(outcomes, 1)
@@ -225,11 +227,23 @@ def test_of_what_the_supervisor_has_written_the_worker_tells_nothing(
 ) -> None:
     first = add(outcomes, 2)
     shared.note_written(shared.read()[0])
+    worker.written_before = set(first)
     later = add(outcomes, 1)
 
     outcomes.write(limit=0)
 
     assert worker.told == {first[0]: True, first[1]: True, later[0]: False}
+
+
+def test_what_the_supervisor_has_found_written_by_the_worker_the_worker_tells(
+    outcomes: Outcomes, worker: Worker, shared: EndedOutcomes
+) -> None:
+    (key,) = add(outcomes, 1)
+    worker.answer = lambda *_: shared.note_written(shared.read()[0])  # between our commit and its reply
+
+    outcomes.write(limit=0)
+
+    assert worker.told == {key: False}
 
 
 @pytest.mark.parametrize(
