@@ -55,7 +55,8 @@ class HeldClaims(Part):
         self._clock = run.clock
         self._watches: dict[str, _Watch] = {}
         self._looked_at = 0.0
-        self._in_long_job: set[str] = set()
+        self._in_long_job: dict[str, float] = {}
+        """When the job began of each worker that is in a long one."""
         self._look_again_at = float("inf")
         """At a worker that starves."""
 
@@ -91,7 +92,7 @@ class HeldClaims(Part):
             watch = self._watch(worker, now, has_tickets=has_tickets)
             is_running_long = worker.last.activity is Activity.RUNNING and now - _began_at(worker) >= WAIT_S
             if is_running_long and not self._starves(watch, now, since=_began_at(worker)):
-                self._in_long_job.add(worker.worker_id)
+                self._in_long_job[worker.worker_id] = _began_at(worker)
             is_stuck = now - watch.since >= _STUCK_S
             if has_tickets and (is_stuck or worker.worker_id in self._in_long_job):
                 worker.taken.update(worker.channels.tickets.take_all())
@@ -104,7 +105,11 @@ class HeldClaims(Part):
 
     def has_to_write(self, worker: WorkerProcess) -> bool:
         """Whether jobs of this worker have ended whose outcomes it cannot write soon."""
-        return worker.worker_id in self._in_long_job and worker.channels.ended.has_unwritten
+        began_at = self._in_long_job.get(worker.worker_id)
+        if began_at is None or not worker.channels.ended.has_unwritten:
+            return False
+        worker.look(self._clock.monotonic())  # what is unwritten may be what came of the long job itself
+        return worker.last.activity is Activity.RUNNING and _began_at(worker) == began_at
 
     def _watch(self, worker: WorkerProcess, now: float, *, has_tickets: bool) -> _Watch:
         """What is known of the worker. It stays watched for a moment after its last ticket, and is stuck when
