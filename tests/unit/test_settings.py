@@ -11,7 +11,7 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.settings import SETTINGS, ServerConfig, check_queue_name
 
 
-def test_the_defaults_are_those_of_the_reference() -> None:
+def test_the_defaults_are_those_of_the_reference_but_for_the_batch() -> None:
     config = ServerConfig()
 
     assert config.server_name == "qml-server"
