@@ -11,7 +11,7 @@ from datetime import datetime
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
-from qml_mp.storage.database import NO_VALUES, Part, Values
+from qml_mp.storage.database import Part, Values
 from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
@@ -137,28 +137,28 @@ class JobLocker(Part):
         what, claims = "finishing a job", self._db.queries.claims
         writing = Writing(self._db, finished, retention)
         run, self._run = self._run, None
-        if fetch is not None and limit > 0 and self._is_limited:
+        if fetch is None or limit < 1:
+            writing.commit(what, claims.succeed_and_tell)
+            return Exchanged(finished=writing.finished(), claims=())
+        if self._is_limited:
             return self._exchange_under_limits(writing, finished, fetch, limit)
-        take, wanted = (None, NO_VALUES) if fetch is None or limit < 1 else self._take(fetch, limit)
-        if run is not None and run.goes_on(fetch, limit):
+        take, wanted = self._take(fetch, limit)
+        if run is not None and claims.behind is not None and run.goes_on(fetch, limit):
             take, wanted = claims.behind, {**wanted, **run.values}
         else:
             run = None
-        at_once = claims.succeed_and_tell if take is None else take.exchange
-        if not writing.is_of_successes:
-            at_once = None
+        at_once = take.exchange if writing.is_of_successes else None
         if at_once is not None:
             result = self._db.write_each(what, at_once, writing.rows, {**writing.values, **wanted})
             writing.sent_by(result)
         else:
             with self._db.transaction(what) as transaction:
                 writing.send(transaction)
-                if take is not None:
-                    result = transaction.run(take.claim, wanted)
-                    if self._db.has_one_writer and not result.rows():
-                        self._is_limited = bool(transaction.run(self._db.queries.limits.any).rows())
-        claimed = () if take is None else self._claimed(result.rows())
-        if fetch is not None and at_once is not None and 0 < limit == len(claimed):
+                result = transaction.run(take.claim, wanted)
+                if self._db.has_one_writer and not result.rows():
+                    self._is_limited = bool(transaction.run(self._db.queries.limits.any).rows())
+        claimed = self._claimed(result.rows())
+        if at_once is not None and limit == len(claimed):
             self._run = _run_of(claimed, fetch, result.first(), run)
         if not claimed and (run is not None or self._is_limited):
             claimed = self._claim(fetch, limit, ended=finished)
@@ -169,19 +169,15 @@ class JobLocker(Part):
     ) -> Exchanged:
         """The outcomes, then the claim; in one transaction only where there is one writer: elsewhere it would
         hold the rows of the outcomes while it waits for a limit."""
-        what, claims = "finishing a job", self._db.queries.claims
+        what = "finishing a job"
         if self._db.has_one_writer:
             claim = LimitedClaim(self._db, self._take(fetch, limit)[1], limit=limit)
             with self._db.transaction(what) as transaction:
                 writing.send(transaction)
-                claimed = self._claims_of(claim.rows_in(transaction))
+                claimed = self._claimed(claim.rows_in(transaction))
             self._is_limited = bool(claim.look.standings)
-            return Exchanged(finished=writing.finished(), claims=tuple(claimed))
-        if writing.is_of_successes:
-            writing.sent_by(self._db.write_each(what, claims.succeed, writing.rows, writing.values))
-        else:
-            with self._db.transaction(what) as transaction:
-                writing.send(transaction)
+            return Exchanged(finished=writing.finished(), claims=claimed)
+        writing.commit(what, self._db.queries.claims.succeed)
         done = writing.finished()
         return Exchanged(finished=done, claims=self._claim(fetch, limit, ended=finished))
 

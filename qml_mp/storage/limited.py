@@ -8,7 +8,7 @@ counts as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -111,17 +111,22 @@ class LimitedClaim:
 
     def rows(self) -> Sequence[Row]:
         """What was claimed."""
-        claimed = None
-        while claimed is None and len(self._tried) < _MOST_TRIED:
+
+        def try_alone() -> Sequence[Row] | None:
             with self._db.transaction("claiming a job") as transaction:
-                claimed = self._try(transaction)
-        return claimed or ()
+                return self._try(transaction)
+
+        return self._first_of(try_alone)
 
     def rows_in(self, transaction: Transaction) -> Sequence[Row]:
         """The same in an open transaction, which must be the only one that writes."""
+        return self._first_of(lambda: self._try(transaction))
+
+    def _first_of(self, attempt: Callable[[], Sequence[Row] | None]) -> Sequence[Row]:
+        """Of as many attempts as it takes."""
         claimed = None
         while claimed is None and len(self._tried) < _MOST_TRIED:
-            claimed = self._try(transaction)
+            claimed = attempt()
         return claimed or ()
 
     def _try(self, transaction: Transaction) -> Sequence[Row] | None:

@@ -55,6 +55,14 @@ class Writing:
         """Whether `succeed` writes all of it."""
         return self._successes == len(self._finished)
 
+    def commit(self, what: str, succeed: str) -> None:
+        """Write them in a transaction of their own; `succeed` is the query for successes alone."""
+        if self.is_of_successes:
+            self.sent_by(self._db.write_each(what, succeed, self.rows, self.values))
+        else:
+            with self._db.transaction(what) as transaction:
+                self.send(transaction)
+
     def send(self, transaction: Transaction) -> None:
         """Send all of it.
 

@@ -147,6 +147,19 @@ def test_the_best_open_jobs_come_first_and_what_is_closed_keeps_nobody(storage: 
     assert present(storage, low).state_name is StateName.ENQUEUED
 
 
+def test_what_is_claimed_with_outcomes_beside_a_limit_comes_best_first(storage: Storage) -> None:
+    storage.set_paused("closed", True)
+    enqueue(storage, 1)
+    (first,) = claim(storage)
+    ids = [
+        storage.enqueue(Job.new(f"m{n % 3}", priority=priority)) for n, priority in enumerate((3, 9, 1, 7))
+    ]
+
+    claims = finish(storage, (first,))
+
+    assert [each.job.id for each in claims] == [ids[1], ids[3], ids[0], ids[2]]
+
+
 def test_a_rate_gives_a_seventh_more_at_once_and_then_one_at_a_time(storage: Storage, raw: Raw) -> None:
     enqueue(storage, 30)
     storage.set_rate(QUEUE, "default", Rate(20, HOUR))
