@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from datetime import timedelta
 
+from qml_mp.clock import growing_pauses
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Deleted, StateName, Succeeded
@@ -14,10 +15,6 @@ from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, CancelResult, Retention
 from qml_mp.units import Duration, format_duration, parse_duration
-
-_FIRST_POLL_S = 0.005
-_LONGEST_POLL_S = 0.1
-_POLL_GROWTH = 1.5
 
 
 class JobClient:
@@ -61,17 +58,13 @@ class JobClient:
         """Commit the job, or write it within the caller's transaction when `conn` is given."""
         if conn is not None:
             return self.enqueue_many([job], conn=conn)[0]
-        job_id = self.storage.enqueue(job)
-        return JobHandle(job_id, storage=self.storage, retention=self._retention, is_new=job_id == job.id)
+        return self._handle_of(job, self.storage.enqueue(job))
 
     def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
         """All of the jobs or, on any error, none."""
         storage, given = self.storage, list(jobs)
         ids = storage.enqueue_many(given) if conn is None else storage.enqueue_in(conn, given)
-        return [
-            JobHandle(job_id, storage=storage, retention=self._retention, is_new=job_id == job.id)
-            for job_id, job in zip(ids, given, strict=True)
-        ]
+        return [self._handle_of(job, job_id) for job, job_id in zip(given, ids, strict=True)]
 
     async def aenqueue(self, job: Job, *, conn: object | None = None) -> JobHandle:
         """`enqueue` without blocking the event loop, save with `conn`: a connection stays in its thread."""
@@ -92,6 +85,10 @@ class JobClient:
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job, whether or not it exists."""
         return JobHandle(job_id, storage=self.storage, retention=self._retention)
+
+    def _handle_of(self, job: Job, job_id: str) -> JobHandle:
+        """Of a job for which the one with this id stands."""
+        return JobHandle(job_id, storage=self.storage, retention=self._retention, is_new=job_id == job.id)
 
     def close(self) -> None:
         """Close the connection; harmless when closed. The next use opens another."""
@@ -175,11 +172,12 @@ class JobHandle:
 
     def _wait_for_end(self, limit: timedelta | None) -> Job:
         deadline = None if limit is None else time.monotonic() + limit.total_seconds()
-        pause_s = _FIRST_POLL_S
+        pauses = growing_pauses()
         while True:
             job = self.job()
             if job.state_name.is_final:
                 return job
+            pause_s = next(pauses)
             left_s = pause_s if deadline is None else deadline - time.monotonic()
             if left_s <= 0 and limit is not None:
                 raise WaitTimeout(
@@ -187,7 +185,6 @@ class JobHandle:
                     f"{format_duration(limit)}; it goes on. Does a server serve the queue {job.queue!r}?"
                 )
             time.sleep(min(pause_s, max(left_s, 0.0)))
-            pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
 
     def _not_found(self) -> JobNotFound:
         return JobNotFound(

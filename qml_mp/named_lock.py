@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 
 from qml_mp import host
+from qml_mp.clock import growing_pauses
 from qml_mp.core.payload import check_text
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.errors import ConfigurationError, InvalidJob, LockLost, LockNotAcquired, shown
@@ -19,9 +20,6 @@ from qml_mp.units import Duration, format_duration, parse_duration
 _MAX_NAME_CHARS = 200
 _RESERVED = "qml-mp:"
 _SHORTEST_TTL = timedelta(milliseconds=100)
-_FIRST_POLL_S = 0.005
-_LONGEST_POLL_S = 0.1
-_POLL_GROWTH = 1.5
 _BETWEEN = "|"  # the parts of an owner
 
 
@@ -58,11 +56,10 @@ class NamedLock:
 
     def acquire(self) -> NamedLock:
         """Wait for it. Raises `LockNotAcquired` when `timeout` has passed."""
-        deadline, pause_s = self._begin(), _FIRST_POLL_S
+        deadline, pauses = self._begin(), growing_pauses()
         while not self._try():
             self._check(deadline)
-            time.sleep(pause_s)
-            pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
+            time.sleep(next(pauses))
         return self
 
     def renew(self, ttl: Duration | None = None) -> None:
@@ -94,11 +91,10 @@ class NamedLock:
     async def __aenter__(self) -> NamedLock:
         import asyncio
 
-        deadline, pause_s = self._begin(), _FIRST_POLL_S
+        deadline, pauses = self._begin(), growing_pauses()
         while not await asyncio.to_thread(self._try):
             self._check(deadline)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
+            await asyncio.sleep(next(pauses))
         return self
 
     async def __aexit__(

@@ -10,6 +10,7 @@ from typing import Final, assert_never
 from qml_mp.cli.output import age, compact_json, local_time, print_table, short
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
+from qml_mp.core.server_info import number_of_worker
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, Processing, Scheduled, Succeeded
 from qml_mp.printable import printable
 
@@ -70,7 +71,7 @@ def _detail(job: Job) -> str:
         case Scheduled(enqueue_at=due_at):
             return f"due {local_time(due_at)} {payload}"
         case Processing(worker_id=worker_id, server_name=server, started_at=started_at):
-            number = worker_id.rpartition(":")[2].partition(".")[0]
+            number = number_of_worker(worker_id)
             return f"worker {number} of {server.partition('#')[0]} since {local_time(started_at)} {payload}"
         case AwaitingRetry(retry_at=retry_at, last_exception=error):
             return f"retry {local_time(retry_at)} {_error(error)}"

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Unpack
 
+from qml_mp.clock import iso
 from qml_mp.core.options import JOB_OPTIONS, JobOptions, check_at, check_delay, check_given, documented
 from qml_mp.core.outcome import Attempt, ErrorInfo
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text, encode_json
@@ -146,6 +147,11 @@ class Job:
                 return self.last_error
 
     @property
+    def attempt(self) -> int:
+        """Which attempt runs, or comes next: from 1, those that crashed too."""
+        return self.failures + self.crashes + 1
+
+    @property
     def state_name(self) -> StateName:
         """The name of the state."""
         name: StateName = self.state.name
@@ -167,11 +173,11 @@ class Job:
             "failures": self.failures,
             "crashes": self.crashes,
             "claim_seq": self.claim_seq,
-            "created_at": _iso(self.created_at),
-            "run_at": _iso(self.run_at),
-            "started_at": _iso(self.started_at),
-            "finished_at": _iso(self.finished_at),
-            "expires_at": _iso(self.expires_at),
+            "created_at": iso(self.created_at),
+            "run_at": iso(self.run_at),
+            "started_at": iso(self.started_at),
+            "finished_at": iso(self.finished_at),
+            "expires_at": iso(self.expires_at),
             "last_error": None if self.last_error is None else asdict(self.last_error),
             "attempts": [attempt_to_json(attempt) for attempt in attempts],
         }
@@ -268,18 +274,14 @@ def attempt_to_json(attempt: Attempt) -> dict[str, JsonValue]:
         "claim_seq": attempt.claim_seq,
         "worker": attempt.worker,
         "pid": attempt.pid,
-        "started_at": _iso(attempt.started_at),
-        "ended_at": _iso(attempt.ended_at),
+        "started_at": iso(attempt.started_at),
+        "ended_at": iso(attempt.ended_at),
         "error": None if attempt.error is None else asdict(attempt.error),
         "signal": attempt.process.signal,
         "exit_code": attempt.process.exit_code,
         "peak_rss_bytes": attempt.process.peak_rss_bytes,
         "cpu_s": attempt.process.cpu_s,
     }
-
-
-def _iso(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.isoformat()
 
 
 def _run_at(now: datetime, delay: timedelta | None, at: datetime | None) -> datetime | None:

@@ -74,7 +74,7 @@ class Rate:
 
     def after_one(self, next_at: datetime | None, now: datetime) -> datetime:
         """The turn of the one after the one that begins now."""
-        return max(self._turn(next_at, now), now) + self.interval
+        return self._turn(next_at, now) + self.interval
 
     @property
     def _early(self) -> timedelta:

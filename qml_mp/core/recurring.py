@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from qml_mp.clock import iso
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.cron_fields import LAST_YEAR
 from qml_mp.core.payload import JsonValue, check_text, encode_json
@@ -171,9 +172,9 @@ class RecurringJob:
             "source": self.source,
             "app": self.app,
             "enabled": self.enabled,
-            "next_run_at": _iso(self.next_run_at),
-            "waiting_for": _iso(self.waiting_for),
-            "last_run_at": _iso(self.last_run_at),
+            "next_run_at": iso(self.next_run_at),
+            "waiting_for": iso(self.waiting_for),
+            "last_run_at": iso(self.last_run_at),
             "last_job_id": self.last_job_id,
             "last_job_state": None if self.last_job_state is None else str(self.last_job_state),
             "disabled_reason": self.disabled_reason,
@@ -213,7 +214,3 @@ def _jitter(value: Duration) -> timedelta:
     if jitter > _LONGEST_JITTER:
         raise ConfigurationError(f"jitter is {shown(value)}; it must be at most a day.")
     return jitter
-
-
-def _iso(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.isoformat()

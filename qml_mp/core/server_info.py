@@ -68,6 +68,11 @@ def server_of_worker(worker_id: str) -> str:
     return worker_id.rpartition(_WORKER)[0]
 
 
+def number_of_worker(worker_id: str) -> str:
+    """The place that the worker fills, as its id has it."""
+    return worker_id.rpartition(_WORKER)[2].partition(".")[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
     """One worker process. Written by itself when it is ready; removed by its supervisor."""

@@ -43,7 +43,7 @@ class ClaimFacts:
             method=job.method,
             queue=job.queue,
             claim_seq=job.claim_seq,
-            attempt=job.failures + job.crashes + 1,
+            attempt=job.attempt,
             worker_id=claim.worker_id,
             server_id=claim.server_id,
             pid=pid,

@@ -149,8 +149,7 @@ class SlotWriter:
 
     def show_running(self, key: ClaimKey, *, since_ns: int, terms: bytes) -> None:
         """Say, with its counts, that it runs this job. `terms` are `packed_terms`, the same for many jobs."""
-        now = _NOW.pack(Activity.RUNNING, self.used_up, self.jobs_done, key.packed, since_ns)
-        self._write(now + terms)
+        self._write(self._now(Activity.RUNNING, key, since_ns) + terms)
 
     def show_finishing(self) -> None:
         """Say that the job has ended, and nothing else: one byte, of which nobody can read a half."""

@@ -78,14 +78,14 @@ class Binding:
     def call(self, payload: JsonValue, context: WorkerContext) -> Any:
         """Call the function with the payload's arguments. Raises `PayloadMismatch` before the call."""
         try:
-            arguments = self._in_order(payload, context)
-            if arguments is None:
+            args: Sequence[Any] | None = self._in_order(payload, context)
+            kwargs: Mapping[str, Any] = {}
+            if args is None:
                 bound = self._bound(payload, context)
+                args, kwargs = bound.args, bound.kwargs
         except InvalidJob as problem:
             raise PayloadMismatch(str(problem)) from None
-        if arguments is None:
-            return self._function(*bound.args, **bound.kwargs)
-        return self._function(*arguments)
+        return self._function(*args, **kwargs)
 
     def check(self, payload: JsonValue) -> None:
         """Raise `InvalidJob` unless a call with this payload would begin."""

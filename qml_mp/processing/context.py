@@ -30,7 +30,7 @@ class WorkerContext:
         """The context of the attempt that begins with this row."""
         return cls(
             job=job,
-            attempt=job.failures + job.crashes + 1,
+            attempt=job.attempt,
             previous_exception=job.last_error,
             started_at=started_at,
             cancel=cancel,

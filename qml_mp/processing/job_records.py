@@ -26,8 +26,7 @@ class JobRecords(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         job = _running.get()
         if job is not None and not hasattr(record, "job_id"):
-            record.job_id, record.method = job.id, job.method
-            record.attempt = job.failures + job.crashes + 1
+            record.job_id, record.method, record.attempt = job.id, job.method, job.attempt
         return True
 
 

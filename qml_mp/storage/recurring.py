@@ -30,8 +30,8 @@ class RecurringStore(Part):
         stays too, so that declaring the same template again never skips or repeats a firing; `enabled`
         always stays as a person set it. Raises `ConfigurationError` for a template that code declares."""
         with self._db.transaction("storing a recurring job") as transaction:
-            held, _ = self._declare(transaction, template)
-            if not _may_replace(held, template.app, ""):
+            held, was_changed = self._declare(transaction, template)
+            if was_changed is None:
                 owner = f"of the app {text_of(held['app'])}" if held["app"] else "of an app without a name"
                 raise ConfigurationError(
                     f"The recurring template {template.id!r} is declared by the code {owner}. Change it "
@@ -61,7 +61,7 @@ class RecurringStore(Part):
             for template in sorted(templates, key=lambda each: each.id):
                 template = replace(template, app=app)
                 held, was_changed = self._declare(transaction, template, spec=spec)
-                if not _may_replace(held, app, spec):
+                if was_changed is None:
                     refused[template.id] = None if held["app"] is None else text_of(held["app"])
                 elif self._db.instant(held["created_at"]) == template.created_at:
                     added.append(template.id)
@@ -162,9 +162,10 @@ class RecurringStore(Part):
 
     def _declare(
         self, transaction: Transaction, template: RecurringJob, *, spec: str = ""
-    ) -> tuple[Row, bool]:
-        """Insert or replace, unless it is another's: the template that was found or inserted, whether it was
-        replaced. Whoever declares it at the same moment waits, and finds what the first has left."""
+    ) -> tuple[Row, bool | None]:
+        """Insert or replace: the template that was found or inserted, and whether it was replaced; None: it
+        is another's, and stays. Whoever declares it at the same moment waits, and finds what the first has
+        left."""
         declared = {
             "id": template.id,
             "cron": template.cron,
@@ -182,7 +183,9 @@ class RecurringStore(Part):
         }
         queries = self._db.queries.recurring
         held = transaction.run(queries.insert_or_lock, declared).rows()[0]
-        change = _redeclared(held, declared) if _may_replace(held, template.app, spec) else None
+        if not _may_replace(held, template.app, spec):
+            return held, None
+        change = _redeclared(held, declared)
         if change is not None:
             transaction.run(queries.replace, change)
         return held, change is not None

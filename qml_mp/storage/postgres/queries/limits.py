@@ -1,5 +1,4 @@
-"""Every process: what holds back the jobs of queues and methods. `COLUMNS` is what `rows.standing_of`
-reads."""
+"""Every process: what holds back the jobs of queues and methods."""
 
 from __future__ import annotations
 
