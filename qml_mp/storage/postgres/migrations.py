@@ -225,9 +225,15 @@ CREATE TABLE {s}.counters (
 );
 """
 
+_FRAME_OF_ERRORS = """
+-- The line of the user's code that failures are told apart by.
+ALTER TABLE {s}.jobs ADD COLUMN last_error_frame text;
+"""
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
     Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
+    Migration(version=5, sql=_FRAME_OF_ERRORS),
 )

@@ -240,9 +240,15 @@ CREATE TABLE qml_counters (
 )
 """
 
+_VERSION_5: Final = """
+-- The line of the user's code that failures are told apart by.
+ALTER TABLE qml_jobs ADD COLUMN last_error_frame TEXT
+"""
+
 MIGRATIONS: Final = (
     Migration(version=1, sql=_VERSION_1),
     Migration(version=2, sql=_VERSION_2),
     Migration(version=3, sql=_VERSION_3),
     Migration(version=4, sql=_VERSION_4),
+    Migration(version=5, sql=_VERSION_5),
 )

@@ -1,0 +1,33 @@
+"""Anywhere: the line of the user's code by which failures are told apart, read from a traceback's text."""
+
+from __future__ import annotations
+
+import re
+
+_FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)')
+_LINKS = ("The above exception was the direct cause", "During handling of the above exception")
+_FOREIGN = re.compile(r"^<frozen |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]")
+"""Files of the standard library and of installed packages."""
+_MAX_CHARS = 200
+
+
+def user_frame(traceback: str | None) -> str | None:
+    """The user's frame nearest to the error, "app/tasks.py:12 in thumb", with the last folder alone, so that
+    the same code in two places is the same. Where none is the user's, the outermost: that of the job's
+    function, installed as a package. None: the text has no frame.
+    """
+    nearest: re.Match[str] | None = None
+    for line in reversed((traceback or "").splitlines()):
+        frame = _FRAME.fullmatch(line)
+        if frame is not None:
+            nearest = frame
+            if not _FOREIGN.search(frame[1]):
+                break
+        elif nearest is not None and line.startswith(_LINKS):
+            break  # what stands before it belongs to the cause
+    return None if nearest is None else _told(nearest)
+
+
+def _told(frame: re.Match[str]) -> str:
+    path = "/".join(frame[1].replace("\\", "/").split("/")[-2:])
+    return f"{path}:{frame[2]} in {frame[3]}"[-_MAX_CHARS:]

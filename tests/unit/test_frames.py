@@ -1,0 +1,43 @@
+"""The line of the user's code by which failures are told apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from qml_mp.core.frames import user_frame
+
+_HEAD = "Traceback (most recent call last):\n"
+_JOB = '  File "/srv/shop/tasks.py", line 12, in thumb\n    img = load(path)\n'
+_HELPER = '  File "/srv/shop/images.py", line 3, in load\n    return Image.open(path)\n'
+_LIBRARY = '  File "/venv/lib/python3.11/site-packages/PIL/Image.py", line 9, in open\n    raise X\n'
+_STDLIB = '  File "/usr/lib/python3.12/json/decoder.py", line 355, in raw_decode\n'
+_CAUSED = (
+    f"{_HEAD}{_HELPER}KeyError: 1\n\nThe above exception was the direct cause of the following exception:\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("traceback", "frame"),
+    [
+        (_HEAD + _JOB + "ValueError: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _JOB + _HELPER + _LIBRARY + "X: no\n", "shop/images.py:3 in load"),
+        (_HEAD + _JOB + _STDLIB + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_HEAD + _LIBRARY + _STDLIB + "X: no\n", "PIL/Image.py:9 in open"),
+        (_CAUSED + _HEAD + _JOB + "X: no\n", "shop/tasks.py:12 in thumb"),
+        (_CAUSED + _HEAD + _STDLIB + "X\n", "json/decoder.py:355 in raw_decode"),
+        ('  File "tasks.py", line 1, in <module>', "tasks.py:1 in <module>"),
+        ("killed by SIGSEGV", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_frame_is_the_users_nearest_to_the_error(traceback: str | None, frame: str | None) -> None:
+    assert user_frame(traceback) == frame
+
+
+def test_a_frame_is_bounded() -> None:
+    frame = user_frame(f'  File "{"x" * 500}/{"y" * 500}", line 1, in f')
+
+    assert frame is not None
+    assert len(frame) == 200
+    assert frame.endswith("yyy:1 in f")
