@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from qml_mp.core.payload import JsonValue, encode_json
+
+if TYPE_CHECKING:
+    from qml_mp.core.job import Job
 
 _MAX_CRASH_BACKOFF_S = 60.0
 
@@ -56,6 +60,14 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What a job said while it ran that is written together with its outcome, in the same commit."""
+
+    follow_ups: tuple[Job, ...] = ()
+    """The jobs that are enqueued with its success."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Success:
     """The function returned; the result is JSON."""
 
@@ -65,6 +77,8 @@ class Success:
     """Why what it returned cannot be stored; `result` is None then."""
     encoded: str | None = field(default=None, repr=False, compare=False)
     """The result as its row holds it, where whoever made this knows it: it is encoded once."""
+    extras: Extras | None = None
+    """None, as of most jobs: a success without any is written and kept by the shortest way."""
 
     def result_text(self) -> str:
         """The result as its row holds it. Raises `InvalidJob` when it cannot be stored."""

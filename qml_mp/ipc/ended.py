@@ -13,17 +13,19 @@ import json
 import mmap
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
 from qml_mp.core.job import KEY_BYTES, ClaimKey
+from qml_mp.core.new_job import new_job_of, new_job_to_json
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
     Crash,
     ErrorInfo,
+    Extras,
     Failure,
     Outcome,
     ProcessFacts,
@@ -76,7 +78,7 @@ class EndedOutcomes:
 
     def append(self, key: ClaimKey, outcome: Outcome) -> bool:
         """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept."""
-        is_fast = isinstance(outcome, Success) and outcome.not_stored is None
+        is_fast = isinstance(outcome, Success) and outcome.not_stored is None and outcome.extras is None
         is_release = isinstance(outcome, Release)
         body = _encoded(outcome)
         if not is_release:
@@ -139,9 +141,13 @@ def _encoded(outcome: Outcome) -> bytes | None:
     """The body of a record; None: there is no text for it. A success comes first, in a form of its own,
     because every job that is worth the speed ends with one."""
     try:
-        if isinstance(outcome, Success) and outcome.not_stored is None:
+        if isinstance(outcome, Success) and outcome.not_stored is None and outcome.extras is None:
             return _SUCCESS.pack(outcome.duration // _MICROSECOND) + outcome.result_text().encode()
-        return json.dumps([type(outcome).__name__, asdict(outcome)], default=_plain).encode()
+        if isinstance(outcome, Success) and outcome.extras is not None:
+            fields = asdict(replace(outcome, extras=None)) | {"extras": _extras_to_json(outcome.extras)}
+        else:
+            fields = asdict(outcome)
+        return json.dumps([type(outcome).__name__, fields], default=_plain).encode()
     except (InvalidJob, ValueError, TypeError, RecursionError, struct.error):
         return None
 
@@ -176,6 +182,14 @@ def _other(body: bytes) -> Outcome:
     return _KINDS[name](**fields)
 
 
+def _extras_to_json(extras: Extras) -> dict[str, Any]:
+    return {"follow_ups": [new_job_to_json(job) for job in extras.follow_ups]}
+
+
+def _extras(fields: dict[str, Any]) -> Extras:
+    return Extras(follow_ups=tuple(map(new_job_of, fields["follow_ups"])))
+
+
 def _plain(value: object) -> object:
     if isinstance(value, timedelta):
         return value // _MICROSECOND
@@ -197,6 +211,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "kind": AttemptKind,
         "error": lambda fields: ErrorInfo(**fields),
         "process": lambda fields: ProcessFacts(**fields),
+        "extras": _extras,
     }
 )
 """How those fields of an outcome are read that JSON does not hold as they are; null is None."""

@@ -11,6 +11,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import JsonValue
 from qml_mp.processing.cancel import CancelToken
+from qml_mp.processing.follow_ups import FollowUps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,22 @@ class WorkerContext:
     """What ended the attempt before this one; None on the first."""
     started_at: datetime
     cancel: CancelToken
+    follow_ups: FollowUps = field(default_factory=FollowUps, repr=False, compare=False)
+    """What `then` was given; a copy of the context has the same."""
+
+    def then(self, *jobs: Job) -> None:
+        """Enqueue these jobs with the success of this one: in the same commit, or not at all.
+
+        `ctx.then(other.job("a.png"))`; several calls add up. When the attempt fails, is cancelled or runs
+        again, nothing is enqueued; neither is anything once the claim is lost to somebody else. A `delay` is
+        counted from the making of the job. Where a unique key has a job already, that one is kept. The
+        metadata of each names this job as its `parent_id`.
+
+        Raises `InvalidJob` at once for what cannot be enqueued, and for more than 1000 jobs or 8 MiB in all.
+        Should storage refuse a job all the same, this one ends failed, with an error that says so, and none
+        is enqueued.
+        """
+        self.follow_ups.add(jobs, parent=self.job)
 
     @classmethod
     def of(cls, job: Job, *, started_at: datetime, cancel: CancelToken) -> WorkerContext:

@@ -19,6 +19,7 @@ from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
     ErrorInfo,
+    Extras,
     Failure,
     Outcome,
     Release,
@@ -88,7 +89,8 @@ class JobProcessor:
         ended = self._ended(call, job, context)
         note_running(None)
         if isinstance(ended, _Returned):
-            return self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
+            duration_s = self._clock.monotonic() - began_s
+            return self._judge_return(ended, execution, context, duration_s=duration_s)
         error = ended.error
         if is_a(error, PayloadMismatch):
             return _refused("InvalidPayload", message_of(error))
@@ -126,7 +128,9 @@ class JobProcessor:
         except BaseException as error:
             return _Raised(error)
 
-    def _judge_return(self, returned: _Returned, execution: Execution, *, duration_s: float) -> Outcome:
+    def _judge_return(
+        self, returned: _Returned, execution: Execution, context: WorkerContext, *, duration_s: float
+    ) -> Outcome:
         said = returned.said
         match said.kind:
             case "succeeded":
@@ -143,6 +147,7 @@ class JobProcessor:
                     duration=timedelta(seconds=max(duration_s, 0)),
                     not_stored=returned.dropped,
                     encoded=returned.result.text,
+                    extras=_extras(context),
                 )
             case "failed":
                 return Failure(error=self._reported(said, "FailureReported"))
@@ -200,6 +205,11 @@ class JobProcessor:
 
     def _described(self, error: BaseException) -> ErrorInfo:
         return describe_anything(error, user_code=self._user_code)
+
+
+def _extras(context: WorkerContext) -> Extras | None:
+    follow_ups = context.follow_ups.take()
+    return Extras(follow_ups=follow_ups) if follow_ups else None
 
 
 def _innermost(worker: Worker) -> CallNext:

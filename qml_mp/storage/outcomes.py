@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,7 +15,8 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.database import Database, Result, Transaction, Values
 from qml_mp.storage.row_change import RowChange, applied, row_change
 from qml_mp.storage.rows import Row, job_of, state_name_of
-from qml_mp.storage.storable import microseconds, storable_change, storable_reason
+from qml_mp.storage.storable import microseconds, new_row, storable_change, storable_reason
+from qml_mp.storage.unique import insert_unique, wishes_of
 from qml_mp.storage.values import Finished, Retention
 
 Outcomes = Sequence[tuple[Claim, Outcome]]
@@ -34,10 +35,12 @@ class Writing:
         self._changes: dict[ClaimKey, RowChange] = {}
         """Of the others."""
         self._successes = 0
+        self._has_extras = False
         rows: dict[str, dict[str, Any]] = {}
         for claim, outcome in finished:
             if isinstance(outcome, Success):
                 self._successes += 1
+                self._has_extras = self._has_extras or outcome.extras is not None
                 row = _success_row(claim, outcome)
                 other = rows.get(claim.job.id)
                 # Of two claims of one job the older is lost.
@@ -54,7 +57,7 @@ class Writing:
     @property
     def is_of_successes(self) -> bool:
         """Whether `succeed` writes all of it."""
-        return self._successes == len(self._finished)
+        return self._successes == len(self._finished) and not self._has_extras
 
     def commit(self, what: str, succeed: str) -> None:
         """Write them in a transaction of their own; `succeed` is the query for successes alone."""
@@ -62,15 +65,17 @@ class Writing:
             self.sent_by(self._db.write_each(what, succeed, self.rows, self.values))
         else:
             with self._db.transaction(what) as transaction:
-                self.send(transaction)
+                self.send(transaction, succeed)
 
-    def send(self, transaction: Transaction) -> None:
-        """Send all of it.
+    def send(self, transaction: Transaction, succeed: str | None = None) -> None:
+        """Send all of it; `succeed` as for `commit`.
 
         The rows of the others are locked and read first, because a cancel that was asked for since changes
-        them; with them those of the successes, so that all are locked in one order.
+        them, and so are those of successes after which other jobs follow, because these depend on whether the
+        claim holds. With them all, so that all are locked in one order.
         """
         claims = self._db.queries.claims
+        asked: Mapping[ClaimKey, Row] = {}
         if not self.is_of_successes:
             held = transaction.run(claims.lock, {"ids": [claim.job.id for claim, _ in self._finished]}).rows()
             asked = {ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]): row for row in held}
@@ -81,7 +86,21 @@ class Writing:
                     self._changes[claim.key] = change
                     self._results[claim.key] = _write(self._db, transaction, claim, change)
         if self.rows:
-            self.sent_by(transaction.run_each(claims.succeed, self.rows, self.values))
+            self.sent_by(transaction.run_each(succeed or claims.succeed, self.rows, self.values))
+        if self._has_extras:
+            self._follow_up(transaction, asked)
+
+    def _follow_up(self, transaction: Transaction, held: Collection[ClaimKey]) -> None:
+        """Enqueue the jobs that follow successes of claims that are held."""
+        jobs = [
+            job
+            for claim, outcome in self._finished
+            if claim.key in held and isinstance(outcome, Success) and outcome.extras is not None
+            for job in outcome.extras.follow_ups
+        ]
+        if jobs:
+            rows = [new_row(job) for job in jobs]
+            insert_unique(self._db.queries.jobs, transaction, rows, wishes_of(jobs))
 
     def sent_by(self, succeeded: Result) -> None:
         """The successes were sent by a query that does what `succeed` does."""

@@ -274,3 +274,10 @@ def keep_memory(ctx: WorkerContext, mib: int) -> None:
     """Fill so much memory and never give it back."""
     note(ctx, "start")
     _kept.append(bytearray(mib * 1024 * 1024))
+
+
+@app.job()
+def lead(ctx: WorkerContext, followers: int, chars: int) -> None:
+    """Have others follow, whose metadata is so long."""
+    note(ctx, "start")
+    ctx.then(*(quick.using(metadata={"long": "x" * chars}).job() for _ in range(followers)))

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qml_mp.core.job import ClaimKey, new_job_id
+from qml_mp.core.job import ClaimKey, Job, new_job_id
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
     Crash,
     ErrorInfo,
+    Extras,
     Failure,
     Outcome,
     ProcessFacts,
@@ -47,7 +48,29 @@ results = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
 )
+extras = st.builds(
+    Extras,
+    follow_ups=st.lists(
+        st.builds(
+            Job.new,
+            st.just("next"),
+            results,
+            queue=st.just("q"),
+            priority=st.integers(-5, 5),
+            max_retries=st.none() | st.integers(0, 3),
+            max_crashes=st.none() | st.integers(1, 3),
+            timeout=st.none() | st.just(timedelta(seconds=1.5)),
+            delay=st.none() | st.just(timedelta(hours=1)),
+            unique_key=st.just("k"),
+            unique_for=st.none() | st.just(timedelta(days=3)),
+            on_conflict=st.sampled_from(["keep", "replace"]),
+            metadata=st.none() | st.dictionaries(texts, texts, max_size=2),
+        ),
+        max_size=2,
+    ).map(tuple),
+)
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
+    st.builds(Success, result=results, duration=durations, extras=extras),
     st.builds(Success, result=results, duration=durations, not_stored=st.none() | st.text()),
     st.builds(Retry, error=errors, delay=durations, kind=kinds, process=processes),
     st.builds(Failure, error=errors, kind=kinds, process=processes),
