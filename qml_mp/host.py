@@ -58,6 +58,16 @@ def rss_bytes(pid: int) -> int | None:
     return None if fields is None else int(fields[_RSS_FIELD]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def handles_signal(pid: int, number: int) -> bool | None:
+    """Whether a process has a handler for the signal, and does not ignore it; None where it is not told."""
+    try:
+        lines = _text_of(f"/proc/{pid}/status").splitlines()
+    except OSError:
+        return None
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")), None)
+    return None if caught is None else bool(caught >> (number - 1) & 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuUse:
     """What a process has had of the processors."""

@@ -19,6 +19,9 @@ from qml_mp.standard_streams import occupy_standard_streams
 
 _COMMANDS = {
     "start": ("commands.start", "Start a supervisor with its workers."),
+    "reload": ("commands.signals", "Have a server of this machine take over new code."),
+    "stop": ("commands.signals", "Stop a server of this machine."),
+    "stacks": ("commands.signals", "Print what the workers of a server of this machine are doing."),
     "enqueue": ("commands.enqueue", "Enqueue one job."),
     "jobs": ("commands.jobs", "List, show, retry, cancel or delete jobs."),
     "recurring": ("commands.recurring", "Manage the templates of recurring jobs."),

@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
+from qml_mp.core.answers import NO_ANSWERS, Answers
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
@@ -40,6 +42,8 @@ class ServerInfo:
     """Whether it has been told to claim nothing."""
     trouble: str | None = None
     """What keeps it from its work now, for people: "the new code cannot be imported: …"; None: nothing."""
+    answers: Answers = NO_ANSWERS
+    """To signals that ask for something."""
 
     def knows(self, method: str) -> bool:
         """Whether its program has the method; one that has not said may have it."""

@@ -224,7 +224,7 @@ class RecurringQueries:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryQueries:
     """Runs of supervisors, their workers, and named locks. What a server says of itself: queues and methods
-    (JSON texts), paused, trouble. A process: host, pid, started_ticks."""
+    (JSON texts), paused, trouble, answers. A process: host, pid, started_ticks."""
 
     register_server: str
     """id, name, hostname, worker_count, started_at, heartbeat_enabled, its process, what it says of itself:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
+from qml_mp.core.answers import NO_ANSWERS, Answers
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Release
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
@@ -31,7 +32,7 @@ class ServerRegistry(Part):
             "started_at": info.started_at,
             "heartbeat_enabled": info.heartbeat_enabled,
             **_process(info.process),
-            **_said(info.queues, info.methods, info.paused, info.trouble),
+            **_said(info.queues, info.methods, info.paused, info.trouble, info.answers),
         }
         self._db.write("registering a server", self._db.queries.registry.register_server, row)
 
@@ -43,10 +44,11 @@ class ServerRegistry(Part):
         methods: Sequence[str] | None,
         paused: bool,
         trouble: str | None,
+        answers: Answers = NO_ANSWERS,
     ) -> bool:
-        """Say what it serves (no queues: all) and can run, whether it claims nothing, and what keeps it from
-        its work; False: a peer declared us dead."""
-        row = {"server_id": server_id, **_said(queues, methods, paused, trouble)}
+        """Say what it serves (no queues: all) and can run, whether it claims nothing, what keeps it from
+        its work, and what it answers to signals; False: a peer declared us dead."""
+        row = {"server_id": server_id, **_said(queues, methods, paused, trouble, answers)}
         return self._db.write("updating a server", self._db.queries.registry.update_server, row).count == 1
 
     def deregister_server(self, server_id: str) -> bool:
@@ -206,12 +208,19 @@ class NamedLocks(Part):
         return self._db.write("deleting expired locks", self._db.queries.registry.delete_expired_locks).count
 
 
-def _said(queues: Sequence[str], methods: Sequence[str] | None, paused: bool, trouble: str | None) -> Values:
+def _said(
+    queues: Sequence[str],
+    methods: Sequence[str] | None,
+    paused: bool,
+    trouble: str | None,
+    answers: Answers,
+) -> Values:
     return {
         "queues": json.dumps(list(queues)),
         "methods": None if methods is None else json.dumps(list(methods)),
         "paused": paused,
         "trouble": storable_reason(trouble),
+        "answers": answers.to_text(),
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol, assert_never
 
+from qml_mp.core.answers import read_answers
 from qml_mp.core.job import NO_RETRIES, Claim, Job
 from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
 from qml_mp.core.payload import JsonValue, decode_json
@@ -47,7 +48,7 @@ TEMPLATE_COLUMNS: Final = """
 """
 SERVER_COLUMNS: Final = """
     id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
-    heartbeat_enabled, methods, paused, trouble
+    heartbeat_enabled, methods, paused, trouble, answers
 """
 WORKER_COLUMNS: Final = "id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch"
 
@@ -170,6 +171,7 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
         methods=tuple(map(str, methods)) if isinstance(methods, list) else None,
         paused=bool(row["paused"]),
         trouble=_optional_text(row["trouble"]),
+        answers=read_answers(_optional_text(row["answers"])),
     )
 
 

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass, replace
 
 from qml_mp import host
+from qml_mp.core.answers import NO_ANSWERS, Answers, ReloadAnswer, StacksAnswer
 from qml_mp.core.server_info import ServerInfo, new_server_id
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ServerDeclaredDead, ServerRegistered
@@ -21,6 +22,7 @@ class SelfDescription:
     methods: tuple[str, ...] | None
     paused: bool = False
     trouble: str | None = None
+    answers: Answers = NO_ANSWERS
 
 
 class ServerRegistration:
@@ -54,6 +56,14 @@ class ServerRegistration:
         """What keeps the server from its work; None: nothing."""
         self.says = replace(self.says, trouble=trouble)
 
+    def answer_reload(self, answer: ReloadAnswer) -> None:
+        """How far the newest reload has come."""
+        self.says = replace(self.says, answers=replace(self.says.answers, reload=answer))
+
+    def answer_stacks(self, answer: StacksAnswer | None) -> None:
+        """What the workers were doing when somebody asked; None: that is told no more."""
+        self.says = replace(self.says, answers=replace(self.says.answers, stacks=answer))
+
     def register(self, storage: Storage) -> None:
         """Insert the row. Raises `StorageError`."""
         instant, says = storage.now(), self.says
@@ -71,6 +81,7 @@ class ServerRegistration:
                 methods=says.methods,
                 paused=says.paused,
                 trouble=says.trouble,
+                answers=says.answers,
             )
         )
         self._written = says
@@ -81,7 +92,12 @@ class ServerRegistration:
         to mend, because the next one is made of what is said then."""
         says = self.says
         storage.update_server(
-            self.id, queues=says.queues, methods=says.methods, paused=says.paused, trouble=says.trouble
+            self.id,
+            queues=says.queues,
+            methods=says.methods,
+            paused=says.paused,
+            trouble=says.trouble,
+            answers=says.answers,
         )
         self._written = says
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
@@ -78,6 +79,13 @@ def trouble_in(storage: Storage) -> str | None:
     return info.trouble
 
 
+def answer_in(storage: Storage) -> ReloadAnswer:
+    """What became of the newest reload."""
+    (info,) = storage.list_servers()
+    assert info.answers.reload is not None
+    return info.answers.reload
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_reload_never_has_fewer_ready_workers_than_before(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, workers: int
@@ -117,6 +125,9 @@ def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
     assert one.worker_pids() == before
     assert min(after(one.log(), workers)) == workers
     wait_until(lambda: trouble_in(storage) == f"The new code cannot be imported: {NO_LIBRARY}")
+    answer = answer_in(storage)
+    assert (answer.state, answer.workers) == (ReloadState.REFUSED, 0)
+    assert NO_LIBRARY in (answer.why or "")
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(2) + NAP)
     one.signal(signal.SIGHUP)
@@ -124,6 +135,8 @@ def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
     assert result_of(storage, "version") == 2
     assert one.log().count("No module named 'no_such_library'") == 1
     wait_until(lambda: trouble_in(storage) is None)
+    wait_until(lambda: answer_in(storage).state is ReloadState.DONE)
+    assert answer_in(storage).replaced == workers
     assert one.stop() == 0
 
 
@@ -146,6 +159,8 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
 
     wait_until(lambda: "It was killed by SIGKILL" in one.log(), what=one.log())
     wait_until(lambda: trouble_in(storage) == "New workers cannot boot: It was killed by SIGKILL.")
+    wait_until(lambda: answer_in(storage).state is ReloadState.FAILED)
+    assert "It was killed by SIGKILL" in (answer_in(storage).why or "")
     assert one.worker_pids() == before
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(3))

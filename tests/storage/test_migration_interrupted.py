@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from qml_mp.clock import SystemClock
+from qml_mp.core.answers import NO_ANSWERS
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import SchemaMismatch, StorageError
@@ -126,6 +127,7 @@ def assert_migrated(storage: Storage, raw: Raw, before: dict[str, list[tuple[Any
         assert [row[: len(rows[0])] for row in after[table]] == rows, table
     (server,), (worker,), (claim,) = storage.list_servers(), storage.list_workers(), storage.claims()
     assert (server.id, server.methods, server.paused, server.trouble) == ("a#1", None, False, None)
+    assert server.answers == NO_ANSWERS
     assert (worker.id, worker.epoch, claim.worker_id, claim.job.claim_seq) == ("w-1", 0, "w-1", 2)
     assert len(storage.attempts(CLAIMED)) == 1
     asks = replace(fetch("default", worker="w-1", server="a#1"), registered=True, methods=("work",))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from qml_mp.core.answers import Answers, ReloadAnswer, ReloadState
 from qml_mp.core.job import Job
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
@@ -57,6 +58,7 @@ def test_what_a_server_says_of_itself_between_start_and_end_is_read_back(storage
     said = {
         "queues": ("fast",), "methods": ("one", "two"), "paused": True,
         "trouble": "The new code\ncannot be imported.",
+        "answers": Answers(reload=ReloadAnswer(began_at=1.5, state=ReloadState.DONE, workers=2, replaced=2)),
     }  # fmt: skip
 
     found = [storage.update_server(server_id, **said) for server_id in ("a#1", "nobody#1")]  # type: ignore[arg-type]

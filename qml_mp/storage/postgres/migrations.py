@@ -230,10 +230,15 @@ _FRAME_OF_ERRORS = """
 ALTER TABLE {s}.jobs ADD COLUMN last_error_frame text;
 """
 
+_ANSWERS = """
+-- What became of the signals that ask the server for something (JSON, see core/answers.py).
+ALTER TABLE {s}.servers ADD COLUMN answers text;
+"""
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
     Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
-    Migration(version=5, sql=_FRAME_OF_ERRORS),
+    Migration(version=5, sql=_FRAME_OF_ERRORS + _ANSWERS),
 )

@@ -242,7 +242,10 @@ CREATE TABLE qml_counters (
 
 _VERSION_5: Final = """
 -- The line of the user's code that failures are told apart by.
-ALTER TABLE qml_jobs ADD COLUMN last_error_frame TEXT
+ALTER TABLE qml_jobs ADD COLUMN last_error_frame TEXT;
+
+-- What became of the signals that ask the server for something (JSON, see core/answers.py).
+ALTER TABLE qml_servers ADD COLUMN answers TEXT
 """
 
 MIGRATIONS: Final = (

@@ -1,15 +1,18 @@
 """Supervisor: SIGHUP: looks at the new code in a child before any worker is replaced.
 
 When it does not import, nothing changes but the server's trouble. When it does, what it gives is served
-from then on, by workers of the new code.
+from then on, by workers of the new code. The registry tells how far that has come, to whoever has asked.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from qml_mp.child.source import AppFacts, LoadedProgram, ProgramSource
+from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.events.facts import ServerReloaded
 from qml_mp.supervisor.loops.declarations import TemplatesLoop
@@ -40,6 +43,14 @@ class Reload(Part):
         self._once_more = False
         self._is_closed = False
         self._trouble: str | None = None
+        self._answer: ReloadAnswer | None = None
+        self._old: frozenset[str] = frozenset()
+        """Ids of the workers that the newest reload replaces."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether one has begun and has not come to its end."""
+        return self._answer is not None and not self._answer.is_final
 
     def fds(self) -> list[int]:
         return [] if self._probe is None else self._probe.fds
@@ -55,9 +66,10 @@ class Reload(Part):
         """Replace the workers; by new code, once it is known what that gives."""
         if self._run.stop.has_begun or self._is_closed:
             return
+        self._answer_with(ReloadAnswer(began_at=self._run.clock.monotonic(), state=ReloadState.LOOKING))
         if isinstance(self._source, LoadedProgram):
             self._run.events.emit(ServerReloaded(is_new_code=False))
-            self._run.pool.replace_all()
+            self._replace_all()
             return
         if self._probe is not None:
             self._once_more = True  # it may have read the code before the newest change
@@ -68,6 +80,7 @@ class Reload(Part):
             self._refuse("The new code cannot be looked at", str(error))
 
     def turn(self) -> None:
+        self._watch_replacing()
         if self._probe is None:
             return
         facts, problem = None, ""
@@ -110,9 +123,34 @@ class Reload(Part):
         self._templates.declare(facts)
         self._run.pool.serve(queues)
         self._run.events.emit(ServerReloaded(queues=queues, methods=facts.methods))
+        self._replace_all()
+
+    def _replace_all(self) -> None:
+        self._old = frozenset(worker.worker_id for worker in self._run.pool)
         self._run.pool.replace_all()
+        self._answer_with(state=ReloadState.REPLACING, workers=len(self._old))
+
+    def _watch_replacing(self) -> None:
+        """Say how many are replaced, until all are or a new one cannot boot."""
+        if self._answer is None or self._answer.state is not ReloadState.REPLACING:
+            return
+        pool = self._run.pool
+        replaced = len(self._old) - sum(worker.worker_id in self._old for worker in pool)
+        self._answer_with(replaced=replaced)
+        if pool.boots.error is not None:
+            self._answer_with(state=ReloadState.FAILED, why=pool.boots.error)
+        elif replaced == len(self._old) and pool.is_whole and all(worker.is_ready for worker in pool):
+            self._answer_with(state=ReloadState.DONE)
+
+    def _answer_with(self, answer: ReloadAnswer | None = None, **changes: Any) -> None:
+        """This, or the answer so far with the changes."""
+        answer = answer or self._answer
+        if answer is not None:
+            self._answer = replace(answer, **changes)
+            self._run.registration.answer_reload(self._answer)
 
     def _refuse(self, what: str, why: str) -> None:
         """Leave everything as it is, and say so."""
         logger.error("%s, so the workers stay as they are. Mend it, and send SIGHUP again:\n%s", what, why)
         self._trouble = in_short(what, why)
+        self._answer_with(state=ReloadState.REFUSED, why=f"{what}:\n{why}")

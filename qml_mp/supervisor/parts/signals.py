@@ -10,10 +10,12 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from qml_mp.core.answers import StacksAnswer, WorkerStack
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ HANDLED = (
 )  # fmt: skip
 _TERMINAL = "/dev/tty"
 _LOOK_FOR_STACKS_EVERY_S = 0.1
+_TOLD_FOR_S = 30.0  # in the registry, where every server reads it at each heartbeat
 _WRITING_A_STACK_S = 1.0  # at most: on a busy machine a worker waits for a processor first
 
 
@@ -80,21 +83,26 @@ class StackDump(Part):
     def __init__(self, run: Run) -> None:
         self._pool = run.pool
         self._clock = run.clock
-        self._look_at = self._give_up_at = float("inf")
+        self._registration = run.registration
+        self._asked_at = 0.0
+        self._look_at = self._give_up_at = self._forget_at = float("inf")
         self._seen: list[str | None] = []
 
     def ask(self) -> None:
         for worker in self._pool:
             if worker.is_ready:
                 worker.ask_for_stack()
-        now = self._clock.monotonic()
+        now = self._asked_at = self._clock.monotonic()
         self._look_at, self._give_up_at = now + _LOOK_FOR_STACKS_EVERY_S, now + _WRITING_A_STACK_S
 
     def next_at(self) -> float:
-        return self._look_at
+        return min(self._look_at, self._forget_at)
 
     def turn(self) -> None:
         now = self._clock.monotonic()
+        if now >= self._forget_at:
+            self._forget_at = float("inf")
+            self._registration.answer_stacks(None)
         if now < self._look_at:
             return
         before, self._seen = self._seen, [worker.stack() for worker in self._pool if worker.is_ready]
@@ -102,11 +110,22 @@ class StackDump(Part):
         if now < self._give_up_at and (None in self._seen or self._seen != before):
             self._look_at = now + _LOOK_FOR_STACKS_EVERY_S
             return
-        self._look_at = float("inf")
-        for worker in self._pool:
-            what = worker.last.method if worker.is_busy else "idle"
-            stack = worker.stack() or "no stack: its job has blocked or taken the signal that asks for it"
-            logger.info("Worker %s (pid %s, %s):\n%s", worker.number, worker.child.pid, what, stack)
+        self._look_at, self._forget_at = float("inf"), now + _TOLD_FOR_S
+        stacks = tuple(map(_stack_of, self._pool))
+        self._registration.answer_stacks(StacksAnswer(began_at=self._asked_at, workers=stacks))
+        for each in stacks:
+            logger.info(
+                "Worker %s (pid %s, %s):\n%s", each.number, each.pid, each.method or "idle", each.in_words
+            )
+
+
+def _stack_of(worker: WorkerProcess) -> WorkerStack:
+    return WorkerStack(
+        number=worker.number,
+        pid=worker.child.pid,
+        method=worker.last.method if worker.is_busy else None,
+        stack=worker.stack(),
+    )
 
 
 class SignalHandling(Part):

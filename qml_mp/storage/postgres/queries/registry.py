@@ -12,17 +12,19 @@ REGISTRY: Final = RegistryQueries(
         INSERT INTO {{s}}.servers ({SERVER_COLUMNS})
         VALUES (%(id)s, %(name)s, %(hostname)s, %(host)s, %(pid)s, %(started_ticks)s, %(worker_count)s,
                 %(queues)s, %(started_at)s, now(), %(heartbeat_enabled)s, %(methods)s, %(paused)s,
-                %(trouble)s)
+                %(trouble)s, %(answers)s)
         ON CONFLICT (id) DO UPDATE
         SET name = excluded.name, hostname = excluded.hostname, host = excluded.host, pid = excluded.pid,
             started_ticks = excluded.started_ticks, worker_count = excluded.worker_count,
             queues = excluded.queues, started_at = excluded.started_at,
             last_heartbeat = excluded.last_heartbeat, heartbeat_enabled = excluded.heartbeat_enabled,
-            methods = excluded.methods, paused = excluded.paused, trouble = excluded.trouble
+            methods = excluded.methods, paused = excluded.paused, trouble = excluded.trouble,
+            answers = excluded.answers
     """,
     update_server="""
         UPDATE {s}.servers
-        SET queues = %(queues)s, methods = %(methods)s, paused = %(paused)s, trouble = %(trouble)s
+        SET queues = %(queues)s, methods = %(methods)s, paused = %(paused)s, trouble = %(trouble)s,
+            answers = %(answers)s
         WHERE id = %(server_id)s
     """,
     heartbeat="UPDATE {s}.servers SET last_heartbeat = now() WHERE id = %(server_id)s",

@@ -12,10 +12,11 @@ REGISTRY: Final = RegistryQueries(
         INSERT OR REPLACE INTO qml_servers ({SERVER_COLUMNS})
         VALUES (
             :id, :name, :hostname, :host, :pid, :started_ticks, :worker_count, :queues, :started_at, :now,
-            :heartbeat_enabled, :methods, :paused, :trouble)
+            :heartbeat_enabled, :methods, :paused, :trouble, :answers)
     """,
     update_server="""
-        UPDATE qml_servers SET queues = :queues, methods = :methods, paused = :paused, trouble = :trouble
+        UPDATE qml_servers
+        SET queues = :queues, methods = :methods, paused = :paused, trouble = :trouble, answers = :answers
         WHERE id = :server_id
     """,
     heartbeat="UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id",

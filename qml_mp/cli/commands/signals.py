@@ -1,0 +1,203 @@
+"""Client: `qml-mp reload`, `stop` and `stacks`: what signals do, with an answer."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from qml_mp.cli.arguments import as_duration
+from qml_mp.cli.local_servers import LocalServer, chosen_servers, shown
+from qml_mp.cli.output import json_option, print_json, say
+from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.core.answers import ReloadAnswer, ReloadState, StacksAnswer
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.printable import printable_lines
+from qml_mp.storage.store import Storage
+from qml_mp.units import format_duration
+
+_LOOK_EVERY_S = 0.1
+_STACKS_WITHIN_S = 10.0
+_LEAVES_AFTER_ITS_ROW_S = 5.0
+_CANNOT_BOOT = 3
+
+
+def _which(command: Callable[..., Any]) -> Callable[..., Any]:
+    every = click.option("--all", "all_of_them", is_flag=True, help="Every server of this machine.")
+    named = click.option(
+        "--server", "names", multiple=True, metavar="NAME|ID|PID", help="Which; may be given several times."
+    )
+    return named(every(command))
+
+
+def _timeout(default: str, meaning: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--timeout", metavar="DURATION", default=default, callback=as_duration,
+        help=f"{meaning} Default: {default}.",
+    )  # fmt: skip
+
+
+@click.command(cls=Command)
+@_which
+@click.option("--no-wait", is_flag=True, help="Ask for it, and do not wait for what becomes of it.")
+@_timeout("10m", "How long to wait for the jobs that are running now.")
+@pass_session
+def reload(
+    session: Session, names: tuple[str, ...], all_of_them: bool, no_wait: bool, timeout: timedelta
+) -> int:
+    """Have servers of this machine take over new code (SIGHUP), and tell what became of it.
+
+    Workers are replaced one by one, each after its job. Code that does not import replaces nobody:
+    the reason is printed, and the exit code is 3. It is 1 when they are not done in time.
+    """
+    storage = session.existing_storage()
+    codes = [0]
+    for info in chosen_servers(storage, names, all_of_them=all_of_them, command="reload"):
+        with LocalServer(info) as server:
+            asked_at = time.monotonic()
+            server.send(signal.SIGHUP)
+            if no_wait:
+                say(f"{shown(info)}: asked")
+                continue
+            answer = _await_reload(server, storage, since=asked_at, within=timeout)
+            codes.append(_tell_reload(info, answer, within=timeout))
+    return max(codes)
+
+
+@click.command(cls=Command)
+@_which
+@click.option("--now", is_flag=True, help="Kill what runs, and give its jobs back.")
+@click.option("--no-wait", is_flag=True, help="Ask for it, and do not wait for the end.")
+@_timeout("5m", "How long to wait for the end.")
+@pass_session
+def stop(
+    session: Session,
+    names: tuple[str, ...],
+    all_of_them: bool,
+    now: bool,
+    no_wait: bool,
+    timeout: timedelta,
+) -> int:
+    """Stop servers of this machine (SIGTERM, with --now SIGQUIT), and wait until they have ended.
+
+    Running jobs have the server's shutdown timeout. The exit code is 1 when one still runs after the
+    time given here.
+    """
+    storage = session.existing_storage()
+    deadline = time.monotonic() + timeout.total_seconds()
+    code = 0
+    for info in chosen_servers(storage, names, all_of_them=all_of_them, command="stop"):
+        with LocalServer(info) as server:
+            server.send(signal.SIGQUIT if now else signal.SIGTERM)
+            if no_wait:
+                say(f"{shown(info)}: asked")
+            elif _await_end(server, storage, until=deadline):
+                say(f"{shown(info)}: stopped")
+            else:
+                say(f"{shown(info)}: still runs after {format_duration(timeout)}; --now ends it at once")
+                code = 1
+    return code
+
+
+@click.command(cls=Command)
+@_which
+@json_option
+@pass_session
+def stacks(session: Session, names: tuple[str, ...], all_of_them: bool, as_json: bool) -> int:
+    """Print the Python stack of every worker of servers of this machine (SIGUSR1)."""
+    storage = session.existing_storage()
+    code = 0
+    for info in chosen_servers(storage, names, all_of_them=all_of_them, command="stacks"):
+        with LocalServer(info) as server:
+            asked_at = time.monotonic()
+            server.send(signal.SIGUSR1)
+            answer = _await_stacks(server, storage, since=asked_at)
+        if answer is None:
+            click.echo(
+                f"{shown(info)}: no answer within {_STACKS_WITHIN_S:g}s; what there is stands in its log",
+                err=True,
+            )
+            code = 1
+            continue
+        for each in answer.workers:
+            if as_json:
+                print_json(
+                    {"server_id": info.id, "number": each.number, "pid": each.pid, "method": each.method,
+                     "stack": each.stack}
+                )  # fmt: skip
+                continue
+            say(f"{info.name}, worker {each.number} (pid {each.pid}, {each.method or 'idle'}):")
+            for line in printable_lines(each.in_words):
+                click.echo(f"  {line}")
+    return code
+
+
+def _await_reload(
+    server: LocalServer, storage: Storage, *, since: float, within: timedelta
+) -> ReloadAnswer | None:
+    """The newest answer to what was asked then; None: none came, or the server has ended."""
+    deadline = time.monotonic() + within.total_seconds()
+    answer: ReloadAnswer | None = None
+    while not server.has_ended(within_s=_LOOK_EVERY_S):
+        row = server.row(storage)
+        newest = None if row is None else row.answers.reload
+        if newest is not None and newest.began_at >= since:
+            answer = newest
+        if (answer is not None and answer.is_final) or time.monotonic() >= deadline:
+            return answer
+    return None
+
+
+def _tell_reload(info: ServerInfo, answer: ReloadAnswer | None, *, within: timedelta) -> int:
+    """Say what became of it; the exit code."""
+    who = shown(info)
+    if answer is None:
+        click.echo(f"{who}: ended, or did not answer; see its log", err=True)
+        return 1
+    match answer.state:
+        case ReloadState.DONE:
+            say(f"{who}: {_workers(answer.replaced)} replaced")
+            return 0
+        case ReloadState.REFUSED | ReloadState.FAILED:
+            stay = answer.workers - answer.replaced
+            kept = "the workers stay as they are" if not answer.workers else f"{_workers(stay)} not replaced"
+            click.echo(f"{who}: {kept}.", err=True)
+            for line in printable_lines(answer.why or ""):
+                click.echo(f"  {line}", err=True)
+            return _CANNOT_BOOT
+        case ReloadState.LOOKING | ReloadState.REPLACING:
+            click.echo(
+                f"{who}: {answer.replaced} of {_workers(answer.workers)} replaced after "
+                f"{format_duration(within)}; it goes on, each after its job",
+                err=True,
+            )
+            return 1
+
+
+def _await_end(server: LocalServer, storage: Storage, *, until: float) -> bool:
+    """Whether the server has ended. In a program of its user's that goes on, it has left the registry."""
+    while not server.has_ended(within_s=_LOOK_EVERY_S):
+        if server.row(storage) is None:
+            server.has_ended(within_s=_LEAVES_AFTER_ITS_ROW_S)
+            return True
+        if time.monotonic() >= until:
+            return False
+    return True
+
+
+def _await_stacks(server: LocalServer, storage: Storage, *, since: float) -> StacksAnswer | None:
+    deadline = time.monotonic() + _STACKS_WITHIN_S
+    while not server.has_ended(within_s=_LOOK_EVERY_S) and time.monotonic() < deadline:
+        row = server.row(storage)
+        answer = None if row is None else row.answers.stacks
+        if answer is not None and answer.began_at >= since:
+            return answer
+    return None
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"

@@ -1,0 +1,145 @@
+"""Client: the servers of this machine, found by their rows in the registry, and signals to them.
+
+A signal goes through a descriptor of the process, opened before it is proved to be the one that registered:
+a pid that was given to another process in the meantime is never signalled. Nor is one that would die of it,
+as a program does that has the server in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+
+import click
+
+from qml_mp.cli.liveness import Standing, liveness_of
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.host import handles_signal, is_alive
+from qml_mp.printable import printable
+from qml_mp.storage.store import Storage
+
+_LOOK_EVERY_S = 0.05
+
+
+def chosen_servers(
+    storage: Storage, names: Sequence[str], *, all_of_them: bool, command: str
+) -> list[ServerInfo]:
+    """Those of this machine that are named (by name, id or pid), or all, or the only one.
+
+    Raises `click.UsageError` when several fit and neither `--server` nor `--all` was given, and
+    `click.ClickException` that says what to do when there is none here.
+    """
+    now, servers = storage.now(), storage.list_servers()
+    standings = {
+        each.id: liveness_of(each, now=now, on_one_machine=storage.is_on_one_machine).standing
+        for each in servers
+    }
+    if names:
+        found = []
+        for name in dict.fromkeys(names):
+            named = [each for each in servers if name in (each.id, each.name, str(each.process.pid))]
+            here = [each for each in named if standings[each.id] is Standing.ALIVE]
+            if not here:
+                raise click.ClickException(_why_none(name, named, standings, command=command))
+            found += [each for each in here if each not in found]
+        return found
+    found = [each for each in servers if standings[each.id] is Standing.ALIVE]
+    if not found:
+        raise click.ClickException(
+            f"No server of {storage.display_url} runs on this machine. "
+            + " ".join(_what_to_do(each, standings[each.id], command=command) for each in servers)
+        )
+    if len(found) > 1 and not all_of_them:
+        raise click.UsageError(
+            f"{len(found)} servers run here: {', '.join(map(shown, found))}. "
+            "Name one by --server (name, id or pid), or take --all."
+        )
+    return found
+
+
+def shown(server: ServerInfo) -> str:
+    """ "web (pid 1234)"."""
+    return printable(f"{server.name} (pid {server.process.pid})")
+
+
+class LocalServer:
+    """The process of a registered server. `with`: its descriptor is held."""
+
+    def __init__(self, info: ServerInfo) -> None:
+        self.info = info
+        self._pidfd = -1
+
+    def __enter__(self) -> LocalServer:
+        """Raises `click.ClickException` when the process is not proved to be the server's."""
+        pid = self.info.process.pid
+        try:
+            if hasattr(os, "pidfd_open"):
+                self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise click.ClickException(f"The server {shown(self.info)} has just ended.") from None
+        if is_alive(self.info.process) is not True:  # asked after the open, so the answer is of this process
+            self._close()
+            raise click.ClickException(f"The server {shown(self.info)} has just ended.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def send(self, number: signal.Signals) -> None:
+        """Raises `click.ClickException` when it would not be heeded, or is not allowed."""
+        pid = self.info.process.pid
+        if handles_signal(pid, number) is False:
+            raise click.ClickException(
+                f"The server {shown(self.info)} runs inside a program that does not handle {number.name} "
+                "and would end by it. Nothing was sent; let that program stop or restart its server."
+            )
+        try:
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, number)
+            else:
+                os.kill(pid, number)
+        except ProcessLookupError:
+            raise click.ClickException(f"The server {shown(self.info)} has just ended.") from None
+        except PermissionError:
+            raise click.ClickException(
+                f"The server {shown(self.info)} belongs to another user; run this as that user, or as root."
+            ) from None
+
+    def has_ended(self, *, within_s: float = 0.0) -> bool:
+        """Whether the process has ended, waited for at most so long."""
+        if self._pidfd >= 0:
+            return bool(select.select([self._pidfd], [], [], within_s)[0])
+        deadline = time.monotonic() + within_s
+        while is_alive(self.info.process) is not False:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_EVERY_S)
+        return True
+
+    def row(self, storage: Storage) -> ServerInfo | None:
+        """Its row as it is now, also when it goes on under another id; None: it has left the registry."""
+        rows = (each for each in storage.list_servers() if each.process == self.info.process)
+        return next(rows, None)
+
+    def _close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _why_none(name: str, named: Sequence[ServerInfo], standings: dict[str, Standing], *, command: str) -> str:
+    if not named:
+        return f"No server is called {name!r}; `qml-mp servers list` shows those that there are."
+    return " ".join(_what_to_do(each, standings[each.id], command=command) for each in named)
+
+
+def _what_to_do(server: ServerInfo, standing: Standing, *, command: str) -> str:
+    if standing is Standing.DEAD:
+        return f"{shown(server)} is dead: the next server on this machine gives back what it left."
+    return (
+        f"{shown(server)} runs on {printable(server.hostname)} in what cannot be seen from here (another "
+        f"machine or container, another user's processes): run `qml-mp {command}` there."
+    )

@@ -1,0 +1,118 @@
+"""Anywhere: what a server answers to signals that ask it for something, as its row in the registry has it.
+
+Instants are of the monotonic clock, which all processes of a machine share. Who has sent a signal waits for
+an answer that began after that: whatever came of an earlier one cannot be mistaken for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+_LONGEST_STACK = 16 * 1024
+_LONGEST_REASON = 8 * 1024
+
+
+class ReloadState(StrEnum):
+    """How far a reload has come."""
+
+    LOOKING = "looking"
+    """The new code is being imported by a process that lives only for that."""
+    REPLACING = "replacing"
+    """Workers are replaced, one by one."""
+    DONE = "done"
+    REFUSED = "refused"
+    """The new code does not import, or its settings cannot be: no worker was touched."""
+    FAILED = "failed"
+    """A worker of the new code cannot boot: those that were not replaced work on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadAnswer:
+    """What became of a SIGHUP."""
+
+    began_at: float
+    """When the look at the code began."""
+    state: ReloadState
+    workers: int = 0
+    """To be replaced."""
+    replaced: int = 0
+    """Of these, those that have left."""
+    why: str | None = None
+    """With REFUSED and FAILED: the error, of several lines."""
+
+    @property
+    def is_final(self) -> bool:
+        return self.state not in (ReloadState.LOOKING, ReloadState.REPLACING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStack:
+    """What one worker was doing when it was asked."""
+
+    number: int
+    pid: int
+    method: str | None
+    """None: it was idle."""
+    stack: str | None
+    """None: it has written none."""
+
+    @property
+    def in_words(self) -> str:
+        return self.stack or "no stack: its job has blocked or taken the signal that asks for it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StacksAnswer:
+    """What became of a SIGUSR1."""
+
+    began_at: float
+    workers: tuple[WorkerStack, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """The newest answer of each kind; None: there is none, or it is no more told."""
+
+    reload: ReloadAnswer | None = None
+    stacks: StacksAnswer | None = None
+
+    def to_text(self) -> str | None:
+        """JSON text for the row; None when there is no answer."""
+        if self == NO_ANSWERS:
+            return None
+        shortened = self
+        if self.reload is not None and self.reload.why is not None:
+            reload = dataclasses.replace(self.reload, why=self.reload.why[-_LONGEST_REASON:])
+            shortened = dataclasses.replace(shortened, reload=reload)
+        if self.stacks is not None:
+            workers = tuple(
+                dataclasses.replace(each, stack=each.stack and each.stack[:_LONGEST_STACK])
+                for each in self.stacks.workers
+            )
+            shortened = dataclasses.replace(
+                shortened, stacks=dataclasses.replace(self.stacks, workers=workers)
+            )
+        return json.dumps(dataclasses.asdict(shortened))
+
+
+NO_ANSWERS = Answers()
+
+
+def read_answers(text: str | None) -> Answers:
+    """The way back. What cannot be read, as from another version, is no answer."""
+    try:
+        fields: dict[str, Any] = json.loads(text or "{}")
+        reload, stacks = fields.get("reload"), fields.get("stacks")
+        return Answers(
+            reload=reload and ReloadAnswer(**{**reload, "state": ReloadState(reload["state"])}),
+            stacks=stacks
+            and StacksAnswer(
+                began_at=stacks["began_at"], workers=tuple(WorkerStack(**each) for each in stacks["workers"])
+            ),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return NO_ANSWERS

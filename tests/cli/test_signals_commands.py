@@ -1,0 +1,153 @@
+"""`reload`, `stop` and `stacks`: they find the servers of this machine, and signal nobody else."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo
+from qml_mp.storage.store import Storage
+from tests.cli.command import TASKS, Qml, is_one_error
+from tests.processes.harness import PATIENCE_S, wait_until
+
+_NAP = """
+import time
+
+@app.job()
+def nap() -> None:
+    open("begun", "w").close()
+    time.sleep(600)
+"""
+_ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)
+
+
+def register(storage: Storage, name: str, process: ProcessIdentity) -> None:
+    now = datetime.now(UTC)
+    storage.register_server(
+        ServerInfo(
+            id=f"{name}#1", name=name, hostname="box", process=process, worker_count=1, queues=(),
+            started_at=now, last_heartbeat=now, heartbeat_enabled=True,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """A program that handles no signal, and would end by any of them."""
+    with subprocess.Popen([sys.executable, "-S", "-c", "print(1, flush=True); input()"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def has_workers(status: Any) -> bool:
+    return any(server["workers"] for server in status["servers"])
+
+
+def test_a_server_tells_its_stacks_is_reloaded_and_stopped(qml: Qml) -> None:
+    tasks = qml.folder / "tasks.py"
+    tasks.write_text(TASKS + _NAP)
+    with qml.started("-w", "2", "--server-name", "blue", "--shutdown-timeout", "1") as process:
+        before = qml.until("status", shows=has_workers, server=process)["servers"][0]["workers"]
+        qml("enqueue", "nap")
+        wait_until((qml.folder / "begun").exists)
+
+        shown = qml("stacks", "--json")
+        in_words = qml("stacks", "--server", "blue")
+        tasks.write_text("import no_such_library\n" + TASKS)
+        refused = qml("reload")
+        tasks.write_text(TASKS + _NAP)
+        late = qml("reload", "--server", str(process.pid), "--timeout", "0.1")
+        stopped = qml("stop", "--now")
+        code = process.wait(PATIENCE_S)
+
+    napping = next(line for line in shown.lines if line["method"] == "nap")
+    assert napping["pid"] in [worker["pid"] for worker in before]
+    assert " in nap" in napping["stack"]
+    assert f"blue, worker {napping['number']} (pid {napping['pid']}, nap):\n" in in_words.out
+    assert refused.code == 3
+    assert f"blue (pid {process.pid}): the workers stay as they are.\n" in refused.err
+    assert "  ModuleNotFoundError: No module named 'no_such_library'\n" in refused.err
+    assert (late.code, late.out) == (1, "")
+    assert "replaced after" in late.err
+    assert (stopped.code, stopped.out) == (0, f"blue (pid {process.pid}): stopped\n")
+    assert code == 6  # the nap was killed
+
+
+def test_a_reload_tells_how_many_workers_are_replaced(qml: Qml) -> None:
+    with qml.started("-w", "2") as process:
+        qml.until("status", shows=has_workers, server=process)
+
+        reloaded = qml("reload")
+        stopped = qml("stop")
+
+    assert (reloaded.code, reloaded.out) == (0, f"qml-server (pid {process.pid}): 2 workers replaced\n")
+    assert (stopped.code, process.returncode) == (0, 0)
+
+
+def test_of_several_servers_one_has_to_be_named(
+    qml: Qml, storage: Storage, bystander: subprocess.Popen[bytes]
+) -> None:
+    register(storage, "blue", host.identity(bystander.pid))
+    register(storage, "green", host.identity(bystander.pid))
+
+    ended = qml("stop")
+
+    assert ended.code == 2
+    assert f"2 servers run here: blue (pid {bystander.pid}), green (pid {bystander.pid})" in ended.err
+    assert is_one_error(ended.err)
+
+
+def test_a_server_elsewhere_is_left_to_who_is_there(qml: Qml, storage: Storage) -> None:
+    register(storage, "far", _ELSEWHERE)
+
+    alone, named, unknown = qml("stop"), qml("reload", "--server", "far"), qml("stacks", "--server", "nobody")
+
+    assert (alone.code, named.code, unknown.code) == (1, 1, 1)
+    assert "far (pid 1) runs on box" in alone.err
+    assert "run `qml-mp reload` there" in named.err
+    assert "No server is called 'nobody'" in unknown.err
+
+
+@pytest.mark.fault(54)
+def test_a_pid_that_was_given_to_another_process_is_not_signalled(
+    qml: Qml, storage: Storage, bystander: subprocess.Popen[bytes]
+) -> None:
+    own = host.identity(bystander.pid)
+    register(storage, "gone", replace(own, started_ticks=own.started_ticks - 1))
+
+    ended = qml("stop", "--now", "--server", "gone")
+
+    assert ended.code == 1
+    assert "is dead" in ended.err
+    assert bystander.poll() is None
+
+
+@pytest.mark.parametrize("command", ["reload", "stop", "stacks"])
+def test_a_program_that_would_die_of_the_signal_is_spared(
+    qml: Qml, storage: Storage, bystander: subprocess.Popen[bytes], command: str
+) -> None:
+    """As one that has `BackgroundJobServer.run` in a thread."""
+    register(storage, "inside", host.identity(bystander.pid))
+
+    ended = qml(command)
+
+    assert ended.code == 1
+    assert "does not handle SIG" in ended.err
+    assert bystander.poll() is None
+
+
+def test_whether_a_process_handles_a_signal_is_told(bystander: subprocess.Popen[bytes]) -> None:
+    assert host.handles_signal(bystander.pid, signal.SIGHUP) is False
+    assert host.handles_signal(bystander.pid, signal.SIGINT) is True
+    assert host.handles_signal(2**22 + 1, signal.SIGINT) is None
