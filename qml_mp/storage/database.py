@@ -18,7 +18,7 @@ from qml_mp.storage.queries import Queries
 from qml_mp.storage.rows import Row, ToInstant, claim_of
 from qml_mp.storage.scratch import Scratch
 from qml_mp.storage.storable import NewRow
-from qml_mp.storage.waiting import Waker
+from qml_mp.storage.waiting import EndedWaker, Waker
 
 Values = Mapping[str, object]
 """What a query is bound to, by name, as Python has it: instants are aware datetimes, durations timedeltas,
@@ -128,6 +128,8 @@ class Database(Protocol):
     def is_on_one_machine(self) -> bool: ...
 
     def open_waker(self) -> Waker | None: ...
+
+    def open_ended_waker(self) -> EndedWaker | None: ...
 
     def make_scratch(self) -> Scratch: ...
 

@@ -162,6 +162,18 @@ class LimitQueries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitQueries:
+    """Waiting for the ends of jobs. waiter: a name that each has for itself."""
+
+    ended: str
+    """ids: asked_id and job of each that has ended or is not there; of the latter the job is all NULL."""
+    begin: str | None
+    """waiter, ids, ttl: have the ends of these jobs be told for so long. None: each commit is seen."""
+    end: str | None
+    """waiter, ids: no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MonitoringQueries:
     """What people and `--burst` read. No queues: all of them; methods None: any; server_id None: any."""
 
@@ -284,3 +296,4 @@ class Queries:
     monitoring: MonitoringQueries
     recurring: RecurringQueries
     registry: RegistryQueries
+    waits: WaitQueries

@@ -23,9 +23,10 @@ from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import NamedLocks, ServerRegistry
 from qml_mp.storage.scratch import Scratch
 from qml_mp.storage.waiting import StorageWait, Waker
+from qml_mp.storage.waits import Waits
 
 
-class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Limits, Monitoring):
+class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Limits, Waits, Monitoring):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""
 
     def __init__(self, database: Database) -> None:

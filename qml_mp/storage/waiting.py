@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -40,6 +41,21 @@ class WakeUp:
     """How many jobs can run now. So many workers are woken; each goes on until it finds nothing."""
     more: bool = True
     """Whether there may be anything besides them: what is due later, cancels, templates."""
+
+
+class EndedWaker(Protocol):
+    """Tells who waits for the ends of jobs. For one thread; holds no storage handle across a fork."""
+
+    def fileno(self) -> int:
+        """Readable when something was told."""
+
+    def drain(self) -> Collection[str] | None:
+        """Read everything there is, without waiting: the ids of jobs that have ended, of these waits or of
+        others; None: any may have. Raises `StorageUnavailable` when the connection behind it is lost: close
+        it, open another later."""
+
+    def close(self) -> None:
+        """Harmless when closed already."""
 
 
 class Waker(Protocol):

@@ -34,7 +34,13 @@ CHOICES: list[tuple[ChoiceQueries, dict[str, object], str]] = [
     (QUERIES.claims.from_several, {**OWNER, "queues": ["small", "none", "big"]}, "jobs_claim_queue"),
 ]
 NAMES = ["one queue", "all queues", "all methods", "several queues"]
-FINISHED = {"claim_seq": [1, 1], "result": ["null", None], "duration_us": [1, 2], "reason": [None, None]}
+FINISHED = {
+    "claim_seq": [1, 1],
+    "result": ["null", None],
+    "duration_us": [1, 2],
+    "reason": [None, None],
+    "ended_channel": "ended",
+}
 
 
 @pytest.fixture
@@ -173,9 +179,9 @@ def explained(
 def assert_only_heads_are_read(plan: list[str], index: str) -> None:
     scans = [line.strip() for line in plan if "Scan using" in line]
     assert any(index in line for line in scans), plan
-    known = (index, "jobs_pkey", "workers_pkey", "limits_pkey")
+    known = (index, "jobs_pkey", "workers_pkey", "limits_pkey", "waits_pkey")
     assert all(any(name in line for name in known) for line in scans), plan
-    assert all(_rows(line) == 0 for line in scans if "limits_pkey" in line), plan
+    assert all(_rows(line) == 0 for line in scans if "limits_pkey" in line or "waits_pkey" in line), plan
     assert not any("Bitmap" in line or "Seq Scan" in line for line in plan), "\n".join(plan)
 
 

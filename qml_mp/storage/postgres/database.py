@@ -31,10 +31,10 @@ from qml_mp.storage.postgres.queries.common import Told
 from qml_mp.storage.postgres.queries.jobs import COPY, INSERT_ONE, INSERT_PLAIN
 from qml_mp.storage.postgres.scratch import PostgresScratch
 from qml_mp.storage.postgres.target import parse_target
-from qml_mp.storage.postgres.waker import NotifyWaker
+from qml_mp.storage.postgres.waker import EndedListener, NotifyWaker
 from qml_mp.storage.rows import Row
 from qml_mp.storage.storable import NewRow
-from qml_mp.storage.waiting import Waker
+from qml_mp.storage.waiting import EndedWaker, Waker
 
 
 def _instant(value: object) -> datetime | None:
@@ -134,6 +134,16 @@ class PostgresDatabase:
             logger.info(_POOLED, self.connection.display_url)
         return None
 
+    def open_ended_waker(self) -> EndedWaker | None:
+        """None behind a pooler."""
+        if self._can_listen:
+            link = open_link(self.connection.target, self.connection.options)
+            if not link.is_pooled:
+                return EndedListener(self.connection.target, link)
+            self._can_listen = False
+            link.close()
+        return None
+
     def make_scratch(self) -> PostgresScratch:
         return PostgresScratch(self.connection.target, self.connection.options)
 
@@ -217,7 +227,8 @@ class _Transaction:
 
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
         statement, names = self._own.schema.numbered(query)
-        known = {"channel": self._own.target.channel, **values}
+        target = self._own.target
+        known = {"channel": target.channel, "ended_channel": target.ended_channel, **values}
         bound = [
             _array(value) if isinstance(value, list) else value for value in map(known.__getitem__, names)
         ]

@@ -235,10 +235,25 @@ _ANSWERS = """
 ALTER TABLE {s}.servers ADD COLUMN answers text;
 """
 
+_WAITS = """
+-- Who waits for the end of which jobs, and until when that holds: whoever ends one of them tells by NOTIFY.
+-- Empty while nobody waits, which each commit of outcomes asks first.
+CREATE TABLE {s}.waits (
+    job_id text COLLATE "C" NOT NULL,
+    waiter text COLLATE "C" NOT NULL,
+    until  timestamptz NOT NULL,
+    PRIMARY KEY (job_id, waiter)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 1
+);
+"""
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
     Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
-    Migration(version=5, sql=_FRAME_OF_ERRORS + _ANSWERS),
+    Migration(version=5, sql=_FRAME_OF_ERRORS + _ANSWERS + _WAITS),
 )

@@ -45,6 +45,8 @@ class Target:
     schema: str
     channel: str
     """Where commits are announced with NOTIFY."""
+    ended_channel: str
+    """Where the ends of jobs are, for which somebody waits."""
     pooler: Pooler | None = None
     """What the URL says of one; None: nothing, so that each connection looks for itself."""
 
@@ -89,6 +91,7 @@ def parse_target(url: str) -> Target:
         conninfo=_joined(parts.base, for_libpq),
         schema=schema,
         channel=f"qml_mp.{schema}",
+        ended_channel=f"qml_mp/{schema}",
         pooler=pooler,
     )
 

@@ -21,9 +21,9 @@ from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.opening import is_writing
 from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.sqlite.scratch import SqliteScratch
-from qml_mp.storage.sqlite.waker import open_waker
+from qml_mp.storage.sqlite.waker import AnyCommitWaker, open_waker
 from qml_mp.storage.storable import NewRow, microseconds
-from qml_mp.storage.waiting import Waker
+from qml_mp.storage.waiting import EndedWaker, Waker
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -100,6 +100,10 @@ class SqliteDatabase:
 
     def open_waker(self) -> Waker | None:
         return open_waker(self.connection)
+
+    def open_ended_waker(self) -> EndedWaker | None:
+        waker = open_waker(self.connection)
+        return None if waker is None else AnyCommitWaker(waker)
 
     def make_scratch(self) -> SqliteScratch:
         return SqliteScratch(self.connection.path)

@@ -1,4 +1,4 @@
-"""Supervisor: wake-ups from the changes of an SQLite file, on Linux (inotify)."""
+"""Supervisor and client: wake-ups from the changes of an SQLite file, on Linux (inotify)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import os
 import select
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from qml_mp.errors import StorageUnavailable
@@ -37,6 +37,19 @@ def open_waker(database: SqliteConnection) -> FileWaker | None:
     if not hasattr(libc, "inotify_init1") or not hasattr(libc, "timerfd_create"):
         return None
     return FileWaker(database, libc)
+
+
+class AnyCommitWaker:
+    """`EndedWaker` by a `FileWaker`: a commit tells of itself, and not of whom."""
+
+    def __init__(self, waker: FileWaker) -> None:
+        self._waker = waker
+        self.fileno = waker.fileno
+        self.close = waker.close
+
+    def drain(self) -> Collection[str] | None:
+        """Nothing, or anything."""
+        return () if self._waker.drain(soon=False) is None else None
 
 
 class FileWaker:

@@ -18,6 +18,7 @@ from qml_mp.storage.postgres.queries.limits import LIMITS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
+from qml_mp.storage.postgres.queries.waits import WAITS
 from qml_mp.storage.queries import Queries
 
 QUERIES: Final = Queries(
@@ -27,4 +28,5 @@ QUERIES: Final = Queries(
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,
+    waits=WAITS,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, Told, counted
+from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, Told, counted, told_to_waiters
 from qml_mp.storage.queries import JobQueries
 
 _COLUMNS: Final = """
@@ -107,11 +107,15 @@ JOBS: Final = JobQueries(
     free_key="DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s",
     get=f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.id = %(id)s",
     delete=f"""
-        UPDATE {{s}}.jobs AS j
-        SET state = 'deleted', reason = %(reason)s, finished_at = now(),
-            expires_at = now() + %(ttl)s::interval, run_at = NULL
-        WHERE j.id = %(id)s AND j.state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
-        RETURNING {JOB}
+        WITH deleted AS (
+            UPDATE {{s}}.jobs AS j
+            SET state = 'deleted', reason = %(reason)s, finished_at = now(),
+                expires_at = now() + %(ttl)s::interval, run_at = NULL
+            WHERE j.id = %(id)s
+              AND j.state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
+            RETURNING {JOB}
+        )
+        SELECT *, {told_to_waiters("deleted.id")} AS told_waiters FROM deleted
     """,
     retry=f"""
         WITH retried AS (

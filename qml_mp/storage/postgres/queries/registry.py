@@ -100,5 +100,9 @@ REGISTRY: Final = RegistryQueries(
         RETURNING value
     """,
     release_lock="DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s",
-    delete_expired_locks="DELETE FROM {s}.locks WHERE expires_at <= now()",
+    # With them what waiters have left that were killed.
+    delete_expired_locks="""
+        WITH waits AS (DELETE FROM {s}.waits WHERE until <= now())
+        DELETE FROM {s}.locks WHERE expires_at <= now()
+    """,
 )

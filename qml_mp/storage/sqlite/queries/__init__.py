@@ -18,6 +18,7 @@ from qml_mp.storage.sqlite.queries.limits import LIMITS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
 from qml_mp.storage.sqlite.queries.recurring import RECURRING
 from qml_mp.storage.sqlite.queries.registry import REGISTRY
+from qml_mp.storage.sqlite.queries.waits import WAITS
 
 QUERIES: Final = Queries(
     claims=CLAIMS,
@@ -26,4 +27,5 @@ QUERIES: Final = Queries(
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,
+    waits=WAITS,
 )
