@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME, Told, told_to_waiters
+from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME
+from qml_mp.storage.postgres.queries.telling import COUNT, OF_A_PLACE, OF_AN_OUTCOME
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 
@@ -185,10 +186,6 @@ _CLAIM: Final = f"""
 # statistics are old may otherwise look for the row among all that are Processing.
 _CLAIM_HOLDS: Final = "id = %(id)s AND CASE WHEN state = 'processing' THEN claim_seq END = %(claim_seq)s"
 
-_HAS_PLACES: Final = "EXISTS (SELECT FROM {s}.limits WHERE max_running IS NOT NULL)"
-_COUNT: Final = f"(SELECT count(*) FROM finished) + {told_to_waiters('SELECT id FROM finished')} AS count"
-_TELL_OF_A_PLACE: Final = f"CASE WHEN {_HAS_PLACES} THEN pg_notify(%(channel)s, '{Told.ONE_JOB}') END"
-
 _SUCCEED: Final = """
     UPDATE {s}.jobs AS j
     SET state = 'succeeded', finished_at = now(), expires_at = now() + %(ttl)s::interval,
@@ -210,7 +207,7 @@ _EXCHANGE: Final = f"""
     -- The outcomes first, as everybody locks claims before the row of their worker.
     SELECT written.*, claimed.*
     FROM (
-        SELECT now() AS now, {_COUNT},
+        SELECT now() AS now, {COUNT},
                -- No column of its own, which each row of the reply would have.
                CASE WHEN EXISTS (SELECT FROM {{s}}.limits) THEN {UNDER_LIMITS} ELSE [kinds] END AS kinds
     ) AS written
@@ -266,13 +263,12 @@ CLAIMS: Final = ClaimQueries(
         WHERE id = ANY(%(ids)s::text[]) AND state = 'processing' ORDER BY id FOR UPDATE
     """,
     succeed=f"""
-        WITH finished AS ({_SUCCEED} RETURNING j.id) SELECT now() AS now, {_COUNT}
+        WITH finished AS ({_SUCCEED} RETURNING j.id) SELECT now() AS now, {COUNT}
     """,
     succeed_and_tell=f"""
         WITH finished AS ({_SUCCEED} RETURNING j.id)
-        SELECT now() AS now, {_COUNT}, {_TELL_OF_A_PLACE} AS told
+        SELECT now() AS now, {COUNT}, {OF_A_PLACE}
     """,
-    # A job that will run again is announced, and so is a place that is free again.
     finish=f"""
         WITH finished AS (
             UPDATE {{s}}.jobs
@@ -295,11 +291,7 @@ CLAIMS: Final = ClaimQueries(
             WHERE {_CLAIM_HOLDS}
             RETURNING id
         )
-        SELECT now() AS now,
-               CASE WHEN %(state)s = 'enqueued' OR {_HAS_PLACES} THEN pg_notify(%(channel)s, '{Told.MANY}')
-                    WHEN %(state)s = 'awaiting_retry' THEN pg_notify(%(channel)s, '{Told.NO_JOB}')
-               END AS told, CASE WHEN NOT %(waits)s THEN {told_to_waiters("finished.id")} END AS told_waiters
-        FROM finished
+        SELECT now() AS now, {OF_AN_OUTCOME} FROM finished
     """,
     add_attempt=f"""
         INSERT INTO {{s}}.attempts (job_id, {ATTEMPT_COLUMNS})

@@ -37,27 +37,6 @@ def notify(quoted_channel: str, told: Told) -> bytes:
 TELL_IF_ANY: Final = f"CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '{Told.MANY}') END AS told"
 """Announces the commit, when there was anything to write."""
 
-_MOST_TOLD_BYTES: Final = 7900
-"""Of one notification; the server takes less than 8000."""
-
-
-def told_to_waiters(ended: str) -> str:
-    """Always 0: tells those who wait for any of the jobs whose ids the subquery `ended` gives. A number, so
-    that a query with many rows can add it to one that it has, and needs no column for it.
-
-    A NOTIFY has commits wait for each other, so there is none when nobody waits for these jobs. Who begins
-    to wait meanwhile, and is not seen by this statement, looks again soon.
-    """
-    ids = "string_agg(DISTINCT w.job_id, ',')"
-    return f"""
-        CASE WHEN EXISTS (SELECT FROM {{s}}.waits) THEN coalesce((
-            SELECT length(pg_notify(%(ended_channel)s,
-                CASE WHEN octet_length({ids}) <= {_MOST_TOLD_BYTES} THEN {ids} ELSE '' END)::text)
-            FROM {{s}}.waits AS w WHERE w.job_id IN ({ended}) HAVING count(*) > 0
-        ), 0) ELSE 0 END
-    """
-
-
 # How methods are told apart. Cut, because an index takes no text of any length; longer than any name that a
 # program can register, so that those are whole.
 METHOD_NAME: Final = f'left(j.method, {MAX_METHOD_CHARS + 1}) COLLATE "C"'

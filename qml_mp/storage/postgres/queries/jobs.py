@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, Told, counted, told_to_waiters
+from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, Told, counted
+from qml_mp.storage.postgres.queries.telling import told_to_waiters
 from qml_mp.storage.queries import JobQueries
 
 _COLUMNS: Final = """
