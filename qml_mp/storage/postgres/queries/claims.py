@@ -249,7 +249,7 @@ CLAIMS: Final = ClaimQueries(
         UPDATE {s}.jobs
         SET state = 'failed', finished_at = now(), expires_at = now() + %(ttl)s::interval,
             last_error_type = %(type)s, last_error_message = %(message)s, last_error_traceback = NULL,
-            last_error_frame = NULL
+            last_error_key = NULL
         WHERE id = %(id)s
     """,
     all=f"{_PROCESSING} ORDER BY j.started_at, j.id",
@@ -286,7 +286,7 @@ CLAIMS: Final = ClaimQueries(
                 last_error_message = CASE WHEN %(failed)s THEN %(error_message)s ELSE last_error_message END,
                 last_error_traceback =
                     CASE WHEN %(failed)s THEN %(error_traceback)s ELSE last_error_traceback END,
-                last_error_frame = CASE WHEN %(failed)s THEN %(error_frame)s ELSE last_error_frame END,
+                last_error_key = CASE WHEN %(failed)s THEN %(error_key)s ELSE last_error_key END,
                 reason = %(reason)s, cancel_reason = NULL, worker_id = NULL, server_id = NULL
             WHERE {_CLAIM_HOLDS}
             RETURNING id

@@ -126,7 +126,7 @@ CLAIMS: Final = ClaimQueries(
     fail_unclaimable="""
         UPDATE qml_jobs
         SET state = 'failed', finished_at = :now, expires_at = :now + :ttl, last_error_type = :type,
-            last_error_message = :message, last_error_traceback = NULL, last_error_frame = NULL
+            last_error_message = :message, last_error_traceback = NULL, last_error_key = NULL
         WHERE id = :id
     """,
     all=f"{_PROCESSING} ORDER BY started_at, id",
@@ -151,7 +151,7 @@ CLAIMS: Final = ClaimQueries(
             last_error_type = iif(:failed, :error_type, last_error_type),
             last_error_message = iif(:failed, :error_message, last_error_message),
             last_error_traceback = iif(:failed, :error_traceback, last_error_traceback),
-            last_error_frame = iif(:failed, :error_frame, last_error_frame),
+            last_error_key = iif(:failed, :error_key, last_error_key),
             reason = :reason, cancel_reason = NULL, worker_id = NULL, server_id = NULL
         WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
     """,

@@ -1,7 +1,8 @@
-"""Anywhere: the line of the user's code by which failures are told apart, read from a traceback's text."""
+"""Anywhere: what failures are told apart by: method, type, and the user's line nearest to the error."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 _FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)')
@@ -9,6 +10,15 @@ _LINKS = ("The above exception was the direct cause", "During handling of the ab
 _FOREIGN = re.compile(r"^<frozen |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]")
 """Files of the standard library and of installed packages."""
 _MAX_CHARS = 200
+
+
+_KEY_BYTES = 8
+
+
+def failure_key(method: str, error_type: str, traceback: str | None) -> str:
+    """What failures of the same kind have in common, short enough for an index whatever their names are."""
+    told = "\0".join((method, error_type, user_frame(traceback) or ""))
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).hexdigest()
 
 
 def user_frame(traceback: str | None) -> str | None:

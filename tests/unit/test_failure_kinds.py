@@ -1,10 +1,10 @@
-"""The line of the user's code by which failures are told apart."""
+"""What failures are told apart by."""
 
 from __future__ import annotations
 
 import pytest
 
-from qml_mp.core.frames import user_frame
+from qml_mp.core.failure_kinds import failure_key, user_frame
 
 _HEAD = "Traceback (most recent call last):\n"
 _JOB = '  File "/srv/shop/tasks.py", line 12, in thumb\n    img = load(path)\n'
@@ -41,3 +41,15 @@ def test_a_frame_is_bounded() -> None:
     assert frame is not None
     assert len(frame) == 200
     assert frame.endswith("yyy:1 in f")
+
+
+def test_failures_of_one_kind_have_one_key_and_others_another() -> None:
+    of_one_kind = {failure_key("thumb", "X", _HEAD + _JOB + line) for line in (_STDLIB, _LIBRARY, "X: no\n")}
+
+    others = {
+        failure_key("other", "X", _HEAD + _JOB), failure_key("thumb", "Y", _HEAD + _JOB),
+        failure_key("thumb", "X", _HEAD + _JOB + _HELPER), failure_key("thumb", "X", None),
+    }  # fmt: skip
+
+    assert len(of_one_kind) == 1
+    assert len(others | of_one_kind) == 5
