@@ -28,6 +28,7 @@ from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
 from qml_mp.ipc.tickets import TicketPipe
+from qml_mp.ipc.turns import Turns
 from qml_mp.processing.job_records import mark_records
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
@@ -54,12 +55,13 @@ class WorkerArguments:
     tickets: TicketPipe
     ended: EndedOutcomes
     bell: Bell
+    turns: Turns
     slot: SlotWriter
 
     @property
     def pipe_fds(self) -> frozenset[int]:
-        """Those of the pipe from the supervisor, of the tickets and of the bell."""
-        return self.tickets.fds | {self.pipe_fd, self.bell.ringing_fd}
+        """Those of the pipe from the supervisor, of the tickets, of the turns and of the bell."""
+        return self.tickets.fds | self.turns.fds | {self.pipe_fd, self.bell.ringing_fd}
 
 
 def worker_main(arguments: WorkerArguments) -> int:
@@ -81,6 +83,7 @@ def worker_main(arguments: WorkerArguments) -> int:
         if program.attach is not None:
             program.attach(arguments.url)  # what jobs enqueue goes where this worker takes jobs from
         storage = open_storage(arguments.url, application_name=f"qml-mp: worker {arguments.number}")
+        storage.take_turns(arguments.turns)
         failpoints.hit("boot")
         streams = StandardStreams()
         own_fds |= streams.spares

@@ -25,7 +25,7 @@ from functools import cache
 from qml_mp import failpoints
 from qml_mp.errors import StorageError
 from qml_mp.storage.migrate import Migration, check_version
-from qml_mp.storage.waiting import StorageWait
+from qml_mp.storage.waiting import StorageWait, WriteTurns
 
 
 class ProcessConnection(ABC):
@@ -79,6 +79,9 @@ class ProcessConnection(ABC):
 
     @abstractmethod
     def wait_with(self, waiting: StorageWait | None) -> None: ...
+
+    def take_turns(self, turns: WriteTurns) -> None:  # noqa: B027  # most let several write
+        """Have each transaction that writes wait for its turn."""
 
     def close(self) -> None:
         """Harmless when there is no connection, or while it is in use."""

@@ -22,7 +22,7 @@ from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import NamedLocks, ServerRegistry
 from qml_mp.storage.scratch import Scratch
-from qml_mp.storage.waiting import StorageWait, Waker
+from qml_mp.storage.waiting import StorageWait, Waker, WriteTurns
 from qml_mp.storage.waits import Waits
 
 
@@ -90,6 +90,10 @@ class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, L
     def wait_with(self, waiting: StorageWait | None) -> None:
         """Let somebody else wait whenever this process waits for the storage; None: as usual again."""
         self._db.connection.wait_with(waiting)
+
+    def take_turns(self, turns: WriteTurns) -> None:
+        """Have this process write when it is its turn, where only one can write at a time; else harmless."""
+        self._db.connection.take_turns(turns)
 
     def close(self) -> None:
         """Close the connection; harmless when closed. The next use opens another."""

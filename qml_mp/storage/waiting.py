@@ -29,6 +29,16 @@ class StorageWait(Protocol):
         """Let so much time pass, at most a moment: somebody else's lock is about to be tried again."""
 
 
+class WriteTurns(Protocol):
+    """Processes that write to a storage one after the other, in the order in which they come."""
+
+    def take(self) -> None:
+        """Wait for one's turn; never for long, since whoever has it may be dead or stopped."""
+
+    def give(self) -> None:
+        """Let the next one write. Once after each `take`."""
+
+
 MANY_JOBS = 2**31
 """More than there are workers: it is not known how many."""
 

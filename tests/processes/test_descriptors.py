@@ -93,9 +93,9 @@ def test_a_new_worker_holds_its_pipes_and_its_stack_file_and_nothing_of_the_supe
     replacement = wait_until(lambda: new_workers(tmp_path / "imports", known=4))
     for files in [*replacement.values()]:
         others = [file for file in files if not file.startswith("/")]
-        # One end of the pipe from the supervisor, both ends of that for tickets, one end of the bell.
-        assert [file.partition(":")[0] for file in others] == ["pipe"] * 4
-        assert sorted(Counter(others).values()) == [1, 1, 2]
+        # One end of the pipe from the supervisor, both of that for tickets, one of the bell; the turns.
+        assert sorted(file.partition(":")[0] for file in others) == ["pipe"] * 4 + ["socket"] * 2
+        assert sorted(Counter(others).values()) == [1, 1, 1, 1, 2]
         assert [Path(file).name for file in files if file.startswith("/")] == [
             "null", "server.log", "server.log", "memfd:qml-mp-stack (deleted)",
         ]  # fmt: skip

@@ -31,7 +31,7 @@ from qml_mp.storage.sqlite.opening import (
     version_of,
 )
 from qml_mp.storage.sqlite.schema import ADD_VERSION, MIGRATIONS
-from qml_mp.storage.waiting import StorageWait
+from qml_mp.storage.waiting import StorageWait, WriteTurns
 
 # Pauses between two tries for the write lock. The mean stays the same however long one waits: with
 # growing pauses, as SQLite has them, the writer that has waited longest looks least often.
@@ -60,6 +60,7 @@ class SqliteConnection(ProcessConnection):
         self._busy_timeout_s = busy_timeout.total_seconds()
         self._patience = f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}"
         self._waiting: StorageWait | None = None
+        self._turns: WriteTurns | None = None
         self._connection: sqlite3.Connection | None = None
         self._descriptors: frozenset[int] = frozenset()
         self._is_patient = True
@@ -105,6 +106,8 @@ class SqliteConnection(ProcessConnection):
             connection = self._usable()
             self._have_patience(connection, patient=False)
             changes = connection.total_changes
+            if self._turns is not None:
+                self._turns.take()
             try:
                 self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
                 yield connection
@@ -112,6 +115,9 @@ class SqliteConnection(ProcessConnection):
             except BaseException:
                 _roll_back(connection)
                 raise
+            finally:
+                if self._turns is not None:
+                    self._turns.give()
             self.durable_commits += durable
             if durable:
                 self._disk.wait(connection, changed=connection.total_changes != changes)
@@ -148,6 +154,10 @@ class SqliteConnection(ProcessConnection):
     def wait_with(self, waiting: StorageWait | None) -> None:
         """Has the pauses between two tries for a lock made by somebody else."""
         self._waiting = waiting
+
+    def take_turns(self, turns: WriteTurns) -> None:
+        """Not for what is written once, by producers."""
+        self._turns = turns
 
     def close_for_fork(self) -> None:
         """Close the connection before a fork, once another thread's operation has ended. SQLite's own

@@ -15,6 +15,7 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import Activity, SlotTable
+from qml_mp.ipc.turns import Turns
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import MOST_WORKERS
 from qml_mp.storage.waiting import MANY_JOBS
@@ -46,6 +47,7 @@ class WorkerPool(Part):
         self.slots = SlotTable(spec.config.worker_count + _SPARE_SLOTS)
         self.ended = EndedTable(self.slots.capacity)
         self.bell = Bell()
+        self._turns = Turns()
         self._events = events
         self.boots = Boots(events)
         self.paused = False
@@ -69,7 +71,8 @@ class WorkerPool(Part):
         return [fd for worker in self for fd in worker.child.fds]
 
     def own_fds(self) -> list[int]:
-        return [*self.fds(), *self.bell.fds, *(fd for worker in self for fd in worker.channels.fds)]
+        shared = self.bell.fds | self._turns.fds
+        return [*self.fds(), *shared, *(fd for worker in self for fd in worker.channels.fds)]
 
     def next_at(self) -> float:
         now = self._clock.monotonic()
@@ -103,6 +106,7 @@ class WorkerPool(Part):
 
     def close(self) -> None:
         self.bell.close()
+        self._turns.close()
 
     @property
     def size(self) -> int:
@@ -262,6 +266,7 @@ class WorkerPool(Part):
             slots=self.slots,
             ended=self.ended,
             bell=self.bell,
+            turns=self._turns,
             index=self._free_slot(),
             own_fds=self._everyone.own_fds(),
             now=self._clock.monotonic(),
@@ -288,6 +293,7 @@ class WorkerPool(Part):
             self._let_predecessors_go()
         del self._workers[worker.worker_id]
         worker.close()
+        self._turns.give()  # it may have been this worker's
         self.wake_idle()  # it may have been the one that was told of a job
         self._room.freed()
         death = Death(

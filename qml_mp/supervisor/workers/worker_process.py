@@ -18,6 +18,7 @@ from qml_mp.ipc.pipe import Kind, Message, open_pipe, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.ipc.stack import STACK_SIGNAL, empty, open_stack_file, read_stack
 from qml_mp.ipc.tickets import TicketPipe
+from qml_mp.ipc.turns import Turns
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.workers.fork import Child, fork_child
@@ -261,6 +262,7 @@ def spawn_worker(
     slots: SlotTable,
     ended: EndedTable,
     bell: Bell,
+    turns: Turns,
     index: int,
     own_fds: Collection[int],
     now: float,
@@ -281,13 +283,14 @@ def spawn_worker(
         tickets=channels.tickets,
         ended=channels.ended,
         bell=bell,
+        turns=turns,
         slot=slots.writer(index),
     )
     child = fork_child(
         lambda: worker_main(arguments),
         ours=channels.fds,
         theirs=channels.fds - {channels.pipe_fd} | {reading},
-        shared=[bell.ringing_fd],
+        shared=turns.fds | {bell.ringing_fd},
         own_fds=own_fds,
         die_with_parent=True,
     )
