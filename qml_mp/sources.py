@@ -25,6 +25,7 @@ from qml_mp.settings import SETTINGS, ServerConfig
 DEFAULT_URL = "sqlite:///qml.db"
 
 _ENV_PREFIX = "QML_MP_"
+_OF_TESTS = "QML_MP_TEST_"
 _ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
 
 
@@ -43,6 +44,23 @@ def load_url(given: str | None = None) -> str:
     if file is None or "url" not in file.values:
         return DEFAULT_URL
     return _anchored(_text(file.values["url"], f"url in {file.path}"), file.path.parent)
+
+
+def is_url_in_environment() -> bool:
+    """Whether the environment names the storage: what code sets by `setdefault` changes nothing then."""
+    return bool(os.environ.get("QML_MP_URL"))
+
+
+def unknown_variables() -> list[str]:
+    """A sentence for each variable of the environment that looks like a setting and is none."""
+    known = {_ENV_PREFIX + name.upper() for name in ("url", "app", *_ALIASES, *SETTINGS)}
+    sentences = []
+    for name in sorted(os.environ):
+        if name.startswith(_ENV_PREFIX) and name not in known and not name.startswith(_OF_TESTS):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            sentences.append(f"{name} in the environment is no setting and has no effect{hint}")
+    return sentences
 
 
 def load_app_spec(flag: str | None) -> str | None:

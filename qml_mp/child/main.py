@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import traceback
 from dataclasses import dataclass
 
 from qml_mp import failpoints, host
@@ -13,6 +12,7 @@ from qml_mp.child.commands import Commands
 from qml_mp.child.exits import WorkerExit, end_group
 from qml_mp.child.held import Held
 from qml_mp.child.hygiene import Hygiene, StandardStreams
+from qml_mp.child.import_errors import import_error_text
 from qml_mp.child.loop import WorkerLoop
 from qml_mp.child.outcomes import Outcomes
 from qml_mp.child.prologue import cut_off_descendants, unblock_signals
@@ -88,8 +88,8 @@ def worker_main(arguments: WorkerArguments) -> int:
         streams = StandardStreams()
         own_fds |= streams.spares
         loop = _loop(arguments, program, storage, commands, display, streams)
-    except BaseException:  # user code: even SystemExit at import is a failure to boot
-        arguments.slot.show_cannot_boot(traceback.format_exc())
+    except BaseException as error:  # user code: even SystemExit at import is a failure to boot
+        arguments.slot.show_cannot_boot(import_error_text(error))
         return WorkerExit.CANNOT_BOOT
     arguments.slot.show_ready()
     try:

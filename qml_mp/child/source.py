@@ -10,12 +10,12 @@ import importlib
 import json
 import os
 import sys
-import traceback
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from qml_mp import host
+from qml_mp.child.import_errors import import_error_text
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
@@ -114,8 +114,8 @@ def probe(source: ProgramSource) -> str:
         facts = dataclasses.replace(facts, url=url_for_others(facts.url))
     except AppImportError as error:
         facts = AppFacts(error=str(error))
-    except BaseException:  # user code: even SystemExit at import is a failure
-        facts = AppFacts(error=traceback.format_exc())
+    except BaseException as error:  # user code: even SystemExit at import is a failure
+        facts = AppFacts(error=import_error_text(error))
     config = None if facts.config is None else facts.config.plain()
     return json.dumps({**dataclasses.asdict(facts), "config": config}, default=_plain)
 

@@ -43,6 +43,15 @@ class Liveness:
         heard = self.standing is Standing.NOT_KNOWN and self.silent_for is not None
         return heard or self.standing is Standing.ALIVE
 
+    is_overdue: bool = False
+    """Whether its heartbeats have stopped, whatever is known of its process."""
+
+    @property
+    def last_heard(self) -> str:
+        """For people; of one that sends heartbeats."""
+        silent_s = 0 if self.silent_for is None else max(0, round(self.silent_for.total_seconds()))
+        return f"last heard {format_duration(timedelta(seconds=silent_s))} ago"
+
     def __str__(self) -> str:
         """For people: what is known, and what it rests on when that is only heartbeats."""
         if self.standing not in (Standing.NOT_KNOWN, Standing.SILENT):
@@ -52,20 +61,19 @@ class Liveness:
             return f"{known} (sends no heartbeats)"
         if self.silent_for < -_CLOCK_STEP:
             return f"{known} (not heard since the clock was set back)"
-        seconds = timedelta(seconds=max(0, round(self.silent_for.total_seconds())))
-        return f"{known} (last heard {format_duration(seconds)} ago)"
+        return f"{known} ({self.last_heard})"
 
 
 def liveness_of(server: ServerInfo, *, now: datetime, on_one_machine: bool) -> Liveness:
     """What the process table of this machine and its last heartbeat tell; `now` is the storage's clock."""
     silent_for = now - server.last_heartbeat if server.heartbeat_enabled else None
+    limit = _SILENT_AFTER_ON_ONE_MACHINE if on_one_machine else _SILENT_AFTER
+    lately = silent_for is None or -_CLOCK_STEP <= silent_for <= limit
     match is_alive(server.process):
         case True:
             standing = Standing.ALIVE
         case False:
             standing = Standing.DEAD
         case None:
-            limit = _SILENT_AFTER_ON_ONE_MACHINE if on_one_machine else _SILENT_AFTER
-            lately = silent_for is None or -_CLOCK_STEP <= silent_for <= limit
             standing = Standing.NOT_KNOWN if lately else Standing.SILENT
-    return Liveness(standing=standing, silent_for=silent_for)
+    return Liveness(standing=standing, silent_for=silent_for, is_overdue=not lately)

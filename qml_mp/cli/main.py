@@ -22,6 +22,8 @@ _COMMANDS = {
     "reload": ("commands.signals", "Have a server of this machine take over new code."),
     "stop": ("commands.signals", "Stop a server of this machine."),
     "stacks": ("commands.signals", "Print what the workers of a server of this machine are doing."),
+    "check": ("commands.check", "Say whether a server of this app could start here."),
+    "health": ("commands.health", "Say whether the server of this machine can do its work."),
     "enqueue": ("commands.enqueue", "Enqueue one job."),
     "jobs": ("commands.jobs", "List, show, retry, cancel or delete jobs."),
     "recurring": ("commands.recurring", "Manage the templates of recurring jobs."),

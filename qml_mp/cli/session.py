@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import click
 from click.shell_completion import CompletionItem
 
+from qml_mp.cli.output import note
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch
-from qml_mp.sources import load_app_spec, load_config, load_url
+from qml_mp.sources import is_url_in_environment, load_app_spec, load_config, load_url, unknown_variables
 
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
@@ -50,15 +51,20 @@ class Session:
 
         return (self.app() or QmlApp()).make_job(method, payload, **options)  # without methods, by name alone
 
-    def storage(self) -> Storage:
+    def storage(self, *, may_import: bool = True) -> Storage:
         """The storage that the flag, the app, the environment or a settings file names.
 
-        Not yet connected; the first use of one without a schema makes the schema. Raises
+        Not yet connected; the first use of one without a schema makes the schema. Without `may_import`, an
+        app whose source does not say its URL plainly is taken to leave it to the environment. Raises
         `ConfigurationError` for `memory://`.
         """
+        return self.storage_at(self._code_url(may_import=may_import))
+
+    def storage_at(self, code_url: str | None) -> Storage:
+        """`storage()`, when it is known what the app's code says."""
         from qml_mp.storage.memory_folder import MEMORY_URL
 
-        url = load_url(self.url or self._code_url())
+        url = load_url(self.url or code_url)
         if url.startswith(MEMORY_URL):
             raise ConfigurationError(
                 f"{MEMORY_URL} is a storage of the one program that opens it; this command would have an "
@@ -79,9 +85,9 @@ class Session:
             return self._open(self.url)
         return self._open(probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout).url)
 
-    def existing_storage(self) -> Storage:
+    def existing_storage(self, *, may_import: bool = True) -> Storage:
         """The storage, for commands that only make sense where there is a schema: nothing is created."""
-        storage = self.storage()
+        storage = self.storage(may_import=may_import)
         if storage.schema_version() == 0:
             raise SchemaMismatch(
                 f"There is no qml-mp schema in {storage.display_url} yet. Check the URL; "
@@ -105,9 +111,22 @@ class Session:
         click.get_current_context().call_on_close(storage.close)
         return storage
 
-    def _code_url(self) -> str | None:
+    def _code_url(self, *, may_import: bool) -> str | None:
+        """What the app's code says; where its source says it plainly, without importing it."""
+        from qml_mp.cli.url_in_source import NotPlain, url_in_source
         from qml_mp.storage.memory_folder import url_for_others
 
+        spec = load_app_spec(self.app_spec)
+        if spec is None or self.url:
+            return None
+        if self._app is None:
+            try:
+                url = url_in_source(spec)
+                if url is not None or is_url_in_environment() or not may_import:
+                    return url_for_others(url)
+            except NotPlain:
+                if not may_import:
+                    return None
         app = self.app()
         return None if app is None else url_for_others(app.program.url)
 
@@ -142,6 +161,13 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(common_options())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; a setting in the environment that is written wrong would pass unseen otherwise."""
+        if self.name != "start":  # which has its log for that
+            for sentence in unknown_variables():
+                note(sentence)
+        return super().invoke(ctx)
 
 
 class Group(click.Group):

@@ -13,8 +13,10 @@ from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
 from qml_mp.settings import SETTINGS, ServerConfig, Switch
-from qml_mp.sources import load_app_spec
+from qml_mp.sources import load_app_spec, unknown_variables
 from qml_mp.units import format_duration
+
+logger = logging.getLogger(__name__)
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -97,6 +99,8 @@ def start(
     if app_spec is None:
         raise click.UsageError("No app is named: pass -A module:attribute, or set QML_MP_APP.")
     _configure_logging(verbose=session.verbose, level=log_level, as_json=log_format == "json")
+    for sentence in unknown_variables():
+        logger.warning(sentence)
     from qml_mp.embedding.start import run_server  # after the usage errors: it brings in the storage drivers
 
     given: dict[str, Any] = {name: value for name, value in config_flags.items() if value is not None}

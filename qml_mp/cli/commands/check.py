@@ -1,0 +1,152 @@
+"""Client: `qml-mp check`: whether a server of this code could start here, asked before a deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.cli.failure import exit_code_of
+from qml_mp.cli.output import json_option, print_json, say
+from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.cli.snapshot import view_servers
+from qml_mp.core.payload import JsonValue
+from qml_mp.errors import ConfigurationError, QmlError
+from qml_mp.printable import printable_lines
+from qml_mp.settings import ServerConfig
+from qml_mp.sources import load_app_spec, load_config
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.probe import probe_app
+
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One thing that was looked at."""
+
+    what: str
+    result: str
+    text: str
+    code: int = 0
+    """The exit code that it means; 0 of what is fine, or only worth a look."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {"check": self.what, "result": self.result, "text": self.text}
+
+
+@click.command(cls=Command)
+@json_option
+@pass_session
+def check(session: Session, as_json: bool) -> int:
+    """Say whether a server of this app could start here: settings, app, templates, storage, schema, queues.
+
+    Nothing is written. The exit code is that of the first thing that failed, as `start` would have it:
+    2, 3, 4 or 5. What is only worth a look is a warning, and 0.
+    """
+    code = 0
+    for line in _lines(session):
+        code = code or line.code
+        if as_json:
+            print_json(line.to_json())
+        else:
+            click.echo(
+                f"{line.what:<10}{click.style(f'{line.result:<9}', fg=_COLOURS[line.result])} ", nl=False
+            )
+            first, *more = printable_lines(line.text) or [""]
+            say(first)
+            for each in more if session.verbose else ():
+                click.echo(f"  {each}", err=True)
+    return code
+
+
+def _lines(session: Session) -> Iterator[Line]:
+    facts: AppFacts | None = None
+    config: ServerConfig | None = None
+    try:
+        config = load_config(flags={}, code=None)
+        spec = load_app_spec(session.app_spec)
+        if spec is None:
+            yield Line(what="app", result="warning", text="none is named (-A, QML_MP_APP): not looked at")
+        else:
+            facts = probe_app(NamedProgram(spec=spec), timeout=config.boot_timeout)
+            yield Line(what="app", result="ok", text=f"{spec} imports. Methods: {_listed(facts.methods)}")
+            config = load_config(flags={}, code=facts.config)
+        yield Line(what="settings", result="ok", text=f"{config.worker_count} workers")
+    except QmlError as error:
+        yield _failed("settings" if isinstance(error, ConfigurationError) else "app", error)
+    if facts is not None:
+        yield _templates(facts)
+    yield from _of_storage(session, facts, config)
+
+
+def _templates(facts: AppFacts) -> Line:
+    """They were parsed when the app declared them, with the zones of this machine."""
+    firings = [each.next_run_at for each in facts.recurring if each.next_run_at is not None]
+    if not firings:
+        return Line(what="templates", result="ok", text="none")
+    count = f"{len(firings)} parse{'s' if len(firings) == 1 else ''}"
+    text = f"{count}; the next firing is at {min(firings).isoformat(timespec='seconds')}"
+    return Line(what="templates", result="ok", text=text)
+
+
+def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig | None) -> Iterator[Line]:
+    try:
+        storage = session.storage_at(facts.url) if facts is not None else session.storage(may_import=False)
+        version = storage.schema_version()
+        yield Line(what="storage", result="ok", text=f"{storage.display_url} answers")
+    except QmlError as error:
+        yield _failed("storage", error)
+        return
+    if not version:
+        yield Line(what="schema", result="ok", text="there is none yet; the first start makes it")
+        return
+    try:
+        storage.check_schema()
+        yield Line(what="schema", result="ok", text=f"version {version}, as this code needs it")
+        yield from _queues(storage, facts, config)
+    except QmlError as error:
+        yield _failed("schema", error)
+
+
+def _queues(storage: Storage, facts: AppFacts | None, config: ServerConfig | None) -> Iterator[Line]:
+    """Whether somebody serves what the code and the stored jobs need."""
+    if facts is None or config is None:
+        return
+    own = config.queues if "queues" in config.given else facts.queues
+    servers = [view.info for view in view_servers(storage) if view.alive]
+    unserved = [
+        queue
+        for queue in facts.queues
+        if own and queue not in own and not any(server.serves(queue) for server in servers)
+    ]
+    known = set(facts.methods or ()).union(*(server.methods or () for server in servers))
+    strange = sorted({each.method for each in storage.list_recurring_jobs() if each.enabled} - known)
+    if unserved:
+        yield Line(
+            what="queues",
+            result="warning",
+            text=f"jobs for {', '.join(unserved)} would wait: no live server serves it, nor would this one",
+        )
+    if strange:
+        yield Line(
+            what="methods",
+            result="warning",
+            text=f"stored templates want {', '.join(strange)}, which neither this code nor a live server has",
+        )
+    if not unserved:
+        yield Line(what="queues", result="ok", text=f"served would be {', '.join(own) or 'all'}")
+
+
+def _failed(what: str, error: QmlError) -> Line:
+    """The error's last line says most of an import that failed; all of it is shown with -v."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    first = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1].strip()}"
+    text = "\n".join([first, *(lines[1:] if len(lines) > 1 else [])])
+    return Line(what=what, result="failed", text=text, code=exit_code_of(error))
+
+
+def _listed(names: tuple[str, ...] | None) -> str:
+    return ", ".join(names or ()) or "none"

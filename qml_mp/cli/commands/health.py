@@ -1,0 +1,82 @@
+"""Client: `qml-mp health`: whether the server of this machine can do its work, for probes of containers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from qml_mp.cli.liveness import Standing
+from qml_mp.cli.output import json_option, print_json, say
+from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.cli.snapshot import ServerView, view_servers
+from qml_mp.errors import QmlError
+from qml_mp.host import is_alive
+
+_FAILED = 1
+
+
+@click.command(cls=Command)
+@click.option("--server", "names", multiple=True, metavar="NAME|ID|PID", help="Default: all of this machine.")
+@json_option
+@pass_session
+def health(session: Session, names: tuple[str, ...], as_json: bool) -> int:
+    """Say whether the servers of this machine can do their work: exit code 0, or 1 and why not.
+
+    A server can when its process runs and was heard lately, a worker of it is ready, and the storage
+    answers. The app is not imported: where its code does not say plainly what its URL is, that has to
+    be given by --url, QML_MP_URL or the settings file.
+    """
+    is_healthy, sentence = _judge(session, names)
+    if as_json:
+        print_json({"healthy": is_healthy, "text": sentence})
+    else:
+        say(f"{'healthy' if is_healthy else 'unhealthy'}: {sentence}")
+    return 0 if is_healthy else _FAILED
+
+
+def _judge(session: Session, names: Sequence[str]) -> tuple[bool, str]:
+    try:
+        views = view_servers(session.existing_storage(may_import=False))
+    except QmlError as error:
+        return False, " ".join(str(error).split())
+    if names:
+        chosen = [view for view in views if _is_named(view, names)]
+    else:
+        chosen = [view for view in views if view.liveness.standing is Standing.ALIVE]
+    if not chosen:
+        who = f"is called {' or '.join(names)}" if names else "runs on this machine"
+        return False, f"no server {who} ({len(views)} in the registry)"
+    problems = [problem for view in chosen if (problem := _problem(view)) is not None]
+    return not problems, "; ".join(problems or map(_fine, chosen))
+
+
+def _is_named(view: ServerView, names: Sequence[str]) -> bool:
+    return any(name in (view.info.id, view.info.name, str(view.info.process.pid)) for name in names)
+
+
+def _problem(view: ServerView) -> str | None:
+    who = _who(view)
+    if not view.alive:
+        return f"{who} is {view.liveness}"
+    if view.liveness.is_overdue:
+        return f"{who} runs, and sends no heartbeats any more ({view.liveness.last_heard})"
+    if view.info.worker_count and not _ready(view):
+        return f"{who} has no worker that is ready" + (f": {view.info.trouble}" if view.info.trouble else "")
+    return None
+
+
+def _fine(view: ServerView) -> str:
+    workers = "1 worker" if _ready(view) == 1 else f"{_ready(view)} workers"
+    heard = f", {view.liveness.last_heard}" if view.info.heartbeat_enabled else ""
+    paused = ", paused" if view.info.paused else ""
+    return f"{_who(view)}: {workers}{heard}{paused}" + (f". {view.info.trouble}" if view.info.trouble else "")
+
+
+def _ready(view: ServerView) -> int:
+    """Workers register when they are ready. Those that cannot be looked up are taken at their word."""
+    return sum(is_alive(worker.info.process) is not False for worker in view.workers)
+
+
+def _who(view: ServerView) -> str:
+    return f"{view.info.name} (pid {view.info.process.pid})"

@@ -1,0 +1,109 @@
+"""Client: the URL that an app's code gives, read in its source without running it.
+
+To import an app may take seconds, and it fails in the middle of a deploy. A command that needs the URL alone
+is spared both where the source says plainly what it is: one `app = QmlApp("…")` at the top of the module. In
+every other case nothing is said, and the app has to be imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+_ABOUT_THE_URL = ("attach", "QML_MP_URL")
+"""A module with one of these words may change it later."""
+
+
+class NotPlain(Exception):
+    """What the source says has to be found out by importing it."""
+
+
+def url_in_source(spec: str) -> str | None:
+    """The URL that is written in the code of "module:attribute"; None: it leaves that to the environment.
+
+    Raises `NotPlain` where only an import can tell.
+    """
+    module, _, attribute = spec.partition(":")
+    file = _file_of(module)
+    try:
+        source = file.read_bytes()
+        tree = ast.parse(source)
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        raise NotPlain from None
+    if any(word.encode() in source for word in _ABOUT_THE_URL):
+        raise NotPlain
+    app = _only_value(tree, attribute)
+    if not (isinstance(app, ast.Call) and isinstance(app.func, ast.Name)):
+        raise NotPlain
+    if not _is_the_class(tree, app.func.id):
+        raise NotPlain
+    return _url_argument(app)
+
+
+def _file_of(module: str) -> Path:
+    """The source file that an import would load, found as Python does and without importing the packages
+    around it."""
+    *packages, name = module.split(".")
+    folders = [Path(entry or os.curdir) for entry in sys.path]
+    for package in packages:
+        found = next((folder / package for folder in folders if (folder / package).is_dir()), None)
+        if found is None or not (found / "__init__.py").is_file():
+            raise NotPlain
+        folders = [found]
+    for folder in folders:
+        if (folder / name).is_dir() or any((folder / f"{name}{end}").exists() for end in EXTENSION_SUFFIXES):
+            raise NotPlain  # a package, or compiled
+        if (folder / f"{name}.py").is_file():
+            return folder / f"{name}.py"
+    raise NotPlain
+
+
+def _bound(tree: ast.Module, name: str) -> list[ast.AST]:
+    """Every place, at whatever depth, that gives the name a meaning."""
+    return [
+        node for node in ast.walk(tree)
+        if (isinstance(node, ast.Name) and node.id == name and not isinstance(node.ctx, ast.Load))
+        or (isinstance(node, ast.alias) and (node.asname or node.name) in (name, "*"))
+        or (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name)
+    ]  # fmt: skip
+
+
+def _only_value(tree: ast.Module, name: str) -> ast.expr:
+    """What is assigned to the name, once and at the top of the module."""
+    bound = _bound(tree, name)
+    if len(bound) == 1:
+        for statement in tree.body:
+            match statement:
+                case ast.Assign(targets=[ast.Name() as target], value=value) if target is bound[0]:
+                    return value
+                case ast.AnnAssign(target=target, value=ast.expr() as value) if target is bound[0]:
+                    return value
+    raise NotPlain
+
+
+def _is_the_class(tree: ast.Module, name: str) -> bool:
+    """Whether the name means `qml_mp.QmlApp` and nothing else."""
+    bound = _bound(tree, name)
+    return len(bound) == 1 and any(
+        alias is bound[0] and alias.name == "QmlApp"
+        for statement in tree.body
+        if isinstance(statement, ast.ImportFrom) and statement.module == "qml_mp" and not statement.level
+        for alias in statement.names
+    )
+
+
+def _url_argument(call: ast.Call) -> str | None:
+    if any(isinstance(each, ast.Starred) for each in call.args) or any(
+        keyword.arg is None for keyword in call.keywords
+    ):
+        raise NotPlain
+    named = [keyword.value for keyword in call.keywords if keyword.arg == "url"]
+    match [*call.args, *named]:
+        case []:
+            return None
+        case [ast.Constant(value=str() | None as url)]:
+            return url or None
+    raise NotPlain

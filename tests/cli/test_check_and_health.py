@@ -1,0 +1,154 @@
+"""`check` and `health`: what they look at, and the exit code of each thing that is wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.storage.store import Storage
+from tests.cli.command import TASKS, Ended, Qml
+
+_PLAIN = 'raise SystemExit("imported")\nfrom qml_mp import QmlApp\napp = QmlApp("sqlite:///qml.db")\n'
+_NOWHERE = "postgresql://localhost:1/x?connect_timeout=2"
+
+
+def results(ended: Ended) -> dict[str, str]:
+    return {line["check"]: line["result"] for line in ended.lines}
+
+
+def register(storage: Storage, *, workers: int = 1, dead_workers: bool = False) -> None:
+    """A server that is this very process."""
+    process, now = host.identity(), datetime.now(UTC)
+    storage.register_server(
+        ServerInfo(
+            id="blue#1", name="blue", hostname="here", process=process, worker_count=1, queues=("default",),
+            started_at=now, last_heartbeat=now, heartbeat_enabled=True, methods=("resize",),
+        )
+    )  # fmt: skip
+    gone = replace(process, started_ticks=process.started_ticks - 1)
+    for number in range(workers):
+        storage.register_worker(
+            WorkerInfo(
+                id=f"w-{number}", server_id="blue#1", number=number, started_at=now,
+                process=gone if dead_workers else process,
+            )
+        )  # fmt: skip
+
+
+def test_all_is_well_before_the_first_start_and_nothing_is_written(qml: Qml) -> None:
+    before = qml.files()
+
+    ended = qml("-A", "tasks:app", "check", "--json")
+
+    assert ended.code == 0, ended
+    assert results(ended) == dict.fromkeys(("app", "settings", "templates", "storage", "schema"), "ok")
+    assert "resize, boom, stubborn" in ended.out
+    assert qml.files() == before
+
+
+def test_what_nobody_would_serve_is_a_warning(qml: Qml, storage: Storage) -> None:
+    storage.upsert_recurring_job(RecurringJob.new("nightly", "0 3 * * *", "unheard_of"))
+
+    ended = qml("-A", "tasks:app", "check", env={"QML_MP_QUEUES": "default"})
+
+    assert ended.code == 0
+    assert "queues    warning   jobs for images would wait" in ended.out
+    assert "methods   warning   stored templates want unheard_of" in ended.out
+
+
+def test_code_that_does_not_import_is_3_and_the_rest_is_looked_at(qml: Qml, storage: Storage) -> None:
+    (qml.folder / "tasks.py").write_text("import no_such_library\n" + TASKS)
+
+    ended = qml("-A", "tasks:app", "check", "-v")
+
+    assert ended.code == 3
+    assert "app       failed    The app 'tasks:app' cannot be imported from" in ended.out
+    assert "No module named 'no_such_library'\n" in ended.out
+    assert "schema    ok" in ended.out
+    assert "tasks.py" in ended.err
+
+
+def test_a_wrong_setting_a_silent_storage_and_another_schema_have_their_codes(
+    qml: Qml, storage: Storage
+) -> None:
+    setting = qml("-A", "tasks:app", "check", "--json", env={"QML_MP_WORKERS": "many"})
+    silent = qml("-A", "tasks:app", "check", "--json", "--url", _NOWHERE)
+    with sqlite3.connect(qml.database) as connection:
+        connection.execute("INSERT INTO qml_schema_version VALUES (99, 0)")
+    connection.close()
+    newer = qml("-A", "tasks:app", "check", "--json")
+
+    assert (setting.code, results(setting)["settings"]) == (2, "failed")
+    assert (silent.code, results(silent)["storage"]) == (4, "failed")
+    assert (newer.code, results(newer)["schema"]) == (5, "failed")
+
+
+def test_a_server_with_a_ready_worker_is_healthy(qml: Qml, storage: Storage) -> None:
+    (qml.folder / "tasks.py").write_text(_PLAIN)
+    register(storage)
+
+    ended = qml("-A", "tasks:app", "health")
+
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"healthy: blue (pid {host.identity().pid}): 1 worker, last heard ")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_server_without_a_live_worker_is_not(qml: Qml, storage: Storage, workers: int) -> None:
+    register(storage, workers=workers, dead_workers=True)
+    storage.update_server("blue#1", queues=(), methods=None, paused=False, trouble="New workers cannot boot")
+
+    ended = qml("health", "--json")
+
+    assert ended.code == 1
+    assert ended.value["healthy"] is False
+    assert "has no worker that is ready: New workers cannot boot" in ended.value["text"]
+
+
+def test_a_server_that_runs_and_is_heard_no_more_is_not(qml: Qml, storage: Storage) -> None:
+    register(storage)
+    long_ago = datetime.now(UTC) - timedelta(minutes=5)
+    with sqlite3.connect(qml.database) as connection:
+        connection.execute(
+            "UPDATE qml_servers SET last_heartbeat = ?", (int(long_ago.timestamp() * 1_000_000),)
+        )
+    connection.close()
+
+    ended = qml("health")
+
+    assert ended.code == 1
+    assert "runs, and sends no heartbeats any more (last heard 5m ago)" in ended.out
+
+
+def test_without_a_server_or_a_storage_nothing_is_healthy(qml: Qml, storage: Storage) -> None:
+    none, named, silent = qml("health"), qml("health", "--server", "x"), qml("health", "--url", _NOWHERE)
+
+    assert (none.code, none.out) == (1, "unhealthy: no server runs on this machine (0 in the registry)\n")
+    assert "no server is called x" in named.out
+    assert (silent.code, silent.err) == (1, "")
+    assert "is not available" in silent.out
+
+
+def test_reading_commands_import_no_app_that_says_its_url_plainly(qml: Qml, storage: Storage) -> None:
+    (qml.folder / "tasks.py").write_text(_PLAIN)
+
+    for command in (("status",), ("jobs", "list"), ("queues", "list"), ("recurring", "list")):
+        ended = qml("-A", "tasks:app", *command)
+
+        assert (ended.code, ended.err) == (0, ""), command
+
+
+def test_a_setting_that_is_written_wrong_in_the_environment_is_told(qml: Qml, storage: Storage) -> None:
+    told = "QML_MP_WORKES in the environment is no setting and has no effect; did you mean QML_MP_WORKERS?\n"
+
+    read = qml("status", env={"QML_MP_WORKES": "4", "QML_MP_TEST_X": "1"})
+    started = qml("-A", "tasks:app", "start", "-w", "0", "--burst", env={"QML_MP_WORKES": "4"})
+
+    assert read.err == f"qml-mp: {told}"
+    assert f"qml-mp: {told}" in started.err
