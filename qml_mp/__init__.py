@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qml_mp.client import JobHandle
     from qml_mp.core.job import Job
     from qml_mp.core.outcome import ErrorInfo
+    from qml_mp.core.progress import Progress
     from qml_mp.core.recurring import RecurringJob
     from qml_mp.core.state import StateName
     from qml_mp.embedding.background_server import BackgroundJobServer
@@ -61,6 +62,7 @@ else:
         "app": ("QmlApp",),
         "core.job": ("Job",),
         "core.outcome": ("ErrorInfo",),
+        "core.progress": ("Progress",),
         "core.recurring": ("RecurringJob",),
         "core.state": ("StateName",),
         "errors": (
@@ -102,8 +104,9 @@ __all__ = [
     "AppImportError", "BackgroundJobServer", "CancelReason", "CancelResult", "CancelToken",
     "ConfigurationError", "ErrorInfo", "InvalidJob", "InvalidTransition", "Job", "JobFailed", "JobFunction",
     "JobHandle", "JobInterrupted", "JobMiddleware", "JobNotFound", "JobTimeout", "LockLost",
-    "LockNotAcquired", "NamedLock", "OutcomeRefused", "Program", "QmlApp", "QmlError", "RecurringJob",
-    "RecurringNotFound", "ResultNotStored", "RetryPolicy", "SchemaMismatch", "ServerAlreadyRunning",
+    "LockNotAcquired", "NamedLock", "OutcomeRefused", "Program", "Progress", "QmlApp", "QmlError",
+    "RecurringJob", "RecurringNotFound", "ResultNotStored", "RetryPolicy", "SchemaMismatch",
+    "ServerAlreadyRunning",
     "ServerConfig", "StateChange", "StateName", "Storage", "StorageError", "StorageUnavailable",
     "StorageUnreachable", "TracingMiddleware", "UnknownMethod", "WaitTimeout", "Worker", "WorkerBootError",
     "WorkerContext", "WorkerRegistry", "WorkerResult", "__version__", "open_storage",

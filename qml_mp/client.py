@@ -9,6 +9,7 @@ from datetime import timedelta
 from qml_mp.clock import growing_pauses
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
+from qml_mp.core.progress import Progress
 from qml_mp.core.state import Deleted, StateName, Succeeded
 from qml_mp.errors import JobFailed, JobNotFound, ResultNotStored, WaitTimeout, shown
 from qml_mp.storage.connection import fork_guard
@@ -145,6 +146,12 @@ class JobHandle:
 
         Raises `ResultNotStored` when it has, and what it returned could not be stored."""
         return _result_of(self.job())
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it has come in its newest attempt, as it said with `ctx.progress`, at most about a second
+        ago while it runs; None when it has said nothing."""
+        return self._storage.progress_of([self.id]).get(self.id)
 
     def wait(self, timeout: Duration | None = None) -> JsonValue:
         """Wait until the job has ended and return its result.

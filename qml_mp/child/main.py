@@ -133,12 +133,9 @@ def _loop(
         events=events,
     )
     processor = JobProcessor(
-        program,
-        default_timeout=config.job_timeout,
-        user_code=commands.user_code,
-        clock=SystemClock(),
-        rng=random.Random(),
-    )
+        program, default_timeout=config.job_timeout, user_code=commands.user_code, clock=SystemClock(),
+        rng=random.Random(), board=slot.progress,
+    )  # fmt: skip
     changes = StateChanges(program.on_state_change, display=display, events=events)
     hygiene = Hygiene(
         storage, slot=slot, pipe_fds=arguments.pipe_fds, stack_fd=arguments.stack_fd, streams=streams

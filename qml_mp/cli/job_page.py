@@ -10,14 +10,15 @@ import click
 from qml_mp.cli.output import age, coloured, compact_json, local_time
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Attempt, ErrorInfo, ProcessFacts
+from qml_mp.core.progress import Progress
 from qml_mp.core.state import Deleted, Processing, Scheduled, Succeeded
 from qml_mp.printable import printable, printable_lines
 from qml_mp.units import format_size
 
 
-def print_job(job: Job, attempts: Sequence[Attempt]) -> None:
-    """What the job is, where it stands, and every attempt that did not succeed."""
-    facts = [*_what(job), *_where(job)]
+def print_job(job: Job, attempts: Sequence[Attempt], progress: Progress | None) -> None:
+    """What the job is, where it stands, how far it has come, and every attempt that did not succeed."""
+    facts = [*_what(job), *_where(job), *([] if progress is None else [("progress", str(progress))])]
     width = max(len(name) for name, _ in facts)
     click.echo(f"{click.style(printable(job.method), bold=True)}  {coloured(str(job.state_name))}")
     for name, value in facts:

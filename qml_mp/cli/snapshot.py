@@ -10,6 +10,7 @@ from qml_mp.cli.liveness import Liveness, Standing, liveness_of
 from qml_mp.cli.output import seconds
 from qml_mp.core.job import Claim
 from qml_mp.core.payload import JsonValue
+from qml_mp.core.progress import Progress
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.host import is_alive, rss_bytes
 from qml_mp.storage.store import Storage
@@ -25,6 +26,8 @@ class WorkerView:
     running: timedelta | None
     """Since the claim, by the database's clock; None when idle."""
     rss_bytes: int | None
+    progress: Progress | None = None
+    """What its job has said of it last, at most about a second ago."""
 
     @property
     def state(self) -> str:
@@ -46,6 +49,7 @@ class WorkerView:
             "method": self.method,
             "running_s": seconds(self.running),
             "rss_bytes": self.rss_bytes,
+            "progress": None if self.progress is None else self.progress.to_json(),
         }
 
 
@@ -106,6 +110,7 @@ def _view_workers(storage: Storage, infos: Sequence[WorkerInfo]) -> tuple[Worker
         return ()
     held = sorted(storage.claims_of_server(infos[0].server_id), key=_in_order, reverse=True)
     claims = {claim.worker_id: claim for claim in held}
+    progress = storage.progress_of([claim.job.id for claim in claims.values()])
     now = storage.now()  # after the claims, so that none started later than this
     views = []
     for info in infos:
@@ -118,6 +123,7 @@ def _view_workers(storage: Storage, infos: Sequence[WorkerInfo]) -> tuple[Worker
                 claim=claim,
                 running=None if started_at is None else now - started_at,
                 rss_bytes=rss_bytes(info.process.pid) if here else info.rss_bytes,
+                progress=None if claim is None else progress.get(claim.job.id),
             )
         )
     return tuple(views)

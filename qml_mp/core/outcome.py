@@ -11,6 +11,7 @@ from qml_mp.core.payload import JsonValue, encode_json
 
 if TYPE_CHECKING:
     from qml_mp.core.job import Job
+    from qml_mp.core.progress import Progress
 
 _MAX_CRASH_BACKOFF_S = 60.0
 
@@ -64,7 +65,9 @@ class Extras:
     """What a job said while it ran that is written together with its outcome, in the same commit."""
 
     follow_ups: tuple[Job, ...] = ()
-    """The jobs that are enqueued with its success."""
+    """The jobs that are enqueued with its success; of no other outcome."""
+    progress: Progress | None = None
+    """How far it has come; None: it said nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,7 @@ class Retry:
     delay: timedelta
     kind: AttemptKind = AttemptKind.FAILURE
     process: ProcessFacts = ProcessFacts()
+    extras: Extras | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ class Failure:
     error: ErrorInfo
     kind: AttemptKind = AttemptKind.FAILURE
     process: ProcessFacts = ProcessFacts()
+    extras: Extras | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +146,11 @@ class RetryWhenKilled:
 
 
 Outcome = Success | Retry | Failure | Cancelled | Release | Crash
+
+
+def extras_of(outcome: Outcome) -> Extras | None:
+    """What is to be written with it."""
+    return outcome.extras if isinstance(outcome, Success | Retry | Failure) else None
 
 
 def not_storable(error: Exception) -> Failure:

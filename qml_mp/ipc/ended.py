@@ -32,7 +32,9 @@ from qml_mp.core.outcome import (
     Release,
     Retry,
     Success,
+    extras_of,
 )
+from qml_mp.core.progress import progress_of
 from qml_mp.errors import InvalidJob
 from qml_mp.ipc.pipe import unpacked_key
 
@@ -143,8 +145,9 @@ def _encoded(outcome: Outcome) -> bytes | None:
     try:
         if isinstance(outcome, Success) and outcome.not_stored is None and outcome.extras is None:
             return _SUCCESS.pack(outcome.duration // _MICROSECOND) + outcome.result_text().encode()
-        if isinstance(outcome, Success) and outcome.extras is not None:
-            fields = asdict(replace(outcome, extras=None)) | {"extras": _extras_to_json(outcome.extras)}
+        extras = extras_of(outcome)
+        if extras is not None and isinstance(outcome, Success | Retry | Failure):
+            fields = asdict(replace(outcome, extras=None)) | {"extras": _extras_to_json(extras)}
         else:
             fields = asdict(outcome)
         return json.dumps([type(outcome).__name__, fields], default=_plain).encode()
@@ -183,11 +186,16 @@ def _other(body: bytes) -> Outcome:
 
 
 def _extras_to_json(extras: Extras) -> dict[str, Any]:
-    return {"follow_ups": [new_job_to_json(job) for job in extras.follow_ups]}
+    return {
+        "follow_ups": [new_job_to_json(job) for job in extras.follow_ups],
+        "progress": extras.progress and extras.progress.to_json(),
+    }
 
 
 def _extras(fields: dict[str, Any]) -> Extras:
-    return Extras(follow_ups=tuple(map(new_job_of, fields["follow_ups"])))
+    return Extras(
+        follow_ups=tuple(map(new_job_of, fields["follow_ups"])), progress=progress_of(fields["progress"])
+    )
 
 
 def _plain(value: object) -> object:

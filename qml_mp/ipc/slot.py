@@ -19,6 +19,7 @@ from enum import IntEnum
 from qml_mp.core.job import KEY_BYTES, ClaimKey
 from qml_mp.core.outcome import RetryWhenKilled
 from qml_mp.ipc.pipe import packed_key, unpacked_key
+from qml_mp.ipc.progress import PROGRESS_BYTES, ProgressCell
 
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
@@ -33,7 +34,8 @@ _READY_AT = _HEAD.size
 _VERSION_AT = _HEAD.size + 8  # aligned, so that it is written at once
 _BODY_AT = _VERSION_AT + _VERSION_BYTES
 _TEXT_AT = _BODY_AT + _BODY_BYTES
-_MAX_TEXT_BYTES = SLOT_BYTES - _TEXT_AT - _TEXT_LENGTH.size
+_PROGRESS_AT = SLOT_BYTES - PROGRESS_BYTES
+_MAX_TEXT_BYTES = _PROGRESS_AT - _TEXT_AT - _TEXT_LENGTH.size
 _GIVE_UP = -1
 
 
@@ -105,7 +107,7 @@ class SlotTable:
         """What the worker says; None while it writes, or for good if it died writing."""
         at = index * SLOT_BYTES
         before = self.version(index)
-        body = self._memory[at + _BODY_AT : at + SLOT_BYTES]
+        body = self._memory[at + _BODY_AT : at + _PROGRESS_AT]
         return None if before != self.version(index) or before % 2 else _view(body)
 
     def mark(self, index: int) -> tuple[int, int]:
@@ -115,6 +117,10 @@ class SlotTable:
     def version(self, index: int) -> int:
         """Grows by 2 with each thing that the worker says."""
         return self._numbers[(index * SLOT_BYTES + _VERSION_AT) // _VERSION_BYTES]
+
+    def progress(self, index: int) -> ProgressCell:
+        """How far the job of the worker has come (supervisor)."""
+        return ProgressCell(self._memory, self._numbers, index * SLOT_BYTES + _PROGRESS_AT)
 
     def writer(self, index: int) -> SlotWriter:
         """The worker's side of one slot."""
@@ -130,6 +136,8 @@ class SlotWriter:
         self._at = at
         self._version_at = (at + _VERSION_AT) // _VERSION_BYTES
         self._version = 0
+        self.progress = ProgressCell(memory, self._numbers, at + _PROGRESS_AT)
+        """Written by its jobs."""
         self.jobs_done = 0
         self.used_up = False
         """These two are shown with the next write."""

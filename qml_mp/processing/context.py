@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import JsonValue
+from qml_mp.core.progress import MOST, Progress
+from qml_mp.errors import ConfigurationError, shown
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.follow_ups import FollowUps
+
+
+class ProgressBoard(Protocol):
+    """Where a worker's jobs say how far they have come."""
+
+    def show(self, job: Job, done: float, total: float | None, note: str) -> None:
+        """This job has come so far; called in tight loops."""
+
+    def newest_of(self, job: Job) -> Progress | None:
+        """What this job has said last; None: nothing."""
+
+
+class NoBoard:
+    """For a context that was made by hand: nobody looks."""
+
+    def show(self, job: Job, done: float, total: float | None, note: str) -> None:
+        """Is seen nowhere."""
+
+    def newest_of(self, job: Job) -> Progress | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
+
+NO_BOARD = NoBoard()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +54,28 @@ class WorkerContext:
     cancel: CancelToken
     follow_ups: FollowUps = field(default_factory=FollowUps, repr=False, compare=False)
     """What `then` was given; a copy of the context has the same."""
+    board: ProgressBoard = field(default=NO_BOARD, repr=False, compare=False)
+    """Where `progress` is shown."""
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Say how far the job has come: so much of so much (None: nobody knows), and where it is.
+
+        It is a few stores in memory, about a microsecond, so call it as often as you like, in a tight loop
+        too. Within a second `workers list`, `jobs show` and `handle.progress` have it. It is kept when the
+        attempt has ended; the next one begins without. Of a note the first 300 bytes are kept.
+
+        Raises `ConfigurationError` for what is no number from 0 to 2**53, or no text.
+        """
+        try:
+            if 0 <= done <= MOST and (total is None or 0 <= total <= MOST):
+                self.board.show(self.job, done, total, note)
+                return
+        except (TypeError, ValueError, AttributeError, struct.error):
+            pass  # not numbers, or no text
+        raise ConfigurationError(
+            f"ctx.progress was given done={shown(done)}, total={shown(total)}, note={shown(note)}; done and "
+            "total are numbers from 0 to 2**53 (total may be None), and note is text."
+        )
 
     def then(self, *jobs: Job) -> None:
         """Enqueue these jobs with the success of this one: in the same commit, or not at all.
@@ -43,7 +92,9 @@ class WorkerContext:
         self.follow_ups.add(jobs, parent=self.job)
 
     @classmethod
-    def of(cls, job: Job, *, started_at: datetime, cancel: CancelToken) -> WorkerContext:
+    def of(
+        cls, job: Job, *, started_at: datetime, cancel: CancelToken, board: ProgressBoard = NO_BOARD
+    ) -> WorkerContext:
         """The context of the attempt that begins with this row."""
         return cls(
             job=job,
@@ -51,6 +102,7 @@ class WorkerContext:
             previous_exception=job.last_error,
             started_at=started_at,
             cancel=cancel,
+            board=board,
         )
 
 

@@ -14,14 +14,12 @@ PARENT_ID = "parent_id"
 
 
 class FollowUps:
-    """Of one attempt. Written by the job's code, read once when it has returned."""
+    """Of one attempt. Written by the job's code, read once when it has returned. Without a constructor,
+    because every attempt makes one."""
 
-    __slots__ = ("_jobs", "_text_chars")
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, Job] | None = None
-        """By id, in order; None: there are none, as in most attempts."""
-        self._text_chars = 0
+    _jobs: dict[str, Job] | None = None
+    """By id, in order; None: there are none, as in most attempts."""
+    _text_chars = 0
 
     def add(self, jobs: tuple[Job, ...], *, parent: Job) -> None:
         """Have them enqueued as well. Raises `InvalidJob` for what cannot be, and adds none of them then."""

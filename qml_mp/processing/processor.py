@@ -28,10 +28,11 @@ from qml_mp.core.outcome import (
     Success,
 )
 from qml_mp.core.payload import EncodedJson
+from qml_mp.core.progress import Progress
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
-from qml_mp.processing.context import WorkerContext, WorkerResult
+from qml_mp.processing.context import NO_BOARD, ProgressBoard, WorkerContext, WorkerResult
 from qml_mp.processing.errors_text import clean, describe_anything, message_of
 from qml_mp.processing.job_records import note_running
 from qml_mp.processing.middleware import CallNext, chain
@@ -61,12 +62,14 @@ class JobProcessor:
         user_code: UserCode,
         clock: Clock,
         rng: random.Random,
+        board: ProgressBoard = NO_BOARD,
     ) -> None:
         self._program = program
         self._default_timeout = default_timeout
         self._user_code = user_code
         self._clock = clock
         self._rng = rng
+        self._board = board
         self._terms = lru_cache(_MOST_TERMS)(self._new_terms)
 
     def resolve(self, claim: Claim) -> Execution:
@@ -83,14 +86,20 @@ class JobProcessor:
         call = execution.terms.call
         if call is None:
             return _refused("UnknownMethod", f"No worker registered for method: {job.method}")
-        context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel)
+        context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel, board=self._board)
         began_s = self._clock.monotonic()
         note_running(job)
         ended = self._ended(call, job, context)
         note_running(None)
+        duration_s = self._clock.monotonic() - began_s
+        outcome = self._judge(ended, execution, cancel, duration_s=duration_s)
+        return _with_extras(outcome, context.follow_ups.take(), self._board.newest_of(job))
+
+    def _judge(
+        self, ended: _Returned | _Raised, execution: Execution, cancel: CancelToken, *, duration_s: float
+    ) -> Outcome:
         if isinstance(ended, _Returned):
-            duration_s = self._clock.monotonic() - began_s
-            return self._judge_return(ended, execution, context, duration_s=duration_s)
+            return self._judge_return(ended, execution, duration_s=duration_s)
         error = ended.error
         if is_a(error, PayloadMismatch):
             return _refused("InvalidPayload", message_of(error))
@@ -128,9 +137,7 @@ class JobProcessor:
         except BaseException as error:
             return _Raised(error)
 
-    def _judge_return(
-        self, returned: _Returned, execution: Execution, context: WorkerContext, *, duration_s: float
-    ) -> Outcome:
+    def _judge_return(self, returned: _Returned, execution: Execution, *, duration_s: float) -> Outcome:
         said = returned.said
         match said.kind:
             case "succeeded":
@@ -147,7 +154,6 @@ class JobProcessor:
                     duration=timedelta(seconds=max(duration_s, 0)),
                     not_stored=returned.dropped,
                     encoded=returned.result.text,
-                    extras=_extras(context),
                 )
             case "failed":
                 return Failure(error=self._reported(said, "FailureReported"))
@@ -207,9 +213,13 @@ class JobProcessor:
         return describe_anything(error, user_code=self._user_code)
 
 
-def _extras(context: WorkerContext) -> Extras | None:
-    follow_ups = context.follow_ups.take()
-    return Extras(follow_ups=follow_ups) if follow_ups else None
+def _with_extras(outcome: Outcome, follow_ups: tuple[Job, ...], progress: Progress | None) -> Outcome:
+    """The outcome, and what the job wants to be written with it; of most jobs the outcome as it is."""
+    if isinstance(outcome, Success) and (follow_ups or progress is not None):
+        return replace(outcome, extras=Extras(follow_ups=follow_ups, progress=progress))
+    if isinstance(outcome, Retry | Failure) and progress is not None:
+        return replace(outcome, extras=Extras(progress=progress))
+    return outcome
 
 
 def _innermost(worker: Worker) -> CallNext:

@@ -10,9 +10,20 @@ from typing import Any, assert_never
 
 from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.job import Claim, ClaimKey, Job
-from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome, Release, Retry, Success
+from qml_mp.core.outcome import (
+    AttemptKind,
+    Cancelled,
+    Crash,
+    Failure,
+    Outcome,
+    Release,
+    Retry,
+    Success,
+    extras_of,
+)
 from qml_mp.core.state import StateName
 from qml_mp.storage.database import Database, Result, Transaction, Values
+from qml_mp.storage.progress import progress_rows
 from qml_mp.storage.row_change import RowChange, applied, row_change
 from qml_mp.storage.rows import Row, job_of, state_name_of
 from qml_mp.storage.storable import microseconds, new_row, storable_change, storable_reason
@@ -79,6 +90,7 @@ class Writing:
         if not self.is_of_successes:
             held = transaction.run(claims.lock, {"ids": [claim.job.id for claim, _ in self._finished]}).rows()
             asked = {ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]): row for row in held}
+            self._note_progress(transaction, asked)
             for claim, outcome in self._finished:
                 if claim.key in asked and not isinstance(outcome, Success):
                     job = replace(claim.job, cancel_reason=asked[claim.key]["cancel_reason"])
@@ -89,6 +101,16 @@ class Writing:
             self.sent_by(transaction.run_each(succeed or claims.succeed, self.rows, self.values))
         if self._has_extras:
             self._follow_up(transaction, asked)
+
+    def _note_progress(self, transaction: Transaction, held: Collection[ClaimKey]) -> None:
+        said = {
+            claim.key: extras.progress
+            for claim, outcome in self._finished
+            if claim.key in held and (extras := extras_of(outcome)) is not None
+            if extras.progress is not None
+        }
+        if said:
+            transaction.run_each(self._db.queries.jobs.note_progress, progress_rows(said))
 
     def _follow_up(self, transaction: Transaction, held: Collection[ClaimKey]) -> None:
         """Enqueue the jobs that follow successes of claims that are held."""

@@ -55,6 +55,11 @@ class JobQueries:
     """id, reason: leave word for the supervisor of the job, which runs; the first reason given stays."""
     cancel_requests: str
     """server_id: id, claim_seq, worker_id, cancel_reason of running jobs that somebody wants cancelled."""
+    note_progress: str
+    """For `run_each`, id, claim_seq, progress (JSON text), no id twice: say so of these claims, guarded as
+    their ends are; `count`."""
+    progress: str
+    """ids: id, claim_seq, progress of those that have any."""
     any_expired: str
     """A row if there is an ended job whose time is over."""
     delete_expired: str

@@ -19,6 +19,7 @@ from qml_mp.storage.database import Database
 from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.limits import Limits
 from qml_mp.storage.monitoring import Monitoring
+from qml_mp.storage.progress import JobProgress
 from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import NamedLocks, ServerRegistry
 from qml_mp.storage.scratch import Scratch
@@ -26,7 +27,9 @@ from qml_mp.storage.waiting import StorageWait, Waker, WriteTurns
 from qml_mp.storage.waits import Waits
 
 
-class Storage(JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Limits, Waits, Monitoring):
+class Storage(
+    JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Limits, Waits, JobProgress, Monitoring
+):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""
 
     def __init__(self, database: Database) -> None:

@@ -14,6 +14,7 @@ from qml_mp.supervisor.loops.held_claims import HeldClaims
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
 from qml_mp.supervisor.loops.poll import PollLoop
+from qml_mp.supervisor.loops.progress import ProgressLoop
 from qml_mp.supervisor.loops.recurring import RecurringLoop
 from qml_mp.supervisor.loops.returning import ReturnLoop
 from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
@@ -107,6 +108,7 @@ def _all_loops(
         ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
         *firing,
         *([CleanupLoop(run, interval=config.cleanup_interval)] if config.enable_cleanup else []),
+        ProgressLoop(run),
         PollLoop(run, is_listening=is_listening, hasten_others=hasten_others),
         NeighbourLoop(run, judging=judging),
         UnknownMethodsLoop(run),

@@ -74,7 +74,7 @@ def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None
         "id", "name", "host", "pid", "alive", "standing", "silent_s", "paused", "trouble", "workers",
     ]  # fmt: skip
     assert (server["id"], server["name"], server["host"], server["alive"]) == ("blue#1", "blue", "here", True)
-    assert list(idle) == ["number", "pid", "state", "job_id", "method", "running_s", "rss_bytes"]
+    assert list(idle) == ["number", "pid", "state", "job_id", "method", "running_s", "rss_bytes", "progress"]
     assert (idle["number"], idle["state"], idle["job_id"], idle["running_s"]) == (1, "idle", None, None)
     assert (busy["number"], busy["state"], busy["job_id"], busy["method"]) == (
         2,

@@ -281,3 +281,11 @@ def lead(ctx: WorkerContext, followers: int, chars: int) -> None:
     """Have others follow, whose metadata is so long."""
     note(ctx, "start")
     ctx.then(*(quick.using(metadata={"long": "x" * chars}).job() for _ in range(followers)))
+
+
+@app.job()
+def tell(ctx: WorkerContext, gate: str) -> None:
+    """Say how far it is, many times, until the file is there, and then that it is done."""
+    while not os.path.exists(gate):
+        ctx.progress(1, 3, "waits")
+    ctx.progress(3, 3)

@@ -14,6 +14,7 @@ from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Processing
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
+from qml_mp.processing.context import NO_BOARD, ProgressBoard
 from qml_mp.processing.middleware import JobMiddleware
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
@@ -45,6 +46,7 @@ def processor_of(
     middleware: tuple[JobMiddleware, ...] = (),
     policy: RetryPolicy = STEADY,
     user_code: UserCode = nullcontext,
+    board: ProgressBoard = NO_BOARD,
 ) -> JobProcessor:
     registry = WorkerRegistry()
     if worker is not None:
@@ -55,6 +57,7 @@ def processor_of(
         user_code=user_code,
         clock=SteppingClock(),
         rng=random.Random(1),
+        board=board,
     )
 
 

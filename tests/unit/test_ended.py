@@ -25,6 +25,7 @@ from qml_mp.core.outcome import (
     Retry,
     Success,
 )
+from qml_mp.core.progress import Progress
 from qml_mp.ipc import ended
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
 
@@ -68,11 +69,12 @@ extras = st.builds(
         ),
         max_size=2,
     ).map(tuple),
+    progress=st.none() | st.builds(Progress, done=st.integers(0, 2**53), total=st.none() | st.floats(0, 9)),
 )
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Success, result=results, duration=durations, extras=extras),
     st.builds(Success, result=results, duration=durations, not_stored=st.none() | st.text()),
-    st.builds(Retry, error=errors, delay=durations, kind=kinds, process=processes),
+    st.builds(Retry, error=errors, delay=durations, kind=kinds, process=processes, extras=st.none() | extras),
     st.builds(Failure, error=errors, kind=kinds, process=processes),
     st.builds(Cancelled, reason=st.text(), process=processes),
     st.builds(Release, reason=st.text()),

@@ -61,7 +61,7 @@ def test_nothing_follows_an_attempt_that_did_not_succeed(said: WorkerResult) -> 
     outcome = run(chaining(Job.new("next"), then=lambda: said))
 
     assert isinstance(outcome, Failure | Retry)
-    assert not hasattr(outcome, "extras")
+    assert outcome.extras is None
 
 
 def test_a_job_that_says_nothing_has_nothing_with_its_success() -> None:

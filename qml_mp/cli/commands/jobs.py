@@ -82,10 +82,11 @@ def show(session: Session, job_id: str, as_json: bool) -> None:
     if job is None:
         raise _not_found(job_id)
     attempts = storage.attempts(job_id)
+    progress = storage.progress_of([job.id]).get(job.id)
     if as_json:
-        print_json(job.to_json(attempts))
+        print_json(job.to_json(attempts) | ({} if progress is None else {"progress": progress.to_json()}))
     else:
-        print_job(job, attempts)
+        print_job(job, attempts, progress)
 
 
 @jobs.command()

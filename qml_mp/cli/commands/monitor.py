@@ -75,15 +75,19 @@ def print_servers(views: Sequence[ServerView]) -> None:
 
 
 def print_workers(rows: Iterable[tuple[str, WorkerView]]) -> None:
-    """Workers as a table, each with the name of its server."""
+    """Workers as a table, each with the name of its server; and how far jobs have come, if any says it."""
+    rows = list(rows)
+    tells = any(worker.progress is not None for _, worker in rows)
+    headers = ("SERVER", "WORKER", "PID", "STATE", "METHOD", "JOB", "FOR", "MEMORY")
     print_table(
-        ("SERVER", "WORKER", "PID", "STATE", "METHOD", "JOB", "FOR", "MEMORY"),
+        (*headers, "PROGRESS") if tells else headers,
         (
             (
                 server, worker.info.number, worker.info.process.pid, worker.state,
                 None if worker.method is None else short(worker.method, 40),
                 None if worker.claim is None else worker.claim.job.id, age(worker.running),
                 None if worker.rss_bytes is None else format_size(worker.rss_bytes),
+                *([worker.progress and short(str(worker.progress), 40)] if tells else []),
             )
             for server, worker in rows
         ),

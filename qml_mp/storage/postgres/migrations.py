@@ -253,10 +253,15 @@ CREATE TABLE {s}.waits (
 );
 """
 
+_PROGRESS = """
+-- How far the job says that it has come: JSON, with the claim that says so.
+ALTER TABLE {s}.jobs ADD COLUMN progress text;
+"""
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
     Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
-    Migration(version=5, sql=_KEYS_OF_FAILURES + _ANSWERS + _WAITS),
+    Migration(version=5, sql=_KEYS_OF_FAILURES + _ANSWERS + _WAITS + _PROGRESS),
 )

@@ -248,7 +248,10 @@ CREATE INDEX qml_jobs_failures ON qml_jobs (state, last_error_key, finished_at, 
     WHERE (state = 'failed' OR state = 'awaiting_retry');
 
 -- What became of the signals that ask the server for something (JSON, see core/answers.py).
-ALTER TABLE qml_servers ADD COLUMN answers TEXT
+ALTER TABLE qml_servers ADD COLUMN answers TEXT;
+
+-- How far the job says that it has come: JSON, with the claim that says so.
+ALTER TABLE qml_jobs ADD COLUMN progress TEXT
 """
 
 MIGRATIONS: Final = (

@@ -176,6 +176,22 @@ JOBS: Final = JobQueries(
         WHERE state = 'processing' AND server_id = %(server_id)s AND cancel_reason IS NOT NULL
         ORDER BY started_at, id
     """,
+    # Locked in the order of their ids, as by whoever ends several. Nobody is told: nothing waits for it.
+    note_progress="""
+        WITH noted AS (
+            UPDATE {s}.jobs AS j SET progress = said.progress
+            FROM unnest(%(id)s::text[], %(claim_seq)s::integer[], %(progress)s::text[])
+                AS said (id, claim_seq, progress)
+            WHERE j.id = ANY(%(id)s::text[]) AND j.id = said.id
+              AND CASE WHEN j.state = 'processing' THEN j.claim_seq END = said.claim_seq
+            RETURNING j.id
+        )
+        SELECT count(*) AS count FROM noted
+    """,
+    progress="""
+        SELECT id, claim_seq, progress FROM {s}.jobs
+        WHERE id = ANY(%(ids)s::text[]) AND progress IS NOT NULL
+    """,
     any_expired="""
         SELECT 1 FROM {s}.jobs
         WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= now() LIMIT 1

@@ -99,6 +99,14 @@ JOBS: Final = JobQueries(
         WHERE state = 'processing' AND server_id = :server_id AND cancel_reason IS NOT NULL
         ORDER BY started_at, id
     """,
+    note_progress="""
+        UPDATE qml_jobs SET progress = :progress
+        WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
+    """,
+    progress="""
+        SELECT id, claim_seq, progress FROM qml_jobs
+        WHERE id IN (SELECT value FROM json_each(:ids)) AND progress IS NOT NULL
+    """,
     any_expired=f"""
         SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_expiring
         WHERE {ENDED} AND expires_at <= :now LIMIT 1
