@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from qml_mp.core.job import Job, check_job_id
@@ -12,8 +13,11 @@ from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Part
 from qml_mp.storage.rows import attempt_of, job_of, state_name_of, text_of
 from qml_mp.storage.storable import canonical_id
-from qml_mp.storage.values import DueWork, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
+from qml_mp.storage.values import DueWork, FailureKind, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
 
+_ANY_JOB = JobFilter()
+_FAILED_STATES = (StateName.FAILED, StateName.AWAITING_RETRY)
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
@@ -26,15 +30,30 @@ class Monitoring(Part):
         which = {
             "before_at": before_at,
             "before_id": before_id,
-            "queue": where.queue,
-            "method": where.method,
+            **where.values(),
             "limit": limit + 1,  # one more shows whether there is another page
         }
-        states = [state for state in StateName if state in where.states or not where.states]
-        query = self._db.queries.monitoring.list_jobs(states)
+        query = self._db.queries.monitoring.list_jobs(where)
         found = self._read("listing jobs", query, job_of, which)
         jobs = tuple(found[:limit])
         return JobPage(jobs=jobs, next_cursor=_cursor_of(jobs[-1]) if len(found) > limit else None)
+
+    def failure_kinds(self, where: JobFilter = _ANY_JOB, *, limit: int = 50) -> list[FailureKind]:
+        """Failed jobs, and those that wait for a retry, by kind: the one with the most jobs first."""
+        states = [state for state in where.each_state() if state in _FAILED_STATES]
+        if not states:
+            return []
+        query = self._db.queries.monitoring.failure_kinds(replace(where, states=states))
+        which = {**where.values(), "limit": limit}
+        rows = self._db.read("grouping failures", query, which)
+        return [
+            FailureKind(
+                count=row["jobs"],
+                newest=job_of(row, self._db.instant),
+                last_at=self._db.instant(row["last_at"]) or _BEGINNING,
+            )
+            for row in rows
+        ]
 
     def job_counts(self) -> dict[StateName, int]:
         """Number of jobs in each of the seven states (0 included)."""

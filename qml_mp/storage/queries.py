@@ -7,10 +7,10 @@ Beside the values that are named here, a query may use what its backend adds to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from qml_mp.core.state import StateName
+from qml_mp.storage.values import JobFilter
 
 UNDER_LIMITS = -1
 """In the place of how many kinds wait: there are limits, and nothing was claimed."""
@@ -182,11 +182,14 @@ class WaitQueries:
 class MonitoringQueries:
     """What people and `--burst` read. No queues: all of them; methods None: any; server_id None: any."""
 
-    list_jobs: Callable[[Iterable[StateName]], str]
-    """Of the states, which are part of the text: before_at, before_id, queue, method (None: any), limit: a
-    page of jobs, newest first."""
+    list_jobs: Callable[[JobFilter], str]
+    """before_at, before_id, values of the filter, limit: a page of jobs, newest first. What a filter asks for
+    is part of the text, so that what it does not ask for costs nothing."""
     job_counts: str
     """state, jobs; states without jobs may be missing."""
+    failure_kinds: Callable[[JobFilter], str]
+    """Of Failed, AwaitingRetry or both: values of the filter, limit: job of the newest of each kind, jobs,
+    last_at; the kinds with the most jobs first."""
     attempts: str
     """id: what `rows.attempt_of` reads, oldest first."""
     queue_stats: str
@@ -197,6 +200,21 @@ class MonitoringQueries:
     """queues, methods, server_id: runnable, waiting; see `DueWork`."""
     later_work: str
     """queues: jobs, due_at of the first, now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkQueries:
+    """Many jobs at a time. until: younger jobs, and what has ended later, are not meant, so that no job is
+    changed twice when it comes into its state again. Changes give the ids of those that they hit."""
+
+    count: Callable[[JobFilter], str]
+    """until, values of the filter: state, jobs."""
+    ids: Callable[[JobFilter], str]
+    """until, values of the filter, after (an id; empty: from the first), limit: id, in this order."""
+    retry: str
+    """ids, until: `JobQueries.retry` of each that is Failed, and whose unique key nobody else has."""
+    delete: str
+    """ids, states, until, reason, ttl: make Deleted those that are in one of these states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +313,7 @@ class RegistryQueries:
 class Queries:
     """All of them, by topic."""
 
+    bulk: BulkQueries
     claims: ClaimQueries
     jobs: JobQueries
     limits: LimitQueries

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from qml_mp.storage.bulk import Bulk
 from qml_mp.storage.claims import JobLocker
 from qml_mp.storage.database import Database
 from qml_mp.storage.jobs import JobStore
@@ -28,7 +29,16 @@ from qml_mp.storage.waits import Waits
 
 
 class Storage(
-    JobStore, JobLocker, RecurringStore, ServerRegistry, NamedLocks, Limits, Waits, JobProgress, Monitoring
+    JobStore,
+    Bulk,
+    JobLocker,
+    RecurringStore,
+    ServerRegistry,
+    NamedLocks,
+    Limits,
+    Waits,
+    JobProgress,
+    Monitoring,
 ):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 
 from qml_mp.core.job import Claim, ClaimKey, Job
@@ -131,11 +131,24 @@ class Followed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs a listing shows; an empty collection does not restrict."""
+    """Which jobs are meant; None, and an empty collection, do not restrict."""
 
     states: Collection[StateName] = ()
     queue: str | None = None
     method: str | None = None
+    error: str | None = None
+    """A part of "type: message" of the newest error, without regard to the case of ASCII letters."""
+    since: datetime | None = None
+    """Ended since; of those that have not ended: waiting since, as a retry does since its last failure."""
+
+    def values(self) -> dict[str, object]:
+        """What restricts it beside the states, by name."""
+        told = {"queue": self.queue, "method": self.method, "error": self.error, "since": self.since}
+        return {name: value for name, value in told.items() if value is not None}
+
+    def each_state(self) -> list[StateName]:
+        """All that are meant."""
+        return [state for state in StateName if state in self.states or not self.states]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +158,18 @@ class JobPage:
     jobs: tuple[Job, ...]
     next_cursor: str | None
     """Pass it as `after` for the next page; None: this was the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureKind:
+    """Failed jobs, and those that wait for a retry, whose failures are of one kind: the same method, type and
+    line of the user's code."""
+
+    count: int
+    newest: Job
+    """The one that failed last."""
+    last_at: datetime
+    """When that was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.postgres.queries.bulk import BULK
 from qml_mp.storage.postgres.queries.claims import CLAIMS
 from qml_mp.storage.postgres.queries.jobs import JOBS
 from qml_mp.storage.postgres.queries.limits import LIMITS
@@ -22,6 +23,7 @@ from qml_mp.storage.postgres.queries.waits import WAITS
 from qml_mp.storage.queries import Queries
 
 QUERIES: Final = Queries(
+    bulk=BULK,
     claims=CLAIMS,
     jobs=JOBS,
     limits=LIMITS,

@@ -7,9 +7,19 @@ from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.storage.rows import JOB_COLUMNS
+from qml_mp.storage.values import JobFilter
 
 JOB: Final = ", ".join(f"j.{name.strip()}" for name in JOB_COLUMNS.split(","))
 """Of the jobs as `j`."""
+
+_FILTER: Final = {
+    "queue": "queue = %(queue)s",
+    "method": "method = %(method)s",
+    "error": """position(lower(%(error)s::text COLLATE "C") IN
+        lower((last_error_type || ': ' || coalesce(last_error_message, '')) COLLATE "C")) > 0""",
+    "since": "coalesce(finished_at, enqueued_at, created_at) >= %(since)s",
+}
+"""What a `JobFilter` may ask for beside states. Like SQLite's, `lower` is for ASCII letters."""
 
 KNOWN: Final = "(%(methods)s::text[] IS NULL OR method = ANY(%(methods)s::text[]))"
 """Of the methods that were asked for."""
@@ -47,3 +57,8 @@ def counted(change: str) -> str:
     announced when there are any."""
     told = f"CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '{Told.NO_JOB}') END AS told"
     return f"WITH written AS ({change}) SELECT count(*) AS count, {told} FROM written"
+
+
+def asked_for(where: JobFilter) -> str:
+    """What the filter asks for beside states, as a condition."""
+    return " AND ".join(_FILTER[name] for name in where.values()) or "true"

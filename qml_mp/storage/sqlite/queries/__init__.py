@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import Queries
+from qml_mp.storage.sqlite.queries.bulk import BULK
 from qml_mp.storage.sqlite.queries.claims import CLAIMS
 from qml_mp.storage.sqlite.queries.jobs import JOBS
 from qml_mp.storage.sqlite.queries.limits import LIMITS
@@ -21,6 +22,7 @@ from qml_mp.storage.sqlite.queries.registry import REGISTRY
 from qml_mp.storage.sqlite.queries.waits import WAITS
 
 QUERIES: Final = Queries(
+    bulk=BULK,
     claims=CLAIMS,
     jobs=JOBS,
     limits=LIMITS,

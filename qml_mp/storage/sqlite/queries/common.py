@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.values import JobFilter
+
 ENDED: Final = "(state = 'succeeded' OR state = 'failed' OR state = 'deleted')"
 """As the indexes of ended jobs have it, word for word."""
+
+_FILTER: Final = {
+    "queue": "queue = :queue",
+    "method": "method = :method",
+    "error": "instr(lower(last_error_type || ': ' || COALESCE(last_error_message, '')), lower(:error))",
+    "since": "COALESCE(finished_at, enqueued_at) >= :since",
+}
+"""What a `JobFilter` may ask for beside states. `lower` is for ASCII letters."""
 
 KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:methods)))"
 """Of the methods that were asked for."""
 
 SERVED: Final = "(:queues = '[]' OR queue IN (SELECT value FROM json_each(:queues)))"
 """Of the queues that were asked for."""
+
+
+def asked_for(where: JobFilter) -> str:
+    """What the filter asks for beside states, as a condition."""
+    return " AND ".join(_FILTER[name] for name in where.values()) or "true"

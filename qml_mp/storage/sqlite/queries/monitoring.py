@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 from qml_mp.storage.rows import JOB_COLUMNS as JOB
-from qml_mp.storage.sqlite.queries.common import ENDED, KNOWN, SERVED
+from qml_mp.storage.sqlite.queries.common import ENDED, KNOWN, SERVED, asked_for
+from qml_mp.storage.values import JobFilter
 
-_INDEX_OF: Final = {
+INDEX_OF: Final = {
     StateName.ENQUEUED: "qml_jobs_enqueued",
     StateName.SCHEDULED: "qml_jobs_waiting",
     StateName.PROCESSING: "qml_jobs_processing",
@@ -29,21 +29,27 @@ _PAGE_OF_STATE: Final = """
     SELECT * FROM (
         SELECT id, created_at FROM qml_jobs INDEXED BY {index}
         WHERE {indexed} AND state = '{state}' AND (created_at, id) < (:before_at, :before_id)
-          AND (:queue IS NULL OR queue = :queue) AND (:method IS NULL OR method = :method)
+          AND {filter}
         ORDER BY created_at DESC, id DESC LIMIT :limit)
 """
 
 
-def _list_jobs(states: Iterable[StateName]) -> str:
+def condition_of(state: StateName) -> str:
+    """What a query for jobs of the state has to say too, to use their index."""
+    return _WAITING if INDEX_OF[state] == "qml_jobs_waiting" else "true"
+
+
+def _list_jobs(where: JobFilter) -> str:
     """Each state gives its newest, and the newest of those are the page, so that a page costs the same
     however many jobs have ended."""
     parts = " UNION ALL ".join(
         _PAGE_OF_STATE.format(
             state=state,
-            index=_INDEX_OF[state],
-            indexed=_WAITING if _INDEX_OF[state] == "qml_jobs_waiting" else "true",
+            index=INDEX_OF[state],
+            indexed=condition_of(state),
+            filter=asked_for(where),
         )
-        for state in states
+        for state in where.each_state()
     )
     return f"""
         SELECT {JOB} FROM qml_jobs
@@ -52,8 +58,36 @@ def _list_jobs(states: Iterable[StateName]) -> str:
     """
 
 
+_FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
+_FAILURES: Final = """
+    SELECT last_error_key AS kind, count(*) AS jobs, max({failed_at}) AS last_at, rowid AS place
+    FROM qml_jobs INDEXED BY qml_jobs_failures
+    WHERE (state = 'failed' OR state = 'awaiting_retry') AND state = '{state}' AND {filter}
+    GROUP BY last_error_key
+"""
+
+
+def _failure_kinds(where: JobFilter) -> str:
+    """Counted in the index alone, as long as the filter asks for nothing else: other columns are read where
+    they are looked at. `rowid` is that of the row with the `max`. Rows that another program has written have
+    no key."""
+    parts = " UNION ALL ".join(
+        _FAILURES.format(state=state, failed_at=_FAILED_AT[state], filter=asked_for(where))
+        for state in where.each_state()
+    )
+    return f"""
+        SELECT kinds.jobs, kinds.last_at, {JOB}
+        FROM (
+            SELECT kind, sum(jobs) AS jobs, max(last_at) AS last_at, place FROM ({parts})
+            GROUP BY kind ORDER BY jobs DESC, last_at DESC LIMIT :limit) AS kinds
+        JOIN qml_jobs ON qml_jobs.rowid = kinds.place
+        ORDER BY kinds.jobs DESC, kinds.last_at DESC, id
+    """
+
+
 MONITORING: Final = MonitoringQueries(
     list_jobs=_list_jobs,
+    failure_kinds=_failure_kinds,
     # In parts, because each reads a smaller index of its own.
     job_counts=f"""
         SELECT 'enqueued' AS state, count(*) AS jobs

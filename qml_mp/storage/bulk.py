@@ -1,0 +1,70 @@
+"""Every process: many jobs changed at a time, each batch in a commit of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageError
+from qml_mp.storage.database import Part
+from qml_mp.storage.rows import state_name_of
+from qml_mp.storage.storable import storable_reason
+from qml_mp.storage.values import JobFilter, Retention
+
+_TRIES = 5
+
+
+class Bulk(Part):
+    """Jobs that a filter means, counted and changed. `until` is an instant of the database's clock: jobs that
+    are younger, or ended later, are not meant. So a job that was retried and failed again is not retried once
+    more, however often the same is asked for."""
+
+    def count_jobs(self, where: JobFilter, *, until: datetime) -> dict[StateName, int]:
+        """How many are meant, by state; without those of which there are none."""
+        query = self._db.queries.bulk.count(where)
+        rows = self._db.read("counting jobs", query, {**where.values(), "until": until})
+        return {state_name_of(row["state"]): row["jobs"] for row in rows if row["jobs"]}
+
+    def job_ids(self, where: JobFilter, *, until: datetime, limit: int, after: str = "") -> list[str]:
+        """Ids of those that are meant, in their order, at most so many behind `after`."""
+        query = self._db.queries.bulk.ids(where)
+        values = {**where.values(), "until": until, "limit": limit, "after": after}
+        return [row["id"] for row in self._db.read("finding jobs", query, values)]
+
+    def retry_many(self, job_ids: Sequence[str], *, until: datetime) -> list[str]:
+        """`retry` for those of the jobs that are Failed since before `until`, in one commit; the ids of those
+        that it hit. A job whose unique key another has that has not ended is left as it is."""
+        query, which = self._db.queries.bulk.retry, {"ids": sorted(job_ids), "until": until}
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                rows = self._db.write("retrying jobs", query, which).rows()
+            except StorageError as error:
+                # Somebody enqueued a job with the key of one of these in the same moment. Now it is seen.
+                if not tries_left or not self._db.refuses_values(error):
+                    raise
+            else:
+                return [row["id"] for row in rows]
+        raise AssertionError("the last try returns or raises")
+
+    def delete_many(
+        self,
+        job_ids: Sequence[str],
+        *,
+        states: Collection[StateName],
+        until: datetime,
+        reason: str,
+        retention: Retention,
+    ) -> list[str]:
+        """`delete` for those of the jobs that are in one of these states and have not ended after `until`, in
+        one commit; the ids of those that it hit."""
+        which = {
+            "ids": sorted(job_ids),
+            "states": sorted(map(str, states)),
+            "until": until,
+            "reason": storable_reason(reason),
+            "ttl": retention.succeeded_ttl,
+        }
+        return [
+            row["id"] for row in self._db.write("deleting jobs", self._db.queries.bulk.delete, which).rows()
+        ]

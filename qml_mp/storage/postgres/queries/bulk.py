@@ -1,0 +1,86 @@
+"""Every process: many jobs at a time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.postgres.queries.common import TELL_IF_ANY, asked_for
+from qml_mp.storage.postgres.queries.monitoring import condition_of
+from qml_mp.storage.postgres.queries.telling import told_to_waiters
+from qml_mp.storage.queries import BulkQueries
+from qml_mp.storage.values import JobFilter
+
+_MEANT: Final = """
+    FROM {{s}}.jobs
+    WHERE {condition} AND created_at <= %(until)s
+      AND (finished_at IS NULL OR finished_at <= %(until)s) AND {filter}
+"""
+
+# Locked in the order of their ids, as everybody locks several jobs and waits for them, so that no two wait
+# for each other. PostgreSQL looks again at a row whose lock it has waited for.
+_HELD: Final = """
+    SELECT id, unique_key FROM {s}.jobs
+    WHERE id = ANY(%(ids)s::text[]) AND (finished_at IS NULL OR finished_at <= %(until)s)
+"""
+_LOCK: Final = "ORDER BY id FOR UPDATE"
+
+
+def _count(where: JobFilter) -> str:
+    return " UNION ALL ".join(
+        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where)}" for state in where.each_state()
+    )
+
+
+def _ids(where: JobFilter) -> str:
+    parts = " UNION ALL ".join(
+        f"SELECT id {_meant(state, where)} AND id > %(after)s" for state in where.each_state()
+    )
+    return f"SELECT id FROM ({parts}) AS meant ORDER BY id LIMIT %(limit)s"
+
+
+def _meant(state: StateName, where: JobFilter) -> str:
+    return _MEANT.format(condition=condition_of(state), filter=asked_for(where))
+
+
+BULK: Final = BulkQueries(
+    count=_count,
+    ids=_ids,
+    # Of several that have one key the first.
+    retry=f"""
+        WITH held AS MATERIALIZED (
+            {_HELD} AND state = 'failed' {_LOCK}
+        ), free AS (
+            SELECT DISTINCT ON (unique_key, CASE WHEN unique_key IS NULL THEN id END) id FROM held
+            WHERE unique_key IS NULL OR NOT EXISTS (
+                SELECT FROM {{s}}.jobs AS other
+                WHERE other.unique_key = held.unique_key
+                  AND other.state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry'))
+            ORDER BY unique_key, CASE WHEN unique_key IS NULL THEN id END, id
+        ), retried AS (
+            UPDATE {{s}}.jobs AS j
+            SET state = 'enqueued', enqueued_at = now(), failures = 0, crashes = 0, expires_at = NULL,
+                finished_at = NULL, run_at = NULL, reason = NULL, cancel_reason = NULL
+            FROM free WHERE j.id = free.id
+            RETURNING j.id
+        ), told AS MATERIALIZED (
+            SELECT {TELL_IF_ANY} FROM retried
+        )
+        SELECT id, told FROM retried CROSS JOIN told
+    """,
+    delete=f"""
+        WITH held AS MATERIALIZED (
+            {_HELD} AND state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
+              AND state = ANY(%(states)s::text[]) {_LOCK}
+        ), deleted AS (
+            UPDATE {{s}}.jobs AS j
+            SET state = 'deleted', reason = %(reason)s, finished_at = now(),
+                expires_at = now() + %(ttl)s::interval, run_at = NULL
+            FROM held WHERE j.id = held.id
+            RETURNING j.id
+        ), told AS MATERIALIZED (
+            SELECT {told_to_waiters("SELECT id FROM deleted")} AS told_waiters
+        )
+        SELECT id, told_waiters FROM deleted CROSS JOIN told
+    """,
+)

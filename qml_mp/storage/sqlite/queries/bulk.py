@@ -1,0 +1,62 @@
+"""Every process: many jobs at a time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.queries import BulkQueries
+from qml_mp.storage.sqlite.queries.common import asked_for
+from qml_mp.storage.sqlite.queries.monitoring import INDEX_OF, condition_of
+from qml_mp.storage.values import JobFilter
+
+_MEANT: Final = """
+    FROM qml_jobs INDEXED BY {index}
+    WHERE {condition} AND state = '{state}' AND created_at <= :until
+      AND (finished_at IS NULL OR finished_at <= :until) AND {filter}
+"""
+
+# By their ids; the plus keeps SQLite from reading all that are in the state instead.
+_GIVEN: Final = """
+    id IN (SELECT value FROM json_each(:ids)) AND (finished_at IS NULL OR finished_at <= :until)
+"""
+
+
+def _meant(state: StateName, where: JobFilter) -> str:
+    return _MEANT.format(
+        state=state, index=INDEX_OF[state], condition=condition_of(state), filter=asked_for(where)
+    )
+
+
+def _count(where: JobFilter) -> str:
+    return " UNION ALL ".join(
+        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where)}" for state in where.each_state()
+    )
+
+
+def _ids(where: JobFilter) -> str:
+    parts = " UNION ALL ".join(
+        f"SELECT id {_meant(state, where)} AND id > :after" for state in where.each_state()
+    )
+    return f"{parts} ORDER BY id LIMIT :limit"
+
+
+BULK: Final = BulkQueries(
+    count=_count,
+    ids=_ids,
+    # OR IGNORE: a job whose unique key another has is left out, as the index refuses it.
+    retry=f"""
+        UPDATE OR IGNORE qml_jobs
+        SET state = 'enqueued', enqueued_at = :now, failures = 0, crashes = 0, finished_at = NULL,
+            expires_at = NULL, run_at = NULL, reason = NULL, cancel_reason = NULL
+        WHERE {_GIVEN} AND +state = 'failed'
+        RETURNING id
+    """,
+    delete=f"""
+        UPDATE qml_jobs
+        SET state = 'deleted', finished_at = :now, expires_at = :now + :ttl, reason = :reason, run_at = NULL
+        WHERE {_GIVEN} AND +state IN ('enqueued', 'scheduled', 'awaiting_retry', 'succeeded', 'failed')
+          AND +state IN (SELECT value FROM json_each(:states))
+        RETURNING id
+    """,
+)

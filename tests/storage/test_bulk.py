@@ -1,0 +1,179 @@
+"""Tests of the storage: many jobs counted, retried and deleted at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo, Failure
+from qml_mp.core.state import StateName
+from qml_mp.errors import InvalidTransition
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
+from tests.storage.conftest import Raw
+from tests.storage.helpers import HOUR, KEEP, NO, claim_new, fetch, job_in, present
+
+FAILED = JobFilter(states=[StateName.FAILED])
+CAN_BE_DELETED = set(StateName) - {StateName.PROCESSING, StateName.DELETED}
+
+
+def failed(storage: Storage, error: ErrorInfo = NO, **options: Any) -> str:
+    claim = claim_new(storage, **options)
+    storage.finish(claim, Failure(error=error), retention=KEEP)
+    return claim.job.id
+
+
+def fail_again(storage: Storage, job_id: str) -> None:
+    claim = storage.fetch_and_lock_job(fetch(present(storage, job_id).queue))
+    assert claim is not None
+    assert claim.job.id == job_id
+    storage.finish(claim, Failure(error=NO), retention=KEEP)
+
+
+def test_retrying_many_is_as_retrying_each(storage: Storage) -> None:
+    one, *others = [failed(storage) for _ in range(4)]
+    storage.retry(one)
+
+    retried = storage.retry_many(others, until=storage.now())
+
+    assert sorted(retried) == sorted(others)
+    alone, *together = [present(storage, job_id) for job_id in (one, *others)]
+    for job in together:
+        assert (job.state_name, job.failures, job.crashes, job.finished_at, job.expires_at) == (
+            alone.state_name, alone.failures, alone.crashes, alone.finished_at, alone.expires_at,
+        )  # fmt: skip
+        assert job.last_error == NO
+        assert storage.fetch_and_lock_job(fetch(job.queue)) is not None
+
+
+@pytest.mark.parametrize("state", StateName)
+def test_many_are_changed_only_out_of_states_that_may_change_so(storage: Storage, state: StateName) -> None:
+    claim = job_in(storage, state)
+
+    retried = storage.retry_many([claim.job.id], until=storage.now())
+    assert retried == ([claim.job.id] if state is StateName.FAILED else [])
+
+    claim = job_in(storage, state)
+    deleted = storage.delete_many(
+        [claim.job.id], states=set(StateName), until=storage.now(), reason="no", retention=KEEP
+    )
+    assert deleted == ([claim.job.id] if state in CAN_BE_DELETED else [])
+    job = present(storage, claim)
+    assert job.state_name is (StateName.DELETED if deleted else state)
+    if deleted:
+        assert job.expires_at is not None
+        assert job.finished_at is not None
+        assert job.expires_at - job.finished_at == KEEP.succeeded_ttl
+
+
+def test_a_job_that_has_failed_again_is_not_retried_twice(storage: Storage) -> None:
+    job_id = failed(storage)
+    until = storage.now()
+
+    first = storage.retry_many([job_id], until=until)
+    fail_again(storage, job_id)
+    second = storage.retry_many([job_id], until=until)
+
+    assert (first, second) == ([job_id], [])
+    assert storage.job_ids(FAILED, until=until, limit=10) == []
+    assert storage.retry_many([job_id], until=storage.now()) == [job_id]
+
+
+def test_a_job_that_has_left_the_states_that_were_asked_for_is_left_alone(storage: Storage) -> None:
+    job_id, until = failed(storage), storage.now()
+    storage.retry(job_id)
+
+    deleted = storage.delete_many(
+        [job_id], states=[StateName.FAILED], until=until, reason="no", retention=KEEP
+    )
+
+    assert deleted == []
+    assert present(storage, job_id).state_name is StateName.ENQUEUED
+
+
+def test_of_jobs_with_one_unique_key_one_is_retried_and_none_when_another_has_it(storage: Storage) -> None:
+    first, second = failed(storage, unique_key="a"), failed(storage, unique_key="a")
+    taken, free = failed(storage, unique_key="b"), failed(storage)
+    storage.enqueue(Job.new("work", unique_key="b"))
+
+    retried = storage.retry_many([first, second, taken, free], until=storage.now())
+
+    assert sorted(retried) == sorted([first, free])
+    with pytest.raises(InvalidTransition):
+        storage.retry(second)
+    assert present(storage, taken).state_name is StateName.FAILED
+
+
+def test_a_key_that_somebody_takes_in_the_same_moment_keeps_nobody_elses_job(
+    storage: Storage, opened: Callable[[], Storage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for keys that are taken and the write, which PostgreSQL does not do in one moment."""
+    keyed, free = failed(storage, unique_key="a"), failed(storage)
+    other, write, tries = opened(), storage._db.write, []
+
+    def write_late(what: str, query: str, values: Any) -> Any:
+        tries.append(what)
+        if len(tries) == 1:
+            other.enqueue(Job.new("work", unique_key="a"))
+            # What the statement would do that has begun before.
+            query = query.replace("WHERE other.unique_key", "WHERE false AND other.unique_key")
+            query = query.replace("UPDATE OR IGNORE", "UPDATE")
+        return write(what, query, values)
+
+    monkeypatch.setattr(storage._db, "write", write_late)
+    retried = storage.retry_many([keyed, free], until=storage.now())
+
+    assert retried == [free]
+    assert len(tries) == 2
+
+
+def test_a_filter_says_which_jobs_are_meant(storage: Storage) -> None:
+    old = failed(storage)
+    ids = {
+        "error": failed(storage, ErrorInfo(type="KeyError", message="no such Picture")),
+        "other": failed(storage),
+    }
+    since = present(storage, ids["error"]).finished_at
+    queue = present(storage, ids["other"]).queue
+    until = storage.now()
+
+    def found(where: JobFilter) -> set[str]:
+        meant = set(storage.job_ids(where, until=until, limit=10))
+        assert sum(storage.count_jobs(where, until=until).values()) == len(meant)
+        assert {job.id for job in storage.list_jobs(where).jobs} == meant
+        return meant
+
+    assert found(FAILED) == {old, *ids.values()}
+    assert found(JobFilter(error="keyerror: NO such")) == {ids["error"]}
+    assert found(JobFilter(error="100%")) == set()
+    assert found(JobFilter(queue=queue)) == {ids["other"]}
+    assert found(JobFilter(method="none")) == set()
+    assert found(JobFilter(since=since)) == set(ids.values())
+
+
+def test_what_comes_later_is_not_meant(storage: Storage, raw: Raw) -> None:
+    earlier = storage.now()
+    claims = [job_in(storage, state) for state in StateName]
+
+    now, before = storage.now(), earlier - timedelta(seconds=1)
+
+    assert sum(storage.count_jobs(JobFilter(), until=now).values()) == len(StateName)
+    assert storage.count_jobs(JobFilter(), until=before) == {}
+    assert storage.job_ids(JobFilter(), until=before, limit=10) == []
+    raw.age("jobs", "created_at", HOUR)
+    still = storage.job_ids(JobFilter(), until=before, limit=10)  # have ended since
+    assert len(still) == len(claims) - 3
+
+
+def test_ids_are_given_in_pages(storage: Storage) -> None:
+    ids = sorted(storage.enqueue_many(Job.new("work") for _ in range(5)))
+    until = storage.now()
+
+    first = storage.job_ids(JobFilter(), until=until, limit=3)
+    second = storage.job_ids(JobFilter(), until=until, limit=3, after=first[-1])
+
+    assert first + second == ids
