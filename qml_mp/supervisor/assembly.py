@@ -28,6 +28,7 @@ from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.parts.storage_listener import StorageListener
 from qml_mp.supervisor.recovery.judging import Judging
+from qml_mp.supervisor.recovery.neighbours import Neighbours
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.urgent import UrgentFirst
 
@@ -53,11 +54,12 @@ class Assembly:
         )
         self.settling = SettleLoop(run)
         self.templates = TemplatesLoop(run)
-        held = HeldClaims(run)
+        held, neighbours = HeldClaims(run), Neighbours(run)
         loops = _all_loops(
             run,
             settling=self.settling,
             held=held,
+            neighbours=neighbours,
             templates=self.templates,
             on_one_machine=storage.is_on_one_machine,
             burst=burst,
@@ -74,7 +76,7 @@ class Assembly:
         stacks = StackDump(run)
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
-        self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run))
+        self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours)
         run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
 
 
@@ -83,6 +85,7 @@ def _all_loops(
     *,
     settling: SettleLoop,
     held: HeldClaims,
+    neighbours: Neighbours,
     templates: TemplatesLoop,
     on_one_machine: bool,
     burst: bool,
@@ -110,7 +113,7 @@ def _all_loops(
         *([CleanupLoop(run, interval=config.cleanup_interval)] if config.enable_cleanup else []),
         ProgressLoop(run),
         PollLoop(run, is_listening=is_listening, hasten_others=hasten_others),
-        NeighbourLoop(run, judging=judging),
+        NeighbourLoop(run, judging=judging, neighbours=neighbours),
         UnknownMethodsLoop(run),
         UnshownClaimsLoop(run, settling=settling),
         *([BurstLoop(run, settling=settling)] if burst else []),

@@ -75,7 +75,7 @@ def test_a_living_server_takes_over_from_one_of_its_host_that_died(
     one = server("-w", "1", QML_MP_ORPHAN_GRACE="600").start()
     job_id = enqueue(storage, "spin")
     first = wait_until(lambda: next((line.pid for line in one.journal() if line.what == "start"), None))
-    two = server("-w", "1").start()
+    two = server("-w", "1", QML_MP_ORPHAN_GRACE="0.1").start()
 
     os.kill(one.pid, signal.SIGKILL)
     one.wait()
@@ -88,6 +88,25 @@ def test_a_living_server_takes_over_from_one_of_its_host_that_died(
     assert (job.failures, job.crashes) == (0, 0)
     two.signal(signal.SIGQUIT)
     assert two.wait() == 6
+
+
+@pytest.mark.fault(4)
+def test_a_job_of_a_killed_supervisor_may_end_in_its_grace_although_another_server_sees_the_death_at_once(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="600").start()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(lambda: any(line.what == "start" for line in one.journal()), what="the start of the job")
+    was = row_of(one, storage).id
+    two = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="600").start()
+
+    os.kill(one.pid, signal.SIGKILL)
+    wait_until(lambda: f"Server {was} of this host is dead" in two.log(), what=two.log())
+    (tmp_path / "gate").touch()
+
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    wait_until(lambda: len(storage.list_servers()) == 1, what="the end of the dead one's row")
+    assert two.stop() == 0
 
 
 @across_machines

@@ -18,7 +18,7 @@ from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
 from tests.soak.outages import run_outages
-from tests.soak.peers import run_peers
+from tests.soak.peers import run_neighbours, run_peers
 from tests.soak.places import run_places, run_rate
 from tests.soak.poison import run_poison
 from tests.soak.recovery import run_recovery
@@ -63,6 +63,7 @@ SCENARIOS = {
     "freeze": Scenario(run=run_freeze, unit="jobs", usual=3000, full=3000, backends=("postgres",)),
     "outages": Scenario(run=run_outages, unit="jobs", usual=2000, full=10_000, backends=("postgres",)),
     "peers": Scenario(run=run_peers, unit="kills", usual=4, full=12, backends=("postgres",)),
+    "neighbours": Scenario(run=run_neighbours, unit="kills", usual=4, full=12),
     "stop-worker": Scenario(run=run_stopped_workers, unit="cycles", usual=60, full=1000),
     "stop-supervisor": Scenario(run=run_stopped_supervisors, unit="cycles", usual=20, full=1000, lanes=3),
 }

@@ -1,7 +1,8 @@
 """Tests: three servers share the jobs, and one of them is killed with all its workers, again and again (C5).
 
-Two of them are in pid namespaces of their own, as on machines of their own: nobody sees their processes, so
-that their peers judge them by their silence. The third one comes back at once, and finds what it had itself.
+`peers`: two of them are in pid namespaces of their own, as on machines of their own: nobody sees their
+processes, so that their peers judge them by their silence. The third one comes back at once, or in a moment,
+and finds what it had itself. `neighbours`: all are on one machine, and those that live see the death.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from qml_mp.core.job import Job
@@ -26,6 +28,8 @@ _WORKERS, _FEWER_WORKERS = 4, 2
 _KILL_EVERY_S = 10.0
 _BEAT_S, _TIMEOUT_S = 0.5, 4.0
 _AT_ONCE_S, _LATE_S = 1.0, 1.0
+_COMES_BACK_AFTER_S = 2.0
+"""The second time: before its peers judge it."""
 _LONGEST_S = 60.0
 _SETTINGS = environment_of(
     {
@@ -34,6 +38,16 @@ _SETTINGS = environment_of(
     }
 )  # fmt: skip
 _NAMES = ("here", "there", "elsewhere")
+_BACK, _LATER = "by itself", "by itself, started later"
+_PEERS, _NEIGHBOURS = "by its peers", "by its neighbours"
+_MOST_MS = {
+    _BACK: 1000 * _AT_ONCE_S, _LATER: 1000 * _AT_ONCE_S, _NEIGHBOURS: 1000 * _AT_ONCE_S,
+    _PEERS: 1000 * (_TIMEOUT_S + _LATE_S),
+}  # fmt: skip
+"""Until a job of the killed starts again: from the kill, or (started later) from the new process's start."""
+_IN_TURN = (("here", _BACK), ("there", _PEERS), ("here", _LATER), ("elsewhere", _PEERS))
+"""Who is killed, and who is to find what it had."""
+_IN_TURN_ON_ONE_HOST = tuple((name, _NEIGHBOURS) for name in _NAMES)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -43,16 +57,21 @@ class _Fleet:
     ground: Ground
     tail: JournalTail
     workers: int
+    hidden: Collection[str] = _NAMES[1:]
+    """Those that no other can see."""
     servers: dict[str, Server] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     kills: Kills = field(default_factory=Kills)
-    again_ms: dict[str, list[float]] = field(default_factory=lambda: {"by itself": [], "by its peers": []})
-    """From the kill to the second start, for each job."""
+    again_ms: dict[str, list[float]] = field(default_factory=dict)
+    """How long it took until each job ran again, by who has found it."""
 
-    def start(self, name: str) -> None:
+    def start(self, name: str) -> int:
+        """The instant."""
         server = self.ground.server("-w", str(self.workers), "--server-name", name, **_SETTINGS)
-        server.prefix = () if name == "here" else CONTAINER
+        server.prefix = CONTAINER if name in self.hidden else ()
+        began_ns = time.monotonic_ns()
         self.servers[name] = server.start(ready=None)
+        return began_ns
 
     def wait_until_whole(self) -> None:
         """Until all their workers are there, and those of no other."""
@@ -89,13 +108,23 @@ class _Fleet:
 def run_peers(task: Task) -> Row:
     """Kills, each on a fleet that is whole and has jobs in hand."""
     need_namespaces()
-    with fresh_ground("postgres", task.postgres_url, seed=task.seed) as ground:
+    return _run(task, _IN_TURN, hidden=_NAMES[1:])
+
+
+def run_neighbours(task: Task) -> Row:
+    """The same where all see each other's processes."""
+    return _run(task, _IN_TURN_ON_ONE_HOST, hidden=())
+
+
+def _run(task: Task, in_turn: Sequence[tuple[str, str]], *, hidden: Collection[str]) -> Row:
+    with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
         workers = _WORKERS if task.pace >= 1 else _FEWER_WORKERS
-        fleet = _Fleet(ground=ground, tail=JournalTail(ground), workers=workers)
+        fleet = _Fleet(ground=ground, tail=JournalTail(ground), workers=workers, hidden=hidden)
         for name in _NAMES:
             fleet.start(name)
         for number in task.turns(task.count):
-            _kill_once(fleet, _NAMES[number % len(_NAMES)], every_s=_KILL_EVERY_S * task.pace)
+            name, who = in_turn[number % len(in_turn)]
+            _kill_once(fleet, name, who=who, every_s=_KILL_EVERY_S * task.pace)
             fleet.kills.count += 1
         fleet.wait_until_whole()  # process 1 of a pid namespace takes no SIGTERM before it has a handler
         wait_until(lambda: not ground.audit.unfinished(), within_s=_LONGEST_S, what="the end of all jobs")
@@ -110,27 +139,29 @@ def run_peers(task: Task) -> Row:
         )  # fmt: skip
 
 
-def _kill_once(fleet: _Fleet, name: str, *, every_s: float) -> None:
+def _kill_once(fleet: _Fleet, name: str, *, who: str, every_s: float) -> None:
     began = time.monotonic()
     fleet.wait_until_whole()
-    pause(2 * _BEAT_S if name == "here" else _TIMEOUT_S)  # a peer judges once it has been heard for as long
+    pause(_TIMEOUT_S if name in fleet.hidden else 2 * _BEAT_S)  # a peer judges once it was heard for as long
     taken: dict[str, int] = {}
     while not taken:
         fleet.top_up()
         pause(0.2)
         taken = fleet.in_hand(name)
-    killed_ns = _kill(fleet.servers[name])
-    if name == "here":
+    from_ns = _kill(fleet.servers[name])
+    if who == _LATER:
+        pause(_COMES_BACK_AFTER_S)
+        from_ns = fleet.start(name)
+    elif who != _PEERS:
         fleet.start(name)
-    who = "by itself" if name == "here" else "by its peers"
     for job_id, claim_seq in taken.items():
         line = wait_until(
             lambda job_id=job_id, seq=claim_seq: _later_start(fleet, job_id, seq),  # type: ignore[misc]
             within_s=_LONGEST_S,
             what=f"another run of {job_id}; {fleet.servers['here'].log()[-3000:]}",
         )
-        fleet.again_ms[who].append((line - killed_ns) / 1e6)
-    if name != "here":
+        fleet.again_ms.setdefault(who, []).append((line - from_ns) / 1e6)
+    if who == _PEERS:
         fleet.start(name)
     while time.monotonic() < began + every_s:
         fleet.top_up()
@@ -164,10 +195,9 @@ def _stop(server: Server) -> int:
 
 
 def _missed(fleet: _Fleet) -> tuple[str, ...]:
-    most_ms = {"by itself": 1000 * _AT_ONCE_S, "by its peers": 1000 * (_TIMEOUT_S + _LATE_S)}
     return tuple(
-        f"{who}: again after {value:.0f} ms, wanted {most_ms[who]:.0f} ms"
+        f"{who}: again after {value:.0f} ms, wanted {_MOST_MS[who]:.0f} ms"
         for who, values in fleet.again_ms.items()
         for value in values
-        if value > most_ms[who]
+        if value > _MOST_MS[who]
     )

@@ -10,9 +10,10 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.events.facts import JobsReclaimed
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.supervisor.loops.loop import AT_ONCE, Loop
 from qml_mp.supervisor.recovery.frozen import FrozenPeers
 from qml_mp.supervisor.recovery.judging import Judging
+from qml_mp.supervisor.recovery.neighbours import LOOK_AGAIN, Neighbours
 from qml_mp.supervisor.recovery.sweep import (
     each_by_itself,
     is_seen_alive,
@@ -22,6 +23,7 @@ from qml_mp.supervisor.recovery.sweep import (
 from qml_mp.supervisor.run import Run
 
 _RSS_STEP_BYTES = 1 << 20  # smaller changes of a worker's memory are not worth a write
+_AFTER_A_KILL = timedelta(seconds=1)  # that has not ended a worker in the time which a turn has for it
 _LOOKS_AT_AGES = 10  # while a job comes to the age at which it is taken for stranded
 
 
@@ -101,27 +103,38 @@ class HeartbeatLoop(Loop):
 
 
 class NeighbourLoop(Loop):
-    """Looks for supervisors of this very host that died: the process table tells, without any timeout. For
-    jobs that only their age can tell of. And for the own row, because a server without heartbeats
-    (`judging` is None) does not see otherwise that it is gone."""
+    """Looks for supervisors of this very host that died: the process table tells, without any timeout, and at
+    once where a pidfd does. For jobs that only their age can tell of. And for the own row, because a server
+    without heartbeats (`judging` is None) does not see otherwise that it is gone."""
 
     name = "neighbour"
     interval = timedelta(seconds=5)
 
-    def __init__(self, run: Run, *, judging: Judging | None) -> None:
+    def __init__(self, run: Run, *, judging: Judging | None, neighbours: Neighbours) -> None:
         super().__init__(run)
         self._judging = judging
+        self._neighbours = neighbours
         self._look_at_ages_at = 0.0
 
-    def tick(self, storage: Storage) -> None:
+    def due_at(self) -> float:
+        return AT_ONCE if self._neighbours.has_news else super().due_at()
+
+    def tick(self, storage: Storage) -> timedelta | None:
         servers = storage.list_servers()
         if self._run.registration.id not in {server.id for server in servers}:
             _go_on_as_another(storage, self._run)
-        recovered = reclaim_from_dead_neighbours(storage, self._run, servers)
+        self._neighbours.watch(servers)
+        leaving = self._neighbours.leaving()
+        reclaimed = reclaim_from_dead_neighbours(storage, self._run, servers, leaving=leaving)
+        recovered = reclaimed.jobs
         if self._judging is None or self._judging.may_judge_by_age:
             recovered += self._release_stranded_jobs(storage)
         if recovered:
             self._run.pool.wake_idle()
+        self._neighbours.tell(reclaimed.left)
+        if not reclaimed.left:
+            return None
+        return LOOK_AGAIN if leaving else _AFTER_A_KILL
 
     def _release_stranded_jobs(self, storage: Storage) -> int:
         """Less often the older they have to be."""

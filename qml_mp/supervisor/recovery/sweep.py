@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from qml_mp import host
@@ -56,26 +57,54 @@ def release_stranded_jobs(storage: Storage, run: Run) -> int:
     return count
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reclaimed:
+    """What came of one look at the dead servers of this host."""
+
+    jobs: int
+    """That are enqueued again."""
+    left: Collection[str]
+    """The dead servers whose jobs nobody may have yet: a worker of theirs, or the guardian, is not done."""
+
+
 def reclaim_from_dead_neighbours(
-    storage: Storage, run: Run, servers: Iterable[ServerInfo], *, proof_s: float = _PROOF_IN_LOOP_S
-) -> int:
-    """Reclaim from those of the registered servers whose process is proved dead from here; how many jobs.
+    storage: Storage,
+    run: Run,
+    servers: Sequence[ServerInfo],
+    *,
+    leaving: Collection[str] = (),
+    proof_s: float = _PROOF_IN_LOOP_S,
+) -> Reclaimed:
+    """Reclaim from those of the registered servers whose process is proved dead from here.
 
     A server whose workers are not proved dead within `proof_s` is left for the next time, and so is one
-    whose guardian may still write what had ended in them: those jobs would run again.
+    whose guardian may still write what had ended in them: those jobs would run again. The workers of servers
+    that are `leaving` are not killed and not waited for: they have a moment to end by themselves.
     """
     counts: list[int] = []
+    left = {
+        server.id
+        for server in servers
+        if server.id != run.registration.id and host.is_alive(server.process) is False
+    }
 
     def reclaim(server: ServerInfo) -> None:
         workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
-        if all_proved_dead(workers, proof_s=proof_s) and _guardian_is_done(server.process, proof_s=proof_s):
+        if server.id in leaving:
+            is_over = all(host.is_alive(worker) is False for worker in workers)
+            is_over = is_over and not is_held(server.process)
+        else:
+            is_over = all_proved_dead(workers, proof_s=proof_s)
+            is_over = is_over and _guardian_is_done(server.process, proof_s=proof_s)
+        if is_over:
             count = storage.reclaim_server(server.id, silent_for=None, retention=run.retention)
-            run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
+            left.discard(server.id)
+            if count or server.id not in leaving:  # others see it leave in the same moment
+                run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
             counts.append(count)
 
-    dead = [server for server in servers if host.is_alive(server.process) is False]
-    each_by_itself((server for server in dead if server.id != run.registration.id), reclaim)
-    return sum(counts)
+    each_by_itself([server for server in servers if server.id in left], reclaim)
+    return Reclaimed(jobs=sum(counts), left=left)
 
 
 def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:

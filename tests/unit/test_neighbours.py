@@ -1,0 +1,120 @@
+"""Tests: a supervisor that waits for the end of the others of its host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp import host
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.recovery.neighbours import Neighbours
+from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.wait import wait_for
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NEVER = float("inf")
+
+
+class Times:
+    """The monotonic clock of a run; a test sets it."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Times:
+    return Times()
+
+
+@pytest.fixture
+def neighbours(clock: Times) -> Iterator[Neighbours]:
+    config = ServerConfig(orphan_grace=timedelta(seconds=5))
+    run = Run(config, NamedProgram(spec="an:app"), url="memory://", facts=AppFacts(), clock=clock)  # type: ignore[arg-type]
+    neighbours = Neighbours(run)
+    yield neighbours
+    neighbours.close()
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """One that lives until it is killed, in a supervisor's place."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def server(pid: int, **changes: object) -> ServerInfo:
+    info = ServerInfo(
+        id=f"peer#{pid}", name="peer", hostname="here", process=host.identity(pid), worker_count=1,
+        queues=("default",), started_at=NOW, last_heartbeat=NOW,
+    )  # fmt: skip
+    return replace(info, **changes)  # type: ignore[arg-type]
+
+
+def test_the_end_of_one_is_seen_when_it_comes_and_its_workers_have_the_grace_from_then_on(
+    neighbours: Neighbours, clock: Times, process: subprocess.Popen[bytes]
+) -> None:
+    peer = server(process.pid)
+    neighbours.watch([peer])
+    process.kill()
+    assert wait_for(neighbours.fds(), until=NEVER)
+    neighbours.turn()
+
+    news = [neighbours.has_news]
+    assert list(neighbours.fds()) == []
+    neighbours.watch([peer])
+    assert [*news, neighbours.has_news] == [True, False]
+    assert neighbours.leaving() == {peer.id}
+    clock.now += 5
+    assert neighbours.leaving() == set()
+
+
+def test_one_that_is_found_dead_has_the_grace_too_and_is_forgotten_with_its_row(
+    neighbours: Neighbours, process: subprocess.Popen[bytes]
+) -> None:
+    peer = server(process.pid)
+    process.kill()
+    process.wait()
+
+    neighbours.watch([peer])
+
+    assert neighbours.leaving() == {peer.id}
+    neighbours.watch([])
+    assert neighbours.leaving() == set()
+
+
+def test_neither_a_later_process_of_the_pid_nor_one_of_another_machine_is_waited_for(
+    neighbours: Neighbours,
+) -> None:
+    own = host.identity()
+    later = server(os.getpid(), id="later", process=replace(own, started_ticks=own.started_ticks - 1))
+    elsewhere = server(os.getpid(), id="elsewhere", process=replace(own, host="another"))
+
+    neighbours.watch([later, elsewhere])
+
+    assert list(neighbours.fds()) == []
+    assert neighbours.leaving() == {"later"}
+
+
+def test_no_descriptor_is_kept_of_one_that_has_left_the_registry(
+    neighbours: Neighbours, process: subprocess.Popen[bytes]
+) -> None:
+    neighbours.watch([server(process.pid)])
+    (fd,) = neighbours.fds()
+
+    neighbours.watch([])
+
+    assert list(neighbours.fds()) == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
