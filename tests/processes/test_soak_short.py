@@ -12,7 +12,7 @@ from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
 from tests.soak.orphans import run_orphans
 from tests.soak.outages import run_outages
-from tests.soak.peers import run_peers
+from tests.soak.peers import run_neighbours, run_peers
 from tests.soak.places import run_places, run_rate
 from tests.soak.poison import run_poison
 from tests.soak.recovery import run_recovery
@@ -221,3 +221,14 @@ def test_the_jobs_of_a_server_killed_with_its_workers_run_again_wherever_its_pee
 
     assert row.broken == (), table([row])
     assert row.kills == 2
+
+
+@both
+@pytest.mark.fault(5)
+def test_the_jobs_of_a_server_killed_with_its_workers_run_again_on_its_neighbours(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_neighbours, backend, 1, pace=0.05)
+
+    assert row.broken == (), table([row])
+    assert row.kills == 1
