@@ -13,6 +13,7 @@ moment (who has waited in vain sends one on too): whoever takes one takes all th
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from contextlib import suppress
@@ -25,33 +26,36 @@ class Turns:
     """Those of all workers of a supervisor, made before the first fork."""
 
     def __init__(self, *, patience_s: float = _PATIENCE_S) -> None:
-        self._sending, self._waiting = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._sending.setblocking(False)
+        sending, waiting = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sending.setblocking(False)
         # The kernel's own bound, since only a plain read stands in line: after a poll all would be woken.
-        self._waiting.setblocking(True)
+        waiting.setblocking(True)
         bound = struct.pack("ll", int(patience_s), int(patience_s % 1 * 1e6))
-        self._waiting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bound)
+        waiting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bound)
+        self._sending_fd, self._waiting_fd = sending.detach(), waiting.detach()
+        self._more = select.poll()
+        self._more.register(self._waiting_fd, select.POLLIN)
         self.give()
 
     @property
     def fds(self) -> frozenset[int]:
         """Both sockets."""
-        return frozenset((self._sending.fileno(), self._waiting.fileno()))
+        return frozenset((self._sending_fd, self._waiting_fd))
 
     def take(self) -> None:
         """Wait until it is this worker's turn, or for so long that nobody can have it."""
         with suppress(BlockingIOError):
-            os.read(self._waiting.fileno(), 1)
-            while True:
-                self._waiting.recv(1, socket.MSG_DONTWAIT)
+            os.read(self._waiting_fd, 1)
+            while self._more.poll(0):
+                os.read(self._waiting_fd, 1)
 
     def give(self) -> None:
         """It is somebody else's turn. Called by a worker after each `take`, and by the supervisor when
         one has died, which may have had it."""
         with suppress(BlockingIOError):  # there are several already
-            self._sending.send(b"\0")
+            os.write(self._sending_fd, b"\0")
 
     def close(self) -> None:
         """Close both sockets in this process."""
-        self._sending.close()
-        self._waiting.close()
+        for fd in self.fds:
+            os.close(fd)
