@@ -183,13 +183,11 @@ class MonitoringQueries:
     """What people and `--burst` read. No queues: all of them; methods None: any; server_id None: any."""
 
     list_jobs: Callable[[JobFilter], str]
-    """before_at, before_id, values of the filter, limit: a page of jobs, newest first. What a filter asks for
-    is part of the text, so that what it does not ask for costs nothing."""
+    """before_at, before_id, values of the filter, limit: a page of jobs, newest first."""
     job_counts: str
     """state, jobs; states without jobs may be missing."""
     failure_kinds: Callable[[JobFilter], str]
-    """Of Failed, AwaitingRetry or both: values of the filter, limit: job of the newest of each kind, jobs,
-    last_at; the kinds with the most jobs first."""
+    """Values of the filter (of Failed and AwaitingRetry alone), limit: job of the newest, jobs, last_at."""
     attempts: str
     """id: what `rows.attempt_of` reads, oldest first."""
     queue_stats: str
@@ -204,17 +202,16 @@ class MonitoringQueries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkQueries:
-    """Many jobs at a time. until: younger jobs, and what has ended later, are not meant, so that no job is
-    changed twice when it comes into its state again. Changes give the ids of those that they hit."""
+    """Many jobs at a time. Not meant are those that are younger than `until` or have ended later."""
 
     count: Callable[[JobFilter], str]
     """until, values of the filter: state, jobs."""
     ids: Callable[[JobFilter], str]
     """until, values of the filter, after (an id; empty: from the first), limit: id, in this order."""
     retry: str
-    """ids, until: `JobQueries.retry` of each that is Failed, and whose unique key nobody else has."""
+    """ids, until: as `JobQueries.retry`, without those whose unique key another has; id of each hit."""
     delete: str
-    """ids, states, until, reason, ttl: make Deleted those that are in one of these states."""
+    """ids, states, until, reason, ttl: make Deleted those in one of these states; id of each hit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
