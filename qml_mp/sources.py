@@ -14,6 +14,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -104,6 +105,29 @@ def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> Se
         raise ConfigurationError(
             f"{error} It comes from {given[error.field].source}.", field=error.field
         ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifySocket:
+    """Where the service manager that started this process (systemd) is told how it does."""
+
+    path: str
+    """Of a Unix datagram socket; one that begins with NUL has no file."""
+    watchdog: timedelta | None
+    """It takes the process to hang when it hears nothing for so long; None: never."""
+
+
+def take_notify_socket() -> NotifySocket | None:
+    """What the environment says of it, taken out of it: what this process starts is another service."""
+    path = os.environ.pop("NOTIFY_SOCKET", "")
+    watchdog, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
+    if not path.startswith(("/", "@")):
+        return None
+    counts = watchdog.isdigit() and int(watchdog) > 0 and pid in ("", str(os.getpid()))
+    return NotifySocket(
+        path="\0" + path[1:] if path.startswith("@") else path,
+        watchdog=timedelta(microseconds=int(watchdog)) if counts else None,
+    )
 
 
 def environment_without_settings() -> dict[str, str]:

@@ -13,7 +13,7 @@ from qml_mp.embedding.supervise import preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
-from qml_mp.sources import load_config, load_url
+from qml_mp.sources import load_config, load_url, take_notify_socket
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.parts.host_process import Host
@@ -32,6 +32,7 @@ def run_server(
     Flags win over what the app's code gives, that over the environment and the settings file.
     Raises `AppImportError`, `ConfigurationError`, `StorageError` or `WorkerBootError`.
     """
+    notify = take_notify_socket()  # before anything is started that would inherit it
     named = NamedProgram(spec=app_spec)
     facts = probe_app(named, timeout=_boot_timeout(config_flags))
     config = _settings(config_flags, facts)
@@ -54,7 +55,7 @@ def run_server(
         facts=facts,
         queues_of=lambda new: _settings(config_flags, new).queues,
         burst=burst,
-        host=Host(ends_process=True),
+        host=Host(ends_process=True, notify=notify),
     ).run()
 
 

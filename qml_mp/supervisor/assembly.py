@@ -25,6 +25,7 @@ from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.host_process import Host, HostLink
 from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
 from qml_mp.supervisor.parts.reload import Reload
+from qml_mp.supervisor.parts.service_manager import ServiceManager
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.parts.storage_listener import StorageListener
 from qml_mp.supervisor.recovery.judging import Judging
@@ -77,6 +78,7 @@ class Assembly:
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
         self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours)
+        self.urgent.add(ServiceManager(run, host.notify, reload=reload))
         run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
 
 

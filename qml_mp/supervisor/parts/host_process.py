@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from qml_mp.sources import NotifySocket
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
@@ -18,6 +19,8 @@ class Host:
     """When any is readable, the server has to stop: a pipe, and the host's pidfd."""
     on_ready: Callable[[], None] | None = None
     """Called once, when the first worker is ready."""
+    notify: NotifySocket | None = None
+    """Of the service manager that started the process; None: there is none, or it is the host's."""
     ends_process: bool = False
     """Whether the process has nothing to do after the run; then it ignores signals."""
 

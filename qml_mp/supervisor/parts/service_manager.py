@@ -1,0 +1,93 @@
+"""Supervisor: tells systemd, or another manager that speaks its protocol (sd_notify), what the server does.
+
+The watchdog's word is sent from the supervisor's own loop, so it stays out when that hangs.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+
+from qml_mp.sources import NotifySocket
+from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.parts.reload import Reload
+from qml_mp.supervisor.run import Run
+
+logger = logging.getLogger(__name__)
+
+_TRY_AGAIN_S = 0.1
+_FULL = (errno.EAGAIN, errno.ENOBUFS, errno.EMFILE, errno.ENFILE)
+
+
+class ServiceManager(Part):
+    """READY once all workers are for the first time, RELOADING and READY again, STOPPING, STATUS, WATCHDOG.
+    Without a socket nothing is told."""
+
+    def __init__(self, run: Run, address: NotifySocket | None, *, reload: Reload) -> None:
+        self._run = run
+        self._address = address
+        self._reload = reload
+        self._was_ready = self._is_reloading = self._is_stopping = False
+        self._status = ""
+        self._try_again_at = float("inf")
+        watchdog = None if address is None else address.watchdog
+        self._every_s = float("inf") if watchdog is None else watchdog.total_seconds() / 2
+        self._alive_at = run.clock.monotonic() + self._every_s
+
+    def next_at(self) -> float:
+        return float("inf") if self._address is None else min(self._alive_at, self._try_again_at)
+
+    def turn(self) -> None:
+        if self._address is None:
+            return
+        self._try_again_at = float("inf")
+        self._tell_phase()
+        status = self._in_words()
+        if status != self._status and self._send(f"STATUS={status}"):
+            self._status = status
+        now = self._run.clock.monotonic()
+        if now >= self._alive_at and self._send("WATCHDOG=1"):
+            self._alive_at = now + self._every_s
+
+    def _tell_phase(self) -> None:
+        pool = self._run.pool
+        if self._run.stop.has_begun:
+            self._is_stopping = self._is_stopping or self._send("STOPPING=1")
+        elif not self._was_ready:
+            self._was_ready = (
+                pool.is_whole and all(worker.is_ready for worker in pool) and self._send("READY=1")
+            )
+        elif self._reload.is_under_way != self._is_reloading:
+            # The newer kind of reload (Type=notify-reload) wants to know that it began after its signal.
+            usec = int(self._run.clock.monotonic() * 1_000_000)
+            begins = f"RELOADING=1\nMONOTONIC_USEC={usec}"
+            if self._send("READY=1" if self._is_reloading else begins):
+                self._is_reloading = not self._is_reloading
+
+    def _in_words(self) -> str:
+        says, size = self._run.registration.says, self._run.pool.size
+        what = "stopping" if self._run.stop.has_begun else "1 worker" if size == 1 else f"{size} workers"
+        reload = says.answers.reload
+        if reload is not None and not reload.is_final:
+            what += f", reloading ({reload.replaced} of {reload.workers} replaced)"
+        what += ", paused" if says.paused else ""
+        return what if says.trouble is None else " ".join(f"{what}. {says.trouble}".split())
+
+    def _send(self, text: str) -> bool:
+        """Whether it was taken. Never waits: what finds no room is sent again a moment later."""
+        address = self._address
+        if address is None:
+            return False
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.setblocking(False)
+                connection.sendto(text.encode(), address.path)
+        except OSError as error:
+            if error.errno in _FULL:
+                self._try_again_at = self._run.clock.monotonic() + _TRY_AGAIN_S
+            else:
+                self._address = None
+                logger.warning("The service manager cannot be told anything (NOTIFY_SOCKET): %s", error)
+            return False
+        return True
