@@ -4,9 +4,12 @@ between them say nothing."""
 from __future__ import annotations
 
 import os
+import sys
 from traceback import StackSummary, TracebackException
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_LIBRARIES = tuple({os.path.join(prefix, "lib") for prefix in (sys.prefix, sys.base_prefix)})
+_INSTALLED = ("site-packages", "dist-packages")
 _OF_IMPORTS = ("<frozen importlib", os.path.dirname(os.__file__) + "/importlib/")
 
 
@@ -15,6 +18,31 @@ def import_error_text(error: BaseException) -> str:
     told = TracebackException.from_exception(error)
     _leave_out(told)
     return "".join(told.format())
+
+
+def files_in_error(error: BaseException) -> set[str]:
+    """Source files of the user's that the error names, such as one that is no Python."""
+    told = TracebackException.from_exception(error)
+    files = {frame.filename for frame in told.stack}
+    if isinstance(error, SyntaxError) and error.filename:
+        files.add(error.filename)
+    return {file for file in files if _is_users(file)}
+
+
+def files_of_user() -> set[str]:
+    """Of the modules that are imported now."""
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return {file for file in files if isinstance(file, str) and _is_users(file)}
+
+
+def _is_users(file: str) -> bool:
+    """Those of the standard library and of installed packages are not."""
+    return (
+        file.endswith(".py")
+        and os.path.isabs(file)
+        and not file.startswith((_OURS, *_LIBRARIES))
+        and not any(folder in file.split(os.sep) for folder in _INSTALLED)
+    )
 
 
 def _leave_out(told: TracebackException) -> None:

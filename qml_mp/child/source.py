@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from qml_mp import host
-from qml_mp.child.import_errors import import_error_text
+from qml_mp.child.import_errors import files_in_error, files_of_user, import_error_text
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
@@ -104,11 +104,14 @@ class AppFacts:
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     methods: tuple[str, ...] | None = None
     """None: not known."""
+    files: tuple[str, ...] = ()
+    """The source files that the code was read from, without those of installed packages."""
     error: str | None = None
 
 
 def probe(source: ProgramSource) -> str:
     """Import the app and describe it as JSON text (in the child)."""
+    files: set[str] = set()
     try:
         facts = _named(facts_of(source.load()), source)
         facts = dataclasses.replace(facts, url=url_for_others(facts.url))
@@ -116,6 +119,9 @@ def probe(source: ProgramSource) -> str:
         facts = AppFacts(error=str(error))
     except BaseException as error:  # user code: even SystemExit at import is a failure
         facts = AppFacts(error=import_error_text(error))
+        files |= files_in_error(error)
+    files |= files_of_user()
+    facts = dataclasses.replace(facts, files=tuple(sorted(files)))
     config = None if facts.config is None else facts.config.plain()
     return json.dumps({**dataclasses.asdict(facts), "config": config}, default=_plain)
 
@@ -126,7 +132,7 @@ def read_facts(text: str) -> AppFacts:
     if facts["config"] is not None:
         facts["config"] = ServerConfig(**facts["config"])
     facts["recurring"] = tuple(map(_template, facts["recurring"]))
-    for name in ("queues", "methods"):
+    for name in ("queues", "methods", "files"):
         facts[name] = None if facts[name] is None else tuple(facts[name])
     return AppFacts(**facts)
 

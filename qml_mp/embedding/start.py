@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.embedding.supervise import preloaded
@@ -17,6 +17,7 @@ from qml_mp.sources import load_config, load_url, take_notify_socket
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.parts.host_process import Host
+from qml_mp.supervisor.parts.reload import NewCode
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
@@ -25,14 +26,21 @@ logger = logging.getLogger(__name__)
 
 
 def run_server(
-    *, app_spec: str, url_flag: str | None, config_flags: Mapping[str, object], burst: bool
+    *,
+    app_spec: str,
+    url_flag: str | None,
+    config_flags: Mapping[str, object],
+    burst: bool = False,
+    watch: bool = False,
 ) -> int:
     """Run a server until it is told to stop; 0, or 6 when jobs were killed at the deadline.
 
-    Flags win over what the app's code gives, that over the environment and the settings file.
+    With `watch` it reloads when a source file changes. Of the settings,
+    flags win over what the app's code gives, that over the environment and the settings file.
     Raises `AppImportError`, `ConfigurationError`, `StorageError` or `WorkerBootError`.
     """
     notify = take_notify_socket()  # before anything is started that would inherit it
+    begun_at = datetime.now(UTC)
     named = NamedProgram(spec=app_spec)
     facts = probe_app(named, timeout=_boot_timeout(config_flags))
     config = _settings(config_flags, facts)
@@ -47,13 +55,19 @@ def run_server(
             "--url %s",
             storage.display_url,
         )
+    if watch:
+        logger.info("Source files that are watched for changes: %s", len(facts.files))
     logger.info("Workers: %s. %s", config.worker_count, what_is_served(config.queues, facts.methods))
     return Supervisor(
         config,
         storage,
         source,
         facts=facts,
-        queues_of=lambda new: _settings(config_flags, new).queues,
+        new_code=NewCode(
+            queues_of=lambda new: _settings(config_flags, new).queues,
+            watch_since=begun_at if watch else None,
+            files=facts.files,
+        ),
         burst=burst,
         host=Host(ends_process=True, notify=notify),
     ).run()

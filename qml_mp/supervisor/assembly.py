@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from qml_mp.child.source import AppFacts, ProgramSource
+from qml_mp.child.source import ProgramSource
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
@@ -24,9 +24,10 @@ from qml_mp.supervisor.part import Parts
 from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.host_process import Host, HostLink
 from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
-from qml_mp.supervisor.parts.reload import Reload
+from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.service_manager import ServiceManager
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
+from qml_mp.supervisor.parts.source_watch import SourceWatch
 from qml_mp.supervisor.parts.storage_listener import StorageListener
 from qml_mp.supervisor.recovery.judging import Judging
 from qml_mp.supervisor.recovery.neighbours import Neighbours
@@ -43,7 +44,7 @@ class Assembly:
         storage: Storage,
         source: ProgramSource,
         *,
-        queues_of: Callable[[AppFacts], Sequence[str]] | None,
+        new_code: NewCode,
         burst: bool,
         host: Host,
         manage_workers: Callable[[], None],
@@ -73,12 +74,14 @@ class Assembly:
         self.host = HostLink(run, host)
         self.reaper = Reaper(run, settling=self.settling)
         self.guardian = Guardian(run)
-        reload = Reload(run, source, queues_of=queues_of, templates=self.templates)
+        reload = Reload(run, source, new_code=new_code, templates=self.templates)
         stacks = StackDump(run)
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
         self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours)
         self.urgent.add(ServiceManager(run, host.notify, reload=reload))
+        if new_code.watch_since is not None:
+            self.urgent.add(SourceWatch(run, reload))
         run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
 
 

@@ -50,6 +50,8 @@ class Probe:
         self._said = bytearray()
         self._reading, writing = open_pipe()
         self._is_open = True
+        self.files: frozenset[str] = frozenset()
+        """The source files that it has read, once it has ended."""
 
         def answer() -> int:
             unblock_signals()
@@ -109,6 +111,7 @@ class Probe:
                 f"The process that imported {self._label!r} {how_it_died(process)} before it was done."
             )
         facts = read_facts(self._said.decode())
+        self.files = frozenset(facts.files)
         if facts.error is not None:
             raise AppImportError(
                 f"The app {self._label!r} cannot be imported from {os.getcwd()}:\n{facts.error.rstrip()}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import setproctitle
@@ -24,6 +24,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.assembly import Assembly
 from qml_mp.supervisor.membership import join, leave
 from qml_mp.supervisor.parts.host_process import Host
+from qml_mp.supervisor.parts.reload import NewCode
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 
@@ -40,12 +41,12 @@ class Supervisor:
         source: ProgramSource,
         *,
         facts: AppFacts | None = None,
-        queues_of: Callable[[AppFacts], Sequence[str]] | None = None,
+        new_code: NewCode | None = None,
         burst: bool = False,
         host: Host | None = None,
     ) -> None:
-        """`facts` is what the program gives, as far as it is known; `queues_of` says which queues to serve
-        for what new code gives at a reload (None: as before)."""
+        """`facts` is what the program gives, as far as it is known; `new_code` what is done about changes of
+        it."""
         self._storage = storage
         self._label = source.label
         self._facts = facts or AppFacts()
@@ -54,7 +55,7 @@ class Supervisor:
             self._run,
             storage,
             source,
-            queues_of=queues_of,
+            new_code=new_code or NewCode(),
             burst=burst,
             host=host or Host(),
             manage_workers=self._manage_workers,

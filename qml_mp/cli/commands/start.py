@@ -71,6 +71,9 @@ def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
 @click.command(cls=Command)
 @_with_flags
 @click.option(
+    "--reload", "watch", is_flag=True, help="For development: take over new code when a file changes."
+)
+@click.option(
     "--log-level",
     type=click.Choice(_LEVELS, case_sensitive=False),
     help="Least level that is logged. Default: info.",
@@ -85,6 +88,7 @@ def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
 def start(
     session: Session,
     burst: bool,
+    watch: bool,
     log_level: str | None,
     log_format: str,
     **config_flags: int | str | bool | timedelta | tuple[str, ...] | None,
@@ -95,6 +99,10 @@ def start(
     workers one by one, TTIN and TTOU add and remove a worker, USR1 prints every worker's stack,
     USR2 stops claiming. Durations are seconds or text like 90s, 5m or 1h30m.
     """
+    if watch and config_flags["preload"]:
+        raise click.UsageError(
+            "Give either --reload or --preload: a program in memory takes over no new code."
+        )
     app_spec = load_app_spec(session.app_spec)
     if app_spec is None:
         raise click.UsageError("No app is named: pass -A module:attribute, or set QML_MP_APP.")
@@ -104,7 +112,9 @@ def start(
     from qml_mp.embedding.start import run_server  # after the usage errors: it brings in the storage drivers
 
     given: dict[str, Any] = {name: value for name, value in config_flags.items() if value is not None}
-    code: int = run_server(app_spec=app_spec, url_flag=session.url, config_flags=given, burst=burst)
+    code: int = run_server(
+        app_spec=app_spec, url_flag=session.url, config_flags=given, burst=burst, watch=watch
+    )
     return code
 
 

@@ -7,8 +7,9 @@ from then on, by workers of the new code. The registry tells how far that has co
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from qml_mp.child.source import AppFacts, LoadedProgram, ProgramSource
@@ -23,6 +24,18 @@ from qml_mp.supervisor.run import Run
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCode:
+    """What is done about new code."""
+
+    queues_of: Callable[[AppFacts], Sequence[str]] | None = None
+    """Which queues to serve for what it gives; None: as before."""
+    watch_since: datetime | None = None
+    """Reload by itself when a source file changes after this instant; None: when asked."""
+    files: Collection[str] = ()
+    """The source files of the code that runs."""
+
+
 class Reload(Part):
     """The looks at new code: at most one at a time, and one more when asked for meanwhile."""
 
@@ -31,13 +44,17 @@ class Reload(Part):
         run: Run,
         source: ProgramSource,
         *,
-        queues_of: Callable[[AppFacts], Sequence[str]] | None,
+        new_code: NewCode,
         templates: TemplatesLoop,
     ) -> None:
-        """`queues_of` says which queues to serve for what new code gives; None: as before."""
         self._run = run
         self._source = source
-        self._queues_of = queues_of
+        self._queues_of = new_code.queues_of
+        self.files = frozenset(new_code.files)
+        """The source files of the code that was looked at last; after one that does not import, also those of
+        the code before."""
+        self.read_at = self._begun_at = new_code.watch_since or run.clock.now()
+        """None of them was read before."""
         self._templates = templates
         self._probe: Probe | None = None
         self._once_more = False
@@ -90,6 +107,7 @@ class Reload(Part):
                 return
         except AppImportError as error:
             problem = str(error)
+        self._note_files(self._probe, took=facts is not None)
         self._probe = None
         if self._once_more:
             self._once_more = False
@@ -105,8 +123,14 @@ class Reload(Part):
             self._probe.end()
             self._probe = None
 
+    def _note_files(self, probe: Probe, *, took: bool) -> None:
+        self.files = probe.files if took else self.files | probe.files
+        self.read_at = self._begun_at
+
     def _start_probe(self) -> Probe:
         everyone = self._run.everyone
+        self._begun_at = self._run.clock.now()
+        self._begun_at = self._run.clock.now()
         everyone.before_fork()
         return Probe(self._source, timeout=self._run.config.boot_timeout, own_fds=everyone.own_fds())
 
