@@ -59,18 +59,19 @@ def test_the_best_of_several_methods_are_claimed_in_order(storage: Storage, whic
     assert storage.exchange((), fetch=known, limit=MANY, retention=KEEP).claims == ()
 
 
-def test_many_outcomes_are_written_while_as_many_jobs_are_claimed(storage: Storage) -> None:
-    held = claim_some(storage, MANY)
-    ids = storage.enqueue_many(Job.new("work", n) for n in range(MANY + 1))
+@pytest.mark.parametrize("number", [MANY, 33, 4])
+def test_many_outcomes_are_written_while_as_many_jobs_are_claimed(storage: Storage, number: int) -> None:
+    held = claim_some(storage, number)
+    ids = storage.enqueue_many(Job.new("work", n) for n in range(number + 1))
     results: list[JsonValue] = [None, "", 'a "quoted" \\ text', {"ü": ["{", ",", "NULL"]}, 2**62, "x" * 9000]
     outcomes = [(claim, replace(DONE, result=results[n % 6])) for n, claim in enumerate(held)]
 
-    exchanged = storage.exchange(outcomes, fetch=fetch(), limit=MANY, retention=KEEP)
+    exchanged = storage.exchange(outcomes, fetch=fetch(), limit=number, retention=KEEP)
 
-    assert exchanged.finished == (SUCCEEDED,) * MANY
+    assert exchanged.finished == (SUCCEEDED,) * number
     assert [done.job for done in exchanged.finished] == [present(storage, claim) for claim in held]
-    assert [present(storage, claim).result for claim in held] == [results[n % 6] for n in range(MANY)]
-    assert [claim.job.id for claim in exchanged.claims] == ids[:MANY]
+    assert [present(storage, claim).result for claim in held] == [results[n % 6] for n in range(number)]
+    assert [claim.job.id for claim in exchanged.claims] == ids[:number]
     assert [claim.job for claim in exchanged.claims] == [
         present(storage, claim) for claim in exchanged.claims
     ]

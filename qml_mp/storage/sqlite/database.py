@@ -14,6 +14,7 @@ from qml_mp.errors import InvalidJob
 from qml_mp.storage.database import NO_VALUES, Values
 from qml_mp.storage.rows import Row
 from qml_mp.storage.sqlite.connection import SqliteConnection
+from qml_mp.storage.sqlite.each import run_each
 from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.foreign import check_schema_through, checked
 from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
@@ -115,11 +116,10 @@ class SqliteDatabase:
 class _Result:
     """`Result` of a statement that has run."""
 
-    def __init__(self, cursor: sqlite3.Cursor, *, now: datetime) -> None:
+    def __init__(self, rows: Sequence[Row], count: int, *, now: datetime) -> None:
+        self._rows = rows
         self._now = now
-        self._rows = _rows(cursor)
-        # Of a statement with RETURNING the driver counts the rows only once they are read.
-        self.count = len(self._rows) if cursor.description else cursor.rowcount
+        self.count = count
 
     def rows(self) -> Sequence[Row]:
         return self._rows
@@ -141,12 +141,14 @@ class _Transaction:
         self._is_ours = is_ours
 
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
-        return _Result(self._cursor.execute(query, _bound(values, now=self._now)), now=self._now)
+        rows = _rows(self._cursor.execute(query, _bound(values, now=self._now)))
+        # Of a statement with RETURNING the driver counts the rows only once they are read.
+        count = len(rows) if self._cursor.description else self._cursor.rowcount
+        return _Result(rows, count, now=self._now)
 
     def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> _Result:
-        same = _bound(values, now=self._now)
-        cursor = self._cursor.executemany(query, [{**row, **same} for row in rows])
-        return _Result(cursor, now=self._now)
+        count = run_each(self._cursor, query, rows, _bound(values, now=self._now))
+        return _Result((), count, now=self._now)
 
     def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
         return insert_jobs(self._cursor, rows, now=self._now, is_ours=self._is_ours)

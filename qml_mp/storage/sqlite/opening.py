@@ -71,6 +71,7 @@ def configure(connection: sqlite3.Connection, path: str) -> None:
         )
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA temp_store = MEMORY")  # what a claim has chosen would go through a file
     connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_IDLE_WAL_BYTES}")
 
 
