@@ -18,6 +18,7 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError, ConfigurationError, InvalidJob, UnknownMethod, shown
 from qml_mp.job_function import FunctionOptions, JobFunction, P, R, read_function_options
+from qml_mp.job_selection import ChosenJobs, JobSelection, chosen_jobs
 from qml_mp.named_lock import NamedLock
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
@@ -241,6 +242,11 @@ class QmlApp:
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job that was enqueued before, here or elsewhere."""
         return self._client.handle(job_id)
+
+    def jobs(self, **chosen: Unpack[ChosenJobs]) -> JobSelection:
+        """The jobs that are chosen so, and are there now, to count, retry, cancel or delete together:
+        `app.jobs(method="thumb", state="failed", error="timeout", since="2h").retry()`."""
+        return chosen_jobs(self.storage, retention=self._client.retention, **chosen)
 
     def _make_job(self, method: str, payload: JsonValue, options: JobOptions) -> Job:
         self._check_method(method)

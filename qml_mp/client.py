@@ -22,7 +22,7 @@ class JobClient:
     """Enqueues and finds jobs in one storage."""
 
     def __init__(self, *, retention: Retention) -> None:
-        self._retention = retention
+        self.retention = retention
         self._url: str | None = None
         self._storage: Storage | None = None
 
@@ -85,11 +85,11 @@ class JobClient:
 
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job, whether or not it exists."""
-        return JobHandle(job_id, storage=self.storage, retention=self._retention)
+        return JobHandle(job_id, storage=self.storage, retention=self.retention)
 
     def _handle_of(self, job: Job, job_id: str) -> JobHandle:
         """Of a job for which the one with this id stands."""
-        return JobHandle(job_id, storage=self.storage, retention=self._retention, is_new=job_id == job.id)
+        return JobHandle(job_id, storage=self.storage, retention=self.retention, is_new=job_id == job.id)
 
     def close(self) -> None:
         """Close the connection; harmless when closed. The next use opens another."""

@@ -1,9 +1,9 @@
-"""Client: a command that has to clean up, however it is told to end."""
+"""Client: commands that must not be broken off anywhere, however they are told to end."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -33,6 +33,29 @@ def interrupted_once() -> Iterator[None]:
         if is_interrupted:  # in the middle of a statement, which the driver then makes an error of
             raise KeyboardInterrupt from error
         raise
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def stopped_between() -> Iterator[Callable[[], bool]]:
+    """Gives whether to stop: in the block the first SIGINT, SIGTERM or SIGHUP breaks nothing off and is only
+    told so; the next one raises `KeyboardInterrupt`. An ignored signal stays ignored."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    is_told = False  # written by the signal handler
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_told
+        if is_told:
+            raise KeyboardInterrupt
+        is_told = True
+
+    for number in heeded:
+        signal.signal(number, tell)
+    try:
+        yield lambda: is_told
     finally:
         for number in heeded:
             signal.signal(number, before[number])

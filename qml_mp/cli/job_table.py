@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Sequence
 from typing import Final, assert_never
 
+from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import age, compact_json, local_time, print_table, short
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
@@ -14,20 +13,16 @@ from qml_mp.core.server_info import number_of_worker
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, Processing, Scheduled, Succeeded
 from qml_mp.printable import printable
 
-_GAP: Final = 2
 _METHOD_CHARS: Final = 40
-_LEAST_METHOD: Final = 12
 _DETAIL_CHARS: Final = 100
 """Where there is no terminal whose width could be kept."""
-_LEAST_DETAIL: Final = 20
-_DROPPED: Final = ("PRIO", "QUEUE", "CREATED")
-"""In this order, where the line would be too long."""
+_LEAST: Final = {"DETAILS": 20, "METHOD": 12}
+_NARROWEST_WITH_METHODS: Final = 78
 
 
 def print_jobs(jobs: Sequence[Job]) -> None:
     """The table on stdout."""
-    headers, rows = table_of(jobs, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
-    print_table(headers, rows)
+    print_table(*table_of(jobs, width=terminal_width()))
 
 
 def table_of(jobs: Sequence[Job], *, width: int | None) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
@@ -40,26 +35,16 @@ def table_of(jobs: Sequence[Job], *, width: int | None) -> tuple[Sequence[str], 
         "QUEUE": [printable(job.queue) for job in jobs],
         "PRIO": [str(job.priority) for job in jobs],
         "CREATED": [local_time(job.created_at) or "" for job in jobs],
+        "DETAILS": [printable(_detail(job)) for job in jobs],
     }
-    details = [printable(_detail(job)) for job in jobs]
-    room = _DETAIL_CHARS
-    if width is not None:
-        for name in _DROPPED:
-            if _used(columns) + _LEAST_DETAIL > width:
-                del columns[name]
-        too_much = max(0, _used(columns) + _LEAST_DETAIL - width)
-        longest = max(map(len, columns["METHOD"]), default=0)
-        columns["METHOD"] = [
-            short(method, max(_LEAST_METHOD, longest - too_much)) for method in columns["METHOD"]
+    if width is None:
+        columns["DETAILS"] = [short(detail, _DETAIL_CHARS) for detail in columns["DETAILS"]]
+    elif width < _NARROWEST_WITH_METHODS:
+        methods = columns.pop("METHOD")
+        columns["DETAILS"] = [
+            f"{method} {detail}" for method, detail in zip(methods, columns["DETAILS"], strict=True)
         ]
-        room = max(1, width - _used(columns))
-    columns["DETAILS"] = [short(detail, room) for detail in details]
-    return list(columns), list(zip(*columns.values(), strict=True))
-
-
-def _used(columns: dict[str, list[str]]) -> int:
-    """The characters in front of the last column."""
-    return sum(max(map(len, [name, *cells])) + _GAP for name, cells in columns.items())
+    return fitted(columns, width=width, drop=("PRIO", "QUEUE", "CREATED"), shrink=_LEAST)
 
 
 def _detail(job: Job) -> str:

@@ -29,8 +29,11 @@ def print_json(value: object) -> None:
     click.echo(printable_json(json.dumps(value, ensure_ascii=not utf8, separators=(", ", ": "))))
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns under their headers; None is a dash, and known states have colours on a terminal."""
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[object]], *, below: Sequence[str] | None = None
+) -> None:
+    """Columns under their headers; None is a dash, and known states have colours on a terminal. `below` has a
+    line to follow each row."""
     cells = [[_NOTHING if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     widths[-1] = 0  # nothing stands to the right of the last column
@@ -39,8 +42,10 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
             click.style(header.ljust(width), bold=True) for header, width in zip(headers, widths, strict=True)
         )
     )
-    for row in cells:
+    for number, row in enumerate(cells):
         click.echo(_line(coloured(cell, width) for cell, width in zip(row, widths, strict=True)))
+        if below is not None:
+            click.echo(below[number])
 
 
 def coloured(word: str, width: int = 0) -> str:

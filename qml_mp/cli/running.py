@@ -41,20 +41,25 @@ class Owner:
         return self.liveness is not None and self.liveness.standing is standing
 
 
-def owner_of(storage: Storage, job_id: str) -> Owner | None:
-    """Who holds the claim of the job; None: it does not run."""
-    claim = next((claim for claim in storage.claims() if claim.job.id == job_id), None)
-    if claim is None:
-        return None
+def owners(storage: Storage) -> dict[str, Owner]:
+    """Who holds the claims of all jobs that run, by the id of the job."""
+    claims = storage.claims()
     now = storage.now()
-    servers = (server for server in storage.list_servers() if server.id == claim.server_id)
-    workers = (worker.process for worker in storage.list_workers() if worker.id == claim.worker_id)
-    liveness = (liveness_of(server, now=now, on_one_machine=storage.is_on_one_machine) for server in servers)
-    return Owner(
-        claim=claim,
-        liveness=next(liveness, None),
-        worker_pid=next((process.pid for process in workers if is_alive(process)), None),
-    )
+    liveness = {
+        server.id: liveness_of(server, now=now, on_one_machine=storage.is_on_one_machine)
+        for server in (storage.list_servers() if claims else ())
+    }
+    pids = {
+        worker.id: worker.process.pid
+        for worker in (storage.list_workers() if claims else ())
+        if is_alive(worker.process)
+    }
+    return {
+        claim.job.id: Owner(
+            claim=claim, liveness=liveness.get(claim.server_id), worker_pid=pids.get(claim.worker_id)
+        )
+        for claim in claims
+    }
 
 
 def end_claim(storage: Storage, owner: Owner, outcome: Outcome, *, retention: Retention, force: bool) -> str:

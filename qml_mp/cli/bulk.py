@@ -1,0 +1,171 @@
+"""Client: many jobs changed by one command: counted, asked about, changed in batches, told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import click
+
+from qml_mp.cli.changing import Changing
+from qml_mp.cli.interruption import stopped_between
+from qml_mp.cli.job_table import print_jobs
+from qml_mp.cli.output import note, print_json, say
+from qml_mp.cli.running import owners
+from qml_mp.core.state import StateName
+from qml_mp.errors import QmlError, StorageError
+from qml_mp.job_selection import BulkChange, JobSelection
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter, Retention
+
+_FEW = 5
+_DONE = {
+    BulkChange.RETRY: "enqueued again",
+    BulkChange.CANCEL: "deleted or asked to end",
+    BulkChange.DELETE: "deleted",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How the command was asked for."""
+
+    change: BulkChange
+    reason: str
+    force: bool
+    yes: bool
+    dry_run: bool
+    as_json: bool
+
+
+def change_many(storage: Storage, where: JobFilter, asked: Asked, *, retention: Retention) -> None:
+    """Change the jobs that the filter means and that are there now. Raises `QmlError` when some are left as
+    they were, or a person says no, `click.Abort` when one stops it."""
+    selection = JobSelection(storage, where, retention=retention).for_change(asked.change, running=True)
+    counts = selection.counts()
+    if asked.dry_run:
+        _tell_what_would_be(storage, selection.where, counts, asked)
+        return
+    if counts and not asked.yes:
+        _ask(counts, asked)
+    done = _Done(asked=asked, wanted=sum(counts.values()))
+    try:
+        _change(selection, done, _running(storage, asked, retention))
+    except StorageError:
+        done.tell_before_the_end()
+        raise
+    left = {state: n for state, n in selection.counts().items() if state is not StateName.PROCESSING}
+    done.tell(left=sum(left.values()))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Done:
+    """What was done so far."""
+
+    asked: Asked
+    wanted: int
+    changed: int = 0
+    refused: int = 0
+
+    def tell(self, *, left: int) -> None:
+        if self.asked.as_json:
+            told = {"matched": self.wanted, "changed": self.changed, "left": left + self.refused}
+            print_json(told)
+        else:
+            say(f"{_jobs(self.changed)} {_are(self.changed)} {_DONE[self.asked.change]}")
+        if self.refused:
+            raise QmlError(
+                f"Of the running jobs {self.refused} {_are(self.refused)} as before; `qml-mp jobs "
+                f"{self.asked.change} ID` says of each why."
+            )
+        if left:
+            raise QmlError(
+                f"{_jobs(left)} {_are(left)} as before: another job that has not ended carries the same "
+                "unique_key, or somebody else was just changing them."
+            )
+
+    def tell_before_the_end(self) -> None:
+        note(
+            f"{self.changed} of {self.wanted} jobs {_are(self.changed)} {_DONE[self.asked.change]}; the "
+            "others are as before. The same command goes on with them"
+        )
+
+
+def _change(selection: JobSelection, done: _Done, running: Callable[[str], object]) -> None:
+    shows = sys.stderr.isatty()
+    with stopped_between() as is_stopped:
+        for batch in selection.in_batches(done.asked.change, reason=done.asked.reason, running=running):
+            done.changed += batch.changed
+            done.refused += batch.refused
+            if is_stopped():
+                done.tell_before_the_end()
+                raise click.Abort
+            if shows:
+                click.echo(f"\r{done.changed} of {done.wanted} ", err=True, nl=False)
+    if shows and done.wanted:
+        click.echo("\r", err=True, nl=False)
+
+
+def _running(storage: Storage, asked: Asked, retention: Retention) -> Callable[[str], object]:
+    """What sees to a job that runs. Who runs it is looked up once for all; the claim guards the write."""
+    known: dict[str, object] = {}
+
+    def see_to(job_id: str) -> object:
+        if not known:
+            known.update(owners(storage))
+        changing = Changing(
+            storage=storage,
+            retention=retention,
+            reason=asked.reason,
+            force=asked.force,
+            owner_of=known.get,  # type: ignore[arg-type]
+        )
+        match asked.change:
+            case BulkChange.RETRY:
+                return changing.retry(job_id)
+            case BulkChange.CANCEL:
+                return changing.cancel(job_id)
+            case BulkChange.DELETE:
+                return changing.delete(job_id)
+
+    return see_to
+
+
+def _tell_what_would_be(
+    storage: Storage, where: JobFilter, counts: Mapping[StateName, int], asked: Asked
+) -> None:
+    few = storage.list_jobs(where, limit=_FEW).jobs
+    total = sum(counts.values())
+    if asked.as_json:
+        states = {str(state): jobs for state, jobs in counts.items()}
+        print_json({"matched": total, "states": states, "examples": [job.id for job in few], "dry_run": True})
+        return
+    say(f"{_jobs(total)} would be {_DONE[asked.change]}{_by_state(counts)}")
+    if few:
+        print_jobs(few)
+
+
+def _ask(counts: Mapping[StateName, int], asked: Asked) -> None:
+    total = sum(counts.values())
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            f"{_jobs(total)} would be {_DONE[asked.change]}{_by_state(counts)}. Nobody can be asked here: "
+            "repeat it with --yes, or look with --dry-run first."
+        )
+    question = f"{_jobs(total)} will be {_DONE[asked.change]}{_by_state(counts)}. Go on?"
+    if not click.confirm(question, err=True):
+        raise QmlError("Nothing was changed.")
+
+
+def _by_state(counts: Mapping[StateName, int]) -> str:
+    told = ", ".join(f"{jobs} {state}" for state, jobs in counts.items())
+    return f" ({told})" if told else ""
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -1,0 +1,72 @@
+"""Client: what a person does to single jobs, those of a server that is gone too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qml_mp.cli.running import Owner, end_claim
+from qml_mp.core.outcome import Cancelled, Outcome, Release
+from qml_mp.errors import InvalidTransition, JobNotFound
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import CancelResult, Retention
+
+ASKED_TO_END = "asked to end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changing:
+    """Each change says what became of the job. They raise `InvalidTransition` or `JobNotFound`."""
+
+    storage: Storage
+    retention: Retention
+    reason: str
+    force: bool
+    """Also end a running job whose server cannot be seen and may be alive."""
+    owner_of: Callable[[str], Owner | None]
+    """Who holds the claim of a job; None: it does not run."""
+
+    def retry(self, job_id: str) -> str:
+        """Enqueue a failed job; give a running one back whose server is gone."""
+        try:
+            return str(self.storage.retry(job_id).state_name)
+        except InvalidTransition as refused:
+            return self._end_left_behind(job_id, Release(reason=self.reason), refused)
+
+    def cancel(self, job_id: str) -> str:
+        """Delete a job that waits, or that runs on a server that is gone; ask the server else."""
+        match self.storage.request_cancel(job_id, reason=self.reason, retention=self.retention):
+            case CancelResult.DELETED:
+                return "deleted"
+            case CancelResult.REQUESTED:
+                owner = self.owner_of(job_id)
+                if owner is not None and not owner.runs and (self.force or not owner.may_run):
+                    return self._end(owner, Cancelled(reason=self.reason))
+                return ASKED_TO_END
+            case CancelResult.NOT_FOUND:
+                raise not_found(job_id)
+            case CancelResult.ALREADY_FINAL:
+                raise InvalidTransition(f"The job {job_id} has ended already; it is as it was.")
+
+    def delete(self, job_id: str) -> str:
+        """Delete a job that does not run, or whose server is gone."""
+        try:
+            job = self.storage.delete(job_id, reason=self.reason, retention=self.retention)
+            return str(job.state_name)
+        except InvalidTransition as refused:
+            return self._end_left_behind(job_id, Cancelled(reason=self.reason), refused)
+
+    def _end_left_behind(self, job_id: str, outcome: Outcome, refused: InvalidTransition) -> str:
+        """After a transition was refused: if it was because the job runs, end its claim should its server be
+        gone. Else raise the refusal."""
+        owner = self.owner_of(job_id)
+        if owner is None:
+            raise refused
+        return self._end(owner, outcome)
+
+    def _end(self, owner: Owner, outcome: Outcome) -> str:
+        return end_claim(self.storage, owner, outcome, retention=self.retention, force=self.force)
+
+
+def not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"No job has the id {job_id}; it may have been removed after its time to live.")

@@ -1,0 +1,176 @@
+"""Client: `qml-mp jobs retry|cancel|delete`: single jobs by their ids, or many by what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import click
+
+from qml_mp.cli.arguments import as_duration, as_job_ids
+from qml_mp.cli.bulk import Asked, change_many
+from qml_mp.cli.changing import ASKED_TO_END, Changing
+from qml_mp.cli.output import json_option, note, print_json, say
+from qml_mp.cli.running import owners
+from qml_mp.cli.selecting import Wanted, selecting
+from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.client import JobHandle
+from qml_mp.core.state import StateName
+from qml_mp.errors import InvalidTransition, JobFailed, QmlError, StorageError
+from qml_mp.job_selection import BulkChange
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _changes(change: BulkChange) -> Callable[[_Command], _Command]:
+    """Decorator: what the three commands take."""
+    options = (
+        click.argument("job_ids", metavar="[ID]…", nargs=-1, callback=as_job_ids),
+        selecting((*change.states, *({StateName.PROCESSING} - set(change.states)))),
+        click.option("--all", "everything", is_flag=True, help="All jobs, but for what other options say."),
+        click.option("--dry-run", is_flag=True, help="Only count them, and show a few."),
+        click.option("-y", "--yes", is_flag=True, help="Ask nothing."),
+        click.option(
+            "--force", is_flag=True,
+            help="Also end a running job whose server cannot be seen and may be alive.",
+        ),
+        json_option,
+    )  # fmt: skip
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.command(cls=Command)
+@_changes(BulkChange.RETRY)
+@pass_session
+def retry(session: Session, **asked: Any) -> None:
+    """Enqueue failed jobs again. Their budgets of retries and crashes are fresh.
+
+    Jobs are named by ids, or chosen by options. A running job whose server is gone is given back, charged to
+    no budget.
+    """
+    _change(session, BulkChange.RETRY, Changing.retry, reason="given back from the command line", **asked)
+
+
+@click.command(cls=Command)
+@_changes(BulkChange.CANCEL)
+@click.option(
+    "--reason", default="cancelled from the command line", show_default=True, help="Kept with the job."
+)
+@click.option("--wait", is_flag=True, help="Wait until the jobs have ended; only with ids.")
+@click.option(
+    "--wait-timeout", metavar="DURATION", callback=as_duration, help="With --wait: how long at most."
+)
+@pass_session
+def cancel(session: Session, wait: bool, wait_timeout: timedelta | None, **asked: Any) -> None:
+    """Delete jobs that wait; ask the server to end those that run.
+
+    Jobs are named by ids, or chosen by options. A running job whose server is gone ends here and now.
+    """
+    if wait_timeout is not None and not wait:
+        raise click.UsageError("--wait-timeout needs --wait.")
+    if wait and not asked["job_ids"]:
+        raise click.UsageError("--wait is for jobs that are named by their ids.")
+
+    def cancel_one(changing: Changing, job_id: str) -> str:
+        told = changing.cancel(job_id)
+        if told != ASKED_TO_END or not wait:
+            return told
+        return _end_of(
+            JobHandle(job_id, storage=changing.storage, retention=changing.retention), wait_timeout
+        )
+
+    _change(session, BulkChange.CANCEL, cancel_one, **asked)
+
+
+@click.command(cls=Command)
+@_changes(BulkChange.DELETE)
+@click.option(
+    "--reason", default="deleted from the command line", show_default=True, help="Kept with the job."
+)
+@pass_session
+def delete(session: Session, **asked: Any) -> None:
+    """Make jobs that do not run Deleted. Their rows go when their time to live is over.
+
+    Jobs are named by ids, or chosen by options. A running job whose server is gone counts as one that does
+    not run.
+    """
+    _change(session, BulkChange.DELETE, Changing.delete, **asked)
+
+
+def _change(
+    session: Session,
+    change: BulkChange,
+    one: Callable[[Changing, str], str],
+    *,
+    job_ids: Sequence[str],
+    everything: bool,
+    reason: str,
+    force: bool,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    **selected: Any,
+) -> None:
+    wanted = Wanted.of(**selected)
+    if job_ids and (wanted or everything or dry_run):
+        raise click.UsageError("Name jobs by their ids, or choose them by options, not both.")
+    if not (job_ids or wanted or everything):
+        raise click.UsageError(
+            "Say which jobs: their ids, or --state, --method, --queue, --error, --since, --all."
+        )
+    storage = session.existing_storage()
+    retention = session.retention()
+    if not job_ids:
+        asked = Asked(change=change, reason=reason, force=force, yes=yes, dry_run=dry_run, as_json=as_json)
+        change_many(storage, wanted.filter(storage), asked, retention=retention)
+        return
+    changing = Changing(
+        storage=storage, retention=retention, reason=reason, force=force,
+        owner_of=lambda job_id: owners(storage).get(job_id),
+    )  # fmt: skip
+    _each(job_ids, lambda job_id: one(changing, job_id), as_json=as_json)
+
+
+def _each(job_ids: Sequence[str], change: Callable[[str], str], *, as_json: bool) -> None:
+    """Change every job: a line on stdout for each one done, on stderr for each refused; fail if any was."""
+    refused: list[QmlError] = []
+    for job_id in job_ids:
+        try:
+            told = change(job_id)
+        except StorageError:
+            raise
+        except QmlError as error:
+            refused.append(error)
+            if len(job_ids) > 1:
+                note(str(error))
+        else:
+            if as_json:
+                print_json({"id": job_id, "done": told})
+            else:
+                say(f"{job_id} {told}")
+    if refused:
+        raise (
+            refused[0]
+            if len(job_ids) == 1
+            else QmlError(f"{len(refused)} of {len(job_ids)} jobs were left as they were.")
+        )
+
+
+def _end_of(handle: JobHandle, timeout: timedelta | None) -> str:
+    """Wait for the end of a job that was asked to end."""
+    try:
+        handle.wait(timeout)
+    except JobFailed as end:
+        if end.state == StateName.DELETED:
+            return end.state
+        raise InvalidTransition(
+            f"The job {handle.id} ended {end.state} before the cancel reached it."
+        ) from None
+    raise InvalidTransition(f"The job {handle.id} succeeded before the cancel reached it.")

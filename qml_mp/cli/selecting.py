@@ -1,0 +1,95 @@
+"""Client: the options by which commands choose jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+
+from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError, QmlError
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
+from qml_mp.units import parse_duration
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the options say."""
+
+    states: tuple[StateName, ...]
+    queue: str | None
+    method: str | None
+    error: str | None
+    since: timedelta | datetime | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        states: Sequence[str],
+        queue: str | None,
+        method: str | None,
+        error: str | None,
+        since: timedelta | datetime | None,
+    ) -> Wanted:
+        """Of the values that click gives."""
+        return cls(states=tuple(map(StateName, states)), queue=queue, method=method, error=error, since=since)
+
+    def __bool__(self) -> bool:
+        return bool(self.states) or any((self.queue, self.method, self.error, self.since))
+
+    def filter(self, storage: Storage) -> JobFilter:
+        """A duration counts back from the storage's clock."""
+        since = storage.now() - self.since if isinstance(self.since, timedelta) else self.since
+        return JobFilter(
+            states=self.states, queue=self.queue, method=self.method, error=self.error, since=since
+        )
+
+
+def selecting(states: Iterable[StateName] = StateName) -> Callable[[_Command], _Command]:
+    """Decorator: `--state` (of these), `--queue`, `--method`, `--error` and `--since`, for `Wanted.of`."""
+    options = (
+        click.option(
+            "--state", "states", multiple=True, type=click.Choice([str(state) for state in states]),
+            help="Only jobs in this state; may be repeated.",
+        ),
+        click.option("-q", "--queue", help="Only jobs of this queue."),
+        click.option("--method", help="Only jobs of this method."),
+        click.option("--error", metavar="TEXT", help="Only jobs whose newest error has it."),
+        click.option(
+            "--since", metavar="DURATION|TIME", callback=_as_since,
+            help="Only jobs that ended since then, or wait since: 2h, 1d, 2030-01-31T09:00.",
+        ),
+    )  # fmt: skip
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _as_since(
+    _ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> timedelta | datetime | None:
+    if value is None:
+        return None
+    name = parameter.opts[-1]
+    try:
+        return parse_duration(value, what=name)
+    except QmlError:
+        pass
+    try:
+        return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(
+            f"{name} is {value!r}; it must be a duration such as 90s, 2h or 1d, or a time in ISO 8601 such "
+            "as 2030-01-31T09:00 (local time) or 2030-01-31T09:00+01:00."
+        ) from None

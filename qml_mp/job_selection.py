@@ -1,0 +1,182 @@
+"""Client: jobs chosen by what they are, counted and changed together, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import TypedDict, Unpack
+
+from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import CancelResult, JobFilter, Retention
+from qml_mp.units import Duration, parse_duration
+
+_BATCH = 500  # some 20 ms, in which others wait on SQLite
+_MOST_IDS = 100_000  # held in memory
+_WAITING = (StateName.ENQUEUED, StateName.SCHEDULED, StateName.AWAITING_RETRY)
+
+
+class BulkChange(StrEnum):
+    """What can be done to many jobs."""
+
+    RETRY = "retry"
+    CANCEL = "cancel"
+    DELETE = "delete"
+
+    @property
+    def states(self) -> tuple[StateName, ...]:
+        """Of the jobs that are meant when no state is named."""
+        match self:
+            case BulkChange.RETRY:
+                return (StateName.FAILED,)
+            case BulkChange.CANCEL:
+                return (*_WAITING, StateName.PROCESSING)
+            case BulkChange.DELETE:
+                return (*_WAITING, StateName.SUCCEEDED, StateName.FAILED)
+
+
+class ChosenJobs(TypedDict, total=False):
+    """By what jobs are chosen; what is not said does not restrict."""
+
+    state: str | Sequence[str]
+    """One, or several."""
+    queue: str
+    method: str
+    error: str
+    """A part of "type: message" of the newest error, without regard to case."""
+    since: Duration | datetime
+    """Ended since, or waiting since; a duration counts back from now, by the storage's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What became of some of the jobs."""
+
+    changed: int
+    refused: int = 0
+    """Running ones that are left as they were, each with its reason."""
+
+
+class JobSelection:
+    """The jobs that a filter means, and that were there when this was made: what comes later, or ends later,
+    is not meant. So of jobs that are retried none is retried twice, however soon it fails again.
+    `app.jobs(...)` makes one.
+
+    Each change commits by the batch and is guarded by the states that are asked for: it is safe beside
+    workers and other people, and one that is broken off leaves whole batches.
+    """
+
+    def __init__(
+        self, storage: Storage, where: JobFilter, *, retention: Retention, until: datetime | None = None
+    ) -> None:
+        """`until`: the instant of the storage's clock that counts; None: now."""
+        self._storage = storage
+        self._until = until or storage.now()
+        self._retention = retention
+        self.where = where
+
+    def count(self) -> int:
+        """How many there are now."""
+        return sum(self.counts().values())
+
+    def counts(self) -> dict[StateName, int]:
+        """By state; without those of which there are none."""
+        return self._storage.count_jobs(self.where, until=self._until)
+
+    def retry(self) -> int:
+        """Enqueue the Failed ones again, with fresh budgets; how many. One whose unique key another job has
+        that has not ended is left as it is."""
+        return self._changed(BulkChange.RETRY, "")
+
+    def cancel(self, *, reason: str = "cancelled with others") -> int:
+        """Delete those that wait, and ask the servers to end those that run; how many."""
+        return self._changed(BulkChange.CANCEL, reason)
+
+    def delete(self, *, reason: str = "deleted with others") -> int:
+        """Make Deleted those that do not run; how many. Their rows go when their time to live is over."""
+        return self._changed(BulkChange.DELETE, reason)
+
+    def for_change(self, change: BulkChange, *, running: bool = False) -> JobSelection:
+        """The same of the states that the change is for. Raises `ConfigurationError` for a state that was
+        asked for and cannot be changed so; running jobs can with `running`."""
+        possible = {*change.states, *([StateName.PROCESSING] if running else [])}
+        impossible = set(self.where.states) - possible
+        if impossible:
+            raise ConfigurationError(
+                f"{change} changes no {min(impossible)} jobs; it is for {', '.join(sorted(possible))}."
+            )
+        where = replace(self.where, states=self.where.states or change.states)
+        return JobSelection(self._storage, where, retention=self._retention, until=self._until)
+
+    def in_batches(
+        self, change: BulkChange, *, reason: str, running: Callable[[str], object] | None = None
+    ) -> Iterator[Batch]:
+        """Change them, a commit each batch. `running` sees to a job that runs, and raises `QmlError` when it
+        leaves it as it is; without it these are asked to end."""
+        at_rest = [state for state in self.where.each_state() if state is not StateName.PROCESSING]
+        for ids in self._ids(at_rest):
+            yield Batch(changed=self._change(change, ids, at_rest, reason))
+        if StateName.PROCESSING in self.where.each_state():  # last: those that were claimed meanwhile too
+            see_to = running or (lambda job_id: self._ask_to_end(job_id, reason))
+            for ids in self._ids([StateName.PROCESSING]):
+                changed = sum(_is_done(see_to, job_id) for job_id in ids)
+                yield Batch(changed=changed, refused=len(ids) - changed)
+
+    def _changed(self, change: BulkChange, reason: str) -> int:
+        return sum(batch.changed for batch in self.for_change(change).in_batches(change, reason=reason))
+
+    def _ids(self, states: Sequence[StateName]) -> Iterator[list[str]]:
+        after = ""
+        while states:
+            where = replace(self.where, states=states)
+            ids = self._storage.job_ids(where, until=self._until, limit=_MOST_IDS, after=after)
+            for start in range(0, len(ids), _BATCH):
+                yield ids[start : start + _BATCH]
+            if len(ids) < _MOST_IDS:
+                return
+            after = ids[-1]
+
+    def _change(self, change: BulkChange, ids: list[str], states: Sequence[StateName], reason: str) -> int:
+        if change is BulkChange.RETRY:
+            return len(self._storage.retry_many(ids, until=self._until))
+        deleted = self._storage.delete_many(
+            ids, states=states, until=self._until, reason=reason, retention=self._retention
+        )
+        return len(deleted)
+
+    def _ask_to_end(self, job_id: str, reason: str) -> None:
+        result = self._storage.request_cancel(job_id, reason=reason, retention=self._retention)
+        if result in (CancelResult.NOT_FOUND, CancelResult.ALREADY_FINAL):
+            raise QmlError(f"The job {job_id} has ended meanwhile.")
+
+
+def chosen_jobs(storage: Storage, *, retention: Retention, **chosen: Unpack[ChosenJobs]) -> JobSelection:
+    """Raises `ConfigurationError` for what is no state, duration or instant."""
+    state, since = chosen.get("state", ()), chosen.get("since")
+    names = [state] if isinstance(state, str) else list(state)
+    for name in names:
+        if name not in set(StateName):
+            raise ConfigurationError(f"state is {shown(name)}; it must be one of {', '.join(StateName)}.")
+    if isinstance(since, datetime):
+        if since.tzinfo is None:
+            raise ConfigurationError(f"since is {since}, which names no time zone; use an aware datetime.")
+    elif since is not None:
+        since = storage.now() - parse_duration(since, what="since")
+    where = JobFilter(
+        states=[StateName(name) for name in names], queue=chosen.get("queue"), method=chosen.get("method"),
+        error=chosen.get("error"), since=since,
+    )  # fmt: skip
+    return JobSelection(storage, where, retention=retention)
+
+
+def _is_done(see_to: Callable[[str], object], job_id: str) -> bool:
+    try:
+        see_to(job_id)
+    except StorageError:
+        raise
+    except QmlError:
+        return False
+    return True
