@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -102,6 +103,10 @@ class QmlApp:
         """Use this storage from now on. A worker says so at boot: what its jobs enqueue belongs
         where the worker takes jobs from, whatever the code or the environment names."""
         self._client.connect(url)
+
+    def attached(self, url: str) -> AbstractContextManager[None]:
+        """For tests: use this storage within the block, and afterwards that from before."""
+        return self._client.attached(url)
 
     def close(self) -> None:
         """Close the connection to the storage; harmless when closed. The next use opens another."""
@@ -238,6 +243,22 @@ class QmlApp:
         or `async with`. See `NamedLock` for what the ttl means. Raises `LockNotAcquired` in the `with` when
         another held it for all of `timeout` (None: wait without a limit)."""
         return NamedLock(name, storage=lambda: self.storage, ttl=ttl, timeout=timeout)
+
+    def inline(self, *, raise_failures: bool = False) -> AbstractContextManager[None]:
+        """For tests: within the block, what is enqueued runs at once in this process, also with `conn`, and
+        its handle has ended when `enqueue` returns. See `qml_mp.inline` for what is as in production.
+
+        A job that fails is stored as failed, and `handle.wait()` raises `JobFailed`; with `raise_failures`,
+        `enqueue` raises what its last attempt raised.
+        """
+        from qml_mp.inline import running_inline  # declaring an app must not cost what running it does
+
+        return running_inline(self._client, self.program, raise_failures=raise_failures)
+
+    def enqueued(self, method: str | JobFunction[..., Any] | None = None) -> list[Job]:
+        """For tests: all jobs of the method (None: of any) in the storage, oldest first, whatever has become
+        of them."""
+        return self._client.enqueued(method.method_name if isinstance(method, JobFunction) else method)
 
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job that was enqueued before, here or elsewhere."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 from qml_mp.clock import growing_pauses
@@ -14,7 +15,7 @@ from qml_mp.core.state import Deleted, StateName, Succeeded
 from qml_mp.errors import JobFailed, JobNotFound, ResultNotStored, WaitTimeout, shown
 from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import BY_DEFAULT, CancelResult, Retention
+from qml_mp.storage.values import BY_DEFAULT, CancelResult, JobFilter, Retention
 from qml_mp.units import Duration, format_duration, parse_duration
 
 
@@ -25,6 +26,8 @@ class JobClient:
         self.retention = retention
         self._url: str | None = None
         self._storage: Storage | None = None
+        self._run: Callable[[Sequence[Job]], list[str]] | None = None
+        """What is done with jobs instead (see `inline`)."""
 
     def connect(self, url: str | None) -> None:
         """From now on use the storage of this URL (None: look the URL up when it is needed)."""
@@ -32,6 +35,24 @@ class JobClient:
         with fork_guard().no_forks:
             self._url = url
             self._storage = None
+
+    @contextmanager
+    def attached(
+        self,
+        url: str,
+        storage: Storage | None = None,
+        *,
+        run: Callable[[Sequence[Job]], list[str]] | None = None,
+    ) -> Iterator[None]:
+        """Within the block, use the storage of this URL. What is to be enqueued is given to `run`, if there
+        is one, which returns ids."""
+        before = self._url, self._storage, self._run
+        self._url, self._storage, self._run = url, storage, run
+        try:
+            yield
+        finally:
+            self.close()
+            self._url, self._storage, self._run = before
 
     @property
     def storage(self) -> Storage:
@@ -57,14 +78,17 @@ class JobClient:
 
     def enqueue(self, job: Job, *, conn: object | None = None) -> JobHandle:
         """Commit the job, or write it within the caller's transaction when `conn` is given."""
-        if conn is not None:
+        if conn is not None or self._run is not None:
             return self.enqueue_many([job], conn=conn)[0]
         return self._handle_of(job, self.storage.enqueue(job))
 
     def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
         """All of the jobs or, on any error, none."""
         storage, given = self.storage, list(jobs)
-        ids = storage.enqueue_many(given) if conn is None else storage.enqueue_in(conn, given)
+        if self._run is not None:
+            ids = self._run(given)
+        else:
+            ids = storage.enqueue_many(given) if conn is None else storage.enqueue_in(conn, given)
         return [self._handle_of(job, job_id) for job, job_id in zip(given, ids, strict=True)]
 
     async def aenqueue(self, job: Job, *, conn: object | None = None) -> JobHandle:
@@ -82,6 +106,16 @@ class JobClient:
         import asyncio
 
         return await asyncio.to_thread(self.enqueue_many, list(jobs))
+
+    def enqueued(self, method: str | None) -> list[Job]:
+        """All jobs of the method (None: of any), oldest first."""
+        where, found, after = JobFilter(method=method), list[Job](), None
+        while True:
+            page = self.storage.list_jobs(where, limit=1000, after=after)
+            found += page.jobs
+            after = page.next_cursor
+            if after is None:
+                return found[::-1]
 
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job, whether or not it exists."""

@@ -100,11 +100,14 @@ def fork_supervisor(run: Callable[[list[int], Callable[[], None]], int]) -> Remo
     return RemoteSupervisor(child, host_fd=host_writing, status_fd=status_reading)
 
 
-def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> RemoteSupervisor:
+def spawn_supervisor(
+    config: ServerConfig, url: str, source: NamedProgram, *, log_level: int | None = None
+) -> RemoteSupervisor:
     """Start a fresh interpreter that supervises; safe whatever threads the host has.
 
     Its standard input carries the arguments (the URL may hold a password, so it is no argument) and
-    stays open as the pipe whose end says that the host is gone.
+    stays open as the pipe whose end says that the host is gone. It logs what the host does, unless a level
+    is given.
     """
     status_reading, status_writing = os.pipe()
     try:
@@ -129,7 +132,7 @@ def spawn_supervisor(config: ServerConfig, url: str, source: NamedProgram) -> Re
         "app": source.spec,
         "path": sys.path,
         "host_pid": os.getpid(),
-        "log_level": logging.getLogger("qml_mp").getEffectiveLevel(),
+        "log_level": logging.getLogger("qml_mp").getEffectiveLevel() if log_level is None else log_level,
     }
     process.stdin.write(json.dumps(arguments).encode() + b"\n")
     process.stdin.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from datetime import timedelta
 from importlib import import_module
 from inspect import iscoroutinefunction
@@ -139,6 +140,25 @@ class FunctionWorker(Worker):
         return self.binding.call(job.payload, context)
 
 
+def _loop_runs_here() -> bool:
+    """Never in a worker; but a job can be run by a test that has a loop of its own."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run it where no event loop runs, and wait for its end."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(copy_context().run, run_coroutine, coroutine).result()
+
+
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run it to its end in a fresh event loop, which is gone afterwards with all tasks left in it.
 
@@ -146,6 +166,8 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """
     import asyncio  # not before there is a coroutine: a quarter of the time of importing `QmlApp`, and 3 MB
 
+    if _loop_runs_here():
+        return _in_a_thread(coroutine)
     interruptions: list[BaseException] = []
 
     async def main() -> Any:

@@ -29,7 +29,7 @@ def make_memory_folder() -> str:
     remove_orphaned_folders()
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=_place())  # mode 0700
     Path(folder, _OWNER).write_text(json.dumps(asdict(host.identity())))
-    atexit.register(_remove_if_ours, folder, os.getpid())
+    atexit.register(remove_if_ours, folder, os.getpid())
     return folder
 
 
@@ -70,6 +70,7 @@ def _is_orphaned(folder: str) -> bool:
     return host.is_alive(owner) is False
 
 
-def _remove_if_ours(folder: str, maker_pid: int) -> None:
+def remove_if_ours(folder: str, maker_pid: int) -> None:
+    """Remove the folder; harmless when it is gone."""
     if os.getpid() == maker_pid:  # a forked child inherits this callback and must leave the file alone
         shutil.rmtree(folder, ignore_errors=True)

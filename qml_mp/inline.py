@@ -1,0 +1,243 @@
+"""Client: jobs that run where they are enqueued, in this process and at once: for tests of user code.
+
+All that is done with a job is what a worker does, by the same parts, on a storage in shared memory: the
+payload goes into a row and comes back from it, the claim is numbered, the processor judges, the outcome is
+written. Retries run without their pauses, delays are not waited for, follow-up jobs run too, and so does what
+jobs enqueue. Left out are processes, so there are no time limits, cancels or crashes, and recurring jobs:
+`qml_mp.testing` has a server for that.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import random
+import time
+import weakref
+from asyncio import CancelledError
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from qml_mp.client import JobClient
+from qml_mp.clock import SystemClock, growing_pauses
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import Outcome, Retry, Success, not_storable
+from qml_mp.core.progress import Progress
+from qml_mp.core.state import Enqueued, StateName
+from qml_mp.errors import ConfigurationError, JobFailed, JobInterrupted, OutcomeRefused
+from qml_mp.processing.cancel import CancelToken
+from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.middleware import CallNext, StateChange
+from qml_mp.processing.processor import JobProcessor
+from qml_mp.processing.program import Execution, Program
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.memory_folder import make_memory_folder, remove_if_ours
+from qml_mp.storage.sqlite.connection import SqliteConnection
+from qml_mp.storage.sqlite.database import SqliteDatabase
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Fetch, Retention
+from qml_mp.storage.waiting import DEFAULT_PATIENCE
+
+logger = logging.getLogger(__name__)
+
+_OF_THE_JOB = (Exception, JobInterrupted, SystemExit, GeneratorExit, CancelledError)
+"""What ends an attempt and nothing else."""
+_DEEPEST = 20
+_MOST_BESIDES = 1000
+_MANY = 1000
+
+
+_depth: contextvars.ContextVar[int] = contextvars.ContextVar("qml_mp_inline_depth", default=0)
+"""How many jobs have enqueued each other and wait for the newest. A thread that is given a job's context has
+it too, as that of `aenqueue` is."""
+
+
+@contextmanager
+def running_inline(client: JobClient, program: Program, *, raise_failures: bool) -> Iterator[None]:
+    """Within the block, what is enqueued through the client runs at once, on a storage of its own."""
+    storage = _storage_in_memory()
+    runs = _Inline(program, storage, raise_failures=raise_failures)
+    with client.attached(storage.url, storage, run=runs.run):  # a handle that is used later opens it again
+        yield
+
+
+class _Inline:
+    """The runs of one block."""
+
+    def __init__(self, program: Program, storage: Storage, *, raise_failures: bool) -> None:
+        config = program.config or ServerConfig()
+        self._program = program
+        self._storage = storage
+        self._raises = raise_failures
+        self._retention = BY_DEFAULT if program.config is None else Retention.of(config)
+        self._raised = _Raised()
+        self._processor = JobProcessor(
+            replace(program, middleware=(self._raised, *program.middleware)),
+            default_timeout=config.job_timeout,
+            user_code=nullcontext,
+            clock=SystemClock(),
+            rng=random.Random(),
+            board=_Board(),
+        )
+        self._left = 0
+        """How many more jobs may run that nobody has enqueued, before there seems to be no end of them."""
+
+    def run(self, jobs: Sequence[Job]) -> list[str]:
+        """Enqueue the jobs and run all that there is; the ids that stand for them, in order.
+
+        With `raise_failures`, raises what the first job that ended failed has raised.
+        """
+        if _depth.get() >= _DEEPEST:
+            raise ConfigurationError(
+                f"Within app.inline(), jobs enqueue each other more than {_DEEPEST} deep. One that enqueues "
+                "itself again, even with a delay, never ends here: test what it enqueues with app.enqueued()."
+            )
+        self._left = len(jobs) + (_MOST_BESIDES if _depth.get() == 0 else self._left)
+        ids = self._storage.enqueue_many([_due_now(job) for job in jobs])
+        failures = list(self._run_all())
+        if _depth.get() == 0:
+            self._wait_for_other_threads(ids)
+        if failures and self._raises:
+            raise failures[0]
+        return ids
+
+    def _run_all(self) -> Iterator[BaseException]:
+        """Run what can run until nothing is left; why those have failed that ended so."""
+        while True:
+            claim = self._storage.fetch_and_lock_job(self._fetch())
+            if claim is None:
+                if not self._storage.promote_due(limit=_MANY).count:
+                    return
+                continue
+            self._left -= 1
+            if self._left < 0:
+                self._storage.finish(claim, not_storable(_TooMany()), retention=self._retention)
+                raise _TooMany()
+            failure = self._run_one(claim)
+            if failure is not None:
+                yield failure
+
+    def _run_one(self, claim: Claim) -> BaseException | None:
+        """Run a job; why it failed, None when it did not end so."""
+        execution = self._processor.resolve(claim)
+        self._tell(claim.job, StateName.ENQUEUED)
+        # In a context of its own, as in a worker: nothing that the job sets is seen by who enqueued it.
+        context = contextvars.copy_context()
+        context.run(_depth.set, _depth.get() + 1)
+        outcome = context.run(self._outcome, execution)
+        job = self._finish(claim, outcome)
+        error = self._raised.take(claim.job)
+        if job is not None:
+            self._tell(job, StateName.PROCESSING)
+        if error is not None and not isinstance(error, _OF_THE_JOB):
+            raise error  # Ctrl-C, and how pytest ends a test
+        if job is None or job.state_name is not StateName.FAILED:
+            return None
+        told = job.error
+        text = "no error is known" if told is None else f"{told.type}: {told.message}"
+        return error or JobFailed(
+            f"The job {job.id} ({job.method}) failed: {text}", job_id=job.id, state=StateName.FAILED
+        )
+
+    def _outcome(self, execution: Execution) -> Outcome:
+        outcome = self._processor.run(execution, CancelToken.never())
+        if isinstance(outcome, Retry):
+            return replace(outcome, delay=timedelta())
+        if isinstance(outcome, Success) and outcome.extras is not None:
+            due = tuple(map(_due_now, outcome.extras.follow_ups))
+            return replace(outcome, extras=replace(outcome.extras, follow_ups=due))
+        return outcome
+
+    def _finish(self, claim: Claim, outcome: Outcome) -> Job | None:
+        try:
+            return self._storage.finish(claim, outcome, retention=self._retention).job
+        except OutcomeRefused as error:
+            return self._storage.finish(claim, not_storable(error), retention=self._retention).job
+
+    def _tell(self, job: Job, old: StateName) -> None:
+        hook = self._program.on_state_change
+        if hook is not None:
+            try:
+                hook(StateChange(job=replace(job), old=old, new=job.state_name))
+            except Exception:
+                logger.exception("The state-change hook failed", extra={"job_id": job.id})
+
+    def _fetch(self) -> Fetch:
+        methods = self._program.registry.methods()
+        return Fetch(worker_id="inline", server_id="inline", queues=(), methods=methods)
+
+    def _wait_for_other_threads(self, ids: Sequence[str]) -> None:
+        """Another thread that enqueues at the same time may have taken a job of ours."""
+        for job_id in ids:
+            pauses = growing_pauses()
+            while (job := self._storage.get(job_id)) and job.state_name is StateName.PROCESSING:
+                time.sleep(next(pauses))
+
+
+class _TooMany(ConfigurationError):
+    """There seems to be no end."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"Within app.inline(), {_MOST_BESIDES:,} follow-up jobs and retries came of one call of enqueue. "
+            "A job that has itself follow again, even with a delay, never ends here."
+        )
+
+
+class _Board:
+    """What the running jobs have said last of how far they have come."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, Progress] = {}
+
+    def show(self, job: Job, done: float, total: float | None, note: str) -> None:
+        note.encode(errors="replace")  # as a worker does, which has room for text alone
+        self._said[job.id] = Progress(done=done, total=total, note=note)
+
+    def newest_of(self, job: Job) -> Progress | None:
+        return self._said.pop(job.id, None)
+
+
+class _Raised:
+    """The outermost middleware: keeps what an execution has raised, as it was."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, BaseException] = {}
+
+    def __call__(self, job: Job, context: WorkerContext, call_next: CallNext) -> Any:
+        try:
+            return call_next(job, context)
+        except BaseException as error:
+            self._errors[job.id] = error
+            raise
+
+    def take(self, job: Job) -> BaseException | None:
+        """Of the newest attempt of the job."""
+        return self._errors.pop(job.id, None)
+
+
+def _due_now(job: Job) -> Job:
+    """The job as if it had no delay. What is no job is refused where it is stored."""
+    if not isinstance(job, Job) or job.run_at is None:
+        return job
+    state = Enqueued(enqueued_at=job.created_at, queue=job.queue)
+    return replace(job, state=state, run_at=None)
+
+
+def _storage_in_memory() -> Storage:
+    """Gone with the last handle on it, and not as late as this process: a test suite makes many."""
+    folder = make_memory_folder()
+    database = SqliteDatabase(f"{folder}/memory.db", clock=SystemClock(), busy_timeout=DEFAULT_PATIENCE)
+    storage = Storage(database)
+    weakref.finalize(storage, _let_go, database.connection, folder, os.getpid())
+    return storage
+
+
+def _let_go(connection: SqliteConnection, folder: str, maker_pid: int) -> None:
+    if os.getpid() == maker_pid:
+        connection.close()
+        remove_if_ours(folder, maker_pid)

@@ -1,0 +1,95 @@
+"""Client: the pytest plugin, which pytest finds by itself: an app on a storage of its own, and a real server.
+
+The app is named once, in pytest's settings: `qml_mp_app = "tasks:app"`, or for some tests by a marker:
+`@pytest.mark.qml_mp(app="tasks:app", workers=1)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:  # imported where a test asks for it: most runs of pytest that load this plugin never do
+    from qml_mp.app import QmlApp
+    from qml_mp.testing import RunningServer
+
+_SETTING = "qml_mp_app"
+_MARKER = "qml_mp"
+_servers = pytest.StashKey[list["RunningServer"]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The setting."""
+    parser.addini(_SETTING, 'the qml-mp app that the fixtures use: "module:attribute"', default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker."""
+    text = f'{_MARKER}(app="module:attribute", workers=2): what the qml-mp fixtures of the test use'
+    config.addinivalue_line("markers", text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows the log of its server."""
+    report = yield
+    if report.failed:
+        for server in item.stash.get(_servers, []):
+            report.sections.append(("log of the qml-mp server", server.log()))
+    return report
+
+
+@pytest.fixture
+def qml_mp_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QmlApp]:
+    """The app, on a storage of the test's own: what is enqueued stays there, for `app.enqueued(...)`, or for
+    `qml_mp_server` to run. After the test it has the storage that it had before."""
+    from qml_mp.app import load_app
+
+    app = load_app(_spec(request))
+    with app.attached(f"sqlite:///{tmp_path}/qml-mp.db"):
+        yield app
+
+
+@pytest.fixture
+def qml_mp_inline(request: pytest.FixtureRequest) -> Iterator[QmlApp]:
+    """The app, within `app.inline()`: what is enqueued runs at once, in the test's process."""
+    from qml_mp.app import load_app
+
+    app = load_app(_spec(request))
+    with app.inline():
+        yield app
+
+
+@pytest.fixture
+def qml_mp_server(
+    request: pytest.FixtureRequest, qml_mp_app: QmlApp, tmp_path: Path
+) -> Iterator[RunningServer]:
+    """A server in processes of its own that runs what `qml_mp_app` enqueues. It is stopped after the test,
+    whose report shows its log when it has failed."""
+    from qml_mp.settings import ServerConfig
+    from qml_mp.testing import server
+
+    config = ServerConfig(worker_count=int(_marked(request).get("workers", 2)))
+    log_file = tmp_path / "qml-mp-server.log"
+    with server(_spec(request), qml_mp_app.storage, config=config, log_file=log_file) as running:
+        request.node.stash.setdefault(_servers, []).append(running)
+        yield running
+
+
+def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
+    marker = request.node.get_closest_marker(_MARKER)
+    return {} if marker is None else dict(marker.kwargs)
+
+
+def _spec(request: pytest.FixtureRequest) -> str:
+    spec = _marked(request).get("app") or request.config.getini(_SETTING)
+    if not spec:
+        pytest.fail(
+            f'No app is named. Put {_SETTING} = "module:attribute" into pytest\'s settings, or mark the test '
+            f'with @pytest.mark.{_MARKER}(app="module:attribute").',
+            pytrace=False,
+        )
+    return str(spec)

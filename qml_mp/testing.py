@@ -1,0 +1,154 @@
+"""Client: for tests of user code: contexts for job functions that are called directly, and a real server.
+
+`app.inline()` runs jobs where they are enqueued, and `app.enqueued(method)` tells what was. The pytest
+plugin, which pytest finds by itself, has fixtures of all this. Nothing here needs pytest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qml_mp.child.source import NamedProgram
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.progress import Progress
+from qml_mp.core.state import Processing
+from qml_mp.embedding.remote import RemoteSupervisor, spawn_supervisor
+from qml_mp.errors import ConfigurationError, QmlError, shown
+from qml_mp.processing.cancel import CancelReason, CancelToken
+from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.errors_text import describe_anything
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.store import Storage
+
+_STDERR = 2
+
+
+class SaidProgress:
+    """What a job has said with `ctx.progress`, all of it, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[Progress] = []
+
+    def show(self, job: Job, done: float, total: float | None, note: str) -> None:  # noqa: ARG002
+        """Keep it."""
+        note.encode(errors="replace")  # as a worker does, which has room for text alone
+        self.said.append(Progress(done=done, total=total, note=note))
+
+    def newest_of(self, job: Job) -> Progress | None:  # noqa: ARG002
+        """The last of it."""
+        return self.said[-1] if self.said else None
+
+
+def context(
+    *,
+    method: str = "job",
+    payload: JsonValue = None,
+    attempt: int = 1,
+    previous_exception: ErrorInfo | BaseException | None = None,
+    cancelled: bool | str = False,
+    job: Job | None = None,
+) -> WorkerContext:
+    """A context for calling a job function directly: `resize(testing.context(attempt=2), "a.png")`.
+
+    With `cancelled`, `ctx.cancel` says that the job should end: as cancelled from outside, or for the reason
+    given ("timeout", "shutdown"); else nobody ever cancels it. `job` is the row, when more of it matters.
+    `progress_of` and `follow_ups_of` tell afterwards what the function said.
+    """
+    if isinstance(attempt, bool) or not isinstance(attempt, int) or attempt < 1:
+        raise ConfigurationError(f"attempt is {shown(attempt)}; it must be a whole number from 1.")
+    now = datetime.now(UTC)
+    error = previous_exception
+    if isinstance(error, BaseException):
+        error = describe_anything(error)
+    row = replace(
+        Job.new(method, payload) if job is None else job,
+        state=Processing(started_at=now, worker_id="test", server_name="test", enqueued_at=now),
+        claim_seq=attempt,
+        failures=attempt - 1,
+        last_error=error,
+        started_at=now,
+    )
+    return WorkerContext.of(row, started_at=now, cancel=_token(cancelled), board=SaidProgress())
+
+
+def progress_of(ctx: WorkerContext) -> list[Progress]:
+    """All that was said with `ctx.progress` of a context made here, in order."""
+    if not isinstance(ctx.board, SaidProgress):
+        raise ConfigurationError("progress_of takes a context that testing.context() has made.")
+    return list(ctx.board.said)
+
+
+def follow_ups_of(ctx: WorkerContext) -> list[Job]:
+    """The jobs that `ctx.then` was given, in order."""
+    return list(ctx.follow_ups.take())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningServer:
+    """A server in processes of its own, as `qml-mp start` runs it."""
+
+    process: RemoteSupervisor
+    log_file: Path
+
+    def log(self) -> str:
+        """What it and its workers have written to standard error."""
+        return self.log_file.read_text(errors="replace")
+
+
+@contextmanager
+def server(
+    app: str, storage: Storage, *, config: ServerConfig | None = None, log_file: Path
+) -> Iterator[RunningServer]:
+    """Within the block, a server of the app ("module:attribute") runs on the storage, with two workers unless
+    `config` says otherwise. It is a fresh interpreter with this one's `sys.path`, and its log is in the file.
+
+    Raises what `BackgroundJobServer.start` does. At the end of the block it is stopped, and killed when it
+    has not ended within `shutdown_timeout`.
+    """
+    config = config or ServerConfig(worker_count=2)
+    storage.list_servers()  # connects, and makes the schema when there is none
+    with log_file.open("ab") as log, _standard_error(log.fileno()):
+        process = spawn_supervisor(config, storage.url, NamedProgram(spec=app), log_level=logging.INFO)
+    running = RunningServer(process=process, log_file=log_file)
+    try:
+        try:
+            process.wait_until_ready(2 * config.boot_timeout.total_seconds())
+        except QmlError as error:
+            error.add_note(f"The log of the server:\n{running.log()}")
+            raise
+        yield running
+    finally:
+        process.stop(timeout_s=config.shutdown_timeout.total_seconds())
+
+
+@contextmanager
+def _standard_error(fd: int) -> Iterator[None]:
+    """Within the block, what this process starts writes its errors there."""
+    kept = os.dup(_STDERR)
+    try:
+        os.dup2(fd, _STDERR)
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+
+
+def _token(cancelled: bool | str) -> CancelToken:
+    if cancelled is False:
+        return CancelToken.never()
+    try:
+        reason = CancelReason.CANCELLED if cancelled is True else CancelReason(cancelled)
+    except ValueError:
+        reasons = ", ".join(repr(str(reason)) for reason in CancelReason)
+        raise ConfigurationError(
+            f"cancelled is {shown(cancelled)}; it must be True, False or one of {reasons}."
+        ) from None
+    return CancelToken(lambda _: (reason, f"{reason} by the test"))

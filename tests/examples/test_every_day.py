@@ -1,0 +1,99 @@
+"""Tests: the code that the README shows for progress, follow-up jobs and tests runs, by the pytest plugin."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from tests.examples.test_readme import PYPROJECT, section
+
+pytest_plugins = ["pytester"]
+
+
+def shown_files() -> dict[str, str]:
+    """The files of `## Every day`, by name: each block of Python that begins with the name of its file."""
+    files: dict[str, str] = {}
+    for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", section("Every day"), flags=re.DOTALL):
+        files[name] = files.get(name, "") + code
+    return files
+
+
+def settings() -> str:
+    [text] = re.findall(r"```toml\n(\[tool\.pytest.*?)```", section("Every day"), flags=re.DOTALL)
+    return str(text)
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A folder with what the README shows in it."""
+    for name, text in {**shown_files(), "pyproject.toml": settings()}.items():
+        (pytester.path / name).write_text(text)
+    return pytester
+
+
+def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return project.runpytest_subprocess("-p", "qml_mp.pytest_plugin", "-W", "error", *arguments)
+
+
+def test_the_tests_that_the_readme_shows_pass(project: pytest.Pytester) -> None:
+    assert tomllib.loads(settings())["tool"]["pytest"]["ini_options"] == {"qml_mp_app": "tasks:app"}
+
+    ended = run(project, "test_tasks.py")
+
+    ended.assert_outcomes(passed=4)
+    assert not (project.path / "jobs.db").exists()
+
+
+def test_a_failed_test_shows_the_log_of_its_server_and_nothing_is_left(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_mine="""
+        import pathlib
+
+        import pytest
+        from tasks import app, typeset
+
+        @pytest.mark.qml_mp(workers=1)
+        def test_fails(qml_mp_app, qml_mp_server):
+            typeset.enqueue(3).wait(timeout="60s")
+            pathlib.Path("pid").write_text(str(qml_mp_server.process.child.pid))
+            assert "Worker 1 is ready" not in qml_mp_server.log()
+
+        def test_inline(qml_mp_inline):
+            assert qml_mp_inline is app
+            assert typeset.enqueue(2).wait(timeout=0) == 2
+
+        @pytest.mark.qml_mp(app="broken:app")
+        def test_cannot_begin(qml_mp_server):
+            pass
+
+        @pytest.mark.qml_mp(app="")
+        def test_unnamed(request, monkeypatch):
+            monkeypatch.setitem(request.config._inicache, "qml_mp_app", "")
+            request.getfixturevalue("qml_mp_app")
+        """,
+        broken="""
+        import sys
+        from tasks import app
+        if "pytest" not in sys.modules:
+            raise OSError("no picture")
+        """,
+    )
+
+    ended = run(project, "--strict-markers", "test_mine.py")
+
+    ended.assert_outcomes(passed=1, failed=2, errors=1)
+    ended.stdout.fnmatch_lines(["*log of the qml-mp server*", "*job * (typeset) attempt 1 *"])
+    ended.stdout.fnmatch_lines(["*OSError: no picture*"])
+    ended.stdout.fnmatch_lines(["*No app is named. Put qml_mp_app*"])
+    assert not Path("/proc", (project.path / "pid").read_text()).exists()
+
+
+def test_pytest_finds_the_plugin_by_itself() -> None:
+    [(name, module)] = PYPROJECT["project"]["entry-points"]["pytest11"].items()
+
+    assert name == module  # so that `-p` does not load it twice
+    assert callable(import_module(module).pytest_addoption)
