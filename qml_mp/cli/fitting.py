@@ -6,13 +6,13 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
-from qml_mp.cli.output import short
+from qml_mp.cli.output import cell_text, short
 
 GAP = 2
 """Between two columns."""
 
-Columns = Mapping[str, Sequence[str]]
-"""Cells by their header."""
+Columns = Mapping[str, Sequence[object]]
+"""Cells by their header; None is a dash."""
 
 
 def terminal_width() -> int | None:
@@ -33,7 +33,7 @@ def fitted(
     `shrink` are then shortened, in this order, at most to the length that each has there; the last column, if
     it must be, to one character.
     """
-    kept = dict(columns)
+    kept = {name: [cell_text(cell) for cell in cells] for name, cells in columns.items()}
     if width is not None:
         for name in drop:
             if _width_of(kept, shrink) > width:
@@ -46,7 +46,7 @@ def fitted(
     return list(kept), list(zip(*kept.values(), strict=True))
 
 
-def _width_of(columns: Columns, shrink: Mapping[str, int]) -> int:
+def _width_of(columns: Mapping[str, Sequence[str]], shrink: Mapping[str, int]) -> int:
     """Of a line, with what can be shortened as short as it may be."""
     widths = [
         min(_longest(name, cells), max(len(name), shrink[name])) if name in shrink else _longest(name, cells)

@@ -35,7 +35,7 @@ def table_of(jobs: Sequence[Job], *, width: int | None) -> tuple[Sequence[str], 
         "QUEUE": [printable(job.queue) for job in jobs],
         "PRIO": [str(job.priority) for job in jobs],
         "CREATED": [local_time(job.created_at) or "" for job in jobs],
-        "DETAILS": [printable(_detail(job)) for job in jobs],
+        "DETAILS": [printable(detail_of(job)) for job in jobs],
     }
     if width is None:
         columns["DETAILS"] = [short(detail, _DETAIL_CHARS) for detail in columns["DETAILS"]]
@@ -47,7 +47,7 @@ def table_of(jobs: Sequence[Job], *, width: int | None) -> tuple[Sequence[str], 
     return fitted(columns, width=width, drop=("PRIO", "QUEUE", "CREATED"), shrink=_LEAST)
 
 
-def _detail(job: Job) -> str:
+def detail_of(job: Job) -> str:
     """When it is due, how long it took, what failed, who runs it."""
     payload = compact_json(job.payload)
     match job.state:

@@ -34,7 +34,7 @@ def print_table(
 ) -> None:
     """Columns under their headers; None is a dash, and known states have colours on a terminal. `below` has a
     line to follow each row."""
-    cells = [[_NOTHING if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    cells = [[cell_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     widths[-1] = 0  # nothing stands to the right of the last column
     click.echo(
@@ -46,6 +46,11 @@ def print_table(
         click.echo(_line(coloured(cell, width) for cell, width in zip(row, widths, strict=True)))
         if below is not None:
             click.echo(below[number])
+
+
+def cell_text(cell: object) -> str:
+    """A cell of a table as text for a terminal."""
+    return _NOTHING if cell is None else printable(str(cell))
 
 
 def coloured(word: str, width: int = 0) -> str:

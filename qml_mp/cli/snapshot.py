@@ -105,6 +105,13 @@ def view_servers(storage: Storage) -> list[ServerView]:
     ]
 
 
+def able_servers(servers: Sequence[ServerView]) -> list[ServerInfo]:
+    """Those that can run anything: alive, and not there for their loops alone."""
+    return [
+        server.info for server in servers if server.alive and (server.info.worker_count or server.workers)
+    ]
+
+
 def _view_workers(storage: Storage, infos: Sequence[WorkerInfo]) -> tuple[WorkerView, ...]:
     if not infos:
         return ()

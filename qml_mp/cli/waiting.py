@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from qml_mp.cli.snapshot import ServerView
+from qml_mp.cli.snapshot import ServerView, able_servers
 from qml_mp.core.payload import JsonValue
-from qml_mp.core.server_info import ServerInfo
 from qml_mp.storage.values import MethodStats
 
 
 def without_a_server(stats: Sequence[MethodStats], servers: Sequence[ServerView]) -> list[MethodStats]:
     """What no live server can run. Nothing when no server lives: then everything waits."""
-    able = _able(servers)
+    able = able_servers(servers)
     return [
         line
         for line in stats
@@ -26,9 +25,14 @@ def waiting_to_json(line: MethodStats) -> dict[str, JsonValue]:
     return {"method": line.method, "queue": line.queue, "jobs": line.enqueued}
 
 
-def waiting_in_words(waiting: Sequence[MethodStats], servers: Sequence[ServerView]) -> Iterator[str]:
-    """One line per cause: a method that nobody knows, a queue that nobody serves, or both in one job."""
-    able = _able(servers)
+def waiting_in_words(
+    stats: Sequence[MethodStats], waiting: Sequence[MethodStats], servers: Sequence[ServerView]
+) -> Iterator[str]:
+    """One line per cause: no server at all, methods that nobody has, a queue that nobody serves, or both in
+    one job. `stats` is all that waits, `waiting` what no live server can run."""
+    able = able_servers(servers)
+    if not able and stats:
+        yield f"{_jobs_wait(sum(line.enqueued for line in stats))}, and no server is alive"
     methods: Counter[str] = Counter()
     queues: Counter[str] = Counter()
     pairs: list[MethodStats] = []
@@ -39,23 +43,19 @@ def waiting_in_words(waiting: Sequence[MethodStats], servers: Sequence[ServerVie
             queues[line.queue] += line.enqueued
         else:
             pairs.append(line)
-    for method, jobs in methods.items():
-        yield f"{_jobs_wait(jobs)} for method {method}, which no live server knows"
+    if methods:
+        names = ", ".join(sorted(methods))
+        yield f"{_jobs_wait(methods.total())} for methods that no live server has: {names}"
     for queue, jobs in queues.items():
-        yield f"{_jobs_wait(jobs)} in queue {queue}, which no live server serves"
+        yield f"queue {queue}: {_jobs(jobs)} and no server serves it"
     for line in pairs:
-        yield (
-            f"{_jobs_wait(line.enqueued)} for method {line.method}, which no live server of queue "
-            f"{line.queue} knows"
-        )
-
-
-def _able(servers: Sequence[ServerView]) -> list[ServerInfo]:
-    """Those that can run anything: alive, and not there for its loops alone."""
-    return [
-        server.info for server in servers if server.alive and (server.info.worker_count or server.workers)
-    ]
+        of_queue = f"which no live server of queue {line.queue} has"
+        yield f"{_jobs_wait(line.enqueued)} for method {line.method}, {of_queue}"
 
 
 def _jobs_wait(count: int) -> str:
-    return "1 job waits" if count == 1 else f"{count} jobs wait"
+    return f"{_jobs(count)} {'waits' if count == 1 else 'wait'}"
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"

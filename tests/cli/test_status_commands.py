@@ -66,7 +66,7 @@ def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None
     idle, busy = server["workers"]
     assert (status["states"]["enqueued"], status["states"]["processing"]) == (1, 1)
     assert list(queue) == [
-        "name", "enqueued", "processing", "held", "oldest_s", "paused", "max_running", "rate",
+        "name", "enqueued", "processing", "held", "oldest_s", "servers", "paused", "max_running", "rate",
     ]  # fmt: skip
     assert (queue["name"], queue["enqueued"], queue["processing"]) == ("default", 1, 1)
     assert queue["oldest_s"] >= 0
@@ -174,10 +174,12 @@ def test_jobs_that_no_live_server_can_run_are_named_with_the_reason(qml: Qml, st
     out = qml("status").out
     waiting = qml("status", "--json").value["waiting_methods"]
 
-    assert "1 job waits for method newone, which no live server knows\n" in out
-    assert "2 jobs wait for method newer, which no live server knows\n" in out
-    assert "2 jobs wait in queue images, which no live server serves\n" in out
-    assert "1 job waits for method send, which no live server of queue default knows\n" in out
+    assert "3 jobs wait for methods that no live server has: newer, newone\n" in out
+    assert "queue images: 2 jobs and no server serves it\n" in out
+    assert "1 job waits for method send, which no live server of queue default has\n" in out
+    listed = {queue["name"]: queue["servers"] for queue in qml("queues", "list", "--json").lines}
+    assert listed == {"default": 1, "images": 0, "mail": 1}
+    assert re.search(r"^images +2 .* none +-$", qml("queues", "list").out, re.MULTILINE)
     assert [tuple(entry.values()) for entry in waiting] == [
         ("newer", "default", 1), ("newone", "default", 1), ("send", "default", 1), ("resize", "images", 2),
         ("newer", "mail", 1),
@@ -189,10 +191,12 @@ def test_nothing_is_said_to_wait_for_a_server_that_has_not_told_what_it_knows(
 ) -> None:
     storage.enqueue(Job.new("newone"))
     without_servers = qml("status", "--json").value["waiting_methods"]
+    assert "1 job waits, and no server is alive\n" in qml("status").out
 
     register(storage, "old", host.identity())
 
     assert without_servers == qml("status", "--json").value["waiting_methods"] == []
+    assert "waits" not in qml("status").out
 
 
 def test_a_template_whose_method_no_live_server_knows_is_marked(qml: Qml, storage: Storage) -> None:

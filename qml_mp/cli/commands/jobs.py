@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import click
 
+from qml_mp.cli.arguments import as_duration
 from qml_mp.cli.changing import not_found
 from qml_mp.cli.commands.job_changes import cancel, delete, retry
 from qml_mp.cli.failure_table import failure_to_json, print_failures
 from qml_mp.cli.job_page import print_job
 from qml_mp.cli.job_table import print_jobs
+from qml_mp.cli.job_watch import watch_job
 from qml_mp.cli.output import json_option, note, print_json
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.client import JobHandle
 from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
@@ -52,6 +56,29 @@ def list_jobs(session: Session, limit: int, after: str | None, as_json: bool, **
         print_jobs(page.jobs)
     if page.next_cursor is not None:
         note(f"there are more; go on with --after {page.next_cursor}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option(
+    "--every",
+    metavar="DURATION",
+    default="500ms",
+    show_default=True,
+    callback=as_duration,
+    help="How often to look.",
+)
+@json_option
+@pass_session
+def watch(session: Session, job_id: str, every: timedelta, as_json: bool) -> None:
+    """Follow one job to its end: its state, and how far it says that it has come.
+
+    Ends with 0 when the job succeeds, with 7 when it does not, and with 1 when its result cannot be stored.
+    """
+    job_id = check_job_id(job_id)
+    storage = session.existing_storage()
+    watch_job(storage, job_id, every=every, as_json=as_json)
+    JobHandle(job_id, storage=storage).wait(timedelta())
 
 
 @jobs.command()

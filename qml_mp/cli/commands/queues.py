@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from difflib import get_close_matches
 
 import click
 
+from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import age, json_option, print_json, print_table, say, seconds
 from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.cli.snapshot import ServerView, able_servers, view_servers
+from qml_mp.cli.watching import show_once_or_watch, watch_option
 from qml_mp.core.limits import Limit, LimitKind, Rate, Standing, check_max_running
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError
@@ -30,6 +34,8 @@ class QueueView:
 
     stats: QueueStats
     limit: Limit
+    servers: int
+    """How many live servers take jobs of it."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """An entry of `queues` in the JSON of `status`."""
@@ -39,18 +45,21 @@ class QueueView:
             "processing": self.stats.processing,
             "held": self.stats.held,
             "oldest_s": seconds(self.stats.oldest),
+            "servers": self.servers,
             **_limit_to_json(self.limit),
         }
 
 
-def view_queues(storage: Storage) -> list[QueueView]:
-    """Queues by name that hold jobs which have not ended, or that are limited."""
+def view_queues(storage: Storage, servers: Sequence[ServerView] = ()) -> list[QueueView]:
+    """Queues by name that hold jobs which have not ended, or that are limited, beside these servers."""
+    able = able_servers(servers)
     limits = {each.limit.name: each.limit for each in storage.standings() if _is_queue(each)}
     stats = {each.name: each for each in storage.queue_stats()}
     return [
         QueueView(
             stats=stats.get(name) or QueueStats(name=name, enqueued=0, processing=0, held=0, oldest=None),
             limit=limits.get(name) or Limit(kind=LimitKind.QUEUE, name=name),
+            servers=sum(server.serves(name) for server in able),
         )
         for name in sorted(stats.keys() | limits.keys())
     ]
@@ -58,16 +67,20 @@ def view_queues(storage: Storage) -> list[QueueView]:
 
 def print_queues(views: Sequence[QueueView]) -> None:
     """Queues as a table. What a worker holds and has not begun stands apart from what runs."""
+    columns: dict[str, Sequence[object]] = {
+        "QUEUE": [view.stats.name for view in views],
+        "ENQUEUED": [view.stats.enqueued for view in views],
+        "RUNNING": [view.stats.processing - view.stats.held for view in views],
+        "HELD": [view.stats.held for view in views],
+        "OLDEST WAITS": [age(view.stats.oldest) for view in views],
+        "SERVERS": [view.servers or "none" for view in views],
+        "LIMIT": [_limit_in_words(view.limit) for view in views],
+    }
     print_table(
-        ("QUEUE", "ENQUEUED", "RUNNING", "HELD", "OLDEST WAITS", "LIMIT"),
-        (
-            (
-                view.stats.name, view.stats.enqueued, view.stats.processing - view.stats.held,
-                view.stats.held, age(view.stats.oldest), _limit_in_words(view.limit),
-            )
-            for view in views
-        ),
-    )  # fmt: skip
+        *fitted(
+            columns, width=terminal_width(), drop=("HELD", "OLDEST WAITS"), shrink={"LIMIT": 6, "QUEUE": 8}
+        )
+    )
 
 
 @click.group(cls=Group)
@@ -76,16 +89,25 @@ def queues() -> None:
 
 
 @queues.command(name="list")
+@watch_option
 @json_option
 @pass_session
-def list_queues(session: Session, as_json: bool) -> None:
-    """List the queues that hold jobs which have not ended, or that are paused or limited."""
-    views = view_queues(session.existing_storage())
-    if as_json:
-        for view in views:
-            print_json(view.to_json())
-    else:
-        print_queues(views)
+def list_queues(session: Session, watch: timedelta | None, as_json: bool) -> None:
+    """List the queues that hold jobs which have not ended, or that are paused or limited.
+
+    Of each stands there how many live servers take its jobs.
+    """
+    storage = session.existing_storage()
+
+    def show() -> None:
+        views = view_queues(storage, view_servers(storage))
+        if as_json:
+            for view in views:
+                print_json(view.to_json())
+        else:
+            print_queues(views)
+
+    show_once_or_watch(show, watch)
 
 
 @queues.command(name="limits")

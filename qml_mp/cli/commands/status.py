@@ -2,50 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
 import click
 
 from qml_mp.cli.commands.monitor import print_servers, print_workers
-from qml_mp.cli.commands.queues import print_queues, view_queues
+from qml_mp.cli.commands.queues import QueueView, print_queues, view_queues
 from qml_mp.cli.output import coloured, json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
-from qml_mp.cli.snapshot import view_servers
+from qml_mp.cli.snapshot import ServerView, view_servers
 from qml_mp.cli.waiting import waiting_in_words, waiting_to_json, without_a_server
+from qml_mp.cli.watching import show_once_or_watch, watch_option
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import MethodStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What is there at a moment."""
+
+    counts: Mapping[str, int]
+    queues: Sequence[QueueView]
+    servers: Sequence[ServerView]
+    methods: Sequence[MethodStats]
+    """That wait."""
+
+
+def look(storage: Storage) -> Snapshot:
+    """At the whole system."""
+    servers = view_servers(storage)
+    return Snapshot(
+        counts={str(state): count for state, count in storage.job_counts().items()},
+        queues=view_queues(storage, servers),
+        servers=servers,
+        methods=storage.method_stats(),
+    )
 
 
 @click.command(cls=Command)
+@watch_option
 @json_option
 @pass_session
-def status(session: Session, as_json: bool) -> None:
-    """Show jobs by state, queues, servers and their workers."""
+def status(session: Session, watch: timedelta | None, as_json: bool) -> None:
+    """Show jobs by state, queues, servers and their workers, and what waits for no server."""
     storage = session.existing_storage()
-    counts = {str(state): count for state, count in storage.job_counts().items()}
-    queues = view_queues(storage)
-    servers = view_servers(storage)
-    waiting = without_a_server(storage.method_stats(), servers)
-    if as_json:
-        print_json(
-            {
-                "states": counts,
-                "queues": [queue.to_json() for queue in queues],
-                "servers": [server.to_json() for server in servers],
-                "waiting_methods": [waiting_to_json(line) for line in waiting],
-            }
-        )
-        return
-    say(storage.display_url)
-    click.echo("  ".join(f"{coloured(state)} {count}" for state, count in counts.items()))
-    held = sum(queue.stats.held for queue in queues)
+
+    def show() -> None:
+        seen = look(storage)
+        if as_json:
+            print_json(_to_json(seen))
+        else:
+            _print(storage.display_url, seen)
+
+    show_once_or_watch(show, watch)
+
+
+def _to_json(seen: Snapshot) -> dict[str, object]:
+    waiting = without_a_server(seen.methods, seen.servers)
+    return {
+        "states": seen.counts,
+        "queues": [queue.to_json() for queue in seen.queues],
+        "servers": [server.to_json() for server in seen.servers],
+        "waiting_methods": [waiting_to_json(line) for line in waiting],
+    }
+
+
+def _print(url: str, seen: Snapshot) -> None:
+    say(url)
+    click.echo("  ".join(f"{coloured(state)} {count}" for state, count in seen.counts.items()))
+    held = sum(queue.stats.held for queue in seen.queues)
     if held:
         say(f"of the processing ones, workers hold {held} that they have not begun")
-    if queues:
+    if seen.queues:
         click.echo()
-        print_queues(queues)
-    if servers:
+        print_queues(seen.queues)
+    if seen.servers:
         click.echo()
-        print_servers(servers)
-    for line in waiting_in_words(waiting, servers):
+        print_servers(seen.servers)
+    waiting = without_a_server(seen.methods, seen.servers)
+    for line in waiting_in_words(seen.methods, waiting, seen.servers):
         say(line)
-    rows = [(server.info.name, worker) for server in servers for worker in server.workers]
+    rows = [(server.info.name, worker) for server in seen.servers for worker in server.workers]
     if rows:
         click.echo()
         print_workers(rows)

@@ -1,0 +1,189 @@
+"""`--watch`: blocks that take the place of the one before, or follow it; and how it ends."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from tempfile import TemporaryFile
+
+import click
+import pytest
+
+from qml_mp.cli.watching import Screen, printed, show_once_or_watch
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo, Failure, Success
+from qml_mp.core.progress import Progress
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Fetch
+from tests.cli.command import Qml
+from tests.warm import launch
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def small_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From now on standard output is a terminal of ten columns and five lines."""
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((10, 5)))
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    return terminal
+
+
+def test_a_block_on_a_terminal_takes_the_place_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = small_terminal(monkeypatch)
+    screen = Screen()
+
+    screen.draw("one\ntwo\n")
+    screen.draw("three\n")
+
+    assert terminal.getvalue() == "\rone\x1b[K\ntwo\x1b[K\n\x1b[J" + "\x1b[2A\rthree\x1b[K\n\x1b[J"
+
+
+def test_lines_that_wrap_count_and_what_is_too_high_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = small_terminal(monkeypatch)
+    screen = Screen()
+
+    screen.draw("x" * 25 + "\n")
+    screen.draw("".join(f"{number}\n" for number in range(9)))
+    screen.draw("end\n")
+
+    blocks = terminal.getvalue().split("\r")[1:]
+    assert blocks[0].endswith("\x1b[3A")
+    assert click.unstyle(blocks[1]).splitlines() == ["0", "1", "2", "… and 6 lines more"]
+    assert blocks[1].endswith("\x1b[4A")
+
+
+def test_what_is_shown_has_the_colours_of_a_terminal_and_none_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_terminal(monkeypatch)
+    on_terminal = printed(lambda: click.secho("ü", fg="red"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+
+    assert on_terminal == "\x1b[31mü\x1b[0m\n"
+    assert printed(lambda: click.secho("ü", fg="red")) == "ü\n"
+
+
+def test_elsewhere_blocks_follow_each_other_and_a_storage_that_is_away_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    def show() -> None:
+        if len(slept) == 1:
+            raise StorageUnavailable("It is away.")
+        click.echo(f"shown after {len(slept)}")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    show_once_or_watch(show, timedelta(seconds=2))
+
+    assert capsys.readouterr().out == (
+        "shown after 0\n" + "\nqml-mp: error: It is away.\n" + "\nshown after 2\n"
+    )
+    assert slept == [2.0, 2.0, 2.0]
+
+
+def test_without_watching_an_error_is_an_error() -> None:
+    def show() -> None:
+        raise StorageUnavailable("It is away.")
+
+    with pytest.raises(StorageUnavailable):
+        show_once_or_watch(show, None)
+
+
+def test_a_watch_ends_cleanly_on_ctrl_c_and_on_a_closed_pipe(qml: Qml, storage: object) -> None:
+    ends: list[tuple[int, str]] = []
+    for is_closed in (False, True):
+        reading, writing = os.pipe()
+        with TemporaryFile() as err:
+            process = launch(
+                [sys.executable, "-m", "qml_mp", "status", "--watch", "0.1"], cwd=qml.folder,
+                env=qml.environment(), stdin=err.fileno(), stdout=writing, stderr=err.fileno(),
+            )  # fmt: skip
+            os.close(writing)
+            with open(reading, "rb") as blocks:
+                assert str(qml.database).encode() in blocks.readline()
+                assert any(b"enqueued 0" in line for line in blocks)
+                assert str(qml.database).encode() in b"".join(blocks.readline() for _ in range(2))
+                if not is_closed:
+                    process.send_signal(signal.SIGINT)
+                    assert process.wait(60) == 0
+            process.wait(60)
+            err.seek(0)
+            ends.append((process.returncode or 0, err.read().decode()))
+
+    assert ends == [(0, ""), (0, "")]
+
+
+def test_a_job_is_followed_to_its_end(qml: Qml, storage: Storage) -> None:
+    job_id = storage.enqueue(Job.new("thumb", {"n": 1}))
+    gone = qml("jobs", "watch", "01a20ff2-659c-78a5-9cfb-d95426a19a21")
+    reading, writing = os.pipe()
+    with TemporaryFile() as err:
+        process = launch(
+            [sys.executable, "-m", "qml_mp", "jobs", "watch", job_id, "--every", "20ms"], cwd=qml.folder,
+            env=qml.environment(), stdin=err.fileno(), stdout=writing, stderr=err.fileno(),
+        )  # fmt: skip
+        os.close(writing)
+        with open(reading) as lines:
+            waiting = lines.readline()
+            claim = storage.fetch_and_lock_job(
+                Fetch(worker_id="blue:worker:3.1", server_id="blue#1", queues=())
+            )
+            assert claim is not None
+            running = lines.readline()
+            storage.note_progress({claim.key: Progress(done=412, total=1000)})
+            progress = lines.readline()
+            error = ErrorInfo(type="ValueError", message="no")
+            storage.finish(claim, Failure(error=error), retention=BY_DEFAULT)
+            failed = lines.readline()
+        code = process.wait(60)
+        err.seek(0)
+        told = err.read().decode()
+
+    assert waiting == 'enqueued  {"n": 1}\n'
+    assert running.startswith("processing  worker 3 of blue since ")
+    assert progress.endswith("412 of 1000 (41 %)\n")
+    assert failed.startswith("failed  ValueError: no")
+    assert (code, gone.code) == (7, 1)
+    assert "failed: ValueError: no" in told
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_a_job_that_has_ended_is_shown_once(qml: Qml, storage: Storage, succeeded: bool) -> None:
+    job_id = storage.enqueue(Job.new("thumb"))
+    if succeeded:
+        claim = storage.fetch_and_lock_job(Fetch(worker_id="w", server_id="blue#1", queues=()))
+        assert claim is not None
+        done = Success(result={"ok": True}, duration=timedelta(seconds=1))
+        storage.finish(claim, done, retention=BY_DEFAULT)
+    else:
+        storage.delete(job_id, reason="not needed", retention=BY_DEFAULT)
+
+    shown = qml("jobs", "watch", job_id, "--json")
+
+    assert shown.code == (0 if succeeded else 7)
+    assert (shown.value["id"], shown.value["progress"]) == (job_id, None)
+
+
+@pytest.mark.parametrize("command", [("status",), ("workers", "list"), ("queues", "list")])
+def test_commands_that_show_the_present_can_be_watched(
+    qml: Qml, storage: object, command: tuple[str, ...]
+) -> None:
+    refused = [qml(*command, "--watch", text) for text in ("0.01", "soon")]
+
+    assert [ended.code for ended in refused] == [2, 2]
+    assert all("--watch is" in ended.err for ended in refused)
