@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,6 +248,38 @@ def test_threads_that_enqueue_at_a_time_each_find_their_own_jobs_ended() -> None
 
     assert results == {n: [StateName.SUCCEEDED] * 10 for n in range(4)}
     assert len(set(seen)) == len(seen) == 40
+
+
+def test_a_job_that_another_thread_has_taken_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, begun = threading.Event(), threading.Event()
+    threaded = QmlApp("sqlite:////nowhere/jobs.db")
+
+    @threaded.job()
+    def gated() -> str:
+        begun.set()
+        gate.wait(60)
+        return "after the gate"
+
+    with threaded.inline():
+        storage = threaded.storage
+        others = threading.Thread(target=lambda: threaded.enqueue_many([]))  # runs what there is
+        enqueue_many = storage.enqueue_many
+
+        def enqueue_and_be_late(jobs: Any) -> list[str]:
+            ids = enqueue_many(jobs)
+            if not others.ident:
+                others.start()
+                begun.wait(60)
+            return ids
+
+        monkeypatch.setattr(storage, "enqueue_many", enqueue_and_be_late)
+        monkeypatch.setattr(inline, "time", SimpleNamespace(sleep=lambda _: gate.set()))
+        handle = gated.enqueue()
+        state = handle.state
+        gate.set()
+        others.join()
+
+    assert state is StateName.SUCCEEDED
 
 
 def test_a_job_that_enqueues_itself_for_ever_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
