@@ -12,7 +12,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
-    from qml_mp.client import JobHandle
     from qml_mp.core.job import Job
     from qml_mp.core.outcome import ErrorInfo
     from qml_mp.core.progress import Progress
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
         OutcomeRefused,
         QmlError,
         RecurringNotFound,
+        ResultMismatch,
         ResultNotStored,
         SchemaMismatch,
         ServerAlreadyRunning,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         WaitTimeout,
         WorkerBootError,
     )
+    from qml_mp.handle import JobHandle
     from qml_mp.job_function import JobFunction
     from qml_mp.named_lock import NamedLock
     from qml_mp.processing.cancel import CancelReason, CancelToken
@@ -68,11 +69,11 @@ else:
         "errors": (
             "AppImportError", "ConfigurationError", "InvalidJob", "InvalidTransition", "JobFailed",
             "JobInterrupted", "JobNotFound", "JobTimeout", "LockLost", "LockNotAcquired", "OutcomeRefused",
-            "QmlError", "RecurringNotFound",
-            "ResultNotStored", "SchemaMismatch", "ServerAlreadyRunning", "StorageError", "StorageUnavailable",
-            "StorageUnreachable", "UnknownMethod", "WaitTimeout", "WorkerBootError",
+            "QmlError", "RecurringNotFound", "ResultMismatch", "ResultNotStored", "SchemaMismatch",
+            "ServerAlreadyRunning", "StorageError", "StorageUnavailable", "StorageUnreachable",
+            "UnknownMethod", "WaitTimeout", "WorkerBootError",
         ),
-        "client": ("JobHandle",),
+        "handle": ("JobHandle",),
         "job_function": ("JobFunction",),
         "named_lock": ("NamedLock",),
         "processing.cancel": ("CancelReason", "CancelToken"),
@@ -105,8 +106,8 @@ __all__ = [
     "ConfigurationError", "ErrorInfo", "InvalidJob", "InvalidTransition", "Job", "JobFailed", "JobFunction",
     "JobHandle", "JobInterrupted", "JobMiddleware", "JobNotFound", "JobTimeout", "LockLost",
     "LockNotAcquired", "NamedLock", "OutcomeRefused", "Program", "Progress", "QmlApp", "QmlError",
-    "RecurringJob", "RecurringNotFound", "ResultNotStored", "RetryPolicy", "SchemaMismatch",
-    "ServerAlreadyRunning",
+    "RecurringJob", "RecurringNotFound", "ResultMismatch", "ResultNotStored", "RetryPolicy",
+    "SchemaMismatch", "ServerAlreadyRunning",
     "ServerConfig", "StateChange", "StateName", "Storage", "StorageError", "StorageUnavailable",
     "StorageUnreachable", "TracingMiddleware", "UnknownMethod", "WaitTimeout", "Worker", "WorkerBootError",
     "WorkerContext", "WorkerRegistry", "WorkerResult", "__version__", "open_storage",

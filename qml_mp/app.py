@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Concatenate, Protocol, Unpack, overload
+from typing import Any, Unpack, overload
 
-from qml_mp.child.source import import_named
-from qml_mp.client import JobClient, JobHandle
+from qml_mp.client import JobClient, as_stored
 from qml_mp.core.job import Job
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.options import EnqueueOptions, JobOptions, documented, read_job_options
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.errors import AppImportError, ConfigurationError, InvalidJob, UnknownMethod, shown
-from qml_mp.job_function import FunctionOptions, JobFunction, P, R, read_function_options
+from qml_mp.errors import ConfigurationError, InvalidJob, UnknownMethod, shown
+from qml_mp.gathering import Gathering
+from qml_mp.handle import JobHandle
+from qml_mp.job_function import (
+    Decorator,
+    DecoratorWithoutResult,
+    FunctionOptions,
+    FunctionOptionsWithoutResult,
+    JobFunction,
+    read_function_options,
+)
 from qml_mp.job_selection import ChosenJobs, JobSelection, chosen_jobs
 from qml_mp.named_lock import NamedLock
-from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry
@@ -32,18 +38,7 @@ from qml_mp.storage.values import BY_DEFAULT, Retention
 from qml_mp.units import Duration
 
 
-class Decorator(Protocol):
-    """Turns a function into a `JobFunction`; a leading `WorkerContext` is no argument of its jobs."""
-
-    @overload
-    def __call__(self, function: JobFunction[P, R], /) -> JobFunction[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[WorkerContext, P], R], /) -> JobFunction[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> JobFunction[P, R]: ...
-
-
-class QmlApp:
+class QmlApp(Gathering):
     """The jobs of a program, how they are run, and where they are stored.
 
     `url` names the storage; when it is None, `$QML_MP_URL` does, then the settings file, then
@@ -75,9 +70,12 @@ class QmlApp:
             name=None if name is None else Name().check(name, "The name of the app"),
             attach=self.attach,
         )
-        self._functions: dict[str, JobFunction[..., object]] = {}
+        self._functions: dict[str, JobFunction[..., object, object]] = {}
         self._recurring: dict[str, RecurringJob] = {}
-        self._client = JobClient(retention=BY_DEFAULT if config is None else Retention.of(config))
+        self._client = JobClient(
+            retention=BY_DEFAULT if config is None else Retention.of(config),
+            polling=(config or ServerConfig()).polling_interval,
+        )
         self._client.connect(url)
 
     @property
@@ -112,8 +110,14 @@ class QmlApp:
         """Close the connection to the storage; harmless when closed. The next use opens another."""
         self._client.close()
 
+    @overload
+    def job(  # type: ignore[overload-overlap]  # False says more than any bool
+        self, name: str | None = None, **options: Unpack[FunctionOptionsWithoutResult]
+    ) -> DecoratorWithoutResult: ...
+    @overload
+    def job(self, name: str | None = None, **options: Unpack[FunctionOptions]) -> Decorator: ...
     @documented(FunctionOptions)
-    def job(self, name: str | None = None, **options: Unpack[FunctionOptions]) -> Decorator:
+    def job(self, name: str | None = None, **options: Any) -> Any:
         """Declare a job function; its method name is `name`, else the function's own.
 
         A duration is a `timedelta`, a number of seconds or text like "5m".
@@ -123,8 +127,8 @@ class QmlApp:
             raise ConfigurationError("Write @app.job() with parentheses; its argument is the method's name.")
         read = read_function_options(options)
 
-        def declare(function: Callable[..., Any]) -> JobFunction[..., Any]:
-            declared: JobFunction[..., Any] = JobFunction(
+        def declare(function: Callable[..., Any]) -> JobFunction[..., Any, Any]:
+            declared: JobFunction[..., Any, Any] = JobFunction(
                 function,
                 method_name=function.__name__ if name is None else name,
                 options=read,
@@ -134,7 +138,7 @@ class QmlApp:
             self._functions[declared.method_name] = declared
             return declared
 
-        return declare  # type: ignore[return-value]  # one body for all overloads
+        return declare
 
     def recurring(
         self,
@@ -158,8 +162,8 @@ class QmlApp:
         """
         new = partial(RecurringJob.new, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter)
 
-        def declare(function: Callable[..., Any]) -> JobFunction[..., Any]:
-            declared: JobFunction[..., Any] = (
+        def declare(function: Callable[..., Any]) -> JobFunction[..., Any, Any]:
+            declared: JobFunction[..., Any, Any] = (
                 function
                 if isinstance(function, JobFunction)
                 else self.job(queue=DEFAULT_QUEUE if queue is None else queue)(function)
@@ -193,26 +197,32 @@ class QmlApp:
         return self._make_job(method, payload, options)
 
     @documented(EnqueueOptions)
-    def enqueue(self, method: str, payload: JsonValue = None, **options: Unpack[EnqueueOptions]) -> JobHandle:
+    def enqueue(
+        self, method: str, payload: JsonValue = None, **options: Unpack[EnqueueOptions]
+    ) -> JobHandle[JsonValue]:
         """Commit a job by name; the errors are those of `make_job`."""
         conn = options.pop("conn", None)
-        return self._client.enqueue(self._make_job(method, payload, options), conn=conn)
+        job = self._make_job(method, payload, options)
+        return self._client.enqueue(job, rebuilt=as_stored, conn=conn)
 
     @documented(EnqueueOptions)
     async def aenqueue(
         self, method: str, payload: JsonValue = None, **options: Unpack[EnqueueOptions]
-    ) -> JobHandle:
+    ) -> JobHandle[JsonValue]:
         """`enqueue` without blocking the event loop, save with `conn`."""
         conn = options.pop("conn", None)
-        return await self._client.aenqueue(self._make_job(method, payload, options), conn=conn)
+        job = self._make_job(method, payload, options)
+        return await self._client.aenqueue(job, rebuilt=as_stored, conn=conn)
 
-    def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
+    def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle[JsonValue]]:
         """Commit all of the jobs in one transaction or, on any error, none. Handles in order."""
-        return self._client.enqueue_many(self._checked(jobs), conn=conn)
+        return self._client.enqueue_many(self._checked(jobs), rebuilt=as_stored, conn=conn)
 
-    async def aenqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle]:
+    async def aenqueue_many(
+        self, jobs: Iterable[Job], *, conn: object | None = None
+    ) -> list[JobHandle[JsonValue]]:
         """`enqueue_many` without blocking the event loop, save with `conn`."""
-        return await self._client.aenqueue_many(self._checked(jobs), conn=conn)
+        return await self._client.aenqueue_many(self._checked(jobs), rebuilt=as_stored, conn=conn)
 
     def pause_queue(self, name: str) -> None:
         """Have no server claim jobs of the queue, until it is resumed. What runs goes on, and so does what a
@@ -255,14 +265,15 @@ class QmlApp:
 
         return running_inline(self._client, self.program, raise_failures=raise_failures)
 
-    def enqueued(self, method: str | JobFunction[..., Any] | None = None) -> list[Job]:
+    def enqueued(self, method: str | JobFunction[..., Any, Any] | None = None) -> list[Job]:
         """For tests: all jobs of the method (None: of any) in the storage, oldest first, whatever has become
         of them."""
         return self._client.enqueued(method.method_name if isinstance(method, JobFunction) else method)
 
-    def handle(self, job_id: str) -> JobHandle:
-        """The handle of a job that was enqueued before, here or elsewhere."""
-        return self._client.handle(job_id)
+    def handle(self, job_id: str) -> JobHandle[JsonValue]:
+        """The handle of a job that was enqueued before, here or elsewhere; its result is the JSON as stored.
+        `f.handle(job_id)` of the job function gives one whose result is rebuilt."""
+        return self._client.handle(job_id, rebuilt=as_stored)
 
     def jobs(self, **chosen: Unpack[ChosenJobs]) -> JobSelection:
         """The jobs that are chosen so, and are there now, to count, retry, cancel or delete together:
@@ -291,23 +302,6 @@ class QmlApp:
                 f"No worker registered for method: {method!s:.200}. This app has {', '.join(known[:10])}"
                 f"{', …' if len(known) > 10 else ''}."
             )
-
-
-def load_app(spec: str) -> QmlApp:
-    """Import the app named "module:attribute", with the current directory importable.
-
-    Raises `AppImportError` when the module cannot be imported or the attribute is no `QmlApp`.
-    """
-    try:
-        found = import_named(spec)
-    except AppImportError:
-        raise
-    except Exception as error:  # importing runs the user's module
-        told = f"{type(error).__name__}: {error}"
-        raise AppImportError(f"The app {spec!r} cannot be imported from {os.getcwd()}: {told}") from error
-    if not isinstance(found, QmlApp):
-        raise AppImportError(f"{spec!r} is a {type(found).__name__}, not a QmlApp.")
-    return found
 
 
 def _from_now_on(template: RecurringJob) -> RecurringJob:

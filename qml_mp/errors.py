@@ -101,6 +101,16 @@ class ResultNotStored(QmlError):
         self.reason = reason
 
 
+class ResultMismatch(QmlError):
+    """The job succeeded, and what is stored of its result does not fit the function's return annotation:
+    the code has changed since, or the function returned something else. `value` is the JSON as stored."""
+
+    def __init__(self, message: str, *, job_id: str, value: object) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.value = value
+
+
 class WaitTimeout(QmlError, TimeoutError):
     """`handle.wait(timeout)` ended before the job did. The job goes on."""
 

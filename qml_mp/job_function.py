@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Generic, Literal, ParamSpec, TypeVar, Unpack
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
-from qml_mp.client import JobClient, JobHandle
+from qml_mp.client import JobClient
 from qml_mp.core.job import Job
 from qml_mp.core.limits import Rate, check_max_running
 from qml_mp.core.options import (
@@ -20,6 +31,8 @@ from qml_mp.core.options import (
 )
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob, shown
+from qml_mp.handle import JobHandle
+from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.registry import FunctionWorker
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import DEFAULT_QUEUE
@@ -27,6 +40,9 @@ from qml_mp.settings import DEFAULT_QUEUE
 P = ParamSpec("P")
 """The arguments of a job: the function's parameters without its `WorkerContext`."""
 R = TypeVar("R", covariant=True)
+"""What a job comes to."""
+C = TypeVar("C", covariant=True)
+"""What a direct call of the function gives: its result, or a coroutine of it."""
 
 
 def _check_on_crash(value: str) -> str:
@@ -39,8 +55,14 @@ def _check_rate(value: Rate | str | None) -> Rate | None:
     return None if value is None else Rate.parse(value)
 
 
-class FunctionOptions(CommonOptions, total=False):
-    """What `@app.job` says about all jobs of a function."""
+def _check_result(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"result is {shown(value)}; it must be True or False.")
+    return value
+
+
+class _FunctionOptions(CommonOptions, total=False):
+    """All but one."""
 
     # fmt: off
     retry: Annotated[RetryPolicy | None, Option(
@@ -54,12 +76,27 @@ class FunctionOptions(CommonOptions, total=False):
     # fmt: on
 
 
+class FunctionOptionsWithoutResult(_FunctionOptions):
+    """The same where no result is kept."""
+
+    result: Literal[False]
+
+
+class FunctionOptions(_FunctionOptions, total=False):
+    """What `@app.job` says about all jobs of a function."""
+
+    # fmt: off
+    result: Annotated[bool, Option(
+        bool, _check_result, "False: what it returns is not stored, and `wait` gives None.")]
+    # fmt: on
+
+
 _FUNCTION_OPTIONS = options_of(FunctionOptions)
-_OF_THE_WORKER = frozenset({"retry", "timeout", "max_crashes", "max_running", "rate"})
+_OF_THE_WORKER = frozenset({"retry", "timeout", "max_crashes", "max_running", "rate", "result"})
 """What is looked up when a job runs; the rest is written in each job's row."""
 
 
-def read_function_options(given: FunctionOptions) -> Mapping[str, Any]:
+def read_function_options(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the decorator said, checked. `ConfigurationError` for what no job can have."""
     try:
         read = read_options(given, _FUNCTION_OPTIONS)
@@ -76,7 +113,7 @@ def read_function_options(given: FunctionOptions) -> Mapping[str, Any]:
     return read
 
 
-class ConfiguredJob(Generic[P]):
+class ConfiguredJob(Generic[P, R]):
     """A job function with options; made by `JobFunction.using`.
 
     Arguments are bound to the signature and turned into JSON when the job is enqueued: what does
@@ -101,27 +138,51 @@ class ConfiguredJob(Generic[P]):
         """The name its jobs are dispatched by."""
         return self.worker.method_name
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Commit a job with these arguments; with `conn`, it is committed with that transaction."""
-        return self._client.enqueue(self.job(*args, **kwargs), conn=self._conn)
+        return self._client.enqueue(self.job(*args, **kwargs), rebuilt=self.worker.rebuilt, conn=self._conn)
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle:
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """`enqueue` without blocking the event loop, save with `conn`."""
-        return await self._client.aenqueue(self.job(*args, **kwargs), conn=self._conn)
+        job = self.job(*args, **kwargs)
+        return await self._client.aenqueue(job, rebuilt=self.worker.rebuilt, conn=self._conn)
+
+    def enqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[R]]:
+        """Commit all of the jobs, which are this function's, in one transaction or, on any error, none:
+        `f.enqueue_many(f.job(n) for n in range(9))`. Handles in order."""
+        return self._client.enqueue_many(self._own(jobs), rebuilt=self.worker.rebuilt, conn=self._conn)
+
+    async def aenqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[R]]:
+        """`enqueue_many` without blocking the event loop, save with `conn`."""
+        given = self._own(jobs)
+        return await self._client.aenqueue_many(given, rebuilt=self.worker.rebuilt, conn=self._conn)
+
+    def handle(self, job_id: str) -> JobHandle[R]:
+        """The handle of a job of this function that was enqueued before, here or elsewhere."""
+        return self._client.handle(job_id, rebuilt=self.worker.rebuilt)
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """The job, not enqueued: for `app.enqueue_many`. `conn` says nothing about it."""
         return Job.new(self.method_name, self.worker.binding.bind(args, kwargs), **self._options)
 
+    def _own(self, jobs: Iterable[Job]) -> Iterable[Job]:
+        for job in jobs:
+            if job.method != self.method_name:
+                raise InvalidJob(
+                    f"The job {job.id} is one of {shown(job.method)}, not of {self.method_name!r}; jobs of "
+                    "several functions are enqueued together by app.enqueue_many."
+                )
+            yield job
 
-class JobFunction(ConfiguredJob[P], Generic[P, R]):
+
+class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
     """A function that can be enqueued, and called directly as before."""
 
     __name__: str
 
     def __init__(
         self,
-        function: Callable[..., R],
+        function: Callable[..., C],
         *,
         method_name: str,
         options: Mapping[str, Any],
@@ -138,10 +199,11 @@ class JobFunction(ConfiguredJob[P], Generic[P, R]):
             max_running=options.get("max_running"),
             rate=options.get("rate"),
         )
+        worker.keeps_result = options.get("result", True)
         of_the_row = {name: value for name, value in options.items() if name not in _OF_THE_WORKER}
         super().__init__(worker, options=of_the_row, client=client)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> R:
+    def __call__(self, *args: Any, **kwargs: Any) -> C:
         """Call the function here and now; no job is made."""
         return self._function(*args, **kwargs)
 
@@ -154,7 +216,7 @@ class JobFunction(ConfiguredJob[P], Generic[P, R]):
         return str(self._options.get("queue", DEFAULT_QUEUE))
 
     @documented(EnqueueOptions)
-    def using(self, **options: Unpack[EnqueueOptions]) -> ConfiguredJob[P]:
+    def using(self, **options: Unpack[EnqueueOptions]) -> ConfiguredJob[P, R]:
         """The function with options for the jobs enqueued through it. They win over the decorator's.
 
         A duration is a `timedelta`, a number of seconds or text like "5m".
@@ -167,3 +229,60 @@ class JobFunction(ConfiguredJob[P], Generic[P, R]):
     def make_job(self, payload: JsonValue, options: Mapping[str, Any]) -> Job:
         """The job of a payload that fits the signature; `options` are those that `read_job_options` gives."""
         return Job.new(self.method_name, payload, **{**self._options, **options})
+
+
+class Decorator(Protocol):
+    """Turns a function into a `JobFunction`; a leading `WorkerContext` is no argument of its jobs. The result
+    of an `async` function is what it returns when it is awaited; that of a `WorkerResult` is any JSON."""
+
+    # fmt: off
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # it can be called, too
+        self, function: JobFunction[P, R, C], /
+    ) -> JobFunction[P, R, C]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[WorkerContext, P], Coroutine[Any, Any, WorkerResult]], /
+    ) -> JobFunction[P, JsonValue, Coroutine[Any, Any, WorkerResult]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[WorkerContext, P], WorkerResult], /
+    ) -> JobFunction[P, JsonValue, WorkerResult]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[WorkerContext, P], Coroutine[Any, Any, R]], /
+    ) -> JobFunction[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[WorkerContext, P], R], /
+    ) -> JobFunction[P, R, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, WorkerResult]], /
+    ) -> JobFunction[P, JsonValue, Coroutine[Any, Any, WorkerResult]]: ...
+    @overload
+    def __call__(self, function: Callable[P, WorkerResult], /) -> JobFunction[P, JsonValue, WorkerResult]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> JobFunction[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> JobFunction[P, R, R]: ...
+    # fmt: on
+
+
+class DecoratorWithoutResult(Protocol):
+    """The same where no result is kept."""
+
+    # fmt: off
+    @overload
+    def __call__(
+        self, function: JobFunction[P, R, C], /
+    ) -> JobFunction[P, None, C]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[WorkerContext, P], C], /
+    ) -> JobFunction[P, None, C]: ...
+    @overload
+    def __call__(self, function: Callable[P, C], /) -> JobFunction[P, None, C]: ...
+    # fmt: on

@@ -46,7 +46,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def qml_mp_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QmlApp]:
     """The app, on a storage of the test's own: what is enqueued stays there, for `app.enqueued(...)`, or for
     `qml_mp_server` to run. After the test it has the storage that it had before."""
-    from qml_mp.app import load_app
+    from qml_mp.loading import load_app
 
     app = load_app(_spec(request))
     with app.attached(f"sqlite:///{tmp_path}/qml-mp.db"):
@@ -56,7 +56,7 @@ def qml_mp_app(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QmlAp
 @pytest.fixture
 def qml_mp_inline(request: pytest.FixtureRequest) -> Iterator[QmlApp]:
     """The app, within `app.inline()`: what is enqueued runs at once, in the test's process."""
-    from qml_mp.app import load_app
+    from qml_mp.loading import load_app
 
     app = load_app(_spec(request))
     with app.inline():

@@ -240,7 +240,7 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 
 def _import_app(spec: str) -> QmlApp:
-    from qml_mp.app import load_app
+    from qml_mp.loading import load_app
 
     try:
         return load_app(spec)

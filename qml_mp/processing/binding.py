@@ -187,7 +187,7 @@ class Binding:
 
     def _resolve(self) -> _Parameters:
         hints = {
-            name: _resolved_hint(self._function, parameter.annotation)
+            name: resolved_hint(self._function, parameter.annotation)
             for name, parameter in self._signature.parameters.items()
         }
         context = next((name for name, hint in hints.items() if _is_context(hint)), None)
@@ -275,7 +275,9 @@ def _are_plain(parameters: Iterable[Parameter]) -> bool:
     return all(each.kind is Parameter.POSITIONAL_OR_KEYWORD for each in parameters)
 
 
-def _resolved_hint(function: Callable[..., Any], annotation: Any) -> Any:
+def resolved_hint(function: Callable[..., Any], annotation: Any) -> Any:
+    """The annotation of a parameter or of the result: Any when there is none, what `codec_of` refuses when
+    it names what cannot be found (yet)."""
     if annotation is Parameter.empty:
         return Any
     unwrapped = inspect.unwrap(function)

@@ -25,7 +25,9 @@ from typing import Any
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.processing.scalars import SCALARS, Codec, mismatch
+from qml_mp.processing.choices import enumeration, keys_of, literal
+from qml_mp.processing.numbers import numpy_codec
+from qml_mp.processing.scalars import BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
 
 _ARRAYS = (list, tuple, set, frozenset)
 _ABSTRACT_ARRAYS = (Iterable, Collection, Sequence, MutableSequence, AbstractSet, MutableSet)
@@ -36,7 +38,8 @@ def to_json(value: object, hint: object, *, where: str) -> JsonValue:
     """The value as JSON, checked against its annotation. `where` names it in errors (`InvalidJob`).
 
     Understood: JSON types, dataclasses, named tuples, enums, datetime, date, time, timedelta, UUID,
-    Path, Decimal, Literal, unions, and lists, tuples, sets and mappings with text keys of all these.
+    Path, Decimal, bytes (as base64), numpy's arrays and numbers, Literal, unions, and lists, tuples, sets and
+    mappings of all these, these with keys of text, whole numbers or enums.
     Without an annotation (or under Any) a value must be JSON already, which storing it checks.
     """
     return encoded(codec_of(hint, where), value, where)
@@ -61,7 +64,7 @@ def decoded(codec: Codec, value: JsonValue, where: str) -> Any:
 
 
 def codec_of(hint: Any, where: str) -> Codec:
-    """The codec of an annotation; `InvalidJob` naming `where` when nothing of the kind can travel."""
+    """The codec of an annotation; `UnusableAnnotation` naming `where` when nothing of the kind can travel."""
     hint = _unwrapped(hint)
     kind = typing.get_origin(hint) or hint
     if kind in SCALARS:
@@ -73,33 +76,35 @@ def codec_of(hint: Any, where: str) -> Codec:
     if kind in (typing.Union, types.UnionType):
         return _union(typing.get_args(hint))
     if kind is typing.Literal:
-        return _literal(typing.get_args(hint))
+        return literal(typing.get_args(hint))
+    if kind is bytes:
+        return BYTES
     if isinstance(kind, type):
-        codec = _codec_of_class(kind, typing.get_args(hint))
+        codec = _codec_of_class(kind, typing.get_args(hint)) or numpy_codec(kind, typing.get_args(hint))
         if codec is not None:
             return codec
-    raise InvalidJob(
-        f"{where[:300]} is annotated with {_named(hint)}, which cannot be rebuilt from JSON; "
+    raise UnusableAnnotation(
+        f"{where[:300]} is annotated with {named(hint)}, which cannot be rebuilt from JSON; "
         "use JSON types, a dataclass, or a reference to the data."
     )
 
 
 def hints_of(owner: Any, where: str) -> dict[str, Any]:
-    """The resolved annotations of a class; `InvalidJob` when one names what cannot be found."""
+    """The resolved annotations of a class; `UnusableAnnotation` when one names what cannot be found."""
     try:
         return typing.get_type_hints(owner, include_extras=True)
     except RecursionError:
         raise  # says something of the value around it, nothing of the annotation
     except Exception as error:  # an annotation is arbitrary code
-        raise InvalidJob(
-            f"{where[:300]}: an annotation of {_named(owner)} cannot be resolved ({error}); names in it "
+        raise UnusableAnnotation(
+            f"{where[:300]}: an annotation of {named(owner)} cannot be resolved ({error}); names in it "
             "must be importable at run time, not under `if TYPE_CHECKING` or inside a function."
         ) from None
 
 
 def _codec_of_class(kind: type, args: tuple[Any, ...]) -> Codec | None:
     if issubclass(kind, enum.Enum):
-        return _enum(kind)
+        return enumeration(kind)
     if dataclasses.is_dataclass(kind):
         return _record(kind)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
@@ -128,7 +133,7 @@ def _union(members: tuple[Any, ...]) -> Codec:
                 problem = error
         if problem is not None and len(ordered) == 2 and type(None) in ordered:
             raise problem  # Optional: the one real member says more than "none of them"
-        raise mismatch(value, " or ".join(_named(member) for member in members), where)
+        raise mismatch(value, " or ".join(named(member) for member in members), where)
 
     return Codec(
         lambda value, where: attempt("encode", value, where),
@@ -136,34 +141,10 @@ def _union(members: tuple[Any, ...]) -> Codec:
     )
 
 
-def _literal(allowed: tuple[Any, ...]) -> Codec:
-    def check(value: Any, where: str) -> Any:
-        # Type and value: True is not 1 here.
-        if not any(type(value) is type(entry) and value == entry for entry in allowed):
-            raise InvalidJob(f"{where[:300]} must be one of {', '.join(map(shown, allowed))}.")
-        return value
-
-    return Codec(check, check)
-
-
-def _enum(kind: type[enum.Enum]) -> Codec:
-    def member(value: Any, where: str) -> enum.Enum:
-        try:
-            return kind(value)
-        except Exception:  # ValueError, or what making its text of the value raises
-            values = ", ".join(shown(member.value) for member in list(kind)[:10])
-            raise InvalidJob(f"{where[:300]} is none of the values of {_named(kind)} ({values}).") from None
-
-    return Codec(
-        lambda value, where: member(value, where).value,  # of a member, or of the value of one
-        lambda value, where: member(tuple(value) if isinstance(value, list) else value, where),
-    )
-
-
 def _record(kind: Any) -> Codec:
     def encode(value: Any, where: str) -> JsonValue:
         if type(value) is not kind:  # a subclass would come back as its parent
-            raise mismatch(value, _named(kind), where)
+            raise mismatch(value, named(kind), where)
         hints = hints_of(kind, where)
         return {
             field.name: to_json(getattr(value, field.name), hints[field.name], where=f"{where}.{field.name}")
@@ -173,18 +154,16 @@ def _record(kind: Any) -> Codec:
 
     def decode(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
-            raise mismatch(value, f"an object with the fields of {_named(kind)}", where)
+            raise mismatch(value, f"an object with the fields of {named(kind)}", where)
         fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
         for unknown in value.keys() - fields.keys():
-            raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {_named(kind)} has not.")
+            raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {named(kind)} has not.")
         hints = hints_of(kind, where)
         given = {name: from_json(item, hints[name], where=f"{where}.{name}") for name, item in value.items()}
         try:
             return kind(**given)
         except Exception as error:  # a missing field, or whatever its own checks raise
-            raise InvalidJob(
-                f"{where[:300]} is no {_named(kind)}: {type(error).__name__}: {error}"
-            ) from error
+            raise InvalidJob(f"{where[:300]} is no {named(kind)}: {type(error).__name__}: {error}") from error
 
     return Codec(encode, decode)
 
@@ -195,7 +174,7 @@ def _named_tuple(kind: Any) -> Codec:
 
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, kind):
-            raise mismatch(value, _named(kind), where)
+            raise mismatch(value, named(kind), where)
         return parts(where).encode(value, where)
 
     return Codec(encode, lambda value, where: kind._make(parts(where).decode(value, where)))
@@ -248,21 +227,21 @@ def _collected(kind: type, items: list[Any], where: str) -> Any:
 
 def _mapping(args: tuple[Any, ...]) -> Codec:
     key_hint, part = args if len(args) == 2 else (str, Any)
+    keys = keys_of(_unwrapped(key_hint))
 
-    def visit(direction: Callable[..., Any], value: Any, where: str) -> dict[str, Any]:
-        if _unwrapped(key_hint) not in (str, Any):
-            raise InvalidJob(
-                f"{where[:300]} is annotated with keys of {_named(key_hint)}; keys in JSON are text."
-            )
+    def visit(
+        direction: Callable[..., Any], key_of: Callable[[Any, str], Any], value: Any, where: str
+    ) -> dict[Any, Any]:
         if not isinstance(value, Mapping):
             raise mismatch(value, "a mapping", where)
-        if not all(isinstance(key, str) for key in value):
-            raise InvalidJob(f"{where[:300]} has keys that are not text; keys in JSON are.")
-        return {key: direction(item, part, where=f"{where}[{key[:50]!r}]") for key, item in value.items()}
+        return {
+            key_of(key, where): direction(item, part, where=f"{where}[{str(key)[:50]!r}]")
+            for key, item in value.items()
+        }
 
     return Codec(
-        lambda value, where: visit(to_json, value, where),
-        lambda value, where: visit(from_json, value, where),
+        lambda value, where: visit(to_json, keys.encode, value, where),
+        lambda value, where: visit(from_json, keys.decode, value, where),
     )
 
 
@@ -284,9 +263,3 @@ def _unwrapped(hint: Any) -> Any:
             hint = hint.__supertype__
         else:
             return hint
-
-
-def _named(hint: Any) -> str:
-    if hint is type(None):
-        return "None"
-    return hint.__qualname__ if isinstance(hint, type) else str(hint).removeprefix("typing.")

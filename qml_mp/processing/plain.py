@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import operator
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from numbers import Real
 from typing import Any, Final
 
 from qml_mp.core.payload import MAX_DEPTH, EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob
+from qml_mp.processing.numbers import in_python
 from qml_mp.processing.scalars import SCALARS
 
 NOTHING: Final = EncodedJson(None, "null")
@@ -52,7 +51,7 @@ def _plain(value: Any, depth: int) -> JsonValue:
         return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | AbstractSet):
         return [_plain(item, depth + 1) for item in value]
-    return _number(value)
+    return _plain(in_python(value), depth + 1)
 
 
 def _builtin(value: bool | int | float | str | None) -> JsonValue:
@@ -76,12 +75,3 @@ def _key(key: object) -> str:
     if isinstance(key, int) and not isinstance(key, bool):
         return int.__repr__(key)
     raise InvalidJob(f"The result has a key of type {type(key).__name__}; keys in JSON are text")
-
-
-def _number(value: Any) -> JsonValue:
-    """Foreign numbers, such as numpy's."""
-    if hasattr(value, "__index__"):
-        return operator.index(value)
-    if isinstance(value, Real):
-        return float(value)
-    raise InvalidJob(f"The result holds a {type(value).__name__}, which is not JSON")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -89,7 +90,7 @@ class JobProcessor:
         context = WorkerContext.of(job, started_at=self._clock.now(), cancel=cancel, board=self._board)
         began_s = self._clock.monotonic()
         note_running(job)
-        ended = self._ended(call, job, context)
+        ended = self._ended(call, job, context, execution.terms.encoded)
         note_running(None)
         duration_s = self._clock.monotonic() - began_s
         outcome = self._judge(ended, execution, cancel, duration_s=duration_s)
@@ -121,6 +122,7 @@ class JobProcessor:
         return Terms(
             method=method,
             call=None if worker is None else chain(self._program.middleware, _innermost(worker)),
+            encoded=plain_result if worker is None else worker.encoded,
             policy=policy,
             limit=timeout or (worker.timeout if worker else None) or self._default_timeout,
             max_crashes=max_crashes or (worker.max_crashes if worker else None),
@@ -130,10 +132,12 @@ class JobProcessor:
             ),
         )
 
-    def _ended(self, call: CallNext, job: Job, context: WorkerContext) -> _Returned | _Raised:
+    def _ended(
+        self, call: CallNext, job: Job, context: WorkerContext, encoded: Callable[[object], EncodedJson]
+    ) -> _Returned | _Raised:
         try:
             with self._user_code():
-                return _returned(call(job, context))
+                return _returned(call(job, context), encoded)
         except BaseException as error:
             return _Raised(error)
 
@@ -246,14 +250,14 @@ class _Raised:
     error: BaseException
 
 
-def _returned(value: object) -> _Returned:
+def _returned(value: object, encoded: Callable[[object], EncodedJson]) -> _Returned:
     """Read the return value as user code: turning it into JSON can run the job's code too."""
     said, result = _DONE, value
     if isinstance(value, WorkerResult):
         _check(value)
         said, result = value, value.result
     try:
-        return _Returned(said=said, result=plain_result(result))
+        return _Returned(said=said, result=encoded(result))
     except Exception as problem:
         reason = f"{type(problem).__name__}: {message_of(problem)}"[:1000]
         return _Returned(said=said, result=NOTHING, dropped=reason)

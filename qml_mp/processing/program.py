@@ -8,8 +8,10 @@ from datetime import timedelta
 
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import RetryWhenKilled
+from qml_mp.core.payload import EncodedJson
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.processing.middleware import CallNext, JobMiddleware, StateChangeHook, TracingMiddleware
+from qml_mp.processing.plain import plain_result
 from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
@@ -63,6 +65,8 @@ class Terms:
     when_killed: RetryWhenKilled
     """Whether and when the job runs again should a limit kill this attempt. Jobs can share the jitter in
     it, because no process is killed twice."""
+    encoded: Callable[[object], EncodedJson] = plain_result
+    """What it returns, as it is stored; `InvalidJob` when it cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

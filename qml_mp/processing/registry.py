@@ -13,11 +13,13 @@ from typing import Any
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.options import check_max_crashes, check_timeout
-from qml_mp.core.payload import JsonValue, check_text
+from qml_mp.core.payload import EncodedJson, JsonValue, check_text
 from qml_mp.errors import ConfigurationError, InvalidJob, JobInterrupted, shown
 from qml_mp.processing.binding import Binding
 from qml_mp.processing.context import WorkerContext, WorkerResult
+from qml_mp.processing.plain import NOTHING, plain_result
 from qml_mp.processing.retry import RetryPolicy, check_policy
+from qml_mp.processing.returned import Returned
 
 
 class Worker(abc.ABC):
@@ -33,6 +35,8 @@ class Worker(abc.ABC):
     """Jobs of the method that run at a time, on all machines together; None: any number."""
     rate: Rate | None = None
     """Jobs of the method that begin per period, on all machines together; None: any number."""
+    keeps_result = True
+    """False: what it returns is not stored."""
 
     @property
     @abc.abstractmethod
@@ -45,6 +49,11 @@ class Worker(abc.ABC):
 
         May be a coroutine function; it is then run in an event loop of its own.
         """
+
+    def encoded(self, result: object) -> EncodedJson:
+        """What it returned, as it is stored. Raises `InvalidJob` when it cannot be, and whatever the value's
+        own code raises."""
+        return plain_result(result) if self.keeps_result else NOTHING
 
 
 class WorkerRegistry:
@@ -122,6 +131,7 @@ class FunctionWorker(Worker):
         rate: Rate | None = None,
     ) -> None:
         self.binding = Binding(function, name=method_name)
+        self._returned = Returned(function)
         if iscoroutinefunction(function):
             import_module("asyncio")  # not in the first job, whose time limit could interrupt the import
         self.retry_policy = retry_policy
@@ -138,6 +148,14 @@ class FunctionWorker(Worker):
     def execute(self, job: Job, context: WorkerContext) -> Any:
         """Call the function, or make its coroutine; `PayloadMismatch` for a payload that does not fit."""
         return self.binding.call(job.payload, context)
+
+    def encoded(self, result: object) -> EncodedJson:
+        """By its annotation too, where the value alone does not say how it travels."""
+        return self._returned.encoded(result) if self.keeps_result else NOTHING
+
+    def rebuilt(self, result: JsonValue) -> Any:
+        """What a stored result stands for by the function's annotation; `InvalidJob` when it does not fit."""
+        return self._returned.rebuilt(result) if self.keeps_result else result
 
 
 def _loop_runs_here() -> bool:

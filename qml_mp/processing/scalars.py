@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from numbers import Real
 from pathlib import Path, PurePath
 from types import MappingProxyType
@@ -27,9 +29,20 @@ class Codec:
     decode: Callable[[Any, str], Any]
 
 
+class UnusableAnnotation(InvalidJob):
+    """Nothing of the kind can travel, whatever the value is."""
+
+
 def mismatch(value: object, wanted: str, where: str) -> InvalidJob:
     """The error for a value that is not what its annotation says. Shows the type, never the value."""
     return InvalidJob(f"{where[:300]} must be {wanted}, not {type(value).__name__}.")
+
+
+def named(hint: Any) -> str:
+    """An annotation as errors name it."""
+    if hint is type(None):
+        return "None"
+    return hint.__qualname__ if isinstance(hint, type) else str(hint).removeprefix("typing.")
 
 
 def _integer(value: Any, where: str) -> int:
@@ -91,6 +104,15 @@ def _date(value: Any, where: str) -> str:
         raise mismatch(value, "a date", where)
     return value.isoformat()
 
+
+def _bytes(value: Any, where: str) -> str:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise mismatch(value, "bytes", where)
+    return b2a_base64(value, newline=False).decode()
+
+
+BYTES = Codec(_bytes, _as_text(bytes, "base64", repr, partial(a2b_base64, strict_mode=True)).decode)
+"""By annotation alone: a text that stands for bytes looks as any other."""
 
 _PATH = _as_text(PurePath, "a path", str, Path)
 

@@ -20,9 +20,9 @@ from qml_mp import (
     StateName,
     TracingMiddleware,
 )
-from qml_mp.app import load_app
 from qml_mp.child.source import LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.errors import AppImportError
+from qml_mp.loading import load_app
 from qml_mp.storage.values import JobFilter
 from tests.unit.app_case import digest, on_day, resize
 
@@ -134,7 +134,7 @@ def test_a_name_can_be_declared_once(app: QmlApp) -> None:
 
 def test_the_decorator_without_parentheses_is_refused_with_a_hint(app: QmlApp) -> None:
     with pytest.raises(ConfigurationError, match="parentheses"):
-        app.job(digest)  # type: ignore[arg-type]  # what is tested
+        app.job(digest)  # type: ignore[call-overload]  # what is tested
 
 
 def test_policy_and_limit_of_a_function_reach_its_worker(app: QmlApp) -> None:

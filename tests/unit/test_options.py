@@ -46,7 +46,7 @@ def test_help_and_signature_show_every_option(function: Callable[..., object], d
 
 def test_an_option_of_a_function_is_one_of_its_jobs_or_says_how_they_are_run() -> None:
     assert set(options_of(FunctionOptions)) - set(options_of(CommonOptions)) == {
-        "retry", "on_crash", "max_running", "rate",
+        "retry", "on_crash", "max_running", "rate", "result",
     }  # fmt: skip
     assert set(options_of(CommonOptions)) < set(JOB_OPTIONS)
 

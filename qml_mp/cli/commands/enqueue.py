@@ -12,8 +12,8 @@ import click
 from qml_mp.cli.arguments import as_duration, as_instant, as_json, read_payload
 from qml_mp.cli.output import note, print_json
 from qml_mp.cli.session import Command, Session, pass_session
-from qml_mp.client import JobHandle
 from qml_mp.core.options import JOB_OPTIONS
+from qml_mp.handle import JobHandle
 
 _SHORT_FLAGS = MappingProxyType({"queue": "-q"})
 _BY_KIND: Mapping[type, dict[str, Any]] = MappingProxyType({

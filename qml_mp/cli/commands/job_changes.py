@@ -15,9 +15,9 @@ from qml_mp.cli.output import json_option, note, print_json, say
 from qml_mp.cli.running import owners
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Command, Session, pass_session
-from qml_mp.client import JobHandle
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobFailed, QmlError, StorageError
+from qml_mp.handle import JobHandle
 from qml_mp.job_selection import BulkChange
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -1,0 +1,158 @@
+"""Client: the ends of jobs for coroutines. One thread of the process waits for all of them together.
+
+It runs while a coroutine waits, and ends with the last one. Neither the event loop nor its pool of threads,
+which a few long waits would use up, is held up by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+
+from qml_mp.core.job import Job
+from qml_mp.watch import Watch
+
+_Ended = dict[str, Job | None]
+
+
+class Subscription:
+    """The ends of some jobs for one coroutine: `async with awaiting.subscribe(ids) as subscription`."""
+
+    def __init__(self, awaiting: Awaiting, job_ids: Iterable[str]) -> None:
+        self.job_ids = set(job_ids)
+        """Of those that have not ended; read and written by the thread alone, once it has it."""
+        self._awaiting = awaiting
+        self._loop = asyncio.get_running_loop()
+        self._told: asyncio.Queue[_Ended | Exception] = asyncio.Queue()
+        self._was_told = False
+
+    async def __aenter__(self) -> Subscription:
+        self._awaiting.join(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._awaiting.leave(self)
+
+    async def next_ended(self, *, deadline: float) -> _Ended:
+        """As `Watch.next_ended`."""
+        # The first look is waited for in any case.
+        limit_s = None if not self._was_told or deadline == math.inf else deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(None if limit_s is None else max(0.0, limit_s)):
+                told = await self._told.get()
+        except TimeoutError:
+            return {}
+        if isinstance(told, Exception):
+            raise told
+        if not self._was_told:
+            self._was_told = True
+            return told or await self.next_ended(deadline=deadline)
+        return told
+
+    def take(self, ended: _Ended, *, is_first: bool) -> None:
+        """Runs in the thread: its own of these, and at first also that there are none."""
+        its = {job_id: ended[job_id] for job_id in self.job_ids & ended.keys()}
+        self.job_ids -= its.keys()
+        if its or is_first:
+            self.tell(its)
+
+    def tell(self, told: _Ended | Exception) -> None:
+        """Runs in the thread."""
+        with suppress(RuntimeError):  # the loop was closed under the coroutine
+            self._loop.call_soon_threadsafe(self._told.put_nowait, told)
+
+
+class Awaiting:
+    """The thread, and whom it tells."""
+
+    def __init__(self, new_watch: Callable[..., Watch]) -> None:
+        self._new_watch = new_watch
+        self._is_running = False
+        self._begin()
+
+    def subscribe(self, job_ids: Iterable[str]) -> Subscription:
+        """For the coroutine that calls this."""
+        return Subscription(self, job_ids)
+
+    def join(self, subscription: Subscription) -> None:
+        """Begin to tell it."""
+        if self._pid != os.getpid():
+            self._begin()  # the thread, and who waited for it, are the parent's
+        with self._lock:
+            self._joining.append(subscription)
+            if not self._is_running:
+                self._bell = os.pipe()
+                self._is_running = True
+                threading.Thread(target=self._run, name="qml-mp: waiting for jobs", daemon=True).start()
+            self._ring()
+
+    def leave(self, subscription: Subscription) -> None:
+        """Tell it no more."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._leaving.append(subscription)
+                self._ring()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        """Of what follows."""
+        self._is_running = False
+        self._bell = (-1, -1)
+        self._joining: list[Subscription] = []
+        self._leaving: list[Subscription] = []
+
+    def _ring(self) -> None:
+        if self._is_running:
+            os.write(self._bell[1], b"!")
+
+    def _run(self) -> None:
+        told: list[Subscription] = []
+        try:
+            with self._new_watch(bell_fd=self._bell[0]) as watch:
+                while True:
+                    came = self._take_changes(watch, told)
+                    if not told:
+                        return
+                    ended = watch.next_ended(deadline=0.0 if came else math.inf)
+                    for each in told:
+                        each.take(ended, is_first=each in came)
+        except Exception as problem:
+            self._fail(told, problem)
+
+    def _take_changes(self, watch: Watch, told: list[Subscription]) -> Collection[Subscription]:
+        """Bring `told` up to who has come and who has left since; those who have come. With nobody left the
+        thread is over."""
+        with self._lock:
+            came, self._joining = self._joining, []
+            left, self._leaving = self._leaving, []
+            if came or left:
+                os.read(self._bell[0], 65536)
+            told.extend(came)
+            told[:] = [each for each in told if each not in left]
+            if not told:
+                self._close()
+                return ()
+        for each in left:
+            watch.remove(each.job_ids)
+        if came or left:  # others may wait for the same jobs as those who left
+            watch.add({job_id for each in told for job_id in each.job_ids})
+        return came
+
+    def _fail(self, told: Iterable[Subscription], problem: Exception) -> None:
+        with self._lock:
+            for each in [*told, *self._joining]:
+                each.tell(problem)
+            self._joining, self._leaving = [], []
+            if self._is_running:
+                self._close()
+
+    def _close(self) -> None:
+        self._is_running = False
+        for fd in self._bell:
+            os.close(fd)

@@ -1,0 +1,216 @@
+"""Client: a job that was enqueued as its producer sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from qml_mp.core.job import Job
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.progress import Progress
+from qml_mp.core.state import Deleted, StateName, Succeeded
+from qml_mp.ends import JobEnds
+from qml_mp.errors import (
+    InvalidJob,
+    JobFailed,
+    JobNotFound,
+    ResultMismatch,
+    ResultNotStored,
+    StorageError,
+    WaitTimeout,
+    shown,
+)
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, CancelResult, Retention
+from qml_mp.units import Duration, format_duration, parse_duration
+
+if TYPE_CHECKING:
+    # At run time typing's own, which knows defaults from Python 3.13 on.
+    from typing_extensions import TypeVar as _TypeVar
+
+    R = _TypeVar("R", covariant=True, default=Any)
+else:
+    R = TypeVar("R", covariant=True)
+
+
+class JobHandle(Generic[R]):
+    """Reads the job's row anew each time it is asked. Raises `JobNotFound` once the row is gone,
+    and `StorageUnavailable` when the storage cannot be asked now.
+
+    The result is rebuilt by the function's return annotation where the handle comes from the function
+    (`f.enqueue(...)`, `f.handle(id)`); what cannot be rebuilt, and any result by a handle that was made by
+    name, is the JSON as stored. To type checkers `JobHandle[int]` is one whose result is an int.
+    """
+
+    __slots__ = ("_rebuilt", "_retention", "ends", "id", "is_new")
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        storage: Storage,
+        retention: Retention | None = None,
+        is_new: bool | None = None,
+        rebuilt: Callable[[JsonValue], R] | None = None,
+        ends: JobEnds | None = None,
+    ) -> None:
+        """`retention` says how long a job that is cancelled here is kept; None: as by default. `is_new`:
+        whether this very job was written when it was enqueued; False: an earlier one that has its unique key
+        was kept, and the handle is that one's; None: it was not enqueued here. `rebuilt`: what the stored
+        result stands for, or `InvalidJob`; None: the JSON. `ends`: where handles of that storage wait."""
+        self.id = job_id
+        self.is_new = is_new
+        self.ends = ends or JobEnds(storage)
+        self._retention = retention or BY_DEFAULT
+        self._rebuilt = rebuilt
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def job(self) -> Job:
+        """The row as it is now."""
+        job = self._storage.get(self.id)
+        if job is None:
+            raise self._not_found()
+        return job
+
+    @property
+    def state(self) -> StateName:
+        """The name of the state it is in now."""
+        return self.job().state_name
+
+    @property
+    def result(self) -> R | None:
+        """What the function returned; None while the job has not succeeded.
+
+        Raises `ResultNotStored` when it has, and what it returned could not be stored, and `ResultMismatch`
+        when what is stored does not fit the function's annotation."""
+        job = self.job()
+        return self._result_of(job) if isinstance(job.state, Succeeded) else None
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it has come in its newest attempt, as it said with `ctx.progress`, at most about a second
+        ago while it runs; None when it has said nothing."""
+        return self._storage.progress_of([self.id]).get(self.id)
+
+    def wait(self, timeout: Duration | None = None) -> R:
+        """Wait until the job has ended and return its result; None for a function whose result is not kept.
+
+        Raises `JobFailed` when it ends failed or deleted, `ResultNotStored` when it succeeded with a
+        result that could not be stored, `ResultMismatch` when that does not fit the function's annotation,
+        `JobNotFound` when it is not there (any more), and `WaitTimeout` when it has not ended after
+        `timeout` (None: wait without a limit); the job goes on then. An outage of the storage meanwhile is
+        waited out.
+
+        Not in a job, if it can be helped: it keeps its worker busy, and when all workers wait for jobs that
+        need one, none goes on until their time limits pass. Let the other job do what comes after it
+        (`ctx.then`), or give those jobs a queue with a server of its own.
+        """
+        limit = parsed_timeout(timeout)
+        with self.ends.watch([self.id]) as watch:
+            ended = watch.next_ended(deadline=deadline_of(limit))
+        if not ended:
+            raise self._still_open(limit)
+        return self.outcome(ended[self.id])
+
+    async def await_result(self, timeout: Duration | None = None) -> R:
+        """`wait` without blocking the event loop; may be cancelled. The same holds for it inside of jobs."""
+        limit = parsed_timeout(timeout)
+        async with self.ends.awaiting.subscribe([self.id]) as subscription:
+            ended = await subscription.next_ended(deadline=deadline_of(limit))
+        if not ended:
+            import asyncio
+
+            raise await asyncio.to_thread(self._still_open, limit)
+        return self.outcome(ended[self.id])
+
+    def cancel(self, *, reason: str = "cancelled by its producer") -> CancelResult:
+        """Make the job Deleted, at once or, when it runs, as soon as its worker has ended it."""
+        result = self._storage.request_cancel(self.id, reason=reason, retention=self._retention)
+        if result is CancelResult.NOT_FOUND:
+            raise self._not_found()
+        return result
+
+    def retry(self) -> None:
+        """Enqueue a Failed job again with fresh budgets. `InvalidTransition` in any other state."""
+        self._storage.retry(self.id)
+
+    def outcome(self, job: Job | None) -> R:
+        """The result of the row when it has ended; the errors are those of `wait`. None: there is none."""
+        if job is None:
+            raise self._not_found()
+        if isinstance(job.state, Succeeded):
+            return self._result_of(job)
+        raise JobFailed(_told(job), job_id=job.id, state=str(job.state_name))
+
+    @property
+    def _storage(self) -> Storage:
+        return self.ends.storage
+
+    def _result_of(self, job: Job) -> R:
+        reason = job.result_not_stored
+        if reason is not None:
+            raise ResultNotStored(
+                f"The job {job.id} ({job.method}) succeeded, but its result was not stored: {reason}",
+                job_id=job.id,
+                reason=reason,
+            )
+        if self._rebuilt is None:
+            return cast(R, job.result)  # of such a handle it is JsonValue
+        try:
+            return self._rebuilt(job.result)
+        except InvalidJob as problem:
+            raise ResultMismatch(
+                f"The job {job.id} ({job.method}) succeeded, but its result does not fit the function's "
+                f"annotation (any more): {problem} `value` of this error has it as stored, and so has "
+                "`app.handle(id).result`.",
+                job_id=job.id,
+                value=job.result,
+            ) from problem
+
+    def _still_open(self, limit: timedelta | None) -> WaitTimeout:
+        waited = format_duration(limit or timedelta())
+        try:
+            job = self.job()
+        except StorageError as problem:
+            return WaitTimeout(f"The job {self.id} was not seen to end within {waited}: {problem}")
+        return WaitTimeout(
+            f"The job {self.id} ({job.method}) is still {job.state_name} after {waited}; it goes on. "
+            f"Does a server serve the queue {job.queue!r}?"
+        )
+
+    def _not_found(self) -> JobNotFound:
+        return JobNotFound(
+            f"No job has the id {_bounded(self.id)}; ended jobs are removed after their time to live."
+        )
+
+
+def parsed_timeout(timeout: Duration | None) -> timedelta | None:
+    """How long to wait; None: without a limit."""
+    return None if timeout is None else parse_duration(timeout, what="timeout")
+
+
+def deadline_of(limit: timedelta | None) -> float:
+    """The monotonic instant."""
+    return float("inf") if limit is None else time.monotonic() + limit.total_seconds()
+
+
+def _bounded(job_id: object) -> str:
+    return job_id if isinstance(job_id, str) and len(job_id) <= 100 else shown(job_id)
+
+
+def _told(job: Job) -> str:
+    if isinstance(job.state, Deleted):
+        return f"The job {job.id} ({job.method}) was deleted: {job.state.reason or 'no reason given'}"
+    error = job.error
+    why = "no error is known" if error is None else f"{error.type}: {error.message}"
+    return f"The job {job.id} ({job.method}) failed: {why}"

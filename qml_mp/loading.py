@@ -1,0 +1,26 @@
+"""Client: an app by its name."""
+
+from __future__ import annotations
+
+import os
+
+from qml_mp.app import QmlApp
+from qml_mp.child.source import import_named
+from qml_mp.errors import AppImportError
+
+
+def load_app(spec: str) -> QmlApp:
+    """Import the app named "module:attribute", with the current directory importable.
+
+    Raises `AppImportError` when the module cannot be imported or the attribute is no `QmlApp`.
+    """
+    try:
+        found = import_named(spec)
+    except AppImportError:
+        raise
+    except Exception as error:  # importing runs the user's module
+        told = f"{type(error).__name__}: {error}"
+        raise AppImportError(f"The app {spec!r} cannot be imported from {os.getcwd()}: {told}") from error
+    if not isinstance(found, QmlApp):
+        raise AppImportError(f"{spec!r} is a {type(found).__name__}, not a QmlApp.")
+    return found

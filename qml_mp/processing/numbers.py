@@ -1,0 +1,70 @@
+"""Client and worker: arrays and numbers of other libraries as JSON, without importing any of them.
+
+They say themselves what they are in Python: `tolist` of an array (numpy, pandas, torch, array.array), `item`
+of a single number. Only numpy's own types are built again, as an annotation with one has imported numpy.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+import typing
+from numbers import Real
+from typing import Any
+
+from qml_mp.core.payload import JsonValue
+from qml_mp.errors import InvalidJob
+from qml_mp.processing.scalars import Codec, mismatch
+
+
+def in_python(value: Any) -> Any:
+    """A foreign number, or the lists that an array is; raises `InvalidJob` for anything else."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidJob(
+            "The result holds bytes, which are not JSON; annotate the function with what it returns "
+            "(-> bytes, -> dict[str, bytes], …) to have them stored as base64 and given back as bytes"
+        )
+    for name in ("tolist", "item"):
+        if not isinstance(value, type) and callable(method := getattr(value, name, None)):
+            return method()
+    if hasattr(value, "__index__"):
+        return operator.index(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise InvalidJob(f"The result holds a {type(value).__name__}, which is not JSON")
+
+
+def numpy_codec(kind: type, args: tuple[Any, ...]) -> Codec | None:
+    """Of `numpy.ndarray`, with or without its dtype, or of a number type such as `numpy.float32`; None of
+    anything else."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None or not issubclass(kind, numpy.ndarray | numpy.generic):
+        return None
+    if issubclass(kind, numpy.ndarray):
+        dtype = _dtype(args)
+        return Codec(_lists_of(kind), lambda value, where: _built(numpy.asarray, value, where, dtype))
+    return Codec(_lists_of(kind), lambda value, where: _built(kind, value, where))
+
+
+def _dtype(args: tuple[Any, ...]) -> Any:
+    """That of `ndarray[shape, dtype[float32]]`; None where that is no type of single numbers."""
+    named = typing.get_args(args[1]) if len(args) == 2 else ()
+    is_one = bool(named) and isinstance(named[0], type) and "__new__" in vars(named[0])
+    return named[0] if is_one else None
+
+
+def _lists_of(kind: type) -> typing.Callable[[Any, str], JsonValue]:
+    def encode(value: Any, where: str) -> JsonValue:
+        if not isinstance(value, kind):
+            raise mismatch(value, kind.__name__, where)
+        lists: JsonValue = value.tolist()  # type: ignore[attr-defined]  # both have it
+        return lists
+
+    return encode
+
+
+def _built(make: Any, value: Any, where: str, dtype: Any = None) -> Any:
+    try:
+        return make(value) if dtype is None else make(value, dtype)
+    except Exception as problem:  # ValueError for ragged lists, TypeError, OverflowError
+        raise InvalidJob(f"{where[:300]} is no {make.__name__}: {problem}") from None

@@ -1,0 +1,75 @@
+"""Client and worker: what a function returns, as JSON by its return annotation, and back."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from qml_mp.core.payload import EncodedJson, JsonValue
+from qml_mp.errors import InvalidJob
+from qml_mp.processing.binding import resolved_hint
+from qml_mp.processing.codec import codec_of, decoded, encoded
+from qml_mp.processing.context import WorkerResult
+from qml_mp.processing.plain import plain_result
+from qml_mp.processing.scalars import Codec, UnusableAnnotation
+
+_WHERE = "The result"
+_AWAITED = (Coroutine, Awaitable)
+
+
+class Returned:
+    """The results of one function. The annotation is resolved at first use, so that it may name what is
+    defined further down in the module.
+
+    An annotation that cannot be resolved, or that says nothing about JSON, is as good as none: the
+    worker's own way of writing a value down needs none, and whoever reads it gets the JSON.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._codec: Codec | None = None
+        self._is_resolved = False
+
+    def encoded(self, value: object) -> EncodedJson:
+        """The value as it is stored; `InvalidJob` when it cannot be. The annotation is asked only where the
+        value alone does not say how it travels, as bytes do not."""
+        try:
+            return plain_result(value)
+        except InvalidJob as problem:
+            codec = self._resolved()
+            if codec is None:
+                raise
+            try:
+                return EncodedJson.of(encoded(codec, value, _WHERE), what=_WHERE)
+            except InvalidJob:
+                raise problem from None
+
+    def rebuilt(self, value: JsonValue) -> Any:
+        """The value as the annotation wants it; `InvalidJob` when it does not fit."""
+        codec = self._resolved()
+        if codec is None:
+            return value
+        try:
+            return decoded(codec, value, _WHERE)
+        except UnusableAnnotation:  # a part of it
+            return value
+
+    def _resolved(self) -> Codec | None:
+        if not self._is_resolved:
+            annotation = inspect.signature(self._function).return_annotation
+            try:
+                self._codec = _codec(resolved_hint(self._function, annotation))
+            except InvalidJob:
+                self._codec = None
+            self._is_resolved = True
+        return self._codec
+
+
+def _codec(hint: Any) -> Codec | None:
+    while typing.get_origin(hint) in _AWAITED:
+        hint = typing.get_args(hint)[-1]
+    if hint is WorkerResult or WorkerResult in typing.get_args(hint):
+        return None  # whatever its `result` is
+    return codec_of(hint, _WHERE)

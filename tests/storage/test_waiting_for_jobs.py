@@ -1,0 +1,421 @@
+"""Tests of the storage: programs wait for jobs that others end, on both backends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from qml_mp import (
+    ConfigurationError,
+    JobFailed,
+    JobHandle,
+    JobNotFound,
+    QmlApp,
+    ResultNotStored,
+    StorageUnavailable,
+    WaitTimeout,
+)
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import Cancelled, Failure, Outcome, Success
+from qml_mp.storage.store import Storage
+from tests.storage.conftest import Raw
+from tests.storage.flaky_proxy import FlakyProxy
+from tests.storage.helpers import DONE, KEEP, NO, fetch, in_children
+
+UNKNOWN = "0190d5c7-a1b2-7c3d-8e4f-0123456789ab"
+LIMIT_S = 60.0
+only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
+
+
+@dataclass
+class Seen:
+    """What the storage of the waiting program is asked for."""
+
+    looks: list[int] = field(default_factory=list)
+    """How many jobs each was about."""
+    listens: threading.Event = field(default_factory=threading.Event)
+    """From now on whoever ends a job says so."""
+
+
+@pytest.fixture
+def app(url: str) -> Iterator[QmlApp]:
+    """The program that waits."""
+    app = QmlApp(url)
+    app.storage.migrate()
+    with closing(app):
+        yield app
+
+
+@pytest.fixture
+def seen(app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    seen, storage = Seen(), app.storage
+    ended_jobs, begin_wait = storage.ended_jobs, storage.begin_wait
+
+    def look(job_ids: Collection[str]) -> dict[str, Job | None]:
+        seen.looks.append(len(job_ids))
+        return ended_jobs(job_ids)
+
+    def begin(waiter: str, job_ids: Collection[str], *, ttl: timedelta) -> None:
+        begin_wait(waiter, job_ids, ttl=ttl)
+        seen.listens.set()
+
+    monkeypatch.setattr(storage, "ended_jobs", look)
+    monkeypatch.setattr(storage, "begin_wait", begin)
+    return seen
+
+
+@pytest.fixture
+def beside() -> Iterator[Callable[..., Future[Any]]]:
+    """Runs a call in another thread."""
+    with ThreadPoolExecutor() as threads:
+        yield threads.submit
+
+
+def enqueued(app: QmlApp, count: int) -> list[JobHandle]:
+    return list(app.enqueue_many(Job.new("work", n) for n in range(count)))
+
+
+def claims(other: Storage, count: int) -> list[Claim]:
+    """Of the jobs in the order in which they were enqueued."""
+    taken = other.exchange([], fetch=fetch(), limit=count, retention=KEEP).claims
+    return sorted(taken, key=lambda claim: str(claim.job.payload).zfill(9))
+
+
+def success(result: Any) -> Success:
+    return Success(result=result, duration=timedelta(seconds=1))
+
+
+def end(other: Storage, claim: Claim, outcome: Outcome = DONE) -> None:
+    assert other.finish(claim, outcome, retention=KEEP).accepted
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (success({"a": 1}), None),
+        (Success(result=None, duration=timedelta(0), not_stored="too large"), ResultNotStored),
+        (Failure(error=NO), JobFailed),
+        (Cancelled(reason="not needed"), JobFailed),
+    ],
+    ids=["succeeded", "succeeded without its result", "failed", "cancelled"],
+)
+def test_a_waiter_that_listens_sees_how_a_job_ends(
+    app: QmlApp,
+    storage: Storage,
+    seen: Seen,
+    beside: Callable[..., Future[Any]],
+    outcome: Outcome,
+    expected: type[Exception] | None,
+) -> None:
+    [handle], [claim] = enqueued(app, 1), claims(storage, 1)
+
+    waiting = beside(handle.wait, LIMIT_S)
+    assert seen.listens.wait(LIMIT_S)
+    end(storage, claim, outcome)
+
+    if expected is None:
+        assert waiting.result(LIMIT_S) == {"a": 1}
+    else:
+        assert isinstance(waiting.exception(LIMIT_S), expected)
+
+
+def test_a_job_that_is_deleted_or_removed_while_it_is_waited_for_ends_the_wait(
+    app: QmlApp, storage: Storage, seen: Seen, raw: Raw, beside: Callable[..., Future[Any]]
+) -> None:
+    deleted, removed = enqueued(app, 2)
+
+    waiting = beside(app.wait_all, [deleted, removed], LIMIT_S, return_exceptions=True)
+    assert seen.listens.wait(LIMIT_S)
+    storage.delete(deleted.id, reason="not needed", retention=KEEP)
+    raw.run("DELETE FROM {jobs} WHERE id = ?", removed.id)
+
+    first, second = waiting.result(LIMIT_S)
+    assert isinstance(first, JobFailed)
+    assert "was deleted: not needed" in str(first)
+    assert isinstance(second, JobNotFound)
+
+
+def test_a_job_that_ends_at_once_is_seen_without_listening(app: QmlApp, storage: Storage, seen: Seen) -> None:
+    [handle], [claim] = enqueued(app, 1), claims(storage, 1)
+    end(storage, claim, success(3))
+
+    assert handle.wait(LIMIT_S) == 3
+    with pytest.raises(WaitTimeout, match="still enqueued after 0s; it goes on"):
+        enqueued(app, 1)[0].wait(0)
+    with pytest.raises(JobNotFound):
+        app.handle(UNKNOWN).wait(LIMIT_S)
+    with pytest.raises(JobNotFound):
+        app.handle("no id").wait(LIMIT_S)
+
+    assert seen.looks == [1, 1, 1, 1]
+    assert not seen.listens.is_set()
+
+
+def test_the_results_of_many_come_in_the_order_of_their_handles(
+    app: QmlApp, storage: Storage, seen: Seen, beside: Callable[..., Future[Any]]
+) -> None:
+    handles, running = enqueued(app, 5), claims(storage, 5)
+    end(storage, running[3], success(3))
+
+    waiting = beside(app.wait_all, [*handles, handles[1]], LIMIT_S)
+    assert seen.listens.wait(LIMIT_S)
+    for place in (4, 1, 0, 2):
+        end(storage, running[place], success(place))
+
+    assert waiting.result(LIMIT_S) == [0, 1, 2, 3, 4, 1]
+    assert app.wait_all([]) == []
+
+
+def test_the_first_failure_among_many_is_raised_at_once_or_stands_in_its_place(
+    app: QmlApp, storage: Storage
+) -> None:
+    handles, running = enqueued(app, 3), claims(storage, 3)
+    end(storage, running[1], Failure(error=NO))
+
+    with pytest.raises(JobFailed) as failed:
+        app.wait_all(handles)  # of which two never end
+    assert failed.value.job_id == handles[1].id
+
+    end(storage, running[0], success("a"))
+    with pytest.raises(WaitTimeout, match=rf"^1 of the jobs, such as {handles[2].id}, were not seen to end"):
+        app.wait_all(handles, 0, return_exceptions=True)
+
+    end(storage, running[2], success("c"))
+    results = app.wait_all([*handles, app.handle(UNKNOWN)], return_exceptions=True)
+    assert [results[0], results[2]] == ["a", "c"]
+    assert [type(results[1]), type(results[3])] == [JobFailed, JobNotFound]
+
+
+def test_handles_come_as_their_jobs_end(
+    app: QmlApp, storage: Storage, seen: Seen, beside: Callable[..., Future[Any]]
+) -> None:
+    handles, running = enqueued(app, 3), claims(storage, 3)
+    order: list[int] = []
+
+    def wait() -> None:
+        for handle in app.as_completed(handles, LIMIT_S):
+            order.append(handles.index(handle))
+            if len(order) < 3:
+                end(storage, running[2 - len(order)])
+
+    waiting = beside(wait)
+    assert seen.listens.wait(LIMIT_S)
+    end(storage, running[2])
+
+    waiting.result(LIMIT_S)
+    assert order == [2, 1, 0]
+
+
+def test_as_completed_ends_when_the_time_is_over(app: QmlApp, storage: Storage) -> None:
+    handles = enqueued(app, 2)
+    end(storage, claims(storage, 1)[0])
+
+    ends = app.as_completed(handles, timeout=0)
+
+    assert next(ends).state == "succeeded"
+    with pytest.raises(WaitTimeout):
+        next(ends)
+
+
+def test_handles_of_two_storages_are_not_waited_for_together(app: QmlApp) -> None:
+    other = QmlApp("memory://")
+    with closing(other), pytest.raises(ConfigurationError, match="of several storages"):
+        app.wait_all([app.handle(UNKNOWN), other.handle(UNKNOWN)])
+    with pytest.raises(TypeError, match="Place 0 of the handles is 'a', which is no JobHandle"):
+        app.wait_all(["a"])  # type: ignore[arg-type]  # what is tested
+
+
+def test_a_thousand_handles_cost_hardly_any_statements(app: QmlApp, storage: Storage, seen: Seen) -> None:
+    handles = enqueued(app, 1000)
+
+    with pytest.raises(WaitTimeout, match="1000 of the jobs"):
+        app.wait_all(handles, timeout=1.2)
+
+    # At 0, 5, 15, 35, 75, 155, 315, 635 and 1200 ms, once more when it begins to listen; as what was enqueued
+    # is seen, too, on SQLite.
+    assert set(seen.looks) == {1000}
+    assert len(seen.looks) <= 12
+
+
+@only_postgres
+def test_what_is_said_to_have_ended_is_looked_for_alone(
+    app: QmlApp, storage: Storage, seen: Seen, beside: Callable[..., Future[Any]], raw: Raw
+) -> None:
+    handles, running = enqueued(app, 100), claims(storage, 100)
+
+    waiting = beside(app.wait_all, handles, LIMIT_S)
+    assert seen.listens.wait(LIMIT_S)
+    for claim in running:
+        end(storage, claim)
+    waiting.result(LIMIT_S)
+
+    assert any(jobs < 10 for jobs in seen.looks)
+    assert raw.run(f"SELECT count(*) FROM {raw.name('jobs').replace('jobs', 'waits')}") == [(0,)]
+
+
+@only_postgres
+def test_a_lost_connection_is_opened_again_and_nothing_is_missed(
+    app: QmlApp, storage: Storage, seen: Seen, beside: Callable[..., Future[Any]], raw: Raw
+) -> None:
+    handles, running = enqueued(app, 2), claims(storage, 2)
+    waiting = beside(app.wait_all, handles, LIMIT_S)
+    assert seen.listens.wait(LIMIT_S)
+
+    seen.listens.clear()
+    listening = "query LIKE 'LISTEN%%' AND datname = current_database()"
+    raw.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listening} AND pid <> ?", 0)
+    end(storage, running[0])
+    assert seen.listens.wait(LIMIT_S)
+    end(storage, running[1])
+
+    waiting.result(LIMIT_S)
+
+
+@only_postgres
+def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
+    url: str, storage: Storage, postgres_url: str, beside: Callable[..., Future[Any]]
+) -> None:
+    with FlakyProxy.before(postgres_url) as proxy, closing(QmlApp(proxy.through(url))) as app:
+        handles, running = enqueued(app, 2), claims(storage, 2)
+
+        waiting = beside(app.wait_all, handles, 1.0, return_exceptions=True)
+        proxy.cut()
+        end(storage, running[0], success(1))
+        assert handles[0].wait(LIMIT_S) == 1
+        proxy.close()
+
+        with pytest.raises(WaitTimeout, match=rf"^1 of the jobs, such as {handles[1].id}"):
+            waiting.result(LIMIT_S)
+        with pytest.raises(StorageUnavailable):  # of a first look it is told
+            handles[1].wait(0)
+
+
+def test_a_storage_that_cannot_be_asked_at_all_is_told_at_once() -> None:
+    with closing(QmlApp("postgresql://nobody@127.0.0.1:1/none")) as app, pytest.raises(StorageUnavailable):
+        app.handle(UNKNOWN).wait(LIMIT_S)
+
+
+def test_a_wait_that_is_interrupted_leaves_nothing(app: QmlApp, raw: Raw, seen: Seen) -> None:
+    [handle] = enqueued(app, 1)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before, fds = signal.signal(signal.SIGALRM, interrupt), set(os.listdir("/proc/self/fd"))
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # the alarm comes while it waits
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            handle.wait()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert seen.listens.is_set()
+    assert set(os.listdir("/proc/self/fd")) == fds
+    if not raw.is_sqlite:
+        assert raw.run(f"SELECT count(*) FROM {raw.name('jobs').replace('jobs', 'waits')}") == [(0,)]
+
+
+def test_coroutines_wait_together_in_one_thread_over_one_connection(
+    app: QmlApp, storage: Storage, seen: Seen
+) -> None:
+    handles, running = enqueued(app, 50), claims(storage, 50)
+
+    async def wait() -> tuple[list[Any], int]:
+        waits = [asyncio.create_task(handle.await_result(LIMIT_S)) for handle in handles]
+        await asyncio.to_thread(seen.listens.wait, LIMIT_S)
+        threads = sum(thread.name == "qml-mp: waiting for jobs" for thread in threading.enumerate())
+        for place, claim in enumerate(running):
+            await asyncio.to_thread(end, storage, claim, success(place))
+        return await asyncio.gather(*waits), threads
+
+    assert asyncio.run(wait()) == (list(range(50)), 1)
+    assert_no_thread_is_left()
+
+
+def test_the_forms_for_coroutines_do_what_the_others_do(app: QmlApp, storage: Storage) -> None:
+    handles, running = enqueued(app, 3), claims(storage, 3)
+    end(storage, running[2], success(2))
+    end(storage, running[0], success(0))
+
+    async def wait() -> None:
+        assert await handles[0].await_result(0) == 0
+        with pytest.raises(WaitTimeout, match="still processing"):
+            await handles[1].await_result(0)
+        with pytest.raises(WaitTimeout, match="1 of the jobs"):
+            await app.await_all(handles, 0.01)
+        with pytest.raises(JobNotFound):
+            await app.handle(UNKNOWN).await_result()
+        ended = [handle async for handle in app.aas_completed([handles[0], handles[2]])]
+        assert ended == [handles[0], handles[2]]
+        waiting = asyncio.create_task(app.await_all(handles, return_exceptions=True))
+        await asyncio.to_thread(end, storage, running[1], Failure(error=NO))
+        zero, one, two = await waiting
+        assert (zero, type(one), two) == (0, JobFailed, 2)
+        assert await app.await_all([]) == []
+
+    asyncio.run(wait())
+    assert_no_thread_is_left()
+
+
+def test_a_coroutine_that_is_cancelled_waits_no_more(app: QmlApp, seen: Seen) -> None:
+    handles = enqueued(app, 2)
+
+    async def wait() -> None:
+        waiting = [asyncio.create_task(handle.await_result()) for handle in handles]
+        await asyncio.to_thread(seen.listens.wait, LIMIT_S)
+        for each in waiting:
+            each.cancel()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+
+    asyncio.run(wait())
+    assert_no_thread_is_left()
+
+
+def test_an_error_of_the_storage_reaches_every_coroutine() -> None:
+    with closing(QmlApp("postgresql://nobody@127.0.0.1:1/none")) as app:
+
+        async def wait() -> list[BaseException | Any]:
+            waits = [app.handle(UNKNOWN).await_result() for _ in range(2)]
+            return await asyncio.gather(*waits, return_exceptions=True)
+
+        results = asyncio.run(wait())
+
+    assert [isinstance(result, StorageUnavailable) for result in results] == [True, True]
+    assert_no_thread_is_left()
+
+
+def test_a_forked_child_waits_by_itself(
+    app: QmlApp, storage: Storage, seen: Seen, beside: Callable[..., Future[Any]]
+) -> None:
+    """The thread that its parent's coroutines have is not there."""
+    handles, running = enqueued(app, 2), claims(storage, 2)
+    end(storage, running[0], success("a"))
+    waiting = beside(asyncio.run, handles[1].await_result(LIMIT_S))
+    assert seen.listens.wait(LIMIT_S)
+
+    statuses = in_children([lambda: asyncio.run(handles[0].await_result(LIMIT_S))])
+
+    end(storage, running[1], success("b"))
+    assert (statuses, waiting.result(LIMIT_S)) == ([0], "b")
+
+
+def assert_no_thread_is_left() -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while any(thread.name == "qml-mp: waiting for jobs" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.002)

@@ -1,0 +1,288 @@
+"""Tests: what functions return is given back as it was, by the return annotation."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import json
+import math
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, IntEnum, StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qml_mp import QmlApp, ResultMismatch, ResultNotStored, WorkerResult
+from qml_mp.core.outcome import Success
+from qml_mp.core.payload import JsonValue, encode_json
+from qml_mp.errors import ConfigurationError, InvalidJob
+from qml_mp.processing.returned import Returned
+from tests.unit.app_case import finish
+from tests.unit.processor_case import claim_of, returning, run
+
+if TYPE_CHECKING:
+    from qml_mp.nowhere import Missing  # type: ignore[import-not-found]
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+class Point(NamedTuple):
+    x: int
+    y: float
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    path: Path
+    taken: date
+    digest: bytes
+    sizes: dict[Level, tuple[int, int]]
+
+
+THUMBNAIL = Thumbnail(Path("a.png"), date(2025, 3, 1), b"\0\xff", {Level.LOW: (1, 2)})
+
+
+def function_returning(hint: object) -> Callable[..., Any]:
+    def function() -> Any: ...
+
+    function.__annotations__["return"] = hint
+    return function
+
+
+def there_and_back(value: object, hint: object) -> object:
+    """Written by a worker and read by a client."""
+    returned = Returned(function_returning(hint))
+    stored: JsonValue = json.loads(returned.encoded(value).text)
+    return returned.rebuilt(stored)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (None, None),
+        (3, int),
+        (2, float),
+        (THUMBNAIL, Thumbnail),
+        ([THUMBNAIL], list[Thumbnail] | None),
+        (None, Thumbnail | None),
+        (datetime(2025, 3, 1, tzinfo=UTC), datetime),
+        (timedelta(seconds=1.5), timedelta),
+        (UUID(int=1), UUID),
+        (Decimal("0.1"), Decimal),
+        (Path("a"), Path),
+        (Colour.RED, Colour),
+        (Point(1, 2.0), Point),
+        ({1: "a"}, dict[int, str]),
+        ({Colour.RED: 1, "red": 1}, dict[Colour, int]),
+        ({"a"}, set[str]),
+        (b"\0\xff", bytes),
+        ({"a": [b""]}, dict[str, list[bytes]]),
+        (3, Awaitable[int]),
+        (True, np.bool_),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_result_comes_back_equal_and_of_its_type(value: object, hint: object) -> None:
+    back = there_and_back(value, hint)
+
+    assert back == value
+    if isinstance(value, Enum | Thumbnail | Point | Path | bytes):
+        assert type(back) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "plain"),
+    [
+        (Thumbnail, Any, InvalidJob),
+        ((1, 2), Any, [1, 2]),
+        (Colour.RED, object, "red"),
+        ({"a": THUMBNAIL.path}, dict[str, Any], {"a": "a.png"}),
+        ([1, 2], Iterator[int], [1, 2]),
+        ([1, 2], "Missing", [1, 2]),
+        ([1, 2], list["Missing"], [1, 2]),
+        ({"result": 1}, WorkerResult, {"result": 1}),
+        ({"result": 1}, WorkerResult | int, {"result": 1}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_without_an_annotation_that_says_more_the_json_comes_back(
+    value: object, hint: object, plain: object
+) -> None:
+    if plain is InvalidJob:
+        with pytest.raises(InvalidJob):
+            there_and_back(value, hint)
+    else:
+        assert there_and_back(value, hint) == plain
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.arange(4).reshape(2, 2), [[0, 1], [2, 3]]),
+        (np.float32(0.5), 0.5),
+        (np.array(3), 3),
+        (
+            {"mean": np.float64(1.5), "any": np.bool_(True), 3: np.uint8(7)},
+            {"mean": 1.5, "any": True, "3": 7},
+        ),
+        (array.array("d", [1.0, 2.0]), [1.0, 2.0]),
+        (np.array(["2025-03-01"], dtype="datetime64[D]"), ["2025-03-01"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_arrays_and_numbers_of_other_libraries_are_stored_as_lists_and_numbers(
+    value: object, plain: object
+) -> None:
+    outcome = run(returning(value))
+
+    assert isinstance(outcome, Success)
+    assert (outcome.result, outcome.not_stored) == (plain, None)
+    assert outcome.encoded == encode_json(plain, what="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (np.array([1.0, math.inf]), r"The result at \[1\] is inf, which JSON cannot hold; pass null or text"),
+        ({"a": math.nan}, r"The result at \['a'\] is nan, which JSON cannot hold"),
+        (b"bytes", r"The result holds bytes, which are not JSON; annotate the function"),
+        (np.array([b"a"]), r"The result holds bytes"),
+        (np.array([1j]), r"The result holds a complex, which is not JSON"),
+        (bytearray(b"a"), r"The result holds bytes"),
+        (np.zeros, r"which is not JSON"),
+    ],
+    ids=["infinity in an array", "nan", "bytes", "bytes in an array", "complex", "bytearray", "a function"],
+)
+def test_what_cannot_be_stored_says_why_in_a_sentence(value: object, why: str) -> None:
+    outcome = run(returning(value))
+
+    assert isinstance(outcome, Success)
+    assert outcome.result is None
+    assert re.search(why, outcome.not_stored or "")
+
+
+def test_an_annotated_array_comes_back_as_one() -> None:
+    small = np.arange(4, dtype=np.float32).reshape(2, 2)
+
+    for hint in (np.ndarray, NDArray[np.float32], NDArray[Any], NDArray[np.floating[Any]]):
+        back = there_and_back(small, hint)
+        assert isinstance(back, np.ndarray)
+        assert np.array_equal(back, small)
+    typed = there_and_back(small, NDArray[np.float32])
+    number = there_and_back(np.float32(0.5), np.float32)
+    assert isinstance(typed, np.ndarray)
+    assert typed.dtype == np.float32
+    assert (type(number), number) == (np.float32, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("stored", "hint", "problem"),
+    [
+        ("x", int, "The result must be a whole number, not str."),
+        (None, int, "The result must be a whole number, not NoneType."),
+        ({"path": "a"}, Thumbnail, "The result is no Thumbnail: TypeError"),
+        ({"path": "a", "old": 1}, Thumbnail, "The result has the field 'old', which Thumbnail has not."),
+        ("ä", bytes, "The result is not base64"),
+        ({"x": 1}, dict[int, int], "The result has the key 'x'; it must be a whole number."),
+        ([[1], [1, 2]], np.ndarray, "The result is no "),
+    ],
+)
+def test_a_result_that_does_not_fit_the_annotation_any_more_is_told_with_the_value(
+    app: QmlApp, stored: JsonValue, hint: object, problem: str
+) -> None:
+    function = app.job("work")(function_returning(hint))
+    handle = function.enqueue()
+    finish(app, Success(result=stored, duration=timedelta(0)))
+
+    asks: list[Callable[[], object]] = [
+        lambda: handle.result,
+        lambda: handle.wait(0),
+        lambda: app.wait_all([handle]),
+        lambda: asyncio.run(handle.await_result()),
+    ]
+    for ask in asks:
+        with pytest.raises(ResultMismatch) as told:
+            ask()
+        assert problem in str(told.value)
+        assert (told.value.job_id, told.value.value) == (handle.id, stored)
+    assert app.handle(handle.id).wait(0) == stored
+
+
+def test_handles_of_the_function_rebuild_and_handles_by_name_do_not(app: QmlApp) -> None:
+    @app.job()
+    def today() -> date: ...  # type: ignore[empty-body]
+
+    one, two = today.enqueue_many([today.job(), today.job()])
+    plain = app.enqueue("today")
+    by_using = today.using(priority=-1).enqueue()
+    for _ in range(4):
+        finish(app, Success(result="2025-03-01", duration=timedelta(0)))
+
+    day = date(2025, 3, 1)
+    assert app.wait_all([one, two, by_using, today.handle(plain.id)]) == [day] * 4
+    assert (one.result, plain.result, app.handle(one.id).wait(0)) == (day, "2025-03-01", "2025-03-01")
+
+
+def test_jobs_of_another_function_are_not_enqueued_as_ones_own(app: QmlApp) -> None:
+    @app.job()
+    def one() -> None: ...
+
+    @app.job()
+    def other() -> None: ...
+
+    with pytest.raises(InvalidJob, match="is one of 'other', not of 'one'"):
+        one.enqueue_many([one.job(), other.job()])
+    assert sum(app.storage.job_counts().values()) == 0
+
+
+def test_a_function_may_keep_no_result(app: QmlApp) -> None:
+    @app.job(result=False)
+    def secret() -> bytes:
+        return b"password"
+
+    handle = secret.enqueue()
+    outcome = run(secret.worker, claim_of(method="secret"))
+    assert isinstance(outcome, Success)
+    assert (outcome.result, outcome.not_stored, outcome.encoded) == (None, None, "null")
+
+    finish(app, outcome)
+    assert (handle.wait(0), handle.result) == (None, None)
+    assert secret() == b"password"
+
+
+def test_whether_the_result_is_kept_is_true_or_false(app: QmlApp) -> None:
+    with pytest.raises(ConfigurationError, match="result is 'no'; it must be True or False"):
+        app.job(result="no")  # type: ignore[call-overload]  # what is tested
+
+
+def test_bytes_are_stored_by_the_annotation_and_told_when_there_is_none(app: QmlApp) -> None:
+    @app.job()
+    def compress() -> bytes:
+        return b"\0\xff"
+
+    @app.job()
+    def untyped():  # type: ignore[no-untyped-def]
+        return b"\0\xff"
+
+    first, second = compress.enqueue(), untyped.enqueue()
+    finish(app, run(compress.worker, claim_of(method="compress")))
+    finish(app, run(untyped.worker, claim_of(method="untyped")))
+
+    assert app.handle(first.id).result == "AP8="
+    assert first.wait(0) == b"\0\xff"
+    with pytest.raises(ResultNotStored, match="annotate the function with what it returns"):
+        second.wait(0)
