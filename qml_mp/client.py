@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
+from weakref import ref
 
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
@@ -27,7 +28,8 @@ class JobClient:
         """`polling`: the longest pause of who waits where no commit can be listened to."""
         self.retention = retention
         self._polling = polling
-        self._ends: JobEnds | None = None
+        self._ends: Callable[[], JobEnds | None] = lambda: None
+        """Those of the newest handles: not kept longer than these are."""
         self._url: str | None = None
         self._storage: Storage | None = None
         self._run: Callable[[Sequence[Job]], list[str]] | None = None
@@ -141,9 +143,10 @@ class JobClient:
         return self.handle(job_id, rebuilt=rebuilt, is_new=job_id == job.id)
 
     def _ends_of(self, storage: Storage) -> JobEnds:
-        ends = self._ends
+        ends = self._ends()
         if ends is None or ends.storage is not storage:
-            ends = self._ends = JobEnds(storage, polling=self._polling)
+            ends = JobEnds(storage, polling=self._polling)
+            self._ends = ref(ends)
         return ends
 
     def close(self) -> None:

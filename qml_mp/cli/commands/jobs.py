@@ -17,10 +17,10 @@ from qml_mp.cli.job_watch import watch_job
 from qml_mp.cli.output import json_option, note, print_json
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Group, Session, pass_session
-from qml_mp.client import JobHandle
 from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
+from qml_mp.handle import JobHandle
 from qml_mp.storage.store import Storage
 
 
