@@ -21,6 +21,7 @@ MOST_WORKERS = 1024
 _ALL_QUEUES = "*"  # no queue can have this name
 _MAX_QUEUES = 100
 _1MS = timedelta(milliseconds=1)
+_1S = timedelta(seconds=1)
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -121,6 +122,9 @@ class ServerConfig:
     max_memory_hard: Annotated[int | None, Size()] = None
     """Resident bytes above which a worker is killed during its job. That is a failed attempt, and the
     retry policy decides what follows, by the name `OutOfMemory`; None: never."""
+    unknown_method_timeout: Annotated[timedelta | None, Time(_1S)] = None
+    """How long a job of the served queues may wait while no server knows its method, before it ends Failed as
+    `UnknownMethod`. A server counts that from when it has seen so itself; None: such jobs wait for ever."""
     preload: Annotated[bool, Switch()] = False
     """Import the app in the supervisor and fork cheap copies; SIGHUP then picks up no new code."""
 

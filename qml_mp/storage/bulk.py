@@ -13,6 +13,7 @@ from qml_mp.storage.storable import storable_reason
 from qml_mp.storage.values import JobFilter, Retention
 
 _TRIES = 5
+_MOST_FAILED = 500
 
 
 class Bulk(Part):
@@ -46,6 +47,23 @@ class Bulk(Part):
             else:
                 return [row["id"] for row in rows]
         raise AssertionError("the last try returns or raises")
+
+    def fail_unknown(
+        self, method: str, *, queues: Sequence[str], waiting_since: datetime, retention: Retention
+    ) -> list[str]:
+        """Set Failed, as `UnknownMethod`, what has been Enqueued in these queues (empty: all) since before,
+        because nobody knows the method; the ids of those that it hit, 500 at most."""
+        which = {
+            "method": method,
+            "queues": list(queues),
+            "waiting_since": waiting_since,
+            "limit": _MOST_FAILED,
+            "type": "UnknownMethod",
+            "message": f"No server has known the method {method} for as long as unknown_method_timeout says.",
+            "ttl": retention.failed_ttl,
+        }
+        what, query = "failing jobs of an unknown method", self._db.queries.bulk.fail_unknown
+        return [row["id"] for row in self._db.write(what, query, which).rows()]
 
     def delete_many(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qml_mp.storage.bulk_queries import BulkQueries
 from qml_mp.storage.values import JobFilter
 
 UNDER_LIMITS = -1
@@ -197,21 +198,7 @@ class MonitoringQueries:
     due_work: str
     """queues, methods, server_id: runnable, waiting; see `DueWork`."""
     later_work: str
-    """queues: jobs, due_at of the first, now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BulkQueries:
-    """Many jobs at a time. Not meant are those that are younger than `until` or have ended later."""
-
-    count: Callable[[JobFilter], str]
-    """until, values of the filter: state, jobs."""
-    ids: Callable[[JobFilter], str]
-    """until, values of the filter, after (an id; empty: from the first), limit: id, in this order."""
-    retry: str
-    """ids, until: as `JobQueries.retry`, without those whose unique key another has; id of each hit."""
-    delete: str
-    """ids, states, until, reason, ttl: make Deleted those in one of these states; id of each hit."""
+    """queues, methods: jobs, due_at of the first, now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from qml_mp.child.source import ProgramSource
 from qml_mp.storage.store import Storage
@@ -45,7 +46,7 @@ class Assembly:
         source: ProgramSource,
         *,
         new_code: NewCode,
-        burst: bool,
+        burst: timedelta | None,
         host: Host,
         manage_workers: Callable[[], None],
     ) -> None:
@@ -93,7 +94,7 @@ def _all_loops(
     neighbours: Neighbours,
     templates: TemplatesLoop,
     on_one_machine: bool,
-    burst: bool,
+    burst: timedelta | None,
     is_listening: Callable[[], bool],
     hasten_others: Callable[[], None],
 ) -> list[Loop]:
@@ -121,5 +122,5 @@ def _all_loops(
         NeighbourLoop(run, judging=judging, neighbours=neighbours),
         UnknownMethodsLoop(run),
         UnshownClaimsLoop(run, settling=settling),
-        *([BurstLoop(run, settling=settling)] if burst else []),
+        *([] if burst is None else [BurstLoop(run, settling=settling, wait=burst)]),
     ]

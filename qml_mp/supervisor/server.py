@@ -10,6 +10,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import setproctitle
 
@@ -42,7 +43,7 @@ class Supervisor:
         *,
         facts: AppFacts | None = None,
         new_code: NewCode | None = None,
-        burst: bool = False,
+        burst: timedelta | None = None,
         host: Host | None = None,
     ) -> None:
         """`facts` is what the program gives, as far as it is known; `new_code` what is done about changes of

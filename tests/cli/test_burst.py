@@ -85,3 +85,22 @@ def test_a_burst_leaves_with_one_line_per_cause(qml: Qml, storage: Storage) -> N
     job = storage.get(held)
     assert job is not None
     assert job.state_name is StateName.PROCESSING
+
+
+def test_a_burst_may_wait_for_what_is_due_in_time(qml: Qml, storage: Storage) -> None:
+    now = datetime.now(UTC)
+    soon, late = (
+        storage.enqueue(Job.new("resize", {"path": "a.png"}, queue="images", at=at))
+        for at in (now + timedelta(seconds=1), now + timedelta(hours=1))
+    )
+    unknown = storage.enqueue(Job.new("newone", queue="images", at=now + timedelta(seconds=30)))
+
+    ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst-wait", "10m")
+
+    assert ended.code == 0, ended.err
+    states = {job_id: job.state_name for job_id in (soon, late, unknown) if (job := storage.get(job_id))}
+    assert states == {
+        soon: StateName.SUCCEEDED, late: StateName.SCHEDULED, unknown: StateName.SCHEDULED,
+    }  # fmt: skip
+    assert "Waiting for what comes in time: 2 jobs due later, the next in " in ended.err
+    assert "Left: 2 jobs due later" in ended.err

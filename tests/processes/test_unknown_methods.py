@@ -39,7 +39,7 @@ def test_a_job_of_newer_code_waits_during_a_deploy_and_runs_once_the_server_know
     wait_until(lambda: "Jobs wait for method newone" in one.log(), what=one.log())
     assert [result_of(storage, "old") for _ in range(5)] == ["old"] * 5
     assert state_of(storage, waiting) is StateName.ENQUEUED
-    assert "1 job waits for method newone, which no live server knows" in status_of(url)
+    assert "1 job waits for methods that no live server has: newone" in status_of(url)
     module.write_text(HEAD + OLD + NEW)
     one.signal(signal.SIGHUP)
     job = wait_for_state(storage, waiting, StateName.SUCCEEDED)

@@ -15,7 +15,7 @@ from qml_mp.errors import InvalidTransition
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, KEEP, NO, claim_new, fetch, job_in, present
+from tests.storage.helpers import HOUR, KEEP, NO, claim_new, fetch, in_an_hour, job_in, present
 
 FAILED = JobFilter(states=[StateName.FAILED])
 CAN_BE_DELETED = set(StateName) - {StateName.PROCESSING, StateName.DELETED}
@@ -177,3 +177,35 @@ def test_ids_are_given_in_pages(storage: Storage) -> None:
     second = storage.job_ids(JobFilter(), until=until, limit=3, after=first[-1])
 
     assert first + second == ids
+
+
+def test_jobs_of_a_method_that_nobody_knows_are_failed_after_a_time(storage: Storage, raw: Raw) -> None:
+    ids = {
+        (queue, method): storage.enqueue(Job.new(method, queue=queue))
+        for queue in ("a", "b")
+        for method in ("unknown", "known")
+    }
+    later = storage.enqueue(Job.new("unknown", queue="a", at=in_an_hour()))
+    before, now = storage.now() - HOUR, storage.now()
+
+    young = storage.fail_unknown("unknown", queues=["a"], waiting_since=before, retention=KEEP)
+    hit = storage.fail_unknown("unknown", queues=["a"], waiting_since=now, retention=KEEP)
+    rest = storage.fail_unknown("unknown", queues=[], waiting_since=now, retention=KEEP)
+
+    assert (young, hit, rest) == ([], [ids["a", "unknown"]], [ids["b", "unknown"]])
+    job = present(storage, hit[0])
+    assert job.state_name is StateName.FAILED
+    assert job.error is not None
+    assert job.error.type == "UnknownMethod"
+    assert job.expires_at is not None
+    assert present(storage, later).state_name is StateName.SCHEDULED
+    assert storage.job_counts()[StateName.ENQUEUED] == 2
+
+
+def test_a_method_of_any_length_can_be_unknown(storage: Storage, raw: Raw) -> None:
+    job_id = raw.add_job(method="x" * 3000)
+    raw.add_job(method="x" * 2999 + "y")
+
+    hit = storage.fail_unknown("x" * 3000, queues=[], waiting_since=storage.now(), retention=KEEP)
+
+    assert hit == [job_id]

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from qml_mp.cli.arguments import as_duration
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
@@ -46,6 +47,8 @@ _FLAGS = (
     _setting("worker_count", "-w", "--workers", meaning="Worker processes."),
     _setting("queues", "-q", "--queues", meaning='Queues served; default: those of the app, "*" for all.'),
     click.option("--burst", is_flag=True, help="Leave when nothing is left that this server can run now."),
+    click.option("--burst-wait", metavar="DURATION", callback=as_duration,
+                 help="As --burst, and run what is due within so long from the start first."),
     _setting("preload", "--preload", meaning="Import the app in the supervisor and fork cheap copies."),
     _setting("max_jobs", "--max-jobs", meaning="Replace a worker after so many jobs."),
     _setting("max_memory", "--max-memory", meaning="Replace a worker that holds more memory after a job."),
@@ -88,6 +91,7 @@ def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
 def start(
     session: Session,
     burst: bool,
+    burst_wait: timedelta | None,
     watch: bool,
     log_level: str | None,
     log_format: str,
@@ -113,8 +117,9 @@ def start(
 
     given: dict[str, Any] = {name: value for name, value in config_flags.items() if value is not None}
     code: int = run_server(
-        app_spec=app_spec, url_flag=session.url, config_flags=given, burst=burst, watch=watch
-    )
+        app_spec=app_spec, url_flag=session.url, config_flags=given,
+        burst=timedelta() if burst and burst_wait is None else burst_wait, watch=watch,
+    )  # fmt: skip
     return code
 
 

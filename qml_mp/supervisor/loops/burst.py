@@ -19,14 +19,18 @@ logger = logging.getLogger(__name__)
 
 class BurstLoop(Loop):
     """Stops the server when all workers are idle, all dead ones settled, and no job of the served queues and
-    known methods is runnable or due. While claims are paused such jobs keep it."""
+    known methods is runnable, or due, or will be within a time from its start. While claims are paused such
+    jobs keep it."""
 
     name = "burst"
     interval = timedelta(milliseconds=200)
 
-    def __init__(self, run: Run, *, settling: SettleLoop) -> None:
+    def __init__(self, run: Run, *, settling: SettleLoop, wait: timedelta) -> None:
+        """`wait`: for what is due in so long."""
         super().__init__(run)
         self._settling = settling
+        self._wait_deadline = run.clock.monotonic() + wait.total_seconds()
+        self._waits_for: int | None = None
 
     def tick(self, storage: Storage) -> None:
         pool = self._run.pool
@@ -34,13 +38,29 @@ class BurstLoop(Loop):
             return
         says = self._run.registration.says
         due = storage.due_work(says.queues, methods=says.methods, server_id=self._run.registration.id)
-        if due.runnable + due.waiting:
+        if due.runnable + due.waiting or self._waits(storage, says):
             return
         left = list(_what_is_left(storage, says))
         for line in left:
             logger.warning("Left: %s", line)
         why = "nothing is left that this server can run" if left else "nothing is left to do"
         self._run.stop.begin(now=False, why=why)
+
+    def _waits(self, storage: Storage, says: SelfDescription) -> bool:
+        """Whether something comes in time; said once for each number of such jobs."""
+        left_s = self._wait_deadline - self._run.clock.monotonic()
+        if left_s <= 0:
+            return False
+        later = storage.later_work(says.queues, methods=says.methods)
+        if later.next_due_in is None or later.next_due_in.total_seconds() > left_s:
+            return False
+        if self._waits_for != later.count:
+            self._waits_for = later.count
+            next_in = format_duration(later.next_due_in)
+            logger.info(
+                "Waiting for what comes in time: %s due later, the next in %s", _jobs(later.count), next_in
+            )
+        return True
 
 
 def _what_is_left(storage: Storage, says: SelfDescription) -> Iterator[str]:

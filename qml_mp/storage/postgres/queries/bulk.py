@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.core.state import StateName
-from qml_mp.storage.postgres.queries.common import TELL_IF_ANY, asked_for
+from qml_mp.storage.bulk_queries import BulkQueries
+from qml_mp.storage.postgres.queries.common import METHOD_NAME, SERVED, TELL_IF_ANY, asked_for
 from qml_mp.storage.postgres.queries.monitoring import condition_of
 from qml_mp.storage.postgres.queries.telling import told_to_waiters
-from qml_mp.storage.queries import BulkQueries
 from qml_mp.storage.values import JobFilter
 
 _MEANT: Final = """
@@ -67,6 +68,26 @@ BULK: Final = BulkQueries(
             SELECT {TELL_IF_ANY} FROM retried
         )
         SELECT id, told FROM retried CROSS JOIN told
+    """,
+    # SKIP LOCKED: what is claimed in this moment is known to somebody.
+    fail_unknown=f"""
+        WITH failed AS (
+            UPDATE {{s}}.jobs
+            SET state = 'failed', finished_at = now(), expires_at = now() + %(ttl)s::interval,
+                last_error_type = %(type)s, last_error_message = %(message)s, last_error_traceback = NULL,
+                last_error_key = NULL
+            WHERE id = ANY(ARRAY(
+                SELECT j.id FROM {{s}}.jobs AS j
+                WHERE j.state = 'enqueued' AND j.id <> ''
+                  AND {METHOD_NAME} = left(%(method)s, {MAX_METHOD_CHARS + 1}) COLLATE "C"
+                  AND j.method = %(method)s
+                  AND j.enqueued_at <= %(waiting_since)s AND {SERVED}
+                LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+            RETURNING id
+        ), told AS MATERIALIZED (
+            SELECT {told_to_waiters("SELECT id FROM failed")} AS told_waiters
+        )
+        SELECT id, told_waiters FROM failed CROSS JOIN told
     """,
     delete=f"""
         WITH held AS MATERIALIZED (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.queries import BulkQueries
-from qml_mp.storage.sqlite.queries.common import asked_for
+from qml_mp.storage.bulk_queries import BulkQueries
+from qml_mp.storage.sqlite.queries.common import SERVED, asked_for
 from qml_mp.storage.sqlite.queries.monitoring import INDEX_OF, condition_of
 from qml_mp.storage.values import JobFilter
 
@@ -50,6 +50,17 @@ BULK: Final = BulkQueries(
         SET state = 'enqueued', enqueued_at = :now, failures = 0, crashes = 0, finished_at = NULL,
             expires_at = NULL, run_at = NULL, reason = NULL, cancel_reason = NULL
         WHERE {_GIVEN} AND +state = 'failed'
+        RETURNING id
+    """,
+    # Limited so that one tick holds the lock for a bounded time.
+    fail_unknown=f"""
+        UPDATE qml_jobs
+        SET state = 'failed', finished_at = :now, expires_at = :now + :ttl, last_error_type = :type,
+            last_error_message = :message, last_error_traceback = NULL, last_error_key = NULL
+        WHERE rowid IN (
+            SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
+            WHERE state = 'enqueued' AND method = :method AND enqueued_at <= :waiting_since AND {SERVED}
+            LIMIT :limit)
         RETURNING id
     """,
     delete=f"""

@@ -157,6 +157,6 @@ MONITORING: Final = MonitoringQueries(
     later_work=f"""
         SELECT count(*) AS jobs, min(run_at) AS due_at, :now AS now
         FROM qml_jobs INDEXED BY qml_jobs_waiting
-        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND {SERVED}
+        WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND {SERVED} AND {KNOWN}
     """,
 )

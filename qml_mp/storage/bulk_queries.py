@@ -1,0 +1,25 @@
+"""Every process: what each backend's table of named queries has for many jobs at a time; see `queries`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qml_mp.storage.values import JobFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkQueries:
+    """Many jobs at a time. Not meant are those that are younger than `until` or have ended later."""
+
+    count: Callable[[JobFilter], str]
+    """until, values of the filter: state, jobs."""
+    ids: Callable[[JobFilter], str]
+    """until, values of the filter, after (an id; empty: from the first), limit: id, in this order."""
+    retry: str
+    """ids, until: as `JobQueries.retry`, without those whose unique key another has; id of each hit."""
+    delete: str
+    """ids, states, until, reason, ttl: make Deleted those in one of these states; id of each hit."""
+    fail_unknown: str
+    """method, queues (none of them: all), waiting_since, limit, type, message, ttl: set Failed what is
+    Enqueued since before; id of each hit."""

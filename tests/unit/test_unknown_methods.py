@@ -1,0 +1,119 @@
+"""Jobs of methods that no server knows: they wait, and end failed after a time if one is set."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp import host
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.job import Job
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.core.state import StateName
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
+from qml_mp.supervisor.run import Run
+
+
+class HandClock:
+    """Stands until it is moved; tells nobody else's time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = open_storage("memory://")
+    yield storage
+    storage.close()
+
+
+def loop_of(storage: Storage, clock: HandClock, timeout: timedelta | None) -> UnknownMethodsLoop:
+    config = ServerConfig(unknown_method_timeout=timeout)
+    facts = AppFacts(methods=("known",))
+    source = NamedProgram(spec="an:app")
+    return UnknownMethodsLoop(
+        Run(config, source, url=storage.url, facts=facts, clock=clock, rng=random.Random(1))
+    )
+
+
+def server_that_knows(*methods: str) -> ServerInfo:
+    now = datetime.now(UTC)
+    return ServerInfo(
+        id="other#1", name="other", hostname="here", process=host.identity(), worker_count=1, queues=(),
+        started_at=now, last_heartbeat=now, methods=methods,
+    )  # fmt: skip
+
+
+def test_they_fail_when_nobody_has_known_the_method_for_the_time(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = HandClock()
+    loop = loop_of(storage, clock, timedelta(seconds=1))
+    for method in ("newone", "newone", "known"):
+        storage.enqueue(Job.new(method))
+
+    first = loop.tick(storage)
+    clock.seconds = 0.5
+    second = loop.tick(storage)
+    assert (first, second) == (timedelta(seconds=1), timedelta(seconds=0.5))
+    assert storage.job_counts()[StateName.ENQUEUED] == 3
+
+    age_all(storage)
+    clock.seconds = 1.0
+    with caplog.at_level(logging.ERROR):
+        assert loop.tick(storage) is not None  # there may be more
+    assert storage.job_counts()[StateName.FAILED] == 2
+    assert "2 jobs of method newone are failed: no server has known it for 1s" in caplog.text
+    assert loop.tick(storage) is None
+
+
+def test_a_server_that_knows_the_method_begins_the_time_anew(storage: Storage) -> None:
+    clock = HandClock()
+    loop = loop_of(storage, clock, timedelta(seconds=1))
+    storage.enqueue(Job.new("newone"))
+    age_all(storage)
+    loop.tick(storage)
+
+    storage.register_server(server_that_knows("newone"))
+    clock.seconds = 5.0
+    loop.tick(storage)
+    storage.deregister_server("other#1")
+    back = loop.tick(storage)
+
+    assert back == timedelta(seconds=1)
+    assert storage.job_counts()[StateName.ENQUEUED] == 1
+
+
+def test_without_the_setting_they_wait_for_ever(storage: Storage) -> None:
+    clock = HandClock()
+    loop = loop_of(storage, clock, None)
+    storage.enqueue(Job.new("newone"))
+    age_all(storage)
+
+    ticks = []
+    for _ in range(2):
+        ticks.append(loop.tick(storage))
+        clock.seconds += 1e9
+
+    assert ticks == [None, None]
+    assert storage.job_counts()[StateName.ENQUEUED] == 1
+
+
+def age_all(storage: Storage) -> None:
+    """As if they had waited for an hour."""
+    with storage._db.transaction("a test") as transaction:
+        transaction.run("UPDATE qml_jobs SET enqueued_at = enqueued_at - 3600000000")
