@@ -86,18 +86,24 @@ class JobClient:
         """Commit the job, or write it within the caller's transaction when `conn` is given."""
         if conn is not None or self._run is not None:
             return self.enqueue_many([job], rebuilt=rebuilt, conn=conn)[0]
-        return self._handle_of(job, self.storage.enqueue(job), rebuilt)
+        return self._handle_of(job.id, self.storage.enqueue(job), rebuilt)
 
     def enqueue_many(
         self, jobs: Iterable[Job], *, rebuilt: Rebuilt[T], conn: object | None = None
     ) -> list[JobHandle[T]]:
         """All of the jobs or, on any error, none."""
-        storage, given = self.storage, list(jobs)
+        storage, new_ids = self.storage, list[str]()
+
+        def noted() -> Iterator[Job]:
+            for job in jobs:
+                new_ids.append(job.id)
+                yield job
+
         if self._run is not None:
-            ids = self._run(given)
+            ids = self._run(list(noted()))
         else:
-            ids = storage.enqueue_many(given) if conn is None else storage.enqueue_in(conn, given)
-        return [self._handle_of(job, job_id, rebuilt) for job, job_id in zip(given, ids, strict=True)]
+            ids = storage.enqueue_many(noted()) if conn is None else storage.enqueue_in(conn, noted())
+        return [self._handle_of(new_id, job_id, rebuilt) for new_id, job_id in zip(new_ids, ids, strict=True)]
 
     async def aenqueue(self, job: Job, *, rebuilt: Rebuilt[T], conn: object | None = None) -> JobHandle[T]:
         """`enqueue` without blocking the event loop, save with `conn`: a connection stays in its thread."""
@@ -138,9 +144,9 @@ class JobClient:
             ends=self._ends_of(self.storage),
         )
 
-    def _handle_of(self, job: Job, job_id: str, rebuilt: Rebuilt[T]) -> JobHandle[T]:
-        """Of a job for which the one with this id stands."""
-        return self.handle(job_id, rebuilt=rebuilt, is_new=job_id == job.id)
+    def _handle_of(self, new_id: str, job_id: str, rebuilt: Rebuilt[T]) -> JobHandle[T]:
+        """Of a new job for which the one with this id stands."""
+        return self.handle(job_id, rebuilt=rebuilt, is_new=job_id == new_id)
 
     def _ends_of(self, storage: Storage) -> JobEnds:
         ends = self._ends()
