@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from tests.examples.test_examples import environment
 from tests.examples.test_readme import PYPROJECT, section
 
 pytest_plugins = ["pytester"]
@@ -90,6 +93,21 @@ def test_a_failed_test_shows_the_log_of_its_server_and_nothing_is_left(project: 
     ended.stdout.fnmatch_lines(["*OSError: no picture*"])
     ended.stdout.fnmatch_lines(["*No app is named. Put qml_mp_app*"])
     assert not Path("/proc", (project.path / "pid").read_text()).exists()
+
+
+def test_the_program_that_waits_for_results_runs(tmp_path: Path) -> None:
+    for name, text in shown_files().items():
+        (tmp_path / name).write_text(text)
+    inline = "from album import app\nwith app.inline():\n    import waiting"
+
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", inline],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    digests = [b"0.png", b"1.png", b"2.png"]
+    told = ["2025-03-01", str(digests), *["succeeded"] * 3, "None", "3", *["succeeded"] * 3]
+    assert (ended.returncode, ended.stdout.splitlines(), ended.stderr) == (0, told, "")
 
 
 def test_pytest_finds_the_plugin_by_itself() -> None:
