@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 WAIT_S = 0.05
 """How long an outcome waits for company, and how long other workers wait for what this one holds."""
+LONG_S = 0.6 * WAIT_S
+"""What is held goes to others when the job in hand takes longer. Less, because the way to them takes time: a
+write, and the rest of what they hold themselves."""
 _HELD_S = 0.9 * WAIT_S
 """Work that is claimed at a time. Less, so that a batch which takes a little longer is still one write."""
 _HELD_BESIDE_LONG_S = 0.4 * WAIT_S

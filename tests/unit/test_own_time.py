@@ -119,7 +119,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 
 def test_what_waits_behind_a_job_that_computes_is_taken(scene: Scene) -> None:
-    assert not scene.later(0.04, ran_s=0.02)
+    assert not scene.later(0.02, ran_s=0.01)
     assert scene.later(0.02, ran_s=0.01)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from qml_mp import host
-from qml_mp.child.estimate import WAIT_S
+from qml_mp.child.estimate import LONG_S, WAIT_S
 from qml_mp.ipc.slot import Activity
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
@@ -75,11 +75,11 @@ class HeldClaims(Part):
         now = self._clock.monotonic()
         watched = [worker for worker in self._pool if worker.worker_id in self._watches]
         running = [
-            _began_at(worker) + WAIT_S for worker in watched if worker.last.activity is Activity.RUNNING
+            _began_at(worker) + LONG_S for worker in watched if worker.last.activity is Activity.RUNNING
         ]
         if not watched:
             return float("inf")
-        return min([self._looked_at + WAIT_S, self._look_again_at, *(at for at in running if at > now)])
+        return min([self._looked_at + LONG_S, self._look_again_at, *(at for at in running if at > now)])
 
     def turn(self) -> None:
         """Take the tickets of workers that do not come to them."""
@@ -90,7 +90,7 @@ class HeldClaims(Part):
         for worker in self._pool:
             has_tickets = worker.channels.tickets.reading_fd in lying
             watch = self._watch(worker, now, has_tickets=has_tickets)
-            is_running_long = worker.last.activity is Activity.RUNNING and now - _began_at(worker) >= WAIT_S
+            is_running_long = worker.last.activity is Activity.RUNNING and now - _began_at(worker) >= LONG_S
             if is_running_long and not self._starves(watch, now, since=_began_at(worker)):
                 self._in_long_job[worker.worker_id] = _began_at(worker)
             is_stuck = now - watch.since >= _STUCK_S
