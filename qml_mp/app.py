@@ -30,7 +30,7 @@ from qml_mp.job_selection import ChosenJobs, JobSelection, chosen_jobs
 from qml_mp.named_lock import NamedLock
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
-from qml_mp.processing.registry import Worker, WorkerRegistry
+from qml_mp.processing.registry import Worker, WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, Name, ServerConfig, check_queue_name
 from qml_mp.storage.store import Storage
@@ -170,7 +170,8 @@ class QmlApp(Gathering):
             )
             method = declared.method_name
             recurring_id = method if id is None else id
-            if recurring_id in self._recurring:
+            earlier = self._recurring.get(recurring_id)
+            if earlier is not None and not (is_notebook() and earlier.method == method):
                 raise ConfigurationError(
                     f"The recurring id {recurring_id!r} is declared twice; pass another id=."
                 )

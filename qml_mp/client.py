@@ -42,6 +42,10 @@ class JobClient:
             self._url = url
             self._storage = None
 
+    def __getstate__(self) -> dict[str, object]:
+        """For the program of a notebook, which is sent to its server: the connection stays here."""
+        return {**self.__dict__, "_storage": None, "_run": None}
+
     @contextmanager
     def attached(
         self,

@@ -9,8 +9,9 @@ import dataclasses
 import importlib
 import json
 import os
+import pickle
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -66,7 +67,25 @@ class LoadedProgram:
         return self.program
 
 
-ProgramSource = NamedProgram | LoadedProgram
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickledProgram:
+    """A program by value, as its host has sent it through a pipe: that of a notebook, which no name finds.
+
+    What a storage holds never gets here: nothing of it is ever unpickled.
+    """
+
+    data: bytes = field(repr=False)
+    label: str = "notebook"
+
+    def load(self) -> Program:
+        """Make the program anew. Raises whatever the modules raise that it needs. Once in each worker."""
+        program = pickle.loads(self.data)
+        if not isinstance(program, Program):
+            raise AppImportError(f"The host has sent a {type(program).__name__}, not a program.")
+        return program
+
+
+ProgramSource = NamedProgram | LoadedProgram | PickledProgram
 """Gives a worker its program."""
 
 

@@ -1,7 +1,8 @@
 """Host: `BackgroundJobServer`, the server as an existing program starts and stops it.
 
 `run()` supervises from the calling process. `start()` gives the supervisor a process of its own:
-forked when the host has a single thread, else a fresh interpreter that imports the app by name.
+forked when the host has a single thread, else a fresh interpreter that imports the app by name, or gets it
+by value from a notebook, whose cells have no name.
 The host's threads, signal handlers, children and event loop are never touched; between the two
 there are two pipes: the end of the first tells the supervisor that the host is gone (or wants it
 to stop), the second tells the host that the server is ready, or why it is not.
@@ -16,13 +17,14 @@ from typing import Self
 from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
+from qml_mp.embedding.by_value import by_value
 from qml_mp.embedding.remote import RemoteSupervisor, fork_supervisor, spawn_supervisor
 from qml_mp.embedding.supervise import supervise
 from qml_mp.errors import ConfigurationError, ServerAlreadyRunning
 from qml_mp.host import thread_count
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
-from qml_mp.processing.registry import WorkerRegistry
+from qml_mp.processing.registry import WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 from qml_mp.storage.store import Storage
@@ -147,6 +149,8 @@ class BackgroundJobServer:
             return fork_supervisor(self._supervise)
         if isinstance(self._source, NamedProgram):
             return spawn_supervisor(self._config, self._storage.url, self._source)
+        if isinstance(self._source, LoadedProgram) and is_notebook():
+            return spawn_supervisor(self._config, self._storage.url, by_value(self._source.program))
         raise ConfigurationError(
             f"Cannot start the server: this process has {threads} threads, so forking it is not safe. "
             'Pass the app by name: BackgroundJobServer(config, storage, "module:attribute").'

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from qml_mp.child.prologue import unblock_signals
-from qml_mp.child.source import NamedProgram
+from qml_mp.child.source import NamedProgram, PickledProgram, ProgramSource
 from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.remote import report, watch_host
 from qml_mp.embedding.supervise import supervise
@@ -25,6 +27,7 @@ def main(status_fd: int) -> int:
     host_fd = os.dup(0)
     with open(host_fd, "rb", buffering=0, closefd=False) as stream:  # a buffer would swallow what follows
         arguments = json.loads(stream.readline())
+        source = _source(arguments, stream)
     sys.path[:] = arguments["path"]
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -37,9 +40,21 @@ def main(status_fd: int) -> int:
         )
         host_fds = [host_fd, *watch_host(arguments["host_pid"])]
         host = Host(fds=host_fds, on_ready=on_ready, ends_process=True)
-        return supervise(config, storage, NamedProgram(spec=arguments["app"]), host=host)
+        return supervise(config, storage, source, host=host)
 
     return report(status_fd, run)
+
+
+def _source(arguments: dict[str, Any], stream: io.FileIO) -> ProgramSource:
+    """The name of the app, or the program itself, which comes behind the arguments. It is not looked at here:
+    that is for the workers."""
+    if arguments["app"] is not None:
+        return NamedProgram(spec=arguments["app"])
+    left, parts = arguments["program_bytes"], []
+    while left and (part := stream.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return PickledProgram(data=b"".join(parts))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from qml_mp import errors
 from qml_mp.child.prologue import unblock_signals
-from qml_mp.child.source import NamedProgram
+from qml_mp.child.source import NamedProgram, PickledProgram
 from qml_mp.errors import QmlError, StorageError, WorkerBootError
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.wait import wait_for
@@ -101,13 +101,13 @@ def fork_supervisor(run: Callable[[list[int], Callable[[], None]], int]) -> Remo
 
 
 def spawn_supervisor(
-    config: ServerConfig, url: str, source: NamedProgram, *, log_level: int | None = None
+    config: ServerConfig, url: str, source: NamedProgram | PickledProgram, *, log_level: int | None = None
 ) -> RemoteSupervisor:
     """Start a fresh interpreter that supervises; safe whatever threads the host has.
 
-    Its standard input carries the arguments (the URL may hold a password, so it is no argument) and
-    stays open as the pipe whose end says that the host is gone. It logs what the host does, unless a level
-    is given.
+    Its standard input carries the arguments (the URL may hold a password, so it is no argument), then the
+    program if it goes by value, and stays open as the pipe whose end says that the host is gone. It logs what
+    the host does, unless a level is given.
     """
     status_reading, status_writing = os.pipe()
     try:
@@ -126,16 +126,19 @@ def spawn_supervisor(
         os.close(status_writing)
     assert process.stdin is not None
     host_fd = os.dup(process.stdin.fileno())
+    program = source.data if isinstance(source, PickledProgram) else b""
     arguments = {
         "config": config.plain(),
         "url": url,
-        "app": source.spec,
+        "app": source.spec if isinstance(source, NamedProgram) else None,
+        "program_bytes": len(program),
         "path": sys.path,
         "host_pid": os.getpid(),
         "log_level": logging.getLogger("qml_mp").getEffectiveLevel() if log_level is None else log_level,
     }
-    process.stdin.write(json.dumps(arguments).encode() + b"\n")
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError), process.stdin as stream:  # it died; its status tells
+        stream.write(json.dumps(arguments).encode() + b"\n")
+        stream.write(program)
     process.returncode = 0  # collected by its Child, not by the Popen object
     child = Child(pid=process.pid, pidfd=pidfd_of(process.pid), started_ticks=0)
     return RemoteSupervisor(child, host_fd=host_fd, status_fd=status_reading)

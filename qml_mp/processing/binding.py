@@ -87,6 +87,10 @@ class Binding:
             raise PayloadMismatch(str(problem)) from None
         return self._function(*args, **kwargs)
 
+    def resolve(self) -> None:
+        """Resolve the annotations now, as far as they can be."""
+        self._parameters()
+
     def check(self, payload: JsonValue) -> None:
         """Raise `InvalidJob` unless a call with this payload would begin."""
         self._bound(payload, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import sys
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from datetime import timedelta
@@ -63,7 +64,8 @@ class WorkerRegistry:
         self._workers: dict[str, Worker] = {}
 
     def register(self, worker: Worker) -> WorkerRegistry:
-        """Add a worker and return the registry. `ConfigurationError` for a second one of a method."""
+        """Add a worker and return the registry. `ConfigurationError` for a second one of a method, unless it
+        is the same function of a notebook, whose cell has run again: it replaces the one before."""
         if not isinstance(worker, Worker):
             raise ConfigurationError(
                 f"{type(worker).__name__} is no Worker; derive it from qml_mp.Worker, or use @app.job()."
@@ -78,7 +80,8 @@ class WorkerRegistry:
         except InvalidJob as problem:
             raise ConfigurationError(str(problem)) from None
         _check_limits(worker, method)
-        if method in self._workers:
+        earlier = self._workers.get(method)
+        if earlier is not None and not _redefines(worker, earlier):
             raise ConfigurationError(
                 f"The method {method!r} is registered twice; name one of them otherwise: @app.job(name=...)."
             )
@@ -103,6 +106,18 @@ class WorkerRegistry:
             for method, worker in self._workers.items()
             if worker.max_running is not None or worker.rate is not None
         }
+
+
+def is_notebook() -> bool:
+    """Whether this process's program is typed into it, in Jupyter or at a prompt, and stands in no file."""
+    return not hasattr(sys.modules.get("__main__"), "__file__")
+
+
+def _redefines(worker: Worker, earlier: Worker) -> bool:
+    if not (is_notebook() and isinstance(worker, FunctionWorker) and isinstance(earlier, FunctionWorker)):
+        return False
+    both = [(each.__module__, each.__qualname__) for each in (worker.function, earlier.function)]
+    return both[0] == both[1] and both[0][0] == "__main__"
 
 
 def _check_limits(worker: Worker, method: str) -> None:
@@ -130,6 +145,7 @@ class FunctionWorker(Worker):
         max_running: int | None = None,
         rate: Rate | None = None,
     ) -> None:
+        self.function = function
         self.binding = Binding(function, name=method_name)
         self._returned = Returned(function)
         if iscoroutinefunction(function):

@@ -1,0 +1,129 @@
+"""Tests: in a notebook, with a real kernel, functions that are defined in cells run as jobs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+from qml_mp import host
+from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
+from tests.examples.test_readme import section
+from tests.processes.harness import PATIENCE_S, ROOT, wait_until
+
+RunCell = Callable[[str], str]
+
+
+@pytest.fixture
+def run_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunCell]:
+    """Runs a cell in a kernel of its own: what it printed, or the error that it raised."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    manager, client = start_new_kernel(cwd=str(tmp_path), extra_arguments=["--log-level=50"])
+
+    def run(code: str) -> str:
+        told: list[str] = []
+
+        def take(message: dict[str, Any]) -> None:
+            content = message["content"]
+            shown = content.get("data", {}).get("text/plain", "")
+            told.append(content.get("text", "") + content.get("evalue", "") + shown)
+
+        client.execute_interactive(code, timeout=PATIENCE_S, output_hook=take)
+        return "".join(told)
+
+    yield run
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+CELLS = """
+from dataclasses import dataclass
+from qml_mp import BackgroundJobServer, QmlApp, ServerConfig, WorkerContext
+app = QmlApp("sqlite:///jobs.db")
+
+@dataclass
+class Size:
+    width: int
+
+FACTOR = 2
+TABLE = list(range(100_000))  # more than a pipe holds
+
+def helper(size):
+    return FACTOR * TABLE[size.width]
+
+@app.job()
+def double(size: Size) -> int:
+    return helper(size)
+
+@app.job()
+def grow(size: "Size", by: "int" = 1) -> None: ...
+
+@app.job()
+async def lead(ctx: WorkerContext, width: int) -> str:
+    ctx.then(double.job(Size(width)))
+    ctx.then(app.make_job("grow", {"size": {"width": 4}}))
+    return double.enqueue(Size(10 * width)).id
+
+@app.recurring("@yearly")
+def report() -> None: ...
+"""
+START = """
+server = BackgroundJobServer(ServerConfig(worker_count=1), app.storage, app.program)
+server.start()
+"""
+
+
+def test_functions_of_cells_run_and_a_cell_that_runs_again_replaces_its_function(
+    run_cell: RunCell, tmp_path: Path
+) -> None:
+    [shown] = re.findall(r"```python\n(from qml_mp import Back.*?)```", section("Every day"), flags=re.DOTALL)
+    assert run_cell(shown) == "144"
+    assert run_cell("server.stop()") == ""
+
+    assert run_cell(CELLS) == ""
+    assert run_cell(CELLS.partition("FACTOR = 2")[2]) == ""  # again: replaced, and no error
+    assert run_cell(START) == ""
+
+    told = run_cell("handle = lead.enqueue(3); print(app.handle(handle.wait(60)).wait(60))")
+
+    assert told == "60\n"
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == 5)
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as database:
+        assert "helper" not in "".join(database.iterdump())  # a job is a name and JSON
+    assert run_cell("FACTOR = 5") == ""
+    assert run_cell("print(double.enqueue(Size(1)).wait(60))") == "2\n"  # what it was when the server began
+
+    assert run_cell("server.stop(); server.start()") == ""
+
+    assert run_cell("print(double.enqueue(Size(1)).wait(60))") == "5\n"
+    [server] = storage.list_servers()
+    pid = int(run_cell("import os; print(os.getpid())"))
+    check_refusals(run_cell)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: host.is_alive(server.process) is False, what="the end of the server")
+    storage.close()
+
+
+def check_refusals(run_cell: RunCell) -> None:
+    """In the same kernel, because each takes two seconds of a processor."""
+    run_cell("lock = __import__('threading').Lock()")
+    run_cell("@app.job()\ndef guarded() -> None:\n    with lock: pass")
+
+    refused = run_cell(START)
+    other = run_cell("@app.job(name='double')\ndef another() -> None: ...")
+    missing = run_cell("import sys; sys.modules['cloudpickle'] = None; server.start()")
+
+    assert "The job function 'guarded' cannot be sent to the server: TypeError" in refused
+    assert "The method 'double' is registered twice" in other
+    assert "pip install 'qml-mp[notebook]'" in missing
