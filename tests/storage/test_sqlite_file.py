@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.storage.sqlite import disk
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
 
@@ -139,9 +141,19 @@ def test_a_file_deleted_while_in_use_is_never_made_anew(storage: Storage, path: 
 
 
 @pytest.mark.fault(44)
-def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(storage: Storage, path: Path) -> None:
+@pytest.mark.parametrize("has_proc", [True, False])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(
+    storage: Storage, path: Path, replaced: bool, has_proc: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_proc:
+        monkeypatch.setattr(disk, "_shown_name", lambda _: None)
     before = storage.enqueue(Job.new("work"))
-    path.with_name("jobs.db-wal").unlink()
+    log = path.with_name("jobs.db-wal")
+    if replaced:
+        os.replace(shutil.copy(log, path.with_name("other")), log)
+    else:
+        log.unlink()
 
     with pytest.raises(StorageUnavailable, match="deleted or replaced"):
         storage.enqueue(Job.new("work"))

@@ -69,10 +69,6 @@ class SqliteConnection(ProcessConnection):
         """The lock is held across a fork: written by the thread that forks, one at a time."""
         self._file: FileIdentity | None = None
         """The file once opened. It stays: a file that was deleted under us is never made anew."""
-        self._log_path = ""
-        """Of the file that was opened: where its name leads to elsewhere later, that is another file."""
-        self._log: FileIdentity | None = None
-        """The write-ahead log of this connection."""
         self._disk = LogOnDisk(self.path)
         """Where its commits have to be; open as long as the connection."""
         super().__init__()
@@ -207,7 +203,7 @@ class SqliteConnection(ProcessConnection):
             self._connection = self._open()
             self._is_patient = True
             self.opened += 1
-        elif identity_of(self.path) != self._file or identity_of(self._log_path) != self._log:
+        elif identity_of(self.path) != self._file or not self._disk.is_in_place():
             # What is committed to a file that was deleted is lost, without any error of SQLite.
             self._drop()
             raise self._moved()
@@ -267,12 +263,11 @@ class SqliteConnection(ProcessConnection):
             else:
                 self._migrate(connection)
             version_of(connection)  # a first read, which makes the log
-            self._log_path = log_of(self.path)
-            self._disk.open(self._log_path)
+            self._disk.open(log_of(self.path))
         except BaseException:
             connection.close()
             raise
-        self._file, self._log = identity_of(self.path), identity_of(self._log_path)
+        self._file = identity_of(self.path)
         self._descriptors = open_descriptors() - before
         return connection
 

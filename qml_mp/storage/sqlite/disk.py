@@ -14,6 +14,7 @@ import os
 import sqlite3
 
 from qml_mp.errors import StorageUnreachable
+from qml_mp.storage.sqlite.opening import FileIdentity, identity_of
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
@@ -24,6 +25,11 @@ class LogOnDisk:
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = -1
+        self._log_path = ""
+        """Of the file that was opened: where its name leads to elsewhere later, that is another file."""
+        self._log: FileIdentity | None = None
+        self._shown_as: str | None = None
+        """What the kernel calls it; None where it does not say."""
         self._is_doubtful = False
         """The disk has failed once: the kernel then takes for written what may not be."""
 
@@ -36,6 +42,17 @@ class LogOnDisk:
             raise StorageUnreachable(
                 f"The log {log_path} of the SQLite file cannot be opened: {error.strerror}."
             ) from error
+        self._log_path, self._log = log_path, identity_of(log_path)
+        self._shown_as = _shown_name(self._descriptor)
+
+    def is_in_place(self) -> bool:
+        """Whether the log that is open was neither deleted nor replaced.
+
+        The kernel is asked for its name, not for what its inode says: of a file whose times somebody has read
+        Linux (from 6.13 on) notes the next write to the nanosecond, and a sixth of a commit goes into that.
+        """
+        name = None if self._shown_as is None else _shown_name(self._descriptor)
+        return identity_of(self._log_path) == self._log if name is None else name == self._shown_as
 
     def wait(self, connection: sqlite3.Connection, *, changed: bool = True) -> None:
         """Until all that was committed is on the disk; nothing to do where nothing was `changed`.
@@ -75,3 +92,11 @@ class LogOnDisk:
             f"The SQLite file {self._path} could not be written: the disk reported an error ({why}). What "
             "was written last may be lost if the machine goes down; look at the system's log."
         )
+
+
+def _shown_name(descriptor: int) -> str | None:
+    """The path of an open file, with a mark behind it once it is deleted; None where there is no /proc."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return None
