@@ -21,6 +21,7 @@ from tests.soak.report import Row, table
 from tests.soak.scenario import Task
 from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
 from tests.soak.stops import run_stops
+from tests.soak.waiting import run_waiting
 
 both = pytest.mark.parametrize("backend", ["sqlite", "postgres"])
 Run = Callable[[Task], Row]
@@ -232,3 +233,11 @@ def test_the_jobs_of_a_server_killed_with_its_workers_run_again_on_its_neighbour
 
     assert row.broken == (), table([row])
     assert row.kills == 1
+
+
+@both
+def test_one_program_waits_for_many_jobs(request: pytest.FixtureRequest, backend: str) -> None:
+    row = outcome(request, run_waiting, backend, 30)
+
+    assert row.broken == (), table([row])
+    assert row.done == 30

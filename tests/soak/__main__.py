@@ -28,6 +28,7 @@ from tests.soak.scenario import Task
 from tests.soak.silence import run_silence
 from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
 from tests.soak.stops import run_stops
+from tests.soak.waiting import run_waiting
 
 BACKENDS = ("sqlite", "postgres")
 
@@ -64,6 +65,7 @@ SCENARIOS = {
     "outages": Scenario(run=run_outages, unit="jobs", usual=2000, full=10_000, backends=("postgres",)),
     "peers": Scenario(run=run_peers, unit="kills", usual=4, full=12, backends=("postgres",)),
     "neighbours": Scenario(run=run_neighbours, unit="kills", usual=4, full=12),
+    "waiting": Scenario(run=run_waiting, unit="handles", usual=1000, full=1000),
     "stop-worker": Scenario(run=run_stopped_workers, unit="cycles", usual=60, full=1000),
     "stop-supervisor": Scenario(run=run_stopped_supervisors, unit="cycles", usual=20, full=1000, lanes=3),
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 
 import psycopg
 import pytest
 
+from qml_mp import QmlApp, ServerConfig
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
@@ -118,6 +121,24 @@ def test_nothing_listens_where_sessions_are_shared(url: str, said: str) -> None:
 
         assert storage.open_waker() is None
         assert storage.url == url + said
+
+
+def test_who_waits_for_jobs_looks_for_them_where_nothing_listens(
+    storage: Storage, url: str, admin: psycopg.Connection
+) -> None:
+    register(storage)
+    with closing(QmlApp(url, config=ServerConfig(polling_interval=timedelta(milliseconds=50)))) as app:
+        handles = app.enqueue_many(Job.new("work") for _ in range(2))
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(app.wait_all, handles, 60)
+            time.sleep(0.1)  # longer than a young job is only looked for
+            for _ in handles:
+                claim = storage.fetch_and_lock_job(FETCH)
+                assert claim is not None
+                storage.finish(claim, DONE, retention=KEEP)
+
+            assert waiting.result(60) == [{"ok": True}] * 2
+    assert admin.execute(f"SELECT count(*) FROM {SCHEMA}.waits").fetchone() == (0,)
 
 
 def test_a_pooler_that_keeps_sessions_is_as_good_as_none_once_the_url_says_so(
