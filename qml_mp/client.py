@@ -42,9 +42,9 @@ class JobClient:
             self._url = url
             self._storage = None
 
-    def __getstate__(self) -> dict[str, object]:
-        """For the program of a notebook, which is sent to its server: the connection stays here."""
-        return {**self.__dict__, "_storage": None, "_run": None}
+    def __reduce__(self) -> tuple[Callable[..., JobClient], tuple[Retention, timedelta, str | None]]:
+        """For the program of a notebook, which is sent to its server: the connection, and who waits, stay."""
+        return _client_of, (self.retention, self._polling, self._url)
 
     @contextmanager
     def attached(
@@ -168,3 +168,9 @@ class JobClient:
 def as_stored(result: JsonValue) -> JsonValue:
     """The result of a job of whose function nothing is known."""
     return result
+
+
+def _client_of(retention: Retention, polling: timedelta, url: str | None) -> JobClient:
+    client = JobClient(retention=retention, polling=polling)
+    client.connect(url)
+    return client
