@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.soak.bulk import run_bulk
 from tests.soak.firings import run_firings
 from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
@@ -35,6 +36,15 @@ def outcome(request: pytest.FixtureRequest, run: Run, backend: str, count: int, 
             scenario=run.__name__, backend=backend, postgres_url=url, seed=1, count=count, unit="", pace=pace
         )
     )
+
+
+@both
+def test_many_failed_jobs_are_retried_once_each_while_workers_run_them(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_bulk, backend, 1200)
+
+    assert row.broken == (), table([row])
 
 
 @both

@@ -32,6 +32,20 @@ def doze(ctx: WorkerContext, seconds: float) -> int:
     return ctx.job.claim_seq
 
 
+@app.job()
+def brittle(ctx: WorkerContext) -> int:
+    """Half of these jobs fail, whenever they run."""
+    with sole_run(ctx):
+        if fails_again(ctx.job.id):
+            raise ValueError("no")
+    return ctx.job.claim_seq
+
+
+def fails_again(job_id: str) -> bool:
+    """Whether the `brittle` job is of that half."""
+    return int(job_id[-1], 16) % 2 == 0
+
+
 @app.job(retry=RetryPolicy.fixed(0, jitter=0.0, max_attempts=3))
 def unsure(ctx: WorkerContext) -> int:
     """Fail the first time that it comes to its end, and succeed the second time."""
