@@ -12,6 +12,7 @@ from qml_mp.core.server_info import ProcessIdentity
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BETWEEN = ":"  # the boot and the pid namespace
+_USER_FIELD, _SYSTEM_FIELD = 11, 12
 _STATE_FIELD, _START_FIELD, _RSS_FIELD = 0, 19, 21  # in /proc/<pid>/stat, counted after the command's ")"
 
 
@@ -56,6 +57,17 @@ def rss_bytes(pid: int) -> int | None:
     except ProcessLookupError:
         return None
     return None if fields is None else int(fields[_RSS_FIELD]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """What all threads of a process of this machine have had of the processors; None when it is gone or not
+    told."""
+    try:
+        fields = _stat_fields(pid)
+    except ProcessLookupError:
+        return None
+    ticks = 0 if fields is None else int(fields[_USER_FIELD]) + int(fields[_SYSTEM_FIELD])
+    return None if fields is None else ticks / os.sysconf("SC_CLK_TCK")
 
 
 def handles_signal(pid: int, number: int) -> bool | None:

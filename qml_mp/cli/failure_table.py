@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from qml_mp.cli.fitting import fitted, terminal_width
+from qml_mp.cli.fitting import GAP, fitted, terminal_width
 from qml_mp.cli.output import local_time, print_table, short
 from qml_mp.core.failure_kinds import user_frame
 from qml_mp.core.payload import JsonValue
@@ -17,7 +17,7 @@ _ERROR_CHARS: Final = 100
 
 
 def print_failures(kinds: Sequence[FailureKind]) -> None:
-    """The table on stdout: two lines for each kind, of which the second says where, and names a job."""
+    """The table on stdout: a line for each kind, and below it where it failed, and a job."""
     width = terminal_width()
     headers, rows = fitted(
         {
@@ -59,5 +59,7 @@ def _where(kind: FailureKind, width: int | None) -> str:
     example = f"e.g. {kind.newest.id}"
     if frame is None:
         return f"  {example}"
-    room = None if width is None else max(12, width - len(example) - 5)
-    return f"  {printable(frame) if room is None else short(printable(frame), room)}  {example}"
+    where = printable(frame)
+    if width is None or len(where) + len(example) + 2 * GAP <= width:
+        return f"  {where}  {example}"
+    return f"  {short(where, width - GAP)}\n  {example}"

@@ -74,7 +74,7 @@ def print_queues(views: Sequence[QueueView]) -> None:
         "HELD": [view.stats.held for view in views],
         "OLDEST WAITS": [age(view.stats.oldest) for view in views],
         "SERVERS": [view.servers or "none" for view in views],
-        "LIMIT": [_limit_in_words(view.limit) for view in views],
+        "LIMIT": [limit_in_words(view.limit) for view in views],
     }
     print_table(
         *fitted(
@@ -125,7 +125,7 @@ def list_limits(session: Session, as_json: bool) -> None:
     print_table(
         ("OF", "NAME", "LIMIT", "PROCESSING", "NEXT IN"),
         (
-            (each.limit.kind, each.limit.name, _limit_in_words(each.limit), each.running, age(each.next_in))
+            (each.limit.kind, each.limit.name, limit_in_words(each.limit), each.running, age(each.next_in))
             for each in standings
         ),
     )
@@ -180,7 +180,7 @@ def limit(session: Session, name: str, max_running: str | None, rate: str | None
     if rate is not None:
         storage.set_rate(LimitKind.QUEUE, name, read_rate)
     limits = [each.limit for each in storage.standings() if _is_queue(each) and each.limit.name == name]
-    say(f"{name}: {_limit_in_words(limits[0]) if limits else 'no limit'}")
+    say(f"{name}: {limit_in_words(limits[0]) if limits else 'no limit'}")
 
 
 def _number(text: str | None) -> int | None:
@@ -218,7 +218,7 @@ def _limit_to_json(limit: Limit) -> dict[str, JsonValue]:
     }
 
 
-def _limit_in_words(limit: Limit) -> str | None:
+def limit_in_words(limit: Limit) -> str | None:
     """None: there is none."""
     words = ["paused"] if limit.paused else []
     if limit.max_running is not None:

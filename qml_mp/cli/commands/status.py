@@ -10,6 +10,7 @@ import click
 
 from qml_mp.cli.commands.monitor import print_servers, print_workers
 from qml_mp.cli.commands.queues import QueueView, print_queues, view_queues
+from qml_mp.cli.fitting import terminal_width
 from qml_mp.cli.output import coloured, json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.snapshot import ServerView, view_servers
@@ -69,9 +70,23 @@ def _to_json(seen: Snapshot) -> dict[str, object]:
     }
 
 
+def _in_lines(parts: Sequence[str]) -> list[str]:
+    """Side by side, in as many lines as the terminal's width makes of them."""
+    width = terminal_width()
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}  {part}"
+        if width is None or len(click.unstyle(longer)) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return lines
+
+
 def _print(url: str, seen: Snapshot) -> None:
     say(url)
-    click.echo("  ".join(f"{coloured(state)} {count}" for state, count in seen.counts.items()))
+    for line in _in_lines([f"{coloured(state)} {count}" for state, count in seen.counts.items()]):
+        click.echo(line)
     held = sum(queue.stats.held for queue in seen.queues)
     if held:
         say(f"of the processing ones, workers hold {held} that they have not begun")

@@ -1,0 +1,99 @@
+"""Client: `top` itself: looks, draws, and does what the keys say, until it is left."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+from rich.console import Console, Group
+from rich.live import Live
+
+from qml_mp.cli.changing import Changing
+from qml_mp.cli.failure import paragraph
+from qml_mp.cli.interruption import interrupted_once
+from qml_mp.cli.running import owners
+from qml_mp.cli.top.choice import Action, Choice, Key
+from qml_mp.cli.top.keyboard import keyboard
+from qml_mp.cli.top.page import page, rows_of
+from qml_mp.cli.top.sample import Rates, Sample, rates_between, take_sample
+from qml_mp.errors import QmlError, StorageUnavailable
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
+
+_REASON = "cancelled in top"
+
+
+class Top:
+    """What is shown, and what was there before."""
+
+    def __init__(self, storage: Storage, *, retention: Retention) -> None:
+        self._storage = storage
+        self._retention = retention
+        self.choice = Choice()
+        self._sample = take_sample(storage, at=time.monotonic())
+        self._rates: Rates = rates_between(None, self._sample)
+
+    def look(self) -> None:
+        """Take the next sample. A storage that is away leaves the last one there, and is told."""
+        try:
+            now: Sample = take_sample(self._storage, at=time.monotonic())
+        except StorageUnavailable as error:
+            self.choice.said = paragraph(error)
+            return
+        self._rates = rates_between(self._sample, now)
+        self._sample = now
+
+    def on_key(self, key: str) -> None:
+        """Do what it says."""
+        action = self.choice.on_key(key, rows_of(self._sample))
+        if action is not None:
+            try:
+                self.choice.said = self._do(action)
+            except QmlError as error:
+                self.choice.said = paragraph(error).removeprefix("qml-mp: error: ")
+            self.look()
+
+    def drawn(self, console: Console) -> Group:
+        """The page, as large as the terminal."""
+        lines = page(
+            self._sample, self._rates, self.choice, url=self._storage.display_url,
+            clock=datetime.now().astimezone().strftime("%H:%M:%S"),
+            width=console.width, height=console.height,
+        )  # fmt: skip
+        return Group(*lines)
+
+    def _do(self, action: Action) -> str:
+        if action.key is Key.PAUSE:
+            queue = action.queue or ""
+            self._storage.set_paused(queue, action.pause)
+            return f"{queue} is {'paused' if action.pause else 'resumed'}."
+        job_id = action.job_id or ""
+        changing = Changing(
+            storage=self._storage, retention=self._retention, reason=_REASON, force=False,
+            owner_of=lambda job_id: owners(self._storage).get(job_id),
+        )  # fmt: skip
+        told = changing.cancel(job_id) if action.key is Key.CANCEL else changing.retry(job_id)
+        return f"{job_id} {told}."
+
+
+def run_top(storage: Storage, *, retention: Retention, every: timedelta) -> None:
+    """Show it until a person leaves it, by a key or a signal. The terminal is then as it was."""
+    top = Top(storage, retention=retention)
+    console = Console(highlight=False)
+    try:
+        with (
+            interrupted_once(),
+            keyboard() as keys,
+            Live(top.drawn(console), console=console, screen=True, auto_refresh=False) as live,
+        ):
+            next_look = time.monotonic() + every.total_seconds()
+            while not top.choice.wants_to_leave:
+                key = keys.next(next_look - time.monotonic())
+                if key is not None:
+                    top.on_key(key)
+                else:
+                    top.look()
+                    next_look = time.monotonic() + every.total_seconds()
+                live.update(top.drawn(console), refresh=True)
+    except KeyboardInterrupt:  # the ordinary end
+        return

@@ -1,0 +1,85 @@
+"""Client: what `top` shows, as it was at a moment, and how fast it changes between two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qml_mp.cli.commands.status import Snapshot, look
+from qml_mp.cli.snapshot import WorkerView
+from qml_mp.core.state import FINAL_STATES
+from qml_mp.host import cpu_seconds, is_alive
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import FailureKind
+
+_MOST_KINDS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A moment."""
+
+    at: float
+    """On the monotonic clock."""
+    seen: Snapshot
+    failures: Sequence[FailureKind]
+    """The newest first."""
+    cpu_s: Mapping[str, float]
+    """By worker, what processes of this machine have used so far."""
+
+    @property
+    def workers(self) -> list[tuple[str, WorkerView]]:
+        """Each with the name of its server."""
+        return [(server.info.name, worker) for server in self.seen.servers for worker in server.workers]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Between two samples. Empty when there was only one."""
+
+    ended_per_s: float | None
+    """Jobs that have ended, without those whose rows were deleted meanwhile."""
+    growth_per_s: Mapping[str, float]
+    """By queue, of what waits there; negative: it shrinks."""
+    cpu_percent: Mapping[str, float]
+    """By worker, of one core."""
+
+
+def take_sample(storage: Storage, *, at: float) -> Sample:
+    """Look at everything once."""
+    seen = look(storage)
+    kinds = storage.failure_kinds(limit=_MOST_KINDS)
+    workers = [worker.info for server in seen.servers for worker in server.workers]
+    used = {
+        worker.id: cpu_seconds(worker.process.pid) for worker in workers if is_alive(worker.process) is True
+    }
+    return Sample(
+        at=at,
+        seen=seen,
+        failures=sorted(kinds, key=lambda kind: kind.last_at, reverse=True),
+        cpu_s={worker_id: seconds for worker_id, seconds in used.items() if seconds is not None},
+    )
+
+
+def rates_between(before: Sample | None, now: Sample) -> Rates:
+    """What has changed, per second."""
+    if before is None or now.at <= before.at:
+        return Rates(ended_per_s=None, growth_per_s={}, cpu_percent={})
+    passed = now.at - before.at
+    waited = {queue.stats.name: queue.stats.enqueued for queue in before.seen.queues}
+    return Rates(
+        ended_per_s=max(0, _ended(now.seen) - _ended(before.seen)) / passed,
+        growth_per_s={
+            queue.stats.name: (queue.stats.enqueued - waited.get(queue.stats.name, 0)) / passed
+            for queue in now.seen.queues
+        },
+        cpu_percent={
+            worker_id: max(0.0, 100 * (used - before.cpu_s[worker_id]) / passed)
+            for worker_id, used in now.cpu_s.items()
+            if worker_id in before.cpu_s
+        },
+    )
+
+
+def _ended(seen: Snapshot) -> int:
+    return sum(seen.counts[state] for state in FINAL_STATES)

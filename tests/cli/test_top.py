@@ -1,0 +1,242 @@
+"""`qml-mp top`: what it draws on a terminal, what its keys do, and how it leaves the terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pyte
+import pytest
+
+from qml_mp import host
+from qml_mp.cli.commands import top
+from qml_mp.cli.main import run
+from qml_mp.cli.top.choice import Choice, Key, Pane
+from qml_mp.cli.top.keyboard import keys_of
+from qml_mp.cli.top.loop import Top
+from qml_mp.cli.top.page import page, rows_of
+from qml_mp.cli.top.sample import Rates, Sample, rates_between, take_sample
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo, Failure
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Fetch
+from tests.cli.command import Qml
+
+SIZES = [(80, 24), (120, 40)]
+NO_RATES = Rates(ended_per_s=None, growth_per_s={}, cpu_percent={})
+
+
+@pytest.fixture
+def busy(storage: Storage) -> Storage:
+    """One server with two workers, of which the first runs a job; jobs that wait, and one that has failed."""
+    now = datetime.now(UTC)
+    storage.register_server(
+        ServerInfo(
+            id="blue#1", name="blue", hostname="here", process=host.identity(), worker_count=2,
+            queues=("default",), started_at=now, last_heartbeat=now, methods=("thumb",),
+        )
+    )  # fmt: skip
+    for number in (1, 2):
+        storage.register_worker(
+            WorkerInfo(
+                id=f"blue#1:worker:{number}.1", server_id="blue#1", number=number, process=host.identity(),
+                started_at=now,
+            )
+        )  # fmt: skip
+    storage.enqueue(Job.new("thumb", {"n": 1}))
+    failed = storage.fetch_and_lock_job(Fetch(worker_id="blue#1:worker:1.1", server_id="blue#1", queues=()))
+    assert failed is not None
+    error = ErrorInfo(type="ValueError", message="no\x1b[2J", traceback='  File "a/t.py", line 3, in f\n')
+    storage.finish(failed, Failure(error=error), retention=BY_DEFAULT)
+    storage.enqueue(Job.new("thumb", {"n": 2}))
+    assert storage.fetch_and_lock_job(Fetch(worker_id="blue#1:worker:1.1", server_id="blue#1", queues=()))
+    storage.enqueue_many(Job.new("thumb", queue=queue) for queue in ("default", "images", "images"))
+    return storage
+
+
+def drawn(sample: Sample, choice: Choice, *, width: int, height: int, rates: Rates = NO_RATES) -> list[str]:
+    lines = page(sample, rates, choice, url="sqlite:///x.db", clock="12:00:00", width=width, height=height)
+    assert len(lines) == height
+    assert all(line.cell_len <= width for line in lines)
+    return [line.plain for line in lines]
+
+
+@pytest.mark.parametrize(("width", "height"), [*SIZES, (40, 10), (20, 4), (300, 100)])
+def test_a_page_is_as_large_as_the_terminal_and_has_everything_for_which_there_is_room(
+    busy: Storage, width: int, height: int
+) -> None:
+    text = "\n".join(drawn(take_sample(busy, at=0.0), Choice(), width=width, height=height))
+
+    assert "\x1b" not in text
+    if width >= 80:
+        for part in (
+            "processing 1", "blue 1", "thumb", "images", "none", "ValueError: no", "Tab list",
+            "queue images: 2 jobs and no server serves it",
+        ):  # fmt: skip
+            assert part in text
+
+
+def test_the_chosen_row_is_always_seen(busy: Storage) -> None:
+    busy.enqueue_many(Job.new("thumb", queue=f"queue-{number:02}") for number in range(40))
+    sample = take_sample(busy, at=0.0)
+    choice = Choice(pane=Pane.QUEUES)
+
+    for _ in range(60):
+        choice.on_key(Key.DOWN, rows_of(sample))
+
+    assert any("queue-39" in line for line in drawn(sample, choice, width=80, height=24))
+
+
+def test_rates_are_what_has_changed_a_second(busy: Storage) -> None:
+    before = replace(take_sample(busy, at=10.0), cpu_s={"w": 1.0})
+    ids = [busy.enqueue(Job.new("thumb", queue="images")) for _ in range(5)]
+    busy.delete(ids[0], reason="no", retention=BY_DEFAULT)
+    now = replace(take_sample(busy, at=12.0), cpu_s={"w": 2.5, "new": 9.0})
+
+    rates = rates_between(before, now)
+
+    assert rates.ended_per_s == 0.5
+    assert rates.growth_per_s == {"default": 0.0, "images": 2.0}
+    assert rates.cpu_percent == {"w": 75.0}
+    assert rates_between(None, now) == NO_RATES
+    text = "\n".join(drawn(now, Choice(), width=120, height=40, rates=rates))
+    assert "0.5 ended/s" in text
+    assert "+2.0/s" in text
+
+
+def test_keys_ask_first_and_then_do_it(busy: Storage) -> None:
+    shown = Top(busy, retention=BY_DEFAULT)
+    failed = rows_of(shown._sample)[Pane.FAILURES][0].id
+
+    shown.on_key(Key.RETRY)
+    assert shown.choice.asked is not None
+    shown.on_key("n")
+    assert (shown.choice.said, busy.job_counts()[StateName.FAILED]) == ("Nothing was changed.", 1)
+    for key in (Key.RETRY, Key.YES):
+        shown.on_key(key)
+
+    assert shown.choice.said == f"{failed} enqueued."
+    assert busy.job_counts()[StateName.FAILED] == 0
+    shown.on_key(Key.RETRY)
+    assert "nothing to retry" in shown.choice.said
+
+
+def test_a_running_job_is_cancelled_and_a_queue_paused_and_resumed(busy: Storage) -> None:
+    shown = Top(busy, retention=BY_DEFAULT)
+
+    for key in (Key.CANCEL, Key.YES):
+        shown.on_key(key)
+    assert shown.choice.said.endswith("asked to end.")
+    assert len(busy.cancel_requests("blue#1")) == 1
+    shown.on_key(Key.DOWN)
+    shown.on_key(Key.CANCEL)
+    assert "nothing to cancel" in shown.choice.said  # the second worker is idle
+
+    shown.on_key(Key.PAUSE)
+    shown.on_key("n")
+    shown.on_key(Key.DOWN)
+    for expected in ("images is paused.", "images is resumed."):
+        shown.on_key(Key.PAUSE)
+        shown.on_key(Key.YES)
+        assert shown.choice.said == expected
+    assert [each.limit.paused for each in busy.standings()] == []
+
+
+def test_keys_are_told_from_the_bytes_of_a_terminal() -> None:
+    told = list(keys_of(b"\x1b[A\x1bOBk\tq\x1b[15~\x1b[1;5Cy\x03\x1b"))
+
+    assert told == [Key.UP, Key.DOWN, Key.UP, Key.TAB, Key.LEAVE, Key.YES, Key.LEAVE]
+
+
+class Seen:
+    """A terminal of some size with `top` in it."""
+
+    def __init__(self, fd: int, pid: int, size: tuple[int, int]) -> None:
+        self.screen = pyte.Screen(*size)
+        self.everything = b""
+        self.fd = fd
+        self.pid = pid
+        self._stream = pyte.ByteStream(self.screen)
+
+    def until(self, is_there: Callable[[str], bool]) -> str:
+        """Read on until the screen is as wanted; the screen."""
+        deadline = time.monotonic() + 60
+        while not is_there(text := "\n".join(self.screen.display)):
+            assert time.monotonic() < deadline, text
+            self.read()
+        return text
+
+    def read(self) -> bool:
+        if not select.select([self.fd], [], [], 0.5)[0]:
+            return True
+        try:
+            data = os.read(self.fd, 65536)
+        except OSError:
+            return False
+        self.everything += data
+        self._stream.feed(data)
+        return bool(data)
+
+
+@contextmanager
+def on_terminal(qml: Qml, size: tuple[int, int], *arguments: str) -> Iterator[Seen]:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(qml.folder)
+        environment = {**qml.environment(), "TERM": "xterm-256color"}
+        os.execve(sys.executable, [sys.executable, "-m", "qml_mp", *arguments], environment)
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    try:
+        yield Seen(fd, pid, size)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_on_a_terminal_it_draws_itself_takes_keys_and_leaves_the_terminal_as_it_was(
+    qml: Qml, busy: Storage, size: tuple[int, int]
+) -> None:
+    with on_terminal(qml, size, "top", "--every", "100ms") as seen:
+        before = termios.tcgetattr(seen.fd)
+        text = seen.until(lambda text: "images" in text and "q leave" in text)
+        assert text.splitlines()[-1].startswith("Tab list")
+        os.write(seen.fd, b"\t\x1b[Bp")
+        seen.until(lambda text: "Pause queue images? y: yes" in text)
+        os.write(seen.fd, b"y")
+        seen.until(lambda text: "images is paused." in text)
+        os.write(seen.fd, b"q")
+        while seen.read():
+            pass
+        _, status = os.waitpid(seen.pid, 0)
+        assert termios.tcgetattr(seen.fd) == before
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [each.limit.name for each in busy.standings() if each.limit.paused] == ["images"]
+    assert seen.everything.rstrip().endswith((b"\x1b[?1049l\x1b[?25h", b"\x1b[?25h\x1b[?1049l"))
+
+
+def test_without_a_terminal_or_the_extra_it_says_what_to_do(
+    qml: Qml, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(qml.folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    codes = [run(["top"])]
+    monkeypatch.setattr(top, "find_spec", lambda _name: None)
+    codes.append(run(["top"]))
+
+    no_terminal, no_extra = capsys.readouterr().err.splitlines()
+    assert codes == [2, 2]
+    assert "`top` needs a terminal. `qml-mp status --watch` shows the same" in no_terminal
+    assert "needs the extra `top`: pip install 'qml-mp[top]'" in no_extra
