@@ -84,11 +84,9 @@ class Awaiting:
         if self._pid != os.getpid():
             self._begin()  # the thread, and who waited for it, are the parent's
         with self._lock:
-            self._joining.append(subscription)
             if not self._is_running:
-                self._bell = os.pipe()
-                self._is_running = True
-                threading.Thread(target=self._run, name="qml-mp: waiting for jobs", daemon=True).start()
+                self._start()
+            self._joining.append(subscription)
             self._ring()
 
     def leave(self, subscription: Subscription) -> None:
@@ -107,9 +105,20 @@ class Awaiting:
         self._joining: list[Subscription] = []
         self._leaving: list[Subscription] = []
 
+    def _start(self) -> None:
+        self._bell = os.pipe()
+        os.set_blocking(self._bell[1], False)
+        self._is_running = True
+        try:
+            threading.Thread(target=self._run, name="qml-mp: waiting for jobs", daemon=True).start()
+        except BaseException:  # there are too many
+            self._close()
+            raise
+
     def _ring(self) -> None:
         if self._is_running:
-            os.write(self._bell[1], b"!")
+            with suppress(BlockingIOError):  # it has been rung often enough
+                os.write(self._bell[1], b"!")
 
     def _run(self) -> None:
         told: list[Subscription] = []

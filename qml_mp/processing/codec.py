@@ -124,13 +124,18 @@ def _union(members: tuple[Any, ...]) -> Codec:
 
     def attempt(direction: str, value: Any, where: str) -> Any:
         problem: InvalidJob | None = None
+        unusable: UnusableAnnotation | None = None
         for member in ordered:
             if value is None and member is not type(None):
                 continue
             try:
                 return getattr(codec_of(member, where), direction)(value, where)
+            except UnusableAnnotation as error:
+                unusable = problem = error
             except InvalidJob as error:
                 problem = error
+        if unusable is not None:
+            raise unusable  # the value may be one of that
         if problem is not None and len(ordered) == 2 and type(None) in ordered:
             raise problem  # Optional: the one real member says more than "none of them"
         raise mismatch(value, " or ".join(named(member) for member in members), where)

@@ -114,6 +114,7 @@ def test_a_result_comes_back_equal_and_of_its_type(value: object, hint: object) 
         ([1, 2], Iterator[int], [1, 2]),
         ([1, 2], "Missing", [1, 2]),
         ([1, 2], list["Missing"], [1, 2]),
+        ([1, 2], int | list["Missing"], [1, 2]),
         ({"result": 1}, WorkerResult, {"result": 1}),
         ({"result": 1}, WorkerResult | int, {"result": 1}),
     ],
