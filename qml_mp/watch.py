@@ -70,7 +70,9 @@ class Watch:
 
     def remove(self, job_ids: Iterable[str]) -> None:
         """Wait for these no more."""
-        self._open.difference_update(job_ids)
+        gone = self._open.intersection(job_ids)
+        self._open -= gone
+        self._listening.forget(gone)
 
     def next_ended(self, *, deadline: float) -> dict[str, Job | None]:
         """Those that have ended next, with their rows; None: there is no such job (any more). It waits for
@@ -81,7 +83,7 @@ class Watch:
         """
         while True:
             now = time.monotonic()
-            if self._listening.is_due(now) and self._listening.begin(now):
+            if self._listening.is_due(now) and self._listening.begin(now, self._open):
                 self._look_at = now  # for what ended before that was known
             ended: dict[str, Job | None] = {}
             if now >= self._look_at:
@@ -118,7 +120,7 @@ class Watch:
             self._is_in_trouble = True
         now = time.monotonic()
         self._rested_at = now + (_WORK_PER_REST * (now - began) if job_ids is self._open else 0)
-        self._open -= ended.keys()
+        self.remove(ended)
         return ended
 
     def _rings(self, *, until: float) -> bool:
@@ -158,14 +160,22 @@ class _Listening:
         self._young: deque[tuple[float, set[str]]] = deque()
         """From which instant on so many are to be told of, in this order."""
         self._announced: set[str] = set()
-        """Those that are, for some time from now on; ended ones stay here to the end."""
+        """Those that are, for some time from now on."""
+        self._over: set[str] = set()
+        """Those that are and need not be, until it is renewed: a statement for each would cost more."""
         self._try_at, self._renew_at = 0.0, float("inf")
         self._pause_s = _LOOK_EVERY_S
         """Before it tries again."""
 
     def wants(self, job_ids: set[str]) -> None:
         """To be told of these too, when they are no longer young."""
-        self._young.append((time.monotonic() + _YOUNG_S, job_ids))
+        if self._try_at < float("inf"):
+            self._young.append((time.monotonic() + _YOUNG_S, job_ids))
+
+    def forget(self, job_ids: set[str]) -> None:
+        """To be told of these no more."""
+        self._over |= self._announced & job_ids
+        self._announced -= job_ids
 
     def is_due(self, now: float) -> bool:
         """Whether there is something to do by now."""
@@ -174,11 +184,11 @@ class _Listening:
         is_lost = self.waker is None and bool(self._announced)
         return is_lost or bool(self._young and now >= self._young[0][0]) or now >= self._renew_at
 
-    def begin(self, now: float) -> bool:
-        """Listen, and be told of all that is not young; whether that has begun now for any."""
+    def begin(self, now: float, job_ids: set[str]) -> bool:
+        """Listen, and be told of these, unless they are young; whether that has begun now for any."""
         wanted: set[str] = set()
         while self._young and now >= self._young[0][0]:
-            wanted |= self._young.popleft()[1]
+            wanted |= self._young.popleft()[1] & job_ids
         self._announced |= wanted  # also when only the reply is lost
         try:
             if self.waker is None:
@@ -189,6 +199,8 @@ class _Listening:
                 return False
             if now >= self._renew_at:
                 wanted, self._renew_at = self._announced, now + _RENEW_S
+                self._storage.end_wait(self._name, self._over - wanted)
+                self._over.clear()
             self._storage.begin_wait(self._name, wanted, ttl=_TOLD_FOR)
         except StorageError as problem:  # a lost connection, or a role that may not write
             logger.debug("Who waits for jobs is not told of their ends, and looks for them: %s", problem)
@@ -209,6 +221,7 @@ class _Listening:
         """Listen no more, and have nothing be told."""
         self._young.clear()
         self.lose()
-        announced, self._announced = self._announced, set()
+        told = self._announced | self._over
+        self._announced, self._over = set(), set()
         with suppress(StorageError):  # it is forgotten when its time is over
-            self._storage.end_wait(self._name, announced)
+            self._storage.end_wait(self._name, told)

@@ -27,10 +27,12 @@ from qml_mp import (
     ResultNotStored,
     StorageUnavailable,
     WaitTimeout,
+    watch,
 )
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Cancelled, Failure, Outcome, Success
 from qml_mp.storage.store import Storage
+from tests.processes.harness import wait_until
 from tests.storage.conftest import Raw
 from tests.storage.flaky_proxy import FlakyProxy
 from tests.storage.helpers import DONE, KEEP, NO, fetch, in_children
@@ -265,6 +267,25 @@ def test_what_is_said_to_have_ended_is_looked_for_alone(
     # Were each look about all that have not ended, fewer than ten would be about fewer than ten.
     assert sum(jobs < 10 for jobs in seen.looks) > 12
     assert raw.run(f"SELECT count(*) FROM {raw.name('jobs').replace('jobs', 'waits')}") == [(0,)]
+
+
+@only_postgres
+def test_what_has_ended_is_not_told_of_for_ever_by_who_waits_for_more(
+    app: QmlApp, storage: Storage, seen: Seen, raw: Raw, beside: Callable[..., Future[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(watch, "_RENEW_S", 0.05)
+    handles, running = enqueued(app, 2), claims(storage, 2)
+    waits = f"SELECT job_id FROM {raw.name('jobs').replace('jobs', 'waits')}"
+    waiting = beside(app.wait_all, handles, LIMIT_S)
+    assert seen.listens.wait(LIMIT_S)
+
+    end(storage, running[0])
+
+    wait_until(lambda: raw.run(waits) == [(handles[1].id,)], what="the end of the other wait")
+    end(storage, running[1])
+    waiting.result(LIMIT_S)
+    assert raw.run(waits) == []
 
 
 @only_postgres
