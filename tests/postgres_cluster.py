@@ -36,7 +36,7 @@ _CARELESS = (
     "autovacuum=off",
 )  # fmt: skip
 """Neither what a power cut would leave nor order in tables that are gone in minutes is worth any work."""
-_SHUTDOWNS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+SHUTDOWNS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -113,15 +113,15 @@ def _guard(*, durable: bool) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # As root the folder must be one that the unprivileged user can reach, whatever TMPDIR says.
     folder = Path(tempfile.mkdtemp(prefix="qml-mp-pg-", dir="/tmp" if os.geteuid() == 0 else None))
-    server: _Server | None = None
+    server: ClusterServer | None = None
     try:
         user = unprivileged_user()
         programs = find_server_programs()
         if user is not None:
             os.chown(folder, user.pw_uid, user.pw_gid)
             programs = programs.reachable_for(user, folder / "programs")
-        _initialise(programs, folder, user)
-        server = _Server(programs, folder, user, durable=durable)
+        initialise(programs, folder, user)
+        server = ClusterServer(programs, folder, user, durable=durable)
         server.start_anywhere()
         print(server.url, flush=True)
         for line in sys.stdin:
@@ -133,7 +133,7 @@ def _guard(*, durable: bool) -> int:
         return 1
     finally:
         if server is not None:
-            server.stop(_SHUTDOWNS["immediate"])  # nothing in the cluster is worth a checkpoint
+            server.stop(SHUTDOWNS["immediate"])  # nothing in the cluster is worth a checkpoint
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -149,7 +149,7 @@ def unprivileged_user() -> pwd.struct_passwd | None:
     raise ClusterError("PostgreSQL refuses to run as root, and there is no user postgres or nobody.")
 
 
-def _initialise(programs: ServerPrograms, folder: Path, user: pwd.struct_passwd | None) -> None:
+def initialise(programs: ServerPrograms, folder: Path, user: pwd.struct_passwd | None) -> None:
     command: list[str | Path] = [
         programs.folder / "initdb", "--pgdata", folder / "data", "--username", "postgres", "--auth", "trust",
         "--encoding", "UTF8", "--locale", "C",
@@ -161,7 +161,7 @@ def _initialise(programs: ServerPrograms, folder: Path, user: pwd.struct_passwd 
         raise ClusterError(f"initdb failed: {_tail(folder / 'initdb.log')}")
 
 
-class _Server:
+class ClusterServer:
     """The server of the cluster in the folder."""
 
     def __init__(
@@ -190,8 +190,8 @@ class _Server:
 
     def obey(self, command: str) -> None:
         """What the other side wants."""
-        if command in _SHUTDOWNS:
-            self.stop(_SHUTDOWNS[command])
+        if command in SHUTDOWNS:
+            self.stop(SHUTDOWNS[command])
         elif not self._start():
             raise ClusterError(
                 f"The PostgreSQL server did not come back: {_tail(self._folder / 'server.log')}"
@@ -221,7 +221,7 @@ class _Server:
             ready = _became_ready(self._process, self._folder / "data" / "postmaster.pid")
         finally:
             if not ready:
-                self.stop(_SHUTDOWNS["immediate"])
+                self.stop(SHUTDOWNS["immediate"])
         return ready
 
 

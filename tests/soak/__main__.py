@@ -17,6 +17,7 @@ from tests.soak.first_jobs import run_first_jobs
 from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
 from tests.soak.limits import run_limits
+from tests.soak.long_outages import run_away, run_failover, run_locked
 from tests.soak.orphans import run_orphans
 from tests.soak.outages import run_outages
 from tests.soak.peers import run_neighbours, run_peers
@@ -65,6 +66,9 @@ SCENARIOS = {
     "rate": Scenario(run=run_rate, unit="seconds", usual=10, full=20),
     "freeze": Scenario(run=run_freeze, unit="jobs", usual=3000, full=3000, backends=("postgres",)),
     "outages": Scenario(run=run_outages, unit="jobs", usual=2000, full=10_000, backends=("postgres",)),
+    "away": Scenario(run=run_away, unit="jobs", usual=400, full=1000, backends=("postgres",)),
+    "locked": Scenario(run=run_locked, unit="jobs", usual=400, full=1000, backends=("postgres",)),
+    "failover": Scenario(run=run_failover, unit="jobs", usual=400, full=1000, backends=("postgres",)),
     "peers": Scenario(run=run_peers, unit="kills", usual=4, full=12, backends=("postgres",)),
     "neighbours": Scenario(run=run_neighbours, unit="kills", usual=4, full=12),
     "waiting": Scenario(run=run_waiting, unit="handles", usual=1000, full=1000),
