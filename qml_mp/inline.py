@@ -81,7 +81,7 @@ class _Inline:
             user_code=nullcontext,
             clock=SystemClock(),
             rng=random.Random(),
-            board=_Board(),
+            progress=_LastProgress(),
         )
         self._left = 0
         """How many more jobs may run that nobody has enqueued, before there seems to be no end of them."""
@@ -188,14 +188,16 @@ class _TooMany(ConfigurationError):
         )
 
 
-class _Board:
+class _LastProgress:
     """What the running jobs have said last of how far they have come."""
 
     def __init__(self) -> None:
+        self.newest_job: Job | None = None
         self._said: dict[str, Progress] = {}
 
     def show(self, job: Job, done: float, total: float | None, note: str) -> None:
         note.encode(errors="replace")  # as a worker does, which has room for text alone
+        self.newest_job = job
         self._said[job.id] = Progress(done=done, total=total, note=note)
 
     def newest_of(self, job: Job) -> Progress | None:

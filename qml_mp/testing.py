@@ -22,6 +22,7 @@ from qml_mp.core.progress import Progress
 from qml_mp.core.state import Processing
 from qml_mp.embedding.remote import RemoteSupervisor, spawn_supervisor
 from qml_mp.errors import ConfigurationError, QmlError, shown
+from qml_mp.processing.board import Board
 from qml_mp.processing.cancel import CancelReason, CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.errors_text import describe_anything
@@ -36,9 +37,11 @@ class SaidProgress:
 
     def __init__(self) -> None:
         self.said: list[Progress] = []
+        self.newest_job: Job | None = None
 
-    def show(self, job: Job, done: float, total: float | None, note: str) -> None:  # noqa: ARG002
+    def show(self, job: Job, done: float, total: float | None, note: str) -> None:
         """Keep it."""
+        self.newest_job = job
         note.encode(errors="replace")  # as a worker does, which has room for text alone
         self.said.append(Progress(done=done, total=total, note=note))
 
@@ -76,19 +79,19 @@ def context(
         last_error=error,
         started_at=now,
     )
-    return WorkerContext.of(row, started_at=now, cancel=_token(cancelled), board=SaidProgress())
+    return WorkerContext.of(row, started_at=now, cancel=_token(cancelled), board=Board(SaidProgress()))
 
 
 def progress_of(ctx: WorkerContext) -> list[Progress]:
     """All that was said with `ctx.progress` of a context made here, in order."""
-    if not isinstance(ctx.board, SaidProgress):
+    if not isinstance(ctx.board.progress, SaidProgress):
         raise ConfigurationError("progress_of takes a context that testing.context() has made.")
-    return list(ctx.board.said)
+    return list(ctx.board.progress.said)
 
 
 def follow_ups_of(ctx: WorkerContext) -> list[Job]:
     """The jobs that `ctx.then` was given, in order."""
-    return list(ctx.follow_ups.take())
+    return [job for said in ctx.board.follow_ups.values() for job in said.jobs()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

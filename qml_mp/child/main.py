@@ -134,7 +134,7 @@ def _loop(
     )
     processor = JobProcessor(
         program, default_timeout=config.job_timeout, user_code=commands.user_code, clock=SystemClock(),
-        rng=random.Random(), board=slot.progress,
+        rng=random.Random(), progress=slot.progress,
     )  # fmt: skip
     changes = StateChanges(program.on_state_change, display=display, events=events)
     hygiene = Hygiene(

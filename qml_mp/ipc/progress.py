@@ -34,17 +34,17 @@ class ProgressCell:
         self._at = at
         self._version_at = at // _VERSION_BYTES
         self._version = 0
-        self._job: Job | None = None
-        """The job that has said something last, and how it stands here."""
+        self.newest_job: Job | None = None
+        """The one that has said something last (worker), and how it stands here."""
         self._key = b""
         self._note = ""
         self._note_bytes = 0
 
     def show(self, job: Job, done: float, total: float | None, note: str) -> None:
         """How far this job has come (worker): amounts from 0 to `progress.MOST`."""
-        if job is not self._job:
+        if job is not self.newest_job:
             self._key = ClaimKey(job_id=job.id, claim_seq=job.claim_seq).packed
-            self._job = job
+            self.newest_job = job
         data = None if note is self._note else note.encode(errors="replace")[:MAX_NOTE_BYTES]
         version = self._version + 2
         self._numbers[self._version_at] = version - 1
@@ -64,7 +64,7 @@ class ProgressCell:
 
     def newest_of(self, job: Job) -> Progress | None:
         """What this job has said last (worker); None: nothing."""
-        if self._job is None:  # as in most workers, always
+        if self.newest_job is None:  # as in most workers, always
             return None
         found = self.read()
         key = ClaimKey(job_id=job.id, claim_seq=job.claim_seq)

@@ -6,39 +6,15 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import JsonValue
-from qml_mp.core.progress import MOST, Progress
+from qml_mp.core.progress import MOST
 from qml_mp.errors import ConfigurationError, shown
+from qml_mp.processing.board import Board
 from qml_mp.processing.cancel import CancelToken
-from qml_mp.processing.follow_ups import FollowUps
-
-
-class ProgressBoard(Protocol):
-    """Where a worker's jobs say how far they have come."""
-
-    def show(self, job: Job, done: float, total: float | None, note: str) -> None:
-        """This job has come so far; called in tight loops."""
-
-    def newest_of(self, job: Job) -> Progress | None:
-        """What this job has said last; None: nothing."""
-
-
-class NoBoard:
-    """For a context that was made by hand: nobody looks."""
-
-    def show(self, job: Job, done: float, total: float | None, note: str) -> None:
-        """Is seen nowhere."""
-
-    def newest_of(self, job: Job) -> Progress | None:  # noqa: ARG002
-        """Nothing."""
-        return None
-
-
-NO_BOARD = NoBoard()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +28,8 @@ class WorkerContext:
     """What ended the attempt before this one; None on the first."""
     started_at: datetime
     cancel: CancelToken
-    follow_ups: FollowUps = field(default_factory=FollowUps, repr=False, compare=False)
-    """What `then` was given; a copy of the context has the same."""
-    board: ProgressBoard = field(default=NO_BOARD, repr=False, compare=False)
-    """Where `progress` is shown."""
+    board: Board = field(default_factory=Board, repr=False, compare=False)
+    """Where `progress` and `then` say it."""
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """Say how far the job has come: so much of so much (None: nobody knows), and where it is.
@@ -68,7 +42,7 @@ class WorkerContext:
         """
         try:
             if 0 <= done <= MOST and (total is None or 0 <= total <= MOST):
-                self.board.show(self.job, done, total, note)
+                self.board.progress.show(self.job, done, total, note)
                 return
         except (TypeError, ValueError, AttributeError, struct.error):
             pass  # not numbers, or no text
@@ -89,11 +63,11 @@ class WorkerContext:
         Should storage refuse a job all the same, this one ends failed, with an error that says so, and none
         is enqueued.
         """
-        self.follow_ups.add(jobs, parent=self.job)
+        self.board.follow(self.job, jobs)
 
     @classmethod
     def of(
-        cls, job: Job, *, started_at: datetime, cancel: CancelToken, board: ProgressBoard = NO_BOARD
+        cls, job: Job, *, started_at: datetime, cancel: CancelToken, board: Board | None = None
     ) -> WorkerContext:
         """The context of the attempt that begins with this row."""
         return cls(
@@ -102,7 +76,7 @@ class WorkerContext:
             previous_exception=job.last_error,
             started_at=started_at,
             cancel=cancel,
-            board=board,
+            board=Board() if board is None else board,
         )
 
 

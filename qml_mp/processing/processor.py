@@ -29,11 +29,11 @@ from qml_mp.core.outcome import (
     Success,
 )
 from qml_mp.core.payload import EncodedJson
-from qml_mp.core.progress import Progress
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.binding import PayloadMismatch
+from qml_mp.processing.board import Board, ShownProgress
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
-from qml_mp.processing.context import NO_BOARD, ProgressBoard, WorkerContext, WorkerResult
+from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.errors_text import clean, describe_anything, message_of
 from qml_mp.processing.job_records import note_running
 from qml_mp.processing.middleware import CallNext, chain
@@ -63,14 +63,14 @@ class JobProcessor:
         user_code: UserCode,
         clock: Clock,
         rng: random.Random,
-        board: ProgressBoard = NO_BOARD,
+        progress: ShownProgress | None = None,
     ) -> None:
         self._program = program
         self._default_timeout = default_timeout
         self._user_code = user_code
         self._clock = clock
         self._rng = rng
-        self._board = board
+        self._board = Board(progress)
         self._terms = lru_cache(_MOST_TERMS)(self._new_terms)
 
     def resolve(self, claim: Claim) -> Execution:
@@ -92,16 +92,15 @@ class JobProcessor:
         note_running(job)
         ended = self._ended(call, job, context, execution.terms.encoded)
         note_running(None)
-        duration_s = self._clock.monotonic() - began_s
-        outcome = self._judge(ended, execution, cancel, duration_s=duration_s)
-        return _with_extras(outcome, context.follow_ups.take(), self._board.newest_of(job))
-
-    def _judge(
-        self, ended: _Returned | _Raised, execution: Execution, cancel: CancelToken, *, duration_s: float
-    ) -> Outcome:
         if isinstance(ended, _Returned):
-            return self._judge_return(ended, execution, duration_s=duration_s)
-        error = ended.error
+            outcome = self._judge_return(ended, execution, duration_s=self._clock.monotonic() - began_s)
+        else:
+            outcome = self._judge_raised(ended.error, execution, cancel)
+        if self._board.follow_ups or self._board.progress.newest_job is not None:
+            return _with_extras(outcome, self._board.take(job))
+        return outcome
+
+    def _judge_raised(self, error: BaseException, execution: Execution, cancel: CancelToken) -> Outcome:
         if is_a(error, PayloadMismatch):
             return _refused("InvalidPayload", message_of(error))
         if is_a(error, JobInterrupted):
@@ -217,12 +216,12 @@ class JobProcessor:
         return describe_anything(error, user_code=self._user_code)
 
 
-def _with_extras(outcome: Outcome, follow_ups: tuple[Job, ...], progress: Progress | None) -> Outcome:
-    """The outcome, and what the job wants to be written with it; of most jobs the outcome as it is."""
-    if isinstance(outcome, Success) and (follow_ups or progress is not None):
-        return replace(outcome, extras=Extras(follow_ups=follow_ups, progress=progress))
-    if isinstance(outcome, Retry | Failure) and progress is not None:
-        return replace(outcome, extras=Extras(progress=progress))
+def _with_extras(outcome: Outcome, extras: Extras | None) -> Outcome:
+    """The outcome, with what the job wants to be written with it."""
+    if extras is not None and isinstance(outcome, Success):
+        return replace(outcome, extras=extras)
+    if extras is not None and isinstance(outcome, Retry | Failure) and extras.progress is not None:
+        return replace(outcome, extras=replace(extras, follow_ups=()))
     return outcome
 
 

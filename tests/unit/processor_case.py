@@ -13,8 +13,8 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import Processing
+from qml_mp.processing.board import ShownProgress
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
-from qml_mp.processing.context import NO_BOARD, ProgressBoard
 from qml_mp.processing.middleware import JobMiddleware
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Program
@@ -46,7 +46,7 @@ def processor_of(
     middleware: tuple[JobMiddleware, ...] = (),
     policy: RetryPolicy = STEADY,
     user_code: UserCode = nullcontext,
-    board: ProgressBoard = NO_BOARD,
+    progress: ShownProgress | None = None,
 ) -> JobProcessor:
     registry = WorkerRegistry()
     if worker is not None:
@@ -57,7 +57,7 @@ def processor_of(
         user_code=user_code,
         clock=SteppingClock(),
         rng=random.Random(1),
-        board=board,
+        progress=progress,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Failure, Retry, Success
 from qml_mp.errors import InvalidJob
-from qml_mp.processing import follow_ups
+from qml_mp.processing import board
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from tests.unit.processor_case import claim_of, error_of, run
 
@@ -89,8 +89,8 @@ def test_what_cannot_be_enqueued_fails_in_the_job(job: Any, message: str) -> Non
 
 
 def test_there_is_a_most_and_what_is_refused_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow_ups, "MOST_FOLLOW_UPS", 2)
-    monkeypatch.setattr(follow_ups, "MOST_TEXT_CHARS", 500)
+    monkeypatch.setattr(board, "MOST_FOLLOW_UPS", 2)
+    monkeypatch.setattr(board, "MOST_TEXT_CHARS", 500)
 
     def f(ctx: WorkerContext) -> None:
         ctx.then(Job.new("next", 1))

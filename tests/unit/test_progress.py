@@ -32,7 +32,7 @@ def key_of(job: Job) -> ClaimKey:
 
 
 def run_with(cell: ProgressCell, function: Any, cancel: CancelToken | None = None) -> Outcome:
-    processor = processor_of(function, board=cell)
+    processor = processor_of(function, progress=cell)
     return processor.run(processor.resolve(claim_of()), cancel or CancelToken.never())
 
 

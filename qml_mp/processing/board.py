@@ -1,0 +1,98 @@
+"""Worker: what running jobs say that is written with their outcome: how far they have come, and what follows.
+
+One board for all jobs of a process, by claim, so that a job which says nothing costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from qml_mp.core.job import ClaimKey, Job
+from qml_mp.core.outcome import Extras
+from qml_mp.core.progress import Progress
+from qml_mp.errors import InvalidJob, shown
+from qml_mp.storage.storable import new_row
+
+MOST_FOLLOW_UPS = 1000
+MOST_TEXT_CHARS = 8 * 1024 * 1024
+PARENT_ID = "parent_id"
+
+
+class ShownProgress(Protocol):
+    """Where a job's progress is shown while it runs."""
+
+    newest_job: Job | None
+    """The one that has said something last; None: none has, as in most processes."""
+
+    def show(self, job: Job, done: float, total: float | None, note: str) -> None:
+        """This job has come so far; called in tight loops."""
+
+    def newest_of(self, job: Job) -> Progress | None:
+        """What this job has said last; None: nothing."""
+
+
+class UnseenProgress:
+    """For a context that was made by hand: nobody looks."""
+
+    newest_job: Job | None = None
+
+    def show(self, job: Job, done: float, total: float | None, note: str) -> None:
+        """Is seen nowhere."""
+
+    def newest_of(self, job: Job) -> Progress | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
+
+class Board:
+    """Written by the jobs' code, and read when an attempt has ended."""
+
+    def __init__(self, progress: ShownProgress | None = None) -> None:
+        self.progress: ShownProgress = UnseenProgress() if progress is None else progress
+        self.follow_ups: dict[ClaimKey, FollowUps] = {}
+
+    def follow(self, job: Job, jobs: tuple[Job, ...]) -> None:
+        """Have these enqueued with the success of the job. As `FollowUps.add`."""
+        self.follow_ups.setdefault(_key(job), FollowUps()).add(jobs, parent=job)
+
+    def take(self, job: Job) -> Extras | None:
+        """What the attempt has said that has ended; None: nothing."""
+        follow_ups = self.follow_ups.pop(_key(job), None)
+        jobs = () if follow_ups is None else follow_ups.jobs()
+        progress = self.progress.newest_of(job)
+        return Extras(follow_ups=jobs, progress=progress) if jobs or progress is not None else None
+
+
+class FollowUps:
+    """The jobs that one attempt wants to be enqueued with its success."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._text_chars = 0
+
+    def add(self, jobs: tuple[Job, ...], *, parent: Job) -> None:
+        """Have them enqueued as well. Raises `InvalidJob` for what cannot be, and adds none of them then."""
+        given, chars = {}, self._text_chars
+        for job in jobs:
+            if not isinstance(job, Job):
+                raise InvalidJob(f"ctx.then takes jobs, as other.job(...) makes them; this is {shown(job)}.")
+            child = replace(job, metadata={**job.metadata, PARENT_ID: parent.id})
+            row = new_row(child)  # refused here, where the job can tell of it, and not with its outcome
+            chars += len(row.payload) + len(row.metadata)
+            given[job.id] = child
+        together = {**self._jobs, **given}
+        if len(together) > MOST_FOLLOW_UPS or chars > MOST_TEXT_CHARS:
+            raise InvalidJob(
+                f"A job can have {MOST_FOLLOW_UPS} follow-up jobs with {MOST_TEXT_CHARS:,} characters of "
+                "payloads and metadata; enqueue more with one follow-up job that does."
+            )
+        self._jobs, self._text_chars = together, chars
+
+    def jobs(self) -> tuple[Job, ...]:
+        """All of them, in order."""
+        return tuple(self._jobs.values())
+
+
+def _key(job: Job) -> ClaimKey:
+    return ClaimKey(job_id=job.id, claim_seq=job.claim_seq)
