@@ -28,7 +28,7 @@ from qml_mp.job_function import (
 )
 from qml_mp.job_selection import ChosenJobs, JobSelection, chosen_jobs
 from qml_mp.named_lock import NamedLock
-from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
+from qml_mp.processing.middleware import FailureHook, JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy
@@ -96,6 +96,12 @@ class QmlApp(Gathering):
             queues=tuple(dict.fromkeys([DEFAULT_QUEUE, *declared, *of_templates])),
             url=self._client.url,
         )
+
+    def on_failure(self, hook: FailureHook) -> FailureHook:
+        """Decorator: a worker calls `hook(job, error)` for each job of the app that failed for good, also
+        when its process died (see `FailureHook`). Raises `ConfigurationError` for a second one."""
+        self._program = self._program.with_failure_hook(hook)
+        return hook
 
     def attach(self, url: str) -> None:
         """Use this storage from now on. A worker says so at boot: what its jobs enqueue belongs

@@ -19,6 +19,8 @@ PLACES: Mapping[str, str] = MappingProxyType(
         "claim.committed": "worker: a claim is in hand, and the job has not begun",
         "job.returned": "worker: the job has returned, and nobody else knows what came of it",
         "outcome.recorded": "worker: what came of the job is in shared memory, where its supervisor finds it",
+        "callback.taken": "worker: it is about to call on_failure, which storage has noted as begun",
+        "callback.called": "worker: on_failure has returned, and storage does not know yet",
         "finish.before": "worker: outcomes are about to be written to storage",
         "finish.committed": "worker: outcomes are written, and the worker acts on no reply yet",
         "fork.before": "supervisor: signals are blocked, and there is no child yet",

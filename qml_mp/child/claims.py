@@ -28,6 +28,8 @@ class Introduction:
     """What a worker says of itself, and of its program, before its first claim."""
 
     info: WorkerInfo
+    wants_failures: bool
+    """Whether its program wants to be called when a job of its methods has failed."""
     limits: Mapping[str, Limit]
     """Of the methods of its program that are limited."""
 
@@ -50,7 +52,7 @@ class Claims:
         self._storage = storage
         self._fetch = fetch
         self._info = introduction.info
-        self._limits = introduction.limits
+        self._introduction = introduction
         self._retention = retention
         self._held = held
         self._commands = commands
@@ -80,7 +82,9 @@ class Claims:
         """Before the first claim: whoever finds it after our death must know whom to kill first, and no claim
         of any worker may exceed what the code says."""
         if not self._is_registered:
-            self._storage.declare_limits(self._fetch.methods or (), self._limits)
+            methods, code = self._fetch.methods or (), self._introduction
+            self._storage.declare_limits(methods, code.limits)
+            self._storage.declare_failure_hooks(methods, wanted=code.wants_failures)
             self._is_registered = self._storage.register_worker(self._info)
         if not self._is_registered:
             raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")

@@ -78,6 +78,10 @@ class WorkerLoop:
                 reason = self._reason_to_leave()
                 if reason is not None:
                     return reason
+                if self._runner.wants_to_call and not self._has_to_stop():
+                    self._runner.call()
+                    self._commands.look()
+                    continue
                 self._claim()
                 self._commands.look()
 
@@ -105,7 +109,7 @@ class WorkerLoop:
         self._claims.tries.worked()
         if not self._held:
             self._display.idle()
-            self._commands.wait(self._polling_s)
+            self._commands.wait(min(self._polling_s, self._runner.calls_in_s))
 
     def _make_ready(self) -> bool:
         """Before the next of the jobs that are held: what has ended does not wait for one that may be long,
@@ -142,6 +146,6 @@ class WorkerLoop:
 
     def _next_limit(self) -> int:
         """How many to claim with the outcomes; 0: none."""
-        if not self._claims.can_ask or self._has_to_stop():
+        if not self._claims.can_ask or self._has_to_stop() or self._runner.wants_to_call:
             return 0
         return self._estimates.next_limit(payload_chars=self._held.payload_chars)

@@ -10,6 +10,7 @@ from qml_mp import failpoints, host
 from qml_mp.child.claims import Claims, Introduction
 from qml_mp.child.commands import Commands
 from qml_mp.child.exits import WorkerExit, end_group
+from qml_mp.child.failure_calls import FailureCalls
 from qml_mp.child.held import Held
 from qml_mp.child.hygiene import Hygiene, StandardStreams
 from qml_mp.child.import_errors import import_error_text
@@ -117,16 +118,11 @@ def _loop(
     config, slot = arguments.config, arguments.slot
     events = new_emitter()
     held = Held(arguments.tickets)
+    fetch = _fetch(arguments, program)
     claims = Claims(
         storage,
-        fetch=Fetch(
-            worker_id=arguments.worker_id,
-            server_id=arguments.server_id,
-            queues=tuple(config.queues),
-            registered=True,
-            methods=program.registry.methods(),
-        ),
-        introduction=Introduction(info=_info(arguments), limits=program.registry.limits()),
+        fetch=fetch,
+        introduction=_introduction(arguments, program),
         retention=Retention.of(config),
         held=held,
         commands=commands,
@@ -140,11 +136,16 @@ def _loop(
     hygiene = Hygiene(
         storage, slot=slot, pipe_fds=arguments.pipe_fds, stack_fd=arguments.stack_fd, streams=streams
     )
+    failure_calls = FailureCalls(
+        storage, program.on_failure, fetch=fetch, resolve=processor.resolve, display=display,
+        changes=changes, config=config,
+    )  # fmt: skip
     return WorkerLoop(
         claims=claims,
         held=held,
         runner=Runner(
-            processor, commands=commands, display=display, changes=changes, hygiene=hygiene, config=config
+            processor, commands=commands, display=display, changes=changes, hygiene=hygiene,
+            failure_calls=failure_calls, config=config,
         ),
         outcomes=Outcomes(
             claims, shared=arguments.ended, changes=changes, commands=commands, hygiene=hygiene
@@ -152,16 +153,29 @@ def _loop(
         commands=commands,
         display=display,
         config=config,
+    )  # fmt: skip
+
+
+def _fetch(arguments: WorkerArguments, program: Program) -> Fetch:
+    return Fetch(
+        worker_id=arguments.worker_id,
+        server_id=arguments.server_id,
+        queues=tuple(arguments.config.queues),
+        registered=True,
+        methods=program.registry.methods(),
     )
 
 
-def _info(arguments: WorkerArguments) -> WorkerInfo:
+def _introduction(arguments: WorkerArguments, program: Program) -> Introduction:
     process = host.identity()
-    return WorkerInfo(
+    info = WorkerInfo(
         id=arguments.worker_id,
         server_id=arguments.server_id,
         number=arguments.number,
         process=process,
         started_at=SystemClock().now(),
         rss_bytes=host.rss_bytes(process.pid),
+    )
+    return Introduction(
+        info=info, wants_failures=program.on_failure is not None, limits=program.registry.limits()
     )

@@ -92,6 +92,8 @@ class StateChanges:
         self._display = display
         self._events = events
         self._pid = os.getpid()
+        self.has_failed = False
+        """Whether an outcome has made a job fail for good; whoever heeds it sets it back."""
         self._tells_of_claims = events.is_told_of(JobClaimed)
         self._tells_of_successes = events.is_told_of(JobSucceeded)
 
@@ -107,6 +109,8 @@ class StateChanges:
         told the fact."""
         if not is_told and (finished.state is not StateName.SUCCEEDED or self._tells_of_successes):
             self._tell_of_end(execution, finished)
+        if finished.state is StateName.FAILED:
+            self.has_failed = True
         job = None if self._hook is None else finished.job
         if job is not None:
             self._call(execution, job, old=StateName.PROCESSING)

@@ -7,6 +7,7 @@ import random
 
 from qml_mp import failpoints, host
 from qml_mp.child.commands import Commands
+from qml_mp.child.failure_calls import FailureCalls
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.reports import Display, StateChanges
 from qml_mp.core.job import Claim
@@ -27,6 +28,7 @@ class Runner:
         display: Display,
         changes: StateChanges,
         hygiene: Hygiene,
+        failure_calls: FailureCalls,
         config: ServerConfig,
     ) -> None:
         self._processor = processor
@@ -34,6 +36,7 @@ class Runner:
         self._display = display
         self._changes = changes
         self._hygiene = hygiene
+        self._failure_calls = failure_calls
         self._max_jobs = _with_jitter(config.max_jobs)
         self._max_memory = config.max_memory
 
@@ -45,6 +48,20 @@ class Runner:
     def catch_up(self) -> None:
         """Before storage is used after jobs: the process is as it was, or `spoiled`."""
         self._hygiene.before_storage()
+
+    @property
+    def wants_to_call(self) -> bool:
+        """Whether it is time to call the program's function for a failed job, should there be one."""
+        return self._failure_calls.is_due
+
+    @property
+    def calls_in_s(self) -> float:
+        """How long an idle worker waits for the next such time."""
+        return self._failure_calls.wait_s
+
+    def call(self) -> None:
+        """Do so."""
+        self._failure_calls.make_one(catch_up=self.catch_up)
 
     def resolve(self, claim: Claim) -> Execution:
         """What the run of the claim needs."""

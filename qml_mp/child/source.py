@@ -123,6 +123,8 @@ class AppFacts:
     queues: tuple[str, ...] = (DEFAULT_QUEUE,)
     methods: tuple[str, ...] | None = None
     """None: not known."""
+    wants_failures: bool = False
+    """Whether it is to be called when jobs have failed."""
     files: tuple[str, ...] = ()
     """The source files that the code was read from, without those of installed packages."""
     error: str | None = None
@@ -165,6 +167,7 @@ def facts_of(program: Program) -> AppFacts:
         recurring=program.recurring,
         queues=program.queues,
         methods=program.registry.methods(),
+        wants_failures=program.on_failure is not None,
     )
 
 

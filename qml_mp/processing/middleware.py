@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from qml_mp.clock import Clock, SystemClock
 from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.state import Processing, StateName
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.context import WorkerContext, WorkerResult
@@ -50,6 +51,13 @@ Each call has the time limit of the job. One that does not return is ended by ki
 the job that is a timeout of the job, after it the job is finished already. What a supervisor writes on
 behalf of a dead worker (crashes, kills by a limit) is told to no hook, because a supervisor runs no user
 code; neither is what clients and the loops write (cancels of waiting jobs, promotions)."""
+
+
+FailureHook = Callable[[Job, ErrorInfo], None]
+"""Is called in a worker for each job that has failed for good, whoever wrote that: its worker, or a
+supervisor when the process died or was killed by a limit. At least once: that it is to be called is stored
+with the failure. What it raises is logged, and it is called again, up to five times in all, after growing
+pauses. It has a minute; a worker that it holds up for longer is killed, and another one tries again."""
 
 
 class TracingMiddleware:

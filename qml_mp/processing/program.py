@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from inspect import iscoroutinefunction
 
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import RetryWhenKilled
 from qml_mp.core.payload import EncodedJson
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.processing.middleware import CallNext, JobMiddleware, StateChangeHook, TracingMiddleware
+from qml_mp.errors import ConfigurationError, shown
+from qml_mp.processing.middleware import (
+    CallNext,
+    FailureHook,
+    JobMiddleware,
+    StateChangeHook,
+    TracingMiddleware,
+)
 from qml_mp.processing.plain import plain_result
 from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.processing.retry import RetryPolicy, check_policy
@@ -28,6 +36,7 @@ class Program:
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     middleware: tuple[JobMiddleware, ...] = field(default_factory=lambda: (TracingMiddleware(),))
     on_state_change: StateChangeHook | None = None
+    on_failure: FailureHook | None = None
     recurring: tuple[RecurringJob, ...] = ()
     """Templates that the code declares; the supervisor stores them at start."""
     name: str | None = None
@@ -45,6 +54,15 @@ class Program:
 
     def __post_init__(self) -> None:
         check_policy(self.retry_policy, what="retry_policy")
+
+    def with_failure_hook(self, hook: FailureHook) -> Program:
+        """The program with this function for failed jobs. Raises `ConfigurationError` when there is one
+        already, and for a coroutine function."""
+        if self.on_failure is not None:
+            raise ConfigurationError("There is a function for failures already; call both from one function.")
+        if not callable(hook) or iscoroutinefunction(hook):
+            raise ConfigurationError(f"on_failure is {shown(hook)}; it must be a function (job, error).")
+        return replace(self, on_failure=hook)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -196,6 +196,8 @@ def _write(db: Database, transaction: Transaction, claim: Claim, change: RowChan
     result = transaction.run(db.queries.claims.finish, values)
     if change.attempt is not None:
         transaction.run(db.queries.claims.add_attempt, values)
+    if change.state is StateName.FAILED:
+        transaction.run(db.queries.failures.note, values)
     return result
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qml_mp.storage.bulk_queries import BulkQueries
+from qml_mp.storage.telling_queries import FailureQueries, WaitQueries
 from qml_mp.storage.values import JobFilter
 
 UNDER_LIMITS = -1
@@ -168,18 +169,6 @@ class LimitQueries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaitQueries:
-    """Waiting for the ends of jobs. waiter: a name that each has for itself."""
-
-    ended: str
-    """ids: asked_id and job of each that has ended or is not there; of the latter the job is all NULL."""
-    begin: str | None
-    """waiter, ids, ttl: have the ends of these jobs be told for so long. None: each commit is seen."""
-    end: str | None
-    """waiter, ids: no more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MonitoringQueries:
     """What people and `--burst` read. No queues: all of them; methods None: any; server_id None: any."""
 
@@ -299,6 +288,7 @@ class Queries:
 
     bulk: BulkQueries
     claims: ClaimQueries
+    failures: FailureQueries
     jobs: JobQueries
     limits: LimitQueries
     monitoring: MonitoringQueries

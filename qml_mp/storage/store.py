@@ -17,6 +17,7 @@ from datetime import datetime
 from qml_mp.storage.bulk import Bulk
 from qml_mp.storage.claims import JobLocker
 from qml_mp.storage.database import Database
+from qml_mp.storage.failures import FailureCallbacks
 from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.limits import Limits
 from qml_mp.storage.monitoring import Monitoring
@@ -38,6 +39,7 @@ class Storage(
     Limits,
     Waits,
     JobProgress,
+    FailureCallbacks,
     Monitoring,
 ):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""

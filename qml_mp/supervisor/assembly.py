@@ -11,6 +11,7 @@ from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
 from qml_mp.supervisor.loops.clock import ClockLoop
 from qml_mp.supervisor.loops.declarations import SelfDescriptionLoop, TemplatesLoop
+from qml_mp.supervisor.loops.failure_calls import FailureCallLoop
 from qml_mp.supervisor.loops.held_claims import HeldClaims
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
@@ -121,6 +122,7 @@ def _all_loops(
         PollLoop(run, is_listening=is_listening, hasten_others=hasten_others),
         NeighbourLoop(run, judging=judging, neighbours=neighbours),
         UnknownMethodsLoop(run),
+        FailureCallLoop(run),
         UnshownClaimsLoop(run, settling=settling),
         *([] if burst is None else [BurstLoop(run, settling=settling, wait=burst)]),
     ]

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass, replace
 
 from qml_mp import host
+from qml_mp.child.source import AppFacts
 from qml_mp.core.answers import NO_ANSWERS, Answers, ReloadAnswer, StacksAnswer
 from qml_mp.core.server_info import ServerInfo, new_server_id
 from qml_mp.events.emitter import Emitter
@@ -29,24 +30,25 @@ class ServerRegistration:
     """The row of this run: inserted at start, bumped by the heartbeat loop, kept true by a loop of its own,
     removed at the end."""
 
-    def __init__(
-        self, config: ServerConfig, *, events: Emitter, methods: tuple[str, ...] | None = None
-    ) -> None:
+    def __init__(self, config: ServerConfig, *, events: Emitter, facts: AppFacts) -> None:
         self._config = config
         self._events = events
         self.id = new_server_id(config.server_name)
-        self.says = SelfDescription(queues=tuple(config.queues), methods=methods)
+        self.says = SelfDescription(queues=tuple(config.queues), methods=facts.methods)
         """As it should stand in the row; `is_outdated` until it does."""
         self._written = self.says
+        self.wants_failures = facts.wants_failures
+        """Whether its program is to be called when jobs have failed."""
 
     @property
     def is_outdated(self) -> bool:
         """Whether the row says something else."""
         return self.says != self._written
 
-    def serve(self, queues: tuple[str, ...], methods: tuple[str, ...] | None) -> None:
+    def serve(self, queues: tuple[str, ...], facts: AppFacts) -> None:
         """New code serves these."""
-        self.says = replace(self.says, queues=queues, methods=methods)
+        self.says = replace(self.says, queues=queues, methods=facts.methods)
+        self.wants_failures = facts.wants_failures
 
     def pause(self, paused: bool) -> None:
         """Whether claims are paused."""

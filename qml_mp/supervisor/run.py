@@ -44,7 +44,7 @@ class Run:
         )
         self.reaching = Retrying(self.events, fails=StorageLost, works=StorageBack(), rng=self._rng)
         """How storage could be reached so far."""
-        self.registration = ServerRegistration(config, events=self.events, methods=facts.methods)
+        self.registration = ServerRegistration(config, events=self.events, facts=facts)
         self.everyone = Parts()
         """All parts: they get ready for each fork."""
         spec = WorkerSpec(server_id=self.registration.id, config=config, url=url, source=source)

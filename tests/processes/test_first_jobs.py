@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.child.source import NamedProgram
+from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.clock import SystemClock
 from qml_mp.core.state import StateName
 from qml_mp.events.emitter import new_emitter
@@ -66,7 +66,7 @@ def pool(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A pool of one worker, which nobody looks at but the test."""
     monkeypatch.setenv("QML_TEST_JOURNAL", str(tmp_path / "journal"))
     config, events = ServerConfig(worker_count=1), new_emitter()
-    registration = ServerRegistration(config, events=events)
+    registration = ServerRegistration(config, events=events, facts=AppFacts())
     registration.register(storage)
     spec = WorkerSpec(
         server_id=registration.id, config=config, url=storage.url, source=NamedProgram(spec=APP)

@@ -258,10 +258,26 @@ _PROGRESS = """
 ALTER TABLE {s}.jobs ADD COLUMN progress text;
 """
 
+_FAILURE_CALLBACKS = """
+-- Methods whose code wants to be called when a job of theirs has failed, and the calls that are to be made.
+-- Without a reference to the jobs, each of which would pay for it when it is deleted.
+CREATE TABLE {s}.failure_hooks (method text COLLATE "C" PRIMARY KEY);
+CREATE TABLE {s}.failure_callbacks (
+    job_id    text COLLATE "C" NOT NULL,
+    claim_seq integer NOT NULL,
+    method    text COLLATE "C" NOT NULL,
+    due_at    timestamptz NOT NULL,
+    tries     integer NOT NULL DEFAULT 0,
+    taken_by  text COLLATE "C",
+    PRIMARY KEY (job_id, claim_seq)
+);
+CREATE INDEX failure_callbacks_due ON {s}.failure_callbacks (due_at);
+"""
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
     Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
-    Migration(version=5, sql=_KEYS_OF_FAILURES + _ANSWERS + _WAITS + _PROGRESS),
+    Migration(version=5, sql=_KEYS_OF_FAILURES + _ANSWERS + _WAITS + _PROGRESS + _FAILURE_CALLBACKS),
 )

@@ -251,7 +251,21 @@ CREATE INDEX qml_jobs_failures ON qml_jobs (state, last_error_key, finished_at, 
 ALTER TABLE qml_servers ADD COLUMN answers TEXT;
 
 -- How far the job says that it has come: JSON, with the claim that says so.
-ALTER TABLE qml_jobs ADD COLUMN progress TEXT
+ALTER TABLE qml_jobs ADD COLUMN progress TEXT;
+
+-- Methods whose code wants to be called when a job of theirs has failed, and the calls that are to be made.
+-- Without a reference to the jobs, each of which would pay for it when it is deleted.
+CREATE TABLE qml_failure_hooks (method TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE qml_failure_callbacks (
+    job_id TEXT NOT NULL,
+    claim_seq INTEGER NOT NULL,
+    method TEXT NOT NULL,
+    due_at INTEGER NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    taken_by TEXT,
+    PRIMARY KEY (job_id, claim_seq)
+);
+CREATE INDEX qml_failure_callbacks_due ON qml_failure_callbacks (due_at)
 """
 
 MIGRATIONS: Final = (

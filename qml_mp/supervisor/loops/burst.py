@@ -40,6 +40,8 @@ class BurstLoop(Loop):
         due = storage.due_work(says.queues, methods=says.methods, server_id=self._run.registration.id)
         if due.runnable + due.waiting or self._waits(storage, says):
             return
+        if storage.has_failure_callbacks(says.methods or ()):
+            return
         left = list(_what_is_left(storage, says))
         for line in left:
             logger.warning("Left: %s", line)

@@ -59,6 +59,7 @@ class CleanupLoop(Loop):
             logger.debug("%s expired jobs are deleted", deleted)
         if deleted == _MOST_DELETED:
             return _SHARE_OF_OTHERS * took
+        storage.forget_failure_callbacks()
         locks = storage.delete_expired_locks()
         if locks:
             logger.debug("%s expired locks are deleted", locks)

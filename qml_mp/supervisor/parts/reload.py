@@ -143,7 +143,7 @@ class Reload(Part):
             self._refuse("The settings of the new code cannot be", str(error))
             return
         self._trouble = None
-        self._run.registration.serve(queues, facts.methods)
+        self._run.registration.serve(queues, facts)
         self._templates.declare(facts)
         self._run.pool.serve(queues)
         self._run.events.emit(ServerReloaded(queues=queues, methods=facts.methods))

@@ -14,6 +14,7 @@ from typing import Final
 
 from qml_mp.storage.postgres.queries.bulk import BULK
 from qml_mp.storage.postgres.queries.claims import CLAIMS
+from qml_mp.storage.postgres.queries.failures import FAILURES
 from qml_mp.storage.postgres.queries.jobs import JOBS
 from qml_mp.storage.postgres.queries.limits import LIMITS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
@@ -25,6 +26,7 @@ from qml_mp.storage.queries import Queries
 QUERIES: Final = Queries(
     bulk=BULK,
     claims=CLAIMS,
+    failures=FAILURES,
     jobs=JOBS,
     limits=LIMITS,
     monitoring=MONITORING,

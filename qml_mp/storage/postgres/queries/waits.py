@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.postgres.queries.common import JOB
-from qml_mp.storage.queries import WaitQueries
+from qml_mp.storage.telling_queries import WaitQueries
 
 WAITS: Final = WaitQueries(
     ended=f"""

@@ -14,6 +14,7 @@ from typing import Final
 from qml_mp.storage.queries import Queries
 from qml_mp.storage.sqlite.queries.bulk import BULK
 from qml_mp.storage.sqlite.queries.claims import CLAIMS
+from qml_mp.storage.sqlite.queries.failures import FAILURES
 from qml_mp.storage.sqlite.queries.jobs import JOBS
 from qml_mp.storage.sqlite.queries.limits import LIMITS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
@@ -24,6 +25,7 @@ from qml_mp.storage.sqlite.queries.waits import WAITS
 QUERIES: Final = Queries(
     bulk=BULK,
     claims=CLAIMS,
+    failures=FAILURES,
     jobs=JOBS,
     limits=LIMITS,
     monitoring=MONITORING,

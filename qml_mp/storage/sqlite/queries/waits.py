@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.queries import WaitQueries
 from qml_mp.storage.rows import JOB_COLUMNS
 from qml_mp.storage.sqlite.queries.common import ENDED
+from qml_mp.storage.telling_queries import WaitQueries
 
 WAITS: Final = WaitQueries(
     ended=f"""

@@ -1,0 +1,104 @@
+"""Every process: jobs that failed for good, and whose code wants to be called then.
+
+That it is to be called is committed with the failure, whoever writes it (the worker, or a supervisor on
+behalf of a dead one), and stays until it was called. Jobs that do not fail cost nothing. Which methods want
+it is stored too, so that nobody has to know the code who writes a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo
+from qml_mp.storage.database import Part, Values
+from qml_mp.storage.rows import attempt_of, job_of, text_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureCallback:
+    """One that a worker has taken, to call it."""
+
+    job: Job
+    """As its row is now: somebody may have retried it since."""
+    error: ErrorInfo
+    claim_seq: int
+    """Of the claim that failed."""
+    tries: int
+    """How often it was begun, this time included."""
+
+    @property
+    def key(self) -> Values:
+        return {"job_id": self.job.id, "claim_seq": self.claim_seq, "tries": self.tries}
+
+
+class FailureCallbacks(Part):
+    """Each is one worker's at a time, and is called at least once."""
+
+    def declare_failure_hooks(self, methods: Collection[str], *, wanted: bool) -> bool:
+        """Whether the code of these methods wants to be called from now on; whether anything had to be
+        changed."""
+        which, queries = {"methods": sorted(methods)}, self._db.queries.failures
+        present = self._db.read("reading failure hooks", queries.hooked, which)
+        if len(present) == (len(set(methods)) if wanted else 0):
+            return False
+        self._db.write("declaring failure hooks", queries.hook if wanted else queries.unhook, which)
+        return True
+
+    def has_failure_callbacks(self, methods: Collection[str]) -> bool:
+        """Whether one of these methods can be taken now."""
+        which = {"methods": sorted(methods)}
+        return bool(self._db.read("looking for failure callbacks", self._db.queries.failures.due, which))
+
+    def take_failure_callback(
+        self, worker_id: str, methods: Collection[str], *, lease: timedelta
+    ) -> FailureCallback | None:
+        """Take the one that is due for longest; None: there is none. It is nobody else's for so long, or
+        until the worker is not registered any more."""
+        queries = self._db.queries.failures
+        while self.has_failure_callbacks(methods):
+            values = {"methods": sorted(methods), "worker_id": worker_id, "lease": lease}
+            row = self._db.write("taking a failure callback", queries.take, values).first()
+            if row is None:
+                return None  # others were faster
+            key = {"job_id": row["job_id"], "claim_seq": row["claim_seq"], "tries": row["tries"]}
+            callback = self._read_callback(key)
+            if callback is not None:
+                return callback
+            self._db.write("forgetting a failure callback", queries.end, key)  # its job was deleted
+        return None
+
+    def postpone_failure_callback(self, callback: FailureCallback, *, delay: timedelta) -> bool:
+        """It did not work: have it tried again then. False: it is another worker's now."""
+        values = {**callback.key, "delay": delay}
+        return (
+            self._db.write("postponing a failure callback", self._db.queries.failures.postpone, values).count
+            == 1
+        )
+
+    def end_failure_callback(self, callback: FailureCallback) -> bool:
+        """It was called, or is given up. False: it is another worker's now."""
+        query = self._db.queries.failures.end
+        return self._db.write("ending a failure callback", query, callback.key).count == 1
+
+    def forget_failure_callbacks(self) -> int:
+        """Delete those that nobody took before their job was deleted; how many."""
+        return self._db.write("forgetting failure callbacks", self._db.queries.failures.forget).count
+
+    def _read_callback(self, key: Values) -> FailureCallback | None:
+        which = {"id": text_of(key["job_id"])}
+        rows = self._db.read("reading a failed job", self._db.queries.jobs.get, which)
+        if not rows:
+            return None
+        job = job_of(rows[0], self._db.instant)
+        attempts = self._read("reading its attempts", self._db.queries.monitoring.attempts, attempt_of, which)
+        errors = [each.error for each in attempts if each.claim_seq == key["claim_seq"] and each.error]
+        error = next(iter(errors), None) or job.last_error
+        return FailureCallback(
+            job=job,
+            error=error or ErrorInfo(type="Unknown", message="What failed is not recorded."),
+            claim_seq=int(str(key["claim_seq"])),
+            tries=int(str(key["tries"])),
+        )

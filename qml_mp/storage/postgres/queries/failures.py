@@ -1,0 +1,54 @@
+"""Every process: callbacks of failures."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.telling_queries import FailureQueries
+
+_FREE: Final = """
+    c.method = ANY(%(methods)s::text[])
+    AND (c.due_at <= now()
+         OR (c.taken_by IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.workers AS w WHERE w.id = c.taken_by)))
+"""
+_THIS: Final = "job_id = %(job_id)s AND claim_seq = %(claim_seq)s AND tries = %(tries)s"
+
+FAILURES: Final = FailureQueries(
+    hooked="SELECT method FROM {s}.failure_hooks WHERE method = ANY(%(methods)s::text[])",
+    # In one order: several workers declare the same ones at a time.
+    hook="""
+        INSERT INTO {s}.failure_hooks (method)
+        SELECT method FROM unnest(%(methods)s::text[]) AS wanted (method) ORDER BY method
+        ON CONFLICT (method) DO NOTHING
+    """,
+    unhook="DELETE FROM {s}.failure_hooks WHERE method = ANY(%(methods)s::text[])",
+    # In the transaction that writes the failure.
+    note="""
+        INSERT INTO {s}.failure_callbacks (job_id, claim_seq, method, due_at)
+        SELECT j.id, j.claim_seq, j.method, now() FROM {s}.jobs AS j
+        WHERE j.id = %(id)s AND j.claim_seq = COALESCE(%(claim_seq)s::integer, j.claim_seq)
+          AND j.state = 'failed'
+          AND EXISTS (SELECT FROM {s}.failure_hooks AS hook WHERE hook.method = j.method)
+        ON CONFLICT (job_id, claim_seq) DO NOTHING
+    """,
+    due=f"SELECT 1 AS due FROM {{s}}.failure_callbacks AS c WHERE {_FREE} LIMIT 1",
+    # Those that others take at this moment are passed over.
+    take=f"""
+        UPDATE {{s}}.failure_callbacks AS taken
+        SET tries = taken.tries + 1, taken_by = %(worker_id)s, due_at = now() + %(lease)s::interval
+        FROM (
+            SELECT c.job_id, c.claim_seq FROM {{s}}.failure_callbacks AS c
+            WHERE {_FREE} AND EXISTS (SELECT FROM {{s}}.workers AS own WHERE own.id = %(worker_id)s)
+            ORDER BY c.due_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS best
+        WHERE taken.job_id = best.job_id AND taken.claim_seq = best.claim_seq
+        RETURNING taken.job_id, taken.claim_seq, taken.tries
+    """,
+    postpone=f"""
+        UPDATE {{s}}.failure_callbacks SET taken_by = NULL, due_at = now() + %(delay)s::interval WHERE {_THIS}
+    """,
+    end=f"DELETE FROM {{s}}.failure_callbacks WHERE {_THIS}",
+    forget="""
+        DELETE FROM {s}.failure_callbacks AS c
+        WHERE NOT EXISTS (SELECT FROM {s}.jobs AS j WHERE j.id = c.job_id)
+    """,
+)

@@ -1,0 +1,40 @@
+"""Every process: callbacks of failures."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.telling_queries import FailureQueries
+
+_FREE: Final = """
+    method IN (SELECT value FROM json_each(:methods))
+    AND (due_at <= :now
+         OR (taken_by IS NOT NULL AND NOT EXISTS (SELECT 1 FROM qml_workers WHERE id = taken_by)))
+"""
+_THIS: Final = "job_id = :job_id AND claim_seq = :claim_seq AND tries = :tries"
+
+FAILURES: Final = FailureQueries(
+    hooked="SELECT method FROM qml_failure_hooks WHERE method IN (SELECT value FROM json_each(:methods))",
+    hook="INSERT OR IGNORE INTO qml_failure_hooks (method) SELECT value FROM json_each(:methods)",
+    unhook="DELETE FROM qml_failure_hooks WHERE method IN (SELECT value FROM json_each(:methods))",
+    # In the transaction that writes the failure.
+    note="""
+        INSERT OR IGNORE INTO qml_failure_callbacks (job_id, claim_seq, method, due_at)
+        SELECT id, claim_seq, method, :now FROM qml_jobs
+        WHERE id = :id AND claim_seq = COALESCE(:claim_seq, claim_seq) AND state = 'failed'
+          AND EXISTS (SELECT 1 FROM qml_failure_hooks AS hook WHERE hook.method = qml_jobs.method)
+    """,
+    due=f"SELECT 1 FROM qml_failure_callbacks WHERE {_FREE} LIMIT 1",
+    take=f"""
+        UPDATE qml_failure_callbacks SET tries = tries + 1, taken_by = :worker_id, due_at = :now + :lease
+        WHERE rowid = (SELECT rowid FROM qml_failure_callbacks WHERE {_FREE} ORDER BY due_at LIMIT 1)
+          AND EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id)
+        RETURNING job_id, claim_seq, tries
+    """,
+    postpone=f"UPDATE qml_failure_callbacks SET taken_by = NULL, due_at = :now + :delay WHERE {_THIS}",
+    end=f"DELETE FROM qml_failure_callbacks WHERE {_THIS}",
+    forget="""
+        DELETE FROM qml_failure_callbacks
+        WHERE NOT EXISTS (SELECT 1 FROM qml_jobs WHERE id = qml_failure_callbacks.job_id)
+    """,
+)

@@ -1,0 +1,44 @@
+"""Every process: the named queries about who is told that a job has ended. `queries` has the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitQueries:
+    """Waiting for the ends of jobs. waiter: a name that each has for itself."""
+
+    ended: str
+    """ids: asked_id and job of each that has ended or is not there; of the latter the job is all NULL."""
+    begin: str | None
+    """waiter, ids, ttl: have the ends of these jobs be told for so long. None: each commit is seen."""
+    end: str | None
+    """waiter, ids: no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureQueries:
+    """Callbacks of failures that are to be called. methods: of jobs; tries: how often one was begun, which
+    also fences it."""
+
+    hooked: str
+    """methods: method of those among them whose code wants callbacks."""
+    hook: str
+    """methods: their code wants callbacks from now on."""
+    unhook: str
+    """methods: it does not any more."""
+    note: str
+    """id, claim_seq (None: any): if the job has Failed by this claim, and its code wants it, one is to be
+    called."""
+    due: str
+    """methods: a row if there is one that can be taken."""
+    take: str
+    """methods, worker_id, lease: the one that is due for longest is this worker's for so long, if it is in
+    the registry; job_id, claim_seq, tries. It is due too when the worker that has it is there no more."""
+    postpone: str
+    """job_id, claim_seq, tries, delay: it is to be tried again then."""
+    end: str
+    """job_id, claim_seq, tries: it was called, or is given up."""
+    forget: str
+    """Delete those whose jobs are not there any more."""

@@ -1,0 +1,225 @@
+"""Callbacks of failures: stored with the failure, one worker's at a time, kept until called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.outcome import Crash, ErrorInfo, Failure, Outcome, ProcessFacts, Release, Retry
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.core.state import StateName
+from qml_mp.storage.failures import FailureCallback
+from qml_mp.storage.store import Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present
+
+LEASE = timedelta(minutes=2)
+DIED = ErrorInfo(type="WorkerCrashed", message="It was killed by SIGKILL.")
+
+
+@pytest.fixture
+def workers(storage: Storage) -> tuple[str, str]:
+    """Two that are registered, of code that wants callbacks of the method "work"."""
+    now, process = datetime.now(UTC), host.identity()
+    storage.register_server(
+        ServerInfo(
+            id="server#1", name="server", hostname="h", process=process, worker_count=2, queues=(),
+            started_at=now, last_heartbeat=now,
+        )
+    )  # fmt: skip
+    for name in ("worker-1", "worker-2"):
+        storage.register_worker(
+            WorkerInfo(id=name, server_id="server#1", number=1, process=process, started_at=now)
+        )
+    storage.declare_failure_hooks(["work"], wanted=True)
+    return "worker-1", "worker-2"
+
+
+def take(storage: Storage, worker: str = "worker-1") -> FailureCallback | None:
+    return storage.take_failure_callback(worker, ["work"], lease=LEASE)
+
+
+def taken(storage: Storage, worker: str = "worker-1") -> FailureCallback:
+    callback = take(storage, worker)
+    assert callback is not None
+    return callback
+
+
+def failed_job(storage: Storage, outcome: Outcome | None = None) -> Claim:
+    claim = claim_new(storage)
+    storage.finish(claim, outcome or Failure(error=NO), retention=KEEP)
+    return claim
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (Failure(error=NO), NO),
+        (Crash(error=DIED, rerun_after=None, process=ProcessFacts(pid=1, signal=9)), DIED),
+    ],
+)
+def test_a_failure_is_to_be_called_with_its_error(
+    storage: Storage, workers: tuple[str, str], outcome: Outcome, error: ErrorInfo
+) -> None:
+    claim = failed_job(storage, outcome)
+
+    callback = taken(storage)
+
+    assert present(storage, claim).state_name is StateName.FAILED
+    assert (callback.job.id, callback.error, callback.tries) == (claim.job.id, error, 1)
+    assert callback.job == present(storage, claim)
+    assert storage.end_failure_callback(callback)
+    assert take(storage) is None
+
+
+@pytest.mark.parametrize("outcome", [DONE, Retry(error=NO, delay=HOUR)])
+def test_what_has_not_failed_for_good_is_not(
+    storage: Storage, workers: tuple[str, str], outcome: Outcome
+) -> None:
+    failed_job(storage, outcome)
+
+    assert not storage.has_failure_callbacks(["work"])
+
+
+def test_a_claim_that_was_lost_writes_none(storage: Storage, workers: tuple[str, str]) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, Release(reason="its server seemed dead"), retention=KEEP)
+
+    assert not storage.finish(claim, Failure(error=NO), retention=KEEP).accepted
+
+    assert take(storage) is None
+
+
+def test_an_outcome_that_is_written_again_after_a_lost_reply_is_called_once(
+    storage: Storage, workers: tuple[str, str]
+) -> None:
+    claim = failed_job(storage)
+    storage.end_failure_callback(taken(storage))
+
+    assert storage.finish(claim, Failure(error=NO), retention=KEEP).was_written
+
+    assert take(storage) is None
+
+
+def test_only_methods_whose_code_wants_it_are_noted(storage: Storage, workers: tuple[str, str]) -> None:
+    changed = [
+        storage.declare_failure_hooks(["work"], wanted=True),
+        storage.declare_failure_hooks(["work", "other"], wanted=False),
+        storage.declare_failure_hooks(["work", "other"], wanted=False),
+    ]
+    failed_job(storage)
+    storage.declare_failure_hooks(["work"], wanted=True)
+
+    assert changed == [False, True, False]
+    assert take(storage) is None
+    failed_job(storage)
+    assert storage.take_failure_callback("worker-1", ["other"], lease=LEASE) is None
+    assert take(storage) is not None
+
+
+def test_one_is_one_workers_at_a_time(storage: Storage, workers: tuple[str, str]) -> None:
+    failed_job(storage)
+
+    first = taken(storage, "worker-1")
+
+    assert take(storage, "worker-2") is None
+    assert not storage.has_failure_callbacks(["work"])
+    assert storage.end_failure_callback(first)
+
+
+def test_that_of_a_worker_that_is_gone_is_anothers_at_once_and_its_end_is_fenced(
+    storage: Storage, workers: tuple[str, str]
+) -> None:
+    failed_job(storage)
+    first = taken(storage, "worker-1")
+    storage.deregister_worker("worker-1")
+
+    second = taken(storage, "worker-2")
+
+    assert (second.job, second.tries) == (first.job, 2)
+    assert not storage.end_failure_callback(first)
+    assert not storage.postpone_failure_callback(first, delay=timedelta())
+    assert storage.end_failure_callback(second)
+
+
+def test_that_of_a_lease_that_has_passed_is_anothers(storage: Storage, workers: tuple[str, str]) -> None:
+    failed_job(storage)
+    storage.take_failure_callback("worker-1", ["work"], lease=timedelta())
+
+    assert taken(storage, "worker-2").tries == 2
+
+
+def test_a_worker_that_is_not_registered_takes_none(storage: Storage, workers: tuple[str, str]) -> None:
+    failed_job(storage)
+
+    assert take(storage, "a stranger") is None
+    assert storage.has_failure_callbacks(["work"])
+
+
+def test_one_that_did_not_work_comes_again_later(storage: Storage, workers: tuple[str, str]) -> None:
+    failed_job(storage)
+    assert storage.postpone_failure_callback(taken(storage), delay=HOUR)
+    later = take(storage)
+    failed_job(storage)
+    assert storage.postpone_failure_callback(taken(storage), delay=timedelta())
+
+    assert later is None
+    assert taken(storage).tries == 2
+
+
+def test_that_of_a_job_that_was_deleted_is_forgotten(
+    storage: Storage, workers: tuple[str, str], raw: Raw
+) -> None:
+    for _ in range(2):
+        failed_job(storage)
+    raw.run("DELETE FROM {jobs}")
+
+    callback = take(storage)
+
+    assert callback is None
+    assert storage.forget_failure_callbacks() == 0
+    failed_job(storage)
+    raw.run("DELETE FROM {jobs}")
+    assert storage.forget_failure_callbacks() == 1
+    assert storage.forget_failure_callbacks() == 0
+
+
+def test_a_job_that_was_retried_since_is_told_with_the_error_of_then(
+    storage: Storage, workers: tuple[str, str]
+) -> None:
+    claim = failed_job(storage)
+    storage.retry(claim.job.id)
+
+    callback = taken(storage)
+
+    assert callback.job.state_name is StateName.ENQUEUED
+    assert (callback.error, callback.claim_seq) == (NO, 1)
+
+
+def test_a_job_that_cannot_be_claimed_is_called_too(
+    storage: Storage, workers: tuple[str, str], raw: Raw
+) -> None:
+    job_id = storage.enqueue(Job.new("work", queue="odd"))
+    raw.run("UPDATE {jobs} SET claim_seq = ? WHERE id = ?", 2**63 - 1 if raw.is_sqlite else 2**31 - 1, job_id)
+
+    assert storage.fetch_and_lock_job(fetch("odd")) is None
+
+    assert present(storage, job_id).state_name is StateName.FAILED
+    assert taken(storage).job.id == job_id
+
+
+def test_of_several_workers_each_takes_another(
+    storage: Storage, workers: tuple[str, str], opened: Callable[[], Storage]
+) -> None:
+    claims = {failed_job(storage).job.id for _ in range(4)}
+    other = opened()
+
+    taken_ids = [
+        taken(each, worker).job.id for each, worker in 2 * [(storage, "worker-1"), (other, "worker-2")]
+    ]
+
+    assert sorted(taken_ids) == sorted(claims)

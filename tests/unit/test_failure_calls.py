@@ -1,0 +1,170 @@
+"""The calls for failed jobs that one worker makes: what is done about a function that raises."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from qml_mp import host
+from qml_mp.app import QmlApp
+from qml_mp.child.failure_calls import FailureCalls
+from qml_mp.child.reports import Display, StateChanges
+from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo, Failure
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.errors import ConfigurationError
+from qml_mp.events.emitter import new_emitter
+from qml_mp.ipc.bell import Bell
+from qml_mp.ipc.slot import Activity, SlotTable
+from qml_mp.processing.middleware import FailureHook
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.sqlite.database import SqliteDatabase
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Fetch
+from tests.unit.processor_case import processor_of
+
+WHO = Fetch(worker_id="w-1", server_id="s#1", queues=(), methods=("f",))
+NO = ErrorInfo(type="ValueError", message="no")
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class HandClock:
+    at = START
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at.timestamp()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def storage(tmp_path: Path, clock: HandClock) -> Iterator[Storage]:
+    """A storage with this very process as a worker, and a job that has failed."""
+    path = str(tmp_path / "own.db")
+    storage = Storage(SqliteDatabase(path, clock=clock, busy_timeout=timedelta(seconds=5)))
+    storage.migrate()
+    process, now = host.identity(), clock.now()
+    storage.register_server(
+        ServerInfo(
+            id="s#1", name="s", hostname="h", worker_count=1, queues=(), process=process, started_at=now,
+            last_heartbeat=now,
+        )
+    )  # fmt: skip
+    storage.register_worker(WorkerInfo(id="w-1", server_id="s#1", number=1, process=process, started_at=now))
+    storage.declare_failure_hooks(["f"], wanted=True)
+    storage.enqueue(Job.new("f"))
+    claim = storage.fetch_and_lock_job(WHO)
+    assert claim is not None
+    storage.finish(claim, Failure(error=NO), retention=BY_DEFAULT)
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def slots() -> SlotTable:
+    return SlotTable(1)
+
+
+@pytest.fixture
+def make(storage: Storage, slots: SlotTable) -> Iterator[Callable[[FailureHook], FailureCalls]]:
+    bell, events = Bell(), new_emitter()
+
+    def make(hook: FailureHook) -> FailureCalls:
+        display = Display(slots.writer(0), bell=bell, title="a test")
+        return FailureCalls(
+            storage, hook, fetch=WHO, resolve=processor_of(lambda: None).resolve, display=display,
+            changes=StateChanges(None, display=display, events=events), config=ServerConfig(),
+        )  # fmt: skip
+
+    yield make
+    bell.close()
+
+
+def test_the_function_gets_the_job_and_its_error_and_runs_under_a_limit(
+    make: Callable[[FailureHook], FailureCalls], slots: SlotTable
+) -> None:
+    seen = []
+
+    def hook(job: Job, error: ErrorInfo) -> None:
+        shown = slots.read(0)
+        assert shown is not None
+        seen.append((job.method, job.claim_seq, error, shown.activity, shown.limit))
+
+    calls = make(hook)
+    was_due = calls.is_due
+    calls.make_one(catch_up=lambda: None)
+    calls.make_one(catch_up=lambda: None)
+
+    assert was_due
+    assert seen == [("f", 1, NO, Activity.RUNNING, timedelta(minutes=1))]
+    after = slots.read(0)
+    assert after is not None
+    assert after.activity is Activity.FINISHING
+
+
+def test_a_function_that_raises_is_called_five_times_in_all(
+    make: Callable[[FailureHook], FailureCalls], clock: HandClock, storage: Storage,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    at = []
+
+    def hook(job: Job, error: ErrorInfo) -> None:
+        at.append((clock.at - START).total_seconds())
+        raise SystemExit("not today")
+
+    calls = make(hook)
+    for _ in range(1000):
+        calls.make_one(catch_up=lambda: None)
+        clock.at += timedelta(seconds=1)
+
+    assert at == [0, 5, 25, 105, 425]
+    messages = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(messages) == 5
+    assert "called again in 5 s: SystemExit: not today" in messages[0]
+    assert "is given up: SystemExit: not today" in messages[-1]
+
+
+def test_one_that_never_came_to_its_end_is_given_up(
+    make: Callable[[FailureHook], FailureCalls], storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):  # as when each worker was killed in it
+        assert storage.take_failure_callback("w-1", ["f"], lease=timedelta()) is not None
+    seen = []
+
+    calls = make(lambda *told: seen.append(told))
+    calls.make_one(catch_up=lambda: None)
+    calls.make_one(catch_up=lambda: None)
+
+    assert seen == []
+    assert [record.message for record in caplog.records if "no call came to its end" in record.message]
+    assert storage.take_failure_callback("w-1", ["f"], lease=timedelta()) is None
+
+
+def test_an_app_has_one_function_for_failures() -> None:
+    app = QmlApp("memory://")
+
+    @app.on_failure
+    def first(job: Job, error: ErrorInfo) -> None: ...
+
+    assert app.program.on_failure is first
+    with pytest.raises(ConfigurationError, match="call both from one function"):
+        app.on_failure(first)
+
+
+def test_a_coroutine_function_is_refused() -> None:
+    async def later(job: Job, error: ErrorInfo) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="it must be a function"):
+        QmlApp("memory://").on_failure(later)  # type: ignore[arg-type]
