@@ -13,6 +13,7 @@ from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import MOST
 from qml_mp.errors import ConfigurationError, shown
+from qml_mp.frozen import maker
 from qml_mp.processing.board import Board
 from qml_mp.processing.cancel import CancelToken
 
@@ -65,12 +66,12 @@ class WorkerContext:
         """
         self.board.follow(self.job, jobs)
 
-    @classmethod
+    @staticmethod
     def of(
-        cls, job: Job, *, started_at: datetime, cancel: CancelToken, board: Board | None = None
+        job: Job, *, started_at: datetime, cancel: CancelToken, board: Board | None = None
     ) -> WorkerContext:
         """The context of the attempt that begins with this row."""
-        return cls(
+        return _new_context(
             job=job,
             attempt=job.attempt,
             previous_exception=job.last_error,
@@ -78,6 +79,9 @@ class WorkerContext:
             cancel=cancel,
             board=Board() if board is None else board,
         )
+
+
+_new_context = maker(WorkerContext)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from qml_mp.core.outcome import (
 )
 from qml_mp.core.payload import EncodedJson
 from qml_mp.errors import JobInterrupted, JobTimeout
+from qml_mp.frozen import maker
 from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.board import Board, ShownProgress
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
@@ -50,6 +51,8 @@ _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
 _DONE = WorkerResult.success()  # what every plain value says
 _MOST_TERMS = 1000
+_new_execution = maker(Execution)
+_new_success = maker(Success)
 
 
 class JobProcessor:
@@ -77,7 +80,7 @@ class JobProcessor:
         """What the claim's run needs, for `run` and for those who watch over it."""
         job = claim.job
         terms = self._terms(job.method, job.timeout, job.max_crashes, job.max_retries, job.failures)
-        return Execution(claim=claim, terms=terms)
+        return _new_execution(claim=claim, terms=terms)
 
     def run(self, execution: Execution, cancel: CancelToken) -> Outcome:
         """Run the job and return what came of it. Raises nothing that the job's code raises."""
@@ -152,7 +155,7 @@ class JobProcessor:
                         returned.dropped,
                         extra={"job_id": execution.job.id, "method": execution.job.method},
                     )
-                return Success(
+                return _new_success(
                     result=returned.result.value,
                     duration=timedelta(seconds=max(duration_s, 0)),
                     not_stored=returned.dropped,
@@ -242,6 +245,9 @@ class _Returned:
     dropped: str | None = None
 
 
+_new_returned = maker(_Returned)
+
+
 @dataclass(frozen=True, slots=True)
 class _Raised:
     """The chain raised."""
@@ -256,7 +262,7 @@ def _returned(value: object, encoded: Callable[[object], EncodedJson]) -> _Retur
         _check(value)
         said, result = value, value.result
     try:
-        return _Returned(said=said, result=encoded(result))
+        return _new_returned(said=said, result=encoded(result))
     except Exception as problem:
         reason = f"{type(problem).__name__}: {message_of(problem)}"[:1000]
         return _Returned(said=said, result=NOTHING, dropped=reason)

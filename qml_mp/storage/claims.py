@@ -11,12 +11,13 @@ from datetime import datetime
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
-from qml_mp.storage.database import Part, Values
+from qml_mp.storage.database import Part, Result, Values
+from qml_mp.storage.job_rows import claim_of, new_claims
 from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
 from qml_mp.storage.row_change import unclaimable
-from qml_mp.storage.rows import Row, claim_of
+from qml_mp.storage.rows import Columns, Row
 from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
 
 logger = logging.getLogger(__name__)
@@ -155,9 +156,9 @@ class JobLocker(Part):
             with self._db.transaction(what) as transaction:
                 writing.send(transaction)
                 result = transaction.run(take.claim, wanted)
-                if self._db.has_one_writer and not result.rows():
+                if self._db.has_one_writer and not result.tuples():
                     self._is_limited = bool(transaction.run(self._db.queries.limits.any).rows())
-        claimed = self._claimed(result.rows())
+        claimed = self._claimed(result, fetch)
         if at_once is not None and limit == len(claimed):
             self._run = _run_of(claimed, fetch, result.first(), run)
         if not claimed and (run is not None or self._is_limited):
@@ -174,7 +175,7 @@ class JobLocker(Part):
             claim = LimitedClaim(self._db, self._take(fetch, limit)[1], limit=limit)
             with self._db.transaction(what) as transaction:
                 writing.send(transaction)
-                claimed = self._claimed(claim.rows_in(transaction))
+                claimed = self._in_order(claim.rows_in(transaction), fetch)
             self._is_limited = bool(claim.look.standings)
             return Exchanged(finished=writing.finished(), claims=claimed)
         writing.commit(what, self._db.queries.claims.succeed)
@@ -210,8 +211,8 @@ class JobLocker(Part):
             limited = LimitedClaim(self._db, wanted, limit=limit) if self._is_limited else None
             try:
                 if limited is not None:
-                    return self._claim_under_limits(limited, wanted, ended)
-                claimed = self._claimed(self._db.write("claiming a job", take.claim, wanted).rows())
+                    return self._claim_under_limits(limited, fetch, wanted, ended)
+                claimed = self._claimed(self._db.write("claiming a job", take.claim, wanted), fetch)
                 if not claimed and self._db.has_one_writer:
                     any_limit = self._db.queries.limits.any
                     self._is_limited = bool(self._db.read("looking for limits", any_limit))
@@ -227,7 +228,7 @@ class JobLocker(Part):
         return ()
 
     def _claim_under_limits(
-        self, limited: LimitedClaim, wanted: Values, ended: Outcomes
+        self, limited: LimitedClaim, fetch: Fetch, wanted: Values, ended: Outcomes
     ) -> tuple[Claim, ...]:
         queries = self._db.queries.limits
         if self._db.has_one_writer:  # idle workers never hold up one that has work to commit
@@ -236,7 +237,7 @@ class JobLocker(Part):
             if not look_of(self._db, standings=standings, waiting=waiting).next():
                 self._is_limited = bool(standings)
                 return ()
-        claimed = self._claimed(limited.rows())
+        claimed = self._in_order(limited.rows(), fetch)
         self._is_limited = bool(limited.look.standings)
         jobs = (claim.job for claim in claimed)
         if queries.tell_of_a_place and limited.look.has_place_for_others(
@@ -288,11 +289,16 @@ class JobLocker(Part):
             case _:
                 return claims.from_several
 
-    def _claimed(self, rows: Sequence[Row]) -> tuple[Claim, ...]:
+    def _claimed(self, result: Result, fetch: Fetch) -> tuple[Claim, ...]:
+        """The best first; and it may say whether there are limits."""
+        first = None if self._db.has_one_writer else result.first()
+        if first is not None:
+            self._is_limited = first["kinds"] == UNDER_LIMITS
+        return self._in_order(result.tuples(), fetch)
+
+    def _in_order(self, rows: Sequence[Columns], fetch: Fetch) -> tuple[Claim, ...]:
         """The best first."""
-        if rows and not self._db.has_one_writer:
-            self._is_limited = rows[0]["kinds"] == UNDER_LIMITS
-        claims = self._claims_of(row for row in rows if row["id"] is not None)
+        claims = new_claims(rows, self._db.instant, (fetch.worker_id, fetch.server_id))
         return tuple(sorted(claims, key=_order_of_claims) if len(claims) > 1 else claims)
 
     def _read_claims(self, query: str, **which: str) -> list[Claim]:

@@ -14,8 +14,9 @@ from typing import Protocol, TypeVar
 
 from qml_mp.core.job import Claim
 from qml_mp.storage.connection import ProcessConnection
+from qml_mp.storage.job_rows import claim_of
 from qml_mp.storage.queries import Queries
-from qml_mp.storage.rows import Row, ToInstant, claim_of
+from qml_mp.storage.rows import Columns, Row, ToInstant
 from qml_mp.storage.scratch import Scratch
 from qml_mp.storage.storable import NewRow
 from qml_mp.storage.waiting import EndedWaker, Waker
@@ -34,6 +35,9 @@ class Result(Protocol):
 
     def rows(self) -> Sequence[Row]:
         """All rows."""
+
+    def tuples(self) -> Sequence[Columns]:
+        """The same without names, for what every job needs."""
 
     def first(self) -> Row | None:
         """The first row; None when there is none."""

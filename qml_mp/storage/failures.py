@@ -14,7 +14,8 @@ from datetime import timedelta
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.storage.database import Part, Values
-from qml_mp.storage.rows import attempt_of, job_of, text_of
+from qml_mp.storage.job_rows import job_of
+from qml_mp.storage.rows import attempt_of, text_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,10 @@ from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, shown
 from qml_mp.storage.database import Part, Transaction, Values
+from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.row_change import STRANDED
-from qml_mp.storage.rows import Row, job_of, state_name_of
+from qml_mp.storage.rows import Row, state_name_of
 from qml_mp.storage.storable import NewRow, canonical_id, new_row, storable_reason
 from qml_mp.storage.unique import insert_unique, wishes_of
 from qml_mp.storage.values import BY_DEFAULT, CancelRequest, CancelResult, Promoted, Retention

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from qml_mp.core.job import Job
 from qml_mp.core.limits import Limit, LimitKind, Rate, Standing
 from qml_mp.storage.database import Database, Transaction, Values
-from qml_mp.storage.rows import Row, ToInstant, text_of
+from qml_mp.storage.rows import Columns, Row, ToInstant, text_of
 
 _MOST_TRIED = 100
 """Methods of queues that turn out to have no place left, until the next time."""
@@ -109,27 +109,27 @@ class LimitedClaim:
         self.taking = wanted
         """What the newest query that claims was bound to."""
 
-    def rows(self) -> Sequence[Row]:
+    def rows(self) -> Sequence[Columns]:
         """What was claimed."""
 
-        def try_alone() -> Sequence[Row] | None:
+        def try_alone() -> Sequence[Columns] | None:
             with self._db.transaction("claiming a job") as transaction:
                 return self._try(transaction)
 
         return self._first_of(try_alone)
 
-    def rows_in(self, transaction: Transaction) -> Sequence[Row]:
+    def rows_in(self, transaction: Transaction) -> Sequence[Columns]:
         """The same in an open transaction, which must be the only one that writes."""
         return self._first_of(lambda: self._try(transaction))
 
-    def _first_of(self, attempt: Callable[[], Sequence[Row] | None]) -> Sequence[Row]:
+    def _first_of(self, attempt: Callable[[], Sequence[Columns] | None]) -> Sequence[Columns]:
         """Of as many attempts as it takes."""
         claimed = None
         while claimed is None and len(self._tried) < _MOST_TRIED:
             claimed = attempt()
         return claimed or ()
 
-    def _try(self, transaction: Transaction) -> Sequence[Row] | None:
+    def _try(self, transaction: Transaction) -> Sequence[Columns] | None:
         """None: somebody else has taken the last place."""
         standings = transaction.run(self._db.queries.limits.standings)
         waiting = transaction.run(waiting_query(self._db, self._wanted), self._wanted)
@@ -141,7 +141,7 @@ class LimitedClaim:
             return self._take(transaction, kinds, self._limit)
         return self._take_one(transaction, kinds[0])
 
-    def _take_one(self, transaction: Transaction, kind: Kind) -> Sequence[Row] | None:
+    def _take_one(self, transaction: Transaction, kind: Kind) -> Sequence[Columns] | None:
         limits = self._db.queries.limits
         self._tried.append(kind)
         transaction.run(limits.lock, {"queue": kind.queue, "method": kind.method})
@@ -151,7 +151,7 @@ class LimitedClaim:
         if now.free(kind) == 0:
             return None
         claimed = self._take(transaction, (kind,), 1)
-        for standing in now.limits_of(kind) if any(row["id"] is not None for row in claimed) else ():
+        for standing in now.limits_of(kind) if claimed else ():
             rate = standing.limit.rate
             if rate is not None:
                 next_at = rate.after_one(standing.next_at, standing.now)
@@ -159,7 +159,7 @@ class LimitedClaim:
                 transaction.run(limits.spend, {**key, "next_at": next_at})
         return claimed or None
 
-    def _take(self, transaction: Transaction, kinds: Sequence[Kind], limit: int) -> Sequence[Row]:
+    def _take(self, transaction: Transaction, kinds: Sequence[Kind], limit: int) -> Sequence[Columns]:
         self.taking = {
             **self._wanted,
             "limit": limit,
@@ -169,8 +169,8 @@ class LimitedClaim:
             "kind_times": [kind.created_at for kind in kinds],
             "kind_ids": [kind.id for kind in kinds],
         }
-        rows = transaction.run(self._db.queries.claims.of_kinds.claim, self.taking).rows()
-        return [row for row in rows if row["id"] is not None]
+        rows = transaction.run(self._db.queries.claims.of_kinds.claim, self.taking).tuples()
+        return [row for row in rows if row[0] is not None]
 
 
 def standings_by_key(rows: Iterable[Row], instant: ToInstant) -> dict[Key, Standing]:

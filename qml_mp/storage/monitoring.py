@@ -11,7 +11,8 @@ from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Part
-from qml_mp.storage.rows import attempt_of, job_of, state_name_of, text_of
+from qml_mp.storage.job_rows import job_of
+from qml_mp.storage.rows import attempt_of, state_name_of, text_of
 from qml_mp.storage.storable import canonical_id
 from qml_mp.storage.values import DueWork, FailureKind, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
 

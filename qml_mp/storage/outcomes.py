@@ -22,15 +22,19 @@ from qml_mp.core.outcome import (
     extras_of,
 )
 from qml_mp.core.state import StateName
+from qml_mp.frozen import maker
 from qml_mp.storage.database import Database, Result, Transaction, Values
+from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.progress import progress_rows
 from qml_mp.storage.row_change import RowChange, applied, row_change
-from qml_mp.storage.rows import Row, job_of, state_name_of
+from qml_mp.storage.rows import Row, state_name_of
 from qml_mp.storage.storable import microseconds, new_row, storable_change, storable_reason
 from qml_mp.storage.unique import insert_unique, wishes_of
 from qml_mp.storage.values import Finished, Retention
 
 Outcomes = Sequence[tuple[Claim, Outcome]]
+
+_new_finished = maker(Finished)
 
 
 class Writing:
@@ -156,7 +160,7 @@ class Writing:
             if succeeded_at is None:
                 return None
             row = partial(_succeeded, claim.job, outcome, self._retention, succeeded_at)
-            return Finished(accepted=True, state=StateName.SUCCEEDED, row=row)
+            return _new_finished(accepted=True, state=StateName.SUCCEEDED, row=row)
         change = self._changes.get(claim.key)
         written_at = None if change is None else self._results[claim.key].written_at
         if change is None or written_at is None:

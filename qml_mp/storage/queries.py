@@ -77,9 +77,9 @@ class TakeQueries:
     """Their ids; nobody else takes them until the transaction ends. No row: nothing to do."""
     claim: str
     """worker_id, server_id, registered, epoch: hand them out, if the worker's row has this epoch or the
-    worker is not `registered`, and there are no limits; job, in no order. Where there are several writers,
-    always a row, in which id is NULL when there is no claim, and kinds: `UNDER_LIMITS` when there are
-    limits."""
+    worker is not `registered`, and there are no limits; first the `CLAIM_COLUMNS` of each, in no order. Where
+    there are several writers, always a row, in which id is NULL when there is no claim, and kinds:
+    `UNDER_LIMITS` when there are limits."""
     exchange: str | None
     """`succeed` and then `claim`, all in one statement: now, count, and what `claim` gives; and kinds, how
     many methods (of a queue each) waited. None: two statements in a transaction cost no more."""

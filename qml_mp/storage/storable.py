@@ -17,6 +17,7 @@ MAX_MESSAGE_BYTES = 8 * 1024
 MAX_TRACEBACK_BYTES = 64 * 1024
 _MAX_TYPE_BYTES = 500
 _LONGEST = timedelta(microseconds=2**63 - 1)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class NewRow(NamedTuple):
@@ -125,6 +126,6 @@ def canonical_id(job_id: str) -> str | None:
 
 def microseconds(duration: timedelta) -> int:
     """The duration in whole microseconds. Raises `InvalidJob` when they are too many for a column."""
-    if abs(duration) > _LONGEST:
+    if not -_LONGEST <= duration <= _LONGEST:
         raise InvalidJob(f"A duration of {duration} cannot be stored; the longest is {_LONGEST}.")
-    return duration // timedelta(microseconds=1)
+    return duration // _MICROSECOND

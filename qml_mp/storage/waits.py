@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from qml_mp.core.job import Job
 from qml_mp.storage.database import Part
-from qml_mp.storage.rows import job_of
+from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.storable import canonical_id
 from qml_mp.storage.waiting import EndedWaker
 

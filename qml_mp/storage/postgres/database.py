@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
+from functools import cached_property, partial
 
 import psycopg
-from psycopg.abc import AdaptContext, Buffer
-from psycopg.adapt import Loader, Transformer
-from psycopg.pq import ExecStatus, Format
-from psycopg.rows import DictRow, dict_row
+from psycopg.pq import ExecStatus
+from psycopg.rows import DictRow, tuple_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
 from qml_mp.storage.database import NO_VALUES, Values
@@ -25,6 +23,7 @@ from qml_mp.storage.postgres.errors import (
 )
 from qml_mp.storage.postgres.foreign import ForeignConnections
 from qml_mp.storage.postgres.inserting import insert_jobs, is_plain, plain_values
+from qml_mp.storage.postgres.instants import instant_of, without_unreadable_instants
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
 from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.postgres.queries.common import Told
@@ -32,18 +31,10 @@ from qml_mp.storage.postgres.queries.jobs import COPY, INSERT_ONE, INSERT_PLAIN
 from qml_mp.storage.postgres.scratch import PostgresScratch
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.postgres.waker import EndedListener, NotifyWaker
-from qml_mp.storage.rows import Row
+from qml_mp.storage.rows import Columns, Row
 from qml_mp.storage.storable import NewRow
 from qml_mp.storage.waiting import EndedWaker, Waker
 
-
-def _instant(value: object) -> datetime | None:
-    if value is None:
-        return None
-    return value.astimezone(UTC) if isinstance(value, datetime) else None
-
-
-Cursor = psycopg.Cursor[DictRow]
 _NOW = "SELECT clock_timestamp() AS now"
 _POOLED = (
     "A pooler stands before %s, so no commit wakes this server: it looks for jobs every polling_interval. "
@@ -65,7 +56,7 @@ class PostgresDatabase:
     has_one_writer = False
     is_on_one_machine = False
     """Servers may be anywhere."""
-    instant = staticmethod(_instant)
+    instant = staticmethod(instant_of)
 
     def __init__(self, url: str, *, application_name: str, patience: timedelta) -> None:
         options = LinkOptions(application_name=application_name, patience=patience)
@@ -181,41 +172,51 @@ class PostgresDatabase:
 class _Result:
     """`Result` of a statement whose reply may be on its way."""
 
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: psycopg.Cursor[Columns]) -> None:
         self._cursor = cursor
-        self._rows: list[DictRow] | None = None
+        self._tuples: list[Columns] | None = None
 
     def rows(self) -> Sequence[DictRow]:
+        return self._named(self.tuples())
+
+    def tuples(self) -> Sequence[Columns]:
         reply = self._cursor.pgresult
-        if self._rows is None and reply is not None and reply.status == ExecStatus.COMMAND_OK:
-            self._rows = []
-        if self._rows is None:
+        if self._tuples is None and reply is not None and reply.status == ExecStatus.COMMAND_OK:
+            self._tuples = []
+        if self._tuples is None:
             try:  # Waits for the reply, which alone says whether it has rows.
-                self._rows = self._cursor.fetchall()
+                self._tuples = self._cursor.fetchall()
             except psycopg.ProgrammingError:
                 reply = self._cursor.pgresult
                 if reply is None or reply.status != ExecStatus.COMMAND_OK:
                     raise
-                self._rows = []
+                self._tuples = []
             except psycopg.DataError as error:
                 if error.sqlstate:  # the server's, about a value, and not a loader's about what it gave
                     raise
-                self._rows = _without_unreadable_instants(self._cursor)
-        return self._rows
+                self._tuples = without_unreadable_instants(self._cursor)
+        return self._tuples
 
-    def first(self) -> Row | None:
-        rows = self.rows()
-        return rows[0] if rows else None
+    def first(self) -> DictRow | None:
+        return self._first
+
+    @cached_property  # asked for several times, and the names are made anew each time
+    def _first(self) -> DictRow | None:
+        return next(iter(self._named(self.tuples()[:1])), None)
+
+    def _named(self, rows: Sequence[Columns]) -> list[DictRow]:
+        names = [column.name for column in self._cursor.description or ()] if rows else []
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     @property
     def written_at(self) -> datetime | None:
         row = self.first()
-        return None if row is None else _instant(row["now"])
+        return None if row is None else instant_of(row["now"])
 
     @property
     def count(self) -> int:
-        first = self.rows()[:1]
-        return next((int(row["count"]) for row in first if "count" in row), self._cursor.rowcount)
+        first = self.first() or {}
+        return int(first["count"]) if "count" in first else self._cursor.rowcount
 
 
 class _Transaction:
@@ -233,7 +234,7 @@ class _Transaction:
             _array(value) if isinstance(value, list) else value for value in map(known.__getitem__, names)
         ]
         # A cursor of our own, with rows of our own shape, whatever the caller's connection has.
-        cursor = psycopg.RawCursor(self._connection, row_factory=dict_row)
+        cursor = psycopg.RawCursor(self._connection, row_factory=tuple_row)
         return _Result(cursor.execute(statement, bound))
 
     def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> _Result:
@@ -253,31 +254,6 @@ class _Transaction:
                 raise
             return f"{error.diag.message_primary}."
         return None
-
-
-class _InstantLoader(Loader):
-    """Reads as NULL an instant that Python cannot hold."""
-
-    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
-        super().__init__(oid, context)
-        strict = psycopg.adapters.get_loader(oid, Format.TEXT)
-        assert strict is not None  # one of psycopg's own types
-        self._strict = strict(oid, context)
-
-    def load(self, data: Buffer) -> object:
-        try:
-            return self._strict.load(data)
-        except psycopg.DataError:
-            return None
-
-
-def _without_unreadable_instants(cursor: Cursor) -> list[DictRow]:
-    """The rows of a result that the driver's own loaders refuse, because another program has written an
-    instant that Python cannot hold. Read so only then: a loader in Python costs every row of every result."""
-    cursor.adapters.register_loader("timestamptz", _InstantLoader)
-    loaders = Transformer(cursor)
-    loaders.set_pgresult(cursor.pgresult)
-    return loaders.load_rows(0, cursor.rowcount, dict_row(cursor))
 
 
 def _array(values: list[object]) -> object:

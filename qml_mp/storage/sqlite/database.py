@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob
 from qml_mp.storage.database import NO_VALUES, Values
-from qml_mp.storage.rows import Row
+from qml_mp.storage.rows import Columns, Row
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.each import run_each
 from qml_mp.storage.sqlite.errors import refuses_values, translated
@@ -60,7 +60,8 @@ class SqliteDatabase:
         with self.connection.read() as connection:
             cursor = connection.cursor()
             cursor.row_factory = None
-            return _rows(cursor.execute(query, _bound(values, now=self._clock.now())))
+            cursor.execute(query, _bound(values, now=self._clock.now()))
+            return _named(_names(cursor), cursor)
 
     def write(self, what: str, query: str, values: Values = NO_VALUES) -> _Result:
         with self.transaction(what) as transaction:
@@ -116,16 +117,20 @@ class SqliteDatabase:
 class _Result:
     """`Result` of a statement that has run."""
 
-    def __init__(self, rows: Sequence[Row], count: int, *, now: datetime) -> None:
-        self._rows = rows
+    def __init__(self, names: Sequence[str], tuples: Sequence[Columns], count: int, *, now: datetime) -> None:
+        self._names = names
+        self._tuples = tuples
         self._now = now
         self.count = count
 
     def rows(self) -> Sequence[Row]:
-        return self._rows
+        return _named(self._names, self._tuples)
+
+    def tuples(self) -> Sequence[Columns]:
+        return self._tuples
 
     def first(self) -> Row | None:
-        return self._rows[0] if self._rows else None
+        return next(iter(_named(self._names, self._tuples[:1])), None)
 
     @property
     def written_at(self) -> datetime | None:
@@ -141,14 +146,16 @@ class _Transaction:
         self._is_ours = is_ours
 
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
-        rows = _rows(self._cursor.execute(query, _bound(values, now=self._now)))
+        self._cursor.execute(query, _bound(values, now=self._now))
+        names = _names(self._cursor)
+        tuples = self._cursor.fetchall() if names else []
         # Of a statement with RETURNING the driver counts the rows only once they are read.
-        count = len(rows) if self._cursor.description else self._cursor.rowcount
-        return _Result(rows, count, now=self._now)
+        count = len(tuples) if names else self._cursor.rowcount
+        return _Result(names, tuples, count, now=self._now)
 
     def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> _Result:
         count = run_each(self._cursor, query, rows, _bound(values, now=self._now))
-        return _Result((), count, now=self._now)
+        return _Result((), (), count, now=self._now)
 
     def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
         return insert_jobs(self._cursor, rows, now=self._now, is_ours=self._is_ours)
@@ -167,12 +174,14 @@ class _Transaction:
         return None
 
 
-def _rows(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
-    """All rows. A `sqlite3.Row` looks for each name among all of them, a dict does not."""
-    if not cursor.description:
-        return []
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+def _names(cursor: sqlite3.Cursor) -> list[str]:
+    """Of the columns that the statement gives."""
+    return [column[0] for column in cursor.description or ()]
+
+
+def _named(names: Sequence[str], rows: Iterable[Columns]) -> list[dict[str, Any]]:
+    """A `sqlite3.Row` looks for each name among all of them, a dict does not."""
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _bound(values: Values, *, now: datetime) -> dict[str, Any]:

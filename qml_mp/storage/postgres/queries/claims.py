@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME
+from qml_mp.storage.postgres.queries.common import CLAIM, JOB, METHOD_NAME
 from qml_mp.storage.postgres.queries.telling import COUNT, OF_A_PLACE, OF_AN_OUTCOME
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
@@ -172,12 +172,12 @@ _CLAIMED: Final = f"""
         FROM candidate AS c
         -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
         WHERE {_WITHOUT_LIMITS} AND j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
-        RETURNING {JOB}
+        RETURNING {CLAIM}
     )
 """
 _CLAIM: Final = f"""
     {_CLAIMED}
-    SELECT asked.*, claimed.*
+    SELECT claimed.*, asked.*
     FROM (SELECT CASE WHEN EXISTS (SELECT FROM {{s}}.limits) THEN {UNDER_LIMITS} END AS kinds) AS asked
     LEFT JOIN claimed ON true
 """
@@ -205,7 +205,7 @@ _EXCHANGE: Final = f"""
         {_SUCCEED} RETURNING j.id
     )
     -- The outcomes first, as everybody locks claims before the row of their worker.
-    SELECT written.*, claimed.*
+    SELECT claimed.*, written.*
     FROM (
         SELECT now() AS now, {COUNT},
                -- No column of its own, which each row of the reply would have.

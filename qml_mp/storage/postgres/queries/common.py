@@ -6,10 +6,16 @@ from enum import StrEnum
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.storage.rows import JOB_COLUMNS
+from qml_mp.storage.job_rows import CLAIM_COLUMNS, JOB_COLUMNS
 from qml_mp.storage.values import JobFilter
 
-JOB: Final = ", ".join(f"j.{name.strip()}" for name in JOB_COLUMNS.split(","))
+
+def _of_j(columns: str) -> str:
+    return ", ".join(f"j.{name.strip()}" for name in columns.split(","))
+
+
+JOB: Final = _of_j(JOB_COLUMNS)
+CLAIM: Final = _of_j(CLAIM_COLUMNS)
 """Of the jobs as `j`."""
 
 _FILTER: Final = {

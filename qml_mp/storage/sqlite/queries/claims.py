@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.job_rows import CLAIM_COLUMNS
+from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
-from qml_mp.storage.rows import JOB_COLUMNS as JOB
 
 
 def _from(index: str, *, start: str, same: str, steps: bool = True, guard: str = "") -> ChoiceQueries:
@@ -70,7 +71,7 @@ def _take(best: str, guard: str) -> TakeQueries:
         WHERE {guard} rowid IN ({best})
           AND (NOT :registered OR EXISTS (
               SELECT 1 FROM qml_workers WHERE id = :worker_id AND epoch = :epoch))
-        RETURNING {JOB}
+        RETURNING {CLAIM_COLUMNS}
     """
     return TakeQueries(best=f"SELECT id FROM qml_jobs WHERE rowid IN ({best})", claim=claim, exchange=None)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import JobQueries
-from qml_mp.storage.rows import JOB_COLUMNS as JOB
 from qml_mp.storage.sqlite.queries.common import ENDED
 
 INSERT: Final = """

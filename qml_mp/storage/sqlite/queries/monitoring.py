@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.state import StateName
+from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
-from qml_mp.storage.rows import JOB_COLUMNS as JOB
 from qml_mp.storage.sqlite.queries.common import ENDED, KNOWN, SERVED, asked_for
 from qml_mp.storage.values import JobFilter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.rows import JOB_COLUMNS
+from qml_mp.storage.job_rows import JOB_COLUMNS
 from qml_mp.storage.sqlite.queries.common import ENDED
 from qml_mp.storage.telling_queries import WaitQueries
 
