@@ -112,7 +112,7 @@ class ResultMismatch(QmlError):
 
 
 class WaitTimeout(QmlError, TimeoutError):
-    """`handle.wait(timeout)` ended before the job did. The job goes on."""
+    """The time to wait for jobs was over before they ended. They go on."""
 
 
 class LockNotAcquired(QmlError, TimeoutError):

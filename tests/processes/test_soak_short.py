@@ -245,9 +245,8 @@ def test_the_jobs_of_a_server_killed_with_its_workers_run_again_on_its_neighbour
     assert row.kills == 1
 
 
-@both
-def test_one_program_waits_for_many_jobs(request: pytest.FixtureRequest, backend: str) -> None:
-    row = outcome(request, run_waiting, backend, 30)
+def test_one_program_waits_for_many_jobs(request: pytest.FixtureRequest) -> None:
+    row = outcome(request, run_waiting, "postgres", 30)
 
     assert row.broken == (), table([row])
     assert row.done == 30
