@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Callable
 from itertools import count
@@ -16,6 +15,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
+from tests.processes.ready_workers import counts_since_all_were
 
 MakeServer = Callable[..., Server]
 MakeLiving = Callable[..., Server]
@@ -52,27 +52,6 @@ def living(server: MakeServer, tmp_path: Path) -> MakeLiving:
     return make
 
 
-def ready_counts(log: str) -> list[int]:
-    """How many workers were ready, after each one that became so and each such that left, in order."""
-    ready: set[str] = set()
-    counts = []
-    for line in log.splitlines():
-        if found := re.search(r"Worker \d+ is ready \(pid (\d+)\)", line):
-            ready.add(found[1])
-        elif (found := re.search(r"Worker \d+ stopped \(pid (\d+)\)", line)) and found[1] in ready:
-            ready.remove(found[1])
-        else:
-            continue
-        counts.append(len(ready))
-    return counts
-
-
-def after(log: str, full: int) -> list[int]:
-    """The counts from when so many workers were ready first."""
-    counts = ready_counts(log)
-    return counts[counts.index(full) :]
-
-
 def trouble_in(storage: Storage) -> str | None:
     """What keeps the only server from its work, as `status` shows it."""
     (info,) = storage.list_servers()
@@ -102,7 +81,7 @@ def test_a_reload_never_has_fewer_ready_workers_than_before(
     for job_id in running:
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
     assert result_of(storage, "version") == 2
-    assert min(after(one.log(), workers)) >= workers, one.log()
+    assert min(counts_since_all_were(one.log(), workers)) >= workers, one.log()
     assert one.stop() == 0
 
 
@@ -123,7 +102,7 @@ def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
     for job_id in running:
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
     assert one.worker_pids() == before
-    assert min(after(one.log(), workers)) == workers
+    assert min(counts_since_all_were(one.log(), workers)) == workers
     wait_until(lambda: trouble_in(storage) == f"The new code cannot be imported: {NO_LIBRARY}")
     answer = answer_in(storage)
     assert (answer.state, answer.workers) == (ReloadState.REFUSED, 0)
@@ -168,7 +147,7 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
     wait_until(lambda: all(map(is_gone, before.values())), what=one.log())
     assert result_of(storage, "version") == 3
     wait_until(lambda: trouble_in(storage) is None)
-    assert min(after(one.log(), 2)) == 2
+    assert min(counts_since_all_were(one.log(), 2)) == 2
     assert one.stop() == 0
 
 
@@ -187,7 +166,7 @@ def test_two_reloads_in_a_row_end_with_the_newest_code(
     stopped = wait_until(lambda: one.log().count("left as told") >= 3 and len(one.worker_pids()) == 2)
     assert stopped
     wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {3}, what=one.log())
-    assert min(after(one.log(), 2)) >= 2
+    assert min(counts_since_all_were(one.log(), 2)) >= 2
     assert one.stop() == 0
 
 
@@ -246,7 +225,7 @@ def test_workers_may_be_added_and_removed_during_a_reload(
     one.signal(signal.SIGHUP)
     one.signal(signal.SIGTTOU)
     wait_until(lambda: one.log().count("left as told") == 5 and sorted(one.worker_pids()) == [1, 2])
-    assert min(after(one.log(), 2)) >= 2
+    assert min(counts_since_all_were(one.log(), 2)) >= 2
     wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {2}, what=one.log())
     assert one.stop() == 0
 
@@ -262,7 +241,7 @@ def test_workers_of_one_job_each_get_through_many_jobs_and_none_waits_for_a_boot
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
     # One worker may have been first at all 40, so there are more until the other has had one.
     wait_until(lambda: enqueue(storage, "quick") and one.log().count("is ready") >= 4, what="replacements")
-    assert min(after(one.log(), 2)) >= 2
+    assert min(counts_since_all_were(one.log(), 2)) >= 2
     assert one.stop() == 0
 
 

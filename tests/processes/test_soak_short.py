@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.soak.bulk import run_bulk
+from tests.soak.deploys import run_deploys
 from tests.soak.firings import run_firings
 from tests.soak.freeze import run_freeze
 from tests.soak.kills import run_kills, run_storm
@@ -250,3 +251,12 @@ def test_one_program_waits_for_many_jobs(request: pytest.FixtureRequest) -> None
 
     assert row.broken == (), table([row])
     assert row.done == 30
+
+
+@pytest.mark.fault(89)
+@pytest.mark.fault(90)
+def test_no_job_fails_for_a_deploy_and_no_worker_is_missing(request: pytest.FixtureRequest) -> None:
+    row = outcome(request, run_deploys, "sqlite", 2, pace=0.1)
+
+    assert row.broken == (), table([row])
+    assert row.done == 2

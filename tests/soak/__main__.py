@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tests.postgres_cluster import throwaway_cluster
 from tests.soak.bulk import run_bulk
+from tests.soak.deploys import run_deploys
 from tests.soak.firings import run_firings
 from tests.soak.first_jobs import run_first_jobs
 from tests.soak.freeze import run_freeze
@@ -58,6 +59,7 @@ SCENARIOS = {
     "stops": Scenario(run=run_stops, unit="stops", usual=20, full=500, lanes=3),
     "replacements": Scenario(run=run_replacements, unit="replacements", usual=300, full=10_000),
     "boot-failure": Scenario(run=run_boot_failure, unit="seconds", usual=30, full=30),
+    "deploys": Scenario(run=run_deploys, unit="deploys", usual=10, full=50),
     "bulk": Scenario(run=run_bulk, unit="jobs", usual=5000, full=50_000),
     "first-jobs": Scenario(run=run_first_jobs, unit="starts", usual=10, full=50),
     "firings": Scenario(run=run_firings, unit="firings", usual=1000, full=10_000),

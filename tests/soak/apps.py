@@ -100,6 +100,11 @@ def gate_of(job_id: str) -> Path:
     return Path(os.environ[JOURNAL]).with_name(f"gate-{job_id}")
 
 
+def note_of(job_id: str) -> Path:
+    """A file that a job may write; beside the journal."""
+    return Path(os.environ[JOURNAL]).with_name(f"note-{job_id}")
+
+
 @app.job()
 def sleeper(ctx: WorkerContext) -> None:
     """Sleep in the kernel for ever."""
