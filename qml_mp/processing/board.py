@@ -5,6 +5,7 @@ One board for all jobs of a process, by claim, so that a job which says nothing 
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Protocol
 
@@ -51,9 +52,15 @@ class Board:
     def __init__(self, progress: ShownProgress | None = None) -> None:
         self.progress: ShownProgress = UnseenProgress() if progress is None else progress
         self.follow_ups: dict[ClaimKey, FollowUps] = {}
+        self._pid = os.getpid()
 
     def follow(self, job: Job, jobs: tuple[Job, ...]) -> None:
-        """Have these enqueued with the success of the job. As `FollowUps.add`."""
+        """Have these enqueued with the success of the job. As `FollowUps.add`; and `InvalidJob` in a process
+        that the job has forked, whose memory nobody reads."""
+        if os.getpid() != self._pid:
+            raise InvalidJob(
+                "ctx.then was called in a process that the job has forked; call it in the job's."
+            )
         self.follow_ups.setdefault(_key(job), FollowUps()).add(jobs, parent=job)
 
     def take(self, job: Job) -> Extras | None:

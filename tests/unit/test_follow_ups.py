@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -86,6 +87,23 @@ def test_what_cannot_be_enqueued_fails_in_the_job(job: Any, message: str) -> Non
 
     assert error.type == "InvalidJob"
     assert message.replace("\\", "") in error.message
+
+
+def test_in_a_forked_process_it_is_refused_and_not_lost() -> None:
+    def f(ctx: WorkerContext) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ctx.then(Job.new("next"))
+            except InvalidJob:
+                os._exit(7)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    outcome = run(f)
+
+    assert isinstance(outcome, Success)
+    assert (outcome.result, outcome.extras) == (7, None)
 
 
 def test_there_is_a_most_and_what_is_refused_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -210,6 +212,15 @@ def test_delays_nested_jobs_and_follow_ups_run_at_once() -> None:
         "{'text': 'nested'}": None,
         **{f"{{'text': 'followed {n}'}}": handle.id for n in range(3)},
     }
+
+
+def test_what_belongs_to_a_transaction_runs_at_once_too(tmp_path: Path) -> None:
+    with app.inline(), closing(sqlite3.connect(tmp_path / "mine.db")) as connection:
+        connection.execute("BEGIN")
+        assert note.using(conn=connection).enqueue("a").wait(timeout=0) == "a"
+        connection.rollback()
+
+    assert seen == ["a"]
 
 
 def test_several_are_enqueued_together_or_none() -> None:
