@@ -240,7 +240,7 @@ class RegistryQueries:
     update_server: str
     """server_id, what it says of itself."""
     heartbeat: str
-    """server_id: heard now."""
+    """server_id: heard now; `servers`, how many there are."""
     list_servers: str
     """What `rows.server_of` reads, oldest start first."""
     silent_servers: str

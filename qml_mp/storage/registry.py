@@ -61,8 +61,9 @@ class ServerRegistry(Part):
             left = transaction.run(queries.has_server, which)
         return left.first() is None
 
-    def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> bool:
-        """Bump `last_heartbeat` and the workers' memory; False: a peer declared us dead."""
+    def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> int:
+        """Bump `last_heartbeat` and the workers' memory. How many servers are registered, with this one;
+        0: a peer declared us dead."""
         queries, which = self._db.queries.registry, {"server_id": server_id}
         sizes = {**which, "ids": list(worker_rss), "rss_bytes": list(worker_rss.values())}
         # Of no use once the machine has gone down, and idle servers should not keep a disk awake.
@@ -70,7 +71,8 @@ class ServerRegistry(Part):
             bumped = transaction.run(queries.heartbeat, which)
             if worker_rss:
                 transaction.run(queries.set_worker_rss, sizes)
-        return bumped.count == 1
+        row = bumped.first()
+        return 0 if row is None else int(row["servers"])
 
     def list_servers(self) -> list[ServerInfo]:
         """All rows, oldest start first."""

@@ -27,7 +27,10 @@ REGISTRY: Final = RegistryQueries(
             answers = %(answers)s
         WHERE id = %(server_id)s
     """,
-    heartbeat="UPDATE {s}.servers SET last_heartbeat = now() WHERE id = %(server_id)s",
+    heartbeat="""
+        UPDATE {s}.servers SET last_heartbeat = now() WHERE id = %(server_id)s
+        RETURNING (SELECT count(*) FROM {s}.servers) AS servers
+    """,
     list_servers=f"SELECT {SERVER_COLUMNS} FROM {{s}}.servers ORDER BY started_at, id",
     silent_servers=f"""
         SELECT {SERVER_COLUMNS} FROM {{s}}.servers

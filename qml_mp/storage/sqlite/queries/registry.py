@@ -19,7 +19,10 @@ REGISTRY: Final = RegistryQueries(
         SET queues = :queues, methods = :methods, paused = :paused, trouble = :trouble, answers = :answers
         WHERE id = :server_id
     """,
-    heartbeat="UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id",
+    heartbeat="""
+        UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id
+        RETURNING (SELECT count(*) FROM qml_servers) AS servers
+    """,
     list_servers=f"SELECT {SERVER_COLUMNS} FROM qml_servers ORDER BY started_at, id",
     silent_servers=f"""
         SELECT {SERVER_COLUMNS} FROM qml_servers
