@@ -37,6 +37,9 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Retention
 from qml_mp.units import Duration
 
+# Made once, before workers are forked: to check all fields again costs each of them memory that it shares.
+_BY_DEFAULT, _RETRY = ServerConfig(), RetryPolicy()
+
 
 class QmlApp(Gathering):
     """The jobs of a program, how they are run, and where they are stored.
@@ -63,7 +66,7 @@ class QmlApp(Gathering):
         self.registry = WorkerRegistry()
         self._program = Program(
             registry=self.registry,
-            retry_policy=RetryPolicy() if retry_policy is None else retry_policy,
+            retry_policy=_RETRY if retry_policy is None else retry_policy,
             middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
             on_state_change=on_state_change,
             config=config,
@@ -74,7 +77,7 @@ class QmlApp(Gathering):
         self._recurring: dict[str, RecurringJob] = {}
         self._client = JobClient(
             retention=BY_DEFAULT if config is None else Retention.of(config),
-            polling=(config or ServerConfig()).polling_interval,
+            polling=(config or _BY_DEFAULT).polling_interval,
         )
         self._client.connect(url)
 
