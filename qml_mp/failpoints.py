@@ -23,6 +23,8 @@ PLACES: Mapping[str, str] = MappingProxyType(
         "callback.called": "worker: on_failure has returned, and storage does not know yet",
         "finish.before": "worker: outcomes are about to be written to storage",
         "finish.committed": "worker: outcomes are written, and the worker acts on no reply yet",
+        "exchange.sent": "worker: outcomes and a claim are sent, and the next job has not begun",
+        "exchange.received": "worker: the reply to them is read after that job, and not acted on",
         "fork.before": "supervisor: signals are blocked, and there is no child yet",
         "fork.after": "supervisor: there is a child, and nobody has noted its pid",
         "giveback.taken": "supervisor: it has taken tickets, and storage does not know yet",

@@ -1,10 +1,11 @@
-"""Worker: what it asks storage for, and the one question that may be open after a lost reply."""
+"""Worker: what it asks storage for, the one reply that it may read later, and the one question that may be
+open after a lost reply."""
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,7 +21,7 @@ from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimFound, StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Fetch, Finished, Retention
+from qml_mp.storage.values import Exchanged, Fetch, Finished, Retention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,8 @@ class Claims:
         )
         """Of the methods here; the loop says whether one failed or worked."""
         self._is_registered = False
+        self._read_reply: Callable[[], Exchanged] | None = None
+        """Of the exchange that was sent and not taken in."""
         self._in_doubt = False
         """Whether this worker may hold a claim of which it does not know. No length of time ends it."""
 
@@ -76,7 +79,12 @@ class Claims:
     @property
     def can_ask(self) -> bool:
         """Whether others may be claimed before anything else: no question is open, and none is held."""
-        return not (self._in_doubt or self._commands.doubted or self._held or self._held.has_taken_many)
+        return not (self._has_question or self._held)
+
+    @property
+    def can_send(self) -> bool:
+        """Whether `send` can be called once nothing is held."""
+        return self._storage.can_send_exchange and not self._has_question
 
     def register(self) -> None:
         """Before the first claim: whoever finds it after our death must know whom to kill first, and no claim
@@ -108,8 +116,47 @@ class Claims:
             failpoints.hit("finish.committed")
         if limit:
             self._in_doubt = False
-        self._held.hold(done.claims)
+            self._held.hold(done.claims)
         return done.finished
+
+    def send(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int, patience_s: float) -> bool:
+        """As `exchange`, but it is `receive` that waits, after the next job. Others get the claims when that
+        takes longer than `patience_s`. The outcomes are successes without jobs that follow. False: it was not
+        sent. After an error it may have been."""
+        if not self._held.expect(patience_s=patience_s):
+            return False
+        if finished:
+            failpoints.hit("finish.before")
+        self._in_doubt = True
+        try:
+            read_reply = self._storage.send_exchange(
+                finished, fetch=self._fetch, limit=limit, retention=self._retention
+            )
+            failpoints.hit("exchange.sent")
+        except BaseException:
+            self._held.arrived()
+            raise
+        self._read_reply = read_reply
+        return True
+
+    def receive(self) -> tuple[Finished, ...]:
+        """Read the reply to what was sent, and hold the claims that it brings."""
+        assert self._read_reply is not None  # `send` has sent it
+        read_reply, self._read_reply = self._read_reply, None
+        try:
+            done = read_reply()
+            failpoints.hit("exchange.received")
+        finally:
+            self._held.arrived()
+        self._in_doubt = False
+        self._held.hold(done.claims)
+        if done.finished:
+            failpoints.hit("finish.committed")
+        return done.finished
+
+    @property
+    def _has_question(self) -> bool:
+        return self._in_doubt or self._commands.doubted or self._held.has_taken_many
 
     def _end_doubt(self) -> None:
         """Have what was sent before claim nothing any more, and take over what it has claimed."""

@@ -9,6 +9,10 @@ WAIT_S = 0.05
 LONG_S = 0.6 * WAIT_S
 """What is held goes to others when the job in hand takes longer. Less, because the way to them takes time: a
 write, and the rest of what they hold themselves."""
+AHEAD_S = 1.6 * WAIT_S
+"""How long a job may be expected to take during which the next ones are claimed."""
+_PATIENCE_S = 2 * WAIT_S
+"""How long others wait for these when such a job takes longer than was expected."""
 _HELD_S = 0.9 * WAIT_S
 """Work that is claimed at a time. Less, so that a batch which takes a little longer is still one write."""
 _HELD_BESIDE_LONG_S = 0.4 * WAIT_S
@@ -47,6 +51,10 @@ class Estimates:
         """How many seconds the next job of this method will take (not more than twice `WAIT_S`); None: none
         has run here."""
         return self._by_method.get(method)
+
+    def patience_s(self, method: str) -> float:
+        """How long a job may take during which the next ones are claimed, before others get these."""
+        return _PATIENCE_S if self._by_method.get(method, 0.0) > LONG_S / 2 else LONG_S
 
     def next_limit(self, *, payload_chars: float = 0.0) -> int:
         """How many to claim now: what fits, one after a long job, and at most twice as many as the last time

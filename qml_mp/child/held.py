@@ -1,4 +1,4 @@
-"""Worker: the claims that it holds and has not begun."""
+"""Worker: the claims that it holds and has not begun, and those that are on their way to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from qml_mp import failpoints
 from qml_mp.core.job import Claim, ClaimKey
-from qml_mp.ipc.tickets import TicketPipe
+from qml_mp.ipc.slot import SlotWriter
+from qml_mp.ipc.tickets import TicketPipe, reply_ticket
 
 _FRESH_S = 1.0
 _MOST_TAKEN = 1000
@@ -18,12 +19,16 @@ class Held:
     """Oldest first. The first of those that come together begins at once, and each of the others when its
     ticket is taken: the supervisor may have been faster, and the claim is not this worker's any more then."""
 
-    def __init__(self, tickets: TicketPipe) -> None:
+    def __init__(self, tickets: TicketPipe, *, slot: SlotWriter) -> None:
         self._tickets = tickets
+        self._slot = slot
         self._claims: deque[Claim] = deque()
         self._need_no_ticket: set[bytes] = set()
         """The keys of those that may begin as they are, packed as tickets are."""
         self._held_at = 0.0
+        self._replies = 0
+        self._must_go_back = False
+        """Whether a reply came too late: what came with it, or is still found of it, is not begun."""
         self.payload_chars = 0.0
         """How long a payload was as text of those that came last."""
         self.taken: set[ClaimKey] = set()
@@ -40,8 +45,10 @@ class Held:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the next one waits for so long that this process and its supervisor must have been stopped
-        meanwhile, and a peer may have declared them dead."""
+        """Whether they came too late, or the next one waits for so long that this process and its supervisor
+        must have been stopped meanwhile, and a peer may have declared them dead."""
+        if self._must_go_back:
+            return bool(self._claims)
         waits = bool(self._claims) and self._claims[0].key.packed not in self._need_no_ticket
         return waits and time.monotonic() - self._held_at > _FRESH_S
 
@@ -53,6 +60,7 @@ class Held:
     def hold(self, claims: Sequence[Claim], *, begins: bool = True) -> None:
         """Hold these; nothing else is held. `begins`: the first of them begins at once."""
         if not claims:
+            self._must_go_back = False
             return
         failpoints.hit("claims.committed")
         self._held_at = time.monotonic()
@@ -63,6 +71,26 @@ class Held:
         # There is room for all, unless a job has filled the pipe.
         self._need_no_ticket = {claim.key.packed for claim in (*claims[:first], *claims[behind:])}
         failpoints.hit("tickets.written")
+
+    def expect(self, *, patience_s: float) -> bool:
+        """Others are about to be claimed, by an exchange whose reply is read later; nothing is held. Until
+        then the supervisor may take the ticket of the reply, when the job in between has taken so long.
+        False: there is no room for that ticket."""
+        self._replies += 1
+        self._held_at = time.monotonic()
+        # First: who has taken the ticket looks whether it counts.
+        self._slot.show_unread(self._replies, patience_s=patience_s)
+        if self._tickets.write([reply_ticket(self._replies)]):
+            return True
+        self._slot.show_read()
+        return False
+
+    def arrived(self) -> None:
+        """The reply was read, or is lost, and what came with it is about to be held. It goes back if the
+        supervisor has taken the ticket, or if this process was stopped meanwhile."""
+        is_ours = reply_ticket(self._replies) in self._tickets.take_all()
+        self._slot.show_read()
+        self._must_go_back = not is_ours or time.monotonic() - self._held_at > _FRESH_S
 
     def next(self) -> Claim | None:
         """Take the oldest, to begin it now; None: none is left."""
@@ -84,6 +112,7 @@ class Held:
         self._keep({*self._need_no_ticket, *(key.packed for key in self._tickets.take_all())})
         claims = list(self._claims)
         self._claims.clear()
+        self._must_go_back = False
         return claims
 
     def _keep(self, keys: set[bytes]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
-from qml_mp.child.estimate import WAIT_S, Estimates
+from qml_mp.child.estimate import AHEAD_S, WAIT_S, Estimates
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.held import Held
 from qml_mp.child.outcomes import Outcomes
@@ -27,6 +27,10 @@ from qml_mp.settings import ServerConfig
 
 logger = logging.getLogger(__name__)
 
+_WORTH_S = 0.001
+"""A job has to take so long that something is gained if the next ones are claimed meanwhile."""
+_WORTH_A_COMMIT_S = WAIT_S / 3
+"""The same where no outcome is written with them: of shorter jobs several are claimed at a time."""
 _OWN_LOOK = 60  # times the interval: the supervisor looks for all its idle workers, as long as it can
 
 
@@ -53,6 +57,10 @@ class WorkerLoop:
         self._polling_s = _OWN_LOOK * config.polling_interval.total_seconds()
         self._own_time = OwnTime()
         self._estimates = Estimates(most=min(config.fetch_batch_size, MOST_HELD))
+        self._is_in_a_row = False
+        """Whether what is held came with the outcomes of what was before."""
+        self._claims_ahead = False
+        """Whether the next ones are claimed while the last that is held runs."""
 
     def run(self) -> WorkerExit:
         """Work until told to leave, orphaned, or used up."""
@@ -72,6 +80,7 @@ class WorkerLoop:
                 self._runner.catch_up()
                 if not self._outcomes.write(limit=self._next_limit()):
                     return WorkerExit.LEFT
+                self._is_in_a_row = bool(self._held)
                 self._own_time.begin()
                 self._commands.look()
             else:
@@ -82,6 +91,7 @@ class WorkerLoop:
                     self._runner.call()
                     self._commands.look()
                     continue
+                self._is_in_a_row = False
                 self._claim()
                 self._commands.look()
 
@@ -115,6 +125,11 @@ class WorkerLoop:
         """Before the next of the jobs that are held: what has ended does not wait for one that may be long,
         and nobody else's work does. Whether anything had to be done."""
         expected_s = self._estimates.of(next(self._held.methods))
+        self._claims_ahead = expected_s is not None and self._can_claim_ahead(expected_s)
+        if self._claims_ahead:
+            self._runner.catch_up()
+            self._commands.look()
+            return self._has_to_stop()
         if expected_s is not None and expected_s > WAIT_S:
             count = 1
         elif self._outcomes.must_go(within_s=expected_s):
@@ -132,12 +147,26 @@ class WorkerLoop:
         self._own_time.begin()
         return True
 
+    def _can_claim_ahead(self, expected_s: float) -> bool:
+        """Whether it pays and hurts nobody during the next job, which is expected to take so long."""
+        has_company = bool(self._outcomes) or (self._is_in_a_row and expected_s >= _WORTH_A_COMMIT_S)
+        is_of_use = has_company and len(self._held) == 1 and _WORTH_S <= expected_s <= AHEAD_S
+        return is_of_use and self._outcomes.can_be_sent
+
     def _work_on(self, execution: Execution) -> None:
+        limit = self._next_limit() if self._claims_ahead else 0
+        if limit:
+            self._outcomes.send(limit=limit, patience_s=self._estimates.patience_s(execution.job.method))
+            self._own_time.begin()
         began_at = time.monotonic()
         outcome = self._runner.run(execution)
         self._estimates.note(execution.job.method, self._own_time.of(time.monotonic() - began_at))
         self._outcomes.add(execution, outcome)
         self._display.finishing()
+        if self._outcomes.are_sent:
+            self._runner.catch_up()
+            self._outcomes.receive()
+            self._own_time.begin()
 
     def _give_back(self, claims: Iterable[Claim]) -> None:
         for claim in claims:

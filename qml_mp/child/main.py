@@ -117,7 +117,7 @@ def _loop(
 ) -> WorkerLoop:
     config, slot = arguments.config, arguments.slot
     events = new_emitter()
-    held = Held(arguments.tickets)
+    held = Held(arguments.tickets, slot=slot)
     fetch = _fetch(arguments, program)
     claims = Claims(
         storage,

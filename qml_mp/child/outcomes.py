@@ -16,11 +16,13 @@ from qml_mp.child.commands import Commands
 from qml_mp.child.estimate import WAIT_S
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.reports import StateChanges
+from qml_mp.child.runner import NOT_BEGUN
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import Outcome, Success, not_storable
-from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
+from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.ipc.ended import EndedOutcomes
 from qml_mp.processing.program import Execution
+from qml_mp.storage.values import Finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,11 @@ class _Unwritten:
     @property
     def key(self) -> ClaimKey:
         return self.execution.claim.key
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether nothing but the loss of its claim is to be expected of its write."""
+        return self.is_as_it_came and isinstance(self.outcome, Success) and self.outcome.extras is None
 
 
 class Outcomes:
@@ -54,6 +61,10 @@ class Outcomes:
         self._commands = commands
         self._hygiene = hygiene
         self._unwritten: list[_Unwritten] = []
+        self._sent: Sequence[_Unwritten] | None = None
+        """Of these, what was sent without waiting for the reply; None: nothing was."""
+        self._sent_end = 0
+        """Where they end in `shared`."""
         self._oldest_at = 0.0
         self._is_urgent = False
         self._may_be_written = False
@@ -77,6 +88,44 @@ class Outcomes:
         if not self._unwritten:
             return False
         return self._is_urgent or within_s is None or time.monotonic() + within_s - self._oldest_at >= WAIT_S
+
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether `send` can be called once nothing is held."""
+        is_calm = self._claims.can_send and not self._is_urgent
+        return is_calm and all(each.can_be_sent for each in self._unwritten)
+
+    def send(self, *, limit: int, patience_s: float) -> None:
+        """Send them, together with a claim of up to `limit` jobs, and do not wait: it is `receive` that reads
+        the reply, after the next job, for which `patience_s` is the longest that others wait. What could not
+        be sent stays unwritten."""
+        some = tuple(self._unwritten)
+        try:
+            finished = [(each.execution.claim, each.outcome) for each in some]
+            if self._claims.send(finished, limit=limit, patience_s=patience_s):
+                self._sent, self._sent_end = some, self._shared.end
+        except (InvalidJob, StorageError):  # told when they are written, which is next
+            self._may_be_written = True
+
+    @property
+    def are_sent(self) -> bool:
+        """Whether there is a reply to `receive`."""
+        return self._sent is not None
+
+    def receive(self) -> None:
+        """Take in the reply to what was sent. After an error all of it stays unwritten."""
+        sent, self._sent = self._sent or (), None
+        try:
+            finished = self._claims.receive()
+        except StorageError as error:
+            self._may_be_written = True
+            self._take_refusal(error)
+            return
+        self._claims.tries.worked()
+        self._take_in(sent, finished, left=self._unwritten[len(sent) :])
+        if self._unwritten:  # what came of the job in between
+            self._shared.drop_until(self._sent_end)
+            self._oldest_at, self._may_be_written = time.monotonic(), False
 
     def write(self, *, limit: int) -> bool:
         """Write them, as often as it takes; False when the worker must leave before it could.
@@ -105,17 +154,24 @@ class Outcomes:
 
     def _write(self, some: Sequence[_Unwritten], *, limit: int) -> None:
         finished = self._claims.exchange([(each.execution.claim, each.outcome) for each in some], limit=limit)
+        left = [] if some is self._unwritten else [one for one in self._unwritten if one not in some]
+        self._take_in(some, finished, left=left)
+
+    def _take_in(
+        self, some: Sequence[_Unwritten], finished: Sequence[Finished], *, left: list[_Unwritten]
+    ) -> None:
+        """These are written, and `left` are not."""
         told, may_be_written = self._shared.written_by_supervisor(), self._may_be_written
-        self._unwritten = (
-            [] if some is self._unwritten else [one for one in self._unwritten if one not in some]
-        )
-        if not self._unwritten:
+        self._unwritten = left
+        if not left:
             self._shared.empty()
             self._is_urgent = self._may_be_written = False
         for each, done in zip(some, finished, strict=True):
             # Who has written it tells it. What the supervisor has noted may be what it found written by us.
             is_ours = done.accepted and not done.was_written
             is_told = not is_ours and (each.key in told or (done.was_written and not may_be_written))
+            # Should both have given it back, the job may be somebody else's by now, as was wanted.
+            is_told = is_told or (not done.accepted and each.outcome is NOT_BEGUN)
             self._changes.finished(each.execution, done, is_told=is_told)
 
     def _write_each(self) -> bool:

@@ -16,6 +16,8 @@ from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Execution
 from qml_mp.settings import ServerConfig
 
+NOT_BEGUN = Release(reason="the worker gave it back before it began")
+
 
 class Runner:
     """Makes one outcome of each claim. Does not write it."""
@@ -94,7 +96,7 @@ class Runner:
     def give_back(self, execution: Execution) -> Outcome:
         """The claim came too late to be run. It is two transitions, and the hook is told of both."""
         self._changes.claimed(execution)
-        return Release(reason="the worker gave it back before it began")
+        return NOT_BEGUN
 
     def _is_used_up(self) -> bool:
         if self._max_jobs is not None and self._display.slot.jobs_done >= self._max_jobs:

@@ -2,9 +2,9 @@
 
 A worker that runs short jobs writes their outcomes together. Until then they lie here, in memory that it
 shares with its supervisor, so that a job that has ended does not run again because its worker died: the
-supervisor writes them on its behalf. The worker alone appends and empties. One number says what counts: how
-often it was emptied, and how many bytes of records are whole; it is written after the record, in one store.
-So there is nothing torn to read at any moment of the worker's death.
+supervisor writes them on its behalf. The worker alone appends and drops. One number says what counts: how
+often something was dropped, and from which byte to which the records are whole; it is written after the
+record, in one store. So there is nothing torn to read at any moment of the worker's death.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ from qml_mp.ipc.pipe import unpacked_key
 REGION_BYTES = 256 * 1024
 _RECORDS_AT = 16  # behind two numbers
 _HEAD, _WRITTEN = 0, 1
-_USED_BITS = 32
-_USED_MASK = (1 << _USED_BITS) - 1
+_PLACE_BITS = 20  # enough for `REGION_BYTES`
+_PLACE_MASK = (1 << _PLACE_BITS) - 1
+_TIMES_MASK = (1 << 64 - 2 * _PLACE_BITS) - 1
 _RECORD = struct.Struct(f"<I?3x{KEY_BYTES}s")  # bytes of the body, whether it is a success's, key
 _SUCCESS = struct.Struct("<q")  # microseconds; the result as JSON follows
 _MICROSECOND = timedelta(microseconds=1)
@@ -88,7 +89,7 @@ class EndedOutcomes:
         if body is None:
             return False
         head = self._numbers[_HEAD]
-        begin = _RECORDS_AT + (head & _USED_MASK)
+        begin = _RECORDS_AT + (head & _PLACE_MASK)
         size = _RECORD.size + len(body)
         if begin + size > REGION_BYTES:
             return False
@@ -107,17 +108,32 @@ class EndedOutcomes:
 
     def empty(self) -> None:
         """All that was kept is written (worker), or was another worker's (supervisor, before the fork)."""
-        self._before_newest = None
-        times = (self._numbers[_HEAD] >> _USED_BITS) + 1 & _USED_MASK
-        self._numbers[_HEAD] = times << _USED_BITS
+        self._drop(begin=0, end=0)
+
+    @property
+    def end(self) -> int:
+        """Where the newest that is kept ends, for `drop_until` (worker)."""
+        return self._numbers[_HEAD] & _PLACE_MASK
+
+    def drop_until(self, end: int) -> None:
+        """What was kept when `end` was this is written (worker), and the rest stays. It is moved to the front
+        if that is free, or else the region would end some day."""
+        _, begin, newest_end = _parts(self._numbers[_HEAD])
+        size = newest_end - end
+        if size <= begin:
+            front, rest = self._at + _RECORDS_AT, self._at + _RECORDS_AT + end
+            self._memory[front : front + size] = self._memory[rest : rest + size]
+            self._drop(begin=0, end=size)
+        else:
+            self._drop(begin=end, end=newest_end)
 
     def read(self) -> tuple[int, Mapping[ClaimKey, Outcome]]:
         """What is kept, and the number to give to `note_written`; what cannot be read is left out."""
         head = self._numbers[_HEAD]
-        begin = self._at + _RECORDS_AT
-        records = self._memory[begin : begin + min(head & _USED_MASK, REGION_BYTES - _RECORDS_AT)]
-        if self._numbers[_HEAD] >> _USED_BITS != head >> _USED_BITS:
-            return head, {}  # the worker has emptied it meanwhile, and may have written over what was read
+        times, begin, end = _parts(head)
+        records = self._records(begin, end)
+        if _parts(self._numbers[_HEAD])[0] != times:
+            return head, {}  # the worker has dropped some meanwhile, and may have written over what was read
         return head, dict(_decoded(records))
 
     def note_written(self, head: int) -> None:
@@ -128,15 +144,30 @@ class EndedOutcomes:
     def has_unwritten(self) -> bool:
         """Whether something is kept that the supervisor has not written."""
         head = self._numbers[_HEAD]
-        return head & _USED_MASK != 0 and head != self._numbers[_WRITTEN]
+        _, begin, end = _parts(head)
+        return begin != end and head != self._numbers[_WRITTEN]
 
     def written_by_supervisor(self) -> frozenset[ClaimKey]:
         """Those that are kept of which the worker need not tell any more (worker)."""
-        head, written = self._numbers
-        if written >> _USED_BITS != head >> _USED_BITS:
+        times, begin, _ = _parts(self._numbers[_HEAD])
+        written_times, _, written_end = _parts(self._numbers[_WRITTEN])
+        if written_times != times:
             return frozenset()
-        begin = self._at + _RECORDS_AT
-        return frozenset(key for key, _ in _decoded(self._memory[begin : begin + (written & _USED_MASK)]))
+        return frozenset(key for key, _ in _decoded(self._records(begin, written_end)))
+
+    def _drop(self, *, begin: int, end: int) -> None:
+        self._before_newest = None
+        times = _parts(self._numbers[_HEAD])[0] + 1 & _TIMES_MASK
+        self._numbers[_HEAD] = (times << _PLACE_BITS | begin) << _PLACE_BITS | end
+
+    def _records(self, begin: int, end: int) -> bytes:
+        at = self._at + _RECORDS_AT
+        return self._memory[at + begin : at + min(end, REGION_BYTES - _RECORDS_AT)]
+
+
+def _parts(number: int) -> tuple[int, int, int]:
+    """How often something was dropped, and from which byte to which records are kept."""
+    return number >> 2 * _PLACE_BITS, number >> _PLACE_BITS & _PLACE_MASK, number & _PLACE_MASK
 
 
 def _encoded(outcome: Outcome) -> bytes | None:

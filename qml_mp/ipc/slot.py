@@ -5,7 +5,8 @@ worker writes, the supervisor reads, nobody locks: a version number that is odd 
 writes tells a torn read (a sequence lock), also when the worker is killed in mid-write.
 The head (`pid`, `started_ticks`) is written by the supervisor and read by its guardian.
 That the worker has been ready is a byte of its own, outside of the version's guard: written once, it
-is true also of a worker that was killed in the middle of a later write.
+is true also of a worker that was killed in the middle of a later write. So is the number of the reply that
+the worker has not read.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _BODY_BYTES = _NOW.size + _TERMS.size
 _TEXT_LENGTH = struct.Struct("<H")
 _READY_AT = _HEAD.size
 _VERSION_AT = _HEAD.size + 8  # aligned, so that it is written at once
-_BODY_AT = _VERSION_AT + _VERSION_BYTES
+_UNREAD_AT = _VERSION_AT + _VERSION_BYTES
+_PATIENCE_AT = _UNREAD_AT + 8
+_BODY_AT = _PATIENCE_AT + 8
 _TEXT_AT = _BODY_AT + _BODY_BYTES
 _PROGRESS_AT = SLOT_BYTES - PROGRESS_BYTES
 _MAX_TEXT_BYTES = _PROGRESS_AT - _TEXT_AT - _TEXT_LENGTH.size
@@ -122,6 +125,14 @@ class SlotTable:
         """How far the job of the worker has come (supervisor)."""
         return ProgressCell(self._memory, self._numbers, index * SLOT_BYTES + _PROGRESS_AT)
 
+    def unread(self, index: int) -> int:
+        """Which reply of storage the worker has sent for and not taken in; 0: none."""
+        return self._numbers[(index * SLOT_BYTES + _UNREAD_AT) // _VERSION_BYTES]
+
+    def patience_s(self, index: int) -> float:
+        """How long the job that runs meanwhile may take before others get what the reply brings."""
+        return self._numbers[(index * SLOT_BYTES + _PATIENCE_AT) // _VERSION_BYTES] / 1e9
+
     def writer(self, index: int) -> SlotWriter:
         """The worker's side of one slot."""
         return SlotWriter(self._memory, index * SLOT_BYTES)
@@ -162,6 +173,15 @@ class SlotWriter:
     def show_finishing(self) -> None:
         """Say that the job has ended, and nothing else: one byte, of which nobody can read a half."""
         self._memory[self._at + _BODY_AT] = Activity.FINISHING
+
+    def show_unread(self, number: int, *, patience_s: float) -> None:
+        """Say which reply is on its way, and how long it may stay so."""
+        self._numbers[(self._at + _PATIENCE_AT) // _VERSION_BYTES] = int(patience_s * 1e9)
+        self._numbers[(self._at + _UNREAD_AT) // _VERSION_BYTES] = number
+
+    def show_read(self) -> None:
+        """Say that none is any more."""
+        self._numbers[(self._at + _UNREAD_AT) // _VERSION_BYTES] = 0
 
     def say(self, text: str) -> None:
         """Leave a text (the end of it, when it is long) for the supervisor to show."""

@@ -3,6 +3,9 @@
 A worker that holds several claims writes a ticket for each that it does not start at once. Worker and
 supervisor both read from this pipe; a ticket comes to one of them alone, because the kernel gives each byte
 out once. Tickets have one size, and every write and read is of whole ones, so none is ever torn.
+
+While a worker is in a job, claims may be on their way to it in a reply that it has not read. Nobody knows
+their keys, so one ticket stands for all of them: that of the reply.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ TICKET_BYTES = KEY_BYTES
 MOST_HELD = 100
 """Claims that a worker holds at most: their tickets fit into the smallest pipe of all, which is a page."""
 _READ_BYTES = TICKET_BYTES * 128
+_NO_JOB = "00000000-0000-0000-0000-000000000000"
+
+
+def reply_ticket(number: int) -> ClaimKey:
+    """The ticket of a worker's `number`th reply, from 1 on: of a claim that no job ever has."""
+    return ClaimKey(job_id=_NO_JOB, claim_seq=-number)
 
 
 class TicketPipe:

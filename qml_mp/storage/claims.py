@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
-from qml_mp.core.job import Claim, ClaimKey, Job
+from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
 from qml_mp.storage.database import Part, Result, Values
@@ -17,7 +16,8 @@ from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
 from qml_mp.storage.row_change import unclaimable
-from qml_mp.storage.rows import Columns, Row
+from qml_mp.storage.rows import Columns
+from qml_mp.storage.runs import Run, run_of
 from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
 
 logger = logging.getLogger(__name__)
@@ -25,43 +25,14 @@ logger = logging.getLogger(__name__)
 _MOST_PASSED = 100
 """Jobs that cannot be claimed and are passed over before a claim is given up until the next time."""
 
-_LOOK_EVERY_S = 0.05
-"""How long a worker that claims several jobs at once goes on behind the last of them without a look."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """Batches of one kind of jobs, each behind the one before.
-
-    PostgreSQL keeps the index entries of claimed jobs until the next vacuum, and whoever looks for the best
-    job walks over them: after 200,000 claims that is three quarters of what the server does for a job. So
-    where only one kind of jobs waited when a worker looked, it does not look before each batch. What is
-    better and comes meanwhile waits as it would behind a larger batch.
-    """
-
-    fetch: Fetch
-    last: Job
-    look_deadline: float
-
-    def goes_on(self, fetch: Fetch | None, limit: int) -> bool:
-        return fetch is self.fetch and limit > 1 and time.monotonic() < self.look_deadline
-
-    @property
-    def values(self) -> Values:
-        """What `behind` is bound to besides."""
-        return {
-            "after_queue": self.last.queue,
-            "after_method": self.last.method,
-            "after_priority": self.last.priority,
-            "after_at": self.last.created_at,
-            "after_id": self.last.id,
-        }
+FINISHING = "finishing a job"
+CLAIMING = "claiming a job"
 
 
 class JobLocker(Part):
     """Claims and everything that is guarded by them."""
 
-    _run: _Run | None = None
+    _run: Run | None = None
     """Written by an exchange for the next one; None: look."""
     _is_limited = False
     """Whether there were limits when this process last looked: their claims take other queries."""
@@ -86,14 +57,8 @@ class JobLocker(Part):
         """
         if not finished:
             return Exchanged(finished=(), claims=self._claim(fetch, limit))
-        try:
-            return self._exchange(finished, fetch, limit, retention)
-        except (InvalidJob, StorageError) as error:
-            if not self._db.refuses_values(error):
-                raise
-        # One of them was refused. The outcomes first, so that they do not depend on the jobs that come next.
-        written = self._finish_one_by_one(finished, retention)
-        return Exchanged(finished=written, claims=self._claim(fetch, limit, ended=finished))
+        exchange = partial(self._exchange, finished, fetch, limit, retention)
+        return self._unless_refused(exchange, finished, fetch, limit, retention)
 
     def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
         """Claim the best runnable job of the queues that has one of the methods: highest priority, then
@@ -132,53 +97,84 @@ class JobLocker(Part):
         """Every claim there is, of whatever server: what the sweep at start judges."""
         return self._read_claims(self._db.queries.claims.all)
 
+    def _unless_refused(
+        self,
+        exchange: Callable[[], Exchanged],
+        finished: Outcomes,
+        fetch: Fetch | None,
+        limit: int,
+        retention: Retention,
+    ) -> Exchanged:
+        """What the exchange gives. When some of it was refused, the outcomes first, so that they do not
+        depend on the jobs that come next."""
+        try:
+            return exchange()
+        except (InvalidJob, StorageError) as error:
+            if not self._db.refuses_values(error):
+                raise
+        written = self._finish_one_by_one(finished, retention) if finished else ()
+        return Exchanged(finished=written, claims=self._claim(fetch, limit, ended=finished))
+
     def _exchange(
         self, finished: Outcomes, fetch: Fetch | None, limit: int, retention: Retention
     ) -> Exchanged:
-        what, claims = "finishing a job", self._db.queries.claims
+        claims = self._db.queries.claims
         writing = Writing(self._db, finished, retention)
-        run, self._run = self._run, None
         if fetch is None or limit < 1:
-            writing.commit(what, claims.succeed_and_tell)
+            self._run = None
+            writing.commit(FINISHING, claims.succeed_and_tell)
             return Exchanged(finished=writing.finished(), claims=())
         if self._is_limited:
+            self._run = None
             return self._exchange_under_limits(writing, finished, fetch, limit)
-        take, wanted = self._take(fetch, limit)
-        if run is not None and claims.behind is not None and run.goes_on(fetch, limit):
-            take, wanted = claims.behind, {**wanted, **run.values}
-        else:
-            run = None
-        at_once = take.exchange if writing.is_of_successes else None
-        if at_once is not None:
-            result = self._db.write_each(what, at_once, writing.rows, {**writing.values, **wanted})
+        take, wanted, run = self._next_take(fetch, limit)
+        if writing.is_of_successes and take.exchange is not None:
+            values = {**writing.values, **wanted}
+            result = self._db.write_each(FINISHING, take.exchange, writing.rows, values)
             writing.sent_by(result)
+            claimed = self._claimed_in_a_row(result, fetch, limit, run)
         else:
-            with self._db.transaction(what) as transaction:
+            with self._db.transaction(FINISHING) as transaction:
                 writing.send(transaction)
                 result = transaction.run(take.claim, wanted)
                 if self._db.has_one_writer and not result.tuples():
                     self._is_limited = bool(transaction.run(self._db.queries.limits.any).rows())
-        claimed = self._claimed(result, fetch)
-        if at_once is not None and limit == len(claimed):
-            self._run = _run_of(claimed, fetch, result.first(), run)
+            claimed = self._claimed(result, fetch)
         if not claimed and (run is not None or self._is_limited):
             claimed = self._claim(fetch, limit, ended=finished)
         return Exchanged(finished=writing.finished(), claims=claimed)
+
+    def _next_take(self, fetch: Fetch, limit: int) -> tuple[TakeQueries, Values, Run | None]:
+        """How to claim the next ones, and the run that this goes on with."""
+        run, self._run = self._run, None
+        take, wanted = self._take(fetch, limit)
+        behind = self._db.queries.claims.behind
+        if run is None or behind is None or not run.goes_on(fetch, limit):
+            return take, wanted, None
+        return behind, {**wanted, **run.values}, run
+
+    def _claimed_in_a_row(
+        self, result: Result, fetch: Fetch, limit: int, run: Run | None
+    ) -> tuple[Claim, ...]:
+        """What was claimed at once with outcomes; the next exchange may go on behind it."""
+        claimed = self._claimed(result, fetch)
+        if limit == len(claimed):
+            self._run = run_of(claimed, fetch, result.first(), run)
+        return claimed
 
     def _exchange_under_limits(
         self, writing: Writing, finished: Outcomes, fetch: Fetch, limit: int
     ) -> Exchanged:
         """The outcomes, then the claim; in one transaction only where there is one writer: elsewhere it would
         hold the rows of the outcomes while it waits for a limit."""
-        what = "finishing a job"
         if self._db.has_one_writer:
             claim = LimitedClaim(self._db, self._take(fetch, limit)[1], limit=limit)
-            with self._db.transaction(what) as transaction:
+            with self._db.transaction(FINISHING) as transaction:
                 writing.send(transaction)
                 claimed = self._in_order(claim.rows_in(transaction), fetch)
             self._is_limited = bool(claim.look.standings)
             return Exchanged(finished=writing.finished(), claims=claimed)
-        writing.commit(what, self._db.queries.claims.succeed)
+        writing.commit(FINISHING, self._db.queries.claims.succeed)
         done = writing.finished()
         return Exchanged(finished=done, claims=self._claim(fetch, limit, ended=finished))
 
@@ -187,7 +183,7 @@ class JobLocker(Part):
         newest: ClaimKey | None = None
         writings: dict[ClaimKey, Writing] = {}
         try:
-            with self._db.transaction("finishing a job", pipelined=False) as transaction:
+            with self._db.transaction(FINISHING, pipelined=False) as transaction:
                 for claim, outcome in sorted(finished, key=order_of_locks):
                     newest = claim.key
                     writings[newest] = Writing(self._db, [(claim, outcome)], retention)
@@ -212,7 +208,7 @@ class JobLocker(Part):
             try:
                 if limited is not None:
                     return self._claim_under_limits(limited, fetch, wanted, ended)
-                claimed = self._claimed(self._db.write("claiming a job", take.claim, wanted), fetch)
+                claimed = self._claimed(self._db.write(CLAIMING, take.claim, wanted), fetch)
                 if not claimed and self._db.has_one_writer:
                     any_limit = self._db.queries.limits.any
                     self._is_limited = bool(self._db.read("looking for limits", any_limit))
@@ -303,15 +299,6 @@ class JobLocker(Part):
 
     def _read_claims(self, query: str, **which: str) -> list[Claim]:
         return self._read("reading claims", query, claim_of, which)
-
-
-def _run_of(claimed: Sequence[Claim], fetch: Fetch, told: Row | None, run: _Run | None) -> _Run | None:
-    """The run that an exchange has begun or gone on with, if there are only jobs of one kind."""
-    last = claimed[-1].job
-    if told is None or told["kinds"] != 1 or claimed[0].job.priority != last.priority:
-        return None
-    deadline = time.monotonic() + _LOOK_EVERY_S if run is None else run.look_deadline
-    return _Run(fetch=fetch, last=last, look_deadline=deadline)
 
 
 def _order_of_claims(claim: Claim) -> tuple[int, datetime, str]:

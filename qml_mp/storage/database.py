@@ -71,6 +71,18 @@ class Transaction(Protocol):
         not. Only in a transaction that is not `pipelined`."""
 
 
+class Sender(Protocol):
+    """Sends a query, committed by itself, and does not wait for its reply. What is returned waits for it, and
+    gives or raises what `Database.write` and `write_each` would; it is called once. An operation in between
+    reads the reply first, and keeps it."""
+
+    def send(self, what: str, query: str, values: Values) -> Callable[[], Result]: ...
+
+    def send_each(
+        self, what: str, query: str, rows: Sequence[Values], values: Values
+    ) -> Callable[[], Result]: ...
+
+
 class Database(Protocol):
     """One database as one process uses it; its threads take turns.
 
@@ -90,6 +102,10 @@ class Database(Protocol):
     def has_one_writer(self) -> bool:
         """Whether a transaction that writes keeps all others waiting. Then look first, by a read, whether
         there is anything to write."""
+
+    @property
+    def sender(self) -> Sender | None:
+        """None: whatever is sent is waited for."""
 
     def now(self) -> datetime:
         """The database's clock."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from qml_mp.storage.bulk import Bulk
-from qml_mp.storage.claims import JobLocker
 from qml_mp.storage.database import Database
 from qml_mp.storage.failures import FailureCallbacks
 from qml_mp.storage.jobs import JobStore
@@ -25,6 +24,7 @@ from qml_mp.storage.progress import JobProgress
 from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import NamedLocks, ServerRegistry
 from qml_mp.storage.scratch import Scratch
+from qml_mp.storage.sending import SendingLocker
 from qml_mp.storage.waiting import StorageWait, Waker, WriteTurns
 from qml_mp.storage.waits import Waits
 
@@ -32,7 +32,7 @@ from qml_mp.storage.waits import Waits
 class Storage(
     JobStore,
     Bulk,
-    JobLocker,
+    SendingLocker,
     RecurringStore,
     ServerRegistry,
     NamedLocks,

@@ -11,6 +11,7 @@ import pytest
 
 from qml_mp.child.held import Held
 from qml_mp.core.job import Claim, Job
+from qml_mp.ipc.slot import SlotTable
 from qml_mp.ipc.tickets import TicketPipe
 
 
@@ -23,7 +24,7 @@ def tickets() -> Iterator[TicketPipe]:
 
 @pytest.fixture
 def held(tickets: TicketPipe) -> Held:
-    return Held(tickets)
+    return Held(tickets, slot=SlotTable(1).writer(0))
 
 
 def claims_of(count: int) -> list[Claim]:

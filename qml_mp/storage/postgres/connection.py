@@ -9,9 +9,11 @@ never touched: even closing it would talk on the parent's socket.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import psycopg
 from psycopg import pq
@@ -26,6 +28,17 @@ from qml_mp.storage.postgres.schema import Schema
 from qml_mp.storage.postgres.target import Target
 from qml_mp.storage.waiting import StorageWait
 
+_T = TypeVar("_T")
+
+
+class Sent:
+    """A statement that was sent. Its reply is read by whoever uses the connection next, and may be lost."""
+
+    error: psycopg.Error | None = psycopg.OperationalError(
+        "the connection was closed before the reply was read"
+    )
+    """Why there is no reply; None: it is read."""
+
 
 class PostgresConnection(ProcessConnection):
     """The link of this process, and the schema that it is for."""
@@ -37,6 +50,8 @@ class PostgresConnection(ProcessConnection):
         self.options = options
         self.schema = Schema(target)
         self._link: Link | None = None
+        self._sent: Sent | None = None
+        """Whose reply the link has to read."""
         self._is_checked = False
         """Whether the schema was seen to be the right one through this link."""
         self._announcements = {told: notify(target.quoted_channel, told) for told in Told}
@@ -70,10 +85,29 @@ class PostgresConnection(ProcessConnection):
                 self._drop()
                 raise
             announcement, self._announcement = self._announcement, None
-            if link.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            if link.pgconn.transaction_status != pq.TransactionStatus.IDLE and not link.is_unread:
                 self._drop()
             elif announcement is not None:
                 self._send_aside(link, self._announcements[announcement])
+
+    @property
+    def can_send(self) -> bool:
+        """Whether `send` is of use: there is a connection, and a statement needs no transaction around it."""
+        return self._link is not None and not self._link.is_pooled and self.options.waiting is None
+
+    def send(self, what: str, execute: Callable[[Link], _T]) -> tuple[Sent, _T]:
+        """Have one statement executed, whose result is there once `receive` has returned."""
+        with self.use(what) as link:
+            result = link.send(partial(execute, link))
+            self._sent = sent = Sent()
+        return sent, result
+
+    def receive(self, what: str, sent: Sent) -> None:
+        """Wait for the reply, unless it was read before. Raises what is wrong with it."""
+        with self._turn(), self._translated(what):
+            self._read_reply()
+            if sent.error is not None:
+                raise sent.error
 
     def announce(self, told: Told) -> None:
         """Tell the listeners once the operation that runs is over, in a transaction of its own.
@@ -119,8 +153,23 @@ class PostgresConnection(ProcessConnection):
         except psycopg.Error:  # what it tells of is committed, and found by polling
             self._drop()
 
+    def _read_reply(self) -> None:
+        """What is wrong with it is told to whoever has sent for it."""
+        sent, self._sent = self._sent, None
+        if sent is None or self._link is None:
+            return
+        try:
+            self._link.read_reply()
+            sent.error = None
+        except psycopg.Error as error:
+            sent.error = error
+            self._drop()
+        except BaseException:
+            self._drop()
+            raise
+
     def _drop(self) -> None:
-        link, self._link = self._link, None
+        link, self._link, self._sent = self._link, None, None
         self._is_checked = False
         if link is not None:
             link.close()
@@ -129,7 +178,7 @@ class PostgresConnection(ProcessConnection):
         """Let go of the socket: held open, it would keep the parent's session alive after the parent's death,
         with whatever it has locked. The descriptor itself belongs to the driver's object, which must not
         close a number that is used again, so the null device takes its place."""
-        link, self._link = self._link, None
+        link, self._link, self._sent = self._link, None, None
         self._is_checked = False
         if link is None:
             return
@@ -153,6 +202,7 @@ class PostgresConnection(ProcessConnection):
             ) from None
 
     def _usable(self, *, checked: bool) -> Link:
+        self._read_reply()
         if self._link is not None and not self._link.is_usable():
             self._drop()
         if self._link is None:

@@ -14,6 +14,7 @@ from psycopg.rows import DictRow, tuple_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
 from qml_mp.storage.database import NO_VALUES, Values
+from qml_mp.storage.postgres.arrays import array_of, columns_of
 from qml_mp.storage.postgres.connection import PostgresConnection
 from qml_mp.storage.postgres.errors import (
     is_cured_by_another_connection,
@@ -85,7 +86,32 @@ class PostgresDatabase:
     def write_each(
         self, what: str, query: str, rows: Sequence[Values], values: Values = NO_VALUES
     ) -> _Result:
-        return self.write(what, query, {**_columns(rows), **values})
+        return self.write(what, query, {**columns_of(rows), **values})
+
+    @property
+    def sender(self) -> PostgresDatabase | None:
+        return self if self.connection.can_send else None
+
+    def send(self, what: str, query: str, values: Values) -> Callable[[], _Result]:
+        sent, result = self.connection.send(
+            what, lambda link: _Transaction(self.connection, link).run(query, values)
+        )
+
+        def receive() -> _Result:
+            try:
+                self.connection.receive(what, sent)
+            except StorageUnavailable as error:
+                if not isinstance(error.__cause__, psycopg.Error) or not is_out_of_step(error.__cause__):
+                    raise
+                return self._run_once(what, query, values, False)
+            return result
+
+        return receive
+
+    def send_each(
+        self, what: str, query: str, rows: Sequence[Values], values: Values
+    ) -> Callable[[], _Result]:
+        return self.send(what, query, {**columns_of(rows), **values})
 
     def insert(self, what: str, row: NewRow) -> bool:
         insert = partial(self._run, what, again_after=is_out_of_step, announced=True)
@@ -231,7 +257,7 @@ class _Transaction:
         target = self._own.target
         known = {"channel": target.channel, "ended_channel": target.ended_channel, **values}
         bound = [
-            _array(value) if isinstance(value, list) else value for value in map(known.__getitem__, names)
+            array_of(value) if isinstance(value, list) else value for value in map(known.__getitem__, names)
         ]
         # A cursor of our own, with rows of our own shape, whatever the caller's connection has.
         cursor = psycopg.RawCursor(self._connection, row_factory=tuple_row)
@@ -239,7 +265,7 @@ class _Transaction:
 
     def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> _Result:
         """With one array for each column."""
-        return self.run(query, {**_columns(rows), **values})
+        return self.run(query, {**columns_of(rows), **values})
 
     def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
         copy = self._own.schema.statement(COPY)
@@ -254,27 +280,6 @@ class _Transaction:
                 raise
             return f"{error.diag.message_primary}."
         return None
-
-
-def _array(values: list[object]) -> object:
-    """The list as PostgreSQL writes an array, if it holds text and integers alone. The driver takes several
-    times as long, and prepares another statement for each size of integers."""
-    parts = []
-    for value in values:
-        if type(value) is str:
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-            parts.append(f'"{escaped}"')
-        elif type(value) is int:
-            parts.append(str(value))
-        elif value is None:
-            parts.append("NULL")
-        else:
-            return values
-    return f"{{{','.join(parts)}}}"
-
-
-def _columns(rows: Sequence[Values]) -> dict[str, object]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 @contextmanager

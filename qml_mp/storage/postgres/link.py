@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.generators import fetch_many
 from psycopg.rows import DictRow, dict_row
+from psycopg.waiting import Wait
 
 from qml_mp.errors import StorageUnreachable
 from qml_mp.standard_streams import occupy_standard_streams
@@ -99,10 +100,17 @@ class Link(psycopg.Connection[DictRow]):
     session would be gone at the next transaction, or be another client's. None: they are set for good."""
     _expects_reply = False
     """To what was sent aside."""
+    _only_sends = False
+    _unread: Generator[Any, Any, Any] | None = None
+    """What is left of an exchange that was sent."""
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **kwargs: Any) -> _T:
         """As psycopg's, with a deadline; psycopg resumes the generator every 0.1 s when nothing arrives."""
         deadline = time.monotonic() + self.reply_timeout_s
+        if self._only_sends:
+            self._only_sends = False
+            self._unread = super().wait(_bounded(_until_sent(gen), deadline))
+            return cast(_T, None)  # the cursor that runs it makes nothing of it
         if self.waiting is not None:
             return drive(gen, self.waiting, deadline=deadline, fd=self.fileno())
         return super().wait(_bounded(gen, deadline), *args, **kwargs)
@@ -119,6 +127,26 @@ class Link(psycopg.Connection[DictRow]):
         else:
             self.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             self.execute(self.settings)
+
+    def send(self, execute: Callable[[], _T]) -> _T:
+        """Have a statement executed up to where the server has it. Its cursor has the result once
+        `read_reply` has returned; until then nothing else is executed."""
+        self._only_sends = True
+        try:
+            return execute()
+        finally:
+            self._only_sends = False
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether there is a reply to read."""
+        return self._unread is not None
+
+    def read_reply(self) -> None:
+        """Wait for the reply to what `send` has sent."""
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            self.wait(unread)
 
     def send_aside(self, statement: bytes) -> None:
         """Send a statement of which nobody wants to know how it ends: `is_usable` takes its reply."""
@@ -220,6 +248,26 @@ def _settings(settings: Mapping[str, str], *, is_local: bool) -> str:
     """All of it is written here or a number: nothing has to be quoted."""
     parts = (f"set_config('{name}', '{value}', {is_local})" for name, value in settings.items())
     return f"SELECT {', '.join(parts)}"
+
+
+def _until_sent(gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Generator[Any, Any, Any] | None]:
+    """Of an exchange as much as has to write. The rest, which reads; None: there is nothing left of it."""
+    try:
+        wanted = next(gen)
+        while wanted & Wait.W:
+            wanted = gen.send((yield wanted))
+    except StopIteration:
+        return None
+    return _resumed(gen, wanted)
+
+
+def _resumed(gen: Generator[Any, Any, Any], wanted: int) -> Generator[Any, Any, Any]:
+    """The rest of an exchange that waits for this."""
+    try:
+        while True:
+            wanted = gen.send((yield wanted))
+    except StopIteration as ended:
+        return ended.value
 
 
 def _bounded(gen: Generator[Any, Any, _T], reply_deadline: float) -> Generator[Any, Any, _T]:

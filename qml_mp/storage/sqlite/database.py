@@ -36,6 +36,7 @@ class SqliteDatabase:
     """
 
     has_one_writer = True
+    sender = None
     is_on_one_machine = True
     """The locks of a file and its log work on one machine."""
 

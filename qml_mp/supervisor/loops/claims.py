@@ -9,6 +9,7 @@ supervisor never gives away a claim of a living worker, unless it has taken the 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from qml_mp.core.job import Claim, ClaimKey
@@ -19,6 +20,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.unread_replies import claims_not_read
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,8 @@ class UnshownClaimsLoop(Loop):
     def tick(self, storage: Storage) -> None:
         workers = {worker.worker_id: worker for worker in self._run.pool}
         unshown: set[_Seen] = set()
-        for claim in storage.claims_of_server(self._run.registration.id):
+        claims = storage.claims_of_server(self._run.registration.id)
+        for claim in claims:
             worker, seen = workers.get(claim.worker_id), (claim.worker_id, claim.key)
             if claim.worker_id in self._settling.unsettled_ids:
                 continue
@@ -74,6 +77,8 @@ class UnshownClaimsLoop(Loop):
                 continue
             if worker is None:
                 self._release(storage, claim)
+            elif claim.key in self._not_read(worker, claims):
+                worker.taken.add(claim.key)
             elif worker.doubt():
                 self._told.add(seen)
                 logger.warning(
@@ -93,6 +98,11 @@ class UnshownClaimsLoop(Loop):
             or claim.key in worker.taken
             or claim.key in worker.channels.ended.read()[1]
         )
+
+    def _not_read(self, worker: WorkerProcess, claims: Sequence[Claim]) -> Collection[ClaimKey]:
+        """Those that came with a reply so late that they were not found when its ticket was taken."""
+        held = [claim.key for claim in claims if claim.worker_id == worker.worker_id]
+        return claims_not_read(worker, held, now=self._run.clock.monotonic())
 
     def _release(self, storage: Storage, claim: Claim) -> None:
         """Of a worker that is neither alive nor waiting to be settled: proved by its row, which is gone."""

@@ -75,7 +75,9 @@ class HeldClaims(Part):
         now = self._clock.monotonic()
         watched = [worker for worker in self._pool if worker.worker_id in self._watches]
         running = [
-            _began_at(worker) + LONG_S for worker in watched if worker.last.activity is Activity.RUNNING
+            _began_at(worker) + _long_s(worker)
+            for worker in watched
+            if worker.last.activity is Activity.RUNNING
         ]
         if not watched:
             return float("inf")
@@ -90,8 +92,9 @@ class HeldClaims(Part):
         for worker in self._pool:
             has_tickets = worker.channels.tickets.reading_fd in lying
             watch = self._watch(worker, now, has_tickets=has_tickets)
-            is_running_long = worker.last.activity is Activity.RUNNING and now - _began_at(worker) >= LONG_S
-            if is_running_long and not self._starves(watch, now, since=_began_at(worker)):
+            is_running = worker.last.activity is Activity.RUNNING
+            is_running_long = is_running and now - _began_at(worker) >= _long_s(worker)
+            if is_running_long and not self._starves(worker, watch, now):
                 self._in_long_job[worker.worker_id] = _began_at(worker)
             is_stuck = now - watch.since >= _STUCK_S
             if has_tickets and (is_stuck or worker.worker_id in self._in_long_job):
@@ -130,15 +133,21 @@ class HeldClaims(Part):
             self._watches.pop(worker.worker_id, None)
         return watch
 
-    def _starves(self, watch: _Watch, now: float, *, since: float) -> bool:
-        """Whether it is ready to go on with the job that began then, and hardly came to it."""
+    def _starves(self, worker: WorkerProcess, watch: _Watch, now: float) -> bool:
+        """Whether it is ready to go on with its job, and came to it less than that may take."""
+        since, long_s = _began_at(worker), _long_s(worker)
         if now - since >= _STUCK_S or watch.cpu is None or not watch.cpu.is_ready:
             return False
         before = [ran_s for at, ran_s in watch.looks if at <= since] or [watch.looks[0][1]]
-        if watch.cpu.ran_s - before[-1] >= _STARVED_S:
+        if watch.cpu.ran_s - before[-1] >= (long_s if long_s > LONG_S else _STARVED_S):
             return False
         self._look_again_at = now + _LOOK_AT_STARVED_EVERY_S
         return True
+
+
+def _long_s(worker: WorkerProcess) -> float:
+    """How long its job may take before others get what it holds."""
+    return worker.slots.patience_s(worker.index) if worker.slots.unread(worker.index) else LONG_S
 
 
 def _began_at(worker: WorkerProcess) -> float:

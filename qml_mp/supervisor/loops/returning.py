@@ -15,6 +15,7 @@ from qml_mp.supervisor.loops.held_claims import HeldClaims
 from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
 from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.unread_replies import claims_not_read, note_taken_reply
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 _NOT_BEGUN = Release(reason="the job before took long")
@@ -41,10 +42,13 @@ class ReturnLoop(Loop):
 
     def _see_to(self, storage: Storage, worker: WorkerProcess) -> None:
         taken, has_to_write = frozenset(worker.taken), self._held.has_to_write(worker)
+        note_taken_reply(worker)
         number, outcomes = worker.channels.ended.read() if has_to_write else (0, {})
         if taken or outcomes:
             claims = storage.claims_of_worker(worker.worker_id)
-            returned = [(claim, _NOT_BEGUN) for claim in claims if claim.key in taken]
+            keys, now = [claim.key for claim in claims], self._run.clock.monotonic()
+            not_begun = taken | claims_not_read(worker, keys, now=now)
+            returned = [(claim, _NOT_BEGUN) for claim in claims if claim.key in not_begun]
             ends = [(claim, outcomes[claim.key]) for claim in claims if claim.key in outcomes]
             failpoints.hit("giveback.taken")
             self._write(storage, worker, [*returned, *ends])

@@ -101,7 +101,8 @@ def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
     """
     left = [claim for claim in claims if claim.key not in death.ended and claim.key not in death.not_begun]
     shown = [claim for claim in left if death.slot is not None and death.slot.key == claim.key]
-    return next(iter(shown or (left if len(left) == 1 else ())), None)
+    is_the_only_one = len(left) == 1 and not death.has_unread_reply
+    return next(iter(shown or (left if is_the_only_one else ())), None)
 
 
 def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:

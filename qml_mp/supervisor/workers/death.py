@@ -40,6 +40,8 @@ class Death:
     """What came of jobs that had ended, written to storage or not."""
     not_begun: Collection[ClaimKey] = ()
     """Claims whose tickets it had not taken."""
+    has_unread_reply: bool = False
+    """It had asked for claims and not read the reply. It had begun none of these."""
 
     @property
     def was_orderly(self) -> bool:

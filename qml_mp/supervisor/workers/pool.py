@@ -306,6 +306,7 @@ class WorkerPool(Part):
             stack=stack,
             ended=worker.channels.ended.read()[1],
             not_begun=worker.taken.union(left),
+            has_unread_reply=self.slots.unread(worker.index) != 0,
             oom_killed=process.signal == SIGKILL and worker.killed_for is None and self._oom.struck(),
         )
         if not worker.is_ready:

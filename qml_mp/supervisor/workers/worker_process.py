@@ -85,6 +85,8 @@ class WorkerProcess:
     """When it was last seen with a job in hand."""
     taken: set[ClaimKey] = field(default_factory=set, init=False)
     """Claims whose tickets were taken from it: nobody can begin them any more, and they are given back."""
+    taken_reply: int = field(default=0, init=False)
+    """The newest reply whose ticket was taken: what comes with it is not begun either."""
     killed_for: CancelReason | None = field(default=None, init=False)
     killed_key: ClaimKey | None = field(default=None, init=False)
     last: SlotView = field(default_factory=SlotView, init=False)
