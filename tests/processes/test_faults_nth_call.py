@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.child import loop
 from qml_mp.storage.store import Storage
 from tests.audit import Audit
 from tests.processes.journal import read_journal
@@ -61,6 +62,33 @@ def test_a_worker_whose_storage_fails_at_whichever_call_loses_nothing_and_runs_n
             break
     assert not stage.mark.exists(), "the scenario never came to its end unharmed"
     assert number > 5
+
+
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
+@pytest.mark.fault(36)
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@pytest.mark.parametrize(
+    ("place", "action"),
+    [
+        ("storage.call", "kill"),
+        ("storage.call", "raise"),
+        ("storage.committed", "raise"),
+        ("exchange.received", "kill"),
+    ],
+)
+def test_a_worker_that_claims_while_its_jobs_run_loses_nothing_at_whichever_call(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, place: str, action: str
+) -> None:
+    monkeypatch.setattr(loop, "_WORTH_S", 0.0)  # with jobs of no length too
+    for number in range(2, MOST_CALLS, 2):
+        faults = play(stage, f"worker/{place}={action}:{number}", MANY)
+
+        assert faults == [], f"{place} {number}"
+        if not stage.mark.exists():
+            break
+    assert not stage.mark.exists(), "the scenario never came to its end unharmed"
+    assert number > 2
 
 
 @pytest.mark.fault(2)

@@ -56,6 +56,27 @@ def test_a_job_that_takes_longer_than_expected_holds_up_neither_what_ended_befor
     assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_was_claimed_while_a_job_ran_goes_to_others_when_that_takes_long(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    ids = enqueue_naps(storage, method, *([0.03] * 8), LONG_S, *([0.03] * 4))
+    before, long_id, behind = ids[:8], ids[8], ids[9:]
+    one = server("-w", "1").start()
+
+    wait_until(lambda: state_of(storage, long_id) is StateName.PROCESSING, what=one.log())
+    wait_until(lambda: states(storage, before) == {StateName.SUCCEEDED}, what=one.log())
+    wait_until(lambda: storage.job_counts()[StateName.PROCESSING] == 1, what=one.log())
+    one.signal(signal.SIGTTIN)  # another worker
+
+    wait_until(lambda: states(storage, behind) == {StateName.SUCCEEDED}, what=one.log())
+    assert state_of(storage, long_id) is StateName.PROCESSING
+    assert starts(one) == Counter(ids)
+    one.signal(signal.SIGQUIT)
+    assert one.wait() == 6
+    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
+
+
 @pytest.mark.parametrize(
     ("number", "message"), [(signal.SIGTERM, "told to leave"), (signal.SIGUSR2, "claims are paused")]
 )
@@ -114,6 +135,24 @@ def test_a_worker_killed_while_it_holds_claims_runs_none_of_the_jobs_twice(
 
     assert starts(one) == Counter(ids)
     assert sum(job.crashes for job in map(storage.get, ids) if job) <= most_crashes
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@pytest.mark.parametrize("moment", ["exchange.sent", "exchange.received"])
+def test_a_worker_killed_with_claims_on_their_way_to_it_is_charged_for_none_and_runs_none_twice(
+    place: MakeServer, storage: Storage, tmp_path: Path, moment: str
+) -> None:
+    ids = enqueue_naps(storage, "nap", *([0.02] * 20))
+    one = place(f"{moment}=kill:3", "-w", "1").start(ready=None)
+
+    wait_until(lambda: states(storage, ids) == {StateName.SUCCEEDED}, what=one.log())
+
+    assert (tmp_path / "mark").exists()
+    assert starts(one) == Counter(ids)
+    assert [job.crashes for job in map(storage.get, ids) if job] == [0] * len(ids)
     assert one.stop() == 0
 
 

@@ -243,3 +243,46 @@ def test_what_a_job_has_written_there_by_mistake_is_passed_over() -> None:
     region.append(key, DONE)
 
     assert region.read()[1] == {key: DONE}
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60_000)), max_size=9))
+def test_what_is_dropped_is_gone_and_what_came_since_stays(steps: list[tuple[int, int]]) -> None:
+    region, kept = EndedTable(2).region(1), {a_key(): DONE}
+    region.append(next(iter(kept)), DONE)
+
+    for dropped, size in steps:
+        end, old = region.end, list(kept)
+        key, outcome = a_key(), Success(result="x" * size, duration=timedelta())
+        if region.append(key, outcome):
+            kept[key] = outcome
+        if dropped:
+            region.drop_until(end)
+            kept = {key: outcome for key, outcome in kept.items() if key not in old}
+        assert region.read()[1] == kept
+        assert region.has_unwritten is bool(kept)
+
+
+def test_a_region_that_is_never_empty_does_not_fill_up() -> None:
+    region = EndedTable(1).region(0)
+    outcome = Success(result="x" * 50_000, duration=timedelta())
+    region.append(a_key(), outcome)
+
+    for _ in range(50):
+        end, newest = region.end, a_key()
+        assert region.append(newest, outcome)
+        region.drop_until(end)
+        assert list(region.read()[1]) == [newest]
+
+
+def test_what_was_noted_as_written_says_nothing_of_what_is_kept_once_some_is_dropped() -> None:
+    region = EndedTable(1).region(0)
+    region.append(a_key(), DONE)
+    region.note_written(region.read()[0])
+    end = region.end
+    region.append(a_key(), DONE)
+
+    region.drop_until(end)
+
+    assert region.has_unwritten
+    assert region.written_by_supervisor() == frozenset()

@@ -12,7 +12,7 @@ import pytest
 from qml_mp.child.held import Held
 from qml_mp.core.job import Claim, Job
 from qml_mp.ipc.slot import SlotTable
-from qml_mp.ipc.tickets import TicketPipe
+from qml_mp.ipc.tickets import TicketPipe, reply_ticket
 
 
 @pytest.fixture
@@ -23,8 +23,13 @@ def tickets() -> Iterator[TicketPipe]:
 
 
 @pytest.fixture
-def held(tickets: TicketPipe) -> Held:
-    return Held(tickets, slot=SlotTable(1).writer(0))
+def slots() -> SlotTable:
+    return SlotTable(1)
+
+
+@pytest.fixture
+def held(tickets: TicketPipe, slots: SlotTable) -> Held:
+    return Held(tickets, slot=slots.writer(0))
 
 
 def claims_of(count: int) -> list[Claim]:
@@ -123,3 +128,91 @@ def test_claims_are_stale_when_their_worker_was_stopped(held: Held, monkeypatch:
     found.append(held.is_stale)
 
     assert found == [False, True, False]
+
+
+def test_what_a_reply_brings_is_begun_by_the_worker_that_keeps_its_ticket(
+    held: Held, tickets: TicketPipe, slots: SlotTable
+) -> None:
+    claims = claims_of(3)
+
+    assert held.expect(patience_s=0.25)
+    assert (slots.unread(0), slots.patience_s(0)) == (1, 0.25)
+    held.arrived()
+    held.hold(claims)
+
+    assert slots.unread(0) == 0
+    assert not held.is_stale
+    assert begun(held) == claims
+
+
+def test_what_a_reply_brings_whose_ticket_was_taken_goes_back(
+    held: Held, tickets: TicketPipe, slots: SlotTable
+) -> None:
+    claims = claims_of(3)
+    held.expect(patience_s=0.1)
+
+    assert tickets.take_all() == [reply_ticket(slots.unread(0))]
+    held.arrived()
+    held.hold(claims)
+
+    assert held.is_stale
+    assert held.take_back() == claims
+    held.hold(claims)
+    assert not held.is_stale
+
+
+def test_what_is_found_of_a_lost_reply_goes_back_if_its_ticket_was_taken(
+    held: Held, tickets: TicketPipe
+) -> None:
+    held.expect(patience_s=0.1)
+    tickets.take_all()
+    held.arrived()  # the reply is lost, and nothing is held before storage was asked
+
+    held.hold(claims_of(1))
+
+    assert held.is_stale
+
+
+def test_a_reply_without_claims_leaves_nothing_to_go_back(held: Held, tickets: TicketPipe) -> None:
+    held.expect(patience_s=0.1)
+    tickets.take_all()
+    held.arrived()
+    held.hold(())
+
+    held.hold(claims_of(1))
+
+    assert not held.is_stale
+
+
+def test_each_reply_has_a_ticket_of_its_own(held: Held, tickets: TicketPipe, slots: SlotTable) -> None:
+    held.expect(patience_s=0.1)
+    first = tickets.take_all()
+    held.arrived()
+    held.hold(())
+    held.expect(patience_s=0.1)
+
+    assert tickets.take_all() != first
+    assert slots.unread(0) == 2
+
+
+def test_what_a_reply_brings_to_a_worker_that_was_stopped_goes_back(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began_s = time.monotonic()
+    held.expect(patience_s=0.1)
+    monkeypatch.setattr(time, "monotonic", lambda: began_s + 60)
+    held.arrived()
+    held.hold(claims_of(1))
+
+    assert held.is_stale
+
+
+def test_without_room_for_its_ticket_no_reply_is_expected(
+    held: Held, tickets: TicketPipe, slots: SlotTable
+) -> None:
+    for number in (100, 1):
+        while tickets.write([claim.key for claim in claims_of(number)]):
+            pass
+
+    assert not held.expect(patience_s=0.1)
+    assert slots.unread(0) == 0

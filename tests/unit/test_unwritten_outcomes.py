@@ -11,7 +11,7 @@ import pytest
 
 from qml_mp.child.outcomes import Outcomes
 from qml_mp.core.job import Claim, ClaimKey, Job
-from qml_mp.core.outcome import Failure, Outcome, Release, RetryWhenKilled, Success
+from qml_mp.core.outcome import Extras, Failure, Outcome, Release, RetryWhenKilled, Success
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
@@ -53,6 +53,18 @@ class Worker:
             Finished(accepted=True, state=StateName.SUCCEEDED, was_written=claim.key in self.written_before)
             for claim, _ in finished
         )
+
+    can_send: bool = True
+    sent: list[tuple[Claim, Outcome]] = field(default_factory=list)
+
+    def send(self, finished: list[tuple[Claim, Outcome]], *, limit: int, patience_s: float) -> bool:
+        self.limits.append(limit)
+        self.sent = finished
+        return self.can_send
+
+    def receive(self) -> tuple[Finished, ...]:
+        limit = self.limits.pop()
+        return self.exchange(self.sent, limit=limit)
 
     @property
     def tries(self) -> Worker:
@@ -261,3 +273,86 @@ def test_only_a_success_that_is_kept_waits_for_company(outcomes: Outcomes, outco
     outcomes.add(execution, outcome)
 
     assert outcomes.must_go()
+
+
+def test_what_is_sent_is_unwritten_until_its_reply_is_read(
+    outcomes: Outcomes, worker: Worker, shared: EndedOutcomes
+) -> None:
+    sent = add(outcomes, 3)
+    outcomes.send(limit=7, patience_s=0.1)
+    [between] = add(outcomes, 1)
+    assert list(shared.read()[1]) == [*sent, between]
+    assert worker.told == {}
+
+    outcomes.receive()
+
+    assert (list(worker.written), worker.limits) == (sent, [7])
+    assert worker.told == dict.fromkeys(sent, False)
+    assert list(shared.read()[1]) == [between]
+    assert len(outcomes) == 1
+    assert not outcomes.must_go(within_s=0.04)
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("gone"), StorageError("no")])
+def test_what_is_sent_and_whose_reply_is_lost_is_written_anew_and_told_once(
+    outcomes: Outcomes, worker: Worker, shared: EndedOutcomes, error: StorageError
+) -> None:
+    def lose_the_reply(*_: object) -> None:
+        worker.answer, worker.written_before = lambda *_: None, set(sent)
+        raise error
+
+    sent = add(outcomes, 2)
+    outcomes.send(limit=1, patience_s=0.1)
+    worker.answer = lose_the_reply
+    [between] = add(outcomes, 1)
+    outcomes.receive()
+    assert list(shared.read()[1]) == [*sent, between]
+
+    assert outcomes.write(limit=0)
+
+    assert list(worker.written) == [*sent, between]
+    assert worker.told == dict.fromkeys([*sent, between], False)
+    assert not outcomes
+
+
+def test_one_that_is_refused_when_it_was_sent_fails_and_the_others_are_written(
+    outcomes: Outcomes, worker: Worker
+) -> None:
+    keys = add(outcomes, 3)
+    outcomes.send(limit=1, patience_s=0.1)
+    worker.answer = refuse(keys[1])
+    keys += add(outcomes, 1)
+
+    outcomes.receive()
+    outcomes.write(limit=0)
+
+    assert [type(worker.written[key]) for key in keys] == [Success, Failure, Success, Success]
+
+
+def test_what_could_not_be_sent_is_written(outcomes: Outcomes, worker: Worker) -> None:
+    keys = add(outcomes, 2)
+    worker.can_send = False
+
+    outcomes.send(limit=1, patience_s=0.1)
+
+    assert not outcomes.are_sent
+    assert outcomes.write(limit=0)
+    assert list(worker.written) == keys
+
+
+FOLLOWED = Success(result=None, duration=timedelta(), extras=Extras(follow_ups=(Job.new("next"),)))
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Release(reason="told"), FOLLOWED, Success(result="x" * REGION_BYTES, duration=timedelta())],
+    ids=["no success", "with a job that follows", "too large to be kept"],
+)
+def test_only_plain_successes_that_are_kept_are_sent(outcomes: Outcomes, outcome: Outcome) -> None:
+    add(outcomes, 1)
+    assert outcomes.can_be_sent
+
+    (execution,) = executions(1)
+    outcomes.add(execution, outcome)
+
+    assert not outcomes.can_be_sent

@@ -1,0 +1,204 @@
+"""Tests of the storage: an exchange that is sent, and whose reply is read later. PostgreSQL alone has it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.limits import LimitKind
+from qml_mp.core.state import StateName
+from qml_mp.errors import OutcomeRefused, StorageUnavailable
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Exchanged, Fetch
+from tests.storage.claimer import FETCH, register
+from tests.storage.conftest import Raw
+from tests.storage.helpers import DONE, KEEP, fetch, in_children, present
+from tests.storage.test_exchange import claim_some, states
+from tests.storage.test_refusals import full
+
+
+@pytest.fixture
+def peer(storage: Storage, opened: Callable[[], Storage]) -> Iterator[Storage]:
+    """Another process's view of the storage under test."""
+    with closing(opened()) as peer:
+        yield peer
+
+
+def send(
+    storage: Storage, held: tuple[Claim, ...], limit: int, *, which: Fetch | None = None
+) -> Callable[[], Exchanged]:
+    """Send their successes and a claim."""
+    assert storage.can_send_exchange
+    return storage.send_exchange(
+        [(claim, DONE) for claim in held], fetch=which or fetch(), limit=limit, retention=KEEP
+    )
+
+
+def wait_for_claims(peer: Storage, count: int) -> None:
+    """Until so many claims are committed."""
+    deadline = time.monotonic() + 60
+    while len(peer.claims()) != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
+
+
+@pytest.mark.parametrize("finished", [0, 3])
+@pytest.mark.parametrize("times", [0, 8], ids=["new statement", "prepared statement"])
+def test_the_server_commits_before_the_reply_is_read(
+    storage: Storage, peer: Storage, finished: int, times: int
+) -> None:
+    held = claim_some(storage, 3)
+    for _ in range(times):
+        storage.enqueue_many(Job.new("work") for _ in range(3))
+        done = [(claim, DONE) for claim in held]
+        held = storage.exchange(done[:finished], fetch=fetch(), limit=3, retention=KEEP).claims
+        storage.exchange(done[finished:], fetch=None, limit=0, retention=KEEP)
+    following = storage.enqueue_many(Job.new("work") for _ in range(2))
+
+    read_reply = send(storage, held[:finished], 2)
+    wait_for_claims(peer, 3 - finished + 2)
+    assert states(peer, held[:finished]) == [StateName.SUCCEEDED] * finished
+    exchanged = read_reply()
+
+    assert [claim.job.id for claim in exchanged.claims] == following
+    assert [done.job for done in exchanged.finished] == [present(peer, one) for one in held[:finished]]
+
+
+def test_what_is_asked_in_between_takes_nothing_from_the_reply(storage: Storage) -> None:
+    held = claim_some(storage, 2)
+    [following] = storage.enqueue_many([Job.new("work")])
+
+    read_reply = send(storage, held, 1)
+    found = states(storage, held)
+    exchanged = read_reply()
+
+    assert found == [StateName.SUCCEEDED] * 2
+    assert [done.accepted for done in exchanged.finished] == [True, True]
+    assert [claim.job.id for claim in exchanged.claims] == [following]
+
+
+@pytest.mark.fault(36)
+def test_what_was_committed_before_its_reply_was_lost_is_found(storage: Storage, peer: Storage) -> None:
+    register(storage)
+    held = claim_some(storage, 2, which=FETCH)
+    storage.enqueue(Job.new("work"))
+
+    read_reply = send(storage, held, 1, which=FETCH)
+    wait_for_claims(peer, 1)
+    storage.close()
+    with pytest.raises(StorageUnavailable):
+        read_reply()
+    again = storage.exchange([(claim, DONE) for claim in held], fetch=None, limit=0, retention=KEEP)
+    renewed = storage.renew_epoch("w-1")
+
+    assert [done.was_written for done in again.finished] == [True, True]
+    assert renewed is not None
+    assert len(renewed.claims) == 1
+
+
+@pytest.mark.fault(35)
+def test_a_session_that_ends_before_it_commits_has_done_nothing(
+    storage: Storage, connect: Callable[[], Any], raw: Raw
+) -> None:
+    held = claim_some(storage, 2)
+    storage.enqueue(Job.new("work"))
+    other = connect()
+    other.execute("BEGIN")
+    other.execute(f"SELECT FROM {raw.name('jobs')} FOR UPDATE")  # the exchange waits for these rows
+
+    read_reply = send(storage, held, 1)
+    waiting = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+    )
+    while not raw.run(waiting):
+        time.sleep(0.005)
+    with pytest.raises(StorageUnavailable):
+        read_reply()
+    other.execute("ROLLBACK")
+
+    assert states(storage, held) == [StateName.PROCESSING] * 2
+    assert len(storage.claims()) == 2
+
+
+@pytest.mark.fault(87)
+def test_a_child_that_is_forked_in_between_leaves_the_reply_to_its_parent(
+    storage: Storage, peer: Storage
+) -> None:
+    held = claim_some(storage, 2)
+    storage.enqueue(Job.new("work"))
+    read_reply = send(storage, held, 1)
+
+    def look() -> None:
+        assert states(storage, held) == [StateName.SUCCEEDED] * 2
+
+    wait_for_claims(peer, 1)
+    assert in_children([look]) == [0]
+    exchanged = read_reply()
+
+    assert [done.accepted for done in exchanged.finished] == [True, True]
+    assert len(exchanged.claims) == 1
+
+
+@pytest.mark.fault(81)
+def test_a_job_that_cannot_be_claimed_keeps_no_outcome(storage: Storage, raw: Raw) -> None:
+    held = claim_some(storage, 2)
+    bad_id = raw.add_job(claim_seq=full(raw), priority=9)
+    good_id = storage.enqueue(Job.new("work"))
+
+    exchanged = send(storage, held, 1)()
+
+    assert states(storage, held) == [StateName.SUCCEEDED] * 2
+    assert present(storage, bad_id).state_name is StateName.FAILED
+    assert [claim.job.id for claim in exchanged.claims] == [good_id]
+
+
+@pytest.mark.fault(81)
+def test_an_outcome_that_is_refused_is_told_and_nothing_is_written(storage: Storage, raw: Raw) -> None:
+    held = claim_some(storage, 3)
+    raw.run(
+        f"ALTER TABLE {raw.name('jobs')} ADD CONSTRAINT no_success"
+        f" CHECK (state <> 'succeeded' OR id <> '{held[1].job.id}') NOT VALID"
+    )
+
+    with pytest.raises(OutcomeRefused) as refusal:
+        send(storage, held, 1)()
+
+    assert refusal.value.job_id == held[1].job.id
+    assert states(storage, held) == [StateName.PROCESSING] * 3
+
+
+def test_what_somebody_else_has_written_is_found_and_the_others_are_written(
+    storage: Storage, peer: Storage
+) -> None:
+    held = claim_some(storage, 3)
+    peer.exchange([(held[1], DONE)], fetch=None, limit=0, retention=KEEP)
+
+    exchanged = send(storage, held, 1)()
+
+    assert [done.was_written for done in exchanged.finished] == [True] * 3  # one was not hit, so all are read
+    assert all(done.accepted for done in exchanged.finished)
+
+
+def test_where_there_are_limits_it_is_not_of_use(storage: Storage) -> None:
+    held = claim_some(storage, 1)
+    storage.set_max_running(LimitKind.QUEUE, "default", 5)
+    [following] = storage.enqueue_many([Job.new("work")])
+
+    exchanged = send(storage, held, 1)()
+
+    assert [claim.job.id for claim in exchanged.claims] == [following]
+    assert not storage.can_send_exchange
+
+
+def test_before_there_is_a_connection_it_is_not_of_use(url: str) -> None:
+    with closing(open_storage(url)) as storage:
+        assert not storage.can_send_exchange

@@ -1,0 +1,90 @@
+"""Tests: of the claims that a worker has asked for and not read, only those go back that it cannot begin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from qml_mp.core.job import ClaimKey, new_job_id
+from qml_mp.core.outcome import Success
+from qml_mp.ipc.ended import EndedTable
+from qml_mp.ipc.slot import Activity, SlotTable, SlotView
+from qml_mp.ipc.tickets import reply_ticket
+from qml_mp.supervisor.workers.fork import Child
+from qml_mp.supervisor.workers.unread_replies import claims_not_read, note_taken_reply
+from qml_mp.supervisor.workers.worker_process import WorkerProcess, open_channels
+
+DONE = Success(result=None, duration=timedelta())
+IN_HAND, BEFORE, BEHIND = (ClaimKey(job_id=new_job_id(), claim_seq=1) for _ in range(3))
+HELD = (BEFORE, IN_HAND, BEHIND)
+
+
+@pytest.fixture
+def worker() -> Iterator[WorkerProcess]:
+    """It runs a job, has asked for the next ones with what came of the last, and has lost their ticket."""
+    reading, channels = open_channels(EndedTable(1).region(0))
+    worker = WorkerProcess(
+        number=1,
+        worker_id="w",
+        child=Child(pid=os.getpid(), pidfd=None, started_ticks=0),
+        channels=channels,
+        slots=SlotTable(1),
+        index=0,
+        forked_at=0.0,
+    )
+    channels.ended.append(BEFORE, DONE)
+    worker.slots.writer(0).show_unread(3, patience_s=0.1)
+    show(worker, Activity.RUNNING, IN_HAND)
+    worker.taken = {reply_ticket(3)}
+    note_taken_reply(worker)
+    yield worker
+    channels.close()
+    os.close(reading)
+
+
+def show(worker: WorkerProcess, activity: Activity, key: ClaimKey) -> None:
+    worker.slots.writer(0).show(SlotView(activity=activity, key=key))
+
+
+def test_what_is_neither_in_hand_nor_ended_came_with_the_reply(worker: WorkerProcess) -> None:
+    assert claims_not_read(worker, HELD, now=0.0) == {BEHIND}
+
+
+def test_a_worker_that_keeps_its_ticket_keeps_its_claims(worker: WorkerProcess) -> None:
+    worker.slots.writer(0).show_unread(4, patience_s=0.1)  # of the next one
+    note_taken_reply(worker)
+
+    assert claims_not_read(worker, HELD, now=0.0) == set()
+
+
+def test_a_worker_that_has_come_to_its_reply_gives_back_by_itself(worker: WorkerProcess) -> None:
+    worker.slots.writer(0).show_read()
+
+    assert claims_not_read(worker, HELD, now=0.0) == set()
+
+
+def test_a_worker_that_has_read_its_reply_and_lost_no_ticket_before_keeps_its_claims(
+    worker: WorkerProcess,
+) -> None:
+    worker.taken_reply = 0
+    worker.slots.writer(0).show_read()
+
+    assert claims_not_read(worker, HELD, now=0.0) == set()
+
+
+@pytest.mark.parametrize("activity", [Activity.FETCHING, Activity.FINISHING, Activity.IDLE])
+def test_while_a_worker_does_not_show_its_job_any_claim_may_be_that_job(
+    worker: WorkerProcess, activity: Activity
+) -> None:
+    show(worker, activity, IN_HAND)
+
+    assert claims_not_read(worker, HELD, now=0.0) == set()
+
+
+def test_while_a_worker_shows_a_job_of_before_any_claim_may_be_its_job(worker: WorkerProcess) -> None:
+    show(worker, Activity.RUNNING, BEFORE)
+
+    assert claims_not_read(worker, (IN_HAND, BEHIND), now=0.0) == set()
