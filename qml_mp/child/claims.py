@@ -106,14 +106,12 @@ class Claims:
 
     def exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
         """Write the outcomes and claim up to `limit` jobs in the same commit; they are held then."""
-        if finished:
-            failpoints.hit("finish.before")
+        _note_begin(len(finished))
         self._in_doubt = self._in_doubt or limit > 0  # until the reply is here
         done = self._storage.exchange(
             finished, fetch=self._fetch if limit else None, limit=limit, retention=self._retention
         )
-        if finished:
-            failpoints.hit("finish.committed")
+        _note_commit(len(finished))
         if limit:
             self._in_doubt = False
             self._held.hold(done.claims)
@@ -125,8 +123,7 @@ class Claims:
         sent. After an error it may have been."""
         if not self._held.expect(patience_s=patience_s):
             return False
-        if finished:
-            failpoints.hit("finish.before")
+        _note_begin(len(finished))
         self._in_doubt = True
         try:
             read_reply = self._storage.send_exchange(
@@ -150,8 +147,7 @@ class Claims:
             self._held.arrived()
         self._in_doubt = False
         self._held.hold(done.claims)
-        if done.finished:
-            failpoints.hit("finish.committed")
+        _note_commit(len(done.finished))
         return done.finished
 
     @property
@@ -175,3 +171,13 @@ class Claims:
         self._held.hold(found)
         for claim in found:
             self._events.emit(ClaimFound(claim=ClaimFacts.of(claim, pid=os.getpid())))
+
+
+def _note_begin(outcomes: int) -> None:
+    if outcomes:
+        failpoints.hit("finish.before")
+
+
+def _note_commit(outcomes: int) -> None:
+    if outcomes:
+        failpoints.hit("finish.committed")

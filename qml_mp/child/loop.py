@@ -31,6 +31,9 @@ _WORTH_S = 0.001
 """A job has to take so long that something is gained if the next ones are claimed meanwhile."""
 _WORTH_A_COMMIT_S = WAIT_S / 3
 """The same where no outcome is written with them: of shorter jobs several are claimed at a time."""
+_UNREAD_CHARS = 32 * 1024
+"""Of payloads in a reply that is not read at once. Most sockets hold several times as much; a server that has
+more to send waits in mid-transaction until the worker reads."""
 _OWN_LOOK = 60  # times the interval: the supervisor looks for all its idle workers, as long as it can
 
 
@@ -151,10 +154,12 @@ class WorkerLoop:
         """Whether it pays and hurts nobody during the next job, which is expected to take so long."""
         has_company = bool(self._outcomes) or (self._is_in_a_row and expected_s >= _WORTH_A_COMMIT_S)
         is_of_use = has_company and len(self._held) == 1 and _WORTH_S <= expected_s <= AHEAD_S
-        return is_of_use and self._outcomes.can_be_sent
+        return is_of_use and self._held.payload_chars <= _UNREAD_CHARS and self._outcomes.can_be_sent
 
     def _work_on(self, execution: Execution) -> None:
-        limit = self._next_limit() if self._claims_ahead else 0
+        limit = 0
+        if self._claims_ahead:
+            limit = min(self._next_limit(), int(_UNREAD_CHARS / max(self._held.payload_chars, 1)))
         if limit:
             self._outcomes.send(limit=limit, patience_s=self._estimates.patience_s(execution.job.method))
             self._own_time.begin()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qml_mp.child.estimate import Estimates
+from qml_mp.child.estimate import LONG_S, Estimates
 
 
 def limits(estimates: Estimates, *, took_s: float, batches: int) -> list[int]:
@@ -81,3 +81,11 @@ def test_what_fits_is_counted_from_the_next_on() -> None:
     assert estimates.fitting(["short"] * 100) == 22
     assert estimates.fitting(["middling", "short", "middling", "short"]) == 2
     assert estimates.fitting([]) == 0
+
+
+def test_what_is_claimed_during_a_job_waits_for_twice_as_long_where_that_is_no_short_one() -> None:
+    estimates = Estimates(most=100)
+    estimates.note("short", 0.005)
+    estimates.note("longer", 0.05)
+
+    assert [estimates.patience_s(method) for method in ("short", "longer", "new")] == [LONG_S, 0.1, LONG_S]

@@ -12,7 +12,7 @@ import pytest
 from qml_mp import host
 from qml_mp.child.own_time import OwnTime
 from qml_mp.core.job import ClaimKey
-from qml_mp.ipc.slot import Activity
+from qml_mp.ipc.slot import Activity, SlotTable
 from qml_mp.ipc.tickets import TicketPipe
 from qml_mp.supervisor.loops.held_claims import HeldClaims
 
@@ -96,6 +96,8 @@ class Scene:
             last=SimpleNamespace(activity=Activity.RUNNING, jobs_done=5, since_ns=100_000_000_000),
             channels=SimpleNamespace(tickets=tickets),
             taken=set(),
+            slots=SlotTable(1),
+            index=0,
         )
         run: Any = SimpleNamespace(pool=[self.worker], clock=self.clock)
         self.held = HeldClaims(run)
@@ -143,6 +145,15 @@ def test_where_the_system_does_not_tell_it_is_as_if_processors_were_free(scene: 
     scene.cpu = None
 
     assert scene.later(0.06)
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_what_was_claimed_during_a_job_waits_as_long_as_its_worker_says(scene: Scene, is_ready: bool) -> None:
+    scene.worker.slots.writer(0).show_unread(1, patience_s=0.1)
+
+    assert not scene.later(0.06, ran_s=0.06, is_ready=is_ready)
+    assert scene.held.next_at() <= scene.clock.seconds + 0.04
+    assert scene.later(0.05, ran_s=0.05, is_ready=is_ready)
 
 
 def test_the_kernel_tells_that_this_process_runs() -> None:
