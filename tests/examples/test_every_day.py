@@ -38,20 +38,10 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return project.runpytest_subprocess("-p", "qml_mp.pytest_plugin", "-W", "error", *arguments)
-
-
-def test_the_tests_that_the_readme_shows_pass(project: pytest.Pytester) -> None:
+def test_the_tests_that_the_readme_shows_pass_and_one_that_fails_shows_the_log_of_its_server(
+    project: pytest.Pytester,
+) -> None:
     assert tomllib.loads(settings())["tool"]["pytest"]["ini_options"] == {"qml_mp_app": "tasks:app"}
-
-    ended = run(project, "test_tasks.py")
-
-    ended.assert_outcomes(passed=4)
-    assert not (project.path / "jobs.db").exists()
-
-
-def test_a_failed_test_shows_the_log_of_its_server_and_nothing_is_left(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_mine="""
         import pathlib
@@ -86,9 +76,11 @@ def test_a_failed_test_shows_the_log_of_its_server_and_nothing_is_left(project: 
         """,
     )
 
-    ended = run(project, "--strict-markers", "test_mine.py")
+    ended = project.runpytest_subprocess("-p", "qml_mp.pytest_plugin", "-W", "error", "--strict-markers")
 
-    ended.assert_outcomes(passed=1, failed=2, errors=1)
+    ended.assert_outcomes(passed=5, failed=2, errors=1)
+    ended.stdout.fnmatch_lines(["test_tasks.py ....*"])
+    assert not (project.path / "jobs.db").exists()
     ended.stdout.fnmatch_lines(["*log of the qml-mp server*", "*job * (typeset) attempt 1 *"])
     ended.stdout.fnmatch_lines(["*OSError: no picture*"])
     ended.stdout.fnmatch_lines(["*No app is named. Put qml_mp_app*"])

@@ -288,4 +288,5 @@ def tell(ctx: WorkerContext, gate: str) -> None:
     """Say how far it is, many times, until the file is there, and then that it is done."""
     while not os.path.exists(gate):
         ctx.progress(1, 3, "waits")
+        time.sleep(0.001)
     ctx.progress(3, 3)

@@ -22,9 +22,7 @@ TOO_LONG_FOR_SHARED_MEMORY = 200_000
     ("moment", "chars", "runs"),
     [
         ("outcome.recorded", 1, 1),
-        ("finish.committed", 1, 1),
         ("finish.before", TOO_LONG_FOR_SHARED_MEMORY, 2),
-        ("finish.committed", TOO_LONG_FOR_SHARED_MEMORY, 1),
     ],
 )
 def test_what_follows_is_enqueued_once_whenever_the_worker_dies(
