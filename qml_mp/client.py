@@ -90,7 +90,7 @@ class JobClient:
         """Commit the job, or write it within the caller's transaction when `conn` is given."""
         if conn is not None or self._run is not None:
             return self.enqueue_many([job], rebuilt=rebuilt, conn=conn)[0]
-        return self._handle_of(job.id, self.storage.enqueue(job), rebuilt)
+        return self._handles_of([job.id], [self.storage.enqueue(job)], rebuilt)[0]
 
     def enqueue_many(
         self, jobs: Iterable[Job], *, rebuilt: Rebuilt[T], conn: object | None = None
@@ -107,7 +107,7 @@ class JobClient:
             ids = self._run(list(noted()))
         else:
             ids = storage.enqueue_many(noted()) if conn is None else storage.enqueue_in(conn, noted())
-        return [self._handle_of(new_id, job_id, rebuilt) for new_id, job_id in zip(new_ids, ids, strict=True)]
+        return self._handles_of(new_ids, ids, rebuilt)
 
     async def aenqueue(self, job: Job, *, rebuilt: Rebuilt[T], conn: object | None = None) -> JobHandle[T]:
         """`enqueue` without blocking the event loop, save with `conn`: a connection stays in its thread."""
@@ -137,20 +137,33 @@ class JobClient:
             if after is None:
                 return found[::-1]
 
-    def handle(self, job_id: str, *, rebuilt: Rebuilt[T], is_new: bool | None = None) -> JobHandle[T]:
+    def handle(self, job_id: str, *, rebuilt: Rebuilt[T]) -> JobHandle[T]:
         """The handle of a job, whether or not it exists."""
         return JobHandle(
             job_id,
             storage=self.storage,
             retention=self.retention,
-            is_new=is_new,
             rebuilt=rebuilt,
             ends=self._ends_of(self.storage),
         )
 
-    def _handle_of(self, new_id: str, job_id: str, rebuilt: Rebuilt[T]) -> JobHandle[T]:
-        """Of a new job for which the one with this id stands."""
-        return self.handle(job_id, rebuilt=rebuilt, is_new=job_id == new_id)
+    def _handles_of(
+        self, new_ids: Sequence[str], ids: Sequence[str], rebuilt: Rebuilt[T]
+    ) -> list[JobHandle[T]]:
+        """Of new jobs for which those with these ids stand."""
+        storage, retention = self.storage, self.retention
+        ends = self._ends_of(storage)
+        return [
+            JobHandle(
+                job_id,
+                storage=storage,
+                retention=retention,
+                is_new=job_id == new_id,
+                rebuilt=rebuilt,
+                ends=ends,
+            )
+            for new_id, job_id in zip(new_ids, ids, strict=True)
+        ]
 
     def _ends_of(self, storage: Storage) -> JobEnds:
         ends = self._ends()

@@ -17,6 +17,7 @@ from qml_mp.core.outcome import Attempt, ErrorInfo
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text, encode_json
 from qml_mp.core.state import AwaitingRetry, Enqueued, Failed, JobState, Scheduled, StateName, Succeeded
 from qml_mp.errors import InvalidJob, shown
+from qml_mp.frozen import maker
 from qml_mp.settings import DEFAULT_QUEUE
 
 MAX_METHOD_CHARS = 200
@@ -108,7 +109,7 @@ class Job:
             if run_at is None
             else Scheduled(scheduled_at=created_at, enqueue_at=run_at)
         )
-        job = cls(
+        job = make_job(
             id=new_job_id(), method=method, payload=payload.value, state=state, created_at=created_at,
             run_at=run_at, **values,
         )  # fmt: skip
@@ -182,6 +183,9 @@ class Job:
             "attempts": [attempt_to_json(attempt) for attempt in attempts],
         }
 
+
+make_job = maker(Job)
+"""The constructor, for where jobs are made by the thousand."""
 
 _COLUMNS = {each.name: JOB_OPTIONS[each.name] for each in fields(Job) if each.name in JOB_OPTIONS}
 """The options that the row holds."""

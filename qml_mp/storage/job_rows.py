@@ -11,7 +11,7 @@ from datetime import timedelta
 from operator import itemgetter
 from typing import Final, assert_never
 
-from qml_mp.core.job import NO_RETRIES, Claim, Job
+from qml_mp.core.job import NO_RETRIES, Claim, Job, make_job
 from qml_mp.core.state import (
     AwaitingRetry,
     Deleted,
@@ -53,7 +53,6 @@ Owner = tuple[str, str]
 """The ids of the worker and of the server that hold a claim."""
 
 # Every job that is run is made by these.
-_new_job = maker(Job)
 _new_claim = maker(Claim)
 _new_processing = maker(Processing)
 
@@ -101,7 +100,7 @@ def _job(columns: Columns, instant: ToInstant, state: JobState | Owner) -> Job:
         )
     payload, payload_error = json_of(payload_text)
     metadata, _ = json_of(metadata_text)
-    return _new_job(
+    return make_job(
         id=text_of(job_id),
         method=text_of(method),
         payload=payload,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 _AT_A_TIME = (25, 5)
 """A statement by itself costs more than finding and writing a row: 25 rows at a time take a third less than
-one by one, more gain little, and fewer than five are quicker alone. Each size is a statement kept."""
+one by one, more gain little, and fewer than five are quicker alone."""
+
+_Row = TypeVar("_Row")
 
 
 def run_each(
@@ -18,7 +20,7 @@ def run_each(
 ) -> int:
     """`Transaction.run_each` of a query with one WHERE; how many rows it has hit."""
     count = 0
-    for some in _parts(rows):
+    for some in in_parts(rows, _AT_A_TIME):
         if len(some) in _AT_A_TIME:
             names, values = (*some[0], *same), tuple(same.values())
             bound = [value for row in some for value in (*row.values(), *values)]
@@ -28,9 +30,11 @@ def run_each(
     return count
 
 
-def _parts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+def in_parts(rows: Sequence[_Row], sizes: Iterable[int]) -> Iterator[Sequence[_Row]]:
+    """As many as there are of the first size, then of the next, and what is left: so a process has few
+    different statements, each of which it keeps."""
     at = 0
-    for size in _AT_A_TIME:
+    for size in sizes:
         while len(rows) - at >= size:
             yield rows[at : at + size]
             at += size
