@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import click
 
@@ -92,7 +93,7 @@ class _Done:
         )
 
 
-def _change(selection: JobSelection, done: _Done, running: Callable[[str], object]) -> None:
+def _change(selection: JobSelection, done: _Done, running: Callable[[str], str]) -> None:
     shows = sys.stderr.isatty()
     with stopped_between() as is_stopped:
         for batch in selection.in_batches(done.asked.change, reason=done.asked.reason, running=running):
@@ -107,29 +108,20 @@ def _change(selection: JobSelection, done: _Done, running: Callable[[str], objec
         click.echo("\r", err=True, nl=False)
 
 
-def _running(storage: Storage, asked: Asked, retention: Retention) -> Callable[[str], object]:
+def _running(storage: Storage, asked: Asked, retention: Retention) -> Callable[[str], str]:
     """What sees to a job that runs. Who runs it is looked up once for all; the claim guards the write."""
-    known: dict[str, object] = {}
-
-    def see_to(job_id: str) -> object:
-        if not known:
-            known.update(owners(storage))
-        changing = Changing(
-            storage=storage,
-            retention=retention,
-            reason=asked.reason,
-            force=asked.force,
-            owner_of=known.get,  # type: ignore[arg-type]
-        )
-        match asked.change:
-            case BulkChange.RETRY:
-                return changing.retry(job_id)
-            case BulkChange.CANCEL:
-                return changing.cancel(job_id)
-            case BulkChange.DELETE:
-                return changing.delete(job_id)
-
-    return see_to
+    all_owners = cache(lambda: owners(storage))
+    changing = Changing(
+        storage=storage, retention=retention, reason=asked.reason, force=asked.force,
+        owner_of=lambda job_id: all_owners().get(job_id),
+    )  # fmt: skip
+    match asked.change:
+        case BulkChange.RETRY:
+            return changing.retry
+        case BulkChange.CANCEL:
+            return changing.cancel
+        case BulkChange.DELETE:
+            return changing.delete
 
 
 def _tell_what_would_be(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 import pytest
@@ -256,3 +259,17 @@ def test_a_person_is_asked_and_may_say_no(
     assert len(ids_in(storage, StateName.ENQUEUED)) == 2
     assert asked == ["2 jobs will be enqueued again (2 failed). Go on?"] * 2
     assert capsys.readouterr().out == "2 jobs are enqueued again\n"
+
+
+def test_the_commands_of_the_readme_run(qml: Qml, storage: Storage) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### Lists, errors and bulk work\n")[2].partition("\n### ")[0]
+    commands = re.findall(r"^\$ qml-mp (.*)$", section, re.MULTILINE)
+    fail(storage, 2, error="UnidentifiedImageError")
+
+    asking = [command for command in commands if "retry" in command and "--dry-run" not in command]
+    ended = {command: qml(*shlex.split(command)) for command in commands if command not in asking}
+
+    assert [command for command, end in ended.items() if end.code != 0] == []
+    assert len(asking) == 1
+    assert qml(*shlex.split(asking[0]), "--yes").out == "2 jobs are enqueued again\n"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
+from qml_mp.core.state import StateName
 from qml_mp.storage.database import Values
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.link import SESSION
@@ -16,6 +17,7 @@ from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.postgres.schema import Schema
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.queries import ChoiceQueries
+from qml_mp.storage.values import JobFilter
 from tests.storage.helpers import in_schema
 
 SCHEMA = "plans"
@@ -128,6 +130,27 @@ def test_what_is_left_to_run_in_one_queue_is_counted_in_its_part_of_the_index(
 
     scans = [line for line in plan if "jobs_claim_queue" in line and "never executed" not in line]
     assert [_rows(line) for line in scans] == [200], plan
+
+
+def test_lists_and_counts_of_failures_read_indexes_alone(
+    session: psycopg.Connection, postgres_url: str
+) -> None:
+    session.execute(
+        f"UPDATE {SCHEMA}.jobs SET state = 'failed', last_error_key = priority WHERE state = 'succeeded'"
+    )
+    session.execute(f"VACUUM ANALYZE {SCHEMA}.jobs")
+    page = {"before_at": datetime.max.replace(tzinfo=UTC), "before_id": "", "limit": 51}
+
+    listed = explained(session, postgres_url, QUERIES.monitoring.list_jobs(JobFilter()), page, generic=True)
+    session.execute("DEALLOCATE ALL")
+    states = JobFilter(states=[StateName.FAILED, StateName.AWAITING_RETRY])
+    kinds = explained(
+        session, postgres_url, QUERIES.monitoring.failure_kinds(states), {"limit": 50}, generic=True
+    )
+
+    assert not any("Seq Scan" in line for line in (*listed, *kinds)), listed
+    counted = [line for line in kinds if "Index Only Scan using jobs_failures" in line]
+    assert sum(map(_rows, counted)) == 20000, kinds
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,17 @@ def test_a_page_of_ended_jobs_costs_the_same_however_many_there_are(
         steps_of.append(steps[0])
 
     assert steps_of[1] <= 1.1 * steps_of[0]
+
+
+def test_what_failures_cost_to_count_is_little_beside_reading_them(storage: Storage) -> None:
+    storage.migrate()
+    add(storage, MANY, state=StateName.FAILED, queue="default", method="work")
+
+    with steps_counted(storage) as steps:
+        assert [kind.count for kind in storage.failure_kinds()] == [MANY]
+    counted = steps[0]
+    with steps_counted(storage) as steps:
+        assert storage.failure_kinds(JobFilter(method="work"))[0].count == MANY
+
+    assert counted < 20 * MANY
+    assert counted < steps[0]
