@@ -1,37 +1,63 @@
-"""Client: the ends of jobs for coroutines. One thread of the process waits for all of them together.
+"""Client: the ends of jobs for coroutines, and for threads beside the first one that waits. One thread of the
+process waits for all of them together, over one connection.
 
-It runs while a coroutine waits, and ends with the last one. Neither the event loop nor its pool of threads,
+It runs while anybody waits, and ends with the last one. Neither an event loop nor its pool of threads,
 which a few long waits would use up, is held up by it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 from qml_mp.core.job import Job
 from qml_mp.watch import Watch
 
+if TYPE_CHECKING:
+    import asyncio
+
 _Ended = dict[str, Job | None]
 
 
-class Subscription:
-    """The ends of some jobs for one coroutine: `async with awaiting.subscribe(ids) as subscription`."""
+class Subscription(ABC):
+    """The ends of some jobs, for one who waits."""
 
-    def __init__(self, awaiting: Awaiting, job_ids: Iterable[str]) -> None:
+    def __init__(self, job_ids: Iterable[str]) -> None:
         self.job_ids = set(job_ids)
         """Of those that have not ended; read and written by the thread alone, once it has it."""
+
+    def take(self, ended: _Ended, *, is_first: bool) -> None:
+        """Runs in the thread: its own of these, and at first also that there are none."""
+        its = {job_id: ended[job_id] for job_id in self.job_ids & ended.keys()}
+        self.job_ids -= its.keys()
+        if its or is_first:
+            self.tell(its)
+
+    @abstractmethod
+    def tell(self, told: _Ended | Exception) -> None:
+        """Runs in the thread: hand it over."""
+
+
+class OfCoroutine(Subscription):
+    """`async with awaiting.subscribe(ids) as subscription`."""
+
+    def __init__(self, awaiting: Awaiting, job_ids: Iterable[str]) -> None:
+        import asyncio  # not before there is a coroutine
+
+        super().__init__(job_ids)
         self._awaiting = awaiting
         self._loop = asyncio.get_running_loop()
         self._told: asyncio.Queue[_Ended | Exception] = asyncio.Queue()
         self._was_told = False
 
-    async def __aenter__(self) -> Subscription:
+    async def __aenter__(self) -> OfCoroutine:
         self._awaiting.join(self)
         return self
 
@@ -40,10 +66,12 @@ class Subscription:
 
     async def next_ended(self, *, deadline: float) -> _Ended:
         """As `Watch.next_ended`."""
+        import asyncio
+
         # The first look is waited for in any case.
-        limit_s = None if not self._was_told or deadline == math.inf else deadline - time.monotonic()
+        limit_s = _left_s(deadline) if self._was_told else None
         try:
-            async with asyncio.timeout(None if limit_s is None else max(0.0, limit_s)):
+            async with asyncio.timeout(limit_s):
                 told = await self._told.get()
         except TimeoutError:
             return {}
@@ -54,17 +82,38 @@ class Subscription:
             return told or await self.next_ended(deadline=deadline)
         return told
 
-    def take(self, ended: _Ended, *, is_first: bool) -> None:
-        """Runs in the thread: its own of these, and at first also that there are none."""
-        its = {job_id: ended[job_id] for job_id in self.job_ids & ended.keys()}
-        self.job_ids -= its.keys()
-        if its or is_first:
-            self.tell(its)
-
     def tell(self, told: _Ended | Exception) -> None:
-        """Runs in the thread."""
         with suppress(RuntimeError):  # the loop was closed under the coroutine
             self._loop.call_soon_threadsafe(self._told.put_nowait, told)
+
+
+class OfThread(Subscription):
+    """For one thread of several that wait."""
+
+    def __init__(self, awaiting: Awaiting, job_ids: Iterable[str]) -> None:
+        super().__init__(job_ids)
+        self._awaiting = awaiting
+        self._told: SimpleQueue[_Ended | Exception] = SimpleQueue()
+        awaiting.join(self)
+
+    def next_ended(self, *, deadline: float) -> _Ended:
+        """As `Watch.next_ended`, after a first look."""
+        while True:
+            try:
+                told = self._told.get(timeout=_left_s(deadline))
+            except Empty:
+                return {}
+            if isinstance(told, Exception):
+                raise told
+            if told:
+                return told
+
+    def tell(self, told: _Ended | Exception) -> None:
+        self._told.put(told)
+
+    def close(self) -> None:
+        """Harmless when closed already."""
+        self._awaiting.leave(self)
 
 
 class Awaiting:
@@ -75,9 +124,9 @@ class Awaiting:
         self._is_running = False
         self._begin()
 
-    def subscribe(self, job_ids: Iterable[str]) -> Subscription:
+    def subscribe(self, job_ids: Iterable[str]) -> OfCoroutine:
         """For the coroutine that calls this."""
-        return Subscription(self, job_ids)
+        return OfCoroutine(self, job_ids)
 
     def join(self, subscription: Subscription) -> None:
         """Begin to tell it."""
@@ -165,3 +214,7 @@ class Awaiting:
         self._is_running = False
         for fd in self._bell:
             os.close(fd)
+
+
+def _left_s(deadline: float) -> float | None:
+    return None if deadline == math.inf else max(0.0, deadline - time.monotonic())

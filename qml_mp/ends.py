@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Protocol
 
+from qml_mp.awaiting import Awaiting, OfThread
+from qml_mp.core.job import Job
 from qml_mp.storage.store import Storage
 from qml_mp.watch import Watch
 
-if TYPE_CHECKING:
-    from qml_mp.awaiting import Awaiting
+
+class Waiting(Protocol):
+    """For the ends of some jobs."""
+
+    def next_ended(self, *, deadline: float) -> dict[str, Job | None]:
+        """As `Watch.next_ended`."""
 
 
 class JobEnds:
@@ -19,20 +29,45 @@ class JobEnds:
     def __init__(self, storage: Storage, *, polling: timedelta = timedelta(seconds=1)) -> None:
         """`polling`: the longest pause where no commit can be listened to."""
         self.storage = storage
-        self._polling = polling
-        self._awaiting: Awaiting | None = None
+        self._watch = partial(Watch, storage, polling=polling)
+        self._first = threading.Lock()
+        """Held by the thread that waits by itself; nobody waits for it."""
+        self.awaiting = Awaiting(self._watch)
+        """For coroutines."""
 
-    def watch(self, job_ids: Iterable[str] = (), *, bell_fd: int | None = None) -> Watch:
-        """Waits for these jobs."""
-        watch = Watch(self.storage, polling=self._polling, bell_fd=bell_fd)
-        watch.add(job_ids)
-        return watch
+    @contextmanager
+    def wait(self, job_ids: Iterable[str]) -> Iterator[Waiting]:
+        """In the thread that calls this: a program with a single one is not given another. Who comes while
+        somebody waits already shares a thread, and its connection, with others of that kind."""
+        if self._first.acquire(blocking=False):
+            try:
+                with self._watch() as watch:
+                    watch.add(job_ids)
+                    yield watch
+            finally:
+                self._first.release()
+        else:
+            with closing(_Shared(self, job_ids)) as shared:
+                yield shared
 
-    @property
-    def awaiting(self) -> Awaiting:
-        """The same for coroutines."""
-        if self._awaiting is None:
-            from qml_mp.awaiting import Awaiting  # not before there is a coroutine: it brings asyncio
 
-            self._awaiting = Awaiting(self.watch)
-        return self._awaiting
+class _Shared:
+    """Waits by the shared thread, unless a first look finds something."""
+
+    def __init__(self, ends: JobEnds, job_ids: Iterable[str]) -> None:
+        self._ends = ends
+        self._open = set(job_ids)
+        self._subscription: OfThread | None = None
+
+    def next_ended(self, *, deadline: float) -> dict[str, Job | None]:
+        if self._subscription is None:
+            ended = self._ends.storage.ended_jobs(self._open)
+            self._open -= ended.keys()
+            if ended or time.monotonic() >= deadline:
+                return ended
+            self._subscription = OfThread(self._ends.awaiting, self._open)
+        return self._subscription.next_ended(deadline=deadline)
+
+    def close(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()

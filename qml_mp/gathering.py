@@ -108,9 +108,9 @@ def _ends(
     places, deadline = _places(handles), deadline_of(limit)
     if not places:
         return
-    with _ends_of(handles).watch(places) as watch:
+    with _ends_of(handles).wait(places) as waiting:
         while places:
-            ended = watch.next_ended(deadline=deadline)
+            ended = waiting.next_ended(deadline=deadline)
             yield from _taken(places, ended, limit)
 
 

@@ -116,8 +116,9 @@ class JobHandle(Generic[R]):
         (`ctx.then`), or give those jobs a queue with a server of its own.
         """
         limit = parsed_timeout(timeout)
-        with self.ends.watch([self.id]) as watch:
-            ended = watch.next_ended(deadline=deadline_of(limit))
+        deadline = deadline_of(limit)
+        with self.ends.wait([self.id]) as waiting:
+            ended = waiting.next_ended(deadline=deadline)
         if not ended:
             raise self._still_open(limit)
         return self.outcome(ended[self.id])

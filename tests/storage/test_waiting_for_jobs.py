@@ -32,6 +32,7 @@ from qml_mp import (
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Cancelled, Failure, Outcome, Success
 from qml_mp.storage.store import Storage
+from qml_mp.storage.waiting import EndedWaker
 from tests.processes.harness import wait_until
 from tests.storage.conftest import Raw
 from tests.storage.flaky_proxy import FlakyProxy
@@ -50,6 +51,10 @@ class Seen:
     """How many jobs each was about."""
     listens: threading.Event = field(default_factory=threading.Event)
     """From now on whoever ends a job says so."""
+    announced: set[str] = field(default_factory=set)
+    """The jobs of which this holds."""
+    wakers: int = 0
+    """How often it began to listen."""
 
 
 @pytest.fixture
@@ -64,7 +69,7 @@ def app(url: str) -> Iterator[QmlApp]:
 @pytest.fixture
 def seen(app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen, storage = Seen(), app.storage
-    ended_jobs, begin_wait = storage.ended_jobs, storage.begin_wait
+    ended_jobs, begin_wait, open_waker = storage.ended_jobs, storage.begin_wait, storage.open_ended_waker
 
     def look(job_ids: Collection[str]) -> dict[str, Job | None]:
         seen.looks.append(len(job_ids))
@@ -72,8 +77,14 @@ def seen(app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     def begin(waiter: str, job_ids: Collection[str], *, ttl: timedelta) -> None:
         begin_wait(waiter, job_ids, ttl=ttl)
+        seen.announced |= set(job_ids)
         seen.listens.set()
 
+    def open_ended_waker() -> EndedWaker | None:
+        seen.wakers += 1
+        return open_waker()
+
+    monkeypatch.setattr(storage, "open_ended_waker", open_ended_waker)
     monkeypatch.setattr(storage, "ended_jobs", look)
     monkeypatch.setattr(storage, "begin_wait", begin)
     return seen
@@ -349,6 +360,38 @@ def test_a_wait_that_is_interrupted_leaves_nothing(app: QmlApp, raw: Raw, seen: 
     assert set(os.listdir("/proc/self/fd")) == fds
     if not raw.is_sqlite:
         assert raw.run(f"SELECT count(*) FROM {raw.name('jobs').replace('jobs', 'waits')}") == [(0,)]
+
+
+def test_threads_beside_the_first_one_that_waits_share_a_connection(
+    app: QmlApp, storage: Storage, seen: Seen
+) -> None:
+    handles, running = enqueued(app, 12), claims(storage, 12)
+    end(storage, running[0], success(0))
+
+    with ThreadPoolExecutor(12) as threads:
+        waiting = [threads.submit(handle.wait, LIMIT_S) for handle in handles[:-1]]
+        late = threads.submit(handles[-1].wait, 0.05)
+        wait_until(lambda: seen.announced >= {each.id for each in handles[1:-1]}, what="all waits")
+        assert isinstance(late.exception(LIMIT_S), WaitTimeout)
+        for place, claim in enumerate(running[1:], 1):
+            end(storage, claim, success(place))
+        results = [each.result(LIMIT_S) for each in waiting]
+
+    assert results == list(range(11))
+    assert seen.wakers <= 2
+    assert_no_thread_is_left()
+
+
+def test_a_job_may_be_waited_for_among_others_that_are(app: QmlApp, storage: Storage) -> None:
+    handles, running = enqueued(app, 2), claims(storage, 2)
+    for place, claim in enumerate(running):
+        end(storage, claim, success(place))
+
+    assert sorted(handle.wait() for handle in app.as_completed(handles)) == [0, 1]
+    for _ in app.as_completed(handles):
+        with pytest.raises(WaitTimeout):
+            enqueued(app, 1)[0].wait(0.02)
+    assert_no_thread_is_left()
 
 
 def test_coroutines_wait_together_in_one_thread_over_one_connection(
