@@ -25,7 +25,7 @@ from typing import Any
 from qml_mp.client import JobClient
 from qml_mp.clock import SystemClock, growing_pauses
 from qml_mp.core.job import Claim, Job
-from qml_mp.core.outcome import Outcome, Retry, Success, not_storable
+from qml_mp.core.outcome import ErrorInfo, Outcome, Retry, Success, not_storable
 from qml_mp.core.progress import Progress
 from qml_mp.core.state import Enqueued, StateName
 from qml_mp.errors import ConfigurationError, JobFailed, JobInterrupted, OutcomeRefused
@@ -138,6 +138,7 @@ class _Inline:
         if job is None or job.state_name is not StateName.FAILED:
             return None
         told = job.error
+        self._tell_of_failure(job, told)
         text = "no error is known" if told is None else f"{told.type}: {told.message}"
         return error or JobFailed(
             f"The job {job.id} ({job.method}) failed: {text}", job_id=job.id, state=StateName.FAILED
@@ -165,6 +166,15 @@ class _Inline:
                 hook(StateChange(job=replace(job), old=old, new=job.state_name))
             except Exception:
                 logger.exception("The state-change hook failed", extra={"job_id": job.id})
+
+    def _tell_of_failure(self, job: Job, error: ErrorInfo | None) -> None:
+        """As a worker does, but once: a call that failed would come again after a pause."""
+        hook = self._program.on_failure
+        if hook is not None and error is not None:
+            try:
+                hook(replace(job), error)
+            except Exception:
+                logger.exception("on_failure of job %s failed", job.id, extra={"job_id": job.id})
 
     def _fetch(self) -> Fetch:
         methods = self._program.registry.methods()

@@ -20,7 +20,7 @@ from qml_mp.processing.middleware import (
     TracingMiddleware,
 )
 from qml_mp.processing.plain import plain_result
-from qml_mp.processing.registry import WorkerRegistry
+from qml_mp.processing.registry import WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 
@@ -58,7 +58,7 @@ class Program:
     def with_failure_hook(self, hook: FailureHook) -> Program:
         """The program with this function for failed jobs. Raises `ConfigurationError` when there is one
         already, and for a coroutine function."""
-        if self.on_failure is not None:
+        if self.on_failure is not None and not is_notebook():  # where a cell may run again
             raise ConfigurationError("There is a function for failures already; call both from one function.")
         if not callable(hook) or iscoroutinefunction(hook):
             raise ConfigurationError(f"on_failure is {shown(hook)}; it must be a function (job, error).")

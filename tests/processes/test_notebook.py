@@ -74,6 +74,9 @@ async def lead(ctx: WorkerContext, width: int) -> str:
     ctx.then(app.make_job("grow", {"size": {"width": 4}}))
     return double.enqueue(Size(10 * width)).id
 
+@app.on_failure
+def note(job, error): ...
+
 @app.recurring("@yearly")
 def report() -> None: ...
 """

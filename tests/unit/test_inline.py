@@ -20,6 +20,7 @@ import pytest
 
 from qml_mp import (
     ConfigurationError,
+    ErrorInfo,
     InvalidJob,
     Job,
     JobFailed,
@@ -365,6 +366,29 @@ def test_middleware_hook_log_and_context_are_those_of_a_worker(caplog: pytest.Lo
         "outer",
         "inner",
     ]
+
+
+def test_a_failure_for_good_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    told_of = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=2))
+
+    @told_of.on_failure
+    def tell(job: Job, error: ErrorInfo) -> None:
+        seen.append((job.state_name, job.failures, error.message))
+        raise RuntimeError("the hook is broken")
+
+    @told_of.job()
+    def fail(times: int) -> None:
+        seen.append("run")
+        if seen.count("run") <= times:
+            raise ValueError("no luck")
+
+    with told_of.inline():
+        fail.enqueue(1)
+        assert seen == ["run", "run"]
+        fail.enqueue(9)
+
+    assert seen[2:] == ["run", "run", (StateName.FAILED, 2, "no luck")]
+    assert "on_failure of job" in caplog.text
 
 
 def test_the_storage_goes_with_its_last_handle() -> None:
