@@ -81,7 +81,8 @@ class HeldClaims(Part):
         ]
         if not watched:
             return float("inf")
-        return min([self._looked_at + LONG_S, self._look_again_at, *(at for at in running if at > now)])
+        look_at = self._looked_at + min(map(_long_s, watched))
+        return min([look_at, self._look_again_at, *(at for at in running if at > now)])
 
     def turn(self) -> None:
         """Take the tickets of workers that do not come to them."""
