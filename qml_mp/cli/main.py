@@ -37,6 +37,10 @@ _COMMANDS = {
     "demo": ("demo.command", "Run a CPU-bound job over the standard library, with a worker killed."),
 }
 _INTERRUPTED = 130
+_ON_WINDOWS = (
+    "qml-mp: error: workers are forked, which Windows cannot: nothing of qml-mp is supported there. "
+    "Under WSL, which is Linux, all of it works."
+)
 _COMPLETE = "_QML_MP_COMPLETE"
 
 
@@ -60,6 +64,8 @@ def main() -> None:
 
     A shell that completes a line calls it with `_QML_MP_COMPLETE` set, and gets its answer instead.
     """
+    if sys.platform == "win32":
+        sys.exit(_ON_WINDOWS)
     occupy_standard_streams()
     if sys.stdout is None:  # the program was started without one
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process

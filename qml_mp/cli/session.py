@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import click
 from click.shell_completion import CompletionItem
 
+from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.output import note
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch
 from qml_mp.sources import is_url_in_environment, load_app_spec, load_config, load_url, unknown_variables
@@ -161,6 +162,9 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(common_options())
+        for parameter in self.params:
+            if parameter.name in BY_PARAMETER and parameter.type is click.STRING:
+                parameter.type = BY_PARAMETER[parameter.name]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; a setting in the environment that is written wrong would pass unseen otherwise."""

@@ -140,7 +140,8 @@ class EnqueueOptions(JobOptions, total=False):
 
     # fmt: off
     conn: Annotated[object | None, Option(
-        object, lambda conn: conn, "Your own sqlite3 or psycopg connection: the row joins its transaction.")]
+        object, lambda conn: conn,
+        "Your own sqlite3, psycopg or SQLAlchemy connection: the row joins its transaction.")]
     # fmt: on
 
 

@@ -11,6 +11,7 @@ from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, shown
 from qml_mp.storage.database import Part, Transaction, Values
+from qml_mp.storage.driver_connection import driver_connection
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.row_change import STRANDED
@@ -44,11 +45,12 @@ class JobStore(Part):
     def enqueue_in(self, connection: object, jobs: Iterable[Job]) -> list[str]:
         """`enqueue_many` inside the caller's own open transaction; commits nothing itself.
 
-        `connection` is a driver connection (`sqlite3.Connection` / `psycopg.Connection`). Raises
-        `ConfigurationError` when it is of another driver or belongs to another database.
+        `connection` is a driver connection (`sqlite3.Connection` / `psycopg.Connection`), or a session or
+        connection of SQLAlchemy with such a driver. Raises `ConfigurationError` when it is of another driver
+        or belongs to another database.
         """
         rows, wishes = _new_rows(jobs)
-        with self._db.borrowed(connection) as transaction:
+        with self._db.borrowed(driver_connection(connection)) as transaction:
             return insert_unique(self._db.queries.jobs, transaction, rows, wishes)
 
     def get(self, job_id: str) -> Job | None:

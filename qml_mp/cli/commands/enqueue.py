@@ -66,6 +66,8 @@ def enqueue(
     job = session.make_job(method, read_payload(payload, arguments), **options)
     storage = session.storage()
     job_id = storage.enqueue(job)
+    if job_id != job.id:
+        note(f"an earlier job with the unique key {job.unique_key!r} is kept; this one was not enqueued")
     if not wait:
         click.echo(job_id)
         return

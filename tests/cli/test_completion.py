@@ -1,0 +1,97 @@
+"""What a shell is offered for words that name something in the storage."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from qml_mp import host
+from qml_mp.cli import main as command
+from qml_mp.core.job import Job
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.storage.store import Storage
+from tests.cli.command import Ended, Qml
+
+
+def completed(qml: Qml, line: str, shell: str = "bash") -> Ended:
+    """The answer for the last word of the line, which may be empty."""
+    words = line.split(" ")
+    cursor = words[-1] if shell == "fish" else str(len(words) - 1)
+    return qml(env={"_QML_MP_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": cursor})
+
+
+@pytest.fixture
+def stored(storage: Storage) -> list[str]:
+    """Two jobs, a server, and a template; the ids of the jobs."""
+    now = datetime.now(UTC)
+    storage.register_server(
+        ServerInfo(
+            id="web#1", name="web", hostname="box", process=host.identity(), worker_count=1,
+            queues=("mail",), started_at=now, last_heartbeat=now, methods=("resize", "send"),
+        )
+    )  # fmt: skip
+    storage.upsert_recurring_job(RecurringJob.new("nightly", "0 3 * * *", "resize"))
+    return [storage.enqueue(Job.new("resize", queue="images")), storage.enqueue(Job.new("boom"))]
+
+
+def test_jobs_methods_queues_servers_and_templates_are_offered(qml: Qml, stored: list[str]) -> None:
+    first, second = stored
+
+    def offered(line: str) -> set[str]:
+        return {each.removeprefix("plain,") for each in completed(qml, line).out.split()}
+
+    assert offered("qml-mp jobs show ") == {first, second}
+    assert offered(f"qml-mp jobs show {second}") == {second}
+    assert offered(f"qml-mp jobs retry {first} ") == {second}
+    assert offered("qml-mp enqueue re") == {"resize"}
+    assert offered("qml-mp jobs list --method ") == {"resize", "send", "boom"}
+    assert offered("qml-mp jobs list --queue ") == {"images", "default", "mail"}
+    assert offered("qml-mp queues pause i") == {"images"}
+    assert offered("qml-mp reload --server ") == {"web"}
+    assert offered("qml-mp recurring show ") == {"nightly"}
+
+
+def test_a_word_about_each_goes_with_it(qml: Qml, stored: list[str]) -> None:
+    answer = completed(qml, "qml-mp jobs show ", shell="zsh").out
+
+    assert f"plain\n{stored[0]}\nresize, enqueued\n" in answer
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "qml-mp --url postgresql://localhost:1/x jobs show ",
+        "qml-mp --url nonsense jobs show ",
+        "qml-mp --url sqlite:///missing.db jobs show ",
+        "qml-mp -A broken:app jobs show ",
+    ],
+)
+def test_what_does_not_work_offers_nothing_and_says_nothing(qml: Qml, line: str) -> None:
+    (qml.folder / "broken.py").write_text("print('imported')\nraise SystemExit('imported')\n")
+    before = qml.files()
+
+    ended = completed(qml, line)
+
+    assert (ended.code, ended.out.strip(), ended.err) == (0, "", "")
+    assert qml.files() == before
+
+
+def test_a_job_whose_unique_key_another_has_is_said_to_be_that(qml: Qml) -> None:
+    first = qml("enqueue", "resize", "--unique-key", "k")
+    second = qml("enqueue", "resize", "--unique-key", "k")
+
+    assert first.err == ""
+    assert second.out == first.out
+    assert second.err == "qml-mp: an earlier job with the unique key 'k' is kept; this one was not enqueued\n"
+
+
+def test_on_windows_one_sentence_says_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+
+    with pytest.raises(SystemExit) as left:
+        command.main()
+
+    assert "Under WSL, which is Linux, all of it works." in str(left.value.code)
