@@ -71,7 +71,7 @@ def list_jobs(session: Session, limit: int, after: str | None, as_json: bool, **
 @json_option
 @pass_session
 def watch(session: Session, job_id: str, every: timedelta, as_json: bool) -> None:
-    """Follow one job to its end: its state, and how far it says that it has come.
+    """Follow one job to its end: its state and progress.
 
     Ends with 0 when the job succeeds, with 7 when it does not, and with 1 when its result cannot be stored.
     """
@@ -87,7 +87,7 @@ def watch(session: Session, job_id: str, every: timedelta, as_json: bool) -> Non
 @json_option
 @pass_session
 def errors(session: Session, limit: int, as_json: bool, **selected: Any) -> None:
-    """Count failed jobs, and those that wait for a retry, by what failed.
+    """Count failed jobs and retries by what failed.
 
     Failures are of one kind that have the same method, type of error, and line of your code nearest to it. Of
     each kind stand there: how many jobs, the last time, that job's error, the line, and its id.
