@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+from binascii import crc32  # hashlib would bring OpenSSL into every process, for keys that protect nothing
 
 _FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)')
 _LINKS = ("The above exception was the direct cause", "During handling of the above exception")
@@ -12,13 +12,10 @@ _FOREIGN = re.compile(r"^<frozen |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]py
 _MAX_CHARS = 200
 
 
-_KEY_BYTES = 8
-
-
 def failure_key(method: str, error_type: str, traceback: str | None) -> str:
     """What failures of the same kind have in common, short enough for an index whatever their names are."""
-    told = "\0".join((method, error_type, user_frame(traceback) or ""))
-    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).hexdigest()
+    told = "\0".join((method, error_type, user_frame(traceback) or "")).encode("utf-8", "surrogatepass")
+    return f"{crc32(told):08x}{crc32(told[::-1]):08x}"
 
 
 def user_frame(traceback: str | None) -> str | None:
