@@ -31,9 +31,10 @@ _AT_ONCE_S, _LATE_S = 1.0, 1.0
 _COMES_BACK_AFTER_S = 2.0
 """The second time: before its peers judge it."""
 _LONGEST_S = 180.0
+_ENDED = -1
 _SETTINGS = environment_of(
     {
-        "heartbeat_interval": _BEAT_S, "dead_server_timeout": _TIMEOUT_S, "max_crashes": 1, "max_retries": 0,
+        "heartbeat_interval": _BEAT_S, "dead_server_timeout": _TIMEOUT_S, "max_crashes": 1,
         "shutdown_timeout": 20,
     }
 )  # fmt: skip
@@ -79,7 +80,9 @@ class _Fleet:
             wait_until(lambda: self._count() == self.workers * len(_NAMES), within_s=_LONGEST_S)
             return
         workers = [one.id for one in self.ground.storage.list_workers()]
-        raise AssertionError(f"the fleet is not whole: {workers}; {self.servers['here'].log()[-3000:]}")
+        codes = {name: one.process and one.process.poll() for name, one in self.servers.items()}
+        log = self.servers["here"].log()
+        raise AssertionError(f"the fleet is not whole: {workers}, exit codes {codes}; {log[-3000:]}")
 
     def _count(self) -> int:
         return len(self.ground.storage.list_workers())
@@ -155,12 +158,13 @@ def _kill_once(fleet: _Fleet, name: str, *, who: str, every_s: float) -> None:
     elif who != _PEERS:
         fleet.start(name)
     for job_id, claim_seq in taken.items():
-        line = wait_until(
+        at_ns = wait_until(
             lambda job_id=job_id, seq=claim_seq: _later_start(fleet, job_id, seq),  # type: ignore[misc]
             within_s=_LONGEST_S,
             what=f"another run of {job_id}; {fleet.servers['here'].log()[-3000:]}",
         )
-        fleet.again_ms.setdefault(who, []).append((line - from_ns) / 1e6)
+        if at_ns != _ENDED:
+            fleet.again_ms.setdefault(who, []).append((at_ns - from_ns) / 1e6)
     if who == _PEERS:
         fleet.start(name)
     while time.monotonic() < began + every_s:
@@ -169,8 +173,12 @@ def _kill_once(fleet: _Fleet, name: str, *, who: str, every_s: float) -> None:
 
 
 def _later_start(fleet: _Fleet, job_id: str, claim_seq: int) -> int | None:
+    """When a later run began; `_ENDED` when the job had ended before the kill; None: neither is known yet."""
     line = fleet.tail.start_of(job_id)
-    return line.at_ns if line is not None and line.claim_seq > claim_seq else None
+    if line is not None and line.claim_seq > claim_seq:
+        return line.at_ns
+    job = fleet.ground.storage.get(job_id)
+    return _ENDED if job is not None and job.state_name.is_final and job.claim_seq == claim_seq else None
 
 
 def _kill(server: Server) -> int:
