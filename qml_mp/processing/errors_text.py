@@ -50,6 +50,12 @@ def describe_type(error: BaseException, *, why: str) -> ErrorInfo:
     )
 
 
+def all_frames_of(error: BaseException) -> str:
+    """Where it was raised, with the frames between the worker's loop and the user's code, which are left out
+    elsewhere."""
+    return clean("".join(_frames(_own(error, "__traceback__"), with_ours=True)), MAX_TRACEBACK_BYTES)
+
+
 def message_of(error: BaseException) -> str:
     """`str(error)`, bounded; a note instead when that raises."""
     try:
@@ -118,12 +124,12 @@ def _own(error: BaseException, name: str) -> Any:
     return BaseException.__dict__[name].__get__(error)
 
 
-def _frames(trace: TracebackType | None) -> list[str]:
+def _frames(trace: TracebackType | None, *, with_ours: bool = False) -> list[str]:
     links = []
     while trace is not None:
         links.append(trace)
         trace = trace.tb_next
-    theirs = [link for link in links if not _is_ours(link)]
+    theirs = [link for link in links if with_ours or not _is_ours(link)]
     kept = (theirs or links)[-_MAX_FRAMES:]
     return ["Traceback (most recent call last):\n", *map(_frame, kept)] if kept else []
 

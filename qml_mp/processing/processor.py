@@ -35,7 +35,7 @@ from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.board import Board, ShownProgress
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.context import WorkerContext, WorkerResult
-from qml_mp.processing.errors_text import clean, describe_anything, message_of
+from qml_mp.processing.errors_text import all_frames_of, clean, describe_anything, message_of
 from qml_mp.processing.job_records import note_running
 from qml_mp.processing.middleware import CallNext, chain
 from qml_mp.processing.plain import NOTHING, plain_result
@@ -141,6 +141,8 @@ class JobProcessor:
             with self._user_code():
                 return _returned(call(job, context), encoded)
         except BaseException as error:
+            if _log.isEnabledFor(logging.DEBUG):  # with -v; elsewhere ours are left out
+                _log.debug("job %s: all frames\n%s", job.id, all_frames_of(error), extra={"job_id": job.id})
             return _Raised(error)
 
     def _judge_return(self, returned: _Returned, execution: Execution, *, duration_s: float) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from datetime import date, timedelta
 from typing import Any
@@ -254,3 +255,17 @@ def test_the_lists_of_the_policy_know_a_time_limit_from_a_memory_limit(
     retry = processor.resolve(claim_of()).terms.when_killed
 
     assert (retry.timeout is not None, retry.memory is not None) == (timeout, memory)
+
+
+def test_all_frames_of_an_error_are_told_to_who_wants_details(caplog: pytest.LogCaptureFixture) -> None:
+    run(raising(ValueError("no")))
+    before = [record for record in caplog.records if "all frames" in record.message]
+    caplog.set_level(logging.DEBUG, logger="qml_mp.processing.processor")
+
+    error = error_of(run(raising(ValueError("no"))))
+
+    [record] = [record for record in caplog.records if "all frames" in record.message]
+    assert before == []
+    assert "processing/processor.py" in record.message
+    assert "processing/processor.py" not in (error.traceback or "")
+    assert "in f\n" in record.message
