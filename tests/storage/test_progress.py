@@ -109,3 +109,14 @@ def test_what_another_program_has_put_there_is_nothing(storage: Storage, raw: Ra
     for text in ("", "no JSON", "[1]", '{"done": 1}', '{"done": "x", "claim": 1}'):
         raw.run("UPDATE {jobs} SET progress = ?", text)
         assert progress(storage, claim) is None
+
+
+def test_many_are_noted_together_and_each_by_its_own_claim(storage: Storage) -> None:
+    held = claim_some(storage, 31)
+    storage.finish(held[3], Failure(error=NO), retention=KEEP)
+    said = {claim.key: Progress(done=n, total=31) for n, claim in enumerate(held)}
+
+    assert storage.note_progress(said) == 30
+
+    found = storage.progress_of([claim.job.id for claim in held])
+    assert found == {key.job_id: one for key, one in said.items() if key != held[3].key}
