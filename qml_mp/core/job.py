@@ -21,6 +21,8 @@ from qml_mp.frozen import maker
 from qml_mp.settings import DEFAULT_QUEUE
 
 MAX_METHOD_CHARS = 200
+PARENT_ID = "parent_id"
+"""In the metadata of a job that was enqueued with the success of another: the id of that one."""
 NO_RETRIES = -1
 """What the column `max_retries` holds for a job that is not to be retried; 0 means there what it does in the
 reference, whose rows other programs may insert: the retry policy decides."""
@@ -160,8 +162,10 @@ class Job:
 
     def to_json(self, attempts: tuple[Attempt, ...] = ()) -> dict[str, JsonValue]:
         """The job as `--json` prints it; instants are ISO 8601 in UTC. Only a job whose result could not be
-        stored has the key `result_not_stored`, which says why."""
+        stored has the key `result_not_stored`, which says why, and only one that follows another has
+        `parent_id`."""
         dropped: dict[str, JsonValue] = {"result_not_stored": self.result_not_stored}
+        parent: dict[str, JsonValue] = {PARENT_ID: self.metadata.get(PARENT_ID)}
         return {
             "id": self.id,
             "method": self.method,
@@ -171,6 +175,7 @@ class Job:
             "payload": self.payload,
             "result": self.result,
             **(dropped if self.result_not_stored is not None else {}),
+            **(parent if PARENT_ID in self.metadata else {}),
             "failures": self.failures,
             "crashes": self.crashes,
             "claim_seq": self.claim_seq,

@@ -9,7 +9,7 @@ import os
 from dataclasses import replace
 from typing import Protocol
 
-from qml_mp.core.job import ClaimKey, Job
+from qml_mp.core.job import PARENT_ID, ClaimKey, Job
 from qml_mp.core.outcome import Extras
 from qml_mp.core.progress import Progress
 from qml_mp.errors import InvalidJob, shown
@@ -17,7 +17,6 @@ from qml_mp.storage.storable import new_row
 
 MOST_FOLLOW_UPS = 1000
 MOST_TEXT_CHARS = 8 * 1024 * 1024
-PARENT_ID = "parent_id"
 
 
 class ShownProgress(Protocol):

@@ -45,6 +45,8 @@ def test_a_success_carries_what_follows_and_each_names_its_parent() -> None:
         {"of": "me", "parent_id": claim.job.id},
         {"parent_id": claim.job.id},
     ]
+    assert [job.to_json()["parent_id"] for job in got] == [claim.job.id] * 2
+    assert "parent_id" not in first.to_json()
     assert [replace(job, metadata={}) for job in got] == [replace(first, metadata={}), second]
 
 
