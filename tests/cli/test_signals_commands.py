@@ -10,9 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import click
 import pytest
 
 from qml_mp import host
+from qml_mp.cli.local_servers import LocalServer
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml, is_one_error
@@ -151,3 +153,18 @@ def test_whether_a_process_handles_a_signal_is_told(bystander: subprocess.Popen[
     assert host.handles_signal(bystander.pid, signal.SIGHUP) is False
     assert host.handles_signal(bystander.pid, signal.SIGINT) is True
     assert host.handles_signal(2**22 + 1, signal.SIGINT) is None
+
+
+@pytest.mark.fault(54)
+def test_a_server_that_ended_since_it_was_found_is_not_signalled(
+    storage: Storage, bystander: subprocess.Popen[bytes]
+) -> None:
+    """Its pid is another process's by now."""
+    own = host.identity(bystander.pid)
+    register(storage, "gone", replace(own, started_ticks=own.started_ticks - 1))
+    [info] = storage.list_servers()
+
+    with pytest.raises(click.ClickException, match="has just ended"), LocalServer(info) as server:
+        server.send(signal.SIGKILL)
+
+    assert bystander.poll() is None
