@@ -27,7 +27,7 @@ from qml_mp.settings import ServerConfig
 
 logger = logging.getLogger(__name__)
 
-_WORTH_S = 0.001
+_WORTH_S = 0.004
 """A job has to take so long that something is gained if the next ones are claimed meanwhile."""
 _WORTH_A_COMMIT_S = WAIT_S / 3
 """The same where no outcome is written with them: of shorter jobs several are claimed at a time."""
