@@ -170,8 +170,10 @@ class Outcomes:
             # Who has written it tells it. What the supervisor has noted may be what it found written by us.
             is_ours = done.accepted and not done.was_written
             is_told = not is_ours and (each.key in told or (done.was_written and not may_be_written))
-            # Should both have given it back, the job may be somebody else's by now, as was wanted.
-            is_told = is_told or (not done.accepted and each.outcome is NOT_BEGUN)
+            if not done.accepted:
+                # That a success was lost nobody else tells: had the supervisor written it, it would be found.
+                # What else it has written may be history by now, and a claim that both have given back is.
+                is_told = each.outcome is NOT_BEGUN or (is_told and not isinstance(each.outcome, Success))
             self._changes.finished(each.execution, done, is_told=is_told)
 
     def _write_each(self) -> bool:

@@ -179,7 +179,13 @@ class Writing:
         ):
             return lost
         job = partial(job_of, row, self._db.instant)
-        return Finished(accepted=True, state=present, was_written=True, row=job)
+        was_written = not (isinstance(outcome, Success) and self._has_just_written(row))
+        return Finished(accepted=True, state=present, was_written=was_written, row=job)
+
+    def _has_just_written(self, row: Row) -> bool:
+        """Whether the success that was read back is one of those that this very commit has written."""
+        written_at = None if self._succeeded is None else self._succeeded.written_at
+        return written_at is not None and self._db.instant(row["finished_at"]) == written_at
 
 
 def release_all(

@@ -254,6 +254,16 @@ def test_interrupted_before_any_of_its_queries_it_has_done_nothing(
     assert len(exchanged.claims) == 2
 
 
+def test_of_successes_some_of_which_somebody_else_has_written_it_is_told_which(storage: Storage) -> None:
+    held = claim_some(storage, 4)
+    storage.exchange([(held[1], DONE), (held[2], DONE)], fetch=None, limit=0, retention=KEEP)
+
+    done = storage.exchange([(claim, DONE) for claim in held], fetch=fetch(), limit=2, retention=KEEP)
+
+    assert [finished.was_written for finished in done.finished] == [False, True, True, False]
+    assert all(finished.accepted for finished in done.finished)
+
+
 @pytest.mark.parametrize("number", [1, 3, 5, 7, 8, None], ids=lambda number: f"query {number}")
 def test_a_worker_that_is_killed_in_it_leaves_all_or_nothing(
     url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, number: int | None

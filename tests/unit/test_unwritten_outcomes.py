@@ -44,13 +44,19 @@ class Worker:
     told: dict[ClaimKey, bool] = field(default_factory=dict)
     written_before: set[ClaimKey] = field(default_factory=set)
     """What the storage finds written already."""
+    lost: set[ClaimKey] = field(default_factory=set)
+    """Claims that are others' by now."""
 
     def exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
         self.limits.append(limit)
         self.answer(finished, limit)
         self.written.update({claim.key: outcome for claim, outcome in finished})
         return tuple(
-            Finished(accepted=True, state=StateName.SUCCEEDED, was_written=claim.key in self.written_before)
+            Finished(accepted=False, state=None)
+            if claim.key in self.lost
+            else Finished(
+                accepted=True, state=StateName.SUCCEEDED, was_written=claim.key in self.written_before
+            )
             for claim, _ in finished
         )
 
@@ -245,6 +251,18 @@ def test_of_what_the_supervisor_has_written_the_worker_tells_nothing(
     outcomes.write(limit=0)
 
     assert worker.told == {first[0]: True, first[1]: True, later[0]: False}
+
+
+def test_that_a_success_was_lost_is_told_though_the_supervisor_has_noted_it(
+    outcomes: Outcomes, worker: Worker, shared: EndedOutcomes
+) -> None:
+    (key,) = add(outcomes, 1)
+    shared.note_written(shared.read()[0])  # it has found no such claim
+    worker.lost = {key}
+
+    outcomes.write(limit=0)
+
+    assert worker.told == {key: False}
 
 
 def test_what_the_supervisor_has_found_written_by_the_worker_the_worker_tells(

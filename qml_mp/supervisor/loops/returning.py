@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qml_mp import failpoints
 from qml_mp.core.job import Claim
-from qml_mp.core.outcome import Outcome, Release
+from qml_mp.core.outcome import Outcome, Release, Success
 from qml_mp.errors import OutcomeRefused
 from qml_mp.events.claims import ended
 from qml_mp.storage.store import Storage
@@ -70,8 +70,9 @@ class ReturnLoop(Loop):
         self, storage: Storage, worker: WorkerProcess, outcomes: Sequence[tuple[Claim, Outcome]]
     ) -> None:
         done = storage.exchange(outcomes, fetch=None, limit=0, retention=self._run.retention)
-        for (claim, _), finished in zip(outcomes, done.finished, strict=True):
-            # What the worker has written in the same moment, it tells.
-            event = None if finished.was_written else ended(claim, finished.job, pid=worker.child.pid)
+        for (claim, outcome), finished in zip(outcomes, done.finished, strict=True):
+            # What the worker has written in the same moment, it tells, and that a success of it was lost.
+            is_its_own = finished.was_written or (not finished.accepted and isinstance(outcome, Success))
+            event = None if is_its_own else ended(claim, finished.job, pid=worker.child.pid)
             if event is not None:
                 self._run.events.emit(event)
