@@ -109,7 +109,8 @@ def test_a_failure_is_one_warning_when_it_is_retried_and_one_error_at_the_end_wi
     assert re.search(
         rf"ERROR .*job {job_id} \(do\): failed for good at attempt 2 of 2: ValueError: no luck", log
     )
-    assert log.count('raise ValueError("no luck")') == 2
+    assert log.count(f"job {job_id}: all frames\n") == 2  # as -v wants it, beside those of the user
+    assert log.count('raise ValueError("no luck")') == 2 + 2
     assert log.count(": ValueError: no luck") == 2
 
 
