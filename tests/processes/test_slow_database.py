@@ -57,14 +57,16 @@ def children(pid: int) -> set[int]:
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-def sockets(pid: int) -> set[str]:
-    """The sockets that a process holds, as the kernel numbers them."""
+def connections(pid: int) -> set[str]:
+    """The TCP sockets that a process holds, as the kernel numbers them. (Those of its pairs are its workers'
+    too.)"""
     folder = Path(f"/proc/{pid}/fd")
     links = set()
     for name in os.listdir(folder):
         with suppress(FileNotFoundError):  # closed since it was listed
             links.add(os.readlink(folder / name))
-    return {link for link in links if link.startswith("socket:")}
+    pairs = {f"socket:[{line.split()[6]}]" for line in Path("/proc/net/unix").read_text().splitlines()[1:]}
+    return {link for link in links if link.startswith("socket:")} - pairs
 
 
 def catches_sigterm(pid: int) -> bool:
@@ -121,7 +123,7 @@ def test_a_job_past_its_limit_is_killed_while_the_database_says_nothing(
 def test_an_idle_server_stops(make: MakeServer, storage: Storage, make_worse: Callable[[], None]) -> None:
     one = make("-w", "4").start(ready=4)
     make_worse()
-    wait_until(lambda: "Storage cannot be reached" in one.log() or len(sockets(one.pid)) >= 2)
+    wait_until(lambda: "Storage cannot be reached" in one.log() or len(connections(one.pid)) >= 2)
 
     one.signal(signal.SIGTERM)
 
@@ -164,7 +166,7 @@ def test_a_dead_worker_is_replaced_and_the_new_one_knows_nothing_of_the_connecti
     wait_until(lambda: children(one.pid) - known, within_s=8.0, what=one.log())
     (newcomer,) = children(one.pid) - known
     wait_until(lambda: b"qml-mp: worker" in Path(f"/proc/{newcomer}/cmdline").read_bytes(), what=one.log())
-    assert not sockets(newcomer) & sockets(one.pid)
+    assert not connections(newcomer) & connections(one.pid)
     one.signal(signal.SIGTERM)
     assert one.wait(within_s=8.0) == 0
 

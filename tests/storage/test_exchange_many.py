@@ -16,7 +16,7 @@ from qml_mp.core.outcome import Failure, Outcome, Release, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageUnavailable
-from qml_mp.storage import claims
+from qml_mp.storage import runs
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished
@@ -188,7 +188,7 @@ def test_two_that_end_the_same_many_claims_do_not_wait_for_each_other_for_ever(
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A worker that has looked does not look again before this is called, once."""
-    monkeypatch.setattr(claims, "_LOOK_EVERY_S", 1000.0)
+    monkeypatch.setattr(runs, "_LOOK_EVERY_S", 1000.0)
     now, early = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now() + early[0])
 
