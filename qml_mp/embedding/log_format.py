@@ -15,19 +15,22 @@ _ABOUT_A_JOB: Final = ("job_id", "method", "attempt", "worker_id", "outcome", "d
 
 
 class TextFormatter(logging.Formatter):
-    """For people. A record of other code than ours says whose it is, and of which job."""
+    """For people. What is a warning or worse begins with that word; a record of other code than ours says
+    whose it is, and of which job."""
 
     def __init__(self, *, detailed: bool) -> None:
         """`detailed`: with time, level, process and logger."""
         super().__init__(_DETAILED if detailed else _PLAIN)
-        self._names_the_logger = detailed
+        self._is_detailed = detailed
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the standard library's name
         if record.name.partition(".")[0] != "qml_mp":
-            name = "" if self._names_the_logger or record.name == "root" else f"{record.name}: "
+            name = "" if self._is_detailed or record.name == "root" else f"{record.name}: "
             job_id, method = (getattr(record, name, None) for name in ("job_id", "method"))
             job = "" if job_id is None else f"job {job_id} ({method}): "
             record.message = f"{job}{name}{record.message}"
+        if record.levelno >= logging.WARNING and not self._is_detailed:
+            record.message = f"{record.levelname} {record.message}"
         return super().formatMessage(record)
 
 

@@ -151,4 +151,4 @@ def test_a_setting_that_is_written_wrong_in_the_environment_is_told(qml: Qml, st
     started = qml("-A", "tasks:app", "start", "-w", "0", "--burst", env={"QML_MP_WORKES": "4"})
 
     assert read.err == f"qml-mp: {told}"
-    assert f"qml-mp: {told}" in started.err
+    assert f"qml-mp: WARNING {told}" in started.err

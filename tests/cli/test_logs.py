@@ -39,7 +39,7 @@ def test_what_a_job_logs_is_shown_with_its_job_and_its_failure_with_its_own_fram
 
     assert f"qml-mp: job {one} (thumb): pictures: makes 1" in lines
     at = lines.index(
-        f"qml-mp: job {two} (thumb): failed for good at attempt 1 of 1: ValueError: no such picture"
+        f"qml-mp: ERROR job {two} (thumb): failed for good at attempt 1 of 1: ValueError: no such picture"
     )
     assert lines[at + 1 : at + 5 : 3] == [
         "  | Traceback (most recent call last):",

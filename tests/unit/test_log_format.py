@@ -73,6 +73,22 @@ def test_text_says_whose_a_record_is_unless_it_is_ours(
     assert TextFormatter(detailed=False).format(record("said", name=name, **fields)) == expected
 
 
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (logging.INFO, "qml-mp: said"),
+        (logging.WARNING, "qml-mp: WARNING said"),
+        (logging.ERROR, "qml-mp: ERROR said"),
+    ],
+)
+def test_a_line_of_text_begins_with_its_level_when_something_is_wrong(level: int, expected: str) -> None:
+    made = record("said", name="qml_mp.events.log")
+    made.levelno, made.levelname = level, logging.getLevelName(level)
+
+    assert TextFormatter(detailed=False).format(made) == expected
+    assert TextFormatter(detailed=True).format(made).endswith(": said")
+
+
 def filtered(**fields: Any) -> dict[str, object]:
     """What the filter adds to a record that is made now."""
     made = record("said", **fields)
