@@ -324,7 +324,7 @@ def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
     with FlakyProxy.before(postgres_url) as proxy, closing(QmlApp(proxy.through(url))) as app:
         handles, running = enqueued(app, 2), claims(storage, 2)
 
-        waiting = beside(app.wait_all, handles, 1.0, return_exceptions=True)
+        waiting = beside(app.wait_all, handles, 5.0, return_exceptions=True)  # far more than the cut takes
         proxy.cut()
         end(storage, running[0], success(1))
         assert handles[0].wait(LIMIT_S) == 1
