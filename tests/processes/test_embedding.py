@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -101,8 +100,6 @@ def test_a_host_that_collects_any_child_does_not_confuse_the_server(report_of: R
 def test_a_child_that_its_host_collects_while_it_is_being_reaped_is_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A thread of an earlier test may not have left the kernel yet; who has threads cannot fork.
-    wait_until(lambda: host.thread_count() == 1, what=f"the end of {threading.enumerate()}")
     child = fork_child(lambda: 0, ours=(), theirs=())
     ask = os.waitid
 

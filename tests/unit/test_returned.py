@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from qml_mp import QmlApp, ResultMismatch, ResultNotStored, WorkerResult
 from qml_mp.core.outcome import Success
@@ -27,6 +25,12 @@ from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.processing.returned import Returned
 from tests.unit.app_case import finish
 from tests.unit.processor_case import claim_of, returning, run
+
+with pytest.MonkeyPatch.context() as patch:
+    # Its library would start threads now, in a process of which other tests fork workers.
+    patch.setenv("OPENBLAS_NUM_THREADS", "1")
+    import numpy as np
+    from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from qml_mp.nowhere import Missing  # type: ignore[import-not-found]
