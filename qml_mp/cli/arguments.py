@@ -17,25 +17,17 @@ from qml_mp.units import parse_duration
 
 def as_duration(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:
     """Callback of an option: seconds, or text like "5m"."""
-    return None if value is None else parse_duration(value, what=_name_of(parameter))
+    return None if value is None else parse_duration(value, what=name_of(parameter))
 
 
 def as_instant(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
     """Callback of an option: ISO 8601, without an offset in this machine's zone; aware, in UTC."""
-    if value is None:
-        return None
-    try:
-        return datetime.fromisoformat(value).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ConfigurationError(
-            f"{_name_of(parameter)} is {value!r}; it must be ISO 8601 such as 2030-01-31T09:00 (local time) "
-            "or 2030-01-31T09:00+01:00."
-        ) from None
+    return None if value is None else parse_instant(value, what=name_of(parameter), or_else="")
 
 
 def as_json(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> JsonValue:
     """Callback of an option: JSON."""
-    return None if value is None else parse_json(value, what=_name_of(parameter))
+    return None if value is None else parse_json(value, what=name_of(parameter))
 
 
 def as_job_ids(_ctx: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -62,6 +54,18 @@ def read_payload(option: str | None, pairs: Sequence[str] = ()) -> JsonValue:
             raise click.UsageError(f"The argument {key!r} is given twice.")
         payload[key] = _value_of(value)
     return payload
+
+
+def parse_instant(text: str, *, what: str, or_else: str) -> datetime:
+    """Read an instant, as `as_instant`; raise `ConfigurationError` naming `what`. `or_else` tells in it what
+    may be given instead."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(
+            f"{what} is {text!r}; it must be {or_else}ISO 8601 such as 2030-01-31T09:00 (local time) "
+            "or 2030-01-31T09:00+01:00."
+        ) from None
 
 
 def parse_json(text: str | bytes, *, what: str) -> JsonValue:
@@ -91,5 +95,6 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _name_of(parameter: click.Parameter) -> str:
+def name_of(parameter: click.Parameter) -> str:
+    """As a person has written it, for errors."""
     return parameter.opts[-1]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import click
 
+from qml_mp.cli.arguments import name_of, parse_instant
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, QmlError
+from qml_mp.errors import QmlError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from qml_mp.units import parse_duration
@@ -81,15 +82,8 @@ def _as_since(
 ) -> timedelta | datetime | None:
     if value is None:
         return None
-    name = parameter.opts[-1]
+    name = name_of(parameter)
     try:
         return parse_duration(value, what=name)
     except QmlError:
-        pass
-    try:
-        return datetime.fromisoformat(value).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ConfigurationError(
-            f"{name} is {value!r}; it must be a duration such as 90s, 2h or 1d, or a time in ISO 8601 such "
-            "as 2030-01-31T09:00 (local time) or 2030-01-31T09:00+01:00."
-        ) from None
+        return parse_instant(value, what=name, or_else="a duration such as 90s, 2h or 1d, or a time in ")

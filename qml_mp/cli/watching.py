@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import click
 
+from qml_mp.cli.arguments import as_duration, name_of
 from qml_mp.cli.failure import paragraph
 from qml_mp.errors import ConfigurationError, StorageUnavailable
-from qml_mp.units import parse_duration
 
 _UP = "\x1b[{rows}A"
 _CLEAR_LINE, _CLEAR_BELOW = "\x1b[K", "\x1b[J"
@@ -24,12 +24,10 @@ _LEAST = timedelta(milliseconds=100)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _as_interval(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:
-    if value is None:
-        return None
-    interval = parse_duration(value, what=parameter.opts[-1])
-    if interval < _LEAST:
-        raise ConfigurationError(f"{parameter.opts[-1]} is {value!r}; it must be at least 100ms.")
+def _as_interval(ctx: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:
+    interval = as_duration(ctx, parameter, value)
+    if interval is not None and interval < _LEAST:
+        raise ConfigurationError(f"{name_of(parameter)} is {value!r}; it must be at least 100ms.")
     return interval
 
 

@@ -160,6 +160,11 @@ class Job:
         name: StateName = self.state.name
         return name
 
+    @property
+    def claim_key(self) -> ClaimKey:
+        """The fence of its newest claim."""
+        return ClaimKey(job_id=self.id, claim_seq=self.claim_seq)
+
     def to_json(self, attempts: tuple[Attempt, ...] = ()) -> dict[str, JsonValue]:
         """The job as `--json` prints it; instants are ISO 8601 in UTC. Only a job whose result could not be
         stored has the key `result_not_stored`, which says why, and only one that follows another has
@@ -250,7 +255,7 @@ class Claim:
     def key(self) -> ClaimKey:
         """The fence of every write about this claim; made once."""
         if self._key is None:
-            object.__setattr__(self, "_key", ClaimKey(job_id=self.job.id, claim_seq=self.job.claim_seq))
+            object.__setattr__(self, "_key", self.job.claim_key)
         assert self._key is not None
         return self._key
 

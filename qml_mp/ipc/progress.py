@@ -43,7 +43,7 @@ class ProgressCell:
     def show(self, job: Job, done: float, total: float | None, note: str) -> None:
         """How far this job has come (worker): amounts from 0 to `progress.MOST`."""
         if job is not self.newest_job:
-            self._key = ClaimKey(job_id=job.id, claim_seq=job.claim_seq).packed
+            self._key = job.claim_key.packed
             self.newest_job = job
         data = None if note is self._note else note.encode(errors="replace")[:MAX_NOTE_BYTES]
         version = self._version + 2
@@ -67,8 +67,7 @@ class ProgressCell:
         if self.newest_job is None:  # as in most workers, always
             return None
         found = self.read()
-        key = ClaimKey(job_id=job.id, claim_seq=job.claim_seq)
-        return found[1] if found is not None and found[0] == key else None
+        return found[1] if found is not None and found[0] == job.claim_key else None
 
     @property
     def version(self) -> int:

@@ -60,11 +60,11 @@ class Board:
             raise InvalidJob(
                 "ctx.then was called in a process that the job has forked; call it in the job's."
             )
-        self.follow_ups.setdefault(_key(job), FollowUps()).add(jobs, parent=job)
+        self.follow_ups.setdefault(job.claim_key, FollowUps()).add(jobs, parent=job)
 
     def take(self, job: Job) -> Extras | None:
         """What the attempt has said that has ended; None: nothing."""
-        follow_ups = self.follow_ups.pop(_key(job), None)
+        follow_ups = self.follow_ups.pop(job.claim_key, None)
         jobs = () if follow_ups is None else follow_ups.jobs()
         progress = self.progress.newest_of(job)
         return Extras(follow_ups=jobs, progress=progress) if jobs or progress is not None else None
@@ -98,7 +98,3 @@ class FollowUps:
     def jobs(self) -> tuple[Job, ...]:
         """All of them, in order."""
         return tuple(self._jobs.values())
-
-
-def _key(job: Job) -> ClaimKey:
-    return ClaimKey(job_id=job.id, claim_seq=job.claim_seq)
