@@ -105,3 +105,8 @@ def _bad_duration(value: object, what: str) -> ConfigurationError:
     return ConfigurationError(
         f'{what} is {shown(value)}; it must be zero or more seconds, or text such as "90s", "5m" or "1h30m".'
     )
+
+
+def in_seconds(duration: timedelta | None) -> float | None:
+    """A duration in JSON: seconds, to the millisecond."""
+    return None if duration is None else round(duration.total_seconds(), 3)

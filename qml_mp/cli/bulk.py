@@ -9,16 +9,16 @@ from functools import cache
 
 import click
 
-from qml_mp.cli.changing import Changing
 from qml_mp.cli.interruption import stopped_between
 from qml_mp.cli.job_table import print_jobs
 from qml_mp.cli.output import note, print_json, say
-from qml_mp.cli.running import owners
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError, StorageError
 from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter, Retention
+from qml_mp.views.changing import Changing
+from qml_mp.views.running import owners
 
 _FEW = 5
 _DONE = {

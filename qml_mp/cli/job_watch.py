@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 
-from qml_mp.cli.changing import not_found
 from qml_mp.cli.fitting import terminal_width
 from qml_mp.cli.job_table import detail_of
 from qml_mp.cli.output import coloured, compact_json, print_json, say, short
@@ -17,6 +16,7 @@ from qml_mp.core.progress import Progress
 from qml_mp.core.state import Succeeded
 from qml_mp.printable import printable
 from qml_mp.storage.store import Storage
+from qml_mp.views.changing import not_found
 
 
 def watch_job(storage: Storage, job_id: str, *, every: timedelta, as_json: bool) -> None:

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import click
 
-from qml_mp.cli.liveness import Standing, liveness_of
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.host import handles_signal, is_alive
 from qml_mp.printable import printable
 from qml_mp.storage.store import Storage
+from qml_mp.views.liveness import Standing, liveness_of
 
 _LOOK_EVERY_S = 0.05
 

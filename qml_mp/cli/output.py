@@ -83,11 +83,6 @@ def local_time(instant: datetime | None) -> str | None:
     return None if instant is None else instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def seconds(duration: timedelta | None) -> float | None:
-    """A duration in JSON: seconds, to the millisecond."""
-    return None if duration is None else round(duration.total_seconds(), 3)
-
-
 def age(duration: timedelta | float | None) -> str | None:
     """A duration for people."""
     if duration is None:

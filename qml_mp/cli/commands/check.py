@@ -11,7 +11,6 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.cli.failure import exit_code_of
 from qml_mp.cli.output import json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
-from qml_mp.cli.snapshot import view_servers
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, QmlError
 from qml_mp.printable import printable_lines
@@ -19,6 +18,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_app_spec, load_config
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.probe import probe_app
+from qml_mp.views.servers import view_servers
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import click
 
-from qml_mp.cli.liveness import Standing
 from qml_mp.cli.output import json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
-from qml_mp.cli.snapshot import ServerView, view_servers
 from qml_mp.errors import QmlError
 from qml_mp.host import is_alive
+from qml_mp.views.liveness import Standing
+from qml_mp.views.servers import ServerView, view_servers
 
 _FAILED = 1
 

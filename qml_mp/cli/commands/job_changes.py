@@ -10,15 +10,15 @@ import click
 
 from qml_mp.cli.arguments import as_duration, as_job_ids
 from qml_mp.cli.bulk import Asked, change_many
-from qml_mp.cli.changing import ASKED_TO_END, Changing
 from qml_mp.cli.output import json_option, note, print_json, say
-from qml_mp.cli.running import owners
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition, JobFailed, QmlError, StorageError
 from qml_mp.handle import JobHandle
 from qml_mp.job_selection import BulkChange
+from qml_mp.views.changing import ASKED_TO_END, Changing
+from qml_mp.views.running import owners
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from qml_mp.cli.arguments import as_duration
-from qml_mp.cli.changing import not_found
 from qml_mp.cli.commands.job_changes import cancel, delete, retry
 from qml_mp.cli.failure_table import failure_to_json, print_failures
 from qml_mp.cli.job_page import print_job
@@ -22,6 +21,7 @@ from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
 from qml_mp.handle import JobHandle
 from qml_mp.storage.store import Storage
+from qml_mp.views.changing import not_found
 
 
 @click.group(cls=Group)

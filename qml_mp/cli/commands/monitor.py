@@ -10,9 +10,9 @@ import click
 from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import age, json_option, local_time, print_json, print_table, say, short
 from qml_mp.cli.session import Group, Session, pass_session
-from qml_mp.cli.snapshot import ServerView, WorkerView, view_servers
 from qml_mp.cli.watching import show_once_or_watch, watch_option
 from qml_mp.units import format_size
+from qml_mp.views.servers import ServerView, WorkerView, view_servers
 
 
 @click.group(cls=Group)

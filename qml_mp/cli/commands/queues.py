@@ -3,66 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
 
 import click
 
 from qml_mp.cli.fitting import fitted, terminal_width
-from qml_mp.cli.output import age, json_option, print_json, print_table, say, seconds
+from qml_mp.cli.output import age, json_option, print_json, print_table, say
 from qml_mp.cli.session import Group, Session, pass_session
-from qml_mp.cli.snapshot import ServerView, able_servers, view_servers
 from qml_mp.cli.watching import show_once_or_watch, watch_option
-from qml_mp.core.limits import Limit, LimitKind, Rate, Standing, check_max_running
+from qml_mp.core.limits import LimitKind, Rate, check_max_running
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError
 from qml_mp.settings import DEFAULT_QUEUE, check_queue_name
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import QueueStats
+from qml_mp.units import in_seconds
+from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_to_json, view_queues
+from qml_mp.views.servers import view_servers
 
 _NO_LIMIT = "none"
 
 force_option = click.option(
     "--force", is_flag=True, help="Also a queue of which nothing is known yet: no job, no server."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueView:
-    """A queue with what holds it back."""
-
-    stats: QueueStats
-    limit: Limit
-    servers: int
-    """How many live servers take jobs of it."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """An entry of `queues` in the JSON of `status`."""
-        return {
-            "name": self.stats.name,
-            "enqueued": self.stats.enqueued,
-            "processing": self.stats.processing,
-            "held": self.stats.held,
-            "oldest_s": seconds(self.stats.oldest),
-            "servers": self.servers,
-            **_limit_to_json(self.limit),
-        }
-
-
-def view_queues(storage: Storage, servers: Sequence[ServerView] = ()) -> list[QueueView]:
-    """Queues by name that hold jobs which have not ended, or that are limited, beside these servers."""
-    able = able_servers(servers)
-    limits = {each.limit.name: each.limit for each in storage.standings() if _is_queue(each)}
-    stats = {each.name: each for each in storage.queue_stats()}
-    return [
-        QueueView(
-            stats=stats.get(name) or QueueStats(name=name, enqueued=0, processing=0, held=0, oldest=None),
-            limit=limits.get(name) or Limit(kind=LimitKind.QUEUE, name=name),
-            servers=sum(server.serves(name) for server in able),
-        )
-        for name in sorted(stats.keys() | limits.keys())
-    ]
 
 
 def print_queues(views: Sequence[QueueView]) -> None:
@@ -119,8 +82,8 @@ def list_limits(session: Session, as_json: bool) -> None:
     if as_json:
         for each in standings:
             about: dict[str, JsonValue] = {"kind": str(each.limit.kind), "name": each.limit.name}
-            now = {"processing": each.running, "next_in_s": seconds(each.next_in)}
-            print_json({**about, **_limit_to_json(each.limit), **now})
+            now = {"processing": each.running, "next_in_s": in_seconds(each.next_in)}
+            print_json({**about, **limit_to_json(each.limit), **now})
         return
     print_table(
         ("OF", "NAME", "LIMIT", "PROCESSING", "NEXT IN"),
@@ -150,7 +113,7 @@ def pause(session: Session, name: str, force: bool) -> None:
 def resume(session: Session, name: str) -> None:
     """End the pause of a queue."""
     storage = session.existing_storage()
-    if name not in {each.limit.name for each in storage.standings() if _is_queue(each) and each.limit.paused}:
+    if name not in {each.limit.name for each in storage.standings() if is_queue(each) and each.limit.paused}:
         _check_known(session, storage, name)
         say(f"{name} was not paused")
         return
@@ -179,7 +142,7 @@ def limit(session: Session, name: str, max_running: str | None, rate: str | None
         storage.set_max_running(LimitKind.QUEUE, name, number)
     if rate is not None:
         storage.set_rate(LimitKind.QUEUE, name, read_rate)
-    limits = [each.limit for each in storage.standings() if _is_queue(each) and each.limit.name == name]
+    limits = [each.limit for each in storage.standings() if is_queue(each) and each.limit.name == name]
     say(f"{name}: {limit_in_words(limits[0]) if limits else 'no limit'}")
 
 
@@ -204,25 +167,3 @@ def _check_known(session: Session, storage: Storage, name: str) -> None:
         f"No job waits in a queue {name!r}, and no server or app serves it. {hint} With --force it is taken "
         "all the same."
     )
-
-
-def _is_queue(standing: Standing) -> bool:
-    return standing.limit.kind is LimitKind.QUEUE
-
-
-def _limit_to_json(limit: Limit) -> dict[str, JsonValue]:
-    return {
-        "paused": limit.paused,
-        "max_running": limit.max_running,
-        "rate": None if limit.rate is None else str(limit.rate),
-    }
-
-
-def limit_in_words(limit: Limit) -> str | None:
-    """None: there is none."""
-    words = ["paused"] if limit.paused else []
-    if limit.max_running is not None:
-        words.append(f"{limit.max_running} running")
-    if limit.rate is not None:
-        words.append(str(limit.rate))
-    return ", ".join(words) or None

@@ -22,12 +22,12 @@ from qml_mp.cli.output import (
     short,
 )
 from qml_mp.cli.session import Group, Session, pass_session
-from qml_mp.cli.snapshot import view_servers
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import OVERLAPS, RecurringJob
 from qml_mp.errors import ConfigurationError, RecurringNotFound
 from qml_mp.storage.store import Storage
+from qml_mp.views.servers import view_servers
 
 
 @click.group(cls=Group)

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
 
 import click
 
 from qml_mp.cli.commands.monitor import print_servers, print_workers
-from qml_mp.cli.commands.queues import QueueView, print_queues, view_queues
+from qml_mp.cli.commands.queues import print_queues
 from qml_mp.cli.fitting import terminal_width
 from qml_mp.cli.output import coloured, json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
-from qml_mp.cli.snapshot import ServerView, view_servers
-from qml_mp.cli.waiting import waiting_in_words, waiting_to_json, without_a_server
 from qml_mp.cli.watching import show_once_or_watch, watch_option
-from qml_mp.storage.store import Storage
-from qml_mp.storage.values import MethodStats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What is there at a moment."""
-
-    counts: Mapping[str, int]
-    queues: Sequence[QueueView]
-    servers: Sequence[ServerView]
-    methods: Sequence[MethodStats]
-    """That wait."""
-
-
-def look(storage: Storage) -> Snapshot:
-    """At the whole system."""
-    servers = view_servers(storage)
-    return Snapshot(
-        counts={str(state): count for state, count in storage.job_counts().items()},
-        queues=view_queues(storage, servers),
-        servers=servers,
-        methods=storage.method_stats(),
-    )
+from qml_mp.views.snapshot import Snapshot, look
+from qml_mp.views.waiting import waiting_in_words, waiting_to_json, without_a_server
 
 
 @click.command(cls=Command)

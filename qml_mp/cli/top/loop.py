@@ -8,10 +8,8 @@ from datetime import datetime, timedelta
 from rich.console import Console, Group
 from rich.live import Live
 
-from qml_mp.cli.changing import Changing
 from qml_mp.cli.failure import paragraph
 from qml_mp.cli.interruption import interrupted_once
-from qml_mp.cli.running import owners
 from qml_mp.cli.top.choice import Action, Choice, Key
 from qml_mp.cli.top.keyboard import keyboard
 from qml_mp.cli.top.page import page, rows_of
@@ -19,6 +17,8 @@ from qml_mp.cli.top.sample import Rates, Sample, rates_between, take_sample
 from qml_mp.errors import QmlError, StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
+from qml_mp.views.changing import Changing
+from qml_mp.views.running import owners
 
 _REASON = "cancelled in top"
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from qml_mp.cli.commands.queues import QueueView, limit_in_words
 from qml_mp.cli.fitting import GAP, fitted
 from qml_mp.cli.output import age, local_time, short
-from qml_mp.cli.snapshot import WorkerView
 from qml_mp.cli.top.choice import Action, Choice, Key, Pane, Row, Rows
 from qml_mp.cli.top.sample import Rates, Sample
-from qml_mp.cli.waiting import waiting_in_words, without_a_server
 from qml_mp.core.failure_kinds import user_frame
 from qml_mp.core.state import StateName
 from qml_mp.printable import printable
 from qml_mp.storage.values import FailureKind
 from qml_mp.units import format_size
+from qml_mp.views.queues import QueueView, limit_in_words
+from qml_mp.views.servers import WorkerView
+from qml_mp.views.waiting import waiting_in_words, without_a_server
 
 _KEYS = "Tab list  ↑↓ choose  c cancel job  r retry job  p pause queue  q leave"
 _STYLES = {"busy": "cyan", "failed": "red", "awaiting_retry": "yellow", "paused": "yellow", "none": "red"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qml_mp.cli.commands.status import Snapshot, look
-from qml_mp.cli.snapshot import WorkerView
 from qml_mp.core.state import FINAL_STATES
 from qml_mp.host import cpu_seconds, is_alive
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import FailureKind
+from qml_mp.views.servers import WorkerView
+from qml_mp.views.snapshot import Snapshot, look
 
 _MOST_KINDS = 50
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from qml_mp.cli.snapshot import ServerView, able_servers
 from qml_mp.core.payload import JsonValue
 from qml_mp.storage.values import MethodStats
+from qml_mp.views.servers import ServerView, able_servers
 
 
 def without_a_server(stats: Sequence[MethodStats], servers: Sequence[ServerView]) -> list[MethodStats]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from qml_mp.cli.liveness import Liveness, Standing, liveness_of
-from qml_mp.cli.output import seconds
 from qml_mp.core.job import Claim
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import Progress
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.host import is_alive, rss_bytes
 from qml_mp.storage.store import Storage
+from qml_mp.units import in_seconds
+from qml_mp.views.liveness import Liveness, Standing, liveness_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class WorkerView:
             "state": self.state,
             "job_id": None if self.claim is None else self.claim.job.id,
             "method": self.method,
-            "running_s": seconds(self.running),
+            "running_s": in_seconds(self.running),
             "rss_bytes": self.rss_bytes,
             "progress": None if self.progress is None else self.progress.to_json(),
         }
@@ -83,7 +83,7 @@ class ServerView:
             "pid": self.info.process.pid,
             "alive": self.alive,
             "standing": str(self.liveness.standing),
-            "silent_s": seconds(self.liveness.silent_for),
+            "silent_s": in_seconds(self.liveness.silent_for),
             "paused": self.info.paused,
             "trouble": self.info.trouble,
             "workers": [worker.to_json() for worker in self.workers],

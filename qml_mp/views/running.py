@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qml_mp.cli.liveness import Liveness, Standing, liveness_of
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidTransition
 from qml_mp.host import is_alive
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
+from qml_mp.views.liveness import Liveness, Standing, liveness_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qml_mp.cli.running import Owner, end_claim
 from qml_mp.core.outcome import Cancelled, Outcome, Release
 from qml_mp.errors import InvalidTransition, JobNotFound
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelResult, Retention
+from qml_mp.views.running import Owner, end_claim
 
 ASKED_TO_END = "asked to end"
 
