@@ -74,6 +74,22 @@ bring_pgbouncer() {
         </dev/null >&2 || say "PgBouncer could not be installed."
 }
 
+# bring_chromium PYTHON: the tests of the page have a real one, which no wheel brings. Those that need it fail where
+# it is not to be had, and say what to install.
+bring_chromium() {
+    has_chromium() { (cd "$ROOT" && "$1" -m tests.browser.chromium) </dev/null; }
+    has_chromium "$1" >/dev/null 2>&1 && return 0
+    if [ -n "${QML_MP_TEST_CHROMIUM:-}" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        has_chromium "$1" >&2 || true
+        return 0
+    fi
+    say "── installing Chromium"
+    # 130 to 226 MB to fetch, some 10 s where the network is good. Its recommendations are for a desktop.
+    { timeout 60 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 240 \
+        apt-get install -y -qq --no-install-recommends chromium fonts-liberation; } \
+        </dev/null >&2 || say "Chromium could not be installed."
+}
+
 # make_venv PYTHON GROUP: a virtual environment in the repository with the project (editable) and the
 # dependency group in it; prints its folder. Reused while pyproject.toml is as it was.
 make_venv() {
