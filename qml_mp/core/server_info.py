@@ -44,6 +44,12 @@ class ServerInfo:
     """What keeps it from its work now, for people: "the new code cannot be imported: …"; None: nothing."""
     answers: Answers = NO_ANSWERS
     """To signals that ask for something."""
+    acts: tuple[str, ...] = ()
+    """What it can be asked through storage (`ActKind`); nothing of an older version."""
+
+    def can(self, act: str) -> bool:
+        """Whether it can be asked that through storage."""
+        return act in self.acts
 
     def knows(self, method: str) -> bool:
         """Whether its program has the method; one that has not said may have it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qml_mp.storage.act_queries import ActQueries
 from qml_mp.storage.bulk_queries import BulkQueries
 from qml_mp.storage.telling_queries import FailureQueries, WaitQueries
 from qml_mp.storage.values import JobFilter
@@ -235,12 +236,12 @@ class RegistryQueries:
     (JSON texts), paused, trouble, answers. A process: host, pid, started_ticks."""
 
     register_server: str
-    """id, name, hostname, worker_count, started_at, heartbeat_enabled, its process, what it says of itself:
-    insert or replace it, heard now."""
+    """id, name, hostname, worker_count, started_at, heartbeat_enabled, acts (JSON text), its process, what it
+    says of itself: insert or replace it, heard now."""
     update_server: str
     """server_id, what it says of itself."""
     heartbeat: str
-    """server_id: heard now; `servers`, how many there are."""
+    """server_id: heard now; `servers`, how many there are; `asked`, whether something is asked of it."""
     list_servers: str
     """What `rows.server_of` reads, oldest start first."""
     silent_servers: str
@@ -286,6 +287,7 @@ class RegistryQueries:
 class Queries:
     """All of them, by topic."""
 
+    acts: ActQueries
     bulk: BulkQueries
     claims: ClaimQueries
     failures: FailureQueries

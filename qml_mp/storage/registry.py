@@ -16,7 +16,7 @@ from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import server_of, worker_of
 from qml_mp.storage.storable import storable_reason
-from qml_mp.storage.values import BY_DEFAULT, Renewed, Retention
+from qml_mp.storage.values import BY_DEFAULT, Heard, Renewed, Retention
 
 
 class ServerRegistry(Part):
@@ -31,6 +31,7 @@ class ServerRegistry(Part):
             "worker_count": info.worker_count,
             "started_at": info.started_at,
             "heartbeat_enabled": info.heartbeat_enabled,
+            "acts": json.dumps(list(info.acts)),
             **_process(info.process),
             **_said(info.queues, info.methods, info.paused, info.trouble, info.answers),
         }
@@ -51,19 +52,20 @@ class ServerRegistry(Part):
         row = {"server_id": server_id, **_said(queues, methods, paused, trouble, answers)}
         return self._db.write("updating a server", self._db.queries.registry.update_server, row).count == 1
 
-    def deregister_server(self, server_id: str) -> bool:
+    def deregister_server(self, server_id: str, *, done: Collection[str] = ()) -> bool:
         """Delete its workers' rows, so that none of them claims any more, and its own unless one of them
-        still holds a claim, all at once. Whether nothing is left of it."""
+        still holds a claim, all at once. Whether nothing is left of it. `done` are the ids of acts that are
+        done by this."""
         queries, which = self._db.queries.registry, {"server_id": server_id}
         with self._db.transaction("deregistering a server") as transaction:
             transaction.run(queries.remove_workers_of, which)
             transaction.run(queries.remove_idle_server, which)
+            transaction.run(self._db.queries.acts.end_of_server, {**which, "done": sorted(done)})
             left = transaction.run(queries.has_server, which)
         return left.first() is None
 
-    def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> int:
-        """Bump `last_heartbeat` and the workers' memory. How many servers are registered, with this one;
-        0: a peer declared us dead."""
+    def heartbeat_server(self, server_id: str, *, worker_rss: Mapping[str, int]) -> Heard | None:
+        """Bump `last_heartbeat` and the workers' memory; None: a peer declared us dead."""
         queries, which = self._db.queries.registry, {"server_id": server_id}
         sizes = {**which, "ids": list(worker_rss), "rss_bytes": list(worker_rss.values())}
         # Of no use once the machine has gone down, and idle servers should not keep a disk awake.
@@ -72,7 +74,7 @@ class ServerRegistry(Part):
             if worker_rss:
                 transaction.run(queries.set_worker_rss, sizes)
         row = bumped.first()
-        return 0 if row is None else int(row["servers"])
+        return None if row is None else Heard(servers=int(row["servers"]), is_asked=bool(row["asked"]))
 
     def list_servers(self) -> list[ServerInfo]:
         """All rows, oldest start first."""
@@ -91,6 +93,7 @@ class ServerRegistry(Part):
         silent_for: timedelta | None,
         judge: str | None = None,
         dead_workers: Collection[str] | None = None,
+        done: Collection[str] = (),
         retention: Retention = BY_DEFAULT,
     ) -> int:
         """Release all its claims, uncharged, and remove its rows, in one transaction; how many.
@@ -99,6 +102,7 @@ class ServerRegistry(Part):
         if the server `judge` that finds so has been heard within half of it: one that was stopped since
         its last heartbeat cannot tell the silence of others from its own. With `dead_workers`, only if it has
         no other worker: raises `StorageUnavailable` when one has registered that is not proved dead.
+        `done` is as in `deregister_server`.
         A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
         """
         queries, which = self._db.queries.registry, {"server_id": server_id}
@@ -109,6 +113,8 @@ class ServerRegistry(Part):
             removed = transaction.run(queries.remove_server, verdict)
             if silent_for is not None and removed.count == 0:
                 return 0
+            # A query of its own, so that it sees what was asked while the first one waited.
+            transaction.run(self._db.queries.acts.end_of_server, {**which, "done": sorted(done)})
             # Claims before workers, as a worker locks them that finishes one and takes the next.
             lock_claims = self._db.queries.claims.lock_of_server
             transaction.run(lock_claims, which)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
+from qml_mp.core.acts import Act, ActState, Asker, read_arguments, read_stacks
 from qml_mp.core.answers import read_answers
 from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
 from qml_mp.core.payload import JsonValue, decode_json
@@ -33,8 +34,12 @@ TEMPLATE_COLUMNS: Final = """
 """
 SERVER_COLUMNS: Final = """
     id, name, hostname, host, pid, started_ticks, worker_count, queues, started_at, last_heartbeat,
-    heartbeat_enabled, methods, paused, trouble, answers
+    heartbeat_enabled, methods, paused, trouble, answers, acts
 """
+ACT_COLUMNS: Final = """
+    id, what, subject, server_id, arguments, asked_by, asked_from, asked_at, until, taken_at, ended_at, said
+"""
+"""Beside state, which is read by the clock too, and answer."""
 WORKER_COLUMNS: Final = "id, server_id, number, host, pid, started_ticks, started_at, rss_bytes, epoch"
 
 
@@ -101,6 +106,7 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
     """The server of a row of the servers table."""
     queues, _ = json_of(row["queues"])
     methods, _ = json_of(row["methods"])
+    acts, _ = json_of(row["acts"])
     return ServerInfo(
         id=text_of(row["id"]),
         name=text_of(row["name"]),
@@ -115,6 +121,27 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
         paused=bool(row["paused"]),
         trouble=optional_text_of(row["trouble"]),
         answers=read_answers(optional_text_of(row["answers"])),
+        acts=tuple(map(str, acts)) if isinstance(acts, list) else (),
+    )
+
+
+def act_of(row: Row, instant: ToInstant) -> Act:
+    """The act of a row of the acts table."""
+    state = text_of(row["state"])
+    return Act(
+        id=text_of(row["id"]),
+        what=text_of(row["what"]),
+        subject=text_of(row["subject"]),
+        server_id=optional_text_of(row["server_id"]),
+        by=Asker(who=text_of(row["asked_by"]), where=text_of(row["asked_from"])),
+        asked_at=instant(row["asked_at"]) or EPOCH,
+        state=ActState(state) if state in set(ActState) else ActState.DONE,
+        until=instant(row["until"]),
+        taken_at=instant(row["taken_at"]),
+        ended_at=instant(row["ended_at"]),
+        said=optional_text_of(row["said"]),
+        stacks=read_stacks(optional_text_of(row["answer"])),
+        **read_arguments(optional_text_of(row["arguments"])),
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from qml_mp.storage.acts import Acts
 from qml_mp.storage.bulk import Bulk
 from qml_mp.storage.database import Database
 from qml_mp.storage.failures import FailureCallbacks
@@ -40,6 +41,7 @@ class Storage(
     Waits,
     JobProgress,
     FailureCallbacks,
+    Acts,
     Monitoring,
 ):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""

@@ -227,6 +227,16 @@ class LaterWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What `heartbeat_server` found."""
+
+    servers: int
+    """How many are registered, with this one."""
+    is_asked: bool
+    """Whether something is asked of this one that it has not taken (`take_acts`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed:
     """What `renew_epoch` found."""
 

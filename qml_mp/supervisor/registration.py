@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from qml_mp import host
 from qml_mp.child.source import AppFacts
+from qml_mp.core.acts import ALL_ACTS
 from qml_mp.core.answers import NO_ANSWERS, Answers, ReloadAnswer, StacksAnswer
 from qml_mp.core.server_info import ServerInfo, new_server_id
 from qml_mp.events.emitter import Emitter
@@ -84,6 +85,7 @@ class ServerRegistration:
                 paused=says.paused,
                 trouble=says.trouble,
                 answers=says.answers,
+                acts=ALL_ACTS,
             )
         )
         self._written = says

@@ -27,6 +27,7 @@ TABLES = (
     "locks",
     "limits",
     "counters",
+    "acts",
     "schema_version",
 )
 

@@ -31,7 +31,7 @@ from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_childr
 
 JOB, CLAIMED, LONG = (f"0190b3a5-0000-7000-8000-00000000000{number}" for number in range(3))
 LONG_METHOD = secrets.token_hex(50_000)
-OLD = tuple(table for table in TABLES if table not in ("schema_version", "limits", "counters"))
+OLD = tuple(table for table in TABLES if table not in ("schema_version", "limits", "counters", "acts"))
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def assert_migrated(storage: Storage, raw: Raw, before: dict[str, list[tuple[Any
         assert [row[: len(rows[0])] for row in after[table]] == rows, table
     (server,), (worker,), (claim,) = storage.list_servers(), storage.list_workers(), storage.claims()
     assert (server.id, server.methods, server.paused, server.trouble) == ("a#1", None, False, None)
-    assert server.answers == NO_ANSWERS
+    assert (server.answers, server.acts) == (NO_ANSWERS, ())
     assert (worker.id, worker.epoch, claim.worker_id, claim.job.claim_seq) == ("w-1", 0, "w-1", 2)
     assert len(storage.attempts(CLAIMED)) == 1
     asks = replace(fetch("default", worker="w-1", server="a#1"), registered=True, methods=("work",))

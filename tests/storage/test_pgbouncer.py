@@ -77,7 +77,7 @@ def test_clients_share_a_session_and_leave_nothing_in_it(storage: Storage, url: 
             claim = storage.fetch_and_lock_job(FETCH)
             assert claim is not None
             assert other.finish(claim, DONE, retention=KEEP).accepted
-            assert other.heartbeat_server("nobody", worker_rss={}) == 0
+            assert other.heartbeat_server("nobody", worker_rss={}) is None
         claim = storage.fetch_and_lock_job(FETCH)
         assert claim is not None
         assert other.finish(claim, Retry(error=NO, delay=HOUR), retention=KEEP).accepted

@@ -13,6 +13,7 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Heard
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, claim_new, fetch, present
 
@@ -134,10 +135,10 @@ def test_a_heartbeat_bumps_the_row_and_the_memory_of_its_workers(storage: Storag
     storage.register_worker(worker("w-1", "a#1"))
     raw.age("servers", "last_heartbeat", HOUR)
 
-    servers = storage.heartbeat_server("a#1", worker_rss={"w-1": 5 * 2**30, "w-9": 1})
+    heard = storage.heartbeat_server("a#1", worker_rss={"w-1": 5 * 2**30, "w-9": 1})
 
     [info] = storage.list_servers()
-    assert servers == 1
+    assert heard == Heard(servers=1, is_asked=False)
     assert abs(info.last_heartbeat - storage.now()) < MINUTE
     assert [w.rss_bytes for w in storage.list_workers()] == [5 * 2**30]
 
@@ -165,7 +166,7 @@ def test_a_heartbeat_from_before_the_clock_was_set_back_is_silence(storage: Stor
         storage.register_server(info)
     raw.age("servers", "last_heartbeat", -HOUR)
     for living in ("own#1", "beats#1"):
-        assert storage.heartbeat_server(living, worker_rss={}) == 3
+        assert storage.heartbeat_server(living, worker_rss={}) == Heard(servers=3, is_asked=False)
 
     silent = storage.silent_servers(own_id="own#1", timeout=MINUTE)
     for server_id in ("quiet#1", "beats#1"):

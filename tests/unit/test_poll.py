@@ -16,7 +16,7 @@ from qml_mp.core.limits import LimitKind, Rate
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Fetch
+from qml_mp.storage.values import Fetch, Heard
 from qml_mp.supervisor.loops.peers import HeartbeatLoop
 from qml_mp.supervisor.loops.poll import PollLoop
 from qml_mp.supervisor.recovery.judging import Judging
@@ -131,9 +131,9 @@ def test_a_heartbeat_tells_of_a_workers_memory_only_when_it_has_changed(
     told: list[dict[str, int]] = []
     sizes = {1: 20 * MEBIBYTE, 2: 30 * MEBIBYTE}
 
-    def heartbeat_server(_id: str, *, worker_rss: Mapping[str, int]) -> bool:
+    def heartbeat_server(_id: str, *, worker_rss: Mapping[str, int]) -> Heard:
         told.append(dict(worker_rss))
-        return True
+        return Heard(servers=1, is_asked=False)
 
     storage: Any = SimpleNamespace(
         heartbeat_server=heartbeat_server, now=run.clock.now, silent_servers=lambda **_: []

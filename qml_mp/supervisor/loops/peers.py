@@ -43,8 +43,8 @@ class HeartbeatLoop(Loop):
     def tick(self, storage: Storage) -> timedelta | None:
         rss = {worker.worker_id: host.rss_bytes(worker.child.pid) or 0 for worker in self._run.pool}
         changed = {each: size for each, size in rss.items() if self._is_news(each, size)}
-        servers = storage.heartbeat_server(self._run.registration.id, worker_rss=changed)
-        if not servers:
+        heard = storage.heartbeat_server(self._run.registration.id, worker_rss=changed)
+        if heard is None:
             _go_on_as_another(storage, self._run)
             return None
         self._told_rss = {each: size for each, size in (self._told_rss | changed).items() if each in rss}
@@ -57,7 +57,7 @@ class HeartbeatLoop(Loop):
 
         # Those too that will have been silent for long enough before the next beat.
         soon = max(timedelta(), self._judging.shortest_silence - self._judging.beat)
-        if servers > 1:
+        if heard.servers > 1:
             each_by_itself(storage.silent_servers(own_id=self._run.registration.id, timeout=soon), judge)
         return min(not_yet, default=None)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from qml_mp.storage.postgres.queries.acts import ACTS
 from qml_mp.storage.postgres.queries.bulk import BULK
 from qml_mp.storage.postgres.queries.claims import CLAIMS
 from qml_mp.storage.postgres.queries.failures import FAILURES
@@ -24,6 +25,7 @@ from qml_mp.storage.postgres.queries.waits import WAITS
 from qml_mp.storage.queries import Queries
 
 QUERIES: Final = Queries(
+    acts=ACTS,
     bulk=BULK,
     claims=CLAIMS,
     failures=FAILURES,

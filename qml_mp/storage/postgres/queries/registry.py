@@ -12,14 +12,14 @@ REGISTRY: Final = RegistryQueries(
         INSERT INTO {{s}}.servers ({SERVER_COLUMNS})
         VALUES (%(id)s, %(name)s, %(hostname)s, %(host)s, %(pid)s, %(started_ticks)s, %(worker_count)s,
                 %(queues)s, %(started_at)s, now(), %(heartbeat_enabled)s, %(methods)s, %(paused)s,
-                %(trouble)s, %(answers)s)
+                %(trouble)s, %(answers)s, %(acts)s)
         ON CONFLICT (id) DO UPDATE
         SET name = excluded.name, hostname = excluded.hostname, host = excluded.host, pid = excluded.pid,
             started_ticks = excluded.started_ticks, worker_count = excluded.worker_count,
             queues = excluded.queues, started_at = excluded.started_at,
             last_heartbeat = excluded.last_heartbeat, heartbeat_enabled = excluded.heartbeat_enabled,
             methods = excluded.methods, paused = excluded.paused, trouble = excluded.trouble,
-            answers = excluded.answers
+            answers = excluded.answers, acts = excluded.acts
     """,
     update_server="""
         UPDATE {s}.servers
@@ -29,7 +29,8 @@ REGISTRY: Final = RegistryQueries(
     """,
     heartbeat="""
         UPDATE {s}.servers SET last_heartbeat = now() WHERE id = %(server_id)s
-        RETURNING (SELECT count(*) FROM {s}.servers) AS servers
+        RETURNING (SELECT count(*) FROM {s}.servers) AS servers, EXISTS (
+            SELECT FROM {s}.acts WHERE acts.server_id = %(server_id)s AND state = 'asked') AS asked
     """,
     list_servers=f"SELECT {SERVER_COLUMNS} FROM {{s}}.servers ORDER BY started_at, id",
     silent_servers=f"""

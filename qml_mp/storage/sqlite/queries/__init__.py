@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import Queries
+from qml_mp.storage.sqlite.queries.acts import ACTS
 from qml_mp.storage.sqlite.queries.bulk import BULK
 from qml_mp.storage.sqlite.queries.claims import CLAIMS
 from qml_mp.storage.sqlite.queries.failures import FAILURES
@@ -23,6 +24,7 @@ from qml_mp.storage.sqlite.queries.registry import REGISTRY
 from qml_mp.storage.sqlite.queries.waits import WAITS
 
 QUERIES: Final = Queries(
+    acts=ACTS,
     bulk=BULK,
     claims=CLAIMS,
     failures=FAILURES,

@@ -12,7 +12,7 @@ REGISTRY: Final = RegistryQueries(
         INSERT OR REPLACE INTO qml_servers ({SERVER_COLUMNS})
         VALUES (
             :id, :name, :hostname, :host, :pid, :started_ticks, :worker_count, :queues, :started_at, :now,
-            :heartbeat_enabled, :methods, :paused, :trouble, :answers)
+            :heartbeat_enabled, :methods, :paused, :trouble, :answers, :acts)
     """,
     update_server="""
         UPDATE qml_servers
@@ -21,7 +21,8 @@ REGISTRY: Final = RegistryQueries(
     """,
     heartbeat="""
         UPDATE qml_servers SET last_heartbeat = :now WHERE id = :server_id
-        RETURNING (SELECT count(*) FROM qml_servers) AS servers
+        RETURNING (SELECT count(*) FROM qml_servers) AS servers, EXISTS (
+            SELECT 1 FROM qml_acts WHERE qml_acts.server_id = :server_id AND state = 'asked') AS asked
     """,
     list_servers=f"SELECT {SERVER_COLUMNS} FROM qml_servers ORDER BY started_at, id",
     silent_servers=f"""

@@ -1,0 +1,35 @@
+"""Every process: what each backend's table of named queries has for acts and the audit; see `queries`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActQueries:
+    """What is asked of servers, and what was changed. An act below: what `rows.act_of` reads; one that was
+    not taken in time reads as expired."""
+
+    ask: str
+    """id, what, subject, server_id, arguments, asked_by, asked_from, within: insert it, unless one with its
+    id is there, as asked, or as gone when its server is not there; a server that goes at the same moment
+    finds it. Tells the servers."""
+    note: str
+    """id, what, subject, asked_by, asked_from, said: insert what was changed, done."""
+    get: str
+    """id: act."""
+    page: str
+    """server_id (None: any), after (the id of the last one of the page before; None: from the first), limit:
+    acts, newest first, without their answers."""
+    any_asked: str
+    """server_id, in_hand: a row if `take` would hit any."""
+    take: str
+    """server_id, in_hand: those that are asked of it or that it has taken, without these: taken, or expired
+    when their time is over; act of each."""
+    answer: str
+    """id, server_id, state, said, answer: say so of one that it has taken and not ended."""
+    end_of_server: str
+    """server_id, done: unless the server is there, end what is asked of it and what it has taken; of the
+    latter these ids are done."""
+    delete_old: str
+    """kept_for: delete those that are older, save those that a server is about."""
