@@ -1,0 +1,143 @@
+"""Tests of the page: a real Chromium, a real `qml-mp web`, and a storage on either backend."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from tests.browser.chromium import NoChromium, arguments, find_chromium
+from tests.browser.watching import WIDE, Watched
+from tests.postgres_cluster import remove_schema
+from tests.processes.harness import ROOT, Server, wait_until
+from tests.storage.helpers import in_schema
+from tests.warm import Process, launch
+
+PATIENCE_MS = 60_000
+"""How long a test waits for what a page shows in a moment; it bounds a run that hangs and judges nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A page that is served, and what it shows."""
+
+    origin: str
+    url: str
+    storage: Storage
+    folder: Path
+
+
+@contextmanager
+def started_browser() -> Iterator[Browser]:
+    """A Chromium within the block. Afterwards nothing of it is left in this process, which others fork."""
+    try:
+        program = find_chromium()
+    except NoChromium as error:
+        pytest.fail(str(error), pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments())
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for the tests of a module: to start it takes longer than most of them."""
+    with started_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def plain_page(browser: Browser) -> Iterator[Page]:
+    """A page of its own, as in a window that nobody has used before."""
+    with browser.new_context(viewport=WIDE, reduced_motion="reduce", locale="en-GB") as context:
+        context.set_default_timeout(PATIENCE_MS)
+        yield context.new_page()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A fresh storage for the tests of a module; nothing is there yet."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('page')}/jobs.db"
+        return
+    server = request.getfixturevalue("postgres_url")
+    schema = f"b_{uuid.uuid4().hex}"
+    yield in_schema(server, schema)
+    remove_schema(server, schema)
+
+
+@pytest.fixture(scope="module")
+def storage(url: str) -> Iterator[Storage]:
+    """A client of the storage."""
+    with closing(open_storage(url)) as storage:
+        storage.migrate()
+        yield storage
+
+
+@pytest.fixture(scope="module")
+def site(storage: Storage, url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page of the storage, served by `qml-mp web`."""
+    folder = tmp_path_factory.mktemp("web")
+    with served(url, folder) as origin:
+        yield Site(origin=origin, url=url, storage=storage, folder=folder)
+
+
+@pytest.fixture
+def page(plain_page: Page, site: Site) -> Iterator[Watched]:
+    """A page in a fresh window; the test fails at its end when anything has gone wrong on it."""
+    watched = Watched(page=plain_page, origin=site.origin)
+    yield watched
+    watched.check()
+
+
+@pytest.fixture(scope="module")
+def servers(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Makes servers on the storage, which are ended after the module's tests."""
+    with ExitStack() as stack:
+
+        def make(*flags: str) -> Server:
+            server = Server(url=url, folder=tmp_path_factory.mktemp("server"), flags=flags)
+            stack.callback(server.clean_up)
+            return server
+
+        yield make
+
+
+@contextmanager
+def served(url: str, folder: Path, *flags: str) -> Iterator[str]:
+    """Run `qml-mp web` within the block; where it is."""
+    with (folder / "web.log").open("wb") as log, open(os.devnull, "rb") as nothing:
+        process = launch(
+            [sys.executable, "-m", "qml_mp", "--url", url, "web", "--port", "0", *flags],
+            cwd=folder, env=_environment(), stdin=nothing.fileno(), stdout=log.fileno(), stderr=log.fileno(),
+        )  # fmt: skip
+    try:
+        yield wait_until(lambda: _address(process, folder / "web.log"), what="the page")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _address(process: Process, log: Path) -> str | None:
+    text = log.read_text(errors="replace")
+    assert process.poll() is None, text
+    found = re.search(r"http://[\w.:\[\]]+\d", text)
+    return found and found[0]
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
+    return {**kept, "PYTHONPATH": str(ROOT)}

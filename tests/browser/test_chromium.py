@@ -1,0 +1,48 @@
+"""The browser of the tests: found, or said how to get; and nothing of it outlives the tests that have it."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from tests.browser.chromium import VARIABLE, NoChromium, find_chromium
+from tests.browser.conftest import started_browser
+
+
+def test_a_browser_that_has_ended_leaves_no_thread_descriptor_or_child() -> None:
+    before = traces()
+
+    with started_browser() as browser:
+        page = browser.new_page()
+        page.goto("about:blank")
+
+    assert traces() == before
+
+
+def test_without_a_browser_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr("tests.browser.chromium._APPLICATIONS", ())
+
+    with pytest.raises(NoChromium, match=r"apt-get install .*chromium"):
+        find_chromium()
+
+
+def test_a_browser_that_is_named_and_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "/nowhere/chromium")
+
+    with pytest.raises(NoChromium, match="/nowhere/chromium"):
+        find_chromium()
+
+
+def traces() -> tuple[int, set[str], list[str]]:
+    """Threads, descriptors and children of this process."""
+    links = {f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}" for fd in os.listdir("/proc/self/fd") if exists(fd)}
+    with open(f"/proc/self/task/{threading.get_native_id()}/children") as children:
+        return len(os.listdir("/proc/self/task")), links, children.read().split()
+
+
+def exists(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")

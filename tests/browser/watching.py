@@ -1,0 +1,112 @@
+"""Tests: a page of a real browser, and everything that goes wrong on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import ConsoleMessage, Dialog, Page, Request, Response, ViewportSize
+
+from tests.browser.hostile import OWNED
+
+SCREENSHOTS = "QML_MP_TEST_SCREENSHOTS"
+"""A folder for pictures of every screen; without it none are made."""
+PHONE: ViewportSize = {"width": 380, "height": 800}
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+_TELLS_VIOLATIONS = """
+    addEventListener("securitypolicyviolation", event => console.error(
+        `CSP violation: ${event.violatedDirective} ${event.blockedURI} at line ${event.lineNumber}`
+    ))
+"""
+_OVERFLOWING = """
+    () => {
+        const width = document.documentElement.clientWidth
+        if (document.documentElement.scrollWidth <= width) return []
+        const sticks_out = each => each.getBoundingClientRect().right > width + 0.5
+        return [...document.querySelectorAll("body *")].filter(sticks_out).slice(0, 5).map(
+            each => `${each.tagName.toLowerCase()}.${each.className}: ${each.textContent.trim().slice(0, 60)}`
+        ).concat("the page is wider than the window")
+    }
+"""
+_BAD_IMPACTS = ("serious", "critical")
+
+
+@dataclass(kw_only=True, eq=False)
+class Watched:
+    """One page, with what has gone wrong on it since it was opened."""
+
+    page: Page
+    origin: str
+    problems: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+    """Parts of texts of problems that a test provokes."""
+
+    def __post_init__(self) -> None:
+        self.page.add_init_script(_TELLS_VIOLATIONS)
+        self.page.on("console", self._handle_console)
+        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+        self.page.on("crash", lambda _: self.problems.append("the page crashed"))
+        self.page.on("dialog", self._handle_dialog)
+        self.page.on("request", self._handle_request)
+        self.page.on("requestfailed", self._handle_failed_request)
+        self.page.on("response", self._handle_response)
+
+    def open(self, path: str) -> None:
+        """Go to a path of the page, and wait until it is there with its scripts."""
+        response = self.page.goto(f"{self.origin}{path}", wait_until="load")
+        assert response is not None
+        assert response.ok, f"{path}: {response.status} {response.text()[:2000]}"
+
+    def check(self) -> None:
+        """Fail the test if anything has gone wrong up to now."""
+        # What the browser has told is handled before the answer, which comes after it.
+        if self.page.evaluate("window.owned") is not None:
+            self.problems.append(f"a script ran: it has set window.{OWNED}")
+        wrong = [each for each in self.problems if not any(part in each for part in self.expected)]
+        assert not wrong, "\n".join(wrong)
+
+    def overflow(self) -> list[str]:
+        """What sticks out of the window to the right; empty: there is no horizontal scrolling."""
+        found: list[str] = self.page.evaluate(_OVERFLOWING)
+        return found
+
+    def barriers(self) -> list[str]:
+        """What axe-core finds serious: of each rule that is broken a line with the first elements."""
+        results: dict[str, Any] = Axe().run(self.page).response
+        return [
+            f"{rule['id']}: {rule['help']}: {[node['html'][:200] for node in rule['nodes'][:3]]}"
+            for rule in results["violations"]
+            if rule["impact"] in _BAD_IMPACTS
+        ]
+
+    def picture(self, name: str) -> None:
+        """Keep a picture of the whole page, if pictures are wanted."""
+        if folder := os.environ.get(SCREENSHOTS):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+    def _handle_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"console {message.type}: {message.text}")
+
+    def _handle_dialog(self, dialog: Dialog) -> None:
+        self.problems.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _handle_request(self, request: Request) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and f"{parts.scheme}://{parts.netloc}" != self.origin:
+            self.problems.append(f"a request to somebody else: {request.url}")
+
+    def _handle_failed_request(self, request: Request) -> None:
+        # A page that is left, and a stream that is closed, abort what they have asked for.
+        if request.failure != "net::ERR_ABORTED":
+            self.problems.append(f"request failed: {request.url}: {request.failure}")
+
+    def _handle_response(self, response: Response) -> None:
+        if response.status >= 400:
+            self.problems.append(f"{response.status}: {response.request.method} {response.url}")
