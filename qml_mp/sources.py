@@ -27,6 +27,8 @@ DEFAULT_URL = "sqlite:///qml.db"
 
 _ENV_PREFIX = "QML_MP_"
 _OF_TESTS = "QML_MP_TEST_"
+WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"
+"""With what people sign in on the page."""
 _ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
 
 
@@ -54,7 +56,9 @@ def is_url_in_environment() -> bool:
 
 def unknown_variables() -> list[str]:
     """A sentence for each variable of the environment that looks like a setting and is none."""
-    known = {_ENV_PREFIX + name.upper() for name in ("url", "app", *_ALIASES, *SETTINGS)}
+    known = {_ENV_PREFIX + name.upper() for name in ("url", "app", *_ALIASES, *SETTINGS)} | {
+        WEB_TOKEN_VARIABLE
+    }
     sentences = []
     for name in sorted(os.environ):
         if name.startswith(_ENV_PREFIX) and name not in known and not name.startswith(_OF_TESTS):
@@ -62,6 +66,11 @@ def unknown_variables() -> list[str]:
             hint = f"; did you mean {close[0]}?" if close else "."
             sentences.append(f"{name} in the environment is no setting and has no effect{hint}")
     return sentences
+
+
+def load_web_token() -> str | None:
+    """With what people sign in on the page, as the environment says; None: it does not."""
+    return os.environ.get(WEB_TOKEN_VARIABLE) or None
 
 
 def load_app_spec(flag: str | None) -> str | None:

@@ -32,6 +32,7 @@ _COMMANDS = {
     "workers": ("commands.monitor", "List workers."),
     "status": ("commands.status", "Show jobs, queues, servers and workers at a glance."),
     "top": ("commands.top", "Show workers, queues and failures live, with keys to change them."),
+    "web": ("commands.web", "Show all of it on a page, in a browser."),
     "migrate": ("commands.migrate", "Bring the storage's schema up to this version."),
     "bench": ("commands.bench", "Measure the storage and a server on it, in a minute."),
     "demo": ("demo.command", "Run a CPU-bound job over the standard library, with a worker killed."),

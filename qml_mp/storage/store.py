@@ -88,6 +88,15 @@ class Storage(
         """A source of wake-ups; None where there is none and polling must do."""
         return self._db.open_waker()
 
+    def open_commit_waker(self) -> Waker | None:
+        """A source of wake-ups that tells of every commit, of whatever it was; None where there is none, and
+        `commit_mark` has to be asked."""
+        return self._db.open_commit_waker()
+
+    def commit_mark(self) -> str:
+        """Another text than before once anything was committed by others; it may be another one for less."""
+        return self._db.commit_mark()
+
     def make_scratch(self) -> Scratch:
         """An empty storage of the same kind, on the same server or disk, for what must not touch this one.
 

@@ -37,6 +37,9 @@ from qml_mp.storage.storable import NewRow
 from qml_mp.storage.waiting import EndedWaker, Waker
 
 _NOW = "SELECT clock_timestamp() AS now"
+# Which transactions have ended: a number for those that have begun, and those among them that go on. It looks
+# into no table, and costs the writers nothing, as a notification at each commit would.
+_MARK = "SELECT pg_current_snapshot()::text AS mark"
 _POOLED = (
     "A pooler stands before %s, so no commit wakes this server: it looks for jobs every polling_interval. "
     "If the pooler keeps sessions (pool_mode = session), put pooler=session into the URL"
@@ -150,6 +153,14 @@ class PostgresDatabase:
             link.close()
             logger.info(_POOLED, self.connection.display_url)
         return None
+
+    def open_commit_waker(self) -> Waker | None:
+        return None  # only new jobs, and ends that somebody waits for, are told by NOTIFY
+
+    def commit_mark(self) -> str:
+        with self.connection.use("looking for commits", checked=False) as link:
+            row = link.execute(_MARK).fetchone()
+        return "" if row is None else str(row["mark"])
 
     def open_ended_waker(self) -> EndedWaker | None:
         """None behind a pooler."""

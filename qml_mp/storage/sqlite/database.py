@@ -104,6 +104,14 @@ class SqliteDatabase:
     def open_waker(self) -> Waker | None:
         return open_waker(self.connection)
 
+    def open_commit_waker(self) -> Waker | None:
+        return open_waker(self.connection)
+
+    def commit_mark(self) -> str:
+        with self.connection.read() as connection:
+            version = connection.execute("PRAGMA data_version").fetchone()[0]
+            return f"{self.connection.opened} {self.connection.durable_commits} {version}"
+
     def open_ended_waker(self) -> EndedWaker | None:
         waker = open_waker(self.connection)
         return None if waker is None else AnyCommitWaker(waker)

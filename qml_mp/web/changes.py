@@ -1,0 +1,246 @@
+"""Web process: tells all browsers that something was committed. One thread listens, while anybody looks.
+
+Where a storage tells of every commit it is listened to; else it is asked for its mark of commits, which costs
+one small statement. The browsers are told at once after a quiet time, and at most every quarter of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from qml_mp.errors import StorageError
+from qml_mp.storage.store import Storage
+from qml_mp.storage.waiting import Waker
+
+logger = logging.getLogger(__name__)
+
+_TELL_EVERY_S = 0.2
+"""The shortest time between two tellings: a storage under load has commits without an end."""
+_LOOK_EVERY_S = 0.24
+"""Between two looks for commits: a storage under load has them without an end, and each look is a
+statement."""
+_LOOK_WHEN_BUSY_EVERY_S = 0.7
+"""While one look after the other finds some. The reads that follow are at most as frequent."""
+_BUSY_AFTER = 4
+"""Looks with news in a row."""
+_TELL_ANYHOW_S = 10.0
+"""What changes without a commit: a process that died, a heartbeat that did not come."""
+_TRY_AGAIN_S = 1.0
+_BEAT_S = 15.0
+"""A word to each browser at least so often, by which it knows that the stream passes."""
+_STREAM_S = 60.0
+"""After so long a browser is asked to come again: a server that stops waits for its streams."""
+
+
+class Changes:
+    """For all threads and event loops of a web process."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._lock = threading.Lock()
+        self._watchers: set[_Watcher] = set()
+        self._thread: threading.Thread | None = None
+        self._bell: _Bell | None = None
+        self._tell_at = float("inf")
+        """Written by requests and the listener under the lock."""
+        self._closed = False
+        self.is_listening = False
+        """Whether a commit makes the version grow. Written by the listener, read by everybody."""
+        self.version = 0
+        """Grows with what was committed. Written by the listener, read by everybody."""
+
+    def tell_at(self, instant: float) -> None:
+        """Tell the browsers once more at this monotonic instant: some got an answer that was not new."""
+        with self._lock:
+            self._tell_at = min(self._tell_at, instant)
+            if self._bell is not None:
+                self._bell.ring()
+
+    def close(self) -> None:
+        """End all streams, and begin no more: the server stops. Safe in a signal handler's loop callback."""
+        with self._lock:
+            self._closed = True
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher.wake()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The events of one browser, as server-sent events: `hello`, `changed`, `beat`, and `end`."""
+        watcher = _Watcher(asyncio.get_running_loop())
+        self._add(watcher)
+        ends_at = time.monotonic() + _STREAM_S
+        try:
+            yield _event("hello")
+            while not self._closed and time.monotonic() < ends_at:
+                yield _event("changed" if await watcher.changed(within_s=_BEAT_S) else "beat")
+            yield _event("end")
+        finally:
+            self._remove(watcher)
+
+    def _add(self, watcher: _Watcher) -> None:
+        with self._lock:
+            self._watchers.add(watcher)
+            if self._thread is None and not self._closed:
+                self._bell = _Bell()
+                self._thread = threading.Thread(target=self._listen, name="qml-mp-changes", daemon=True)
+                self._thread.start()
+
+    def _remove(self, watcher: _Watcher) -> None:
+        with self._lock:
+            self._watchers.discard(watcher)
+            if self._bell is not None:
+                self._bell.ring()  # the listener leaves with the last one
+
+    def _listen(self) -> None:
+        """Until nobody looks any more."""
+        source = _Source(self._storage)
+        told_at = float("-inf")
+        wait_s = 0.0
+        try:
+            while (bell := self._bell_if_wanted()) is not None:
+                has_news = source.wait(bell, wait_s)
+                self.is_listening = source.is_open
+                now = time.monotonic()
+                if has_news:
+                    self.version += 1
+                    self.tell_at(max(now, told_at + _TELL_EVERY_S))
+                if now >= min(self._tell_at, told_at + _TELL_ANYHOW_S):
+                    told_at = now
+                    self._tell()
+                wait_s = max(0.0, min(self._tell_at, told_at + _TELL_ANYHOW_S) - now)
+        finally:
+            source.close()
+
+    def _bell_if_wanted(self) -> _Bell | None:
+        with self._lock:
+            if self._watchers and not self._closed:
+                return self._bell
+            self.is_listening = False
+            self._thread = None
+            if self._bell is not None:
+                self._bell.close()
+                self._bell = None
+            return None
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._tell_at = float("inf")
+            watchers = list(self._watchers)
+        for watcher in watchers:
+            watcher.wake()
+
+
+class _Watcher:
+    """One stream. Woken from any thread, waits in its own event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def changed(self, *, within_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._woken.wait(), within_s)
+        except TimeoutError:
+            return False
+        self._woken.clear()
+        return True
+
+
+class _Bell:
+    """Wakes the listener."""
+
+    def __init__(self) -> None:
+        self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._read_fd
+
+    def ring(self) -> None:
+        with suppress(BlockingIOError):  # it rings already
+            os.write(self._write_fd, b"!")
+
+    def silence(self) -> None:
+        with suppress(BlockingIOError):
+            while os.read(self._read_fd, 4096):
+                pass
+
+    def close(self) -> None:
+        os.close(self._read_fd)
+        os.close(self._write_fd)
+
+
+class _Source:
+    """Commits of the storage, told or asked for. For the listener alone."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._waker: Waker | None = None
+        self._mark: str | None = None
+        self._look_at = 0.0
+        self._news_in_a_row = 0
+        self.is_open = False
+        """Whether nothing that is committed is missed."""
+
+    def wait(self, bell: _Bell, seconds: float) -> bool:
+        """Until something was committed, the bell rings or the time is over; whether anything was
+        committed."""
+        poller = select.poll()
+        poller.register(bell, select.POLLIN)
+        rest_s = self._look_at - time.monotonic()
+        if self._waker is not None and rest_s <= 0:
+            poller.register(self._waker, select.POLLIN)
+        else:
+            seconds = min(seconds, max(0.0, rest_s))
+        poller.poll(int(seconds * 1000) + 1)
+        bell.silence()
+        try:
+            return self._look()
+        except StorageError as error:
+            logger.debug("The page is not told of commits: %s", error)
+            was_open = self.is_open
+            self.close()
+            self._look_at = time.monotonic() + _TRY_AGAIN_S
+            return was_open  # so that the browsers see that there is no storage
+
+    def close(self) -> None:
+        self.is_open = False
+        self._mark = None
+        if self._waker is not None:
+            self._waker.close()
+            self._waker = None
+
+    def _look(self) -> bool:
+        if time.monotonic() < self._look_at:
+            return False
+        was_open = self.is_open
+        if not was_open:
+            self._waker = self._storage.open_commit_waker()
+        if self._waker is not None:
+            has_news = self._waker.drain(soon=False) is not None
+        else:
+            before, self._mark = self._mark, self._storage.commit_mark()
+            has_news = before != self._mark
+        self.is_open = True
+        self._rest(has_news)
+        return has_news or not was_open
+
+    def _rest(self, has_news: bool) -> None:
+        self._news_in_a_row = self._news_in_a_row + 1 if has_news else 0
+        if has_news or self._waker is None:
+            is_busy = self._news_in_a_row > _BUSY_AFTER
+            self._look_at = time.monotonic() + (_LOOK_WHEN_BUSY_EVERY_S if is_busy else _LOOK_EVERY_S)
+
+
+def _event(name: str) -> bytes:
+    return f"event: {name}\ndata: .\n\n".encode()

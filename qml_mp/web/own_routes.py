@@ -1,0 +1,61 @@
+"""Web process: what is no screen: the stream of changes, and signing in and out."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from qml_mp.web.safety import PUBLIC_PATHS
+from qml_mp.web.sign_in import COOKIE, SESSION_S
+from qml_mp.web.site import site_of
+
+_AFTER_A_WRONG_ONE_S = 1.0
+
+
+async def events(request: Request) -> Response:
+    """The stream. It takes no thread."""
+    headers = {"x-accel-buffering": "no"}  # nginx would keep the events until there are many
+    return StreamingResponse(
+        site_of(request).changes.stream(), media_type="text/event-stream", headers=headers
+    )
+
+
+def sign_in_form(request: Request) -> Response:
+    site = site_of(request)
+    if not site.auth.has_form or site.auth.who(request) is not None:
+        return RedirectResponse(site.url(request, "overview"), 303)
+    return site.page(request, "sign_in.html", next=request.query_params.get("next", ""), is_wrong=False)
+
+
+async def sign_in(request: Request) -> Response:
+    site = site_of(request)
+    form = site.form(request)
+    there = form.text("next", default="")
+    if not site.auth.admits(form.text("user", default=""), form.text("secret", default="")):
+        await asyncio.sleep(_AFTER_A_WRONG_ONE_S)
+        return site.page(request, "sign_in.html", status=403, next=there, is_wrong=True)
+    root = request.scope.get("root_path", "")
+    is_ours = there.startswith("/") and not there.startswith(("//", "/\\"))
+    response = RedirectResponse(root + there if is_ours else site.url(request, "overview"), 303)
+    response.set_cookie(
+        COOKIE, site.auth.session(), max_age=SESSION_S, path=root or "/", httponly=True, samesite="strict",
+        secure=request.url.scheme == "https",
+    )  # fmt: skip
+    return response
+
+
+def sign_out(request: Request) -> Response:
+    response = RedirectResponse(site_of(request).url(request, "sign_in_form"), 303)
+    response.delete_cookie(COOKIE, path=request.scope.get("root_path", "") or "/")
+    return response
+
+
+ROUTES = (
+    Route("/events", events, name="events"),
+    Route(PUBLIC_PATHS[0], sign_in_form, name="sign_in_form"),
+    Route(PUBLIC_PATHS[0], sign_in, methods=["POST"], name="sign_in"),
+    Route("/sign-out", sign_out, methods=["POST"], name="sign_out"),
+)

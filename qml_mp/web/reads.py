@@ -1,0 +1,119 @@
+"""Web process: what is read from storage for all browsers together.
+
+Fifty people who look at the same screen cost as much as one. A read is made again only after something was
+committed, and then at most once in its own interval; when all that is looked at would cost more than the
+storage should notice, the intervals grow together. Who got an older answer is told again when a new one is
+due.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+from qml_mp.errors import QmlError
+from qml_mp.web.changes import Changes
+
+_Value = TypeVar("_Value")
+
+_STATEMENTS_PER_S = 3.6
+"""Of all reads together while somebody looks at them; looking for changes costs the rest of 5."""
+_LOOKED_AT_S = 5.0
+"""For so long after it was asked for a read counts as one that somebody looks at."""
+_LONGEST_S = 10.0
+"""How old an answer gets although nothing was committed: processes die, and heartbeats stop, without a
+commit."""
+_REST = 9
+"""After a read it rests so many times as long as that took, so that a slow storage is not kept busy by it."""
+_ERROR_S = 1.0
+_MOST_KEPT = 500
+
+
+class _Read:
+    """The newest answer to one question. Guarded by its lock while it is made, by that of `Reads` else."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.value: Any = None
+        self.error: QmlError | None = None
+        self.version = -1
+        self.read_at = float("-inf")
+        self.took_s = 0.0
+        self.asked_at = float("-inf")
+        self.cost_per_s = 0.0
+
+
+class Reads:
+    """For all threads of a web process."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._lock = threading.Lock()
+        self._reads: OrderedDict[Hashable, _Read] = OrderedDict()
+        self._forgotten_at = float("-inf")
+
+    def get(
+        self, key: Hashable, read: Callable[[], _Value], *, statements: int = 1, every_s: float = 0.7
+    ) -> _Value:
+        """The answer of `read`, as new as it can be had at this price.
+
+        `key` names all that the answer depends on. `statements` is how many it sends, roughly; `every_s` the
+        shortest time between two. Raises what `read` raises; a `QmlError` is kept for a second.
+        """
+        found = self._find(key, statements / every_s)
+        with found.lock:  # whoever else wants it waits for the one who reads
+            due_at = self._due_at(found, every_s)
+            now = time.monotonic()
+            if now < due_at:
+                if not self._is_current(found):
+                    self._changes.tell_at(due_at)
+            else:
+                self._read(found, read)
+        if found.error is not None:
+            raise found.error
+        value: _Value = found.value
+        return value
+
+    def forget(self) -> None:
+        """Read everything anew, however young it is: somebody has just changed something and looks for it."""
+        self._forgotten_at = time.monotonic()
+
+    def _find(self, key: Hashable, cost_per_s: float) -> _Read:
+        with self._lock:
+            found = self._reads.setdefault(key, _Read())
+            found.asked_at, found.cost_per_s = time.monotonic(), cost_per_s
+            self._reads.move_to_end(key)
+            while len(self._reads) > _MOST_KEPT:
+                self._reads.popitem(last=False)
+            return found
+
+    def _due_at(self, found: _Read, every_s: float) -> float:
+        if found.read_at <= self._forgotten_at:
+            return float("-inf")
+        if found.error is not None:
+            return found.read_at + _ERROR_S
+        pause_s = max(every_s * self._slowness(), _REST * found.took_s)
+        return found.read_at + (max(_LONGEST_S, pause_s) if self._is_current(found) else pause_s)
+
+    def _slowness(self) -> float:
+        """By how much all intervals grow, for everything that is looked at to stay within its price."""
+        since = time.monotonic() - _LOOKED_AT_S
+        with self._lock:
+            wanted = sum(each.cost_per_s for each in self._reads.values() if each.asked_at >= since)
+        return max(1.0, wanted / _STATEMENTS_PER_S)
+
+    def _is_current(self, found: _Read) -> bool:
+        """Whether nothing was committed since; not known while nobody listens."""
+        return self._changes.is_listening and found.version == self._changes.version
+
+    def _read(self, found: _Read, read: Callable[[], object]) -> None:
+        version, began = self._changes.version, time.monotonic()
+        try:
+            found.value, found.error = read(), None
+        except QmlError as error:
+            found.value, found.error = None, error
+        found.version, found.read_at = version, began
+        found.took_s = time.monotonic() - began

@@ -1,0 +1,97 @@
+"""Web process: templates, and how values are shown in them. All text is made printable, and escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from qml_mp.core.payload import JsonValue
+from qml_mp.printable import printable, printable_lines
+from qml_mp.units import format_duration, format_size
+
+_MASK = "••••••"
+_NOTHING = "\N{EN DASH}"
+
+
+def make_environment() -> Environment:
+    """That of all templates."""
+    environment = Environment(
+        loader=PackageLoader("qml_mp.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        duration=_duration, size=_size, number=_number, utc=_utc, lines=_lines, raw_text=_raw_text,
+        pretty=_pretty, in_words=_in_words,
+    )  # fmt: skip
+    return environment
+
+
+def masked(value: JsonValue, hide: Sequence[str]) -> JsonValue:
+    """The value, with a mask in place of each whose key contains one of `hide`, whatever the case."""
+    hidden = tuple(key.lower() for key in hide if key)
+
+    def mask(each: JsonValue) -> JsonValue:
+        if isinstance(each, dict):
+            return {
+                key: _MASK if any(word in key.lower() for word in hidden) else mask(inner)
+                for key, inner in each.items()
+            }
+        return [mask(inner) for inner in each] if isinstance(each, list) else each
+
+    return mask(value)
+
+
+def _shown(value: object) -> object:
+    """What `{{ }}` gives: nothing for None, printable text for text."""
+    if value is None:
+        return ""
+    return printable(str(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _duration(value: timedelta | float | None) -> str:
+    if value is None:
+        return _NOTHING
+    return format_duration(value if isinstance(value, timedelta) else timedelta(seconds=value))
+
+
+def _size(size_bytes: int | None) -> str:
+    return _NOTHING if size_bytes is None else format_size(size_bytes)
+
+
+def _number(value: float | None) -> str:
+    """With narrow spaces between thousands."""
+    return _NOTHING if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def _utc(instant: datetime) -> str:
+    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _in_words(state: str) -> str:
+    return state.replace("_", " ")
+
+
+def _lines(text: str | None) -> Markup:
+    """A text of several lines, such as a traceback, each printable."""
+    return escape("\n".join(printable_lines(text or "")))
+
+
+def _raw_text(text: str) -> Markup:
+    """A text as it is, for what a person edits."""
+    return escape(text)
+
+
+def _pretty(value: Any) -> Markup:
+    """A JSON value in lines, its characters printable."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    return escape("\n".join(printable(line) for line in text.split("\n")))

@@ -1,0 +1,264 @@
+"""Web process: what stands before every request: its host, its size and time, who sends it, and from where.
+
+A pure ASGI middleware around the whole application. What it refuses becomes a page with one sentence
+that says why, and what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Protocol
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from starlette.datastructures import FormData, MutableHeaders, UploadFile
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qml_mp.web.sign_in import Auth
+
+VISIT_COOKIE = "qml_mp_visit"
+FORM = "qml_mp.form"
+TOKEN_FIELD = "page_token"
+TOKEN_HEADER = "x-page-token"
+PUBLIC_PATHS = ("/sign-in", "/static/")
+
+_MOST_BODY_BYTES = 2 * 1024 * 1024
+_MOST_FIELDS = 5000
+_MOST_URL_BYTES = 8 * 1024
+_BODY_WITHIN_S = 10.0
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_VISIT = re.compile(r"[A-Za-z0-9_-]{20,60}")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",  # with less, browsers hide the Origin of our own forms
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+class Refused(Exception):
+    """The request is not answered: the status, and the sentence for people."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+class Refusals(Protocol):
+    """Makes the page of a refusal."""
+
+    def __call__(self, request: Request, status: int, sentence: str) -> Response: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Safety:
+    """What is let through."""
+
+    auth: Auth
+    read_only: bool
+    hosts: Sequence[str] | None
+    """Names of the page besides this machine's own; None: any, if people sign in."""
+
+    def check(self, request: Request) -> None:
+        """Raises `Refused` for what can be told from the head of a request."""
+        if len(request.scope.get("raw_path", b"")) + len(request.scope["query_string"]) > _MOST_URL_BYTES:
+            raise Refused(414, f"The address is longer than {_MOST_URL_BYTES // 1024} KiB.")
+        if request.method not in ("GET", "HEAD", "POST"):
+            raise Refused(405, f"{request.method} is not used here: reading is GET, changing is POST.")
+        self._check_host(request)
+        if request.method == "POST":
+            self._check_origin(request)
+            if self.read_only and not request.scope["path"].endswith(PUBLIC_PATHS[0]):
+                raise Refused(403, "This page is for reading only: it was started with read_only.")
+        elif int_of(request.headers.get("content-length")) or "transfer-encoding" in request.headers:
+            raise Refused(400, "A request that only reads has no body.")
+
+    def _check_host(self, request: Request) -> None:
+        host = host_of(request.headers.get("host", ""))
+        if host is None:
+            raise Refused(400, "The Host header is missing, or is no host.")
+        if self.hosts is None and self.auth.is_set:
+            return
+        own = {*_LOOPBACK, socket.gethostname().lower(), *(name.lower() for name in self.hosts or ())}
+        if host not in own and not _is_address(host):  # a name may be made to lead here, a number may not
+            raise Refused(
+                421,
+                f"This page is not known under the name {host!r}. If it is one of its names, say so: "
+                f"`qml-mp web --allow-host {host}`, or dashboard(…, hosts=[{host!r}]).",
+            )
+
+    def _check_origin(self, request: Request) -> None:
+        """Browsers say where a request comes from. Those that do not are known by their token alone."""
+        site = request.headers.get("sec-fetch-site", "same-origin")
+        origin = request.headers.get("origin")
+        if site != "same-origin" or (
+            origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
+        ):
+            raise Refused(403, "This change was asked for by another site, and nothing was changed.")
+
+
+class Guard:
+    """The middleware."""
+
+    def __init__(self, app: ASGIApp, *, safety: Safety, refusal: Refusals) -> None:
+        self._app = app
+        self._safety = safety
+        self._refusal = refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request = Request(scope, receive)
+        visit = request.cookies.get(VISIT_COOKIE, "")
+        is_new = not _VISIT.fullmatch(visit)
+        scope["qml_mp.visit"] = visit = secrets.token_urlsafe(18) if is_new else visit
+        scope["qml_mp.token"] = self._safety.auth.sign("form", visit)
+        safe_send = _with_headers(send, request, visit if is_new else None)
+        try:
+            self._safety.check(request)
+            if (away := self._sign_in_first(request)) is not None:
+                await away(scope, receive, safe_send)
+                return
+            if request.method == "POST":
+                scope[FORM] = await _form(request)
+                self._check_token(request)
+        except Refused as refused:
+            response = self._refusal(request, refused.status, refused.sentence)
+            response.headers["connection"] = "close"  # what it still sends is not read
+            await response(scope, receive, safe_send)
+            return
+        await self._app(scope, receive, safe_send)
+
+    def _sign_in_first(self, request: Request) -> Response | None:
+        """Where somebody is sent who has to sign in; None: go on."""
+        auth, path = self._safety.auth, own_path(request)
+        if path == PUBLIC_PATHS[0] or path.startswith(PUBLIC_PATHS[1]) or auth.who(request) is not None:
+            return None
+        if not auth.has_form:
+            raise Refused(
+                403, "You may not see this page: the application that it is part of does not know you."
+            )
+        root = request.scope.get("root_path", "")
+        there = f"{root}{PUBLIC_PATHS[0]}"
+        if request.method == "POST" or "hx-request" in request.headers or path == "/events":
+            if "hx-request" in request.headers:
+                return Response(status_code=401, headers={"hx-redirect": there})
+            raise Refused(
+                401, "You are not signed in (any more). Nothing was changed. Sign in, and try again."
+            )
+        query = request.scope["query_string"].decode("latin-1")
+        return RedirectResponse(f"{there}?next={quote(path + ('?' + query if query else ''), safe='')}", 303)
+
+    def _check_token(self, request: Request) -> None:
+        given = request.headers.get(TOKEN_HEADER) or request.scope[FORM].get(TOKEN_FIELD) or ""
+        if not self._safety.auth.verifies("form", request.scope["qml_mp.visit"], str(given)):
+            raise Refused(
+                403,
+                "The proof is missing or old that this page itself asked for the change, and nothing was "
+                "changed. "
+                "Load the page again, and try again; cookies have to be allowed.",
+            )
+
+
+def own_path(request: Request) -> str:
+    """The path within the page, without the prefix under which it is mounted."""
+    path: str = request.scope["path"]
+    root = request.scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(root) else path
+
+
+def host_of(header: str) -> str | None:
+    """The name or address in a Host header, in lower case; None: there is none in it."""
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", header)
+    return None if found is None else found[1].strip("[]").rstrip(".").lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what is bound to it."""
+    return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+
+
+def int_of(text: str | None) -> int:
+    """A number in a header; 0 for what is none."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 20 else 0
+
+
+async def _form(request: Request) -> FormData:
+    """The fields of the body. Raises `Refused` for one that is too large, too slow, or no form."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/x-www-form-urlencoded", ""):
+        raise Refused(415, "A change is asked for by a form (application/x-www-form-urlencoded).")
+    try:
+        body = await asyncio.wait_for(_body(request), _BODY_WITHIN_S)
+    except TimeoutError:
+        raise Refused(
+            408, f"The form did not come within {_BODY_WITHIN_S:.0f} s. Nothing was changed."
+        ) from None
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
+    except ValueError:
+        raise Refused(400, f"The form is no UTF-8, or has more than {_MOST_FIELDS} fields.") from None
+    fields: list[tuple[str, str | UploadFile]] = [*pairs]
+    return FormData(fields)
+
+
+async def _body(request: Request) -> bytes:
+    too_large = Refused(
+        413, f"The form is larger than {_MOST_BODY_BYTES // 1024**2} MiB. Nothing was changed."
+    )
+    if int_of(request.headers.get("content-length")) > _MOST_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_BODY_BYTES:
+            raise too_large
+    return bytes(body)
+
+
+def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
+    """Every answer has the headers that make it safe; the first of a visit its cookie."""
+
+    async def safe_send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers[name] = value
+            headers.setdefault("cache-control", "no-store")
+            if new_visit is not None and headers.get("content-type", "").startswith("text/html"):
+                path = request.scope.get("root_path", "") or "/"
+                secure = "; Secure" if request.url.scheme == "https" else ""
+                headers.append(
+                    "set-cookie",
+                    f"{VISIT_COOKIE}={new_visit}; Path={path}; HttpOnly; SameSite=Strict{secure}",
+                )
+        await send(message)
+
+    return safe_send
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

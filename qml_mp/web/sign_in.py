@@ -1,0 +1,120 @@
+"""Web process: who may see the page, and how they prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.requests import HTTPConnection
+
+from qml_mp.errors import ConfigurationError
+
+COOKIE = "qml_mp_session"
+SESSION_S = 12 * 3600
+_SHORTEST_TOKEN = 16
+_SCRYPT_N = 2**14
+
+AuthArgument = str | tuple[str, str] | Callable[[HTTPConnection], str | None] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """How people prove who they are. Neither secret nor function: nobody has to."""
+
+    user: str | None = None
+    """None with a secret: it is a token."""
+    secret: str | None = field(default=None, repr=False)
+    ask: Callable[[HTTPConnection], str | None] | None = None
+    """The host's: who sends a request; None: nobody who may see the page."""
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """What cookies and forms are signed with. Made from the secret, if there is one, so that people stay
+    signed in
+    when the process is replaced."""
+
+    @classmethod
+    def of(cls, given: AuthArgument) -> Auth:
+        """Raises `ConfigurationError` for what is none of the accepted forms, and a token that can be
+        guessed."""
+        match given:
+            case None:
+                return cls()
+            case str():
+                if len(given) < _SHORTEST_TOKEN:
+                    raise ConfigurationError(
+                        f"The token of the page has {len(given)} characters; it needs {_SHORTEST_TOKEN} at "
+                        f"least. "
+                        'One can be made by: python -c "import secrets; print(secrets.token_urlsafe())"'
+                    )
+                return cls(secret=given, key=_key_from(given))
+            case (str() as user, str() as password) if user and password:
+                return cls(user=user, secret=password, key=_key_from(f"{user}\0{password}"))
+            case _ if callable(given):
+                return cls(ask=given)
+        raise ConfigurationError(
+            "auth is a token (text), a user and a password (a pair of texts), or a function that gets the "
+            "request "
+            f"and gives the user's name or None; this is a {type(given).__name__}."
+        )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether not everybody may see the page."""
+        return self.secret is not None or self.ask is not None
+
+    @property
+    def has_form(self) -> bool:
+        """Whether people sign in on the page itself."""
+        return self.secret is not None
+
+    def who(self, request: HTTPConnection) -> str | None:
+        """The name of who sends it; None: nobody who may see the page."""
+        if self.ask is not None:
+            return self.ask(request) or None
+        if self.secret is None:
+            return "anybody"
+        return self._name if self._is_ours(request.cookies.get(COOKIE, "")) else None
+
+    def admits(self, user: str, secret: str) -> bool:
+        """Whether these are the right ones. It takes as long whatever is wrong."""
+        right_user = _is_same(user, self.user or "") or self.user is None
+        right_secret = _is_same(secret, self.secret or "")
+        return self.secret is not None and right_user and right_secret
+
+    def session(self) -> str:
+        """The value of a new session's cookie."""
+        content = f"{int(time.time())}.{secrets.token_urlsafe(12)}"
+        return f"{content}.{self.sign('session', content)}"
+
+    def sign(self, purpose: str, text: str) -> str:
+        """What only this page can know of the text."""
+        return hmac.new(self.key, f"{purpose}\0{text}".encode(), hashlib.sha256).hexdigest()
+
+    def verifies(self, purpose: str, text: str, signature: str) -> bool:
+        """Whether the signature is its own."""
+        return _is_same(signature, self.sign(purpose, text))
+
+    @property
+    def _name(self) -> str:
+        return self.user or "who has the token"
+
+    def _is_ours(self, cookie: str) -> bool:
+        content, _, signature = cookie.rpartition(".")
+        began, _, _ = content.partition(".")
+        if not self.verifies("session", content, signature) or not began.isdecimal():
+            return False
+        return 0 <= time.time() - int(began) <= SESSION_S
+
+
+def _key_from(secret: str) -> bytes:
+    """Slow to try: who has a cookie must not find a password by it."""
+    return hashlib.scrypt(secret.encode(), salt=b"qml-mp page", n=_SCRYPT_N, r=8, p=1, dklen=32)
+
+
+def _is_same(one: str, other: str) -> bool:
+    """In a time that does not tell where they differ; of different lengths too."""
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in (one, other)]
+    return hmac.compare_digest(*digests)

@@ -1,0 +1,223 @@
+// Keeps the page live: one stream of changes while the tab is seen, polling where a stream does not pass,
+// what a person has opened, ticked or focused across an exchange, and times in the person's own zone.
+(function () {
+  "use strict"
+
+  const SILENT_MS = 40000 // longer than two beats of the server
+  const HELLO_MS = 4000 // by when a stream that passes has said something
+  const POLL_MS = 2000
+  const AGAIN_MS = 1000
+
+  // What the SSE extension takes for an EventSource: one that never ends. Behind it real ones come and go with
+  // the tab's being seen; while none passes, it says "changed" by itself.
+  class Stream extends EventTarget {
+    constructor(url) {
+      super()
+      this.url = url
+      this.readyState = 1
+      this.source = null
+      this.poll = null
+      this.patience = null
+      this.onVisibility = () => (document.hidden ? this.rest() : this.wake())
+      document.addEventListener("visibilitychange", this.onVisibility)
+      window.addEventListener("pagehide", () => this.rest())
+      window.addEventListener("pageshow", (event) => event.persisted && this.wake())
+      if (!document.hidden) this.connect()
+    }
+
+    close() {
+      document.removeEventListener("visibilitychange", this.onVisibility)
+      this.rest()
+      this.readyState = 2
+    }
+
+    rest() {
+      if (this.source) this.source.close()
+      this.source = null
+      clearTimeout(this.patience)
+      clearInterval(this.poll)
+      this.poll = null
+      show("off")
+    }
+
+    wake() {
+      this.say("changed")
+      this.connect()
+    }
+
+    connect() {
+      if (this.source || this.readyState === 2) return
+      const source = (this.source = new EventSource(this.url))
+      this.wait(HELLO_MS)
+      source.addEventListener("hello", () => this.heard())
+      source.addEventListener("beat", () => this.heard())
+      source.addEventListener("changed", () => {
+        this.heard()
+        this.say("changed")
+      })
+      source.addEventListener("end", () => this.again(0))
+      source.onerror = () => {
+        this.pollMeanwhile()
+        if (source.readyState === EventSource.CLOSED) this.again(AGAIN_MS)
+      }
+    }
+
+    again(delay) {
+      if (this.source) this.source.close()
+      this.source = null
+      setTimeout(() => !document.hidden && this.connect(), delay)
+    }
+
+    heard() {
+      clearInterval(this.poll)
+      this.poll = null
+      show("live")
+      this.wait(SILENT_MS)
+    }
+
+    wait(patience) {
+      clearTimeout(this.patience)
+      this.patience = setTimeout(() => this.pollMeanwhile(), patience)
+    }
+
+    pollMeanwhile() {
+      if (this.poll || document.hidden) return
+      show("polling")
+      this.poll = setInterval(() => this.say("changed"), POLL_MS)
+    }
+
+    say(name) {
+      this.dispatchEvent(new MessageEvent(name, { data: "." }))
+    }
+  }
+
+  const WORDS = { live: "live", polling: "every 2 s", off: "not live" }
+
+  function show(state) {
+    const shown = document.getElementById("stream")
+    if (!shown || shown.dataset.state === state) return
+    shown.dataset.state = state
+    shown.querySelector(".word").textContent = WORDS[state]
+  }
+
+  if (window.htmx) window.htmx.createEventSource = (url) => new Stream(url)
+
+  // Parts that are fetched again.
+
+  const shownOf = new WeakMap()
+  let kept = null
+
+  function isBusy(part) {
+    const active = document.activeElement
+    const types = active && part.contains(active) && /^(INPUT|TEXTAREA|SELECT)$/.test(active.tagName)
+    const selection = document.getSelection()
+    const selects = selection && !selection.isCollapsed && part.contains(selection.anchorNode)
+    return Boolean((types && active.type !== "checkbox") || selects)
+  }
+
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const part = event.detail.target
+    if (!part || !part.hasAttribute("data-live") || event.detail.isError) return
+    trouble(null)
+    const text = event.detail.serverResponse
+    if (shownOf.get(part) === text || isBusy(part)) {
+      event.detail.shouldSwap = false // nothing is new, or a person is writing or copying there
+      return
+    }
+    shownOf.set(part, text)
+    kept = {
+      open: [...part.querySelectorAll("details[id]")].map((each) => [each.id, each.open]),
+      ticked: [...part.querySelectorAll("input[type=checkbox][id]")].map((each) => [each.id, each.checked]),
+      focus: document.activeElement && part.contains(document.activeElement) && document.activeElement.id,
+    }
+  })
+
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const part = event.detail.target
+    if (!part) return
+    if (kept) {
+      for (const [id, open] of kept.open) set(id, "open", open)
+      for (const [id, checked] of kept.ticked) set(id, "checked", checked)
+      const focused = kept.focus && document.getElementById(kept.focus)
+      if (focused) focused.focus({ preventScroll: true })
+      kept = null
+    }
+    times(part)
+    part.dispatchEvent(new CustomEvent("part:shown", { bubbles: true }))
+  })
+
+  function set(id, property, value) {
+    const found = document.getElementById(id)
+    if (found) found[property] = value
+  }
+
+  document.addEventListener("htmx:responseError", (event) => trouble(event.detail.xhr.responseText))
+  document.addEventListener("htmx:sendError", () => trouble("The page's own server does not answer. It is asked again."))
+  document.addEventListener("htmx:timeout", () => trouble("The page's own server is slow to answer. It is asked again."))
+
+  function trouble(sentence) {
+    const shown = document.getElementById("trouble")
+    if (!shown) return
+    shown.hidden = !sentence
+    if (shown.textContent !== (sentence || "")) shown.textContent = sentence || ""
+  }
+
+  // Questions before a change.
+
+  document.addEventListener("submit", (event) => {
+    const question = event.target.dataset && event.target.dataset.confirm
+    if (question && !window.confirm(question)) event.preventDefault()
+  })
+
+  // Times.
+
+  const pad = (number) => String(number).padStart(2, "0")
+
+  function local(at) {
+    const day = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}`
+    return `${day} ${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}`
+  }
+
+  function length(seconds) {
+    const units = [[86400, "d"], [3600, "h"], [60, "min"]]
+    const whole = Math.max(0, Math.floor(seconds))
+    for (const [size, name] of units) if (whole >= size) {
+      const rest = units[units.findIndex((each) => each[1] === name) + 1]
+      const more = rest ? Math.floor((whole % size) / rest[0]) : 0
+      return more ? `${Math.floor(whole / size)} ${name} ${more} ${rest[1]}` : `${Math.floor(whole / size)} ${name}`
+    }
+    return `${whole} s`
+  }
+
+  function ago(at) {
+    const seconds = (Date.now() - at) / 1000
+    if (Math.abs(seconds) < 1.5) return "now"
+    return seconds > 0 ? `${length(seconds)} ago` : `in ${length(-seconds)}`
+  }
+
+  function put(element, text) {
+    if (element.textContent !== text) element.textContent = text
+  }
+
+  function times(within) {
+    for (const each of within.querySelectorAll("time[data-instant], time[data-ago], time[data-since]")) {
+      const at = new Date(each.dateTime)
+      if (isNaN(at)) continue
+      if (!each.dataset.utc) {
+        each.dataset.utc = each.title
+        each.title = `${local(at)} here · ${each.title}`
+      }
+      if ("instant" in each.dataset) put(each, local(at))
+      else if ("since" in each.dataset) put(each, length((Date.now() - at) / 1000))
+      else put(each, ago(at))
+    }
+  }
+
+  function start() {
+    times(document)
+    setInterval(() => document.hidden || times(document), 1000)
+  }
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start)
+  else start()
+})()
