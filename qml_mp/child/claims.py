@@ -12,11 +12,12 @@ from functools import partial
 from qml_mp import failpoints
 from qml_mp.child.commands import Commands
 from qml_mp.child.held import Held
-from qml_mp.core.job import Claim
+from qml_mp.core.history import Ending
+from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.limits import Limit
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.server_info import WorkerInfo
-from qml_mp.errors import StorageUnavailable
+from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimFound, StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
@@ -149,6 +150,14 @@ class Claims:
         self._held.hold(done.claims)
         _note_commit(len(done.finished))
         return done.finished
+
+    def recorded_ending(self, key: ClaimKey) -> Ending | None:
+        """What is stored of what came of a claim that is this worker's no more; None: nothing, or storage
+        does not answer."""
+        try:
+            return self._storage.recorded_ending(key)
+        except StorageError:
+            return None
 
     @property
     def _has_question(self) -> bool:

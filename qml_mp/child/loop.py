@@ -165,8 +165,9 @@ class WorkerLoop:
             self._own_time.begin()
         began_at = time.monotonic()
         outcome = self._runner.run(execution)
-        self._estimates.note(execution.job.method, self._own_time.of(time.monotonic() - began_at))
-        self._outcomes.add(execution, outcome)
+        ran_s = time.monotonic() - began_at
+        self._estimates.note(execution.job.method, self._own_time.of(ran_s))
+        self._outcomes.add(execution, outcome, ran_s=ran_s)
         self._display.finishing()
         if self._outcomes.are_sent:
             self._runner.catch_up()
@@ -176,7 +177,7 @@ class WorkerLoop:
     def _give_back(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
             execution = self._runner.resolve(claim)
-            self._outcomes.add(execution, self._runner.give_back(execution))
+            self._outcomes.add(execution, self._runner.give_back(execution), ran_s=0.0)
 
     def _next_limit(self) -> int:
         """How many to claim with the outcomes; 0: none."""

@@ -17,9 +17,11 @@ from qml_mp.child.estimate import WAIT_S
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.reports import StateChanges
 from qml_mp.child.runner import NOT_BEGUN
-from qml_mp.core.job import ClaimKey
+from qml_mp.core.history import ending_of, microseconds_of, waited_us
+from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Outcome, Success, not_storable
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError, StorageUnavailable
+from qml_mp.ipc.counts import Times
 from qml_mp.ipc.ended import EndedOutcomes
 from qml_mp.processing.program import Execution
 from qml_mp.storage.values import Finished
@@ -29,6 +31,7 @@ from qml_mp.storage.values import Finished
 class _Unwritten:
     execution: Execution
     outcome: Outcome
+    times: Times
     is_as_it_came: bool = True
     """Whether storage has not refused it yet."""
 
@@ -73,12 +76,13 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self._unwritten)
 
-    def add(self, execution: Execution, outcome: Outcome) -> None:
+    def add(self, execution: Execution, outcome: Outcome, *, ran_s: float) -> None:
         """This came of it. Until it is written, nobody runs the job again."""
         if not self._unwritten:
             self._oldest_at = time.monotonic()
-        self._unwritten.append(_Unwritten(execution=execution, outcome=outcome))
-        is_recorded = self._shared.append(execution.claim.key, outcome)
+        times = self._times(execution.job, outcome, ran_s)
+        self._unwritten.append(_Unwritten(execution=execution, outcome=outcome, times=times))
+        is_recorded = self._shared.append(execution.claim.key, outcome, times)
         if is_recorded:
             failpoints.hit("outcome.recorded")
         self._is_urgent = self._is_urgent or not is_recorded or not isinstance(outcome, Success)
@@ -122,9 +126,8 @@ class Outcomes:
             self._take_refusal(error)
             return
         self._claims.tries.worked()
-        self._take_in(sent, finished, left=self._unwritten[len(sent) :])
+        self._take_in(sent, finished, left=self._unwritten[len(sent) :], end=self._sent_end)
         if self._unwritten:  # what came of the job in between
-            self._shared.drop_until(self._sent_end)
             self._oldest_at, self._may_be_written = time.monotonic(), False
 
     def write(self, *, limit: int) -> bool:
@@ -158,14 +161,24 @@ class Outcomes:
         self._take_in(some, finished, left=left)
 
     def _take_in(
-        self, some: Sequence[_Unwritten], finished: Sequence[Finished], *, left: list[_Unwritten]
+        self,
+        some: Sequence[_Unwritten],
+        finished: Sequence[Finished],
+        *,
+        left: list[_Unwritten],
+        end: int | None = None,
     ) -> None:
-        """These are written, and `left` are not."""
+        """These are written, and `left` are not. `end`: where the former end in shared memory; None: they do
+        not lie there together."""
         told, may_be_written = self._shared.written_by_supervisor(), self._may_be_written
         self._unwritten = left
+        for each, done in zip(some, finished, strict=True):
+            self._count(each, done, may_be_written=may_be_written or each.key in told)
         if not left:
             self._shared.empty()
             self._is_urgent = self._may_be_written = False
+        elif end is not None:
+            self._shared.drop_until(end)
         for each, done in zip(some, finished, strict=True):
             # Who has written it tells it. What the supervisor has noted may be what it found written by us.
             is_ours = done.accepted and not done.was_written
@@ -175,6 +188,24 @@ class Outcomes:
                 # What else it has written may be history by now, and a claim that both have given back is.
                 is_told = each.outcome is NOT_BEGUN or (is_told and not isinstance(each.outcome, Success))
             self._changes.finished(each.execution, done, is_told=is_told)
+
+    def _times(self, job: Job, outcome: Outcome, ran_s: float) -> Times:
+        """As they are counted once it is written."""
+        if isinstance(outcome, Success):
+            ran_us = microseconds_of(outcome.duration)
+        else:
+            ran_us = round(ran_s * 1e6)
+        return self._shared.counts.pair(job.method, job.queue), waited_us(job), ran_us
+
+    def _count(self, each: _Unwritten, done: Finished, *, may_be_written: bool) -> None:
+        """Whoever has written it, and when: while this worker lives, it alone counts what came of its claims.
+        What was written is history when the job has been claimed anew since."""
+        if done.accepted:
+            ending = ending_of(done.state, each.outcome)
+        else:
+            ending = self._claims.recorded_ending(each.key) if may_be_written else None
+        if ending is not None:
+            self._shared.counts.count(each.times, ending)
 
     def _write_each(self) -> bool:
         """Each by itself, since they are refused together; whether any was written."""
@@ -195,6 +226,6 @@ class Outcomes:
             if each.key == ClaimKey(job_id=error.job_id, claim_seq=error.claim_seq) and each.is_as_it_came:
                 instead = not_storable(error)
                 self._unwritten[position] = replace(each, outcome=instead, is_as_it_came=False)
-                self._shared.append(each.key, instead)  # the last word about a claim counts
+                self._shared.append(each.key, instead, each.times)  # the last word about a claim counts
                 return True
         return False

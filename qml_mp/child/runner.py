@@ -16,7 +16,7 @@ from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Execution
 from qml_mp.settings import ServerConfig
 
-NOT_BEGUN = Release(reason="the worker gave it back before it began")
+NOT_BEGUN = Release(reason="the worker gave it back before it began", not_begun=True)
 
 
 class Runner:

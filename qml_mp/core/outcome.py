@@ -122,6 +122,8 @@ class Release:
     """The claim is given back, charged to no budget: shutdown, or the worker could not run it."""
 
     reason: str
+    not_begun: bool = False
+    """The job was never in hand: nothing is counted of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,37 +5,22 @@ shares with its supervisor, so that a job that has ended does not run again beca
 supervisor writes them on its behalf. The worker alone appends and drops. One number says what counts: how
 often something was dropped, and from which byte to which the records are whole; it is written after the
 record, in one store. So there is nothing torn to read at any moment of the worker's death.
+
+What is dropped was written to storage, and is counted in the same moment (`ipc/counts.py`): the counts say
+until where they have what lies here. An outcome that cannot be kept leaves its key and its times.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from datetime import timedelta
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from qml_mp.core.job import KEY_BYTES, ClaimKey
-from qml_mp.core.new_job import new_job_of, new_job_to_json
-from qml_mp.core.outcome import (
-    AttemptKind,
-    Cancelled,
-    Crash,
-    ErrorInfo,
-    Extras,
-    Failure,
-    Outcome,
-    ProcessFacts,
-    Release,
-    Retry,
-    Success,
-    extras_of,
-)
-from qml_mp.core.progress import progress_of
-from qml_mp.errors import InvalidJob
+from qml_mp.core.outcome import Outcome, Release
+from qml_mp.ipc.counts import CountTable, EndCounts, Times
+from qml_mp.ipc.outcome_bytes import is_plain_success, outcome_bytes, outcome_of
 from qml_mp.ipc.pipe import unpacked_key
 
 REGION_BYTES = 256 * 1024
@@ -44,9 +29,25 @@ _HEAD, _WRITTEN = 0, 1
 _PLACE_BITS = 20  # enough for `REGION_BYTES`
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
 _TIMES_MASK = (1 << 64 - 2 * _PLACE_BITS) - 1
-_RECORD = struct.Struct(f"<I?3x{KEY_BYTES}s")  # bytes of the body, whether it is a success's, key
-_SUCCESS = struct.Struct("<q")  # microseconds; the result as JSON follows
-_MICROSECOND = timedelta(microseconds=1)
+_RECORD = struct.Struct(f"<IBxH{KEY_BYTES}sQQ")  # bytes of the body, form of it, pair, key, waited, ran
+_OTHER_FORM, _PLAIN_SUCCESS, _NOT_KEPT = range(3)
+_SIZE = REGION_BYTES + 4096
+"""The last page is for those that there is no room for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uncounted:
+    """A claim that has ended in a worker that died before it had counted it."""
+
+    method: str
+    queue: str
+    waited_us: int
+    ran_us: int
+    outcome: Outcome | None
+    """None: it was not kept."""
+
+
+NO_TIMES: Times = (0, 0, 0)
 
 
 class EndedTable:
@@ -55,23 +56,31 @@ class EndedTable:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._memory = mmap.mmap(-1, capacity * REGION_BYTES)
+        self._memory = mmap.mmap(-1, capacity * _SIZE)
+        self._counts = CountTable(capacity)
 
     def region(self, index: int) -> EndedOutcomes:
         """The region of one slot, emptied for a new worker (supervisor, before the fork)."""
-        region = EndedOutcomes(self._memory, index * REGION_BYTES)
+        region = self._at(index)
+        region.counts.begin()
         region.empty()
         return region
 
     def read(self, index: int) -> tuple[int, Mapping[ClaimKey, Outcome]]:
         """As `EndedOutcomes.read`, of the newest worker in this slot (guardian)."""
-        return EndedOutcomes(self._memory, index * REGION_BYTES).read()
+        return self._at(index).read()
+
+    def _at(self, index: int) -> EndedOutcomes:
+        return EndedOutcomes(self._memory, index * _SIZE, counts=self._counts.region(index))
 
 
 class EndedOutcomes:
     """One worker's region, as either side uses it."""
 
-    def __init__(self, memory: mmap.mmap, at: int) -> None:
+    def __init__(self, memory: mmap.mmap, at: int, *, counts: EndCounts) -> None:
+        self.counts = counts
+        """A claim of which something lies here is counted once it is written, and that is seen when what lies
+        here is dropped."""
         self._memory = memory
         self._at = at
         self._before_newest: int | None = None
@@ -79,26 +88,32 @@ class EndedOutcomes:
         # An item of it is one store of 8 bytes. `Struct.pack_into` is not: it writes zeros first.
         self._numbers = memoryview(memory)[at : at + _RECORDS_AT].cast("Q")
 
-    def append(self, key: ClaimKey, outcome: Outcome) -> bool:
+    def append(self, key: ClaimKey, outcome: Outcome, times: Times = NO_TIMES) -> bool:
         """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept."""
-        is_fast = isinstance(outcome, Success) and outcome.not_stored is None and outcome.extras is None
         is_release = isinstance(outcome, Release)
-        body = _encoded(outcome)
+        body = outcome_bytes(outcome)
         if not is_release:
             self._before_newest = None
-        if body is None:
+        head = self._numbers[_HEAD]
+        form = _PLAIN_SUCCESS if is_plain_success(outcome) else _OTHER_FORM
+        if body is None or not self._append(form, key, times, body, until=REGION_BYTES):
+            self._append(_NOT_KEPT, key, times, b"", until=_SIZE)
             return False
+        if not is_release:
+            self._before_newest = head
+        return True
+
+    def _append(self, form: int, key: ClaimKey, times: Times, body: bytes, *, until: int) -> bool:
         head = self._numbers[_HEAD]
         begin = _RECORDS_AT + (head & _PLACE_MASK)
         size = _RECORD.size + len(body)
-        if begin + size > REGION_BYTES:
+        if begin + size > until:
             return False
         at = self._at + begin
-        _RECORD.pack_into(self._memory, at, len(body), is_fast, key.packed)
+        pair, waited_us, ran_us = times
+        _RECORD.pack_into(self._memory, at, len(body), form, pair, key.packed, waited_us, ran_us)
         self._memory[at + _RECORD.size : at + size] = body
         self._numbers[_HEAD] = head + size
-        if not is_release:
-            self._before_newest = head
         return True
 
     def take_back(self) -> None:
@@ -108,6 +123,7 @@ class EndedOutcomes:
 
     def empty(self) -> None:
         """All that was kept is written (worker), or was another worker's (supervisor, before the fork)."""
+        self._commit_counts(until=self.end)
         self._drop(begin=0, end=0)
 
     @property
@@ -118,6 +134,7 @@ class EndedOutcomes:
     def drop_until(self, end: int) -> None:
         """What was kept when `end` was this is written (worker), and the rest stays. It is moved to the front
         if that is free, or else the region would end some day."""
+        self._commit_counts(until=end)
         _, begin, newest_end = _parts(self._numbers[_HEAD])
         size = newest_end - end
         if size <= begin:
@@ -135,6 +152,21 @@ class EndedOutcomes:
         if _parts(self._numbers[_HEAD])[0] != times:
             return head, {}  # the worker has dropped some meanwhile, and may have written over what was read
         return head, dict(_decoded(records))
+
+    def uncounted(self) -> Mapping[ClaimKey, Uncounted]:
+        """What is kept and not counted (supervisor of a dead worker); whether it is written is not known."""
+        times, begin, end = _parts(self._numbers[_HEAD])
+        mark_times, mark = divmod(self.counts.mark, _PLACE_MASK + 1)
+        if mark_times == times + 1:  # marks begin with 1
+            begin = max(begin, mark)
+        names = self.counts.names()
+        found = {}
+        for form, pair, key, waited_us, ran_us, body in _entries(self._records(begin, end)):
+            method, queue = names[pair] if pair < len(names) else names[0]
+            found[key] = Uncounted(
+                method=method, queue=queue, waited_us=waited_us, ran_us=ran_us, outcome=_outcome(form, body)
+            )
+        return found
 
     def note_written(self, head: int) -> None:
         """What `read` found when it returned this number is in storage (supervisor of a living worker)."""
@@ -155,6 +187,12 @@ class EndedOutcomes:
             return frozenset()
         return frozenset(key for key, _ in _decoded(self._records(begin, written_end)))
 
+    def _commit_counts(self, *, until: int) -> None:
+        """In the counts is then what lies here until there. A mark is never 0, which stands for none."""
+        if self.counts.has_uncommitted:
+            times = _parts(self._numbers[_HEAD])[0]
+            self.counts.commit((times + 1) << _PLACE_BITS | until)
+
     def _drop(self, *, begin: int, end: int) -> None:
         self._before_newest = None
         times = _parts(self._numbers[_HEAD])[0] + 1 & _TIMES_MASK
@@ -162,7 +200,7 @@ class EndedOutcomes:
 
     def _records(self, begin: int, end: int) -> bytes:
         at = self._at + _RECORDS_AT
-        return self._memory[at + begin : at + min(end, REGION_BYTES - _RECORDS_AT)]
+        return self._memory[at + begin : at + min(end, _SIZE - _RECORDS_AT)]
 
 
 def _parts(number: int) -> tuple[int, int, int]:
@@ -170,87 +208,27 @@ def _parts(number: int) -> tuple[int, int, int]:
     return number >> 2 * _PLACE_BITS, number >> _PLACE_BITS & _PLACE_MASK, number & _PLACE_MASK
 
 
-def _encoded(outcome: Outcome) -> bytes | None:
-    """The body of a record; None: there is no text for it. A success comes first, in a form of its own,
-    because every job that is worth the speed ends with one."""
-    try:
-        if isinstance(outcome, Success) and outcome.not_stored is None and outcome.extras is None:
-            return _SUCCESS.pack(outcome.duration // _MICROSECOND) + outcome.result_text().encode()
-        extras = extras_of(outcome)
-        if extras is not None and isinstance(outcome, Success | Retry | Failure):
-            fields = asdict(replace(outcome, extras=None)) | {"extras": _extras_to_json(extras)}
-        else:
-            fields = asdict(outcome)
-        return json.dumps([type(outcome).__name__, fields], default=_plain).encode()
-    except (InvalidJob, ValueError, TypeError, RecursionError, struct.error):
-        return None
-
-
 def _decoded(records: bytes) -> list[tuple[ClaimKey, Outcome]]:
     found = []
-    at = 0
-    while at + _RECORD.size <= len(records):
-        size, is_fast, packed = _RECORD.unpack_from(records, at)
-        body = records[at + _RECORD.size : at + _RECORD.size + size]
-        at += _RECORD.size + size
-        key = unpacked_key(packed)
-        try:
-            if key is not None:
-                found.append((key, _success(body) if is_fast else _other(body)))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
-            continue  # a job has written here
+    for form, _, key, _, _, body in _entries(records):
+        outcome = _outcome(form, body)
+        if outcome is not None:
+            found.append((key, outcome))
     return found
 
 
-def _success(body: bytes) -> Success:
-    (duration_us,) = _SUCCESS.unpack_from(body)
-    text = body[_SUCCESS.size :].decode()
-    return Success(result=json.loads(text), duration=_duration(duration_us), encoded=text)
+def _entries(records: bytes) -> Iterator[tuple[int, int, ClaimKey, int, int, bytes]]:
+    """Form, pair, key, waited, ran and body of each."""
+    at = 0
+    while at + _RECORD.size <= len(records):
+        size, form, pair, packed, waited_us, ran_us = _RECORD.unpack_from(records, at)
+        body = records[at + _RECORD.size : at + _RECORD.size + size]
+        at += _RECORD.size + size
+        key = unpacked_key(packed)
+        if key is not None:
+            yield form, pair, key, waited_us, ran_us, body
 
 
-def _other(body: bytes) -> Outcome:
-    name, fields = json.loads(body)
-    for field in _READ.keys() & fields.keys():
-        if fields[field] is not None:
-            fields[field] = _READ[field](fields[field])
-    return _KINDS[name](**fields)
-
-
-def _extras_to_json(extras: Extras) -> dict[str, Any]:
-    return {
-        "follow_ups": [new_job_to_json(job) for job in extras.follow_ups],
-        "progress": extras.progress and extras.progress.to_json(),
-    }
-
-
-def _extras(fields: dict[str, Any]) -> Extras:
-    return Extras(
-        follow_ups=tuple(map(new_job_of, fields["follow_ups"])), progress=progress_of(fields["progress"])
-    )
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, timedelta):
-        return value // _MICROSECOND
-    raise TypeError(f"no outcome has a {type(value).__name__}")
-
-
-def _duration(microseconds: int) -> timedelta:
-    return timedelta(microseconds=microseconds)
-
-
-_KINDS: Mapping[str, Callable[..., Outcome]] = MappingProxyType(
-    {kind.__name__: kind for kind in (Success, Retry, Failure, Cancelled, Release, Crash)}
-)
-_READ: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {
-        "duration": _duration,
-        "delay": _duration,
-        "rerun_after": _duration,
-        "kind": AttemptKind,
-        "error": lambda fields: ErrorInfo(**fields),
-        "process": lambda fields: ProcessFacts(**fields),
-        "extras": _extras,
-    }
-)
-"""How those fields of an outcome are read that JSON does not hold as they are; null is None."""
+def _outcome(form: int, body: bytes) -> Outcome | None:
+    """None: it was not kept, or a job has written here."""
+    return None if form == _NOT_KEPT else outcome_of(body, is_plain=form == _PLAIN_SUCCESS)

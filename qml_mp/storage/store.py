@@ -18,6 +18,7 @@ from qml_mp.storage.acts import Acts
 from qml_mp.storage.bulk import Bulk
 from qml_mp.storage.database import Database
 from qml_mp.storage.failures import FailureCallbacks
+from qml_mp.storage.history import History
 from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.limits import Limits
 from qml_mp.storage.monitoring import Monitoring
@@ -42,6 +43,7 @@ class Storage(
     JobProgress,
     FailureCallbacks,
     Acts,
+    History,
     Monitoring,
 ):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""

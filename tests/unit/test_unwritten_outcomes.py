@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from qml_mp.child.outcomes import Outcomes
+from qml_mp.core.history import Ending
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Extras, Failure, Outcome, Release, RetryWhenKilled, Success
 from qml_mp.core.state import StateName
@@ -46,6 +47,8 @@ class Worker:
     """What the storage finds written already."""
     lost: set[ClaimKey] = field(default_factory=set)
     """Claims that are others' by now."""
+    recorded: dict[ClaimKey, Ending] = field(default_factory=dict)
+    """What storage knows of these."""
 
     def exchange(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int) -> tuple[Finished, ...]:
         self.limits.append(limit)
@@ -86,6 +89,9 @@ class Worker:
 
     def check_transaction(self, *, before_exit: Callable[[], None]) -> None: ...
 
+    def recorded_ending(self, key: ClaimKey) -> Ending | None:
+        return self.recorded.get(key)
+
     def finished(self, execution: Execution, finished: Finished, *, is_told: bool) -> None:
         self.told[execution.claim.key] = is_told
 
@@ -114,7 +120,7 @@ def executions(count: int) -> list[Execution]:
 def add(outcomes: Outcomes, count: int) -> list[ClaimKey]:
     done = executions(count)
     for execution in done:
-        outcomes.add(execution, DONE)
+        outcomes.add(execution, DONE, ran_s=0.0)
     return [execution.claim.key for execution in done]
 
 
@@ -288,7 +294,7 @@ def test_only_a_success_that_is_kept_waits_for_company(outcomes: Outcomes, outco
     assert outcomes.must_go(within_s=0.06)
 
     (execution,) = executions(1)
-    outcomes.add(execution, outcome)
+    outcomes.add(execution, outcome, ran_s=0.0)
 
     assert outcomes.must_go()
 
@@ -371,6 +377,6 @@ def test_only_plain_successes_that_are_kept_are_sent(outcomes: Outcomes, outcome
     assert outcomes.can_be_sent
 
     (execution,) = executions(1)
-    outcomes.add(execution, outcome)
+    outcomes.add(execution, outcome, ran_s=0.0)
 
     assert not outcomes.can_be_sent

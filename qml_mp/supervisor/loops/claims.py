@@ -108,7 +108,8 @@ class UnshownClaimsLoop(Loop):
         """Of a worker that is neither alive nor waiting to be settled: proved by its row, which is gone."""
         if claim.worker_id in {worker.id for worker in storage.list_workers()}:
             return
-        finished = storage.finish(claim, Release(reason="its worker is gone"), retention=self._run.retention)
+        release = Release(reason="its worker is gone", not_begun=True)
+        finished = storage.finish(claim, release, retention=self._run.retention)
         if finished.accepted:
             facts = ClaimFacts.of(claim, pid=None)
             self._run.events.emit(ClaimReclaimed(claim=facts, state=finished.state))

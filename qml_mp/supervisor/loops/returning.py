@@ -18,7 +18,7 @@ from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.unread_replies import claims_not_read, note_taken_reply
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
-_NOT_BEGUN = Release(reason="the job before took long")
+_NOT_BEGUN = Release(reason="the job before took long", not_begun=True)
 
 
 class ReturnLoop(Loop):

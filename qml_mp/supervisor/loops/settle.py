@@ -10,6 +10,7 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import NEVER, Loop
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.recovery.counting import Counting
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.death import Death
@@ -23,6 +24,7 @@ class _Unsettled:
 
     death: Death
     tries: Retrying
+    counting: Counting
 
 
 class SettleLoop(Loop):
@@ -44,11 +46,17 @@ class SettleLoop(Loop):
     def remember(self, death: Death) -> None:
         """A worker died: settle what it held."""
         tries = self._run.retrying(f"Dead worker {death.worker_id} is settled now")
-        self._unsettled.append(_Unsettled(death=death, tries=tries))
+        counting = Counting(death, self._run.pool.totals)
+        self._unsettled.append(_Unsettled(death=death, tries=tries, counting=counting))
 
     def spare_none(self) -> None:
         """The server could not be removed at once: a claim whose reply was lost may be any worker's."""
         self._spares_none = True
+
+    def count_rest(self, storage: Storage) -> None:
+        """All claims of this server are ended: count what dead workers have ended and not counted."""
+        for one in self._unsettled:
+            one.counting.count_rest(storage, held=())
 
     @property
     def count(self) -> int:
@@ -80,6 +88,7 @@ class SettleLoop(Loop):
                 max_crashes=self._run.config.max_crashes,
                 retention=self._run.retention,
                 events=self._run.events,
+                counting=one.counting,
             )
         except StorageUnreachable:
             raise

@@ -33,14 +33,24 @@ from qml_mp.ipc.slot import SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Finished, Retention
+from qml_mp.supervisor.recovery.counting import Counting
 from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.workers.death import Death
+from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.units import format_size
 
-_NOT_BEGUN = Release(reason="the worker died before it began the job")
+_NOT_BEGUN = Release(reason="the worker died before it began the job", not_begun=True)
 
 
-def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Retention, events: Emitter) -> int:
+def settle(
+    storage: Storage,
+    death: Death,
+    *,
+    max_crashes: int,
+    retention: Retention,
+    events: Emitter,
+    counting: Counting | None = None,
+) -> int:
     """Remove the worker's row, and finish every claim that it holds; how many claims there were.
 
     The row first: a statement that the worker sent before its death may still claim a job as long
@@ -50,15 +60,20 @@ def settle(storage: Storage, death: Death, *, max_crashes: int, retention: Reten
     failpoints.hit("settle.before")
     claims = storage.deregister_worker(death.worker_id)
     in_hand = _in_hand(death, claims)
+    counting = counting or Counting(death, EndTotals())
+    counting.count_rest(storage, held={claim.key for claim in claims})
 
     def finish(claim: Claim) -> None:
         budget = claim.job.max_crashes or _slot_of(death, claim).max_crashes or max_crashes
         outcome = death.ended.get(claim.key)
         if outcome is not None:
+            counting.note_write(claim, outcome)
             finished = finish_ended(storage, claim, outcome, retention=retention)
         else:
-            judged = _judge(death, claim, max_crashes=budget) if claim is in_hand else _NOT_BEGUN
-            finished = storage.finish(claim, judged, retention=retention)
+            outcome = _judge(death, claim, max_crashes=budget) if claim is in_hand else _NOT_BEGUN
+            counting.note_write(claim, outcome)
+            finished = storage.finish(claim, outcome, retention=retention)
+        counting.note_written(claim, outcome, finished)
         failpoints.hit("settle.finished")
         worker = death.stopped()
         event = ended(claim, finished.job, pid=worker.pid, crashes=budget, dead_worker=worker)
@@ -108,9 +123,9 @@ def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
 def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
     """What the death means for the claim that the worker had in hand."""
     if death.killed_key is not None and death.killed_key != claim.key:
-        return Release(reason="the worker was killed for the job before")
+        return Release(reason="the worker was killed for the job before", not_begun=True)
     if death.killed_for is None and death.was_orderly:
-        return Release(reason="the worker left before it knew of the job")
+        return Release(reason="the worker left before it knew of the job", not_begun=True)
     retry, peak = _slot_of(death, claim).retry, format_size(death.process.peak_rss_bytes or 0)
     match death.killed_for:
         case CancelReason.SHUTDOWN | CancelReason.ORPHANED:

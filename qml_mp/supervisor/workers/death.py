@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from qml_mp.clock import Clock
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import Outcome, ProcessFacts
 from qml_mp.events.facts import WorkerStopped
+from qml_mp.ipc.ended import Uncounted
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 
@@ -38,10 +40,19 @@ class Death:
     """Its last Python stack, where it could be had."""
     ended: Mapping[ClaimKey, Outcome] = field(default_factory=dict)
     """What came of jobs that had ended, written to storage or not."""
+    uncounted: Mapping[ClaimKey, Uncounted] = field(default_factory=dict)
+    """Of these jobs, those that it had not counted, because it did not know that they are written."""
     not_begun: Collection[ClaimKey] = ()
     """Claims whose tickets it had not taken."""
     has_unread_reply: bool = False
     """It had asked for claims and not read the reply. It had begun none of these."""
+
+    reaped_ns: int = field(default_factory=time.monotonic_ns, compare=False)
+
+    def ran_us(self, key: ClaimKey) -> int:
+        """How long this claim was in its hands, as far as it has said so."""
+        since_ns = self.slot.since_ns if self.slot is not None and self.slot.key == key else 0
+        return max(0, self.reaped_ns - since_ns) // 1000 if since_ns else 0
 
     @property
     def was_orderly(self) -> bool:

@@ -25,6 +25,7 @@ from qml_mp.supervisor.workers.death import Death, OomWatch
 from qml_mp.supervisor.workers.descriptors import Room
 from qml_mp.supervisor.workers.fork import reap
 from qml_mp.supervisor.workers.replacing import Replacing
+from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.supervisor.workers.worker_process import WorkerProcess, WorkerSpec, spawn_worker
 from qml_mp.units import format_duration
 
@@ -46,6 +47,8 @@ class WorkerPool(Part):
         self._clock = clock
         self.slots = SlotTable(spec.config.worker_count + _SPARE_SLOTS)
         self.ended = EndedTable(self.slots.capacity)
+        self.totals = EndTotals()
+        """Of what came of their claims."""
         self.bell = Bell()
         self._turns = Turns()
         self._events = events
@@ -272,6 +275,7 @@ class WorkerPool(Part):
             now=self._clock.monotonic(),
         )
         self._workers[worker.worker_id] = worker
+        self.totals.follow(worker.worker_id, worker.channels.ended.counts)
         if self.paused:
             worker.pause()
         self._untold.append(worker)
@@ -293,22 +297,18 @@ class WorkerPool(Part):
             self._let_predecessors_go()
         del self._workers[worker.worker_id]
         worker.close()
+        self.totals.part_from(worker.worker_id)
         self._turns.give()  # it may have been this worker's
         self.wake_idle()  # it may have been the one that was told of a job
         self._room.freed()
+        ended = worker.channels.ended
         death = Death(
-            worker_id=worker.worker_id,
-            number=worker.number,
-            process=process,
-            slot=worker.last,
-            killed_for=worker.killed_for,
-            killed_key=worker.killed_key,
-            stack=stack,
-            ended=worker.channels.ended.read()[1],
-            not_begun=worker.taken.union(left),
+            worker_id=worker.worker_id, number=worker.number, process=process, slot=worker.last, stack=stack,
+            killed_for=worker.killed_for, killed_key=worker.killed_key,
+            ended=ended.read()[1], uncounted=ended.uncounted(), not_begun=worker.taken.union(left),
             has_unread_reply=self.slots.unread(worker.index) != 0,
             oom_killed=process.signal == SIGKILL and worker.killed_for is None and self._oom.struck(),
-        )
+        )  # fmt: skip
         if not worker.is_ready:
             old_works_on = old is not None and old.killed_for is None
             if self.boots.failed(worker, death, old_works_on=old_works_on) and old_works_on:

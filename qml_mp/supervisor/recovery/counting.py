@@ -1,0 +1,60 @@
+"""Supervisor: counts what came of the claims of a dead worker that it has not counted itself.
+
+It died at any moment between the end of a job and the count. What had ended lies in shared memory with the
+times, and storage tells whether it is written. So each claim is counted once, however often this is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from qml_mp.core.history import Ending, ending_of, waited_us
+from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.core.outcome import Outcome
+from qml_mp.ipc.ended import Uncounted
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Finished
+from qml_mp.supervisor.workers.death import Death
+from qml_mp.supervisor.workers.totals import EndTotals
+
+
+class Counting:
+    """Of one dead worker."""
+
+    def __init__(self, death: Death, totals: EndTotals) -> None:
+        self._death = death
+        self._totals = totals
+        self._left = dict(death.uncounted)
+        """Of which it is not known whether they are written."""
+
+    def note_write(self, claim: Claim, outcome: Outcome) -> None:
+        """It is about to be written, and it may be that nobody hears of the reply."""
+        if claim.key not in self._left:
+            self._left[claim.key] = Uncounted(
+                method=claim.job.method,
+                queue=claim.job.queue,
+                waited_us=waited_us(claim.job),
+                ran_us=self._death.ran_us(claim.key),
+                outcome=outcome,
+            )
+
+    def note_written(self, claim: Claim, outcome: Outcome, finished: Finished) -> None:
+        """This is the reply."""
+        if finished.accepted:
+            self._count(claim.key, ending_of(finished.state, outcome))
+
+    def count_rest(self, storage: Storage, *, held: Collection[ClaimKey]) -> None:
+        """Count those that are written, of which nobody has heard. What is still `held` is not."""
+        for key in [key for key in self._left if key not in held]:
+            self._count(key, storage.recorded_ending(key))
+
+    def _count(self, key: ClaimKey, ending: Ending | None) -> None:
+        one = self._left.pop(key, None)
+        if one is not None and ending is not None:
+            self._totals.add(
+                method=one.method,
+                queue=one.queue,
+                ending=ending,
+                waited_us=one.waited_us,
+                ran_us=one.ran_us,
+            )

@@ -1,0 +1,159 @@
+"""Tests: what workers count in shared memory is read whole, and each claim once, whenever they die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import timedelta
+
+import pytest
+
+from qml_mp.core.history import MOST_PAIRS, OTHER, Ending, SeriesKey, Tally
+from qml_mp.core.job import ClaimKey, new_job_id
+from qml_mp.core.outcome import Success
+from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
+from qml_mp.supervisor.workers.totals import EndTotals
+
+DONE = Success(result=None, duration=timedelta(milliseconds=3))
+SUCCEEDED = SeriesKey(method="resize", queue="images", ending=Ending.SUCCEEDED)
+
+
+@pytest.fixture
+def region() -> EndedOutcomes:
+    return EndedTable(2).region(1)
+
+
+@pytest.fixture
+def totals(region: EndedOutcomes) -> EndTotals:
+    totals = EndTotals()
+    totals.follow("w", region.counts)
+    return totals
+
+
+def times(region: EndedOutcomes, *, method: str = "resize", waited_us: int = 0) -> tuple[int, int, int]:
+    return region.counts.pair(method, "images"), waited_us, 3000
+
+
+def test_a_claim_is_counted_when_what_came_of_it_is_dropped(region: EndedOutcomes, totals: EndTotals) -> None:
+    region.append(ClaimKey(job_id=new_job_id(), claim_seq=1), DONE, times(region))
+    region.counts.count(times(region, waited_us=1_500_000), Ending.SUCCEEDED)
+    before = dict(totals.tallies())
+
+    region.empty()
+
+    tally = totals.tallies()[SUCCEEDED]
+    assert before == {}
+    assert tally.count == 1
+    assert (tally.waited.sum_us, tally.ran.sum_us) == (1_500_000, 3000)
+    assert timedelta(seconds=1) < (tally.waited.quantile(0.5) or timedelta()) <= timedelta(seconds=2)
+
+
+def test_a_claim_that_is_dropped_but_not_written_is_not_counted(
+    region: EndedOutcomes, totals: EndTotals
+) -> None:
+    region.append(ClaimKey(job_id=new_job_id(), claim_seq=1), DONE, times(region))
+
+    region.empty()
+
+    assert totals.tallies() == {}
+
+
+def test_what_is_not_counted_tells_the_times_and_the_names(region: EndedOutcomes) -> None:
+    kept, too_large = (ClaimKey(job_id=new_job_id(), claim_seq=1) for _ in range(2))
+    region.append(kept, DONE, times(region))
+
+    was_kept = region.append(
+        too_large, Success(result="x" * REGION_BYTES, duration=timedelta()), times(region)
+    )
+
+    left = region.uncounted()
+    assert not was_kept
+    assert left.keys() == {kept, too_large}
+    assert (left[kept].method, left[kept].queue, left[kept].ran_us) == ("resize", "images", 3000)
+    assert left[kept].outcome == DONE
+    assert left[too_large].outcome is None
+    assert region.read()[1].keys() == {kept}
+
+
+def test_what_ended_while_the_others_were_written_is_left(region: EndedOutcomes, totals: EndTotals) -> None:
+    first, second = (ClaimKey(job_id=new_job_id(), claim_seq=1) for _ in range(2))
+    region.append(first, DONE, times(region))
+    end = region.end
+    region.append(second, DONE, times(region))
+    region.counts.count(times(region), Ending.SUCCEEDED)
+
+    region.drop_until(end)
+
+    assert region.uncounted().keys() == {second}
+    assert totals.tallies()[SUCCEEDED].count == 1
+
+
+def test_methods_without_a_place_are_counted_together(region: EndedOutcomes, totals: EndTotals) -> None:
+    for number in range(MOST_PAIRS + 10):
+        region.counts.count(times(region, method=f"m{number}"), Ending.SUCCEEDED)
+
+    region.empty()
+
+    tallies = totals.tallies()
+    other = tallies[SeriesKey(method=OTHER, queue=OTHER, ending=Ending.SUCCEEDED)]
+    assert len(tallies) == MOST_PAIRS + 1
+    assert other.count == 10
+
+
+def test_more_kinds_of_ends_than_cells_are_counted_too(region: EndedOutcomes, totals: EndTotals) -> None:
+    for number in range(MOST_PAIRS):
+        for ending in Ending:
+            region.counts.count(times(region, method=f"m{number}"), ending)
+            region.counts.count(times(region, method=f"m{number}"), ending)
+
+    region.empty()
+
+    assert sum(tally.count for tally in totals.tallies().values()) == 2 * MOST_PAIRS * len(Ending)
+
+
+def test_a_new_worker_in_the_slot_begins_at_nothing() -> None:
+    table, totals = EndedTable(1), EndTotals()
+    for worker in ("first", "second"):
+        region = table.region(0)
+        totals.follow(worker, region.counts)
+        region.counts.count(times(region), Ending.SUCCEEDED)
+        region.empty()
+        totals.part_from(worker)
+
+    assert totals.tallies()[SUCCEEDED].count == 2
+
+
+def count_for_ever(region: EndedOutcomes) -> None:
+    number = 0
+    job_id = new_job_id()
+    while True:
+        first = number
+        for _ in range(number % 5 + 1):
+            number += 1
+            region.append(ClaimKey(job_id=job_id, claim_seq=number), DONE, times(region))
+        for _ in range(first, number):
+            region.counts.count(times(region), Ending.SUCCEEDED)
+        region.empty()
+
+
+def test_a_killed_worker_has_counted_each_claim_or_left_it() -> None:
+    for _ in range(60):
+        region, totals = EndedTable(1).region(0), EndTotals()
+        totals.follow("w", region.counts)
+        child = os.fork()
+        if child == 0:
+            count_for_ever(region)
+        deadline = time.monotonic() + 30
+        while totals.tallies().get(SUCCEEDED, Tally()).count < 50:
+            assert time.monotonic() < deadline
+
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+        totals.part_from("w")
+        tally = totals.tallies()[SUCCEEDED]
+        left = sorted(key.claim_seq for key in region.uncounted())
+        assert tally.waited.count == tally.ran.count
+        assert tally.ran.sum_us == 3000 * tally.count
+        assert left == list(range(tally.count + 1, tally.count + 1 + len(left)))
