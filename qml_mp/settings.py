@@ -95,6 +95,8 @@ class ServerConfig:
     """How long succeeded and deleted jobs are kept."""
     failed_ttl: Annotated[timedelta, Time()] = timedelta(days=7)
     """How long failed jobs are kept."""
+    audit_ttl: Annotated[timedelta, Time()] = timedelta(days=30)
+    """How long it is kept what people have asked of servers and changed."""
     enable_heartbeat: Annotated[bool, Switch()] = True
     """Without heartbeats, peers that cannot look up this server's process judge its jobs by their age
     (`stale_processing_after`), and it judges nobody by silence."""

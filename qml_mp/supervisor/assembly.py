@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from qml_mp.child.source import ProgramSource
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
 from qml_mp.supervisor.loops.clock import ClockLoop
@@ -23,6 +24,7 @@ from qml_mp.supervisor.loops.scheduler import CleanupLoop, SchedulerLoop
 from qml_mp.supervisor.loops.settle import Reaper, SettleLoop
 from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
 from qml_mp.supervisor.part import Parts
+from qml_mp.supervisor.parts.acts import CarryingOut
 from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.host_process import Host, HostLink
 from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
@@ -58,6 +60,8 @@ class Assembly:
         )
         self.settling = SettleLoop(run)
         self.templates = TemplatesLoop(run)
+        self.desk = ActDesk()
+        acts = ActsLoop(run, desk=self.desk, settling=self.settling)
         held, neighbours = HeldClaims(run), Neighbours(run)
         loops = _all_loops(
             run,
@@ -65,6 +69,7 @@ class Assembly:
             held=held,
             neighbours=neighbours,
             templates=self.templates,
+            acts=acts,
             on_one_machine=storage.is_on_one_machine,
             burst=burst,
             is_listening=lambda: self.listener.is_open,
@@ -81,6 +86,7 @@ class Assembly:
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
         self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours)
+        self.urgent.add(CarryingOut(run, desk=self.desk, reload=reload, stacks=stacks))
         self.urgent.add(ServiceManager(run, host.notify, reload=reload))
         if new_code.watch_since is not None:
             self.urgent.add(SourceWatch(run, reload))
@@ -94,6 +100,7 @@ def _all_loops(
     held: HeldClaims,
     neighbours: Neighbours,
     templates: TemplatesLoop,
+    acts: ActsLoop,
     on_one_machine: bool,
     burst: timedelta | None,
     is_listening: Callable[[], bool],
@@ -112,9 +119,10 @@ def _all_loops(
         settling,
         ReturnLoop(run, held=held),
         CancelLoop(run),
+        acts,
         SelfDescriptionLoop(run),
         templates,
-        *([] if judging is None else [HeartbeatLoop(run, judging=judging)]),
+        *([] if judging is None else [HeartbeatLoop(run, judging=judging, on_asked=acts.hasten)]),
         ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
         *firing,
         *([CleanupLoop(run, interval=config.cleanup_interval)] if config.enable_cleanup else []),

@@ -9,6 +9,7 @@ from qml_mp.errors import SchemaMismatch, StorageError, StorageUnavailable, Stor
 from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
+from qml_mp.supervisor.loops.acts import ActDesk
 from qml_mp.supervisor.loops.declarations import TemplatesLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.recovery.sweep import reclaim_from_dead_neighbours, release_stranded_jobs
@@ -44,7 +45,7 @@ def join(storage: Storage, run: Run, *, templates: TemplatesLoop, urgent_first: 
         urgent_first.between(until=time.monotonic() + _PAUSE_AT_START_S)
 
 
-def leave(storage: Storage, run: Run, *, settling: SettleLoop) -> None:
+def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk) -> None:
     """Settle the last dead workers and leave the registry, as long as the stop has time for it. All workers
     are dead.
 
@@ -56,7 +57,7 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop) -> None:
     trouble: StorageError | None = None
     while True:
         try:
-            if _try_to_leave(storage, run, settling):
+            if _try_to_leave(storage, run, settling, desk):
                 return
         except StorageError as error:
             trouble = error
@@ -88,12 +89,13 @@ def _recover(storage: Storage, run: Run) -> None:
         logger.warning("Cannot give back what earlier runs left; a loop tries again: %s", error)
 
 
-def _try_to_leave(storage: Storage, run: Run, settling: SettleLoop) -> bool:
-    if storage.deregister_server(run.registration.id):
+def _try_to_leave(storage: Storage, run: Run, settling: SettleLoop, desk: ActDesk) -> bool:
+    done = desk.done_by_leaving()
+    if storage.deregister_server(run.registration.id, done=done):
         return True
     settling.spare_none()
     settling.tick(storage)
     if settling.count:
         return False
-    storage.reclaim_server(run.registration.id, silent_for=None, retention=run.retention)
+    storage.reclaim_server(run.registration.id, silent_for=None, done=done, retention=run.retention)
     return True

@@ -134,7 +134,7 @@ class Supervisor:
             wait_for(pool.fds(), until=self._run.clock.monotonic() + 0.05)
             self._parts.reaper.turn()
         self._run.everyone.close()
-        leave(self._storage, self._run, settling=self._parts.settling)
+        leave(self._storage, self._run, settling=self._parts.settling, desk=self._parts.desk)
         self._storage.close()
         self._run.events.emit(ServerStopped())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 from qml_mp import host
@@ -33,8 +33,10 @@ class HeartbeatLoop(Loop):
 
     name = "heartbeat"
 
-    def __init__(self, run: Run, *, judging: Judging) -> None:
+    def __init__(self, run: Run, *, judging: Judging, on_asked: Callable[[], None] = lambda: None) -> None:
+        """`on_asked` is called when the beat finds that something is asked of this server."""
         super().__init__(run, interval=judging.beat)
+        self._on_asked = on_asked
         self._judging = judging
         self._frozen = FrozenPeers()
         self._told_rss: dict[str, int] = {}
@@ -47,6 +49,8 @@ class HeartbeatLoop(Loop):
         if heard is None:
             _go_on_as_another(storage, self._run)
             return None
+        if heard.is_asked:
+            self._on_asked()
         self._told_rss = {each: size for each, size in (self._told_rss | changed).items() if each in rss}
         now = storage.now()
         self._judging.renew(now)

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 _MOST_PROMOTED = 200  # on SQLite all others wait meanwhile, and 10,000 are through in half a second
 _IN_OTHER_HANDS = timedelta(milliseconds=50)
 _MOST_DELETED = 25  # a millisecond or two, in which others wait on SQLite
+_ACTS_EVERY_S = 3600.0
 _SHARE_OF_OTHERS = 4  # times as long as a batch took, nothing is deleted
 
 
@@ -51,6 +52,10 @@ class CleanupLoop(Loop):
 
     name = "cleanup"
 
+    def __init__(self, run: Run, *, interval: timedelta) -> None:
+        super().__init__(run, interval=interval)
+        self._delete_acts_at = 0.0
+
     def tick(self, storage: Storage) -> timedelta | None:
         began = self._run.clock.monotonic()
         deleted = storage.delete_expired_jobs(limit=_MOST_DELETED)
@@ -63,4 +68,15 @@ class CleanupLoop(Loop):
         locks = storage.delete_expired_locks()
         if locks:
             logger.debug("%s expired locks are deleted", locks)
+        self._delete_old_acts(storage)
         return None
+
+    def _delete_old_acts(self, storage: Storage) -> None:
+        """Rarely: they are kept for long, and few."""
+        now = self._run.clock.monotonic()
+        if now < self._delete_acts_at:
+            return
+        acts = storage.delete_old_acts(kept_for=self._run.config.audit_ttl)
+        if acts:
+            logger.debug("%s entries of the audit are deleted", acts)
+        self._delete_acts_at = now + _ACTS_EVERY_S

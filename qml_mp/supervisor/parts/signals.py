@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from qml_mp.core.answers import StacksAnswer, WorkerStack
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.parts.claiming import pause_claims
 from qml_mp.supervisor.parts.reload import Reload
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
@@ -166,14 +167,9 @@ class SignalHandling(Part):
             case signal.SIGUSR1:
                 self._stacks.ask()
             case signal.SIGUSR2:
-                self._pause_or_resume()
+                pause_claims(self._run, not self._run.pool.paused)
             case _:
                 pass  # SIGCHLD: it woke us, and dead workers are looked for at every turn
-
-    def _pause_or_resume(self) -> None:
-        self._run.pool.pause(not self._run.pool.paused)
-        self._run.registration.pause(self._run.pool.paused)
-        logger.info("Claims are %s", "paused" if self._run.pool.paused else "resumed")
 
 
 class Terminal:

@@ -59,7 +59,7 @@ class WorkerPool(Part):
         self._workers: dict[str, WorkerProcess] = {}
         self._spawned = 0
         self._untold: list[WorkerProcess] = []  # started a moment ago
-        self._replacing = Replacing()
+        self.replacing = Replacing()
         self._room = Room(clock)
         self._oom = OomWatch(clock)
 
@@ -93,7 +93,7 @@ class WorkerPool(Part):
             self.busy_at = max(self.busy_at, worker.busy_at)
             if worker.is_ready:
                 if worker.last.used_up and not worker.leaving:
-                    self._replacing.ask_for(worker.worker_id)
+                    self.replacing.ask_for(worker.worker_id)
             elif worker.has_booted:
                 self._note_ready(worker)
             else:
@@ -144,7 +144,7 @@ class WorkerPool(Part):
             if self._try_to_spawn(number) is None:
                 break
         else:
-            if self._replacing.next_of(self._workers) is None:
+            if self.replacing.next_of(self._workers) is None:
                 self._room.suffices()
         self._replace_next()
         while self._untold:  # last: of all that is written to between two forks, each child keeps a copy
@@ -154,7 +154,7 @@ class WorkerPool(Part):
         """Replace the workers one by one. Each is told to finish its job and leave when its replacement
         is ready; when one cannot boot, the workers that are left stay."""
         self.boots.begin_anew()
-        self._replacing.ask_for_all(self._workers)
+        self.replacing.ask_for_all(self._workers)
 
     def reap(self) -> list[Death]:
         deaths = []
@@ -204,7 +204,7 @@ class WorkerPool(Part):
         self._spec = replace(self._spec, config=replace(self._spec.config, **changes))
 
     def _note_ready(self, worker: WorkerProcess) -> None:
-        replaces = self._replacing.predecessor_of(worker.worker_id)
+        replaces = self.replacing.predecessor_of(worker.worker_id)
         self.boots.succeeded()
         self._events.emit(worker.note_ready(self._clock.monotonic(), replaces=replaces))
 
@@ -221,20 +221,20 @@ class WorkerPool(Part):
         for one process too many, the old worker makes it."""
         if any(worker.leaving or not worker.is_ready for worker in self):
             return
-        old = self._replacing.next_of(self._workers)
+        old = self.replacing.next_of(self._workers)
         if old is None:
             return
         if self._room.is_full:
-            self._replacing.begin(old, new=None)
+            self.replacing.begin(old, new=None)
             self._workers[old].leave()
         elif len(self) == self.size:
             new = self._try_to_spawn(self._workers[old].number)
             if new is not None:
-                self._replacing.begin(old, new=new)
+                self.replacing.begin(old, new=new)
 
     def _predecessor_of(self, worker: WorkerProcess) -> WorkerProcess | None:
         """The worker that this one is to replace, while it is not told to leave."""
-        old = self._workers.get(self._replacing.predecessor_of(worker.worker_id) or "")
+        old = self._workers.get(self.replacing.predecessor_of(worker.worker_id) or "")
         return None if old is None or old.leaving else old
 
     def _let_predecessors_go(self) -> None:
@@ -312,7 +312,7 @@ class WorkerPool(Part):
         if not worker.is_ready:
             old_works_on = old is not None and old.killed_for is None
             if self.boots.failed(worker, death, old_works_on=old_works_on) and old_works_on:
-                self._replacing.give_up()
+                self.replacing.give_up()
         if not death.was_orderly and not death.was_busy and now - (worker.ready_at or now) < _SHORT_LIFE_S:
             self.boots.was_useless(now)
         self._events.emit(death.stopped())

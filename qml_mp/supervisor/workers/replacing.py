@@ -23,6 +23,10 @@ class Replacing:
         if worker_id not in self._waiting and worker_id != self._old:
             self._waiting.append(worker_id)
 
+    def concerns(self, worker_id: str) -> bool:
+        """Whether it waits to be replaced, or is the one that just is."""
+        return worker_id in self._waiting or worker_id == self._old
+
     def next_of(self, present: Collection[str]) -> str | None:
         """The next one that is still there; None: nobody waits."""
         while self._waiting and self._waiting[0] not in present:
