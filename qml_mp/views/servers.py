@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -91,15 +91,18 @@ class ServerView:
 
 
 def view_servers(storage: Storage) -> list[ServerView]:
-    """Every registered server, oldest start first."""
-    now = storage.now()
+    """Every registered server, oldest start first; in a few statements however many there are."""
     infos = storage.list_servers()
-    workers = storage.list_workers()
+    workers = storage.list_workers() if infos else []
+    begun = _begun(storage.claims()) if workers else {}
+    progress = storage.progress_of([claim.job.id for claim in begun.values()])
+    now = storage.now()  # after the claims, so that none started later than this
+    views = [_view_worker(info, begun.get(info.id), progress, now=now) for info in workers]
     return [
         ServerView(
             info=info,
             liveness=liveness_of(info, now=now, on_one_machine=storage.is_on_one_machine),
-            workers=_view_workers(storage, [worker for worker in workers if worker.server_id == info.id]),
+            workers=tuple(view for view in views if view.info.server_id == info.id),
         )
         for info in infos
     ]
@@ -112,28 +115,23 @@ def able_servers(servers: Sequence[ServerView]) -> list[ServerInfo]:
     ]
 
 
-def _view_workers(storage: Storage, infos: Sequence[WorkerInfo]) -> tuple[WorkerView, ...]:
-    if not infos:
-        return ()
-    held = sorted(storage.claims_of_server(infos[0].server_id), key=_in_order, reverse=True)
-    claims = {claim.worker_id: claim for claim in held}
-    progress = storage.progress_of([claim.job.id for claim in claims.values()])
-    now = storage.now()  # after the claims, so that none started later than this
-    views = []
-    for info in infos:
-        claim = claims.get(info.id)
-        started_at = None if claim is None else claim.job.started_at
-        here = is_alive(info.process) is True
-        views.append(
-            WorkerView(
-                info=info,
-                claim=claim,
-                running=None if started_at is None else now - started_at,
-                rss_bytes=rss_bytes(info.process.pid) if here else info.rss_bytes,
-                progress=None if claim is None else progress.get(claim.job.id),
-            )
-        )
-    return tuple(views)
+def _begun(claims: Sequence[Claim]) -> dict[str, Claim]:
+    """By worker, of those that it holds the one that it has begun."""
+    return {claim.worker_id: claim for claim in sorted(claims, key=_in_order, reverse=True)}
+
+
+def _view_worker(
+    info: WorkerInfo, claim: Claim | None, progress: Mapping[str, Progress], *, now: datetime
+) -> WorkerView:
+    started_at = None if claim is None else claim.job.started_at
+    here = is_alive(info.process) is True
+    return WorkerView(
+        info=info,
+        claim=claim,
+        running=None if started_at is None else now - started_at,
+        rss_bytes=rss_bytes(info.process.pid) if here else info.rss_bytes,
+        progress=None if claim is None else progress.get(claim.job.id),
+    )
 
 
 def _in_order(claim: Claim) -> tuple[bool, datetime, int, datetime, str]:

@@ -32,7 +32,7 @@ def waiting_in_words(
     one job. `stats` is all that waits, `waiting` what no live server can run."""
     able = able_servers(servers)
     if not able and stats:
-        yield f"{_jobs_wait(sum(line.enqueued for line in stats))}, and no server is alive"
+        yield f"{jobs_in_words(sum(line.enqueued for line in stats))}, and no server is alive"
     methods: Counter[str] = Counter()
     queues: Counter[str] = Counter()
     pairs: list[MethodStats] = []
@@ -45,15 +45,16 @@ def waiting_in_words(
             pairs.append(line)
     if methods:
         names = ", ".join(sorted(methods))
-        yield f"{_jobs_wait(methods.total())} for methods that no live server has: {names}"
+        yield f"{jobs_in_words(methods.total())} for methods that no live server has: {names}"
     for queue, jobs in queues.items():
         yield f"queue {queue}: {_jobs(jobs)} and no server serves it"
     for line in pairs:
         of_queue = f"which no live server of queue {line.queue} has"
-        yield f"{_jobs_wait(line.enqueued)} for method {line.method}, {of_queue}"
+        yield f"{jobs_in_words(line.enqueued)} for method {line.method}, {of_queue}"
 
 
-def _jobs_wait(count: int) -> str:
+def jobs_in_words(count: int) -> str:
+    """ "1 job waits"."""
     return f"{_jobs(count)} {'waits' if count == 1 else 'wait'}"
 
 

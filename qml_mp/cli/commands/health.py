@@ -9,7 +9,7 @@ import click
 from qml_mp.cli.output import json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.errors import QmlError
-from qml_mp.host import is_alive
+from qml_mp.views.concerns import name_of, problem_of, ready_workers
 from qml_mp.views.liveness import Standing
 from qml_mp.views.servers import ServerView, view_servers
 
@@ -47,7 +47,7 @@ def _judge(session: Session, names: Sequence[str]) -> tuple[bool, str]:
     if not chosen:
         who = f"is called {' or '.join(names)}" if names else "runs on this machine"
         return False, f"no server {who} ({len(views)} in the registry)"
-    problems = [problem for view in chosen if (problem := _problem(view)) is not None]
+    problems = [problem for view in chosen if (problem := problem_of(view)) is not None]
     return not problems, "; ".join(problems or map(_fine, chosen))
 
 
@@ -55,28 +55,10 @@ def _is_named(view: ServerView, names: Sequence[str]) -> bool:
     return any(name in (view.info.id, view.info.name, str(view.info.process.pid)) for name in names)
 
 
-def _problem(view: ServerView) -> str | None:
-    who = _who(view)
-    if not view.alive:
-        return f"{who} is {view.liveness}"
-    if view.liveness.is_overdue:
-        return f"{who} runs, and sends no heartbeats any more ({view.liveness.last_heard})"
-    if view.info.worker_count and not _ready(view):
-        return f"{who} has no worker that is ready" + (f": {view.info.trouble}" if view.info.trouble else "")
-    return None
-
-
 def _fine(view: ServerView) -> str:
-    workers = "1 worker" if _ready(view) == 1 else f"{_ready(view)} workers"
+    workers = "1 worker" if ready_workers(view) == 1 else f"{ready_workers(view)} workers"
     heard = f", {view.liveness.last_heard}" if view.info.heartbeat_enabled else ""
     paused = ", paused" if view.info.paused else ""
-    return f"{_who(view)}: {workers}{heard}{paused}" + (f". {view.info.trouble}" if view.info.trouble else "")
-
-
-def _ready(view: ServerView) -> int:
-    """Workers register when they are ready. Those that cannot be looked up are taken at their word."""
-    return sum(is_alive(worker.info.process) is not False for worker in view.workers)
-
-
-def _who(view: ServerView) -> str:
-    return f"{view.info.name} (pid {view.info.process.pid})"
+    return f"{name_of(view)}: {workers}{heard}{paused}" + (
+        f". {view.info.trouble}" if view.info.trouble else ""
+    )

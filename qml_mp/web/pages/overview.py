@@ -2,23 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qml_mp.core.failure_kinds import user_frame
+from qml_mp.core.state import StateName
+from qml_mp.storage.values import FailureKind
+from qml_mp.views.concerns import Concern, concerns
 from qml_mp.views.queues import view_queues
-from qml_mp.views.servers import view_servers
-from qml_mp.web.site import site_of
+from qml_mp.views.servers import ServerView, WorkerView, view_servers
+from qml_mp.views.snapshot import Snapshot
+from qml_mp.web.site import Site, site_of
+
+_MOST_KINDS = 50
+_MOST_FAILURES = 6
+_MOST_WORKERS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureLine:
+    """A kind of failure as a line."""
+
+    kind: FailureKind
+    error: str
+    frame: str | None
 
 
 def overview(request: Request) -> Response:
-    """The screen."""
+    """The screen. Its parts are asked for one by one when something has changed."""
     site = site_of(request)
-    storage = site.storage
-    counts = site.reads.get("counts", storage.job_counts)
-    servers = site.reads.get("servers", lambda: view_servers(storage), statements=6, every_s=4.0)
-    queues = site.reads.get("queues", lambda: view_queues(storage, servers), statements=2, every_s=2.5)
-    return site.page(request, "overview.html", counts=counts, servers=servers, queues=queues)
+    return site.page(
+        request,
+        "overview.html",
+        snapshot=lambda: _snapshot(site),
+        wrong=lambda: _wrong(site),
+        failures=lambda: _failures(site),
+        busy=lambda servers: _busy(servers)[:_MOST_WORKERS],
+        busy_count=lambda servers: len(_busy(servers)),
+        states=StateName,
+    )
+
+
+def _snapshot(site: Site) -> Snapshot:
+    storage, reads = site.storage, site.reads
+    servers = reads.get("servers", lambda: view_servers(storage), statements=5, every_s=4.0)
+    return Snapshot(
+        counts={str(state): count for state, count in reads.get("counts", storage.job_counts).items()},
+        queues=reads.get("queues", lambda: view_queues(storage, servers), statements=2, every_s=2.5),
+        servers=servers,
+        methods=reads.get("methods", storage.method_stats, every_s=5.0),
+    )
+
+
+def _wrong(site: Site) -> list[Concern]:
+    return concerns(_snapshot(site))
+
+
+def _failures(site: Site) -> list[FailureLine]:
+    """The kinds whose newest failure is the newest."""
+    kinds = site.reads.get(
+        "failure kinds", lambda: site.storage.failure_kinds(limit=_MOST_KINDS), every_s=4.0
+    )
+    newest = sorted(kinds, key=lambda kind: kind.last_at, reverse=True)
+    return [_line(kind) for kind in newest[:_MOST_FAILURES]]
+
+
+def _line(kind: FailureKind) -> FailureLine:
+    error = kind.newest.last_error
+    if error is None:
+        return FailureLine(kind=kind, error="No error is known.", frame=None)
+    return FailureLine(kind=kind, error=f"{error.type}: {error.message}", frame=user_frame(error.traceback))
+
+
+def _busy(servers: Sequence[ServerView]) -> list[tuple[ServerView, WorkerView]]:
+    """Workers that run something, those that have run longest first."""
+    found = [(server, worker) for server in servers for worker in server.workers if worker.claim is not None]
+    return sorted(found, key=lambda each: each[1].running is not None and -each[1].running.total_seconds())
 
 
 ROUTES = (Route("/", overview, name="overview"),)
