@@ -8,9 +8,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.postgres_cluster import free_port, unprivileged_user
+from tests.until import wait_until
 
 _START_TIMEOUT_S = 20.0
 _HOW_TO_INSTALL = (
@@ -97,12 +97,12 @@ def _ini(postgres_url: str, folder: Path, port: int, pool_mode: str, pool_size: 
 
 
 def _wait_for(running: PgBouncer) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and running.process.poll() is None:
-        try:
+    def accepts() -> bool:
+        if running.process.poll() is not None:
+            raise PgBouncerError(f"PgBouncer did not start: {running.log()[-1500:]}")
+        with suppress(OSError):
             socket.create_connection(("127.0.0.1", running.port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise PgBouncerError(f"PgBouncer did not start: {running.log()[-1500:]}")
+            return True
+        return False
+
+    wait_until(accepts, within_s=_START_TIMEOUT_S, what=f"PgBouncer; {running.log()[-1500:]}")

@@ -252,7 +252,7 @@ def _became_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
             lines = []
         if len(lines) >= 8 and lines[7].strip() == "ready":
             return True
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at a file, as pg_ctl does
     return False
 
 

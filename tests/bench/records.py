@@ -38,4 +38,4 @@ def wait_for_records(run: Run, count: int, *, within_s: float) -> None:
         if time.monotonic() > deadline:
             done = len(read_records(run.place))
             raise RunFailed(f"{done} of {count} jobs ran within {within_s} s. {run.log()}")
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_LOOK_EVERY_S)  # between two looks: what is measured is not asked

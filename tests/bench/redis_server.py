@@ -35,7 +35,7 @@ def redis_server(folder: Path) -> Iterator[str]:
         while not _accepts(port):
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{program} did not start.")
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         server.terminate()

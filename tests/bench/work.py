@@ -46,7 +46,7 @@ def perform(seq: int, ms: float, how: str) -> None:
             case "spin":
                 spin(int(ms * output.turns_per_ms))
             case "sleep":
-                time.sleep(ms / 1000)
+                time.sleep(ms / 1000)  # the job's own work
             case "hold":
                 _hold(ms)
             case _:

@@ -45,7 +45,7 @@ def stubborn() -> None:
     open("begun", "w").close()
     while True:
         try:
-            time.sleep(60)
+            time.sleep(60)  # for ever, whatever is raised
         except BaseException:
             pass
 """

@@ -26,7 +26,7 @@ import time
 @app.job()
 def nap() -> None:
     open("begun", "w").close()
-    time.sleep(600)
+    time.sleep(600)  # until it is told to stop
 """
 _ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)
 

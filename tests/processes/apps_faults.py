@@ -53,7 +53,7 @@ def _hang_the_second_time(path: Path) -> None:
     before = path.read_text() if path.exists() else ""
     path.write_text(before + ".")
     if before == ".":
-        time.sleep(600)
+        time.sleep(600)  # past boot_timeout
 
 
 if IMPORTS in os.environ:
@@ -76,7 +76,7 @@ def quick(ctx: WorkerContext) -> int:
 def nap(ctx: WorkerContext, seconds: float) -> str:
     """Sleep."""
     note(ctx, "start")
-    time.sleep(seconds)
+    time.sleep(seconds)  # the job's own work
     return "slept"
 
 
@@ -195,7 +195,7 @@ def leave_a_session(ctx: WorkerContext, report: str) -> int:
         os.setsid()
         Path(report).with_suffix(".part").write_text(json.dumps(list(open_files().values())))
         Path(report).with_suffix(".part").rename(report)
-        time.sleep(600)
+        time.sleep(600)  # for ever: it has to be killed
         os._exit(0)
     return pid
 
@@ -206,7 +206,7 @@ def die_beside_a_grandchild(ctx: WorkerContext) -> None:
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(600)
+        time.sleep(600)  # for ever: it has to be killed
         os._exit(0)
     note(ctx, f"child {pid}")
     note(ctx, "start")
@@ -293,7 +293,7 @@ def unruly_middleware(job: Job, context: WorkerContext, call_next: CallNext) -> 
 def unruly_hook(change: StateChange) -> None:
     """Raises at every transition, or hangs at the one that the job's queue names."""
     if change.job.queue == f"hang-at-{change.new}":
-        time.sleep(600)
+        time.sleep(600)  # past its time limit
     raise SystemExit("in the hook")
 
 

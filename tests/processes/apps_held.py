@@ -10,6 +10,7 @@ import time
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
 from tests.processes.journal import sole_run
 from tests.soak.apps import gate_of
+from tests.until import wait_at
 
 app = QmlApp(retry_policy=RetryPolicy.none())
 
@@ -36,7 +37,7 @@ def busy(ctx: WorkerContext, seconds: float) -> int:
 def linger(ctx: WorkerContext, seconds: float) -> int:
     """Sleep."""
     with sole_run(ctx):
-        time.sleep(seconds)
+        time.sleep(seconds)  # the job's own work
     return ctx.job.claim_seq
 
 
@@ -52,8 +53,7 @@ def grip(ctx: WorkerContext, seconds: float) -> int:
 def gated(ctx: WorkerContext) -> int:
     """Wait until the test has opened the gate."""
     with sole_run(ctx):
-        while not gate_of(ctx.job.id).exists():
-            time.sleep(0.002)
+        wait_at(gate_of(ctx.job.id))
     return ctx.job.claim_seq
 
 

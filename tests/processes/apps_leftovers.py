@@ -16,6 +16,7 @@ from pathlib import Path
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
 from qml_mp.ipc.stack import STACK_SIGNAL
 from tests.processes.journal import note
+from tests.until import wait_at
 
 app = QmlApp(retry_policy=RetryPolicy.none())
 
@@ -36,7 +37,7 @@ def escape(ctx: WorkerContext) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note(ctx, "start")
     while True:
-        time.sleep(60)
+        time.sleep(60)  # for ever, whatever wakes it
 
 
 @app.job()
@@ -57,8 +58,7 @@ def close_streams(ctx: WorkerContext, gate: str, first: int = 0) -> int:
     """Close the descriptors up to 2, and wait until the gate is there."""
     os.closerange(first, 3)
     note(ctx, "start")
-    while not os.path.exists(gate):
-        time.sleep(0.01)
+    wait_at(Path(gate))
     return os.getpid()
 
 
@@ -153,6 +153,5 @@ def give_up_the_stack_signal(ctx: WorkerContext, gate: str) -> int:
     signal.signal(STACK_SIGNAL, signal.SIG_DFL)
     faulthandler.disable()
     note(ctx, "start")
-    while not os.path.exists(gate):
-        time.sleep(0.01)
+    wait_at(Path(gate))
     return os.getpid()

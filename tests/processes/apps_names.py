@@ -15,5 +15,5 @@ app = QmlApp()
 @app.job(name=METHOD, retry=RetryPolicy.none())
 def work(seconds: float = 0) -> None:
     """Run for so long and fail with the text."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # the job's own work
     raise ValueError(NASTY)

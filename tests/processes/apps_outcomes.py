@@ -47,11 +47,11 @@ def do(what: str) -> str:
         case "raise":
             raise ValueError("no luck")
         case "hang":
-            time.sleep(600)
+            time.sleep(600)  # past its time limit
         case "hang on":
             while True:
                 with contextlib.suppress(BaseException):
-                    time.sleep(600)
+                    time.sleep(600)  # past the graces too
         case "odd":
             space: dict[str, Any] = {}
             exec('odd = type("Odd", (Exception,), {})', space)  # its class has no __module__
@@ -63,5 +63,5 @@ def do(what: str) -> str:
 
 def _hold(mib: int) -> int:
     block = bytearray(mib * 1024 * 1024)
-    time.sleep(60)
+    time.sleep(60)  # long enough to be seen holding it
     return len(block)

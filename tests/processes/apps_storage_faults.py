@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
 from tests.processes.journal import note, sole_run
+from tests.until import wait_at
 
 app = QmlApp(retry_policy=RetryPolicy.fixed(0, jitter=0.0, max_attempts=3))
 
@@ -31,8 +31,7 @@ def flaky(ctx: WorkerContext) -> str:
 def gated(ctx: WorkerContext, gate: str) -> str:
     """Wait until the file is there."""
     note(ctx, "start")
-    while not Path(gate).exists():
-        time.sleep(0.01)
+    wait_at(Path(gate))
     note(ctx, "end")
     return "opened"
 

@@ -18,7 +18,7 @@ def fail(_: Event) -> None:
 
 def stall(_: Event) -> None:
     while True:
-        time.sleep(60)
+        time.sleep(60)  # until it is broken off, and again
 
 
 for module in (qml_mp.child.main, qml_mp.supervisor.run):

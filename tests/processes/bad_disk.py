@@ -11,11 +11,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.until import wait_until
 
 _TMPFS_BYTES = 4 * 1024 * 1024
 _ATTACH_WITHIN_S = 10.0
@@ -169,12 +170,13 @@ def _traced(pid: int) -> Iterator[None]:
     command += ["-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO"]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + _ATTACH_WITHIN_S
-        while "\nTracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
-            assert tracer.poll() is None, "strace may not attach"
-            assert time.monotonic() < deadline, "strace did not attach"
-            time.sleep(0.01)
+        wait_until(lambda: _is_traced(pid, tracer), within_s=_ATTACH_WITHIN_S, what="strace at the process")
         yield
     finally:
         tracer.send_signal(signal.SIGINT)  # it lets go of the process, which goes on
         tracer.wait(10)
+
+
+def _is_traced(pid: int, tracer: subprocess.Popen[bytes]) -> bool:
+    assert tracer.poll() is None, "strace may not attach"
+    return "\nTracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()

@@ -197,11 +197,11 @@ def _doomed(server: BackgroundJobServer, storage: Storage, folder: Path) -> Repo
     storage.close()
     own = os.fork()
     if own == 0:
-        time.sleep(600)
+        time.sleep(600)  # for ever: the test ends it
         os._exit(0)
     (folder / "part").write_text(json.dumps({"job": job_id, "own child": own}))
     (folder / "part").rename(folder / "doomed")
-    time.sleep(600)
+    time.sleep(600)  # for ever: the test kills it
     return {}
 
 

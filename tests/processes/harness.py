@@ -6,11 +6,9 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from qml_mp import host
 from qml_mp.core.job import Job
@@ -18,30 +16,12 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.journal import JOURNAL, Line, read_journal
+from tests.until import PATIENCE_S as PATIENCE_S
+from tests.until import wait_until as wait_until
 from tests.warm import Process, launch
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.processes.jobs_app:app"
-_Found = TypeVar("_Found")
-PATIENCE_S = 60.0
-"""How long a test waits for what comes about in a moment, on whatever machine. It bounds a run that hangs and
-judges nothing: what must be quick is told apart from what is not by facts."""
-
-
-def wait_until(
-    find: Callable[[], _Found | None], *, within_s: float = PATIENCE_S, what: str = "it"
-) -> _Found:
-    """The first truthy answer of `find`; fails the test when there is none in time. What takes long is asked
-    for more rarely, because many tests wait at a time and an answer costs a query."""
-    began = time.monotonic()
-    while True:
-        found = find()
-        if found:
-            return found
-        waited_s = time.monotonic() - began
-        if waited_s > within_s:
-            raise AssertionError(f"{what} did not come about within {within_s} s")
-        time.sleep(min(0.01 + waited_s / 50, 0.03))
 
 
 @dataclass(kw_only=True, eq=False)

@@ -36,7 +36,7 @@ def nap(ctx: WorkerContext, seconds: float) -> str:
     """Sleep in one system call, and say so at both ends."""
     note(ctx, "start")
     try:
-        time.sleep(seconds)
+        time.sleep(seconds)  # the job's own work
     finally:
         note(ctx, "end")
     return "slept"
@@ -58,7 +58,7 @@ def stubborn(ctx: WorkerContext) -> None:
     note(ctx, "start")
     while True:
         try:
-            time.sleep(60)
+            time.sleep(60)  # for ever, whatever is raised
         except BaseException:
             continue
 
@@ -69,7 +69,7 @@ def deaf(ctx: WorkerContext) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     note(ctx, "start")
     while True:
-        time.sleep(60)
+        time.sleep(60)  # for ever, whatever is sent
 
 
 @app.job()
@@ -103,7 +103,7 @@ def nap_with_the_lock(ctx: WorkerContext, seconds: float = 0.0) -> int:
 def parent_of_the_stubborn(ctx: WorkerContext) -> None:
     """Wait for a subprocess that ignores SIGTERM."""
     ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-    code = f"{ignoring}; print(flush=True); time.sleep(600)"
+    code = f"{ignoring}; print(flush=True); time.sleep(600)"  # until it is killed
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()
@@ -198,7 +198,7 @@ def leave_a_grandchild(ctx: WorkerContext) -> int:
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        time.sleep(600)
+        time.sleep(600)  # for ever: it has to be killed
         os._exit(0)
     return pid
 
@@ -288,5 +288,5 @@ def tell(ctx: WorkerContext, gate: str) -> None:
     """Say how far it is, many times, until the file is there, and then that it is done."""
     while not os.path.exists(gate):
         ctx.progress(1, 3, "waits")
-        time.sleep(0.001)
+        time.sleep(0.001)  # so that some of what it says is written, and not all
     ctx.progress(3, 3)

@@ -47,7 +47,7 @@ def test_a_server_without_storage_waits_and_does_not_spin(
     proxy.close()
     wait_until(lambda: "is tried again in" in one.log(), what=one.log())
     began, used_s = time.monotonic(), cpu_s(one.pid)
-    time.sleep(OBSERVED_S)
+    time.sleep(OBSERVED_S)  # what a process uses in that time is what is measured
     share = (cpu_s(one.pid) - used_s) / (time.monotonic() - began)
 
     assert share < 0.1  # of a processor; a loop that waits for nothing takes what it gets

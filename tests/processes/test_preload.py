@@ -99,7 +99,7 @@ def test_a_worker_that_is_silent_for_too_long_at_its_boot_is_killed_and_replaced
 def test_an_app_whose_import_never_ends_is_given_up(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    (tmp_path / "endless_app.py").write_text("import time\ntime.sleep(600)\n")
+    (tmp_path / "endless_app.py").write_text("import time\ntime.sleep(600)\n")  # longer than anybody waits
     one = server("-w", "1", app="endless_app:app", PYTHONPATH=str(tmp_path), QML_MP_BOOT_TIMEOUT="0.5")
 
     one.start(ready=None)

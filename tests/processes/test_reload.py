@@ -22,6 +22,7 @@ MakeLiving = Callable[..., Server]
 
 HEAD = "import time\nfrom qml_mp import QmlApp\napp = QmlApp()\n"
 VERSION = "@app.job()\ndef version():\n    return {}\n"
+# A job that takes as long as it is told.
 NAP = "@app.job()\ndef nap(seconds):\n    time.sleep(seconds)\n"
 BROKEN = "import no_such_library\n"
 NO_LIBRARY = "ModuleNotFoundError: No module named 'no_such_library'"
@@ -174,7 +175,7 @@ def test_a_server_that_is_reloaded_while_it_stops_stops(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage, tmp_path: Path
 ) -> None:
     begun = tmp_path / "begun"
-    deploy(HEAD + NAP + f"    open({str(begun)!r}, 'w').close()\n    time.sleep(seconds)\n")
+    deploy(HEAD + NAP.replace("    time", f"    open({str(begun)!r}, 'w').close()\n    time"))
     one = living("-w", "2").start(ready=2)
     job_id = enqueue(storage, "nap", seconds=0.5)
     wait_until(begun.exists)  # a claim that has not begun would be given back
@@ -341,7 +342,7 @@ def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobod
     one.environment = {**one.environment, "QML_MP_BOOT_TIMEOUT": "3s"}
     one.start()
     before = one.worker_pids()
-    deploy(HEAD + "time.sleep(600)\n")
+    deploy(HEAD + "time.sleep(600)\n")  # longer than boot_timeout
 
     one.signal(signal.SIGHUP)
 

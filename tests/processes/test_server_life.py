@@ -29,7 +29,7 @@ class Touch(Worker):
 
     def execute(self, job: Job, context: WorkerContext) -> str:
         self._path.with_suffix(".started").touch()
-        time.sleep(self._seconds)
+        time.sleep(self._seconds)  # the job's own work
         with self._path.open("ab") as stream:
             stream.write(b".")
         return "Test completed"

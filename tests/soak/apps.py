@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
 from tests.processes.journal import JOURNAL, note, sole_run
+from tests.until import wait_at
 
 app = QmlApp(retry_policy=RetryPolicy.none())
 
@@ -28,7 +29,7 @@ def unit(ctx: WorkerContext, busy_s: float = 0.0) -> int:
 def doze(ctx: WorkerContext, seconds: float) -> int:
     """Take so long without computing."""
     with sole_run(ctx):
-        time.sleep(seconds)
+        time.sleep(seconds)  # the job's own work
     return ctx.job.claim_seq
 
 
@@ -89,8 +90,7 @@ def gated(ctx: WorkerContext) -> int:
     """Wait until the test has opened the job's gate. Holds no lock: a process that is stopped, and
     goes on when its job is another's, makes two runs overlap on purpose."""
     note(ctx, "start")
-    while not gate_of(ctx.job.id).exists():
-        time.sleep(0.002)
+    wait_at(gate_of(ctx.job.id))
     note(ctx, "end")
     return ctx.job.claim_seq
 
@@ -109,7 +109,7 @@ def note_of(job_id: str) -> Path:
 def sleeper(ctx: WorkerContext) -> None:
     """Sleep in the kernel for ever."""
     with sole_run(ctx):
-        time.sleep(600)
+        time.sleep(600)  # for ever: the test ends it
 
 
 @app.job()
@@ -133,7 +133,7 @@ def stubborn(ctx: WorkerContext) -> None:
     with sole_run(ctx):
         while True:
             try:
-                time.sleep(600)
+                time.sleep(600)  # for ever, whatever is raised
             except BaseException:
                 continue
 

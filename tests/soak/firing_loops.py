@@ -83,7 +83,7 @@ def run_loops(url: str, place: Path, *, loop: int, seed: str, parent: int) -> No
         while os.getppid() == parent:
             turn = clock.turn
             if turn == clock.done(loop):
-                time.sleep(0.0005)
+                time.sleep(0.0005)  # between two looks at shared memory
                 continue
             steps.tick(storage)
             recurring.tick(storage)

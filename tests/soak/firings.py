@@ -195,7 +195,7 @@ class Rehearsal:
         """Let every loop do this turn; one of them may be killed in the midst of it, and begins anew."""
         self._start_missing()
         if self._rng.random() < 0.1:
-            time.sleep(self._rng.random() * 0.02)
+            time.sleep(self._rng.random() * 0.02)  # anywhere in the turn, which takes about so long
             self._kill(self._rng.randrange(LOOPS))
             self._start_missing()
         wait_until(self._all_have_done_the_turn, within_s=60, what="a turn of the loops")

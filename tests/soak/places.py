@@ -59,7 +59,7 @@ def run_rate(task: Task) -> Row:
         ground.storage.set_rate(LimitKind.QUEUE, "default", Rate(_PER_SECOND, timedelta(seconds=1)))
         _start(ground)
         ground.storage.enqueue_many(Job.new("unit") for _ in range(2 * _PER_SECOND * (task.count + 1)))
-        time.sleep(task.count + 1)
+        time.sleep(task.count + 1)  # what begins in that time is what is measured
         broken = _stop(ground)
         starts = sorted(line.at_ns for line in ground.journal() if line.what == "start")
         within = bisect_left(starts, starts[0] + task.count * 10**9)

@@ -111,7 +111,7 @@ def in_children(actions: Iterable[Callable[[], object]], *, within_s: float = 60
     for pid in children:
         done, status = os.waitpid(pid, os.WNOHANG)
         while not done and time.monotonic() < deadline:
-            time.sleep(0.002)
+            time.sleep(0.002)  # between two looks: `waitpid` has no time limit
             done, status = os.waitpid(pid, os.WNOHANG)
         if not done:
             os.kill(pid, signal.SIGKILL)

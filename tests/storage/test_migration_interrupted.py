@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -28,6 +27,7 @@ from qml_mp.storage.sqlite import schema as sqlite_schema
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import TABLES, Raw
 from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_children
+from tests.until import wait_until
 
 JOB, CLAIMED, LONG = (f"0190b3a5-0000-7000-8000-00000000000{number}" for number in range(3))
 LONG_METHOD = secrets.token_hex(50_000)
@@ -218,11 +218,8 @@ def waiting_session(raw: Raw) -> int:
     waiting = (
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'migrator' AND wait_event_type = 'Lock'"
     )
-    deadline = time.monotonic() + 30
-    while not (found := raw.run(waiting)):
-        assert time.monotonic() < deadline, "the migration waits for nothing"
-        time.sleep(0.01)
-    return int(found[0][0])
+    ((pid,),) = wait_until(lambda: raw.run(waiting), what="a migration that waits")
+    return int(pid)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

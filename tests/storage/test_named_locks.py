@@ -109,7 +109,7 @@ def test_no_two_processes_are_in_the_block_at_a_time(app: QmlApp, tmp_path: Path
             for _ in range(5):
                 with app.lock("report", ttl="1h"):
                     marker.touch(exist_ok=False)
-                    time.sleep(0.001)
+                    time.sleep(0.001)  # long enough for another one to come in, were there no lock
                     marker.unlink()
             app.close()
 

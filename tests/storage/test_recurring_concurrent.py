@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
 from tests.storage.helpers import in_children
+from tests.until import wait_until
 
 DAILY = RecurringJob.new("digest", "0 0 9 * * *", "send_digest", payload={"to": "all"}, queue="mail")
 DAY = timedelta(days=1)
@@ -128,9 +128,10 @@ def declare_while_blocked(raw: Raw, url: str, template: RecurringJob, *, then: C
 
 def wait_until_blocked(raw: Raw, name: str, call: Future[None]) -> None:
     """Until this session waits for a lock; an SQLite file shows nobody who waits for it."""
-    deadline = time.monotonic() + 20
     waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
-    while not raw.is_sqlite and not raw.run(waiting, name):
+
+    def is_blocked() -> bool:
         assert not call.done()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+        return raw.is_sqlite or bool(raw.run(waiting, name))
+
+    wait_until(is_blocked, what="a session that waits for a lock")

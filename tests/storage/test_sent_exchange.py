@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -21,6 +20,7 @@ from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, fetch, in_children, present
 from tests.storage.test_exchange import claim_some, states
 from tests.storage.test_refusals import full
+from tests.until import wait_until
 
 
 @pytest.fixture
@@ -42,10 +42,7 @@ def send(
 
 def wait_for_claims(peer: Storage, count: int) -> None:
     """Until so many claims are committed."""
-    deadline = time.monotonic() + 60
-    while len(peer.claims()) != count:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: len(peer.claims()) == count, what=f"{count} claims")
 
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
@@ -119,8 +116,7 @@ def test_a_session_that_ends_before_it_commits_has_done_nothing(
     waiting = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
     )
-    while not raw.run(waiting):
-        time.sleep(0.005)
+    wait_until(lambda: raw.run(waiting), what="an exchange that waits for the rows")
     with pytest.raises(StorageUnavailable):
         read_reply()
     other.execute("ROLLBACK")

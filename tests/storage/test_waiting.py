@@ -35,7 +35,7 @@ class Patient:
     def pause(self, seconds: float) -> None:
         self.waits += 1
         self._meanwhile()
-        time.sleep(seconds)
+        time.sleep(seconds)  # the pause that the storage asks for
 
 
 @pytest.fixture

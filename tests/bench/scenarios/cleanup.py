@@ -105,7 +105,7 @@ def _measure(ground: Ground, system: System, case: str, options: Options) -> Met
             _run(run, statement.format(rows=rows, each=_ATTEMPTS_OF_EACH, ms=expired_at_ms))
         run.settle()
         run.start(program(__name__, "loops", url_of(system.backend, run.place)))
-        time.sleep(_BOOT_S)
+        time.sleep(_BOOT_S)  # not measured, as the server's beginning below
         off, on = [_pass(turn_s)], [_deleting(run, turn_s)]
         off.append(_pass(turn_s))
         left = _left(run)
@@ -123,7 +123,7 @@ def _measure(ground: Ground, system: System, case: str, options: Options) -> Met
 
 def _pass(seconds: float) -> tuple[float, float]:
     began = time.monotonic()
-    time.sleep(seconds)
+    time.sleep(seconds)  # what is measured meanwhile writes itself down
     return began, time.monotonic()
 
 
@@ -134,11 +134,11 @@ def _deleting(run: Run, longest_s: float) -> tuple[float, float]:
         url_of(run.system.backend, run.place), "start", "--workers", "0", "--cleanup",
     )  # fmt: skip
     server = run.start(command)
-    time.sleep(_BOOT_S)
+    time.sleep(_BOOT_S)  # as above, so that both passes are the same
     began = time.monotonic()
     any_left = _ANY_LEFT[run.system.backend].format(now=time.time_ns() // 1000)
     while _run(run, any_left)[0][0] and time.monotonic() < began + longest_s:
-        time.sleep(min(longest_s / 10, 0.5))
+        time.sleep(min(longest_s / 10, 0.5))  # between two looks, which cost what is measured
     ended = time.monotonic()
     server.interrupt()
     server.finish()
@@ -198,7 +198,7 @@ def _claim(url: str, place: Place, name: str) -> None:
         held = [(claim, _DONE) for claim in claims]
         if not claims:
             storage.enqueue_many(Job.new("new", queue=name) for _ in range(_REFILL))
-        time.sleep(_PAUSE_S)
+        time.sleep(_PAUSE_S)  # the pace that is asked for
 
 
 def _target(backend: Backend) -> Target:

@@ -26,7 +26,7 @@ def _measure(ground: Ground, system: System, case: str, options: Options) -> Met
             run.enqueue(1, how="single")
             wait_for_records(run, done + 1, within_s=_WITHIN_S)
         for _ in range(jobs):
-            time.sleep(rng.uniform(*_PAUSE_S))
+            time.sleep(rng.uniform(*_PAUSE_S))  # so that all workers are idle when the next one comes
             stamps += run.enqueue(1, how="single")
         wait_for_records(run, _WARM_UP_JOBS + jobs, within_s=_WITHIN_S)
         records = {record.seq: record for record in read_records(run.place)}
