@@ -1,0 +1,169 @@
+"""Web process: the Queues screen: what waits in each, what holds it back, and the changes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from zlib import crc32
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from qml_mp.core.limits import Limit, LimitKind, Rate, Standing, check_max_running
+from qml_mp.errors import ConfigurationError, shown
+from qml_mp.settings import check_queue_name
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import MethodStats, QueueStats
+from qml_mp.views.queues import QueueView, is_queue, limit_in_words, view_queues
+from qml_mp.views.servers import ServerView, able_servers, view_servers
+from qml_mp.web.site import Site, site_of
+
+_MOST_COUNTED = 1000
+"""Of a method that waits: to tell more apart would cost what the backlog is long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLine:
+    """A queue as the screen shows it."""
+
+    view: QueueView
+    standing: Standing | None
+    """None: it has no limit."""
+
+    @property
+    def name(self) -> str:
+        return self.view.stats.name
+
+    @property
+    def key(self) -> str:
+        """A short name for ids, which outlives the coming and going of others."""
+        return f"{crc32(self.name.encode()):08x}"
+
+    @property
+    def limit_in_words(self) -> str | None:
+        """Without the pause, which is shown as the state."""
+        return limit_in_words(replace(self.view.limit, paused=False))
+
+    @property
+    def running(self) -> int:
+        """What a worker holds and has not begun stands apart."""
+        return self.view.stats.processing - self.view.stats.held
+
+    @property
+    def is_full(self) -> bool:
+        """Jobs wait, and as many run as may."""
+        most = self.view.limit.max_running
+        return bool(self.view.stats.enqueued) and most is not None and self.view.stats.processing >= most
+
+    @property
+    def next_in(self) -> timedelta | None:
+        """In how long its rate lets one more begin; None: that is not what its jobs wait for."""
+        if not self.view.stats.enqueued or self.standing is None or self.standing.free != 0:
+            return None
+        return self.standing.next_in
+
+    @property
+    def is_stuck(self) -> bool:
+        """Jobs wait, and nobody takes any."""
+        return bool(self.view.stats.enqueued) and not self.view.servers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuesPage:
+    """What the screen shows."""
+
+    lines: Sequence[QueueLine]
+    waiting: Sequence[MethodStats]
+    """By method, the most first."""
+    methods: Sequence[Standing]
+    """Those that are limited."""
+
+
+def queues(request: Request) -> Response:
+    """Every queue that holds jobs which have not ended, that is limited, or that a live server serves."""
+    site = site_of(request)
+    return site.page(
+        request, "queues.html", read=lambda: _read(site), words=limit_in_words, most_counted=_MOST_COUNTED
+    )
+
+
+def pause(request: Request) -> Response:
+    """Have no server claim jobs of it. Those that run go on."""
+    site, name = site_of(request), _name(request)
+    site.storage.set_paused(name, True)
+    return site.done(request, f"{name} is paused. Jobs of it that run go on.", to=site.url(request, "queues"))
+
+
+def resume(request: Request) -> Response:
+    """The end of that."""
+    site, name = site_of(request), _name(request)
+    site.storage.set_paused(name, False)
+    return site.done(request, f"{name} is resumed.", to=site.url(request, "queues"))
+
+
+def limit(request: Request) -> Response:
+    """Both limits as the form has them; an empty field ends one."""
+    site, name = site_of(request), _name(request)
+    form = site.form(request)
+    max_running, rate = form.text("max_running").strip(), form.text("rate").strip()
+    wanted = Limit(
+        kind=LimitKind.QUEUE,
+        name=name,
+        max_running=_number(max_running) if max_running else None,
+        rate=Rate.parse(rate, what="The rate") if rate else None,
+    )
+    site.storage.limit(wanted)
+    words = limit_in_words(wanted) or "no limit"
+    return site.done(request, f"{name}: {words}.", to=site.url(request, "queues"))
+
+
+def _read(site: Site) -> QueuesPage:
+    storage = site.storage
+    servers = site.reads.get("servers", lambda: view_servers(storage), statements=6, every_s=4.0)
+    return site.reads.get("queues_page", lambda: _page_of(storage, servers), statements=4)
+
+
+def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:
+    views = {view.stats.name: view for view in view_queues(storage, servers)}
+    able = able_servers(servers)
+    for name in {name for server in able for name in server.queues} - views.keys():
+        views[name] = QueueView(
+            stats=QueueStats(name=name, enqueued=0, processing=0, held=0, oldest=None),
+            limit=Limit(kind=LimitKind.QUEUE, name=name),
+            servers=sum(server.serves(name) for server in able),
+        )
+    standings = storage.standings()
+    of_queues = {each.limit.name: each for each in standings if is_queue(each)}
+    return QueuesPage(
+        lines=[QueueLine(view=view, standing=of_queues.get(name)) for name, view in sorted(views.items())],
+        waiting=sorted(storage.method_stats(among=_MOST_COUNTED), key=lambda each: -each.enqueued),
+        methods=[each for each in standings if not is_queue(each)],
+    )
+
+
+def _name(request: Request) -> str:
+    """Of the queue that the form is about. Raises `ConfigurationError` for one that can be none: only another
+    program can have named a queue so, and it has jobs."""
+    site = site_of(request)
+    name = site.form(request).text("name")
+    if name not in {stats.name for stats in site.storage.queue_stats()}:
+        check_queue_name(name)
+    return name
+
+
+def _number(text: str) -> int | None:
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigurationError(
+            f"At most {shown(text)} running is no number; give a whole number from 1, or nothing: no limit."
+        )
+    return check_max_running(int(text))
+
+
+ROUTES = (
+    Route("/queues", queues, name="queues"),
+    Route("/queues/pause", pause, methods=["POST"], name="pause_queue"),
+    Route("/queues/resume", resume, methods=["POST"], name="resume_queue"),
+    Route("/queues/limit", limit, methods=["POST"], name="limit_queue"),
+)
