@@ -98,7 +98,7 @@ def site(storage: Storage, url: str, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def page(plain_page: Page, site: Site) -> Iterator[Watched]:
     """A page in a fresh window; the test fails at its end when anything has gone wrong on it."""
-    watched = Watched(page=plain_page, origin=site.origin)
+    watched = Watched(page=plain_page, origin=site.origin, log=site.folder / "web.log")
     yield watched
     watched.check()
 

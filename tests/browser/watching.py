@@ -41,6 +41,8 @@ class Watched:
 
     page: Page
     origin: str
+    log: Path | None = None
+    """What the page's own process says."""
     problems: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
     """Parts of texts of problems that a test provokes."""
@@ -59,7 +61,7 @@ class Watched:
         """Go to a path of the page, and wait until it is there with its scripts."""
         response = self.page.goto(f"{self.origin}{path}", wait_until="load")
         assert response is not None
-        assert response.ok, f"{path}: {response.status} {response.text()[:2000]}"
+        assert response.ok, "\n".join([f"{path}: {response.status}", *self._end_of_log()])
 
     def check(self) -> None:
         """Fail the test if anything has gone wrong up to now."""
@@ -67,7 +69,7 @@ class Watched:
         if self.page.evaluate("window.owned") is not None:
             self.problems.append(f"a script ran: it has set window.{OWNED}")
         wrong = [each for each in self.problems if not any(part in each for part in self.expected)]
-        assert not wrong, "\n".join(wrong)
+        assert not wrong, "\n".join([*wrong, *self._end_of_log()])
 
     def overflow(self) -> list[str]:
         """What sticks out of the window to the right; empty: there is no horizontal scrolling."""
@@ -88,6 +90,9 @@ class Watched:
         if folder := os.environ.get(SCREENSHOTS):
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+    def _end_of_log(self) -> list[str]:
+        return [] if self.log is None else self.log.read_text(errors="replace").splitlines()[-30:]
 
     def _handle_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):

@@ -1,0 +1,101 @@
+"""The Queues screen: what waits and what holds it back, changed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import expect
+
+from qml_mp.core.job import Job
+from qml_mp.core.limits import LimitKind, Rate
+from qml_mp.core.state import StateName
+from tests.browser.conftest import Site, served
+from tests.browser.watching import Watched
+from tests.processes.harness import Server, wait_for_state
+from tests.storage.helpers import HOUR
+
+
+@pytest.fixture(scope="module")
+def server(servers: Callable[..., Server]) -> Server:
+    """One that runs."""
+    return servers("-w", "1", "-q", "images").start()
+
+
+def test_a_queue_is_paused_and_resumed(page: Watched, site: Site, server: Server) -> None:
+    storage, shown = site.storage, page.page
+    storage.enqueue(Job.new("quick", {}, queue="images", delay=HOUR))
+    page.open("/queues")
+
+    shown.get_by_role("button", name="Pause images").click()
+    expect(shown.get_by_role("status")).to_have_text("images is paused. Jobs of it that run go on.")
+    job_id = storage.enqueue(Job.new("quick", {}, queue="images"))
+
+    row = shown.get_by_role("row").filter(has=shown.get_by_role("rowheader", name="images"))
+    expect(row).to_contain_text("paused")
+    expect(row.locator("td[data-label=Enqueued]")).to_have_text("1")
+    shown.get_by_role("button", name="Resume images").click()
+    expect(shown.get_by_role("status")).to_have_text("images is resumed.")
+    wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    expect(row.locator("td[data-label=Enqueued]")).to_have_text("0")
+
+
+def test_limits_are_set_shown_and_ended(page: Watched, site: Site) -> None:
+    site.storage.enqueue(Job.new("nobody-has-this", queue="video"))
+    page.open("/queues")
+    shown = page.page
+    row = shown.get_by_role("row").filter(has=shown.get_by_role("rowheader", name="video"))
+
+    row.locator("summary").click()
+    row.get_by_label("Running at most").fill("3")
+    row.get_by_label("Rate, as").fill("100/m")
+    row.get_by_role("button", name="Set limits").click()
+
+    expect(shown.get_by_role("status")).to_have_text("video: 3 running, 100/m.")
+    expect(row.locator("summary")).to_have_text("3 running, 100/m")
+    [limit] = [each.limit for each in site.storage.standings() if each.limit.name == "video"]
+    assert (limit.kind, limit.max_running, limit.rate) == (LimitKind.QUEUE, 3, Rate.parse("100/m"))
+    row.locator("summary").click()
+    row.get_by_label("Running at most").fill("")
+    row.get_by_label("Rate, as").fill("")
+    row.get_by_role("button", name="Set limits").click()
+    expect(shown.get_by_role("status")).to_have_text("video: no limit.")
+    assert "video" not in {each.limit.name for each in site.storage.standings()}
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "told"),
+    [
+        ("Running at most", "many", "give a whole number from 1"),
+        ("Running at most", "0", "max_running is 0"),
+        ("Rate, as", "100/fortnight", "100/m"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_with_what_to_do(
+    field: str, text: str, told: str, page: Watched, site: Site
+) -> None:
+    site.storage.enqueue(Job.new("nobody-has-this", queue="video"))
+    page.expected = ["400"]
+    page.open("/queues")
+    row = page.page.get_by_role("row").filter(has=page.page.get_by_role("rowheader", name="video"))
+
+    row.locator("summary").click()
+    row.get_by_label(field).fill(text)
+    row.get_by_role("button", name="Set limits").click()
+
+    expect(page.page.get_by_role("main")).to_contain_text(told)
+    assert site.storage.standings() == []
+
+
+def test_who_may_only_read_is_shown_no_action(page: Watched, site: Site) -> None:
+    site.storage.enqueue(Job.new("nobody-has-this", queue="video"))
+    with served(site.url, site.folder, "--read-only") as origin:
+        page.origin = origin
+
+        page.open("/queues")
+
+        expect(page.page.get_by_role("rowheader", name="video")).to_be_visible()
+        assert page.page.get_by_role("button").all() == []
+        assert page.page.locator("form").all() == []
+        page.check()
+        page.page.goto("about:blank")
