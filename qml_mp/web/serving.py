@@ -14,6 +14,7 @@ import uvicorn
 from qml_mp.errors import ConfigurationError
 from qml_mp.web.assembly import Assembled
 from qml_mp.web.safety import is_loopback
+from qml_mp.web.slow_heads import BoundedProtocol
 
 _DRAIN_S = 2
 """What requests that run are allowed when the process is told to stop."""
@@ -88,7 +89,7 @@ def serve(
     config = uvicorn.Config(
         page.application, log_level=log_level, log_config=None, access_log=False, lifespan="off", ws="none",
         server_header=False, limit_concurrency=_MOST_CONNECTIONS, timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_DRAIN_S, http="h11",
+        timeout_graceful_shutdown=_DRAIN_S, http=BoundedProtocol,
     )  # fmt: skip
     server = _Server(config, page)
     when_ready()

@@ -1,0 +1,52 @@
+"""Tests of the page without a browser: real `qml-mp web` processes on a fresh storage of either backend."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from tests.postgres_cluster import remove_schema
+from tests.storage.helpers import in_schema
+from tests.web.serving import Served, served
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A fresh storage for the tests of a module."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('page')}/jobs.db"
+        return
+    server = request.getfixturevalue("postgres_url")
+    schema = f"w_{uuid.uuid4().hex}"
+    yield in_schema(server, schema)
+    remove_schema(server, schema)
+
+
+@pytest.fixture(scope="module")
+def storage(url: str) -> Iterator[Storage]:
+    """A client of it, with its schema made."""
+    with closing(open_storage(url)) as storage:
+        storage.migrate()
+        yield storage
+
+
+@pytest.fixture(scope="module")
+def page(storage: Storage, url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Its page, on loopback, for everybody."""
+    with served(url, tmp_path_factory.mktemp("web")) as page:
+        yield page
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    """An SQLite file with a schema, for what does not depend on the backend."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with closing(open_storage(url)) as storage:
+        storage.migrate()
+    return url

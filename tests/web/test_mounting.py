@@ -1,0 +1,156 @@
+"""Tests: the page within another application, under a prefix, served by uvicorn."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.processes.harness import ROOT, wait_until
+from tests.web.serving import sentence_of, token_of
+
+_HOST = """
+from fastapi import FastAPI
+from qml_mp import QmlApp
+from qml_mp.web import dashboard
+
+jobs = QmlApp({url!r})
+
+def who(request):
+    return request.headers.get("x-user")
+
+service = FastAPI()
+
+@service.get("/")
+def home():
+    return "home"
+
+service.mount("/ops/jobs", dashboard(jobs, hosts=["jobs.example"]))
+service.mount("/theirs", dashboard(jobs, auth=who, read_only=True))
+"""
+
+
+@contextmanager
+def hosting(url: str, folder: Path, *flags: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """The FastAPI application under uvicorn, within the block."""
+    (folder / "hosting.py").write_text(_HOST.format(url=url))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "hosting:service", "--port", "0", *flags],
+            cwd=folder, env={**kept, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+
+    def address() -> str | None:
+        text = (folder / "log").read_text()
+        assert process.poll() is None, text
+        found = re.search(r"running on (http://\S+)", text)
+        return found and found[1]
+
+    try:
+        where = wait_until(address, what="the host")
+        with httpx.Client(base_url=where, trust_env=False, timeout=60) as client:
+            yield client, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def client(file_url: str, tmp_path: Path) -> Iterator[httpx.Client]:
+    with hosting(file_url, tmp_path) as (client, _):
+        yield client
+
+
+class Links(HTMLParser):
+    """All addresses that a page names."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = ("href", "src", "action", "hx-get", "sse-connect")
+        self.found += [value for name, value in attrs if name in names and value and value[0] != "#"]
+
+
+def test_every_address_has_the_prefix(client: httpx.Client) -> None:
+    links = Links(client.get("/ops/jobs/").text).found
+
+    assert len(links) > 8
+    assert [link for link in links if not link.startswith("/ops/jobs/")] == []
+    assert [link for link in links if link.endswith(".js")] == []  # each has its version
+    for link in links:
+        if link not in ("/ops/jobs/events", "/ops/jobs/sign-out"):
+            assert client.get(link).status_code == 200, link
+
+
+def test_behind_a_proxy_that_takes_a_prefix_away_it_is_there_too(file_url: str, tmp_path: Path) -> None:
+    with hosting(file_url, tmp_path, "--root-path", "/behind") as (client, _):
+        links = Links(client.get("/ops/jobs/").text).found
+
+    assert [link for link in links if not link.startswith("/behind/ops/jobs/")] == []
+
+
+def test_its_cookies_are_for_its_own_path(client: httpx.Client) -> None:
+    assert "Path=/ops/jobs;" in client.get("/ops/jobs/").headers["set-cookie"]
+    assert "set-cookie" not in client.get("/").headers
+
+
+def test_a_part_alone_is_given_to_htmx(client: httpx.Client) -> None:
+    part = client.get("/ops/jobs/", headers={"HX-Request": "true", "HX-Target": "figures"})
+
+    assert "<html" not in part.text
+    assert "enqueued" in part.text
+
+
+def test_the_host_says_who_may_see_it(client: httpx.Client) -> None:
+    nobody = client.get("/theirs/")
+    somebody = client.get("/theirs/", headers={"X-User": "ada"})
+
+    assert nobody.status_code == 403
+    assert sentence_of(nobody).startswith("You may not see this page")
+    assert somebody.status_code == 200
+
+
+def test_a_page_for_reading_refuses_changes_of_those_too_who_may_see_it(client: httpx.Client) -> None:
+    ada = {"X-User": "ada"}
+    token = token_of(client.get("/theirs/", headers=ada).text)
+
+    answer = client.post("/theirs/sign-out", data={"page_token": token}, headers=ada)
+
+    assert answer.status_code == 403
+
+
+def test_names_are_those_that_were_given(client: httpx.Client) -> None:
+    assert client.get("/ops/jobs/", headers={"Host": "jobs.example"}).status_code == 200
+    assert client.get("/ops/jobs/", headers={"Host": "evil.example"}).status_code == 421
+    # Who has to be known anyway cannot be made to ask under a foreign name with somebody's rights.
+    assert client.get("/theirs/", headers={"Host": "any.example", "X-User": "ada"}).status_code == 200
+
+
+def test_the_rest_of_the_host_is_left_alone(client: httpx.Client) -> None:
+    answer = client.get("/", headers={"Host": "evil.example"})
+
+    assert answer.json() == "home"
+    assert "content-security-policy" not in answer.headers
+
+
+def test_the_host_ends_as_ever_when_nobody_looks(file_url: str, tmp_path: Path) -> None:
+    with hosting(file_url, tmp_path) as (client, process):
+        with client.stream("GET", "/ops/jobs/events") as stream:
+            assert next(stream.iter_lines()) == "event: hello"
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(60) in (0, -signal.SIGTERM)

@@ -1,0 +1,163 @@
+"""Tests: who may see the page, and how they say who they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from qml_mp.errors import ConfigurationError
+from qml_mp.web.sign_in import Auth
+from tests.web.serving import Served, sentence_of, served, token_of
+
+TOKEN = "a-token-that-nobody-guesses"
+
+
+@pytest.fixture
+def page(file_url: str, tmp_path: Path) -> Iterator[Served]:
+    """One that asks for a token."""
+    with served(file_url, tmp_path, env={"QML_MP_WEB_TOKEN": TOKEN}) as page:
+        yield page
+
+
+def sign_in(visitor: httpx.Client, **fields: str) -> httpx.Response:
+    form = visitor.get("/sign-in")
+    return visitor.post("/sign-in", data={"page_token": token_of(form.text), **fields})
+
+
+def test_who_has_the_token_gets_where_he_wanted(page: Served) -> None:
+    with page.visitor() as visitor:
+        sent_away = visitor.get("/?a=1")
+        form = visitor.get(sent_away.headers["location"])
+        let_in = visitor.post(
+            "/sign-in", data={"page_token": token_of(form.text), "secret": TOKEN, "next": "/?a=1"}
+        )
+        home = visitor.get(let_in.headers["location"])
+
+    assert sent_away.status_code == 303
+    assert sent_away.headers["location"] == "/sign-in?next=%2F%3Fa%3D1"
+    assert 'name="next" value="/?a=1"' in form.text
+    assert let_in.headers["location"] == "/?a=1"
+    assert home.status_code == 200
+    assert "Sign out" in home.text
+
+
+def test_the_cookie_is_for_the_page_alone(page: Served) -> None:
+    with page.visitor() as visitor:
+        cookie = sign_in(visitor, secret=TOKEN).headers["set-cookie"]
+
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert TOKEN not in cookie
+
+
+def test_behind_https_the_cookies_are_never_sent_without(page: Served) -> None:
+    with page.visitor(**{"X-Forwarded-Proto": "https"}) as visitor:
+        form = visitor.get("/sign-in")
+        visit = form.headers["set-cookie"]
+        visitor.cookies.set("qml_mp_visit", visit.partition("=")[2].partition(";")[0])
+        answer = visitor.post("/sign-in", data={"page_token": token_of(form.text), "secret": TOKEN})
+
+    assert "Secure" in visit
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize("secret", ["", "wrong", TOKEN + "x", TOKEN.upper(), "\u00e9"])
+def test_a_wrong_token_lets_nobody_in(page: Served, secret: str) -> None:
+    with page.visitor() as visitor:
+        answer = sign_in(visitor, secret=secret)
+        home = visitor.get("/")
+
+    assert answer.status_code == 403
+    assert "That is not the token." in answer.text
+    assert home.status_code == 303
+
+
+@pytest.mark.parametrize("change", [lambda v: v[:-1] + "0", lambda v: "9" + v, lambda v: v.replace(".", "")])
+def test_a_cookie_that_somebody_made_is_worth_nothing(page: Served, change: object) -> None:
+    assert callable(change)
+    with page.visitor() as visitor:
+        sign_in(visitor, secret=TOKEN)
+        cookie = visitor.cookies["qml_mp_session"]
+        visitor.cookies.delete("qml_mp_session")
+        visitor.cookies.set(
+            "qml_mp_session", change(cookie[:-1] + ("1" if cookie[-1] == "0" else cookie[-1]))
+        )
+
+        assert visitor.get("/").status_code == 303
+
+
+def test_without_signing_in_nothing_is_shown_and_nothing_changed(page: Served) -> None:
+    with page.visitor() as visitor:
+        token = token_of(visitor.get("/sign-in").text)
+        stream = visitor.get("/events")
+        part = visitor.get("/", headers={"HX-Request": "true", "HX-Target": "figures"})
+        change = visitor.post("/sign-out", data={"page_token": token})
+
+    assert stream.status_code == 401
+    assert (part.status_code, part.headers["hx-redirect"]) == (401, "/sign-in")
+    assert change.status_code == 401
+    assert sentence_of(change).startswith("You are not signed in (any more). Nothing was changed.")
+
+
+def test_who_signs_out_has_to_sign_in_again(page: Served) -> None:
+    with page.visitor() as visitor:
+        sign_in(visitor, secret=TOKEN)
+        visitor.post("/sign-out", data={"page_token": token_of(visitor.get("/").text)})
+
+        assert visitor.get("/").status_code == 303
+
+
+def test_people_stay_signed_in_when_the_page_is_started_again(file_url: str, tmp_path: Path) -> None:
+    env = {"QML_MP_WEB_TOKEN": TOKEN}
+    with served(file_url, tmp_path, env=env) as page, page.visitor() as visitor:
+        sign_in(visitor, secret=TOKEN)
+        cookie = visitor.cookies["qml_mp_session"]
+
+    with served(file_url, tmp_path, env=env) as page, page.visitor() as visitor:
+        visitor.cookies.set("qml_mp_session", cookie)
+
+        assert visitor.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "there", ["//evil.example/", "https://evil.example/", "/\\evil.example", "javascript:x"]
+)
+def test_nobody_is_led_to_another_site(page: Served, there: str) -> None:
+    with page.visitor() as visitor:
+        answer = sign_in(visitor, secret=TOKEN, next=there)
+
+    assert answer.headers["location"] == "/"
+
+
+def test_a_user_and_a_password_are_asked_for(file_url: str, tmp_path: Path) -> None:
+    (tmp_path / "auth").write_text("ada:a password: with a colon\n")
+    with served(file_url, tmp_path, "--auth-file", str(tmp_path / "auth")) as page, page.visitor() as visitor:
+        wrong_user = sign_in(visitor, user="eve", secret="a password: with a colon")
+        wrong_password = sign_in(visitor, user="ada", secret="a password")
+        right = sign_in(visitor, user="ada", secret="a password: with a colon")
+
+    assert wrong_user.status_code == wrong_password.status_code == 403
+    assert "That is not right: the user or the password." in wrong_user.text
+    assert right.status_code == 303
+
+
+def test_with_a_token_it_listens_beyond_loopback(file_url: str, tmp_path: Path) -> None:
+    env = {"QML_MP_WEB_TOKEN": TOKEN}
+    with served(file_url, tmp_path, "--host", "0.0.0.0", env=env) as page:
+        port = page.origin.rpartition(":")[2]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as visitor:
+            assert visitor.get("/").status_code == 303
+            assert visitor.get("/", headers={"Host": "evil.example"}).status_code == 421
+
+
+@pytest.mark.parametrize("given", ["short", 7, ("ada",), ("ada", ""), ("", "secret"), b"bytes"])
+def test_an_auth_that_is_none_is_refused_with_the_accepted_forms(given: object) -> None:
+    with pytest.raises(ConfigurationError, match="token"):
+        Auth.of(given)  # type: ignore[arg-type]
+
+
+def test_an_auth_shows_no_secret_when_it_is_printed() -> None:
+    assert TOKEN not in repr(Auth.of(TOKEN))
