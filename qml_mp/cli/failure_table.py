@@ -45,6 +45,7 @@ def failure_to_json(kind: FailureKind) -> dict[str, JsonValue]:
         "frame": None if error is None else user_frame(error.traceback),
         "last_at": kind.last_at.isoformat(),
         "example": kind.newest.id,
+        "kind": kind.key,
     }
 
 

@@ -28,6 +28,8 @@ class Wanted:
     method: str | None
     error: str | None
     since: timedelta | datetime | None
+    until: timedelta | datetime | None
+    kind: str | None
 
     @classmethod
     def of(
@@ -38,23 +40,34 @@ class Wanted:
         method: str | None,
         error: str | None,
         since: timedelta | datetime | None,
+        until: timedelta | datetime | None,
+        kind: str | None,
     ) -> Wanted:
         """Of the values that click gives."""
-        return cls(states=tuple(map(StateName, states)), queue=queue, method=method, error=error, since=since)
+        return cls(
+            states=tuple(map(StateName, states)), queue=queue, method=method, error=error, since=since,
+            until=until, kind=kind,
+        )  # fmt: skip
 
     def __bool__(self) -> bool:
-        return bool(self.states) or any((self.queue, self.method, self.error, self.since))
+        return bool(self.states) or any(
+            (self.queue, self.method, self.error, self.since, self.until, self.kind)
+        )
 
     def filter(self, storage: Storage) -> JobFilter:
         """A duration counts back from the storage's clock."""
-        since = storage.now() - self.since if isinstance(self.since, timedelta) else self.since
-        return JobFilter(
-            states=self.states, queue=self.queue, method=self.method, error=self.error, since=since
+        since, until = (
+            storage.now() - when if isinstance(when, timedelta) else when for when in (self.since, self.until)
         )
+        return JobFilter(
+            states=self.states, queue=self.queue, method=self.method, error=self.error, since=since,
+            until=until, kind=self.kind,
+        )  # fmt: skip
 
 
 def selecting(states: Iterable[StateName] = StateName) -> Callable[[_Command], _Command]:
-    """Decorator: `--state` (of these), `--queue`, `--method`, `--error` and `--since`, for `Wanted.of`."""
+    """Decorator: `--state` (of these), `--queue`, `--method`, `--error`, `--since`, `--until` and
+    `--kind`, for `Wanted.of`."""
     options = (
         click.option(
             "--state", "states", multiple=True, type=click.Choice([str(state) for state in states]),
@@ -66,6 +79,12 @@ def selecting(states: Iterable[StateName] = StateName) -> Callable[[_Command], _
         click.option(
             "--since", metavar="DURATION|TIME", callback=_as_since,
             help="Only jobs that ended since then, or wait since: 2h, 1d, 2030-01-31T09:00.",
+        ),
+        click.option(
+            "--until", metavar="DURATION|TIME", callback=_as_since, help="Only jobs that did so until then.",
+        ),
+        click.option(
+            "--kind", metavar="KIND", help="Only failures of this kind, as `jobs errors --json` names it.",
         ),
     )  # fmt: skip
 

@@ -23,12 +23,16 @@ class Bulk(Part):
 
     def count_jobs(self, where: JobFilter, *, until: datetime) -> dict[StateName, int]:
         """How many are meant, by state; without those of which there are none."""
+        if not where.each_state():
+            return {}
         query = self._db.queries.bulk.count(where)
         rows = self._db.read("counting jobs", query, {**where.values(), "until": until})
         return {state_name_of(row["state"]): row["jobs"] for row in rows if row["jobs"]}
 
     def job_ids(self, where: JobFilter, *, until: datetime, limit: int, after: str = "") -> list[str]:
         """Ids of those that are meant, in their order, at most so many behind `after`."""
+        if not where.each_state():
+            return []
         query = self._db.queries.bulk.ids(where)
         values = {**where.values(), "until": until, "limit": limit, "after": after}
         return [row["id"] for row in self._db.read("finding jobs", query, values)]

@@ -6,59 +6,72 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, InvalidJob
+from qml_mp.errors import ConfigurationError
 from qml_mp.storage.database import Part
 from qml_mp.storage.job_rows import job_of
-from qml_mp.storage.rows import attempt_of, state_name_of, text_of
+from qml_mp.storage.rows import attempt_of, optional_text_of, state_name_of, text_of
 from qml_mp.storage.storable import canonical_id
-from qml_mp.storage.values import DueWork, FailureKind, JobFilter, JobPage, LaterWork, MethodStats, QueueStats
+from qml_mp.storage.values import (
+    FAILED_STATES,
+    DueWork,
+    FailureKind,
+    JobFilter,
+    LaterWork,
+    MethodStats,
+    QueueStats,
+)
 
 _ANY_JOB = JobFilter()
-_FAILED_STATES = (StateName.FAILED, StateName.AWAITING_RETRY)
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+_END_OF_TIME = datetime(9999, 12, 30, tzinfo=UTC)
 
 
 class Monitoring(Part):
     """Reads for people and for `--burst`."""
 
-    def list_jobs(self, where: JobFilter, *, limit: int = 50, after: str | None = None) -> JobPage:
-        """Newest first (`created_at`, `id`); `after` is the `next_cursor` of the page before."""
-        before_at, before_id = _read_cursor(after)
-        which = {
-            "before_at": before_at,
-            "before_id": before_id,
-            **where.values(),
-            "limit": limit + 1,  # one more shows whether there is another page
-        }
-        query = self._db.queries.monitoring.list_jobs(where)
-        found = self._read("listing jobs", query, job_of, which)
-        jobs = tuple(found[:limit])
-        return JobPage(jobs=jobs, next_cursor=_cursor_of(jobs[-1]) if len(found) > limit else None)
+    def failure_kinds(
+        self, where: JobFilter = _ANY_JOB, *, limit: int = 50, among: int | None = None
+    ) -> list[FailureKind]:
+        """Failed jobs, and those that wait for a retry, by kind: the one with the most jobs first.
 
-    def failure_kinds(self, where: JobFilter = _ANY_JOB, *, limit: int = 50) -> list[FailureKind]:
-        """Failed jobs, and those that wait for a retry, by kind: the one with the most jobs first."""
-        states = [state for state in where.each_state() if state in _FAILED_STATES]
+        With `among`, at most one more than so many are counted of each kind and state, in the index alone:
+        what it costs does then not grow with the table. The filter may then restrict states, method, `since`
+        and `until` alone; `ConfigurationError` otherwise.
+        """
+        states = [state for state in where.each_state() if state in FAILED_STATES]
         if not states:
             return []
-        query = self._db.queries.monitoring.failure_kinds(replace(where, states=states))
+        where = replace(where, states=states)
         which = {**where.values(), "limit": limit}
-        rows = self._db.read("grouping failures", query, which)
+        queries = self._db.queries.monitoring
+        if among is None:
+            rows = self._db.read("grouping failures", queries.failure_kinds(where), which)
+        else:
+            if not where.values().keys() <= {"method", "since", "until_time"}:
+                raise ConfigurationError("Kinds are counted by state, method, since and until alone.")
+            span = {"since": where.since or _BEGINNING, "until_time": where.until or _END_OF_TIME}
+            query = queries.failure_kinds_among(where)
+            rows = self._db.read("grouping failures", query, {**which, **span, "most": among + 1})
         return [
             FailureKind(
                 count=row["jobs"],
                 newest=job_of(row, self._db.instant),
                 last_at=self._db.instant(row["last_at"]) or _BEGINNING,
+                key=optional_text_of(row["kind"]),
             )
             for row in rows
         ]
 
-    def job_counts(self) -> dict[StateName, int]:
-        """Number of jobs in each of the seven states (0 included)."""
-        rows = self._db.read("counting jobs", self._db.queries.monitoring.job_counts)
+    def job_counts(self, *, among: int | None = None) -> dict[StateName, int]:
+        """Number of jobs in each of the seven states (0 included). With `among`, at most one more than so
+        many are counted of each: what it costs does then not grow with the table."""
+        queries = self._db.queries.monitoring
+        if among is None:
+            rows = self._db.read("counting jobs", queries.job_counts)
+        else:
+            rows = self._db.read("counting jobs", queries.job_counts_among, {"most": among + 1})
         return dict.fromkeys(StateName, 0) | {state_name_of(row["state"]): row["jobs"] for row in rows}
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
@@ -67,9 +80,18 @@ class Monitoring(Part):
         query = self._db.queries.monitoring.attempts
         return tuple(self._read("reading a job's attempts", query, attempt_of, which))
 
-    def queue_stats(self) -> list[QueueStats]:
-        """Queues by name."""
-        rows = self._db.read("reading the queues", self._db.queries.monitoring.queue_stats)
+    def queue_stats(self, *, among: int | None = None) -> list[QueueStats]:
+        """Queues by name.
+
+        With `among`, at most one more than so many jobs are counted of each queue, the oldest is that of the
+        first hundred of each method and priority, and of queues that have nothing but jobs for later those
+        are told that are among so many due next: what it costs does then not grow with the backlog.
+        """
+        queries = self._db.queries.monitoring
+        if among is None:
+            rows = self._db.read("reading the queues", queries.queue_stats)
+        else:
+            rows = self._db.read("reading the queues", queries.queue_stats_among, {"most": among + 1})
         return [
             QueueStats(
                 name=text_of(row["queue"]),
@@ -112,24 +134,3 @@ class Monitoring(Part):
         which = {"queues": list(queues), "methods": None if methods is None else list(methods)}
         row = self._db.read("counting what will be due", self._db.queries.monitoring.later_work, which)[0]
         return LaterWork(count=row["jobs"], next_due_in=self._between(row, "now", "due_at"))
-
-
-def _cursor_of(last: Job) -> str:
-    """Where a page of a listing ended."""
-    return f"{last.created_at.isoformat()}/{last.id}"
-
-
-def _read_cursor(cursor: str | None) -> tuple[datetime, str]:
-    """`created_at` and id before which the next page starts; without a cursor, the end of time.
-
-    Raises `ConfigurationError` for text that no page gave.
-    """
-    if cursor is None:
-        return _END_OF_TIME, ""
-    created_at, _, job_id = cursor.partition("/")
-    try:
-        return datetime.fromisoformat(created_at).astimezone(UTC), check_job_id(job_id)
-    except (ValueError, InvalidJob, OverflowError):
-        raise ConfigurationError(
-            f"{cursor[:80]!r} is not a place in a listing; pass the next_cursor of a page, or nothing."
-        ) from None

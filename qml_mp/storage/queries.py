@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from qml_mp.storage.act_queries import ActQueries
 from qml_mp.storage.bulk_queries import BulkQueries
+from qml_mp.storage.listing_queries import ListingQueries
 from qml_mp.storage.telling_queries import FailureQueries, WaitQueries
 from qml_mp.storage.values import JobFilter
 
@@ -173,16 +174,22 @@ class LimitQueries:
 class MonitoringQueries:
     """What people and `--burst` read. No queues: all of them; methods None: any; server_id None: any."""
 
-    list_jobs: Callable[[JobFilter], str]
-    """before_at, before_id, values of the filter, limit: a page of jobs, newest first."""
     job_counts: str
     """state, jobs; states without jobs may be missing."""
+    job_counts_among: str
+    """most: the same, at most so many counted of each."""
     failure_kinds: Callable[[JobFilter], str]
-    """Values of the filter (of Failed and AwaitingRetry alone), limit: job of the newest, jobs, last_at."""
+    """Values of the filter (of Failed and AwaitingRetry alone), limit: job of the newest, kind, jobs,
+    last_at."""
+    failure_kinds_among: Callable[[JobFilter], str]
+    """method (if the filter has one), since, until_time, limit, most: the same, at most so many counted of
+    each kind and state."""
     attempts: str
     """id: what `rows.attempt_of` reads, oldest first."""
     queue_stats: str
     """queue, enqueued, processing, oldest_at, now, by name, of queues with jobs that have not ended."""
+    queue_stats_among: str
+    """most: the same, at most so many counted of each queue."""
     method_stats: str
     """queues, among (None: all): queue, method, enqueued of what waits, at most so many counted of each."""
     due_work: str
@@ -293,6 +300,7 @@ class Queries:
     failures: FailureQueries
     jobs: JobQueries
     limits: LimitQueries
+    listing: ListingQueries
     monitoring: MonitoringQueries
     recurring: RecurringQueries
     registry: RegistryQueries

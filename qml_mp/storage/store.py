@@ -21,6 +21,7 @@ from qml_mp.storage.failures import FailureCallbacks
 from qml_mp.storage.history import History
 from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.limits import Limits
+from qml_mp.storage.listing import Listing
 from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.progress import JobProgress
 from qml_mp.storage.recurring import RecurringStore
@@ -44,6 +45,7 @@ class Storage(
     FailureCallbacks,
     Acts,
     History,
+    Listing,
     Monitoring,
 ):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Final
 
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.state import StateName
@@ -129,6 +130,10 @@ class Followed:
     """Left alone, because of another app, or of a person (None)."""
 
 
+FAILED_STATES: Final = (StateName.AWAITING_RETRY, StateName.FAILED)
+"""Of jobs whose failures are grouped by kind."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
     """Which jobs are meant; None, and an empty collection, do not restrict."""
@@ -140,15 +145,27 @@ class JobFilter:
     """A part of "type: message" of the newest error, without regard to the case of ASCII letters."""
     since: datetime | None = None
     """Ended since; of those that have not ended: waiting since, as a retry does since its last failure."""
+    until: datetime | None = None
+    """Likewise."""
+    kind: str | None = None
+    """The `key` of a `FailureKind`; only Failed and AwaitingRetry jobs are meant then."""
 
     def values(self) -> dict[str, object]:
         """What restricts it beside the states, by name."""
-        told = {"queue": self.queue, "method": self.method, "error": self.error, "since": self.since}
+        told = {
+            "queue": self.queue, "method": self.method, "error": self.error, "since": self.since,
+            "until_time": self.until, "kind": self.kind,
+        }  # fmt: skip
         return {name: value for name, value in told.items() if value is not None}
+
+    def asks_for_names_alone(self) -> bool:
+        """Whether beside states it restricts nothing but queue and method."""
+        return self.values().keys() <= {"queue", "method"}
 
     def each_state(self) -> list[StateName]:
         """All that are meant."""
-        return [state for state in StateName if state in self.states or not self.states]
+        possible = StateName if self.kind is None else FAILED_STATES
+        return [state for state in possible if state in self.states or not self.states]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +175,12 @@ class JobPage:
     jobs: tuple[Job, ...]
     next_cursor: str | None
     """Pass it as `after` for the next page; None: this was the last."""
+    previous_cursor: str | None = None
+    """Pass it as `before` for the page with newer ones; None: there are none, or this page is empty."""
+    looked_to: datetime | None = None
+    """Jobs that were created so long ago were looked at; None: the page is full, or there are no others."""
+    cut: frozenset[str] = frozenset()
+    """Ids of those whose payload, result or metadata is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +193,8 @@ class FailureKind:
     """The one that failed last."""
     last_at: datetime
     """When that was."""
+    key: str | None = None
+    """What `JobFilter.kind` takes; None: rows that another program has written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

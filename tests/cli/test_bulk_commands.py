@@ -24,6 +24,7 @@ from qml_mp.errors import QmlError, StorageUnavailable
 from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter
+from tests.bench.million import fill
 from tests.cli.command import Qml, is_one_error
 from tests.storage.helpers import in_children
 
@@ -156,6 +157,31 @@ def test_since_restricts_a_list_and_a_change(qml: Qml, storage: Storage) -> None
     assert (len(hour), later, retried.out) == (2, [], "0 jobs are enqueued again\n")
 
 
+def test_until_and_kind_restrict_a_list_and_a_change(qml: Qml, storage: Storage) -> None:
+    fail(storage, 2)
+    fail(storage, 1, error="KeyError")
+    kind = qml("jobs", "errors", "--json").lines[1]["kind"]
+
+    of_kind = qml("jobs", "list", "--kind", kind, "--json").lines
+    earlier = qml("jobs", "list", "--until", "1h", "--json").lines
+    retried = qml("jobs", "retry", "--kind", kind, "--yes")
+
+    assert [job["last_error"]["type"] for job in of_kind] == ["KeyError"]
+    assert (earlier, retried.out) == ([], "1 job is enqueued again\n")
+
+
+def test_a_list_says_how_far_it_has_looked_and_goes_on_from_there(qml: Qml, storage: Storage) -> None:
+    fill(storage.url, 20_010, states="'succeeded'")
+
+    first = qml("jobs", "list", "--method", "tasks.rare", "--json")
+    told, _, cursor = first.err.strip().partition("; look further with --after ")
+    second = qml("jobs", "list", "--method", "tasks.rare", "--json", "--after", cursor)
+
+    assert told.startswith("looked at jobs that were created since ")
+    assert [len(first.lines), len(second.lines)] == [2, 1]
+    assert second.err == ""
+
+
 def test_failures_are_counted_by_kind_and_fit_a_terminal(qml: Qml, storage: Storage) -> None:
     first, second = fail(storage, 3), fail(storage, 1, error="KeyError")
 
@@ -164,7 +190,7 @@ def test_failures_are_counted_by_kind_and_fit_a_terminal(qml: Qml, storage: Stor
     nothing = qml("jobs", "errors", "--state", "awaiting_retry", "--json").lines
 
     assert [list(kind) for kind in kinds] == [
-        ["count", "method", "type", "message", "frame", "last_at", "example"]
+        ["count", "method", "type", "message", "frame", "last_at", "example", "kind"]
     ] * 2
     assert [(kind["count"], kind["type"], kind["frame"]) for kind in kinds] == [
         (3, "ValueError", "shop/tasks.py:12 in thumb"), (1, "KeyError", "shop/tasks.py:12 in thumb"),

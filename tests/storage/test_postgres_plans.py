@@ -11,6 +11,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.database import Values
+from qml_mp.storage.listing_queries import Order, Parts
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.link import SESSION
 from qml_mp.storage.postgres.queries import QUERIES
@@ -21,6 +22,10 @@ from qml_mp.storage.values import JobFilter
 from tests.storage.helpers import in_schema
 
 SCHEMA = "plans"
+WHOLE = {
+    "older_at": datetime(1, 1, 2, tzinfo=UTC), "older_id": "",
+    "newer_at": datetime(9999, 12, 30, tzinfo=UTC), "newer_id": "",
+}  # fmt: skip
 OWNER = {
     "worker_id": "w",
     "server_id": "s",
@@ -139,9 +144,9 @@ def test_lists_and_counts_of_failures_read_indexes_alone(
         f"UPDATE {SCHEMA}.jobs SET state = 'failed', last_error_key = priority WHERE state = 'succeeded'"
     )
     session.execute(f"VACUUM ANALYZE {SCHEMA}.jobs")
-    page = {"before_at": datetime.max.replace(tzinfo=UTC), "before_id": "", "limit": 51}
+    query = QUERIES.listing.page(JobFilter(), Order.OLDER, Parts(groups=None), False)
 
-    listed = explained(session, postgres_url, QUERIES.monitoring.list_jobs(JobFilter()), page, generic=True)
+    listed = explained(session, postgres_url, query, WHOLE | {"limit": 51}, generic=True)
     session.execute("DEALLOCATE ALL")
     states = JobFilter(states=[StateName.FAILED, StateName.AWAITING_RETRY])
     kinds = explained(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,7 +13,7 @@ from qml_mp.cli.failure_table import failure_to_json, print_failures
 from qml_mp.cli.job_page import print_job
 from qml_mp.cli.job_table import print_jobs
 from qml_mp.cli.job_watch import watch_job
-from qml_mp.cli.output import json_option, note, print_json
+from qml_mp.cli.output import json_option, local_time, note, print_json
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.core.job import Job, check_job_id
@@ -22,6 +22,9 @@ from qml_mp.core.state import StateName
 from qml_mp.handle import JobHandle
 from qml_mp.storage.store import Storage
 from qml_mp.views.changing import not_found
+
+_AMONG: Final = 20_000
+"""Of each state so many are looked at for a page, which keeps it at some tenths of a second."""
 
 
 @click.group(cls=Group)
@@ -45,16 +48,23 @@ def list_jobs(session: Session, limit: int, after: str | None, as_json: bool, **
     """List jobs, newest first.
 
     The last column has what failed, how long a job took, when it is due or who runs it. No line is wider
-    than the terminal.
+    than the terminal. Of each state the newest 20,000 jobs are looked at for what you ask; where that was not
+    all, stderr says how to look further.
     """
     storage = session.existing_storage()
-    page = storage.list_jobs(Wanted.of(**selected).filter(storage), limit=limit, after=after)
+    where = Wanted.of(**selected).filter(storage)
+    page = storage.list_jobs(where, limit=limit, after=after, among=_AMONG, brief=not as_json)
     if as_json:
         for job in page.jobs:
             print_json(job.to_json(_attempts(storage, job)))
     else:
         print_jobs(page.jobs)
-    if page.next_cursor is not None:
+    if page.looked_to is not None:
+        note(
+            f"looked at jobs that were created since {local_time(page.looked_to)}; look further with "
+            f"--after {page.next_cursor}"
+        )
+    elif page.next_cursor is not None:
         note(f"there are more; go on with --after {page.next_cursor}")
 
 

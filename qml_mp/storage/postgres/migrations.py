@@ -302,11 +302,18 @@ CREATE INDEX acts_by_age ON {s}.acts (asked_at DESC, id DESC);
 ALTER TABLE {s}.servers ADD COLUMN acts text;
 """
 
+_LISTING_OF_WHAT_WAITS = """
+-- Listings of what waits for its time, newest first. No other job has an entry in it. The condition that is
+-- always true keeps a planner with old statistics from taking it for anything else.
+CREATE INDEX jobs_later ON {s}.jobs (state, created_at DESC, id DESC)
+    WHERE state IN ('scheduled', 'awaiting_retry') AND id <> '';
+"""
+
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
     Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
     Migration(version=5, sql=_KEYS_OF_FAILURES + _ANSWERS + _WAITS + _PROGRESS + _FAILURE_CALLBACKS),
-    Migration(version=6, sql=_ACTS),
+    Migration(version=6, sql=_ACTS + _LISTING_OF_WHAT_WAITS),
 )

@@ -292,7 +292,11 @@ CREATE INDEX qml_acts_of_server ON qml_acts (server_id) WHERE state IN ('asked',
 CREATE INDEX qml_acts_by_age ON qml_acts (asked_at, id);
 
 -- What a server can be asked (a JSON list). NULL: nothing, as of all before this.
-ALTER TABLE qml_servers ADD COLUMN acts TEXT
+ALTER TABLE qml_servers ADD COLUMN acts TEXT;
+
+-- Listings of what waits for its time, newest first. No other job has an entry in it.
+CREATE INDEX qml_jobs_later ON qml_jobs (state, created_at, id)
+    WHERE (state = 'scheduled' OR state = 'awaiting_retry')
 """
 
 MIGRATIONS: Final = (

@@ -18,6 +18,7 @@ from qml_mp.storage.postgres.queries.claims import CLAIMS
 from qml_mp.storage.postgres.queries.failures import FAILURES
 from qml_mp.storage.postgres.queries.jobs import JOBS
 from qml_mp.storage.postgres.queries.limits import LIMITS
+from qml_mp.storage.postgres.queries.listing import LISTING
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
@@ -31,6 +32,7 @@ QUERIES: Final = Queries(
     failures=FAILURES,
     jobs=JOBS,
     limits=LIMITS,
+    listing=LISTING,
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,

@@ -8,7 +8,7 @@ from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.core.state import StateName
 from qml_mp.storage.bulk_queries import BulkQueries
 from qml_mp.storage.postgres.queries.common import METHOD_NAME, SERVED, TELL_IF_ANY, asked_for
-from qml_mp.storage.postgres.queries.monitoring import condition_of
+from qml_mp.storage.postgres.queries.listing import condition_of
 from qml_mp.storage.postgres.queries.telling import told_to_waiters
 from qml_mp.storage.values import JobFilter
 

@@ -24,6 +24,8 @@ _FILTER: Final = {
     "error": """position(lower(%(error)s::text COLLATE "C") IN
         lower((last_error_type || ': ' || coalesce(last_error_message, '')) COLLATE "C")) > 0""",
     "since": "coalesce(finished_at, enqueued_at, created_at) >= %(since)s",
+    "until_time": "coalesce(finished_at, enqueued_at, created_at) <= %(until_time)s",
+    "kind": "last_error_key = %(kind)s",
 }
 """What a `JobFilter` may ask for beside states. Like SQLite's, `lower` is for ASCII letters."""
 

@@ -6,38 +6,10 @@ from typing import Final
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.postgres.queries.common import JOB, KNOWN, METHOD_NAME, SERVED, asked_for
+from qml_mp.storage.postgres.queries.listing import GROUPS, condition_of
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 from qml_mp.storage.values import JobFilter
-
-_PAGE_OF_STATE: Final = """
-    (SELECT id, created_at FROM {{s}}.jobs
-     WHERE {condition} AND (created_at, id) < (%(before_at)s::timestamptz, %(before_id)s)
-       AND {filter}
-     ORDER BY created_at DESC, id DESC LIMIT %(limit)s)
-"""
-
-
-def condition_of(state: StateName) -> str:
-    """Of the jobs in the state: what their index has for its condition."""
-    return f"state = '{state}'" + (" AND id <> ''" if state is StateName.ENQUEUED else "")
-
-
-def _list_jobs(where: JobFilter) -> str:
-    """Each state gives its newest, and the newest of those are the page: from the index of ended jobs
-    it costs the same however many there are. The state is part of the text, because an index for
-    some states can only be used for a state that the planner knows."""
-    parts = " UNION ALL ".join(
-        _PAGE_OF_STATE.format(condition=condition_of(state), filter=asked_for(where))
-        for state in where.each_state()
-    )
-    return f"""
-        WITH page AS MATERIALIZED (
-            SELECT newest.id FROM ({parts}) AS newest ORDER BY created_at DESC, id DESC LIMIT %(limit)s
-        )
-        SELECT {JOB} FROM page JOIN {{s}}.jobs AS j USING (id) ORDER BY j.created_at DESC, j.id DESC
-    """
-
 
 _FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
 _FAILURES: Final = """
@@ -65,7 +37,7 @@ def _failure_kinds(where: JobFilter) -> str:
             FROM ({" UNION ALL ".join(parts)}) AS part
             GROUP BY kind ORDER BY jobs DESC, last_at DESC LIMIT %(limit)s
         )
-        SELECT kinds.jobs, kinds.last_at, {JOB}
+        SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
         FROM kinds JOIN {{s}}.jobs AS j ON j.id = coalesce({", ".join(newest)})
         ORDER BY kinds.jobs DESC, kinds.last_at DESC, j.id
     """
@@ -78,9 +50,114 @@ _WAITING: Final = f"""
 
 _NOT_PAUSED: Final = "queue <> ALL (ARRAY(SELECT name FROM {s}.limits WHERE kind = 'queue' AND paused))"
 
+_KEYS: Final = """
+    keys_{state} AS (
+        (SELECT last_error_key AS kind FROM {{s}}.jobs WHERE state = '{state}'
+         ORDER BY last_error_key LIMIT 1)
+        UNION ALL
+        SELECT (SELECT last_error_key FROM {{s}}.jobs
+                WHERE state = '{state}' AND last_error_key > keys_{state}.kind
+                ORDER BY last_error_key LIMIT 1)
+        FROM keys_{state} WHERE kind IS NOT NULL)
+"""
+_OF_KEY: Final = """
+    FROM {{s}}.jobs
+    WHERE state = '{state}' AND last_error_key {is_the_kind} AND {ended}
+      AND {failed_at} BETWEEN %(since)s AND %(until_time)s
+"""
+_COUNTED: Final = """
+    SELECT keys_{state}.kind, counted.jobs, newest.id, newest.last_at
+    FROM keys_{state}
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS jobs FROM (SELECT {of_key} LIMIT %(most)s) AS counted_few) AS counted
+    CROSS JOIN LATERAL (
+        SELECT id, {failed_at} AS last_at {of_key} ORDER BY {failed_at} DESC LIMIT 1) AS newest
+    WHERE keys_{state}.kind IS NOT NULL
+"""
+
+
+def _failure_kinds_among(where: JobFilter) -> str:
+    """From one kind to the next, and of each at most so many entries of the index. A kind is of one method.
+    Rows that another program has written have no key, which is in no range of others."""
+    keys, counted = [], []
+    for state in where.each_state():
+        of_state = {"state": state, "failed_at": _FAILED_AT[state]}
+        ended = "finished_at IS NOT NULL" if state is StateName.FAILED else "finished_at IS NULL"
+        keys.append(_KEYS.format(**of_state))
+        of_key = _OF_KEY.format(**of_state, ended=ended, is_the_kind=f"= keys_{state}.kind")
+        counted.append(_COUNTED.format(**of_state, of_key=of_key))
+        keyless = _OF_KEY.format(**of_state, ended=ended, is_the_kind="IS NULL")
+        counted.append(f"""
+            SELECT NULL, (SELECT count(*) FROM (SELECT {keyless} LIMIT %(most)s) AS counted_few),
+                   newest.id, newest.last_at
+            FROM (SELECT id, {_FAILED_AT[state]} AS last_at {keyless}
+                  ORDER BY {_FAILED_AT[state]} DESC LIMIT 1) AS newest
+        """)
+    return f"""
+        WITH RECURSIVE {", ".join(keys)}, part AS MATERIALIZED (
+            {" UNION ALL ".join(counted)}
+        ), kinds AS (
+            SELECT kind, sum(jobs)::bigint AS jobs, max(last_at) AS last_at,
+                   (array_agg(id ORDER BY last_at DESC))[1] AS id
+            FROM part GROUP BY kind
+        )
+        SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
+        FROM kinds JOIN {{s}}.jobs AS j ON j.id = kinds.id
+        WHERE {"j.method = %(method)s" if where.method is not None else "true"}
+        ORDER BY kinds.jobs DESC, kinds.last_at DESC, j.id LIMIT %(limit)s
+    """
+
+
+_AMONG: Final = """
+    SELECT '{state}' AS state, count(*) AS jobs FROM (
+        SELECT FROM {{s}}.jobs WHERE {condition} LIMIT %(most)s) AS counted_few
+"""
+_QUEUE: Final = "SELECT j.queue FROM {s}.jobs AS j WHERE j.state = 'enqueued' AND j.queue <> ''"
+_PROCESSING: Final = """
+    SELECT queue, 0 AS enqueued, count(*) AS processing, count(*) FILTER (WHERE place > 1) AS held,
+           NULL::timestamptz AS since
+    FROM (
+        SELECT queue, row_number() OVER (
+            PARTITION BY coalesce(worker_id, id) ORDER BY started_at, priority DESC, created_at, id
+        ) AS place
+        FROM {s}.jobs WHERE state = 'processing'
+    ) AS claim
+    GROUP BY queue
+"""
+
 MONITORING: Final = MonitoringQueries(
-    list_jobs=_list_jobs,
     failure_kinds=_failure_kinds,
+    failure_kinds_among=_failure_kinds_among,
+    job_counts_among=" UNION ALL ".join(
+        _AMONG.format(state=state, condition=condition_of(state)) for state in StateName
+    ),
+    queue_stats_among=f"""
+        WITH RECURSIVE {GROUPS}, oldest AS (
+            SELECT part.queue, min(first.since) AS since FROM (SELECT * FROM part LIMIT 1000) AS part
+            CROSS JOIN LATERAL (
+                SELECT min(enqueued_at) AS since FROM (
+                    SELECT j.enqueued_at FROM {{s}}.jobs AS j
+                    WHERE j.state = 'enqueued' AND j.queue <> '' AND j.queue = part.queue
+                      AND {METHOD_NAME} = part.method AND j.priority = part.priority
+                    ORDER BY j.created_at LIMIT 100) AS head) AS first
+            GROUP BY part.queue
+        )
+        SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
+               sum(held)::bigint AS held, min(since) AS oldest_at, now() AS now
+        FROM (
+            SELECT oldest.queue, counted.jobs AS enqueued, 0 AS processing, 0 AS held, oldest.since
+            FROM oldest CROSS JOIN LATERAL (
+                SELECT count(*) AS jobs FROM (
+                    {_QUEUE} AND j.queue = oldest.queue LIMIT %(most)s) AS counted_few) AS counted
+            UNION ALL
+            {_PROCESSING}
+            UNION ALL
+            SELECT DISTINCT queue, 0, 0, 0, NULL::timestamptz FROM (
+                SELECT queue FROM {{s}}.jobs WHERE state IN ('scheduled', 'awaiting_retry')
+                ORDER BY run_at LIMIT %(most)s) AS waiting
+        ) AS part
+        GROUP BY queue ORDER BY queue
+    """,
     # In parts, because each reads a smaller index of its own.
     job_counts="""
         SELECT 'enqueued' AS state, count(*) AS jobs FROM {s}.jobs WHERE state = 'enqueued' AND id <> ''

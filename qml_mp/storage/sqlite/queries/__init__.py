@@ -18,6 +18,7 @@ from qml_mp.storage.sqlite.queries.claims import CLAIMS
 from qml_mp.storage.sqlite.queries.failures import FAILURES
 from qml_mp.storage.sqlite.queries.jobs import JOBS
 from qml_mp.storage.sqlite.queries.limits import LIMITS
+from qml_mp.storage.sqlite.queries.listing import LISTING
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
 from qml_mp.storage.sqlite.queries.recurring import RECURRING
 from qml_mp.storage.sqlite.queries.registry import REGISTRY
@@ -30,6 +31,7 @@ QUERIES: Final = Queries(
     failures=FAILURES,
     jobs=JOBS,
     limits=LIMITS,
+    listing=LISTING,
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,

@@ -7,12 +7,11 @@ from typing import Final
 from qml_mp.core.state import StateName
 from qml_mp.storage.bulk_queries import BulkQueries
 from qml_mp.storage.sqlite.queries.common import SERVED, asked_for
-from qml_mp.storage.sqlite.queries.monitoring import INDEX_OF, condition_of
+from qml_mp.storage.sqlite.queries.listing import table_of
 from qml_mp.storage.values import JobFilter
 
 _MEANT: Final = """
-    FROM qml_jobs INDEXED BY {index}
-    WHERE {condition} AND state = '{state}' AND created_at <= :until
+    FROM {table} AND created_at <= :until
       AND (finished_at IS NULL OR finished_at <= :until) AND {filter}
 """
 
@@ -23,9 +22,7 @@ _GIVEN: Final = """
 
 
 def _meant(state: StateName, where: JobFilter) -> str:
-    return _MEANT.format(
-        state=state, index=INDEX_OF[state], condition=condition_of(state), filter=asked_for(where)
-    )
+    return _MEANT.format(table=table_of(state, by_kind=where.kind is not None), filter=asked_for(where))
 
 
 def _count(where: JobFilter) -> str:

@@ -14,6 +14,8 @@ _FILTER: Final = {
     "method": "method = :method",
     "error": "instr(lower(last_error_type || ': ' || COALESCE(last_error_message, '')), lower(:error))",
     "since": "COALESCE(finished_at, enqueued_at) >= :since",
+    "until_time": "COALESCE(finished_at, enqueued_at) <= :until_time",
+    "kind": "last_error_key = :kind",
 }
 """What a `JobFilter` may ask for beside states. `lower` is for ASCII letters."""
 

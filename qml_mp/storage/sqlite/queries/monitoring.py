@@ -9,54 +9,11 @@ from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 from qml_mp.storage.sqlite.queries.common import ENDED, KNOWN, SERVED, asked_for
+from qml_mp.storage.sqlite.queries.listing import GROUPS
 from qml_mp.storage.values import JobFilter
 
-INDEX_OF: Final = {
-    StateName.ENQUEUED: "qml_jobs_enqueued",
-    StateName.SCHEDULED: "qml_jobs_waiting",
-    StateName.PROCESSING: "qml_jobs_processing",
-    StateName.AWAITING_RETRY: "qml_jobs_waiting",
-    StateName.SUCCEEDED: "qml_jobs_ended",
-    StateName.FAILED: "qml_jobs_ended",
-    StateName.DELETED: "qml_jobs_ended",
-}
 _NOT_PAUSED: Final = "queue NOT IN (SELECT name FROM qml_limits WHERE kind = 'queue' AND paused)"
 _WAITING: Final = "state IN ('scheduled', 'awaiting_retry')"
-
-# One state's share of a page: newest first. Ended jobs, of which there are most, stand in this order in their
-# index. The others are sorted, as an index in their order would cost each job two changes more than it has.
-_PAGE_OF_STATE: Final = """
-    SELECT * FROM (
-        SELECT id, created_at FROM qml_jobs INDEXED BY {index}
-        WHERE {indexed} AND state = '{state}' AND (created_at, id) < (:before_at, :before_id)
-          AND {filter}
-        ORDER BY created_at DESC, id DESC LIMIT :limit)
-"""
-
-
-def condition_of(state: StateName) -> str:
-    """What a query for jobs of the state has to say too, to use their index."""
-    return _WAITING if INDEX_OF[state] == "qml_jobs_waiting" else "true"
-
-
-def _list_jobs(where: JobFilter) -> str:
-    """Each state gives its newest, and the newest of those are the page, so that a page costs the same
-    however many jobs have ended."""
-    parts = " UNION ALL ".join(
-        _PAGE_OF_STATE.format(
-            state=state,
-            index=INDEX_OF[state],
-            indexed=condition_of(state),
-            filter=asked_for(where),
-        )
-        for state in where.each_state()
-    )
-    return f"""
-        SELECT {JOB} FROM qml_jobs
-        WHERE id IN (SELECT id FROM ({parts}) ORDER BY created_at DESC, id DESC LIMIT :limit)
-        ORDER BY created_at DESC, id DESC
-    """
-
 
 _FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
 _FAILURES: Final = """
@@ -76,7 +33,7 @@ def _failure_kinds(where: JobFilter) -> str:
         for state in where.each_state()
     )
     return f"""
-        SELECT kinds.jobs, kinds.last_at, {JOB}
+        SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
         FROM (
             SELECT kind, sum(jobs) AS jobs, max(last_at) AS last_at, place FROM ({parts})
             GROUP BY kind ORDER BY jobs DESC, last_at DESC LIMIT :limit) AS kinds
@@ -85,9 +42,109 @@ def _failure_kinds(where: JobFilter) -> str:
     """
 
 
+_KEYS: Final = """
+    keys_{state} (kind) AS (
+        SELECT * FROM (
+            SELECT last_error_key FROM qml_jobs INDEXED BY qml_jobs_failures
+            WHERE (state = 'failed' OR state = 'awaiting_retry') AND state = '{state}'
+            ORDER BY last_error_key LIMIT 1)
+        UNION ALL
+        SELECT next.last_error_key FROM keys_{state} JOIN qml_jobs AS next ON next.rowid = (
+            SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_failures
+            WHERE (state = 'failed' OR state = 'awaiting_retry') AND state = '{state}'
+              AND last_error_key > COALESCE(keys_{state}.kind, '')
+            ORDER BY last_error_key LIMIT 1))
+"""
+_OF_KEY: Final = """
+    FROM qml_jobs INDEXED BY qml_jobs_failures
+    WHERE (state = 'failed' OR state = 'awaiting_retry') AND state = '{state}'
+      AND last_error_key IS keys_{state}.kind AND {ended} AND {failed_at} BETWEEN :since AND :until_time
+"""
+_COUNTED: Final = """
+    SELECT kind, (SELECT count(*) FROM (SELECT 1 {of_key} LIMIT :most)) AS jobs,
+           (SELECT rowid {of_key} ORDER BY {failed_at} DESC LIMIT 1) AS place
+    FROM keys_{state}
+"""
+
+
+def _failure_kinds_among(where: JobFilter) -> str:
+    """From one kind to the next, and of each at most so many entries of the index. A kind is of one method.
+    CROSS, which keeps SQLite from reading all jobs of the method instead."""
+    keys, counted = [], []
+    for state in where.each_state():
+        of_state = {"state": state, "failed_at": _FAILED_AT[state]}
+        ended = "true" if state is StateName.FAILED else "finished_at IS NULL"
+        keys.append(_KEYS.format(**of_state))
+        counted.append(_COUNTED.format(**of_state, of_key=_OF_KEY.format(**of_state, ended=ended)))
+    last_at = "iif(qml_jobs.state = 'failed', finished_at, enqueued_at)"
+    return f"""
+        WITH RECURSIVE {", ".join(keys)}
+        SELECT part.kind, sum(part.jobs) AS jobs, max({last_at}) AS last_at, {JOB}
+        FROM ({" UNION ALL ".join(counted)}) AS part
+        CROSS JOIN qml_jobs ON qml_jobs.rowid = part.place
+        WHERE {"method = :method" if where.method is not None else "true"}
+        GROUP BY part.kind
+        ORDER BY jobs DESC, last_at DESC, id LIMIT :limit
+    """
+
+
+_PROCESSING: Final = """
+    SELECT queue, 0 AS enqueued, count(*) AS processing, count(*) FILTER (WHERE place > 1) AS held,
+           NULL AS oldest_at
+    FROM (
+        SELECT queue, row_number() OVER (
+            PARTITION BY COALESCE(worker_id, id) ORDER BY started_at, priority DESC, created_at, id
+        ) AS place
+        FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing')
+    GROUP BY queue
+"""
+_AMONG: Final = """
+    SELECT '{state}' AS state, count(*) AS jobs FROM (
+        SELECT 1 FROM qml_jobs INDEXED BY {index} WHERE {condition} AND state = '{state}' LIMIT :most)
+"""
+_INDEXED: Final = {
+    StateName.ENQUEUED: ("qml_jobs_enqueued", "true"),
+    StateName.PROCESSING: ("qml_jobs_processing", "true"),
+    StateName.SCHEDULED: ("qml_jobs_later", "(state = 'scheduled' OR state = 'awaiting_retry')"),
+    StateName.AWAITING_RETRY: ("qml_jobs_later", "(state = 'scheduled' OR state = 'awaiting_retry')"),
+    StateName.SUCCEEDED: ("qml_jobs_ended", ENDED),
+    StateName.FAILED: ("qml_jobs_ended", ENDED),
+    StateName.DELETED: ("qml_jobs_ended", ENDED),
+}
+
 MONITORING: Final = MonitoringQueries(
-    list_jobs=_list_jobs,
     failure_kinds=_failure_kinds,
+    failure_kinds_among=_failure_kinds_among,
+    job_counts_among=" UNION ALL ".join(
+        _AMONG.format(state=state, index=index, condition=condition)
+        for state, (index, condition) in _INDEXED.items()
+    ),
+    queue_stats_among=f"""
+        WITH RECURSIVE {GROUPS.format(most=1000)}, each_queue AS MATERIALIZED (
+            SELECT queue, min((
+                SELECT min(enqueued_at) FROM (
+                    SELECT enqueued_at FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
+                    WHERE state = 'enqueued' AND job.queue = part.queue AND job.method = part.method
+                      AND job.priority = part.priority
+                    ORDER BY created_at LIMIT 100))) AS oldest_at
+            FROM part GROUP BY queue)
+        SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
+            min(oldest_at) AS oldest_at, :now AS now
+        FROM (
+            SELECT queue, (
+                SELECT count(*) FROM (
+                    SELECT 1 FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
+                    WHERE state = 'enqueued' AND job.queue = each_queue.queue LIMIT :most)) AS enqueued,
+                0 AS processing, 0 AS held, oldest_at
+            FROM each_queue
+            UNION ALL
+            {_PROCESSING}
+            UNION ALL
+            SELECT DISTINCT queue, 0, 0, 0, NULL FROM (
+                SELECT queue FROM qml_jobs INDEXED BY qml_jobs_waiting
+                WHERE state IN ('scheduled', 'awaiting_retry') ORDER BY run_at LIMIT :most))
+        GROUP BY queue ORDER BY queue
+    """,
     # In parts, because each reads a smaller index of its own.
     job_counts=f"""
         SELECT 'enqueued' AS state, count(*) AS jobs

@@ -1,0 +1,56 @@
+"""Every process: what each backend's table of named queries has for listings of jobs; see `queries`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from qml_mp.storage.values import JobFilter
+
+
+class Order(Enum):
+    """Which way a listing goes on from a place in it."""
+
+    OLDER = "DESC"
+    NEWER = "ASC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """In which parts the jobs are read: the Enqueued in groups."""
+
+    groups: tuple[tuple[str, str, int], ...] | None
+    """Queue, method and priority of each; None: in one, which is sorted."""
+    kind_is_rare: bool = True
+    """Jobs of the kind that is asked for are few, and are read as such."""
+
+    def values(self) -> dict[str, object]:
+        """What the queries are bound to for it."""
+        if self.groups is None:
+            return {}
+        return {
+            "group_queues": [group[0] for group in self.groups],
+            "group_methods": [group[1] for group in self.groups],
+            "group_priorities": [group[2] for group in self.groups],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingQueries:
+    """Jobs between two places, older and newer (each `_at` and `_id`, without itself), in the order given."""
+
+    enqueued: str
+    """most: how many are Enqueued, at most so many counted; jobs."""
+    groups: str
+    """most: queue, method, priority of what is Enqueued, at most so many."""
+    of_kind: str
+    """kind, most: how many failures of the kind there are, at most so many counted; jobs."""
+    edges: Callable[[JobFilter, Order, Parts], str]
+    """A range, values of the parts, skip, skip_of_group: of each state the place of the job behind so many,
+    if it has one; of each group of the Enqueued likewise."""
+    page: Callable[[JobFilter, Order, Parts, bool], str]
+    """A range, values of the filter and the parts, limit: so many jobs; if they are to be brief, with
+    is_cut, for which brief_chars says what is long."""
+    with_id: str
+    """start, end, limit, brief_chars: brief jobs with ids between these."""

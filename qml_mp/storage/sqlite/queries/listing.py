@@ -1,0 +1,149 @@
+"""Every process: jobs by pages."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.job_rows import JOB_COLUMNS
+from qml_mp.storage.listing_queries import ListingQueries, Order, Parts
+from qml_mp.storage.sqlite.queries.common import ENDED, asked_for
+from qml_mp.storage.values import JobFilter
+
+_INDEX_OF: Final = {
+    StateName.ENQUEUED: "qml_jobs_enqueued",
+    StateName.SCHEDULED: "qml_jobs_later",
+    StateName.PROCESSING: "qml_jobs_processing",
+    StateName.AWAITING_RETRY: "qml_jobs_later",
+    StateName.SUCCEEDED: "qml_jobs_ended",
+    StateName.FAILED: "qml_jobs_ended",
+    StateName.DELETED: "qml_jobs_ended",
+}
+_CONDITION_OF: Final = {
+    "qml_jobs_later": "(state = 'scheduled' OR state = 'awaiting_retry')",
+    "qml_jobs_failures": "(state = 'failed' OR state = 'awaiting_retry')",
+    "qml_jobs_ended": ENDED,
+}
+
+
+def table_of(state: StateName, *, by_kind: bool) -> str:
+    """The jobs in the state, up to WHERE and what their index has for its condition."""
+    index = "qml_jobs_failures" if by_kind else _INDEX_OF[state]
+    return f"qml_jobs INDEXED BY {index} WHERE {_CONDITION_OF.get(index, 'true')} AND state = '{state}'"
+
+
+_RANGE: Final = """
+    (created_at, id) > (:older_at, :older_id) AND (created_at, id) < (:newer_at, :newer_id)
+"""
+_PART: Final = """
+    SELECT * FROM (
+        SELECT rowid AS place, created_at, id FROM {table} AND {range} AND {filter}
+        ORDER BY created_at {order}, id {order} LIMIT {limit})
+"""
+# Each queue, method and priority with what it gives.
+_GROUPS: Final = """
+    SELECT queues.value AS queue, methods.value AS method, priorities.value AS priority
+    FROM json_each(:group_queues) AS queues
+    JOIN json_each(:group_methods) AS methods ON methods.key = queues.key
+    JOIN json_each(:group_priorities) AS priorities ON priorities.key = queues.key
+"""
+_OF_GROUPS: Final = f"""
+    SELECT job.rowid AS place, job.created_at, job.id
+    FROM ({_GROUPS}) AS part CROSS JOIN qml_jobs AS job ON job.rowid IN (
+        SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+        WHERE state = 'enqueued' AND queue = part.queue AND method = part.method
+          AND priority = part.priority AND {{range}} AND {{filter}}
+        ORDER BY created_at {{order}}, id {{order}} LIMIT {{limit}})
+"""
+
+
+def _each_part(
+    where: JobFilter, order: Order, parts: Parts, *, condition: str, limit: str, of_group: str
+) -> str:
+    by_kind = where.kind is not None and parts.kind_is_rare
+    selects = []
+    for state in where.each_state():
+        in_groups = state is StateName.ENQUEUED and parts.groups is not None
+        selects.append(
+            (_OF_GROUPS if in_groups else _PART).format(
+                table=table_of(state, by_kind=by_kind), range=_RANGE, filter=condition, order=order.value,
+                limit=of_group if in_groups else limit,
+            )
+        )  # fmt: skip
+    return " UNION ALL ".join(selects)
+
+
+_LONG: Final = "length({column}) > :brief_chars"
+_LEFT_OUT: Final = {"payload": "'null'", "metadata": "'{}'", "result": "NULL"}
+
+
+def _brief_column(name: str) -> str:
+    if name == "last_error_traceback":
+        return f"NULL AS {name}"
+    if name in _LEFT_OUT:
+        return f"iif({_LONG.format(column=name)}, {_LEFT_OUT[name]}, {name}) AS {name}"
+    return name
+
+
+_IS_CUT: Final = " OR ".join(f"COALESCE({_LONG.format(column=name)}, false)" for name in _LEFT_OUT)
+_BRIEF: Final = ", ".join(
+    (*(_brief_column(name.strip()) for name in JOB_COLUMNS.split(",")), f"{_IS_CUT} AS is_cut")
+)
+
+
+def _page(where: JobFilter, order: Order, parts: Parts, brief: bool) -> str:
+    """Each part gives its first, and the first of those are the page."""
+    found = _each_part(where, order, parts, condition=asked_for(where), limit=":limit", of_group=":limit")
+    in_order = f"ORDER BY created_at {order.value}, id {order.value}"
+    return f"""
+        SELECT {_BRIEF if brief else JOB_COLUMNS} FROM qml_jobs
+        WHERE rowid IN (SELECT place FROM ({found}) {in_order} LIMIT :limit)
+        {in_order}
+    """
+
+
+def _edges(where: JobFilter, order: Order, parts: Parts) -> str:
+    return _each_part(
+        where, order, parts, condition="true", limit="1 OFFSET :skip", of_group="1 OFFSET :skip_of_group"
+    )
+
+
+# From one to the next, so that the length of a backlog costs nothing.
+GROUPS: Final = """
+    part (place, queue, method, priority) AS (
+        SELECT * FROM (
+            SELECT rowid, queue, method, priority FROM qml_jobs INDEXED BY qml_jobs_enqueued
+            WHERE state = 'enqueued' ORDER BY queue, method, priority DESC LIMIT 1)
+        UNION ALL
+        SELECT next.rowid, next.queue, next.method, next.priority
+        FROM part JOIN qml_jobs AS next ON next.rowid = COALESCE(
+            (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+             WHERE state = 'enqueued' AND queue = part.queue AND method = part.method
+               AND priority < part.priority
+             ORDER BY priority DESC LIMIT 1),
+            (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+             WHERE state = 'enqueued' AND (queue, method) > (part.queue, part.method)
+             ORDER BY queue, method, priority DESC LIMIT 1))
+        LIMIT {most})
+"""
+"""Each queue, method and priority of what is Enqueued, as `part`."""
+
+LISTING: Final = ListingQueries(
+    enqueued="""
+        SELECT count(*) AS jobs FROM (
+            SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' LIMIT :most)
+    """,
+    groups=f"WITH RECURSIVE {GROUPS.format(most=':most')} SELECT queue, method, priority FROM part",
+    of_kind="""
+        SELECT count(*) AS jobs FROM (
+            SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_failures
+            WHERE (state = 'failed' OR state = 'awaiting_retry') AND state IN ('failed', 'awaiting_retry')
+              AND last_error_key = :kind
+            LIMIT :most)
+    """,
+    edges=_edges,
+    page=_page,
+    with_id=f"""
+        SELECT {_BRIEF} FROM qml_jobs WHERE id >= :start AND id < :end ORDER BY id DESC LIMIT :limit
+    """,
+)
