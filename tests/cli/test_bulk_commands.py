@@ -177,7 +177,7 @@ def test_a_list_says_how_far_it_has_looked_and_goes_on_from_there(qml: Qml, stor
     told, _, cursor = first.err.strip().partition("; look further with --after ")
     second = qml("jobs", "list", "--method", "tasks.rare", "--json", "--after", cursor)
 
-    assert told.startswith("looked at jobs that were created since ")
+    assert told.startswith("qml-mp: looked at jobs that were created since ")
     assert [len(first.lines), len(second.lines)] == [2, 1]
     assert second.err == ""
 
