@@ -18,6 +18,7 @@ from qml_mp.units import format_duration, parse_duration, parse_size
 DEFAULT_QUEUE = "default"
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
 MOST_WORKERS = 1024
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})")
 _ALL_QUEUES = "*"  # no queue can have this name
 _MAX_QUEUES = 100
 _1MS = timedelta(milliseconds=1)
@@ -130,6 +131,12 @@ class ServerConfig:
     preload: Annotated[bool, Switch()] = False
     """Import the app in the supervisor and fork cheap copies; SIGHUP then picks up no new code."""
 
+    web: Annotated[str | None, Address()] = None
+    """Where the server shows the page, from a process of its own beside it; None: nowhere. Needs the extra
+    `web`."""
+    metrics: Annotated[str | None, Address()] = None
+    """The same for `/metrics`, `/livez` and `/readyz`. Needs the extra `metrics`."""
+
     def __post_init__(self) -> None:
         for name, kind in SETTINGS.items():
             value = getattr(self, name)
@@ -214,6 +221,19 @@ class Size(Kind):
         return parse_size(value, what=what)
 
 
+class Address(Kind):
+    """Held as it was written; `host_and_port` takes it apart."""
+
+    in_shell = "HOST:PORT"
+    in_file = ('text such as "127.0.0.1:9464"', (str,))
+
+    def check(self, value: Any, what: str) -> str:
+        if not isinstance(value, str) or not (found := _ADDRESS.fullmatch(value)) or int(found[3]) > 65535:
+            bound = 'HOST:PORT such as "127.0.0.1:9464" or "[::1]:9464" (port 0: a free one)'
+            raise _bad(what, value, bound)
+        return value
+
+
 class Switch(Kind):
     in_shell = "BOOL"
     in_file = ("true or false", (bool,))
@@ -259,6 +279,13 @@ SETTINGS: Mapping[str, Kind] = MappingProxyType(
 )
 """Every setting by name, with how it may be written."""
 _MAY_BE_NONE = frozenset(setting.name for setting in fields(ServerConfig) if setting.default is None)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of an address that a setting holds. Raises `ConfigurationError` for anything else."""
+    found = _ADDRESS.fullmatch(Address().check(address, "address"))
+    assert found is not None
+    return found[1] or found[2], int(found[3])
 
 
 def check_queue_name(queue: str) -> str:

@@ -29,6 +29,7 @@ from qml_mp.ipc.pipe import PipeReader
 from qml_mp.ipc.slot import Activity, SlotView, SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
 from qml_mp.ipc.tickets import TicketPipe
+from qml_mp.ipc.troubles import WorkerTroubles
 from qml_mp.ipc.turns import Turns
 from qml_mp.processing.job_records import mark_records
 from qml_mp.processing.processor import JobProcessor
@@ -55,6 +56,7 @@ class WorkerArguments:
     stack_fd: int
     tickets: TicketPipe
     ended: EndedOutcomes
+    troubles: WorkerTroubles
     bell: Bell
     turns: Turns
     slot: SlotWriter
@@ -116,7 +118,7 @@ def _loop(
     streams: StandardStreams,
 ) -> WorkerLoop:
     config, slot = arguments.config, arguments.slot
-    events = new_emitter()
+    events = new_emitter(arguments.troubles.count)
     held = Held(arguments.tickets, slot=slot)
     fetch = _fetch(arguments, program)
     claims = Claims(

@@ -202,6 +202,7 @@ class WorkerStopped(WorkerEvent):
     """ "left as told", "was killed by SIGKILL": for people."""
     was_orderly: bool
     """It left as designed, without a job in hand."""
+    cause: str = "exit"  # `how` as one of few words, for counts: `Death.cause`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +315,6 @@ ServerFact = (
     ServerRegistered | ServerDeclaredDead | JobsReclaimed | ServerReloaded | ServerStopping | ServerStopped
 )
 Event = (
-    JobFact | CancelStarted | TemplateFired | TemplatesFollowed | TemplateDisabled
-    | WorkerStarted | WorkerReady | WorkerStopped | WorkersCannotBoot
-    | ServerFact | TryFailed | StorageLost | TryWorked | StorageBack
+    JobFact | CancelStarted | TemplateFired | TemplatesFollowed | TemplateDisabled | WorkerStarted | TryFailed
+    | WorkerReady | WorkerStopped | WorkersCannotBoot | ServerFact | StorageLost | TryWorked | StorageBack
 )  # fmt: skip

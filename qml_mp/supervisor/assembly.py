@@ -29,7 +29,9 @@ from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.host_process import Host, HostLink
 from qml_mp.supervisor.parts.limits import MemoryWatch, Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
+from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.parts.service_manager import ServiceManager
+from qml_mp.supervisor.parts.side_process import SideProcess
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.parts.source_watch import SourceWatch
 from qml_mp.supervisor.parts.storage_listener import StorageListener
@@ -87,10 +89,20 @@ class Assembly:
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
         self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours)
         self.urgent.add(CarryingOut(run, desk=self.desk, reload=reload, stacks=stacks))
-        self.urgent.add(ServiceManager(run, host.notify, reload=reload))
+        self.side_processes = _side_processes(run, self.loops)
+        self.urgent.add(ServiceManager(run, host.notify, reload=reload), *self.side_processes)
         if new_code.watch_since is not None:
             self.urgent.add(SourceWatch(run, reload))
         run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
+
+
+def _side_processes(run: Run, loops: LoopTable) -> list[SideProcess]:
+    """Those that show people how the server does."""
+    config, reports = run.config, ServerReports(run, loops=loops.loops)
+    return [
+        SideProcess(run, kind="metrics", address=config.metrics, index=0, report=reports.make),
+        SideProcess(run, kind="page", address=config.web, index=1),
+    ]
 
 
 def _all_loops(

@@ -6,9 +6,12 @@ import random
 
 from qml_mp.child.source import AppFacts, ProgramSource
 from qml_mp.clock import Clock, SystemClock
+from qml_mp.events.counts import EventCounts
 from qml_mp.events.emitter import new_emitter
 from qml_mp.events.facts import StorageBack, StorageLost, TryWorked
 from qml_mp.events.retrying import Retrying
+from qml_mp.ipc.slot import SlotTable
+from qml_mp.ipc.troubles import TroubleTable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.values import Retention
 from qml_mp.supervisor.part import Parts
@@ -17,6 +20,8 @@ from qml_mp.supervisor.stopping import Stop
 from qml_mp.supervisor.workers.ladder import Graces
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerSpec
+
+MOST_SIDE_PROCESSES = 2
 
 
 class Run:
@@ -34,7 +39,8 @@ class Run:
     ) -> None:
         self.config = config
         self.url = url
-        self.events = new_emitter()
+        self.counts = EventCounts()
+        self.events = new_emitter(self.counts.count)
         self.clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self.graces = Graces(
@@ -45,9 +51,19 @@ class Run:
         self.reaching = Retrying(self.events, fails=StorageLost, works=StorageBack(), rng=self._rng)
         """How storage could be reached so far."""
         self.registration = ServerRegistration(config, events=self.events, facts=facts)
+        self.side_slots = SlotTable(MOST_SIDE_PROCESSES)
+        """Which processes run beside the workers, for the guardian."""
         self.everyone = Parts()
         """All parts: they get ready for each fork."""
-        spec = WorkerSpec(server_id=self.registration.id, config=config, url=url, source=source)
+        self.worker_troubles = TroubleTable()
+        """What workers add to."""
+        spec = WorkerSpec(
+            server_id=self.registration.id,
+            config=config,
+            url=url,
+            source=source,
+            troubles=self.worker_troubles,
+        )
         self.pool = WorkerPool(spec, everyone=self.everyone, clock=self.clock, events=self.events)
         self.stop = Stop(
             pool=self.pool,

@@ -116,7 +116,8 @@ class Supervisor:
         parts.loops.turn()
 
     def _manage_workers(self) -> None:
-        """Have the guardian and the right number of workers; tell the host once the first one is ready."""
+        """Have the guardian, the right number of workers and what runs beside them; tell the host once the
+        first worker is ready."""
         pool = self._run.pool
         if self._run.stop.has_begun or not self._is_open:
             return
@@ -124,6 +125,8 @@ class Supervisor:
         pool.spawn_workers()
         if pool.boots.was_ever_ready or pool.size == 0:
             self._parts.host.tell_ready()
+        for process in self._parts.side_processes:
+            process.start_if_missing()
 
     def _close(self) -> None:
         """After the last worker (or an error): kill what is left, settle, leave the registry, close all."""

@@ -22,4 +22,4 @@ def stall(_: Event) -> None:
 
 
 for module in (qml_mp.child.main, qml_mp.supervisor.run):
-    vars(module)["new_emitter"] = lambda: Emitter(log_event, fail, stall)
+    vars(module)["new_emitter"] = lambda *_: Emitter(log_event, fail, stall)

@@ -13,6 +13,7 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.clock import SystemClock
 from qml_mp.core.state import StateName
 from qml_mp.events.emitter import new_emitter
+from qml_mp.ipc.troubles import TroubleTable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
@@ -69,8 +70,9 @@ def pool(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     registration = ServerRegistration(config, events=events, facts=AppFacts())
     registration.register(storage)
     spec = WorkerSpec(
-        server_id=registration.id, config=config, url=storage.url, source=NamedProgram(spec=APP)
-    )
+        server_id=registration.id, config=config, url=storage.url, source=NamedProgram(spec=APP),
+        troubles=TroubleTable(),
+    )  # fmt: skip
     pool = WorkerPool(spec, everyone=ClosesStorage(storage), clock=SystemClock(), events=events)
     yield pool
     pool.kill_all(CancelReason.SHUTDOWN)

@@ -61,6 +61,8 @@ _FLAGS = (
     _setting("enable_recurring", "--recurring/--no-recurring", meaning="Fire due templates."),
     _setting("prune_recurring", "--prune/--no-prune", meaning="Delete templates that the code has no more."),
     _setting("enable_cleanup", "--cleanup/--no-cleanup", meaning="Remove expired jobs."),
+    _setting("web", "--web", meaning="Show the page there, from a process beside the server."),
+    _setting("metrics", "--metrics", meaning="The same for /metrics, /livez and /readyz."),
     _setting("enable_heartbeat", "--heartbeat/--no-heartbeat", meaning="Send heartbeats."),
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.storage.store import Storage
@@ -44,6 +44,8 @@ class Loop(ABC):
         self._ran_at = float("-inf")
         self.tries = run.retrying(f"The {self.name} loop works again")
         """How its ticks went."""
+        self.succeeded_at: datetime | None = None
+        """When the newest tick had done what it should; None: none has."""
 
     @abstractmethod
     def tick(self, storage: Storage) -> timedelta | None:
@@ -67,6 +69,7 @@ class Loop(ABC):
         except Exception:
             self._due_at = now
             raise
+        self.succeeded_at = self._run.clock.now()
         if sooner is not None:
             self._due_at = min(self._due_at, self._run.clock.monotonic() + max(0.0, sooner.total_seconds()))
 
@@ -80,7 +83,8 @@ class LoopTable(Part):
     ) -> None:
         """`between` is called before a tick when a moment has passed, with whether the ticks before it have
         taken long."""
-        self._loops = loops
+        self.loops = loops
+        """All of them."""
         self._punctual = [loop for loop in loops if loop.is_punctual]
         self._storage = storage
         self._between = between
@@ -91,7 +95,7 @@ class LoopTable(Part):
     def next_at(self) -> float:
         if not self._may_run():
             return NEVER
-        return max(min(map(_due_at, self._loops)), self._reaching.not_before)
+        return max(min(map(_due_at, self.loops)), self._reaching.not_before)
 
     def turn(self) -> None:
         """Run what is due. A storage that could not be reached is asked first whether it answers again,
@@ -99,7 +103,7 @@ class LoopTable(Part):
         began = looked = self._clock.monotonic()
         if not self._may_run() or (self._reaching.is_failing and not self._answers_again()):
             return
-        for loop in self._loops:
+        for loop in self.loops:
             if self._clock.monotonic() < _due_at(loop):
                 continue
             for each in (*self._punctual, loop):
@@ -121,7 +125,7 @@ class LoopTable(Part):
     def hasten(self, *, jobs_alone: bool = False) -> None:
         """Something was committed: loops that look for new rows are due soon. `jobs_alone`: nothing but jobs
         that can run."""
-        for loop in self._loops:
+        for loop in self.loops:
             if loop.looks_at_jobs or not jobs_alone:
                 loop.hasten()
 

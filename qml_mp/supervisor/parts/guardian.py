@@ -1,7 +1,8 @@
 """Guardian: a tiny process beside the supervisor that outlives its death and then ends the workers.
 
 A worker whose job holds the GIL in C code cannot notice anything by itself. The guardian waits for
-the end of a pipe that the supervisor alone holds open; then it signals every worker, again near
+the end of a pipe that the supervisor alone holds open; then it signals every worker, and what serves people
+beside them, again near
 the end of `orphan_grace`, and kills what is left when the grace is over. It holds no database
 handle, runs no user code, and is forked anew when it dies. What had ended in workers that die with their
 supervisor is written by a child of its own (`LastOutcomes`).
@@ -44,6 +45,7 @@ class Guardian(Part):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._slots = run.pool.slots
+        self._side_slots = run.side_slots
         self._orphan_grace_s = run.config.orphan_grace.total_seconds()
         self._everyone = run.everyone
         self._child: Child | None = None
@@ -74,7 +76,9 @@ class Guardian(Part):
         try:
             reading, self._writing = open_pipe()
             self._child = fork_child(
-                lambda: _watch(reading, supervisor, self._slots, outcomes, self._orphan_grace_s),
+                lambda: _watch(
+                    reading, supervisor, self._slots, self._side_slots, outcomes, self._orphan_grace_s
+                ),
                 ours={self._writing},
                 theirs={reading},
                 own_fds=self._everyone.own_fds(),
@@ -100,6 +104,7 @@ def _watch(
     reading: int,
     supervisor: ProcessIdentity,
     slots: SlotTable,
+    side_slots: SlotTable,
     outcomes: LastOutcomes,
     orphan_grace_s: float,
 ) -> int:
@@ -111,7 +116,7 @@ def _watch(
     while reading not in wait_for([reading], until=float("inf")):
         pass
     kill_at = time.monotonic() + orphan_grace_s
-    orphans = _orphans(slots)
+    orphans = _orphans(slots) + _orphans(side_slots)
     _terminate(orphans)
 
     def write_last_outcomes(living: Collection[ProcessIdentity]) -> None:

@@ -34,6 +34,8 @@ class Death:
     """Why we killed it; None: it died by itself."""
     killed_key: ClaimKey | None = None
     """The claim that the kill was meant for; None: whatever it held."""
+    is_too_slow: bool = False
+    """We killed it because it was not ready in time."""
     oom_killed: bool = False
     """The kernel's OOM killer killed at the time of its death, and we did not kill it."""
     stack: str | None = None
@@ -72,6 +74,21 @@ class Death:
             return how_it_died(self.process)
         return "left as told" if self.process.exit_code == WorkerExit.LEFT else "left to be replaced"
 
+    @property
+    def cause(self) -> str:
+        """`how`, as one of few words."""
+        if self.was_orderly:
+            return "left" if self.process.exit_code == WorkerExit.LEFT else "recycled"
+        if self.is_too_slow:
+            return "slow_boot"
+        if self.killed_for is not None:
+            return str(self.killed_for)
+        if self.oom_killed:
+            return "out_of_memory"
+        if self.slot is not None and self.slot.activity is Activity.CANNOT_BOOT:
+            return "cannot_boot"
+        return "exit" if self.process.signal is None else _name_of(self.process.signal)
+
     def stopped(self) -> WorkerStopped:
         said = "" if self.slot is None or self.slot.activity is Activity.CANNOT_BOOT else self.slot.text
         return WorkerStopped(
@@ -81,19 +98,24 @@ class Death:
             process=self.process,
             how=f"{self.how} ({said})" if said else self.how,
             was_orderly=self.was_orderly,
+            cause=self.cause,
         )
 
 
 def how_it_died(process: ProcessFacts) -> str:
     """ "was killed by SIGKILL", "exited with code 1": for people."""
     if process.signal is not None:
-        try:
-            return f"was killed by {signal.Signals(process.signal).name}"
-        except ValueError:
-            return f"was killed by signal {process.signal}"
+        return f"was killed by {_name_of(process.signal)}"
     if process.exit_code is not None:
         return f"exited with code {process.exit_code}"
     return "died in a way that was not told"
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class OomWatch:

@@ -16,7 +16,8 @@ from qml_mp.clock import Clock
 logger = logging.getLogger(__name__)
 
 _FOR_A_WORKER = 6  # both ends of its pipe and of its tickets, its stack file, its pidfd
-_FOR_OURSELVES = 26  # connections with what they look up, wake-ups, bell, turns, guardian, reload, log, /proc
+_FOR_OURSELVES = 32
+"""Connections with what they look up, wake-ups, bell, turns, guardian, side processes, reload, log, /proc."""
 _TRY_AGAIN_S = 10.0
 
 

@@ -18,6 +18,7 @@ from qml_mp.ipc.pipe import Kind, Message, open_pipe, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.ipc.stack import STACK_SIGNAL, empty, open_stack_file, read_stack
 from qml_mp.ipc.tickets import TicketPipe
+from qml_mp.ipc.troubles import TroubleTable
 from qml_mp.ipc.turns import Turns
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
@@ -37,6 +38,7 @@ class WorkerSpec:
     config: ServerConfig
     url: str
     source: ProgramSource
+    troubles: TroubleTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +286,7 @@ def spawn_worker(
         stack_fd=channels.stack_fd,
         tickets=channels.tickets,
         ended=channels.ended,
+        troubles=spec.troubles.of(index),
         bell=bell,
         turns=turns,
         slot=slots.writer(index),

@@ -1,0 +1,70 @@
+"""Beside a server: what /metrics, /livez and /readyz answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import CollectorRegistry
+
+from qml_mp import __version__
+from qml_mp.ipc.side import ServerReport
+from qml_mp.metrics.families import ServerCollector
+from qml_mp.metrics.health import why_not_alive, why_not_ready
+from qml_mp.metrics.server import Answer, Page
+from qml_mp.metrics.storage_looks import StorageLook, StorageLooks
+from qml_mp.storage.store import Storage
+
+_INDEX = b"/metrics\n/livez\n/readyz\n"
+
+
+class MetricsPages:
+    """Of one server, told of each of its reports by one thread and asked by many."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._looks = StorageLooks(storage)
+        self._since = time.monotonic()
+        self._newest: ServerReport | None = None
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(
+            ServerCollector(
+                version=__version__,
+                backend="sqlite" if storage.url.startswith("sqlite:") else "postgresql",
+                report=lambda: self._newest,
+                look=self._look,
+            )
+        )
+
+    def told(self, report: ServerReport) -> None:
+        """The supervisor has reported."""
+        stops = report.is_stopping and not (self._newest is not None and self._newest.is_stopping)
+        self._newest = report
+        if stops:
+            self._looks.leave()
+
+    def by_path(self) -> Mapping[str, Page]:
+        return {
+            "/": lambda _: Answer(200, _INDEX),
+            "/metrics": self._metrics,
+            "/livez": lambda _: self._livez(),
+            "/readyz": lambda _: self._readyz(),
+        }
+
+    def _metrics(self, accept: str) -> Answer:
+        encode, kind = choose_encoder(accept)
+        return Answer(200, encode(self._registry), kind)
+
+    def _livez(self) -> Answer:
+        return Answer.of_reasons(why_not_alive(self._newest, now=time.monotonic(), since=self._since))
+
+    def _readyz(self) -> Answer:
+        look = self._look()
+        now, wall = time.monotonic(), time.time()
+        return Answer.of_reasons(why_not_ready(self._newest, look, now=now, wall=wall, since=self._since))
+
+    def _look(self) -> StorageLook | None:
+        report = self._newest
+        if report is None or report.is_stopping:
+            return self._looks.newest(server_id=None)
+        return self._looks.newest(server_id=report.server_id)

@@ -1,0 +1,125 @@
+"""Beside a server: answers GET of /metrics, /livez and /readyz, and nothing else.
+
+A request has ten seconds and 32 stand side by side; whoever comes beyond that is sent away. None of them can
+change anything, and the answers name no payload, no path and no password.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qml_mp.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_S = 10.0
+_MOST_REQUESTS = 32
+_TEXT = "text/plain; charset=utf-8"
+
+
+class Answer:
+    """Status, type and body."""
+
+    __slots__ = ("body", "kind", "status")
+
+    def __init__(self, status: int, body: bytes, kind: str = _TEXT) -> None:
+        self.status = status
+        self.body = body
+        self.kind = kind
+
+    @classmethod
+    def of_reasons(cls, reasons: list[str]) -> Answer:
+        """200 and ok without any; 503 with them, one a line."""
+        text = "\n".join(reasons or ["ok"])
+        return cls(503 if reasons else 200, f"{text}\n".encode())
+
+
+Page = Callable[[str], Answer]
+"""Gives an answer; its argument is the header Accept."""
+
+
+class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """Bound once it is made; `serve_forever` serves.
+
+    Raises `ConfigurationError` when it cannot be bound.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
+        self.pages = pages
+        self._room = threading.BoundedSemaphore(_MOST_REQUESTS)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{host}:{port} cannot be listened on: {error.strerror or error}. Choose another port, or "
+                "end what uses it."
+            ) from error
+
+    @property
+    def url(self) -> str:
+        """Where it is found, without a path."""
+        host, port = self.server_address[:2]
+        return f"http://{f'[{host!s}]' if ':' in str(host) else host!s}:{port}"
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's, which asks the resolver for the name of the machine.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        logger.debug("A request was broken off", exc_info=True)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: MetricsServer
+    timeout = _REQUEST_S
+    server_version, sys_version = "qml-mp", ""
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        logger.debug(format, *args)
+
+    def _answer(self, *, with_body: bool) -> None:
+        page = self.server.pages.get(self.path.partition("?")[0])
+        try:
+            answer = Answer(404, b"not found\n") if page is None else page(self.headers.get("Accept", ""))
+        except Exception:
+            logger.exception("%s failed", json.dumps(self.path[:100]))
+            answer = Answer(500, b"failed; the log of the server says why\n")
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(answer.body)

@@ -1,0 +1,126 @@
+"""Beside a server: looks at storage on behalf of whoever asks for metrics and health.
+
+One thread looks, and only when somebody asks. So whoever asks waits for a bounded time, however long a
+database that is down or frozen takes, and many who ask at a time cost one look.
+
+The figures of queues are the whole database's. They are given by one of its servers, so that a sum over all
+servers has them once: by the one that holds a lock with a name. Each look renews it. When its holder has left
+the registry, or is not asked any more, another takes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from qml_mp.errors import SchemaMismatch, StorageError
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import QueueStats
+
+logger = logging.getLogger(__name__)
+
+_LOCK = "qml-mp:queue-metrics"
+_LOCK_TTL = timedelta(seconds=150)  # twice the longest usual interval of a scrape, and some
+_FRESH_S = 1.0
+_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageLook:
+    """What a look has found."""
+
+    at: float
+    """When it began, on the monotonic clock."""
+    server_id: str | None
+    """In whose name it was made."""
+    answers: bool
+    schema_fits: bool = False
+    queues: Sequence[QueueStats] | None = None
+    """None: another server gives them, or storage did not."""
+
+
+class StorageLooks:
+    """At one storage, as one server. `newest` may be called by several threads."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._changed = threading.Condition()
+        self._newest: StorageLook | None = None
+        self._server_id: str | None = None
+        self._is_wanted = False
+        self._held_as: str | None = None
+        self._told = ""
+        threading.Thread(target=self._work, name="storage looks", daemon=True).start()
+
+    def newest(self, *, server_id: str | None) -> StorageLook | None:
+        """One of the last second; where storage takes longer than two for it, None.
+
+        `server_id` is that of the server in whose name the figures of queues are given; None: it stops, and
+        leaves them to another.
+        """
+        with self._changed:
+            asked_at = time.monotonic()
+            self._server_id, self._is_wanted = server_id, True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._is_fresh(asked_at, server_id), timeout=_PATIENCE_S)
+            return self._newest if self._is_fresh(asked_at, server_id) else None
+
+    def leave(self) -> None:
+        """Have another server give the figures of queues, as soon as storage answers. Does not wait."""
+        with self._changed:
+            self._server_id, self._is_wanted, self._newest = None, True, None
+            self._changed.notify_all()
+
+    def _is_fresh(self, asked_at: float, server_id: str | None) -> bool:
+        look = self._newest
+        return look is not None and look.at >= asked_at - _FRESH_S and look.server_id == server_id
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_wanted)
+                self._is_wanted, server_id = False, self._server_id
+                if self._is_fresh(time.monotonic(), server_id):
+                    continue
+            look = self._look(server_id)
+            with self._changed:
+                self._newest = look
+                self._changed.notify_all()
+
+    def _look(self, server_id: str | None) -> StorageLook:
+        at = time.monotonic()
+        try:
+            self._storage.check_schema()
+            queues = self._storage.queue_stats() if self._holds_lock(server_id) else None
+        except SchemaMismatch as error:
+            self._tell(error)
+            return StorageLook(at=at, server_id=server_id, answers=True)
+        except Exception as error:
+            self._tell(error)
+            return StorageLook(at=at, server_id=server_id, answers=False)
+        self._told = ""
+        return StorageLook(at=at, server_id=server_id, answers=True, schema_fits=True, queues=queues)
+
+    def _holds_lock(self, server_id: str | None) -> bool:
+        holder = self._storage.lock_holder(_LOCK)
+        if server_id is None:
+            if holder is not None and holder == self._held_as:
+                self._storage.release_lock(_LOCK, holder)
+            return False
+        if holder is not None and holder != server_id:
+            if holder in {server.id for server in self._storage.list_servers()}:
+                return False
+            self._storage.release_lock(_LOCK, holder)
+        self._held_as = server_id
+        return self._storage.acquire_lock(_LOCK, server_id, _LOCK_TTL)
+
+    def _tell(self, error: Exception) -> None:
+        """In the log, once: who asks over the network is not told what it is."""
+        if str(error) != self._told:
+            expected = isinstance(error, StorageError)
+            logger.warning("Metrics cannot look at storage: %s", error, exc_info=None if expected else error)
+        self._told = str(error)

@@ -1,0 +1,1 @@
+"""Beside a server: the processes in which its page and its metrics are served."""

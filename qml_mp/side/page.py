@@ -1,0 +1,29 @@
+"""Beside a server: its page."""
+
+from __future__ import annotations
+
+from qml_mp.ipc.side import SideArguments
+from qml_mp.settings import ServerConfig, host_and_port
+from qml_mp.side.link import SupervisorLink
+from qml_mp.sources import load_web_token
+from qml_mp.web import HIDDEN, check_extra
+
+
+def serve_page(arguments: SideArguments, link: SupervisorLink) -> None:
+    """Serve until the supervisor is gone. Raises `ConfigurationError` when that cannot be done."""
+    check_extra("the page")
+    from qml_mp.app import QmlApp
+    from qml_mp.web.assembly import assemble
+    from qml_mp.web.serving import Address, serve, url_of
+    from qml_mp.web.sign_in import Auth
+
+    link.follow()
+    host, port = host_and_port(arguments.address)
+    auth = Auth.of(load_web_token())
+    address = Address(host=host, port=port)
+    address.check_reach(has_auth=auth.is_set)
+    app = QmlApp(arguments.url, config=ServerConfig(**arguments.config))
+    hosts = None if auth.is_set else (host,)
+    page = assemble(app, auth=auth, read_only=False, hide=HIDDEN, hosts=hosts)
+    with address.bind() as listening:
+        serve(page, listening, when_ready=lambda: link.serves_at(url_of(listening)))
