@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import socket
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,15 @@ def identity(pid: int | None = None) -> ProcessIdentity:
     fields = _stat_fields(pid)
     started_ticks = 0 if fields is None else int(fields[_START_FIELD])
     return ProcessIdentity(host=_host(), pid=pid, started_ticks=started_ticks)
+
+
+def user_at_host() -> str:
+    """Who runs this process, for people: "anna@laptop"."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container may have no name for it
+        user = f"uid {os.geteuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def is_alive(process: ProcessIdentity) -> bool | None:

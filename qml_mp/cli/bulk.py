@@ -9,6 +9,7 @@ from functools import cache
 
 import click
 
+from qml_mp.cli.asking import note_change
 from qml_mp.cli.interruption import stopped_between
 from qml_mp.cli.job_table import print_jobs
 from qml_mp.cli.output import note, print_json, say
@@ -56,6 +57,9 @@ def change_many(storage: Storage, where: JobFilter, asked: Asked, *, retention: 
     except StorageError:
         done.tell_before_the_end()
         raise
+    finally:
+        if done.changed:
+            note_change(storage, f"{asked.change} jobs", where.in_words, said=_jobs(done.changed))
     left = {state: n for state, n in selection.counts().items() if state is not StateName.PROCESSING}
     done.tell(left=sum(left.values()))
 

@@ -1,4 +1,5 @@
-"""Client: the servers of this machine, found by their rows in the registry, and signals to them.
+"""Client: the servers of this machine, found by their rows in the registry, and signals to them; and those
+elsewhere, which are asked through storage when they are named.
 
 A signal goes through a descriptor of the process, opened before it is proved to be the one that registered:
 a pid that was given to another process in the meantime is never signalled. Nor is one that would die of it,
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 
 import click
 
+from qml_mp.core.acts import ActKind
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.host import handles_signal, is_alive
 from qml_mp.printable import printable
@@ -25,12 +27,13 @@ _LOOK_EVERY_S = 0.05
 
 
 def chosen_servers(
-    storage: Storage, names: Sequence[str], *, all_of_them: bool, command: str
+    storage: Storage, names: Sequence[str], *, all_of_them: bool, command: ActKind
 ) -> list[ServerInfo]:
-    """Those of this machine that are named (by name, id or pid), or all, or the only one.
+    """Those of this machine that are named (by name, id or pid), or all, or the only one. What is named and
+    is not here may be elsewhere, and can be asked through storage.
 
-    Raises `click.UsageError` when several fit and neither `--server` nor `--all` was given, and
-    `click.ClickException` that says what to do when there is none here.
+    Raises `click.UsageError` when several fit and neither `--server` nor `--all` was given, or when several
+    elsewhere have the name, and `click.ClickException` that says what to do when there is none.
     """
     now, servers = storage.now(), storage.list_servers()
     standings = {
@@ -42,9 +45,10 @@ def chosen_servers(
         for name in dict.fromkeys(names):
             named = [each for each in servers if name in (each.id, each.name, str(each.process.pid))]
             here = [each for each in named if standings[each.id] is Standing.ALIVE]
-            if not here:
+            far = [] if here else _elsewhere(name, named, standings, command=command)
+            if not here and not far:
                 raise click.ClickException(_why_none(name, named, standings, command=command))
-            found += [each for each in here if each not in found]
+            found += [each for each in here or far if each not in found]
         return found
     found = [each for each in servers if standings[each.id] is Standing.ALIVE]
     if not found:
@@ -58,6 +62,23 @@ def chosen_servers(
             "Name one by --server (name, id or pid), or take --all."
         )
     return found
+
+
+def _elsewhere(
+    name: str, named: Sequence[ServerInfo], standings: dict[str, Standing], *, command: ActKind
+) -> list[ServerInfo]:
+    """The one of these that runs elsewhere and can be asked, if there is one. A pid names none there."""
+    far = [
+        each
+        for each in named
+        if standings[each.id] is Standing.NOT_KNOWN and each.can(command) and name in (each.id, each.name)
+    ]
+    if len(far) > 1:
+        raise click.UsageError(
+            f"{len(far)} servers elsewhere are called {name!r}. Name one by its id: "
+            + ", ".join(f"{printable(each.id)} on {printable(each.hostname)}" for each in far)
+        )
+    return far
 
 
 def shown(server: ServerInfo) -> str:

@@ -162,6 +162,13 @@ class JobFilter:
         """Whether beside states it restricts nothing but queue and method."""
         return self.values().keys() <= {"queue", "method"}
 
+    @property
+    def in_words(self) -> str:
+        """For people: "failed, queue images"; "all"."""
+        words = [" or ".join(str(state) for state in self.each_state() if self.states)]
+        words += [f"{name.removesuffix('_time')} {value}" for name, value in self.values().items()]
+        return ", ".join(filter(None, words)) or "all"
+
     def each_state(self) -> list[StateName]:
         """All that are meant."""
         possible = StateName if self.kind is None else FAILED_STATES

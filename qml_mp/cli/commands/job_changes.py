@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from qml_mp.cli.arguments import as_duration, as_job_ids
+from qml_mp.cli.asking import note_change
 from qml_mp.cli.bulk import Asked, change_many
 from qml_mp.cli.output import json_option, note, print_json, say
 from qml_mp.cli.selecting import Wanted, selecting
@@ -135,7 +136,13 @@ def _change(
         storage=storage, retention=retention, reason=reason, force=force,
         owner_of=lambda job_id: owners(storage).get(job_id),
     )  # fmt: skip
-    _each(job_ids, lambda job_id: one(changing, job_id), as_json=as_json)
+
+    def change_one(job_id: str) -> str:
+        told = one(changing, job_id)
+        note_change(storage, f"{change} job", job_id, said=told)
+        return told
+
+    _each(job_ids, change_one, as_json=as_json)
 
 
 def _each(job_ids: Sequence[str], change: Callable[[str], str], *, as_json: bool) -> None:

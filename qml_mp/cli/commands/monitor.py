@@ -1,23 +1,33 @@
-"""Client: `qml-mp servers` and `workers`: lists of what is there."""
+"""Client: `qml-mp servers` and `workers`: lists of what is there, and what a server is asked to do, wherever
+it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import click
 
+from qml_mp.cli.asking import ask, asker, called, server_called, tell
 from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import age, json_option, local_time, print_json, print_table, say, short
 from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.cli.waiting_options import no_wait_option, wait_option
 from qml_mp.cli.watching import show_once_or_watch, watch_option
+from qml_mp.core.acts import ActKind, ActRequest
+from qml_mp.core.server_info import WorkerInfo
+from qml_mp.storage.store import Storage
 from qml_mp.units import format_size
 from qml_mp.views.servers import ServerView, WorkerView, view_servers
+
+_SOON = timedelta(seconds=45)
+"""A little longer than a server has to take what it is asked."""
 
 
 @click.group(cls=Group)
 def servers() -> None:
-    """List servers."""
+    """List servers; have one claim nothing, go on, or drain, on whatever machine."""
 
 
 @servers.command(name="list")
@@ -41,9 +51,57 @@ def list_servers(session: Session, as_json: bool) -> None:
         print_servers(views)
 
 
+@servers.command()
+@click.argument("name", metavar="NAME|ID")
+@pass_session
+def pause(session: Session, name: str) -> int:
+    """Have a server claim nothing more, until it is resumed. Jobs that run go on."""
+    return _ask(session, name, ActKind.PAUSE, wait=_SOON)
+
+
+@servers.command()
+@click.argument("name", metavar="NAME|ID")
+@pass_session
+def resume(session: Session, name: str) -> int:
+    """End the pause of a server, or its drain."""
+    return _ask(session, name, ActKind.RESUME, wait=_SOON)
+
+
+@servers.command()
+@click.argument("name", metavar="NAME|ID")
+@click.option("--stop", "then_stop", is_flag=True, help="Stop it, once nothing is left.")
+@no_wait_option
+@wait_option("10m")
+@pass_session
+def drain(session: Session, name: str, then_stop: bool, no_wait: bool, timeout: timedelta) -> int:
+    """Have a server claim nothing more, and wait until it has ended what it had claimed.
+
+    Unlike a stop, that gives its jobs all the time that they need. Afterwards it is paused; `servers resume`
+    ends that.
+    """
+    wait = None if no_wait else timeout
+    return _ask(session, name, ActKind.DRAIN, wait=wait, then_stop=then_stop)
+
+
 @click.group(cls=Group)
 def workers() -> None:
-    """List workers."""
+    """List workers, replace one."""
+
+
+@workers.command()
+@click.argument("worker", metavar="ID|SERVER/NUMBER")
+@no_wait_option
+@wait_option("10m")
+@pass_session
+def replace(session: Session, worker: str, no_wait: bool, timeout: timedelta) -> int:
+    """Replace one worker: it leaves after its job, once another is ready.
+
+    Workers are named as `workers list --json` has their ids, or by their server and number: web/3.
+    """
+    storage = session.existing_storage()
+    found = _worker_called(storage, worker)
+    wait = None if no_wait else timeout
+    return _ask(session, found.server_id, ActKind.REPLACE, wait=wait, worker_id=found.id)
 
 
 @workers.command(name="list")
@@ -64,6 +122,30 @@ def list_workers(session: Session, watch: timedelta | None, as_json: bool) -> No
                 print_json({**worker.to_json(), "id": worker.info.id, "server_id": view.info.id})
 
     show_once_or_watch(show, watch)
+
+
+def _ask(session: Session, name: str, kind: ActKind, *, wait: timedelta | None, **asked: Any) -> int:
+    storage = session.existing_storage()
+    server = server_called(storage, name, kind)
+    request = ActRequest(kind=kind, server_id=server.id, by=asker(), **asked)
+    return tell(called(server), ask(storage, request, wait=wait), waited=wait is not None)
+
+
+def _worker_called(storage: Storage, name: str) -> WorkerInfo:
+    server_name, slash, number = name.rpartition("/")
+    workers = storage.list_workers()
+    if slash and number.isdecimal():
+        server = server_called(storage, server_name, ActKind.REPLACE)
+        found = [each for each in workers if each.server_id == server.id and each.number == int(number)]
+        # Of one that is just being replaced, the one that stays.
+        found = sorted(found, key=lambda each: each.started_at)[-1:]
+    else:
+        found = [each for each in workers if each.id == name]
+    if not found:
+        raise click.ClickException(
+            f"No worker is called {name!r}; `qml-mp workers list` shows those that there are."
+        )
+    return found[0]
 
 
 def print_servers(views: Sequence[ServerView]) -> None:

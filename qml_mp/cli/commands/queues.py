@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 import click
 
+from qml_mp.cli.asking import note_change
 from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import age, json_option, print_json, print_table, say
 from qml_mp.cli.session import Group, Session, pass_session
@@ -104,6 +105,7 @@ def pause(session: Session, name: str, force: bool) -> None:
     if not force:
         _check_known(session, storage, name)
     storage.set_paused(check_queue_name(name), True)
+    note_change(storage, "pause queue", name)
     say(f"{name} is paused; `qml-mp queues resume {name}` ends it")
 
 
@@ -118,6 +120,7 @@ def resume(session: Session, name: str) -> None:
         say(f"{name} was not paused")
         return
     storage.set_paused(name, False)
+    note_change(storage, "resume queue", name)
     say(f"{name} is resumed")
 
 
@@ -143,7 +146,9 @@ def limit(session: Session, name: str, max_running: str | None, rate: str | None
     if rate is not None:
         storage.set_rate(LimitKind.QUEUE, name, read_rate)
     limits = [each.limit for each in storage.standings() if is_queue(each) and each.limit.name == name]
-    say(f"{name}: {limit_in_words(limits[0]) if limits else 'no limit'}")
+    told = (limit_in_words(limits[0]) if limits else None) or "no limit"
+    note_change(storage, "limit queue", name, said=told)
+    say(f"{name}: {told}")
 
 
 def _number(text: str | None) -> int | None:

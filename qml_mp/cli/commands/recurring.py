@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from qml_mp.cli.arguments import read_payload
+from qml_mp.cli.asking import note_change
 from qml_mp.cli.output import (
     age,
     compact_json,
@@ -137,7 +138,9 @@ def add(
     """Add or replace a template. E.g.: recurring add digest "0 9 * * MON-FRI" send_digest."""
     job = session.make_job(method, read_payload(payload), queue=queue)
     template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, **options)
-    session.storage().upsert_recurring_job(template)
+    storage = session.storage()
+    storage.upsert_recurring_job(template)
+    note_change(storage, "add template", template.id, said=f"{template.cron} {template.method}")
     say(f"{template.id} fires {template.schedule.words}, next at {_shown(template.next_run_at, template.tz)}")
 
 
@@ -150,6 +153,7 @@ def remove(session: Session, recurring_id: str) -> None:
     template = _get(storage, recurring_id)
     if not storage.remove_recurring_job(recurring_id):
         raise _not_found(recurring_id)
+    note_change(storage, "remove template", recurring_id)
     say(f"{recurring_id} removed")
     if template.app:
         note(f"the code of {template.app} adds it again at the next start; `recurring disable` keeps it off")
@@ -160,9 +164,11 @@ def remove(session: Session, recurring_id: str) -> None:
 @pass_session
 def run(session: Session, recurring_id: str) -> None:
     """Enqueue one job from a template now and print its id. The schedule stays as it is."""
-    job_id = session.existing_storage().run_recurring_now(recurring_id)
+    storage = session.existing_storage()
+    job_id = storage.run_recurring_now(recurring_id)
     if job_id is None:
         raise _not_found(recurring_id)
+    note_change(storage, "run template", recurring_id, said=f"job {job_id}")
     click.echo(job_id)
 
 
@@ -206,6 +212,7 @@ def enable(session: Session, recurring_id: str) -> None:
         )
     if not storage.set_recurring_enabled(recurring_id, True, next_run_at=next_run_at):
         raise _not_found(recurring_id)
+    note_change(storage, "enable template", recurring_id)
     say(f"{recurring_id} enabled; it fires next at {_shown(next_run_at, template.tz)}")
 
 
@@ -214,8 +221,10 @@ def enable(session: Session, recurring_id: str) -> None:
 @pass_session
 def disable(session: Session, recurring_id: str) -> None:
     """Switch a template off; it stays, and can be enabled again."""
-    if not session.existing_storage().set_recurring_enabled(recurring_id, False, next_run_at=None):
+    storage = session.existing_storage()
+    if not storage.set_recurring_enabled(recurring_id, False, next_run_at=None):
         raise _not_found(recurring_id)
+    note_change(storage, "disable template", recurring_id)
     say(f"{recurring_id} disabled")
 
 

@@ -1,21 +1,26 @@
-"""Client: `qml-mp reload`, `stop` and `stacks`: what signals do, with an answer."""
+"""Client: `qml-mp reload`, `stop` and `stacks`: what signals do, with an answer. A server elsewhere is asked
+through storage."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import click
 
-from qml_mp.cli.arguments import as_duration
+from qml_mp.cli.asking import ask, asker, called, note_change, tell
 from qml_mp.cli.local_servers import LocalServer, chosen_servers, shown
 from qml_mp.cli.output import json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
-from qml_mp.core.answers import ReloadAnswer, ReloadState, StacksAnswer
+from qml_mp.cli.waiting_options import no_wait_option, wait_option
+from qml_mp.core.acts import ActKind, ActRequest, ActState
+from qml_mp.core.answers import ReloadAnswer, ReloadState, StacksAnswer, WorkerStack
 from qml_mp.core.server_info import ServerInfo
+from qml_mp.host import is_alive
 from qml_mp.printable import printable_lines
 from qml_mp.storage.store import Storage
 from qml_mp.units import format_duration
@@ -24,42 +29,47 @@ _LOOK_EVERY_S = 0.1
 _STACKS_WITHIN_S = 10.0
 _LEAVES_AFTER_ITS_ROW_S = 5.0
 _CANNOT_BOOT = 3
+_FAR_STACKS_WITHIN = timedelta(seconds=45)
+_SIGNAL = "by a signal"
 
 
 def _which(command: Callable[..., Any]) -> Callable[..., Any]:
     every = click.option("--all", "all_of_them", is_flag=True, help="Every server of this machine.")
     named = click.option(
-        "--server", "names", multiple=True, metavar="NAME|ID|PID", help="Which; may be given several times."
+        "--server",
+        "names",
+        multiple=True,
+        metavar="NAME|ID|PID",
+        help="Which, also on other machines; may be given several times.",
     )
     return named(every(command))
 
 
-def _timeout(default: str, meaning: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option(
-        "--timeout", metavar="DURATION", default=default, callback=as_duration,
-        help=f"{meaning} Default: {default}.",
-    )  # fmt: skip
-
-
 @click.command(cls=Command)
 @_which
-@click.option("--no-wait", is_flag=True, help="Ask for it, and do not wait for what becomes of it.")
-@_timeout("10m", "How long to wait for the jobs that are running now.")
+@no_wait_option
+@wait_option("10m", "How long to wait for the jobs that are running now.")
 @pass_session
 def reload(
     session: Session, names: tuple[str, ...], all_of_them: bool, no_wait: bool, timeout: timedelta
 ) -> int:
-    """Have servers of this machine take over new code (SIGHUP), and tell what became of it.
+    """Have servers take over new code (SIGHUP), and tell what became of it.
 
     Workers are replaced one by one, each after its job. Code that does not import replaces nobody:
     the reason is printed, and the exit code is 3. It is 1 when they are not done in time.
     """
     storage = session.existing_storage()
     codes = [0]
-    for info in chosen_servers(storage, names, all_of_them=all_of_them, command="reload"):
+    for info in chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.RELOAD):
+        if is_alive(info.process) is None:
+            act = ask(storage, _asked(ActKind.RELOAD, info), wait=None if no_wait else timeout)
+            code = tell(called(info), act, waited=not no_wait)
+            codes.append(_CANNOT_BOOT if act.state is ActState.FAILED else code)
+            continue
         with LocalServer(info) as server:
             asked_at = time.monotonic()
             server.send(signal.SIGHUP)
+            note_change(storage, ActKind.RELOAD, info.id, said=_SIGNAL)
             if no_wait:
                 say(f"{shown(info)}: asked")
                 continue
@@ -71,8 +81,8 @@ def reload(
 @click.command(cls=Command)
 @_which
 @click.option("--now", is_flag=True, help="Kill what runs, and give its jobs back.")
-@click.option("--no-wait", is_flag=True, help="Ask for it, and do not wait for the end.")
-@_timeout("5m", "How long to wait for the end.")
+@no_wait_option
+@wait_option("5m", "How long to wait for the end.")
 @pass_session
 def stop(
     session: Session,
@@ -82,7 +92,7 @@ def stop(
     no_wait: bool,
     timeout: timedelta,
 ) -> int:
-    """Stop servers of this machine (SIGTERM, with --now SIGQUIT), and wait until they have ended.
+    """Stop servers (SIGTERM, with --now SIGQUIT), and wait until they have ended.
 
     Running jobs have the server's shutdown timeout. The exit code is 1 when one still runs after the
     time given here.
@@ -90,9 +100,16 @@ def stop(
     storage = session.existing_storage()
     deadline = time.monotonic() + timeout.total_seconds()
     code = 0
-    for info in chosen_servers(storage, names, all_of_them=all_of_them, command="stop"):
+    for info in chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.STOP):
+        if is_alive(info.process) is None:
+            left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
+            asked = replace(_asked(ActKind.STOP, info), at_once=now)
+            act = ask(storage, asked, wait=None if no_wait else left)
+            code = max(code, tell(called(info), act, waited=not no_wait))
+            continue
         with LocalServer(info) as server:
             server.send(signal.SIGQUIT if now else signal.SIGTERM)
+            note_change(storage, ActKind.STOP, info.id, said=_SIGNAL)
             if no_wait:
                 say(f"{shown(info)}: asked")
             elif _await_end(server, storage, until=deadline):
@@ -108,32 +125,50 @@ def stop(
 @json_option
 @pass_session
 def stacks(session: Session, names: tuple[str, ...], all_of_them: bool, as_json: bool) -> int:
-    """Print the Python stack of every worker of servers of this machine (SIGUSR1)."""
+    """Print the Python stack of every worker of a server (SIGUSR1)."""
     storage = session.existing_storage()
     code = 0
-    for info in chosen_servers(storage, names, all_of_them=all_of_them, command="stacks"):
-        with LocalServer(info) as server:
-            asked_at = time.monotonic()
-            server.send(signal.SIGUSR1)
-            answer = _await_stacks(server, storage, since=asked_at)
-        if answer is None:
-            click.echo(
-                f"{shown(info)}: no answer within {_STACKS_WITHIN_S:g}s; what there is stands in its log",
-                err=True,
-            )
-            code = 1
-            continue
-        for each in answer.workers:
-            if as_json:
-                print_json(
-                    {"server_id": info.id, "number": each.number, "pid": each.pid, "method": each.method,
-                     "stack": each.stack}
-                )  # fmt: skip
-                continue
-            say(f"{info.name}, worker {each.number} (pid {each.pid}, {each.method or 'idle'}):")
-            for line in printable_lines(each.in_words):
-                click.echo(f"  {line}")
+    for info in chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.STACKS):
+        if is_alive(info.process) is None:
+            act = ask(storage, _asked(ActKind.STACKS, info), wait=_FAR_STACKS_WITHIN)
+            told: Sequence[WorkerStack] | None = act.stacks if act.state is ActState.DONE else None
+            code = max(code, 0 if told is not None else tell(called(info), act))
+        else:
+            told = _stacks_here(storage, info)
+            code = max(code, 0 if told is not None else 1)
+        for each in told or ():
+            _tell_stack(info, each, as_json=as_json)
     return code
+
+
+def _stacks_here(storage: Storage, info: ServerInfo) -> Sequence[WorkerStack] | None:
+    """None, which is told: no answer came."""
+    with LocalServer(info) as server:
+        asked_at = time.monotonic()
+        server.send(signal.SIGUSR1)
+        answer = _await_stacks(server, storage, since=asked_at)
+    if answer is not None:
+        return answer.workers
+    click.echo(
+        f"{shown(info)}: no answer within {_STACKS_WITHIN_S:g}s; what there is stands in its log", err=True
+    )
+    return None
+
+
+def _tell_stack(info: ServerInfo, each: WorkerStack, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {"server_id": info.id, "number": each.number, "pid": each.pid, "method": each.method,
+             "stack": each.stack}
+        )  # fmt: skip
+        return
+    say(f"{info.name}, worker {each.number} (pid {each.pid}, {each.method or 'idle'}):")
+    for line in printable_lines(each.in_words):
+        click.echo(f"  {line}")
+
+
+def _asked(kind: ActKind, info: ServerInfo) -> ActRequest:
+    return ActRequest(kind=kind, server_id=info.id, by=asker())
 
 
 def _await_reload(

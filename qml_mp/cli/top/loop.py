@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from rich.console import Console, Group
 from rich.live import Live
 
+from qml_mp.cli.asking import asker
 from qml_mp.cli.failure import paragraph
 from qml_mp.cli.interruption import interrupted_once
 from qml_mp.cli.top.choice import Action, Choice, Key
@@ -66,6 +67,7 @@ class Top:
         if action.key is Key.PAUSE:
             queue = action.queue or ""
             self._storage.set_paused(queue, action.pause)
+            self._storage.audit(asker("top"), f"{'pause' if action.pause else 'resume'} queue", queue)
             return f"{queue} is {'paused' if action.pause else 'resumed'}."
         job_id = action.job_id or ""
         changing = Changing(
@@ -73,6 +75,8 @@ class Top:
             owner_of=lambda job_id: owners(self._storage).get(job_id),
         )  # fmt: skip
         told = changing.cancel(job_id) if action.key is Key.CANCEL else changing.retry(job_id)
+        what = "cancel" if action.key is Key.CANCEL else "retry"
+        self._storage.audit(asker("top"), f"{what} job", job_id, said=told)
         return f"{job_id} {told}."
 
 

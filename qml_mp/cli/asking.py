@@ -1,0 +1,97 @@
+"""Client: what is asked of servers through storage, wherever they run; and who asks, for the audit."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import click
+
+from qml_mp.cli.output import note, say
+from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.errors import StorageError
+from qml_mp.host import user_at_host
+from qml_mp.printable import printable, printable_lines
+from qml_mp.storage.store import Storage
+from qml_mp.views.liveness import liveness_of
+
+_LOOK_EVERY_S = 0.1
+_LOOK_RARELY_S = 0.5
+_SOON_S = 5.0
+
+
+def asker(where: str = "cli") -> Asker:
+    """Who has called this command."""
+    return Asker(who=user_at_host(), where=where)
+
+
+def note_change(storage: Storage, what: str, subject: str, *, said: str | None = None) -> None:
+    """Note in the audit what this command has just changed; a storage that refuses it is told of."""
+    try:
+        storage.audit(asker(), what, subject, said=said)
+    except StorageError as error:
+        note(f"this stands in no audit ({what} {subject}): {error}")
+
+
+def likely_servers(storage: Storage) -> list[ServerInfo]:
+    """Those whose processes are seen, or that were heard lately."""
+    now, on_one_machine = storage.now(), storage.is_on_one_machine
+    return [
+        each
+        for each in storage.list_servers()
+        if liveness_of(each, now=now, on_one_machine=on_one_machine).is_likely
+    ]
+
+
+def server_called(storage: Storage, name: str, kind: ActKind) -> ServerInfo:
+    """The one of this name or id that can be asked that. Raises `click.ClickException` when there is none,
+    and `click.UsageError` when several have the name."""
+    servers = [each for each in likely_servers(storage) if name in (each.id, each.name)]
+    if not servers:
+        raise click.ClickException(
+            f"No server that runs is called {name!r}; `qml-mp servers list` shows those that there are."
+        )
+    if len(servers) > 1:
+        raise click.UsageError(
+            f"{len(servers)} servers are called {name!r}. Name one by its id: "
+            + ", ".join(f"{printable(each.id)} (on {printable(each.hostname)})" for each in servers)
+        )
+    (server,) = servers
+    if not server.can(kind):
+        raise click.ClickException(
+            f"{called(server)} cannot be asked to {kind}: it runs an older version of qml-mp. Replace that "
+            f"first, or use signals on {printable(server.hostname)}."
+        )
+    return server
+
+
+def called(server: ServerInfo) -> str:
+    """ "web on box2 (pid 12)"."""
+    return printable(f"{server.name} on {server.hostname} (pid {server.process.pid})")
+
+
+def ask(storage: Storage, request: ActRequest, *, wait: timedelta | None) -> Act:
+    """Ask, and wait for the end for so long (None: not at all); the act as it is then."""
+    act = storage.ask(request)
+    began = time.monotonic()
+    while wait is not None and not act.state.is_final:
+        waited_s = time.monotonic() - began
+        if waited_s >= wait.total_seconds():
+            break
+        time.sleep(_LOOK_EVERY_S if waited_s < _SOON_S else _LOOK_RARELY_S)
+        act = storage.get_act(request.id) or act
+    return act
+
+
+def tell(who: str, act: Act, *, waited: bool = True) -> int:
+    """Say what has become of it; the exit code: 0 when it is done, or nobody has waited."""
+    if act.state is ActState.DONE or not (waited or act.state.is_final):
+        say(f"{who}: {act.in_words if act.state is ActState.DONE else 'asked'}")
+        return 0
+    first, *more = printable_lines(act.in_words) or [""]
+    so_far = "" if act.state.is_final else "; it goes on, and `qml-mp audit` tells of it"
+    click.echo(f"{who}: {first}{so_far}", err=True)
+    for line in more:
+        click.echo(f"  {line}", err=True)
+    return 1
