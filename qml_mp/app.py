@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Unpack, overload
 
@@ -32,6 +31,7 @@ from qml_mp.processing.middleware import FailureHook, JobMiddleware, StateChange
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy
+from qml_mp.processing.tracing import Tracing
 from qml_mp.settings import DEFAULT_QUEUE, Name, ServerConfig, check_queue_name
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Retention
@@ -46,7 +46,8 @@ class QmlApp(Gathering):
 
     `url` names the storage; when it is None, `$QML_MP_URL` does, then the settings file, then
     `sqlite:///qml.db`. Nothing is opened before it is needed. `middleware=None` means tracing
-    alone; a sequence replaces it, first = outermost. `name` tells the recurring templates of this app
+    alone; a sequence replaces it, first = outermost. `tracing` follows its jobs as spans: see
+    `qml_mp.otel.OpenTelemetry`. `name` tells the recurring templates of this app
     from those of other apps on the same storage; without one "module:attribute" and its folder do.
     """
 
@@ -58,6 +59,7 @@ class QmlApp(Gathering):
         retry_policy: RetryPolicy | None = None,
         middleware: Sequence[JobMiddleware] | None = None,
         on_state_change: StateChangeHook | None = None,
+        tracing: Tracing | None = None,
         name: str | None = None,
     ) -> None:
         if config is not None and not isinstance(config, ServerConfig):
@@ -69,6 +71,7 @@ class QmlApp(Gathering):
             retry_policy=_RETRY if retry_policy is None else retry_policy,
             middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
             on_state_change=on_state_change,
+            tracing=tracing,
             config=config,
             name=None if name is None else Name().check(name, "The name of the app"),
             attach=self.attach,
@@ -78,6 +81,7 @@ class QmlApp(Gathering):
         self._client = JobClient(
             retention=BY_DEFAULT if config is None else Retention.of(config),
             polling=(config or _BY_DEFAULT).polling_interval,
+            tracing=tracing,
         )
         self._client.connect(url)
 
@@ -95,7 +99,7 @@ class QmlApp(Gathering):
             self._program,
             registry=self.registry,  # both may have been assigned since
             config=self.config,
-            recurring=tuple(map(_from_now_on, self._recurring.values())),
+            recurring=tuple(each.from_now_on() for each in self._recurring.values()),
             queues=tuple(dict.fromkeys([DEFAULT_QUEUE, *declared, *of_templates])),
             url=self._client.url,
         )
@@ -312,9 +316,3 @@ class QmlApp(Gathering):
                 f"No worker registered for method: {method!s:.200}. This app has {', '.join(known[:10])}"
                 f"{', …' if len(known) > 10 else ''}."
             )
-
-
-def _from_now_on(template: RecurringJob) -> RecurringJob:
-    """The template as declared now: what was due between import and start is no missed firing."""
-    now = datetime.now(UTC)
-    return replace(template, created_at=now, next_run_at=template.schedule.next_after(now))

@@ -12,6 +12,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.ends import JobEnds
 from qml_mp.handle import JobHandle
+from qml_mp.processing.tracing import Tracing
 from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter, Retention
@@ -24,9 +25,10 @@ Rebuilt = Callable[[JsonValue], T]
 class JobClient:
     """Enqueues and finds jobs in one storage."""
 
-    def __init__(self, *, retention: Retention, polling: timedelta) -> None:
+    def __init__(self, *, retention: Retention, polling: timedelta, tracing: Tracing | None = None) -> None:
         """`polling`: the longest pause of who waits where no commit can be listened to."""
         self.retention = retention
+        self._tracing = tracing
         self._polling = polling
         self._ends: Callable[[], JobEnds | None] = lambda: None
         """Those of the newest handles: not kept longer than these are."""
@@ -42,9 +44,9 @@ class JobClient:
             self._url = url
             self._storage = None
 
-    def __reduce__(self) -> tuple[Callable[..., JobClient], tuple[Retention, timedelta, str | None]]:
+    def __reduce__(self) -> tuple[Callable[..., JobClient], tuple[object, ...]]:
         """For the program of a notebook, which is sent to its server: the connection, and who waits, stay."""
-        return _client_of, (self.retention, self._polling, self._url)
+        return _client_of, (self.retention, self._polling, self._tracing, self._url)
 
     @contextmanager
     def attached(
@@ -88,6 +90,13 @@ class JobClient:
 
     def enqueue(self, job: Job, *, rebuilt: Rebuilt[T], conn: object | None = None) -> JobHandle[T]:
         """Commit the job, or write it within the caller's transaction when `conn` is given."""
+        if self._tracing is not None:
+            with self._tracing.sending([job], in_transaction=conn is not None) as sending:
+                (to_store,) = sending.jobs
+                is_alone = conn is None and self._run is None
+                ids = [self.storage.enqueue(to_store)] if is_alone else self._store([to_store], conn)
+                sending.stored(ids)
+            return self._handles_of([job.id], ids, rebuilt)[0]
         if conn is not None or self._run is not None:
             return self.enqueue_many([job], rebuilt=rebuilt, conn=conn)[0]
         return self._handles_of([job.id], [self.storage.enqueue(job)], rebuilt)[0]
@@ -96,17 +105,19 @@ class JobClient:
         self, jobs: Iterable[Job], *, rebuilt: Rebuilt[T], conn: object | None = None
     ) -> list[JobHandle[T]]:
         """All of the jobs or, on any error, none."""
-        storage, new_ids = self.storage, list[str]()
+        new_ids = list[str]()
 
         def noted() -> Iterator[Job]:
             for job in jobs:
                 new_ids.append(job.id)
                 yield job
 
-        if self._run is not None:
-            ids = self._run(list(noted()))
-        else:
-            ids = storage.enqueue_many(noted()) if conn is None else storage.enqueue_in(conn, noted())
+        if self._tracing is None:
+            return self._handles_of(new_ids, self._store(noted(), conn), rebuilt)
+        given = list(noted())
+        with self._tracing.sending(given, is_batch=True, in_transaction=conn is not None) as sending:
+            ids = self._store(sending.jobs, conn)
+            sending.stored(ids)
         return self._handles_of(new_ids, ids, rebuilt)
 
     async def aenqueue(self, job: Job, *, rebuilt: Rebuilt[T], conn: object | None = None) -> JobHandle[T]:
@@ -147,6 +158,11 @@ class JobClient:
             ends=self._ends_of(self.storage),
         )
 
+    def _store(self, jobs: Iterable[Job], conn: object | None) -> list[str]:
+        if self._run is not None:
+            return self._run(list(jobs))
+        return self.storage.enqueue_many(jobs) if conn is None else self.storage.enqueue_in(conn, jobs)
+
     def _handles_of(
         self, new_ids: Sequence[str], ids: Sequence[str], rebuilt: Rebuilt[T]
     ) -> list[JobHandle[T]]:
@@ -183,7 +199,9 @@ def as_stored(result: JsonValue) -> JsonValue:
     return result
 
 
-def _client_of(retention: Retention, polling: timedelta, url: str | None) -> JobClient:
-    client = JobClient(retention=retention, polling=polling)
+def _client_of(
+    retention: Retention, polling: timedelta, tracing: Tracing | None, url: str | None
+) -> JobClient:
+    client = JobClient(retention=retention, polling=polling, tracing=tracing)
     client.connect(url)
     return client

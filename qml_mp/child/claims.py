@@ -32,6 +32,8 @@ class Introduction:
     info: WorkerInfo
     wants_failures: bool
     """Whether its program wants to be called when a job of its methods has failed."""
+    traces: bool
+    """Whether its program traces its attempts."""
     limits: Mapping[str, Limit]
     """Of the methods of its program that are limited."""
 
@@ -93,7 +95,7 @@ class Claims:
         if not self._is_registered:
             methods, code = self._fetch.methods or (), self._introduction
             self._storage.declare_limits(methods, code.limits)
-            self._storage.declare_failure_hooks(methods, wanted=code.wants_failures)
+            self._storage.declare_hooks(methods, calls=code.wants_failures, traces=code.traces)
             self._is_registered = self._storage.register_worker(self._info)
         if not self._is_registered:
             raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 
 from qml_mp import failpoints, host
+from qml_mp.child.between_jobs import BetweenJobs
 from qml_mp.child.claims import Claims, Introduction
 from qml_mp.child.commands import Commands
 from qml_mp.child.exits import WorkerExit, end_group
@@ -15,6 +16,7 @@ from qml_mp.child.held import Held
 from qml_mp.child.hygiene import Hygiene, StandardStreams
 from qml_mp.child.import_errors import import_error_text
 from qml_mp.child.loop import WorkerLoop
+from qml_mp.child.lost_attempts import LostAttemptExport
 from qml_mp.child.outcomes import Outcomes
 from qml_mp.child.prologue import cut_off_descendants, unblock_signals
 from qml_mp.child.reports import Display, StateChanges
@@ -85,6 +87,8 @@ def worker_main(arguments: WorkerArguments) -> int:
         mark_records()  # once the app has set up its own handlers
         if program.attach is not None:
             program.attach(arguments.url)  # what jobs enqueue goes where this worker takes jobs from
+        if program.tracing is not None:
+            program.tracing.open()
         storage = open_storage(arguments.url, application_name=f"qml-mp: worker {arguments.number}")
         storage.take_turns(arguments.turns)
         failpoints.hit("boot")
@@ -104,6 +108,8 @@ def worker_main(arguments: WorkerArguments) -> int:
         logger.exception("Worker %s is broken", arguments.worker_id, extra={"worker_id": arguments.worker_id})
         return WorkerExit.BROKEN
     finally:
+        if program.tracing is not None:
+            program.tracing.flush()
         storage.close()
         if commands.orphaned:
             end_group()
@@ -147,7 +153,8 @@ def _loop(
         held=held,
         runner=Runner(
             processor, commands=commands, display=display, changes=changes, hygiene=hygiene,
-            failure_calls=failure_calls, config=config,
+            between=BetweenJobs(failure_calls, LostAttemptExport(storage, program.tracing, fetch=fetch)),
+            config=config,
         ),
         outcomes=Outcomes(
             claims, shared=arguments.ended, changes=changes, commands=commands, hygiene=hygiene
@@ -179,5 +186,8 @@ def _introduction(arguments: WorkerArguments, program: Program) -> Introduction:
         rss_bytes=host.rss_bytes(process.pid),
     )
     return Introduction(
-        info=info, wants_failures=program.on_failure is not None, limits=program.registry.limits()
+        info=info,
+        wants_failures=program.on_failure is not None,
+        traces=program.tracing is not None,
+        limits=program.registry.limits(),
     )

@@ -6,8 +6,8 @@ import os
 import random
 
 from qml_mp import failpoints, host
+from qml_mp.child.between_jobs import BetweenJobs
 from qml_mp.child.commands import Commands
-from qml_mp.child.failure_calls import FailureCalls
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.reports import Display, StateChanges
 from qml_mp.core.job import Claim
@@ -30,7 +30,7 @@ class Runner:
         display: Display,
         changes: StateChanges,
         hygiene: Hygiene,
-        failure_calls: FailureCalls,
+        between: BetweenJobs,
         config: ServerConfig,
     ) -> None:
         self._processor = processor
@@ -38,7 +38,7 @@ class Runner:
         self._display = display
         self._changes = changes
         self._hygiene = hygiene
-        self._failure_calls = failure_calls
+        self._between = between
         self._max_jobs = _with_jitter(config.max_jobs)
         self._max_memory = config.max_memory
 
@@ -53,17 +53,18 @@ class Runner:
 
     @property
     def wants_to_call(self) -> bool:
-        """Whether it is time to call the program's function for a failed job, should there be one."""
-        return self._failure_calls.is_due
+        """Whether it is time to call the program's function for a failed job, or to export the spans of dead
+        workers, should there be any."""
+        return self._between.is_due
 
     @property
     def calls_in_s(self) -> float:
         """How long an idle worker waits for the next such time."""
-        return self._failure_calls.wait_s
+        return self._between.wait_s
 
     def call(self) -> None:
         """Do so."""
-        self._failure_calls.make_one(catch_up=self.catch_up)
+        self._between.look(catch_up=self.catch_up)
 
     def resolve(self, claim: Claim) -> Execution:
         """What the run of the claim needs."""

@@ -125,6 +125,8 @@ class AppFacts:
     """None: not known."""
     wants_failures: bool = False
     """Whether it is to be called when jobs have failed."""
+    traces: bool = False
+    """Whether it traces its attempts."""
     files: tuple[str, ...] = ()
     """The source files that the code was read from, without those of installed packages."""
     error: str | None = None
@@ -168,6 +170,7 @@ def facts_of(program: Program) -> AppFacts:
         queues=program.queues,
         methods=program.registry.methods(),
         wants_failures=program.on_failure is not None,
+        traces=program.tracing is not None,
     )
 
 

@@ -124,6 +124,8 @@ class Release:
     reason: str
     not_begun: bool = False
     """The job was never in hand: nothing is counted of it."""
+    process: ProcessFacts = ProcessFacts()
+    """Of the worker that had begun the job, and is dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

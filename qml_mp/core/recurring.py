@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from qml_mp.clock import iso
@@ -111,6 +111,11 @@ class RecurringJob:
             id=id, cron=cron, method=method, payload=payload, queue=queue, tz=tz, misfire=misfire,
             overlap=overlap, jitter=_jitter(jitter), next_run_at=next_run_at, created_at=created_at,
         )  # fmt: skip
+
+    def from_now_on(self) -> RecurringJob:
+        """The template as declared now: what was due between import and start is no missed firing."""
+        now = datetime.now(UTC)
+        return replace(self, created_at=now, next_run_at=self.schedule.next_after(now))
 
     @property
     def schedule(self) -> CronSchedule:

@@ -13,6 +13,7 @@ from qml_mp.core.job import PARENT_ID, ClaimKey, Job
 from qml_mp.core.outcome import Extras
 from qml_mp.core.progress import Progress
 from qml_mp.errors import InvalidJob, shown
+from qml_mp.processing.tracing import Tracing
 from qml_mp.storage.storable import new_row
 
 MOST_FOLLOW_UPS = 1000
@@ -48,9 +49,10 @@ class UnseenProgress:
 class Board:
     """Written by the jobs' code, and read when an attempt has ended."""
 
-    def __init__(self, progress: ShownProgress | None = None) -> None:
+    def __init__(self, progress: ShownProgress | None = None, *, tracing: Tracing | None = None) -> None:
         self.progress: ShownProgress = UnseenProgress() if progress is None else progress
         self.follow_ups: dict[ClaimKey, FollowUps] = {}
+        self._tracing = tracing
         self._pid = os.getpid()
 
     def follow(self, job: Job, jobs: tuple[Job, ...]) -> None:
@@ -60,7 +62,12 @@ class Board:
             raise InvalidJob(
                 "ctx.then was called in a process that the job has forked; call it in the job's."
             )
-        self.follow_ups.setdefault(job.claim_key, FollowUps()).add(jobs, parent=job)
+        follow_ups = self.follow_ups.setdefault(job.claim_key, FollowUps())
+        if self._tracing is None or not jobs:
+            follow_ups.add(jobs, parent=job)
+            return
+        with self._tracing.sending(jobs, is_batch=len(jobs) > 1, parent=job) as sending:
+            follow_ups.add(tuple(sending.jobs), parent=job)
 
     def take(self, job: Job) -> Extras | None:
         """What the attempt has said that has ended; None: nothing."""

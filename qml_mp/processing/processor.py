@@ -73,7 +73,8 @@ class JobProcessor:
         self._user_code = user_code
         self._clock = clock
         self._rng = rng
-        self._board = Board(progress)
+        self._tracing = program.tracing
+        self._board = Board(progress, tracing=program.tracing)
         self._terms = lru_cache(_MOST_TERMS)(self._new_terms)
 
     def resolve(self, claim: Claim) -> Execution:
@@ -84,6 +85,14 @@ class JobProcessor:
 
     def run(self, execution: Execution, cancel: CancelToken) -> Outcome:
         """Run the job and return what came of it. Raises nothing that the job's code raises."""
+        if self._tracing is None:
+            return self._run(execution, cancel)
+        attempt = self._tracing.attempt(execution.claim)
+        outcome = self._run(execution, cancel)
+        attempt.end(outcome)
+        return outcome
+
+    def _run(self, execution: Execution, cancel: CancelToken) -> Outcome:
         job = execution.job
         if job.payload_error is not None:
             return _refused("InvalidPayload", job.payload_error)

@@ -22,6 +22,7 @@ from qml_mp.processing.middleware import (
 from qml_mp.processing.plain import plain_result
 from qml_mp.processing.registry import WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy, check_policy
+from qml_mp.processing.tracing import Tracing
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 
 
@@ -37,6 +38,8 @@ class Program:
     middleware: tuple[JobMiddleware, ...] = field(default_factory=lambda: (TracingMiddleware(),))
     on_state_change: StateChangeHook | None = None
     on_failure: FailureHook | None = None
+    tracing: Tracing | None = None
+    """Follows its jobs, e.g. as spans; None: nothing does, and nothing asks."""
     recurring: tuple[RecurringJob, ...] = ()
     """Templates that the code declares; the supervisor stores them at start."""
     name: str | None = None

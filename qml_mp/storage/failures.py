@@ -38,14 +38,21 @@ class FailureCallback:
 class FailureCallbacks(Part):
     """Each is one worker's at a time, and is called at least once."""
 
-    def declare_failure_hooks(self, methods: Collection[str], *, wanted: bool) -> bool:
-        """Whether the code of these methods wants to be called from now on; whether anything had to be
-        changed."""
+    def declare_hooks(self, methods: Collection[str], *, calls: bool, traces: bool) -> bool:
+        """Whether the code of these methods wants to be called from now on, and whether it traces its
+        attempts (see `LostAttempts`); whether anything had to be changed."""
         which, queries = {"methods": sorted(methods)}, self._db.queries.failures
-        present = self._db.read("reading failure hooks", queries.hooked, which)
-        if len(present) == (len(set(methods)) if wanted else 0):
+        wanted = {"calls": calls, "traces": traces}
+        rows = self._db.read("reading hooks", queries.hooked, which)
+        fitting = sum(all(bool(row[name]) is wanted[name] for name in wanted) for row in rows)
+        is_any = calls or traces
+        if len(rows) == fitting == (len(set(methods)) if is_any else 0):
             return False
-        self._db.write("declaring failure hooks", queries.hook if wanted else queries.unhook, which)
+        what = "declaring hooks"
+        if is_any:
+            self._db.write(what, queries.hook, {**which, **wanted})
+        else:
+            self._db.write(what, queries.unhook, which)
         return True
 
     def has_failure_callbacks(self, methods: Collection[str]) -> bool:

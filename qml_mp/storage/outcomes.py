@@ -10,6 +10,7 @@ from typing import Any, assert_never
 
 from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.job import Claim, ClaimKey, Job
+from qml_mp.core.lost_attempt import RELEASED, facts_of_lost
 from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
@@ -194,21 +195,48 @@ def release_all(
     """Give claims back whose rows are locked in the open transaction and read under the lock; how many. A job
     whose cancel was asked for ends Deleted instead, as everywhere."""
     results = [
-        _write(db, transaction, claim, storable_change(row_change(claim.job, release, retention)))
+        _write(
+            db,
+            transaction,
+            claim,
+            storable_change(row_change(claim.job, release, retention)),
+            is_lost=True,
+        )
         for claim in claims
     ]
     return sum(result.written_at is not None for result in results)
 
 
-def _write(db: Database, transaction: Transaction, claim: Claim, change: RowChange) -> Result:
-    """Send an outcome other than success, guarded by its claim."""
+def _write(
+    db: Database, transaction: Transaction, claim: Claim, change: RowChange, *, is_lost: bool = False
+) -> Result:
+    """Send an outcome other than success, guarded by its claim. `is_lost`: nobody knows what became of the
+    worker; it is known to be dead where the change tells of its process."""
     values = _values(claim, change)
     result = transaction.run(db.queries.claims.finish, values)
     if change.attempt is not None:
         transaction.run(db.queries.claims.add_attempt, values)
     if change.state is StateName.FAILED:
         transaction.run(db.queries.failures.note, values)
+    if is_lost or change.process.pid is not None:
+        transaction.run(db.queries.lost_attempts.note, {**_key_of(claim), "facts": _facts(claim, change)})
     return result
+
+
+def _key_of(claim: Claim) -> dict[str, object]:
+    return {"id": claim.job.id, "claim_seq": claim.job.claim_seq, "method": claim.job.method}
+
+
+def _facts(claim: Claim, change: RowChange) -> str:
+    return facts_of_lost(
+        claim,
+        ended_as=RELEASED if change.attempt is None else str(change.attempt),
+        state=change.state,
+        reason=change.reason or "",
+        error=change.error,
+        process=change.process,
+        delay=change.delay,
+    )
 
 
 def _written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded: bool) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from qml_mp.storage.act_queries import ActQueries
 from qml_mp.storage.bulk_queries import BulkQueries
 from qml_mp.storage.listing_queries import ListingQueries
-from qml_mp.storage.telling_queries import FailureQueries, WaitQueries
+from qml_mp.storage.telling_queries import FailureQueries, LostAttemptQueries, WaitQueries
 from qml_mp.storage.values import JobFilter
 
 UNDER_LIMITS = -1
@@ -301,6 +301,7 @@ class Queries:
     jobs: JobQueries
     limits: LimitQueries
     listing: ListingQueries
+    lost_attempts: LostAttemptQueries
     monitoring: MonitoringQueries
     recurring: RecurringQueries
     registry: RegistryQueries

@@ -73,8 +73,7 @@ def server_gone(server_id: str) -> str:
 def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
     """The change that the outcome makes; a cancel that was asked for wins over running again."""
     if job.cancel_reason is not None and isinstance(outcome, Retry | Crash | Release):
-        process = ProcessFacts() if isinstance(outcome, Release) else outcome.process
-        outcome = Cancelled(reason=job.cancel_reason, process=process)
+        outcome = Cancelled(reason=job.cancel_reason, process=outcome.process)
     match outcome:
         case Success(result=result, duration=duration, not_stored=not_stored):
             return RowChange(
@@ -100,8 +99,8 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
                 state=StateName.DELETED, ttl=retention.succeeded_ttl, reason=job.cancel_reason or reason,
                 attempt=AttemptKind.CANCELLED, process=process,
             )  # fmt: skip
-        case Release(reason=reason):
-            return RowChange(state=StateName.ENQUEUED, reason=reason)
+        case Release(reason=reason, process=process):
+            return RowChange(state=StateName.ENQUEUED, reason=reason, process=process)
         case Crash(error=error, rerun_after=delay, process=process):
             runs_again = StateName.AWAITING_RETRY if delay else StateName.ENQUEUED
             return RowChange(

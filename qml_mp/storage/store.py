@@ -22,6 +22,7 @@ from qml_mp.storage.history import History
 from qml_mp.storage.jobs import JobStore
 from qml_mp.storage.limits import Limits
 from qml_mp.storage.listing import Listing
+from qml_mp.storage.lost_attempts import LostAttempts
 from qml_mp.storage.monitoring import Monitoring
 from qml_mp.storage.progress import JobProgress
 from qml_mp.storage.recurring import RecurringStore
@@ -46,6 +47,7 @@ class Storage(
     Acts,
     History,
     Listing,
+    LostAttempts,
     Monitoring,
 ):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""

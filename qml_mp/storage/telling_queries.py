@@ -23,9 +23,9 @@ class FailureQueries:
     also fences it."""
 
     hooked: str
-    """methods: method of those among them whose code wants callbacks."""
+    """methods: method, calls, traces of those among them whose code wants to be told of something."""
     hook: str
-    """methods: their code wants callbacks from now on."""
+    """methods, calls, traces: their code wants callbacks from now on, or to trace attempts, or both."""
     unhook: str
     """methods: it does not any more."""
     note: str
@@ -42,3 +42,21 @@ class FailureQueries:
     """job_id, claim_seq, tries: it was called, or is given up."""
     forget: str
     """Delete those whose jobs are not there any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostAttemptQueries:
+    """Attempts that somebody else has ended than the worker that began them, until their span is exported."""
+
+    note: str
+    """id, claim_seq, method, facts (JSON): keep this one, if the code of its method traces its attempts."""
+    due: str
+    """methods: a row if there is one that can be taken."""
+    take: str
+    """methods, worker_id, lease, limit: those that are due for longest are this worker's for so long, if it
+    is in the registry; job_id, claim_seq, facts, ended_at, tries. They are due too when the worker that has
+    them is there no more."""
+    end: str
+    """worker_id: those that it has are exported, or are given up."""
+    forget: str
+    """Delete those that have waited for a day: no worker is left that traces their methods."""

@@ -40,6 +40,8 @@ class ServerRegistration:
         self._written = self.says
         self.wants_failures = facts.wants_failures
         """Whether its program is to be called when jobs have failed."""
+        self.traces = facts.traces
+        """Whether its program traces attempts, and a worker exports those of dead ones."""
 
     @property
     def is_outdated(self) -> bool:
@@ -49,7 +51,7 @@ class ServerRegistration:
     def serve(self, queues: tuple[str, ...], facts: AppFacts) -> None:
         """New code serves these."""
         self.says = replace(self.says, queues=queues, methods=facts.methods)
-        self.wants_failures = facts.wants_failures
+        self.wants_failures, self.traces = facts.wants_failures, facts.traces
 
     def pause(self, paused: bool) -> None:
         """Whether claims are paused."""

@@ -35,7 +35,7 @@ def workers(storage: Storage) -> tuple[str, str]:
         storage.register_worker(
             WorkerInfo(id=name, server_id="server#1", number=1, process=process, started_at=now)
         )
-    storage.declare_failure_hooks(["work"], wanted=True)
+    storage.declare_hooks(["work"], calls=True, traces=False)
     return "worker-1", "worker-2"
 
 
@@ -107,12 +107,12 @@ def test_an_outcome_that_is_written_again_after_a_lost_reply_is_called_once(
 
 def test_only_methods_whose_code_wants_it_are_noted(storage: Storage, workers: tuple[str, str]) -> None:
     changed = [
-        storage.declare_failure_hooks(["work"], wanted=True),
-        storage.declare_failure_hooks(["work", "other"], wanted=False),
-        storage.declare_failure_hooks(["work", "other"], wanted=False),
+        storage.declare_hooks(["work"], calls=True, traces=False),
+        storage.declare_hooks(["work", "other"], calls=False, traces=False),
+        storage.declare_hooks(["work", "other"], calls=False, traces=False),
     ]
     failed_job(storage)
-    storage.declare_failure_hooks(["work"], wanted=True)
+    storage.declare_hooks(["work"], calls=True, traces=False)
 
     assert changed == [False, True, False]
     assert take(storage) is None

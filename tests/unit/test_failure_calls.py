@@ -63,7 +63,7 @@ def storage(tmp_path: Path, clock: HandClock) -> Iterator[Storage]:
         )
     )  # fmt: skip
     storage.register_worker(WorkerInfo(id="w-1", server_id="s#1", number=1, process=process, started_at=now))
-    storage.declare_failure_hooks(["f"], wanted=True)
+    storage.declare_hooks(["f"], calls=True, traces=False)
     storage.enqueue(Job.new("f"))
     claim = storage.fetch_and_lock_job(WHO)
     assert claim is not None

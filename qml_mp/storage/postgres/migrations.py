@@ -9,6 +9,7 @@ cost every reader its memory.
 from __future__ import annotations
 
 from qml_mp.storage.migrate import Migration
+from qml_mp.storage.postgres.version_6 import VERSION_6
 
 _FIRST = """
 CREATE TABLE {s}.jobs (
@@ -274,46 +275,11 @@ CREATE TABLE {s}.failure_callbacks (
 CREATE INDEX failure_callbacks_due ON {s}.failure_callbacks (due_at);
 """
 
-_ACTS = """
--- What is asked of one run of a server through storage, what came of it, and what people have changed besides
--- (without a server): the audit. Deleted by age.
-CREATE TABLE {s}.acts (
-    id         text COLLATE "C" PRIMARY KEY,
-    what       text NOT NULL,
-    subject    text NOT NULL,
-    server_id  text COLLATE "C",
-    arguments  text,
-    asked_by   text NOT NULL,
-    asked_from text NOT NULL,
-    asked_at   timestamptz NOT NULL DEFAULT now(),
-    until      timestamptz,
-    state      text COLLATE "C" NOT NULL CHECK (state IN (
-        'asked', 'taken', 'done', 'failed', 'expired', 'gone', 'unfinished')),
-    taken_at   timestamptz,
-    ended_at   timestamptz,
-    said       text,
-    answer     text,
-    CHECK (until BETWEEN '0001-01-02Z' AND '9999-12-30Z')
-);
-CREATE INDEX acts_of_server ON {s}.acts (server_id) WHERE state IN ('asked', 'taken');
-CREATE INDEX acts_by_age ON {s}.acts (asked_at DESC, id DESC);
-
--- What a server can be asked (a JSON list). NULL: nothing, as of all before this.
-ALTER TABLE {s}.servers ADD COLUMN acts text;
-"""
-
-_LISTING_OF_WHAT_WAITS = """
--- Listings of what waits for its time, newest first. No other job has an entry in it. The condition that is
--- always true keeps a planner with old statistics from taking it for anything else.
-CREATE INDEX jobs_later ON {s}.jobs (state, created_at DESC, id DESC)
-    WHERE state IN ('scheduled', 'awaiting_retry') AND id <> '';
-"""
-
 MIGRATIONS = (
     Migration(version=1, sql=_FIRST),
     Migration(version=2, sql=_SERVER_STATE_AND_EPOCHS),
     Migration(version=3, sql=_CHEAPER_CHECK),
     Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
     Migration(version=5, sql=_KEYS_OF_FAILURES + _ANSWERS + _WAITS + _PROGRESS + _FAILURE_CALLBACKS),
-    Migration(version=6, sql=_ACTS + _LISTING_OF_WHAT_WAITS),
+    Migration(version=6, sql=VERSION_6),
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.migrate import Migration
+from qml_mp.storage.sqlite.version_6 import VERSION_6
 
 # Whether the table of versions is there; asked first, because a SELECT from a missing table is an error.
 HAS_VERSIONS: Final = (
@@ -268,42 +269,11 @@ CREATE TABLE qml_failure_callbacks (
 CREATE INDEX qml_failure_callbacks_due ON qml_failure_callbacks (due_at)
 """
 
-_VERSION_6: Final = """
--- What is asked of one run of a server through storage, what came of it, and what people have changed besides
--- (without a server): the audit. Deleted by age.
-CREATE TABLE qml_acts (
-    id TEXT NOT NULL PRIMARY KEY,
-    what TEXT NOT NULL,
-    subject TEXT NOT NULL,
-    server_id TEXT,
-    arguments TEXT,
-    asked_by TEXT NOT NULL,
-    asked_from TEXT NOT NULL,
-    asked_at INTEGER NOT NULL CHECK (typeof(asked_at) = 'integer'),
-    until INTEGER CHECK (typeof(until) IN ('integer', 'null')),
-    state TEXT NOT NULL CHECK (
-        state IN ('asked', 'taken', 'done', 'failed', 'expired', 'gone', 'unfinished')),
-    taken_at INTEGER,
-    ended_at INTEGER,
-    said TEXT,
-    answer TEXT
-);
-CREATE INDEX qml_acts_of_server ON qml_acts (server_id) WHERE state IN ('asked', 'taken');
-CREATE INDEX qml_acts_by_age ON qml_acts (asked_at, id);
-
--- What a server can be asked (a JSON list). NULL: nothing, as of all before this.
-ALTER TABLE qml_servers ADD COLUMN acts TEXT;
-
--- Listings of what waits for its time, newest first. No other job has an entry in it.
-CREATE INDEX qml_jobs_later ON qml_jobs (state, created_at, id)
-    WHERE (state = 'scheduled' OR state = 'awaiting_retry')
-"""
-
 MIGRATIONS: Final = (
     Migration(version=1, sql=_VERSION_1),
     Migration(version=2, sql=_VERSION_2),
     Migration(version=3, sql=_VERSION_3),
     Migration(version=4, sql=_VERSION_4),
     Migration(version=5, sql=_VERSION_5),
-    Migration(version=6, sql=_VERSION_6),
+    Migration(version=6, sql=VERSION_6),
 )

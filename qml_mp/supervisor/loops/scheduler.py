@@ -65,6 +65,7 @@ class CleanupLoop(Loop):
         if deleted == _MOST_DELETED:
             return _SHARE_OF_OTHERS * took
         storage.forget_failure_callbacks()
+        storage.forget_lost_attempts()
         locks = storage.delete_expired_locks()
         if locks:
             logger.debug("%s expired locks are deleted", locks)

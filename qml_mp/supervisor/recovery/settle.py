@@ -129,7 +129,7 @@ def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
     retry, peak = _slot_of(death, claim).retry, format_size(death.process.peak_rss_bytes or 0)
     match death.killed_for:
         case CancelReason.SHUTDOWN | CancelReason.ORPHANED:
-            return Release(reason="the server stopped")
+            return Release(reason="the server stopped", process=death.process)
         case CancelReason.CANCELLED:
             return Cancelled(reason="cancelled from outside", process=death.process)
         case CancelReason.TIMEOUT:

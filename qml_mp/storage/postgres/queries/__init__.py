@@ -19,6 +19,7 @@ from qml_mp.storage.postgres.queries.failures import FAILURES
 from qml_mp.storage.postgres.queries.jobs import JOBS
 from qml_mp.storage.postgres.queries.limits import LIMITS
 from qml_mp.storage.postgres.queries.listing import LISTING
+from qml_mp.storage.postgres.queries.lost_attempts import LOST_ATTEMPTS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
@@ -33,6 +34,7 @@ QUERIES: Final = Queries(
     jobs=JOBS,
     limits=LIMITS,
     listing=LISTING,
+    lost_attempts=LOST_ATTEMPTS,
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,

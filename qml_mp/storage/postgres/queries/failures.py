@@ -14,12 +14,13 @@ _FREE: Final = """
 _THIS: Final = "job_id = %(job_id)s AND claim_seq = %(claim_seq)s AND tries = %(tries)s"
 
 FAILURES: Final = FailureQueries(
-    hooked="SELECT method FROM {s}.failure_hooks WHERE method = ANY(%(methods)s::text[])",
+    hooked="SELECT method, calls, traces FROM {s}.failure_hooks WHERE method = ANY(%(methods)s::text[])",
     # In one order: several workers declare the same ones at a time.
     hook="""
-        INSERT INTO {s}.failure_hooks (method)
-        SELECT method FROM unnest(%(methods)s::text[]) AS wanted (method) ORDER BY method
-        ON CONFLICT (method) DO NOTHING
+        INSERT INTO {s}.failure_hooks (method, calls, traces)
+        SELECT method, %(calls)s::boolean, %(traces)s::boolean
+        FROM unnest(%(methods)s::text[]) AS wanted (method) ORDER BY method
+        ON CONFLICT (method) DO UPDATE SET calls = EXCLUDED.calls, traces = EXCLUDED.traces
     """,
     unhook="DELETE FROM {s}.failure_hooks WHERE method = ANY(%(methods)s::text[])",
     # In the transaction that writes the failure.
@@ -28,7 +29,7 @@ FAILURES: Final = FailureQueries(
         SELECT j.id, j.claim_seq, j.method, now() FROM {s}.jobs AS j
         WHERE j.id = %(id)s AND j.claim_seq = COALESCE(%(claim_seq)s::integer, j.claim_seq)
           AND j.state = 'failed'
-          AND EXISTS (SELECT FROM {s}.failure_hooks AS hook WHERE hook.method = j.method)
+          AND EXISTS (SELECT FROM {s}.failure_hooks AS hook WHERE hook.method = j.method AND hook.calls)
         ON CONFLICT (job_id, claim_seq) DO NOTHING
     """,
     due=f"SELECT 1 AS due FROM {{s}}.failure_callbacks AS c WHERE {_FREE} LIMIT 1",

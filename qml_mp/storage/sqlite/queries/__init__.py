@@ -19,6 +19,7 @@ from qml_mp.storage.sqlite.queries.failures import FAILURES
 from qml_mp.storage.sqlite.queries.jobs import JOBS
 from qml_mp.storage.sqlite.queries.limits import LIMITS
 from qml_mp.storage.sqlite.queries.listing import LISTING
+from qml_mp.storage.sqlite.queries.lost_attempts import LOST_ATTEMPTS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
 from qml_mp.storage.sqlite.queries.recurring import RECURRING
 from qml_mp.storage.sqlite.queries.registry import REGISTRY
@@ -32,6 +33,7 @@ QUERIES: Final = Queries(
     jobs=JOBS,
     limits=LIMITS,
     listing=LISTING,
+    lost_attempts=LOST_ATTEMPTS,
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,

@@ -14,15 +14,22 @@ _FREE: Final = """
 _THIS: Final = "job_id = :job_id AND claim_seq = :claim_seq AND tries = :tries"
 
 FAILURES: Final = FailureQueries(
-    hooked="SELECT method FROM qml_failure_hooks WHERE method IN (SELECT value FROM json_each(:methods))",
-    hook="INSERT OR IGNORE INTO qml_failure_hooks (method) SELECT value FROM json_each(:methods)",
+    hooked="""
+        SELECT method, calls, traces FROM qml_failure_hooks
+        WHERE method IN (SELECT value FROM json_each(:methods))
+    """,
+    hook="""
+        INSERT OR REPLACE INTO qml_failure_hooks (method, calls, traces)
+        SELECT value, :calls, :traces FROM json_each(:methods)
+    """,
     unhook="DELETE FROM qml_failure_hooks WHERE method IN (SELECT value FROM json_each(:methods))",
     # In the transaction that writes the failure.
     note="""
         INSERT OR IGNORE INTO qml_failure_callbacks (job_id, claim_seq, method, due_at)
         SELECT id, claim_seq, method, :now FROM qml_jobs
         WHERE id = :id AND claim_seq = COALESCE(:claim_seq, claim_seq) AND state = 'failed'
-          AND EXISTS (SELECT 1 FROM qml_failure_hooks AS hook WHERE hook.method = qml_jobs.method)
+          AND EXISTS (
+              SELECT 1 FROM qml_failure_hooks AS hook WHERE hook.method = qml_jobs.method AND hook.calls)
     """,
     due=f"SELECT 1 FROM qml_failure_callbacks WHERE {_FREE} LIMIT 1",
     take=f"""

@@ -1,0 +1,65 @@
+"""Worker: exports the spans of attempts whose worker died, between two jobs. A supervisor could not: it runs
+no user code, and the tracer is the program's."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+
+from qml_mp.errors import StorageError
+from qml_mp.processing.tracing import Tracing
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Fetch
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+_LEASE = timedelta(minutes=1)
+_MOST_TRIES = 5
+
+
+class LostAttemptExport:
+    """Those that this worker exports."""
+
+    def __init__(self, storage: Storage, tracing: Tracing | None, *, fetch: Fetch) -> None:
+        """`fetch` says who this worker is, and which methods it knows."""
+        self._storage = storage
+        self._tracing = tracing
+        self._fetch = fetch
+        self._next_at = 0.0
+        self._may_be_more = False
+
+    @property
+    def wait_s(self) -> float:
+        """How long an idle worker waits until it looks again, unless it is woken."""
+        return max(0.0, self._next_at - time.monotonic()) if self._may_be_more else float("inf")
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to look for some now."""
+        return self._tracing is not None and time.monotonic() >= self._next_at
+
+    def export(self) -> None:
+        """Export those that are due, if there are any, and forget them once that worked: they have the ids
+        of the attempts, so that one which is exported twice is one. No job is in hand."""
+        if self._tracing is None:
+            return
+        try:
+            self._may_be_more = self._export(self._tracing)
+        except StorageError as error:
+            self._may_be_more = False
+            logger.debug("The spans of lost attempts wait for storage: %s", error)
+        self._next_at = time.monotonic() + _LOOK_EVERY_S
+
+    def _export(self, tracing: Tracing) -> bool:
+        worker_id = self._fetch.worker_id
+        taken = self._storage.take_lost_attempts(worker_id, self._fetch.methods or (), lease=_LEASE)
+        if not taken:
+            return False
+        for each in taken:
+            tracing.lost(each.lost)
+        is_given_up = max(each.tries for each in taken) >= _MOST_TRIES
+        if tracing.flush() or is_given_up:
+            self._storage.end_lost_attempts(worker_id)
+        return True

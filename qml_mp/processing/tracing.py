@@ -1,0 +1,59 @@
+"""Client and worker: the port to what follows jobs from where they are enqueued to where they end.
+
+Without a `Tracing` nothing of this is called. `qml_mp.otel` has the one that makes spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from qml_mp.core.job import Claim, Job
+from qml_mp.core.lost_attempt import LostAttempt
+from qml_mp.core.outcome import Outcome
+
+
+class Sending(Protocol):
+    """Jobs on their way into storage."""
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """To be stored in place of those that were given: their metadata leads here."""
+
+    def stored(self, ids: Sequence[str]) -> None:
+        """They are; the ids of the jobs that stand for them, in order."""
+
+
+class RunningAttempt(Protocol):
+    """An attempt whose code runs now."""
+
+    def end(self, outcome: Outcome) -> None:
+        """This came of it. To be called once, in the thread that began it."""
+
+
+class Tracing(Protocol):
+    """What a program gives to follow its jobs. Only `open` may raise: a job does not fail because of this."""
+
+    def open(self) -> None:
+        """In this process there may be spans from now on. A worker says so before its first job."""
+
+    def sending(
+        self,
+        jobs: Sequence[Job],
+        *,
+        is_batch: bool = False,
+        in_transaction: bool = False,
+        parent: Job | None = None,
+    ) -> AbstractContextManager[Sending]:
+        """Around the enqueueing of jobs. `in_transaction`: it is the caller who commits. `parent`: the job
+        that they follow, with whose success they are committed."""
+
+    def attempt(self, claim: Claim) -> RunningAttempt:
+        """Begin that of this claim; what runs until its end is part of it."""
+
+    def lost(self, attempt: LostAttempt) -> None:
+        """An attempt of another worker, which is dead."""
+
+    def flush(self) -> bool:
+        """Export all that has ended; whether that worked within a bound of its own."""

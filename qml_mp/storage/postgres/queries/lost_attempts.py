@@ -1,0 +1,37 @@
+"""Every process: attempts that somebody else has ended than the worker that began them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.telling_queries import LostAttemptQueries
+
+_FREE: Final = """
+    l.method = ANY(%(methods)s::text[])
+    AND (l.due_at <= now()
+         OR (l.taken_by IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.workers AS w WHERE w.id = l.taken_by)))
+"""
+
+LOST_ATTEMPTS: Final = LostAttemptQueries(
+    # In the transaction that ends it.
+    note="""
+        INSERT INTO {s}.lost_attempts (job_id, claim_seq, method, facts, ended_at, due_at)
+        SELECT %(id)s, %(claim_seq)s, hook.method, %(facts)s, now(), now() FROM {s}.failure_hooks AS hook
+        WHERE hook.method = %(method)s AND hook.traces
+        ON CONFLICT (job_id, claim_seq) DO NOTHING
+    """,
+    due=f"SELECT 1 AS due FROM {{s}}.lost_attempts AS l WHERE {_FREE} LIMIT 1",
+    # Those that others take at this moment are passed over.
+    take=f"""
+        UPDATE {{s}}.lost_attempts AS taken
+        SET tries = taken.tries + 1, taken_by = %(worker_id)s, due_at = now() + %(lease)s::interval
+        FROM (
+            SELECT l.job_id, l.claim_seq FROM {{s}}.lost_attempts AS l
+            WHERE {_FREE} AND EXISTS (SELECT FROM {{s}}.workers AS own WHERE own.id = %(worker_id)s)
+            ORDER BY l.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS best
+        WHERE taken.job_id = best.job_id AND taken.claim_seq = best.claim_seq
+        RETURNING taken.job_id, taken.claim_seq, taken.facts, taken.ended_at, taken.tries
+    """,
+    end="DELETE FROM {s}.lost_attempts WHERE taken_by = %(worker_id)s",
+    forget="DELETE FROM {s}.lost_attempts WHERE ended_at < now() - interval '1 day'",
+)

@@ -1,0 +1,31 @@
+"""Every process: attempts that somebody else has ended than the worker that began them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.telling_queries import LostAttemptQueries
+
+_FREE: Final = """
+    method IN (SELECT value FROM json_each(:methods))
+    AND (due_at <= :now
+         OR (taken_by IS NOT NULL AND NOT EXISTS (SELECT 1 FROM qml_workers WHERE id = taken_by)))
+"""
+
+LOST_ATTEMPTS: Final = LostAttemptQueries(
+    # In the transaction that ends it.
+    note="""
+        INSERT OR IGNORE INTO qml_lost_attempts (job_id, claim_seq, method, facts, ended_at, due_at)
+        SELECT :id, :claim_seq, method, :facts, :now, :now FROM qml_failure_hooks
+        WHERE method = :method AND traces
+    """,
+    due=f"SELECT 1 FROM qml_lost_attempts WHERE {_FREE} LIMIT 1",
+    take=f"""
+        UPDATE qml_lost_attempts SET tries = tries + 1, taken_by = :worker_id, due_at = :now + :lease
+        WHERE rowid IN (SELECT rowid FROM qml_lost_attempts WHERE {_FREE} ORDER BY due_at LIMIT :limit)
+          AND EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id)
+        RETURNING job_id, claim_seq, facts, ended_at, tries
+    """,
+    end="DELETE FROM qml_lost_attempts WHERE taken_by = :worker_id",
+    forget="DELETE FROM qml_lost_attempts WHERE ended_at < :now - 86400000000",
+)

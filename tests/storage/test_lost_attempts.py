@@ -1,0 +1,168 @@
+"""Attempts whose worker died: kept in the commit that ends them, until a worker has exported their spans."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.job import Job
+from qml_mp.core.lost_attempt import LostAttempt
+from qml_mp.core.outcome import AttemptKind as Kind
+from qml_mp.core.outcome import Cancelled, Crash, ErrorInfo, Failure, Outcome, ProcessFacts, Release, Retry
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.storage.helpers import DONE, KEEP, NO, claim_new, fetch, present
+
+LEASE = timedelta(minutes=1)
+DEAD = ProcessFacts(pid=4711, signal=9, peak_rss_bytes=1 << 20, cpu_s=0.5)
+DIED = ErrorInfo(type="WorkerDied", message="It was killed by SIGKILL.")
+SOON = timedelta(seconds=3)
+
+
+@pytest.fixture(autouse=True)
+def _workers(storage: Storage) -> None:
+    """Two that are registered, of code that traces the method "work"."""
+    now, process = datetime.now(UTC), host.identity()
+    storage.register_server(
+        ServerInfo(
+            id="server#1", name="server", hostname="h", process=process, worker_count=2, queues=(),
+            started_at=now, last_heartbeat=now,
+        )
+    )  # fmt: skip
+    for name in ("worker-1", "worker-2"):
+        storage.register_worker(
+            WorkerInfo(id=name, server_id="server#1", number=1, process=process, started_at=now)
+        )
+    storage.declare_hooks(["work"], calls=False, traces=True)
+
+
+def take(storage: Storage, worker: str = "worker-1") -> list[LostAttempt]:
+    return [each.lost for each in storage.take_lost_attempts(worker, ["work"], lease=LEASE)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ended_as", "state"),
+    [
+        (Crash(error=DIED, rerun_after=timedelta(), process=DEAD), "crash", StateName.ENQUEUED),
+        (Crash(error=DIED, rerun_after=SOON, process=DEAD), "crash", StateName.AWAITING_RETRY),
+        (Crash(error=DIED, rerun_after=None, process=DEAD), "crash", StateName.FAILED),
+        (Retry(error=DIED, delay=SOON, kind=Kind.TIMEOUT, process=DEAD), "timeout", StateName.AWAITING_RETRY),
+        (Failure(error=DIED, kind=Kind.TIMEOUT, process=DEAD), "timeout", StateName.FAILED),
+        (Failure(error=DIED, process=DEAD), "failure", StateName.FAILED),
+        (Cancelled(reason="why", process=DEAD), "cancelled", StateName.DELETED),
+        (Release(reason="the server stopped", process=DEAD), "released", StateName.ENQUEUED),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+def test_whoever_ends_an_attempt_for_a_dead_worker_keeps_what_is_known_of_it(
+    storage: Storage, outcome: Outcome, ended_as: str, state: StateName
+) -> None:
+    claim = claim_new(storage)
+
+    storage.finish(claim, outcome, retention=KEEP)
+
+    (lost,) = take(storage)
+    job = present(storage, claim.job.id)
+    assert (lost.key, lost.method, lost.queue) == (claim.key, "work", claim.job.queue)
+    assert (lost.ended_as, lost.state, lost.process) == (ended_as, state, DEAD)
+    assert job.state_name is state
+    assert lost.started_at == claim.job.started_at
+    assert lost.ended_at >= lost.started_at
+    assert lost.attempt == 1
+    has_error = not isinstance(outcome, Cancelled | Release)
+    assert lost.error == (DIED if has_error else None)
+    assert lost.reason or has_error
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [DONE, Retry(error=NO, delay=SOON), Failure(error=NO), Cancelled(reason="why"), Release(reason="no")],
+    ids=lambda value: type(value).__name__,
+)
+def test_of_what_the_worker_itself_ends_nothing_is_kept(storage: Storage, outcome: Outcome) -> None:
+    storage.finish(claim_new(storage), outcome, retention=KEEP)
+
+    assert not storage.has_lost_attempts(["work"])
+    assert take(storage) == []
+
+
+def test_a_crash_of_a_job_whose_cancel_was_asked_for_ends_as_cancelled(storage: Storage) -> None:
+    claim = claim_new(storage)
+    storage.request_cancel(claim.job.id, reason="not needed", retention=KEEP)
+
+    storage.finish(claim, Crash(error=DIED, rerun_after=timedelta(), process=DEAD), retention=KEEP)
+
+    (lost,) = take(storage)
+    assert (lost.ended_as, lost.state, lost.reason) == ("cancelled", StateName.DELETED, "not needed")
+
+
+def test_those_of_a_server_that_is_gone_are_kept_too(storage: Storage) -> None:
+    job_id = storage.enqueue(Job.new("work", metadata={"traceparent": "00-" + "1" * 49, "other": "x" * 999}))
+    claim = storage.fetch_and_lock_job(fetch())
+    assert claim is not None
+
+    assert storage.reclaim_server("server#1", silent_for=None, retention=KEEP) == 1
+
+    assert take(storage) == []  # the workers are gone with it
+    storage.register_server(
+        ServerInfo(
+            id="server#2", name="server", hostname="h", process=host.identity(), worker_count=1, queues=(),
+            started_at=datetime.now(UTC), last_heartbeat=datetime.now(UTC),
+        )
+    )  # fmt: skip
+    storage.register_worker(
+        WorkerInfo(
+            id="worker-3", server_id="server#2", number=1, process=host.identity(),
+            started_at=datetime.now(UTC),
+        )
+    )  # fmt: skip
+    (lost,) = take(storage, "worker-3")
+    assert (lost.job_id, lost.ended_as, lost.state) == (job_id, "released", StateName.ENQUEUED)
+    assert "server#1" in lost.reason
+    assert lost.metadata == {"traceparent": "00-" + "1" * 49}
+
+
+def test_a_write_whose_claim_is_lost_keeps_nothing(storage: Storage) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, DONE, retention=KEEP)
+
+    storage.finish(claim, Crash(error=DIED, rerun_after=None, process=DEAD), retention=KEEP)
+
+    assert take(storage) == []
+
+
+def test_each_is_one_workers_at_a_time_until_it_is_ended(storage: Storage) -> None:
+    storage.finish(claim_new(storage), Failure(error=DIED, process=DEAD), retention=KEEP)
+
+    first, second = take(storage, "worker-1"), take(storage, "worker-2")
+    storage.deregister_worker("worker-1")
+    third = storage.take_lost_attempts("worker-2", ["work"], lease=LEASE)
+
+    assert (len(first), second) == (1, [])
+    assert [(each.lost, each.tries) for each in third] == [(first[0], 2)]
+    assert (storage.end_lost_attempts("worker-1"), storage.end_lost_attempts("worker-2")) == (0, 1)
+    assert take(storage, "worker-2") == []
+
+
+def test_nothing_is_kept_for_code_that_does_not_trace(storage: Storage) -> None:
+    changed = [
+        storage.declare_hooks(["work"], calls=False, traces=True),
+        storage.declare_hooks(["work"], calls=True, traces=False),
+        storage.declare_hooks(["work"], calls=True, traces=False),
+    ]
+
+    storage.finish(claim_new(storage), Failure(error=DIED, process=DEAD), retention=KEEP)
+
+    assert changed == [False, True, False]
+    assert take(storage) == []
+    assert storage.has_failure_callbacks(["work"])
+
+
+def test_those_that_wait_for_nobody_stay_for_a_day(storage: Storage) -> None:
+    storage.finish(claim_new(storage), Failure(error=DIED, process=DEAD), retention=KEEP)
+
+    assert storage.forget_lost_attempts() == 0
+    assert len(take(storage)) == 1
