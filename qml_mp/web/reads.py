@@ -19,7 +19,7 @@ from qml_mp.web.changes import Changes
 
 _Value = TypeVar("_Value")
 
-_STATEMENTS_PER_S = 3.6
+_STATEMENTS_PER_S = 3.3
 """Of all reads together while somebody looks at them; looking for changes costs the rest of 5."""
 _LOOKED_AT_S = 5.0
 """For so long after it was asked for a read counts as one that somebody looks at."""

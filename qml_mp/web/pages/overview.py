@@ -49,12 +49,12 @@ def overview(request: Request) -> Response:
 
 def _snapshot(site: Site) -> Snapshot:
     storage, reads = site.storage, site.reads
-    servers = reads.get("servers", lambda: view_servers(storage), statements=5, every_s=4.0)
+    servers = reads.get("servers", lambda: view_servers(storage), statements=5, every_s=5.0)
     return Snapshot(
         counts={str(state): count for state, count in reads.get("counts", storage.job_counts).items()},
-        queues=reads.get("queues", lambda: view_queues(storage, servers), statements=2, every_s=2.5),
+        queues=reads.get("queues", lambda: view_queues(storage, servers), statements=2, every_s=3.0),
         servers=servers,
-        methods=reads.get("methods", storage.method_stats, every_s=5.0),
+        methods=reads.get("methods", storage.method_stats, every_s=6.0),
     )
 
 
@@ -65,7 +65,7 @@ def _wrong(site: Site) -> list[Concern]:
 def _failures(site: Site) -> list[FailureLine]:
     """The kinds whose newest failure is the newest."""
     kinds = site.reads.get(
-        "failure kinds", lambda: site.storage.failure_kinds(limit=_MOST_KINDS), every_s=4.0
+        "failure kinds", lambda: site.storage.failure_kinds(limit=_MOST_KINDS), every_s=5.0
     )
     newest = sorted(kinds, key=lambda kind: kind.last_at, reverse=True)
     return [_line(kind) for kind in newest[:_MOST_FAILURES]]
