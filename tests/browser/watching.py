@@ -19,7 +19,8 @@ PHONE: ViewportSize = {"width": 380, "height": 800}
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 _TELLS_VIOLATIONS = """
     addEventListener("securitypolicyviolation", event => console.error(
-        `CSP violation: ${event.violatedDirective} ${event.blockedURI} at line ${event.lineNumber}`
+        `CSP violation: ${event.violatedDirective} ${event.blockedURI} `
+        + `in ${event.sourceFile}:${event.lineNumber}:${event.columnNumber}, sample ${event.sample}`
     ))
 """
 _OVERFLOWING = """
@@ -89,7 +90,8 @@ class Watched:
         """Keep a picture of the whole page, if pictures are wanted."""
         if folder := os.environ.get(SCREENSHOTS):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+            # To hide the caret would set inline styles, of which the page's policy complains.
+            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True, caret="initial")
 
     def _end_of_log(self) -> list[str]:
         return [] if self.log is None else self.log.read_text(errors="replace").splitlines()[-30:]
