@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -41,9 +42,8 @@ def clock() -> Times:
 def neighbours(clock: Times) -> Iterator[Neighbours]:
     config = ServerConfig(orphan_grace=timedelta(seconds=5))
     run = Run(config, NamedProgram(spec="an:app"), url="memory://", facts=AppFacts(), clock=clock)  # type: ignore[arg-type]
-    neighbours = Neighbours(run)
-    yield neighbours
-    neighbours.close()
+    with closing(run.pool), closing(Neighbours(run)) as neighbours:
+        yield neighbours
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -43,15 +44,16 @@ def storage() -> Iterator[Storage]:
 
 
 @pytest.fixture
-def run(storage: Storage) -> Run:
+def run(storage: Storage) -> Iterator[Run]:
     run = Run(
         ServerConfig(queues=("mail",)),
         NamedProgram(spec="an:app"),
         url=storage.url,
         facts=AppFacts(methods=("send",)),
     )
-    run.pool = Pool([SimpleNamespace(is_idle=False), SimpleNamespace(is_idle=True)])  # type: ignore[assignment]
-    return run
+    with closing(run.pool):
+        run.pool = Pool([SimpleNamespace(is_idle=False), SimpleNamespace(is_idle=True)])  # type: ignore[assignment]
+        yield run
 
 
 def never() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -17,8 +18,15 @@ MakeRun = Callable[[int], Run]
 
 
 @pytest.fixture
-def run_of() -> MakeRun:
-    return lambda workers: Run(ServerConfig(worker_count=workers), SOURCE, url="memory://", facts=AppFacts())
+def run_of() -> Iterator[MakeRun]:
+    with ExitStack() as stack:
+
+        def make(workers: int) -> Run:
+            run = Run(ServerConfig(worker_count=workers), SOURCE, url="memory://", facts=AppFacts())
+            stack.enter_context(closing(run.pool))
+            return run
+
+        yield make
 
 
 @pytest.mark.parametrize(("workers", "wanted"), [(1, 2), (1023, 1024), (1024, 1024)])

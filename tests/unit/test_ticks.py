@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -54,9 +55,11 @@ def reaching(run: Run) -> Retrying:
 
 
 @pytest.fixture
-def run(storage: Storage, clock: HandClock) -> Run:
+def run(storage: Storage, clock: HandClock) -> Iterator[Run]:
     source = NamedProgram(spec="an:app")
-    return Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), clock=clock, rng=random.Random(1))
+    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), clock=clock, rng=random.Random(1))
+    with closing(run.pool):
+        yield run
 
 
 class Counting(Loop):

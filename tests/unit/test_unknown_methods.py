@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -34,6 +35,9 @@ class HandClock:
         return self.seconds
 
 
+MakeLoop = Callable[[HandClock, timedelta | None], UnknownMethodsLoop]
+
+
 @pytest.fixture
 def storage() -> Iterator[Storage]:
     storage = open_storage("memory://")
@@ -41,13 +45,18 @@ def storage() -> Iterator[Storage]:
     storage.close()
 
 
-def loop_of(storage: Storage, clock: HandClock, timeout: timedelta | None) -> UnknownMethodsLoop:
-    config = ServerConfig(unknown_method_timeout=timeout)
-    facts = AppFacts(methods=("known",))
-    source = NamedProgram(spec="an:app")
-    return UnknownMethodsLoop(
-        Run(config, source, url=storage.url, facts=facts, clock=clock, rng=random.Random(1))
-    )
+@pytest.fixture
+def loop_of(storage: Storage) -> Iterator[MakeLoop]:
+    facts, source = AppFacts(methods=("known",)), NamedProgram(spec="an:app")
+    with ExitStack() as stack:
+
+        def make(clock: HandClock, timeout: timedelta | None) -> UnknownMethodsLoop:
+            config = ServerConfig(unknown_method_timeout=timeout)
+            run = Run(config, source, url=storage.url, facts=facts, clock=clock, rng=random.Random(1))
+            stack.enter_context(closing(run.pool))
+            return UnknownMethodsLoop(run)
+
+        yield make
 
 
 def server_that_knows(*methods: str) -> ServerInfo:
@@ -59,10 +68,10 @@ def server_that_knows(*methods: str) -> ServerInfo:
 
 
 def test_they_fail_when_nobody_has_known_the_method_for_the_time(
-    storage: Storage, caplog: pytest.LogCaptureFixture
+    storage: Storage, loop_of: MakeLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = HandClock()
-    loop = loop_of(storage, clock, timedelta(seconds=1))
+    loop = loop_of(clock, timedelta(seconds=1))
     for method in ("newone", "newone", "known"):
         storage.enqueue(Job.new(method))
 
@@ -81,9 +90,9 @@ def test_they_fail_when_nobody_has_known_the_method_for_the_time(
     assert loop.tick(storage) is None
 
 
-def test_a_server_that_knows_the_method_begins_the_time_anew(storage: Storage) -> None:
+def test_a_server_that_knows_the_method_begins_the_time_anew(storage: Storage, loop_of: MakeLoop) -> None:
     clock = HandClock()
-    loop = loop_of(storage, clock, timedelta(seconds=1))
+    loop = loop_of(clock, timedelta(seconds=1))
     storage.enqueue(Job.new("newone"))
     age_all(storage)
     loop.tick(storage)
@@ -98,9 +107,9 @@ def test_a_server_that_knows_the_method_begins_the_time_anew(storage: Storage) -
     assert storage.job_counts()[StateName.ENQUEUED] == 1
 
 
-def test_without_the_setting_they_wait_for_ever(storage: Storage) -> None:
+def test_without_the_setting_they_wait_for_ever(storage: Storage, loop_of: MakeLoop) -> None:
     clock = HandClock()
-    loop = loop_of(storage, clock, None)
+    loop = loop_of(clock, None)
     storage.enqueue(Job.new("newone"))
     age_all(storage)
 
