@@ -30,6 +30,9 @@ from tests.postgres_programs import ClusterError, ServerPrograms, find_server_pr
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
+_REMOVE_TIMEOUT_S = (
+    120.0  # of some ten thousand files, while others use the disk and the processors; judges nothing
+)
 _PORT_TRIES = 5
 _CARELESS = (
     "fsync=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0", "checkpoint_timeout=1h",
@@ -104,7 +107,7 @@ def controlled_cluster(*, durable: bool = False) -> Iterator[Cluster]:
         yield Cluster(url=answer, guard=guard)
     finally:
         guard.stdin.close()
-        guard.wait(_STOP_TIMEOUT_S + 10)
+        guard.wait(_STOP_TIMEOUT_S + _REMOVE_TIMEOUT_S)
         guard.stdout.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from itertools import count, pairwise
@@ -48,11 +48,13 @@ def committed(raw: Raw, action: str) -> str:
     return f"storage.committed={action}:{2 if raw.is_sqlite else 1}"
 
 
-def cleanup(storage: Storage) -> CleanupLoop:
+@pytest.fixture
+def cleanup(storage: Storage) -> Iterator[CleanupLoop]:
     """The loop of a server that has this storage."""
     source = NamedProgram(spec="an:app")
     run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1))
-    return CleanupLoop(run, interval=timedelta(minutes=1))
+    with closing(run.pool):
+        yield CleanupLoop(run, interval=timedelta(minutes=1))
 
 
 def test_interrupted_before_any_of_its_queries_a_batch_has_deleted_nothing(
@@ -115,14 +117,16 @@ def test_a_reply_that_is_lost_is_no_reason_not_to_go_on(storage: Storage, raw: R
     assert left(raw) == (0, 0)
 
 
-def test_many_are_deleted_in_batches_with_pauses_and_locks_at_the_end(storage: Storage, raw: Raw) -> None:
+def test_many_are_deleted_in_batches_with_pauses_and_locks_at_the_end(
+    storage: Storage, raw: Raw, cleanup: CleanupLoop
+) -> None:
     ids = storage.enqueue_many(Job.new("work") for _ in range(130))
     held = storage.exchange((), fetch=fetch(), limit=100, retention=KEEP).claims
     held += storage.exchange((), fetch=fetch(), limit=100, retention=KEEP).claims
     storage.exchange([(claim, DONE) for claim in held], fetch=None, limit=0, retention=KEEP)
     raw.age("jobs", "expires_at", timedelta(days=1))
     storage.acquire_lock("report", "somebody", timedelta(0))
-    loop, pauses, jobs = cleanup(storage), list[timedelta | None](), [len(ids)]
+    loop, pauses, jobs = cleanup, list[timedelta | None](), [len(ids)]
 
     while not pauses or pauses[-1] is not None:
         assert raw.run("SELECT count(*) FROM {locks}") == [(1,)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -28,14 +28,21 @@ from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_childr
 MANY = 10_000
 INTERVAL = timedelta(seconds=30)
 POLLING = timedelta(seconds=1)
+MakeScheduler = Callable[..., SchedulerLoop]
 
 
-def scheduler(storage: Storage, *, is_listening: bool = True) -> SchedulerLoop:
-    """The loop of a server that has this storage."""
-    config = ServerConfig(polling_interval=POLLING)
-    source = NamedProgram(spec="an:app")
-    run = Run(config, source, url=storage.url, facts=AppFacts(), rng=random.Random(1))
-    return SchedulerLoop(run, interval=INTERVAL, is_listening=lambda: is_listening)
+@pytest.fixture
+def scheduler() -> Iterator[MakeScheduler]:
+    """Makes the loop of a server that has this storage."""
+    config, source = ServerConfig(polling_interval=POLLING), NamedProgram(spec="an:app")
+    with ExitStack() as stack:
+
+        def make(storage: Storage, *, is_listening: bool = True) -> SchedulerLoop:
+            run = Run(config, source, url=storage.url, facts=AppFacts(), rng=random.Random(1))
+            stack.enter_context(closing(run.pool))
+            return SchedulerLoop(run, interval=INTERVAL, is_listening=lambda: is_listening)
+
+        yield make
 
 
 def make_due(raw: Raw) -> None:
@@ -49,7 +56,7 @@ def counts(storage: Storage) -> tuple[int, int]:
 
 
 def test_ten_thousand_that_are_due_at_one_instant_are_made_runnable_in_bounded_batches(
-    storage: Storage, raw: Raw
+    storage: Storage, raw: Raw, scheduler: MakeScheduler
 ) -> None:
     storage.enqueue_many(Job.new("work", at=in_an_hour()) for _ in range(MANY))
     make_due(raw)
@@ -92,7 +99,7 @@ def test_several_schedulers_promote_each_job_once(
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
 def test_what_another_server_is_just_promoting_is_left_to_it_for_a_moment(
-    storage: Storage, raw: Raw, connect: Callable[[], object]
+    storage: Storage, raw: Raw, connect: Callable[[], object], scheduler: MakeScheduler
 ) -> None:
     storage.enqueue_many(Job.new("work", at=in_an_hour()) for _ in range(3))
     make_due(raw)
@@ -110,7 +117,9 @@ def test_what_another_server_is_just_promoting_is_left_to_it_for_a_moment(
     assert counts(storage) == (0, 3)
 
 
-def test_where_commits_wake_nobody_it_looks_as_often_as_for_other_jobs(storage: Storage) -> None:
+def test_where_commits_wake_nobody_it_looks_as_often_as_for_other_jobs(
+    storage: Storage, scheduler: MakeScheduler
+) -> None:
     listening, blind = scheduler(storage), scheduler(storage, is_listening=False)
     found = [loop.tick(storage) for loop in (listening, blind)]
     storage.enqueue(Job.new("work", at=datetime.now(UTC) + POLLING / 2))
@@ -123,7 +132,7 @@ def test_where_commits_wake_nobody_it_looks_as_often_as_for_other_jobs(storage: 
 
 
 def test_a_job_for_an_earlier_instant_is_seen_before_the_one_that_was_waited_for(
-    storage: Storage, opened: Callable[[], Storage]
+    storage: Storage, opened: Callable[[], Storage], scheduler: MakeScheduler
 ) -> None:
     storage.enqueue(Job.new("work", at=in_an_hour()))
     loop = scheduler(storage)
@@ -168,7 +177,7 @@ def _claim_for_ever(url: str, place: int) -> None:
 
 
 def test_due_jobs_are_made_runnable_while_storage_is_busy_with_claims(
-    url: str, storage: Storage, raw: Raw, claimers: Callable[[int], None]
+    url: str, storage: Storage, raw: Raw, claimers: Callable[[int], None], scheduler: MakeScheduler
 ) -> None:
     storage.enqueue_many(Job.new("due", at=in_an_hour()) for _ in range(500))
     raw.run("UPDATE {jobs} SET run_at = ?", raw.instant(datetime.now(UTC) - HOUR))
@@ -202,7 +211,7 @@ class Slow(Loop):
 
 
 def test_a_job_that_becomes_due_while_the_supervisor_is_busy_waits_for_one_loop_at_most(
-    storage: Storage, raw: Raw
+    storage: Storage, raw: Raw, scheduler: MakeScheduler
 ) -> None:
     loop, order = scheduler(storage), list[str]()
 
