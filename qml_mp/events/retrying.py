@@ -35,6 +35,8 @@ class Retrying:
         self._told: tuple[str, ...] = ()
         self.not_before = 0.0
         """No try before this instant."""
+        self.failing_since: float | None = None
+        """The `now` of the first of the tries that have failed in a row; None: the newest has not."""
 
     @property
     def is_failing(self) -> bool:
@@ -46,6 +48,7 @@ class Retrying:
         pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._failures, _MOST_DOUBLED), _MAX_PAUSE_S)
         pause_s += self._rng.uniform(0, min(pause_s, _MAX_JITTER_S))
         self._failures += 1
+        self.failing_since = now if self.failing_since is None else self.failing_since
         told = what, type(error).__name__, str(error)
         self._events.emit(
             self._fails(
@@ -63,4 +66,4 @@ class Retrying:
         """Tell, if the try before failed, that this one has worked."""
         if self._failures:
             self._events.emit(self._works)
-        self._failures, self._told, self.not_before = 0, (), 0.0
+        self._failures, self._told, self.not_before, self.failing_since = 0, (), 0.0, None

@@ -39,12 +39,12 @@ class LoopReport:
     """How the ticks of one loop go."""
 
     name: str
-    every_s: float | None
-    """None: it ticks when it has something to do."""
     succeeded_at: float | None
     """Unix time of the newest tick that did what it should; None: none has."""
-    is_failing: bool
-    """The newest tick failed."""
+    due_since: float | None
+    """Since when it should have ticked, on the monotonic clock; None: it is not due."""
+    failing_since: float | None
+    """The first of the ticks that have failed in a row, on the same clock; None: the newest has not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,18 @@ class WorkerReport:
     pid: int
     state: str
     """booting, idle, busy or leaving."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndsReport:
+    """What attempts of one method and queue have come to since the start, and how often."""
+
+    method: str
+    queue: str
+    ending: str
+    """Of `core.history.Ending`."""
+    numbers: Sequence[int]
+    """Those of a `core.history.Tally`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +94,8 @@ class ServerReport:
     lost_claims: int = 0
     firings: Mapping[str, int] = field(default_factory=dict)
     """Of recurring templates since the start, by method."""
+    ends: Sequence[EndsReport] = field(default_factory=list)
+    """Those that are new since the report before, or have grown: the others are as they were."""
 
     def line(self) -> bytes:
         return _line(self)
@@ -91,7 +105,8 @@ class ServerReport:
         values = json.loads(line)
         workers = [WorkerReport(**each) for each in values.pop("workers")]
         loops = [LoopReport(**each) for each in values.pop("loops")]
-        return cls(workers=workers, loops=loops, **values)
+        ends = [EndsReport(**each) for each in values.pop("ends")]
+        return cls(workers=workers, loops=loops, ends=ends, **values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from qml_mp.core.history import SeriesKey
 from qml_mp.events.counts import within
 from qml_mp.host import rss_bytes
 from qml_mp.ipc.side import ServerReport
+from qml_mp.metrics.ends import families_of_ends
 from qml_mp.metrics.storage_looks import StorageLook
 from qml_mp.storage.values import QueueStats
 
@@ -24,7 +26,8 @@ WORKER_STATES = ("booting", "idle", "busy", "leaving")
 
 
 class ServerCollector(Collector):
-    """What a scrape collects; `look` waits for a bounded time."""
+    """What a scrape collects; `look` waits for a bounded time, and `ends` are those of the server's whole
+    run."""
 
     def __init__(
         self,
@@ -32,11 +35,15 @@ class ServerCollector(Collector):
         version: str,
         backend: str,
         report: Callable[[], ServerReport | None],
+        ends: Callable[[], Mapping[SeriesKey, Sequence[int]]],
         look: Callable[[], StorageLook | None],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._build = {"version": version, "python": platform.python_version(), "backend": backend}
         self._report = report
+        self._ends = ends
         self._look = look
+        self._monotonic = monotonic
 
     def describe(self) -> list[Metric]:
         """Nothing: the names need no look at anything."""
@@ -47,10 +54,11 @@ class ServerCollector(Collector):
         yield InfoMetricFamily("qml_mp_build", "What serves these metrics.", value=self._build)
         yield from _of_storage(look)
         if report is not None:
-            yield from _of_supervisor(report)
+            yield from _of_supervisor(report, now=self._monotonic())
             yield from _of_workers(report)
             yield from _of_loops(report)
             yield from _of_troubles(report)
+        yield from families_of_ends(self._ends())
 
 
 def _of_storage(look: StorageLook | None) -> Iterator[Metric]:
@@ -91,14 +99,14 @@ def _of_queues(queues: Iterable[QueueStats]) -> Iterator[Metric]:
     yield from (jobs, oldest)
 
 
-def _of_supervisor(report: ServerReport) -> Iterator[Metric]:
+def _of_supervisor(report: ServerReport, *, now: float) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "qml_mp_server_start_time_seconds", "Unix time of the server's start.", value=report.started_at
     )
     yield GaugeMetricFamily(
         "qml_mp_supervisor_last_turn_age_seconds",
         "Since when the supervisor has not said that it turns; a second is usual.",
-        value=max(0.0, time.monotonic() - report.at),
+        value=max(0.0, now - report.at),
     )
     yield GaugeMetricFamily(
         "qml_mp_server_paused", "1 while the server claims nothing.", value=report.is_paused
@@ -140,7 +148,7 @@ def _of_loops(report: ServerReport) -> Iterator[Metric]:
         "qml_mp_loop_failing", "1 while the newest tick of the loop has failed.", labels=["loop"]
     )
     for loop in report.loops:
-        failing.add_metric([loop.name], loop.is_failing)
+        failing.add_metric([loop.name], loop.failing_since is not None)
         if loop.succeeded_at is not None:
             succeeded.add_metric([loop.name], loop.succeeded_at)
     yield from (succeeded, failing)

@@ -6,8 +6,6 @@ stopped, cannot pass for one that turns: its newest report grows old, whoever lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from qml_mp.ipc.side import LoopReport, ServerReport
 from qml_mp.metrics.storage_looks import StorageLook
 
@@ -15,8 +13,8 @@ TURNED_WITHIN_S = 10.0
 """A supervisor that has not turned for longer does not live. It turns four times a second, and reports that
 once a second."""
 _BOOTING_S = 30.0  # the first report has as long
-_LATE_TICKS = 3
-_LATE_S = 15.0  # beside the ticks; a loop that waits for storage with others is not late yet
+_FAILING_S = 5.0  # a loop is tried again within two seconds
+_LATE_S = 15.0  # one that is due waits for others, and for storage
 
 
 def why_not_alive(report: ServerReport | None, *, now: float, since: float) -> list[str]:
@@ -28,9 +26,9 @@ def why_not_alive(report: ServerReport | None, *, now: float, since: float) -> l
 
 
 def why_not_ready(
-    report: ServerReport | None, look: StorageLook | None, *, now: float, wall: float, since: float
+    report: ServerReport | None, look: StorageLook | None, *, now: float, since: float
 ) -> list[str]:
-    """Reasons; none: it can do its work. `wall` is unix time. None of them names a path or an address."""
+    """Reasons; none: it can do its work. None of them names a path or an address."""
     reasons = why_not_alive(report, now=now, since=since)
     if look is None or not look.answers:
         reasons.append("the storage does not answer")
@@ -45,18 +43,14 @@ def why_not_ready(
     ready = sum(worker.state in ("idle", "busy") for worker in report.workers)
     if report.wanted_workers and not ready:
         reasons.append("no worker is ready")
-    return [*reasons, *_late_loops(report, wall=wall)]
+    if not report.is_stopping and not report.storage_fails:  # which keep all of them
+        reasons += filter(None, (_why_stale(loop, at=report.at) for loop in report.loops))
+    return reasons
 
 
-def _late_loops(report: ServerReport, *, wall: float) -> Iterator[str]:
-    for loop in report.loops:
-        age_s = wall - (loop.succeeded_at or report.started_at)
-        if loop.is_failing and (loop.every_s is None or age_s > _LATE_S):
-            yield f"the {loop.name} loop fails"
-        elif age_s > _allowed_s(loop):
-            yield f"the {loop.name} loop has not succeeded for {age_s:.0f} s"
-
-
-def _allowed_s(loop: LoopReport) -> float:
-    """One without an interval ticks when it has something to do, and is late only when that fails."""
-    return float("inf") if loop.every_s is None else _LATE_TICKS * loop.every_s + _LATE_S
+def _why_stale(loop: LoopReport, *, at: float) -> str | None:
+    failing_s = 0.0 if loop.failing_since is None else at - loop.failing_since
+    late_s = 0.0 if loop.due_since is None else at - loop.due_since
+    if failing_s > _FAILING_S:
+        return f"the {loop.name} loop has failed for {failing_s:.0f} s"
+    return f"the {loop.name} loop has been due for {late_s:.0f} s" if late_s > _LATE_S else None

@@ -100,7 +100,7 @@ def _side_processes(run: Run, loops: LoopTable) -> list[SideProcess]:
     """Those that show people how the server does."""
     config, reports = run.config, ServerReports(run, loops=loops.loops)
     return [
-        SideProcess(run, kind="metrics", address=config.metrics, index=0, report=reports.make),
+        SideProcess(run, kind="metrics", address=config.metrics, index=0, reports=reports),
         SideProcess(run, kind="page", address=config.web, index=1),
     ]
 

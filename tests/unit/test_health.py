@@ -12,7 +12,7 @@ from qml_mp.metrics.health import TURNED_WITHIN_S, why_not_alive, why_not_ready
 from qml_mp.metrics.storage_looks import StorageLook
 
 NOW, WALL = 1000.0, 1_800_000_000.0
-LOOP = LoopReport(name="heartbeat", every_s=10.0, succeeded_at=WALL - 5, is_failing=False)
+LOOP = LoopReport(name="heartbeat", succeeded_at=WALL - 5, due_since=None, failing_since=None)
 FINE = ServerReport(
     at=NOW - 0.5,
     server_id="one#1",
@@ -29,7 +29,7 @@ ANSWERS = StorageLook(at=NOW, server_id="one#1", answers=True, schema_fits=True)
 
 
 def not_ready(report: ServerReport | None, look: StorageLook | None = ANSWERS) -> Sequence[str]:
-    return why_not_ready(report, look, now=NOW, wall=WALL, since=NOW - 1)
+    return why_not_ready(report, look, now=NOW, since=NOW - 1)
 
 
 def test_a_server_lives_as_long_as_its_supervisor_turns() -> None:
@@ -65,19 +65,14 @@ def test_a_server_that_can_do_its_work_is_ready() -> None:
             "no worker is ready",
         ),
         (
-            replace(FINE, loops=[replace(LOOP, succeeded_at=WALL - 120)]),
+            replace(FINE, loops=[replace(LOOP, due_since=FINE.at - 20)]),
             ANSWERS,
-            "the heartbeat loop has not succeeded for 120 s",
+            "the heartbeat loop has been due for 20 s",
         ),
         (
-            replace(FINE, loops=[replace(LOOP, succeeded_at=None)]),
+            replace(FINE, loops=[replace(LOOP, failing_since=FINE.at - 6)]),
             ANSWERS,
-            "the heartbeat loop has not succeeded for 900 s",
-        ),
-        (
-            replace(FINE, loops=[replace(LOOP, succeeded_at=WALL - 30, is_failing=True)]),
-            ANSWERS,
-            "the heartbeat loop fails",
+            "the heartbeat loop has failed for 6 s",
         ),
     ],
 )
@@ -87,8 +82,13 @@ def test_what_keeps_it_from_that_is_the_reason(
     assert not_ready(report, look) == [reason]
 
 
-def test_a_loop_that_ticks_when_it_has_something_to_do_is_never_late() -> None:
-    rests = replace(LOOP, every_s=None, succeeded_at=None)
+def test_a_loop_that_is_tried_again_in_a_moment_or_waits_for_another_is_no_reason_yet() -> None:
+    moment = replace(LOOP, due_since=FINE.at - 2, failing_since=FINE.at - 2)
 
-    assert not_ready(replace(FINE, loops=[rests])) == []
-    assert not_ready(replace(FINE, loops=[replace(rests, is_failing=True)])) == ["the heartbeat loop fails"]
+    assert not_ready(replace(FINE, loops=[moment])) == []
+
+
+def test_what_keeps_all_loops_is_the_only_reason() -> None:
+    late = replace(LOOP, due_since=FINE.at - 60)
+
+    assert not_ready(replace(FINE, loops=[late], is_stopping=True)) == ["the server is stopping"]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
-from qml_mp.ipc.side import LoopReport, ServerReport, WorkerReport
-from qml_mp.supervisor.loops.loop import Loop
+from qml_mp.core.history import SeriesKey
+from qml_mp.ipc.side import EndsReport, LoopReport, ServerReport, WorkerReport
+from qml_mp.supervisor.loops.loop import AT_ONCE, Loop
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
+
+_MOST_ENDS = 100
+"""Told in one report, so that it takes a turn no more than a millisecond; the others are told in the next."""
 
 
 class ServerReports:
@@ -17,16 +22,22 @@ class ServerReports:
         self._run = run
         self._loops = loops
         self._started_at = run.clock.now().timestamp()
+        self._told: dict[SeriesKey, Sequence[int]] = {}
+
+    def begin(self) -> None:
+        """The next one is the first that its reader hears."""
+        self._told.clear()
 
     def make(self) -> ServerReport:
         run, counts = self._run, self._run.counts
+        now = run.clock.monotonic()
         return ServerReport(
-            at=run.clock.monotonic(),
+            at=now,
             server_id=run.registration.id,
             started_at=self._started_at,
             wanted_workers=run.pool.size,
             workers=[_worker(each) for each in run.pool],
-            loops=[_loop(each) for each in self._loops],
+            loops=[_loop(each, now) for each in self._loops],
             is_stopping=run.stop.has_begun,
             is_paused=run.pool.paused,
             storage_fails=run.reaching.is_failing,
@@ -38,7 +49,20 @@ class ServerReports:
             },
             lost_claims=counts.lost_claims + run.worker_troubles.lost_claims,
             firings=dict(counts.firings),
+            ends=self._ends(),
         )
+
+    def _ends(self) -> list[EndsReport]:
+        """Numbers that have grown are another object."""
+        totals = self._run.pool.totals
+        totals.look()
+        grown = ((key, now) for key, now in totals.numbers.items() if self._told.get(key) is not now)
+        ends = dict(islice(grown, _MOST_ENDS))
+        self._told |= ends
+        return [
+            EndsReport(method=key.method, queue=key.queue, ending=str(key.ending), numbers=numbers)
+            for key, numbers in ends.items()
+        ]
 
 
 def _worker(worker: WorkerProcess) -> WorkerReport:
@@ -51,11 +75,11 @@ def _worker(worker: WorkerProcess) -> WorkerReport:
     return WorkerReport(number=worker.number, pid=worker.child.pid, state=state)
 
 
-def _loop(loop: Loop) -> LoopReport:
-    succeeded_at = loop.succeeded_at
+def _loop(loop: Loop, now: float) -> LoopReport:
+    succeeded_at, due_at = loop.succeeded_at, loop.due_at()
     return LoopReport(
         name=loop.name,
-        every_s=None if loop.interval is None else loop.interval.total_seconds(),
         succeeded_at=None if succeeded_at is None else succeeded_at.timestamp(),
-        is_failing=loop.tries.is_failing,
+        due_since=due_at if AT_ONCE < due_at <= now else None,
+        failing_since=loop.tries.failing_since,
     )

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from contextlib import suppress
 
 from qml_mp.core.outcome import ProcessFacts
-from qml_mp.ipc.side import ServerReport, SideArguments, SideWord
+from qml_mp.ipc.side import SideArguments, SideWord
 from qml_mp.supervisor.part import Part
+from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.death import how_it_died
 from qml_mp.supervisor.workers.fork import kill_and_reap, reap
@@ -59,13 +59,13 @@ class SideProcess(Part):
         kind: str,
         address: str | None,
         index: int,
-        report: Callable[[], ServerReport] | None = None,
+        reports: ServerReports | None = None,
     ) -> None:
         self._run = run
         self._kind = kind
         self._address = address
         self._index = index
-        self._report = report
+        self._reports = reports
         self._program: StartedProgram | None = None
         self._is_listening = False
         self._heard, self._unsent = b"", b""
@@ -87,7 +87,7 @@ class SideProcess(Part):
             return float("inf")
         if self._program is None:
             return float("inf") if self._run.stop.has_begun else self._start_at
-        return float("inf") if self._report is None and not self._unsent else self._report_at
+        return float("inf") if self._reports is None and not self._unsent else self._report_at
 
     def start_if_missing(self) -> None:
         """Start it when there is none and the pause is over."""
@@ -112,6 +112,8 @@ class SideProcess(Part):
         )
         self._heard, self._unsent, self._is_listening = b"", arguments.line(), True
         self._report_at, self._serves_since = now, None
+        if self._reports is not None:
+            self._reports.begin()
         self._send()
 
     def turn(self) -> None:
@@ -124,8 +126,8 @@ class SideProcess(Part):
             self._note_death(process)
             return
         if self._run.clock.monotonic() >= self._report_at:
-            if self._report is not None and not self._unsent:
-                self._unsent = self._report().line()
+            if self._reports is not None and not self._unsent:
+                self._unsent = self._reports.make().line()
             self._send()
 
     def close(self) -> None:

@@ -1,0 +1,45 @@
+"""Beside a server: how attempts have ended, and how long they waited and ran, as counters and histograms."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+
+from qml_mp.core.history import BOUNDS_S, Histogram, SeriesKey, Tally, tally_of
+
+SHOWN_BOUNDS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
+"""Every other of those that are counted: each is a series of every method in every queue."""
+_SHOWN = [(BOUNDS_S.index(bound), str(bound)) for bound in SHOWN_BOUNDS_S]
+
+
+def families_of_ends(ends: Mapping[SeriesKey, Sequence[int]]) -> Iterator[Metric]:
+    """Of what attempts of a server came to. `ends` are the numbers of tallies."""
+    jobs = CounterMetricFamily(
+        "qml_mp_jobs",
+        "Attempts that have ended, by what they came to; of retried and crashed ones the job runs again.",
+        labels=["method", "queue", "outcome"],
+    )
+    pairs: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
+    for key, numbers in ends.items():
+        tally = tally_of(numbers)
+        jobs.add_metric([key.method, key.queue, str(key.ending)], tally.count)
+        pairs[key.method, key.queue] += tally
+    waited = _histogram("qml_mp_job_waiting_seconds", "How long attempts had waited since they could begin.")
+    ran = _histogram("qml_mp_job_running_seconds", "How long attempts ran.")
+    for pair, tally in pairs.items():
+        waited.add_metric(pair, buckets=_buckets(tally.waited), sum_value=tally.waited.sum_us / 1e6)
+        ran.add_metric(pair, buckets=_buckets(tally.ran), sum_value=tally.ran.sum_us / 1e6)
+    yield from (jobs, waited, ran)
+
+
+def _histogram(name: str, meaning: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, meaning, labels=["method", "queue"])
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Those up to each bound, as the format wants it."""
+    up_to = list(accumulate(histogram.counts))
+    return [*((text, up_to[number]) for number, text in _SHOWN), ("+Inf", up_to[-1])]

@@ -1,0 +1,150 @@
+"""Tests: a server that serves its page and its metrics, also while storage is down, in another program, and
+without what they are made of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.postgres_cluster import free_port
+from tests.processes.harness import Server, enqueue, is_gone, wait_until
+from tests.processes.side import get, scrape, served_at, side_pid
+from tests.storage.flaky_proxy import FlakyProxy
+
+KILLS = 10
+BOTH = ("--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
+    """A proxy before the server."""
+    with FlakyProxy.before(postgres_url) as running:
+        yield running
+
+
+def test_page_and_metrics_stand_side_by_side(server: Callable[..., Server]) -> None:
+    one = server("-w", "1", *BOTH).start()
+
+    page, metrics = served_at(one, "page"), served_at(one)
+
+    status, text = get(f"{page}/")
+    assert (status, "<!doctype html>" in text) == (200, True)
+    assert scrape(metrics)["qml_mp_workers_wanted"] == 1
+    pids = [side_pid(one, kind) or 0 for kind in ("page", "metrics")]
+    assert all(pids)
+    assert one.stop() == 0
+    assert all(map(is_gone, pids))
+
+
+@pytest.mark.fault(70)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_deaths_of_the_page_under_load_harm_nothing(server: Callable[..., Server], storage: Storage) -> None:
+    one = server("-w", "2", *BOTH).start(ready=2)
+    metrics, workers, jobs = served_at(one), one.worker_pids(), []
+    metrics_pid = side_pid(one)
+
+    for kill in range(1, KILLS + 1):
+        served_at(one, "page", starts=kill)
+        jobs += [enqueue(storage, "quick", busy_s=0.05) for _ in range(20)]
+        time.sleep(1.1)  # its life is what the pause before the next start is measured by
+        pid = side_pid(one, "page")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == len(jobs))
+    assert Counter(line.job_id for line in one.journal() if line.what == "start") == Counter(jobs)
+    assert one.worker_pids() == workers
+    assert side_pid(one) == metrics_pid
+    assert get(f"{metrics}/readyz") == (200, "ok\n")
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_page_beyond_this_machine_needs_a_token_and_the_log_says_so(server: Callable[..., Server]) -> None:
+    one = server("-w", "1", "--web", "0.0.0.0:0").start()
+
+    wait_until(lambda: "The page would be open to everybody who can reach 0.0.0.0" in one.log())
+
+    assert side_pid(one, "page") is None or "The page: http" not in one.log()
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_scrape_while_storage_is_down_is_answered_and_says_so(
+    server: Callable[..., Server], proxy: FlakyProxy, url: str
+) -> None:
+    one = server("-w", "1", "--metrics", "127.0.0.1:0")
+    one.url = proxy.through(url)
+    one.start()
+    metrics = served_at(one)
+    wait_until(lambda: get(f"{metrics}/readyz")[0] == 200)
+
+    proxy.close()
+
+    wait_until(lambda: scrape(metrics)["qml_mp_storage_up"] == 0)
+    status, reasons = get(f"{metrics}/readyz")
+    assert status == 503
+    assert "the storage does not answer" in reasons.splitlines()
+    assert get(f"{metrics}/livez") == (200, "ok\n")
+    assert wait_until(lambda: scrape(metrics)["qml_mp_storage_errors_total process=supervisor"])
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_missing_extra_is_one_sentence_at_the_start(server: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "found = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'prometheus_client' else found(name, *more)\n"
+    )
+    one = server("-w", "1", "--metrics", "127.0.0.1:0", PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}")
+    one.fresh = True
+    one.start(ready=None)
+
+    assert one.wait() == 2
+    assert "metrics needs the extra `metrics`: pip install 'qml-mp[metrics]'" in one.log()
+    assert "Traceback" not in one.log()
+
+
+HOST = """
+import sys, threading, time, urllib.request
+from qml_mp import BackgroundJobServer, ServerConfig, open_storage
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+config = ServerConfig(worker_count=1, metrics=sys.argv[2])
+server = BackgroundJobServer(config, open_storage(sys.argv[1]), "tests.processes.jobs_app:app")
+server.start()
+deadline = time.monotonic() + 60
+while True:
+    try:
+        text = urllib.request.urlopen(f"http://{sys.argv[2]}/metrics", timeout=5).read().decode()
+        if "qml_mp_workers_wanted 1.0" in text:
+            break
+    except OSError:
+        pass
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+print("served")
+server.stop()
+try:
+    urllib.request.urlopen(f"http://{sys.argv[2]}/metrics", timeout=5)
+except OSError:
+    print("gone")
+"""
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_server_in_another_program_serves_its_metrics_too(url: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", HOST, url, f"127.0.0.1:{free_port()}"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert ended.stdout == "served\ngone\n", ended.stderr

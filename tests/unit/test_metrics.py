@@ -1,0 +1,177 @@
+"""Tests: names, units and numbers of the metrics, judged by Prometheus' own client and its conventions."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families
+
+from qml_mp.core.history import BOUNDS_S, Ending, SeriesKey, numbers_of_one
+from qml_mp.ipc.side import ServerReport, WorkerReport
+from qml_mp.metrics.ends import SHOWN_BOUNDS_S
+from qml_mp.metrics.families import ServerCollector
+from qml_mp.metrics.storage_looks import StorageLook
+from qml_mp.storage.values import QueueStats
+from tests.unit.test_health import ANSWERS, FINE, NOW
+
+DASHBOARD = Path(__file__).parents[2] / "examples" / "grafana-dashboard.json"
+HOSTILE = 'a"b\\n\n{} ü'
+REPORT = replace(
+    FINE,
+    workers=[WorkerReport(number=1, pid=os.getpid(), state="busy")],
+    deaths={"SIGKILL": 2, "left": 1},
+    storage_errors={"supervisor": 1, "workers": 3},
+    lost_claims=1,
+    firings={"digest": 4, HOSTILE: 1},
+)
+QUEUES = [QueueStats(name="images", enqueued=7, processing=2, held=1, oldest=timedelta(minutes=2))]
+LOOK = replace(ANSWERS, queues=QUEUES)
+ENDS = {
+    SeriesKey(method="resize", queue="images", ending=Ending.SUCCEEDED): numbers_of_one(
+        waited_us=3_000, ran_us=1_500_000
+    ),
+    SeriesKey(method="resize", queue="images", ending=Ending.RETRIED): numbers_of_one(
+        waited_us=0, ran_us=7_200_000_000
+    ),
+    SeriesKey(method=HOSTILE, queue="default", ending=Ending.FAILED): numbers_of_one(waited_us=1, ran_us=1),
+}
+_UNITS_THAT_ARE_NOT_BASE = re.compile(
+    r"_(ms|milliseconds|us|microseconds|minutes|hours|days|kb|kib|kilobytes|mb|mib|megabytes|percent)(_|$)"
+)
+
+
+def registry(report: ServerReport | None = REPORT, look: StorageLook | None = LOOK) -> CollectorRegistry:
+    made = CollectorRegistry()
+    made.register(
+        ServerCollector(
+            version="1.2.3",
+            backend="sqlite",
+            report=lambda: report,
+            ends=lambda: ENDS,
+            look=lambda: look,
+            monotonic=lambda: NOW,
+        )
+    )
+    return made
+
+
+def families() -> list[Metric]:
+    return list(text_string_to_metric_families(generate_latest(registry()).decode()))
+
+
+def samples(metrics: Iterable[Metric]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for metric in metrics
+        for sample in metric.samples
+    }
+
+
+def test_both_formats_say_the_same_to_the_parsers_of_prometheus() -> None:
+    encode, kind = choose_encoder("application/openmetrics-text; version=1.0.0")
+
+    text = encode(registry()).decode()
+    strict = samples(openmetrics_families(text))  # type: ignore[no-untyped-call]
+
+    assert kind.startswith("application/openmetrics-text")
+    assert strict == samples(families())
+
+
+def test_names_follow_the_conventions_of_prometheus() -> None:
+    for family in families():
+        name = family.name
+        assert re.fullmatch(r"qml_mp_[a-z]+(_[a-z]+)*", name)
+        assert not _UNITS_THAT_ARE_NOT_BASE.search(name), name
+        assert family.documentation.endswith("."), name
+        assert "counter" not in name
+        assert "gauge" not in name
+        if family.type == "counter":
+            assert all(sample.name == f"{name}_total" for sample in family.samples)
+        else:
+            assert not name.endswith(("_total", "_count", "_sum", "_bucket")), name
+        if family.type == "histogram":
+            assert name.endswith("_seconds")
+        for label in {label for sample in family.samples for label in sample.labels} - {"le"}:
+            assert re.fullmatch(r"[a-z]+", label)
+
+
+def test_what_has_a_size_or_a_time_says_its_unit_last() -> None:
+    names = {family.name for family in families()}
+
+    assert {name for name in names if re.search("memory|_age|_time|waiting|running", name)} == {
+        name for name in names if name.endswith(("_seconds", "_bytes"))
+    }
+
+
+def test_attempts_are_counted_by_method_queue_and_outcome_with_how_long_they_took() -> None:
+    found = samples(families())
+    pair = {("method", "resize"), ("queue", "images")}
+
+    assert found["qml_mp_jobs_total", frozenset(pair | {("outcome", "succeeded")})] == 1
+    assert found["qml_mp_job_running_seconds_bucket", frozenset(pair | {("le", "0.5")})] == 0
+    assert found["qml_mp_job_running_seconds_bucket", frozenset(pair | {("le", "2.0")})] == 1
+    assert found["qml_mp_job_running_seconds_bucket", frozenset(pair | {("le", "3600.0")})] == 1
+    assert found["qml_mp_job_running_seconds_bucket", frozenset(pair | {("le", "+Inf")})] == 2
+    assert found["qml_mp_job_running_seconds_count", frozenset(pair)] == 2
+    assert found["qml_mp_job_running_seconds_sum", frozenset(pair)] == pytest.approx(7201.5)
+    assert found["qml_mp_job_waiting_seconds_bucket", frozenset(pair | {("le", "0.001")})] == 1
+
+
+def test_every_bound_that_is_shown_is_one_that_is_counted() -> None:
+    assert set(SHOWN_BOUNDS_S) <= set(BOUNDS_S)
+
+
+def test_hostile_names_arrive_as_they_are() -> None:
+    found = samples(families())
+
+    assert found["qml_mp_recurring_firings_total", frozenset({("method", HOSTILE)})] == 1
+
+
+def test_queues_beyond_a_number_are_counted_together() -> None:
+    many = [
+        QueueStats(name=f"q{number}", enqueued=1, processing=0, held=0, oldest=timedelta(seconds=number))
+        for number in range(5000)
+    ]
+
+    found = samples(
+        text_string_to_metric_families(generate_latest(registry(look=replace(LOOK, queues=many))).decode())
+    )
+
+    depths = {key: value for key, value in found.items() if key[0] == "qml_mp_queue_jobs"}
+    assert len(depths) == 2 * 201
+    assert sum(depths.values()) == 5000
+    assert found["qml_mp_queue_oldest_job_age_seconds", frozenset({("queue", "(other)")})] == 4999
+
+
+def test_without_a_report_and_with_a_silent_storage_there_is_still_an_answer() -> None:
+    text = generate_latest(registry(None, None)).decode()
+
+    found = samples(text_string_to_metric_families(text))
+
+    assert found["qml_mp_storage_up", frozenset()] == 0
+    assert found["qml_mp_queue_metrics_reported", frozenset()] == 0
+
+
+def test_the_dashboard_asks_for_metrics_that_exist_and_for_all_that_matter() -> None:
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    queries += [each["query"] for each in dashboard["templating"]["list"] if each["type"] == "query"]
+
+    asked = {name for query in queries for name in re.findall(r"\bqml_mp_\w+", query)}
+
+    there = {sample.name for family in families() for sample in family.samples}
+    assert asked <= there
+    left_out = {name for name in there - asked if not name.endswith(("_count", "_sum", "_info"))}
+    assert left_out == {"qml_mp_loop_failing", "qml_mp_server_paused", "qml_mp_server_start_time_seconds"}
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
