@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import re
 from binascii import crc32  # hashlib would bring OpenSSL into every process, for keys that protect nothing
+from dataclasses import dataclass
 
 _FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)')
 _LINKS = ("The above exception was the direct cause", "During handling of the above exception")
 _FOREIGN = re.compile(r"^<frozen |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]")
 """Files of the standard library and of installed packages."""
 _MAX_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameLine:
+    """What the line of a traceback says that begins a frame."""
+
+    file: str
+    line: str
+    function: str
+
+
+def read_frame(line: str) -> FrameLine | None:
+    """None: the line begins no frame."""
+    found = _FRAME.fullmatch(line)
+    return None if found is None else FrameLine(file=found[1], line=found[2], function=found[3])
+
+
+def is_foreign(file: str) -> bool:
+    """Whether it belongs to the standard library, or to an installed package."""
+    return _FOREIGN.search(file) is not None
 
 
 def failure_key(method: str, error_type: str, traceback: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from signal import Signals
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,6 +16,7 @@ from qml_mp.printable import printable, printable_lines
 from qml_mp.units import format_duration, format_size
 
 _MASK = "••••••"
+_LINE_CHARS = 300
 _NOTHING = "\N{EN DASH}"
 
 
@@ -31,7 +33,8 @@ def make_environment() -> Environment:
     )
     environment.filters.update(
         duration=_duration, size=_size, number=_number, utc=_utc, lines=_lines, raw_text=_raw_text,
-        pretty=_pretty, in_words=_in_words,
+        pretty=_pretty, in_words=_in_words, tojson_line=_in_a_line,
+        signal_name=_signal_name,
     )  # fmt: skip
     return environment
 
@@ -77,6 +80,13 @@ def _utc(instant: datetime) -> str:
     return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _in_words(state: str) -> str:
     return state.replace("_", " ")
 
@@ -89,6 +99,13 @@ def _lines(text: str | None) -> Markup:
 def _raw_text(text: str) -> Markup:
     """A text as it is, for what a person edits."""
     return escape(text)
+
+
+def _in_a_line(value: Any) -> Markup:
+    """A JSON value in one line, its characters printable, cut."""
+    text = json.dumps(value, ensure_ascii=False)
+    cut = text if len(text) <= _LINE_CHARS else f"{text[:_LINE_CHARS]}…"
+    return escape(printable(cut))
 
 
 def _pretty(value: Any) -> Markup:

@@ -10,6 +10,7 @@ from starlette.routing import Route
 _SCREENS = (
     ("overview", "Overview"),
     ("jobs", "Jobs"),
+    ("jobs_change", None),
     ("job", None),  # reached from the others
     ("errors", "Errors"),
     ("queues", "Queues"),

@@ -1,0 +1,39 @@
+"""Client: a traceback taken apart: the user's own frames, the nearest to the error first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qml_mp.core.failure_kinds import is_foreign, read_frame
+
+_MOST = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One of the user's."""
+
+    where: str
+    """ "/srv/shop/tasks.py:41 in resize"."""
+    code: str
+    """The line, as far as the traceback has it."""
+
+
+def user_frames(traceback: str | None) -> Sequence[Frame]:
+    """Those in files that are neither of the standard library nor installed, the nearest to the error first,
+    at most 30."""
+    found: list[Frame] = []
+    lines = (traceback or "").splitlines()
+    for number, line in enumerate(lines):
+        frame = read_frame(line)
+        if frame is None or is_foreign(frame.file):
+            continue
+        code = lines[number + 1].strip() if number + 1 < len(lines) else ""
+        found.append(
+            Frame(
+                where=f"{frame.file}:{frame.line} in {frame.function}",
+                code="" if read_frame(lines[number + 1] if code else "") is not None else code,
+            )
+        )
+    return found[::-1][:_MOST]

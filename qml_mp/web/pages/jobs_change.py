@@ -1,0 +1,247 @@
+"""Web process: many jobs changed together: what is meant, how many that are, and the number typed by hand.
+
+The set is fixed by an instant of the storage's clock, which the form carries: what comes later, or ends
+later, is not meant. Nothing is changed unless the typed number is how many are meant when it arrives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from qml_mp.core.job import check_job_id
+from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
+from qml_mp.job_selection import BulkChange, JobSelection
+from qml_mp.storage.values import JobFilter
+from qml_mp.views.changing import Changing
+from qml_mp.views.running import owners
+from qml_mp.web.audit import asker_of, note
+from qml_mp.web.filters import Filters
+from qml_mp.web.site import Site, site_of
+
+_WITHIN_S = 20.0
+_MOST_CHOSEN = 200
+_FEW = 8
+DONE = {
+    BulkChange.RETRY: "enqueued again",
+    BulkChange.CANCEL: "deleted or asked to end",
+    BulkChange.DELETE: "deleted",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a person wants changed."""
+
+    change: BulkChange
+    ids: tuple[str, ...]
+    """Chosen one by one; empty: all that the filters mean."""
+    filters: Filters
+    until: datetime
+    back: str
+
+    @property
+    def subject(self) -> str:
+        return f"{len(self.ids)} chosen jobs" if self.ids else self.filters.in_words()
+
+
+def ask(request: Request) -> Response:
+    """How many are meant, and a field for that number. Reads only."""
+    site = site_of(request)
+    wanted = _wanted(site, request, request.query_params.getlist)
+    return _question(request, site, wanted)
+
+
+def change(request: Request) -> Response:
+    """Do it, if the number is typed."""
+    site, form = site_of(request), site_of(request).form(request)
+    wanted = _wanted(site, request, form.texts)
+    counts = _counts(site, wanted)
+    meant, typed = sum(counts.values()), form.text("typed", default="")
+    wrong = _why_not(typed, meant)
+    if wrong is not None:
+        return _question(request, site, wanted, wrong=wrong, status=409)
+    sentence = _do(site, request, wanted, meant)
+    note(request, f"{wanted.change} jobs", wanted.subject, said=sentence)
+    return site.done(request, sentence, to=wanted.back)
+
+
+def _wanted(site: Site, request: Request, texts: Callable[[str], Sequence[str]]) -> Wanted:
+    """Raises `ConfigurationError` for what cannot be meant."""
+    name = next(iter(texts("change")), "")
+    if name not in set(BulkChange):
+        raise ConfigurationError(f"{shown(name)} is no change; one of {', '.join(BulkChange)} is.")
+    filters = Filters.of(texts)
+    chosen = "".join(texts("which")[:1]) != "all"
+    ids = tuple(dict.fromkeys(map(check_job_id, texts("job")))) if chosen else ()
+    if chosen and not ids:
+        raise ConfigurationError("No job is chosen. Tick some, or choose all that the filter means.")
+    if len(ids) > _MOST_CHOSEN:
+        raise ConfigurationError(f"{len(ids)} jobs are chosen; {_MOST_CHOSEN} at most can be at a time.")
+    given = next(iter(texts("at")), "")
+    try:
+        until = datetime.fromisoformat(given) if given else site.storage.now()
+    except ValueError:
+        raise ConfigurationError(f"{shown(given)} is no instant. Load the page again.") from None
+    if until.tzinfo is None:
+        raise ConfigurationError(f"{shown(given)} names no time zone. Load the page again.")
+    return Wanted(
+        change=BulkChange(name), ids=ids, filters=filters, until=until,
+        back=site.url(request, "jobs", **filters.values),
+    )  # fmt: skip
+
+
+def _question(
+    request: Request, site: Site, wanted: Wanted, *, wrong: str | None = None, status: int = 200
+) -> Response:
+    counts = _counts(site, wanted)
+    return site.page(
+        request,
+        "jobs_change.html",
+        status=status,
+        screen="jobs",
+        wanted=wanted,
+        counts=counts,
+        meant=sum(counts.values()),
+        some=_some(site, wanted),
+        done_words=DONE[wanted.change],
+        wrong=wrong,
+    )
+
+
+def _why_not(typed: str, meant: int) -> str | None:
+    """None: it is the number. Spaces and separators between its digits are fine."""
+    digits = "".join(each for each in typed if not each.isspace() and each not in ",.'_\u202f")
+    if not (digits.isascii() and digits.isdecimal()) or len(digits) > 12:
+        return f"Type how many jobs are meant ({meant}); {shown(typed)} is no number. Nothing was changed."
+    if int(digits) != meant:
+        return f"You typed {int(digits)}, and {meant} are meant now. Nothing was changed."
+    return None
+
+
+def _filter(wanted: Wanted) -> JobFilter | None:
+    """With the states that can be changed so; None: none of those that are asked for can."""
+    where = wanted.filters.job_filter(wanted.until)
+    states = [state for state in wanted.change.states if state in where.each_state()]
+    return replace(where, states=states) if states else None
+
+
+def _counts(site: Site, wanted: Wanted) -> Mapping[StateName, int]:
+    """How many jobs are meant and can be changed so, by state."""
+    if not wanted.ids:
+        where = _filter(wanted)
+        return {} if where is None else _selection(site, wanted, where).counts()
+    found: dict[StateName, int] = {}
+    for state in _states_of(site, wanted).values():
+        if state in wanted.change.states:
+            found[state] = found.get(state, 0) + 1
+    return found
+
+
+def _states_of(site: Site, wanted: Wanted) -> dict[str, StateName]:
+    """Of the chosen jobs that are still there."""
+    rows = [site.storage.get(job_id) for job_id in wanted.ids]
+    return {job.id: job.state_name for job in rows if job is not None}
+
+
+def _some(site: Site, wanted: Wanted) -> list[tuple[str, str]]:
+    """Ids and methods of a few."""
+    if wanted.ids:
+        jobs = [job for job in map(site.storage.get, wanted.ids[:_FEW]) if job is not None]
+        return [(job.id, job.method) for job in jobs]
+    where = _filter(wanted)
+    if where is None:
+        return []
+    page = site.storage.list_jobs(where, limit=_FEW, among=5000, brief=True)
+    return [(job.id, job.method) for job in page.jobs if job.created_at <= wanted.until]
+
+
+def _selection(site: Site, wanted: Wanted, where: JobFilter) -> JobSelection:
+    return JobSelection(site.storage, where, retention=site.retention, until=wanted.until)
+
+
+def _do(site: Site, request: Request, wanted: Wanted, meant: int) -> str:
+    """Change them; what has become of them, as a sentence."""
+    see_to = _running(site, request)
+    changed = refused = 0
+    if wanted.ids:
+        changed, refused = _change_chosen(site, request, wanted, see_to)
+        return _told(wanted, changed, meant, refused=refused)
+    where = _filter(wanted)
+    if where is None:
+        return _told(wanted, 0, meant)
+    ends_at = time.monotonic() + _WITHIN_S
+    selection = _selection(site, wanted, where)
+    for batch in selection.in_batches(wanted.change, reason=_reason(request, wanted), running=see_to):
+        changed += batch.changed
+        refused += batch.refused
+        if time.monotonic() > ends_at:
+            told = _told(wanted, changed, meant, refused=refused)
+            return f"{told} That took all the time there is; the same again goes on with the others."
+    return _told(wanted, changed, meant, refused=refused)
+
+
+def _change_chosen(
+    site: Site, request: Request, wanted: Wanted, see_to: Callable[[str], object]
+) -> tuple[int, int]:
+    at_rest = [state for state in wanted.change.states if state is not StateName.PROCESSING]
+    if wanted.change is BulkChange.RETRY:
+        return len(site.storage.retry_many(wanted.ids, until=wanted.until)), 0
+    deleted = site.storage.delete_many(
+        wanted.ids, states=at_rest, until=wanted.until, reason=_reason(request, wanted),
+        retention=site.retention,
+    )  # fmt: skip
+    changed, refused = len(deleted), 0
+    if wanted.change is BulkChange.CANCEL:
+        for job_id, state in _states_of(site, wanted).items():
+            if state is StateName.PROCESSING:
+                try:
+                    see_to(job_id)
+                    changed += 1
+                except StorageError:
+                    raise
+                except QmlError:
+                    refused += 1
+    return changed, refused
+
+
+def _running(site: Site, request: Request) -> Callable[[str], str]:
+    """What sees to a job that runs. Who runs it is looked up once for all; the claim guards the write."""
+    all_owners = cache(lambda: owners(site.storage))
+    return Changing(
+        storage=site.storage, retention=site.retention, reason=f"cancelled by {asker_of(request).who}",
+        force=False, owner_of=lambda job_id: all_owners().get(job_id),
+    ).cancel  # fmt: skip
+
+
+def _reason(request: Request, wanted: Wanted) -> str:
+    word = "cancelled" if wanted.change is BulkChange.CANCEL else "deleted"
+    return f"{word} on the page by {asker_of(request).who}"
+
+
+def _told(wanted: Wanted, changed: int, meant: int, *, refused: int = 0) -> str:
+    said = f"{_jobs(changed)} {DONE[wanted.change]}."
+    left = meant - changed
+    if refused:
+        return f"{said} {_jobs(refused)} as before: they had just ended, or their server cannot be seen."
+    if left > 0:
+        return f"{said} {_jobs(left)} as before: they changed since, or another job has their unique key."
+    return said
+
+
+def _jobs(count: int) -> str:
+    return "1 job is" if count == 1 else f"{count} jobs are"
+
+
+ROUTES = (
+    Route("/jobs/change", ask, name="ask_jobs"),
+    Route("/jobs/change", change, methods=["POST"], name="change_jobs"),
+)
