@@ -19,8 +19,8 @@ class ActQueries:
     get: str
     """id: act."""
     page: str
-    """server_id (None: any), after (the id of the last one of the page before; None: from the first), limit:
-    acts, newest first, without their answers."""
+    """asked_of_servers (only these), after (the id of the last one of the page before; None: from the first),
+    limit: acts, newest first, without their answers."""
     any_asked: str
     """server_id, in_hand: a row if `take` would hit any."""
     take: str

@@ -70,15 +70,12 @@ class Acts(Part):
         return next(iter(acts), None)
 
     def list_acts(
-        self, *, server_id: str | None = None, limit: int = 50, after: str | None = None
+        self, *, asked_of_servers: bool = False, limit: int = 50, after: str | None = None
     ) -> ActPage:
-        """The audit, newest first, or what was asked of one run of a server; `after` is the `next_cursor` of
-        the page before."""
-        which = {
-            "server_id": server_id,
-            "after": after,
-            "limit": limit + 1,
-        }  # one more: is there another page
+        """The audit, newest first, or of it what was asked of servers; `after` is the `next_cursor` of the
+        page before."""
+        # One more shows whether there is another page.
+        which = {"asked_of_servers": asked_of_servers, "after": after, "limit": limit + 1}
         found = self._read("reading the audit", self._db.queries.acts.page, act_of, which)
         acts = tuple(found[:limit])
         return ActPage(acts=acts, next_cursor=acts[-1].id if len(found) > limit else None)

@@ -10,7 +10,7 @@ from qml_mp.core.job import Claim
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import Progress
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
-from qml_mp.host import is_alive, rss_bytes
+from qml_mp.host import cpu_seconds, is_alive, rss_bytes
 from qml_mp.storage.store import Storage
 from qml_mp.units import in_seconds
 from qml_mp.views.liveness import Liveness, Standing, liveness_of
@@ -26,6 +26,8 @@ class WorkerView:
     running: timedelta | None
     """Since the claim, by the database's clock; None when idle."""
     rss_bytes: int | None
+    cpu: timedelta | None = None
+    """What its process has had of the processors, where that is seen from here."""
     progress: Progress | None = None
     """What its job has said of it last, at most about a second ago."""
 
@@ -130,8 +132,14 @@ def _view_worker(
         claim=claim,
         running=None if started_at is None else now - started_at,
         rss_bytes=rss_bytes(info.process.pid) if here else info.rss_bytes,
+        cpu=_cpu(info.process.pid) if here else None,
         progress=None if claim is None else progress.get(claim.job.id),
     )
+
+
+def _cpu(pid: int) -> timedelta | None:
+    spent_s = cpu_seconds(pid)
+    return None if spent_s is None else timedelta(seconds=round(spent_s, 1))
 
 
 def _in_order(claim: Claim) -> tuple[bool, datetime, int, datetime, str]:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice
 
 from qml_mp import host
+from qml_mp.core.acts import ALL_ACTS, ActKind, ActRequest, ActState, Asker
+from qml_mp.core.answers import WorkerStack
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.outcome import AttemptKind, Crash, ErrorInfo, Failure, ProcessFacts, Retry, Success
@@ -68,7 +70,23 @@ def fill(storage: Storage) -> list[str]:
     storage.limit(Limit(kind=LimitKind.METHOD, name="invoice", max_running=1, rate=Rate.parse("10/s")))
     _add_templates(storage)
     running = [_add_server(storage, name, first=number * 2) for number, name in enumerate(("api-1", "api-2"))]
+    _ask_servers(storage)
     return [failed[0], running[0], succeeded[0]]
+
+
+def _ask_servers(storage: Storage) -> None:
+    """The first has answered, the second not yet; and a queue was paused."""
+    by = Asker(who="anna", where="web 10.1.2.3")
+    for number, info in enumerate(storage.list_servers()):
+        request = ActRequest(kind=ActKind.STACKS, server_id=info.id, by=by)
+        storage.ask(request)
+        if number == 0:
+            storage.take_acts(info.id)
+            stack = WorkerStack(number=1, pid=4711, method="resize", stack=_TRACEBACK)
+            storage.answer_act(
+                request.id, server_id=info.id, state=ActState.DONE, said="1 worker told", stacks=(stack,)
+            )
+    storage.audit(by, "pause queue", "mail")
 
 
 def _ended(storage: Storage, method: str) -> str:
@@ -117,7 +135,7 @@ def _add_server(storage: Storage, name: str, *, first: int) -> str:
         ServerInfo(
             id=server_id, name=name, hostname=f"{name}.shop.example", process=process, worker_count=3,
             queues=("images", "video", "mail", "default"), started_at=now, last_heartbeat=now,
-            heartbeat_enabled=True, methods=tuple(METHODS),
+            heartbeat_enabled=True, methods=tuple(METHODS), acts=ALL_ACTS,
         )
     )  # fmt: skip
     ids = [new_worker_id(server_id, number=number, nth=number) for number in (1, 2, 3)]

@@ -47,6 +47,8 @@ class Watched:
     problems: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
     """Parts of texts of problems that a test provokes."""
+    agreed: list[str] = field(default_factory=list)
+    """Parts of questions that a test answers with yes."""
 
     def __post_init__(self) -> None:
         self.page.add_init_script(_TELLS_VIOLATIONS)
@@ -101,6 +103,9 @@ class Watched:
             self.problems.append(f"console {message.type}: {message.text}")
 
     def _handle_dialog(self, dialog: Dialog) -> None:
+        if any(part in dialog.message for part in self.agreed):
+            dialog.accept()
+            return
         self.problems.append(f"a dialog: {dialog.message}")
         dialog.dismiss()
 

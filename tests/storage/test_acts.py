@@ -222,7 +222,7 @@ def test_the_audit_has_changes_beside_requests_newest_first_by_pages(storage: St
     assert rest.next_cursor is None
     assert (first.acts[0].state, first.acts[0].by, first.acts[0].server_id) == (ActState.DONE, ANNA, None)
     assert first.acts[0].said == "as its \N{REPLACEMENT CHARACTER} jobs failed"
-    assert [act.id for act in storage.list_acts(server_id="a#1").acts] == [request.id]
+    assert [act.id for act in storage.list_acts(asked_of_servers=True).acts] == [request.id]
 
 
 def test_a_listing_leaves_the_stacks_out(storage: Storage) -> None:

@@ -16,6 +16,7 @@ _SCREENS = (
     ("queues", "Queues"),
     ("recurring", "Recurring"),
     ("servers", "Servers"),
+    ("audit", "Audit"),
     ("system", "System"),
 )
 """Modules, each with the title of its first route in the navigation."""

@@ -93,6 +93,7 @@ def pause(request: Request) -> Response:
     """Have no server claim jobs of it. Those that run go on."""
     site, name = site_of(request), _name(request)
     site.storage.set_paused(name, True)
+    site.audit(request, "pause queue", name)
     return site.done(request, f"{name} is paused. Jobs of it that run go on.", to=site.url(request, "queues"))
 
 
@@ -100,6 +101,7 @@ def resume(request: Request) -> Response:
     """The end of that."""
     site, name = site_of(request), _name(request)
     site.storage.set_paused(name, False)
+    site.audit(request, "resume queue", name)
     return site.done(request, f"{name} is resumed.", to=site.url(request, "queues"))
 
 
@@ -116,6 +118,7 @@ def limit(request: Request) -> Response:
     )
     site.storage.limit(wanted)
     words = limit_in_words(wanted) or "no limit"
+    site.audit(request, "limit queue", name, said=words)
     return site.done(request, f"{name}: {words}.", to=site.url(request, "queues"))
 
 

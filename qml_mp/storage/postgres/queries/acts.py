@@ -36,7 +36,7 @@ ACTS: Final = ActQueries(
     get=f"SELECT {ACT_COLUMNS}, {_STATE}, answer FROM {{s}}.acts WHERE id = %(id)s",
     page=f"""
         SELECT {ACT_COLUMNS}, {_STATE}, NULL AS answer FROM {{s}}.acts
-        WHERE (%(server_id)s::text IS NULL OR server_id = %(server_id)s::text)
+        WHERE (NOT %(asked_of_servers)s::boolean OR server_id IS NOT NULL)
           AND (%(after)s::text IS NULL
                OR (asked_at, id) < (SELECT asked_at, id FROM {{s}}.acts WHERE id = %(after)s::text))
         ORDER BY asked_at DESC, id DESC LIMIT %(limit)s

@@ -30,7 +30,7 @@ ACTS: Final = ActQueries(
     get=f"SELECT {ACT_COLUMNS}, {_STATE}, answer FROM qml_acts WHERE id = :id",
     page=f"""
         SELECT {ACT_COLUMNS}, {_STATE}, NULL AS answer FROM qml_acts
-        WHERE (:server_id IS NULL OR server_id = :server_id)
+        WHERE (NOT :asked_of_servers OR server_id IS NOT NULL)
           AND (:after IS NULL OR (asked_at, id) < (SELECT asked_at, id FROM qml_acts WHERE id = :after))
         ORDER BY asked_at DESC, id DESC LIMIT :limit
     """,
