@@ -30,6 +30,6 @@ class ActQueries:
     """id, server_id, state, said, answer: say so of one that it has taken and not ended."""
     end_of_server: str
     """server_id, done: unless the server is there, end what is asked of it and what it has taken; of the
-    latter these ids are done."""
+    latter these ids are done, by a stop unless they ask for something else."""
     delete_old: str
     """kept_for: delete those that are older, save those that a server is about."""

@@ -82,7 +82,7 @@ def test_a_server_is_drained_and_stopped(page: Watched, site: Site, servers: Cal
 
     assert green.wait() == 0
     expect(page.page.get_by_role("heading", name="green")).to_have_count(0)
-    assert ended(site.storage, ActKind.DRAIN) == "stops"
+    assert ended(site.storage, ActKind.DRAIN) == "stopped"
 
 
 def test_a_server_of_an_older_version_is_shown_without_what_it_cannot_do(page: Watched, site: Site) -> None:

@@ -130,6 +130,9 @@ def test_a_successor_takes_nothing_of_what_was_asked_of_a_server_that_has_gone(
     assert [state_of(storage, each) for each in (taken, stop, waits)] == [
         ActState.UNFINISHED, stopped, ActState.GONE
     ]  # fmt: skip
+    act = storage.get_act(stop.id)
+    assert act is not None
+    assert act.said == ("stopped" if leaves == "by itself" else None)
     assert not storage.answer_act(taken.id, server_id="a#1", state=ActState.DONE)
 
 

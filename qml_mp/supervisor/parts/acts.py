@@ -149,7 +149,7 @@ class CarryingOut(Part):
                 return Answer(state=ActState.FAILED, said="claims were resumed meanwhile")
             if not self._desk.is_empty:
                 busy = sum(worker.is_busy for worker in self._run.pool)
-                return Answer(state=ActState.TAKEN, said=_workers(busy, "still busy"))
+                return Answer(state=ActState.TAKEN, said=_workers(busy, "still busy") if busy else None)
             if not act.then_stop:
                 return Answer(state=ActState.DONE, said="nothing is left of what it had claimed")
             if not self._run.stop.has_begun:

@@ -64,6 +64,9 @@ ACTS: Final = ActQueries(
                          WHEN state = 'asked' THEN 'gone'
                          WHEN id = ANY(%(done)s::text[]) THEN 'done'
                          ELSE 'unfinished' END,
+            -- What it said before is how far it was.
+            said = CASE WHEN id <> ALL(%(done)s::text[]) THEN said
+                        WHEN what IN ('stop', 'drain') THEN 'stopped' END,
             ended_at = clock_timestamp()
         WHERE {_OPEN} AND NOT EXISTS (SELECT FROM {{s}}.servers AS s WHERE s.id = %(server_id)s)
         RETURNING {_TOLD}

@@ -53,6 +53,9 @@ ACTS: Final = ActQueries(
                          WHEN state = 'asked' THEN 'gone'
                          WHEN id IN (SELECT value FROM json_each(:done)) THEN 'done'
                          ELSE 'unfinished' END,
+            -- What it said before is how far it was.
+            said = CASE WHEN id NOT IN (SELECT value FROM json_each(:done)) THEN said
+                        WHEN what IN ('stop', 'drain') THEN 'stopped' END,
             ended_at = :now
         WHERE {_OPEN} AND NOT EXISTS (SELECT 1 FROM qml_servers AS s WHERE s.id = :server_id)
     """,
