@@ -17,7 +17,7 @@ the first is the one that the navigation leads to, and stands in the list of `we
         site = site_of(request)
         name = site.form(request).text("name")
         site.storage.set_paused(name, True)
-        site.audit(request, "pause queue", name)
+        note(request, "pause queue", name)
         return site.done(request, f"The queue {name} is paused.", to=site.url(request, "queues"))
 
     ROUTES = (
@@ -44,8 +44,8 @@ never into the path.
 **Changes** are POST. `parts.button(url("pause_queue"), "Pause", name=queue.name)` is a form with one button
 and hidden fields; `parts.post_form` one with whatever stands in its call block. They carry the proof that the
 page itself sent them, without which `safety.py` refuses. Show them only where `site.may_change`. A `QmlError`
-becomes a page with its sentence. `site.audit(request, "pause queue", name)` notes the change, with who
-has made it and from where.
+becomes a page with its sentence. `note(request, "pause queue", name)` of `web/audit.py` notes
+the change, with who has made it and from where.
 
 **Text from storage** is escaped and made printable by the templates themselves: never use `|safe`. Payloads
 and results are shown through `site.masked(value)`. No inline script, style or event attribute: the policy of

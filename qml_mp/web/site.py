@@ -18,7 +18,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from qml_mp import __version__
-from qml_mp.core.acts import Asker
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
@@ -113,15 +112,6 @@ class Site:
         """Who asks, for an audit: the name, and the address that it comes from."""
         name = self.auth.who(request) or "nobody"
         return f"{name} from {request.client.host}" if request.client else name
-
-    def asker(self, request: Request) -> Asker:
-        """The same as the audit has it."""
-        address = f"web {request.client.host}" if request.client else "web"
-        return Asker(who=self.auth.who(request) or "nobody", where=address)
-
-    def audit(self, request: Request, what: str, subject: str, *, said: str | None = None) -> None:
-        """Note a change that was just made: "pause queue", "images"."""
-        self.storage.audit(self.asker(request), what, subject, said=said)
 
     def masked(self, value: JsonValue) -> JsonValue:
         """The value with a mask in place of what is hidden."""

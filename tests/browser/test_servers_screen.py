@@ -70,7 +70,9 @@ def test_a_server_is_paused_resumed_reloaded_and_a_worker_replaced(
     after = server.worker_pids()
     assert set(after.values()).isdisjoint(before.values())
     asked = [(act.what, act.by.who, act.by.where) for act in site.storage.list_acts(limit=4).acts]
-    assert asked == [(kind, "anybody", "web 127.0.0.1") for kind in ("reload", "replace", "resume", "pause")]
+    assert asked == [
+        (kind, "anybody", "web from 127.0.0.1") for kind in ("reload", "replace", "resume", "pause")
+    ]
 
 
 def test_a_server_is_drained_and_stopped(page: Watched, site: Site, servers: Callable[..., Server]) -> None:

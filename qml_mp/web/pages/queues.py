@@ -18,6 +18,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats, QueueStats
 from qml_mp.views.queues import QueueView, is_queue, limit_in_words, view_queues
 from qml_mp.views.servers import ServerView, able_servers, view_servers
+from qml_mp.web.audit import note
 from qml_mp.web.site import Site, site_of
 
 _MOST_COUNTED = 1000
@@ -93,7 +94,7 @@ def pause(request: Request) -> Response:
     """Have no server claim jobs of it. Those that run go on."""
     site, name = site_of(request), _name(request)
     site.storage.set_paused(name, True)
-    site.audit(request, "pause queue", name)
+    note(request, "pause queue", name)
     return site.done(request, f"{name} is paused. Jobs of it that run go on.", to=site.url(request, "queues"))
 
 
@@ -101,7 +102,7 @@ def resume(request: Request) -> Response:
     """The end of that."""
     site, name = site_of(request), _name(request)
     site.storage.set_paused(name, False)
-    site.audit(request, "resume queue", name)
+    note(request, "resume queue", name)
     return site.done(request, f"{name} is resumed.", to=site.url(request, "queues"))
 
 
@@ -118,7 +119,7 @@ def limit(request: Request) -> Response:
     )
     site.storage.limit(wanted)
     words = limit_in_words(wanted) or "no limit"
-    site.audit(request, "limit queue", name, said=words)
+    note(request, "limit queue", name, said=words)
     return site.done(request, f"{name}: {words}.", to=site.url(request, "queues"))
 
 

@@ -14,6 +14,7 @@ from qml_mp.errors import ConfigurationError, shown
 from qml_mp.views.changing import Changing
 from qml_mp.views.running import owners
 from qml_mp.views.servers import ServerView, view_servers
+from qml_mp.web.audit import asker_of, note
 from qml_mp.web.pages.audit import ActLine
 from qml_mp.web.site import Form, Site, site_of
 
@@ -63,7 +64,7 @@ def cancel(request: Request) -> Response:
         owner_of=lambda job_id: owners(site.storage).get(job_id),
     )  # fmt: skip
     told = changing.cancel(job_id)
-    site.audit(request, "cancel job", job_id, said=told)
+    note(request, "cancel job", job_id, said=told)
     return site.done(request, f"Job {job_id} {told}.", to=site.url(request, "servers"))
 
 
@@ -92,7 +93,7 @@ def _request_of(form: Form, site: Site, request: Request) -> ActRequest:
     return ActRequest(
         kind=ActKind(kind),
         server_id=server_id,
-        by=site.asker(request),
+        by=asker_of(request),
         worker_id=form.text("worker_id", default="") or None,
         then_stop=bool(form.text("then_stop", default="")),
         at_once=bool(form.text("at_once", default="")),
