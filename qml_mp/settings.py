@@ -98,6 +98,8 @@ class ServerConfig:
     """How long failed jobs are kept."""
     audit_ttl: Annotated[timedelta, Time()] = timedelta(days=30)
     """How long it is kept what people have asked of servers and changed."""
+    history_ttl: Annotated[timedelta, Time()] = timedelta(days=7)
+    """How long the counts of what came of jobs are kept, by minute; 0: this server writes none."""
     enable_heartbeat: Annotated[bool, Switch()] = True
     """Without heartbeats, peers that cannot look up this server's process judge its jobs by their age
     (`stale_processing_after`), and it judges nobody by silence."""

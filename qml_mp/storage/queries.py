@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from qml_mp.storage.act_queries import ActQueries
 from qml_mp.storage.bulk_queries import BulkQueries
+from qml_mp.storage.history_queries import HistoryQueries
 from qml_mp.storage.listing_queries import ListingQueries
 from qml_mp.storage.telling_queries import FailureQueries, LostAttemptQueries, WaitQueries
 from qml_mp.storage.values import JobFilter
@@ -298,6 +299,7 @@ class Queries:
     bulk: BulkQueries
     claims: ClaimQueries
     failures: FailureQueries
+    history: HistoryQueries
     jobs: JobQueries
     limits: LimitQueries
     listing: ListingQueries

@@ -14,6 +14,7 @@ from qml_mp.supervisor.loops.clock import ClockLoop
 from qml_mp.supervisor.loops.declarations import SelfDescriptionLoop, TemplatesLoop
 from qml_mp.supervisor.loops.failure_calls import FailureCallLoop
 from qml_mp.supervisor.loops.held_claims import HeldClaims
+from qml_mp.supervisor.loops.history import HistoryLoop
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
 from qml_mp.supervisor.loops.poll import PollLoop
@@ -64,6 +65,7 @@ class Assembly:
         self.templates = TemplatesLoop(run)
         self.desk = ActDesk()
         acts = ActsLoop(run, desk=self.desk, settling=self.settling)
+        self.history = HistoryLoop(run, on_one_machine=storage.is_on_one_machine)
         held, neighbours = HeldClaims(run), Neighbours(run)
         loops = _all_loops(
             run,
@@ -72,6 +74,7 @@ class Assembly:
             neighbours=neighbours,
             templates=self.templates,
             acts=acts,
+            history=self.history,
             on_one_machine=storage.is_on_one_machine,
             burst=burst,
             is_listening=lambda: self.listener.is_open,
@@ -87,7 +90,9 @@ class Assembly:
         stacks = StackDump(run)
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
-        self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours)
+        self.urgent.add(
+            run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours, self.history.periods
+        )
         self.urgent.add(CarryingOut(run, desk=self.desk, reload=reload, stacks=stacks))
         self.side_processes = _side_processes(run, self.loops)
         self.urgent.add(ServiceManager(run, host.notify, reload=reload), *self.side_processes)
@@ -113,6 +118,7 @@ def _all_loops(
     neighbours: Neighbours,
     templates: TemplatesLoop,
     acts: ActsLoop,
+    history: HistoryLoop,
     on_one_machine: bool,
     burst: timedelta | None,
     is_listening: Callable[[], bool],
@@ -139,6 +145,7 @@ def _all_loops(
         *firing,
         *([CleanupLoop(run, interval=config.cleanup_interval)] if config.enable_cleanup else []),
         ProgressLoop(run),
+        history,
         PollLoop(run, is_listening=is_listening, hasten_others=hasten_others),
         NeighbourLoop(run, judging=judging, neighbours=neighbours),
         UnknownMethodsLoop(run),

@@ -11,6 +11,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
 from qml_mp.supervisor.loops.acts import ActDesk
 from qml_mp.supervisor.loops.declarations import TemplatesLoop
+from qml_mp.supervisor.loops.history import HistoryLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.recovery.sweep import reclaim_from_dead_neighbours, release_stranded_jobs
 from qml_mp.supervisor.run import Run
@@ -45,7 +46,7 @@ def join(storage: Storage, run: Run, *, templates: TemplatesLoop, urgent_first: 
         urgent_first.between(until=time.monotonic() + _PAUSE_AT_START_S)
 
 
-def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk) -> None:
+def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk, history: HistoryLoop) -> None:
     """Settle the last dead workers and leave the registry, as long as the stop has time for it. All workers
     are dead.
 
@@ -58,12 +59,19 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk) ->
     while True:
         try:
             if _try_to_leave(storage, run, settling, desk):
-                return
+                break
         except StorageError as error:
             trouble = error
         if time.monotonic() + _PAUSE_AT_END_S >= deadline:
-            break
+            _tell_of_rest(settling, trouble)
+            return
         wait_for([], until=time.monotonic() + _PAUSE_AT_END_S)
+    if time.monotonic() < deadline:
+        settling.count_rest(storage)
+        history.write_rest(storage)
+
+
+def _tell_of_rest(settling: SettleLoop, trouble: StorageError | None) -> None:
     if settling.count:
         logger.error("What %s dead workers still held is left to the next server", settling.count)
     logger.warning(

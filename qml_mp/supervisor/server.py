@@ -137,7 +137,8 @@ class Supervisor:
             wait_for(pool.fds(), until=self._run.clock.monotonic() + 0.05)
             self._parts.reaper.turn()
         self._run.everyone.close()
-        leave(self._storage, self._run, settling=self._parts.settling, desk=self._parts.desk)
+        parts = self._parts
+        leave(self._storage, self._run, settling=parts.settling, desk=parts.desk, history=parts.history)
         self._storage.close()
         self._run.events.emit(ServerStopped())
 

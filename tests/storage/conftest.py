@@ -28,6 +28,7 @@ TABLES = (
     "limits",
     "counters",
     "acts",
+    "history",
     "schema_version",
 )
 

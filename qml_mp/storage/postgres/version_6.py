@@ -58,4 +58,20 @@ CREATE INDEX jobs_later ON {s}.jobs (state, created_at DESC, id DESC)
     WHERE state IN ('scheduled', 'awaiting_retry') AND id <> '';
 """
 
-VERSION_6: Final = _ACTS + _LOST_ATTEMPTS + _LISTING_OF_WHAT_WAITS
+_HISTORY = """
+-- What came of claims (JSON, see storage/history.py), by minute, ten minutes, hour and day: a row for each
+-- period and run of a server, which writes it anew while the period lasts. What all pages read comes first.
+CREATE TABLE {s}.history (
+    step_s    integer NOT NULL,
+    begins_at timestamptz NOT NULL CHECK (begins_at BETWEEN '0001-01-02Z' AND '9999-12-30Z'),
+    writer    text COLLATE "C" NOT NULL,
+    claims    bigint NOT NULL,
+    totals    text NOT NULL,
+    queues    text NOT NULL,
+    methods   jsonb NOT NULL, -- read one by one
+    PRIMARY KEY (step_s, begins_at, writer)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 200);
+CREATE INDEX history_by_age ON {s}.history (begins_at);
+"""
+
+VERSION_6: Final = _ACTS + _LOST_ATTEMPTS + _LISTING_OF_WHAT_WAITS + _HISTORY

@@ -49,5 +49,19 @@ CREATE INDEX qml_lost_attempts_due ON qml_lost_attempts (due_at);
 
 -- Listings of what waits for its time, newest first. No other job has an entry in it.
 CREATE INDEX qml_jobs_later ON qml_jobs (state, created_at, id)
-    WHERE (state = 'scheduled' OR state = 'awaiting_retry')
+    WHERE (state = 'scheduled' OR state = 'awaiting_retry');
+
+-- What came of claims (JSON, see storage/history.py), by minute, ten minutes, hour and day: a row for each
+-- period and run of a server, which writes it anew while the period lasts. What all pages read comes first.
+CREATE TABLE qml_history (
+    step_s INTEGER NOT NULL,
+    begins_at INTEGER NOT NULL CHECK (typeof(begins_at) = 'integer'),
+    writer TEXT NOT NULL,
+    claims INTEGER NOT NULL,
+    totals TEXT NOT NULL,
+    queues TEXT NOT NULL,
+    methods TEXT NOT NULL,
+    PRIMARY KEY (step_s, begins_at, writer)
+);
+CREATE INDEX qml_history_by_age ON qml_history (begins_at)
 """

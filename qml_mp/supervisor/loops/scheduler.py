@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
+from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.run import Run
@@ -16,6 +17,7 @@ _MOST_PROMOTED = 200  # on SQLite all others wait meanwhile, and 10,000 are thro
 _IN_OTHER_HANDS = timedelta(milliseconds=50)
 _MOST_DELETED = 25  # a millisecond or two, in which others wait on SQLite
 _ACTS_EVERY_S = 3600.0
+_MOST_FORGOTTEN = 100
 _SHARE_OF_OTHERS = 4  # times as long as a batch took, nothing is deleted
 
 
@@ -55,6 +57,8 @@ class CleanupLoop(Loop):
     def __init__(self, run: Run, *, interval: timedelta) -> None:
         super().__init__(run, interval=interval)
         self._delete_acts_at = 0.0
+        # Where none is kept, what others have written goes by the rule of most.
+        self._history_ttl = run.config.history_ttl or ServerConfig().history_ttl
 
     def tick(self, storage: Storage) -> timedelta | None:
         began = self._run.clock.monotonic()
@@ -64,6 +68,9 @@ class CleanupLoop(Loop):
             logger.debug("%s expired jobs are deleted", deleted)
         if deleted == _MOST_DELETED:
             return _SHARE_OF_OTHERS * took
+        forgotten = storage.forget_history(older_than=self._history_ttl, limit=_MOST_FORGOTTEN)
+        if forgotten == _MOST_FORGOTTEN:
+            return _SHARE_OF_OTHERS * timedelta(seconds=self._run.clock.monotonic() - began)
         storage.forget_failure_callbacks()
         storage.forget_lost_attempts()
         locks = storage.delete_expired_locks()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
-from qml_mp.errors import StorageUnreachable
+from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.events.retrying import Retrying
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
@@ -14,6 +15,8 @@ from qml_mp.supervisor.recovery.counting import Counting
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.death import Death
+
+logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 0.2  # of one tick, with what storage refuses
 
@@ -54,9 +57,13 @@ class SettleLoop(Loop):
         self._spares_none = True
 
     def count_rest(self, storage: Storage) -> None:
-        """All claims of this server are ended: count what dead workers have ended and not counted."""
+        """All claims of this server are ended: count what dead workers have ended and not counted, as far as
+        storage tells."""
         for one in self._unsettled:
-            one.counting.count_rest(storage, held=())
+            try:
+                one.counting.count_rest(storage, held=())
+            except StorageError as error:
+                logger.warning("What dead worker %s has ended is not counted: %s", one.death.worker_id, error)
 
     @property
     def count(self) -> int:

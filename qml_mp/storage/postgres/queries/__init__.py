@@ -16,6 +16,7 @@ from qml_mp.storage.postgres.queries.acts import ACTS
 from qml_mp.storage.postgres.queries.bulk import BULK
 from qml_mp.storage.postgres.queries.claims import CLAIMS
 from qml_mp.storage.postgres.queries.failures import FAILURES
+from qml_mp.storage.postgres.queries.history import HISTORY
 from qml_mp.storage.postgres.queries.jobs import JOBS
 from qml_mp.storage.postgres.queries.limits import LIMITS
 from qml_mp.storage.postgres.queries.listing import LISTING
@@ -31,6 +32,7 @@ QUERIES: Final = Queries(
     bulk=BULK,
     claims=CLAIMS,
     failures=FAILURES,
+    history=HISTORY,
     jobs=JOBS,
     limits=LIMITS,
     listing=LISTING,

@@ -16,6 +16,7 @@ from qml_mp.storage.sqlite.queries.acts import ACTS
 from qml_mp.storage.sqlite.queries.bulk import BULK
 from qml_mp.storage.sqlite.queries.claims import CLAIMS
 from qml_mp.storage.sqlite.queries.failures import FAILURES
+from qml_mp.storage.sqlite.queries.history import HISTORY
 from qml_mp.storage.sqlite.queries.jobs import JOBS
 from qml_mp.storage.sqlite.queries.limits import LIMITS
 from qml_mp.storage.sqlite.queries.listing import LISTING
@@ -30,6 +31,7 @@ QUERIES: Final = Queries(
     bulk=BULK,
     claims=CLAIMS,
     failures=FAILURES,
+    history=HISTORY,
     jobs=JOBS,
     limits=LIMITS,
     listing=LISTING,

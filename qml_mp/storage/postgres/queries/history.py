@@ -1,0 +1,52 @@
+"""Every process: the history."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.history_queries import HistoryQueries
+
+
+def _read(column: str) -> str:
+    return f"""
+        SELECT begins_at, {column} AS told FROM {{s}}.history
+        WHERE step_s = %(step_s)s AND begins_at >= %(since)s AND begins_at < %(until)s
+    """
+
+
+HISTORY: Final = HistoryQueries(
+    # What a period holds only grows: a write that comes late, or again, takes nothing back. Nobody else
+    # writes these rows, so no order of locks is needed.
+    note="""
+        WITH noted AS (
+            INSERT INTO {s}.history AS h (step_s, begins_at, writer, claims, totals, queues, methods)
+            SELECT step_s, to_timestamp(begins_s), writer, claims, totals, queues, methods::jsonb
+            FROM json_to_recordset(%(rows)s::json) AS given (
+                step_s integer, begins_s bigint, writer text, claims bigint,
+                totals text, queues text, methods text)
+            ON CONFLICT (step_s, begins_at, writer) DO UPDATE
+            SET claims = excluded.claims, totals = excluded.totals, queues = excluded.queues,
+                methods = excluded.methods
+            WHERE excluded.claims > h.claims
+            RETURNING step_s
+        )
+        SELECT count(*) AS count FROM noted
+    """,
+    totals=_read("totals"),
+    queues=_read("queues"),
+    methods=_read("methods::text"),
+    # The methods of a row are a hundred times as much.
+    method="""
+        SELECT begins_at, (methods -> %(method)s)::text AS told FROM {s}.history
+        WHERE step_s = %(step_s)s AND begins_at >= %(since)s AND begins_at < %(until)s
+    """,
+    forget="""
+        WITH old AS MATERIALIZED (
+            SELECT step_s, begins_at, writer FROM {s}.history
+            WHERE begins_at < now() - %(older_than)s::interval ORDER BY begins_at LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED -- another server deletes the others
+        )
+        DELETE FROM {s}.history AS h USING old
+        WHERE h.step_s = old.step_s AND h.begins_at = old.begins_at AND h.writer = old.writer
+    """,
+)

@@ -1,0 +1,45 @@
+"""Every process: the history."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qml_mp.storage.history_queries import HistoryQueries
+
+
+def _read(column: str) -> str:
+    return f"""
+        SELECT begins_at, {column} AS told FROM qml_history
+        WHERE step_s = :step_s AND begins_at >= :since AND begins_at < :until
+    """
+
+
+HISTORY: Final = HistoryQueries(
+    # What a period holds only grows: a write that comes late, or again, takes nothing back.
+    note="""
+        INSERT INTO qml_history (step_s, begins_at, writer, claims, totals, queues, methods)
+        SELECT json_extract(value, '$.step_s'), json_extract(value, '$.begins_s') * 1000000,
+               json_extract(value, '$.writer'), json_extract(value, '$.claims'),
+               json_extract(value, '$.totals'), json_extract(value, '$.queues'),
+               json_extract(value, '$.methods')
+        FROM json_each(:rows) WHERE true -- or ON would be a join's
+        ON CONFLICT (step_s, begins_at, writer) DO UPDATE
+        SET claims = excluded.claims, totals = excluded.totals, queues = excluded.queues,
+            methods = excluded.methods
+        WHERE excluded.claims > qml_history.claims
+    """,
+    totals=_read("totals"),
+    queues=_read("queues"),
+    methods=_read("methods"),
+    # The methods of a row are a hundred times as much.
+    method="""
+        SELECT begins_at, one.value AS told
+        FROM qml_history, json_each(CASE WHEN json_valid(methods) THEN methods ELSE '{}' END) AS one
+        WHERE step_s = :step_s AND begins_at >= :since AND begins_at < :until AND one.key = :method
+    """,
+    forget="""
+        DELETE FROM qml_history WHERE rowid IN (
+            SELECT rowid FROM qml_history INDEXED BY qml_history_by_age
+            WHERE begins_at < :now - :older_than ORDER BY begins_at LIMIT :limit)
+    """,
+)
