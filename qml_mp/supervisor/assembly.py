@@ -86,19 +86,24 @@ class Assembly:
         self.host = HostLink(run, host)
         self.reaper = Reaper(run, settling=self.settling)
         self.guardian = Guardian(run)
-        reload = Reload(run, source, new_code=new_code, templates=self.templates)
-        stacks = StackDump(run)
-        signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
-        self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
-        self.urgent.add(
-            run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours, self.history.periods
-        )
-        self.urgent.add(CarryingOut(run, desk=self.desk, reload=reload, stacks=stacks))
         self.side_processes = _side_processes(run, self.loops)
-        self.urgent.add(ServiceManager(run, host.notify, reload=reload), *self.side_processes)
+        reload = Reload(run, source, new_code=new_code, templates=self.templates)
+        self._add_urgent(run, host, held=held, neighbours=neighbours, reload=reload)
         if new_code.watch_since is not None:
             self.urgent.add(SourceWatch(run, reload))
         run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
+
+    def _add_urgent(
+        self, run: Run, host: Host, *, held: HeldClaims, neighbours: Neighbours, reload: Reload
+    ) -> None:
+        """In the order of their turns."""
+        stacks = StackDump(run)
+        signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
+        self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
+        self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours)
+        self.urgent.add(self.history.periods)
+        self.urgent.add(CarryingOut(run, desk=self.desk, reload=reload, stacks=stacks))
+        self.urgent.add(ServiceManager(run, host.notify, reload=reload), *self.side_processes)
 
 
 def _side_processes(run: Run, loops: LoopTable) -> list[SideProcess]:
