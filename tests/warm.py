@@ -40,6 +40,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 _LENGTH = struct.Struct("!I")
 _STATUS = struct.Struct("!ii")  # pid, exit code
 _READ_AT_START = ("LANG", "LC_", "PYTHON")  # beginnings of variables that an interpreter reads when it starts
+_OF_EXTRAS = tuple(f"qml_mp.{name}" for name in ("cli.top", "metrics", "otel", "pytest_plugin", "web"))
+"""Whoever asks for an extra imports it. In all copies it would cost each fork its pages, and a command that does not
+ask would have it all the same."""
 _ROOM_FOR_TITLES = "-" * 1000  # a process can show no title longer than its first arguments and environment
 _TAKEN_OVER = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 
@@ -260,7 +263,7 @@ def _import_everything() -> None:
     import qml_mp
 
     for module in pkgutil.walk_packages(qml_mp.__path__, "qml_mp."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and not module.name.startswith(_OF_EXTRAS):
             importlib.import_module(module.name)
     importlib.import_module("croniter")  # which the project imports at first use
     setproctitle.getproctitle()  # finds where titles are written, which nobody can once `environ` has changed
