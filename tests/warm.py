@@ -41,8 +41,8 @@ _LENGTH = struct.Struct("!I")
 _STATUS = struct.Struct("!ii")  # pid, exit code
 _READ_AT_START = ("LANG", "LC_", "PYTHON")  # beginnings of variables that an interpreter reads when it starts
 _OF_EXTRAS = tuple(f"qml_mp.{name}" for name in ("cli.top", "metrics", "otel", "pytest_plugin", "web"))
-"""Whoever asks for an extra imports it. In all copies it would cost each fork its pages, and a command that does not
-ask would have it all the same."""
+"""Whoever asks for an extra imports it. In all copies it would cost each fork its pages, and a command that
+does not ask would have it all the same."""
 _ROOM_FOR_TITLES = "-" * 1000  # a process can show no title longer than its first arguments and environment
 _TAKEN_OVER = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 

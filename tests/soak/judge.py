@@ -26,6 +26,9 @@ class Kills:
     """Worker ids; also those whose claims a peer gave to others."""
     supervisors: set[int] = field(default_factory=set)
     """Pids of supervisors; whatever their workers held runs again, unless it had ended."""
+    with_everybody: set[str] = field(default_factory=set)
+    """Worker ids: their supervisor and its guardian were killed with them. What had ended and was not written
+    yet stood in the memory of these alone, so it runs again."""
     count: int = 0
 
 
@@ -115,6 +118,8 @@ def _unexplained(evidence: Evidence) -> Iterable[str]:
         if change.old_worker not in evidence.kills.workers:
             yield f"job {change.job_id}: claim {change.old_seq} of {change.old_worker} -> {change.new}"
     for change in ended_and_taken_away(evidence.journal, evidence.transitions, evidence.attempts):
+        if change.old_worker in evidence.kills.with_everybody:
+            continue
         yield f"job {change.job_id}: claim {change.old_seq} had ended and was taken away: {change}"
 
 

@@ -99,7 +99,9 @@ class _Fleet:
         """The jobs that workers of the server of this name have, and the numbers of the claims."""
         own = {row.id for row in self.ground.storage.list_servers() if row.name == name}
         claims = self.ground.storage.claims()
-        self.kills.workers |= {one.id for one in self.ground.storage.list_workers() if one.server_id in own}
+        victims = {one.id for one in self.ground.storage.list_workers() if one.server_id in own}
+        self.kills.workers |= victims
+        self.kills.with_everybody |= victims
         return {
             claim.job.id: claim.job.claim_seq
             for claim in claims

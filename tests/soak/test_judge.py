@@ -165,6 +165,18 @@ def test_a_run_that_ended_and_whose_job_runs_again_is_found_although_its_worker_
     }
 
 
+def test_a_run_that_ended_may_run_again_when_everybody_was_killed_who_knew_of_its_end() -> None:
+    journal = [*RUN_AGAIN.journal, line("end", 2), line(RECORDED, 2)]
+    ended_and_crashed = replace(RUN_AGAIN, journal=journal)
+
+    assert (
+        offences(replace(ended_and_crashed, kills=Kills(workers={WORKER}, with_everybody={WORKER}))) == set()
+    )
+    assert offences(replace(ended_and_crashed, kills=Kills(workers={WORKER}, with_everybody={OTHER}))) == {
+        "unexplained"
+    }
+
+
 def test_a_run_that_ended_with_a_verdict_of_its_own_may_run_again() -> None:
     own_verdict = replace(
         RUN_AGAIN,
