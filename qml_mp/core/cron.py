@@ -93,6 +93,10 @@ class CronSchedule:
                 return list(found)
             span *= 2
 
+    def names(self, wall: datetime) -> bool:
+        """Whether the expression names this wall time (naive, whole seconds), whatever the clock does."""
+        return self._next_wall(wall - SECOND) == wall
+
     def _after(self, instant: datetime) -> Iterator[datetime]:
         upcoming = self.next_after(instant)
         while upcoming is not None:

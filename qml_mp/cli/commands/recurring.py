@@ -26,9 +26,20 @@ from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import OVERLAPS, RecurringJob
-from qml_mp.errors import ConfigurationError, RecurringNotFound
+from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
+from qml_mp.views.firings import next_firings
 from qml_mp.views.servers import view_servers
+from qml_mp.views.templates import (
+    disable_template,
+    enable_template,
+    get_template,
+    methods_known,
+    remove_template,
+    run_template,
+    trouble_of,
+    words_of,
+)
 
 
 @click.group(cls=Group)
@@ -68,13 +79,13 @@ def list_templates(session: Session, as_json: bool) -> None:
 def show(session: Session, recurring_id: str, as_json: bool) -> None:
     """Show a template: its policies, next firing and newest job."""
     storage = session.existing_storage()
-    template = _get(storage, recurring_id)
+    template = get_template(storage, recurring_id)
     known = _methods_known(storage, [template])
     if as_json:
         print_json(_as_json(template, known))
         return
     for name, value in (
-        ("fires", f"{template.cron}: {_words(template)}"),
+        ("fires", f"{template.cron}: {words_of(template)}"),
         ("method", template.method),
         ("payload", compact_json(template.payload)),
         ("queue", template.queue),
@@ -150,9 +161,7 @@ def add(
 def remove(session: Session, recurring_id: str) -> None:
     """Remove a template; jobs already enqueued from it stay."""
     storage = session.existing_storage()
-    template = _get(storage, recurring_id)
-    if not storage.remove_recurring_job(recurring_id):
-        raise _not_found(recurring_id)
+    template = remove_template(storage, recurring_id)
     note_change(storage, "remove template", recurring_id)
     say(f"{recurring_id} removed")
     if template.app:
@@ -165,9 +174,7 @@ def remove(session: Session, recurring_id: str) -> None:
 def run(session: Session, recurring_id: str) -> None:
     """Enqueue one job from a template now and print its id. The schedule stays as it is."""
     storage = session.existing_storage()
-    job_id = storage.run_recurring_now(recurring_id)
-    if job_id is None:
-        raise _not_found(recurring_id)
+    job_id = run_template(storage, recurring_id)
     note_change(storage, "run template", recurring_id, said=f"job {job_id}")
     click.echo(job_id)
 
@@ -183,16 +190,15 @@ def run(session: Session, recurring_id: str) -> None:
 def preview(session: Session, what: str, count: int, tz: str | None, as_json: bool) -> None:
     """Print what an expression or a template means, and when it fires. Quote the expression."""
     schedule = _schedule(session, what, tz)
-    firings = schedule.preview(datetime.now(UTC), count)
+    firings = next_firings(schedule, now=datetime.now(UTC), count=count)
     if not as_json:
         say(schedule.words)
     for firing in firings:
         if as_json:
-            print_json(
-                {"at": firing.isoformat(), "local": firing.astimezone(ZoneInfo(schedule.tz)).isoformat()}
-            )
+            local = firing.at.astimezone(ZoneInfo(schedule.tz)).isoformat()
+            print_json({"at": firing.at.isoformat(), "local": local, "marks": list(firing.marks)})
         else:
-            click.echo(_shown(firing, schedule.tz))
+            click.echo(f"{firing.local}{''.join(f'  ({mark})' for mark in firing.marks)}")
     if not firings:
         note("it never fires again")
 
@@ -203,17 +209,9 @@ def preview(session: Session, what: str, count: int, tz: str | None, as_json: bo
 def enable(session: Session, recurring_id: str) -> None:
     """Switch a template on, from its next firing after now."""
     storage = session.existing_storage()
-    template = _get(storage, recurring_id)
-    next_run_at = template.schedule.next_after(storage.now())
-    if next_run_at is None:
-        raise ConfigurationError(
-            f"The cron expression {template.cron!r} of {recurring_id!r} never fires again; "
-            "replace it with `qml-mp recurring add`."
-        )
-    if not storage.set_recurring_enabled(recurring_id, True, next_run_at=next_run_at):
-        raise _not_found(recurring_id)
+    upcoming = enable_template(storage, recurring_id)
     note_change(storage, "enable template", recurring_id)
-    say(f"{recurring_id} enabled; it fires next at {_shown(next_run_at, template.tz)}")
+    say(f"{recurring_id} enabled; it fires next at {upcoming.local}")
 
 
 @recurring.command()
@@ -222,27 +220,18 @@ def enable(session: Session, recurring_id: str) -> None:
 def disable(session: Session, recurring_id: str) -> None:
     """Switch a template off; it stays, and can be enabled again."""
     storage = session.existing_storage()
-    if not storage.set_recurring_enabled(recurring_id, False, next_run_at=None):
-        raise _not_found(recurring_id)
+    disable_template(storage, recurring_id)
     note_change(storage, "disable template", recurring_id)
     say(f"{recurring_id} disabled")
 
 
 def _methods_known(storage: Storage, templates: Sequence[RecurringJob]) -> Mapping[str, bool | None]:
     """Of each template, whether a live server knows its method; None: no server is alive."""
-    live = [view.info for view in view_servers(storage) if view.alive]
-    return {each.id: any(info.knows(each.method) for info in live) if live else None for each in templates}
+    return methods_known(view_servers(storage), templates)
 
 
 def _as_json(template: RecurringJob, known: Mapping[str, bool | None]) -> Mapping[str, JsonValue]:
-    return {**template.to_json(), "words": _words(template), "method_known": known[template.id]}
-
-
-def _words(template: RecurringJob) -> str | None:
-    try:
-        return template.schedule.words
-    except ConfigurationError:
-        return None  # another program has written it; it is disabled when it is due
+    return {**template.to_json(), "words": words_of(template), "method_known": known[template.id]}
 
 
 def _next(template: RecurringJob) -> str | None:
@@ -261,16 +250,15 @@ def _last_job(template: RecurringJob) -> str | None:
 
 
 def _note_trouble(template: RecurringJob, known: Mapping[str, bool | None]) -> None:
-    if template.disabled_reason is not None:
-        note(f"{template.id} was disabled: {template.disabled_reason}")
-    if template.enabled and known[template.id] is False:
-        note(f"{template.id} does not fire: no live server knows its method {template.method}")
+    trouble = trouble_of(template, is_known=known[template.id])
+    if trouble is not None:
+        note(f"{template.id} {trouble}")
 
 
 def _schedule(session: Session, what: str, tz: str | None) -> CronSchedule:
     if len(what.split()) > 1 or what.startswith("@"):
         return CronSchedule(what, tz=tz or "UTC")
-    template = _get(session.existing_storage(), what)
+    template = get_template(session.existing_storage(), what)
     if tz is not None and tz != template.tz:
         raise ConfigurationError(
             f"The template {what!r} is in the zone {template.tz}; --tz goes with a cron expression."
@@ -278,18 +266,5 @@ def _schedule(session: Session, what: str, tz: str | None) -> CronSchedule:
     return template.schedule
 
 
-def _get(storage: Storage, recurring_id: str) -> RecurringJob:
-    template = storage.get_recurring_job(recurring_id)
-    if template is None:
-        raise _not_found(recurring_id)
-    return template
-
-
 def _shown(firing: datetime | None, tz: str) -> str:
     return "never" if firing is None else firing.astimezone(ZoneInfo(tz)).strftime("%Y-%m-%d %H:%M:%S %Z")
-
-
-def _not_found(recurring_id: str) -> RecurringNotFound:
-    return RecurringNotFound(
-        f"No recurring template has the id {recurring_id!r}; `qml-mp recurring list` shows them."
-    )

@@ -21,6 +21,10 @@ _NEED_WAIT_NO_LONGER: Final = f"""
         SELECT FROM {{s}}.jobs AS j WHERE j.recurring_id = recurring_jobs.id AND j.{_UNFINISHED}))
 """
 
+_OF_A_JOB: Final = """
+    id, recurring_id, fire_at, state, created_at, started_at, finished_at, last_error_type, last_error_message
+"""
+
 RECURRING: Final = RecurringQueries(
     insert_or_lock=f"""
         WITH declared AS (
@@ -90,4 +94,15 @@ RECURRING: Final = RecurringQueries(
         -- Guarded by what was read, because another server may have been first.
         WHERE id = %(id)s AND enabled AND next_run_at = %(late)s RETURNING id
     """),
+    newest_jobs=f"""
+        SELECT {_OF_A_JOB} FROM unnest(%(ids)s::text[]) AS wanted (template_id) CROSS JOIN LATERAL (
+            (SELECT {_OF_A_JOB} FROM {{s}}.jobs
+             WHERE recurring_id = wanted.template_id AND fire_at IS NOT NULL
+             ORDER BY fire_at DESC LIMIT %(limit)s)
+            UNION ALL
+            (SELECT {_OF_A_JOB} FROM {{s}}.jobs
+             WHERE recurring_id = wanted.template_id AND fire_at IS NULL
+             ORDER BY id DESC LIMIT %(limit)s)
+        ) AS made
+    """,
 )

@@ -88,4 +88,16 @@ RECURRING: Final = RecurringQueries(
         -- Guarded by what was read, because another server may have been first.
         WHERE id = :id AND enabled AND next_run_at = :late
     """,
+    newest_jobs="""
+        SELECT id, recurring_id, fire_at, state, created_at, started_at, finished_at, last_error_type,
+               last_error_message
+        FROM json_each(:ids) AS wanted CROSS JOIN qml_jobs ON qml_jobs.rowid IN (
+            SELECT rowid FROM (
+                SELECT rowid FROM qml_jobs WHERE recurring_id = wanted.value AND fire_at IS NOT NULL
+                ORDER BY fire_at DESC LIMIT :limit)
+            UNION ALL
+            SELECT rowid FROM (
+                SELECT rowid FROM qml_jobs WHERE recurring_id = wanted.value AND fire_at IS NULL
+                ORDER BY id DESC LIMIT :limit))
+    """,
 )
