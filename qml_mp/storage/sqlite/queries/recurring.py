@@ -89,9 +89,9 @@ RECURRING: Final = RecurringQueries(
         WHERE id = :id AND enabled AND next_run_at = :late
     """,
     newest_jobs="""
-        SELECT id, recurring_id, fire_at, state, created_at, started_at, finished_at, last_error_type,
-               last_error_message
-        FROM json_each(:ids) AS wanted CROSS JOIN qml_jobs ON qml_jobs.rowid IN (
+        SELECT j.id, j.recurring_id, j.fire_at, j.state, j.created_at, j.started_at, j.finished_at,
+               j.last_error_type, j.last_error_message
+        FROM json_each(:ids) AS wanted CROSS JOIN qml_jobs AS j ON j.rowid IN (
             SELECT rowid FROM (
                 SELECT rowid FROM qml_jobs WHERE recurring_id = wanted.value AND fire_at IS NOT NULL
                 ORDER BY fire_at DESC LIMIT :limit)
