@@ -96,7 +96,7 @@ def job(request: Request) -> Response:
 def value(request: Request) -> Response:
     """The whole payload, result or metadata, as text."""
     site, job_id = site_of(request), _id(request)
-    name = request.query_params.get("name", "")
+    name = request.query_params.get("what", "")
     if name not in _VALUES:
         raise ConfigurationError(f"{shown(name)} is no value of a job; one of {', '.join(_VALUES)} is.")
     found = site.storage.get(job_id)
