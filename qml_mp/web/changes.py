@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import select
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from qml_mp.errors import StorageError
@@ -26,10 +27,13 @@ _TELL_EVERY_S = 0.2
 _LOOK_EVERY_S = 0.24
 """Between two looks for commits: a storage under load has them without an end, and each look is a
 statement."""
-_LOOK_WHEN_BUSY_EVERY_S = 0.7
-"""While one look after the other finds some. The reads that follow are at most as frequent."""
-_BUSY_AFTER = 4
-"""Looks with news in a row."""
+_COMMIT_S = 0.1
+"""After something was written that is not committed yet: a commit takes about so long on a slow disk."""
+STATEMENTS_PER_S = 4.4
+"""What one web process sends at most, over some seconds: looks, and the reads that follow."""
+_LOOKS_PER_S = 1.3
+"""What is left for looks whatever is read."""
+_SPENT_OVER_S = 5.0
 _TELL_ANYHOW_S = 10.0
 """What changes without a commit: a process that died, a heartbeat that did not come."""
 _TRY_AGAIN_S = 1.0
@@ -51,6 +55,7 @@ class Changes:
         self._tell_at = float("inf")
         """Written by requests and the listener under the lock."""
         self._closed = False
+        self._spent = _Spent()
         self.is_listening = False
         """Whether a commit makes the version grow. Written by the listener, read by everybody."""
         self.version = 0
@@ -62,6 +67,11 @@ class Changes:
             self._tell_at = min(self._tell_at, instant)
             if self._bell is not None:
                 self._bell.ring()
+
+    def spent(self, statements: int) -> None:
+        """So many were sent for reads. There are fewer looks for it."""
+        with self._lock:
+            self._spent.add(statements)
 
     def close(self) -> None:
         """End all streams, and begin no more: the server stops. Safe in a signal handler's loop callback."""
@@ -100,7 +110,7 @@ class Changes:
 
     def _listen(self) -> None:
         """Until nobody looks any more."""
-        source = _Source(self._storage)
+        source = _Source(self._storage, pause_s=self._pause_s, spent=self.spent)
         told_at = float("-inf")
         wait_s = 0.0
         try:
@@ -117,6 +127,12 @@ class Changes:
                 wait_s = max(0.0, min(self._tell_at, told_at + _TELL_ANYHOW_S) - now)
         finally:
             source.close()
+
+    def _pause_s(self) -> float:
+        """Between two looks: what the reads leave of the price."""
+        with self._lock:
+            left_per_s = max(_LOOKS_PER_S, STATEMENTS_PER_S - self._spent.per_s())
+        return max(_LOOK_EVERY_S, 1 / left_per_s)
 
     def _bell_if_wanted(self) -> _Bell | None:
         with self._lock:
@@ -183,12 +199,16 @@ class _Bell:
 class _Source:
     """Commits of the storage, told or asked for. For the listener alone."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(
+        self, storage: Storage, *, pause_s: Callable[[], float], spent: Callable[[int], None]
+    ) -> None:
+        """`pause_s` says how long it rests after a look, `spent` is told of looks that were in vain."""
         self._storage = storage
+        self._spent = spent
+        self._pause_s = pause_s
         self._waker: Waker | None = None
         self._mark: str | None = None
         self._look_at = 0.0
-        self._news_in_a_row = 0
         self.is_open = False
         """Whether nothing that is committed is missed."""
 
@@ -232,14 +252,33 @@ class _Source:
             before, self._mark = self._mark, self._storage.commit_mark()
             has_news = before != self._mark
         self.is_open = True
-        self._rest(has_news)
+        pause_s = self._pause_s()
+        if self._waker is not None and not has_news:
+            self._spent(1)  # one too many: it does not count as those that find something
+            pause_s = _COMMIT_S
+        self._look_at = time.monotonic() + pause_s
         return has_news or not was_open
 
-    def _rest(self, has_news: bool) -> None:
-        self._news_in_a_row = self._news_in_a_row + 1 if has_news else 0
-        if has_news or self._waker is None:
-            is_busy = self._news_in_a_row > _BUSY_AFTER
-            self._look_at = time.monotonic() + (_LOOK_WHEN_BUSY_EVERY_S if is_busy else _LOOK_EVERY_S)
+
+class _Spent:
+    """Statements of the last seconds, the older ones counting less."""
+
+    def __init__(self) -> None:
+        self._statements = 0.0
+        self._at = time.monotonic()
+
+    def add(self, statements: int) -> None:
+        self._fade()
+        self._statements += statements
+
+    def per_s(self) -> float:
+        self._fade()
+        return self._statements / _SPENT_OVER_S
+
+    def _fade(self) -> None:
+        now = time.monotonic()
+        self._statements *= math.exp((self._at - now) / _SPENT_OVER_S)
+        self._at = now
 
 
 def _event(name: str) -> bytes:

@@ -19,8 +19,8 @@ from qml_mp.web.changes import Changes
 
 _Value = TypeVar("_Value")
 
-_STATEMENTS_PER_S = 3.3
-"""Of all reads together while somebody looks at them; looking for changes costs the rest of 5."""
+_STATEMENTS_PER_S = 3.2
+"""Of all reads together, while somebody looks at them; the rest is for looking for commits."""
 _LOOKED_AT_S = 5.0
 """For so long after it was asked for a read counts as one that somebody looks at."""
 _LONGEST_S = 10.0
@@ -72,6 +72,7 @@ class Reads:
                     self._changes.tell_at(due_at)
             else:
                 self._read(found, read)
+                self._changes.spent(statements)
         if found.error is not None:
             raise found.error
         value: _Value = found.value
