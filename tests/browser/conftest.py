@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
@@ -64,6 +64,7 @@ def plain_page(browser: Browser) -> Iterator[Page]:
     """A page of its own, as in a window that nobody has used before."""
     with browser.new_context(viewport=WIDE, reduced_motion="reduce", locale="en-GB") as context:
         context.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
         yield context.new_page()
 
 
@@ -108,8 +109,9 @@ def servers(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
     """Makes servers on the storage, which are ended after the module's tests."""
     with ExitStack() as stack:
 
-        def make(*flags: str) -> Server:
-            server = Server(url=url, folder=tmp_path_factory.mktemp("server"), flags=flags)
+        def make(*flags: str, **environment: str) -> Server:
+            folder = tmp_path_factory.mktemp("server")
+            server = Server(url=url, folder=folder, flags=flags, environment=environment)
             stack.callback(server.clean_up)
             return server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
@@ -17,6 +17,7 @@ SCREENSHOTS = "QML_MP_TEST_SCREENSHOTS"
 """A folder for pictures of every screen; without it none are made."""
 PHONE: ViewportSize = {"width": 380, "height": 800}
 WIDE: ViewportSize = {"width": 1280, "height": 900}
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 _TELLS_VIOLATIONS = """
     addEventListener("securitypolicyviolation", event => console.error(
         `CSP violation: ${event.violatedDirective} ${event.blockedURI} `
@@ -48,7 +49,7 @@ class Watched:
     expected: list[str] = field(default_factory=list)
     """Parts of texts of problems that a test provokes."""
     agreed: list[str] = field(default_factory=list)
-    """Parts of questions that a test answers with yes."""
+    """Parts of questions that a test answers with yes; any other dialog is a problem."""
 
     def __post_init__(self) -> None:
         self.page.add_init_script(_TELLS_VIOLATIONS)
@@ -88,12 +89,15 @@ class Watched:
             if rule["impact"] in _BAD_IMPACTS
         ]
 
-    def picture(self, name: str) -> None:
-        """Keep a picture of the whole page, if pictures are wanted."""
-        if folder := os.environ.get(SCREENSHOTS):
-            Path(folder).mkdir(parents=True, exist_ok=True)
+    def pictures(self, name: str) -> None:
+        """Keep pictures of the whole page in light and dark, if pictures are wanted."""
+        if (folder := os.environ.get(SCREENSHOTS)) is None:
+            return
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for theme in THEMES:
+            self.page.emulate_media(color_scheme=theme)
             # To hide the caret would set inline styles, of which the page's policy complains.
-            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True, caret="initial")
+            self.page.screenshot(path=f"{folder}/{name}-{theme}.png", full_page=True, caret="initial")
 
     def _end_of_log(self) -> list[str]:
         return [] if self.log is None else self.log.read_text(errors="replace").splitlines()[-30:]
