@@ -127,7 +127,7 @@ def test_the_screen_of_one_template_fits_a_phone_and_can_be_used_by_all(page: Wa
     for theme in ("light", "dark"):
         page.page.emulate_media(color_scheme=theme)
         assert page.barriers() == []
-        page.picture(f"recurring-template-phone-{theme}")
+    page.pictures("recurring-template-phone")
 
 
 def test_who_may_only_read_is_shown_no_action(page: Watched, site: Site) -> None:
