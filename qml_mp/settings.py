@@ -40,7 +40,8 @@ def _noting_what_is_given(cls: _C) -> _C:
     @functools.wraps(init)
     def noting(self: object, **values: Any) -> None:
         written = takewhile(lambda name: name != "given", values)
-        init(self, **{**values, "given": frozenset(values.get("given", ())).union(written)})
+        given = frozenset(values.get("given", ())).union(written) - {"sources"}
+        init(self, **{**values, "given": given})
 
     cls.__init__ = noting  # type: ignore[misc]
     return cls
@@ -59,6 +60,8 @@ class ServerConfig:
     given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     """No setting: the names of the fields that were written, be it at their default. They win over the
     environment. Filled in by itself, and kept by `dataclasses.replace`; stands first, as that needs."""
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """No setting either: where those that were not given in code alone come from, by name, for people."""
     server_name: Annotated[str, Name()] = "qml-server"
     """Name shown to people; the id of one run is `name#uuid`."""
     worker_count: Annotated[int, Count(0, MOST_WORKERS)] = 5
@@ -159,7 +162,7 @@ class ServerConfig:
         seconds = {
             name: value.total_seconds() for name, value in values.items() if isinstance(value, timedelta)
         }
-        return {"given": sorted(self.given), **values, **seconds}
+        return {"given": sorted(self.given), "sources": dict(self.sources), **values, **seconds}
 
 
 class Kind(abc.ABC):
@@ -276,7 +279,7 @@ SETTINGS: Mapping[str, Kind] = MappingProxyType(
     {
         name: hint.__metadata__[0]
         for name, hint in get_type_hints(ServerConfig, include_extras=True).items()
-        if name != "given"
+        if name not in ("given", "sources")
     }
 )
 """Every setting by name, with how it may be written."""

@@ -102,12 +102,15 @@ def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> Se
     """
     given = {**_from_file(), **_from_environment()}
     for name in code.given if code is not None else ():
-        given[name] = _Setting(value=getattr(code, name), source="the ServerConfig in the code")
+        given[name] = _Setting(
+            value=getattr(code, name), source="the ServerConfig in the code", place="the code"
+        )
     for name, value in flags.items():
         if value is not None:
-            given[name] = _Setting(value=value, source="the command line")
+            given[name] = _Setting(value=value, source="the command line", place="the command line")
     try:
-        return ServerConfig(**{name: setting.value for name, setting in given.items()})
+        sources = {name: setting.place for name, setting in given.items()}
+        return ServerConfig(**{name: setting.value for name, setting in given.items()}, sources=sources)
     except ConfigurationError as error:
         if error.field not in given:
             raise
@@ -153,6 +156,8 @@ def colour_wanted() -> bool | None:
 class _Setting:
     value: Any
     source: str
+    place: str
+    """The same without a path, for pages that others read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +177,8 @@ def _from_environment() -> dict[str, _Setting]:
         if name in found:
             raise ConfigurationError(f"{found[name].source} and {variable} are both set; unset one of them.")
         with about_field(name):
-            found[name] = _Setting(value=SETTINGS[name].from_text(text, variable), source=variable)
+            value = SETTINGS[name].from_text(text, variable)
+            found[name] = _Setting(value=value, source=variable, place=variable)
     return found
 
 
@@ -191,7 +197,7 @@ def _from_file() -> dict[str, _Setting]:
         wanted, types = SETTINGS[name].in_file
         if type(value) not in types:  # a bool is no number here
             raise ConfigurationError(f"{what} is {value!r}; it must be {wanted}.", field=name)
-        found[name] = _Setting(value=value, source=what)
+        found[name] = _Setting(value=value, source=what, place=file.path.name)
     return found
 
 

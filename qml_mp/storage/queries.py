@@ -14,6 +14,7 @@ from qml_mp.storage.act_queries import ActQueries
 from qml_mp.storage.bulk_queries import BulkQueries
 from qml_mp.storage.history_queries import HistoryQueries
 from qml_mp.storage.listing_queries import ListingQueries
+from qml_mp.storage.system_queries import SystemQueries
 from qml_mp.storage.telling_queries import FailureQueries, LostAttemptQueries, WaitQueries
 from qml_mp.storage.values import JobFilter
 
@@ -310,4 +311,5 @@ class Queries:
     monitoring: MonitoringQueries
     recurring: RecurringQueries
     registry: RegistryQueries
+    system: SystemQueries
     waits: WaitQueries

@@ -29,6 +29,7 @@ from qml_mp.storage.recurring import RecurringStore
 from qml_mp.storage.registry import NamedLocks, ServerRegistry
 from qml_mp.storage.scratch import Scratch
 from qml_mp.storage.sending import SendingLocker
+from qml_mp.storage.system import SystemFacts
 from qml_mp.storage.template_jobs import TemplateJobs
 from qml_mp.storage.waiting import StorageWait, Waker, WriteTurns
 from qml_mp.storage.waits import Waits
@@ -51,6 +52,7 @@ class Storage(
     Listing,
     LostAttempts,
     Monitoring,
+    SystemFacts,
 ):
     """All operations on one database. `open_storage(url)` makes one; it connects when it is first used."""
 

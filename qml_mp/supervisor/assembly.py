@@ -12,6 +12,7 @@ from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
 from qml_mp.supervisor.loops.clock import ClockLoop
 from qml_mp.supervisor.loops.declarations import SelfDescriptionLoop, TemplatesLoop
+from qml_mp.supervisor.loops.description import DescriptionLoop
 from qml_mp.supervisor.loops.failure_calls import FailureCallLoop
 from qml_mp.supervisor.loops.held_claims import HeldClaims
 from qml_mp.supervisor.loops.history import HistoryLoop
@@ -138,7 +139,7 @@ def _all_loops(
         firing.append(SchedulerLoop(run, interval=config.scheduler_poll_interval, is_listening=is_listening))
     if config.enable_recurring:
         firing.append(RecurringLoop(run, interval=config.recurring_poll_interval))
-    return [
+    loops: list[Loop] = [
         settling,
         ReturnLoop(run, held=held),
         CancelLoop(run),
@@ -156,5 +157,6 @@ def _all_loops(
         UnknownMethodsLoop(run),
         FailureCallLoop(run),
         UnshownClaimsLoop(run, settling=settling),
-        *([] if burst is None else [BurstLoop(run, settling=settling, wait=burst)]),
     ]
+    last = [] if burst is None else [BurstLoop(run, settling=settling, wait=burst)]
+    return [*loops, DescriptionLoop(run, others=loops), *last]

@@ -74,4 +74,9 @@ CREATE TABLE {s}.history (
 CREATE INDEX history_by_age ON {s}.history (begins_at);
 """
 
-VERSION_6: Final = _ACTS + _LOST_ATTEMPTS + _LISTING_OF_WHAT_WAITS + _HISTORY
+_DESCRIPTION = """
+-- What a server tells people of itself: JSON, see core/server_description.py.
+ALTER TABLE {s}.servers ADD COLUMN description text;
+"""
+
+VERSION_6: Final = _ACTS + _LOST_ATTEMPTS + _LISTING_OF_WHAT_WAITS + _HISTORY + _DESCRIPTION

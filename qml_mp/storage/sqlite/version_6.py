@@ -63,5 +63,8 @@ CREATE TABLE qml_history (
     methods TEXT NOT NULL,
     PRIMARY KEY (step_s, begins_at, writer)
 );
-CREATE INDEX qml_history_by_age ON qml_history (begins_at)
+CREATE INDEX qml_history_by_age ON qml_history (begins_at);
+
+-- What a server tells people of itself: JSON, see core/server_description.py.
+ALTER TABLE qml_servers ADD COLUMN description TEXT
 """

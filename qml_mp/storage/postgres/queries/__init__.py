@@ -24,6 +24,7 @@ from qml_mp.storage.postgres.queries.lost_attempts import LOST_ATTEMPTS
 from qml_mp.storage.postgres.queries.monitoring import MONITORING
 from qml_mp.storage.postgres.queries.recurring import RECURRING
 from qml_mp.storage.postgres.queries.registry import REGISTRY
+from qml_mp.storage.postgres.queries.system import SYSTEM
 from qml_mp.storage.postgres.queries.waits import WAITS
 from qml_mp.storage.queries import Queries
 
@@ -40,5 +41,6 @@ QUERIES: Final = Queries(
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,
+    system=SYSTEM,
     waits=WAITS,
 )

@@ -24,6 +24,7 @@ from qml_mp.storage.sqlite.queries.lost_attempts import LOST_ATTEMPTS
 from qml_mp.storage.sqlite.queries.monitoring import MONITORING
 from qml_mp.storage.sqlite.queries.recurring import RECURRING
 from qml_mp.storage.sqlite.queries.registry import REGISTRY
+from qml_mp.storage.sqlite.queries.system import SYSTEM
 from qml_mp.storage.sqlite.queries.waits import WAITS
 
 QUERIES: Final = Queries(
@@ -39,5 +40,6 @@ QUERIES: Final = Queries(
     monitoring=MONITORING,
     recurring=RECURRING,
     registry=REGISTRY,
+    system=SYSTEM,
     waits=WAITS,
 )
