@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.printable import printable, printable_lines
-from qml_mp.units import format_duration, format_size
+from qml_mp.units import format_size
 
 _MASK = "••••••"
 _LINE_CHARS = 300
@@ -62,9 +62,23 @@ def _shown(value: object) -> object:
 
 
 def _duration(value: timedelta | float | None) -> str:
+    """Of the two largest units, as page.js goes on with it each second: "1 min 4 s"."""
     if value is None:
         return _NOTHING
-    return format_duration(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if abs(seconds) < 1:
+        return f"{round(seconds * 1000)} ms" if seconds else "0 s"
+    if abs(seconds) < 10:
+        return f"{seconds:.1f} s"
+    sign, whole = "-" if seconds < 0 else "", round(abs(seconds))
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    first = next(place for place, (size, _) in enumerate(units) if whole >= size)
+    shown = []
+    for size, name in units[first : first + 2]:
+        if whole >= size:
+            shown.append(f"{whole // size} {name}")
+        whole %= size
+    return sign + " ".join(shown)
 
 
 def _size(size_bytes: int | None) -> str:

@@ -178,21 +178,23 @@
     return `${day} ${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}`
   }
 
-  function length(seconds) {
-    const units = [[86400, "d"], [3600, "h"], [60, "min"]]
+  const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]
+
+  // The two largest units; with a coarse one, seconds only below a minute.
+  function length(seconds, coarse) {
     const whole = Math.max(0, Math.floor(seconds))
-    for (const [size, name] of units) if (whole >= size) {
-      const rest = units[units.findIndex((each) => each[1] === name) + 1]
-      const more = rest ? Math.floor((whole % size) / rest[0]) : 0
-      return more ? `${Math.floor(whole / size)} ${name} ${more} ${rest[1]}` : `${Math.floor(whole / size)} ${name}`
-    }
-    return `${whole} s`
+    const first = UNITS.findIndex(([size]) => whole >= size)
+    if (first < 0) return "0 s"
+    const [size, name] = UNITS[first]
+    const next = UNITS[first + 1]
+    const more = next && !(coarse && next[1] === "s") ? Math.floor((whole % size) / next[0]) : 0
+    return `${Math.floor(whole / size)} ${name}` + (more ? ` ${more} ${next[1]}` : "")
   }
 
   function ago(at) {
     const seconds = (Date.now() - at) / 1000
     if (Math.abs(seconds) < 1.5) return "now"
-    return seconds > 0 ? `${length(seconds)} ago` : `in ${length(-seconds)}`
+    return seconds > 0 ? `${length(seconds, true)} ago` : `in ${length(-seconds, true)}`
   }
 
   function put(element, text) {
