@@ -86,8 +86,8 @@ def _size(size_bytes: int | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    """With narrow spaces between thousands."""
-    return _NOTHING if value is None else f"{value:,}".replace(",", "\u202f")
+    """With narrow spaces between thousands, which is not to be made printable."""
+    return _NOTHING if value is None else Markup(f"{value:,}".replace(",", "\u202f"))
 
 
 def _utc(instant: datetime) -> str:

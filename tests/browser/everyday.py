@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice
 
 from qml_mp import host
 from qml_mp.core.acts import ALL_ACTS, ActKind, ActRequest, ActState, Asker
 from qml_mp.core.answers import WorkerStack
+from qml_mp.core.history import Ending, SeriesKey, numbers_of_one
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.outcome import AttemptKind, Crash, ErrorInfo, Failure, ProcessFacts, Retry, Success
@@ -15,6 +17,7 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import Progress
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo, WorkerInfo, new_server_id, new_worker_id
+from qml_mp.storage.history import MINUTE, STEPS, Period, floor_to
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
 
@@ -71,7 +74,26 @@ def fill(storage: Storage) -> list[str]:
     _add_templates(storage)
     running = [_add_server(storage, name, first=number * 2) for number, name in enumerate(("api-1", "api-2"))]
     _ask_servers(storage)
+    note_history(storage, {method: (method, queue) for method, queue in METHODS.items()})
     return [failed[0], running[0], succeeded[0]]
+
+
+def note_history(storage: Storage, named: Mapping[str, tuple[str, str]]) -> None:
+    """The last hour, whose minutes differ, and longer periods with the same."""
+    now = storage.now()
+    for step in STEPS:
+        for ago in range(60 if step == MINUTE else 6):
+            numbers = {
+                SeriesKey(method=method, queue=queue, ending=ending): [
+                    (ago * place % 7 + 1 if ending is Ending.SUCCEEDED else 1) * number
+                    for number in numbers_of_one(waited_us=40_000 * place, ran_us=900_000 * place)
+                ]
+                for place, (method, queue) in enumerate(named.values(), 1)
+                for ending in (Ending.SUCCEEDED, Ending.RETRIED, Ending.FAILED)
+                if ending is Ending.SUCCEEDED or ago % 9 == place
+            }
+            begins_at = floor_to(step, now) - ago * step
+            storage.note_history([Period(step=step, begins_at=begins_at, writer="a#1", numbers=numbers)])
 
 
 def _ask_servers(storage: Storage) -> None:

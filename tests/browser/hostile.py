@@ -15,6 +15,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo, WorkerInfo, new_server_id, new_worker_id
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
+from tests.browser.everyday import note_history
 
 OWNED = "owned"
 """What every script of these sets in the window, should it ever run."""
@@ -78,6 +79,7 @@ def fill(storage: Storage) -> None:
         _fill_server(storage, text, number)
         storage.enqueue(in_foreign_queue(Job.new(text, {text: text}), text))
         _fill_template(storage, text)
+    note_history(storage, {text: (text, text) for text in TEXTS})
 
 
 def _fill_queue(storage: Storage, text: str) -> None:

@@ -14,6 +14,7 @@ _SCREENS = (
     ("job", None),  # reached from the others
     ("errors", "Errors"),
     ("queues", "Queues"),
+    ("history", "History"),
     ("recurring", "Recurring"),
     ("servers", "Servers"),
     ("audit", "Audit"),

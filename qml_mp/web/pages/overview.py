@@ -16,6 +16,8 @@ from qml_mp.views.concerns import Concern, concerns
 from qml_mp.views.queues import view_queues
 from qml_mp.views.servers import ServerView, WorkerView, view_servers
 from qml_mp.views.snapshot import Snapshot
+from qml_mp.web.charts import bar_chart
+from qml_mp.web.pages.history import last_hour
 from qml_mp.web.site import Site, site_of
 
 _MOST_KINDS = 50
@@ -40,6 +42,8 @@ def overview(request: Request) -> Response:
         "overview.html",
         snapshot=lambda: _snapshot(site),
         wrong=lambda: _wrong(site),
+        history=lambda: last_hour(site),
+        chart=bar_chart,
         failures=lambda: _failures(site),
         busy=lambda servers: _busy(servers)[:_MOST_WORKERS],
         busy_count=lambda servers: len(_busy(servers)),

@@ -1,0 +1,72 @@
+"""Tests: charts and quantiles say what was counted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qml_mp.core.history import BOUNDS_US, Ending, Histogram, Tally, numbers_of_one, sum_of, tally_of
+from qml_mp.storage.history import MINUTE, HistoryPoint
+from qml_mp.views.history import HistoryView
+from qml_mp.web.charts import HEIGHT, WIDTH, bar_chart
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def tally(count: int, *, ran_us: int = 1_000_000) -> Tally:
+    return tally_of([count * number for number in numbers_of_one(waited_us=0, ran_us=ran_us)])
+
+
+def view(*counts: tuple[int, int]) -> HistoryView:
+    points = [
+        HistoryPoint(
+            begins_at=NOON + number * MINUTE,
+            tallies={Ending.SUCCEEDED: tally(good), Ending.FAILED: tally(bad)},
+        )
+        for number, (good, bad) in enumerate(counts)
+    ]
+    return HistoryView(step=MINUTE, points=points)
+
+
+def test_the_highest_bar_fills_the_chart_and_none_sticks_out() -> None:
+    chart = bar_chart(view((10, 0), (0, 0), (5, 5), (1000, 1)))
+
+    assert chart.most == 1001
+    assert len(chart.bars) == 3
+    assert chart.ends_at == NOON + 4 * MINUTE
+    for bar in chart.bars:
+        assert bar.bad_y >= -0.01
+        assert bar.good_y + bar.good_height == pytest.approx(HEIGHT)
+        assert bar.x + bar.width <= WIDTH
+    assert chart.bars[-1].bad_height > 0
+
+
+def test_a_chart_of_nothing_has_no_bar() -> None:
+    chart = bar_chart(view((0, 0), (0, 0)))
+
+    assert (list(chart.bars), chart.most) == ([], 0)
+
+
+@pytest.mark.parametrize("ran_us", [1, 999, 1000, 1001, 1_500_000, BOUNDS_US[-1], 10 * BOUNDS_US[-1]])
+def test_a_quantile_is_within_the_bucket_of_what_was_counted(ran_us: int) -> None:
+    ran = tally(7, ran_us=ran_us).ran
+    number = ran.counts.index(7)
+    low = BOUNDS_US[number - 1] if number else 0
+    high = BOUNDS_US[number] if number < len(BOUNDS_US) else low
+
+    found = [ran.quantile(part) for part in (0.01, 0.5, 0.95, 1.0)]
+
+    assert all(one is not None and low <= one / timedelta(microseconds=1) <= high for one in found)
+
+
+def test_quantiles_of_a_mixture_are_told_apart() -> None:
+    ran = sum_of([tally(90, ran_us=1500), tally(10, ran_us=40_000_000)]).ran
+
+    median, high = ran.quantile(0.5), ran.quantile(0.95)
+
+    assert median is not None
+    assert high is not None
+    assert median < timedelta(milliseconds=2)
+    assert timedelta(seconds=30) <= high <= timedelta(seconds=60)
+    assert Histogram().quantile(0.5) is None
