@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from qml_mp.host import is_alive
 from qml_mp.views.liveness import Standing
-from qml_mp.views.queues import QueueView
 from qml_mp.views.servers import ServerView, able_servers
 from qml_mp.views.snapshot import Snapshot
 from qml_mp.views.waiting import jobs_in_words, waiting_in_words, without_a_server
@@ -24,7 +23,7 @@ class Concern:
 
 def concerns(seen: Snapshot) -> list[Concern]:
     """What is wrong, the grave first."""
-    found = [*_of_work(seen), *_of_servers(seen.servers), *_of_queues(seen.queues, seen.servers)]
+    found = [*_of_work(seen), *_of_servers(seen.servers), *_of_queues(seen)]
     return sorted(found, key=lambda concern: not concern.is_grave)
 
 
@@ -54,7 +53,7 @@ def name_of(server: ServerView) -> str:
 
 def _of_work(seen: Snapshot) -> Iterator[Concern]:
     waiting = without_a_server(seen.methods, seen.servers)
-    for line in waiting_in_words(seen.methods, waiting, seen.servers):
+    for line in waiting_in_words(seen.methods, waiting, seen.servers, most=seen.most):
         yield Concern(text=f"{line[0].upper()}{line[1:]}.", is_grave=True)
 
 
@@ -74,10 +73,12 @@ def _of_servers(servers: Sequence[ServerView]) -> Iterator[Concern]:
             )
 
 
-def _of_queues(queues: Sequence[QueueView], servers: Sequence[ServerView]) -> Iterator[Concern]:
+def _of_queues(seen: Snapshot) -> Iterator[Concern]:
     """Those without a server are told with the jobs that wait."""
-    has_servers = bool(able_servers(servers))
-    for queue in queues:
+    has_servers = bool(able_servers(seen.servers))
+    for queue in seen.queues:
         if queue.limit.paused and (queue.stats.enqueued or has_servers):
-            waits = f", and {jobs_in_words(queue.stats.enqueued)}" if queue.stats.enqueued else ""
+            many = seen.most is not None and queue.stats.enqueued >= seen.most
+            told = jobs_in_words(queue.stats.enqueued, at_least=many)
+            waits = f", and {told}" if queue.stats.enqueued else ""
             yield Concern(text=f"Queue {queue.stats.name} is paused{waits}.", is_grave=False)

@@ -35,11 +35,14 @@ class QueueView:
         }
 
 
-def view_queues(storage: Storage, servers: Sequence[ServerView] = ()) -> list[QueueView]:
-    """Queues by name that hold jobs which have not ended, or that are limited, beside these servers."""
+def view_queues(
+    storage: Storage, servers: Sequence[ServerView] = (), *, among: int | None = None
+) -> list[QueueView]:
+    """Queues by name that hold jobs which have not ended, or that are limited, beside these servers. With
+    `among` it is what `queue_stats` says of it."""
     able = able_servers(servers)
     limits = {each.limit.name: each.limit for each in storage.standings() if is_queue(each)}
-    stats = {each.name: each for each in storage.queue_stats()}
+    stats = {each.name: each for each in storage.queue_stats(among=among)}
     return [
         QueueView(
             stats=stats.get(name) or QueueStats(name=name, enqueued=0, processing=0, held=0, oldest=None),

@@ -20,6 +20,9 @@ class Snapshot:
     servers: Sequence[ServerView]
     methods: Sequence[MethodStats]
     """That wait."""
+    most: int | None = None
+    """At most so many jobs were counted of each method of a queue, and of each state and queue one more than
+    so many at least; None: all."""
 
 
 def look(storage: Storage) -> Snapshot:

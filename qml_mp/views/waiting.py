@@ -26,13 +26,19 @@ def waiting_to_json(line: MethodStats) -> dict[str, JsonValue]:
 
 
 def waiting_in_words(
-    stats: Sequence[MethodStats], waiting: Sequence[MethodStats], servers: Sequence[ServerView]
+    stats: Sequence[MethodStats],
+    waiting: Sequence[MethodStats],
+    servers: Sequence[ServerView],
+    *,
+    most: int | None = None,
 ) -> Iterator[str]:
     """One line per cause: no server at all, methods that nobody has, a queue that nobody serves, or both in
-    one job. `stats` is all that waits, `waiting` what no live server can run."""
+    one job. `stats` is all that waits, `waiting` what no live server can run. `most`: no more than so many
+    were counted of each method of a queue."""
     able = able_servers(servers)
     if not able and stats:
-        yield f"{jobs_in_words(sum(line.enqueued for line in stats))}, and no server is alive"
+        told = jobs_in_words(sum(line.enqueued for line in stats), at_least=_is_cut(stats, most))
+        yield f"{told}, and no server is alive"
     methods: Counter[str] = Counter()
     queues: Counter[str] = Counter()
     pairs: list[MethodStats] = []
@@ -45,18 +51,26 @@ def waiting_in_words(
             pairs.append(line)
     if methods:
         names = ", ".join(sorted(methods))
-        yield f"{jobs_in_words(methods.total())} for methods that no live server has: {names}"
+        cut = _is_cut([line for line in waiting if line.method in methods], most)
+        told = jobs_in_words(methods.total(), at_least=cut)
+        yield f"{told} for methods that no live server has: {names}"
     for queue, jobs in queues.items():
-        yield f"queue {queue}: {_jobs(jobs)} and no server serves it"
+        cut = _is_cut([line for line in waiting if line.queue == queue], most)
+        yield f"queue {queue}: {_jobs(jobs, at_least=cut)} and no server serves it"
     for line in pairs:
         of_queue = f"which no live server of queue {line.queue} has"
-        yield f"{jobs_in_words(line.enqueued)} for method {line.method}, {of_queue}"
+        told = jobs_in_words(line.enqueued, at_least=_is_cut([line], most))
+        yield f"{told} for method {line.method}, {of_queue}"
 
 
-def jobs_in_words(count: int) -> str:
-    """ "1 job waits"."""
-    return f"{_jobs(count)} {'waits' if count == 1 else 'wait'}"
+def jobs_in_words(count: int, *, at_least: bool = False) -> str:
+    """ "1 job waits", "at least 1000 jobs wait"."""
+    return f"{_jobs(count, at_least=at_least)} {'waits' if count == 1 else 'wait'}"
 
 
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
+def _is_cut(lines: Sequence[MethodStats], most: int | None) -> bool:
+    return most is not None and any(line.enqueued >= most for line in lines)
+
+
+def _jobs(count: int, *, at_least: bool = False) -> str:
+    return f"{'at least ' if at_least else ''}{count} {'job' if count == 1 else 'jobs'}"

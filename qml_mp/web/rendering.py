@@ -32,8 +32,8 @@ def make_environment() -> Environment:
         auto_reload=False,
     )
     environment.filters.update(
-        duration=_duration, size=_size, number=_number, utc=_utc, lines=_lines, raw_text=_raw_text,
-        pretty=_pretty, in_words=_in_words, tojson_line=_in_a_line,
+        duration=_duration, size=_size, number=_number, about=_about, utc=_utc, lines=_lines,
+        raw_text=_raw_text, pretty=_pretty, in_words=_in_words, tojson_line=_in_a_line,
         signal_name=_signal_name,
     )  # fmt: skip
     return environment
@@ -88,6 +88,11 @@ def _size(size_bytes: int | None) -> str:
 def _number(value: float | None) -> str:
     """With narrow spaces between thousands, which is not to be made printable."""
     return _NOTHING if value is None else Markup(f"{value:,}".replace(",", "\u202f"))
+
+
+def _about(value: int, most: int) -> str:
+    """Of what was counted up to a number."""
+    return f"over {_number(most)}" if value > most else _number(value)
 
 
 def _utc(instant: datetime) -> str:

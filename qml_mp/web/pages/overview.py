@@ -21,6 +21,8 @@ from qml_mp.web.pages.history import last_hour
 from qml_mp.web.site import Site, site_of
 
 _MOST_KINDS = 50
+_MOST_COUNTED = 1000
+"""Of each state, queue, method and kind: to tell more apart would cost what the storage is full."""
 _MOST_FAILURES = 6
 _MOST_WORKERS = 12
 
@@ -48,17 +50,22 @@ def overview(request: Request) -> Response:
         busy=lambda servers: _busy(servers)[:_MOST_WORKERS],
         busy_count=lambda servers: len(_busy(servers)),
         states=StateName,
+        most=_MOST_COUNTED,
     )
 
 
 def _snapshot(site: Site) -> Snapshot:
     storage, reads = site.storage, site.reads
     servers = reads.get("servers", lambda: view_servers(storage), statements=5, every_s=5.0)
+    counts = reads.get("counts", lambda: storage.job_counts(among=_MOST_COUNTED), every_s=2.0)
     return Snapshot(
-        counts={str(state): count for state, count in reads.get("counts", storage.job_counts).items()},
-        queues=reads.get("queues", lambda: view_queues(storage, servers), statements=2, every_s=3.0),
+        counts={str(state): count for state, count in counts.items()},
+        queues=reads.get(
+            "queues", lambda: view_queues(storage, servers, among=_MOST_COUNTED), statements=2, every_s=3.0
+        ),
         servers=servers,
-        methods=reads.get("methods", storage.method_stats, every_s=6.0),
+        methods=reads.get("methods", lambda: storage.method_stats(among=_MOST_COUNTED), every_s=6.0),
+        most=_MOST_COUNTED,
     )
 
 
@@ -69,7 +76,9 @@ def _wrong(site: Site) -> list[Concern]:
 def _failures(site: Site) -> list[FailureLine]:
     """The kinds whose newest failure is the newest."""
     kinds = site.reads.get(
-        "failure kinds", lambda: site.storage.failure_kinds(limit=_MOST_KINDS), every_s=5.0
+        "failure kinds",
+        lambda: site.storage.failure_kinds(limit=_MOST_KINDS, among=_MOST_COUNTED),
+        every_s=5.0,
     )
     newest = sorted(kinds, key=lambda kind: kind.last_at, reverse=True)
     return [_line(kind) for kind in newest[:_MOST_FAILURES]]

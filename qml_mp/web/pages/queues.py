@@ -130,7 +130,7 @@ def _read(site: Site) -> QueuesPage:
 
 
 def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:
-    views = {view.stats.name: view for view in view_queues(storage, servers)}
+    views = {view.stats.name: view for view in view_queues(storage, servers, among=_MOST_COUNTED)}
     able = able_servers(servers)
     for name in {name for server in able for name in server.queues} - views.keys():
         views[name] = QueueView(
@@ -152,7 +152,7 @@ def _name(request: Request) -> str:
     program can have named a queue so, and it has jobs."""
     site = site_of(request)
     name = site.form(request).text("name")
-    if name not in {stats.name for stats in site.storage.queue_stats()}:
+    if name not in {stats.name for stats in site.storage.queue_stats(among=1)}:
         check_queue_name(name)
     return name
 
