@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import urljoin, urlsplit
 
 import pytest
+from playwright.sync_api import expect
 
 from qml_mp.core.state import StateName
 from qml_mp.printable import printable
@@ -55,6 +56,19 @@ def test_the_page_of_a_job_shows_its_texts_whole(page: Watched, filled: Site) ->
 
         shown = words(page.page.evaluate("document.querySelector('main').textContent"))
         assert shown.count(words(printable(text))) >= 4  # method, queue, error and payload
+
+
+def test_a_button_is_about_the_very_queue_beside_which_it_stands(page: Watched, filled: Site) -> None:
+    for text in (hostile.TEXTS[4], "..%2f..%2fetc%2fpasswd%00.html", "a/b?c=d&e=f#g;h=i+j%20k"):
+        page.open("/queues")
+
+        page.page.get_by_role("button", name=f"Pause {text}", exact=True).click()
+
+        paused = page.page.get_by_role("button", name=f"Resume {text}", exact=True)
+        expect(paused).to_be_visible()
+        assert [each.limit.name for each in filled.storage.standings() if each.limit.paused] == [text]
+        paused.click()
+        expect(paused).to_have_count(0)
 
 
 @pytest.mark.parametrize("path", SCREENS)
