@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from qml_mp.app import QmlApp
@@ -16,7 +14,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.sources import load_config
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
-from qml_mp.web import own_routes, refusals
+from qml_mp.web import own_routes, refusals, static_files
 from qml_mp.web.changes import Changes
 from qml_mp.web.pages import NAVIGATION, page_routes
 from qml_mp.web.reads import Reads
@@ -41,7 +39,7 @@ def assemble(
     storage = app.storage if isinstance(app, QmlApp) else app
     config = app.config if isinstance(app, QmlApp) else None
     changes = Changes(storage)
-    routes: list[Route] = [*page_routes(), *own_routes.ROUTES]
+    routes: list[Route] = [*page_routes(), *own_routes.ROUTES, *static_files.ROUTES]
     site = Site(
         storage=storage,
         retention=Retention.of(_config_of(config)),
@@ -53,9 +51,9 @@ def assemble(
         templates=make_environment(),
         routes={route.name: route for route in routes},
         navigation=NAVIGATION,
+        static_version=static_files.static_version(),
     )
-    static = Mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
-    inner = Starlette(routes=[*routes, static], exception_handlers=refusals.HANDLERS)
+    inner = Starlette(routes=routes, exception_handlers=refusals.HANDLERS)
     inner.state.site = site
     safety = Safety(auth=auth, read_only=read_only, hosts=hosts)
     return Assembled(application=Guard(inner, safety=safety, refusal=refusals.Page(site)), site=site)

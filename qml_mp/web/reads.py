@@ -9,12 +9,12 @@ due.
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from qml_mp.errors import QmlError
+from qml_mp.clock import Clock, SystemClock
+from qml_mp.errors import QmlError, StorageUnavailable
 from qml_mp.web.changes import Changes
 
 _Value = TypeVar("_Value")
@@ -29,6 +29,8 @@ commit."""
 _REST = 9
 """After a read it rests so many times as long as that took, so that a slow storage is not kept busy by it."""
 _ERROR_S = 1.0
+_PATIENCE_S = 2.0
+"""For one who waits until another has read; then an older answer will do, and leaves threads for pages."""
 _MOST_KEPT = 500
 
 
@@ -49,8 +51,9 @@ class _Read:
 class Reads:
     """For all threads of a web process."""
 
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, changes: Changes, clock: Clock | None = None) -> None:
         self._changes = changes
+        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._reads: OrderedDict[Hashable, _Read] = OrderedDict()
         self._forgotten_at = float("-inf")
@@ -64,15 +67,18 @@ class Reads:
         shortest time between two. Raises what `read` raises; a `QmlError` is kept for a second.
         """
         found = self._find(key, statements / every_s)
-        with found.lock:  # whoever else wants it waits for the one who reads
-            due_at = self._due_at(found, every_s)
-            now = time.monotonic()
-            if now < due_at:
-                if not self._is_current(found):
+        if found.lock.acquire(timeout=_PATIENCE_S):  # whoever else wants it waits for the one who reads
+            try:
+                due_at = self._due_at(found, every_s)
+                if self._clock.monotonic() >= due_at:
+                    self._read(found, read)
+                    self._changes.spent(statements)
+                elif not self._is_current(found):
                     self._changes.tell_at(due_at)
-            else:
-                self._read(found, read)
-                self._changes.spent(statements)
+            finally:
+                found.lock.release()
+        elif found.version < 0:
+            raise StorageUnavailable("The storage is slow to answer; it is asked again and again.")
         if found.error is not None:
             raise found.error
         value: _Value = found.value
@@ -80,12 +86,12 @@ class Reads:
 
     def forget(self) -> None:
         """Read everything anew, however young it is: somebody has just changed something and looks for it."""
-        self._forgotten_at = time.monotonic()
+        self._forgotten_at = self._clock.monotonic()
 
     def _find(self, key: Hashable, cost_per_s: float) -> _Read:
         with self._lock:
             found = self._reads.setdefault(key, _Read())
-            found.asked_at, found.cost_per_s = time.monotonic(), cost_per_s
+            found.asked_at, found.cost_per_s = self._clock.monotonic(), cost_per_s
             self._reads.move_to_end(key)
             while len(self._reads) > _MOST_KEPT:
                 self._reads.popitem(last=False)
@@ -101,7 +107,7 @@ class Reads:
 
     def _slowness(self) -> float:
         """By how much all intervals grow, for everything that is looked at to stay within its price."""
-        since = time.monotonic() - _LOOKED_AT_S
+        since = self._clock.monotonic() - _LOOKED_AT_S
         with self._lock:
             wanted = sum(each.cost_per_s for each in self._reads.values() if each.asked_at >= since)
         return max(1.0, wanted / _STATEMENTS_PER_S)
@@ -111,10 +117,10 @@ class Reads:
         return self._changes.is_listening and found.version == self._changes.version
 
     def _read(self, found: _Read, read: Callable[[], object]) -> None:
-        version, began = self._changes.version, time.monotonic()
+        version, began = self._changes.version, self._clock.monotonic()
         try:
             found.value, found.error = read(), None
         except QmlError as error:
             found.value, found.error = None, error
         found.version, found.read_at = version, began
-        found.took_s = time.monotonic() - began
+        found.took_s = self._clock.monotonic() - began

@@ -50,6 +50,7 @@ class Site:
     """By name."""
     navigation: Sequence[tuple[str, str]]
     """The name of a route and the title of its screen, in order."""
+    static_version: str
 
     @property
     def may_change(self) -> bool:
@@ -118,9 +119,8 @@ class Site:
         return masked(value, self.hide)
 
     def static(self, request: Request, name: str) -> str:
-        """The URL of a file in `static/`. It is another one for each version, so that browsers may keep
-        it."""
-        return f"{self._root(request)}/static/{name}?v={__version__}"
+        """The URL of a file in `static/`."""
+        return f"{self._root(request)}/static/{name}?v={self.static_version}"
 
     def _root(self, request: Request) -> str:
         root: str = request.scope.get("root_path", "")

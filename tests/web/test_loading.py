@@ -1,0 +1,70 @@
+"""Tests: what a browser loads, and what it is told when there is no storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.web.serving import Served, sentence_of, served
+from tests.web.test_mounting import Links
+
+_MOST_BYTES = 200_000
+
+
+def test_the_first_load_is_small_and_comes_from_the_page_alone(page: Served) -> None:
+    with page.visitor() as visitor:
+        home = visitor.get("/")
+        links = [link for link in Links(home.text).found if "/static/" in link]
+        files = [visitor.get(link) for link in links]
+
+    assert len(files) == 5
+    assert all(file.status_code == 200 for file in files)
+    assert "//" not in home.text.replace(page.origin, "").partition("</head>")[0]
+    assert len(home.content) + sum(len(file.content) for file in files) <= _MOST_BYTES
+
+
+def test_what_was_loaded_is_kept_by_browsers_until_there_is_another_version(page: Served) -> None:
+    with page.visitor() as visitor:
+        style = visitor.get("/static/page.css?v=1")
+        home = visitor.get("/")
+
+    assert "immutable" in style.headers["cache-control"]
+    assert home.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("name", ["htmx-2.0.11.min.js", "htmx-ext-sse-2.2.4.min.js"])
+def test_what_others_wrote_is_given_with_its_licence(page: Served, name: str) -> None:
+    licence = name.partition("-2")[0] + ".LICENSE"
+    with page.visitor() as visitor:
+        assert visitor.get(f"/static/vendor/{name}").status_code == 200
+        assert "Zero" in visitor.get(f"/static/vendor/{licence}").text
+
+
+def test_a_storage_that_is_gone_is_a_sentence(file_url: str, tmp_path: Path) -> None:
+    with served(file_url, tmp_path) as page, page.visitor() as visitor:
+        assert visitor.get("/").status_code == 200
+        (tmp_path / "jobs.db").rename(tmp_path / "away.db")
+
+        whole = visitor.get("/jobs")
+        part = visitor.get("/jobs", headers={"HX-Request": "true", "HX-Target": "jobs"})
+
+    assert whole.status_code == part.status_code == 503
+    assert "deleted or replaced" in sentence_of(whole)
+    assert "<" not in part.text
+    assert "Traceback" not in page.log.read_text()
+
+
+def test_it_ends_at_once_though_streams_are_open(file_url: str, tmp_path: Path) -> None:
+    with served(file_url, tmp_path) as page, page.visitor() as visitor:
+        with visitor.stream("GET", "/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "event: hello"
+            page.process.send_signal(15)
+
+            rest = list(lines)
+
+        assert page.process.wait(60) == 0
+
+    assert rest[-3:] == ["event: end", "data: .", ""]
+    assert "Traceback" not in page.log.read_text()

@@ -1,0 +1,152 @@
+"""Tests: what is read for all browsers is read once, and only when there may be something new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.open import open_storage
+from qml_mp.web.changes import Changes
+from qml_mp.web.reads import Reads
+
+
+class Clock:
+    """Stands still unless it is set."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.at, UTC)
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+class Question:
+    """Counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        return self.asked
+
+
+@pytest.fixture
+def changes(file_url: str) -> Iterator[Changes]:
+    """As if its listener ran."""
+    with closing(open_storage(file_url)) as storage:
+        changes = Changes(storage)
+        changes.is_listening = True
+        yield changes
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reads(changes: Changes, clock: Clock) -> Reads:
+    return Reads(changes, clock)
+
+
+def test_an_answer_is_shared_until_something_is_committed(
+    reads: Reads, changes: Changes, clock: Clock
+) -> None:
+    question = Question()
+
+    first = [reads.get("jobs", question) for _ in range(50)]
+    clock.at += 5
+    unchanged = reads.get("jobs", question)
+    changes.version += 1
+    changed = reads.get("jobs", question)
+
+    assert {*first, unchanged} == {1}
+    assert changed == 2
+
+
+def test_commits_without_an_end_have_it_read_once_in_its_interval(
+    reads: Reads, changes: Changes, clock: Clock
+) -> None:
+    question = Question()
+
+    for _ in range(100):
+        clock.at += 0.1
+        changes.version += 1
+        reads.get("jobs", question, every_s=2.0)
+
+    assert question.asked == 5
+
+
+def test_questions_that_would_cost_too_much_together_are_asked_less_often(
+    reads: Reads, changes: Changes, clock: Clock
+) -> None:
+    questions = {name: Question() for name in "abcdefghij"}
+
+    for _ in range(100):
+        clock.at += 0.1
+        changes.version += 1
+        for name, question in questions.items():
+            reads.get(name, question, statements=3, every_s=1.0)
+
+    sent = 3 * sum(question.asked for question in questions.values())
+    assert all(question.asked for question in questions.values())
+    assert sent <= 5 * 10 + 3 * len(questions)  # in ten seconds, and the first look of each
+
+
+def test_who_has_changed_something_reads_it_at_once(reads: Reads, clock: Clock) -> None:
+    question = Question()
+    reads.get("jobs", question)
+
+    reads.forget()
+
+    assert reads.get("jobs", question) == 2
+
+
+def test_while_nobody_listens_an_answer_is_only_as_old_as_its_interval(
+    reads: Reads, changes: Changes, clock: Clock
+) -> None:
+    changes.is_listening = False
+    question = Question()
+    reads.get("jobs", question)
+    clock.at += 1
+
+    assert reads.get("jobs", question) == 2
+
+
+def test_what_changes_without_a_commit_is_read_again_after_a_while(reads: Reads, clock: Clock) -> None:
+    question = Question()
+    reads.get("servers", question)
+    clock.at += 11
+
+    assert reads.get("servers", question) == 2
+
+
+def test_a_storage_that_is_away_is_asked_once_a_second(reads: Reads, clock: Clock) -> None:
+    asked = 0
+
+    def fail() -> int:
+        nonlocal asked
+        asked += 1
+        raise StorageUnavailable("It is away.")
+
+    for _ in range(20):
+        clock.at += 0.1
+        with pytest.raises(StorageUnavailable, match="away"):
+            reads.get("jobs", fail)
+
+    assert asked == 2
+
+
+def test_a_mistake_of_the_page_itself_is_not_kept(reads: Reads) -> None:
+    with pytest.raises(ZeroDivisionError):
+        reads.get("jobs", lambda: 1 // 0)
+
+    assert reads.get("jobs", lambda: 7) == 7
