@@ -273,3 +273,50 @@ def test_what_was_begun_by_a_server_that_is_killed_is_told_as_unfinished(
     storage.reclaim_server(server_id, silent_for=None)
 
     assert _act(storage, request).state is ActState.UNFINISHED
+
+
+POINTS = ("acts.taken", "acts.telling", "acts.told")
+
+
+def armed(server: MakeServer, point: str, action: str, folder: Path) -> Server:
+    """A server that does so at its first time there."""
+    one = server("-w", "1", app=GATED)
+    one.program = ("-m", "tests.failpoints", f"supervisor/{point}={action}@{folder / 'mark'}")
+    return one.start()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_reply_that_is_lost_has_it_done_once_and_told(
+    server: MakeServer, storage: Storage, tmp_path: Path, point: str
+) -> None:
+    one = armed(server, point, "raise", tmp_path)
+    (info,) = storage.list_servers()
+    request = ActRequest(kind=ActKind.RELOAD, server_id=info.id, by=ANNA)
+
+    storage.ask(request)
+
+    act = end_of(storage, request, one)
+    assert (tmp_path / "mark").exists()
+    assert (act.state, act.said) == (ActState.DONE, "1 worker replaced")
+    assert one.log().count("Asked to reload") == 1
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_server_that_is_killed_at_whichever_point_leaves_no_act_to_its_successor(
+    server: MakeServer, storage: Storage, tmp_path: Path, point: str
+) -> None:
+    one = armed(server, point, "kill", tmp_path)
+    (info,) = storage.list_servers()
+    request = ActRequest(kind=ActKind.PAUSE, server_id=info.id, by=ANNA)
+
+    storage.ask(request)
+
+    assert one.wait() == -signal.SIGKILL
+    successor = server("-w", "1", app=GATED).start()
+    told = ActState.DONE if point == "acts.told" else ActState.UNFINISHED
+    assert end_of(storage, request, successor).state is told
+    (info,) = storage.list_servers()
+    assert not info.paused
+    assert successor.log().count("Asked to pause") == (0 if point == "acts.taken" else 1)
+    assert successor.stop() == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from qml_mp import failpoints
 from qml_mp.core.acts import Act, ActKind, ActState
 from qml_mp.core.answers import WorkerStack
 from qml_mp.storage.store import Storage
@@ -123,7 +124,10 @@ class ActsLoop(Loop):
     def tick(self, storage: Storage) -> None:
         self._tell(storage)
         own_id = self._run.registration.id
-        for act in storage.take_acts(own_id, in_hand=self._desk.ids):
+        taken = storage.take_acts(own_id, in_hand=self._desk.ids)
+        if taken:
+            failpoints.hit("acts.taken")
+        for act in taken:
             self._desk.put(act)
         if self._may_be_empty():
             self._look_at_claims_at = self._run.clock.monotonic() + _LOOK_AGAIN_S
@@ -131,6 +135,7 @@ class ActsLoop(Loop):
 
     def _tell(self, storage: Storage) -> None:
         for act, answer in self._desk.untold:
+            failpoints.hit("acts.telling")
             is_told = storage.answer_act(
                 act.id,
                 server_id=act.server_id or "",
@@ -138,6 +143,7 @@ class ActsLoop(Loop):
                 said=answer.said,
                 stacks=answer.stacks,
             )
+            failpoints.hit("acts.told")
             if is_told:
                 self._desk.note_told(act, answer)
             else:  # of an id that this server had before it was declared dead

@@ -1,0 +1,184 @@
+"""Tests: what is asked of the server is done once, whichever reply of storage is lost, and whenever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
+from qml_mp.errors import StorageUnavailable
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop, Answer
+from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.run import Run
+from tests.storage.helpers import DONE, KEEP, claim_new
+
+
+class Losing:
+    """A storage that does what it is told, and whose n-th reply is lost."""
+
+    def __init__(self, storage: Storage, *, nth: int) -> None:
+        self._storage = storage
+        self._left = nth
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._storage, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            reply = operation(*arguments, **named)
+            self._left -= 1
+            if self._left == 0:
+                raise StorageUnavailable("the reply is lost")
+            return reply
+
+        return call
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = open_storage("memory://")
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def run(storage: Storage) -> Iterator[Run]:
+    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=storage.url, facts=AppFacts())
+    run.registration.register(storage)
+    with closing(run.pool):
+        yield run
+
+
+@pytest.fixture
+def desk() -> ActDesk:
+    return ActDesk()
+
+
+@pytest.fixture
+def loop(run: Run, desk: ActDesk) -> ActsLoop:
+    return ActsLoop(run, desk=desk, settling=SettleLoop(run))
+
+
+def ask(storage: Storage, run: Run, kind: ActKind = ActKind.RELOAD) -> ActRequest:
+    request = ActRequest(kind=kind, server_id=run.registration.id, by=Asker(who="anna", where="cli"))
+    storage.ask(request)
+    return request
+
+
+def act_in(storage: Storage, request: ActRequest) -> Act:
+    act = storage.get_act(request.id)
+    assert act is not None
+    return act
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_whichever_reply_is_lost_it_is_done_once_and_told(
+    nth: int, storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    request = ask(storage, run)
+    losing: Any = Losing(storage, nth=nth)
+    done: list[str] = []
+
+    for _ in range(6):
+        try:
+            loop.run(losing)
+        except StorageUnavailable:
+            assert loop.due_at() <= run.clock.monotonic()  # tried again
+        for act in desk.take_new():
+            done.append(act.id)
+            desk.answer(act, Answer(state=ActState.TAKEN, said="half"))
+            desk.answer(act, Answer(state=ActState.DONE, said="whole"))
+
+    assert done == [request.id]
+    act = act_in(storage, request)
+    assert (act.state, act.said) == (ActState.DONE, "whole")
+    assert desk.ids == frozenset()
+
+
+def test_an_idle_loop_is_not_due_until_it_hears_of_a_commit_or_has_something_to_say(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    loop.run(storage)
+    idle = loop.due_at()
+    loop.hasten()
+    hastened = loop.due_at()
+    ask(storage, run)
+    loop.run(storage)
+    (act,) = desk.take_new()
+    taken = loop.due_at()
+    desk.answer(act, Answer(state=ActState.DONE))
+
+    assert (idle, taken) == (float("inf"), float("inf"))
+    assert hastened < float("inf")
+    assert loop.due_at() == 0.0
+
+
+def test_the_same_answer_is_written_once(storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop) -> None:
+    ask(storage, run)
+    loop.run(storage)
+    (act,) = desk.take_new()
+    for _ in range(3):
+        desk.answer(act, Answer(state=ActState.TAKEN, said="1 of 2"))
+
+    first = desk.untold
+    loop.run(storage)
+    desk.answer(act, Answer(state=ActState.TAKEN, said="1 of 2"))
+
+    assert first == [(act, Answer(state=ActState.TAKEN, said="1 of 2"))]
+    assert desk.untold == []
+
+
+def test_what_was_asked_under_an_id_that_was_declared_dead_is_forgotten(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    request = ask(storage, run)
+    loop.run(storage)
+    (act,) = desk.take_new()
+    storage.reclaim_server(run.registration.id, silent_for=None)
+    run.registration.renew_id()
+    run.registration.register(storage)
+
+    desk.answer(act, Answer(state=ActState.DONE))
+    loop.run(storage)
+
+    assert desk.ids == frozenset()
+    assert act_in(storage, request).state is ActState.UNFINISHED
+
+
+def test_a_drain_waits_for_the_claims_that_storage_knows_of(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    run.pool = [SimpleNamespace(is_ready=True, is_idle=True, worker_id="w")]  # type: ignore[assignment]
+    claim = claim_new(storage, server=run.registration.id, worker="w")
+    ask(storage, run, ActKind.DRAIN)
+    loop.run(storage)
+    held = desk.is_empty
+    storage.finish(claim, DONE, retention=KEEP)
+
+    loop.run(storage)
+
+    assert (held, desk.is_empty) == (False, True)
+
+
+def test_what_was_done_and_not_told_is_told_by_the_servers_leaving(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    paused, stop, reload = (ask(storage, run, kind) for kind in (ActKind.PAUSE, ActKind.STOP, ActKind.RELOAD))
+    loop.run(storage)
+    for act in desk.take_new():
+        state = ActState.DONE if act.what == ActKind.PAUSE else ActState.TAKEN
+        desk.answer(act, Answer(state=state, said="so far"))
+
+    storage.deregister_server(run.registration.id, done=desk.done_by_leaving())
+
+    assert [act_in(storage, each).state for each in (paused, stop, reload)] == [
+        ActState.DONE, ActState.DONE, ActState.UNFINISHED
+    ]  # fmt: skip
+    assert act_in(storage, stop).said == "stopped"
