@@ -94,6 +94,7 @@ RECURRING: Final = RecurringQueries(
         -- Guarded by what was read, because another server may have been first.
         WHERE id = %(id)s AND enabled AND next_run_at = %(late)s RETURNING id
     """),
+    # Those by hand are few, and sorted: along the ids, the planner would walk over all jobs to find some.
     newest_jobs=f"""
         SELECT {_OF_A_JOB} FROM unnest(%(ids)s::text[]) AS wanted (template_id) CROSS JOIN LATERAL (
             (SELECT {_OF_A_JOB} FROM {{s}}.jobs
@@ -102,7 +103,7 @@ RECURRING: Final = RecurringQueries(
             UNION ALL
             (SELECT {_OF_A_JOB} FROM {{s}}.jobs
              WHERE recurring_id = wanted.template_id AND fire_at IS NULL
-             ORDER BY id DESC LIMIT %(limit)s)
+             ORDER BY id || '' DESC LIMIT %(limit)s)
         ) AS made
     """,
 )

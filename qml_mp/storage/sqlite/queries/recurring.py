@@ -88,6 +88,7 @@ RECURRING: Final = RecurringQueries(
         -- Guarded by what was read, because another server may have been first.
         WHERE id = :id AND enabled AND next_run_at = :late
     """,
+    # Those by hand are few, and sorted: along the ids, all jobs would be walked over to find some.
     newest_jobs="""
         SELECT j.id, j.recurring_id, j.fire_at, j.state, j.created_at, j.started_at, j.finished_at,
                j.last_error_type, j.last_error_message
@@ -98,6 +99,6 @@ RECURRING: Final = RecurringQueries(
             UNION ALL
             SELECT rowid FROM (
                 SELECT rowid FROM qml_jobs WHERE recurring_id = wanted.value AND fire_at IS NULL
-                ORDER BY id DESC LIMIT :limit))
+                ORDER BY +id DESC LIMIT :limit))
     """,
 )
