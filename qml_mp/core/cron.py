@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -55,7 +56,6 @@ class CronSchedule:
         self.tz = tz
         self._zone = _zone(tz)
         self._fields = read_fields(text)
-        self._searches = [_search(expression) for expression in _expressions(self._fields)]
 
     @property
     def words(self) -> str:
@@ -80,7 +80,7 @@ class CronSchedule:
 
     def preview(self, instant: datetime, count: int) -> list[datetime]:
         """The next `count` firings after `instant`, fewer when the expression ends."""
-        return [firing for firing, _ in zip(self._after(instant), range(count), strict=False)]
+        return [firing for _, firing in zip(range(count), self._after(instant), strict=False)]
 
     def newest(self, count: int, *, first: datetime, until: datetime) -> list[datetime]:
         """Of the firings from `first` to `until`, both included, the newest `count`, in order."""
@@ -127,6 +127,11 @@ class CronSchedule:
             behind = upcoming if shown else wall_at(end_of_gap(upcoming, self._zone), self._zone) - SECOND
             upcoming = self._next_wall(behind)
         return None
+
+    @cached_property
+    def _searches(self) -> list[croniter]:
+        """Made when the first is asked for: what it says in words needs none."""
+        return [_search(expression) for expression in _expressions(self._fields)]
 
     def _next_wall(self, wall: datetime) -> datetime | None:
         found = (_next_match(search, wall) for search in self._searches)

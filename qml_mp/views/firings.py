@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from qml_mp.core.cron import CronSchedule
-from qml_mp.core.wall_time import instants_of, wall_at
+from qml_mp.core.wall_time import SECOND, instants_of, wall_at
 from qml_mp.units import format_duration
 
 _NO_CHANGE = timedelta()
@@ -36,13 +36,18 @@ class Firing:
 
 def next_firings(schedule: CronSchedule, *, now: datetime, count: int) -> Sequence[Firing]:
     """The next ones after `now`; fewer when the expression ends."""
-    zone, before, found = ZoneInfo(schedule.tz), now, list[Firing]()
+    found, before = list[Firing](), now
     for at in schedule.preview(now, count):
-        marks = tuple(_marks(schedule, zone, before=before, at=at))
-        local = at.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %Z")
-        found.append(Firing(at=at, local=local, marks=marks))
+        found.append(firing_at(schedule, at, before=before))
         before = at
     return found
+
+
+def firing_at(schedule: CronSchedule, at: datetime, *, before: datetime) -> Firing:
+    """The one at this instant. `before`: the one before it, or now."""
+    zone = ZoneInfo(schedule.tz)
+    local = at.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %Z")
+    return Firing(at=at, local=local, marks=tuple(_marks(schedule, zone, before=before, at=at)))
 
 
 def _marks(schedule: CronSchedule, zone: ZoneInfo, *, before: datetime, at: datetime) -> Iterator[str]:
@@ -51,7 +56,7 @@ def _marks(schedule: CronSchedule, zone: ZoneInfo, *, before: datetime, at: date
     if len(shown) == 2:
         which = "first" if at == shown[0] else "second"
         yield f"this wall time comes twice; it is the {which}"
-    if not schedule.names(wall):
+    if _offset(at, zone) > _offset(at - SECOND, zone) and not schedule.names(wall):
         yield "the wall time that is meant is skipped; it fires at the change"
     change = _offset(at, zone) - _offset(before, zone)
     if change != _NO_CHANGE:

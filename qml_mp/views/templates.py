@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from qml_mp.core.cron import CronSchedule
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, RecurringNotFound
 from qml_mp.storage.store import Storage
 from qml_mp.storage.template_jobs import TemplateJob
-from qml_mp.views.firings import Firing, next_firings
+from qml_mp.views.firings import Firing, firing_at, next_firings
 from qml_mp.views.servers import ServerView
 
 
@@ -73,12 +74,12 @@ def view_templates(
     known = methods_known(servers, templates)
     newest = storage.newest_jobs_of([each.id for each in templates], limit=jobs) if templates else {}
     return [
-        TemplateView(
-            template=each,
-            words=words_of(each),
-            firings=_firings_of(each, now=now, count=firings),
+        _view(
+            each,
             jobs=newest[each.id],
             trouble=trouble_of(each, is_known=known[each.id]),
+            now=now,
+            firings=firings,
         )
         for each in templates
     ]
@@ -135,12 +136,21 @@ def template_not_found(recurring_id: str) -> RecurringNotFound:
     )
 
 
-def _firings_of(template: RecurringJob, *, now: datetime, count: int) -> Sequence[Firing]:
-    """Beginning with the one that is stored, which may be due already."""
-    if not template.enabled or count < 1:
-        return ()
+def _view(
+    template: RecurringJob, *, jobs: Sequence[TemplateJob], trouble: str | None, now: datetime, firings: int
+) -> TemplateView:
+    words, found = None, list[Firing]()
     try:
         schedule = template.schedule
+        words = schedule.words
+        if template.enabled and template.next_run_at is not None:
+            found = _firings_of(schedule, template.next_run_at, now=now, count=firings)
     except ConfigurationError:
-        return ()
-    return next_firings(schedule, now=now, count=count)
+        pass  # another program has written it
+    return TemplateView(template=template, words=words, firings=found, jobs=jobs, trouble=trouble)
+
+
+def _firings_of(schedule: CronSchedule, stored: datetime, *, now: datetime, count: int) -> list[Firing]:
+    """Beginning with the one that is stored, which may be due already."""
+    first = firing_at(schedule, stored, before=min(now, stored))
+    return [first, *next_firings(schedule, now=max(now, stored), count=count - 1)]

@@ -181,6 +181,28 @@ def test_when_a_great_many_are_due_a_batch_of_them_is_read_by_indexes_alone(
     assert max(_rows(line) for line in plan if "Scan using" in line) == 25, plan
 
 
+@pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
+def test_the_newest_jobs_of_templates_are_looked_for_among_their_own_alone(
+    session: psycopg.Connection, postgres_url: str, generic: bool
+) -> None:
+    jobs = f"{SCHEMA}.jobs"
+    session.execute(
+        f"UPDATE {jobs} SET recurring_id = 'busy', fire_at = created_at WHERE state = 'succeeded'"
+    )
+    by_hand = f"SELECT id FROM {jobs} WHERE method = 'foreign' LIMIT 3"
+    session.execute(f"UPDATE {jobs} SET recurring_id = 'rare' WHERE id IN ({by_hand})")
+    session.execute(f"VACUUM ANALYZE {jobs}")
+    wanted = {"ids": ["busy", "rare", "none"], "limit": 20}
+
+    plan = explained(session, postgres_url, QUERIES.recurring.newest_jobs, wanted, generic=generic)
+
+    scans = [line for line in plan if "Index Scan" in line]
+    assert scans, plan
+    assert all("jobs_firing" in line for line in scans), plan
+    assert not [line for line in plan if "Seq Scan" in line], plan
+    assert max(_rows(line) for line in scans) <= 20, plan
+
+
 def explained(
     session: psycopg.Connection, url: str, statement: str, params: Values, *, generic: bool = False
 ) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -327,3 +328,19 @@ def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path) -> 
     assert run.stderr.splitlines()[-1] == (
         "ImportError: Traces need the extra `otel`: pip install 'qml-mp[otel]'."
     )
+
+
+def make_nothing() -> trace.TracerProvider:
+    """A provider that keeps nothing."""
+    return trace.NoOpTracerProvider()
+
+
+def test_a_tracing_travels_to_a_server_by_the_function_that_makes_its_provider(
+    provider: TracerProvider,
+) -> None:
+    copied = pickle.loads(pickle.dumps(OpenTelemetry(make_nothing, same_trace=True)))
+
+    assert isinstance(copied, OpenTelemetry)
+    assert copied.flush()
+    with pytest.raises(ConfigurationError, match="give OpenTelemetry a function that makes it"):
+        pickle.dumps(OpenTelemetry(provider))
