@@ -25,7 +25,7 @@ def test_the_overview_makes_a_picture_for_the_readme(page: Watched, site: Site, 
     everyday.fill(site.storage)
     let_time_pass(site.url)
     path = Path(os.environ.get(VARIABLE) or tmp_path / "page.png")
-    page.page.set_viewport_size({"width": 1100, "height": 1000})
+    page.page.set_viewport_size({"width": 1100, "height": 925})
     page.open("/")
 
     page.page.screenshot(path=path, caret="initial")
