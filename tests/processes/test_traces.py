@@ -213,6 +213,23 @@ def test_what_a_killed_server_had_begun_ends_when_the_next_one_takes_its_jobs(
     assert "is gone" in span["status"]["description"]
 
 
+def test_the_span_of_a_job_that_was_killed_because_its_server_stops_ends_as_released(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "0.3", app=APP).start()
+    job_id = enqueue(storage, "holds_the_lock")
+    wait_until((tmp_path / "begun").exists)
+    assert one.stop() == 6
+
+    server("-w", "2", app=APP).start()
+
+    span = the_attempt_of(tmp_path, job_id)
+    assert told(span, "qml_mp.outcome", "qml_mp.worker.died", "qml_mp.worker.signal") == [
+        "released", True, signal.SIGKILL
+    ]  # fmt: skip
+    assert span["status"] == {"status_code": "ERROR", "description": "the server stopped"}
+
+
 def test_with_preload_each_worker_makes_a_provider_of_its_own(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
