@@ -49,6 +49,8 @@ class Ending(StrEnum):
 
 _FINAL = frozenset({Ending.SUCCEEDED, Ending.FAILED, Ending.CANCELLED})
 ENDINGS = tuple(Ending)
+SUCCEEDED = Ending.SUCCEEDED
+"""By itself, because a look at the enum costs a tenth of what counting does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

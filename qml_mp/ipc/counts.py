@@ -23,6 +23,7 @@ from qml_mp.core.history import (
     NUMBERS,
     OTHER,
     RAN_AT,
+    SUCCEEDED,
     WAITED_AT,
     Ending,
     SeriesKey,
@@ -106,7 +107,7 @@ class EndCounts:
     def count(self, times: Times, ending: Ending) -> None:
         """Count a claim that has ended; nobody sees it before `commit`."""
         pair, waited_us, ran_us = times
-        kind = pair << _ENDING_BITS | (_SUCCEEDED if ending is Ending.SUCCEEDED else _NUMBER_OF[ending])
+        kind = pair << _ENDING_BITS | (0 if ending is SUCCEEDED else _NUMBER_OF[ending])
         cell = self._cells.get(kind) or self._new_cell(kind)
         numbers = cell.numbers
         numbers[0] += waited_us
@@ -231,5 +232,5 @@ class CountsSeen:
 
 
 _NUMBER_OF = {ending: number for number, ending in enumerate(ENDINGS)}
-_SUCCEEDED = _NUMBER_OF[Ending.SUCCEEDED]
+assert _NUMBER_OF[SUCCEEDED] == 0
 assert len(ENDINGS) <= 1 << _ENDING_BITS

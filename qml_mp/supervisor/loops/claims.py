@@ -110,6 +110,7 @@ class UnshownClaimsLoop(Loop):
             return
         release = Release(reason="its worker is gone", not_begun=True)
         finished = storage.finish(claim, release, retention=self._run.retention)
+        self._run.pool.totals.add_returned(claim, finished)
         if finished.accepted:
             facts = ClaimFacts.of(claim, pid=None)
             self._run.events.emit(ClaimReclaimed(claim=facts, state=finished.state))

@@ -71,6 +71,8 @@ class ReturnLoop(Loop):
     ) -> None:
         done = storage.exchange(outcomes, fetch=None, limit=0, retention=self._run.retention)
         for (claim, outcome), finished in zip(outcomes, done.finished, strict=True):
+            if outcome is _NOT_BEGUN:
+                self._run.pool.totals.add_returned(claim, finished)
             # What the worker has written in the same moment, it tells, and that a success of it was lost.
             is_its_own = finished.was_written or (not finished.accepted and isinstance(outcome, Success))
             event = None if is_its_own else ended(claim, finished.job, pid=worker.child.pid)

@@ -9,8 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from qml_mp.core.history import MOST_PAIRS, OTHER, Ending, SeriesKey, Tally, numbers_of_one, tally_of
+from qml_mp.core.history import (
+    MOST_PAIRS,
+    OTHER,
+    Ending,
+    SeriesKey,
+    Tally,
+    numbers_of_one,
+    tally_of,
+    waited_us,
+)
+from qml_mp.core.job import Claim
+from qml_mp.core.state import StateName
 from qml_mp.ipc.counts import CountsSeen, EndCounts
+from qml_mp.storage.values import Finished
 
 
 class EndTotals:
@@ -51,6 +63,19 @@ class EndTotals:
         """Count a claim in the name of a dead worker."""
         key = SeriesKey(method=method, queue=queue, ending=ending)
         self._add(key, numbers_of_one(waited_us=waited_us, ran_us=ran_us))
+
+    def add_returned(self, claim: Claim, finished: Finished) -> None:
+        """Count a claim that was given back before it began, if that has ended the job: somebody wanted it
+        cancelled."""
+        if finished.accepted and not finished.was_written and finished.state is StateName.DELETED:
+            job = claim.job
+            self.add(
+                method=job.method,
+                queue=job.queue,
+                ending=Ending.CANCELLED,
+                waited_us=waited_us(job),
+                ran_us=0,
+            )
 
     def _take_in(self, counts: EndCounts, seen: CountsSeen) -> None:
         for key, more in counts.read(seen):
