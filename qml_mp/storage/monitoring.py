@@ -84,7 +84,7 @@ class Monitoring(Part):
         """Queues by name.
 
         With `among`, at most one more than so many jobs are counted of each queue, the oldest is that of the
-        first hundred of each method and priority, and of queues that have nothing but jobs for later those
+        first ten of each method and priority, and of queues that have nothing but jobs for later those
         are told that are among so many due next: what it costs does then not grow with the backlog.
         """
         queries = self._db.queries.monitoring

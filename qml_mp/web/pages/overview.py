@@ -23,6 +23,8 @@ from qml_mp.web.site import Site, site_of
 _MOST_KINDS = 50
 _MOST_COUNTED = 1000
 """Of each state, queue, method and kind: to tell more apart would cost what the storage is full."""
+_MOST_OF_METHOD = 100
+"""Of each method of a queue, whose rows have to be read for it."""
 _MOST_FAILURES = 6
 _MOST_WORKERS = 12
 
@@ -64,8 +66,8 @@ def _snapshot(site: Site) -> Snapshot:
             "queues", lambda: view_queues(storage, servers, among=_MOST_COUNTED), statements=2, every_s=3.0
         ),
         servers=servers,
-        methods=reads.get("methods", lambda: storage.method_stats(among=_MOST_COUNTED), every_s=6.0),
-        most=_MOST_COUNTED,
+        methods=reads.get("methods", lambda: storage.method_stats(among=_MOST_OF_METHOD), every_s=6.0),
+        most=_MOST_OF_METHOD,
     )
 
 

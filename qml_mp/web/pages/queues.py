@@ -23,6 +23,8 @@ from qml_mp.web.site import Site, site_of
 
 _MOST_COUNTED = 1000
 """Of a method that waits: to tell more apart would cost what the backlog is long."""
+_MOST_OF_METHOD = 100
+"""Of each method of a queue, whose rows have to be read for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,12 @@ def queues(request: Request) -> Response:
     """Every queue that holds jobs which have not ended, that is limited, or that a live server serves."""
     site = site_of(request)
     return site.page(
-        request, "queues.html", read=lambda: _read(site), words=limit_in_words, most_counted=_MOST_COUNTED
+        request,
+        "queues.html",
+        read=lambda: _read(site),
+        words=limit_in_words,
+        most_counted=_MOST_COUNTED,
+        most_of_method=_MOST_OF_METHOD,
     )
 
 
@@ -142,7 +149,7 @@ def _page_of(storage: Storage, servers: Sequence[ServerView]) -> QueuesPage:
     of_queues = {each.limit.name: each for each in standings if is_queue(each)}
     return QueuesPage(
         lines=[QueueLine(view=view, standing=of_queues.get(name)) for name, view in sorted(views.items())],
-        waiting=sorted(storage.method_stats(among=_MOST_COUNTED), key=lambda each: -each.enqueued),
+        waiting=sorted(storage.method_stats(among=_MOST_OF_METHOD), key=lambda each: -each.enqueued),
         methods=[each for each in standings if not is_queue(each)],
     )
 

@@ -139,7 +139,7 @@ MONITORING: Final = MonitoringQueries(
                     SELECT j.enqueued_at FROM {{s}}.jobs AS j
                     WHERE j.state = 'enqueued' AND j.queue <> '' AND j.queue = part.queue
                       AND {METHOD_NAME} = part.method AND j.priority = part.priority
-                    ORDER BY j.created_at LIMIT 100) AS head) AS first
+                    ORDER BY j.created_at LIMIT 10) AS head) AS first
             GROUP BY part.queue
         )
         SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,

@@ -126,7 +126,7 @@ MONITORING: Final = MonitoringQueries(
                     SELECT enqueued_at FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
                     WHERE state = 'enqueued' AND job.queue = part.queue AND job.method = part.method
                       AND job.priority = part.priority
-                    ORDER BY created_at LIMIT 100))) AS oldest_at
+                    ORDER BY created_at LIMIT 10))) AS oldest_at
             FROM part GROUP BY queue)
         SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
             min(oldest_at) AS oldest_at, :now AS now
