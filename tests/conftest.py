@@ -7,6 +7,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import pytest
 from hypothesis import settings
@@ -61,8 +62,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 def _take_from(queue: str, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
-    """Those that nobody else takes. In the queue: how many are taken, and of which list."""
+    """Those that nobody else takes. In the queue: how many groups are taken, and of which list."""
     whole = hashlib.sha256("\n".join(item.nodeid for item in items).encode()).hexdigest()
+    groups = [list(group) for _, group in groupby(items, key=_shared_with)]
     while True:
         with open(queue, "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -72,9 +74,18 @@ def _take_from(queue: str, items: Sequence[pytest.Item]) -> Iterator[pytest.Item
             taken = int(number or 0)
             file.seek(0)
             file.write(f"{taken + 1} {whole}")
-        if taken >= len(items):
+        if taken >= len(groups):
             return
-        yield items[taken]
+        yield from groups[taken]
+
+
+def _shared_with(item: pytest.Item) -> object:
+    """Equal for neighbours that share what their module makes once, a browser or a page that is served: one
+    run takes them all, or each run would make its own."""
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009  # pytest tells it nowhere else
+    shared = [name for name, (*_, own) in definitions.items() if own.scope == "module"]
+    numbers = item.callspec.indices if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return (item.path, [numbers.get(name) for name in sorted(shared) if name in numbers]) if shared else item
 
 
 @pytest.fixture(scope="session", autouse=True)
