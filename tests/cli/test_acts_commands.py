@@ -32,7 +32,7 @@ import pathlib, time
 def gated() -> None:
     pathlib.Path("begun").touch()
     while not pathlib.Path("gate").exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # until the test opens the gate
 """
 ME = host.user_at_host()
 

@@ -85,7 +85,7 @@ def dies() -> None:
 
 @app.job(timeout=0.2, retry=RetryPolicy.none())
 def takes_too_long() -> None:
-    time.sleep(600)
+    time.sleep(600)  # past its time limit
 
 
 @app.job(timeout=0.2, retry=RetryPolicy.none())

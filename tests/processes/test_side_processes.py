@@ -130,7 +130,7 @@ while True:
     except OSError:
         pass
     assert time.monotonic() < deadline
-    time.sleep(0.1)
+    time.sleep(0.1)  # between two looks
 print("served")
 server.stop()
 try:
