@@ -57,5 +57,9 @@ def user_frame(traceback: str | None) -> str | None:
 
 
 def _told(frame: re.Match[str]) -> str:
-    path = "/".join(frame[1].replace("\\", "/").split("/")[-2:])
-    return f"{path}:{frame[2]} in {frame[3]}"[-_MAX_CHARS:]
+    return f"{with_last_folder(frame[1])}:{frame[2]} in {frame[3]}"[-_MAX_CHARS:]
+
+
+def with_last_folder(path: str) -> str:
+    """Of a file's path what the same code has in two places: its name, and the folder that it is in."""
+    return "/".join(path.replace("\\", "/").split("/")[-2:])

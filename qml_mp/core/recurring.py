@@ -196,6 +196,12 @@ def is_of(spec: str, app: str | None) -> bool:
     return bool(spec) and app is not None and app.startswith(f"{spec} in ")
 
 
+def name_of_app(app: str | None) -> str | None:
+    """An app without a name is known by its "module:attribute" and its folder: the former."""
+    spec, found, _ = (app or "").partition(" in /")
+    return spec if found and ":" in spec else app
+
+
 def _most_caught_up(misfire: str) -> int | None:
     """The limit of "catch_up(N)"; None: another policy. Raises `ConfigurationError` when it is none."""
     found = _CATCH_UP.fullmatch(misfire) if isinstance(misfire, str) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qml_mp.core.failure_kinds import is_foreign, read_frame
+from qml_mp.core.failure_kinds import is_foreign, read_frame, with_last_folder
 
 _MOST = 30
 
@@ -15,7 +15,7 @@ class Frame:
     """One of the user's."""
 
     where: str
-    """ "/srv/shop/tasks.py:41 in resize"."""
+    """ "shop/tasks.py:41 in resize", with the last folder alone."""
     code: str
     """The line, as far as the traceback has it."""
 
@@ -32,7 +32,7 @@ def user_frames(traceback: str | None) -> Sequence[Frame]:
         code = lines[number + 1].strip() if number + 1 < len(lines) else ""
         found.append(
             Frame(
-                where=f"{frame.file}:{frame.line} in {frame.function}",
+                where=f"{with_last_folder(frame.file)}:{frame.line} in {frame.function}",
                 code="" if read_frame(lines[number + 1] if code else "") is not None else code,
             )
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from qml_mp.core.cron import CronSchedule
-from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.recurring import RecurringJob, name_of_app
 from qml_mp.errors import ConfigurationError, RecurringNotFound
 from qml_mp.storage.store import Storage
 from qml_mp.storage.template_jobs import TemplateJob
@@ -31,8 +31,8 @@ class TemplateView:
 
     @property
     def source(self) -> str:
-        """ "code of shop", "person", "unknown"."""
-        app = self.template.app
+        """ "code of shop", "person", "unknown"; without the folder that an app without a name is known by."""
+        app = name_of_app(self.template.app)
         return f"code of {app}" if app and self.template.source == "code" else self.template.source
 
 

@@ -20,6 +20,7 @@ from qml_mp.errors import (
 )
 from qml_mp.printable import printable
 from qml_mp.storage.shown_url import without_passwords
+from qml_mp.views.storage_name import without_its_place
 from qml_mp.web.site import Site, site_of
 
 _STATUSES: tuple[tuple[type[QmlError], int], ...] = (  # the first that fits decides
@@ -52,7 +53,9 @@ class Page:
 
 def _of_ours(request: Request, error: Exception) -> Response:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    return Page(site_of(request))(request, status, without_passwords(str(error)))
+    site = site_of(request)
+    sentence = without_its_place(without_passwords(str(error)), site.storage.display_url)
+    return Page(site)(request, status, sentence)
 
 
 def _of_http(request: Request, error: Exception) -> Response:

@@ -22,6 +22,7 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
+from qml_mp.views.storage_name import storage_name
 from qml_mp.web.changes import Changes
 from qml_mp.web.reads import Reads
 from qml_mp.web.rendering import masked
@@ -51,6 +52,11 @@ class Site:
     navigation: Sequence[tuple[str, str]]
     """The name of a route and the title of its screen, in order."""
     static_version: str
+
+    @property
+    def storage_name(self) -> str:
+        """What people see of where the jobs are."""
+        return storage_name(self.storage.display_url)
 
     @property
     def may_change(self) -> bool:

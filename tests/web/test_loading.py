@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.storage.open import open_storage
+from tests.browser.screens import SCREENS
 from tests.web.serving import Served, sentence_of, served
 from tests.web.test_mounting import Links
 
@@ -41,6 +45,21 @@ def test_what_others_wrote_is_given_with_its_licence(page: Served, name: str) ->
         assert "Zero" in visitor.get(f"/static/vendor/{licence}").text
 
 
+@pytest.mark.parametrize("screen", SCREENS)
+def test_no_screen_tells_the_folder_in_which_the_storage_is(
+    file_url: str, tmp_path: Path, screen: str
+) -> None:
+    with closing(open_storage(file_url)) as storage:
+        digest = RecurringJob.new("digest", "0 9 * * *", "digest")
+        storage.follow_code(f"tasks:app in {tmp_path}", [digest], spec="tasks:app", prune=True)
+    with served(file_url, tmp_path) as page, page.visitor() as visitor:
+        shown = visitor.get(screen)
+
+    assert shown.status_code == 200
+    assert "jobs.db" in shown.text
+    assert str(tmp_path) not in shown.text
+
+
 def test_a_storage_that_is_gone_is_a_sentence(file_url: str, tmp_path: Path) -> None:
     with served(file_url, tmp_path) as page, page.visitor() as visitor:
         assert visitor.get("/").status_code == 200
@@ -51,6 +70,7 @@ def test_a_storage_that_is_gone_is_a_sentence(file_url: str, tmp_path: Path) -> 
 
     assert whole.status_code == part.status_code == 503
     assert "deleted or replaced" in sentence_of(whole)
+    assert str(tmp_path) not in whole.text + part.text
     assert "<" not in part.text
     assert "Traceback" not in page.log.read_text()
 

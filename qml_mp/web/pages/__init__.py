@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 
 from starlette.routing import Route
 
@@ -21,12 +20,11 @@ _SCREENS = (
     ("system", "System"),
 )
 """Modules, each with the title of its first route in the navigation."""
-_THERE = tuple((name, title) for name, title in _SCREENS if find_spec(f"{__name__}.{name}") is not None)
 
-NAVIGATION = tuple((name, title) for name, title in _THERE if title is not None)
+NAVIGATION = tuple((name, title) for name, title in _SCREENS if title is not None)
 """The name of a screen's first route, and its title."""
 
 
 def page_routes() -> list[Route]:
     """Those of all screens."""
-    return [route for name, _ in _THERE for route in import_module(f"{__name__}.{name}").ROUTES]
+    return [route for name, _ in _SCREENS for route in import_module(f"{__name__}.{name}").ROUTES]
