@@ -42,7 +42,11 @@ def test_in_80_columns_no_line_of_a_groups_help_is_cut_short(qml: Qml, group: tu
         (("zzz",), 2, "No such command 'zzz'. See `qml-mp --help`."),
         (("-A", "tasks:app"), 2, "Missing command. See `qml-mp --help`."),
         (("jobs", "list", "extra"), 2, "extra argument (extra). See `qml-mp jobs list --help`."),
-        (("start", "-A", "tasks:app", "--worker", "2"), 2, "'--workers'? See `qml-mp start --help`."),
+        (
+            ("start", "-A", "tasks:app", "--worker", "2"),
+            2,
+            "'--web', '--workers'?) See `qml-mp start --help`.",
+        ),
         (("start",), 2, "No app is named: pass -A module:attribute, or set QML_MP_APP."),
         (("start", "-A", "tasks.py"), 3, """-A is 'tasks.py'; an app is named as "module:attribute", e.g."""),
         (("start", "-A", "task:app"), 3, "The app 'task:app' cannot be imported from {folder}: "),
