@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.browser.chromium import NoChromium, arguments, find_chromium
 from tests.browser.watching import WIDE, Watched
-from tests.postgres_cluster import remove_schema
+from tests.fresh_storage import fresh_url
 from tests.processes.harness import ROOT, Server, wait_until
-from tests.storage.helpers import in_schema
 from tests.warm import Process, launch
 
 PATIENCE_MS = 60_000
@@ -71,13 +69,7 @@ def plain_page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A fresh storage for the tests of a module; nothing is there yet."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('page')}/jobs.db"
-        return
-    server = request.getfixturevalue("postgres_url")
-    schema = f"b_{uuid.uuid4().hex}"
-    yield in_schema(server, schema)
-    remove_schema(server, schema)
+    yield from fresh_url(request, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

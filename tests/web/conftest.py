@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,21 +10,14 @@ import pytest
 
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.postgres_cluster import remove_schema
-from tests.storage.helpers import in_schema
+from tests.fresh_storage import fresh_url
 from tests.web.serving import Served, served
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A fresh storage for the tests of a module."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('page')}/jobs.db"
-        return
-    server = request.getfixturevalue("postgres_url")
-    schema = f"w_{uuid.uuid4().hex}"
-    yield in_schema(server, schema)
-    remove_schema(server, schema)
+    yield from fresh_url(request, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from qml_mp.core.failure_kinds import user_frame
 from qml_mp.core.state import StateName
 from qml_mp.storage.values import FAILED_STATES, FailureKind
+from qml_mp.views.failure_lines import FailureLine
 from qml_mp.web.filters import Filters
 from qml_mp.web.site import Site, site_of
 
 _MOST_KINDS = 100
 _MOST_COUNTED = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A kind as the screen shows it."""
-
-    kind: FailureKind
-    error: str
-    frame: str | None
 
 
 def errors(request: Request) -> Response:
@@ -38,19 +27,14 @@ def errors(request: Request) -> Response:
     )  # fmt: skip
 
 
-def _lines(site: Site, filters: Filters) -> list[Line]:
+def _lines(site: Site, filters: Filters) -> list[FailureLine]:
     def read() -> list[FailureKind]:
         where = filters.job_filter(site.storage.now())
         return site.storage.failure_kinds(where, limit=_MOST_KINDS, among=_MOST_COUNTED)
 
-    return [_line(kind) for kind in site.reads.get(("kinds", filters), read, statements=2, every_s=2.0)]
-
-
-def _line(kind: FailureKind) -> Line:
-    error = kind.newest.last_error
-    if error is None:
-        return Line(kind=kind, error="No error is known.", frame=None)
-    return Line(kind=kind, error=f"{error.type}: {error.message}", frame=user_frame(error.traceback))
+    return [
+        FailureLine.of(kind) for kind in site.reads.get(("kinds", filters), read, statements=2, every_s=2.0)
+    ]
 
 
 ROUTES = (Route("/errors", errors, name="errors"),)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from qml_mp.core.failure_kinds import user_frame
 from qml_mp.core.state import StateName
-from qml_mp.storage.values import FailureKind
 from qml_mp.views.concerns import Concern, concerns
+from qml_mp.views.failure_lines import FailureLine
 from qml_mp.views.queues import view_queues
 from qml_mp.views.servers import ServerView, WorkerView, view_servers
 from qml_mp.views.snapshot import Snapshot
@@ -27,15 +25,6 @@ _MOST_OF_METHOD = 100
 """Of each method of a queue, whose rows have to be read for it."""
 _MOST_FAILURES = 6
 _MOST_WORKERS = 12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureLine:
-    """A kind of failure as a line."""
-
-    kind: FailureKind
-    error: str
-    frame: str | None
 
 
 def overview(request: Request) -> Response:
@@ -83,14 +72,7 @@ def _failures(site: Site) -> list[FailureLine]:
         every_s=5.0,
     )
     newest = sorted(kinds, key=lambda kind: kind.last_at, reverse=True)
-    return [_line(kind) for kind in newest[:_MOST_FAILURES]]
-
-
-def _line(kind: FailureKind) -> FailureLine:
-    error = kind.newest.last_error
-    if error is None:
-        return FailureLine(kind=kind, error="No error is known.", frame=None)
-    return FailureLine(kind=kind, error=f"{error.type}: {error.message}", frame=user_frame(error.traceback))
+    return [FailureLine.of(kind) for kind in newest[:_MOST_FAILURES]]
 
 
 def _busy(servers: Sequence[ServerView]) -> list[tuple[ServerView, WorkerView]]:
