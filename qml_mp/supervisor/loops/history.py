@@ -36,6 +36,8 @@ class _Period:
     writer: str
     numbers: dict[SeriesKey, Sequence[int]] = field(default_factory=dict)
     is_written: bool = True
+    changes: int = 0
+    """How often something was added."""
 
 
 class Periods(Part):
@@ -86,10 +88,10 @@ class Periods(Part):
         now_open = [period for period in self._open.values() if not period.is_written]
         return [*self._over, *now_open][:_MOST_AT_ONCE]
 
-    def note_written(self, periods: Sequence[_Period]) -> None:
-        """These are, as they are now."""
-        for period in periods:
-            period.is_written = True
+    def note_written(self, periods: Sequence[tuple[_Period, int]]) -> None:
+        """These are, as they were after so many changes: some may have come while storage was waited for."""
+        for period, changes in periods:
+            period.is_written = period.changes == changes
         self._over = [period for period in self._over if not period.is_written]
 
     def _add(self, key: SeriesKey, more: Sequence[int]) -> None:
@@ -97,6 +99,7 @@ class Periods(Part):
             before = period.numbers.get(key)
             period.numbers[key] = more if before is None else list(map(int.__add__, before, more))
             period.is_written = False
+            period.changes += 1
 
     def _end(self, period: _Period, now: datetime) -> None:
         if now < period.begins_at:
@@ -141,8 +144,9 @@ class HistoryLoop(Loop):
         if not periods:
             return None
         self._follow_clock(storage)
+        sent = [(period, period.changes) for period in periods]
         storage.note_history([_as_stored(period) for period in periods])
-        self.periods.note_written(periods)
+        self.periods.note_written(sent)
         return timedelta() if len(periods) == _MOST_AT_ONCE else None
 
     def write_rest(self, storage: Storage) -> None:

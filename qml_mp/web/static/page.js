@@ -106,8 +106,15 @@
 
   const shownOf = new WeakMap()
   let kept = null
+  let pressed = null // what is held down: were it exchanged before it is let go, the click would be lost
+
+  document.addEventListener("pointerdown", (event) => (pressed = event.target))
+  for (const name of ["pointerup", "pointercancel"]) {
+    document.addEventListener(name, () => setTimeout(() => (pressed = null)))
+  }
 
   function isBusy(part) {
+    if (pressed && part.contains(pressed)) return true
     const active = document.activeElement
     const types = active && part.contains(active) && /^(INPUT|TEXTAREA|SELECT)$/.test(active.tagName)
     const selection = document.getSelection()
