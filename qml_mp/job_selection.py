@@ -27,6 +27,17 @@ class BulkChange(StrEnum):
     DELETE = "delete"
 
     @property
+    def done(self) -> str:
+        """What jobs are after it, for people."""
+        match self:
+            case BulkChange.RETRY:
+                return "enqueued again"
+            case BulkChange.CANCEL:
+                return "deleted or asked to end"
+            case BulkChange.DELETE:
+                return "deleted"
+
+    @property
     def states(self) -> tuple[StateName, ...]:
         """Of the jobs that are meant when no state is named."""
         match self:

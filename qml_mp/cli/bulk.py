@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import click
 
@@ -19,14 +18,8 @@ from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter, Retention
 from qml_mp.views.changing import Changing
-from qml_mp.views.running import owners
 
 _FEW = 5
-_DONE = {
-    BulkChange.RETRY: "enqueued again",
-    BulkChange.CANCEL: "deleted or asked to end",
-    BulkChange.DELETE: "deleted",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +71,7 @@ class _Done:
             told = {"matched": self.wanted, "changed": self.changed, "left": left + self.refused}
             print_json(told)
         else:
-            say(f"{_jobs(self.changed)} {_are(self.changed)} {_DONE[self.asked.change]}")
+            say(f"{_jobs(self.changed)} {_are(self.changed)} {self.asked.change.done}")
         if self.refused:
             raise QmlError(
                 f"Of the running jobs {self.refused} {_are(self.refused)} as before; `qml-mp jobs "
@@ -92,7 +85,7 @@ class _Done:
 
     def tell_before_the_end(self) -> None:
         note(
-            f"{self.changed} of {self.wanted} jobs {_are(self.changed)} {_DONE[self.asked.change]}; the "
+            f"{self.changed} of {self.wanted} jobs {_are(self.changed)} {self.asked.change.done}; the "
             "others are as before. The same command goes on with them"
         )
 
@@ -113,12 +106,8 @@ def _change(selection: JobSelection, done: _Done, running: Callable[[str], str])
 
 
 def _running(storage: Storage, asked: Asked, retention: Retention) -> Callable[[str], str]:
-    """What sees to a job that runs. Who runs it is looked up once for all; the claim guards the write."""
-    all_owners = cache(lambda: owners(storage))
-    changing = Changing(
-        storage=storage, retention=retention, reason=asked.reason, force=asked.force,
-        owner_of=lambda job_id: all_owners().get(job_id),
-    )  # fmt: skip
+    """What sees to a job that runs."""
+    changing = Changing.many(storage, retention=retention, reason=asked.reason, force=asked.force)
     match asked.change:
         case BulkChange.RETRY:
             return changing.retry
@@ -137,7 +126,7 @@ def _tell_what_would_be(
         states = {str(state): jobs for state, jobs in counts.items()}
         print_json({"matched": total, "states": states, "examples": [job.id for job in few], "dry_run": True})
         return
-    say(f"{_jobs(total)} would be {_DONE[asked.change]}{_by_state(counts)}")
+    say(f"{_jobs(total)} would be {asked.change.done}{_by_state(counts)}")
     if few:
         print_jobs(few)
 
@@ -146,10 +135,10 @@ def _ask(counts: Mapping[StateName, int], asked: Asked) -> None:
     total = sum(counts.values())
     if not sys.stdin.isatty():
         raise click.UsageError(
-            f"{_jobs(total)} would be {_DONE[asked.change]}{_by_state(counts)}. Nobody can be asked here: "
+            f"{_jobs(total)} would be {asked.change.done}{_by_state(counts)}. Nobody can be asked here: "
             "repeat it with --yes, or look with --dry-run first."
         )
-    question = f"{_jobs(total)} will be {_DONE[asked.change]}{_by_state(counts)}. Go on?"
+    question = f"{_jobs(total)} will be {asked.change.done}{_by_state(counts)}. Go on?"
     if not click.confirm(question, err=True):
         raise QmlError("Nothing was changed.")
 

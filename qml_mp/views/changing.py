@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from qml_mp.core.outcome import Cancelled, Outcome, Release
 from qml_mp.errors import InvalidTransition, JobNotFound
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelResult, Retention
-from qml_mp.views.running import Owner, end_claim
+from qml_mp.views.running import Owner, end_claim, owners
 
 ASKED_TO_END = "asked to end"
 
@@ -25,6 +26,25 @@ class Changing:
     """Also end a running job whose server cannot be seen and may be alive."""
     owner_of: Callable[[str], Owner | None]
     """Who holds the claim of a job; None: it does not run."""
+
+    @classmethod
+    def one_by_one(
+        cls, storage: Storage, *, retention: Retention, reason: str, force: bool = False
+    ) -> Changing:
+        """Who runs a job is looked up whenever that matters."""
+        return cls(
+            storage=storage, retention=retention, reason=reason, force=force,
+            owner_of=lambda job_id: owners(storage).get(job_id),
+        )  # fmt: skip
+
+    @classmethod
+    def many(cls, storage: Storage, *, retention: Retention, reason: str, force: bool = False) -> Changing:
+        """Who runs them is looked up once for all; the claim guards each write."""
+        all_owners = cache(lambda: owners(storage))
+        return cls(
+            storage=storage, retention=retention, reason=reason, force=force,
+            owner_of=lambda job_id: all_owners().get(job_id),
+        )  # fmt: skip
 
     def retry(self, job_id: str) -> str:
         """Enqueue a failed job; give a running one back whose server is gone."""

@@ -54,6 +54,11 @@ def masked(value: JsonValue, hide: Sequence[str]) -> JsonValue:
     return mask(value)
 
 
+def printable_text(text: str) -> str:
+    """A text whose lines end as JSON's do, by a line feed alone, with each of them printable."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def _shown(value: object) -> object:
     """What `{{ }}` gives: nothing for None, printable text for text."""
     if value is None:
@@ -130,4 +135,4 @@ def _in_a_line(value: Any) -> Markup:
 def _pretty(value: Any) -> Markup:
     """A JSON value in lines, its characters printable."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    return escape("\n".join(printable(line) for line in text.split("\n")))
+    return escape(printable_text(text))

@@ -115,11 +115,6 @@ class Site:
         """The fields of a POST."""
         return Form(request.scope[FORM])
 
-    def who(self, request: Request) -> str:
-        """Who asks, for an audit: the name, and the address that it comes from."""
-        name = self.auth.who(request) or "nobody"
-        return f"{name} from {request.client.host}" if request.client else name
-
     def masked(self, value: JsonValue) -> JsonValue:
         """The value with a mask in place of what is hidden."""
         return masked(value, self.hide)

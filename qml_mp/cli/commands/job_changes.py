@@ -19,7 +19,6 @@ from qml_mp.errors import InvalidTransition, JobFailed, QmlError, StorageError
 from qml_mp.handle import JobHandle
 from qml_mp.job_selection import BulkChange
 from qml_mp.views.changing import ASKED_TO_END, Changing
-from qml_mp.views.running import owners
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -132,10 +131,7 @@ def _change(
         asked = Asked(change=change, reason=reason, force=force, yes=yes, dry_run=dry_run, as_json=as_json)
         change_many(storage, wanted.filter(storage), asked, retention=retention)
         return
-    changing = Changing(
-        storage=storage, retention=retention, reason=reason, force=force,
-        owner_of=lambda job_id: owners(storage).get(job_id),
-    )  # fmt: skip
+    changing = Changing.one_by_one(storage, retention=retention, reason=reason, force=force)
 
     def change_one(job_id: str) -> str:
         told = one(changing, job_id)

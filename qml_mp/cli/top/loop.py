@@ -19,7 +19,6 @@ from qml_mp.errors import QmlError, StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
 from qml_mp.views.changing import Changing
-from qml_mp.views.running import owners
 
 _REASON = "cancelled in top"
 
@@ -70,10 +69,7 @@ class Top:
             self._storage.audit(asker("top"), f"{'pause' if action.pause else 'resume'} queue", queue)
             return f"{queue} is {'paused' if action.pause else 'resumed'}."
         job_id = action.job_id or ""
-        changing = Changing(
-            storage=self._storage, retention=self._retention, reason=_REASON, force=False,
-            owner_of=lambda job_id: owners(self._storage).get(job_id),
-        )  # fmt: skip
+        changing = Changing.one_by_one(self._storage, retention=self._retention, reason=_REASON)
         told = changing.cancel(job_id) if action.key is Key.CANCEL else changing.retry(job_id)
         what = "cancel" if action.key is Key.CANCEL else "retry"
         self._storage.audit(asker("top"), f"{what} job", job_id, said=told)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -18,11 +17,10 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import Progress
 from qml_mp.core.state import AwaitingRetry, Deleted, Failed, Processing, Scheduled, StateName, Succeeded
 from qml_mp.errors import ConfigurationError, InvalidJob, shown
-from qml_mp.printable import printable
 from qml_mp.views.changing import Changing, not_found
 from qml_mp.views.frames import user_frames
-from qml_mp.views.running import owners
 from qml_mp.web.audit import asker_of, note
+from qml_mp.web.rendering import printable_text
 from qml_mp.web.site import Site, site_of
 
 _SHOWN_CHARS = 16_000
@@ -103,8 +101,9 @@ def value(request: Request) -> Response:
     if found is None:
         raise not_found(job_id)
     text = json.dumps(site.masked(_value_of(found, name)), ensure_ascii=False, indent=2)
-    whole = "\n".join(printable(line) for line in text.split("\n"))
-    return PlainTextResponse(whole, headers={"content-disposition": f'inline; filename="{name}.json"'})
+    return PlainTextResponse(
+        printable_text(text), headers={"content-disposition": f'inline; filename="{name}.json"'}
+    )
 
 
 def retry(request: Request) -> Response:
@@ -157,11 +156,8 @@ def _id(request: Request) -> str:
 
 def _changing(request: Request) -> Changing:
     site = site_of(request)
-    all_owners = cache(lambda: owners(site.storage))
-    return Changing(
-        storage=site.storage, retention=site.retention, reason=f"by {asker_of(request).who} on the page",
-        force=False, owner_of=lambda job_id: all_owners().get(job_id),
-    )  # fmt: skip
+    reason = f"by {asker_of(request).who} on the page"
+    return Changing.one_by_one(site.storage, retention=site.retention, reason=reason)
 
 
 def _read(site: Site, job_id: str) -> JobPage:
@@ -239,9 +235,7 @@ def _folded(site: Site, job: Job, name: str) -> Folded:
         if size > _SHOWN_CHARS:
             break
     text = "".join(parts)[:_SHOWN_CHARS]
-    return Folded(
-        name=name, text="\n".join(printable(line) for line in text.split("\n")), is_cut=size > _SHOWN_CHARS
-    )
+    return Folded(name=name, text=printable_text(text), is_cut=size > _SHOWN_CHARS)
 
 
 def _is_id(text: str) -> bool:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +21,6 @@ from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
 from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.values import JobFilter
 from qml_mp.views.changing import Changing
-from qml_mp.views.running import owners
 from qml_mp.web.audit import asker_of, note
 from qml_mp.web.filters import Filters
 from qml_mp.web.site import Site, site_of
@@ -30,11 +28,6 @@ from qml_mp.web.site import Site, site_of
 _WITHIN_S = 20.0
 _MOST_CHOSEN = 200
 _FEW = 8
-DONE = {
-    BulkChange.RETRY: "enqueued again",
-    BulkChange.CANCEL: "deleted or asked to end",
-    BulkChange.DELETE: "deleted",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +50,7 @@ def ask(request: Request) -> Response:
     """How many are meant, and a field for that number. Reads only."""
     site = site_of(request)
     wanted = _wanted(site, request, request.query_params.getlist)
-    return _question(request, site, wanted)
+    return _question(request, site, wanted, _counts(site, wanted))
 
 
 def change(request: Request) -> Response:
@@ -68,7 +61,7 @@ def change(request: Request) -> Response:
     meant, typed = sum(counts.values()), form.text("typed", default="")
     wrong = _why_not(typed, meant)
     if wrong is not None:
-        return _question(request, site, wanted, wrong=wrong, status=409)
+        return _question(request, site, wanted, counts, wrong=wrong, status=409)
     sentence = _do(site, request, wanted, meant)
     note(request, f"{wanted.change} jobs", wanted.subject, said=sentence)
     return site.done(request, sentence, to=wanted.back)
@@ -100,9 +93,14 @@ def _wanted(site: Site, request: Request, texts: Callable[[str], Sequence[str]])
 
 
 def _question(
-    request: Request, site: Site, wanted: Wanted, *, wrong: str | None = None, status: int = 200
+    request: Request,
+    site: Site,
+    wanted: Wanted,
+    counts: Mapping[StateName, int],
+    *,
+    wrong: str | None = None,
+    status: int = 200,
 ) -> Response:
-    counts = _counts(site, wanted)
     return site.page(
         request,
         "jobs_change.html",
@@ -112,7 +110,7 @@ def _question(
         counts=counts,
         meant=sum(counts.values()),
         some=_some(site, wanted),
-        done_words=DONE[wanted.change],
+        done_words=wanted.change.done,
         wrong=wrong,
     )
 
@@ -214,12 +212,9 @@ def _change_chosen(
 
 
 def _running(site: Site, request: Request) -> Callable[[str], str]:
-    """What sees to a job that runs. Who runs it is looked up once for all; the claim guards the write."""
-    all_owners = cache(lambda: owners(site.storage))
-    return Changing(
-        storage=site.storage, retention=site.retention, reason=f"cancelled by {asker_of(request).who}",
-        force=False, owner_of=lambda job_id: all_owners().get(job_id),
-    ).cancel  # fmt: skip
+    """What sees to a job that runs."""
+    reason = f"cancelled by {asker_of(request).who}"
+    return Changing.many(site.storage, retention=site.retention, reason=reason).cancel
 
 
 def _reason(request: Request, wanted: Wanted) -> str:
@@ -228,7 +223,7 @@ def _reason(request: Request, wanted: Wanted) -> str:
 
 
 def _told(wanted: Wanted, changed: int, meant: int, *, refused: int = 0) -> str:
-    said = f"{_jobs(changed)} {DONE[wanted.change]}."
+    said = f"{_jobs(changed)} {wanted.change.done}."
     left = meant - changed
     if refused:
         return f"{said} {_jobs(refused)} as before: they had just ended, or their server cannot be seen."

@@ -12,7 +12,6 @@ from starlette.routing import Route
 from qml_mp.core.acts import ActKind, ActRequest
 from qml_mp.errors import ConfigurationError, shown
 from qml_mp.views.changing import Changing
-from qml_mp.views.running import owners
 from qml_mp.views.servers import ServerView, view_servers
 from qml_mp.web.audit import asker_of, note
 from qml_mp.web.pages.audit import ActLine
@@ -59,10 +58,7 @@ def cancel(request: Request) -> Response:
     """Cancel the job that a worker runs."""
     site = site_of(request)
     job_id = site.form(request).text("job_id")
-    changing = Changing(
-        storage=site.storage, retention=site.retention, reason=_REASON, force=False,
-        owner_of=lambda job_id: owners(site.storage).get(job_id),
-    )  # fmt: skip
+    changing = Changing.one_by_one(site.storage, retention=site.retention, reason=_REASON)
     told = changing.cancel(job_id)
     note(request, "cancel job", job_id, said=told)
     return site.done(request, f"Job {job_id} {told}.", to=site.url(request, "servers"))
