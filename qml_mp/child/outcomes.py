@@ -7,7 +7,7 @@ supervisor finds them when this worker dies, or is in a job that takes longer th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 from qml_mp import failpoints
@@ -17,8 +17,8 @@ from qml_mp.child.estimate import WAIT_S
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.reports import StateChanges
 from qml_mp.child.runner import NOT_BEGUN
-from qml_mp.core.history import SUCCEEDED, ending_of, microseconds_of, waited_us
-from qml_mp.core.job import ClaimKey, Job
+from qml_mp.core.history import Ending, ending_of, microseconds_of, waited_us
+from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import Outcome, Success, not_storable
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.ipc.counts import Times
@@ -27,8 +27,10 @@ from qml_mp.processing.program import Execution
 from qml_mp.storage.values import Finished
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Unwritten:
+    """Never changed. Every job has one, and a frozen one takes thrice as long to make."""
+
     execution: Execution
     outcome: Outcome
     times: Times
@@ -80,7 +82,9 @@ class Outcomes:
         """This came of it. Until it is written, nobody runs the job again."""
         if not self._unwritten:
             self._oldest_at = time.monotonic()
-        times = self._times(execution.job, outcome, ran_s)
+        job = execution.claim.job
+        ran_us = microseconds_of(outcome.duration) if isinstance(outcome, Success) else round(ran_s * 1e6)
+        times = self._shared.counts.pair(job.method, job.queue), waited_us(job), ran_us
         self._unwritten.append(_Unwritten(execution=execution, outcome=outcome, times=times))
         is_recorded = self._shared.append(execution.claim.key, outcome, times)
         if is_recorded:
@@ -172,8 +176,7 @@ class Outcomes:
         not lie there together."""
         told, may_be_written = self._shared.written_by_supervisor(), self._may_be_written
         self._unwritten = left
-        for each, done in zip(some, finished, strict=True):
-            self._count(each, done, may_be_written=may_be_written or each.key in told)
+        self._count(some, finished, told=told)
         if not left:
             self._shared.empty()
             self._is_urgent = self._may_be_written = False
@@ -189,24 +192,25 @@ class Outcomes:
                 is_told = each.outcome is NOT_BEGUN or (is_told and not isinstance(each.outcome, Success))
             self._changes.finished(each.execution, done, is_told=is_told)
 
-    def _times(self, job: Job, outcome: Outcome, ran_s: float) -> Times:
-        """As they are counted once it is written."""
-        if isinstance(outcome, Success):
-            ran_us = microseconds_of(outcome.duration)
-        else:
-            ran_us = round(ran_s * 1e6)
-        return self._shared.counts.pair(job.method, job.queue), waited_us(job), ran_us
-
-    def _count(self, each: _Unwritten, done: Finished, *, may_be_written: bool) -> None:
-        """Whoever has written it, and when: while this worker lives, it alone counts what came of its claims.
-        What was written is history when the job has been claimed anew since."""
-        if done.accepted:
-            # What every job that is worth the speed comes to is told without a look at its state.
-            ending = SUCCEEDED if type(each.outcome) is Success else ending_of(done.state, each.outcome)
-        else:
-            ending = self._claims.recorded_ending(each.key) if may_be_written else None
-        if ending is not None:
-            self._shared.counts.count(each.times, ending)
+    def _count(
+        self, some: Sequence[_Unwritten], finished: Sequence[Finished], *, told: Container[ClaimKey]
+    ) -> None:
+        """Whoever has written them, and when: while this worker lives, it alone counts what came of its
+        claims. What was written is history when the job has been claimed anew since."""
+        successes = []
+        for each, done in zip(some, finished, strict=True):
+            if not done.accepted:
+                may_be_written = self._may_be_written or each.key in told
+                ending = self._claims.recorded_ending(each.key) if may_be_written else None
+            elif type(each.outcome) is Success:
+                # What every job that is worth the speed comes to is told without a look at its state.
+                successes.append(each.times)
+                continue
+            else:
+                ending = ending_of(done.state, each.outcome)
+            if ending is not None:
+                self._shared.counts.count((each.times,), ending)
+        self._shared.counts.count(successes, Ending.SUCCEEDED)
 
     def _write_each(self) -> bool:
         """Each by itself, since they are refused together; whether any was written."""

@@ -49,8 +49,6 @@ class Ending(StrEnum):
 
 _FINAL = frozenset({Ending.SUCCEEDED, Ending.FAILED, Ending.CANCELLED})
 ENDINGS = tuple(Ending)
-SUCCEEDED = Ending.SUCCEEDED
-"""By itself, because a look at the enum costs a tenth of what counting does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,15 +153,15 @@ def bucket_of(duration_us: int) -> int:
 
 def waited_us(job: Job) -> int:
     """How long a claimed job had waited, on storage's clock."""
-    state, claimed_at = job.state, job.started_at or job.created_at
+    state = job.state
     since = state.enqueued_at if isinstance(state, Processing) else None
-    return microseconds_of(claimed_at - (since or job.created_at))
+    return microseconds_of((job.started_at or job.created_at) - (since or job.created_at))
 
 
 def microseconds_of(duration: timedelta) -> int:
     """From 0, as it is counted: a clock that was set back makes it no less."""
-    us = duration.days * _US_OF_A_DAY + duration.seconds * _US_OF_A_SECOND + duration.microseconds
-    return min(us, _MOST_US) if us > 0 else 0
+    us = duration.seconds * _US_OF_A_SECOND + duration.microseconds
+    return max(0, min(duration.days * _US_OF_A_DAY + us, _MOST_US)) if duration.days else us
 
 
 def ending_of(state: StateName | None, outcome: Outcome) -> Ending | None:

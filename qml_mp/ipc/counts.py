@@ -12,8 +12,8 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from qml_mp.core.history import (
@@ -23,10 +23,10 @@ from qml_mp.core.history import (
     NUMBERS,
     OTHER,
     RAN_AT,
-    SUCCEEDED,
     WAITED_AT,
     Ending,
     SeriesKey,
+    bucket_of,
 )
 
 _COMMITTED, _MARKS, _CELLS, _NAMES_END = 0, 1, 3, 4
@@ -69,13 +69,33 @@ class CountTable:
 class _Cell:
     """What the worker knows of one of its own."""
 
-    __slots__ = ("copies", "numbers", "turn")
+    __slots__ = ("copies", "numbers", "ran", "turn", "waited")
 
     def __init__(self, at: int) -> None:
         self.copies = (at + 1, at + 1 + _COPY)
         self.turn = 0
         """Which copy is written next."""
         self.numbers = array("Q", bytes(8 * NUMBERS))
+        self.waited: list[int] = []
+        self.ran: list[int] = []
+        """The microseconds of each claim that is not in the numbers yet."""
+
+    def add_up(self) -> None:
+        """Have all claims in the numbers. Together, because it is quicker than one by one."""
+        self.numbers[0] += sum(self.waited)
+        self.numbers[1] += sum(self.ran)
+        self._sort_into_buckets(self.waited, WAITED_AT)
+        self._sort_into_buckets(self.ran, RAN_AT)
+        self.waited, self.ran = [], []
+
+    def _sort_into_buckets(self, durations_us: list[int], at: int) -> None:
+        durations_us.sort()
+        begin, last = 0, bucket_of(durations_us[-1])
+        for bucket in range(bucket_of(durations_us[0]), last):
+            end = bisect_right(durations_us, BOUNDS_US[bucket])
+            self.numbers[at + bucket] += end - begin
+            begin = end
+        self.numbers[at + last] += len(durations_us) - begin
 
 
 class EndCounts:
@@ -104,23 +124,21 @@ class EndCounts:
         number = self._pairs.get((method, queue))
         return self._new_pair(method, queue) if number is None else number
 
-    def count(self, times: Times, ending: Ending) -> None:
-        """Count a claim that has ended; nobody sees it before `commit`."""
-        pair, waited_us, ran_us = times
-        kind = pair << _ENDING_BITS | (0 if ending is SUCCEEDED else _NUMBER_OF[ending])
-        cell = self._cells.get(kind) or self._new_cell(kind)
-        numbers = cell.numbers
-        numbers[0] += waited_us
-        numbers[1] += ran_us
-        numbers[WAITED_AT + bisect_left(BOUNDS_US, waited_us)] += 1
-        numbers[RAN_AT + bisect_left(BOUNDS_US, ran_us)] += 1
-        self._changed.add(cell)
+    def count(self, times: Iterable[Times], ending: Ending) -> None:
+        """Count claims that have ended so; nobody sees them before `commit`."""
+        before = None
+        for pair, waited_us, ran_us in times:
+            if pair != before:
+                before, cell = pair, self._cell(pair << _ENDING_BITS | _NUMBER_OF[ending])
+            cell.waited.append(waited_us)
+            cell.ran.append(ran_us)
 
     def commit(self, mark: int) -> None:
         """Have all that was counted since the last time be seen, and this mark with it."""
         words = self._words
         number = words[_COMMITTED] + 1
         for cell in self._changed:
+            cell.add_up()
             at = cell.copies[cell.turn]
             cell.turn ^= 1
             words[at] = number
@@ -203,6 +221,12 @@ class EndCounts:
                 data[begin + method : at].decode(errors="replace"),
             )
 
+    def _cell(self, kind: int) -> _Cell:
+        """To count in."""
+        cell = self._cells.get(kind) or self._new_cell(kind)
+        self._changed.add(cell)
+        return cell
+
     def _new_cell(self, kind: int) -> _Cell:
         """Its copies are empty before it counts as one. The last cells are for what finds no place."""
         used = self._words[_CELLS]
@@ -232,5 +256,4 @@ class CountsSeen:
 
 
 _NUMBER_OF = {ending: number for number, ending in enumerate(ENDINGS)}
-assert _NUMBER_OF[SUCCEEDED] == 0
 assert len(ENDINGS) <= 1 << _ENDING_BITS

@@ -17,8 +17,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from qml_mp.core.history import microseconds_of
 from qml_mp.core.job import KEY_BYTES, ClaimKey
-from qml_mp.core.outcome import Outcome, Release
+from qml_mp.core.outcome import Outcome, Release, Success
 from qml_mp.ipc.counts import CountTable, EndCounts, Times
 from qml_mp.ipc.outcome_bytes import is_plain_success, outcome_bytes, outcome_of
 from qml_mp.ipc.pipe import unpacked_key
@@ -45,9 +46,6 @@ class Uncounted:
     ran_us: int
     outcome: Outcome | None
     """None: it was not kept."""
-
-
-NO_TIMES: Times = (0, 0, 0)
 
 
 class EndedTable:
@@ -88,14 +86,18 @@ class EndedOutcomes:
         # An item of it is one store of 8 bytes. `Struct.pack_into` is not: it writes zeros first.
         self._numbers = memoryview(memory)[at : at + _RECORDS_AT].cast("Q")
 
-    def append(self, key: ClaimKey, outcome: Outcome, times: Times = NO_TIMES) -> bool:
-        """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept."""
+    def append(self, key: ClaimKey, outcome: Outcome, times: Times | None = None) -> bool:
+        """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept.
+        In `times` a success ran for its duration, which is not kept twice; None: nothing else is known."""
         is_release = isinstance(outcome, Release)
-        body = outcome_bytes(outcome)
+        is_plain = is_plain_success(outcome)
+        body = outcome_bytes(outcome, is_plain=is_plain)
+        if times is None:
+            times = 0, 0, microseconds_of(outcome.duration) if isinstance(outcome, Success) else 0
         if not is_release:
             self._before_newest = None
         head = self._numbers[_HEAD]
-        form = _PLAIN_SUCCESS if is_plain_success(outcome) else _OTHER_FORM
+        form = _PLAIN_SUCCESS if is_plain else _OTHER_FORM
         if body is None or not self._append(form, key, times, body, until=REGION_BYTES):
             self._append(_NOT_KEPT, key, times, b"", until=_SIZE)
             return False
@@ -164,7 +166,11 @@ class EndedOutcomes:
         for form, pair, key, waited_us, ran_us, body in _entries(self._records(begin, end)):
             method, queue = names[pair] if pair < len(names) else names[0]
             found[key] = Uncounted(
-                method=method, queue=queue, waited_us=waited_us, ran_us=ran_us, outcome=_outcome(form, body)
+                method=method,
+                queue=queue,
+                waited_us=waited_us,
+                ran_us=ran_us,
+                outcome=_outcome(form, body, ran_us),
             )
         return found
 
@@ -210,8 +216,8 @@ def _parts(number: int) -> tuple[int, int, int]:
 
 def _decoded(records: bytes) -> list[tuple[ClaimKey, Outcome]]:
     found = []
-    for form, _, key, _, _, body in _entries(records):
-        outcome = _outcome(form, body)
+    for form, _, key, _, ran_us, body in _entries(records):
+        outcome = _outcome(form, body, ran_us)
         if outcome is not None:
             found.append((key, outcome))
     return found
@@ -229,6 +235,6 @@ def _entries(records: bytes) -> Iterator[tuple[int, int, ClaimKey, int, int, byt
             yield form, pair, key, waited_us, ran_us, body
 
 
-def _outcome(form: int, body: bytes) -> Outcome | None:
+def _outcome(form: int, body: bytes, ran_us: int) -> Outcome | None:
     """None: it was not kept, or a job has written here."""
-    return None if form == _NOT_KEPT else outcome_of(body, is_plain=form == _PLAIN_SUCCESS)
+    return None if form == _NOT_KEPT else outcome_of(body, is_plain=form == _PLAIN_SUCCESS, ran_us=ran_us)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -28,7 +27,6 @@ from qml_mp.core.outcome import (
 from qml_mp.core.progress import progress_of
 from qml_mp.errors import InvalidJob
 
-_SUCCESS = struct.Struct("<q")  # microseconds; the result as JSON follows
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -37,34 +35,33 @@ def is_plain_success(outcome: Outcome) -> bool:
     return isinstance(outcome, Success) and outcome.not_stored is None and outcome.extras is None
 
 
-def outcome_bytes(outcome: Outcome) -> bytes | None:
-    """None: there is no text for it. A success comes first, in a form of its own,
+def outcome_bytes(outcome: Outcome, *, is_plain: bool) -> bytes | None:
+    """None: there is no text for it. A plain success has a form of its own, its result without its duration,
     because every job that is worth the speed ends with one."""
     try:
-        if isinstance(outcome, Success) and is_plain_success(outcome):
-            return _SUCCESS.pack(outcome.duration // _MICROSECOND) + outcome.result_text().encode()
+        if is_plain and isinstance(outcome, Success):
+            return outcome.result_text().encode()
         extras = extras_of(outcome)
         if extras is not None and isinstance(outcome, Success | Retry | Failure):
             fields = asdict(replace(outcome, extras=None)) | {"extras": _extras_to_json(extras)}
         else:
             fields = asdict(outcome)
         return json.dumps([type(outcome).__name__, fields], default=_plain).encode()
-    except (InvalidJob, ValueError, TypeError, RecursionError, struct.error):
+    except (InvalidJob, ValueError, TypeError, RecursionError):
         return None
 
 
-def outcome_of(data: bytes, *, is_plain: bool) -> Outcome | None:
-    """The way back; None: a job has written here."""
+def outcome_of(data: bytes, *, is_plain: bool, ran_us: int) -> Outcome | None:
+    """The way back; None: a job has written here. `ran_us`: the duration of a plain success."""
     try:
-        return _success(data) if is_plain else _other(data)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
+        return _success(data, ran_us) if is_plain else _other(data)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 
-def _success(body: bytes) -> Success:
-    (duration_us,) = _SUCCESS.unpack_from(body)
-    text = body[_SUCCESS.size :].decode()
-    return Success(result=json.loads(text), duration=_duration(duration_us), encoded=text)
+def _success(body: bytes, ran_us: int) -> Success:
+    text = body.decode()
+    return Success(result=json.loads(text), duration=_duration(ran_us), encoded=text)
 
 
 def _other(body: bytes) -> Outcome:

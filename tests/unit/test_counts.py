@@ -8,14 +8,26 @@ import time
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from qml_mp.core.history import MOST_PAIRS, OTHER, Ending, SeriesKey, Tally
+from qml_mp.core.history import (
+    BOUNDS_US,
+    MOST_PAIRS,
+    OTHER,
+    Ending,
+    SeriesKey,
+    Tally,
+    numbers_of_one,
+    tally_of,
+)
 from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.outcome import Success
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
 from qml_mp.supervisor.workers.totals import EndTotals
 
 DONE = Success(result=None, duration=timedelta(milliseconds=3))
+durations_us = st.integers(0, 2**53 - 1) | st.sampled_from(BOUNDS_US) | st.integers(0, 3000)
 SUCCEEDED = SeriesKey(method="resize", queue="images", ending=Ending.SUCCEEDED)
 
 
@@ -37,7 +49,7 @@ def times(region: EndedOutcomes, *, method: str = "resize", waited_us: int = 0) 
 
 def test_a_claim_is_counted_when_what_came_of_it_is_dropped(region: EndedOutcomes, totals: EndTotals) -> None:
     region.append(ClaimKey(job_id=new_job_id(), claim_seq=1), DONE, times(region))
-    region.counts.count(times(region, waited_us=1_500_000), Ending.SUCCEEDED)
+    region.counts.count([times(region, waited_us=1_500_000)], Ending.SUCCEEDED)
     before = dict(totals.tallies())
 
     region.empty()
@@ -81,7 +93,7 @@ def test_what_ended_while_the_others_were_written_is_left(region: EndedOutcomes,
     region.append(first, DONE, times(region))
     end = region.end
     region.append(second, DONE, times(region))
-    region.counts.count(times(region), Ending.SUCCEEDED)
+    region.counts.count([times(region)], Ending.SUCCEEDED)
 
     region.drop_until(end)
 
@@ -91,7 +103,7 @@ def test_what_ended_while_the_others_were_written_is_left(region: EndedOutcomes,
 
 def test_methods_without_a_place_are_counted_together(region: EndedOutcomes, totals: EndTotals) -> None:
     for number in range(MOST_PAIRS + 10):
-        region.counts.count(times(region, method=f"m{number}"), Ending.SUCCEEDED)
+        region.counts.count([times(region, method=f"m{number}")], Ending.SUCCEEDED)
 
     region.empty()
 
@@ -104,8 +116,8 @@ def test_methods_without_a_place_are_counted_together(region: EndedOutcomes, tot
 def test_more_kinds_of_ends_than_cells_are_counted_too(region: EndedOutcomes, totals: EndTotals) -> None:
     for number in range(MOST_PAIRS):
         for ending in Ending:
-            region.counts.count(times(region, method=f"m{number}"), ending)
-            region.counts.count(times(region, method=f"m{number}"), ending)
+            region.counts.count([times(region, method=f"m{number}")], ending)
+            region.counts.count([times(region, method=f"m{number}")], ending)
 
     region.empty()
 
@@ -117,11 +129,38 @@ def test_a_new_worker_in_the_slot_begins_at_nothing() -> None:
     for worker in ("first", "second"):
         region = table.region(0)
         totals.follow(worker, region.counts)
-        region.counts.count(times(region), Ending.SUCCEEDED)
+        region.counts.count([times(region)], Ending.SUCCEEDED)
         region.empty()
         totals.part_from(worker)
 
     assert totals.tallies()[SUCCEEDED].count == 2
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("abc"), durations_us, durations_us), min_size=1, max_size=9),
+        max_size=4,
+    )
+)
+def test_claims_that_are_counted_together_are_counted_as_one_by_one(
+    commits: list[list[tuple[str, int, int]]],
+) -> None:
+    region, totals = EndedTable(1).region(0), EndTotals()
+    totals.follow("w", region.counts)
+    one_by_one: dict[str, Tally] = {}
+
+    for claims in commits:
+        for method, waited_us, ran_us in claims:
+            one = tally_of(numbers_of_one(waited_us=waited_us, ran_us=ran_us))
+            one_by_one[method] = one_by_one.get(method, Tally()) + one
+        region.counts.count(
+            [(region.counts.pair(method, "q"), waited_us, ran_us) for method, waited_us, ran_us in claims],
+            Ending.SUCCEEDED,
+        )
+        region.empty()
+
+    assert {key.method: tally for key, tally in totals.tallies().items()} == one_by_one
 
 
 def count_for_ever(region: EndedOutcomes) -> None:
@@ -132,8 +171,7 @@ def count_for_ever(region: EndedOutcomes) -> None:
         for _ in range(number % 5 + 1):
             number += 1
             region.append(ClaimKey(job_id=job_id, claim_seq=number), DONE, times(region))
-        for _ in range(first, number):
-            region.counts.count(times(region), Ending.SUCCEEDED)
+        region.counts.count([times(region) for _ in range(first, number)], Ending.SUCCEEDED)
         region.empty()
 
 
