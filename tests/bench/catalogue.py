@@ -8,12 +8,24 @@ from pathlib import Path
 
 from tests.bench.redis_server import redis_program
 from tests.bench.scenario import Scenario
-from tests.bench.scenarios import cleanup, cpu, due, empty, enqueue, latency, life, mixed, recovery, scale
+from tests.bench.scenarios import (
+    cleanup,
+    cpu,
+    due,
+    empty,
+    enqueue,
+    history,
+    latency,
+    life,
+    mixed,
+    recovery,
+    scale,
+)
 from tests.bench.system import Backend, Kind, System
 
 SCENARIOS: dict[str, Scenario] = {
     each.SCENARIO.name: each.SCENARIO
-    for each in (empty, cpu, latency, due, mixed, scale, enqueue, recovery, life, cleanup)
+    for each in (empty, cpu, latency, due, mixed, scale, enqueue, recovery, life, cleanup, history)
 }
 
 

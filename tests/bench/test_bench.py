@@ -29,6 +29,7 @@ LIMITS = ("statements-10", "exchange-10", "loops", "pool")
         ("due", ("sqlite",)),
         ("cpu", ("sqlite",)),
         ("mixed", ("sqlite",)),
+        ("history", ("sqlite",)),
     ],
 )
 def test_the_project_and_the_limits_are_measured(

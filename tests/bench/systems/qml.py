@@ -14,6 +14,7 @@ from tests.bench.place import Place
 from tests.bench.system import Backend, Command, Kind, Producer, System, program
 from tests.bench.work import Work, perform
 
+_ANY_PORT = "127.0.0.1:0"
 _UNTRACED = "QML_BENCH_UNTRACED"
 """Set: without the lines that jobs log; those of the peers are off too."""
 
@@ -23,6 +24,8 @@ class QmlMp(System):
     """`qml-mp start`."""
 
     batch: int | None = None
+    is_watched: bool | None = None
+    """Whether history, metrics and the page are on; None: the defaults."""
 
     kind: ClassVar[Kind] = Kind.PROJECT
     package: ClassVar[str | None] = "qml-mp"
@@ -40,11 +43,13 @@ class QmlMp(System):
             "--url",
             url_of(self.backend, place),
         )
-        return ((*command, "start", "--workers", str(place.workers)),)
+        sides = ("--web", _ANY_PORT, "--metrics", _ANY_PORT) if self.is_watched else ()
+        return ((*command, "start", "--workers", str(place.workers), *sides),)
 
     def environment(self) -> Mapping[str, str]:
         tuned = {} if self.batch is None else {"QML_MP_FETCH_BATCH_SIZE": str(self.batch), _UNTRACED: "1"}
-        return {"QML_BENCH_BACKEND": self.backend, **tuned}
+        bare = {"QML_MP_HISTORY_TTL": "0"} if self.is_watched is False else {}
+        return {"QML_BENCH_BACKEND": self.backend, **tuned, **bare}
 
 
 DURABILITY = {
