@@ -21,6 +21,7 @@ from tests.soak.recovery import run_recovery
 from tests.soak.replacements import run_boot_failure, run_replacements
 from tests.soak.report import Row, table
 from tests.soak.scenario import Task
+from tests.soak.side import run_side
 from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
 from tests.soak.stops import run_stops
 from tests.soak.waiting import run_waiting
@@ -158,6 +159,17 @@ def test_replacing_workers_leaves_nothing_in_the_supervisor(
 
     assert row.broken == (), table([row])
     assert row.done >= 12
+
+
+@both
+@pytest.mark.fault(70)
+def test_deaths_of_the_page_and_of_the_metrics_are_noticed_by_nothing_else_of_their_server(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    row = outcome(request, run_side, backend, 2)
+
+    assert row.broken == (), table([row])
+    assert row.kills == 4
 
 
 @pytest.mark.fault(60)

@@ -28,6 +28,7 @@ from tests.soak.recovery import run_recovery
 from tests.soak.replacements import run_boot_failure, run_replacements
 from tests.soak.report import Row, table
 from tests.soak.scenario import Task
+from tests.soak.side import run_side
 from tests.soak.silence import run_silence
 from tests.soak.stopcont import run_stopped_supervisors, run_stopped_workers
 from tests.soak.stops import run_stops
@@ -59,6 +60,7 @@ SCENARIOS = {
     "stops": Scenario(run=run_stops, unit="stops", usual=20, full=500, lanes=3),
     "replacements": Scenario(run=run_replacements, unit="replacements", usual=300, full=10_000),
     "boot-failure": Scenario(run=run_boot_failure, unit="seconds", usual=30, full=30),
+    "side": Scenario(run=run_side, unit="kills of each", usual=20, full=100),
     "deploys": Scenario(run=run_deploys, unit="deploys", usual=10, full=50),
     "bulk": Scenario(run=run_bulk, unit="jobs", usual=5000, full=50_000),
     "first-jobs": Scenario(run=run_first_jobs, unit="starts", usual=10, full=50),

@@ -30,6 +30,7 @@ from tests.processes.journal import Line, parse_journal, read_journal
 APP = "tests.soak.apps:app"
 _FIRST_BOOT_S = 60.0
 _MOST_CLAIMS = 100
+_LOOKS, _MOMENT_S = 20, 0.02
 _NOTES = "worker/outcome.recorded=note"
 
 
@@ -169,6 +170,18 @@ def descendants(pid: int) -> list[int]:
         return []
     children = [int(child) for child in text.split()]
     return [*children, *(grandchild for child in children for grandchild in descendants(child))]
+
+
+def state_of(server: Server) -> tuple[int, int]:
+    """(open descriptors, resident bytes) of the supervisor; of many looks the fewest descriptors,
+    because it opens its storage and its wake-ups anew after each fork."""
+    process = Path(f"/proc/{server.pid}")
+    looks = []
+    for _ in range(_LOOKS):
+        looks.append(len(os.listdir(process / "fd")))
+        pause(_MOMENT_S)
+    resident_pages = int((process / "statm").read_text().split()[1])
+    return min(looks), resident_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Watch:

@@ -6,11 +6,10 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 
 from qml_mp.core.job import Job
 from tests.processes.harness import Server, wait_until
-from tests.soak.ground import Ground, descendants, environment_of, fresh_ground, pause
+from tests.soak.ground import Ground, descendants, environment_of, fresh_ground, pause, state_of
 from tests.soak.report import Row
 from tests.soak.scenario import Task, nothing_left
 
@@ -20,7 +19,6 @@ _WARM_UP = 40
 _MOST_GROWTH_BYTES = 5_000_000
 _STUCK_AFTER_S = 60.0
 _CALM_S = 0.5
-_LOOKS, _MOMENT_S = 20, 0.02
 _MOST_FORKS_IN_30_S = 10
 _RECOVERY_S = 5.0
 _BREAKABLE = '''"""An app that imports only while the file beside it does not say otherwise."""
@@ -41,9 +39,9 @@ def run_replacements(task: Task) -> Row:
         settings = environment_of({"max_jobs": 1, "max_crashes": 1000})
         server = ground.start(ground.server("-w", str(_WORKERS), **settings), ready=_WORKERS)
         first = _reach(task, ground, min(_WARM_UP, task.count))
-        before = _state_of(server)
+        before = state_of(server)
         done = _reach(task, ground, task.count + first) - first
-        after = _state_of(server)
+        after = state_of(server)
         rate = done / max(task.watch.reading()[0], 0.001)
         code = server.stop()
         growth = after[1] - before[1]
@@ -123,18 +121,6 @@ def _is_calm(ground: Ground) -> bool:
     pause(_CALM_S)
     whole = len(ground.workers(server)) == _WORKERS and len(before) == _WORKERS + 1  # and the guardian
     return whole and descendants(server.pid) == before
-
-
-def _state_of(server: Server) -> tuple[int, int]:
-    """(open descriptors, resident bytes) of the supervisor; of many looks the fewest descriptors,
-    because it opens its storage and its wake-ups anew after each fork."""
-    process = Path(f"/proc/{server.pid}")
-    looks = []
-    for _ in range(_LOOKS):
-        looks.append(len(os.listdir(process / "fd")))
-        pause(_MOMENT_S)
-    resident_pages = int((process / "statm").read_text().split()[1])
-    return min(looks), resident_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _forks(server: Server) -> int:
