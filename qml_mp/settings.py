@@ -19,6 +19,7 @@ DEFAULT_QUEUE = "default"
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
 MOST_WORKERS = 1024
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})")
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _ALL_QUEUES = "*"  # no queue can have this name
 _MAX_QUEUES = 100
 _1MS = timedelta(milliseconds=1)
@@ -139,8 +140,11 @@ class ServerConfig:
     web: Annotated[str | None, Address()] = None
     """Where the server shows the page, from a process of its own beside it; None: nowhere. Needs the extra
     `web`."""
+    web_hosts: Annotated[Sequence[str] | None, Hosts()] = None
+    """Names under which that page is reached besides its address and this machine's name. None: no others, or
+    any name if people have to sign in."""
     metrics: Annotated[str | None, Address()] = None
-    """The same for `/metrics`, `/livez` and `/readyz`. Needs the extra `metrics`."""
+    """As `web`, for `/metrics`, `/livez` and `/readyz`. Needs the extra `metrics`."""
 
     def __post_init__(self) -> None:
         for name, kind in SETTINGS.items():
@@ -237,6 +241,22 @@ class Address(Kind):
             bound = 'HOST:PORT such as "127.0.0.1:9464" or "[::1]:9464" (port 0: a free one)'
             raise _bad(what, value, bound)
         return value
+
+
+class Hosts(Kind):
+    """Names of machines, without ports. A flag may be given once for each."""
+
+    in_shell = "NAME"
+    in_file = ('a list of names such as ["jobs.example.com"]', (list,))
+
+    def check(self, value: Any, what: str) -> tuple[str, ...]:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        if not is_list or not all(isinstance(name, str) and _HOST.fullmatch(name) for name in value):
+            raise _bad(what, value, 'a list of names without ports, such as ["jobs.example.com"]')
+        return tuple(value)
+
+    def from_text(self, text: str, what: str) -> tuple[str, ...]:  # noqa: ARG002
+        return tuple(name.strip() for name in text.split(","))
 
 
 class Switch(Kind):

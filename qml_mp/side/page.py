@@ -22,8 +22,9 @@ def serve_page(arguments: SideArguments, link: SupervisorLink) -> None:
     auth = Auth.of(load_web_token())
     address = Address(host=host, port=port)
     address.check_reach(has_auth=auth.is_set)
-    app = QmlApp(arguments.url, config=ServerConfig(**arguments.config))
-    hosts = None if auth.is_set else (host,)
+    config = ServerConfig(**arguments.config)
+    app = QmlApp(arguments.url, config=config)
+    hosts = None if auth.is_set and config.web_hosts is None else (host, *(config.web_hosts or ()))
     page = assemble(app, auth=auth, read_only=False, hide=HIDDEN, hosts=hosts)
     with address.bind() as listening:
         serve(page, listening, when_ready=lambda: link.serves_at(url_of(listening)))

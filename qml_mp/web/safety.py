@@ -99,7 +99,7 @@ class Safety:
             raise Refused(
                 421,
                 f"This page is not known under the name {host!r}. If it is one of its names, say so: "
-                f"`qml-mp web --allow-host {host}`, or dashboard(…, hosts=[{host!r}]).",
+                f"`qml-mp web` and `qml-mp start` by --allow-host {host}, dashboard(…) by hosts=[{host!r}].",
             )
 
     def _check_origin(self, request: Request) -> None:

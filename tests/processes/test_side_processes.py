@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from qml_mp.core.state import StateName
@@ -76,6 +77,21 @@ def test_a_page_beyond_this_machine_needs_a_token_and_the_log_says_so(server: Ca
 
     assert side_pid(one, "page") is None or "The page: http" not in one.log()
     assert one.stop() == 0
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_the_page_is_shown_under_the_names_that_the_start_allows(server: Callable[..., Server]) -> None:
+    names = ("jobs.example", "shop.example")
+    flags = [flag for name in names for flag in ("--allow-host", name)]
+    one = server("-w", "1", "--web", "127.0.0.1:0", *flags).start()
+    page = served_at(one, "page")
+
+    answers = {
+        name: httpx.get(page, headers={"Host": name}, trust_env=False) for name in (*names, "evil.example")
+    }
+
+    assert [answer.status_code for answer in answers.values()] == [200, 200, 421]
+    assert "`qml-mp start` by --allow-host evil.example" in answers["evil.example"].text
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)

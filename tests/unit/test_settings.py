@@ -67,6 +67,8 @@ def test_no_worker_and_no_queue_are_legal() -> None:
         ("max_jobs", 0),
         ("max_memory", "a lot"),
         ("queues", "default"),
+        ("web_hosts", "jobs.example"),
+        ("web_hosts", ["jobs.example:80"]),
         ("job_timeout", 0),
         ("polling_interval", "soon"),
         ("shutdown_timeout", -1),

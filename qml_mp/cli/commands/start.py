@@ -13,7 +13,7 @@ from qml_mp.cli.arguments import as_duration
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
-from qml_mp.settings import SETTINGS, ServerConfig, Switch
+from qml_mp.settings import SETTINGS, Hosts, ServerConfig, Switch
 from qml_mp.sources import load_app_spec, unknown_variables
 from qml_mp.units import format_duration
 
@@ -30,11 +30,14 @@ def _setting(field: str, *flags: str, meaning: str) -> Callable[[Callable[..., i
     if isinstance(kind, Switch):
         return click.option(*flags, field, is_flag=True, default=None, help=meaning)
 
-    def read(_ctx: click.Context, parameter: click.Parameter, text: str | None) -> object:
-        flag = parameter.opts[-1]
-        return None if text is None else kind.check(kind.from_text(text, flag), flag)
+    def read(_ctx: click.Context, parameter: click.Parameter, given: str | tuple[str, ...] | None) -> object:
+        if given is None or given == ():
+            return None
+        flag, text = parameter.opts[-1], given if isinstance(given, str) else ",".join(given)
+        return kind.check(kind.from_text(text, flag), flag)
 
-    return click.option(*flags, field, metavar=kind.in_shell, callback=read, help=meaning)
+    many = isinstance(kind, Hosts)
+    return click.option(*flags, field, metavar=kind.in_shell, multiple=many, callback=read, help=meaning)
 
 
 def _shown(default: object) -> str:
@@ -62,7 +65,8 @@ _FLAGS = (
     _setting("prune_recurring", "--prune/--no-prune", meaning="Delete templates that the code has no more."),
     _setting("enable_cleanup", "--cleanup/--no-cleanup", meaning="Remove expired jobs."),
     _setting("web", "--web", meaning="Show the page there, from a process beside the server."),
-    _setting("metrics", "--metrics", meaning="The same for /metrics, /livez and /readyz."),
+    _setting("web_hosts", "--allow-host", meaning="A name under which the page is reached."),
+    _setting("metrics", "--metrics", meaning="As --web, for /metrics, /livez and /readyz."),
     _setting("enable_heartbeat", "--heartbeat/--no-heartbeat", meaning="Send heartbeats."),
 )  # fmt: skip
 
