@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.browser.chromium import NoChromium, arguments, find_chromium
-from tests.browser.watching import WIDE, Watched
+from tests.browser.watching import TELLS_VIOLATIONS, WIDE, Watched, watching
 from tests.fresh_storage import fresh_url
 from tests.processes.harness import ROOT, Server, wait_until
 from tests.warm import Process, launch
@@ -57,13 +57,28 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture
-def plain_page(browser: Browser) -> Iterator[Page]:
-    """A page of its own, as in a window that nobody has used before."""
+@pytest.fixture(scope="module")
+def window(browser: Browser) -> Iterator[Page]:
+    """One for the tests of a module: for each that is opened Chromium starts processes, which takes more of a
+    processor than most of them."""
     with browser.new_context(viewport=WIDE, reduced_motion="reduce", locale="en-GB") as context:
         context.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
+        context.add_init_script(TELLS_VIOLATIONS)
         yield context.new_page()
+
+
+@pytest.fixture
+def plain_page(window: Page) -> Iterator[Page]:
+    """A page that has nothing of the one before: not its size, theme, pointer, cookies or routes."""
+    expect.set_options(timeout=PATIENCE_MS)
+    window.mouse.move(0, 0)
+    window.set_viewport_size(WIDE)
+    window.emulate_media(color_scheme="light")
+    yield window
+    window.goto("about:blank")  # which ends what the page still asks for, before its server ends
+    window.unroute_all()
+    window.context.clear_cookies()
+    assert window.context.pages == [window]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -90,10 +105,10 @@ def site(storage: Storage, url: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def page(plain_page: Page, site: Site) -> Iterator[Watched]:
-    """A page in a fresh window; the test fails at its end when anything has gone wrong on it."""
-    watched = Watched(page=plain_page, origin=site.origin, log=site.folder / "web.log")
-    yield watched
-    watched.check()
+    """A page as in a fresh window; the test fails at its end when anything has gone wrong on it."""
+    with watching(plain_page, site.origin, log=site.folder / "web.log") as watched:
+        yield watched
+        watched.check()
 
 
 @pytest.fixture(scope="module")

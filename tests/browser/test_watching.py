@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, Route
@@ -11,14 +11,14 @@ from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
 from tests.browser.hostile import REFUSED, TEXTS
-from tests.browser.watching import PHONE, Watched
+from tests.browser.watching import PHONE, Watched, watching
 
 ORIGIN = "http://page.example"
 CSP = "default-src 'none'; script-src 'self'"
 
 
 @pytest.fixture
-def show(plain_page: Page) -> Callable[[str], Watched]:
+def show(plain_page: Page) -> Iterator[Callable[[str], Watched]]:
     """Shows a page of this text, which nobody else serves."""
 
     def shown(html: str) -> Watched:
@@ -31,11 +31,11 @@ def show(plain_page: Page) -> Callable[[str], Watched]:
             )
 
         plain_page.route("**/*", answer)
-        watched = Watched(page=plain_page, origin=ORIGIN)
         watched.open("/")
         return watched
 
-    return shown
+    with watching(plain_page, ORIGIN) as watched:
+        yield shown
 
 
 def test_a_page_without_fault_has_no_problem(show: Callable[[str], Watched]) -> None:

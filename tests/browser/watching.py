@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +20,13 @@ SCREENSHOTS = "QML_MP_TEST_SCREENSHOTS"
 PHONE: ViewportSize = {"width": 380, "height": 800}
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-_TELLS_VIOLATIONS = """
+TELLS_VIOLATIONS = """
     addEventListener("securitypolicyviolation", event => console.error(
         `CSP violation: ${event.violatedDirective} ${event.blockedURI} `
         + `in ${event.sourceFile}:${event.lineNumber}:${event.columnNumber}, sample ${event.sample}`
     ))
 """
+"""A script for every page that is opened: what its policy forbids is told on the console, as all else."""
 _OVERFLOWING = """
     () => {
         const width = document.documentElement.clientWidth
@@ -39,7 +42,7 @@ _BAD_IMPACTS = ("serious", "critical")
 
 @dataclass(kw_only=True, eq=False)
 class Watched:
-    """One page, with what has gone wrong on it since it was opened."""
+    """One page, with what has gone wrong on it since it is watched (see `watching`)."""
 
     page: Page
     origin: str
@@ -51,15 +54,17 @@ class Watched:
     agreed: list[str] = field(default_factory=list)
     """Parts of questions that a test answers with yes; any other dialog is a problem."""
 
-    def __post_init__(self) -> None:
-        self.page.add_init_script(_TELLS_VIOLATIONS)
-        self.page.on("console", self._handle_console)
-        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
-        self.page.on("crash", lambda _: self.problems.append("the page crashed"))
-        self.page.on("dialog", self._handle_dialog)
-        self.page.on("request", self._handle_request)
-        self.page.on("requestfailed", self._handle_failed_request)
-        self.page.on("response", self._handle_response)
+    def listeners(self) -> dict[Any, Callable[[Any], None]]:
+        """By the name of what the page tells: who is told of it."""
+        return {
+            "console": self._handle_console,
+            "pageerror": lambda error: self.problems.append(f"page error: {error}"),
+            "crash": lambda _: self.problems.append("the page crashed"),
+            "dialog": self._handle_dialog,
+            "request": self._handle_request,
+            "requestfailed": self._handle_failed_request,
+            "response": self._handle_response,
+        }
 
     def open(self, path: str) -> None:
         """Go to a path of the page, and wait until it is there with its scripts."""
@@ -126,3 +131,17 @@ class Watched:
     def _handle_response(self, response: Response) -> None:
         if response.status >= 400:
             self.problems.append(f"{response.status}: {response.request.method} {response.url}")
+
+
+@contextmanager
+def watching(page: Page, origin: str, *, log: Path | None = None) -> Iterator[Watched]:
+    """Watch the page within the block, and not what it shows afterwards to others."""
+    watched = Watched(page=page, origin=origin, log=log)
+    listeners = watched.listeners()
+    for event, listener in listeners.items():
+        page.on(event, listener)
+    try:
+        yield watched
+    finally:
+        for event, listener in listeners.items():
+            page.remove_listener(event, listener)
