@@ -15,7 +15,6 @@ from qml_mp.ipc.side import ServerReport, SideArguments, SideWord
 
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 64 * 1024
-_LONGEST_ARGUMENTS = 64 * 1024
 _LONGEST_TEXT_CHARS = 8000
 
 
@@ -36,10 +35,7 @@ class SupervisorLink:
 
     def arguments(self) -> SideArguments:
         """The first line. Ends the process when the supervisor is gone before it."""
-        while b"\n" not in self._rest and len(self._rest) < _LONGEST_ARGUMENTS:
-            self._rest += self._read()
-        line, _, self._rest = self._rest.partition(b"\n")
-        arguments = SideArguments.of(line)
+        arguments = SideArguments.of(self._line())
         if sys.platform == "linux":
             # For a process that hangs; else the end of the pipe is quicker.
             prctl()(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
@@ -48,7 +44,10 @@ class SupervisorLink:
         return arguments
 
     def follow(self, told: Callable[[ServerReport], None] | None = None) -> None:
-        """Hear reports in a thread, which ends the process when the supervisor is gone."""
+        """Hear reports in a thread, which ends the process when the supervisor is gone. Who wants to be told
+        of them knows the first one when this returns: it comes with the arguments."""
+        if told is not None:
+            told(ServerReport.of(self._line()))
         threading.Thread(target=self._hear, args=[told], name="supervisor link", daemon=True).start()
 
     def serves_at(self, url: str) -> None:
@@ -66,10 +65,16 @@ class SupervisorLink:
 
     def _hear(self, told: Callable[[ServerReport], None] | None) -> None:
         while True:
-            *lines, self._rest = (self._rest + self._read()).split(b"\n")
+            line = self._line()
             if told is not None:
-                for line in lines:
-                    told(ServerReport.of(line))
+                told(ServerReport.of(line))
+
+    def _line(self) -> bytes:
+        """The next one."""
+        while b"\n" not in self._rest:
+            self._rest += self._read()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
 
     def _read(self) -> bytes:
         data = os.read(self._reading, _READ_BYTES)

@@ -114,6 +114,7 @@ class SideProcess(Part):
         self._report_at, self._serves_since = now, None
         if self._reports is not None:
             self._reports.begin()
+            self._unsent += self._reports.make().line()  # before anybody can ask for it
         self._send()
 
     def turn(self) -> None:
