@@ -32,7 +32,8 @@ from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.processing.tracing import Tracing
-from qml_mp.settings import DEFAULT_QUEUE, Name, ServerConfig, check_queue_name
+from qml_mp.setting_kinds import Name, check_queue_name
+from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Retention
 from qml_mp.units import Duration

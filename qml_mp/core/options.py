@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 from qml_mp.core.payload import JsonValue, check_text, encode_json
 from qml_mp.errors import InvalidJob, about_field, shown
-from qml_mp.settings import check_queue_name
+from qml_mp.setting_kinds import check_queue_name
 from qml_mp.units import Duration, parse_duration
 
 _INT32_MAX = 2**31 - 1

@@ -14,7 +14,8 @@ from qml_mp.core.cron_fields import LAST_YEAR
 from qml_mp.core.payload import JsonValue, check_text, encode_json
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, shown
-from qml_mp.settings import DEFAULT_QUEUE, check_queue_name
+from qml_mp.setting_kinds import check_queue_name
+from qml_mp.settings import DEFAULT_QUEUE
 from qml_mp.units import Duration, parse_duration
 
 UNKNOWN_APP = "?"

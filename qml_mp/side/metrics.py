@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from qml_mp.errors import ConfigurationError
 from qml_mp.ipc.side import SideArguments
-from qml_mp.settings import host_and_port
+from qml_mp.setting_kinds import host_and_port
 from qml_mp.side.link import SupervisorLink
 from qml_mp.storage.open import open_storage
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qml_mp.ipc.side import SideArguments
-from qml_mp.settings import ServerConfig, host_and_port
+from qml_mp.setting_kinds import host_and_port
+from qml_mp.settings import ServerConfig
 from qml_mp.side.link import SupervisorLink
 from qml_mp.sources import load_web_token
 from qml_mp.web import HIDDEN, check_extra

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.settings import SETTINGS, ServerConfig, check_queue_name
+from qml_mp.setting_kinds import check_queue_name
+from qml_mp.settings import SETTINGS, ServerConfig
 
 
 def test_the_defaults_are_those_of_the_reference_but_for_the_batch() -> None:

@@ -10,7 +10,8 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.events.counts import MOST_NAMES, OTHER, EventCounts
 from qml_mp.events.facts import TemplateFired
 from qml_mp.ipc.side import ServerReport, SideArguments, SideWord
-from qml_mp.settings import ServerConfig, host_and_port
+from qml_mp.setting_kinds import host_and_port
+from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.parts.side_process import RestartPauses
 from tests.unit.test_health import FINE
 

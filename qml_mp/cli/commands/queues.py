@@ -16,7 +16,8 @@ from qml_mp.cli.watching import show_once_or_watch, watch_option
 from qml_mp.core.limits import LimitKind, Rate, check_max_running
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError
-from qml_mp.settings import DEFAULT_QUEUE, check_queue_name
+from qml_mp.setting_kinds import check_queue_name
+from qml_mp.settings import DEFAULT_QUEUE
 from qml_mp.storage.store import Storage
 from qml_mp.units import in_seconds
 from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_to_json, view_queues

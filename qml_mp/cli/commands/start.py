@@ -13,7 +13,8 @@ from qml_mp.cli.arguments import as_duration
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
-from qml_mp.settings import SETTINGS, Hosts, ServerConfig, Switch
+from qml_mp.setting_kinds import Hosts, Switch
+from qml_mp.settings import SETTINGS, ServerConfig
 from qml_mp.sources import load_app_spec, unknown_variables
 from qml_mp.units import format_duration
 

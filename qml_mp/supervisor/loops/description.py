@@ -8,7 +8,8 @@ from datetime import timedelta
 from importlib import import_module
 
 from qml_mp.core.server_description import ServerDescription, ToldLoop, ToldSetting
-from qml_mp.settings import SETTINGS, ServerConfig, Size
+from qml_mp.setting_kinds import Size
+from qml_mp.settings import SETTINGS, ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.run import Run

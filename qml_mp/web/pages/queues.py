@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from qml_mp.core.limits import Limit, LimitKind, Rate, Standing, check_max_running
 from qml_mp.errors import ConfigurationError, shown
-from qml_mp.settings import check_queue_name
+from qml_mp.setting_kinds import check_queue_name
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats, QueueStats
 from qml_mp.views.queues import QueueView, is_queue, limit_in_words, view_queues
