@@ -6,7 +6,6 @@ import contextlib
 import os
 import pwd
 import socket
-from dataclasses import dataclass
 from functools import cache
 
 from qml_mp.core.server_info import ProcessIdentity
@@ -90,24 +89,22 @@ def handles_signal(pid: int, number: int) -> bool | None:
     return None if caught is None else bool(caught >> (number - 1) & 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CpuUse:
-    """What a process has had of the processors."""
-
-    ran_s: float
-    """Of its main thread; other threads are not counted."""
-    is_ready: bool
-    """It runs, or would if others did not."""
-
-
-def cpu_use(pid: int) -> CpuUse | None:
-    """None when there is no such process, or the system does not tell."""
+def ran_s(pid: int) -> float | None:
+    """What the main thread of a process has had of the processors; other threads are not counted. None when
+    there is no such process, or the system does not tell."""
     try:
-        fields = _stat_fields(pid)
-        ran_ns = int(_text_of(f"/proc/{pid}/schedstat").split()[0])
+        return int(_text_of(f"/proc/{pid}/schedstat").split()[0]) / 1e9
     except (OSError, ValueError):
         return None
-    return None if fields is None else CpuUse(ran_s=ran_ns / 1e9, is_ready=fields[_STATE_FIELD] == "R")
+
+
+def is_ready(pid: int) -> bool | None:
+    """Whether the process runs, or would if others did not; None as with `ran_s`."""
+    try:
+        fields = _stat_fields(pid)
+    except ProcessLookupError:
+        return None
+    return None if fields is None else fields[_STATE_FIELD] == "R"
 
 
 def shares_its_group(pid: int) -> bool | None:

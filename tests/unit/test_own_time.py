@@ -88,8 +88,10 @@ class Scene:
 
     def __init__(self, tickets: TicketPipe, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
-        self.cpu: host.CpuUse | None = host.CpuUse(ran_s=3.0, is_ready=True)
-        monkeypatch.setattr(host, "cpu_use", lambda _pid: self.cpu)
+        self.ran_s: float | None = 3.0
+        self.is_ready: bool | None = True
+        monkeypatch.setattr(host, "ran_s", lambda _pid: self.ran_s)
+        monkeypatch.setattr(host, "is_ready", lambda _pid: self.is_ready)
         self.worker: Any = SimpleNamespace(
             worker_id="w",
             child=SimpleNamespace(pid=4242),
@@ -107,8 +109,8 @@ class Scene:
     def later(self, seconds: float, *, ran_s: float = 0.0, is_ready: bool = True) -> bool:
         """Whether the claim is taken from the worker then, when its process has run for so long."""
         self.clock.seconds += seconds
-        if self.cpu is not None:
-            self.cpu = host.CpuUse(ran_s=self.cpu.ran_s + ran_s, is_ready=is_ready)
+        if self.ran_s is not None:
+            self.ran_s, self.is_ready = self.ran_s + ran_s, is_ready
         self.held.turn()
         return KEY in self.worker.taken
 
@@ -142,9 +144,19 @@ def test_a_worker_that_never_comes_to_a_processor_does_not_keep_it_for_ever(scen
 
 
 def test_where_the_system_does_not_tell_it_is_as_if_processors_were_free(scene: Scene) -> None:
-    scene.cpu = None
+    scene.ran_s = None
 
     assert scene.later(0.06)
+
+
+def test_nor_where_it_does_not_tell_whether_the_worker_is_ready(scene: Scene) -> None:
+    scene.is_ready, told = None, scene.ran_s
+    assert told is not None
+
+    scene.clock.seconds += 0.06
+    scene.held.turn()
+
+    assert KEY in scene.worker.taken
 
 
 @pytest.mark.parametrize("is_ready", [True, False])
@@ -159,7 +171,9 @@ def test_what_was_claimed_during_a_job_waits_as_long_as_its_worker_says(scene: S
 def test_the_kernel_tells_that_this_process_runs() -> None:
     import os
 
-    before = host.cpu_use(os.getpid())
+    ran_s, is_ready = host.ran_s(os.getpid()), host.is_ready(os.getpid())
 
-    assert before is None or (before.is_ready and before.ran_s > 0)
-    assert host.cpu_use(2**22 + 1) is None
+    assert ran_s is None or ran_s > 0
+    assert is_ready is None or is_ready
+    assert host.ran_s(2**22 + 1) is None
+    assert host.is_ready(2**22 + 1) is None

@@ -43,8 +43,8 @@ class _Watch:
     """When it was first seen with so many done."""
     looks: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS), init=False)
     """When it was looked at, and how long its process had run until then."""
-    cpu: host.CpuUse | None = field(default=None, init=False)
-    """As it was at the newest of these looks."""
+    ran_s: float | None = field(default=None, init=False)
+    """How long it had at this look; None: that is not known."""
 
 
 class HeldClaims(Part):
@@ -126,21 +126,23 @@ class HeldClaims(Part):
             watch.until = now + _WATCHED_S
         if now < watch.until:
             self._watches[worker.worker_id] = watch
-            watch.cpu = host.cpu_use(worker.child.pid)
-            if watch.cpu is not None:
-                watch.looks.append((now, watch.cpu.ran_s))
+            watch.ran_s = host.ran_s(worker.child.pid)
+            if watch.ran_s is not None:
+                watch.looks.append((now, watch.ran_s))
         else:
-            watch.cpu = None
+            watch.ran_s = None
             self._watches.pop(worker.worker_id, None)
         return watch
 
     def _starves(self, worker: WorkerProcess, watch: _Watch, now: float) -> bool:
         """Whether it is ready to go on with its job, and came to it less than that may take."""
         since, long_s = _began_at(worker), _long_s(worker)
-        if now - since >= _STUCK_S or watch.cpu is None or not watch.cpu.is_ready:
+        if now - since >= _STUCK_S or watch.ran_s is None:
             return False
-        before = [ran_s for at, ran_s in watch.looks if at <= since] or [watch.looks[0][1]]
-        if watch.cpu.ran_s - before[-1] >= (long_s if long_s > LONG_S else _STARVED_S):
+        before = next((ran_s for at, ran_s in reversed(watch.looks) if at <= since), watch.looks[0][1])
+        if watch.ran_s - before >= (long_s if long_s > LONG_S else _STARVED_S):
+            return False
+        if not host.is_ready(worker.child.pid):
             return False
         self._look_again_at = now + _LOOK_AT_STARVED_EVERY_S
         return True
