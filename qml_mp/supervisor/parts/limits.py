@@ -7,7 +7,7 @@ import logging
 
 from qml_mp import host
 from qml_mp.errors import ConfigurationError
-from qml_mp.ipc.slot import Activity
+from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
@@ -43,33 +43,44 @@ class Pusher(Part):
                 logger.warning("Worker %s has no job and does not leave; killing it", worker.number)
                 worker.kill(CancelReason.SHUTDOWN)
             # The one that pushes furthest now; of equals, the one whose kill comes first.
-            plan = max(self._plans(worker), key=lambda plan: (plan.rung(now), -plan.kill_at), default=None)
+            plan = max(
+                self._plans(worker, now), key=lambda plan: (plan.rung(now), -plan.kill_at), default=None
+            )
             if plan is not None and worker.last.key is not None:
                 worker.push(plan.rung(now), worker.last.key, plan.reason)
 
     def next_at(self) -> float:
         now = self._clock.monotonic()
-        plans = [plan for worker in self._pool for plan in self._plans(worker)]
+        plans = [plan for worker in self._pool for plan in self._plans(worker, now)]
         if self._stop.plan is not None:
             plans.append(self._stop.plan)
         leaving = (self._must_have_left_at(worker) for worker in self._pool if not worker.is_busy)
         rungs = (plan.next_after(now) for plan in plans)
-        return min([float("inf"), *rungs, *(at for at in leaving if at > now)])
+        limits = (_limit_at(worker.last) for worker in self._pool)
+        return min([float("inf"), *rungs, *(at for at in (*leaving, *limits) if at > now)])
 
     def _must_have_left_at(self, worker: WorkerProcess) -> float:
         if self._stop.plan is None:
             return float("inf")
         return max(self._stop.plan.ask_at, worker.busy_at) + _LEAVING_S
 
-    def _plans(self, worker: WorkerProcess) -> list[Plan]:
-        """What the job in hand is up against. A job whose outcome is being written is left alone,
+    def _plans(self, worker: WorkerProcess, now: float) -> list[Plan]:
+        """What the job in hand is up against now. A job whose outcome is being written is left alone,
         but for the deadline of the whole server."""
         view = worker.last
         if view.activity is not Activity.RUNNING or view.key is None:
             return []
-        timeout = self._graces.timeout(started=view.since_ns / 1e9, limit_s=view.limit.total_seconds())
+        limit_at = _limit_at(view)
+        timeout = self._graces.timeout(at=limit_at) if now >= limit_at else None
         plans = (timeout, worker.cancel_of(view.key), self._stop.plan)
         return [plan for plan in plans if plan is not None]
+
+
+def _limit_at(view: SlotView) -> float:
+    """When the time limit of the job in hand has passed; infinity without one in hand."""
+    if view.activity is not Activity.RUNNING:
+        return float("inf")
+    return view.since_ns / 1e9 + view.limit.total_seconds()
 
 
 class MemoryWatch(Part):

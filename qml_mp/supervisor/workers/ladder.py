@@ -65,9 +65,9 @@ class Graces:
     term_grace: timedelta
     shutdown_timeout: timedelta
 
-    def timeout(self, *, started: float, limit_s: float) -> Plan:
-        """A job may run for `limit_s` from `started`."""
-        return self._from(started + limit_s, CancelReason.TIMEOUT)
+    def timeout(self, *, at: float) -> Plan:
+        """A job may run until then."""
+        return self._from(at, CancelReason.TIMEOUT)
 
     def cancel(self, *, asked: float) -> Plan:
         """Somebody asked for the job's end."""
