@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from qml_mp.child.source import ProgramSource
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.looks import Looks
 from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
@@ -67,7 +68,9 @@ class Assembly:
         self.desk = ActDesk()
         acts = ActsLoop(run, desk=self.desk, settling=self.settling)
         self.history = HistoryLoop(run, on_one_machine=storage.is_on_one_machine)
-        held, neighbours = HeldClaims(run), Neighbours(run)
+        held, limits, neighbours = HeldClaims(run), Parts(), Neighbours(run)
+        limits.add(MemoryWatch(run), Pusher(run))
+        self.looks = Looks(run, held=held, limits=limits)
         loops = _all_loops(
             run,
             settling=self.settling,
@@ -89,19 +92,26 @@ class Assembly:
         self.guardian = Guardian(run)
         self.side_processes = _side_processes(run, self.loops)
         reload = Reload(run, source, new_code=new_code, templates=self.templates)
-        self._add_urgent(run, host, held=held, neighbours=neighbours, reload=reload)
+        self._add_urgent(run, host, held=held, limits=limits, neighbours=neighbours, reload=reload)
         if new_code.watch_since is not None:
             self.urgent.add(SourceWatch(run, reload))
         run.everyone.add(self.urgent, self.listener, self.loops, self.urgent_first)
 
     def _add_urgent(
-        self, run: Run, host: Host, *, held: HeldClaims, neighbours: Neighbours, reload: Reload
+        self,
+        run: Run,
+        host: Host,
+        *,
+        held: HeldClaims,
+        limits: Parts,
+        neighbours: Neighbours,
+        reload: Reload,
     ) -> None:
         """In the order of their turns."""
         stacks = StackDump(run)
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
-        self.urgent.add(run.pool, held, stacks, MemoryWatch(run), Pusher(run), neighbours)
+        self.urgent.add(run.pool, held, stacks, limits, neighbours)
         self.urgent.add(self.history.periods)
         self.urgent.add(CarryingOut(run, desk=self.desk, reload=reload, stacks=stacks))
         self.urgent.add(ServiceManager(run, host.notify, reload=reload), *self.side_processes)

@@ -49,8 +49,14 @@ class Parts(Part):
     def own_fds(self) -> list[int]:
         return [fd for part in self._parts for fd in part.own_fds()]
 
-    def next_at(self) -> float:
-        return min((part.next_at() for part in self._parts), default=float("inf"))
+    def next_at(self, *, besides: Part | None = None) -> float:
+        """The soonest of them all, or of all `besides` one."""
+        instants = (
+            part.next_at(besides=besides) if isinstance(part, Parts) else part.next_at()
+            for part in self._parts
+            if part is not besides
+        )
+        return min(instants, default=float("inf"))
 
     def turn(self) -> None:
         for part in self._parts:

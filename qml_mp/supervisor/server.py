@@ -102,17 +102,17 @@ class Supervisor:
         self._parts.urgent.turn()
 
     def _turn(self) -> None:
-        """Wait for whatever comes first, then give everybody a turn, the urgent before the slow."""
-        parts, everyone = self._parts, self._run.everyone
+        """Wait until somebody wants a turn, then give everybody one, the urgent before the slow."""
+        parts = self._parts
         self._manage_workers()
-        wait_for(everyone.fds(), until=everyone.next_at())
+        parts.looks.wait()
         parts.urgent.turn()
         # While storage answers, a dead worker's job goes to others before its replacement is forked: a fork
         # closes the connection to storage, and the new worker needs the processor to boot.
         parts.loops.run_if_due(parts.settling)
         self._manage_workers()
         parts.listener.turn()
-        self._run.registration.report(everyone.trouble())
+        self._run.registration.report(self._run.everyone.trouble())
         parts.loops.turn()
 
     def _manage_workers(self) -> None:
