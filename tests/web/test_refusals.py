@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -178,21 +180,24 @@ def test_an_address_that_is_too_long_is_refused(visitor: httpx.Client) -> None:
     assert sentence_of(answer) == "The address is longer than 8 KiB."
 
 
-@pytest.mark.parametrize(
-    ("beginning", "sentence"),
-    [
-        (
-            b"POST /sign-out HTTP/1.1\r\nHost: localhost\r\n"
-            b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\npage_token=",
-            "The form did not come within 10 s. Nothing was changed.",
-        ),
-        (
-            b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
-            "The head of the request did not come within 10 s.",
-        ),
-    ],
-)
-def test_a_request_that_comes_too_slowly_is_ended(page: Served, beginning: bytes, sentence: str) -> None:
+def test_requests_that_come_too_slowly_are_ended(page: Served) -> None:
+    beginnings = (
+        b"POST /sign-out HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\npage_token=",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+    )
+
+    with ThreadPoolExecutor(len(beginnings)) as pool:  # each takes as long as the page waits
+        form, head = pool.map(partial(send_slowly, page), beginnings)
+
+    assert b"408" in form.partition(b"\r\n")[0]
+    assert "The form did not come within 10 s. Nothing was changed." in form.decode()
+    assert b"408" in head.partition(b"\r\n")[0]
+    assert "The head of the request did not come within 10 s." in head.decode()
+
+
+def send_slowly(page: Served, beginning: bytes) -> bytes:
+    """What is answered to a request that does not end: a byte now and then keeps nothing open."""
     where = urlsplit(page.origin)
     with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
         connection.sendall(beginning)
@@ -203,16 +208,14 @@ def test_a_request_that_comes_too_slowly_is_ended(page: Served, beginning: bytes
             try:
                 part = connection.recv(65536)
             except TimeoutError:
-                connection.sendall(b"x")  # a byte now and then keeps nothing open
+                connection.sendall(b"x")
                 continue
             except ConnectionResetError:
                 break
             if not part:
                 break
             received += part
-
-    assert b"408" in received.partition(b"\r\n")[0]
-    assert sentence in received.decode()
+    return received
 
 
 def test_nothing_is_changed_by_a_page_for_reading(file_url: str, tmp_path: Path) -> None:
