@@ -13,6 +13,7 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.bad_disk import BadDisk, failing_disk, small_disk
@@ -260,20 +261,29 @@ def test_jobs_that_open_the_database_file_do_not_damage_it(
 
 
 @pytest.mark.fault(44)
+@pytest.mark.parametrize("something_is_in_it", [False, True])
 def test_a_log_removed_under_a_server_damages_nothing_that_was_in_the_file(
-    server: MakeServer, storage: Storage, path: Path, gate: Path
+    server: MakeServer, storage: Storage, path: Path, gate: Path, something_is_in_it: bool
 ) -> None:
     before_id = storage.enqueue(Job.new("plain", queue="not-served"))
     one, running_id, _ = busy(server("-w", "1", "--shutdown-timeout", "1", app=APP), storage, gate)
     empty_log(path)
+    last_id = storage.enqueue(Job.new("plain", queue="not-served")) if something_is_in_it else before_id
     path.with_name("jobs.db-wal").unlink()
 
+    with (
+        closing(open_storage(storage.url)) as another,
+        pytest.raises(StorageUnreachable, match="was deleted or replaced while in use"),
+    ):
+        another.list_servers()
     gate.touch()
 
     wait_until(lambda: "was deleted or replaced while in use" in one.log(), what=one.log())
     assert one.stop() in (0, 6)
-    storage.close()
+    one.clean_up()
+    storage.close()  # nobody else has it open
     assert check(path) == "ok"
     with closing(open_storage(storage.url)) as another:
-        assert state_of(another, before_id) is StateName.ENQUEUED
+        for job_id in (before_id, last_id):
+            assert state_of(another, job_id) is StateName.ENQUEUED
         assert another.get(running_id) is not None

@@ -25,6 +25,7 @@ from qml_mp.storage.sqlite.opening import (
     configure,
     connect,
     create_file,
+    has_lost_its_log,
     identity_of,
     log_of,
     open_descriptors,
@@ -204,7 +205,8 @@ class SqliteConnection(ProcessConnection):
             self._is_patient = True
             self.opened += 1
         elif identity_of(self.path) != self._file or not self._disk.is_in_place():
-            # What is committed to a file that was deleted is lost, without any error of SQLite.
+            # What is committed to a file that was deleted is lost, without any error of SQLite. Of a log that
+            # was, the last of all who have it open brings what is in it into the file when it closes.
             self._drop()
             raise self._moved()
         elif self._connection.in_transaction:
@@ -246,6 +248,8 @@ class SqliteConnection(ProcessConnection):
             yield connection
 
     def _connect(self) -> sqlite3.Connection:
+        if has_lost_its_log(self.path):
+            raise self._moved()
         return connect(self.path, busy_timeout_s=self._busy_timeout_s)
 
     def _open(self) -> sqlite3.Connection:

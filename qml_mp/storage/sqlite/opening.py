@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
 _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
 _LOCKS = Path("/proc/locks")
 _WRITER_BYTE = "120"  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
+_USER_BYTE = "128"  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
 
 FileIdentity = tuple[int, int]
 """What tells a file from any other that has or had its name."""
@@ -114,17 +116,41 @@ def is_writing(path: str) -> bool:
 
     SQLite itself does not say who has a lock: POSIX locks never keep a process from its own.
     """
+    return any(
+        (kind, pid) == ("WRITE", str(os.getpid())) for kind, pid in _locks(_index_of(path), _WRITER_BYTE)
+    )
+
+
+def has_lost_its_log(path: str) -> bool:
+    """Whether the log was deleted under a connection of some process; False where it is not told.
+
+    The index of the log, which all share, stays that of the deleted one. Whoever opened the file now would
+    make a new log, take its zeros for what the index says, and write them into the file in the end.
+    """
+    if os.path.exists(log_of(path)):
+        return False
+    index = _index_of(path)
+    was_in_use = any(_locks(index, _USER_BYTE))
+    # Whoever closes as the last one deletes both, and others may have begun anew meanwhile.
+    return was_in_use and not os.path.exists(log_of(path)) and index == _index_of(path)
+
+
+def _index_of(path: str) -> FileIdentity | None:
+    return identity_of(f"{os.path.realpath(path)}-shm")
+
+
+def _locks(file: FileIdentity | None, byte: str) -> Iterator[tuple[str, str]]:
+    """Kind and process of the locks on one byte of a file, of those processes that can be seen from here."""
+    if file is None:
+        return
     try:
-        inode = os.stat(f"{os.path.realpath(path)}-shm").st_ino
         lines = _LOCKS.read_text().splitlines()
     except OSError:
-        return False
+        return
     # "1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"
-    wanted = ["WRITE", str(os.getpid()), str(inode), _WRITER_BYTE]
-    return any(
-        [kind, pid, file.rpartition(":")[2], first] == wanted
-        for *_, kind, pid, file, first, _ in (line.split() for line in lines)
-    )
+    for *_, kind, pid, locked, first, _ in (line.split() for line in lines):
+        if (locked.rpartition(":")[2], first) == (str(file[1]), byte):
+            yield kind, pid
 
 
 def _any_text(raw: bytes) -> str:
