@@ -80,10 +80,10 @@ def _take_from(queue: str, items: Sequence[pytest.Item]) -> Iterator[pytest.Item
 
 
 def _shared_with(item: pytest.Item) -> object:
-    """Equal for neighbours of a module that share what is made once, a browser or a page that is served: one
+    """Equal for neighbours that share what their module makes once, a browser or a page that is served: one
     run takes them all, or each run would make its own."""
     definitions = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009  # pytest tells it nowhere else
-    shared = [name for name, (*_, own) in definitions.items() if own.scope in ("module", "package")]
+    shared = [name for name, (*_, own) in definitions.items() if own.scope == "module"]
     numbers = item.callspec.indices if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     return (item.path, [numbers.get(name) for name in sorted(shared) if name in numbers]) if shared else item
 

@@ -50,17 +50,17 @@ def started_browser() -> Iterator[Browser]:
             browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for the tests of this folder: to start it takes longer than most of them."""
+    """One for the tests of a module: to start it takes longer than most of them."""
     with started_browser() as browser:
         yield browser
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def window(browser: Browser) -> Iterator[Page]:
-    """One for the tests of this folder: for each that is opened Chromium starts processes, which takes more
-    of a processor than most of them."""
+    """One for the tests of a module: for each that is opened Chromium starts processes, which takes more of a
+    processor than most of them."""
     with browser.new_context(viewport=WIDE, reduced_motion="reduce", locale="en-GB") as context:
         context.set_default_timeout(PATIENCE_MS)
         context.add_init_script(TELLS_VIOLATIONS)
@@ -75,10 +75,7 @@ def plain_page(window: Page) -> Iterator[Page]:
     window.set_viewport_size(WIDE)
     window.emulate_media(color_scheme="light")
     yield window
-    # This ends what the page still asks for, before its server ends. By a script of the page, because then it
-    # stays in the process that shows it; each `goto` of what is nobody's page starts another.
-    window.evaluate("location.replace('about:blank')")
-    window.wait_for_url("about:blank")
+    window.goto("about:blank")  # which ends what the page still asks for, before its server ends
     window.unroute_all()
     window.context.clear_cookies()
     assert window.context.pages == [window]

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.browser.chromium import VARIABLE, NoChromium, find_chromium
 from tests.browser.conftest import started_browser
-from tests.processes.harness import wait_until
 
 
 def test_a_browser_that_has_ended_leaves_no_thread_descriptor_or_child() -> None:
-    def browse() -> None:
-        before = traces()
+    before = traces()
 
-        with started_browser() as browser:
-            page = browser.new_page()
-            page.goto("about:blank")
+    with started_browser() as browser:
+        page = browser.new_page()
+        page.goto("about:blank")
 
-        # The thread that has waited for the driver ends by itself, a moment later than the driver.
-        wait_until(lambda: traces() == before, what="no trace of the browser")
-
-    # A thread can have one, and this one may have that of other tests.
-    with ThreadPoolExecutor(max_workers=1) as other:
-        other.submit(browse).result()
+    assert traces() == before
 
 
 def test_without_a_browser_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
