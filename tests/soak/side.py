@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 import urllib.request
@@ -33,6 +34,7 @@ _EACH_SO_MANY = 4
 _BACK_WITHIN_S = 60.0
 _ENDS_WITHIN_S = 120.0
 _PATHS = {"page": "/", "metrics": "/metrics"}
+_IS_WRONG = re.compile(r"qml-mp: (WARNING|ERROR) ")
 _DEATH = "The process that serves the"
 
 
@@ -167,7 +169,7 @@ def _harm(drill: _Drill, unharmed: list[int], fds: int) -> list[str]:
 def _wrong_lines(drill: _Drill) -> list[str]:
     """The log tells each death once, and nothing else that is wrong."""
     lines = drill.server.log().splitlines()
-    wrong = [line for line in lines if line.startswith(("WARNING", "ERROR")) and _DEATH not in line]
+    wrong = [line for line in lines if _IS_WRONG.match(line) and _DEATH not in line]
     for side in drill.sides:
         told = sum(f"{_DEATH} {side.kind} (pid " in line for line in lines)
         if told != side.kills:
