@@ -116,9 +116,7 @@ def is_writing(path: str) -> bool:
 
     SQLite itself does not say who has a lock: POSIX locks never keep a process from its own.
     """
-    return any(
-        (kind, pid) == ("WRITE", str(os.getpid())) for kind, pid in _locks(_index_of(path), _WRITER_BYTE)
-    )
+    return ("WRITE", str(os.getpid())) in _locks(_index_of(path), _WRITER_BYTE)
 
 
 def has_lost_its_log(path: str) -> bool:
