@@ -156,6 +156,25 @@ def test_a_worker_killed_with_claims_on_their_way_to_it_is_charged_for_none_and_
     assert one.stop() == 0
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_claims_that_worker_and_supervisor_both_give_back_are_not_called_lost(
+    place: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    ids = enqueue_naps(storage, "nap", *([0.03] * 8), 1.0, *([0.03] * 4))
+    one = place("giveback.taken=stop", "-w", "1").start(ready=None)
+    try:
+        wait_until((tmp_path / "mark").exists, what=one.log())
+        # What the supervisor is about to give back, the worker gives back itself after the long job.
+        wait_until(lambda: states(storage, ids) == {StateName.SUCCEEDED}, what=one.log())
+        assert any(job.claim_seq > 1 for job in map(storage.get, ids) if job)
+    finally:
+        one.signal(signal.SIGCONT)
+
+    assert one.stop() == 0
+    assert starts(one) == Counter(ids)
+    assert "was lost" not in one.log()
+
+
 @pytest.mark.fault(3)
 def test_a_worker_killed_before_anybody_knows_of_an_outcome_runs_that_job_alone_again(
     place: MakeServer, storage: Storage

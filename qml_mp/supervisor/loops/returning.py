@@ -74,7 +74,9 @@ class ReturnLoop(Loop):
             if outcome is _NOT_BEGUN:
                 self._run.pool.totals.add_returned(claim, finished)
             # What the worker has written in the same moment, it tells, and that a success of it was lost.
-            is_its_own = finished.was_written or (not finished.accepted and isinstance(outcome, Success))
+            # That both have given a claim back is no loss.
+            can_be_missed = outcome is _NOT_BEGUN or isinstance(outcome, Success)
+            is_its_own = finished.was_written or (can_be_missed and not finished.accepted)
             event = None if is_its_own else ended(claim, finished.job, pid=worker.child.pid)
             if event is not None:
                 self._run.events.emit(event)
