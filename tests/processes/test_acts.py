@@ -296,7 +296,7 @@ def test_a_reply_that_is_lost_has_it_done_once_and_told(
     storage.ask(request)
 
     act = end_of(storage, request, one)
-    assert (tmp_path / "mark").exists()
+    wait_until((tmp_path / "mark").exists)  # the answer that is found may be the one whose reply is lost
     assert (act.state, act.said) == (ActState.DONE, "1 worker replaced")
     assert one.log().count("Asked to reload") == 1
     assert one.stop() == 0
