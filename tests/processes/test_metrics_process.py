@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -15,10 +14,6 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_until
 from tests.processes.side import children, get, scrape, served_at, side_pid
-
-LIFE_S = 1.1
-"""Of the process between two kills: after a shorter one the next start takes its time."""
-KILLS = 20
 
 
 @pytest.fixture
@@ -60,28 +55,6 @@ def test_deaths_of_workers_are_counted_by_their_cause(served: Callable[..., Serv
     os.kill(one.worker_pids()[1], signal.SIGKILL)
 
     wait_until(lambda: scrape(url).get("qml_mp_worker_deaths_total cause=SIGKILL") == 1)
-
-
-@pytest.mark.fault(70)
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-def test_its_deaths_under_load_harm_nothing(served: Callable[..., Server], storage: Storage) -> None:
-    one = served()
-    workers, jobs = one.worker_pids(), []
-
-    for kill in range(1, KILLS + 1):
-        served_at(one, starts=kill)
-        jobs += [enqueue(storage, "quick", busy_s=0.05) for _ in range(20)]
-        time.sleep(LIFE_S)  # its life is what the pause before the next start is measured by
-        pid = side_pid(one)
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-    url = served_at(one, starts=KILLS + 1)
-
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == len(jobs))
-    assert Counter(line.job_id for line in one.journal() if line.what == "start") == Counter(jobs)
-    assert one.worker_pids() == workers
-    assert get(f"{url}/livez")[0] == 200
-    assert one.stop() == 0
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

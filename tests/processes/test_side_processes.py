@@ -3,26 +3,19 @@ without what they are made of."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from qml_mp.core.state import StateName
-from qml_mp.storage.store import Storage
 from tests.postgres_cluster import free_port
-from tests.processes.harness import Server, enqueue, is_gone, wait_until
+from tests.processes.harness import Server, is_gone, wait_until
 from tests.processes.side import get, scrape, served_at, side_pid
 from tests.storage.flaky_proxy import FlakyProxy
 
-KILLS = 10
 BOTH = ("--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
 
 
@@ -45,28 +38,6 @@ def test_page_and_metrics_stand_side_by_side(server: Callable[..., Server]) -> N
     assert all(pids)
     assert one.stop() == 0
     assert all(map(is_gone, pids))
-
-
-@pytest.mark.fault(70)
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_deaths_of_the_page_under_load_harm_nothing(server: Callable[..., Server], storage: Storage) -> None:
-    one = server("-w", "2", *BOTH).start(ready=2)
-    metrics, workers, jobs = served_at(one), one.worker_pids(), []
-    metrics_pid = side_pid(one)
-
-    for kill in range(1, KILLS + 1):
-        served_at(one, "page", starts=kill)
-        jobs += [enqueue(storage, "quick", busy_s=0.05) for _ in range(20)]
-        time.sleep(1.1)  # its life is what the pause before the next start is measured by
-        pid = side_pid(one, "page")
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == len(jobs))
-    assert Counter(line.job_id for line in one.journal() if line.what == "start") == Counter(jobs)
-    assert one.worker_pids() == workers
-    assert side_pid(one) == metrics_pid
-    assert get(f"{metrics}/readyz") == (200, "ok\n")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

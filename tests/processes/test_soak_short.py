@@ -166,10 +166,10 @@ def test_replacing_workers_leaves_nothing_in_the_supervisor(
 def test_deaths_of_the_page_and_of_the_metrics_are_noticed_by_nothing_else_of_their_server(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
-    row = outcome(request, run_side, backend, 2)
+    row = outcome(request, run_side, backend, 4)
 
     assert row.broken == (), table([row])
-    assert row.kills == 4
+    assert row.kills == 8
 
 
 @pytest.mark.fault(60)
