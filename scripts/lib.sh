@@ -78,15 +78,18 @@ bring_pgbouncer() {
 # it is not to be had, and say what to install.
 bring_chromium() {
     has_chromium() { (cd "$ROOT" && "$1" -m tests.browser.chromium) </dev/null; }
+    best_package() {
+        apt-cache show chromium-headless-shell >/dev/null 2>&1 && echo chromium-headless-shell || echo chromium
+    }
     has_chromium "$1" >/dev/null 2>&1 && return 0
     if [ -n "${QML_MP_TEST_CHROMIUM:-}" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         has_chromium "$1" >&2 || true
         return 0
     fi
     say "── installing Chromium"
-    # 130 to 226 MB to fetch, some 10 s where the network is good. Its recommendations are for a desktop.
+    # 105 to 226 MB to fetch, some 10 s where the network is good. Its recommendations are for a desktop.
     { timeout 60 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 240 \
-        apt-get install -y -qq --no-install-recommends chromium fonts-liberation; } \
+        apt-get install -y -qq --no-install-recommends "$(best_package)" fonts-liberation; } \
         </dev/null >&2 || say "Chromium could not be installed."
 }
 
