@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import httpx
+import pytest
 
 _LIVE = re.compile(r'id="([a-z_]+)" data-live hx-get="([^"]+)"')
 _LIMITS = httpx.Limits(max_connections=1000)
@@ -17,7 +19,10 @@ class Window:
     """One browser's window."""
 
     def __init__(self, origin: str, path: str) -> None:
-        self._client = httpx.AsyncClient(base_url=origin, trust_env=False, timeout=60, limits=_LIMITS)
+        # There is no TLS; to be ready for it, each client would read the certificates of all authorities.
+        self._client = httpx.AsyncClient(
+            base_url=origin, trust_env=False, verify=False, timeout=60, limits=_LIMITS
+        )
         self._path = path
         self.told = 0
         """How often it was told of a change."""
@@ -49,18 +54,21 @@ class Window:
 @asynccontextmanager
 async def windows(origin: str, path: str, *, count: int) -> AsyncIterator[list[Window]]:
     """So many, open within the block. Fails when one of them fails."""
-    opened = [Window(origin, path) for _ in range(count)]
-    tasks = [asyncio.create_task(window.live()) for window in opened]
-    try:
-        yield opened
-    finally:
-        failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-        assert failed == []
+    with pytest.MonkeyPatch.context() as patch:
+        # Which httpcore tries to import some times for each request, and all of sys.path is searched for it.
+        patch.setitem(sys.modules, "sniffio", None)
+        opened = [Window(origin, path) for _ in range(count)]
+        tasks = [asyncio.create_task(window.live()) for window in opened]
+        try:
+            yield opened
+        finally:
+            failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+            assert failed == []
 
 
 async def until(condition: Callable[[], bool], *, what: str, within_s: float = 60) -> None:
