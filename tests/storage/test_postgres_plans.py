@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -22,6 +22,8 @@ from qml_mp.storage.values import JobFilter
 from tests.storage.helpers import in_schema
 
 SCHEMA = "plans"
+OWN = "plans_of_one"
+"""Of a test that has rows of its own."""
 WHOLE = {
     "older_at": datetime(1, 1, 2, tzinfo=UTC), "older_id": "",
     "newer_at": datetime(9999, 12, 30, tzinfo=UTC), "newer_id": "",
@@ -50,30 +52,52 @@ FINISHED = {
 }
 
 
+@pytest.fixture(scope="module")
+def burst(postgres_url: str) -> Iterator[None]:
+    """A storage whose statistics are older than a burst of 20,000 runnable jobs, and of as many before them
+    that nobody here can run. Made once: it costs many times what all tests ask of it."""
+    with _burst(postgres_url, SCHEMA):
+        yield
+
+
 @pytest.fixture
-def session(postgres_url: str) -> Iterator[psycopg.Connection]:
-    """A session beside a storage whose statistics are older than a burst of 20,000 runnable jobs, and of as
-    many before them that nobody here can run."""
+def session(burst: None, postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A session beside it. What a test changes is rolled back, so that each finds the rows as they were."""
+    with closing(psycopg.connect(postgres_url)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def own_session(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A session beside a burst of its own, which the test may change and vacuum."""
+    with _burst(postgres_url, OWN) as connection:
+        yield connection
+
+
+@contextmanager
+def _burst(postgres_url: str, schema: str) -> Iterator[psycopg.Connection]:
     with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
-        with closing(open_storage(in_schema(postgres_url, SCHEMA))) as storage:
+        with closing(open_storage(in_schema(postgres_url, schema))) as storage:
             storage.migrate()
-        connection.execute(f"ALTER TABLE {SCHEMA}.jobs SET (autovacuum_enabled = off)")
-        _add_jobs(connection, state="succeeded")
-        connection.execute(f"VACUUM ANALYZE {SCHEMA}.jobs")
-        _add_jobs(connection, state="enqueued")
-        _add_jobs(connection, state="enqueued", method="foreign", priority=9)
+        connection.execute(f"ALTER TABLE {schema}.jobs SET (autovacuum_enabled = off)")
+        _add_jobs(connection, schema, state="succeeded")
+        connection.execute(f"VACUUM ANALYZE {schema}.jobs")
+        _add_jobs(connection, schema, state="enqueued")
+        _add_jobs(connection, schema, state="enqueued", method="foreign", priority=9)
         connection.execute(
-            f"INSERT INTO {SCHEMA}.workers (id, server_id, number, host, pid, started_ticks, started_at)"
+            f"INSERT INTO {schema}.workers (id, server_id, number, host, pid, started_ticks, started_at)"
             " VALUES ('w', 's', 1, 'h', 1, 1, now())"
         )
         yield connection
-        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
-def _add_jobs(connection: psycopg.Connection, *, state: str, method: str = "work", priority: int = 0) -> None:
+def _add_jobs(
+    connection: psycopg.Connection, schema: str, *, state: str, method: str = "work", priority: int = 0
+) -> None:
     connection.execute(
         f"""
-        INSERT INTO {SCHEMA}.jobs (id, method, queue, priority, state, created_at)
+        INSERT INTO {schema}.jobs (id, method, queue, priority, state, created_at)
         SELECT gen_random_uuid()::text, '{method}',
                CASE WHEN n % 100 = 0 THEN 'small' ELSE 'big' END, {priority} + n % 3,
                '{state}', now() - n * interval '1 second'
@@ -138,19 +162,24 @@ def test_what_is_left_to_run_in_one_queue_is_counted_in_its_part_of_the_index(
 
 
 def test_lists_and_counts_of_failures_read_indexes_alone(
-    session: psycopg.Connection, postgres_url: str
+    own_session: psycopg.Connection, postgres_url: str
 ) -> None:
-    session.execute(
-        f"UPDATE {SCHEMA}.jobs SET state = 'failed', last_error_key = priority WHERE state = 'succeeded'"
+    own_session.execute(
+        f"UPDATE {OWN}.jobs SET state = 'failed', last_error_key = priority WHERE state = 'succeeded'"
     )
-    session.execute(f"VACUUM ANALYZE {SCHEMA}.jobs")
+    own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
     query = QUERIES.listing.page(JobFilter(), Order.OLDER, Parts(groups=None), False)
 
-    listed = explained(session, postgres_url, query, WHOLE | {"limit": 51}, generic=True)
-    session.execute("DEALLOCATE ALL")
+    listed = explained(own_session, postgres_url, query, WHOLE | {"limit": 51}, generic=True, schema=OWN)
+    own_session.execute("DEALLOCATE ALL")
     states = JobFilter(states=[StateName.FAILED, StateName.AWAITING_RETRY])
     kinds = explained(
-        session, postgres_url, QUERIES.monitoring.failure_kinds(states), {"limit": 50}, generic=True
+        own_session,
+        postgres_url,
+        QUERIES.monitoring.failure_kinds(states),
+        {"limit": 50},
+        generic=True,
+        schema=OWN,
     )
 
     assert not any("Seq Scan" in line for line in (*listed, *kinds)), listed
@@ -167,14 +196,19 @@ def test_lists_and_counts_of_failures_read_indexes_alone(
     ids=["promotion", "expiry"],
 )
 def test_when_a_great_many_are_due_a_batch_of_them_is_read_by_indexes_alone(
-    session: psycopg.Connection, postgres_url: str, query: str, index: str, state: str, due: str
+    own_session: psycopg.Connection, postgres_url: str, query: str, index: str, state: str, due: str
 ) -> None:
-    session.execute(f"UPDATE {SCHEMA}.jobs SET state = '{state}', {due} = created_at")
-    session.execute(f"VACUUM ANALYZE {SCHEMA}.jobs")
+    own_session.execute(f"UPDATE {OWN}.jobs SET state = '{state}', {due} = created_at")
+    own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
     bound: dict[str, object] = {"limit": 25, "channel": "c"}
 
     plan = explained(
-        session, postgres_url, query, {each: bound[each] for each in bound if each in query}, generic=True
+        own_session,
+        postgres_url,
+        query,
+        {each: bound[each] for each in bound if each in query},
+        generic=True,
+        schema=OWN,
     )
 
     assert_only_heads_are_read(plan, index)
@@ -183,18 +217,20 @@ def test_when_a_great_many_are_due_a_batch_of_them_is_read_by_indexes_alone(
 
 @pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
 def test_the_newest_jobs_of_templates_are_looked_for_among_their_own_alone(
-    session: psycopg.Connection, postgres_url: str, generic: bool
+    own_session: psycopg.Connection, postgres_url: str, generic: bool
 ) -> None:
-    jobs = f"{SCHEMA}.jobs"
-    session.execute(
+    jobs = f"{OWN}.jobs"
+    own_session.execute(
         f"UPDATE {jobs} SET recurring_id = 'busy', fire_at = created_at WHERE state = 'succeeded'"
     )
     by_hand = f"SELECT id FROM {jobs} WHERE method = 'foreign' LIMIT 3"
-    session.execute(f"UPDATE {jobs} SET recurring_id = 'rare' WHERE id IN ({by_hand})")
-    session.execute(f"VACUUM ANALYZE {jobs}")
+    own_session.execute(f"UPDATE {jobs} SET recurring_id = 'rare' WHERE id IN ({by_hand})")
+    own_session.execute(f"VACUUM ANALYZE {jobs}")
     wanted = {"ids": ["busy", "rare", "none"], "limit": 20}
 
-    plan = explained(session, postgres_url, QUERIES.recurring.newest_jobs, wanted, generic=generic)
+    plan = explained(
+        own_session, postgres_url, QUERIES.recurring.newest_jobs, wanted, generic=generic, schema=OWN
+    )
 
     scans = [line for line in plan if "Index Scan" in line]
     assert scans, plan
@@ -204,10 +240,16 @@ def test_the_newest_jobs_of_templates_are_looked_for_among_their_own_alone(
 
 
 def explained(
-    session: psycopg.Connection, url: str, statement: str, params: Values, *, generic: bool = False
+    session: psycopg.Connection,
+    url: str,
+    statement: str,
+    params: Values,
+    *,
+    generic: bool = False,
+    schema: str = SCHEMA,
 ) -> list[str]:
     """The plan by which the statement was run."""
-    text = Schema(parse_target(in_schema(url, SCHEMA))).statement(statement)
+    text = Schema(parse_target(in_schema(url, schema))).statement(statement)
     for name, value in SESSION.items():
         session.execute("SELECT set_config(%s, %s, false)", [name, value])
     if not generic:
