@@ -106,20 +106,25 @@ def storage(opened: Callable[[], Storage]) -> Storage:
 def connect(url: str) -> Iterator[Callable[[], Any]]:
     """Makes a driver connection to the database under test, as a user of the database has it."""
     with ExitStack() as stack:
-
-        def connect_anew() -> Any:
-            if url.startswith("sqlite"):
-                return stack.enter_context(closing(sqlite3.connect(url.removeprefix("sqlite:///"))))
-            return stack.enter_context(closing(psycopg.connect(server_of(url))))
-
-        yield connect_anew
+        yield lambda: stack.enter_context(closing(driver_connection(url)))
 
 
 @pytest.fixture
 def raw(url: str, storage: Storage, connect: Callable[[], Any]) -> Raw:
     """The tables of the storage under test."""
     storage.migrate()
-    connection = connect()
+    return raw_tables(url, connect())
+
+
+def driver_connection(url: str) -> Any:
+    """A connection of the plain driver to the database of a storage."""
+    if url.startswith("sqlite"):
+        return sqlite3.connect(url.removeprefix("sqlite:///"))
+    return psycopg.connect(server_of(url))
+
+
+def raw_tables(url: str, connection: Any) -> Raw:
+    """The tables of the storage, through a connection that is theirs from now on."""
     is_sqlite = isinstance(connection, sqlite3.Connection)
     if is_sqlite:
         connection.isolation_level = None

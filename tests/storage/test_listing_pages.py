@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,13 +14,16 @@ from qml_mp.core.outcome import ErrorInfo, Failure, Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError
 from qml_mp.storage import listing
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
-from tests.storage.conftest import Raw
+from tests.fresh_storage import fresh_url
+from tests.storage.conftest import Raw, driver_connection, raw_tables
 from tests.storage.helpers import DONE, HOUR, KEEP, claim_new, in_an_hour, job_in, present
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STATES: list[list[StateName]] = [[], [StateName.SUCCEEDED], [StateName.ENQUEUED], [StateName.SCHEDULED]]
+NAMES = ["all", "succeeded", "enqueued", "scheduled"]
 _ENDED = (StateName.SUCCEEDED, StateName.FAILED, StateName.DELETED)
 
 
@@ -53,7 +58,7 @@ def grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("grouped")
-@pytest.mark.parametrize("states", STATES, ids=["all", "succeeded", "enqueued", "scheduled"])
+@pytest.mark.parametrize("states", STATES, ids=NAMES)
 def test_pages_go_back_the_way_they_came(storage: Storage, raw: Raw, states: list[StateName]) -> None:
     for state in states or (StateName.SUCCEEDED, StateName.ENQUEUED):
         add(raw, 7, state=state)
@@ -74,24 +79,50 @@ def test_pages_go_back_the_way_they_came(storage: Storage, raw: Raw, states: lis
     assert [page.next_cursor for page in back] == [page.next_cursor for page in there][::-1]
 
 
+@pytest.fixture(scope="module", params=STATES, ids=NAMES)
+def listed_states(request: pytest.FixtureRequest) -> list[StateName]:
+    """What the jobs are of that many tests list; no states: of each."""
+    states: list[StateName] = request.param
+    return states
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def listed_url(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    listed_states: list[StateName],
+) -> Iterator[str]:
+    """Where they are: a storage for each choice of states, made once for all tests that only look at it."""
+    for url in fresh_url(request, tmp_path_factory):
+        with closing(open_storage(url)) as storage, closing(driver_connection(url)) as connection:
+            storage.migrate()
+            raw = raw_tables(url, connection)
+            for state in listed_states or StateName:
+                add(raw, 8, state=state)
+                add(raw, 2, state=state, last_error_type="SomeError", last_error_message="")
+        yield url
+
+
+@pytest.fixture
+def listed(listed_url: str) -> Iterator[Storage]:
+    with closing(open_storage(listed_url)) as storage:
+        yield storage
+
+
 @pytest.mark.usefixtures("grouped")
 @pytest.mark.parametrize("among", [1, 4, 1000])
-@pytest.mark.parametrize("states", STATES, ids=["all", "succeeded", "enqueued", "scheduled"])
 @pytest.mark.parametrize(
     "wanted",
     [{}, {"method": "m1"}, {"queue": "q1", "method": "m0"}, {"error": "SOME"}, {"since": NOON}],
     ids=["any", "method", "queue and method", "error", "since"],
 )
 def test_a_bounded_look_finds_in_the_end_what_an_unbounded_one_finds(
-    storage: Storage, raw: Raw, states: list[StateName], wanted: dict[str, Any], among: int
+    listed: Storage, listed_states: list[StateName], wanted: dict[str, Any], among: int
 ) -> None:
-    for state in states or StateName:
-        add(raw, 8, state=state)
-        add(raw, 2, state=state, last_error_type="SomeError", last_error_message="")
-    where = JobFilter(states=states, **wanted)
+    where = JobFilter(states=listed_states, **wanted)
 
-    whole = walk(storage, where, limit=1000)
-    bounded = walk(storage, where, limit=3, among=among)
+    whole = walk(listed, where, limit=1000)
+    bounded = walk(listed, where, limit=3, among=among)
 
     assert len(whole) == 1
     assert [job_id for page in bounded for job_id in page] == whole[0]
