@@ -37,6 +37,12 @@ OLD = tuple(
 
 
 @pytest.fixture
+def storage(opened: Callable[[], Storage]) -> Storage:
+    """The storage under test, which is as `raw` makes it."""
+    return opened()
+
+
+@pytest.fixture
 def raw(url: str, connect: Callable[[], Any]) -> Raw:
     """The tables of a database of version 1, with something in each of them."""
     connection = connect()

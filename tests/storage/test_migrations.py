@@ -19,6 +19,12 @@ from tests.storage.helpers import in_children
 TWO = (Migration(version=1, sql="one"), Migration(version=2, sql="two"))
 
 
+@pytest.fixture
+def storage(opened: Callable[[], Storage]) -> Storage:
+    """The storage under test; nothing is there yet."""
+    return opened()
+
+
 def test_a_new_storage_has_no_schema_and_looking_makes_none(storage: Storage) -> None:
     assert storage.schema_version() == 0
     with pytest.raises(SchemaMismatch):
