@@ -69,13 +69,18 @@ def launch(
     stdout: int,
     stderr: int,
     fresh: bool = False,
+    new_session: bool = False,
 ) -> Process:
     """Start a command. It is a warm copy if it is `python -m MODULE …` of this interpreter and nothing about
     it concerns the start of an interpreter; otherwise, and with `fresh`, a program of its own."""
     if fresh or not _is_for_the_warm(command, env) or any(map(os.isatty, (stdin, stdout, stderr))):
-        return subprocess.Popen(command, cwd=cwd, env=dict(env), stdin=stdin, stdout=stdout, stderr=stderr)
+        return subprocess.Popen(
+            command, cwd=cwd, env=dict(env), stdin=stdin, stdout=stdout, stderr=stderr,
+            start_new_session=new_session,
+        )  # fmt: skip
     request = {
         "arguments": [os.fsdecode(each) for each in command[2:]], "cwd": str(cwd), "env": dict(env),
+        "new_session": new_session,
     }  # fmt: skip
     return _WarmProcess(json.dumps(request).encode(), (stdin, stdout, stderr))
 
@@ -176,9 +181,12 @@ class _Request:
     arguments: list[str]
     cwd: str
     env: dict[str, str]
+    new_session: bool
 
     def run(self) -> int:
         """In the copy: be what was asked for; the exit code."""
+        if self.new_session:
+            os.setsid()
         os.chdir(self.cwd)
         os.environ.clear()
         os.environ.update(self.env)

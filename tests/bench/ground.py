@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from tests.bench.place import Place
 from tests.bench.redis_server import redis_server
 from tests.bench.system import Backend, Command, System
 from tests.bench.watch import Timing, Watcher
+from tests.warm import launch
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,14 +182,19 @@ class Program:
         """`answers`: it is the producer, which is asked and answers through its standard streams."""
         self._command = command
         self._log = place.folder / f"log-{time.monotonic_ns()}"
+        self._asked: socket.socket | None = None
         kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, cwd=ROOT, text=True, start_new_session=True, stderr=log,
-                stdin=subprocess.PIPE if answers else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if answers else log,
+        with contextlib.ExitStack() as theirs:
+            log = theirs.enter_context(self._log.open("wb")).fileno()
+            stdin, stdout = theirs.enter_context(open(os.devnull, "rb")).fileno(), log
+            if answers:
+                self._asked, other = socket.socketpair()
+                stdin = stdout = theirs.enter_context(other).fileno()
+            self._process = launch(
+                command, cwd=ROOT, new_session=True, stdin=stdin, stdout=stdout, stderr=log,
                 env={**kept, **_PATHS, **place.environment(), **system.environment()},
             )  # fmt: skip
+        self._lines = None if self._asked is None else self._asked.makefile()
 
     def finish(self) -> None:
         """Wait until it has ended by itself, and well."""
@@ -196,15 +203,15 @@ class Program:
 
     def ask(self, request: object) -> list[list[int]]:
         """One line to the producer, and its answer."""
-        assert self._process.stdin is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
+        assert self._asked is not None
+        self._asked.sendall(json.dumps(request).encode() + b"\n")
         stamps: list[list[int]] = self.answer()
         return stamps
 
     def answer(self) -> list[list[int]]:
         """The next line of the producer."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        assert self._lines is not None
+        line = self._lines.readline()
         if not line:
             raise RunFailed(f"The producer ended: {self.log()[-1500:]}")
         answer: list[list[int]] = json.loads(line)
@@ -223,11 +230,11 @@ class Program:
 
     def interrupt(self) -> None:
         """Ask it to end."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        if self._asked is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                self._asked.shutdown(socket.SHUT_WR)
         elif self.is_running():
-            self._process.terminate()
+            self._process.send_signal(signal.SIGTERM)
 
     def end(self, within_s: float) -> None:
         """Wait for its end; what is left then of its process group is killed."""
@@ -236,8 +243,9 @@ class Program:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        if self._lines is not None and self._asked is not None:
+            self._lines.close()
+            self._asked.close()
 
 
 @contextlib.contextmanager
