@@ -13,7 +13,7 @@ from pathlib import Path
 VARIABLE = "QML_MP_TEST_CHROMIUM"
 """Names the program, where it is none of those that are looked for."""
 _PROGRAMS = (
-    # Chromium without what draws a window: the same page takes two thirds of the processor time.
+    # Chromium without what draws a window: the same page takes less of a processor.
     "chromium-headless-shell",
     "chromium",
     "chromium-browser",

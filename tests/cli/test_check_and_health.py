@@ -123,7 +123,7 @@ def test_a_server_that_runs_and_is_heard_no_more_is_not(qml: Qml, storage: Stora
     ended = qml("health")
 
     assert ended.code == 1
-    assert "runs, and sends no heartbeats any more (last heard 5m ago)" in ended.out
+    assert "runs, and sends no heartbeats any more (last heard 5m" in ended.out  # and some seconds
 
 
 def test_without_a_server_or_a_storage_nothing_is_healthy(qml: Qml, storage: Storage) -> None:
