@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qml_mp.child import loop
 from qml_mp.storage.store import Storage
 from tests.audit import Audit
 from tests.processes.journal import read_journal
 from tests.processes.nth_call import FEW, MANY, Stage, play
+from tests.processes.supervisors import Supervisors, supervisors
 
 MOST_CALLS = 200
 
 
+@pytest.fixture(scope="session")
+def supervisor_source() -> Iterator[Supervisors]:
+    """Where supervisors come from, for all tests of this run."""
+    with supervisors() as one:
+        yield one
+
+
 @pytest.fixture
-def stage(storage: Storage, tmp_path: Path) -> Stage:
+def stage(storage: Storage, tmp_path: Path, supervisor_source: Supervisors) -> Iterator[Stage]:
     storage.migrate()
     with closing(Audit(storage.url)) as audit:
         audit.install()
-    return Stage(storage=storage, folder=tmp_path)
+        yield Stage(storage=storage, audit=audit, folder=tmp_path, supervisors=supervisor_source)
 
 
 @pytest.mark.fault(2)
@@ -78,9 +87,9 @@ def test_a_worker_whose_storage_fails_at_whichever_call_loses_nothing_and_runs_n
     ],
 )
 def test_a_worker_that_claims_while_its_jobs_run_loses_nothing_at_whichever_call(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, place: str, action: str
+    stage: Stage, place: str, action: str
 ) -> None:
-    monkeypatch.setattr(loop, "_WORTH_S", 0.0)  # with jobs of no length too
+    stage = replace(stage, claims_while_jobs_run=True)
     for number in range(2, MOST_CALLS, 2):
         faults = play(stage, f"worker/{place}={action}:{number}", MANY)
 
@@ -119,4 +128,4 @@ def test_a_worker_killed_at_whichever_place_of_a_batch_has_no_job_run_again_that
 
 def runs(stage: Stage) -> int:
     """How many runs have begun."""
-    return sum(line.what == "start" for line in read_journal(stage.folder / "journal"))
+    return sum(line.what == "start" for line in read_journal(stage.journal))
