@@ -51,7 +51,7 @@ def client(service: subprocess.Popen[bytes], tmp_path: Path) -> Iterator[httpx.C
 
 
 @pytest.mark.fault(67)
-def test_requests_enqueue_jobs_and_read_results_and_sigterm_ends_everything(
+def test_requests_enqueue_jobs_and_read_results_and_miss_unknown_ones_and_sigterm_ends_everything(
     service: subprocess.Popen[bytes], client: httpx.Client, storage: Storage
 ) -> None:
     accepted = client.post("/words", json={"text": "to be or not to be"})
@@ -61,11 +61,13 @@ def test_requests_enqueue_jobs_and_read_results_and_sigterm_ends_everything(
         return answer if answer["state"] == "succeeded" else None
 
     answer = wait_until(ended, what="the result")
+    unknown = [client.get(f"/jobs/{job_id}") for job_id in ("01900000-0000-7000-8000-000000000000", "what")]
     ours = family(storage)
     service.send_signal(signal.SIGTERM)
 
     assert accepted.status_code == 202
     assert answer["result"] == {"to": 2, "be": 2, "or": 1, "not": 1}
+    assert [each.status_code for each in unknown] == [404, 404]
     assert client_error(service) == 0
     assert not any(host.is_alive(one) for one in ours)
     assert registered(storage) == []
@@ -75,11 +77,6 @@ def client_error(service: subprocess.Popen[bytes]) -> int:
     """The service's exit code; uvicorn raises the signal again after its orderly end."""
     code = service.wait(60)
     return 0 if code == -signal.SIGTERM else code
-
-
-def test_unknown_jobs_are_not_found(client: httpx.Client) -> None:
-    assert client.get("/jobs/01900000-0000-7000-8000-000000000000").status_code == 404
-    assert client.get("/jobs/what").status_code == 404
 
 
 @pytest.mark.fault(67)
