@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import httpx
-import pytest
 
 _LIVE = re.compile(r'id="([a-z_]+)" data-live hx-get="([^"]+)"')
 _LIMITS = httpx.Limits(max_connections=1000)
@@ -54,21 +52,18 @@ class Window:
 @asynccontextmanager
 async def windows(origin: str, path: str, *, count: int) -> AsyncIterator[list[Window]]:
     """So many, open within the block. Fails when one of them fails."""
-    with pytest.MonkeyPatch.context() as patch:
-        # Which httpcore tries to import some times for each request, and all of sys.path is searched for it.
-        patch.setitem(sys.modules, "sniffio", None)
-        opened = [Window(origin, path) for _ in range(count)]
-        tasks = [asyncio.create_task(window.live()) for window in opened]
-        try:
-            yield opened
-        finally:
-            failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
-            assert failed == []
+    opened = [Window(origin, path) for _ in range(count)]
+    tasks = [asyncio.create_task(window.live()) for window in opened]
+    try:
+        yield opened
+    finally:
+        failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        assert failed == []
 
 
 async def until(condition: Callable[[], bool], *, what: str, within_s: float = 60) -> None:
