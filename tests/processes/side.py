@@ -32,10 +32,10 @@ def title(pid: int) -> str:
         return ""
 
 
-def served_at(server: Server, kind: str = "metrics", *, starts: int = 1) -> str:
-    """Where it is, without a path, once it was served for so many times."""
+def served_at(server: Server, kind: str = "metrics") -> str:
+    """Where it is, without a path, once it is served."""
     served = re.compile(rf"The {kind}: (http://[^/\s]+)/")
-    found: list[str] = wait_until(lambda: served.findall(server.log())[starts - 1 :], what=server.log())
+    found: list[str] = wait_until(lambda: served.findall(server.log()), what=server.log())
     return found[-1]
 
 

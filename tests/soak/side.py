@@ -34,6 +34,8 @@ _EACH_SO_MANY = 4
 _BACK_WITHIN_S = 60.0
 _ENDS_WITHIN_S = 120.0
 _PATHS = {"page": "/", "metrics": "/metrics"}
+_HEALTH = ("/livez", "/readyz")
+"""Told by the process that serves the metrics."""
 _IS_WRONG = re.compile(r"qml-mp: (WARNING|ERROR) ")
 _DEATH = "The process that serves the"
 
@@ -89,6 +91,15 @@ class _Drill:
             lambda: not self.ground.audit.unfinished(), within_s=_ENDS_WITHIN_S, what="the end of all jobs"
         )
 
+    def await_health(self) -> None:
+        """Until the server is told to be well, however often whoever tells it was killed."""
+        origin = next(side.origin for side in self.sides if side.kind == "metrics")
+        wait_until(
+            lambda: all(get(origin + path) == (200, "ok\n") for path in _HEALTH),
+            within_s=_BACK_WITHIN_S,
+            what="the health of the server",
+        )
+
     def unharmed(self) -> list[int]:
         """The processes of the server that nobody kills: workers and guardian."""
         own = {side_pid(self.server, side.kind) for side in self.sides}
@@ -142,6 +153,7 @@ def run_side(task: Task) -> Row:
         for side in sides:
             drill.await_life(side, 0.0)
         drill.end_load()
+        drill.await_health()
         drill.broken += _harm(drill, unharmed, fds)
         if (code := server.stop()) != 0:
             drill.broken.append(f"the server exited with {code}")
