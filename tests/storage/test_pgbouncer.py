@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import pq
 
 from qml_mp import QmlApp, ServerConfig
 from qml_mp.core.job import Job
@@ -17,6 +20,8 @@ from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.link import LinkOptions, open_link
+from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from tests.pgbouncer import PgBouncer, PgBouncerError, pgbouncer
 from tests.processes.harness import wait_until
@@ -86,6 +91,36 @@ def test_clients_share_a_session_and_leave_nothing_in_it(storage: Storage, url: 
 
     assert (counts[StateName.SUCCEEDED], counts[StateName.ENQUEUED]) == (10, 50)
     assert session(url) == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT 1", None),
+        (f"SELECT '{'x' * 5_000_000}'", None),  # more than goes out at once
+        ("SELECT 1/0", psycopg.errors.DivisionByZero),
+    ],
+    ids=["short", "long", "refused"],
+)
+def test_nothing_is_sent_after_the_end_of_a_transaction(
+    url: str, statement: str, error: type[psycopg.Error] | None, tmp_path: Path
+) -> None:
+    """The pooler would find a session for it, and keep that for a client which has nothing to do."""
+    options = LinkOptions(application_name="qml-mp", patience=timedelta(seconds=5))
+    with closing(open_link(parse_target(url), options)) as link:
+        with (tmp_path / "messages").open("w") as messages:
+            link.pgconn.trace(messages.fileno())
+            link.pgconn.set_trace_flags(pq.Trace.SUPPRESS_TIMESTAMPS)
+            with nullcontext() if error is None else pytest.raises(error), link.pipeline():
+                link.begin()
+                cursor = link.execute(statement)
+                link.execute("COMMIT")
+            link.pgconn.untrace()
+        assert link.pgconn.pipeline_status == pq.PipelineStatus.OFF
+        assert error is not None or cursor.fetchone() is not None
+    sent = re.findall(r"^F\t\d+\t(\w+)", (tmp_path / "messages").read_text(), re.MULTILINE)
+    assert sent.count("Sync") == 1
+    assert sent[-1] == "Sync"
 
 
 def test_a_lock_is_waited_for_no_longer_than_the_patience(
