@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from qml_mp.core.history import Ending
@@ -22,6 +23,7 @@ from tests.processes.harness import Server, wait_until
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_history:app"
+LOCK = 4712
 
 
 def points(storage: Storage) -> list[HistoryPoint]:
@@ -117,6 +119,47 @@ def test_no_count_is_lost_or_doubled_when_workers_are_killed(server: MakeServer,
     assert counted(storage) == rows(storage, ids)
     assert history(storage)[Ending.SUCCEEDED] == 600
     assert kills >= 5
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_success_that_is_committed_after_the_claims_of_its_dead_worker_were_read_is_counted(
+    server: MakeServer, storage: Storage, postgres_url: str
+) -> None:
+    one = server("-w", "1", app=APP).start()
+    with psycopg.connect(postgres_url) as holder, psycopg.connect(postgres_url, autocommit=True) as admin:
+        pause_successes(admin, storage)
+        holder.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        job_id = str(storage.enqueue(Job.new("large")))
+        writing = wait_until(lambda: waiting_for(admin, holder.info.backend_pid), what=one.log())
+
+        os.kill(one.worker_pids()[1], signal.SIGKILL)
+        wait_until(lambda: waiting_for(admin, writing), what=one.log())
+        holder.rollback()
+        wait_for_end(storage, 1)
+
+    assert one.stop() == 0
+    assert counted(storage) == rows(storage, [job_id]) == {Ending.SUCCEEDED: 1}
+
+
+def pause_successes(admin: psycopg.Connection, storage: Storage) -> None:
+    """From now on a success waits, its row locked, until nobody holds the advisory lock."""
+    schema = storage.url.rpartition("schema=")[2]
+    admin.execute(
+        f"CREATE FUNCTION {schema}.pause() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$".encode()
+    )
+    admin.execute(
+        f"CREATE TRIGGER pause BEFORE UPDATE ON {schema}.jobs FOR EACH ROW "
+        f"WHEN (NEW.state = 'succeeded') EXECUTE FUNCTION {schema}.pause()".encode()
+    )
+
+
+def waiting_for(admin: psycopg.Connection, pid: int) -> int | None:
+    """The backend that waits for a lock of this one."""
+    row = admin.execute(
+        "SELECT pid FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))", [pid]
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 @pytest.mark.parametrize("place", ["finish.before", "finish.committed", "outcome.recorded", "job.returned"])

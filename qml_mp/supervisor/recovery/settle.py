@@ -81,6 +81,8 @@ def settle(
             events.emit(event)
 
     each_by_itself(claims, finish)
+    # What the worker had sent may have been written since its claims were read, and was then found written.
+    counting.count_rest(storage, held=())
     for lost in _lost(storage, death, {claim.key for claim in claims}):
         events.emit(ClaimLost(claim=lost, dead_worker=death.stopped()))
     failpoints.hit("settle.after")
