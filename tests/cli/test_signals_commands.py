@@ -149,6 +149,33 @@ def test_a_program_that_would_die_of_the_signal_is_spared(
     assert bystander.poll() is None
 
 
+@pytest.mark.parametrize(
+    ("at_a_signal", "told"),
+    [
+        pytest.param("os._exit(1)", "ended before it was done; see its log", id="ends"),
+        pytest.param("None", "no answer yet; see its log", id="hangs"),
+    ],
+)
+def test_a_server_that_says_nothing_of_its_reload_is_told_from_one_that_has_ended(
+    qml: Qml, storage: Storage, at_a_signal: str, told: str
+) -> None:
+    program = (
+        f"import os, signal; signal.signal(signal.SIGHUP, lambda *_: {at_a_signal}); "
+        "print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-S", "-c", program],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        register(storage, "blue", host.identity(process.pid))
+
+        ended = qml("reload", "--timeout", "0.1")
+        process.kill()
+
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == f"blue (pid {process.pid}): {told}\n"
+
+
 def test_whether_a_process_handles_a_signal_is_told(bystander: subprocess.Popen[bytes]) -> None:
     assert host.handles_signal(bystander.pid, signal.SIGHUP) is False
     assert host.handles_signal(bystander.pid, signal.SIGINT) is True

@@ -26,7 +26,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.units import format_duration
 
 _LOOK_EVERY_S = 0.1
-_STACKS_WITHIN_S = 10.0
+_ANSWERS_WITHIN_S = 10.0
 _LEAVES_AFTER_ITS_ROW_S = 5.0
 _CANNOT_BOOT = 3
 _FAR_STACKS_WITHIN = timedelta(seconds=45)
@@ -74,7 +74,9 @@ def reload(
                 say(f"{shown(info)}: asked")
                 continue
             answer = _await_reload(server, storage, since=asked_at, within=timeout)
-            codes.append(_tell_reload(info, answer, within=timeout))
+            if answer is None:
+                _tell_of_no_answer(info, has_ended=server.has_ended(within_s=0))
+            codes.append(1 if answer is None else _tell_reload(info, answer, within=timeout))
     return max(codes)
 
 
@@ -150,7 +152,7 @@ def _stacks_here(storage: Storage, info: ServerInfo) -> Sequence[WorkerStack] | 
     if answer is not None:
         return answer.workers
     click.echo(
-        f"{shown(info)}: no answer within {_STACKS_WITHIN_S:g}s; what there is stands in its log", err=True
+        f"{shown(info)}: no answer within {_ANSWERS_WITHIN_S:g}s; what there is stands in its log", err=True
     )
     return None
 
@@ -174,25 +176,30 @@ def _asked(kind: ActKind, info: ServerInfo) -> ActRequest:
 def _await_reload(
     server: LocalServer, storage: Storage, *, since: float, within: timedelta
 ) -> ReloadAnswer | None:
-    """The newest answer to what was asked then; None: none came, or the server has ended."""
+    """The newest answer to what was asked then; None: none came, or the server has ended. That it answers at
+    all depends on no job, so it has time for that, however short the time for its jobs is."""
     deadline = time.monotonic() + within.total_seconds()
+    answers_by = max(deadline, time.monotonic() + _ANSWERS_WITHIN_S)
     answer: ReloadAnswer | None = None
     while not server.has_ended(within_s=_LOOK_EVERY_S):
         row = server.row(storage)
         newest = None if row is None else row.answers.reload
         if newest is not None and newest.began_at >= since:
             answer = newest
-        if (answer is not None and answer.is_final) or time.monotonic() >= deadline:
+        is_over = time.monotonic() >= (answers_by if answer is None else deadline)
+        if is_over or (answer is not None and answer.is_final):
             return answer
     return None
 
 
-def _tell_reload(info: ServerInfo, answer: ReloadAnswer | None, *, within: timedelta) -> int:
+def _tell_of_no_answer(info: ServerInfo, *, has_ended: bool) -> None:
+    what = "ended before it was done" if has_ended else "no answer yet"
+    click.echo(f"{shown(info)}: {what}; see its log", err=True)
+
+
+def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -> int:
     """Say what became of it; the exit code."""
     who = shown(info)
-    if answer is None:
-        click.echo(f"{who}: ended, or did not answer; see its log", err=True)
-        return 1
     match answer.state:
         case ReloadState.DONE:
             say(f"{who}: {_workers(answer.replaced)} replaced")
@@ -225,7 +232,7 @@ def _await_end(server: LocalServer, storage: Storage, *, until: float) -> bool:
 
 
 def _await_stacks(server: LocalServer, storage: Storage, *, since: float) -> StacksAnswer | None:
-    deadline = time.monotonic() + _STACKS_WITHIN_S
+    deadline = time.monotonic() + _ANSWERS_WITHIN_S
     while not server.has_ended(within_s=_LOOK_EVERY_S) and time.monotonic() < deadline:
         row = server.row(storage)
         answer = None if row is None else row.answers.stacks
