@@ -205,7 +205,7 @@ def test_workers_that_replace_others_while_claims_are_paused_claim_nothing(
     wait_until(lambda: one.log().count("left as told") == 2, what=one.log())
     job = storage.get(job_id)
     assert job is not None
-    assert job.state_name is StateName.ENQUEUED
+    assert job.state_name is StateName.ENQUEUED, one.log()
     one.signal(signal.SIGUSR2)
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert one.stop() == 0

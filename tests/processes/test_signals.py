@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -12,7 +13,16 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_gone, state_of, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    is_gone,
+    is_stopped,
+    state_of,
+    wait_for_state,
+    wait_until,
+)
+from tests.processes.side import children, title
 
 MakeServer = Callable[..., Server]
 TAKE_TERMINAL = (
@@ -102,10 +112,35 @@ def test_usr2_pauses_claims_also_of_new_workers_and_a_second_one_resumes_them(
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: second in (now := one.worker_pids().values()) and first not in now and len(now) == 2)
     wait_until(lambda: one.log().count("is ready") == 3)
-    assert {state_of(storage, job_id) for job_id in waiting} == {StateName.ENQUEUED}
+    assert {state_of(storage, job_id) for job_id in waiting} == {StateName.ENQUEUED}, one.log()
     one.signal(signal.SIGUSR2)
     for job_id in waiting:
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+def test_a_new_worker_claims_nothing_while_claims_are_paused_however_soon_it_is_there(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    mark.touch()
+    one = server("-w", "1")
+    one.program = ("-m", "tests.failpoints", f"supervisor/fork.after=stop@{mark}")
+    one.start()
+    one.signal(signal.SIGUSR2)
+    wait_until(lambda: "Claims are paused" in one.log())
+    waiting = enqueue(storage, "quick")
+    mark.unlink()
+
+    one.signal(signal.SIGTTIN)
+    wait_until(lambda: is_stopped(one.pid))  # it has forked the worker, and does nothing else
+    wait_until(lambda: any(re.search("worker 2/.* idle$", title(pid)) for pid in children(one.pid)))
+    found = state_of(storage, waiting)
+    one.signal(signal.SIGCONT)
+
+    assert found is StateName.ENQUEUED
+    one.signal(signal.SIGUSR2)
+    wait_for_state(storage, waiting, StateName.SUCCEEDED)
     assert one.stop() == 0
 
 

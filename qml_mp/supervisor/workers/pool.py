@@ -273,11 +273,10 @@ class WorkerPool(Part):
             index=self._free_slot(),
             own_fds=self._everyone.own_fds(),
             now=self._clock.monotonic(),
+            paused=self.paused,
         )
         self._workers[worker.worker_id] = worker
         self.totals.follow(worker.worker_id, worker.channels.ended.counts)
-        if self.paused:
-            worker.pause()
         self._untold.append(worker)
         return worker
 

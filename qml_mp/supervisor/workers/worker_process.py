@@ -270,11 +270,15 @@ def spawn_worker(
     index: int,
     own_fds: Collection[int],
     now: float,
+    paused: bool,
 ) -> WorkerProcess:
     """Fork worker `number` with slot and region `index`; `own_fds` are the supervisor's, which it must not
-    keep. Raises `OSError` when the system has no room for it, and leaves nothing behind then."""
+    keep. One that is `paused` claims nothing until it is woken. Raises `OSError` when the system has no room
+    for it, and leaves nothing behind then."""
     slots.clear(index)
     reading, channels = open_channels(ended.region(index))
+    if paused:  # before it lives: it may be at its first claim when this process comes to anything else
+        send(channels.pipe_fd, Message(kind=Kind.PAUSE))
     arguments = WorkerArguments(
         number=number,
         worker_id=worker_id,
