@@ -13,15 +13,19 @@ from qml_mp.child.prologue import unblock_signals
 from qml_mp.supervisor.workers.fork import Child, fork_child, kill_and_reap
 
 _TRIES = 5
-_CALIBRATED_TURNS = 20_000
+_CALIBRATED_TURNS = 1_000
+_FACTOR = (1 << 4000) // 7
 _PLACE_BYTES = array("i").itemsize  # divides a page of a pipe, so that no reader gets half of one
 
 
 def work(turns: int) -> None:
-    """The same amount for the same number, however long it takes: a core that is shared or slow shows."""
-    value = 1
+    """The same amount for the same number, however long it takes: a core that is shared or slow shows.
+
+    Each turn multiplies a long number. Of a loop with less in a turn two processes can differ by a fifth, for
+    seconds, as the processor happens to foresee its branches.
+    """
     for _ in range(turns):
-        value = (value * 1_103_515_245 + 12_345) & 0x7FFFFFFF
+        _FACTOR * _FACTOR
 
 
 def turns_for(duration: timedelta) -> int:
