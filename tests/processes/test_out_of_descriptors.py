@@ -13,7 +13,7 @@ import pytest
 from qml_mp.core.state import StateName
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.workers.worker_process import open_channels
+from qml_mp.supervisor.workers.channels import open_channels
 from tests.processes.apps_faults import open_files
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 from tests.processes.test_descriptors import settled_count

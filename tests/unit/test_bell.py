@@ -20,8 +20,9 @@ from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.loops.loop import LoopTable
 from qml_mp.supervisor.parts.storage_listener import StorageListener
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
-from qml_mp.supervisor.workers.worker_process import WorkerProcess, open_channels
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.unit.test_ticks import HandClock
 
 

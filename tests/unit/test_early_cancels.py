@@ -14,9 +14,10 @@ from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.pipe import Kind, Message, PipeReader, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.processing.cancel import CancelReason
+from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.ladder import Plan
-from qml_mp.supervisor.workers.worker_process import WorkerProcess, open_channels
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

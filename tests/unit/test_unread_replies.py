@@ -13,9 +13,10 @@ from qml_mp.core.outcome import Success
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.ipc.tickets import reply_ticket
+from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.unread_replies import claims_not_read, note_taken_reply
-from qml_mp.supervisor.workers.worker_process import WorkerProcess, open_channels
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 DONE = Success(result=None, duration=timedelta())
 IN_HAND, BEFORE, BEHIND = (ClaimKey(job_id=new_job_id(), claim_seq=1) for _ in range(3))

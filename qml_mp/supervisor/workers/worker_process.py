@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,15 +12,15 @@ from qml_mp.child.source import ProgramSource
 from qml_mp.core.job import ClaimKey
 from qml_mp.events.facts import WorkerReady, WorkerStarted
 from qml_mp.ipc.bell import Bell
-from qml_mp.ipc.ended import EndedOutcomes, EndedTable
-from qml_mp.ipc.pipe import Kind, Message, open_pipe, send
+from qml_mp.ipc.ended import EndedTable
+from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
-from qml_mp.ipc.stack import STACK_SIGNAL, empty, open_stack_file, read_stack
-from qml_mp.ipc.tickets import TicketPipe
+from qml_mp.ipc.stack import STACK_SIGNAL, empty, read_stack
 from qml_mp.ipc.troubles import TroubleTable
 from qml_mp.ipc.turns import Turns
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
+from qml_mp.supervisor.workers.channels import Channels, open_channels
 from qml_mp.supervisor.workers.fork import Child, fork_child
 from qml_mp.supervisor.workers.ladder import Plan, Rung
 
@@ -39,30 +38,6 @@ class WorkerSpec:
     url: str
     source: ProgramSource
     troubles: TroubleTable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Channels:
-    """What the supervisor holds to hear of a worker and to tell it something, besides its slot."""
-
-    pipe_fd: int
-    """The writing end of the pipe to it."""
-    stack_fd: int
-    tickets: TicketPipe
-    """Of the claims that it holds and has not begun."""
-    ended: EndedOutcomes
-    """Of its jobs that have ended, and are not written to storage."""
-
-    @property
-    def fds(self) -> frozenset[int]:
-        """All descriptors of it."""
-        return self.tickets.fds | {self.pipe_fd, self.stack_fd}
-
-    def close(self) -> None:
-        """All of them, in this process."""
-        self.tickets.close()
-        os.close(self.pipe_fd)
-        os.close(self.stack_fd)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -308,17 +283,3 @@ def spawn_worker(
         number=number, worker_id=worker_id, child=child, channels=channels, slots=slots, index=index,
         forked_at=now,
     )  # fmt: skip
-
-
-def open_channels(ended: EndedOutcomes) -> tuple[int, Channels]:
-    """The worker's end of a new pipe, and what the supervisor keeps. Nothing stays open after an error."""
-    reading, writing = open_pipe()
-    opened = [reading, writing]
-    try:
-        tickets = TicketPipe()
-        opened += tickets.fds
-        return reading, Channels(pipe_fd=writing, stack_fd=open_stack_file(), tickets=tickets, ended=ended)
-    except BaseException:
-        for fd in opened:
-            os.close(fd)
-        raise
