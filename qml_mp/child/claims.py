@@ -120,11 +120,18 @@ class Claims:
             self._held.hold(done.claims)
         return done.finished
 
-    def send(self, finished: Sequence[tuple[Claim, Outcome]], *, limit: int, patience_s: float) -> bool:
-        """As `exchange`, but it is `receive` that waits, after the next job. Others get the claims when that
-        takes longer than `patience_s`. The outcomes are successes without jobs that follow. False: it was not
-        sent. After an error it may have been."""
-        if not self._held.expect(patience_s=patience_s):
+    def send(
+        self,
+        finished: Sequence[tuple[Claim, Outcome]],
+        *,
+        in_hand: ClaimKey,
+        limit: int,
+        patience_s: float,
+    ) -> bool:
+        """As `exchange`, but it is `receive` that waits, once this claim has ended. Others get the new ones
+        when its job takes longer than `patience_s`. The outcomes are successes without jobs that follow.
+        False: it was not sent. After an error it may have been."""
+        if not self._held.expect(in_hand, patience_s=patience_s):
             return False
         _note_begin(len(finished))
         self._in_doubt = True

@@ -72,13 +72,14 @@ class Held:
         self._need_no_ticket = {claim.key.packed for claim in (*claims[:first], *claims[behind:])}
         failpoints.hit("tickets.written")
 
-    def expect(self, *, patience_s: float) -> bool:
-        """Others are about to be claimed, by an exchange whose reply is read later; nothing is held. Until
-        then the supervisor may take the ticket of the reply, when the job in between has taken so long.
-        False: there is no room for that ticket."""
+    def expect(self, in_hand: ClaimKey, *, patience_s: float) -> bool:
+        """Others are about to be claimed, by an exchange whose reply is read once this claim has ended;
+        nothing is held. Until then the supervisor may take the ticket of the reply, when the job has taken so
+        long. False: there is no room for that ticket."""
         self._replies += 1
         self._held_at = time.monotonic()
-        # First: who has taken the ticket looks whether it counts.
+        # First: who has taken the ticket looks whether it counts, and for what is in hand.
+        self._slot.show_in_hand(in_hand)
         self._slot.show_unread(self._replies, patience_s=patience_s)
         if self._tickets.write([reply_ticket(self._replies)]):
             return True

@@ -161,7 +161,8 @@ class WorkerLoop:
         if self._claims_ahead:
             limit = min(self._next_limit(), int(_UNREAD_CHARS / max(self._held.payload_chars, 1)))
         if limit:
-            self._outcomes.send(limit=limit, patience_s=self._estimates.patience_s(execution.job.method))
+            patience_s = self._estimates.patience_s(execution.job.method)
+            self._outcomes.send(in_hand=execution.claim.key, limit=limit, patience_s=patience_s)
             self._own_time.begin()
         began_at = time.monotonic()
         outcome = self._runner.run(execution)

@@ -103,14 +103,14 @@ class Outcomes:
         is_calm = self._claims.can_send and not self._is_urgent
         return is_calm and all(each.can_be_sent for each in self._unwritten)
 
-    def send(self, *, limit: int, patience_s: float) -> None:
+    def send(self, *, in_hand: ClaimKey, limit: int, patience_s: float) -> None:
         """Send them, together with a claim of up to `limit` jobs, and do not wait: it is `receive` that reads
-        the reply, after the next job, for which `patience_s` is the longest that others wait. What could not
-        be sent stays unwritten."""
+        the reply, once this claim has ended, for whose job `patience_s` is the longest that others wait. What
+        could not be sent stays unwritten."""
         some = tuple(self._unwritten)
         try:
             finished = [(each.execution.claim, each.outcome) for each in some]
-            if self._claims.send(finished, limit=limit, patience_s=patience_s):
+            if self._claims.send(finished, in_hand=in_hand, limit=limit, patience_s=patience_s):
                 self._sent, self._sent_end = some, self._shared.end
         except (InvalidJob, StorageError):  # told when they are written, which is next
             self._may_be_written = True

@@ -5,8 +5,8 @@ worker writes, the supervisor reads, nobody locks: a version number that is odd 
 writes tells a torn read (a sequence lock), also when the worker is killed in mid-write.
 The head (`pid`, `started_ticks`) is written by the supervisor and read by its guardian.
 That the worker has been ready is a byte of its own, outside of the version's guard: written once, it
-is true also of a worker that was killed in the middle of a later write. So is the number of the reply that
-the worker has not read.
+is true also of a worker that was killed in the middle of a later write. So are the number of the reply that
+the worker has not read, and which claim is in its hands until then.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _READY_AT = _HEAD.size
 _VERSION_AT = _HEAD.size + 8  # aligned, so that it is written at once
 _UNREAD_AT = _VERSION_AT + _VERSION_BYTES
 _PATIENCE_AT = _UNREAD_AT + 8
-_BODY_AT = _PATIENCE_AT + 8
+_IN_HAND_AT = _PATIENCE_AT + 8
+_BODY_AT = _IN_HAND_AT + 8
 _TEXT_AT = _BODY_AT + _BODY_BYTES
 _PROGRESS_AT = SLOT_BYTES - PROGRESS_BYTES
 _MAX_TEXT_BYTES = _PROGRESS_AT - _TEXT_AT - _TEXT_LENGTH.size
@@ -129,6 +130,10 @@ class SlotTable:
         """Which reply of storage the worker has sent for and not taken in; 0: none."""
         return self._numbers[(index * SLOT_BYTES + _UNREAD_AT) // _VERSION_BYTES]
 
+    def in_hand(self, index: int) -> int:
+        """While a reply is on its way, `mark_of` the claim that is in hand."""
+        return self._numbers[(index * SLOT_BYTES + _IN_HAND_AT) // _VERSION_BYTES]
+
     def patience_s(self, index: int) -> float:
         """How long the job that runs meanwhile may take before others get what the reply brings."""
         return self._numbers[(index * SLOT_BYTES + _PATIENCE_AT) // _VERSION_BYTES] / 1e9
@@ -179,6 +184,10 @@ class SlotWriter:
         self._numbers[(self._at + _PATIENCE_AT) // _VERSION_BYTES] = int(patience_s * 1e9)
         self._numbers[(self._at + _UNREAD_AT) // _VERSION_BYTES] = number
 
+    def show_in_hand(self, key: ClaimKey) -> None:
+        """Say which claim is in hand from now on."""
+        self._numbers[(self._at + _IN_HAND_AT) // _VERSION_BYTES] = mark_of(key)
+
     def show_read(self) -> None:
         """Say that none is any more."""
         self._numbers[(self._at + _UNREAD_AT) // _VERSION_BYTES] = 0
@@ -207,6 +216,11 @@ class SlotWriter:
 def _numbers(memory: mmap.mmap) -> memoryview[int]:
     """The memory as words of 8 bytes, each of one store (`Struct.pack_into` writes zeros first)."""
     return memoryview(memory).cast("Q")
+
+
+def mark_of(key: ClaimKey) -> int:
+    """A claim in one word. Others may have the same, if somebody else has made their ids."""
+    return int.from_bytes(key.packed[8:16])
 
 
 def packed_terms(*, method: str, limit: timedelta, retry: RetryWhenKilled, max_crashes: int | None) -> bytes:

@@ -144,8 +144,24 @@ def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Gr
 def test_a_worker_that_is_stopped_between_two_jobs_gives_up_what_it_holds(
     ground: Ground, place: str, then: signal.Signals
 ) -> None:
+    let_one_stop(ground, brief(BEFORE + AFTER), place, then)
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("ground", ["postgres"], indirect=True)
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+@pytest.mark.parametrize("place", ["exchange.sent:3", "exchange.sent:5", "exchange.received:4"])
+def test_a_worker_that_is_stopped_with_claims_on_their_way_gives_up_these_too(
+    ground: Ground, place: str, then: signal.Signals
+) -> None:
+    jobs = [*brief(BEFORE), *(Job.new("busy", {"seconds": 0.02}) for _ in range(60))]
+    let_one_stop(ground, jobs, place, then)
+
+
+def let_one_stop(ground: Ground, jobs: Sequence[Job], place: str, then: signal.Signals) -> None:
+    """One of two workers stops there, and goes on or dies once others have all that it has not begun."""
     place, _, number = place.partition(":")
-    ids = ground.storage.enqueue_many(brief(BEFORE + AFTER))
+    ids = ground.storage.enqueue_many(jobs)
     mark = ground.folder / "mark"
     point = f"worker/{place}=stop{':' + number if number else ''}@{mark}"
     server = serve(ground, "-w", "2", failpoint=point)

@@ -10,9 +10,12 @@ from datetime import UTC, datetime
 import pytest
 
 from qml_mp.child.held import Held
-from qml_mp.core.job import Claim, Job
-from qml_mp.ipc.slot import SlotTable
+from qml_mp.core.job import Claim, ClaimKey, Job, new_job_id
+from qml_mp.ipc.slot import SlotTable, mark_of
 from qml_mp.ipc.tickets import TicketPipe, reply_ticket
+
+IN_HAND = ClaimKey(job_id=new_job_id(), claim_seq=1)
+"""What runs when others are asked for."""
 
 
 @pytest.fixture
@@ -135,8 +138,9 @@ def test_what_a_reply_brings_is_begun_by_the_worker_that_keeps_its_ticket(
 ) -> None:
     claims = claims_of(3)
 
-    assert held.expect(patience_s=0.25)
+    assert held.expect(IN_HAND, patience_s=0.25)
     assert (slots.unread(0), slots.patience_s(0)) == (1, 0.25)
+    assert slots.in_hand(0) == mark_of(IN_HAND)
     held.arrived()
     held.hold(claims)
 
@@ -149,7 +153,7 @@ def test_what_a_reply_brings_whose_ticket_was_taken_goes_back(
     held: Held, tickets: TicketPipe, slots: SlotTable
 ) -> None:
     claims = claims_of(3)
-    held.expect(patience_s=0.1)
+    held.expect(IN_HAND, patience_s=0.1)
 
     assert tickets.take_all() == [reply_ticket(slots.unread(0))]
     held.arrived()
@@ -164,7 +168,7 @@ def test_what_a_reply_brings_whose_ticket_was_taken_goes_back(
 def test_what_is_found_of_a_lost_reply_goes_back_if_its_ticket_was_taken(
     held: Held, tickets: TicketPipe
 ) -> None:
-    held.expect(patience_s=0.1)
+    held.expect(IN_HAND, patience_s=0.1)
     tickets.take_all()
     held.arrived()  # the reply is lost, and nothing is held before storage was asked
 
@@ -174,7 +178,7 @@ def test_what_is_found_of_a_lost_reply_goes_back_if_its_ticket_was_taken(
 
 
 def test_a_reply_without_claims_leaves_nothing_to_go_back(held: Held, tickets: TicketPipe) -> None:
-    held.expect(patience_s=0.1)
+    held.expect(IN_HAND, patience_s=0.1)
     tickets.take_all()
     held.arrived()
     held.hold(())
@@ -185,11 +189,11 @@ def test_a_reply_without_claims_leaves_nothing_to_go_back(held: Held, tickets: T
 
 
 def test_each_reply_has_a_ticket_of_its_own(held: Held, tickets: TicketPipe, slots: SlotTable) -> None:
-    held.expect(patience_s=0.1)
+    held.expect(IN_HAND, patience_s=0.1)
     first = tickets.take_all()
     held.arrived()
     held.hold(())
-    held.expect(patience_s=0.1)
+    held.expect(IN_HAND, patience_s=0.1)
 
     assert tickets.take_all() != first
     assert slots.unread(0) == 2
@@ -199,7 +203,7 @@ def test_what_a_reply_brings_to_a_worker_that_was_stopped_goes_back(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began_s = time.monotonic()
-    held.expect(patience_s=0.1)
+    held.expect(IN_HAND, patience_s=0.1)
     monkeypatch.setattr(time, "monotonic", lambda: began_s + 60)
     held.arrived()
     held.hold(claims_of(1))
@@ -214,5 +218,5 @@ def test_without_room_for_its_ticket_no_reply_is_expected(
         while tickets.write([claim.key for claim in claims_of(number)]):
             pass
 
-    assert not held.expect(patience_s=0.1)
+    assert not held.expect(IN_HAND, patience_s=0.1)
     assert slots.unread(0) == 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 import pytest
 
 from qml_mp.core.job import ClaimKey, new_job_id
-from qml_mp.core.outcome import Success
+from qml_mp.core.outcome import Outcome, Success
 from qml_mp.ipc.ended import EndedTable
-from qml_mp.ipc.slot import Activity, SlotTable, SlotView
+from qml_mp.ipc.slot import SlotTable
 from qml_mp.ipc.tickets import reply_ticket
 from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
@@ -37,8 +37,8 @@ def worker() -> Iterator[WorkerProcess]:
         forked_at=0.0,
     )
     channels.ended.append(BEFORE, DONE)
+    worker.slots.writer(0).show_in_hand(IN_HAND)
     worker.slots.writer(0).show_unread(3, patience_s=0.1)
-    show(worker, Activity.RUNNING, IN_HAND)
     worker.taken = {reply_ticket(3)}
     note_taken_reply(worker)
     yield worker
@@ -46,25 +46,21 @@ def worker() -> Iterator[WorkerProcess]:
     os.close(reading)
 
 
-def show(worker: WorkerProcess, activity: Activity, key: ClaimKey) -> None:
-    worker.slots.writer(0).show(SlotView(activity=activity, key=key))
-
-
 def test_what_is_neither_in_hand_nor_ended_came_with_the_reply(worker: WorkerProcess) -> None:
-    assert claims_not_read(worker, HELD, now=0.0) == {BEHIND}
+    assert claims_not_read(worker, HELD) == {BEHIND}
 
 
 def test_a_worker_that_keeps_its_ticket_keeps_its_claims(worker: WorkerProcess) -> None:
     worker.slots.writer(0).show_unread(4, patience_s=0.1)  # of the next one
     note_taken_reply(worker)
 
-    assert claims_not_read(worker, HELD, now=0.0) == set()
+    assert claims_not_read(worker, HELD) == set()
 
 
 def test_a_worker_that_has_come_to_its_reply_gives_back_by_itself(worker: WorkerProcess) -> None:
     worker.slots.writer(0).show_read()
 
-    assert claims_not_read(worker, HELD, now=0.0) == set()
+    assert claims_not_read(worker, HELD) == set()
 
 
 def test_a_worker_that_has_read_its_reply_and_lost_no_ticket_before_keeps_its_claims(
@@ -73,19 +69,19 @@ def test_a_worker_that_has_read_its_reply_and_lost_no_ticket_before_keeps_its_cl
     worker.taken_reply = 0
     worker.slots.writer(0).show_read()
 
-    assert claims_not_read(worker, HELD, now=0.0) == set()
+    assert claims_not_read(worker, HELD) == set()
 
 
-@pytest.mark.parametrize("activity", [Activity.FETCHING, Activity.FINISHING, Activity.IDLE])
-def test_while_a_worker_does_not_show_its_job_any_claim_may_be_that_job(
-    worker: WorkerProcess, activity: Activity
+def test_a_reply_that_is_read_while_somebody_looks_is_left_alone(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    show(worker, activity, IN_HAND)
+    read = worker.channels.ended.read
 
-    assert claims_not_read(worker, HELD, now=0.0) == set()
+    def read_late() -> tuple[int, Mapping[ClaimKey, Outcome]]:
+        found = read()
+        worker.slots.writer(0).show_read()
+        return found
 
+    monkeypatch.setattr(worker.channels.ended, "read", read_late)
 
-def test_while_a_worker_shows_a_job_of_before_any_claim_may_be_its_job(worker: WorkerProcess) -> None:
-    show(worker, Activity.RUNNING, BEFORE)
-
-    assert claims_not_read(worker, (IN_HAND, BEHIND), now=0.0) == set()
+    assert claims_not_read(worker, HELD) == set()

@@ -66,7 +66,9 @@ class Worker:
     can_send: bool = True
     sent: list[tuple[Claim, Outcome]] = field(default_factory=list)
 
-    def send(self, finished: list[tuple[Claim, Outcome]], *, limit: int, patience_s: float) -> bool:
+    def send(
+        self, finished: list[tuple[Claim, Outcome]], *, in_hand: ClaimKey, limit: int, patience_s: float
+    ) -> bool:
         self.limits.append(limit)
         self.sent = finished
         return self.can_send
@@ -122,6 +124,11 @@ def add(outcomes: Outcomes, count: int) -> list[ClaimKey]:
     for execution in done:
         outcomes.add(execution, DONE, ran_s=0.0)
     return [execution.claim.key for execution in done]
+
+
+def send(outcomes: Outcomes, *, limit: int = 1) -> None:
+    (in_hand,) = executions(1)
+    outcomes.send(in_hand=in_hand.claim.key, limit=limit, patience_s=0.1)
 
 
 def refuse(*keys: ClaimKey, always: bool = False) -> Callable[[Sequence[tuple[Claim, Outcome]], int], None]:
@@ -303,7 +310,7 @@ def test_what_is_sent_is_unwritten_until_its_reply_is_read(
     outcomes: Outcomes, worker: Worker, shared: EndedOutcomes
 ) -> None:
     sent = add(outcomes, 3)
-    outcomes.send(limit=7, patience_s=0.1)
+    send(outcomes, limit=7)
     [between] = add(outcomes, 1)
     assert list(shared.read()[1]) == [*sent, between]
     assert worker.told == {}
@@ -326,7 +333,7 @@ def test_what_is_sent_and_whose_reply_is_lost_is_written_anew_and_told_once(
         raise error
 
     sent = add(outcomes, 2)
-    outcomes.send(limit=1, patience_s=0.1)
+    send(outcomes)
     worker.answer = lose_the_reply
     [between] = add(outcomes, 1)
     outcomes.receive()
@@ -343,7 +350,7 @@ def test_one_that_is_refused_when_it_was_sent_fails_and_the_others_are_written(
     outcomes: Outcomes, worker: Worker
 ) -> None:
     keys = add(outcomes, 3)
-    outcomes.send(limit=1, patience_s=0.1)
+    send(outcomes)
     worker.answer = refuse(keys[1])
     keys += add(outcomes, 1)
 
@@ -357,7 +364,7 @@ def test_what_could_not_be_sent_is_written(outcomes: Outcomes, worker: Worker) -
     keys = add(outcomes, 2)
     worker.can_send = False
 
-    outcomes.send(limit=1, patience_s=0.1)
+    send(outcomes)
 
     assert not outcomes.are_sent
     assert outcomes.write(limit=0)

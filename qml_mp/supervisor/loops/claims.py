@@ -102,7 +102,7 @@ class UnshownClaimsLoop(Loop):
     def _not_read(self, worker: WorkerProcess, claims: Sequence[Claim]) -> Collection[ClaimKey]:
         """Those that came with a reply so late that they were not found when its ticket was taken."""
         held = [claim.key for claim in claims if claim.worker_id == worker.worker_id]
-        return claims_not_read(worker, held, now=self._run.clock.monotonic())
+        return claims_not_read(worker, held)
 
     def _release(self, storage: Storage, claim: Claim) -> None:
         """Of a worker that is neither alive nor waiting to be settled: proved by its row, which is gone."""

@@ -46,8 +46,7 @@ class ReturnLoop(Loop):
         number, outcomes = worker.channels.ended.read() if has_to_write else (0, {})
         if taken or outcomes:
             claims = storage.claims_of_worker(worker.worker_id)
-            keys, now = [claim.key for claim in claims], self._run.clock.monotonic()
-            not_begun = taken | claims_not_read(worker, keys, now=now)
+            not_begun = taken | claims_not_read(worker, [claim.key for claim in claims])
             returned = [(claim, _NOT_BEGUN) for claim in claims if claim.key in not_begun]
             ends = [(claim, outcomes[claim.key]) for claim in claims if claim.key in outcomes]
             failpoints.hit("giveback.taken")
