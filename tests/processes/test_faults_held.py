@@ -154,7 +154,8 @@ def test_a_worker_that_is_stopped_between_two_jobs_gives_up_what_it_holds(
 def test_a_worker_that_is_stopped_with_claims_on_their_way_gives_up_these_too(
     ground: Ground, place: str, then: signal.Signals
 ) -> None:
-    jobs = [*brief(BEFORE), *(Job.new("busy", {"seconds": 0.02}) for _ in range(60))]
+    # They sleep: on a busy machine jobs that compute take longer than those during which others are claimed.
+    jobs = [*brief(BEFORE), *(Job.new("linger", {"seconds": 0.02}) for _ in range(100))]
     let_one_stop(ground, jobs, place, then)
 
 
