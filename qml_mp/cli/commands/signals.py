@@ -75,8 +75,9 @@ def reload(
                 continue
             answer = _await_reload(server, storage, since=asked_at, within=timeout)
             if answer is None:
-                _tell_of_no_answer(info, has_ended=server.has_ended(within_s=0))
-            codes.append(1 if answer is None else _tell_reload(info, answer, within=timeout))
+                codes.append(_tell_of_no_answer(info, has_ended=server.has_ended()))
+            else:
+                codes.append(_tell_reload(info, answer, within=timeout))
     return max(codes)
 
 
@@ -192,9 +193,11 @@ def _await_reload(
     return None
 
 
-def _tell_of_no_answer(info: ServerInfo, *, has_ended: bool) -> None:
+def _tell_of_no_answer(info: ServerInfo, *, has_ended: bool) -> int:
+    """Say which of the two it was; the exit code."""
     what = "ended before it was done" if has_ended else "no answer yet"
     click.echo(f"{shown(info)}: {what}; see its log", err=True)
+    return 1
 
 
 def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -> int:
