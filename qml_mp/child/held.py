@@ -79,8 +79,7 @@ class Held:
         self._replies += 1
         self._held_at = time.monotonic()
         # First: who has taken the ticket looks whether it counts, and for what is in hand.
-        self._slot.show_in_hand(in_hand)
-        self._slot.show_unread(self._replies, patience_s=patience_s)
+        self._slot.show_unread(self._replies, in_hand=in_hand, patience_s=patience_s)
         if self._tickets.write([reply_ticket(self._replies)]):
             return True
         self._slot.show_read()

@@ -179,14 +179,12 @@ class SlotWriter:
         """Say that the job has ended, and nothing else: one byte, of which nobody can read a half."""
         self._memory[self._at + _BODY_AT] = Activity.FINISHING
 
-    def show_unread(self, number: int, *, patience_s: float) -> None:
-        """Say which reply is on its way, and how long it may stay so."""
+    def show_unread(self, number: int, *, in_hand: ClaimKey, patience_s: float) -> None:
+        """Say which reply is on its way, how long it may stay so, and which claim is in hand meanwhile: its
+        number comes last, since whoever has seen it looks for the claim."""
+        self._numbers[(self._at + _IN_HAND_AT) // _VERSION_BYTES] = mark_of(in_hand)
         self._numbers[(self._at + _PATIENCE_AT) // _VERSION_BYTES] = int(patience_s * 1e9)
         self._numbers[(self._at + _UNREAD_AT) // _VERSION_BYTES] = number
-
-    def show_in_hand(self, key: ClaimKey) -> None:
-        """Say which claim is in hand from now on."""
-        self._numbers[(self._at + _IN_HAND_AT) // _VERSION_BYTES] = mark_of(key)
 
     def show_read(self) -> None:
         """Say that none is any more."""

@@ -161,7 +161,7 @@ def test_nor_where_it_does_not_tell_whether_the_worker_is_ready(scene: Scene) ->
 
 @pytest.mark.parametrize("is_ready", [True, False])
 def test_what_was_claimed_during_a_job_waits_as_long_as_its_worker_says(scene: Scene, is_ready: bool) -> None:
-    scene.worker.slots.writer(0).show_unread(1, patience_s=0.1)
+    scene.worker.slots.writer(0).show_unread(1, in_hand=KEY, patience_s=0.1)
 
     assert not scene.later(0.06, ran_s=0.06, is_ready=is_ready)
     assert scene.held.next_at() <= scene.clock.seconds + 0.04

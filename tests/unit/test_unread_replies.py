@@ -37,8 +37,7 @@ def worker() -> Iterator[WorkerProcess]:
         forked_at=0.0,
     )
     channels.ended.append(BEFORE, DONE)
-    worker.slots.writer(0).show_in_hand(IN_HAND)
-    worker.slots.writer(0).show_unread(3, patience_s=0.1)
+    worker.slots.writer(0).show_unread(3, in_hand=IN_HAND, patience_s=0.1)
     worker.taken = {reply_ticket(3)}
     note_taken_reply(worker)
     yield worker
@@ -51,7 +50,7 @@ def test_what_is_neither_in_hand_nor_ended_came_with_the_reply(worker: WorkerPro
 
 
 def test_a_worker_that_keeps_its_ticket_keeps_its_claims(worker: WorkerProcess) -> None:
-    worker.slots.writer(0).show_unread(4, patience_s=0.1)  # of the next one
+    worker.slots.writer(0).show_unread(4, in_hand=BEHIND, patience_s=0.1)  # of the next one
     note_taken_reply(worker)
 
     assert claims_not_read(worker, HELD) == set()
