@@ -10,7 +10,10 @@ import psycopg
 from psycopg import sql
 
 from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+
+_LOCK = 4711
 
 
 def insert_raw_job(storage: Storage, method: str, payload: str | bytes) -> str:
@@ -39,9 +42,29 @@ def run_raw(storage: Storage, statement: str) -> None:
             connection.execute(statement.format(s="", jobs="qml_jobs"))
         connection.close()
         return
-    (schema,) = parse_qs(urlsplit(storage.url).query)["schema"]
+    schema = _schema(storage)
     with psycopg.connect(storage.url.partition("?")[0], autocommit=True) as postgres:
         postgres.execute(statement.format(s=f'"{schema}".', jobs=f'"{schema}".jobs').encode())
+
+
+def pause_writes(storage: Storage, state: StateName) -> None:
+    """PostgreSQL: from now on whoever moves a job to this state waits, its row locked, as long as a
+    transaction has called `hold_writes`."""
+    run_raw(
+        storage,
+        "CREATE FUNCTION {s}pause() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN PERFORM pg_advisory_xact_lock_shared({_LOCK}); RETURN NEW; END $$",
+    )
+    run_raw(
+        storage,
+        f"CREATE TRIGGER pause BEFORE UPDATE ON {{jobs}} FOR EACH ROW WHEN (NEW.state = '{state}') "
+        "EXECUTE FUNCTION {s}pause()",
+    )
+
+
+def hold_writes(holder: psycopg.Connection) -> None:
+    """What `pause_writes` has named waits until this transaction ends."""
+    holder.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
 
 
 def change_server(storage: Storage, server_id: str, **columns: str | int) -> None:
@@ -63,11 +86,15 @@ def _change(
             connection.execute(f"UPDATE qml_{table} SET {assignments} WHERE id = ?", values)
         connection.close()
         return
-    (schema,) = parse_qs(urlsplit(storage.url).query)["schema"]
     assignments_sql = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in columns)
     statement = sql.SQL("UPDATE {}.{} SET {} WHERE id = %s").format(
-        sql.Identifier(schema), sql.Identifier(table), assignments_sql
+        sql.Identifier(_schema(storage)), sql.Identifier(table), assignments_sql
     )
     base = storage.url.partition("?")[0]
     with psycopg.connect(base, autocommit=True) as postgres:
         postgres.execute(statement, values)
+
+
+def _schema(storage: Storage) -> str:
+    (schema,) = parse_qs(urlsplit(storage.url).query).get("schema", ["qml_mp"])
+    return schema

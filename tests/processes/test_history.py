@@ -20,10 +20,10 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.history import MINUTE, HistoryPoint
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, wait_until
+from tests.storage_rows import hold_writes, pause_writes
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_history:app"
-LOCK = 4712
 
 
 def points(storage: Storage) -> list[HistoryPoint]:
@@ -127,8 +127,8 @@ def test_a_success_that_is_committed_after_the_claims_of_its_dead_worker_were_re
 ) -> None:
     one = server("-w", "1", app=APP).start()
     with psycopg.connect(postgres_url) as holder, psycopg.connect(postgres_url, autocommit=True) as admin:
-        pause_successes(admin, storage)
-        holder.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        pause_writes(storage, StateName.SUCCEEDED)
+        hold_writes(holder)
         job_id = str(storage.enqueue(Job.new("large")))
         writing = wait_until(lambda: waiting_for(admin, holder.info.backend_pid), what=one.log())
 
@@ -139,19 +139,6 @@ def test_a_success_that_is_committed_after_the_claims_of_its_dead_worker_were_re
 
     assert one.stop() == 0
     assert counted(storage) == rows(storage, [job_id]) == {Ending.SUCCEEDED: 1}
-
-
-def pause_successes(admin: psycopg.Connection, storage: Storage) -> None:
-    """From now on a success waits, its row locked, until nobody holds the advisory lock."""
-    schema = storage.url.rpartition("schema=")[2]
-    admin.execute(
-        f"CREATE FUNCTION {schema}.pause() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$".encode()
-    )
-    admin.execute(
-        f"CREATE TRIGGER pause BEFORE UPDATE ON {schema}.jobs FOR EACH ROW "
-        f"WHEN (NEW.state = 'succeeded') EXECUTE FUNCTION {schema}.pause()".encode()
-    )
 
 
 def waiting_for(admin: psycopg.Connection, pid: int) -> int | None:

@@ -20,10 +20,9 @@ from qml_mp.storage.store import Storage
 from tests.postgres_cluster import throwaway_cluster
 from tests.processes.harness import Server, enqueue, is_stopped, state_of, wait_for_state, wait_until
 from tests.storage.flaky_proxy import FlakyProxy
-from tests.storage_rows import change_raw_job, run_raw
+from tests.storage_rows import change_raw_job, hold_writes, pause_writes, run_raw
 
 APP = "tests.processes.apps_storage_faults:app"
-LOCK = 4711
 REFUSE_SUCCESS_SQLITE = (
     "CREATE TRIGGER no BEFORE UPDATE ON {jobs} WHEN NEW.state = 'succeeded' "
     "BEGIN SELECT RAISE(ABORT, 'not now'); END",
@@ -70,12 +69,12 @@ def test_while_a_claim_may_come_late_no_other_is_asked_for_and_the_late_one_is_r
         closing(psycopg.connect(cluster)) as holder,
     ):
         storage.migrate()
-        pause_claims(admin)
+        pause_writes(storage, StateName.PROCESSING)
         url = place._replace(netloc=f"{place.username}@127.0.0.1:{proxy.port}").geturl()
         one = Server(url=url, folder=tmp_path, app=APP, flags=("-v", "-w", "1"))
         try:
             one.start()
-            holder.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            hold_writes(holder)
             late_id = enqueue(storage, "plain")
             backend = wait_until(lambda: waiting_backend(admin), what=one.log())
             with stopped(backend):
@@ -91,18 +90,6 @@ def test_while_a_claim_may_come_late_no_other_is_asked_for_and_the_late_one_is_r
             assert one.stop() == 0
         finally:
             one.clean_up()
-
-
-def pause_claims(admin: psycopg.Connection) -> None:
-    """From now on a claim waits, its row locked, until nobody holds the advisory lock."""
-    admin.execute(
-        "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$"
-    )
-    admin.execute(
-        "CREATE TRIGGER pause BEFORE UPDATE ON qml_mp.jobs FOR EACH ROW WHEN (NEW.state = 'processing') "
-        "EXECUTE FUNCTION pause()"
-    )
 
 
 def waiting_backend(admin: psycopg.Connection) -> int | None:

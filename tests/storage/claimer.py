@@ -17,7 +17,6 @@ PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=1)
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FETCH = replace(fetch(worker="w-1", server="a#1"), registered=True)
 CLAIMER = "claimer"
-LOCK = 4711
 
 
 def worker(*, epoch: int = 0) -> WorkerInfo:
@@ -68,16 +67,3 @@ class Claimer:
     def _is_waiting(self) -> bool:
         waiting = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
         return bool(self._raw.run(waiting, CLAIMER))
-
-
-def pause_claims(raw: Raw) -> None:
-    """From now on a claim waits, whoever makes it, until nobody holds the advisory lock."""
-    schema = raw.name("jobs").partition(".")[0]
-    raw.run(
-        f"CREATE FUNCTION {schema}.pause() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$"
-    )
-    raw.run(
-        "CREATE TRIGGER pause BEFORE UPDATE ON {jobs} FOR EACH ROW WHEN (NEW.state = 'processing') "
-        f"EXECUTE FUNCTION {schema}.pause()"
-    )

@@ -18,9 +18,10 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
-from tests.storage.claimer import CLAIMER, FETCH, LOCK, Claimer, pause_claims, register
+from tests.storage.claimer import CLAIMER, FETCH, Claimer, register
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, finish_and_fetch, present
+from tests.storage_rows import hold_writes, pause_writes
 
 DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9), slot=None)
 HASTE = timedelta(seconds=0.3)
@@ -130,9 +131,9 @@ def test_the_settling_waits_for_a_claim_that_is_being_made_and_ends_it_too(
 ) -> None:
     register(storage)
     job_id = storage.enqueue(Job.new("work"))
-    pause_claims(raw)
+    pause_writes(storage, StateName.PROCESSING)
     with closing(open_storage(url, patience=HASTE)) as impatient, connect() as other:
-        other.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        hold_writes(other)
         claim = claimer.send()
         with pytest.raises(StorageUnavailable):
             end(impatient)

@@ -16,9 +16,10 @@ from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Renewed
-from tests.storage.claimer import CLAIMER, FETCH, LOCK, Claimer, pause_claims, register, worker
+from tests.storage.claimer import CLAIMER, FETCH, Claimer, register, worker
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, finish_and_fetch, present
+from tests.storage_rows import hold_writes, pause_writes
 
 HASTE = timedelta(seconds=0.3)
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
@@ -120,9 +121,9 @@ def test_raising_the_epoch_waits_for_a_claim_that_is_being_made_and_tells_it(
 ) -> None:
     register(storage)
     storage.enqueue(Job.new("work"))
-    pause_claims(raw)
+    pause_writes(storage, StateName.PROCESSING)
     with closing(open_storage(url, patience=HASTE)) as impatient, connect() as other:
-        other.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+        hold_writes(other)
         claim = claimer.send()
         with pytest.raises(StorageUnavailable):
             impatient.renew_epoch("w-1")
