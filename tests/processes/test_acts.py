@@ -104,9 +104,14 @@ def test_one_worker_is_replaced_after_its_job(far: MakeFarServer, storage: Stora
     assert act.state is ActState.DONE
     assert act.said is not None
     assert act.said.startswith("replaced by pid ")
-    after = {worker.number: worker for worker in wait_until(lambda: _workers(storage, 2))}
-    changed = [number for number in (1, 2) if before[number].id != after[number].id]
-    assert [before[number].id for number in changed] == [claim.worker_id]
+
+    def replaced() -> list[str]:
+        after = {worker.id for worker in _workers(storage, 2) or before.values()}
+        return [worker.id for worker in before.values() if worker.id not in after]
+
+    assert wait_until(replaced, what="the row of the new worker in the place of the old one's") == [
+        claim.worker_id
+    ]
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
     again = end_of(storage, ask(storage, ActKind.REPLACE, worker_id=claim.worker_id), one)
     assert (again.state, again.said) == (ActState.FAILED, "the worker is not there any more")

@@ -1,0 +1,66 @@
+"""Worker: its standard streams, as they were when it was ready."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+from qml_mp.standard_streams import STREAMS, occupy_standard_streams
+
+
+class StandardStreams:
+    """Made when the worker is ready: an app may have redirected them for good at its import."""
+
+    def __init__(self) -> None:
+        occupy_standard_streams()
+        self._files = {fd: file_of(fd) for fd in STREAMS}
+        self._spares = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(STREAMS)) for fd in STREAMS}
+        self._out, self._err = sys.stdout, sys.stderr
+        self._open = [stream for stream in (self._out, self._err) if not _is_closed(stream)]
+
+    @property
+    def spares(self) -> frozenset[int]:
+        """Copies to put back. Nobody but a job closes these."""
+        return frozenset(self._spares.values())
+
+    def look_unchanged(self) -> bool:
+        """Whether `print` writes where it did, as far as no system call is needed to tell."""
+        now = vars(sys)  # which may lack them: a job can delete what is there
+        is_same = now.get("stdout") is self._out and now.get("stderr") is self._err
+        return is_same and not self._one_is_closed()
+
+    def are_unchanged(self) -> bool:
+        """Whether the three descriptors are the files that they were."""
+        return all(file_of(fd) == file for fd, file in self._files.items())
+
+    def put_back(self) -> None:
+        """Have all as it was; the spares must be what they were. Raises `ValueError` when a job has closed
+        what `print` writes to."""
+        for fd, file in self._files.items():
+            if file_of(fd) != file:
+                os.dup2(self._spares[fd], fd)
+        sys.stdout, sys.stderr = self._out, self._err
+        if self._one_is_closed():
+            raise ValueError("sys.stdout or sys.stderr is closed")
+
+    def _one_is_closed(self) -> bool:
+        return any(map(_is_closed, self._open))
+
+
+def _is_closed(stream: object) -> bool:
+    """None is not: nothing is printed then. Nor is an object of the app that has no such attribute: to print,
+    `write` is enough."""
+    try:
+        return bool(getattr(stream, "closed", False))
+    except ValueError:  # its buffer was detached
+        return True
+
+
+def file_of(fd: int) -> tuple[int, int] | None:
+    """What tells the open file from any other; None: the descriptor is closed."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
