@@ -8,6 +8,9 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 
 from qml_mp.errors import JobInterrupted, JobTimeout
+from qml_mp.processing.retry import is_a
+
+_MOST_IN_GROUPS = 1000
 
 
 class CancelReason(StrEnum):
@@ -80,6 +83,18 @@ class CancelToken:
         if self._request is None:
             self._request = self._poll(timeout)
         return self._request is not None
+
+
+def interruption_in(error: BaseException) -> BaseException | None:
+    """The interruption that a job has let pass; None: it is another error. It may be in a group, as what the
+    tasks of an `asyncio.TaskGroup` raise is."""
+    found = [error]
+    for each in found:  # which grows meanwhile; a job may have nested as many as it likes
+        if is_a(each, JobInterrupted):
+            return each
+        if is_a(each, BaseExceptionGroup) and len(found) < _MOST_IN_GROUPS:
+            found += vars(BaseExceptionGroup)["exceptions"].__get__(each)
+    return None
 
 
 def _wait_in_vain(timeout_s: float | None) -> None:

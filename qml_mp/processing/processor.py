@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
+from types import AsyncGeneratorType, GeneratorType
 from typing import NoReturn, assert_never, cast
 
 from qml_mp.clock import Clock
@@ -29,11 +30,11 @@ from qml_mp.core.outcome import (
     Success,
 )
 from qml_mp.core.payload import EncodedJson
-from qml_mp.errors import JobInterrupted, JobTimeout
+from qml_mp.errors import JobTimeout
 from qml_mp.frozen import maker
 from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.board import Board, ShownProgress
-from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
+from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode, interruption_in
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.errors_text import all_frames_of, clean, describe_anything, message_of
 from qml_mp.processing.job_records import note_running
@@ -51,6 +52,7 @@ _LONGEST_WAIT = timedelta(days=36_525)
 """For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
 _DONE = WorkerResult.success()  # what every plain value says
 _MOST_TERMS = 1000
+_GENERATORS = (GeneratorType, AsyncGeneratorType)
 _new_execution = maker(Execution)
 _new_success = maker(Success)
 
@@ -115,8 +117,11 @@ class JobProcessor:
     def _judge_raised(self, error: BaseException, execution: Execution, cancel: CancelToken) -> Outcome:
         if is_a(error, PayloadMismatch):
             return _refused("InvalidPayload", message_of(error))
-        if is_a(error, JobInterrupted):
-            return self._judge_interruption(error, execution, cancel)
+        interruption = interruption_in(error)
+        if interruption is not None:
+            reason = CancelReason.TIMEOUT if is_a(interruption, JobTimeout) else cancel.reason
+            if reason is not None:  # or the job raised it without being asked to end: an ordinary failure
+                return self._judge_interruption(interruption, reason, execution, cancel.message or "")
         return self._judge_error(error, execution)
 
     def _new_terms(
@@ -189,13 +194,9 @@ class JobProcessor:
         return _retry_or_fail(self._reported(said, "RetryRequested"), delay)
 
     def _judge_interruption(
-        self, interruption: BaseException, execution: Execution, cancel: CancelToken
+        self, interruption: BaseException, reason: CancelReason, execution: Execution, message: str
     ) -> Outcome:
-        reason = CancelReason.TIMEOUT if is_a(interruption, JobTimeout) else cancel.reason
-        message = cancel.message or ""
         match reason:
-            case None:  # the job raised it without being asked to end: an ordinary failure
-                return self._judge_error(interruption, execution)
             case CancelReason.CANCELLED:
                 return Cancelled(reason=message)
             case CancelReason.TIMEOUT:
@@ -241,8 +242,14 @@ def _with_extras(outcome: Outcome, extras: Extras | None) -> Outcome:
 
 def _innermost(worker: Worker) -> CallNext:
     def call(job: Job, context: WorkerContext) -> object:
-        result = worker.execute(job, context)
-        return run_coroutine(result) if inspect.iscoroutine(result) else result
+        result: object = worker.execute(job, context)
+        if inspect.iscoroutine(result):
+            return run_coroutine(result)
+        if isinstance(result, _GENERATORS):
+            raise TypeError(
+                "The job returned a generator, of which nothing has run. Return a list of its values."
+            )
+        return result
 
     return call
 

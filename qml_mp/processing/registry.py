@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from datetime import timedelta
 from importlib import import_module
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any
 
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
@@ -145,6 +145,11 @@ class FunctionWorker(Worker):
         max_running: int | None = None,
         rate: Rate | None = None,
     ) -> None:
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"The job {method_name!r} is a generator function: nothing of it runs before its values are "
+                "taken. Have it return a list, or enqueue a job for each of them."
+            )
         self.function = function
         self.binding = Binding(function, name=method_name)
         self._returned = Returned(function)

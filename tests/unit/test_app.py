@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -240,3 +241,15 @@ def test_every_public_name_is_found() -> None:
     assert set(qml_mp.__all__) <= set(dir(qml_mp))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         qml_mp.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_generator_function_is_refused_as_a_job(app: QmlApp) -> None:
+    def values(n: int) -> Iterator[int]:
+        yield n
+
+    async def later(n: int) -> AsyncIterator[int]:
+        yield n
+
+    for function in (values, later):
+        with pytest.raises(ConfigurationError, match="is a generator function"):
+            app.job()(function)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import AsyncIterator
 from datetime import date, timedelta
 from typing import Any
 
@@ -269,3 +270,13 @@ def test_all_frames_of_an_error_are_told_to_who_wants_details(caplog: pytest.Log
     assert "processing/processor.py" in record.message
     assert "processing/processor.py" not in (error.traceback or "")
     assert "in f\n" in record.message
+
+
+def test_a_generator_that_is_returned_is_a_failure_as_nothing_of_it_has_run() -> None:
+    async def values() -> AsyncIterator[int]:
+        yield 1
+
+    for generator in ((number for number in (1, 2)), values()):
+        outcome = run(returning(generator))
+
+        assert "of which nothing has run" in error_of(outcome).message

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Release, Retry, Success
+from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.processing.context import WorkerContext
@@ -74,6 +74,37 @@ def test_a_cancelled_job_ends_with_the_reason() -> None:
     assert run(interrupted, cancel=cancelled(CancelReason.CANCELLED, "by hand")) == Cancelled(
         reason="by hand"
     )
+
+
+def interrupted_in_a_group(ctx: WorkerContext) -> None:
+    """As `asyncio.TaskGroup` raises it."""
+    try:
+        ctx.cancel.raise_if_cancelled()
+    except JobInterrupted as interruption:
+        others = ExceptionGroup("others", [ValueError("too"), OSError()])
+        raise BaseExceptionGroup("tasks", [others, BaseExceptionGroup("deeper", [interruption])]) from None
+
+
+def test_an_interruption_in_a_group_is_judged_as_one() -> None:
+    def ended_for(reason: CancelReason) -> Outcome:
+        return run(interrupted_in_a_group, cancel=cancelled(reason))
+
+    timeout = ended_for(CancelReason.TIMEOUT)
+    assert ended_for(CancelReason.SHUTDOWN) == Release(reason="enough")
+    assert ended_for(CancelReason.CANCELLED) == Cancelled(reason="enough")
+    assert isinstance(timeout, Retry)
+    assert (timeout.kind, timeout.error.type) == (AttemptKind.TIMEOUT, "JobTimeout")
+
+
+def test_a_group_without_one_is_an_ordinary_failure_however_deep_it_is() -> None:
+    group: BaseException = KeyboardInterrupt()
+    for _ in range(20_000):
+        group = BaseExceptionGroup("one more", [group])
+
+    outcome = run(raising(group), cancel=cancelled(CancelReason.SHUTDOWN))
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "BaseExceptionGroup")
 
 
 @pytest.mark.parametrize("reason", [CancelReason.SHUTDOWN, CancelReason.ORPHANED])
