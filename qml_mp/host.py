@@ -28,6 +28,14 @@ def identity(pid: int | None = None) -> ProcessIdentity:
     return ProcessIdentity(host=_host(), pid=pid, started_ticks=started_ticks)
 
 
+def current_directory() -> str | None:
+    """Its path; None: it has none any more, since it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
 def user_at_host() -> str:
     """Who runs this process, for people: "anna@laptop"."""
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from qml_mp.child.failure_calls import FailureCalls
 from qml_mp.child.lost_attempts import LostAttemptExport
 
@@ -25,9 +23,9 @@ class BetweenJobs:
         """How long an idle worker waits for the next such time, unless it is woken."""
         return min(self._failure_calls.wait_s, self._lost_attempts.wait_s)
 
-    def look(self, *, catch_up: Callable[[], None]) -> None:
-        """Do what there is. No job is in hand and none is unwritten. `catch_up` as in `FailureCalls`."""
+    def look(self) -> None:
+        """Do what there is. No job is in hand and none is unwritten."""
         if self._failure_calls.is_due:
-            self._failure_calls.make_one(catch_up=catch_up)
+            self._failure_calls.make_one()
         if self._lost_attempts.is_due:
             self._lost_attempts.export()

@@ -46,7 +46,7 @@ class FailureCalls:
         changes: StateChanges,
         config: ServerConfig,
     ) -> None:
-        """`fetch` says who this worker is, and which methods it knows."""
+        """`hook` leaves the process as it was. `fetch` says who this worker is, and what methods it knows."""
         self._storage = storage
         self._hook = hook
         self._fetch = fetch
@@ -67,9 +67,8 @@ class FailureCalls:
         """Whether to look for one now. A job of this worker that has failed is told at once."""
         return self._hook is not None and (self._changes.has_failed or time.monotonic() >= self._next_at)
 
-    def make_one(self, *, catch_up: Callable[[], None]) -> None:
-        """Make the call that is due for longest, if there is any. No job is in hand and none is unwritten.
-        `catch_up`: the process is as it was before user code ran."""
+    def make_one(self) -> None:
+        """Make the call that is due for longest, if there is any. No job is in hand and none is unwritten."""
         if self._hook is None:
             return
         began_at = time.monotonic()
@@ -79,14 +78,14 @@ class FailureCalls:
                 self._fetch.worker_id, self._fetch.methods or (), lease=self._lease
             )
             if callback is not None:
-                self._make(callback, self._hook, catch_up)
+                self._make(callback, self._hook)
         except StorageError as error:
             callback = None
             logger.debug("Calls for failed jobs wait for storage: %s", error)
         now, self._may_be_more = time.monotonic(), callback is not None
         self._next_at = now + (_LOOK_EVERY_S if callback is None else now - began_at)  # half of it for jobs
 
-    def _make(self, callback: FailureCallback, hook: FailureHook, catch_up: Callable[[], None]) -> None:
+    def _make(self, callback: FailureCallback, hook: FailureHook) -> None:
         job, extra = callback.job, {"job_id": callback.job.id}
         if callback.tries > _MOST_TRIES:  # each of the others was killed
             self._storage.end_failure_callback(callback)
@@ -94,7 +93,6 @@ class FailureCalls:
             return
         failpoints.hit("callback.taken")
         problem = self._call(callback, hook)
-        catch_up()
         failpoints.hit("callback.called")
         if problem is None:
             self._storage.end_failure_callback(callback)

@@ -1,8 +1,8 @@
 """Worker: what a job may have left behind in its process, put back before anything is written.
 
 Reset: standard streams, process group, current directory, umask, environment, signal handlers, mask and
-timers, soft resource limits, locale. What cannot be put back makes the worker leave, with the reason.
-Other descriptors are only checked: when one of ours is not the file it was, nothing may be written
+timers, soft resource limits, locale, time zone. What cannot be put back makes the worker leave, with the
+reason. Other descriptors are only checked: when one of ours is not the file it was, nothing may be written
 through any of them.
 
 To look at all of it takes some 70 system calls, half of what an empty job cost and 4 % of a job of a
@@ -16,27 +16,28 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import faulthandler
-import fcntl
 import locale
 import os
 import resource
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection
 from math import inf
 from operator import is_
-from typing import Any
+from typing import Any, ParamSpec
 
 from qml_mp import host
 from qml_mp.child.exits import WorkerExit
+from qml_mp.child.folder import CurrentFolder
+from qml_mp.child.streams import StandardStreams, file_of
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
-from qml_mp.standard_streams import STREAMS, occupy_standard_streams
+from qml_mp.standard_streams import STREAMS
 from qml_mp.storage.store import Storage
 
+_P = ParamSpec("_P")
 _Handler = Any  # what signal.getsignal returns: a callable, a number or None
 _SIGNALS = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 # As the interpreter has them: what `signal` makes an enum of, for 62 signals after every job, takes 50 µs.
@@ -61,24 +62,29 @@ class Hygiene:
         pipe_fds: Collection[int],
         stack_fd: int,
         streams: StandardStreams,
+        folder: CurrentFolder,
     ) -> None:
         """`pipe_fds` and `stack_fd` are the worker's ends: nobody but a job closes those."""
         self._storage = storage
         self._slot = slot
-        self._vital_fds = streams.spares | {*pipe_fds, stack_fd}
+        self.own_fds = streams.spares | folder.fds
+        """Descriptors that were made for this. Nobody but a job closes them."""
+        self._vital_fds = self.own_fds | {*pipe_fds, stack_fd}
         self._stack_fd = stack_fd
         self._streams = streams
+        self._folder = folder
         self._pid = os.getpid()
         # What the process looked like when the worker was ready.
-        self._directory = os.getcwd()
         self._umask = _umask()
         self._environment = dict(os.environ)
         self._environ, self._raw_environment = os.environ, dict(_raw_environment())
         self._handlers = {number: _handler_of(number) for number in _SIGNALS}
         self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
         self._locale = locale.setlocale(locale.LC_ALL)
+        self._time_zone = time.tzname
         self._files: dict[int, tuple[int, int] | None] = {}
         self._poll = select.poll()
+        self._who = "The job"
         self._began_ns = 0
         self._is_behind = False
         """Whether a job has run after which not everything was looked at."""
@@ -92,28 +98,51 @@ class Hygiene:
     def before_job(self) -> None:
         """Note which file each descriptor is that is ours; those of the app and its jobs are theirs."""
         if not self._is_behind:
-            self._files = {fd: _file_of(fd) for fd in self._vital_fds | self._storage.descriptors()}
+            self._files = {fd: file_of(fd) for fd in self._vital_fds | self._storage.descriptors()}
             self._poll = select.poll()
             for fd in {*self._files, *STREAMS}:
                 self._poll.register(fd, 0)  # it tells all the same which ones are closed
+        self._who = "The job"
         self._began_ns = time.monotonic_ns()
 
     def after_job(self, method: str, outcome: Outcome) -> None:
         """Put back what the next job must not find. Does not return in a copy of the worker, which the job
         has forked, nor in a worker that must leave at once."""
-        if self._is_copy:
-            os._exit(0)  # the job forked and let the copy return
+        self._look_after(method, is_well=isinstance(outcome, Success))
+        if self.spoiled is None and _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
+            # Nobody waits for them any more; the supervisor kills the group of a worker that left.
+            self.spoiled = "a job that was ended has left processes"
+
+    def guarding(
+        self, hook: Callable[_P, None] | None, *, name: str, before_storage: bool = False
+    ) -> Callable[_P, None] | None:
+        """The same for a function of the app that is told of jobs. `before_storage`: storage is used next."""
+        if hook is None:
+            return None
+
+        def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+            self.before_job()
+            self._who = f"The hook {name}"
+            try:
+                hook(*args, **kwargs)
+            finally:
+                self._look_after(name, is_well=True)
+                if before_storage:
+                    self.before_storage()
+
+        return guarded
+
+    def _look_after(self, name: str, *, is_well: bool) -> None:
+        if self._is_copy or os.getpid() != self._pid:
+            os._exit(0)  # the job forked, maybe in C, and let the copy return
         is_short = time.monotonic_ns() - self._began_ns < _SHORT_NS
-        may_wait = self._known is not None and method in self._known and isinstance(outcome, Success)
-        if may_wait and is_short and self._looks_unchanged():
+        may_wait = self._known is not None and name in self._known and is_well
+        if may_wait and is_short and self._is_known_to_be_unchanged():
             self._is_behind = True
             return
         self._put_back()
         if self._known is not None:
-            self._known.add(method)
-        if self.spoiled is None and _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
-            # Nobody waits for them any more; the supervisor kills the group of a worker that left.
-            self.spoiled = "a job that was ended has left processes"
+            self._known.add(name)
 
     def before_storage(self) -> None:
         """To be called before storage is used after jobs: catch up on what was not looked at."""
@@ -129,18 +158,16 @@ class Hygiene:
 
     def _put_back(self) -> None:
         """Look at everything."""
-        if os.getpid() != self._pid:
-            os._exit(0)  # a copy that was forked in C
         self._check_descriptors()
-        rest_is_unchanged = self._rest_is_unchanged()
-        if self._is_behind and not rest_is_unchanged:
-            self._known = None
-        self._is_behind = False
+        was_behind, self._is_behind = self._is_behind, False
         try:
-            if not (rest_is_unchanged and self._looks_unchanged()):
+            rest_is_unchanged = self._rest_is_unchanged()
+            if was_behind and not rest_is_unchanged:
+                self._known = None
+            if not (rest_is_unchanged and self._is_known_to_be_unchanged()):
                 self._restore()
             write_stacks_to(self._stack_fd)  # whose handlers are not Python's: nothing above sees them
-        except (OSError, ValueError, locale.Error) as error:
+        except Exception as error:  # what is called here, a job may have replaced by code of its own
             self.spoiled = f"a job changed its surroundings and they cannot be put back: {error}"
             return
         limit, free = _descriptors_left()
@@ -151,6 +178,12 @@ class Hygiene:
 
     def _note_copy(self) -> None:
         self._is_copy = True
+
+    def _is_known_to_be_unchanged(self) -> bool:
+        try:
+            return self._looks_unchanged()
+        except Exception:  # a job may have taken away what is looked at
+            return False
 
     def _looks_unchanged(self) -> bool:
         """Whether nothing is changed of what can be told without a system call, or is worth one.
@@ -163,13 +196,14 @@ class Hygiene:
             and faulthandler.is_enabled()
             and self._environment_is_unchanged()
             and locale.setlocale(locale.LC_ALL) == self._locale
+            and time.tzname == self._time_zone
             and self._streams.look_unchanged()
             and _signal.set_wakeup_fd(-1) == -1
             and _signal.setitimer(signal.ITIMER_REAL, 0) == _NO_TIMER
             and not _set_mask(signal.SIG_SETMASK, ())
             and os.umask(self._umask) == self._umask
             and os.getpgrp() == self._pid
-            and _current_directory() == self._directory
+            and self._folder.is_current()
             and not self._one_is_closed()
         )
 
@@ -190,10 +224,10 @@ class Hygiene:
     def _check_descriptors(self) -> None:
         # When a job forks, storage closes its connection first, and the numbers are free for the job to use.
         storage_fds = self._storage.descriptors()
-        changed = {fd for fd, file in self._files.items() if _file_of(fd) != file}
-        if changed & self._vital_fds or any(_file_of(fd) is not None for fd in changed & storage_fds):
+        changed = {fd for fd, file in self._files.items() if file_of(fd) != file}
+        if changed & self._vital_fds or any(file_of(fd) is not None for fd in changed & storage_fds):
             # The connection to storage may be somebody else's file now: not one byte more.
-            who = "This job or one right before it" if self._is_behind else "The job"
+            who = f"{self._who} or a job right before it" if self._is_behind else self._who
             self._slot.say(f"{who} closed or replaced descriptors of the worker.")
             os._exit(WorkerExit.BROKEN)
         if changed & storage_fds:
@@ -203,13 +237,14 @@ class Hygiene:
         self._streams.put_back()
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)  # or what the next job starts could not be found by the group
-        if _current_directory() != self._directory:
-            os.chdir(self._directory)
+        if not self._folder.is_current():
+            self._folder.go_back()
         os.umask(self._umask)
         if not self._environment_is_unchanged():
             os.environ = self._environ  # noqa: B003  # a job may have put another in its place
             os.environ.clear()
             os.environ.update(self._environment)
+        time.tzset()  # by the environment
         for timer in _TIMERS:
             signal.setitimer(timer, 0)  # before its handler goes, or it would kill the next job
         signal.set_wakeup_fd(-1)
@@ -241,13 +276,6 @@ def _umask() -> int:
     return now
 
 
-def _current_directory() -> str | None:
-    try:
-        return os.getcwd()
-    except OSError:
-        return None  # it was removed under us
-
-
 def _raw_environment() -> dict[Any, Any]:
     """Everything in `os.environ`, to be compared. As it is kept there: to decode it all takes 10 µs."""
     return vars(os.environ).get("_data") or dict(os.environ)
@@ -264,50 +292,3 @@ def _descriptors_left() -> tuple[int, float]:
         return limit, 0
     os.close(lowest_free)
     return limit, limit - lowest_free
-
-
-class StandardStreams:
-    """Made when the worker is ready: an app may have redirected them for good at its import."""
-
-    def __init__(self) -> None:
-        occupy_standard_streams()
-        self._files = {fd: _file_of(fd) for fd in STREAMS}
-        self._spares = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(STREAMS)) for fd in STREAMS}
-        self._out, self._err = sys.stdout, sys.stderr
-
-    @property
-    def spares(self) -> frozenset[int]:
-        """Copies to put back. Nobody but a job closes these."""
-        return frozenset(self._spares.values())
-
-    def look_unchanged(self) -> bool:
-        """Whether `print` writes where it did, as far as no system call is needed to tell."""
-        is_same = sys.stdout is self._out and sys.stderr is self._err
-        return is_same and not self._one_is_closed()
-
-    def are_unchanged(self) -> bool:
-        """Whether the three descriptors are the files that they were."""
-        return all(_file_of(fd) == file for fd, file in self._files.items())
-
-    def put_back(self) -> None:
-        """Have all as it was; the spares must be what they were. Raises `ValueError` when a job has closed
-        what `print` writes to."""
-        for fd, file in self._files.items():
-            if _file_of(fd) != file:
-                os.dup2(self._spares[fd], fd)
-        sys.stdout, sys.stderr = self._out, self._err
-        if self._one_is_closed():
-            raise ValueError("sys.stdout or sys.stderr is closed")
-
-    def _one_is_closed(self) -> bool:
-        out, err = self._out, self._err
-        return (out is not None and out.closed) or (err is not None and err.closed)
-
-
-def _file_of(fd: int) -> tuple[int, int] | None:
-    """What tells the open file from any other; None: the descriptor is closed."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -12,8 +12,9 @@ from qml_mp.child.claims import Claims, Introduction
 from qml_mp.child.commands import Commands
 from qml_mp.child.exits import WorkerExit, end_group
 from qml_mp.child.failure_calls import FailureCalls
+from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.held import Held
-from qml_mp.child.hygiene import Hygiene, StandardStreams
+from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.import_errors import import_error_text
 from qml_mp.child.loop import WorkerLoop
 from qml_mp.child.lost_attempts import LostAttemptExport
@@ -22,6 +23,7 @@ from qml_mp.child.prologue import cut_off_descendants, unblock_signals
 from qml_mp.child.reports import Display, StateChanges
 from qml_mp.child.runner import Runner
 from qml_mp.child.source import ProgramSource, cap_native_threads
+from qml_mp.child.streams import StandardStreams
 from qml_mp.clock import SystemClock
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.events.emitter import new_emitter
@@ -84,6 +86,8 @@ def worker_main(arguments: WorkerArguments) -> int:
     cap_native_threads(config.worker_count)
     try:
         program = arguments.source.load()
+        commands.install()  # the app may have put handlers of its own in the place of ours
+        write_stacks_to(arguments.stack_fd)
         mark_records()  # once the app has set up its own handlers
         if program.attach is not None:
             program.attach(arguments.url)  # what jobs enqueue goes where this worker takes jobs from
@@ -92,9 +96,9 @@ def worker_main(arguments: WorkerArguments) -> int:
         storage = open_storage(arguments.url, application_name=f"qml-mp: worker {arguments.number}")
         storage.take_turns(arguments.turns)
         failpoints.hit("boot")
-        streams = StandardStreams()
-        own_fds |= streams.spares
-        loop = _loop(arguments, program, storage, commands, display, streams)
+        hygiene = _hygiene(arguments, storage)
+        own_fds |= hygiene.own_fds
+        loop = _loop(arguments, program, storage, commands, display, hygiene)
     except BaseException as error:  # user code: even SystemExit at import is a failure to boot
         arguments.slot.show_cannot_boot(import_error_text(error))
         return WorkerExit.CANNOT_BOOT
@@ -121,7 +125,7 @@ def _loop(
     storage: Storage,
     commands: Commands,
     display: Display,
-    streams: StandardStreams,
+    hygiene: Hygiene,
 ) -> WorkerLoop:
     config, slot = arguments.config, arguments.slot
     events = new_emitter(arguments.troubles.count)
@@ -140,13 +144,12 @@ def _loop(
         program, default_timeout=config.job_timeout, user_code=commands.user_code, clock=SystemClock(),
         rng=random.Random(), progress=slot.progress,
     )  # fmt: skip
-    changes = StateChanges(program.on_state_change, display=display, events=events)
-    hygiene = Hygiene(
-        storage, slot=slot, pipe_fds=arguments.pipe_fds, stack_fd=arguments.stack_fd, streams=streams
-    )
+    on_change = hygiene.guarding(program.on_state_change, name="on_state_change")
+    changes = StateChanges(on_change, display=display, events=events)
+    on_failure = hygiene.guarding(program.on_failure, name="on_failure", before_storage=True)
     failure_calls = FailureCalls(
-        storage, program.on_failure, fetch=fetch, resolve=processor.resolve, display=display,
-        changes=changes, config=config,
+        storage, on_failure, fetch=fetch, resolve=processor.resolve, display=display, changes=changes,
+        config=config,
     )  # fmt: skip
     return WorkerLoop(
         claims=claims,
@@ -163,6 +166,17 @@ def _loop(
         display=display,
         config=config,
     )  # fmt: skip
+
+
+def _hygiene(arguments: WorkerArguments, storage: Storage) -> Hygiene:
+    return Hygiene(
+        storage,
+        slot=arguments.slot,
+        pipe_fds=arguments.pipe_fds,
+        stack_fd=arguments.stack_fd,
+        streams=StandardStreams(),
+        folder=CurrentFolder(),
+    )
 
 
 def _fetch(arguments: WorkerArguments, program: Program) -> Fetch:

@@ -191,6 +191,7 @@ class Outcomes:
                 # What else it has written may be history by now, and a claim that both have given back is.
                 is_told = each.outcome is NOT_BEGUN or (is_told and not isinstance(each.outcome, Success))
             self._changes.finished(each.execution, done, is_told=is_told)
+        self._hygiene.before_storage()  # the hook of the app was told
 
     def _count(
         self, some: Sequence[_Unwritten], finished: Sequence[Finished], *, told: Container[ClaimKey]

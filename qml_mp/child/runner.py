@@ -64,7 +64,7 @@ class Runner:
 
     def call(self) -> None:
         """Do so."""
-        self._between.look(catch_up=self.catch_up)
+        self._between.look()
 
     def resolve(self, claim: Claim) -> Execution:
         """What the run of the claim needs."""

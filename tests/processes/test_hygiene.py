@@ -65,12 +65,24 @@ def test_a_timer_that_a_job_leaves_does_not_end_the_next_job(server: MakeServer,
 
 
 @pytest.mark.fault(23)
-def test_a_worker_whose_surroundings_cannot_be_put_back_is_replaced_and_says_so(
+def test_a_worker_whose_folder_is_removed_works_on_in_it(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
     one = server("-w", "1", app=FAULTS, **{HOME: str(tmp_path / "home")}).start()
 
     first = result_of(storage, "remove_the_home")
+
+    assert result_of(storage, "quick") == first
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+def test_a_worker_whose_surroundings_cannot_be_put_back_is_replaced_and_says_so(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+
+    first = result_of(storage, "close_print")
 
     assert result_of(storage, "quick") != first
     assert "they cannot be put back" in one.log()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import locale
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from qml_mp.child.exits import WorkerExit
-from qml_mp.child.hygiene import Hygiene, StandardStreams
+from qml_mp.child.folder import CurrentFolder
+from qml_mp.child.hygiene import Hygiene
+from qml_mp.child.streams import StandardStreams
 from qml_mp.core.outcome import Success
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
@@ -56,6 +61,7 @@ class OneWorker:
             pipe_fds={self.pipe_fd},
             stack_fd=stack_fd,
             streams=StandardStreams(),
+            folder=CurrentFolder(),
         )
         self.run(lambda: None)
 
@@ -91,6 +97,7 @@ def surroundings() -> dict[str, object]:
         "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
         "timers": [signal.getitimer(timer) for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF)],
         "locale": locale.setlocale(locale.LC_ALL),
+        "time zone": time.tzname,
         "print": (sys.stdout, sys.stderr),
         "streams": [os.fstat(fd).st_ino for fd in range(3)],
         "stacks": faulthandler.is_enabled(),
@@ -103,9 +110,21 @@ def replace_stream(fd: int) -> None:
     os.dup2(reading, fd)
 
 
-def lower_limit() -> None:
+def lower_limit(limit: int = 600) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (600, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+
+
+def set_time_zone() -> None:
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+
+
+class OnlyWrites:
+    """What an app may put in the place of `sys.stdout`."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 @pytest.mark.fault(23)
@@ -122,10 +141,13 @@ def lower_limit() -> None:
         lambda: signal.alarm(60),
         lambda: locale.setlocale(locale.LC_ALL, "C"),
         lambda: setattr(sys, "stdout", None),
+        lambda: delattr(sys, "stdout"),
         lambda: os.close(1),
         faulthandler.disable,
+        set_time_zone,
+        partial(lower_limit, 3),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_what_the_next_job_would_be_hurt_by_is_put_back_at_once(change: Change) -> None:
     def main(worker: OneWorker) -> None:
@@ -190,14 +212,15 @@ def test_a_worker_of_which_a_job_has_replaced_a_descriptor_ends_before_storage_i
     assert view is not None
     assert (code, view.text) == (
         WorkerExit.BROKEN,
-        "This job or one right before it closed or replaced descriptors of the worker.",
+        "The job or a job right before it closed or replaced descriptors of the worker.",
     )
 
 
-def test_a_copy_of_the_worker_that_a_job_lets_return_is_none() -> None:
+@pytest.mark.parametrize("fork_itself", [os.fork, ctypes.PyDLL(None).fork], ids=["Python", "C"])
+def test_a_copy_of_the_worker_that_a_job_lets_return_is_none(fork_itself: Callable[[], int]) -> None:
     def main(worker: OneWorker) -> None:
         def fork() -> None:
-            if child := os.fork():
+            if child := fork_itself():
                 assert os.waitpid(child, 0) == (child, 0)
 
         worker.run(fork)
@@ -220,3 +243,97 @@ def test_a_worker_that_jobs_leave_short_of_descriptors_says_so_before_storage_is
         assert worker.hygiene.spoiled == "jobs have left nearly all of its 600 descriptors open"
 
     assert exit_code_of(main, limit=lower_limit) == 0
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+@pytest.mark.parametrize("stream", [OnlyWrites(), None], ids=["one that only writes", "none"])
+def test_an_app_may_print_to_what_it_likes(
+    stream: object, is_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qml_mp.child.hygiene._SHORT_NS", 10**15 if is_short else 0)
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    def main(worker: OneWorker) -> None:
+        worker.run(lambda: None)
+        worker.run(lambda: setattr(sys, "stdout", sys.stderr))
+        worker.hygiene.before_storage()
+        assert sys.stdout is stream
+        assert worker.hygiene.spoiled is None
+
+    assert exit_code_of(main) == 0
+
+
+def close_stdout() -> None:
+    sys.stdout.close()
+
+
+def detach_stdout() -> None:
+    assert sys.__stdout__ is not None
+    sys.stdout = sys.__stdout__
+    sys.stdout.detach()
+
+
+@pytest.mark.parametrize("change", [close_stdout, detach_stdout])
+def test_where_nothing_can_be_printed_any_more_no_other_job_runs(change: Change) -> None:
+    with open(os.devnull, "w") as null:
+
+        def main(worker: OneWorker) -> None:
+            worker.run(change)
+            assert "sys.stdout or sys.stderr is closed" in str(worker.hygiene.spoiled)
+
+        def begin() -> None:
+            vars(sys).update(stdout=null, __stdout__=null)
+
+        assert exit_code_of(main, limit=begin) == 0
+
+
+def test_an_app_may_close_what_print_writes_to() -> None:
+    def main(worker: OneWorker) -> None:
+        worker.run(lambda: None)
+        worker.hygiene.before_storage()
+        assert worker.hygiene.spoiled is None
+
+    assert exit_code_of(main, limit=close_stdout) == 0
+
+
+def test_what_a_job_has_put_in_the_place_of_a_function_makes_the_worker_leave() -> None:
+    def broken(*_: object) -> None:
+        raise LookupError("of the job")
+
+    def main(worker: OneWorker) -> None:
+        worker.run(lambda: setattr(os, "umask", broken))
+        assert "cannot be put back: of the job" in str(worker.hygiene.spoiled)
+
+    assert exit_code_of(main) == 0
+
+
+def test_a_worker_whose_folder_is_gone_comes_back_to_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def main(worker: OneWorker) -> None:
+        before = os.stat(".").st_ino
+        worker.run(lambda: os.rmdir(home))
+        worker.run(lambda: os.chdir("/"))
+        worker.hygiene.before_storage()
+        assert worker.hygiene.spoiled is None
+        assert os.stat(".").st_ino == before
+
+    assert exit_code_of(main, limit=lambda: os.chdir(home)) == 0
+
+
+def test_a_worker_that_becomes_ready_where_its_folder_is_gone_comes_back_to_it_too(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def begin() -> None:
+        os.chdir(home)
+        home.rmdir()
+
+    def main(worker: OneWorker) -> None:
+        before = os.stat(".").st_ino
+        worker.run(lambda: os.chdir("/"))
+        assert worker.hygiene.spoiled is None
+        assert os.stat(".").st_ino == before
+
+    assert exit_code_of(main, limit=begin) == 0

@@ -104,8 +104,8 @@ def test_the_function_gets_the_job_and_its_error_and_runs_under_a_limit(
 
     calls = make(hook)
     was_due = calls.is_due
-    calls.make_one(catch_up=lambda: None)
-    calls.make_one(catch_up=lambda: None)
+    calls.make_one()
+    calls.make_one()
 
     assert was_due
     assert seen == [("f", 1, NO, Activity.RUNNING, timedelta(minutes=1))]
@@ -126,7 +126,7 @@ def test_a_function_that_raises_is_called_five_times_in_all(
 
     calls = make(hook)
     for _ in range(1000):
-        calls.make_one(catch_up=lambda: None)
+        calls.make_one()
         clock.at += timedelta(seconds=1)
 
     assert at == [0, 5, 25, 105, 425]
@@ -144,8 +144,8 @@ def test_one_that_never_came_to_its_end_is_given_up(
     seen = []
 
     calls = make(lambda *told: seen.append(told))
-    calls.make_one(catch_up=lambda: None)
-    calls.make_one(catch_up=lambda: None)
+    calls.make_one()
+    calls.make_one()
 
     assert seen == []
     assert [record.message for record in caplog.records if "no call came to its end" in record.message]
