@@ -109,6 +109,19 @@ def spawn_supervisor(
     program if it goes by value, and stays open as the pipe whose end says that the host is gone. It logs what
     the host does, unless a level is given.
     """
+    program = source.data if isinstance(source, PickledProgram) else b""
+    arguments = {
+        "config": config.plain(),
+        "url": url,
+        "app": source.spec if isinstance(source, NamedProgram) else None,
+        "program_bytes": len(program),
+        "path": [
+            entry for entry in sys.path if isinstance(entry, str)
+        ],  # what else is there is never searched
+        "host_pid": os.getpid(),
+        "log_level": logging.getLogger("qml_mp").getEffectiveLevel() if log_level is None else log_level,
+    }
+    said = json.dumps(arguments).encode() + b"\n" + program
     status_reading, status_writing = os.pipe()
     try:
         import subprocess
@@ -126,19 +139,8 @@ def spawn_supervisor(
         os.close(status_writing)
     assert process.stdin is not None
     host_fd = os.dup(process.stdin.fileno())
-    program = source.data if isinstance(source, PickledProgram) else b""
-    arguments = {
-        "config": config.plain(),
-        "url": url,
-        "app": source.spec if isinstance(source, NamedProgram) else None,
-        "program_bytes": len(program),
-        "path": sys.path,
-        "host_pid": os.getpid(),
-        "log_level": logging.getLogger("qml_mp").getEffectiveLevel() if log_level is None else log_level,
-    }
     with contextlib.suppress(BrokenPipeError), process.stdin as stream:  # it died; its status tells
-        stream.write(json.dumps(arguments).encode() + b"\n")
-        stream.write(program)
+        stream.write(said)
     process.returncode = 0  # collected by its Child, not by the Popen object
     child = Child(pid=process.pid, pidfd=pidfd_of(process.pid), started_ticks=0)
     return RemoteSupervisor(child, host_fd=host_fd, status_fd=status_reading)

@@ -73,7 +73,12 @@ class Supervisor:
         """
         failpoints.hit("supervisor.begin")
         with self._parts.inbox, self._parts.urgent_first, _heap_shared_with_children():
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self._run.everyone.close()
+                self._storage.close()
+                raise
             try:
                 while not self._run.stop.is_complete:
                     self._turn()

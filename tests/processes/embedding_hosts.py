@@ -21,6 +21,7 @@ from types import FrameType
 
 from qml_mp import BackgroundJobServer, Job, QmlError, ServerAlreadyRunning, ServerConfig
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageError
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.apps_faults import app
@@ -77,6 +78,7 @@ def threaded(storage: Storage, folder: Path) -> Report:
     thread = threading.Thread(target=log_in_a_loop, args=(ended,))
     thread.start()
     before = surroundings()
+    sys.path.append(folder)  # type: ignore[arg-type]  # which the interpreter ignores, and so does everybody
     server = BackgroundJobServer(CONFIG, storage, NAME)
     child = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(7)"], stdin=subprocess.PIPE
@@ -238,6 +240,18 @@ def unlucky(storage: Storage, folder: Path) -> Report:
         "no storage": error_of(BackgroundJobServer(CONFIG, nowhere, NAME)),
         "memory": error_of(BackgroundJobServer(greedy, storage, NAME)),
     }
+
+
+def never_started(storage: Storage, folder: Path) -> Report:
+    """A host that runs servers which cannot reach their storage, again and again."""
+    counts = []
+    for _ in range(3):
+        nowhere = open_storage(f"sqlite:///{folder}/no/such/folder/jobs.db")
+        try:
+            BackgroundJobServer(CONFIG, nowhere, app.program).run()
+        except StorageError:
+            counts.append(len(os.listdir("/proc/self/fd")))
+    return {"tries": len(counts), "leaves none open": counts[0] == counts[-1]}
 
 
 def error_of(server: BackgroundJobServer) -> list[object]:

@@ -186,3 +186,7 @@ def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(repo
         assert errors[name][0] == kind, errors[name]
         assert text in errors[name][1]
     assert [value[2] for value in told.values() if isinstance(value, list)] == [False] * 5
+
+
+def test_a_server_that_cannot_start_leaves_no_descriptor_in_its_host(report_of: ReportOf) -> None:
+    assert report_of("never_started") == {"tries": 3, "leaves none open": True}
