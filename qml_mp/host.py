@@ -29,11 +29,16 @@ def identity(pid: int | None = None) -> ProcessIdentity:
 
 
 def current_directory() -> str | None:
-    """Its path; None: it has none any more, since it was removed."""
+    """Its path; None: it has none any more, since it was removed. Deploys do that under servers that run."""
     try:
         return os.getcwd()
     except OSError:
         return None
+
+
+def shown_directory() -> str:
+    """The current directory, for people."""
+    return current_directory() or "a directory that was removed"
 
 
 def user_at_host() -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from qml_mp import host
 from qml_mp.app import QmlApp
 from qml_mp.child.source import import_named
 from qml_mp.errors import AppImportError
@@ -20,7 +19,8 @@ def load_app(spec: str) -> QmlApp:
         raise
     except Exception as error:  # importing runs the user's module
         told = f"{type(error).__name__}: {error}"
-        raise AppImportError(f"The app {spec!r} cannot be imported from {os.getcwd()}: {told}") from error
+        where = host.shown_directory()
+        raise AppImportError(f"The app {spec!r} cannot be imported from {where}: {told}") from error
     if not isinstance(found, QmlApp):
         raise AppImportError(f"{spec!r} is a {type(found).__name__}, not a QmlApp.")
     return found

@@ -203,7 +203,10 @@ def _from_file() -> dict[str, _Setting]:
 
 def _nearest_file() -> _File | None:
     """The file of the first directory upwards that has one; a pyproject.toml without our table is none."""
-    start = Path.cwd()
+    try:
+        start = Path.cwd()
+    except OSError:  # it was removed
+        return None
     for directory in (start, *start.parents):
         own = directory / "qml-mp.toml"
         if own.is_file():

@@ -97,8 +97,8 @@ def import_named(spec: str) -> object:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise AppImportError(f'The app {spec!r} is not of the form "module:attribute", e.g. "tasks:app".')
-    here = os.getcwd()
-    if here not in sys.path:
+    here = host.current_directory()
+    if here is not None and here not in sys.path:
         sys.path.insert(0, here)
     found: object = importlib.import_module(module_name)
     for name in attribute.split("."):
@@ -179,7 +179,7 @@ def _named(facts: AppFacts, source: ProgramSource) -> AppFacts:
     if not isinstance(source, NamedProgram):
         return facts
     file = getattr(sys.modules.get(source.spec.partition(":")[0]), "__file__", None)
-    folder = os.path.dirname(os.path.realpath(file)) if file else os.getcwd()
+    folder = os.path.dirname(os.path.realpath(file)) if file else host.shown_directory()
     return dataclasses.replace(facts, spec=source.spec, name=facts.name or f"{source.spec} in {folder}")
 
 

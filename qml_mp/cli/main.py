@@ -10,7 +10,7 @@ import traceback
 import click
 from click.shell_completion import shell_complete
 
-from qml_mp import __version__
+from qml_mp import __version__, host
 from qml_mp.cli.failure import exit_code_of, paragraph
 from qml_mp.cli.session import LazyGroup, Session
 from qml_mp.printable import printable_lines
@@ -109,7 +109,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _make_current_directory_importable() -> None:
-    here = os.getcwd()
+    here = host.current_directory()
+    if here is None:
+        return
     if not sys.path or sys.path[0] not in ("", here):
         sys.path.insert(0, here)
 

@@ -6,6 +6,7 @@ import os
 from datetime import timedelta
 from urllib.parse import unquote
 
+from qml_mp import host
 from qml_mp.clock import Clock, SystemClock
 from qml_mp.errors import ConfigurationError
 from qml_mp.storage.memory_folder import make_memory_folder
@@ -59,6 +60,8 @@ def _path_of(url: str, rest: str) -> str:
         raise _bad_url(url, "names no file")
     if path == ":memory:":
         raise _bad_url(url, "would give every process a database of its own; use memory://")
+    if not os.path.isabs(path) and host.current_directory() is None:
+        raise _bad_url(url, "names a file in the current directory, which was removed")
     return path
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from datetime import timedelta
 from importlib import import_module
 
+from qml_mp import host
 from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import AppFacts, ProgramSource, probe, read_facts
 from qml_mp.core.outcome import ProcessFacts
@@ -113,8 +114,9 @@ class Probe:
         facts = read_facts(self._said.decode())
         self.files = frozenset(facts.files)
         if facts.error is not None:
+            where = host.shown_directory()
             raise AppImportError(
-                f"The app {self._label!r} cannot be imported from {os.getcwd()}:\n{facts.error.rstrip()}"
+                f"The app {self._label!r} cannot be imported from {where}:\n{facts.error.rstrip()}"
             )
         return facts
 

@@ -46,7 +46,7 @@ class SourceWatch(Part):
         if newest is not None:
             self._changed = newest
         elif self._changed is not None:
-            logger.info("%s has changed", os.path.relpath(self._changed))
+            logger.info("%s has changed", _shown(self._changed))
             self._changed = None
             self._reload.begin()
         self._look_at = now + (_LOOK_EVERY_S if self._changed is None else _SETTLES_AFTER_S)
@@ -63,6 +63,13 @@ class SourceWatch(Part):
                 changed = file
             self._seen[file] = stamp
         return changed
+
+
+def _shown(file: str) -> str:
+    try:
+        return os.path.relpath(file)
+    except OSError:  # the current directory was removed
+        return file
 
 
 def _stamp_of(file: str) -> Stamp:
