@@ -10,8 +10,13 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import os
+import re
 import signal
 import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from qml_mp.core.failure_kinds import is_foreign
 
 STACK_SIGNAL: int = signal.SIGWINCH
 """Makes a worker write its stack, also in C code that holds the GIL.
@@ -20,6 +25,9 @@ One that does nothing where nobody has asked for it: a job that resets it keeps 
 never killed by the question. No terminal sends it either, because workers are in groups of their own.
 """
 _MOST_BYTES = 32 * 1024
+_FRAME = re.compile(r'  File "(.*)", line (\S+) in (.*)')
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_WORKER = os.path.join(_OURS, "child") + os.sep
 
 
 def open_stack_file() -> int:
@@ -47,5 +55,39 @@ def empty(fd: int) -> None:
 
 
 def read_stack(fd: int) -> str | None:
-    """What was written since it was emptied (the beginning of it, when it is long); None: nothing."""
-    return os.pread(fd, _MOST_BYTES, 0).decode(errors="replace").strip() or None
+    """What was written since it was emptied (the beginning of it, when it is long), as `as_traceback` has it;
+    None: nothing."""
+    return as_traceback(os.pread(fd, _MOST_BYTES, 0).decode(errors="replace")) or None
+
+
+def as_traceback(dump: str) -> str:
+    """What faulthandler wrote, in the form of a traceback: innermost frame last, and without those that are
+    the same in every worker, outside of the job's function."""
+    told: list[str] = []
+    frames: list[_Frame] = []
+    for line in [*dump.partition("\nExtension modules:")[0].splitlines(), ""]:
+        frame = _FRAME.fullmatch(line)
+        if frame is not None:
+            frames.insert(0, _Frame(frame[1], f'  File "{frame[1]}", line {frame[2]}, in {frame[3]}'))
+        elif frames and line.strip() == "...":  # there are more, further outside
+            frames.insert(0, _Frame("", line))
+        else:
+            told += [frame.text for frame in _of_the_job(frames)]
+            told.append(line.replace("most recent call first", "most recent call last"))
+            frames = []
+    return "\n".join(told).strip()
+
+
+class _Frame(NamedTuple):
+    file: str
+    text: str
+
+
+def _of_the_job(frames: Sequence[_Frame]) -> Sequence[_Frame]:
+    """From its function on; where no job runs, what the worker does; of another thread all of it."""
+    begins = next((at for at, frame in enumerate(frames) if frame.file.startswith(_WORKER)), None)
+    if begins is None:
+        return frames
+    others = [at for at, frame in enumerate(frames) if at > begins and not frame.file.startswith(_OURS)]
+    users = [at for at in others if not is_foreign(frames[at].file)]
+    return frames[next(iter(users or others), begins) :]

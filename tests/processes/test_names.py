@@ -31,7 +31,7 @@ def test_every_line_of_the_log_is_a_record_of_ours_or_marked_as_its_continuation
     running = storage.enqueue(Job.new(METHOD, {"seconds": 60}))
     wait_for_state(storage, running, StateName.PROCESSING)
     one.signal(signal.SIGUSR1)
-    wait_until(lambda: "most recent call first" in one.log())
+    wait_until(lambda: "most recent call last" in one.log())
     one.signal(signal.SIGQUIT)
     one.wait()
 

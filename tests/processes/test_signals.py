@@ -66,7 +66,7 @@ def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Stor
 
     one.signal(signal.SIGUSR1)
 
-    wait_until(lambda: one.log().count("most recent call first") == 3, what=one.log())
+    wait_until(lambda: one.log().count("most recent call last") == 3, what=one.log())
     log = one.log()
     assert " in spin_in_c" in log
     assert " in nap" in log
@@ -90,7 +90,7 @@ def test_usr1_harms_no_worker_whose_job_has_taken_the_signal_and_the_next_job_is
     assert job.claim_seq == 1
     assert [*one.worker_pids().values()] == [job.result]
     one.signal(signal.SIGUSR1)
-    wait_until(lambda: "most recent call first" in one.log(), what=one.log())
+    wait_until(lambda: "most recent call last" in one.log(), what=one.log())
     assert one.stop() == 0
 
 
