@@ -27,8 +27,12 @@ class CurrentFolder:
 
     def is_current(self) -> bool:
         """Whether this process is still in it."""
-        now = host.current_directory()
-        return (now is not None and now == self._path) or (self._file is not None and _here() == self._file)
+        try:
+            if os.getcwd() == self._path:
+                return True
+        except OSError:
+            pass  # it was removed, whichever it is
+        return self._file is not None and _here() == self._file
 
     def go_back(self) -> None:
         """Raises `OSError` where that cannot be."""

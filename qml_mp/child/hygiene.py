@@ -137,7 +137,7 @@ class Hygiene:
             os._exit(0)  # the job forked, maybe in C, and let the copy return
         is_short = time.monotonic_ns() - self._began_ns < _SHORT_NS
         may_wait = self._known is not None and name in self._known and is_well
-        if may_wait and is_short and self._is_known_to_be_unchanged():
+        if may_wait and is_short and self._looks_unchanged():
             self._is_behind = True
             return
         self._put_back()
@@ -164,7 +164,7 @@ class Hygiene:
             rest_is_unchanged = self._rest_is_unchanged()
             if was_behind and not rest_is_unchanged:
                 self._known = None
-            if not (rest_is_unchanged and self._is_known_to_be_unchanged()):
+            if not (rest_is_unchanged and self._looks_unchanged()):
                 self._restore()
             write_stacks_to(self._stack_fd)  # whose handlers are not Python's: nothing above sees them
         except Exception as error:  # what is called here, a job may have replaced by code of its own
@@ -179,33 +179,30 @@ class Hygiene:
     def _note_copy(self) -> None:
         self._is_copy = True
 
-    def _is_known_to_be_unchanged(self) -> bool:
-        try:
-            return self._looks_unchanged()
-        except Exception:  # a job may have taken away what is looked at
-            return False
-
     def _looks_unchanged(self) -> bool:
         """Whether nothing is changed of what can be told without a system call, or is worth one.
 
         A descriptor that was closed is found here. One that is another file now is found before a byte is
         written through it.
         """
-        return (
-            all(map(is_, map(_handler_of, _SIGNALS), self._handlers.values()))
-            and faulthandler.is_enabled()
-            and self._environment_is_unchanged()
-            and locale.setlocale(locale.LC_ALL) == self._locale
-            and time.tzname == self._time_zone
-            and self._streams.look_unchanged()
-            and _signal.set_wakeup_fd(-1) == -1
-            and _signal.setitimer(signal.ITIMER_REAL, 0) == _NO_TIMER
-            and not _set_mask(signal.SIG_SETMASK, ())
-            and os.umask(self._umask) == self._umask
-            and os.getpgrp() == self._pid
-            and self._folder.is_current()
-            and not self._one_is_closed()
-        )
+        try:
+            return (
+                all(map(is_, map(_handler_of, _SIGNALS), self._handlers.values()))
+                and faulthandler.is_enabled()
+                and self._environment_is_unchanged()
+                and locale.setlocale(locale.LC_ALL) == self._locale
+                and time.tzname == self._time_zone
+                and self._streams.look_unchanged()
+                and _signal.set_wakeup_fd(-1) == -1
+                and _signal.setitimer(signal.ITIMER_REAL, 0) == _NO_TIMER
+                and not _set_mask(signal.SIG_SETMASK, ())
+                and os.umask(self._umask) == self._umask
+                and os.getpgrp() == self._pid
+                and self._folder.is_current()
+                and not self._one_is_closed()
+            )
+        except Exception:  # a job may have taken away what is looked at
+            return False
 
     def _one_is_closed(self) -> bool:
         events = self._poll.poll(0)
