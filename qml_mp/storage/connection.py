@@ -67,6 +67,9 @@ class ProcessConnection(ABC):
     @abstractmethod
     def schema_version(self) -> int: ...
 
+    @abstractmethod
+    def check_rights(self) -> None: ...
+
     def check_schema(self) -> None:
         self.check_found(self.schema_version())
 

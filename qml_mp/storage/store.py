@@ -90,6 +90,11 @@ class Storage(
         """Raise `SchemaMismatch` unless the schema is exactly what this code needs. Reads only."""
         self._db.connection.check_schema()
 
+    def check_rights(self) -> None:
+        """Raise `StorageError` where a server could not begin here: it may not make the schema that is not
+        there yet, or not write to the one that is. Writes nothing itself."""
+        self._db.connection.check_rights()
+
     def now(self) -> datetime:
         """The database's clock."""
         return self._db.now()

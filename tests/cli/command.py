@@ -19,6 +19,7 @@ from typing import Any
 from tests.warm import launch
 
 _CAP_DAC_OVERRIDE = 1
+_CAP_DAC_READ_SEARCH = 2
 _PR_CAPBSET_DROP = 24
 _PATIENCE_S = 120  # bounds a command that hangs, and judges nothing
 _STOP_PATIENCE_S = 30
@@ -160,6 +161,7 @@ def is_one_error(text: str) -> bool:
 
 
 def _give_up_root_access() -> None:
-    """In the child, before exec: root loses the capability to pass over the modes of files."""
+    """In the child, before exec: root loses the capabilities to pass over the modes of files and folders."""
     if os.geteuid() == 0:
-        ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
+        for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
+            ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 
 from qml_mp import host
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Ended, Qml
+from tests.postgres_login import url_of
 
 _PLAIN = 'raise SystemExit("imported")\nfrom qml_mp import QmlApp\napp = QmlApp("sqlite:///qml.db")\n'
+_START = ("-A", "tasks:app", "start", "--burst", "-w", "1")
 _NOWHERE = "postgresql://localhost:1/x?connect_timeout=2"
+
+
+@pytest.fixture
+def admin(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """The superuser; there is a role `checker`, which may log in."""
+    with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
+        connection.execute("CREATE ROLE checker LOGIN")
+        yield connection
+        connection.execute("DROP SCHEMA IF EXISTS made, filled, unmade CASCADE; DROP ROLE checker")
 
 
 def results(ended: Ended) -> dict[str, str]:
@@ -88,6 +103,76 @@ def test_a_wrong_setting_a_silent_storage_and_another_schema_have_their_codes(
     assert (setting.code, results(setting)["settings"]) == (2, "failed")
     assert (silent.code, results(silent)["storage"]) == (4, "failed")
     assert (newer.code, results(newer)["schema"]) == (5, "failed")
+
+
+@pytest.mark.parametrize("place", ["no folder", "folder closed", "folder read only", "file read only", "log"])
+def test_a_file_that_start_could_not_write_is_4_and_nothing_is_made(qml: Qml, place: str) -> None:
+    folder = qml.folder / "data"
+    if place != "no folder":
+        folder.mkdir()
+    if place in ("file read only", "log"):
+        with closing(open_storage(f"sqlite:///{folder}/jobs.db")) as storage:
+            storage.migrate()
+    if place == "file read only":
+        (folder / "jobs.db").chmod(0o400)
+    elif place == "log":
+        folder.chmod(0o555)  # in which SQLite makes its log
+    else:
+        with suppress(FileNotFoundError):
+            folder.chmod(0o000 if place == "folder closed" else 0o555)
+
+    named = ("-A", "tasks:app", "--url", "sqlite:///data/jobs.db")
+    checked = qml(*named, "check", file_modes_bind=True)
+    made = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    started = qml(*named, "start", "--burst", file_modes_bind=True)
+
+    with suppress(FileNotFoundError):
+        folder.chmod(0o700)
+    assert (checked.code, started.code) == (4, 4), checked
+    assert "storage   failed    The " in checked.out
+    assert "data/jobs.db" in checked.out
+    assert made == ({"jobs.db"} if place in ("file read only", "log") else set())
+
+
+def test_a_folder_that_may_not_be_entered_is_not_taken_for_one_without_a_schema(qml: Qml) -> None:
+    folder = qml.folder / "data"
+    folder.mkdir(mode=0o000)
+
+    listed = qml("jobs", "list", "--url", "sqlite:///data/jobs.db", file_modes_bind=True)
+
+    folder.chmod(0o700)
+    assert listed.code == 4
+    assert "data/jobs.db cannot be looked for: Permission denied. See that this user may enter" in listed.err
+
+
+def test_a_role_that_may_not_make_the_schema_is_4_and_told_what_it_lacks(
+    qml: Qml, admin: psycopg.Connection
+) -> None:
+    url = url_of(admin, "checker")
+    for schema in ("unmade", "made", "filled"):
+        if schema != "unmade":
+            admin.execute(f"CREATE SCHEMA {schema}")
+            admin.execute(f"GRANT USAGE ON SCHEMA {schema} TO checker")
+    with closing(open_storage(f"{url_of(admin, admin.info.user)}?schema=filled")) as storage:
+        storage.migrate()
+    admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA filled TO checker")
+
+    unmade, made, filled = (
+        [qml("--url", f"{url}?schema={schema}", *command) for command in (("check",), _START)]
+        for schema in ("unmade", "made", "filled")
+    )
+
+    assert [each.code for each in (*unmade, *made, *filled)] == [4] * 6
+    for told in (unmade[0].out, unmade[1].err):
+        assert "the role 'checker' has no right to CREATE there" in told
+        assert 'GRANT CREATE ON DATABASE "postgres" TO "checker"' in told
+        assert "or run `qml-mp migrate` once with the URL of a role that has it" in told
+    assert 'GRANT CREATE ON SCHEMA "made" TO "checker"' in made[0].out
+    assert "may not write to the tables of schema 'filled'" in filled[0].out
+    assert admin.execute("SELECT to_regnamespace('unmade'), to_regclass('made.jobs')").fetchone() == (
+        None,
+        None,
+    )
 
 
 def test_a_server_with_a_ready_worker_is_healthy(qml: Qml, storage: Storage) -> None:

@@ -97,6 +97,7 @@ def _templates(facts: AppFacts) -> Line:
 def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig | None) -> Iterator[Line]:
     try:
         storage = session.storage_at(facts.url) if facts is not None else session.storage(may_import=False)
+        storage.check_rights()  # first: SQLite leaves a log beside a file that it may only read
         version = storage.schema_version()
         yield Line(what="storage", result="ok", text=f"{storage.display_url} answers")
     except QmlError as error:

@@ -128,6 +128,10 @@ class PostgresConnection(ProcessConnection):
         with self.use("reading the schema's version", checked=False) as link:
             return self.schema.version(link)
 
+    def check_rights(self) -> None:
+        with self.use("looking at this role's rights", checked=False) as link:
+            self.schema.check_rights(link)
+
     def descriptors(self) -> frozenset[int]:
         self.leave_parents_handle()
         link = self._link

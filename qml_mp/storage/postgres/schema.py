@@ -6,6 +6,7 @@ import re
 
 from psycopg.rows import DictRow
 
+from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.migrate import no_version, pending
 from qml_mp.storage.postgres.link import Link
 from qml_mp.storage.postgres.migrations import MIGRATIONS
@@ -20,6 +21,18 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s) A
 """
 """What is there; asked first, because a SELECT from a missing table is an error. From the catalogue's
 tables, because to_regclass may answer from a cache that another starter's migration has outdated."""
+
+_FIND_RIGHTS = """
+SELECT current_user AS role, current_database() AS database,
+       has_database_privilege(current_database(), 'CREATE') AS may_make_schema,
+       (SELECT has_schema_privilege(oid, 'CREATE') FROM pg_catalog.pg_namespace
+        WHERE nspname = %(schema)s) AS may_make_tables,
+       (SELECT has_table_privilege(c.oid, 'INSERT')
+        FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = %(schema)s AND c.relname = 'servers') AS may_register,
+       current_setting('transaction_read_only') = 'on' AS is_read_only
+"""
+"""What the role may do that a server begins with; NULL of what is not there. A standby is read-only too."""
 
 _VERSION = "SELECT coalesce(max(version), 0) AS version FROM {s}.schema_version"
 """The version of the schema."""
@@ -119,7 +132,46 @@ class Schema:
             link.reply_timeout_s = usual
         return [migration.version for migration in missing]
 
+    def check_rights(self, link: Link) -> None:
+        """`Storage.check_rights`. Reads only."""
+        found = link.execute(_FIND_RIGHTS, {"schema": self._target.schema}).fetchone()
+        assert found is not None  # the statement always gives one row
+        if found["is_read_only"]:
+            raise StorageUnavailable(
+                f"PostgreSQL at {self._target.display_url} takes no writes: it is a standby, or "
+                "default_transaction_read_only is on. Name the primary, or turn that off."
+            )
+        if found["may_register"] is False:
+            raise StorageError(
+                f"PostgreSQL at {self._target.display_url} does not permit registering a server: the role "
+                f"{found['role']!r} may not write to the tables of {self.where}. {self._grants(found)}"
+            )
+        if found["may_register"] is None:
+            self._check_may_create(found)
+
+    def _check_may_create(self, found: DictRow) -> None:
+        """Of a schema without tables, or none. The server's own words name neither what the role lacks nor
+        that somebody else may run the migration."""
+        may, wanted = found["may_make_tables"], f"SCHEMA {self._quoted}"
+        if may is None:
+            may, wanted = found["may_make_schema"], f'DATABASE "{found["database"]}"'
+        if not may:
+            raise StorageError(
+                f"PostgreSQL at {self._target.display_url} does not permit making {self.where}: the role "
+                f"{found['role']!r} has no right to CREATE there. Grant it "
+                f'(GRANT CREATE ON {wanted} TO "{found["role"]}"), or run `qml-mp migrate` once with the URL '
+                f"of a role that has it. {self._grants(found)}"
+            )
+
+    def _grants(self, found: DictRow) -> str:
+        schema, role = f"SCHEMA {self._quoted}", f'"{found["role"]}"'
+        return (
+            f"What a server needs then is GRANT USAGE ON {schema} TO {role} and "
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN {schema} TO {role}."
+        )
+
     def _create(self, link: Link) -> None:
+        self.check_rights(link)
         if not self._find(link)["has_schema"]:
             link.execute(self.statement(_CREATE_SCHEMA))
         link.execute(self.statement(_CREATE_VERSIONS))

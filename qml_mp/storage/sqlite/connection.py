@@ -22,11 +22,13 @@ from qml_mp.storage.sqlite.errors import is_busy, spoils_handle, translated
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.opening import (
     FileIdentity,
+    check_writable,
     configure,
     connect,
     create_file,
     has_lost_its_log,
     identity_of,
+    is_there,
     log_of,
     open_descriptors,
     version_of,
@@ -134,10 +136,13 @@ class SqliteConnection(ProcessConnection):
 
     def schema_version(self) -> int:
         """Writes nothing and creates no file."""
-        if not os.path.exists(self.path):
+        if not is_there(self.path):
             return 0
         with self._apart() as connection:
             return version_of(connection)
+
+    def check_rights(self) -> None:
+        check_writable(self.path)
 
     def migrate(self) -> list[int]:
         with self._translated():

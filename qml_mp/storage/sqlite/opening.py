@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -30,15 +31,46 @@ def create_file(path: str) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         pass
-    except FileNotFoundError:
-        raise StorageUnreachable(
-            f"The folder of the SQLite file {path} does not exist. Create it, or name another file."
-        ) from None
+    except OSError as error:
+        raise _not_created(path, error.errno) from error
+
+
+def is_there(path: str) -> bool:
+    """Whether there is a file. Raises `StorageUnreachable` where that cannot be seen."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
         raise StorageUnreachable(
-            f"The SQLite file {path} cannot be created: {error.strerror}. "
-            "See that this user may write to its folder and that its disk has room."
+            f"The SQLite file {path} cannot be looked for: {error.strerror}. See that this user may enter "
+            "its folder, or name another file."
         ) from error
+    return True
+
+
+def check_writable(path: str) -> None:
+    """Raise `StorageUnreachable` where this user could not make the file, or write to the one that is there.
+
+    The system is asked and nothing is opened: to close a descriptor of the file would give up the locks
+    that this process has on it.
+    """
+    folder = os.path.dirname(os.path.realpath(path))
+    if not is_there(path):
+        if not os.path.isdir(folder):
+            raise _not_created(path, errno.ENOTDIR if os.path.exists(folder) else errno.ENOENT)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise _not_created(path, errno.EACCES)
+        return
+    beside = (log_of(path), f"{os.path.realpath(path)}-shm")
+    missing = [file for file in beside if not os.path.exists(file)]
+    needed = [path, *(file for file in beside if file not in missing), *([folder] if missing else [])]
+    for each in needed:
+        if not os.access(each, os.R_OK | os.W_OK):
+            raise StorageUnreachable(
+                f"The SQLite file {path} cannot be written: this user may not write to {each}. Give it write "
+                "permission on the file and on its folder, and see that the file system is mounted writable."
+            )
 
 
 def connect(path: str, *, busy_timeout_s: float) -> sqlite3.Connection:
@@ -131,6 +163,17 @@ def has_lost_its_log(path: str) -> bool:
     was_in_use = any(_locks(index, _USER_BYTE))
     # Whoever closes as the last one deletes both, and others may have begun anew meanwhile.
     return was_in_use and not os.path.exists(log_of(path)) and index == _index_of(path)
+
+
+def _not_created(path: str, code: int | None) -> StorageUnreachable:
+    if code == errno.ENOENT:
+        return StorageUnreachable(
+            f"The folder of the SQLite file {path} does not exist. Create it, or name another file."
+        )
+    return StorageUnreachable(
+        f"The SQLite file {path} cannot be created: {os.strerror(code or 0)}. "
+        "See that this user may write to its folder and that its disk has room."
+    )
 
 
 def _index_of(path: str) -> FileIdentity | None:
