@@ -38,7 +38,7 @@ def fitted(
         for name in drop:
             if _width_of(kept, shrink) > width:
                 kept.pop(name, None)
-        for name, least in {**shrink, list(kept)[-1]: 1}.items():
+        for name, least in (*shrink.items(), (list(kept)[-1], 1)):
             too_much = _width_of(kept, {}) - width
             if name in kept and too_much > 0:
                 room = max(least, _longest(name, kept[name]) - too_much)

@@ -16,6 +16,8 @@ from qml_mp.printable import printable
 _METHOD_CHARS: Final = 40
 _DETAIL_CHARS: Final = 100
 """Where there is no terminal whose width could be kept."""
+_ERROR_CHARS: Final = 72
+"""Of an error with an instant behind it."""
 _LEAST: Final = {"DETAILS": 20, "METHOD": 12}
 _NARROWEST_WITH_METHODS: Final = 78
 
@@ -59,7 +61,8 @@ def detail_of(job: Job) -> str:
             number = number_of_worker(worker_id)
             return f"worker {number} of {server.partition('#')[0]} since {local_time(started_at)} {payload}"
         case AwaitingRetry(retry_at=retry_at, last_exception=error):
-            return f"retry {local_time(retry_at)} {_error(error)}"
+            # The error first: where the line is cut, the state has said already that it is tried again.
+            return f"{short(_error(error), _ERROR_CHARS)}, retry {local_time(retry_at)}"
         case Succeeded(duration=duration, not_stored=not_stored):
             return f"took {age(duration)} " + (payload if not_stored is None else "(result not stored)")
         case Failed(exception=error):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qml_mp.cli.fitting import fitted
 from qml_mp.cli.job_table import table_of
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
@@ -24,6 +25,7 @@ from qml_mp.core.state import (
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ERROR = ErrorInfo(type="ValueError", message="no such\npicture", traceback=None)
+REFUSED = ErrorInfo(type="ConnectionRefusedError", message="by mail.example.com", traceback=None)
 STATES: list[tuple[JobState | None, str]] = [
     (None, '{"n": 1}'),
     (Scheduled(scheduled_at=NOW, enqueue_at=NOW), "due 2026-"),
@@ -31,7 +33,7 @@ STATES: list[tuple[JobState | None, str]] = [
         Processing(started_at=NOW, worker_id="blue#9f:worker:3.17", server_name="blue#9f"),
         "worker 3 of blue since",
     ),
-    (AwaitingRetry(scheduled_at=NOW, retry_at=NOW, retry_count=1, last_exception=ERROR), "retry 2026-"),
+    (AwaitingRetry(scheduled_at=NOW, retry_at=NOW, retry_count=1, last_exception=ERROR), ", retry 2026-"),
     (Succeeded(succeeded_at=NOW, duration=timedelta(seconds=1.5), result=None), "took 1.5s"),
     (
         Succeeded(succeeded_at=NOW, duration=timedelta(seconds=1), result=None, not_stored="x"),
@@ -63,6 +65,33 @@ def test_a_narrow_terminal_has_fewer_columns(width: int, left: int) -> None:
 
     assert len(headers) == left
     assert {"ID", "STATE", "METHOD", "DETAILS"} <= set(headers)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        Failed(failed_at=NOW, exception=REFUSED, retry_count=1),
+        AwaitingRetry(scheduled_at=NOW, retry_at=NOW, retry_count=1, last_exception=REFUSED),
+    ],
+    ids=["failed", "awaiting_retry"],
+)
+@pytest.mark.parametrize("method", ["f", "generate_monthly_report"])
+def test_at_80_columns_the_error_can_still_be_told(state: JobState, method: str) -> None:
+    _, [row] = table_of([job_in(state, method=method)], width=80)
+
+    assert row[2].startswith(method[:10])
+    assert row[-1].startswith("ConnectionR")
+
+
+def test_the_last_column_is_cut_below_its_least_only_when_all_others_are_at_theirs() -> None:
+    columns = {"A": ["a" * 30], "B": ["b" * 30], "C": ["c" * 30]}
+
+    cut = {
+        width: [len(cell) for cell in fitted(columns, width=width, shrink={"C": 16, "B": 12})[1][0]]
+        for width in (80, 64, 62, 50)
+    }
+
+    assert cut == {80: [30, 30, 16], 64: [30, 14, 16], 62: [30, 12, 16], 50: [30, 12, 4]}
 
 
 @given(
