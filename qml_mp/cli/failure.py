@@ -41,7 +41,7 @@ def paragraph(error: BaseException) -> str:
     """The error for a person: "qml-mp: error: …" in one paragraph, without a traceback."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "qml-mp"
-        text = f"{_sentence(without_passwords(error.format_message()))} See `{command} --help`."
+        text = f"{sentence(without_passwords(error.format_message()))} See `{command} --help`."
     elif isinstance(error, click.ClickException):
         text = without_passwords(error.format_message())
     elif isinstance(error, AppImportError | InvalidJob):  # which quote what should have been something else
@@ -53,7 +53,8 @@ def paragraph(error: BaseException) -> str:
     return "qml-mp: error: " + printable(" ".join(text.split()))
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a full stop, so that another sentence can follow."""
     return text if text.endswith((".", "?", "?)")) else f"{text}."
 
 

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from qml_mp.cli.completion import BY_PARAMETER
+from qml_mp.cli.failure import sentence
 from qml_mp.cli.output import note
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch
 from qml_mp.sources import is_url_in_environment, load_app_spec, load_config, load_url, unknown_variables
@@ -101,7 +102,11 @@ class Session:
         """How long an ended job is kept, as the settings say."""
         from qml_mp.storage.values import Retention
 
-        app = self.app()
+        try:
+            app = self.app()
+        except AppImportError as error:  # jobs can be cancelled while the code is broken
+            note(f"what is kept how long is taken from the settings alone: {' '.join(str(error).split())}")
+            app = None
         config = load_config(flags={}, code=None if app is None else app.config)
         return Retention.of(config)
 
@@ -120,15 +125,23 @@ class Session:
         spec = load_app_spec(self.app_spec)
         if spec is None or self.url:
             return None
+        ways_out = "--url"
         if self._app is None:
             try:
                 url = url_in_source(spec)
                 if url is not None or is_url_in_environment() or not may_import:
                     return url_for_others(url)
+                ways_out = "--url or QML_MP_URL"
             except NotPlain:
                 if not may_import:
                     return None
-        app = self.app()
+        try:
+            app = self.app()
+        except AppImportError as error:
+            raise AppImportError(
+                f"{sentence(str(error))} Only the storage's URL is wanted of it here: name that by "
+                f"{ways_out}, and it is not imported."
+            ) from error
         return None if app is None else url_for_others(app.program.url)
 
 

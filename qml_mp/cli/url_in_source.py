@@ -10,11 +10,13 @@ from __future__ import annotations
 import ast
 import os
 import sys
+from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-_ABOUT_THE_URL = ("attach", "QML_MP_URL")
-"""A module with one of these words may change it later."""
+_ATTACHES = "attach"
+_VARIABLE = "QML_MP_URL"
+"""A module whose code has one of these words may change the URL later."""
 
 
 class NotPlain(Exception):
@@ -29,11 +31,10 @@ def url_in_source(spec: str) -> str | None:
     module, _, attribute = spec.partition(":")
     file = _file_of(module)
     try:
-        source = file.read_bytes()
-        tree = ast.parse(source)
+        tree = ast.parse(file.read_bytes())
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         raise NotPlain from None
-    if any(word.encode() in source for word in _ABOUT_THE_URL):
+    if any(text == _ATTACHES or _VARIABLE in text for text in _words(tree)):
         raise NotPlain
     app = _only_value(tree, attribute)
     if not (isinstance(app, ast.Call) and isinstance(app.func, ast.Name)):
@@ -59,6 +60,19 @@ def _file_of(module: str) -> Path:
         if (folder / f"{name}.py").is_file():
             return folder / f"{name}.py"
     raise NotPlain
+
+
+def _words(tree: ast.Module) -> Iterator[str]:
+    """Every name and text that the code has; no comments, and no texts that stand alone, as docstrings do."""
+    nodes = list(ast.walk(tree))
+    prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and id(node) in prose:
+            continue
+        for _, value in ast.iter_fields(node):
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str | bytes):
+                    yield text if isinstance(text, str) else text.decode("latin-1")
 
 
 def _bound(tree: ast.Module, name: str) -> list[ast.AST]:

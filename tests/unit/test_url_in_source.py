@@ -29,6 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("app = QmlApp()", None),
         ('app = QmlApp(None)\nprint(app)\n@app.job()\ndef f(): ...', None),
         ('from qml_mp import QmlApp as Q\napp = Q("sqlite:///b.db")', "sqlite:///b.db"),
+        ('"""$QML_MP_URL."""\napp = QmlApp("sqlite:///e.db")  # else QML_MP_URL', "sqlite:///e.db"),
+        ('app = QmlApp("sqlite:///f.db")\ndef attachments(): return "attached"', "sqlite:///f.db"),
     ],
 )  # fmt: skip
 def test_a_plain_app_is_not_imported(folder: Path, code: str, url: str | None) -> None:
@@ -56,6 +58,9 @@ def test_modules_in_packages_are_found_without_importing_those(folder: Path) -> 
         "def make():\n    global app\n    app = 3\napp = QmlApp('sqlite:///a.db')",
         "app = QmlApp('sqlite:///a.db')\napp.attach('sqlite:///b.db')",
         "import os\nos.environ['QML_MP_URL'] = 'sqlite:///b.db'\napp = QmlApp()",
+        "import os\nos.environ.update(QML_MP_URL='sqlite:///b.db')\napp = QmlApp()",
+        "import os\nos.environb[b'QML_MP_URL'] = b'sqlite:///b.db'\napp = QmlApp()",
+        "app = QmlApp('sqlite:///a.db')\ngetattr(app, 'attach')('sqlite:///b.db')",
         "app = QmlApp(*['sqlite:///a.db'])",
         "app = QmlApp(**{'url': 'sqlite:///a.db'})",
         "class QmlApp: ...\napp = QmlApp()",

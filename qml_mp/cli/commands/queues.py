@@ -9,13 +9,14 @@ from difflib import get_close_matches
 import click
 
 from qml_mp.cli.asking import note_change
+from qml_mp.cli.failure import sentence
 from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import age, json_option, print_json, print_table, say
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.watching import show_once_or_watch, watch_option
 from qml_mp.core.limits import LimitKind, Rate, check_max_running
 from qml_mp.core.payload import JsonValue
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.setting_kinds import check_queue_name
 from qml_mp.settings import DEFAULT_QUEUE
 from qml_mp.storage.store import Storage
@@ -163,7 +164,15 @@ def _check_known(session: Session, storage: Storage, name: str) -> None:
     and nobody would see it."""
     known = {DEFAULT_QUEUE, *(view.stats.name for view in view_queues(storage))}
     known.update(queue for server in storage.list_servers() for queue in server.queues)
-    app = session.app()
+    if name in known:
+        return
+    try:
+        app = session.app()
+    except AppImportError as error:
+        raise AppImportError(
+            f"{sentence(str(error))} It was to say whether it serves a queue {name!r}, as no job waits in "
+            "one and no server does. With --force it is not asked."
+        ) from error
     known.update(() if app is None else app.program.queues)
     if name in known:
         return

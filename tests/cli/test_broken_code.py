@@ -1,0 +1,81 @@
+"""Commands beside code that does not import: what fails says where, and which way there is without it."""
+
+from __future__ import annotations
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.cli.command import TASKS, Qml, is_one_error
+
+_BROKEN = TASKS.replace("app = QmlApp()", 'import no_such_library\napp = QmlApp(str("sqlite:///qml.db"))')
+_URL = ("--url", "sqlite:///qml.db")
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("reload",), ("stop",), ("queues", "pause", "images"), ("jobs", "list")]
+)
+def test_a_command_that_wants_the_url_alone_says_how_to_name_it(
+    qml: Qml, storage: Storage, command: tuple[str, ...]
+) -> None:
+    storage.enqueue(Job.new("resize", queue="images"))
+    (qml.folder / "tasks.py").write_text(_BROKEN)
+
+    refused = qml("-A", "tasks:app", *command)
+    named = qml("-A", "tasks:app", *command, *_URL)
+
+    assert refused.code == 3
+    assert is_one_error(refused.err)
+    assert (
+        "no_such_library'. Only the storage's URL is wanted of it here: name that by --url, and it is not"
+        in refused.err
+    )
+    assert named.code in (0, 1), named  # 1: no server runs that could reload or stop
+    assert "no_such_library" not in named.err
+
+
+def test_the_environment_is_named_too_where_the_app_leaves_its_url_to_it(qml: Qml, storage: Storage) -> None:
+    (qml.folder / "tasks.py").write_text("import no_such_library\n" + TASKS)
+
+    refused = qml("-A", "tasks:app", "status")
+    named = qml("-A", "tasks:app", "status", env={"QML_MP_URL": "sqlite:///qml.db"})
+
+    assert "name that by --url or QML_MP_URL, and" in refused.err
+    assert named.code == 0
+
+
+def test_code_that_is_no_python_is_not_guessed_at_although_it_seems_to_say_its_url(
+    qml: Qml, storage: Storage
+) -> None:
+    plain = 'from qml_mp import QmlApp\napp = QmlApp("sqlite:///qml.db")\n'
+    (qml.folder / "tasks.py").write_text(f"{plain}def half(\n")
+
+    refused = qml("-A", "tasks:app", "status")
+
+    assert refused.code == 3
+    assert "name that by --url, and" in refused.err
+
+
+def test_a_queue_that_nobody_knows_wants_the_app_or_force(qml: Qml, storage: Storage) -> None:
+    (qml.folder / "tasks.py").write_text(_BROKEN)
+
+    refused = qml("-A", "tasks:app", "queues", "pause", "later", *_URL)
+    forced = qml("-A", "tasks:app", "queues", "pause", "later", *_URL, "--force")
+
+    assert refused.code == 3
+    assert "With --force it is not asked." in refused.err
+    assert forced.code == 0
+
+
+def test_a_job_can_be_cancelled_beside_broken_code(qml: Qml, storage: Storage) -> None:
+    job_id = storage.enqueue(Job.new("resize"))
+    (qml.folder / "tasks.py").write_text(_BROKEN)
+
+    cancelled = qml("-A", "tasks:app", "jobs", "cancel", job_id, *_URL)
+
+    assert cancelled.code == 0
+    assert (
+        "what is kept how long is taken from the settings alone: The app 'tasks:app' cannot" in cancelled.err
+    )
+    assert storage.job_counts()[StateName.DELETED] == 1
