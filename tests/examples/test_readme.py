@@ -57,6 +57,20 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "deleted\n", "")
 
 
+def test_a_server_that_imports_the_python_of_the_readme_enqueues_nothing(tmp_path: Path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", section("In Python"), flags=re.DOTALL)
+    (tmp_path / "tasks.py").write_text(code)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", "-A", "tasks:app", "check"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stdout
+    assert "tasks:app imports. Methods: resize, welcome, digest" in ended.stdout
+    assert not (tmp_path / "jobs.db").exists()
+
+
 def test_the_settings_table_has_every_setting_with_its_default_environment_name_and_flag() -> None:
     flags = {option.name: option.opts + option.secondary_opts for option in start.params}
     defaults = ServerConfig()
