@@ -39,6 +39,11 @@ def exit_code_of(error: BaseException) -> int:
 
 def paragraph(error: BaseException) -> str:
     """The error for a person: "qml-mp: error: …" in one paragraph, without a traceback."""
+    return f"qml-mp: error: {in_words(error)}"
+
+
+def in_words(error: BaseException) -> str:
+    """The same where something of ours stands before it."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "qml-mp"
         text = f"{sentence(without_passwords(error.format_message()))} See `{command} --help`."
@@ -50,7 +55,7 @@ def paragraph(error: BaseException) -> str:
         text = _without_traceback(str(error))
     else:
         text = f"unexpected {type(error).__name__}: {error} {_HINT}"
-    return "qml-mp: error: " + printable(" ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def sentence(text: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
+import re
 import select
 import struct
 import sys
@@ -17,6 +19,7 @@ from datetime import UTC, datetime
 
 import pyte
 import pytest
+from rich.console import Console
 
 from qml_mp import host
 from qml_mp.cli.commands import top
@@ -35,6 +38,7 @@ from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.cli.command import Qml
 
 SIZES = [(80, 24), (120, 40)]
+WITHIN_S = 60
 NO_RATES = Rates(ended_per_s=None, growth_per_s={}, cpu_percent={})
 
 
@@ -71,6 +75,14 @@ def drawn(sample: Sample, choice: Choice, *, width: int, height: int, rates: Rat
     assert len(lines) == height
     assert all(line.cell_len <= width for line in lines)
     return [line.plain for line in lines]
+
+
+def text_of(shown: Top) -> str:
+    """What it draws on a terminal."""
+    console = Console(width=200, height=40, file=io.StringIO())
+    console.print(shown.drawn(console))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 @pytest.mark.parametrize(("width", "height"), [*SIZES, (40, 10), (20, 4), (300, 100)])
@@ -154,6 +166,25 @@ def test_a_running_job_is_cancelled_and_a_queue_paused_and_resumed(busy: Storage
     assert [each.limit.paused for each in busy.standings()] == []
 
 
+def test_a_storage_that_is_away_is_told_until_it_is_back(busy: Storage, qml: Qml) -> None:
+    shown = Top(busy, retention=BY_DEFAULT)
+    busy.close()
+    away = qml.database.with_suffix(".away")
+    qml.database.rename(away)
+
+    shown.look()
+    gone = text_of(shown)
+    away.rename(qml.database)
+    shown.look()
+    back = text_of(shown)
+
+    assert re.search(r"^this is as of \d\d:\d\d:\d\d: The SQLite file ", gone, flags=re.MULTILINE)
+    assert "qml-mp: error" not in gone
+    assert "images" in gone
+    assert gone.splitlines()[-1].startswith("Tab list")
+    assert "as of" not in back
+
+
 def test_keys_are_told_from_the_bytes_of_a_terminal() -> None:
     told = list(keys_of(b"\x1b[A\x1bOBk\tq\x1b[15~\x1b[1;5Cy\x03\x1b"))
 
@@ -172,7 +203,7 @@ class Seen:
 
     def until(self, is_there: Callable[[str], bool]) -> str:
         """Read on until the screen is as wanted; the screen."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + WITHIN_S
         while not is_there(text := "\n".join(self.screen.display)):
             assert time.monotonic() < deadline, text
             self.read()
@@ -191,11 +222,13 @@ class Seen:
 
 
 @contextmanager
-def on_terminal(qml: Qml, size: tuple[int, int], *arguments: str) -> Iterator[Seen]:
+def on_terminal(
+    qml: Qml, size: tuple[int, int], *arguments: str, term: str = "xterm-256color"
+) -> Iterator[Seen]:
     pid, fd = pty.fork()
     if pid == 0:
         os.chdir(qml.folder)
-        environment = {**qml.environment(), "TERM": "xterm-256color"}
+        environment = {**qml.environment(), "TERM": term}
         os.execve(sys.executable, [sys.executable, "-m", "qml_mp", *arguments], environment)
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
     try:
@@ -225,6 +258,14 @@ def test_on_a_terminal_it_draws_itself_takes_keys_and_leaves_the_terminal_as_it_
     assert os.waitstatus_to_exitcode(status) == 0
     assert [each.limit.name for each in busy.standings() if each.limit.paused] == ["images"]
     assert seen.everything.rstrip().endswith((b"\x1b[?1049l\x1b[?25h", b"\x1b[?25h\x1b[?1049l"))
+
+
+def test_a_terminal_that_cannot_be_drawn_on_is_refused(qml: Qml, busy: Storage) -> None:
+    with on_terminal(qml, SIZES[0], "top", term="dumb") as seen:
+        seen.until(lambda text: "TERM says that this is none" in text.replace("\n", ""))
+        _, status = os.waitpid(seen.pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 2
 
 
 def test_without_a_terminal_or_the_extra_it_says_what_to_do(

@@ -37,7 +37,15 @@ def top(session: Session, every: timedelta) -> None:
         )
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(f"`top` needs a terminal. {_INSTEAD}.")
+    from rich.console import Console
+
     from qml_mp.cli.top.loop import run_top
+
+    if Console().is_dumb_terminal:
+        raise click.UsageError(
+            "`top` needs a terminal that it can draw on, and TERM says that this is none. "
+            "`qml-mp status` shows the same once."
+        )
 
     storage = session.existing_storage()
     run_top(storage, retention=session.retention(), every=every)

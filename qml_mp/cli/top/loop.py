@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from qml_mp.cli.asking import asker
-from qml_mp.cli.failure import paragraph
+from qml_mp.cli.failure import in_words
 from qml_mp.cli.interruption import interrupted_once
 from qml_mp.cli.top.choice import Action, Choice, Key
 from qml_mp.cli.top.keyboard import keyboard
@@ -32,16 +32,22 @@ class Top:
         self.choice = Choice()
         self._sample = take_sample(storage, at=time.monotonic())
         self._rates: Rates = rates_between(None, self._sample)
+        self._taken_at = _clock()
+        self._why_old: str | None = None
+        """What kept the next sample from being taken; None: the one that is shown is the newest."""
 
     def look(self) -> None:
-        """Take the next sample. A storage that is away leaves the last one there, and is told."""
+        """Take the next sample. A storage that is away leaves the last one there, which is told until there
+        is another."""
         try:
             now: Sample = take_sample(self._storage, at=time.monotonic())
         except StorageUnavailable as error:
-            self.choice.said = paragraph(error)
+            self._why_old = f"this is as of {self._taken_at}: {in_words(error)}"
             return
         self._rates = rates_between(self._sample, now)
         self._sample = now
+        self._taken_at = _clock()
+        self._why_old = None
 
     def on_key(self, key: str) -> None:
         """Do what it says."""
@@ -50,15 +56,14 @@ class Top:
             try:
                 self.choice.said = self._do(action)
             except QmlError as error:
-                self.choice.said = paragraph(error).removeprefix("qml-mp: error: ")
+                self.choice.said = in_words(error)
             self.look()
 
     def drawn(self, console: Console) -> Group:
         """The page, as large as the terminal."""
         lines = page(
-            self._sample, self._rates, self.choice, url=self._storage.display_url,
-            clock=datetime.now().astimezone().strftime("%H:%M:%S"),
-            width=console.width, height=console.height,
+            self._sample, self._rates, self.choice, url=self._storage.display_url, clock=_clock(),
+            width=console.width, height=console.height, why_old=self._why_old,
         )  # fmt: skip
         return Group(*lines)
 
@@ -74,6 +79,10 @@ class Top:
         what = "cancel" if action.key is Key.CANCEL else "retry"
         self._storage.audit(asker("top"), f"{what} job", job_id, said=told)
         return f"{job_id} {told}."
+
+
+def _clock() -> str:
+    return datetime.now().astimezone().strftime("%H:%M:%S")
 
 
 def run_top(storage: Storage, *, retention: Retention, every: timedelta) -> None:

@@ -49,13 +49,21 @@ def rows_of(sample: Sample) -> Rows:
 
 
 def page(
-    sample: Sample, rates: Rates, choice: Choice, *, url: str, clock: str, width: int, height: int
+    sample: Sample,
+    rates: Rates,
+    choice: Choice,
+    *,
+    url: str,
+    clock: str,
+    width: int,
+    height: int,
+    why_old: str | None = None,
 ) -> list[Text]:
-    """At most so many lines, none wider."""
+    """At most so many lines, none wider. `why_old` says of a sample that it is not of now, and why."""
     rows = rows_of(sample)
     tables = {Pane.WORKERS: _workers(sample, rates), Pane.QUEUES: _queues(sample, rates),
               Pane.FAILURES: _failures(sample)}  # fmt: skip
-    warnings = list(_warnings(sample))
+    warnings = [*filter(None, [why_old]), *_warnings(sample)]
     room = height - _FIXED_LINES - len(warnings) - len(tables) * 2
     shares = _shares({pane: len(rows[pane]) for pane in tables}, room)
     lines = [*_head(sample, rates, url=url, clock=clock), *(Text(line, style="yellow") for line in warnings)]
