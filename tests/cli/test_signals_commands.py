@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,10 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+def is_importing(status: Any) -> bool:
+    return any(str(server["trouble"]).startswith("New code is") for server in status["servers"])
+
+
 def has_workers(status: Any) -> bool:
     return any(len(server["workers"]) == 2 for server in status["servers"])
 
@@ -81,9 +86,35 @@ def test_a_server_tells_its_stacks_is_reloaded_and_stopped(qml: Qml) -> None:
     assert f"blue (pid {process.pid}): the workers stay as they are.\n" in refused.err
     assert "  ModuleNotFoundError: No module named 'no_such_library'\n" in refused.err
     assert (late.code, late.out) == (1, "")
-    assert "replaced after" in late.err
+    assert re.search(r"still being imported after 100ms|replaced after 100ms", late.err), late
     assert (stopped.code, stopped.out) == (0, f"blue (pid {process.pid}): stopped\n")
     assert code == 6  # the nap was killed
+
+
+def test_a_reload_that_still_imports_when_its_time_is_over_says_so(qml: Qml) -> None:
+    tasks = qml.folder / "tasks.py"
+    slow = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)\n" + TASKS
+    with qml.started("-w", "2") as process:
+        qml.until("status", shows=has_workers, server=process)
+        tasks.write_text("import no_such_library\n" + TASKS)
+        qml("reload")
+        tasks.write_text(slow)
+
+        late = qml("reload", "--timeout", "0.1")
+        [meanwhile] = qml.until("status", shows=is_importing, server=process)["servers"]
+        (qml.folder / "go").touch()
+        done = qml("reload")
+        [after] = qml("status", "--json").value["servers"]
+        qml("stop")
+        log = process.stderr.read().decode() if process.stderr is not None else ""
+
+    assert late.code == 1
+    assert f"qml-server (pid {process.pid}): the new code is still being imported after 100ms; no" in late.err
+    assert meanwhile["trouble"].startswith(
+        "New code is being imported. Before that: The new code cannot be imported: ModuleNotFoundError"
+    )
+    assert (done.code, after["trouble"]) == (0, None)
+    assert "Importing the new code, for which it has 1m (boot_timeout)" in log
 
 
 def test_a_reload_tells_how_many_workers_are_replaced(qml: Qml) -> None:

@@ -214,7 +214,14 @@ def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -
             for line in printable_lines(answer.why or ""):
                 click.echo(f"  {line}", err=True)
             return _CANNOT_BOOT
-        case ReloadState.LOOKING | ReloadState.REPLACING:
+        case ReloadState.LOOKING:
+            click.echo(
+                f"{who}: the new code is still being imported after {format_duration(within)}; no worker was "
+                "replaced so far, and it goes on: see its log",
+                err=True,
+            )
+            return 1
+        case ReloadState.REPLACING:
             click.echo(
                 f"{who}: {answer.replaced} of {_workers(answer.workers)} replaced after "
                 f"{format_duration(within)}; it goes on, each after its job",

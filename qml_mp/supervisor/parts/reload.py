@@ -20,6 +20,7 @@ from qml_mp.supervisor.loops.declarations import TemplatesLoop
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.probe import Probe
 from qml_mp.supervisor.run import Run
+from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,10 @@ class Reload(Part):
         return float("inf") if self._probe is None else self._probe.next_at()
 
     def trouble(self) -> str | None:
-        """Why the newest code that was looked at was not taken over."""
+        """Why the newest code that was looked at was not taken over; while newer code is looked at, that
+        this is of the look before."""
+        if self._trouble is not None and self._probe is not None:
+            return f"New code is being imported. Before that: {self._trouble}"
         return self._trouble
 
     def begin(self) -> None:
@@ -95,6 +99,11 @@ class Reload(Part):
             self._probe = self._start_probe()
         except OSError as error:
             self._refuse("The new code cannot be looked at", str(error))
+            return
+        logger.info(
+            "Importing the new code, for which it has %s (boot_timeout); no worker is replaced before",
+            format_duration(self._run.config.boot_timeout),
+        )
 
     def turn(self) -> None:
         self._watch_replacing()

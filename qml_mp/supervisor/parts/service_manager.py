@@ -9,6 +9,7 @@ import errno
 import logging
 import socket
 
+from qml_mp.core.answers import ReloadState
 from qml_mp.sources import NotifySocket
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.parts.reload import Reload
@@ -70,7 +71,10 @@ class ServiceManager(Part):
         what = "stopping" if self._run.stop.has_begun else "1 worker" if size == 1 else f"{size} workers"
         reload = says.answers.reload
         if reload is not None and not reload.is_final:
-            what += f", reloading ({reload.replaced} of {reload.workers} replaced)"
+            done = f"{reload.replaced} of {reload.workers} replaced"
+            if reload.state is ReloadState.LOOKING:
+                done = "importing the new code"
+            what += f", reloading ({done})"
         what += ", paused" if says.paused else ""
         return what if says.trouble is None else " ".join(f"{what}. {says.trouble}".split())
 
