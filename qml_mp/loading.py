@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from qml_mp import host
 from qml_mp.app import QmlApp
+from qml_mp.child.import_errors import import_error_text
 from qml_mp.child.source import import_named
+from qml_mp.core.failure_kinds import place_of_error
 from qml_mp.errors import AppImportError
 
 
@@ -18,7 +20,9 @@ def load_app(spec: str) -> QmlApp:
     except AppImportError:
         raise
     except Exception as error:  # importing runs the user's module
-        told = f"{type(error).__name__}: {error}"
+        said = error.msg if isinstance(error, SyntaxError) else error  # whose text names half of the place
+        place = place_of_error(import_error_text(error))
+        told = f"{type(error).__name__}: {said}" + (f" ({place})" if place else "")
         where = host.shown_directory()
         raise AppImportError(f"The app {spec!r} cannot be imported from {where}: {told}") from error
     if not isinstance(found, QmlApp):

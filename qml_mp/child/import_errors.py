@@ -7,6 +7,7 @@ import os
 import sys
 from traceback import StackSummary, TracebackException
 
+_HEAD = "Traceback (most recent call last):"
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple({os.path.join(prefix, "lib") for prefix in (sys.prefix, sys.base_prefix)})
 _INSTALLED = ("site-packages", "dist-packages")
@@ -17,7 +18,8 @@ def import_error_text(error: BaseException) -> str:
     """The traceback, with those of its causes, of several lines."""
     told = TracebackException.from_exception(error)
     _leave_out(told)
-    return "".join(told.format())
+    text = "".join(told.format())
+    return text if _HEAD in text else f"{_HEAD}\n{text}"  # Python begins none without a frame so
 
 
 def files_in_error(error: BaseException) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from qml_mp.core.failure_kinds import place_of_error
 from qml_mp.errors import (
     AppImportError,
     ConfigurationError,
@@ -51,6 +52,8 @@ def in_words(error: BaseException) -> str:
         text = without_passwords(error.format_message())
     elif isinstance(error, AppImportError | InvalidJob):  # which quote what should have been something else
         text = without_passwords(_without_traceback(str(error)))
+        if isinstance(error, AppImportError) and error.__cause__ is not None and _HINT not in text:
+            text = f"{text} {_HINT}"
     elif isinstance(error, QmlError):
         text = _without_traceback(str(error))
     else:
@@ -64,6 +67,11 @@ def sentence(text: str) -> str:
 
 
 def _without_traceback(text: str) -> str:
-    """The text with a traceback in it, such as a worker's own, cut down to that traceback's last line."""
+    """The text with a traceback in it, such as a worker's own, cut down to that traceback's last line and
+    the user's line that it comes from."""
     before, found, traceback = text.partition(_TRACEBACK)
-    return f"{before} {traceback.strip().splitlines()[-1]} {_HINT}" if found and traceback.strip() else text
+    if not (found and traceback.strip()):
+        return text
+    place = place_of_error(traceback)
+    told = f"{before} {traceback.strip().splitlines()[-1]}" + (f" ({place})" if place else "")
+    return f"{told} {_HINT}"

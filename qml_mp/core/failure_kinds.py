@@ -7,6 +7,8 @@ from binascii import crc32  # hashlib would bring OpenSSL into every process, fo
 from dataclasses import dataclass
 
 _FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)')
+_NO_PYTHON = re.compile(r'  File "([^<].*)", line (\d+)')
+"""What a SyntaxError says of the file that could not be read."""
 _LINKS = ("The above exception was the direct cause", "During handling of the above exception")
 _FOREIGN = re.compile(r"^<frozen |[/\\](site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]")
 """Files of the standard library and of installed packages."""
@@ -54,6 +56,17 @@ def user_frame(traceback: str | None) -> str | None:
         elif nearest is not None and line.startswith(_LINKS):
             break  # what stands before it belongs to the cause
     return None if nearest is None else _told(nearest)
+
+
+def place_of_error(traceback: str) -> str | None:
+    """`user_frame`, or of a file that is no Python the line that is none, "app/tasks.py:12"."""
+    for line in reversed(traceback.splitlines()):
+        if _FRAME.fullmatch(line) is not None:
+            break
+        unread = _NO_PYTHON.fullmatch(line)
+        if unread is not None:
+            return f"{with_last_folder(unread[1])}:{unread[2]}"[-_MAX_CHARS:]
+    return user_frame(traceback)
 
 
 def _told(frame: re.Match[str]) -> str:

@@ -13,6 +13,36 @@ _BROKEN = TASKS.replace("app = QmlApp()", 'import no_such_library\napp = QmlApp(
 _URL = ("--url", "sqlite:///qml.db")
 
 
+@pytest.mark.parametrize("command", [("check",), ("start",), ("jobs", "list"), ("enqueue", "f")])
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (
+            "import helper",
+            "JSONDecodeError: Expecting value: line 1 column 2 (char 1) ({folder}/helper.py:3 in f)",
+        ),
+        ("import mended", "SyntaxError: expected ':' ({folder}/mended.py:2)"),
+        ("names = (", "SyntaxError: '(' was never closed ({folder}/tasks.py:1)"),
+        ("import tasks_of_no_one", "No module named 'tasks_of_no_one' ({folder}/tasks.py:1 in <module>)"),
+    ],
+)
+def test_where_the_code_does_not_import_is_said_and_that_there_is_more(
+    qml: Qml, command: tuple[str, ...], code: str, told: str
+) -> None:
+    (qml.folder / "helper.py").write_text("import json\ndef f():\n    json.loads('[')\nf()\n")
+    (qml.folder / "mended.py").write_text("import json\nif json\n    pass\n")
+    (qml.folder / "tasks.py").write_text(f"{code}\nfrom qml_mp import QmlApp\napp = QmlApp(str())\n")
+
+    ended = qml("-A", "tasks:app", *command)
+    in_full = qml("-A", "tasks:app", *command, "-v")
+
+    said = ended.out if command == ("check",) else ended.err
+    assert ended.code == 3
+    assert told.format(folder=qml.folder.name) in said
+    assert said.count("(-v shows the traceback)") == 1
+    assert "Traceback (most recent call last):" in in_full.err
+
+
 @pytest.mark.parametrize(
     "command", [("status",), ("reload",), ("stop",), ("queues", "pause", "images"), ("jobs", "list")]
 )
@@ -27,9 +57,8 @@ def test_a_command_that_wants_the_url_alone_says_how_to_name_it(
 
     assert refused.code == 3
     assert is_one_error(refused.err)
-    assert (
-        "no_such_library'. Only the storage's URL is wanted of it here: name that by --url, and it is not"
-        in refused.err
+    assert "tasks.py:7 in <module>). Only the storage's URL is wanted of it here: name that by --url" in (
+        refused.err
     )
     assert named.code in (0, 1), named  # 1: no server runs that could reload or stop
     assert "no_such_library" not in named.err

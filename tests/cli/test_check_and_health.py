@@ -85,7 +85,7 @@ def test_code_that_does_not_import_is_3_and_the_rest_is_looked_at(qml: Qml, stor
 
     assert ended.code == 3
     assert "app       failed    The app 'tasks:app' cannot be imported from" in ended.out
-    assert "No module named 'no_such_library'\n" in ended.out
+    assert "No module named 'no_such_library' (" in ended.out
     assert "schema    ok" in ended.out
     assert "tasks.py" in ended.err
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import click
 
 from qml_mp.child.source import AppFacts, NamedProgram
-from qml_mp.cli.failure import exit_code_of
+from qml_mp.cli.failure import exit_code_of, in_words
 from qml_mp.cli.output import json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.payload import JsonValue
@@ -144,10 +144,8 @@ def _queues(storage: Storage, facts: AppFacts | None, config: ServerConfig | Non
 
 
 def _failed(what: str, error: QmlError) -> Line:
-    """The error's last line says most of an import that failed; all of it is shown with -v."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    first = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1].strip()}"
-    text = "\n".join([first, *(lines[1:] if len(lines) > 1 else [])])
+    """As `start` would say it; all of what there is to say of it is shown with -v."""
+    text = "\n".join([in_words(error), *str(error).strip().splitlines()[1:]])
     return Line(what=what, result="failed", text=text, code=exit_code_of(error))
 
 
