@@ -32,6 +32,38 @@ def test_a_template_is_added_listed_and_removed(qml: Qml) -> None:
     assert qml("recurring", "list", "--json").lines == []
 
 
+def test_the_payload_of_a_template_is_given_as_that_of_a_job_is(qml: Qml) -> None:
+    added = qml("recurring", "add", "r", "@daily", "resize", "path=a.png", "width=640", "-A", "tasks:app")
+    twice = qml("recurring", "add", "r", "@daily", "resize", "path=b.png", "--payload", "{}")
+    wrong = qml("recurring", "add", "r", "@daily", "resize", "width=640", "-A", "tasks:app")
+
+    (template,) = qml("recurring", "list", "--json").lines
+    assert (added.code, template["payload"]) == (0, {"path": "a.png", "width": 640})
+    assert (twice.code, wrong.code) == (2, 2)
+    assert "either as --payload or as key=value" in twice.err
+    assert "missing a required argument: 'path'" in wrong.err
+
+
+@pytest.mark.parametrize("command", [("add", "digest"), ("preview",)])
+def test_an_expression_that_was_not_quoted_gets_the_hint_to_quote_it(
+    qml: Qml, command: tuple[str, ...]
+) -> None:
+    """The shell has put files in place of the stars."""
+    refused = qml("recurring", *command, "0", "9", "tasks.py", "tasks.py", "MON-FRI", "resize")
+
+    assert refused.code == 2
+    assert is_one_error(refused.err)
+    assert 'Quote an expression of several fields: "0 9 * * MON-FRI".' in refused.err
+
+
+def test_the_expression_is_looked_at_before_the_payload(qml: Qml) -> None:
+    refused = qml("recurring", "add", "r", "0 25 * * *", "resize", "--payload", "no json")
+
+    assert "25" in refused.err
+    assert "JSON" not in refused.err
+    assert "Quote" not in refused.err
+
+
 def test_the_policies_of_a_template_are_shown(qml: Qml) -> None:
     qml(
         "recurring", "add", "digest", "@daily", "resize", "--misfire", "catch_up(3)", "--overlap", "queue",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -40,6 +40,40 @@ from qml_mp.views.templates import (
     trouble_of,
     words_of,
 )
+
+_POLICIES = (
+    click.option(
+        "--tz",
+        default="UTC",
+        show_default=True,
+        metavar="ZONE",
+        help="The zone in whose wall time CRON is meant.",
+    ),
+    click.option(
+        "--misfire",
+        default="fire_once",
+        show_default=True,
+        metavar="POLICY",
+        help="Of firings missed while no server ran: fire_once, skip or 'catch_up(N)', the newest N.",
+    ),
+    click.option(
+        "--overlap",
+        type=click.Choice(OVERLAPS),
+        default="allow",
+        show_default=True,
+        help="Of a firing while an earlier job has not ended: make another, none, or one once it has ended.",
+    ),
+    click.option(
+        "--jitter", default="0s", show_default=True, metavar="DURATION", help="Start up to so much later."
+    ),
+)
+_QUOTE_IT = 'Quote an expression of several fields: "0 9 * * MON-FRI".'
+
+
+def _policies(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_POLICIES):
+        command = option(command)
+    return command
 
 
 @click.group(cls=Group)
@@ -110,44 +144,30 @@ def show(session: Session, recurring_id: str, as_json: bool) -> None:
 @click.argument("recurring_id", metavar="ID")
 @click.argument("cron")
 @click.argument("method")
-@click.option("--payload", metavar="JSON|-", help="The payload of each job; - reads it from stdin.")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option(
+    "--payload", metavar="JSON|-", help="The whole payload of each job as JSON; - reads it from stdin."
+)
 @click.option("-q", "--queue", help="The queue; default: the method's own, else 'default'.")
-@click.option(
-    "--tz",
-    default="UTC",
-    show_default=True,
-    metavar="ZONE",
-    help="The zone in whose wall time CRON is meant.",
-)
-@click.option(
-    "--misfire",
-    default="fire_once",
-    show_default=True,
-    metavar="POLICY",
-    help="Of firings missed while no server ran: fire_once, skip or 'catch_up(N)', the newest N.",
-)
-@click.option(
-    "--overlap",
-    type=click.Choice(OVERLAPS),
-    default="allow",
-    show_default=True,
-    help="Of a firing while an earlier job has not ended: make another, none, or one once it has ended.",
-)
-@click.option(
-    "--jitter", default="0s", show_default=True, metavar="DURATION", help="Start up to so much later."
-)
+@_policies
 @pass_session
 def add(
     session: Session,
     recurring_id: str,
     cron: str,
     method: str,
+    arguments: tuple[str, ...],
     payload: str | None,
     queue: str | None,
     **options: Any,  # the zone and the policies
 ) -> None:
-    """Add or replace a template. E.g.: recurring add digest "0 9 * * MON-FRI" send_digest."""
-    job = session.make_job(method, read_payload(payload), queue=queue)
+    """Add or replace a template. E.g.: recurring add digest "0 9 * * MON-FRI" send_digest limit=20.
+
+    A VALUE that is JSON is taken as such, any other as text. Quote the expression: a shell puts the names of
+    files in place of its stars.
+    """
+    _check_cron(cron, tz=options["tz"])
+    job = session.make_job(method, read_payload(payload, arguments), queue=queue)
     template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, **options)
     storage = session.storage()
     storage.upsert_recurring_job(template)
@@ -180,16 +200,18 @@ def run(session: Session, recurring_id: str) -> None:
 
 
 @recurring.command()
-@click.argument("what", metavar="CRON|ID")
+@click.argument("words", nargs=-1, required=True, metavar="CRON|ID")
 @click.option(
     "-n", "--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many firings."
 )
 @click.option("--tz", metavar="ZONE", help="The zone of CRON; default UTC. A template has its own.")
 @json_option
 @pass_session
-def preview(session: Session, what: str, count: int, tz: str | None, as_json: bool) -> None:
+def preview(session: Session, words: tuple[str, ...], count: int, tz: str | None, as_json: bool) -> None:
     """Print what an expression or a template means, and when it fires. Quote the expression."""
-    schedule = _schedule(session, what, tz)
+    if len(words) > 1:
+        raise click.UsageError(f"One expression or one template is previewed. {_QUOTE_IT}")
+    schedule = _schedule(session, words[0], tz)
     firings = next_firings(schedule, now=datetime.now(UTC), count=count)
     if not as_json:
         say(schedule.words)
@@ -253,6 +275,17 @@ def _note_trouble(template: RecurringJob, known: Mapping[str, bool | None]) -> N
     trouble = trouble_of(template, is_known=known[template.id])
     if trouble is not None:
         note(f"{template.id} {trouble}")
+
+
+def _check_cron(cron: str, *, tz: str) -> None:
+    """Raise `ConfigurationError` for what is no expression. Of one that was not quoted, the first field is
+    here, and the next one where the method belongs."""
+    try:
+        CronSchedule(cron, tz=tz)
+    except ConfigurationError as error:
+        if len(cron.split()) > 1 or cron.startswith("@"):
+            raise
+        raise ConfigurationError(f"{error} {_QUOTE_IT}") from error
 
 
 def _schedule(session: Session, what: str, tz: str | None) -> CronSchedule:
