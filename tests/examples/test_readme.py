@@ -71,6 +71,17 @@ def test_a_server_that_imports_the_python_of_the_readme_enqueues_nothing(tmp_pat
     assert not (tmp_path / "jobs.db").exists()
 
 
+def test_the_sample_of_traces_names_what_it_needs_beside_the_extra() -> None:
+    [code] = re.findall(r"```python\n(.*?)```", section("Traces"), flags=re.DOTALL)
+    [named] = re.findall(r"`pip install (.*?)`", section("Traces"))
+    modules = re.findall(r"^from (opentelemetry\.\S+) import", code, flags=re.MULTILINE)  # not of the API
+
+    missing = [module for module in modules if not module.replace(".", "-").startswith(tuple(named.split()))]
+
+    assert len(modules) == 3
+    assert missing == []
+
+
 def test_the_settings_table_has_every_setting_with_its_default_environment_name_and_flag() -> None:
     flags = {option.name: option.opts + option.secondary_opts for option in start.params}
     defaults = ServerConfig()
