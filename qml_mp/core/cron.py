@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -56,6 +55,8 @@ class CronSchedule:
         self.tz = tz
         self._zone = _zone(tz)
         self._fields = read_fields(text)
+        self._searches: list[croniter] | None = None
+        """Made when the first is asked for: what it says in words needs none."""
 
     @property
     def words(self) -> str:
@@ -128,12 +129,9 @@ class CronSchedule:
             upcoming = self._next_wall(behind)
         return None
 
-    @cached_property
-    def _searches(self) -> list[croniter]:
-        """Made when the first is asked for: what it says in words needs none."""
-        return [_search(expression) for expression in _expressions(self._fields)]
-
     def _next_wall(self, wall: datetime) -> datetime | None:
+        if self._searches is None:
+            self._searches = [_search(expression) for expression in _expressions(self._fields)]
         found = (_next_match(search, wall) for search in self._searches)
         return min((each for each in found if each is not None), default=None)
 

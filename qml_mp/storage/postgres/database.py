@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
-from functools import cached_property, partial
+from functools import partial
 
 import psycopg
 from psycopg.pq import ExecStatus
@@ -212,6 +212,9 @@ class _Result:
     def __init__(self, cursor: psycopg.Cursor[Columns]) -> None:
         self._cursor = cursor
         self._tuples: list[Columns] | None = None
+        self._first: DictRow | None = None
+        """Kept, as it is asked for several times and its names are made anew each time. No `cached_property`:
+        up to Python 3.11 all threads would share its lock, which one holds while it waits for the reply."""
 
     def rows(self) -> Sequence[DictRow]:
         return self._named(self.tuples())
@@ -235,11 +238,9 @@ class _Result:
         return self._tuples
 
     def first(self) -> DictRow | None:
+        if self._first is None:
+            self._first = next(iter(self._named(self.tuples()[:1])), None)
         return self._first
-
-    @cached_property  # asked for several times, and the names are made anew each time
-    def _first(self) -> DictRow | None:
-        return next(iter(self._named(self.tuples()[:1])), None)
 
     def _named(self, rows: Sequence[Columns]) -> list[DictRow]:
         names = [column.name for column in self._cursor.description or ()] if rows else []
