@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 
@@ -13,7 +17,7 @@ from qml_mp import host
 from qml_mp.clock import growing_pauses
 from qml_mp.core.payload import check_text
 from qml_mp.core.server_info import ProcessIdentity
-from qml_mp.errors import ConfigurationError, InvalidJob, LockLost, LockNotAcquired, shown
+from qml_mp.errors import ConfigurationError, InvalidJob, LockLost, LockNotAcquired, StorageError, shown
 from qml_mp.storage.store import Storage
 from qml_mp.units import Duration, format_duration, parse_duration
 
@@ -21,6 +25,8 @@ _MAX_NAME_CHARS = 200
 _RESERVED = "qml-mp:"
 _SHORTEST_TTL = timedelta(milliseconds=100)
 _BETWEEN = "|"  # the parts of an owner
+
+logger = logging.getLogger(__name__)
 
 
 class NamedLock:
@@ -30,7 +36,11 @@ class NamedLock:
     it by itself, so take a ttl that is longer than the work, or call `renew` on the way. When the process
     that holds it dies, whoever waits on the same machine gets it at once, and others when the ttl is over.
     One that was lost is seen by `is_held`, by `renew`, and at the end of the block, each of which but the
-    first raises `LockLost`. Not reentrant. A process that was forked off within the block does not hold it.
+    first raises `LockLost`. A process that was forked off within the block does not hold it.
+
+    Threads and coroutines may share the object, as they do a `threading.Lock`: one has it at a time, and the
+    others wait until it is released, also when its ttl is over. Not reentrant: to acquire it again, in the
+    same thread or task, would be to wait for oneself, and raises `ConfigurationError`.
     """
 
     def __init__(
@@ -45,39 +55,56 @@ class NamedLock:
         self._storage = storage
         self._ttl = _checked_ttl(ttl)
         self._timeout = None if timeout is None else parse_duration(timeout, what="timeout")
-        self._id = uuid.uuid4().hex
-        self._pid = 0
-        self._held_until = 0.0
+        self._acquisitions: dict[int, _Acquisition] = {}
+        """The one that is made or in hand, by process id: a process that is forked off meanwhile has none.
+        Whoever put it there (`setdefault` is atomic) has the object to himself until he takes it out."""
+        self._left: set[str] = set()
+        """Owners that may be stored still, though their acquisitions are over: the storage did not answer."""
 
     @property
     def is_held(self) -> bool:
         """Whether this process acquired it and its ttl has not passed since, by the monotonic clock."""
-        return self._pid == os.getpid() and time.monotonic() < self._held_until
+        mine = self._in_hand()
+        return mine is not None and time.monotonic() < (mine.held_until or 0)
 
     def acquire(self) -> NamedLock:
         """Wait for it. Raises `LockNotAcquired` when `timeout` has passed."""
-        deadline, pauses = self._begin(), growing_pauses()
-        while not self._try():
-            self._check(deadline)
-            time.sleep(next(pauses))
+        mine, deadline, pauses = self._begin(blocks=True), self._deadline(), growing_pauses()
+        try:
+            while not (self._has_object(mine) and self._try(mine)):
+                self._check(deadline)
+                time.sleep(next(pauses))
+        except BaseException as error:
+            self._give_up(mine, error)
+            raise
         return self
 
     def renew(self, ttl: Duration | None = None) -> None:
         """Hold it for the ttl (default: the first one) from now on. Raises `LockLost` when it is not held any
         more; it may be somebody else's by now."""
         lasts = self._ttl if ttl is None else _checked_ttl(ttl)
-        until = time.monotonic() + lasts.total_seconds()
-        if self._pid != os.getpid() or not self._storage().renew_lock(self.name, self._owner(), lasts):
-            self._held_until = 0.0
+        until, mine = time.monotonic() + lasts.total_seconds(), self._in_hand()
+        if mine is None or not self._storage().renew_lock(self.name, mine.owner, lasts):
+            if mine is not None:
+                mine.held_until = 0.0
             raise self._lost()
-        self._held_until = until
+        mine.held_until = until
 
     def release(self) -> None:
         """Give it up. Raises `LockLost` when it was not held any more."""
-        if self._pid != os.getpid():
+        mine = self._in_hand()
+        if mine is None:
             return  # the parent's
-        self._pid, self._held_until = 0, 0.0
-        if not self._storage().release_lock(self.name, self._owner()):
+        mine.held_until = 0.0
+        was_held = False
+        try:
+            was_held = self._storage().release_lock(self.name, mine.owner)
+        except BaseException:
+            self._left.add(mine.owner)
+            raise
+        finally:
+            self._acquisitions.pop(os.getpid(), None)
+        if not was_held:
             raise self._lost()
 
     def __enter__(self) -> NamedLock:
@@ -91,10 +118,14 @@ class NamedLock:
     async def __aenter__(self) -> NamedLock:
         import asyncio
 
-        deadline, pauses = self._begin(), growing_pauses()
-        while not await asyncio.to_thread(self._try):
-            self._check(deadline)
-            await asyncio.sleep(next(pauses))
+        mine, deadline, pauses = self._begin(blocks=False), self._deadline(), growing_pauses()
+        try:
+            while not (self._has_object(mine) and await asyncio.to_thread(self._try, mine)):
+                self._check(deadline)
+                await asyncio.sleep(next(pauses))
+        except (Exception, asyncio.CancelledError) as error:
+            await asyncio.to_thread(self._give_up, mine, error)
+            raise
         return self
 
     async def __aexit__(
@@ -104,29 +135,60 @@ class NamedLock:
 
         await asyncio.to_thread(self._leave, error)
 
-    def _begin(self) -> float:
-        if self._pid == os.getpid():
-            raise ConfigurationError(f"The lock {self.name!r} is held by this very object; make another.")
-        self._process = host.identity()
+    def _begin(self, *, blocks: bool) -> _Acquisition:
+        """`blocks`: its thread does nothing else until it is over, not even what another task would do."""
+        mine = _Acquisition(owner=_new_owner(), thread=threading.get_ident(), task=_current_task())
+        other = self._acquisitions.get(os.getpid())
+        if (
+            other is not None
+            and other.thread == mine.thread
+            and (blocks or other.task is None or other.task is mine.task)
+        ):
+            raise ConfigurationError(f"The lock {self.name!r} is held here already, and is not reentrant.")
+        return mine
+
+    def _deadline(self) -> float:
         return float("inf") if self._timeout is None else time.monotonic() + self._timeout.total_seconds()
 
-    def _try(self) -> bool:
+    def _has_object(self, mine: _Acquisition) -> bool:
+        """Whether no other thread or coroutine uses it, from now on."""
+        return self._acquisitions.setdefault(os.getpid(), mine) is mine
+
+    def _try(self, mine: _Acquisition) -> bool:
         storage, until = self._storage(), time.monotonic() + self._ttl.total_seconds()
         holder = storage.lock_holder(self.name)
-        if holder is not None and holder != self._owner():
-            if not _is_dead(holder):
+        if holder is not None:
+            if holder not in self._left and not _is_dead(holder):
                 return False
             storage.release_lock(self.name, holder)
-        token = storage.take_lock(self.name, self._owner(), self._ttl)
+        mine.may_be_stored = True
+        token = storage.take_lock(self.name, mine.owner, self._ttl)
         if token is None:
+            mine.may_be_stored = False
             return False
-        self.token, self._pid, self._held_until = token, os.getpid(), until
+        self._left.clear()
+        self.token, mine.held_until = token, until
         return True
 
     def _check(self, deadline: float) -> None:
         if time.monotonic() >= deadline:
             waited = format_duration(self._timeout or timedelta())
-            raise LockNotAcquired(f"The lock {self.name!r} is held by another process (waited {waited}).")
+            raise LockNotAcquired(f"The lock {self.name!r} is held by another (waited {waited}).")
+
+    def _give_up(self, mine: _Acquisition, error: BaseException) -> None:
+        """Because of the error. What was taken is released, lest it be held by nobody for its whole ttl."""
+        if self._acquisitions.get(os.getpid()) is not mine:
+            return
+        try:
+            if mine.may_be_stored and not isinstance(error, StorageError):
+                self._storage().release_lock(self.name, mine.owner)
+                mine.may_be_stored = False
+        except StorageError as problem:
+            logger.warning("the lock %r stays taken until its ttl is over: %s", self.name, problem)
+        finally:
+            if mine.may_be_stored:
+                self._left.add(mine.owner)
+            self._acquisitions.pop(os.getpid(), None)
 
     def _leave(self, error: BaseException | None) -> None:
         try:
@@ -135,15 +197,44 @@ class NamedLock:
             if error is None:
                 raise
 
-    def _owner(self) -> str:
-        process = self._process
-        return _BETWEEN.join([process.host, str(process.pid), str(process.started_ticks), self._id])
+    def _in_hand(self) -> _Acquisition | None:
+        """That of this process; None: it has none, or only makes one."""
+        mine = self._acquisitions.get(os.getpid())
+        return None if mine is None or mine.held_until is None else mine
 
     def _lost(self) -> LockLost:
         return LockLost(
             f"The lock {self.name!r} was not held to the end: its ttl of {format_duration(self._ttl)} had "
             "passed. Take a longer one, or renew it."
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Acquisition:
+    """One use of the object, from its first try to its release. Of the other threads, those that call `renew`
+    or `is_held` meanwhile write and read it."""
+
+    owner: str
+    """What the storage knows it by. No two have the same: one would be taken for a renewal of the other."""
+    thread: int
+    task: object
+    """The task of asyncio that made it; None: no task ran."""
+    may_be_stored: bool = False
+    held_until: float | None = None
+    """By the monotonic clock; zero: it was lost; None: it is not acquired yet."""
+
+
+def _new_owner() -> str:
+    process = host.identity()
+    return _BETWEEN.join([process.host, str(process.pid), str(process.started_ticks), uuid.uuid4().hex])
+
+
+def _current_task() -> object:
+    asyncio = sys.modules.get("asyncio")  # where none has imported it, no task runs
+    try:
+        return None if asyncio is None else asyncio.current_task()
+    except RuntimeError:  # this thread has no loop
+        return None
 
 
 def _is_dead(owner: str) -> bool:

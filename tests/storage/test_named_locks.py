@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier
+from typing import NoReturn
 
 import pytest
 
 from qml_mp import LockLost, LockNotAcquired, QmlApp
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import ConfigurationError, StorageUnavailable
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, in_children
@@ -128,3 +132,108 @@ def test_what_no_lock_can_have_is_refused(app: QmlApp, wrong: dict[str, object])
 def test_a_name_that_no_lock_can_have_is_refused(app: QmlApp, name: str) -> None:
     with pytest.raises(ConfigurationError):
         app.lock(name, ttl="1h")
+
+
+def test_threads_that_share_the_object_take_turns(app: QmlApp) -> None:
+    lock, inside = app.lock("report", ttl="10m"), _Inside()
+    all_there = Barrier(5)
+
+    def work(_: int) -> int:
+        all_there.wait()
+        with lock:
+            inside.enter()
+            time.sleep(0.01)  # long enough for another one to come in, were there no lock
+            inside.leave()
+            return lock.token
+
+    with ThreadPoolExecutor(4) as threads, app.lock("report", ttl="10m"):  # so that all of them wait
+        tokens = [threads.submit(work, number) for number in range(4)]
+        all_there.wait()
+
+    assert inside.most == 1
+    assert len({token.result() for token in tokens}) == 4
+    assert app.storage.lock_holder("report") is None
+
+
+def test_coroutines_that_share_the_object_take_turns(app: QmlApp) -> None:
+    lock, inside = app.lock("report", ttl="10m"), _Inside()
+
+    async def work() -> int:
+        async with lock:
+            inside.enter()
+            await asyncio.sleep(0.01)  # long enough for another one to come in, were there no lock
+            inside.leave()
+            return lock.token
+
+    async def main() -> list[int]:
+        return await asyncio.gather(*(work() for _ in range(4)))
+
+    assert len(set(asyncio.run(main()))) == 4
+    assert inside.most == 1
+    assert app.storage.lock_holder("report") is None
+
+
+def test_a_thread_that_shares_the_object_waits_no_longer_than_it_may(app: QmlApp, raw: Raw) -> None:
+    lock = app.lock("report", ttl="1h", timeout="50ms")
+
+    with ThreadPoolExecutor(1) as thread, contextlib.suppress(LockLost), lock:
+        raw.age("locks", "expires_at", 2 * HOUR)  # nor does it come in beside one that has outlived its ttl
+        waited = thread.submit(lock.acquire)
+        assert isinstance(waited.exception(), LockNotAcquired)
+
+    with lock:
+        assert lock.is_held
+
+
+def test_who_would_wait_for_itself_is_told(app: QmlApp) -> None:
+    lock = app.lock("report", ttl="10m")
+
+    async def enter_again() -> None:
+        async with lock:
+            with pytest.raises(ConfigurationError, match="reentrant"):
+                await lock.__aenter__()
+            with pytest.raises(ConfigurationError, match="reentrant"):
+                lock.acquire()
+
+    async def enter() -> None:
+        await lock.__aenter__()
+
+    asyncio.run(enter_again())
+    with lock:
+        with pytest.raises(ConfigurationError, match="reentrant"):
+            lock.acquire()
+        with pytest.raises(ConfigurationError, match="reentrant"):
+            asyncio.run(enter())
+        assert lock.is_held
+
+    assert app.storage.lock_holder("report") is None
+
+
+def test_one_whose_release_the_storage_did_not_answer_can_be_acquired_again(
+    app: QmlApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = app.lock("report", ttl="1h", timeout=0)
+
+    def refuse(*_: object) -> NoReturn:
+        raise StorageUnavailable("not now")
+
+    with monkeypatch.context() as outage, pytest.raises(StorageUnavailable), lock:
+        outage.setattr(Storage, "release_lock", refuse)
+
+    with lock:
+        assert lock.is_held
+
+
+class _Inside:
+    """Counts who is within a block."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+
+    def enter(self) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+
+    def leave(self) -> None:
+        self.now -= 1
