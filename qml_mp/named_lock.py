@@ -9,9 +9,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
+from typing import TypeVar
 
 from qml_mp import host
 from qml_mp.clock import growing_pauses
@@ -25,6 +28,8 @@ _MAX_NAME_CHARS = 200
 _RESERVED = "qml-mp:"
 _SHORTEST_TTL = timedelta(milliseconds=100)
 _BETWEEN = "|"  # the parts of an owner
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +79,8 @@ class NamedLock:
             while not (self._has_object(mine) and self._try(mine)):
                 self._check(deadline)
                 time.sleep(next(pauses))
-        except BaseException as error:
-            self._give_up(mine, error)
+        except BaseException:
+            self._give_up(mine)
             raise
         return self
 
@@ -120,20 +125,18 @@ class NamedLock:
 
         mine, deadline, pauses = self._begin(blocks=False), self._deadline(), growing_pauses()
         try:
-            while not (self._has_object(mine) and await asyncio.to_thread(self._try, mine)):
+            while not (self._has_object(mine) and await _to_the_end(partial(self._try, mine))):
                 self._check(deadline)
                 await asyncio.sleep(next(pauses))
-        except (Exception, asyncio.CancelledError) as error:
-            await asyncio.to_thread(self._give_up, mine, error)
+        except (Exception, asyncio.CancelledError):
+            await _to_the_end(partial(self._give_up, mine))
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        import asyncio
-
-        await asyncio.to_thread(self._leave, error)
+        await _to_the_end(partial(self._leave, error))
 
     def _begin(self, *, blocks: bool) -> _Acquisition:
         """`blocks`: its thread does nothing else until it is over, not even what another task would do."""
@@ -162,9 +165,14 @@ class NamedLock:
                 return False
             storage.release_lock(self.name, holder)
         mine.may_be_stored = True
-        token = storage.take_lock(self.name, mine.owner, self._ttl)
-        if token is None:
+        try:
+            token = storage.take_lock(self.name, mine.owner, self._ttl)
+        except StorageError:  # a release would hardly be answered either
+            self._left.add(mine.owner)
             mine.may_be_stored = False
+            raise
+        mine.may_be_stored = token is not None
+        if token is None:
             return False
         self._left.clear()
         self.token, mine.held_until = token, until
@@ -175,19 +183,17 @@ class NamedLock:
             waited = format_duration(self._timeout or timedelta())
             raise LockNotAcquired(f"The lock {self.name!r} is held by another (waited {waited}).")
 
-    def _give_up(self, mine: _Acquisition, error: BaseException) -> None:
-        """Because of the error. What was taken is released, lest it be held by nobody for its whole ttl."""
+    def _give_up(self, mine: _Acquisition) -> None:
+        """What was taken is released, lest it be held by nobody for its whole ttl."""
         if self._acquisitions.get(os.getpid()) is not mine:
             return
         try:
-            if mine.may_be_stored and not isinstance(error, StorageError):
-                self._storage().release_lock(self.name, mine.owner)
-                mine.may_be_stored = False
-        except StorageError as problem:
-            logger.warning("the lock %r stays taken until its ttl is over: %s", self.name, problem)
-        finally:
             if mine.may_be_stored:
-                self._left.add(mine.owner)
+                self._storage().release_lock(self.name, mine.owner)
+        except StorageError as problem:
+            self._left.add(mine.owner)
+            logger.warning("The lock %r stays taken until its ttl is over: %s", self.name, problem)
+        finally:
             self._acquisitions.pop(os.getpid(), None)
 
     def _leave(self, error: BaseException | None) -> None:
@@ -220,8 +226,27 @@ class _Acquisition:
     task: object
     """The task of asyncio that made it; None: no task ran."""
     may_be_stored: bool = False
+    """From before it is taken on: an interrupt may come before the answer is noted."""
     held_until: float | None = None
     """By the monotonic clock; zero: it was lost; None: it is not acquired yet."""
+
+
+async def _to_the_end(call: Callable[[], _T]) -> _T:
+    """Have a thread call it. A task that is cancelled meanwhile leaves when the thread is done, which the
+    limits of the storage bound: before, nobody can say whether the lock was taken."""
+    import asyncio
+
+    thread = asyncio.get_running_loop().run_in_executor(None, copy_context().run, call)
+    cancelled: asyncio.CancelledError | None = None
+    while not thread.done():
+        try:
+            await asyncio.wait([thread])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return thread.result()
+    thread.exception()  # else asyncio would log that nobody has asked for it
+    raise cancelled
 
 
 def _new_owner() -> str:

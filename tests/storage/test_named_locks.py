@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import NoReturn
 
 import pytest
@@ -222,6 +223,54 @@ def test_one_whose_release_the_storage_did_not_answer_can_be_acquired_again(
 
     with lock:
         assert lock.is_held
+
+
+def test_a_coroutine_that_is_cancelled_while_it_acquires_leaves_no_lock_behind(
+    app: QmlApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = app.lock("report", ttl="1h", timeout=0)
+    is_taking, may_take, has_taken = Event(), Event(), Event()
+    take = Storage.take_lock
+
+    def take_slowly(storage: Storage, resource: str, owner: str, ttl: timedelta) -> int | None:
+        is_taking.set()
+        may_take.wait(20)
+        token = take(storage, resource, owner, ttl)
+        has_taken.set()
+        return token
+
+    async def main() -> None:
+        entering = asyncio.create_task(lock.__aenter__())
+        await asyncio.to_thread(is_taking.wait, 20)
+        entering.cancel()
+        await asyncio.wait([entering], timeout=0.05)  # long enough to leave without the thread
+        may_take.set()
+        await asyncio.to_thread(has_taken.wait, 20)
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+        assert app.storage.lock_holder("report") is None
+        monkeypatch.undo()
+        async with lock:
+            assert lock.is_held
+
+    monkeypatch.setattr(Storage, "take_lock", take_slowly)
+    asyncio.run(main())
+
+
+def test_a_coroutine_that_is_cancelled_while_it_leaves_can_enter_again(app: QmlApp) -> None:
+    lock = app.lock("report", ttl="1h", timeout=0)
+
+    async def main() -> None:
+        await lock.__aenter__()
+        leaving = asyncio.create_task(lock.__aexit__(None, None, None))
+        await asyncio.sleep(0)  # it has begun
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        async with lock:
+            assert lock.is_held
+
+    asyncio.run(main())
 
 
 class _Inside:
