@@ -1,7 +1,7 @@
 """Client and worker: Python values to JSON by their annotation, and back again.
 
 What `to_json` accepts under an annotation, `from_json` gives back equal and of the annotated type:
-what could not be given back is refused when it is encoded.
+what could not be given back is refused when it is encoded. How a union does this says `unions`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,22 @@ from collections.abc import (
     Sequence,
 )
 from collections.abc import Set as AbstractSet
-from typing import Any
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.choices import enumeration, keys_of, literal
 from qml_mp.processing.numbers import numpy_codec
-from qml_mp.processing.scalars import BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
+from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
+from qml_mp.processing.unions import Member, Union
 
 _ARRAYS = (list, tuple, set, frozenset)
 _ABSTRACT_ARRAYS = (Iterable, Collection, Sequence, MutableSequence, AbstractSet, MutableSet)
 _MAPPINGS = (dict, Mapping, MutableMapping)
+_UNIONS = (typing.Union, types.UnionType)
+_MOST_UNIONS: Final = 500
 
 
 def to_json(value: object, hint: object, *, where: str) -> JsonValue:
@@ -70,11 +75,11 @@ def codec_of(hint: Any, where: str) -> Codec:
     if kind in SCALARS:
         return SCALARS[kind]
     if hint is Any or hint is object or isinstance(hint, typing.TypeVar) or typing.is_typeddict(hint):
-        return _ANYTHING
+        return ANYTHING
     if hint is None or hint is type(None):
         return _NOTHING
-    if kind in (typing.Union, types.UnionType):
-        return _union(typing.get_args(hint))
+    if kind in _UNIONS:
+        return _union(typing.get_args(hint)).codec
     if kind is typing.Literal:
         return literal(typing.get_args(hint))
     if kind is bytes:
@@ -87,6 +92,25 @@ def codec_of(hint: Any, where: str) -> Codec:
         f"{where[:300]} is annotated with {named(hint)}, which cannot be rebuilt from JSON; "
         "use JSON types, a dataclass, or a reference to the data."
     )
+
+
+def is_mistakable(hint: Any) -> bool:
+    """Whether somewhere in the annotation is a union of which one member may read what another one writes."""
+    seen: list[Any] = []
+    rest = [hint]
+    while rest:
+        hint = _unwrapped(rest.pop())
+        kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+        if hint in seen or kind is typing.Literal:
+            continue
+        if kind in _UNIONS and not _union(args).are_apart:
+            return True
+        seen.append(hint)
+        rest += args
+        if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
+            with suppress(UnusableAnnotation):
+                rest += hints_of(kind, "").values()
+    return False
 
 
 def hints_of(owner: Any, where: str) -> dict[str, Any]:
@@ -118,32 +142,28 @@ def _codec_of_class(kind: type, args: tuple[Any, ...]) -> Codec | None:
     return None
 
 
-def _union(members: tuple[Any, ...]) -> Codec:
-    """The first member that the value fits, None before all others."""
-    ordered = sorted(members, key=lambda member: member is not type(None))
+def _union(hints: tuple[Any, ...]) -> Union:
+    try:
+        return _kept_union(hints)
+    except TypeError:  # what is in an `Annotated` has no hash
+        return _new_union(hints)
 
-    def attempt(direction: str, value: Any, where: str) -> Any:
-        problem: InvalidJob | None = None
-        unusable: UnusableAnnotation | None = None
-        for member in ordered:
-            if value is None and member is not type(None):
-                continue
-            try:
-                return getattr(codec_of(member, where), direction)(value, where)
-            except UnusableAnnotation as error:
-                unusable = problem = error
-            except InvalidJob as error:
-                problem = error
-        if unusable is not None:
-            raise unusable  # the value may be one of that
-        if problem is not None and len(ordered) == 2 and type(None) in ordered:
-            raise problem  # Optional: the one real member says more than "none of them"
-        raise mismatch(value, " or ".join(named(member) for member in members), where)
 
-    return Codec(
-        lambda value, where: attempt("encode", value, where),
-        lambda value, where: attempt("decode", value, where),
-    )
+def _new_union(hints: tuple[Any, ...]) -> Union:
+    others = [_unwrapped(hint) for hint in hints if hint is not type(None)]
+    members = [Member.of(hint, _codec_or_none(hint)) for hint in others]
+    return Union(members, has_none=len(others) < len(hints), codec_of=codec_of)
+
+
+_kept_union = lru_cache(_MOST_UNIONS)(_new_union)
+"""Each item of a list asks for it."""
+
+
+def _codec_or_none(hint: Any) -> Codec | None:
+    try:
+        return codec_of(hint, "")
+    except UnusableAnnotation:
+        return None
 
 
 def _record(kind: Any) -> Codec:
@@ -255,7 +275,6 @@ def _only_none(value: Any, where: str) -> None:
         raise mismatch(value, "null", where)
 
 
-_ANYTHING = Codec(lambda value, _: value, lambda value, _: value)
 _NOTHING = Codec(_only_none, _only_none)
 
 

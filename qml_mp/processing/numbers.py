@@ -37,13 +37,24 @@ def in_python(value: Any) -> Any:
 def numpy_codec(kind: type, args: tuple[Any, ...]) -> Codec | None:
     """Of `numpy.ndarray`, with or without its dtype, or of a number type such as `numpy.float32`; None of
     anything else."""
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is None or not issubclass(kind, numpy.ndarray | numpy.generic):
+    if not is_numpy(kind):
         return None
-    if issubclass(kind, numpy.ndarray):
-        dtype = _dtype(args)
+    if is_numpy_array(kind):
+        numpy, dtype = sys.modules["numpy"], _dtype(args)
         return Codec(_lists_of(kind), lambda value, where: _built(numpy.asarray, value, where, dtype))
     return Codec(_lists_of(kind), lambda value, where: _built(kind, value, where))
+
+
+def is_numpy(kind: Any) -> bool:
+    """Whether it is the type of an array or of a number of numpy."""
+    numpy: Any = sys.modules.get("numpy")
+    return numpy is not None and isinstance(kind, type) and issubclass(kind, numpy.ndarray | numpy.generic)
+
+
+def is_numpy_array(kind: type) -> bool:
+    """Whether it is that of an array of numpy."""
+    numpy: Any = sys.modules.get("numpy")
+    return numpy is not None and issubclass(kind, numpy.ndarray)
 
 
 def _dtype(args: tuple[Any, ...]) -> Any:

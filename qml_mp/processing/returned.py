@@ -10,10 +10,10 @@ from typing import Any
 from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.binding import resolved_hint
-from qml_mp.processing.codec import codec_of, decoded, encoded
+from qml_mp.processing.codec import codec_of, decoded, encoded, is_mistakable
 from qml_mp.processing.context import WorkerResult
 from qml_mp.processing.plain import plain_result
-from qml_mp.processing.scalars import Codec, UnusableAnnotation
+from qml_mp.processing.scalars import Codec, Mistakable, UnusableAnnotation
 
 _WHERE = "The result"
 _AWAITED = (Coroutine, Awaitable)
@@ -30,15 +30,23 @@ class Returned:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._codec: Codec | None = None
+        self._is_mistakable = False
         self._is_resolved = False
 
     def encoded(self, value: object) -> EncodedJson:
         """The value as it is stored; `InvalidJob` when it cannot be. The annotation is asked only where the
-        value alone does not say how it travels, as bytes do not."""
+        value alone does not say how it travels, as bytes do not, or how it is read, as with some unions."""
+        codec = self._resolved()
+        if self._is_mistakable and codec is not None:
+            try:
+                return EncodedJson.of(encoded(codec, value, _WHERE), what=_WHERE)
+            except Mistakable:
+                raise
+            except InvalidJob:
+                pass  # it is not what the annotation says, and whoever reads it is told so
         try:
             return plain_result(value)
         except InvalidJob as problem:
-            codec = self._resolved()
             if codec is None:
                 raise
             try:
@@ -60,7 +68,9 @@ class Returned:
         if not self._is_resolved:
             annotation = inspect.signature(self._function).return_annotation
             try:
-                self._codec = _codec(resolved_hint(self._function, annotation))
+                hint = resolved_hint(self._function, annotation)
+                self._codec = _codec(hint)
+                self._is_mistakable = is_mistakable(hint)
             except InvalidJob:
                 self._codec = None
             self._is_resolved = True

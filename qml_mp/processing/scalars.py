@@ -33,6 +33,10 @@ class UnusableAnnotation(InvalidJob):
     """Nothing of the kind can travel, whatever the value is."""
 
 
+class Mistakable(InvalidJob):
+    """The value is of one type of a union, and what is stored of it would be read as another."""
+
+
 def mismatch(value: object, wanted: str, where: str) -> InvalidJob:
     """The error for a value that is not what its annotation says. Shows the type, never the value."""
     return InvalidJob(f"{where[:300]} must be {wanted}, not {type(value).__name__}.")
@@ -74,6 +78,12 @@ def _only(kind: type[_T], name: str) -> Callable[[Any, str], _T]:
 
 _truth = _only(bool, "true or false")
 _text = _only(str, "text")
+
+
+def _plain_text(value: Any, where: str) -> str:
+    return value if type(value) is str else str.__str__(_text(value, where))  # what it is read as
+
+
 _timedelta = _only(timedelta, "a timedelta")
 
 
@@ -114,6 +124,9 @@ def _bytes(value: Any, where: str) -> str:
 BYTES = Codec(_bytes, _as_text(bytes, "base64", repr, partial(a2b_base64, strict_mode=True)).decode)
 """By annotation alone: a text that stands for bytes looks as any other."""
 
+ANYTHING = Codec(lambda value, _: value, lambda value, _: value)
+"""Where an annotation says nothing: the value is JSON already."""
+
 _PATH = _as_text(PurePath, "a path", str, Path)
 
 SCALARS: Mapping[Any, Codec] = MappingProxyType(
@@ -121,7 +134,7 @@ SCALARS: Mapping[Any, Codec] = MappingProxyType(
         bool: Codec(_truth, _truth),
         int: Codec(_integer, _integer),
         float: Codec(_number, _number),
-        str: Codec(_text, _text),
+        str: Codec(_plain_text, _text),
         datetime: _as_text(datetime, "an ISO 8601 date and time", datetime.isoformat, datetime.fromisoformat),
         date: Codec(_date, _as_text(date, "an ISO 8601 date", date.isoformat, date.fromisoformat).decode),
         time: _as_text(time, "an ISO 8601 time", time.isoformat, time.fromisoformat),

@@ -1,0 +1,266 @@
+"""Tests: what is annotated with a union comes back as it was, or is refused when it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, StrEnum
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import pytest
+
+from qml_mp import InvalidJob, QmlApp, ResultNotStored
+from qml_mp.processing.codec import from_json, to_json
+from qml_mp.processing.returned import Returned
+from tests.unit.app_case import finish
+from tests.unit.processor_case import claim_of, run
+
+with pytest.MonkeyPatch.context() as patch:
+    # Its library would start threads now, in a process of which other tests fork workers.
+    patch.setenv("OPENBLAS_NUM_THREADS", "1")
+    import numpy as np
+    from numpy.typing import NDArray
+
+DAY = date(2025, 3, 1)
+NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Circle:
+    size: float
+
+
+@dataclass(frozen=True)
+class Square:
+    size: float
+
+
+@dataclass(frozen=True)
+class ColouredCircle:
+    size: float
+    colour: str = "red"
+
+
+@dataclass(frozen=True)
+class Cat:
+    name: str
+    kind: Literal["cat"] = "cat"
+
+
+@dataclass(frozen=True)
+class Dog:
+    name: str
+    kind: Literal["dog"] = "dog"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    shapes: list[Circle | Square]
+
+
+@dataclass(frozen=True)
+class Sum:
+    left: Sum | Circle
+    right: Sum | Circle
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Answer(Enum):
+    YES = "yes"
+    NONE = None
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "stored"),
+    [
+        (3, int | str, 3),
+        ("3", int | str, "3"),
+        (None, int | str | None, None),
+        ([1, 2], list[int] | None, [1, 2]),
+        (Decimal("0.10"), Decimal | None, "0.10"),
+        (DAY, date | None, "2025-03-01"),
+        ({"a": [1]}, dict[str, list[int]] | list[int] | str, {"a": [1]}),
+        (DAY, date | str, "2025-03-01"),
+        ("soon", date | str, "soon"),
+        ("2025-03-01", str | date, "2025-03-01"),
+        (DAY, datetime | date, "2025-03-01"),
+        (NOON, date | datetime, "2025-03-01T12:00:00+00:00"),
+        (b"\0\xff", bytes | str, "AP8="),
+        (3, float | int, 3),
+        (3.0, float | int, 3.0),
+        (3.0, int | float, 3.0),
+        (True, int | bool, True),
+        (60, timedelta | int, 60),
+        (timedelta(minutes=1), timedelta | int, 60.0),
+        (Circle(2.0), ColouredCircle | Circle, {"size": 2.0}),
+        (ColouredCircle(2.0), Circle | ColouredCircle, {"size": 2.0, "colour": "red"}),
+        (Dog("Rex"), Cat | Dog, {"name": "Rex", "kind": "dog"}),
+        ({"name": "Rex"}, Circle | dict[str, str], {"name": "Rex"}),
+        (UUID(int=7), UUID | Path, str(UUID(int=7))),
+        (Colour.RED, Colour | str, "red"),
+        ([1, 2], list[int] | list[float], [1, 2]),
+        ([1.5], list[int] | list[float], [1.5]),
+        ({1, 2}, set[int] | list[int], [1, 2]),
+        (1.5, np.ndarray | float, 1.5),
+        ("a", np.ndarray | str, "a"),
+        (3, int | Iterator[int], 3),
+        ([3], int | list[Annotated[int, ["what has no hash"]]], [3]),
+    ],
+    ids=str,
+)
+def test_a_value_under_a_union_comes_back_as_it_was(value: object, hint: object, stored: object) -> None:
+    written = to_json(value, hint, where="it")
+    back = from_json(json.loads(json.dumps(written)), hint, where="it")
+
+    assert (written, type(written)) == (stored, type(stored))
+    assert (back, type(back)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("abcd", bytes | str),
+        (b"abcd", str | bytes),
+        (bytearray(b"abcd"), str | bytes),
+        (Square(2.0), Circle | Square),
+        ("2025-03-01", date | str),
+        ("20250301", date | str),
+        ("2025-03-01", date | Any),
+        (DAY, str | date),
+        (str(UUID(int=1)), UUID | str),
+        (UUID(int=1), str | UUID),
+        ("1.5", Decimal | str),
+        (Path("a"), str | Path),
+        (1.5, timedelta | float),
+        ([1, 2], list[float] | list[int]),
+        ([DAY], list[datetime] | list[date]),
+        ({"a": DAY}, dict[str, str] | dict[str, date]),
+        ([1, 2], set[int] | list[int]),
+        ({"size": 2.0}, Circle | dict[str, float]),
+        (Circle(2.0), dict[str, float] | Circle),
+        ("yes", Answer | str),
+        (Answer.NONE, Answer | None),
+        (Answer.NONE, Answer | int | None),
+        (Colour.RED, str | Colour),
+        ([Square(2.0)], list[Circle | Square] | None),
+        (Drawing([Square(2.0)]), Drawing | str),
+        (np.arange(3), NDArray[np.float32] | NDArray[np.int64]),
+    ],
+    ids=str,
+)
+def test_a_value_that_would_come_back_as_another_type_of_the_union_is_refused(
+    value: object, hint: object
+) -> None:
+    with pytest.raises(InvalidJob, match=r"^it.* would come back as .*Annotate it with one of the types"):
+        to_json(value, hint, where="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "back"),
+    [
+        ((1, 2), list[int] | str, [1, 2]),
+        (bytearray(b"a"), bytes | str, b"a"),
+        (PurePosixPath("a"), PurePath | str, Path("a")),
+        (np.int64(3), int | str, 3),
+        ("red", Colour | str, Colour.RED),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_converted_as_without_a_union(
+    value: object, hint: object, back: object
+) -> None:
+    assert from_json(to_json(value, hint, where="it"), hint, where="it") == back
+
+
+@pytest.mark.parametrize(
+    ("stored", "hint", "back"),
+    [
+        ("2025-03-01", date | str, DAY),
+        ("20250301", date | str, DAY),
+        ("2025-03-01T12:00:00Z", datetime | str, NOON),
+        (UUID(int=7).hex, UUID | str, UUID(int=7)),
+        ({"size": 2}, ColouredCircle | dict[str, int], ColouredCircle(2.0)),
+        (60, timedelta | float, timedelta(minutes=1)),
+        (3.0, float | int, 3.0),  # what was written for 3, too
+        ("AP8=", bytes | str, b"\0\xff"),
+    ],
+    ids=str,
+)
+def test_json_that_was_written_by_hand_or_by_earlier_code_is_read(
+    stored: Any, hint: object, back: object
+) -> None:
+    assert from_json(stored, hint, where="it") == back
+    assert type(from_json(stored, hint, where="it")) is type(back)
+
+
+def test_trees_of_unions_are_written_and_read_in_time() -> None:
+    tree: Sum | Circle = Circle(1.0)
+    for _ in range(40):
+        tree = Sum(tree, Circle(2.0))
+
+    assert from_json(to_json(tree, Sum | Circle, where="it"), Sum | Circle, where="it") == tree
+
+
+def test_a_job_by_name_and_a_call_are_given_what_was_passed(app: QmlApp) -> None:
+    @app.job()
+    def show(day: date | str) -> str:
+        return repr(day)
+
+    with app.inline():
+        assert show.enqueue(DAY).wait() == repr(DAY)
+        assert show.enqueue("soon").wait() == "'soon'"
+        assert app.enqueue("show", {"day": "2025-03-01"}).wait() == repr(DAY)
+        with pytest.raises(InvalidJob, match="show: the argument 'day' is of type str, and would come back"):
+            show.enqueue("2025-03-01")
+
+
+def test_a_result_that_would_be_read_as_another_type_of_the_union_is_not_stored(app: QmlApp) -> None:
+    @app.job()
+    def draw() -> Drawing:
+        return Drawing([Square(2.0)])
+
+    handle = draw.enqueue()
+    finish(app, run(draw.worker, claim_of(method="draw")))
+
+    with pytest.raises(
+        ResultNotStored, match=r"The result.shapes\[0\] is of type Square, and would come back"
+    ):
+        handle.wait(0)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "stored"),
+    [
+        (DAY, date | str, "2025-03-01"),
+        (3, float | int, 3),
+        (b"\0\xff", bytes | str | None, "AP8="),
+        (None, bytes | str | None, None),
+        (Circle(2.0), Circle | Square, {"size": 2.0}),
+        ([1], date | str, [1]),  # which the annotation does not say: whoever reads it is told
+        (object, Circle | Square, InvalidJob),
+    ],
+    ids=str,
+)
+def test_a_result_under_a_union_is_stored_as_its_type_is(value: object, hint: object, stored: object) -> None:
+    returned = Returned(function_returning(hint))
+
+    if stored is InvalidJob:
+        with pytest.raises(InvalidJob, match="not JSON"):
+            returned.encoded(value)
+    else:
+        assert returned.encoded(value).value == stored
+
+
+def function_returning(hint: object) -> Callable[..., Any]:
+    def function() -> Any: ...
+
+    function.__annotations__["return"] = hint
+    return function
