@@ -167,6 +167,9 @@ def _codec_or_none(hint: Any) -> Codec | None:
 
 
 def _record(kind: Any) -> Codec:
+    """Fields that the class does not take (`init=False`) are not written of an argument, as it makes them. A
+    result has them too, and they are put back."""
+
     def encode(value: Any, where: str) -> JsonValue:
         if type(value) is not kind:  # a subclass would come back as its parent
             raise mismatch(value, named(kind), where)
@@ -180,13 +183,23 @@ def _record(kind: Any) -> Codec:
     def decode(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise mismatch(value, f"an object with the fields of {named(kind)}", where)
-        fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-        for unknown in value.keys() - fields.keys():
+        is_taken = {field.name: field.init for field in dataclasses.fields(kind)}
+        for unknown in value.keys() - is_taken.keys():
             raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {named(kind)} has not.")
         hints = hints_of(kind, where)
-        given = {name: from_json(item, hints[name], where=f"{where}.{name}") for name, item in value.items()}
+        taken, others = {}, {}
+        for name, item in value.items():
+            place = f"{where}.{name}"
+            if is_taken[name]:
+                taken[name] = from_json(item, hints[name], where=place)
+                continue
+            with suppress(UnusableAnnotation):  # then it is left as the class makes it
+                others[name] = from_json(item, hints[name], where=place)
         try:
-            return kind(**given)
+            made = kind(**taken)
+            for name, item in others.items():
+                object.__setattr__(made, name, item)  # of a frozen one, too
+            return made
         except Exception as error:  # a missing field, or whatever its own checks raise
             raise InvalidJob(f"{where[:300]} is no {named(kind)}: {type(error).__name__}: {error}") from error
 

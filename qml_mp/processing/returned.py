@@ -39,7 +39,7 @@ class Returned:
         codec = self._resolved()
         if self._is_mistakable and codec is not None:
             try:
-                return EncodedJson.of(encoded(codec, value, _WHERE), what=_WHERE)
+                encoded(codec, value, _WHERE)
             except Mistakable:
                 raise
             except InvalidJob:

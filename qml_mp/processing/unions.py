@@ -39,7 +39,7 @@ _GENERAL: Final = (ANYTHING, SCALARS[str])
 _READ_TOO: Final[Mapping[Any, set[type]]] = {int: {bool}, float: {int}, timedelta: {int}}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """One type of a union, not None."""
 
@@ -51,17 +51,25 @@ class Member:
     read: _Kinds
     """What it reads."""
     fields: frozenset[str] | None
-    """Those of a dataclass; None for anything else."""
+    """Those that a dataclass takes; None for anything else."""
+    made: frozenset[str]
+    """Those that it makes itself, and that may be written as well."""
 
     @classmethod
     def of(cls, hint: Any, codec: Codec | None) -> Member:
         """With the codec of the annotation, which has no `Annotated` and no `NewType` around it."""
         kind = typing.get_origin(hint) or hint
         written = _written(kind, codec, typing.get_args(hint))
-        fields = None
-        if dataclasses.is_dataclass(kind):
-            fields = frozenset(each.name for each in dataclasses.fields(kind) if each.init)
-        return cls(hint, codec, written, _read(kind, codec, written), fields)
+        is_record = dataclasses.is_dataclass(kind)
+        fields = dataclasses.fields(kind) if is_record else ()
+        return cls(
+            hint=hint,
+            codec=codec,
+            written=written,
+            read=_read(kind, codec, written),
+            fields=frozenset(each.name for each in fields if each.init) if is_record else None,
+            made=frozenset(each.name for each in fields if not each.init),
+        )
 
 
 def are_apart(members: Iterable[Member]) -> bool:
@@ -158,11 +166,14 @@ class Union:
         members = sorted(self._members, key=lambda member: type(stored) not in member.written)
         if type(stored) is not dict:
             return members
+        keys = frozenset(stored)
         # Seen before any is read: with trees of dataclasses, to read twice at each level would never end.
         first = next(
             (place for place, member in enumerate(members) if member.fields is not None), len(members)
         )
-        return members[:first] + sorted(members[first:], key=lambda member: member.fields != stored.keys())
+        return members[:first] + sorted(
+            members[first:], key=lambda member: keys - member.made != member.fields
+        )
 
     def _codec(self, member: Member, where: str) -> Codec:
         return member.codec or self._codec_of(member.hint, where)  # which raises, naming the place

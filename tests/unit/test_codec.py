@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.codec import from_json, to_json
 
@@ -207,12 +208,19 @@ def test_an_annotation_that_cannot_travel_is_refused_by_name(hint: object) -> No
         ([1, 2], Level, "none of the values of Level"),
         (3, str | None, "it must be text"),
         (3.5, int | str, "it must be int or str"),
-        ({"name": "A", "since": "2025-01-01", "seen": 3}, Customer, "the field 'seen'"),
+        ({"name": "A", "since": "2025-01-01", "seen": "x"}, Customer, "it.seen must be a whole number"),
     ],
 )
 def test_json_that_does_not_fit_is_refused_with_the_place(value: Any, hint: object, told: str) -> None:
     with pytest.raises(InvalidJob, match=told):
         from_json(value, hint, where="it")
+
+
+def test_a_field_that_the_class_makes_itself_is_put_back_where_the_json_has_it() -> None:
+    ada: dict[str, JsonValue] = {"name": "Ada", "since": "2025-01-01"}
+
+    assert from_json({**ada, "seen": 3}, Customer, where="it").seen == 3
+    assert from_json(ada, Customer, where="it").seen == 0
 
 
 def test_foreign_whole_numbers_become_plain_ones() -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -57,6 +57,23 @@ class Thumbnail:
     sizes: dict[Level, tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class Order:
+    lines: list[int]
+    total: int = field(init=False)
+    sorting: Callable[[int], int] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", sum(self.lines))
+
+
+@dataclass
+class Tally:
+    words: int = field(init=False, default=0)
+
+
+TALLY = Tally()
+TALLY.words = 7
 THUMBNAIL = Thumbnail(Path("a.png"), date(2025, 3, 1), b"\0\xff", {Level.LOW: (1, 2)})
 
 
@@ -83,6 +100,11 @@ def there_and_back(value: object, hint: object) -> object:
         (THUMBNAIL, Thumbnail),
         ([THUMBNAIL], list[Thumbnail] | None),
         (None, Thumbnail | None),
+        (Order([1, 2]), Order),
+        ([Order([])], list[Order]),
+        (Order([1, 2]), Tally | Order | None),
+        (TALLY, Tally),
+        (TALLY, Order | Tally),
         (datetime(2025, 3, 1, tzinfo=UTC), datetime),
         (timedelta(seconds=1.5), timedelta),
         (UUID(int=1), UUID),
