@@ -14,7 +14,11 @@ Duration = timedelta | float | str
 Size = int | str
 """What the edges accept as a size: a number of bytes, or text like "512MiB"."""
 
-_TOO_LONG_S = 1e15  # longer than any timedelta
+LONGEST = timedelta(days=36_525)
+"""The longest duration, a hundred years: the clock and a few of them are within the calendar, and one in
+nanoseconds is a number of 64 bits. What is to be without an end says None where it can."""
+
+_LONGEST_S = LONGEST.total_seconds()
 _SECONDS_PER_UNIT = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 _BYTES_PER_UNIT = {
@@ -29,7 +33,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 def parse_duration(value: Duration, *, what: str = "duration") -> timedelta:
     """Read a duration; a bare number is seconds, text joins parts like "1h30m" or "250ms".
 
-    Raises `ConfigurationError` naming `what` when the value is negative, not finite or unreadable.
+    Raises `ConfigurationError` naming `what` when the value is negative, not finite, longer than `LONGEST` or
+    unreadable.
     """
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
@@ -38,13 +43,19 @@ def parse_duration(value: Duration, *, what: str = "duration") -> timedelta:
     elif isinstance(value, str):
         seconds = _seconds_of_text(value, what)
     else:
-        seconds = float(value) if abs(value) < _TOO_LONG_S else math.inf
-    if not math.isfinite(seconds) or seconds < 0:
+        seconds = math.inf if value > _LONGEST_S else -1.0 if value < 0 else float(value)
+    if not seconds >= 0:  # as NaN is not
         raise _bad_duration(value, what)
-    try:
-        return timedelta(seconds=seconds)
-    except OverflowError:
-        raise _bad_duration(value, what) from None
+    if seconds > _LONGEST_S:
+        raise _too_long(value, what)
+    return timedelta(seconds=seconds)
+
+
+def check_longest(duration: timedelta, *, what: str) -> timedelta:
+    """Return the duration, or raise `ConfigurationError` naming `what` when it is longer than `LONGEST`."""
+    if duration > LONGEST:
+        raise _too_long(duration, what)
+    return duration
 
 
 def format_duration(value: timedelta) -> str:
@@ -104,6 +115,12 @@ def _seconds_of_text(text: str, what: str) -> float:
 def _bad_duration(value: object, what: str) -> ConfigurationError:
     return ConfigurationError(
         f'{what} is {shown(value)}; it must be zero or more seconds, or text such as "90s", "5m" or "1h30m".'
+    )
+
+
+def _too_long(value: object, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} is {shown(value)}; it must be at most {format_duration(LONGEST)} (a hundred years)."
     )
 
 

@@ -17,10 +17,11 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 from qml_mp.core.payload import JsonValue, check_text, encode_json
 from qml_mp.errors import InvalidJob, about_field, shown
 from qml_mp.setting_kinds import check_queue_name
-from qml_mp.units import Duration, parse_duration
+from qml_mp.units import LONGEST, Duration, format_duration, parse_duration
 
 _INT32_MAX = 2**31 - 1
 _MAX_KEY_CHARS = 500
+_LONGEST = format_duration(LONGEST)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -53,9 +54,7 @@ def check_max_crashes(value: int | None) -> int | None:
 
 def check_timeout(value: timedelta | None) -> timedelta | None:
     """Return the time limit of one attempt, or raise `InvalidJob` when it cannot be one."""
-    if value is not None and (not isinstance(value, timedelta) or value < timedelta(milliseconds=1)):
-        raise _bad("timeout", value, "a timedelta of at least 1ms, or None: the server's limit")
-    return value
+    return None if value is None else _at_least_1ms("timeout", value, "or None: the server's limit")
 
 
 def _unique_key(value: str | None) -> str | None:
@@ -67,9 +66,7 @@ def _unique_key(value: str | None) -> str | None:
 
 
 def _unique_for(value: timedelta | None) -> timedelta | None:
-    if value is not None and (not isinstance(value, timedelta) or value < timedelta(milliseconds=1)):
-        raise _bad("unique_for", value, "a timedelta of at least 1ms, or None")
-    return value
+    return None if value is None else _at_least_1ms("unique_for", value, "or None")
 
 
 def _on_conflict(value: str) -> str:
@@ -94,8 +91,8 @@ def check_at(value: datetime) -> datetime:
 
 def check_delay(value: timedelta) -> timedelta:
     """Return the delay, or raise `InvalidJob` when it cannot be one."""
-    if not isinstance(value, timedelta) or value < timedelta(0):
-        raise _bad("delay", value, "a timedelta that is not negative")
+    if not isinstance(value, timedelta) or not timedelta(0) <= value <= LONGEST:
+        raise _bad("delay", value, f"a timedelta that is not negative, and at most {_LONGEST}")
     return value
 
 
@@ -204,6 +201,12 @@ def documented(definition: type) -> Callable[[_Function], _Function]:
 
 def _bad(name: str, value: object, bound: str) -> InvalidJob:
     return InvalidJob(f"{name} is {shown(value)}; it must be {bound}.")
+
+
+def _at_least_1ms(name: str, value: timedelta, or_else: str) -> timedelta:
+    if not isinstance(value, timedelta) or not timedelta(milliseconds=1) <= value <= LONGEST:
+        raise _bad(name, value, f"a timedelta from 1ms to {_LONGEST}, {or_else}")
+    return value
 
 
 def _whole(name: str, value: int, low: int, bound: str) -> int:

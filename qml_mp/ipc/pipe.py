@@ -20,6 +20,7 @@ from qml_mp.standard_streams import occupy_standard_streams
 _FORMAT = struct.Struct(f"<BB{KEY_BYTES}s6x")
 MESSAGE_BYTES = _FORMAT.size
 _READ_BYTES = MESSAGE_BYTES * 128
+_LONGEST_WAIT_S = 86_400.0  # poll counts milliseconds in 32 bits
 _REASONS = tuple(CancelReason)
 _NO_KEY = bytes(KEY_BYTES)
 
@@ -108,9 +109,10 @@ class PipeReader:
         return decode(data)
 
     def wait(self, timeout_s: float) -> None:
-        """Return when something can be read, the supervisor is gone, or the time is over."""
+        """Return when something can be read, the supervisor is gone, or the time is over; after a day at
+        most."""
         if not self.eof:
-            self._poll.poll(max(0, timeout_s) * 1000)
+            self._poll.poll(min(max(0, timeout_s), _LONGEST_WAIT_S) * 1000)
 
 
 def _portable_pipe() -> tuple[int, int]:

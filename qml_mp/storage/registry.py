@@ -17,6 +17,7 @@ from qml_mp.storage.row_change import server_gone
 from qml_mp.storage.rows import server_of, worker_of
 from qml_mp.storage.storable import storable_reason
 from qml_mp.storage.values import BY_DEFAULT, Heard, Renewed, Retention
+from qml_mp.units import check_longest
 
 
 class ServerRegistry(Part):
@@ -177,18 +178,19 @@ class ServerRegistry(Part):
 
 
 class NamedLocks(Part):
-    """Locks with a name, an owner and a time to live, by the database's clock."""
+    """Locks with a name, an owner and a time to live, by the database's clock. `ConfigurationError` for a
+    time that is too long."""
 
     def acquire_lock(self, resource: str, owner: str, ttl: timedelta) -> bool:
         """Create, take over when expired, refresh for the same owner; False: another holds it."""
-        wanted = {"resource": resource, "owner": owner, "ttl": ttl}
+        wanted = {"resource": resource, "owner": owner, "ttl": check_longest(ttl, what="ttl")}
         return self._db.write("acquiring a lock", self._db.queries.registry.acquire_lock, wanted).count == 1
 
     def take_lock(self, resource: str, owner: str, ttl: timedelta) -> int | None:
         """`acquire_lock`, and a number that is higher than that of any lock that was taken before; None:
         another holds it."""
         queries = self._db.queries.registry
-        wanted = {"resource": resource, "owner": owner, "ttl": ttl}
+        wanted = {"resource": resource, "owner": owner, "ttl": check_longest(ttl, what="ttl")}
         with self._db.transaction("acquiring a lock", pipelined=False) as transaction:
             if transaction.run(queries.acquire_lock, wanted).count != 1:
                 return None
@@ -197,7 +199,7 @@ class NamedLocks(Part):
 
     def renew_lock(self, resource: str, owner: str, ttl: timedelta) -> bool:
         """Have it last for the ttl from now on; False: this owner does not hold it."""
-        wanted = {"resource": resource, "owner": owner, "ttl": ttl}
+        wanted = {"resource": resource, "owner": owner, "ttl": check_longest(ttl, what="ttl")}
         return self._db.write("renewing a lock", self._db.queries.registry.renew_lock, wanted).count == 1
 
     def lock_holder(self, resource: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Final
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
+from qml_mp.units import check_longest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +32,15 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long an ended job is kept; becomes its `expires_at`."""
+    """How long an ended job is kept; becomes its `expires_at`. `ConfigurationError` for what is too long."""
 
     succeeded_ttl: timedelta
     """Succeeded and Deleted."""
     failed_ttl: timedelta
+
+    def __post_init__(self) -> None:
+        check_longest(self.succeeded_ttl, what="Retention.succeeded_ttl")
+        check_longest(self.failed_ttl, what="Retention.failed_ttl")
 
     @classmethod
     def of(cls, config: ServerConfig) -> Retention:

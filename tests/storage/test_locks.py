@@ -6,8 +6,13 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import pytest
+
+from qml_mp.errors import ConfigurationError
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Retention
+from qml_mp.units import LONGEST
 from tests.storage.conftest import Raw
 from tests.storage.helpers import HOUR, in_children
 
@@ -17,6 +22,17 @@ def test_a_lock_is_held_by_one_owner(storage: Storage) -> None:
 
     assert acquired == [True, False, True]
     assert storage.acquire_lock("another", "b", HOUR)
+
+
+def test_a_lock_for_longer_than_a_hundred_years_is_refused(storage: Storage) -> None:
+    storage.acquire_lock("cleanup", "a", LONGEST)
+    too_long = LONGEST + HOUR
+
+    for take in (storage.acquire_lock, storage.take_lock, storage.renew_lock):
+        with pytest.raises(ConfigurationError, match=r"ttl is .* at most 36525d"):
+            take("cleanup", "a", too_long)
+    with pytest.raises(ConfigurationError, match=r"Retention\.failed_ttl is .* at most 36525d"):
+        Retention(succeeded_ttl=LONGEST, failed_ttl=too_long)
 
 
 def test_only_its_owner_releases_a_lock(storage: Storage) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.setting_kinds import check_queue_name
+from qml_mp.setting_kinds import Time, check_queue_name
 from qml_mp.settings import SETTINGS, ServerConfig
 
 
@@ -83,6 +83,14 @@ def test_a_value_out_of_bounds_is_refused_with_its_field(field: str, value: obje
         ServerConfig(**settings)
 
     assert refusal.value.field == field
+
+
+@pytest.mark.parametrize("name", [name for name, kind in SETTINGS.items() if isinstance(kind, Time)])
+def test_a_duration_of_more_than_a_hundred_years_is_refused_with_its_field(name: str) -> None:
+    settings: dict[str, Any] = {name: timedelta(days=1_000_000)}
+
+    with pytest.raises(ConfigurationError, match=rf"^ServerConfig\.{name} is .*1000000.* at most 36525d"):
+        ServerConfig(**settings)
 
 
 def test_a_queue_that_cannot_be_is_refused_with_the_field_of_the_queues() -> None:

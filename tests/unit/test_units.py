@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
+from qml_mp.units import LONGEST, Duration, Size, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,21 @@ def test_a_duration_is_read_as_it_is_written(written: Duration, seconds: float) 
 def test_what_is_no_duration_is_refused_by_name(written: Duration) -> None:
     with pytest.raises(ConfigurationError, match=r"^shutdown_timeout is "):
         parse_duration(written, what="shutdown_timeout")
+
+
+@pytest.mark.parametrize("written", [timedelta(days=36_526), "3650000d", 1e10, 1e300, 10**50, "1e400"])
+def test_a_duration_of_more_than_a_hundred_years_is_refused_with_the_bound(written: Duration) -> None:
+    with pytest.raises(ConfigurationError, match=r"^ttl is .*; it must be at most 36525d \(a hundred"):
+        parse_duration(written, what="ttl")
+
+
+def test_a_number_of_seconds_that_cannot_even_be_shown_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^ttl is a value of type int that cannot be shown"):
+        parse_duration(10**5000, what="ttl")
+
+
+def test_a_hundred_years_are_a_duration() -> None:
+    assert parse_duration("36525d") == parse_duration(LONGEST) == parse_duration(3155760000) == LONGEST
 
 
 @given(st.integers(min_value=0, max_value=86_400_000))
