@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import combinations
+from pathlib import PurePath
 from typing import Any, Final
 
 from qml_mp.core.payload import JsonValue
@@ -216,6 +217,8 @@ def _is_kept(value: Any, back: Any) -> bool:
     """Whether what came back is of the same types, also in lists and mappings. Then it is equal too, save
     where one type holds several kinds of number."""
     if type(value) is not type(back):
+        if any(isinstance(each, PurePath) for each in (value, back)):
+            return str(value) == str(back)  # who takes both opens the same file by either
         # Text or a number as the enum that equals it.
         return type(value) in (str, int, float) and isinstance(back, type(value)) and bool(back == value)
     if isinstance(value, Mapping):
