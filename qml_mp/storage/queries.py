@@ -55,6 +55,8 @@ class JobQueries:
     """limit: make Enqueued what is due, longest due first."""
     hasten_retries: str
     """Have an AwaitingRetry job that ended in the future be due after its delay, counted from now."""
+    state: str
+    """id: state."""
     lock_state: str
     """id: state, which stays so until the transaction ends."""
     request_cancel: str

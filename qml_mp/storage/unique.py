@@ -89,7 +89,7 @@ def _keeps(queries: JobQueries, transaction: Transaction, job: Job | None, holde
         return True
     if _replaces(queries, transaction, job, holder):
         return False
-    row = transaction.run(queries.get, {"id": holder}).first()
+    row = transaction.run(queries.state, {"id": holder}).first()
     return row is not None and row["state"] == StateName.PROCESSING
 
 

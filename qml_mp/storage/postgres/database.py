@@ -14,7 +14,7 @@ from psycopg.rows import DictRow, tuple_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
 from qml_mp.storage.database import NO_VALUES, Values
-from qml_mp.storage.postgres.arrays import array_of, columns_of
+from qml_mp.storage.postgres.arrays import array_of, columns_of, send_arrays_in_binary
 from qml_mp.storage.postgres.connection import PostgresConnection
 from qml_mp.storage.postgres.errors import (
     is_cured_by_another_connection,
@@ -70,7 +70,9 @@ class PostgresDatabase:
 
     def now(self) -> datetime:
         with self.connection.use("asking for the time", checked=False) as link:
-            row = link.execute(_NOW).fetchone()
+            with _alone(link):
+                cursor = link.execute(_NOW)
+            row = cursor.fetchone()
         now = self.instant(row and row["now"])
         assert now is not None  # the statement always gives one row
         return now
@@ -138,7 +140,7 @@ class PostgresDatabase:
     @contextmanager
     def borrowed(self, connection: object) -> Iterator[_Transaction]:
         try:
-            yield _Transaction(self.connection, self._foreign.checked(connection))
+            yield _Transaction(self.connection, self._foreign.checked(connection), is_ours=False)
         except psycopg.Error as error:
             what = "enqueueing in the caller's transaction"
             raise translate(error, what=what, target=self.connection.target) from error
@@ -198,8 +200,7 @@ class PostgresDatabase:
 
     def _run_once(self, what: str, query: str, values: Values, announced: bool) -> _Result:
         with self.connection.use(what) as link:
-            alone = _between_begin_and_commit(link, pipelined=True) if link.is_pooled else nullcontext()
-            with alone:
+            with _alone(link):
                 result = _Transaction(self.connection, link).run(query, values)
             if announced and (row := result.first()) is not None and row["told"] is None:
                 self.connection.announce(Told(row["to_tell"]))
@@ -260,19 +261,24 @@ class _Result:
 class _Transaction:
     """`Transaction` on a connection: ours, or the caller's."""
 
-    def __init__(self, own: PostgresConnection, connection: psycopg.Connection[DictRow]) -> None:
+    def __init__(
+        self, own: PostgresConnection, connection: psycopg.Connection[DictRow], *, is_ours: bool = True
+    ) -> None:
         self._own = own
         self._connection = connection
+        self._is_ours = is_ours
 
     def run(self, query: str, values: Values = NO_VALUES) -> _Result:
         statement, names = self._own.schema.numbered(query)
         target = self._own.target
         known = {"channel": target.channel, "ended_channel": target.ended_channel, **values}
-        bound = [
-            array_of(value) if isinstance(value, list) else value for value in map(known.__getitem__, names)
-        ]
+        bound = [known[name] for name in names]
+        if self._is_ours:
+            bound = [array_of(value) if isinstance(value, list) else value for value in bound]
         # A cursor of our own, with rows of our own shape, whatever the caller's connection has.
         cursor = psycopg.RawCursor(self._connection, row_factory=tuple_row)
+        if not self._is_ours:
+            send_arrays_in_binary(cursor)
         return _Result(cursor.execute(statement, bound))
 
     def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> _Result:
@@ -292,6 +298,11 @@ class _Transaction:
                 raise
             return f"{error.diag.message_primary}."
         return None
+
+
+def _alone(link: Link) -> AbstractContextManager[None]:
+    """For one statement, which has the settings that it needs."""
+    return _between_begin_and_commit(link, pipelined=True) if link.is_pooled else nullcontext()
 
 
 @contextmanager

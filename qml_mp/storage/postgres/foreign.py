@@ -13,10 +13,12 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.storage.postgres.connection import PostgresConnection
 
 _IDENTITY = """
-SELECT current_database() AS database, pg_postmaster_start_time() AS started_at, inet_server_port() AS port,
+SELECT current_database() AS database, inet_server_port() AS port,
+       (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint AS started_at_us,
        (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s) AS schema_oid
 """
-"""What tells this database from every other; needs no privilege."""
+"""What tells this database from every other; needs no privilege. Text and integers alone: how the rest is
+written depends on settings, which the caller's session may have others of."""
 
 
 class ForeignConnections:

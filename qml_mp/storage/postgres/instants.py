@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 from psycopg.abc import AdaptContext, Buffer
@@ -19,18 +20,30 @@ def instant_of(value: object) -> datetime | None:
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
-class _InstantLoader(Loader):
-    """Reads as NULL an instant that Python cannot hold."""
+def read_iso_instants(connection: psycopg.Connection[Any]) -> None:
+    """Have the connection read instants by what each transaction sets, where the driver would go by the
+    session's DateStyle. Of that the server tells when a transaction has ended, and it is the role's again."""
+    if not (connection.pgconn.parameter_status(b"DateStyle") or b"ISO").startswith(b"ISO"):
+        connection.adapters.register_loader("timestamptz", _IsoLoader)
 
+
+class _IsoLoader(Loader):
     def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
         super().__init__(oid, context)
         strict = psycopg.adapters.get_loader(oid, Format.TEXT)
         assert strict is not None  # one of psycopg's own types
-        self._strict = strict(oid, context)
+        self._strict = strict(oid, None)  # which knows of no session
+
+    def load(self, data: Buffer) -> object:
+        return self._strict.load(data)
+
+
+class _InstantLoader(_IsoLoader):
+    """Reads as NULL an instant that Python cannot hold."""
 
     def load(self, data: Buffer) -> object:
         try:
-            return self._strict.load(data)
+            return super().load(data)
         except psycopg.DataError:
             return None
 

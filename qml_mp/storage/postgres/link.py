@@ -24,6 +24,7 @@ from qml_mp.errors import StorageUnreachable
 from qml_mp.standard_streams import occupy_standard_streams
 from qml_mp.storage.postgres.driving import SocketWait, connect_by_driving, drive
 from qml_mp.storage.postgres.errors import NoReply, could_not_connect
+from qml_mp.storage.postgres.instants import read_iso_instants
 from qml_mp.storage.postgres.target import Pooler, Target, unreadable
 from qml_mp.storage.waiting import StorageWait
 
@@ -47,6 +48,10 @@ SESSION = {
     # A worker that was stopped in mid-transaction holds up the others no longer than this.
     "idle_in_transaction_session_timeout": "10s",
     "TimeZone": "UTC",
+    # How instants, durations and arrays are written, whatever the role's and the database's defaults are.
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "array_nulls": "on",
     # What the guards and SKIP LOCKED are written for, whatever the database's default is.
     "default_transaction_isolation": "read committed",
     "client_min_messages": "warning",
@@ -272,6 +277,7 @@ def _set_up(link: Link, target: Target, options: LinkOptions) -> None:
         del settings["default_transaction_isolation"]  # `begin` says it
         link.settings = _settings(settings, is_local=True).encode()
         link.prepare_threshold = None
+        read_iso_instants(link)
 
 
 def _settings(settings: Mapping[str, str], *, is_local: bool) -> str:

@@ -165,6 +165,7 @@ JOBS: Final = JobQueries(
         -- clock_timestamp(), because an attempt may have ended since this transaction began.
         WHERE state = 'awaiting_retry' AND enqueued_at > clock_timestamp() RETURNING id
     """),
+    state="SELECT state FROM {s}.jobs WHERE id = %(id)s",
     # FOR UPDATE: a claim or an end of the job comes wholly before or after what follows.
     lock_state="SELECT state FROM {s}.jobs WHERE id = %(id)s FOR UPDATE",
     request_cancel=counted("""

@@ -101,6 +101,7 @@ JOBS: Final = JobQueries(
         UPDATE qml_jobs SET run_at = run_at - (enqueued_at - :now), enqueued_at = :now
         WHERE state = 'awaiting_retry' AND enqueued_at > :now
     """,
+    state="SELECT state FROM main.qml_jobs WHERE id = :id",
     lock_state="SELECT state FROM qml_jobs WHERE id = :id",  # the write lock is held
     request_cancel="""
         UPDATE qml_jobs SET cancel_reason = COALESCE(cancel_reason, :reason)

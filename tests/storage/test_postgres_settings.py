@@ -1,0 +1,94 @@
+"""Tests of the PostgreSQL backend where roles and sessions have other settings of how values are written."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
+from tests.pgbouncer import PgBouncerError, pgbouncer
+from tests.postgres_cluster import throwaway_cluster
+from tests.storage.claimer import FETCH, register
+from tests.storage.helpers import DONE, HOUR, KEEP, in_an_hour, in_schema, present
+
+OTHER_SETTINGS = {
+    "DateStyle": "German",
+    "IntervalStyle": "sql_standard",
+    "array_nulls": "off",
+    "TimeZone": "Asia/Tokyo",
+}
+
+
+@pytest.fixture(scope="module")
+def unusual() -> Iterator[str]:
+    """The URL of a server whose role has other settings."""
+    with throwaway_cluster() as url:
+        with psycopg.connect(url, autocommit=True) as admin:
+            for name, value in OTHER_SETTINGS.items():
+                admin.execute(f"ALTER ROLE CURRENT_USER SET {name} TO '{value}'")
+        yield url
+
+
+@pytest.fixture(params=["itself", "a pooler"])
+def server(request: pytest.FixtureRequest, unusual: str) -> Iterator[str]:
+    """By what the storage reaches it."""
+    if request.param == "itself":
+        yield unusual
+        return
+    try:
+        with pgbouncer(unusual) as pooler:
+            yield pooler.before(unusual)
+    except PgBouncerError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def storage(server: str) -> Iterator[Storage]:
+    with closing(open_storage(in_schema(server, f"s_{uuid.uuid4().hex}"))) as opened:
+        yield opened
+
+
+def test_settings_of_the_role_change_nothing(storage: Storage) -> None:
+    at = in_an_hour()
+    [later, *_] = storage.enqueue_many([Job.new("work", at=at), *(Job.new("work") for _ in range(2))])
+    storage.enqueue_many(Job.new("work") for _ in range(60))
+    register(storage)
+    claim = storage.fetch_and_lock_job(FETCH)
+    assert claim is not None
+    storage.finish(claim, DONE, retention=KEEP)
+
+    done = present(storage, claim)
+    assert (done.state_name, present(storage, later).run_at) == (StateName.SUCCEEDED, at)
+    assert done.finished_at is not None
+    assert done.expires_at is not None
+    assert done.expires_at - done.finished_at == KEEP.succeeded_ttl
+    assert abs(storage.now() - datetime.now(UTC)) < HOUR
+    assert len(storage.list_jobs(JobFilter(), limit=100).jobs) == 63
+
+
+def test_settings_of_the_callers_session_change_nothing(storage: Storage, unusual: str) -> None:
+    first = storage.enqueue(Job.new("work", unique_key="k"))
+    register(storage)
+    assert storage.fetch_and_lock_job(FETCH) is not None
+    with psycopg.connect(unusual) as session:
+        ids = storage.enqueue_in(
+            session,
+            [
+                Job.new("work", at=in_an_hour()), Job.new("work"),
+                Job.new("work", unique_key="k", on_conflict="replace"),
+            ],
+        )  # fmt: skip
+
+    assert ids[2] == first
+    assert [present(storage, each).state_name for each in ids] == [
+        StateName.SCHEDULED, StateName.ENQUEUED, StateName.PROCESSING,
+    ]  # fmt: skip
