@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
@@ -36,6 +38,14 @@ def unusual() -> Iterator[str]:
             for name, value in OTHER_SETTINGS.items():
                 admin.execute(f"ALTER ROLE CURRENT_USER SET {name} TO '{value}'")
         yield url
+
+
+@pytest.fixture
+def server_storage(unusual: str) -> Iterator[Storage]:
+    """By TCP, as far as the way matters."""
+    with closing(open_storage(unusual)) as opened:
+        opened.migrate()
+        yield opened
 
 
 @pytest.fixture(params=["itself", "a pooler"])
@@ -92,3 +102,39 @@ def test_settings_of_the_callers_session_change_nothing(storage: Storage, unusua
     assert [present(storage, each).state_name for each in ids] == [
         StateName.SCHEDULED, StateName.ENQUEUED, StateName.PROCESSING,
     ]  # fmt: skip
+
+
+def test_a_connection_by_unix_socket_is_to_the_same_database_as_one_by_tcp(
+    server_storage: Storage, unusual: str
+) -> None:
+    with psycopg.connect(unusual) as by_tcp:
+        found = by_tcp.execute("SELECT current_setting('unix_socket_directories')").fetchone()
+    assert found is not None
+    by_socket = make_conninfo(unusual, host=found[0])
+    other = make_conninfo(by_socket, dbname="template1")
+
+    with psycopg.connect(by_socket) as session:
+        [job_id] = server_storage.enqueue_in(session, [Job.new("work")])
+    with psycopg.connect(other) as session, pytest.raises(ConfigurationError, match="another database"):
+        server_storage.enqueue_in(session, [Job.new("work")])
+
+    assert present(server_storage, job_id).state_name is StateName.ENQUEUED
+
+
+def test_a_connection_to_another_server_is_refused(server_storage: Storage) -> None:
+    with throwaway_cluster() as url, closing(open_storage(url)) as other:
+        other.migrate()
+        with psycopg.connect(url) as session, pytest.raises(ConfigurationError, match="another database"):
+            server_storage.enqueue_in(session, [Job.new("work")])
+
+
+def test_the_callers_session_may_have_another_encoding(server_storage: Storage, unusual: str) -> None:
+    with psycopg.connect(unusual) as session:
+        session.execute("SET client_encoding TO 'SQL_ASCII'")
+        [job_id] = server_storage.enqueue_in(session, [Job.new("work", "Grüße ✓")])
+    with psycopg.connect(unusual) as session:
+        session.execute("SET client_encoding TO 'LATIN1'")
+        with pytest.raises(InvalidJob, match="client_encoding"):
+            server_storage.enqueue_in(session, [Job.new("work", "Grüße ✓")])
+
+    assert present(server_storage, job_id).payload == "Grüße ✓"

@@ -144,6 +144,8 @@ class PostgresDatabase:
         except psycopg.Error as error:
             what = "enqueueing in the caller's transaction"
             raise translate(error, what=what, target=self.connection.target) from error
+        except UnicodeEncodeError as error:
+            raise InvalidJob(f"The client_encoding of the connection has no way to write: {error}.") from None
 
     def open_waker(self) -> Waker | None:
         """None behind a pooler, whose sessions do not listen for one client; that is said once."""

@@ -13,12 +13,14 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.storage.postgres.connection import PostgresConnection
 
 _IDENTITY = """
-SELECT current_database() AS database, inet_server_port() AS port,
+SELECT (SELECT oid FROM pg_database WHERE datname = current_database()) AS database_oid,
+       current_setting('port')::integer AS port,
        (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint AS started_at_us,
        (SELECT oid FROM pg_namespace WHERE nspname = %(schema)s) AS schema_oid
 """
-"""What tells this database from every other; needs no privilege. Text and integers alone: how the rest is
-written depends on settings, which the caller's session may have others of."""
+"""What tells this database from every other; needs no privilege. The answer is the same by whatever way and
+with whatever settings a session asks: it is integers alone, and the port is not that of the connection, which
+may go by a Unix socket."""
 
 
 class ForeignConnections:
