@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Unpack
 
 from qml_mp.clock import iso
-from qml_mp.core.options import JOB_OPTIONS, JobOptions, check_at, check_delay, check_given, documented
+from qml_mp.core.options import JOB_OPTIONS, JobOptions, check_given, documented, due_at
 from qml_mp.core.outcome import Attempt, ErrorInfo
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text, encode_json
 from qml_mp.core.state import AwaitingRetry, Enqueued, Failed, JobState, Scheduled, StateName, Succeeded
@@ -94,7 +94,7 @@ class Job:
         check_given(options, JOB_OPTIONS)
         created_at = now or datetime.now(UTC)
         values: dict[str, Any] = {**options}
-        run_at = _run_at(created_at, values.pop("delay", None), values.pop("at", None))
+        run_at = due_at(created_at, delay=values.pop("delay", None), at=values.pop("at", None))
         if not isinstance(payload, EncodedJson):
             payload = EncodedJson.of(payload, what="The payload")
         metadata = values.pop("metadata", None)
@@ -296,12 +296,3 @@ def attempt_to_json(attempt: Attempt) -> dict[str, JsonValue]:
         "peak_rss_bytes": attempt.process.peak_rss_bytes,
         "cpu_s": attempt.process.cpu_s,
     }
-
-
-def _run_at(now: datetime, delay: timedelta | None, at: datetime | None) -> datetime | None:
-    if delay is None:
-        return None if at is None else check_at(at)
-    try:
-        return now + check_delay(delay)
-    except OverflowError:
-        raise InvalidJob(f"delay is {shown(delay)}, which is past the end of the calendar.") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -19,6 +20,8 @@ from qml_mp.errors import InvalidJob, about_field, shown
 from qml_mp.setting_kinds import check_queue_name
 from qml_mp.units import LONGEST, Duration, format_duration, parse_duration
 
+LAST_INSTANT = datetime(9999, 12, 30, tzinfo=UTC)
+"""A job cannot be due later: a day before the end of what Python can hold, so that every zone can show it."""
 _INT32_MAX = 2**31 - 1
 _MAX_KEY_CHARS = 500
 _LONGEST = format_duration(LONGEST)
@@ -83,10 +86,14 @@ def _metadata(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
 
 
 def check_at(value: datetime) -> datetime:
-    """Return the instant in UTC, or raise `InvalidJob` when it is no aware datetime."""
+    """Return the instant in UTC, or raise `InvalidJob` when it is no aware datetime, or one too late."""
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise _bad("at", value, "an aware datetime, as datetime.now(UTC) + timedelta(hours=1)")
-    return value.astimezone(UTC)
+    with suppress(OverflowError):
+        instant = value.astimezone(UTC)
+        if instant <= LAST_INSTANT:
+            return instant
+    raise _bad("at", value, f"an instant that the calendar has in UTC, up to {LAST_INSTANT:%Y-%m-%d}")
 
 
 def check_delay(value: timedelta) -> timedelta:
@@ -94,6 +101,17 @@ def check_delay(value: timedelta) -> timedelta:
     if not isinstance(value, timedelta) or not timedelta(0) <= value <= LONGEST:
         raise _bad("delay", value, f"a timedelta that is not negative, and at most {_LONGEST}")
     return value
+
+
+def due_at(now: datetime, *, delay: timedelta | None, at: datetime | None) -> datetime | None:
+    """When a new job is due; None: now. Raises `InvalidJob` for what no job can have."""
+    if delay is None:
+        return None if at is None else check_at(at)
+    with suppress(OverflowError):
+        instant = now + check_delay(delay)
+        if instant <= LAST_INSTANT:
+            return instant
+    raise InvalidJob(f"delay is {shown(delay)}, which is past the end of the calendar.")
 
 
 class CommonOptions(TypedDict, total=False):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qml_mp.core.job import Job
+from qml_mp.core.options import LAST_INSTANT
 from qml_mp.core.state import Enqueued, Failed, Scheduled, StateName
 from qml_mp.errors import InvalidJob
 from qml_mp.storage.store import Storage
@@ -43,6 +44,12 @@ def test_an_id_finds_its_job_in_any_spelling_of_a_uuid(storage: Storage) -> None
     job_id = storage.enqueue(Job.new("work"))
 
     assert present(storage, job_id.upper()).id == job_id
+
+
+def test_a_job_for_the_last_possible_instant_is_scheduled(storage: Storage) -> None:
+    job = present(storage, storage.enqueue(Job.new("work", at=LAST_INSTANT)))
+
+    assert job.run_at == LAST_INSTANT
 
 
 def test_a_job_for_later_is_scheduled(storage: Storage) -> None:
