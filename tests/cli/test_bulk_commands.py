@@ -130,6 +130,8 @@ def test_jobs_whose_unique_key_another_has_are_told(qml: Qml, storage: Storage) 
         (["retry", "--state", "succeeded", "--yes"], "succeeded"),
         (["cancel", "--all", "--wait"], "named by their ids"),
         (["delete", "--since", "yesterday"], "--since is 'yesterday'"),
+        (["list", "--since", "10000000d"], "--since is 10000000d ago"),
+        (["delete", "--until", "10000000d"], "--until is 10000000d ago"),
         (["delete", "--all"], "repeat it with --yes"),
     ],
 )

@@ -56,6 +56,8 @@ def test_a_job_that_comes_later_is_not_meant(app: QmlApp) -> None:
 def test_what_cannot_be_meant_is_refused(app: QmlApp) -> None:
     with pytest.raises(ConfigurationError, match="state is 'fialed'"):
         app.jobs(state="fialed")
+    with pytest.raises(ConfigurationError, match="since is 1000000d ago"):
+        app.jobs(since="1000000d")
     with pytest.raises(ConfigurationError, match="no time zone"):
         app.jobs(since=datetime(2030, 1, 1))  # noqa: DTZ001
     with pytest.raises(ConfigurationError, match="since"):
