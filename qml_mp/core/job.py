@@ -203,13 +203,18 @@ _COLUMNS = {each.name: JOB_OPTIONS[each.name] for each in fields(Job) if each.na
 
 def _check(method: str, options: Mapping[str, Any]) -> None:
     """Raise `InvalidJob` or `ConfigurationError` unless a row can hold them."""
+    check_method(method)
+    for name, value in options.items():
+        _COLUMNS[name].check(value)
+
+
+def check_method(method: str) -> None:
+    """Raise `InvalidJob` unless a job can be of it."""
     if not isinstance(method, str) or not 1 <= len(method) <= MAX_METHOD_CHARS:
         raise InvalidJob(
             f"The method name is {shown(method)}; it must be text of 1 to {MAX_METHOD_CHARS} characters."
         )
     check_text(method, what="The method name")
-    for name, value in options.items():
-        _COLUMNS[name].check(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from qml_mp.clock import iso
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.cron_fields import LAST_YEAR
+from qml_mp.core.job import check_method
 from qml_mp.core.payload import JsonValue, check_text, encode_json
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, shown
@@ -89,14 +90,14 @@ class RecurringJob:
     ) -> RecurringJob:
         """A validated template whose first firing is the next one after `now`.
 
-        Raises `ConfigurationError` for what no template can have, `InvalidJob` for the payload.
+        Raises `ConfigurationError` for what no template can have, `InvalidJob` for method and payload.
         """
         if not isinstance(id, str) or not 1 <= len(id) <= _MAX_ID_CHARS:
             raise ConfigurationError(
                 f"The recurring id {str(id)[:50]!r} is not text of 1 to {_MAX_ID_CHARS} characters."
             )
         check_text(id, what="The recurring id")
-        check_text(method, what="The method name")
+        check_method(method)
         check_queue_name(queue)
         _most_caught_up(misfire)
         _check_overlap(overlap)

@@ -282,9 +282,12 @@ def test_a_template_that_can_never_fire_is_refused_with_the_horizon() -> None:
         RecurringJob.new("x", "0 0 30 2 *", "digest", now=utc(2025, 3, 1))
 
 
-def test_a_template_with_a_bad_payload_or_id_is_refused() -> None:
+def test_a_template_with_a_bad_payload_method_or_id_is_refused() -> None:
     with pytest.raises(InvalidJob):
         RecurringJob.new("x", "0 9 * * *", "digest", float("nan"))
+    for method in ("", "x" * 201):
+        with pytest.raises(InvalidJob, match="1 to 200 characters"):
+            RecurringJob.new("x", "0 9 * * *", method)
     with pytest.raises(ConfigurationError, match="recurring id"):
         RecurringJob.new("", "0 9 * * *", "digest")
 
