@@ -90,7 +90,7 @@ def _keeps(queries: JobQueries, transaction: Transaction, job: Job | None, holde
     if _replaces(queries, transaction, job, holder):
         return False
     row = transaction.run(queries.state, {"id": holder}).first()
-    return row is not None and row["state"] == StateName.PROCESSING
+    return row is not None and text_of(row["state"]) == StateName.PROCESSING
 
 
 def _replaces(queries: JobQueries, transaction: Transaction, job: Job, holder: str) -> bool:

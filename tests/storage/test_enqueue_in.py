@@ -18,6 +18,7 @@ from qml_mp.errors import ConfigurationError, SchemaMismatch
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import server_of
+from tests.storage.helpers import fetch
 
 Connect = Callable[[], Any]
 
@@ -133,6 +134,22 @@ def test_an_sqlite_connection_may_shape_its_rows_as_it_likes(tmp_path: Path) -> 
         connection.row_factory = lambda _cursor, row: {"shaped": row}
 
         ids = storage.enqueue_in(connection, [Job.new("work", unique_key="k")])
+
+    assert ids == [first]
+
+
+def test_a_connection_that_reads_text_as_bytes_is_told_of_the_job_that_runs(
+    storage: Storage, url: str, connect: Connect
+) -> None:
+    first = storage.enqueue(Job.new("work", unique_key="k"))
+    assert storage.fetch_and_lock_job(fetch()) is not None
+    connection = connect()
+    if url.startswith("sqlite"):
+        connection.text_factory = bytes
+    else:
+        connection.execute("SET client_encoding TO 'SQL_ASCII'")
+
+    ids = storage.enqueue_in(connection, [Job.new("work", unique_key="k", on_conflict="replace")])
 
     assert ids == [first]
 
