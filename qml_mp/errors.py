@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import timedelta
 
 _MAX_SHOWN_CHARS = 200
 
 
 def shown(value: object) -> str:
     """`repr(value)` as an error's text can hold it: bounded, and of any value at all (an integer of 5,000
-    digits has no repr, and a class of the user's may raise in its own)."""
+    digits has no repr, and a class of the user's may raise in its own). A duration in seconds: who has
+    written "0" or "90s" knows no `timedelta`."""
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.15g}s"
     try:
         text = repr(value)
     except Exception:

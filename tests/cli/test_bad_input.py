@@ -48,6 +48,7 @@ _STDIN = ("enqueue", "resize", "--payload", "-")
         (("jobs", "list", "--state", "done"), "", "--state"),
         (("start",), "", "pass -A module:attribute, or set QML_MP_APP"),
         (("start", "-A", "tasks:app", "--shutdown-timeout", "soon"), "", "--shutdown-timeout is 'soon'"),
+        (("start", "-A", "tasks:app", "--timeout", "0"), "", "--timeout is 0s; it must be at least 1ms."),
         (("start", "-A", "tasks:app", "--max-memory", "much"), "", "--max-memory is 'much'"),
         (("frobnicate",), "", "No such command"),
         (("--url", "mysql://host/db", "jobs", "list"), "", "Accepted forms"),
