@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from qml_mp.errors import AppImportError, ConfigurationError, about_field
+from qml_mp.errors import ConfigurationError, about_field
 from qml_mp.settings import SETTINGS, ServerConfig
 
 DEFAULT_URL = "sqlite:///qml.db"
@@ -76,7 +76,7 @@ def load_web_token() -> str | None:
 def load_app_spec(flag: str | None) -> str | None:
     """The user's app, `module:attribute`: the flag, `QML_MP_APP`, the settings file; None: nobody says.
 
-    Raises `AppImportError` for what is not of that form.
+    Raises `ConfigurationError` for what is not of that form.
     """
     if flag:
         spec, origin = flag, "-A"
@@ -88,8 +88,8 @@ def load_app_spec(flag: str | None) -> str | None:
     else:
         return None
     if not all(spec.partition(":")):
-        raise AppImportError(
-            f'{origin} is {spec!r}; an app is named as "module:attribute", e.g. "tasks:app".'
+        raise ConfigurationError(
+            f'{origin} is {spec!r}; an app is named as "module:attribute", e.g. "tasks:app".', field="app"
         )
     return spec
 

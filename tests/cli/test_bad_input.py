@@ -103,11 +103,17 @@ def test_an_app_that_does_not_import_exits_3(qml: Qml, module: str, said: str) -
     assert qml.files() == before
 
 
-def test_an_app_named_in_another_form_exits_3(qml: Qml) -> None:
-    ended = qml("-A", "tasks", "enqueue", "resize", "path=a.png")
+@pytest.mark.parametrize("command", [("start",), ("enqueue", "resize", "path=a.png"), ("check",)])
+def test_an_app_named_in_another_form_exits_2(qml: Qml, command: tuple[str, ...]) -> None:
+    by_flag = qml("-A", "tasks", *command)
+    by_environment = qml(*command, env={"QML_MP_APP": "3"})
 
-    assert ended.code == 3
-    assert '"module:attribute"' in ended.err
+    for ended, said in (
+        (by_flag, "-A is 'tasks'; an app is"),
+        (by_environment, "QML_MP_APP is '3'; an app is"),
+    ):
+        assert ended.code == 2
+        assert said in (ended.out if command == ("check",) else ended.err)
 
 
 @pytest.mark.parametrize("arguments", [("enqueue", "resize"), ("jobs", "list"), ("status",), ("migrate",)])

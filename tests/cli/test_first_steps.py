@@ -48,7 +48,7 @@ def test_in_80_columns_no_line_of_a_groups_help_is_cut_short(qml: Qml, group: tu
             "'--web', '--workers'?) See `qml-mp start --help`.",
         ),
         (("start",), 2, "No app is named: pass -A module:attribute, or set QML_MP_APP."),
-        (("start", "-A", "tasks.py"), 3, """-A is 'tasks.py'; an app is named as "module:attribute", e.g."""),
+        (("start", "-A", "tasks.py"), 2, """-A is 'tasks.py'; an app is named as "module:attribute", e.g."""),
         (("start", "-A", "task:app"), 3, "The app 'task:app' cannot be imported from {folder}: "),
         (("enqueue", "x", "-A", "task:app"), 3, "The app 'task:app' cannot be imported from {folder}: "),
     ],

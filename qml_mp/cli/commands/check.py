@@ -78,7 +78,8 @@ def _lines(session: Session) -> Iterator[Line]:
         check_extras(config)
         yield Line(what="settings", result="ok", text=f"{config.worker_count} workers")
     except QmlError as error:
-        yield _failed("settings" if isinstance(error, ConfigurationError) else "app", error)
+        is_setting = isinstance(error, ConfigurationError) and error.field != "app"
+        yield _failed("settings" if is_setting else "app", error)
     if facts is not None:
         yield _templates(facts)
     yield from _of_storage(session, facts, config)
