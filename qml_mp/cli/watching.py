@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -42,18 +43,22 @@ watch_option = click.option(
 """`--watch`: the interval, or None."""
 
 
-def show_once_or_watch(show: Callable[[], None], every: timedelta | None) -> None:
+def show_once_or_watch(show: Callable[[], None], every: timedelta | None, *, as_json: bool = False) -> None:
     """Have `show` print to stdout, once or every so often until Ctrl-C. A storage that goes away meanwhile is
-    told in its place, and asked again."""
+    told in its place, and asked again; of what a program reads (`as_json`), on stderr."""
     if every is None:
         show()
         return
-    screen = Screen()
+    draw = partial(click.echo, nl=False) if as_json else Screen().draw
+    tell = partial(click.echo, nl=False, err=True) if as_json else draw
     try:
-        screen.draw(printed(show))
+        draw(printed(show))
         while True:
             time.sleep(every.total_seconds())
-            screen.draw(_printed_or_why_not(show))
+            try:
+                draw(printed(show))
+            except StorageUnavailable as error:
+                tell(f"{paragraph(error)}\n")
     except KeyboardInterrupt:  # the ordinary end
         return
 
@@ -64,13 +69,6 @@ def printed(show: Callable[[], None]) -> str:
     with redirect_stdout(text):
         show()
     return text.text()
-
-
-def _printed_or_why_not(show: Callable[[], None]) -> str:
-    try:
-        return printed(show)
-    except StorageUnavailable as error:
-        return f"{paragraph(error)}\n"
 
 
 class Screen:

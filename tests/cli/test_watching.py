@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -13,10 +15,12 @@ from tempfile import TemporaryFile
 import click
 import pytest
 
+from qml_mp import host
 from qml_mp.cli.watching import Screen, printed, show_once_or_watch
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Success
 from qml_mp.core.progress import Progress
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
@@ -94,6 +98,49 @@ def test_elsewhere_blocks_follow_each_other_and_a_storage_that_is_away_is_told(
         "shown after 0\n" + "\nqml-mp: error: It is away.\n" + "\nshown after 2\n"
     )
     assert slept == [2.0, 2.0, 2.0]
+
+
+def test_what_a_program_reads_has_no_line_that_is_not_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    def show() -> None:
+        if len(slept) == 1:
+            raise StorageUnavailable("It is away.")
+        click.echo("{}\n{}")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    show_once_or_watch(show, timedelta(seconds=2), as_json=True)
+
+    assert capsys.readouterr() == ("{}\n{}\n" * 2, "qml-mp: error: It is away.\n")
+
+
+@pytest.mark.parametrize("command", [("status",), ("queues", "list"), ("workers", "list")])
+def test_each_line_of_a_watch_with_json_is_json(qml: Qml, storage: Storage, command: tuple[str, ...]) -> None:
+    storage.enqueue(Job.new("resize"))
+    server = ServerInfo(
+        id="blue#1", name="blue", hostname="here", process=host.identity(), worker_count=1, queues=(),
+        started_at=storage.now(), last_heartbeat=storage.now(), heartbeat_enabled=True,
+    )  # fmt: skip
+    storage.register_server(server)
+    storage.register_worker(
+        WorkerInfo(id="w", server_id=server.id, number=0, process=server.process, started_at=storage.now())
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "qml_mp", *command, "--watch", "0.1", "--json"], cwd=qml.folder,
+        env=qml.environment(), stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+
+    assert all(isinstance(json.loads(line), dict) for line in lines)
 
 
 def test_without_watching_an_error_is_an_error() -> None:

@@ -121,7 +121,7 @@ def list_workers(session: Session, watch: timedelta | None, as_json: bool) -> No
             for worker in view.workers:
                 print_json({**worker.to_json(), "id": worker.info.id, "server_id": view.info.id})
 
-    show_once_or_watch(show, watch)
+    show_once_or_watch(show, watch, as_json=as_json)
 
 
 def _ask(session: Session, name: str, kind: ActKind, *, wait: timedelta | None, **asked: Any) -> int:

@@ -73,7 +73,7 @@ def list_queues(session: Session, watch: timedelta | None, as_json: bool) -> Non
         else:
             print_queues(views)
 
-    show_once_or_watch(show, watch)
+    show_once_or_watch(show, watch, as_json=as_json)
 
 
 @queues.command(name="limits")

@@ -32,7 +32,7 @@ def status(session: Session, watch: timedelta | None, as_json: bool) -> None:
         else:
             _print(storage.display_url, seen)
 
-    show_once_or_watch(show, watch)
+    show_once_or_watch(show, watch, as_json=as_json)
 
 
 def _to_json(seen: Snapshot) -> dict[str, object]:
