@@ -90,6 +90,7 @@ class SupervisorLink:
 class _Forwarded(logging.Handler):
     def __init__(self, say: Callable[[SideWord], None]) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # level and name travel beside it
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:

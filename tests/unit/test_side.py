@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -38,6 +41,24 @@ def test_the_first_line_arrives_as_it_was_sent() -> None:
 @pytest.mark.parametrize("line", [b"", b"hello", b"[1]", b'{"log": [1]}', b'{"other": 1}', b"\xff"])
 def test_what_a_library_prints_is_no_word_of_the_process(line: bytes) -> None:
     assert SideWord.of(line) is None
+
+
+def test_what_it_logs_arrives_as_it_was_logged() -> None:
+    code = (
+        "import logging\n"
+        "from qml_mp.side.link import SupervisorLink\n"
+        "link = SupervisorLink()\n"
+        "logging.basicConfig(level=logging.INFO, handlers=[link.log_handler()])\n"
+        "logging.getLogger('qml_mp.metrics').warning('%s is away', 'storage')\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=True
+    )
+
+    word = SideWord.of(ended.stdout.rstrip())
+    assert word is not None
+    assert tuple(word.log or ()) == (logging.WARNING, "qml_mp.metrics", "storage is away")
 
 
 def test_pauses_double_up_to_a_bound_unless_the_life_between_was_long() -> None:
