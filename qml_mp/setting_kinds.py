@@ -17,6 +17,7 @@ _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _ALL_QUEUES = "*"  # no queue can have this name
 _MAX_QUEUES = 100
+_SHORTEST_TOKEN = 16
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -152,6 +153,25 @@ def host_and_port(address: str) -> tuple[str, int]:
     found = _ADDRESS.fullmatch(Address().check(address, "address"))
     assert found is not None
     return found[1] or found[2], int(found[3])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what is bound to it."""
+    from ipaddress import ip_address  # of no use to a server without a page
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_web_token(token: str) -> None:
+    """Raise `ConfigurationError` for a token of the page that can be guessed."""
+    if len(token) < _SHORTEST_TOKEN:
+        raise ConfigurationError(
+            f"The token of the page has {len(token)} characters; it needs {_SHORTEST_TOKEN} at least. "
+            'One can be made by: python -c "import secrets; print(secrets.token_urlsafe())"'
+        )
 
 
 def check_queue_name(queue: str) -> str:

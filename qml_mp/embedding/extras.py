@@ -1,19 +1,37 @@
-"""Supervisor: whether what the settings ask for is installed, before anything is started."""
+"""Supervisor: whether the page and the metrics that the settings ask for can be served, before anything is
+started: the processes beside the server that do so are tried again for ever."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import ConfigurationError, about_field
+from qml_mp.setting_kinds import check_web_token, host_and_port, is_loopback
 from qml_mp.settings import ServerConfig
+from qml_mp.sources import WEB_TOKEN_VARIABLE, load_web_token
 
 _MODULES = {"web": "starlette", "metrics": "prometheus_client"}
 
 
-def check_extras(config: ServerConfig) -> None:
-    """Raise `ConfigurationError` that names the extra which is missing."""
+def check_served(config: ServerConfig) -> None:
+    """Raise `ConfigurationError` that names the extra which is missing, or what would let everybody in."""
     for name, module in _MODULES.items():
         if getattr(config, name) is not None and find_spec(module) is None:
             raise ConfigurationError(
                 f"The setting {name} needs the extra `{name}`: pip install 'qml-mp[{name}]'."
             )
+    if config.web is not None:
+        with about_field("web"):
+            _check_page(config.web)
+
+
+def _check_page(address: str) -> None:
+    host, _ = host_and_port(address)
+    token = load_web_token()
+    if token is not None:
+        check_web_token(token)
+    elif not is_loopback(host):
+        raise ConfigurationError(
+            f"The page would be open to everybody who can reach {host}, with all that it can change. Set "
+            f"{WEB_TOKEN_VARIABLE}, a token with which people sign in, or serve it on 127.0.0.1 alone."
+        )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from qml_mp.child.source import AppFacts, NamedProgram
-from qml_mp.embedding.extras import check_extras
+from qml_mp.embedding.extras import check_served
 from qml_mp.embedding.supervise import preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
@@ -45,7 +45,7 @@ def run_server(
     named = NamedProgram(spec=app_spec)
     facts = probe_app(named, timeout=_boot_timeout(config_flags))
     config = _settings(config_flags, facts)
-    check_extras(config)
+    check_served(config)
     source = preloaded(named, config)
     url = load_url(url_flag or facts.url)
     storage = open_storage(url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 
 from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads, facts_of
-from qml_mp.embedding.extras import check_extras
+from qml_mp.embedding.extras import check_served
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.host import thread_count
 from qml_mp.settings import ServerConfig
@@ -19,7 +19,7 @@ from qml_mp.supervisor.server import Supervisor
 def supervise(config: ServerConfig, storage: Storage, source: ProgramSource, *, host: Host) -> int:
     """Run the program's server for this host; what `Supervisor.run` returns. Raises what that does, and
     `AppImportError`."""
-    check_extras(config)
+    check_served(config)
     if isinstance(source, LoadedProgram):
         facts = facts_of(source.program)
     else:

@@ -192,11 +192,6 @@ def host_of(header: str) -> str | None:
     return None if found is None else found[1].strip("[]").rstrip(".").lower()
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what is bound to it."""
-    return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
-
-
 def int_of(text: str | None) -> int:
     """A number in a header; 0 for what is none."""
     return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 20 else 0

@@ -12,8 +12,8 @@ from types import FrameType
 import uvicorn
 
 from qml_mp.errors import ConfigurationError
+from qml_mp.setting_kinds import is_loopback
 from qml_mp.web.assembly import Assembled
-from qml_mp.web.safety import is_loopback
 from qml_mp.web.slow_heads import BoundedProtocol
 
 _DRAIN_S = 2

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from qml_mp.errors import ConfigurationError
+from qml_mp.setting_kinds import check_web_token
 
 COOKIE = "qml_mp_session"
 SESSION_S = 12 * 3600
-_SHORTEST_TOKEN = 16
 _SCRYPT_N = 2**14
 
 AuthArgument = str | tuple[str, str] | Callable[[HTTPConnection], str | None] | None
@@ -43,12 +43,7 @@ class Auth:
             case None:
                 return cls()
             case str():
-                if len(given) < _SHORTEST_TOKEN:
-                    raise ConfigurationError(
-                        f"The token of the page has {len(given)} characters; it needs {_SHORTEST_TOKEN} at "
-                        f"least. "
-                        'One can be made by: python -c "import secrets; print(secrets.token_urlsafe())"'
-                    )
+                check_web_token(given)
                 return cls(secret=given, key=_key_from(given))
             case (str() as user, str() as password) if user and password:
                 return cls(user=user, secret=password, key=_key_from(f"{user}\0{password}"))

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.cli.command import Qml, is_one_error
 from tests.processes.harness import PATIENCE_S, wait_until
 
@@ -44,6 +46,27 @@ def test_flags_reach_the_server_and_sigterm_ends_it_with_0(qml: Qml) -> None:
     assert listed["queues"] == ["images", "low"]
     assert code == 0
     assert qml("servers", "list", "--json").lines == []
+
+
+@pytest.mark.parametrize("command", [("start", "--web", "0.0.0.0:0", "--burst"), ("check",)])
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ("", "The page would be open to everybody who can reach 0.0.0.0, with all that it can change. Set"),
+        ("short", "The token of the page has 5 characters; it needs 16 at least."),
+    ],
+)
+def test_a_page_that_would_be_open_to_everybody_is_refused_before_the_start(
+    qml: Qml, command: tuple[str, ...], token: str, said: str
+) -> None:
+    asked_for = {"QML_MP_WEB": "0.0.0.0:0"} if command == ("check",) else {}
+
+    ended = qml("-A", "tasks:app", *command, env={"QML_MP_WEB_TOKEN": token, **asked_for})
+
+    assert ended.code == 2
+    assert said in ended.out + ended.err
+    assert "--token-file" not in ended.err
+    assert not qml.database.exists()
 
 
 def test_an_awaited_job_gives_its_result_or_exit_code_7(qml: Qml) -> None:

@@ -12,7 +12,7 @@ from qml_mp.cli.failure import exit_code_of, in_words
 from qml_mp.cli.output import json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.payload import JsonValue
-from qml_mp.embedding.extras import check_extras
+from qml_mp.embedding.extras import check_served
 from qml_mp.errors import ConfigurationError, QmlError
 from qml_mp.printable import printable_lines
 from qml_mp.settings import ServerConfig
@@ -75,7 +75,7 @@ def _lines(session: Session) -> Iterator[Line]:
             facts = probe_app(NamedProgram(spec=spec), timeout=config.boot_timeout)
             yield Line(what="app", result="ok", text=f"{spec} imports. Methods: {_listed(facts.methods)}")
             config = load_config(flags={}, code=facts.config)
-        check_extras(config)
+        check_served(config)
         yield Line(what="settings", result="ok", text=f"{config.worker_count} workers")
     except QmlError as error:
         is_setting = isinstance(error, ConfigurationError) and error.field != "app"
