@@ -43,7 +43,8 @@ def check_version(migrations: Sequence[Migration], *, found: int, where: str) ->
     if found < needed:
         raise SchemaMismatch(
             f"The schema in {where} has version {found}, older than this code, which needs {needed}. "
-            "Nothing was written; run `qml-mp migrate` after every server on it was stopped."
+            "Nothing was written; stop every server on it, by SIGTERM or with the qml-mp that it runs (this "
+            "one cannot read the schema), then run `qml-mp migrate`."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -189,6 +190,20 @@ def test_a_schema_newer_than_the_code_exits_5_and_stays_as_it_is(
     assert "999" in ended.err
     assert is_one_error(ended.err)
     assert qml.dump() == before
+
+
+@pytest.mark.parametrize("command", ["stop", "reload", "status"])
+def test_a_schema_older_than_the_code_says_how_its_servers_are_stopped(qml: Qml, command: str) -> None:
+    """Not by this `stop`, which needs the migration that has to wait for it."""
+    qml("enqueue", "resize", "path=a.png")
+    with closing(sqlite3.connect(qml.database)) as connection, connection:
+        connection.execute("DELETE FROM qml_schema_version WHERE version > 1")
+
+    ended = qml(command)
+
+    assert ended.code == 5
+    assert "stop every server on it, by SIGTERM or with the qml-mp that it runs (this one cannot" in ended.err
+    assert is_one_error(ended.err)
 
 
 @pytest.mark.parametrize(
