@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from qml_mp.errors import about_field
+from qml_mp.field_docs import with_fields_in_doc
 from qml_mp.setting_kinds import Address, Count, Hosts, Kind, Name, Queues, Size, Switch, Time, refusal
 
 DEFAULT_QUEUE = "default"
@@ -39,6 +40,7 @@ def _noting_what_is_given(cls: _C) -> _C:
     return cls
 
 
+@with_fields_in_doc
 @_noting_what_is_given
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:

@@ -13,11 +13,13 @@ from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import MOST
 from qml_mp.errors import ConfigurationError, shown
+from qml_mp.field_docs import with_fields_in_doc
 from qml_mp.frozen import maker
 from qml_mp.processing.board import Board
 from qml_mp.processing.cancel import CancelToken
 
 
+@with_fields_in_doc
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
     """Given to `Worker.execute`, and to the parameter of a function that is annotated with it."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from qml_mp.errors import ConfigurationError, shown
+from qml_mp.field_docs import with_fields_in_doc
 from qml_mp.units import Duration, parse_duration
 
 ErrorFilter = tuple[type[BaseException] | str, ...]
@@ -30,6 +31,7 @@ class RetryStrategy(StrEnum):
     LINEAR = "linear"
 
 
+@with_fields_in_doc
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """The judge of failed attempts. Without arguments: exponential, 5 attempts, from 1 s, doubled, at
