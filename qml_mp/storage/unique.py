@@ -6,13 +6,14 @@ it by a row of the named locks too, which outlives its end, and of which only wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.database import Transaction
+from qml_mp.storage.database import Transaction, Values
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.rows import text_of
 from qml_mp.storage.storable import NewRow
@@ -36,11 +37,45 @@ def wishes_of(jobs: Iterable[Job]) -> dict[str, Job]:
 def insert_unique(
     queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow], wishes: Mapping[str, Job]
 ) -> list[str]:
-    """Insert in the order given; for each row the id of the job that stands for it now.
+    """Insert them as if one by one, in the order given; for each row the id of the job that stands for it.
 
     That is the row's own id, or the id of the job that has its key: one that has not ended, or whose period
     has not.
     """
+    several = _wanted_several_times(rows, wishes) if wishes else frozenset()
+    if not several:
+        return _insert_together(queries, transaction, rows, wishes)
+    _lock(queries, transaction, wishes.values())
+    together = [row for row in rows if row.unique_key not in several]
+    ids = _insert_together(queries, transaction, together, _of_rows(wishes, together))
+    stands_for = {row.id: job_id for row, job_id in zip(together, ids, strict=True)}
+    # The others one after the other, as each may be kept, or replaced, by the next.
+    for row in rows:
+        if row.unique_key not in several:
+            continue
+        its_wish = _of_rows(wishes, [row])
+        if _is_there(queries, transaction, row.id):
+            # By an earlier try, whose reply was lost. The next of the list may have replaced it.
+            _free_unused(queries, transaction, its_wish, {})
+        else:
+            [stands_for[row.id]] = _insert_together(queries, transaction, [row], its_wish)
+    return [stands_for.get(row.id, row.id) for row in rows]
+
+
+def _of_rows(wishes: Mapping[str, Job], rows: Iterable[NewRow]) -> dict[str, Job]:
+    return {row.id: wishes[row.id] for row in rows if row.id in wishes}
+
+
+def _wanted_several_times(rows: Sequence[NewRow], wishes: Mapping[str, Job]) -> frozenset[str | None]:
+    """The keys that several of the rows have, and one of them does not merely keep the job that has it."""
+    wanted = Counter(row.unique_key for row in rows)
+    return frozenset(job.unique_key for job in wishes.values() if wanted[job.unique_key] > 1)
+
+
+def _insert_together(
+    queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow], wishes: Mapping[str, Job]
+) -> list[str]:
+    """`insert_unique` of rows whose keys differ, save of those that merely keep the job that has it."""
     stands_for = dict(_held_by_others(queries, transaction, wishes)) if wishes else {}
     wanted = [row for row in rows if row.id not in stands_for]
     missing = transaction.insert(wanted) if wanted else ()
@@ -66,11 +101,9 @@ def _held_by_others(
     queries: JobQueries, transaction: Transaction, wishes: Mapping[str, Job]
 ) -> Iterator[tuple[str, str]]:
     """Take the keys of those that want one for a period; which of them has to give way, and to what job."""
-    # In one order, as two that enqueue the same keys would wait for each other.
-    for job in sorted(wishes.values(), key=lambda job: job.unique_key or ""):
+    for job in _in_order(wishes.values()):
         # Who only replaces holds it until the end of the transaction, so that they come one after the other.
-        ttl = _UNTIL_THE_END if job.unique_for is None else job.unique_for
-        values = {"resource": f"{_RESOURCE}{job.unique_key}", "owner": job.id, "ttl": ttl}
+        values = _hold_of(job)
         if transaction.run(queries.hold_key, values).count == 1 or job.unique_for is None:
             continue
         row = transaction.run(queries.key_holder, values).first()
@@ -80,6 +113,30 @@ def _held_by_others(
         elif holder is not None:
             transaction.run(queries.free_key, {**values, "owner": holder})
             transaction.run(queries.hold_key, values)
+
+
+def _lock(queries: JobQueries, transaction: Transaction, jobs: Iterable[Job]) -> None:
+    """Have all others wait who want one of their keys, for a period or to replace. The first of each key that
+    wants it so takes it now already: until it is its turn, nobody asks."""
+    firsts: dict[str | None, Job] = {}
+    for job in jobs:
+        firsts.setdefault(job.unique_key, job)
+    for job in _in_order(firsts.values()):
+        transaction.run(queries.hold_key, _hold_of(job))
+
+
+def _in_order(jobs: Iterable[Job]) -> list[Job]:
+    """Always the same, as two that enqueue the same keys would wait for each other."""
+    return sorted(jobs, key=lambda job: job.unique_key or "")
+
+
+def _hold_of(job: Job) -> Values:
+    ttl = _UNTIL_THE_END if job.unique_for is None else job.unique_for
+    return {"resource": f"{_RESOURCE}{job.unique_key}", "owner": job.id, "ttl": ttl}
+
+
+def _is_there(queries: JobQueries, transaction: Transaction, job_id: str) -> bool:
+    return transaction.run(queries.get, {"id": job_id}).first() is not None
 
 
 def _keeps(queries: JobQueries, transaction: Transaction, job: Job | None, holder: str) -> bool:
