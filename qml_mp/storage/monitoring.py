@@ -84,8 +84,9 @@ class Monitoring(Part):
         """Queues by name.
 
         With `among`, at most one more than so many jobs are counted of each queue, the oldest is that of the
-        first ten of each method and priority, and of queues that have nothing but jobs for later those
-        are told that are among so many due next: what it costs does then not grow with the backlog.
+        first ten of each method and priority, of which a thousand of each queue are looked at, and of queues
+        that have nothing but jobs for later those are told that are among so many due next: what it costs
+        does then not grow with the backlog, though with the number of queues.
         """
         queries = self._db.queries.monitoring
         if among is None:
@@ -99,6 +100,7 @@ class Monitoring(Part):
                 processing=row["processing"],
                 held=row["held"],
                 oldest=self._between(row, "oldest_at", "now"),
+                is_oldest_of_some=bool(row["has_more_groups"]),
             )
             for row in rows
         ]

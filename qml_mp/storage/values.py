@@ -209,6 +209,10 @@ class FailureKind:
     """What `JobFilter.kind` takes; None: rows that another program has written."""
 
 
+MOST_GROUPS_OF_A_QUEUE: Final = 1000
+"""Methods and priorities of one queue in which `queue_stats(among=)` looks for the oldest job."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
     """One queue that holds jobs that have not ended."""
@@ -221,6 +225,8 @@ class QueueStats:
     holds it has begun the first."""
     oldest: timedelta | None
     """Age of the oldest Enqueued job; None when there is none."""
+    is_oldest_of_some: bool = False
+    """Whether `oldest` is that of its first thousand methods and priorities alone, as there are more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -265,6 +265,28 @@ def test_queues_are_counted_up_to_a_number(storage: Storage, raw: Raw) -> None:
     assert all(each.oldest >= HOUR for each in told if each.oldest is not None)
 
 
+def test_a_queue_with_many_methods_and_priorities_hides_no_other(storage: Storage, raw: Raw) -> None:
+    """Whose oldest job may then be a younger one, and that is said."""
+    last = Job.new("m100", queue="a", priority=0)
+    storage.enqueue(last)
+    raw.age("jobs", "enqueued_at", HOUR)
+    others = [(f"m{n:03}", priority) for n in range(101) for priority in range(10)][:-10]
+    storage.enqueue_many(Job.new(method, queue="a", priority=priority) for method, priority in others)
+    storage.enqueue_many(Job.new("m100", queue="a", priority=1 + n) for n in range(9))
+    storage.enqueue_many(Job.new("work", queue="z") for _ in range(7))
+    storage.enqueue(Job.new("work", queue="b"))
+
+    told = storage.queue_stats(among=100_000)
+
+    assert [(each.name, each.enqueued) for each in told] == [("a", 1010), ("b", 1), ("z", 7)]
+    assert [each.is_oldest_of_some for each in told] == [True, False, False]
+    assert all(each.oldest is not None and each.oldest < HOUR for each in told)
+    whole = storage.queue_stats()
+    assert [(each.name, each.enqueued) for each in whole] == [("a", 1010), ("b", 1), ("z", 7)]
+    assert whole[0].oldest is not None
+    assert whole[0].oldest >= HOUR
+
+
 def test_a_retried_job_is_listed_where_it_was_created(storage: Storage) -> None:
     old = failed(storage, 1)
     new = failed(storage, 1)

@@ -161,6 +161,20 @@ def test_what_is_left_to_run_in_one_queue_is_counted_in_its_part_of_the_index(
     assert [_rows(line) for line in scans] == [200], plan
 
 
+@pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
+def test_queues_are_counted_up_to_a_number_by_a_few_reads_of_an_index(
+    session: psycopg.Connection, postgres_url: str, generic: bool
+) -> None:
+    query = QUERIES.monitoring.queue_stats_among
+
+    plan = explained(session, postgres_url, query, {"most": 101}, generic=generic)
+
+    scans = [line for line in plan if "Scan using" in line and "never executed" not in line]
+    # Of two queues 101 each are counted, and ten looked at of each of their methods and priorities.
+    assert sum(_rows(line) * _loops(line) for line in scans) <= 2 * 101 + 12 * 10 + 30, plan
+    assert not any("Seq Scan" in line for line in plan if "never executed" not in line), plan
+
+
 def test_lists_and_counts_of_failures_read_indexes_alone(
     own_session: psycopg.Connection, postgres_url: str
 ) -> None:

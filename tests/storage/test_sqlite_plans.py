@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,21 @@ def test_a_page_of_ended_jobs_costs_the_same_however_many_there_are(
         add(storage, number, state=state, queue="default", method="work")
         with steps_counted(storage) as steps:
             assert len(storage.list_jobs(JobFilter(states=[state]), limit=20).jobs) == 20
+        steps_of.append(steps[0])
+
+    assert steps_of[1] <= 1.1 * steps_of[0]
+
+
+def test_what_queues_cost_to_count_up_to_a_number_is_the_same_however_many_jobs_wait(
+    storage: Storage,
+) -> None:
+    steps_of: list[int] = []
+    storage.migrate()
+    for number in (FEW, MANY):
+        for queue, method in product(("a", "b", "c"), ("read", "work")):
+            add(storage, number, state=ENQUEUED, queue=queue, method=method)
+        with steps_counted(storage) as steps:
+            assert [each.enqueued for each in storage.queue_stats(among=100)] == [101] * 3
         steps_of.append(steps[0])
 
     assert steps_of[1] <= 1.1 * steps_of[0]

@@ -6,10 +6,10 @@ from typing import Final
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.postgres.queries.common import JOB, KNOWN, METHOD_NAME, SERVED, asked_for
-from qml_mp.storage.postgres.queries.listing import GROUPS, condition_of
+from qml_mp.storage.postgres.queries.listing import condition_of
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
-from qml_mp.storage.values import JobFilter
+from qml_mp.storage.values import MOST_GROUPS_OF_A_QUEUE, JobFilter
 
 _FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
 _FAILURES: Final = """
@@ -113,6 +113,39 @@ _AMONG: Final = """
         SELECT FROM {{s}}.jobs WHERE {condition} LIMIT %(most)s) AS counted_few
 """
 _QUEUE: Final = "SELECT j.queue FROM {s}.jobs AS j WHERE j.state = 'enqueued' AND j.queue <> ''"
+_GROUP: Final = f"""
+    SELECT j.queue, {METHOD_NAME} AS method, j.priority FROM {{s}}.jobs AS j
+    WHERE j.state = 'enqueued' AND j.queue <> ''
+"""
+# From one method and priority of a queue to the next, and after so many of them, as programs may use any
+# number of priorities, to the next queue. What is asked of `number` alone is asked once, and not of each job.
+_GROUPS_OF_QUEUES: Final = f"""
+    part AS (
+        (SELECT first.*, 1 AS number FROM (
+            {_GROUP} ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1) AS first)
+        UNION ALL
+        SELECT next.queue, next.method, next.priority,
+               CASE WHEN next.queue = part.queue THEN part.number + 1 ELSE 1 END
+        FROM part
+        CROSS JOIN LATERAL (
+            SELECT * FROM (
+                (SELECT 1 AS place, lower.* FROM (
+                    {_GROUP} AND part.number <= {MOST_GROUPS_OF_A_QUEUE} AND j.queue = part.queue
+                      AND {METHOD_NAME} = part.method AND j.priority < part.priority
+                    ORDER BY j.priority DESC LIMIT 1) AS lower)
+                UNION ALL
+                (SELECT 2, other.* FROM (
+                    {_GROUP} AND part.number <= {MOST_GROUPS_OF_A_QUEUE}
+                      AND (j.queue, {METHOD_NAME}) > (part.queue, part.method)
+                    ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1) AS other)
+                UNION ALL
+                (SELECT 3, other.* FROM (
+                    {_GROUP} AND part.number > {MOST_GROUPS_OF_A_QUEUE} AND j.queue > part.queue
+                    ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1) AS other)
+            ) AS either ORDER BY place LIMIT 1
+        ) AS next
+    )
+"""
 _PROCESSING: Final = """
     SELECT queue, 0 AS enqueued, count(*) AS processing, count(*) FILTER (WHERE place > 1) AS held,
            NULL::timestamptz AS since
@@ -132,8 +165,10 @@ MONITORING: Final = MonitoringQueries(
         _AMONG.format(state=state, condition=condition_of(state)) for state in StateName
     ),
     queue_stats_among=f"""
-        WITH RECURSIVE {GROUPS}, oldest AS (
-            SELECT part.queue, min(first.since) AS since FROM (SELECT * FROM part LIMIT 1000) AS part
+        WITH RECURSIVE {_GROUPS_OF_QUEUES}, oldest AS (
+            SELECT part.queue, min(first.since) AS since,
+                   max(part.number) > {MOST_GROUPS_OF_A_QUEUE} AS has_more_groups
+            FROM part
             CROSS JOIN LATERAL (
                 SELECT min(enqueued_at) AS since FROM (
                     SELECT j.enqueued_at FROM {{s}}.jobs AS j
@@ -143,16 +178,18 @@ MONITORING: Final = MonitoringQueries(
             GROUP BY part.queue
         )
         SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
-               sum(held)::bigint AS held, min(since) AS oldest_at, now() AS now
+               sum(held)::bigint AS held, min(since) AS oldest_at,
+               bool_or(has_more_groups) AS has_more_groups, now() AS now
         FROM (
-            SELECT oldest.queue, counted.jobs AS enqueued, 0 AS processing, 0 AS held, oldest.since
+            SELECT oldest.queue, counted.jobs AS enqueued, 0 AS processing, 0 AS held, oldest.since,
+                   oldest.has_more_groups
             FROM oldest CROSS JOIN LATERAL (
                 SELECT count(*) AS jobs FROM (
                     {_QUEUE} AND j.queue = oldest.queue LIMIT %(most)s) AS counted_few) AS counted
             UNION ALL
-            {_PROCESSING}
+            SELECT *, false FROM ({_PROCESSING}) AS processing
             UNION ALL
-            SELECT DISTINCT queue, 0, 0, 0, NULL::timestamptz FROM (
+            SELECT DISTINCT queue, 0, 0, 0, NULL::timestamptz, false FROM (
                 SELECT queue FROM {{s}}.jobs WHERE state IN ('scheduled', 'awaiting_retry')
                 ORDER BY run_at LIMIT %(most)s) AS waiting
         ) AS part
@@ -175,7 +212,7 @@ MONITORING: Final = MonitoringQueries(
     # In parts, because each reads a small index of its own. Of several claims a worker has begun the first.
     queue_stats="""
         SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
-               sum(held)::bigint AS held, min(since) AS oldest_at, now() AS now
+               sum(held)::bigint AS held, min(since) AS oldest_at, false AS has_more_groups, now() AS now
         FROM (
             SELECT queue, count(*) AS enqueued, 0 AS processing, 0 AS held, min(enqueued_at) AS since
             FROM {s}.jobs WHERE state = 'enqueued' AND queue <> '' GROUP BY queue

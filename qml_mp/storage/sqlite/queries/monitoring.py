@@ -9,8 +9,7 @@ from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
 from qml_mp.storage.sqlite.queries.common import ENDED, KNOWN, SERVED, asked_for
-from qml_mp.storage.sqlite.queries.listing import GROUPS
-from qml_mp.storage.values import JobFilter
+from qml_mp.storage.values import MOST_GROUPS_OF_A_QUEUE, JobFilter
 
 _NOT_PAUSED: Final = "queue NOT IN (SELECT name FROM qml_limits WHERE kind = 'queue' AND paused)"
 _WAITING: Final = "state IN ('scheduled', 'awaiting_retry')"
@@ -98,6 +97,30 @@ _PROCESSING: Final = """
         FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing')
     GROUP BY queue
 """
+# From one method and priority of a queue to the next, and after so many of them, as programs may use any
+# number of priorities, to the next queue. For (queue, method) > (…) the index would be asked for the queue
+# alone.
+_GROUPS_OF_QUEUES: Final = f"""
+    part (place, queue, method, priority, number) AS (
+        SELECT * FROM (
+            SELECT rowid, queue, method, priority, 1 FROM qml_jobs INDEXED BY qml_jobs_enqueued
+            WHERE state = 'enqueued' ORDER BY queue, method, priority DESC LIMIT 1)
+        UNION ALL
+        SELECT next.rowid, next.queue, next.method, next.priority,
+               iif(next.queue = part.queue, part.number + 1, 1)
+        FROM part JOIN qml_jobs AS next ON next.rowid = COALESCE(
+            CASE WHEN part.number <= {MOST_GROUPS_OF_A_QUEUE} THEN COALESCE(
+                (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                 WHERE state = 'enqueued' AND queue = part.queue AND method = part.method
+                   AND priority < part.priority
+                 ORDER BY priority DESC LIMIT 1),
+                (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                 WHERE state = 'enqueued' AND queue = part.queue AND method > part.method
+                 ORDER BY method, priority DESC LIMIT 1)) END,
+            (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+             WHERE state = 'enqueued' AND queue > part.queue
+             ORDER BY queue, method, priority DESC LIMIT 1)))
+"""
 _AMONG: Final = """
     SELECT '{state}' AS state, count(*) AS jobs FROM (
         SELECT 1 FROM qml_jobs INDEXED BY {index} WHERE {condition} AND state = '{state}' LIMIT :most)
@@ -120,8 +143,8 @@ MONITORING: Final = MonitoringQueries(
         for state, (index, condition) in _INDEXED.items()
     ),
     queue_stats_among=f"""
-        WITH RECURSIVE {GROUPS.format(most=1000)}, each_queue AS MATERIALIZED (
-            SELECT queue, min((
+        WITH RECURSIVE {_GROUPS_OF_QUEUES}, each_queue AS MATERIALIZED (
+            SELECT queue, max(number) > {MOST_GROUPS_OF_A_QUEUE} AS has_more_groups, min((
                 SELECT min(enqueued_at) FROM (
                     SELECT enqueued_at FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
                     WHERE state = 'enqueued' AND job.queue = part.queue AND job.method = part.method
@@ -129,18 +152,18 @@ MONITORING: Final = MonitoringQueries(
                     ORDER BY created_at LIMIT 10))) AS oldest_at
             FROM part GROUP BY queue)
         SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
-            min(oldest_at) AS oldest_at, :now AS now
+            min(oldest_at) AS oldest_at, max(has_more_groups) AS has_more_groups, :now AS now
         FROM (
             SELECT queue, (
                 SELECT count(*) FROM (
                     SELECT 1 FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
                     WHERE state = 'enqueued' AND job.queue = each_queue.queue LIMIT :most)) AS enqueued,
-                0 AS processing, 0 AS held, oldest_at
+                0 AS processing, 0 AS held, oldest_at, has_more_groups
             FROM each_queue
             UNION ALL
-            {_PROCESSING}
+            SELECT *, false FROM ({_PROCESSING})
             UNION ALL
-            SELECT DISTINCT queue, 0, 0, 0, NULL FROM (
+            SELECT DISTINCT queue, 0, 0, 0, NULL, false FROM (
                 SELECT queue FROM qml_jobs INDEXED BY qml_jobs_waiting
                 WHERE state IN ('scheduled', 'awaiting_retry') ORDER BY run_at LIMIT :most))
         GROUP BY queue ORDER BY queue
@@ -160,7 +183,7 @@ MONITORING: Final = MonitoringQueries(
     # In parts, because each reads a small index of its own. Of several claims a worker has begun the first.
     queue_stats="""
         SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
-            min(oldest_at) AS oldest_at, :now AS now
+            min(oldest_at) AS oldest_at, false AS has_more_groups, :now AS now
         FROM (
             SELECT queue, count(*) AS enqueued, 0 AS processing, 0 AS held, min(enqueued_at) AS oldest_at
             FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' GROUP BY queue
