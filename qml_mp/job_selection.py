@@ -12,7 +12,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelResult, JobFilter, Retention
-from qml_mp.units import Duration, counted_back, parse_duration
+from qml_mp.units import Duration, parse_duration
 
 _BATCH = 500  # some 20 ms, in which others wait on SQLite
 _MOST_IDS = 100_000  # held in memory
@@ -175,7 +175,7 @@ def chosen_jobs(storage: Storage, *, retention: Retention, **chosen: Unpack[Chos
         if since.tzinfo is None:
             raise ConfigurationError(f"since is {since}, which names no time zone; use an aware datetime.")
     elif since is not None:
-        since = counted_back(storage.now(), parse_duration(since, what="since"), what="since")
+        since = storage.now() - parse_duration(since, what="since")
     where = JobFilter(
         states=[StateName(name) for name in names], queue=chosen.get("queue"), method=chosen.get("method"),
         error=chosen.get("error"), since=since,

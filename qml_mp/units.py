@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from qml_mp.errors import ConfigurationError, shown
 
@@ -56,17 +56,6 @@ def check_longest(duration: timedelta, *, what: str) -> timedelta:
     if duration > LONGEST:
         raise _too_long(duration, what)
     return duration
-
-
-def counted_back(now: datetime, ago: timedelta, *, what: str) -> datetime:
-    """The instant so long before now. Raises `ConfigurationError` naming `what` when the calendar begins
-    later."""
-    try:
-        return now - ago
-    except OverflowError:
-        raise ConfigurationError(
-            f"{what} is {format_duration(ago)} ago, which is before the calendar begins."
-        ) from None
 
 
 def format_duration(value: timedelta) -> str:

@@ -14,7 +14,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
-from qml_mp.units import counted_back, parse_duration
+from qml_mp.units import parse_duration
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -55,11 +55,10 @@ class Wanted:
         )
 
     def filter(self, storage: Storage) -> JobFilter:
-        """A duration counts back from the storage's clock. Raises `ConfigurationError` for one too long."""
+        """A duration counts back from the storage's clock."""
         since, until = (
-            counted_back(storage.now(), when, what=what) if isinstance(when, timedelta) else when
-            for what, when in (("--since", self.since), ("--until", self.until))
-        )  # fmt: skip
+            storage.now() - when if isinstance(when, timedelta) else when for when in (self.since, self.until)
+        )
         return JobFilter(
             states=self.states, queue=self.queue, method=self.method, error=self.error, since=since,
             until=until, kind=self.kind,
@@ -106,4 +105,6 @@ def _as_since(
     try:
         return parse_duration(value, what=name)
     except QmlError:
-        return parse_instant(value, what=name, or_else="a duration such as 90s, 2h or 1d, or a time in ")
+        return parse_instant(
+            value, what=name, or_else="a duration such as 90s, 2h or 1d (36525d at most), or a time in "
+        )

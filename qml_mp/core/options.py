@@ -105,13 +105,9 @@ def check_delay(value: timedelta) -> timedelta:
 
 def due_at(now: datetime, *, delay: timedelta | None, at: datetime | None) -> datetime | None:
     """When a new job is due; None: now. Raises `InvalidJob` for what no job can have."""
-    if delay is None:
-        return None if at is None else check_at(at)
-    with suppress(OverflowError):
-        instant = now + check_delay(delay)
-        if instant <= LAST_INSTANT:
-            return instant
-    raise InvalidJob(f"delay is {shown(delay)}, which is past the end of the calendar.")
+    if delay is not None:
+        return now + check_delay(delay)
+    return None if at is None else check_at(at)
 
 
 class CommonOptions(TypedDict, total=False):

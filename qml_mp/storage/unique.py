@@ -136,7 +136,7 @@ def _hold_of(job: Job) -> Values:
 
 
 def _is_there(queries: JobQueries, transaction: Transaction, job_id: str) -> bool:
-    return transaction.run(queries.get, {"id": job_id}).first() is not None
+    return transaction.run(queries.state, {"id": job_id}).first() is not None
 
 
 def _keeps(queries: JobQueries, transaction: Transaction, job: Job | None, holder: str) -> bool:

@@ -130,8 +130,14 @@ def test_jobs_whose_unique_key_another_has_are_told(qml: Qml, storage: Storage) 
         (["retry", "--state", "succeeded", "--yes"], "succeeded"),
         (["cancel", "--all", "--wait"], "named by their ids"),
         (["delete", "--since", "yesterday"], "--since is 'yesterday'"),
-        (["list", "--since", "10000000d"], "--since is 10000000d ago"),
-        (["delete", "--until", "10000000d"], "--until is 10000000d ago"),
+        (
+            ["list", "--since", "10000000d"],
+            "--since is '10000000d'; it must be a duration such as 90s, 2h or 1d (36525d at most)",
+        ),
+        (
+            ["delete", "--until", "10000000d"],
+            "--until is '10000000d'; it must be a duration such as 90s, 2h or 1d (36525d at most)",
+        ),
         (["delete", "--all"], "repeat it with --yes"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_job_for_later_is_scheduled(app: QmlApp) -> None:
 def test_options_that_make_no_sense_are_refused(app: QmlApp, options: dict[str, Any]) -> None:
     job_function = app.job()(resize)
 
-    with pytest.raises(InvalidJob):
+    with pytest.raises((InvalidJob, ConfigurationError)):
         job_function.using(**options).enqueue("a")
 
     assert count(app) == 0

@@ -56,7 +56,7 @@ def test_a_job_that_comes_later_is_not_meant(app: QmlApp) -> None:
 def test_what_cannot_be_meant_is_refused(app: QmlApp) -> None:
     with pytest.raises(ConfigurationError, match="state is 'fialed'"):
         app.jobs(state="fialed")
-    with pytest.raises(ConfigurationError, match="since is 1000000d ago"):
+    with pytest.raises(ConfigurationError, match="since is '1000000d'; it must be at most"):
         app.jobs(since="1000000d")
     with pytest.raises(ConfigurationError, match="no time zone"):
         app.jobs(since=datetime(2030, 1, 1))  # noqa: DTZ001

@@ -52,7 +52,7 @@ class Size(enum.IntEnum):
         ({"max_retries": 1.5}, "max_retries is 1.5"),
         ({"max_retries": HUGE}, "max_retries is a value of type int"),
         ({"max_crashes": 0}, "max_crashes is 0; it must be a whole number from 1"),
-        ({"timeout": 0}, "at least 1ms"),
+        ({"timeout": 0}, "from 1ms to 36525d"),
         ({"timeout": HUGE}, "timeout is a value of type int"),
         ({"timeout": "soon"}, "timeout is 'soon'"),
         ({"queue": 3}, "queue name 3"),
