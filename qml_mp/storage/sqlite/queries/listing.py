@@ -122,7 +122,10 @@ GROUPS: Final = """
                AND priority < part.priority
              ORDER BY priority DESC LIMIT 1),
             (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-             WHERE state = 'enqueued' AND (queue, method) > (part.queue, part.method)
+             WHERE state = 'enqueued' AND queue = part.queue AND method > part.method
+             ORDER BY method, priority DESC LIMIT 1),
+            (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+             WHERE state = 'enqueued' AND queue > part.queue
              ORDER BY queue, method, priority DESC LIMIT 1))
         LIMIT {most})
 """

@@ -98,8 +98,7 @@ _PROCESSING: Final = """
     GROUP BY queue
 """
 # From one method and priority of a queue to the next, and after so many of them, as programs may use any
-# number of priorities, to the next queue. For (queue, method) > (…) the index would be asked for the queue
-# alone.
+# number of priorities, to the next queue.
 _GROUPS_OF_QUEUES: Final = f"""
     part (place, queue, method, priority, number) AS (
         SELECT * FROM (
@@ -201,7 +200,8 @@ MONITORING: Final = MonitoringQueries(
             WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue)
         GROUP BY queue ORDER BY queue
     """,
-    # From one method to the next, as the claim goes, so that the length of a backlog costs nothing.
+    # From one method to the next, as the claim goes, so that the length of a backlog costs nothing. For
+    # (queue, method) > (…) the index would be asked for the queue alone, here and in what is like it.
     method_stats=f"""
         WITH RECURSIVE waits (queue, method) AS (
             SELECT * FROM (
@@ -210,10 +210,13 @@ MONITORING: Final = MonitoringQueries(
             UNION ALL
             SELECT next.queue, next.method
             FROM waits
-            JOIN qml_jobs AS next ON next.rowid = (
-                SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-                WHERE state = 'enqueued' AND (queue, method) > (waits.queue, waits.method)
-                ORDER BY queue, method LIMIT 1))
+            JOIN qml_jobs AS next ON next.rowid = COALESCE(
+                (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                 WHERE state = 'enqueued' AND queue = waits.queue AND method > waits.method
+                 ORDER BY method LIMIT 1),
+                (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                 WHERE state = 'enqueued' AND queue > waits.queue
+                 ORDER BY queue, method LIMIT 1)))
         SELECT queue, method, (
             SELECT count(*) FROM (
                 SELECT 1 FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
