@@ -76,9 +76,8 @@ def test_what_is_shown_has_the_colours_of_a_terminal_and_none_elsewhere(
     assert printed(lambda: click.secho("ü", fg="red")) == "ü\n"
 
 
-def test_elsewhere_blocks_follow_each_other_and_a_storage_that_is_away_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def watch_thrice(monkeypatch: pytest.MonkeyPatch, text: str, *, as_json: bool = False) -> list[float]:
+    """Watch what shows this text, save that the storage is away at the second look; the pauses."""
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -89,34 +88,26 @@ def test_elsewhere_blocks_follow_each_other_and_a_storage_that_is_away_is_told(
     def show() -> None:
         if len(slept) == 1:
             raise StorageUnavailable("It is away.")
-        click.echo(f"shown after {len(slept)}")
+        click.echo(text)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    show_once_or_watch(show, timedelta(seconds=2))
+    show_once_or_watch(show, timedelta(seconds=2), as_json=as_json)
+    return slept
 
-    assert capsys.readouterr().out == (
-        "shown after 0\n" + "\nqml-mp: error: It is away.\n" + "\nshown after 2\n"
-    )
+
+def test_elsewhere_blocks_follow_each_other_and_a_storage_that_is_away_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept = watch_thrice(monkeypatch, "shown")
+
+    assert capsys.readouterr().out == "shown\n" + "\nqml-mp: error: It is away.\n" + "\nshown\n"
     assert slept == [2.0, 2.0, 2.0]
 
 
 def test_what_a_program_reads_has_no_line_that_is_not_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 3:
-            raise KeyboardInterrupt
-
-    def show() -> None:
-        if len(slept) == 1:
-            raise StorageUnavailable("It is away.")
-        click.echo("{}\n{}")
-
-    monkeypatch.setattr(time, "sleep", sleep)
-    show_once_or_watch(show, timedelta(seconds=2), as_json=True)
+    watch_thrice(monkeypatch, "{}\n{}", as_json=True)
 
     assert capsys.readouterr() == ("{}\n{}\n" * 2, "qml-mp: error: It is away.\n")
 

@@ -76,19 +76,6 @@ def test_a_worker_whose_folder_is_removed_works_on_in_it(
     assert one.stop() == 0
 
 
-@pytest.mark.fault(23)
-def test_a_worker_whose_surroundings_cannot_be_put_back_is_replaced_and_says_so(
-    server: MakeServer, storage: Storage
-) -> None:
-    one = server("-w", "1", app=LEFTOVERS).start()
-
-    first = result_of(storage, "close_print")
-
-    assert result_of(storage, "quick") != first
-    assert "they cannot be put back" in one.log()
-    assert one.stop() == 0
-
-
 def test_a_job_may_use_a_pool_of_processes_which_are_not_its_worker(
     server: MakeServer, storage: Storage
 ) -> None:
