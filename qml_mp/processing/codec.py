@@ -37,6 +37,7 @@ _ABSTRACT_ARRAYS = (Iterable, Collection, Sequence, MutableSequence, AbstractSet
 _MAPPINGS = (dict, Mapping, MutableMapping)
 _UNIONS = (typing.Union, types.UnionType)
 _MOST_UNIONS: Final = 500
+_ALIAS: Final = "TypeAliasType"  # of Python 3.12, or of typing_extensions
 
 
 def to_json(value: object, hint: object, *, where: str) -> JsonValue:
@@ -292,11 +293,23 @@ _NOTHING = Codec(_only_none, _only_none)
 
 
 def _unwrapped(hint: Any) -> Any:
-    """The annotation without `Annotated`, `NewType` and string quotes around None."""
+    """The annotation without aliases made by `type X = …`, `Annotated` and `NewType`."""
     while True:
+        if type(typing.get_origin(hint) or hint).__name__ == _ALIAS:
+            hint = _meant_by(hint)
+            continue
         if typing.get_origin(hint) is typing.Annotated:
             hint = typing.get_args(hint)[0]
         elif isinstance(hint, typing.NewType):
             hint = hint.__supertype__
         else:
             return hint
+
+
+def _meant_by(alias: Any) -> Any:
+    """What stands behind the name, with the types that it is given in brackets."""
+    generic = typing.get_origin(alias) or alias
+    value = generic.__value__
+    given = dict(zip(generic.__type_params__, typing.get_args(alias), strict=False))
+    wanted = getattr(value, "__parameters__", ())
+    return value[tuple(given.get(each, Any) for each in wanted)] if wanted else value
