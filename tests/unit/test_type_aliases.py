@@ -17,8 +17,12 @@ _new: Any = typing.TypeVar
 T, K = _new("T"), _new("K")
 DAY = date(2025, 3, 1)
 Day: Any = TypeAliasType("Day", date | None)
-Days: Any = TypeAliasType("Days", list[T], type_params=(T,))
-Calendar: Any = TypeAliasType("Calendar", dict[K, list[T]], type_params=(T, K))
+Days: Any = TypeAliasType("Days", list[T], type_params=(T,))  # type: ignore[valid-type]
+Calendar: Any = TypeAliasType(
+    "Calendar",
+    dict[K, list[T]],  # type: ignore[valid-type]
+    type_params=(T, K),
+)
 
 
 @pytest.mark.parametrize(
