@@ -68,12 +68,11 @@ class Look:
         return max((each.next_in for each in limits if each.next_in is not None), default=None)
 
     def has_place_for_others(self, ended: Iterable[Job], claimed: Iterable[Job]) -> bool:
-        """Whether a job that has ended has left a place for one that waits, and none of those that were
-        claimed has taken it."""
+        """Whether a job that has ended has left a place that none of those that were claimed has taken. What
+        waits for it may be in queues, or of methods, that are not looked at here, as others serve them."""
         freed = {key for job in ended for key in keys_of(job.queue, job.method) if key in self.standings}
         taken = {key for job in claimed for key in keys_of(job.queue, job.method)}
-        places = {key for key in freed - taken if self.standings[key].limit.max_running is not None}
-        return any(key in places for kind in self.waiting for key in kind.keys)
+        return any(self.standings[key].limit.max_running is not None for key in freed - taken)
 
     def next(self, *, without: Iterable[Kind] = ()) -> tuple[Kind, ...]:
         """Whose jobs to claim now: the best, when it is limited, else all that are not; none: nothing may

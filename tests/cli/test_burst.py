@@ -87,6 +87,16 @@ def test_a_burst_leaves_with_one_line_per_cause(qml: Qml, storage: Storage) -> N
     assert job.state_name is StateName.PROCESSING
 
 
+def test_a_burst_without_workers_leaves_and_says_what_for(qml: Qml, storage: Storage) -> None:
+    storage.enqueue_many(Job.new("resize", {"path": "a.png"}, queue="images") for _ in range(2))
+
+    ended = qml("-A", "tasks:app", "start", "-w", "0", "--burst")
+
+    assert ended.code == 0, ended.err
+    assert "Left: 2 jobs, as this server has no worker (-w)" in ended.err
+    assert storage.job_counts()[StateName.ENQUEUED] == 2
+
+
 def test_a_burst_may_wait_for_what_is_due_in_time(qml: Qml, storage: Storage) -> None:
     now = datetime.now(UTC)
     soon, late = (

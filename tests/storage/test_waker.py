@@ -13,13 +13,14 @@ import pytest
 
 from qml_mp import host
 from qml_mp.core.job import Job
+from qml_mp.core.limits import LimitKind
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker, WakeUp
-from tests.storage.helpers import fetch, in_an_hour, in_children
+from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children
 
 
 @pytest.fixture
@@ -113,6 +114,22 @@ def test_a_write_ahead_log_that_is_made_anew_is_watched(storage: Storage, url: s
         assert statuses == [0]
         assert woken(waker)
         storage.close()
+
+
+def test_a_place_that_becomes_free_wakes_who_serves_other_queues_than_who_frees_it(
+    storage: Storage, opened: Callable[[], Storage], waker: Waker
+) -> None:
+    other = opened()
+    storage.set_max_running(LimitKind.METHOD, "work", 1)
+    storage.enqueue_many(Job.new("work", queue=queue) for queue in ("a", "b"))
+    (claim,) = other.exchange((), fetch=fetch("a"), limit=10, retention=KEEP).claims
+    while woken(waker, within_s=0.5):
+        pass
+
+    other.exchange([(claim, DONE)], fetch=fetch("a"), limit=10, retention=KEEP)
+
+    assert woken(waker)
+    assert storage.exchange((), fetch=fetch("b"), limit=10, retention=KEEP).claims
 
 
 def test_a_job_in_the_callers_transaction_wakes_with_its_commit(

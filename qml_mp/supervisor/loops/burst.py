@@ -37,16 +37,19 @@ class BurstLoop(Loop):
         if not pool.is_whole or self._settling.unsettled_ids or not all(worker.is_idle for worker in pool):
             return
         says = self._run.registration.says
-        due = storage.due_work(says.queues, methods=says.methods, server_id=self._run.registration.id)
-        if due.runnable + due.waiting or self._waits(storage, says):
+        if pool.size and self._has_work(storage, says):  # without workers there is none
             return
-        if storage.has_failure_callbacks(says.methods or ()):
-            return
-        left = list(_what_is_left(storage, says))
+        left = list(_what_is_left(storage, says, has_workers=pool.size > 0))
         for line in left:
             logger.warning("Left: %s", line)
         why = "nothing is left that this server can run" if left else "nothing is left to do"
         self._run.stop.begin(now=False, why=why)
+
+    def _has_work(self, storage: Storage, says: SelfDescription) -> bool:
+        due = storage.due_work(says.queues, methods=says.methods, server_id=self._run.registration.id)
+        if due.runnable + due.waiting or self._waits(storage, says):
+            return True
+        return storage.has_failure_callbacks(says.methods or ())
 
     def _waits(self, storage: Storage, says: SelfDescription) -> bool:
         """Whether something comes in time; said once for each number of such jobs."""
@@ -65,11 +68,12 @@ class BurstLoop(Loop):
         return True
 
 
-def _what_is_left(storage: Storage, says: SelfDescription) -> Iterator[str]:
+def _what_is_left(storage: Storage, says: SelfDescription, *, has_workers: bool) -> Iterator[str]:
     paused = {each.limit.name for each in storage.standings() if each.limit.paused}
     queues: Counter[str] = Counter()
     closed: Counter[str] = Counter()
     methods: Counter[str] = Counter()
+    unserved = 0
     for line in storage.method_stats():
         if says.queues and line.queue not in says.queues:
             queues[line.queue] += line.enqueued
@@ -77,6 +81,10 @@ def _what_is_left(storage: Storage, says: SelfDescription) -> Iterator[str]:
             closed[line.queue] += line.enqueued
         elif says.methods is not None and line.method not in says.methods:
             methods[line.method] += line.enqueued
+        elif not has_workers:
+            unserved += line.enqueued
+    if unserved:
+        yield f"{_jobs(unserved)}, as this server has no worker (-w)"
     for queue, count in queues.items():
         yield f"{_jobs(count)} in queue {queue}, which this server does not serve (-q {queue}, or -q '*')"
     for queue, count in closed.items():
