@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -53,6 +53,8 @@ _LONGEST_WAIT = timedelta(days=36_525)
 _DONE = WorkerResult.success()  # what every plain value says
 _MOST_TERMS = 1000
 _GENERATORS = (GeneratorType, AsyncGeneratorType)
+_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, WorkerResult})
+"""What most jobs return, and nothing of it is still to be run."""
 _new_execution = maker(Execution)
 _new_success = maker(Success)
 
@@ -243,15 +245,15 @@ def _with_extras(outcome: Outcome, extras: Extras | None) -> Outcome:
 def _innermost(worker: Worker) -> CallNext:
     def call(job: Job, context: WorkerContext) -> object:
         result: object = worker.execute(job, context)
-        if inspect.iscoroutine(result):
-            return run_coroutine(result)
-        if isinstance(result, _GENERATORS):
-            raise TypeError(
-                "The job returned a generator, of which nothing has run. Return a list of its values."
-            )
-        return result
+        if type(result) in _PLAIN or not inspect.isawaitable(result):
+            return result
+        return run_coroutine(result if inspect.iscoroutine(result) else _awaited(result))
 
     return call
+
+
+async def _awaited(awaitable: Awaitable[object]) -> object:
+    return await awaitable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +278,9 @@ class _Raised:
 def _returned(value: object, encoded: Callable[[object], EncodedJson]) -> _Returned:
     """Read the return value as user code: turning it into JSON can run the job's code too."""
     said, result = _DONE, value
+    if type(value) not in _PLAIN and (inspect.isawaitable(value) or isinstance(value, _GENERATORS)):
+        kind = type(value).__name__
+        raise TypeError(f"The job, or middleware around it, returned a {kind}, of which nothing has run.")
     if isinstance(value, WorkerResult):
         _check(value)
         said, result = value, value.result

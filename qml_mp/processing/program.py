@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import RetryWhenKilled
@@ -57,15 +57,29 @@ class Program:
 
     def __post_init__(self) -> None:
         check_policy(self.retry_policy, what="retry_policy")
+        for number, layer in enumerate(self.middleware):
+            _check_plain(layer, what=f"middleware[{number}]", takes="(job, context, call_next)")
+        if self.on_state_change is not None:
+            _check_plain(self.on_state_change, what="on_state_change", takes="(change)")
 
     def with_failure_hook(self, hook: FailureHook) -> Program:
         """The program with this function for failed jobs. Raises `ConfigurationError` when there is one
         already, and for a coroutine function."""
         if self.on_failure is not None and not is_notebook():  # where a cell may run again
             raise ConfigurationError("There is a function for failures already; call both from one function.")
-        if not callable(hook) or iscoroutinefunction(hook):
-            raise ConfigurationError(f"on_failure is {shown(hook)}; it must be a function (job, error).")
+        _check_plain(hook, what="on_failure", takes="(job, error)")
         return replace(self, on_failure=hook)
+
+
+def _check_plain(hook: object, *, what: str, takes: str) -> None:
+    """Raise `ConfigurationError` for what runs nothing when it is called."""
+    called = (hook, getattr(hook, "__call__", None))  # noqa: B004  # that of an object is what runs
+    kinds = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
+    if not callable(hook) or any(is_kind(each) for is_kind in kinds for each in called):
+        raise ConfigurationError(
+            f"{what} is {shown(hook)}; it must be a plain function {takes}. Of a coroutine or generator "
+            "function nothing would run."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import date, timedelta
 from typing import Any
 
 import pytest
 
+from qml_mp import QmlApp, StateChange
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import AttemptKind, ErrorInfo, Failure, Retry, RetryWhenKilled, Success
 from qml_mp.core.payload import JsonValue
-from qml_mp.errors import InvalidJob, JobTimeout
+from qml_mp.errors import ConfigurationError, InvalidJob, JobTimeout
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import CallNext
@@ -272,11 +273,51 @@ def test_all_frames_of_an_error_are_told_to_who_wants_details(caplog: pytest.Log
     assert "in f\n" in record.message
 
 
-def test_a_generator_that_is_returned_is_a_failure_as_nothing_of_it_has_run() -> None:
+class Later:
+    """An awaitable that is no coroutine."""
+
+    def __await__(self) -> Generator[None, None, int]:
+        yield from asyncio.sleep(0).__await__()
+        return 3
+
+
+def test_an_awaitable_that_is_returned_is_awaited() -> None:
+    outcome = run(returning(Later()))
+
+    assert isinstance(outcome, Success)
+    assert outcome.result == 3
+
+
+def test_what_is_returned_and_has_not_run_is_a_failure() -> None:
     async def values() -> AsyncIterator[int]:
         yield 1
 
-    for generator in ((number for number in (1, 2)), values()):
-        outcome = run(returning(generator))
+    def forgetful(job: Job, context: WorkerContext, call_next: CallNext) -> object:
+        call_next(job, context)
+        return Later()
 
-        assert "of which nothing has run" in error_of(outcome).message
+    outcomes = [run(returning(generator)) for generator in ((number for number in (1, 2)), values())]
+    outcomes.append(run(returning(1), middleware=(forgetful,)))
+
+    assert all("of which nothing has run" in error_of(outcome).message for outcome in outcomes)
+
+
+class AsyncLayer:
+    async def __call__(self, job: Job, context: WorkerContext, call_next: CallNext) -> object:
+        return call_next(job, context)
+
+
+def test_middleware_and_hooks_that_would_not_run_are_refused() -> None:
+    async def layer(job: Job, context: WorkerContext, call_next: CallNext) -> object:
+        return call_next(job, context)
+
+    def generator(job: Job, context: WorkerContext, call_next: CallNext) -> Iterator[object]:
+        yield call_next(job, context)
+
+    async def hook(change: StateChange) -> None: ...
+
+    for wrong in (layer, generator, AsyncLayer(), "a name"):
+        with pytest.raises(ConfigurationError, match=r"middleware\[0\] is .* plain function \(job, context"):
+            QmlApp(middleware=[wrong])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match=r"on_state_change is .* plain function"):
+        QmlApp(on_state_change=hook)  # type: ignore[arg-type]
