@@ -8,9 +8,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,13 +103,31 @@ def import_named(spec: str) -> object:
     here = host.current_directory()
     if here is not None and here not in sys.path:
         sys.path.insert(0, here)
-    found: object = importlib.import_module(module_name)
+    with _own_loggers_kept():
+        found: object = importlib.import_module(module_name)
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             raise AppImportError(f"The module {module_name!r} has no attribute {attribute!r}.") from None
     return found
+
+
+@contextmanager
+def _own_loggers_kept() -> Iterator[None]:
+    """An app that configures logging by `dictConfig` or `fileConfig` disables all loggers there are, unless
+    it says otherwise: ours too, and with them what is told of failures. Who wants less sets a level."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if _is_ours(name)]
+    enabled = [logger for logger in loggers if not logger.disabled]
+    try:
+        yield
+    finally:
+        for logger in enabled:
+            logger.disabled = False
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] == "qml_mp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

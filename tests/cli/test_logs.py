@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.cli.command import Qml
 
 _APP = """
@@ -24,14 +26,25 @@ def thumb(n: int) -> None:
 """
 
 
-def logged(qml: Qml, *flags: str) -> tuple[list[str], list[str]]:
+def logged(qml: Qml, *flags: str, app: str = _APP) -> tuple[list[str], list[str]]:
     """Ids of two jobs, of which the second fails, and the lines that their server wrote to stderr."""
-    (qml.folder / "tasks.py").write_text(_APP)
+    (qml.folder / "tasks.py").write_text(app)
     ids = [qml("-A", "tasks:app", "enqueue", "thumb", f"n={n}").out.strip() for n in (1, 2)]
     ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst", *flags)
     assert ended.code == 0, ended.err
     assert ended.out == ""
     return ids, ended.err.splitlines()
+
+
+@pytest.mark.parametrize("flags", [(), ("--preload",)], ids=["", "--preload"])
+def test_an_app_that_disables_all_loggers_that_are_there_does_not_silence_failures(
+    qml: Qml, flags: tuple[str, ...]
+) -> None:
+    configured = _APP + '\nimport logging.config\nlogging.config.dictConfig({"version": 1})\n'
+
+    (_, two), lines = logged(qml, *flags, app=configured)
+
+    assert [line for line in lines if f"job {two} (thumb): failed for good" in line], lines
 
 
 def test_what_a_job_logs_is_shown_with_its_job_and_its_failure_with_its_own_frames(qml: Qml) -> None:
