@@ -10,6 +10,7 @@ to stop), the second tells the host that the server is ready, or why it is not.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
@@ -57,6 +58,8 @@ class BackgroundJobServer:
         self._storage = storage
         self._source = _source(program, retry_policy, middleware, on_state_change)
         self._running: RemoteSupervisor | None = None
+        self._starting = threading.Lock()
+        """Of several threads that start it one does, and the others are refused."""
         self.exit_code: int | None = None
         """What the newest run returned: 0, or 6 when jobs were killed at the deadline."""
 
@@ -81,22 +84,26 @@ class BackgroundJobServer:
         Raises `ServerAlreadyRunning` on a running server, and what `run` raises. Blocks while the
         app is imported: inside an event loop, call it with `asyncio.to_thread`.
         """
-        self._refuse_twice()
-        self._storage.list_servers()  # connects, and makes the schema when there is none
-        self._storage.close()
-        self._running = self._supervisor_process()
+        with self._starting:
+            self._refuse_twice()
+            self._storage.list_servers()  # connects, and makes the schema when there is none
+            self._storage.close()
+            running = self._running = self._supervisor_process()
         # The app is imported twice: to learn what it declares, and in the first worker.
-        self._running.wait_until_ready(2 * self._config.boot_timeout.total_seconds())
+        running.wait_until_ready(2 * self._config.boot_timeout.total_seconds())
 
     def stop(self) -> None:
         """Stop gracefully: running jobs have `shutdown_timeout`. Harmless on a stopped server."""
-        if self._running is not None:
-            self.exit_code = self._running.stop(timeout_s=self._config.shutdown_timeout.total_seconds())
-            self._running = None
+        running = self._running
+        if running is not None:
+            self.exit_code = running.stop(timeout_s=self._config.shutdown_timeout.total_seconds())
+            if self._running is running:  # or another thread has started the next one
+                self._running = None
 
     def is_running(self) -> bool:
         """Whether a server started with `start` runs."""
-        return self._running is not None and self._running.is_running()
+        running = self._running
+        return running is not None and running.is_running()
 
     def schedule_recurring(
         self,

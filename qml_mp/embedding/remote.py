@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -33,21 +34,27 @@ class RemoteSupervisor:
         self._host_fd = host_fd
         self._status_fd = status_fd
         self._status = ""
+        self._turns = threading.Lock()
+        """Held by the thread that uses the pipe ends, or looks for the end of the process and closes them."""
         self.exit_code: int | None = None
 
     def is_running(self) -> bool:
         """Whether the process lives. Collects it when it does not."""
-        if self.exit_code is None:
-            process = reap(self.child)
-            if process is not None:
-                self._let_go(process.exit_code if process.exit_code is not None else -(process.signal or 0))
-        return self.exit_code is None
+        with self._turn():
+            if self.exit_code is None:
+                process = reap(self.child)
+                if process is not None:
+                    self._let_go(
+                        process.exit_code if process.exit_code is not None else -(process.signal or 0)
+                    )
+            return self.exit_code is None
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return when the server is ready; raise the error it reports, or `WorkerBootError`."""
         deadline = time.monotonic() + timeout_s + _PARTING_S
         while time.monotonic() < deadline:
-            self._status += self._read_status()
+            with self._turn():
+                self._status += "" if self.exit_code is not None else self._read_status()
             if self._status.startswith(READY):
                 return
             if not self.is_running():
@@ -62,8 +69,9 @@ class RemoteSupervisor:
         """
         if os.getpid() != self._owner_pid:
             return 0
-        with contextlib.suppress(OSError):
-            os.write(self._host_fd, b"s")
+        with self._turn(), contextlib.suppress(OSError):
+            if self.exit_code is None:
+                os.write(self._host_fd, b"s")
         deadline = time.monotonic() + timeout_s + _PARTING_S
         while self.is_running():
             if time.monotonic() >= deadline:
@@ -72,6 +80,10 @@ class RemoteSupervisor:
             pause_s = 1.0 if self.child.fds else _LOOK_EVERY_S
             wait_for(self.child.fds, until=time.monotonic() + pause_s)
         return self.exit_code or 0
+
+    def _turn(self) -> contextlib.AbstractContextManager[object]:
+        """In a copy that the host has forked, there may be nobody who would give the lock back."""
+        return self._turns if os.getpid() == self._owner_pid else contextlib.nullcontext()
 
     def _read_status(self) -> str:
         if not wait_for([self._status_fd], until=time.monotonic() + _LOOK_EVERY_S):

@@ -103,6 +103,35 @@ def threaded(storage: Storage, folder: Path) -> Report:
     }
 
 
+def crowded(storage: Storage, folder: Path) -> Report:
+    """A service whose threads start the server when they miss it, and all stop it at the end."""
+    outcomes: list[str] = []
+    together = threading.Barrier(4)
+
+    def call(action: Callable[[], None]) -> None:
+        together.wait()
+        try:
+            action()
+            outcomes.append("done")
+        except ServerAlreadyRunning:
+            outcomes.append("refused")
+        except Exception as error:
+            outcomes.append(repr(error))
+
+    server = BackgroundJobServer(CONFIG, storage, NAME)
+    told = []
+    for _ in range(3):
+        for action in (server.start, server.stop):
+            threads = [threading.Thread(target=call, args=(action,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            told.append(sorted(outcomes))
+            outcomes.clear()
+    return {"starts": told[::2], "stops": told[1::2], "running": server.is_running()}
+
+
 def log_in_a_loop(ended: threading.Event) -> None:
     """Hold the lock of the log again and again, and leave the interpreter to the other threads now and
     then: on a busy machine they would hardly run."""

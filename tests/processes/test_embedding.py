@@ -91,6 +91,16 @@ def test_a_service_with_threads_handlers_and_children_keeps_them(report_of: Repo
     }
 
 
+def test_of_the_threads_that_start_a_server_at_a_time_one_does_and_all_may_stop_it(
+    report_of: ReportOf,
+) -> None:
+    assert report_of("crowded") == {
+        "starts": [["done", "refused", "refused", "refused"]] * 3,
+        "stops": [["done"] * 4] * 3,
+        "running": False,
+    }
+
+
 @pytest.mark.fault(67)
 def test_a_host_that_collects_any_child_does_not_confuse_the_server(report_of: ReportOf) -> None:
     assert report_of("greedy") == {"stopped": True, "collected": True}
