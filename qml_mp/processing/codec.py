@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
+from qml_mp.processing.annotations import hints_of, unwrapped
 from qml_mp.processing.choices import enumeration, keys_of, literal
 from qml_mp.processing.numbers import numpy_codec
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
@@ -37,7 +38,7 @@ _ABSTRACT_ARRAYS = (Iterable, Collection, Sequence, MutableSequence, AbstractSet
 _MAPPINGS = (dict, Mapping, MutableMapping)
 _UNIONS = (typing.Union, types.UnionType)
 _MOST_UNIONS: Final = 500
-_ALIAS: Final = "TypeAliasType"  # of Python 3.12, or of typing_extensions
+_MOST_SEEN: Final = 200
 
 
 def to_json(value: object, hint: object, *, where: str) -> JsonValue:
@@ -71,11 +72,11 @@ def decoded(codec: Codec, value: JsonValue, where: str) -> Any:
 
 def codec_of(hint: Any, where: str) -> Codec:
     """The codec of an annotation; `UnusableAnnotation` naming `where` when nothing of the kind can travel."""
-    hint = _unwrapped(hint)
+    hint = unwrapped(hint)
     kind = typing.get_origin(hint) or hint
     if kind in SCALARS:
         return SCALARS[kind]
-    if hint is Any or hint is object or isinstance(hint, typing.TypeVar) or typing.is_typeddict(hint):
+    if hint is Any or hint is object or isinstance(hint, typing.TypeVar) or typing.is_typeddict(kind):
         return ANYTHING
     if hint is None or hint is type(None):
         return _NOTHING
@@ -86,7 +87,7 @@ def codec_of(hint: Any, where: str) -> Codec:
     if kind is bytes:
         return BYTES
     if isinstance(kind, type):
-        codec = _codec_of_class(kind, typing.get_args(hint)) or numpy_codec(kind, typing.get_args(hint))
+        codec = _codec_of_class(hint, kind, typing.get_args(hint)) or numpy_codec(kind, typing.get_args(hint))
         if codec is not None:
             return codec
     raise UnusableAnnotation(
@@ -100,40 +101,27 @@ def is_mistakable(hint: Any) -> bool:
     seen: list[Any] = []
     rest = [hint]
     while rest:
-        hint = _unwrapped(rest.pop())
+        hint = unwrapped(rest.pop())
         kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
         if hint in seen or kind is typing.Literal:
             continue
-        if kind in _UNIONS and not _union(args).are_apart:
-            return True
+        if len(seen) > _MOST_SEEN or (kind in _UNIONS and not _union(args).are_apart):
+            return True  # what has no end, as a class that has one of `Self[list[T]]`, is looked at by value
         seen.append(hint)
         rest += args
         if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
             with suppress(UnusableAnnotation):
-                rest += hints_of(kind, "").values()
+                rest += hints_of(hint, "").values()
     return False
 
 
-def hints_of(owner: Any, where: str) -> dict[str, Any]:
-    """The resolved annotations of a class; `UnusableAnnotation` when one names what cannot be found."""
-    try:
-        return typing.get_type_hints(owner, include_extras=True)
-    except RecursionError:
-        raise  # says something of the value around it, nothing of the annotation
-    except Exception as error:  # an annotation is arbitrary code
-        raise UnusableAnnotation(
-            f"{where[:300]}: an annotation of {named(owner)} cannot be resolved ({error}); names in it "
-            "must be importable at run time, not under `if TYPE_CHECKING` or inside a function."
-        ) from None
-
-
-def _codec_of_class(kind: type, args: tuple[Any, ...]) -> Codec | None:
+def _codec_of_class(hint: Any, kind: type, args: tuple[Any, ...]) -> Codec | None:
     if issubclass(kind, enum.Enum):
         return enumeration(kind)
     if dataclasses.is_dataclass(kind):
-        return _record(kind)
+        return _record(hint, kind)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return _named_tuple(kind)
+        return _named_tuple(hint, kind)
     if kind is tuple and args and args[1:] != (...,):
         return _fixed_tuple(args)
     if kind in _MAPPINGS:
@@ -151,7 +139,7 @@ def _union(hints: tuple[Any, ...]) -> Union:
 
 
 def _new_union(hints: tuple[Any, ...]) -> Union:
-    others = [_unwrapped(hint) for hint in hints if hint is not type(None)]
+    others = [unwrapped(hint) for hint in hints if hint is not type(None)]
     members = [Member.of(hint, _codec_or_none(hint)) for hint in others]
     return Union(members, has_none=len(others) < len(hints), codec_of=codec_of)
 
@@ -167,14 +155,14 @@ def _codec_or_none(hint: Any) -> Codec | None:
         return None
 
 
-def _record(kind: Any) -> Codec:
+def _record(hint: Any, kind: Any) -> Codec:
     """Fields that the class does not take (`init=False`) are not written of an argument, as it makes them. A
     result has them too, and they are put back."""
 
     def encode(value: Any, where: str) -> JsonValue:
         if type(value) is not kind:  # a subclass would come back as its parent
             raise mismatch(value, named(kind), where)
-        hints = hints_of(kind, where)
+        hints = hints_of(hint, where)
         return {
             field.name: to_json(getattr(value, field.name), hints[field.name], where=f"{where}.{field.name}")
             for field in dataclasses.fields(kind)
@@ -187,7 +175,7 @@ def _record(kind: Any) -> Codec:
         is_taken = {field.name: field.init for field in dataclasses.fields(kind)}
         for unknown in value.keys() - is_taken.keys():
             raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {named(kind)} has not.")
-        hints = hints_of(kind, where)
+        hints = hints_of(hint, where)
         taken, others = {}, {}
         for name, item in value.items():
             place = f"{where}.{name}"
@@ -207,9 +195,9 @@ def _record(kind: Any) -> Codec:
     return Codec(encode, decode)
 
 
-def _named_tuple(kind: Any) -> Codec:
+def _named_tuple(hint: Any, kind: Any) -> Codec:
     def parts(where: str) -> Codec:
-        return _fixed_tuple(tuple(hints_of(kind, where).get(name, Any) for name in kind._fields))
+        return _fixed_tuple(tuple(hints_of(hint, where).get(name, Any) for name in kind._fields))
 
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, kind):
@@ -266,7 +254,7 @@ def _collected(kind: type, items: list[Any], where: str) -> Any:
 
 def _mapping(args: tuple[Any, ...]) -> Codec:
     key_hint, part = args if len(args) == 2 else (str, Any)
-    keys = keys_of(_unwrapped(key_hint))
+    keys = keys_of(unwrapped(key_hint))
 
     def visit(
         direction: Callable[..., Any], key_of: Callable[[Any, str], Any], value: Any, where: str
@@ -290,26 +278,3 @@ def _only_none(value: Any, where: str) -> None:
 
 
 _NOTHING = Codec(_only_none, _only_none)
-
-
-def _unwrapped(hint: Any) -> Any:
-    """The annotation without aliases made by `type X = …`, `Annotated` and `NewType`."""
-    while True:
-        if type(typing.get_origin(hint) or hint).__name__ == _ALIAS:
-            hint = _meant_by(hint)
-            continue
-        if typing.get_origin(hint) is typing.Annotated:
-            hint = typing.get_args(hint)[0]
-        elif isinstance(hint, typing.NewType):
-            hint = hint.__supertype__
-        else:
-            return hint
-
-
-def _meant_by(alias: Any) -> Any:
-    """What stands behind the name, with the types that it is given in brackets."""
-    generic = typing.get_origin(alias) or alias
-    value = generic.__value__
-    given = dict(zip(generic.__type_params__, typing.get_args(alias), strict=False))
-    wanted = getattr(value, "__parameters__", ())
-    return value[tuple(given.get(each, Any) for each in wanted)] if wanted else value
