@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import types
 import typing
+from collections.abc import Callable
 from typing import Any, Final
 
 from qml_mp.errors import shown
@@ -45,6 +48,30 @@ def hints_of(owner: Any, where: str) -> dict[str, Any]:
             f"{where[:300]}: an annotation of {named(owner)} cannot be resolved ({error}); names in it "
             "must be importable at run time, not under `if TYPE_CHECKING` or inside a function."
         ) from None
+
+
+def names_for(function: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The global and the local names that the annotations of a function may use."""
+    beneath = _beneath(function)
+    if not isinstance(beneath, types.FunctionType):
+        return getattr(beneath, "__globals__", {}), {}
+    parameters = {each.__name__: each for each in getattr(beneath, "__type_params__", ())}
+    return beneath.__globals__, {**parameters, **inspect.getclosurevars(beneath).nonlocals}
+
+
+def _beneath(function: Any) -> Any:
+    """The function whose annotations those of a partial, a method, an object that can be called, or what a
+    decorator made, are."""
+    while True:
+        function = inspect.unwrap(function)
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, types.MethodType):
+            function = function.__func__
+        elif isinstance(getattr(type(function), "__call__", None), types.FunctionType):  # noqa: B004
+            function = type(function).__call__
+        else:
+            return function
 
 
 def _meant_by(alias: Any) -> Any:

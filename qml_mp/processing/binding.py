@@ -17,9 +17,10 @@ from typing import Any
 
 from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob, shown
+from qml_mp.processing.annotations import names_for, unwrapped
 from qml_mp.processing.codec import codec_of, decoded, encoded
 from qml_mp.processing.context import WorkerContext
-from qml_mp.processing.scalars import Codec
+from qml_mp.processing.scalars import Codec, UnusableAnnotation
 
 _CONTEXT_TEXT = re.compile(r"(Optional\[)?([\w.]+\.)?WorkerContext(\]| *\| *None)?")
 
@@ -284,12 +285,11 @@ def resolved_hint(function: Callable[..., Any], annotation: Any) -> Any:
     it names what cannot be found (yet)."""
     if annotation is Parameter.empty:
         return Any
-    unwrapped = inspect.unwrap(function)
     scope = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
-        closure = inspect.getclosurevars(unwrapped).nonlocals if inspect.isfunction(unwrapped) else {}
-        names = getattr(unwrapped, "__globals__", {})
-        return typing.get_type_hints(scope, names, dict(closure), include_extras=True)["it"]
+        hint = typing.get_type_hints(scope, *names_for(function), include_extras=True)["it"]
+        unwrapped(hint)  # what a name made by `type X = …` stands for is evaluated only then
+        return hint
     except Exception as error:  # an annotation is arbitrary code
         return _Unresolved(str(annotation), f"{type(error).__name__}: {error}")
 
@@ -297,4 +297,7 @@ def resolved_hint(function: Callable[..., Any], annotation: Any) -> Any:
 def _is_context(hint: Any) -> bool:
     if isinstance(hint, _Unresolved):
         return _CONTEXT_TEXT.fullmatch(hint.text.strip()) is not None
-    return hint is WorkerContext or WorkerContext in typing.get_args(hint)
+    try:
+        return any(unwrapped(part) is WorkerContext for part in (hint, *typing.get_args(unwrapped(hint))))
+    except UnusableAnnotation:  # of a part that names what cannot be found
+        return False
