@@ -27,6 +27,7 @@ from qml_mp.job_function import (
 )
 from qml_mp.job_selection import ChosenJobs, JobSelection, chosen_jobs
 from qml_mp.named_lock import NamedLock
+from qml_mp.processing.by_name import OnePerProcess
 from qml_mp.processing.middleware import FailureHook, JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry, is_notebook
@@ -42,7 +43,7 @@ from qml_mp.units import Duration
 _BY_DEFAULT, _RETRY = ServerConfig(), RetryPolicy()
 
 
-class QmlApp(Gathering):
+class QmlApp(Gathering, OnePerProcess):
     """The jobs of a program, how they are run, and where they are stored.
 
     `url` names the storage; when it is None, `$QML_MP_URL` does, then the settings file, then

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, SupportsIndex, TypeVar, cast
 
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
@@ -74,6 +74,16 @@ class JobHandle(Generic[R]):
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def __copy__(self) -> JobHandle[R]:
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """A pickle would have the storage's URL in it, maybe with a password."""
+        raise TypeError(
+            "A JobHandle cannot be pickled, as it is connected to the storage: pass `handle.id`, and make a "
+            "handle of it there: `f.handle(id)` of the job function, or `app.handle(id)`."
+        )
 
     def job(self) -> Job:
         """The row as it is now."""

@@ -12,6 +12,7 @@ from typing import (
     Literal,
     ParamSpec,
     Protocol,
+    SupportsIndex,
     TypeVar,
     Unpack,
     overload,
@@ -32,6 +33,7 @@ from qml_mp.core.options import (
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.handle import JobHandle
+from qml_mp.processing.by_name import name_of
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.registry import FunctionWorker
 from qml_mp.processing.retry import RetryPolicy, check_policy
@@ -209,6 +211,10 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
 
     def __repr__(self) -> str:
         return f"<job {self.method_name!r}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """By name like a function, as its own function is not found by that name any more."""
+        return name_of(self) or super().__reduce_ex__(protocol)
 
     @property
     def queue(self) -> str:
