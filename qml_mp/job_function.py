@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import (
     Annotated,
@@ -204,6 +206,7 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
         worker.keeps_result = options.get("result", True)
         of_the_row = {name: value for name, value in options.items() if name not in _OF_THE_WORKER}
         super().__init__(worker, options=of_the_row, client=client)
+        _mark_if_coroutine_function(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> C:
         """Call the function here and now; no job is made."""
@@ -215,6 +218,10 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         """By name like a function, as its own function is not found by that name any more."""
         return name_of(self) or super().__reduce_ex__(protocol)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        _mark_if_coroutine_function(self, self._function)  # a mark is one object of its process
 
     @property
     def queue(self) -> str:
@@ -235,6 +242,18 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
     def make_job(self, payload: JsonValue, options: Mapping[str, Any]) -> Job:
         """The job of a payload that fits the signature; `options` are those that `read_job_options` gives."""
         return Job.new(self.method_name, payload, **{**self._options, **options})
+
+
+def _mark_if_coroutine_function(job: Any, function: Callable[..., Any]) -> None:
+    """Starlette and others look for it before they call, to know whether they have to await."""
+    if not any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        return
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(job)
+    else:
+        from asyncio import coroutines  # asyncio's own `iscoroutinefunction` looks for it, inspect's for none
+
+        job._is_coroutine = vars(coroutines)["_is_coroutine"]
 
 
 class Decorator(Protocol):

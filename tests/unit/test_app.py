@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
+import inspect
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +31,10 @@ from qml_mp.loading import load_app
 from qml_mp.storage.values import JobFilter
 from tests.unit.app_case import digest, on_day, resize
 
+iscoroutinefunction = (
+    inspect.iscoroutinefunction if sys.version_info >= (3, 12) else asyncio.iscoroutinefunction
+)
+
 
 def test_a_job_function_is_still_called_directly(app: QmlApp) -> None:
     job_function = app.job()(on_day)
@@ -34,6 +42,39 @@ def test_a_job_function_is_still_called_directly(app: QmlApp) -> None:
     assert job_function(date(2025, 3, 1)) is None
     assert job_function.__name__ == "on_day"
     assert job_function.method_name == "on_day"
+
+
+async def double(n: int) -> int:
+    return 2 * n
+
+
+class Doubler:
+    async def __call__(self, n: int) -> int:
+        return 2 * n
+
+
+@pytest.mark.parametrize("function", [double, functools.partial(double), Doubler()], ids=str)
+def test_an_async_job_function_is_seen_to_be_one(app: QmlApp, function: Callable[..., Any]) -> None:
+    job = app.job("double")(function)
+
+    for each in (job, copy.deepcopy(job)):
+        assert iscoroutinefunction(each)
+        assert asyncio.run(each(4)) == 8
+    assert not iscoroutinefunction(app.job()(digest))
+
+
+def test_an_async_job_function_runs_in_the_background_of_a_response(app: QmlApp) -> None:
+    ran: list[int] = []
+
+    @app.job()
+    async def welcome(n: int) -> None:
+        ran.append(n)
+
+    tasks = pytest.importorskip("starlette.background").BackgroundTasks()
+    tasks.add_task(welcome, 1)
+    asyncio.run(tasks())
+
+    assert ran == [1]
 
 
 def test_enqueuing_from_an_event_loop_stores_the_job(app: QmlApp) -> None:
