@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import enum
+from itertools import combinations
 from typing import Any
 
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.processing.scalars import Codec, UnusableAnnotation, mismatch, named
+from qml_mp.processing.scalars import Codec, Mistakable, UnusableAnnotation, mismatch, named
 
 
 def literal(allowed: tuple[Any, ...]) -> Codec:
-    """One of these very values."""
+    """One of these very values; a member of an enum travels as its value."""
 
-    def check(value: Any, where: str) -> Any:
-        # Type and value: True is not 1 here.
-        if not any(type(value) is type(entry) and value == entry for entry in allowed):
-            raise InvalidJob(f"{where[:300]} must be one of {', '.join(map(shown, allowed))}.")
-        return value
+    def encode(value: Any, where: str) -> Any:
+        for entry in allowed:
+            if _is_same(value, entry):
+                stored = _stored(entry)
+                back = decode(stored, where)
+                if type(back) is not type(entry):
+                    raise Mistakable(
+                        f"{where[:300]} is {shown(entry)}, and would come back as {shown(back)}, since the "
+                        "JSON of both is alike; allow one of them."
+                    )
+                return stored
+        raise refusal(where)
 
-    return Codec(check, check)
+    def decode(value: Any, where: str) -> Any:
+        value = tuple(value) if isinstance(value, list) else value  # of an enum
+        for entry in allowed:
+            if _is_same(value, _stored(entry)):
+                return entry
+        raise refusal(where)
+
+    def refusal(where: str) -> InvalidJob:
+        return InvalidJob(f"{where[:300]} must be one of {', '.join(map(shown, allowed))}.")
+
+    return Codec(encode, decode)
+
+
+def is_mistakable_literal(allowed: tuple[Any, ...]) -> bool:
+    """Whether two of the values are written alike, one of them a member of an enum."""
+    return any(_is_same(_stored(one), _stored(other)) for one, other in combinations(allowed, 2))
+
+
+def _stored(entry: Any) -> Any:
+    return entry.value if isinstance(entry, enum.Enum) else entry
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """By type too: True is not 1 here."""
+    return type(value) is type(other) and bool(value == other)
 
 
 def enumeration(kind: type[enum.Enum]) -> Codec:

@@ -28,7 +28,7 @@ from typing import Any, Final
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import hints_of, unwrapped
-from qml_mp.processing.choices import enumeration, keys_of, literal
+from qml_mp.processing.choices import enumeration, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import numpy_codec
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
 from qml_mp.processing.unions import Member, Union
@@ -103,7 +103,11 @@ def is_mistakable(hint: Any) -> bool:
     while rest:
         hint = unwrapped(rest.pop())
         kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
-        if hint in seen or kind is typing.Literal:
+        if kind is typing.Literal:
+            if is_mistakable_literal(args):
+                return True
+            continue
+        if hint in seen:
             continue
         if len(seen) > _MOST_SEEN or (kind in _UNIONS and not _union(args).are_apart):
             return True  # what has no end, as a class that has one of `Self[list[T]]`, is looked at by value

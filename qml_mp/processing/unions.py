@@ -238,7 +238,7 @@ def _written(kind: Any, codec: Codec | None, args: tuple[Any, ...]) -> _Kinds:
     if kind in SCALARS or kind is bytes:
         return frozenset({_WRITTEN.get(kind, str)})
     if kind is typing.Literal:
-        return frozenset(map(_kind_of, args))
+        return frozenset(_kind_of(each.value if isinstance(each, enum.Enum) else each) for each in args)
     if codec is ANYTHING or not isinstance(kind, type):
         return _ALL
     if issubclass(kind, enum.Enum):
