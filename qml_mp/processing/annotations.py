@@ -6,7 +6,8 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, InitVar
 from typing import Any, Final
 
 from qml_mp.errors import shown
@@ -48,6 +49,16 @@ def hints_of(owner: Any, where: str) -> dict[str, Any]:
             f"{where[:300]}: an annotation of {named(owner)} cannot be resolved ({error}); names in it "
             "must be importable at run time, not under `if TYPE_CHECKING` or inside a function."
         ) from None
+
+
+def given_and_lost(kind: Any, hints: Mapping[str, Any]) -> str | None:
+    """The name of an `InitVar` of the dataclass that has no default: it must be given, and is no field."""
+    for name, hint in hints.items():
+        if hint is InitVar or isinstance(hint, InitVar):
+            field = kind.__dataclass_fields__.get(name)  # `dataclasses.fields` leaves it out
+            if field is not None and field.default is MISSING:
+                return name
+    return None
 
 
 def names_for(function: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:

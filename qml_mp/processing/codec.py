@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
-from qml_mp.processing.annotations import hints_of, unwrapped
+from qml_mp.processing.annotations import given_and_lost, hints_of, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import numpy_codec
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
@@ -161,12 +161,22 @@ def _codec_or_none(hint: Any) -> Codec | None:
 
 def _record(hint: Any, kind: Any) -> Codec:
     """Fields that the class does not take (`init=False`) are not written of an argument, as it makes them. A
-    result has them too, and they are put back."""
+    result has them too, and they are put back. What is given for an `InitVar` is not kept: it must have a
+    default."""
+
+    def parts(where: str) -> dict[str, Any]:
+        hints = hints_of(hint, where)
+        if lost := given_and_lost(kind, hints):
+            raise UnusableAnnotation(
+                f"{where[:300]} is annotated with {named(kind)}, which cannot be made anew: what is given "
+                f"for its InitVar {lost!r} is not kept. Give that a default, or make it a field."
+            )
+        return hints
 
     def encode(value: Any, where: str) -> JsonValue:
         if type(value) is not kind:  # a subclass would come back as its parent
             raise mismatch(value, named(kind), where)
-        hints = hints_of(hint, where)
+        hints = parts(where)
         return {
             field.name: to_json(getattr(value, field.name), hints[field.name], where=f"{where}.{field.name}")
             for field in dataclasses.fields(kind)
@@ -179,7 +189,7 @@ def _record(hint: Any, kind: Any) -> Codec:
         is_taken = {field.name: field.init for field in dataclasses.fields(kind)}
         for unknown in value.keys() - is_taken.keys():
             raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {named(kind)} has not.")
-        hints = hints_of(hint, where)
+        hints = parts(where)
         taken, others = {}, {}
         for name, item in value.items():
             place = f"{where}.{name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qml_mp import QmlApp
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
 from qml_mp.processing.codec import from_json, to_json
+from qml_mp.processing.scalars import UnusableAnnotation
 
 UserId = NewType("UserId", int)
 T = TypeVar("T")
@@ -70,6 +72,23 @@ class Positive:
     def __post_init__(self) -> None:
         if self.number <= 0:
             raise ValueError("the number must be positive")
+
+
+@dataclass(frozen=True)
+class Scaled:
+    size: float
+    factor: InitVar[float] = 1.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    size: float
+    unit: InitVar[str]
+
+
+@dataclass(frozen=True)
+class Framed(Measured):
+    width: int
 
 
 @pytest.mark.parametrize(
@@ -127,6 +146,7 @@ class Positive:
         ),
         ([Address("a")], list[Address] | None),
         ({"a": [Address("a"), None]}, dict[str, list[Address | None]]),
+        (Scaled(2.0, 3.0), Scaled),
         (Address("a"), Positive | Address),
     ],
 )
@@ -221,6 +241,22 @@ def test_a_field_that_the_class_makes_itself_is_put_back_where_the_json_has_it()
 
     assert from_json({**ada, "seen": 3}, Customer, where="it").seen == 3
     assert from_json(ada, Customer, where="it").seen == 0
+
+
+@pytest.mark.parametrize("value", [Measured(2.0, "cm"), Framed(2.0, "cm", width=1)])
+def test_a_dataclass_is_refused_that_could_not_be_made_anew(value: object) -> None:
+    with pytest.raises(UnusableAnnotation, match=r"'it'\[0\] is .* InitVar 'unit' is not kept"):
+        to_json([value], list[type(value)], where="the argument 'it'")  # type: ignore[misc]
+
+
+def test_a_result_that_could_not_be_made_anew_comes_back_as_json(app: QmlApp) -> None:
+    @app.job()
+    def measure() -> Measured:
+        return Measured(2.0, "cm")
+
+    with app.inline():
+        stored: object = measure.enqueue().wait()
+    assert stored == {"size": 2.0}
 
 
 def test_foreign_whole_numbers_become_plain_ones() -> None:
