@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from qml_mp import failpoints
@@ -14,7 +14,6 @@ from qml_mp.child.commands import Commands
 from qml_mp.child.held import Held
 from qml_mp.core.history import Ending
 from qml_mp.core.job import Claim, ClaimKey
-from qml_mp.core.limits import Limit
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.errors import StorageError, StorageUnavailable
@@ -25,19 +24,6 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Exchanged, Fetch, Finished, Retention
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Introduction:
-    """What a worker says of itself, and of its program, before its first claim."""
-
-    info: WorkerInfo
-    wants_failures: bool
-    """Whether its program wants to be called when a job of its methods has failed."""
-    traces: bool
-    """Whether its program traces its attempts."""
-    limits: Mapping[str, Limit]
-    """Of the methods of its program that are limited."""
-
-
 class Claims:
     """One worker's. Every method may raise a `StorageError`, after which it may be called again."""
 
@@ -46,7 +32,7 @@ class Claims:
         storage: Storage,
         *,
         fetch: Fetch,
-        introduction: Introduction,
+        info: WorkerInfo,
         retention: Retention,
         held: Held,
         commands: Commands,
@@ -55,8 +41,7 @@ class Claims:
         """What is claimed is held in `held`, which the loop empties."""
         self._storage = storage
         self._fetch = fetch
-        self._info = introduction.info
-        self._introduction = introduction
+        self._info = info
         self._retention = retention
         self._held = held
         self._commands = commands
@@ -90,12 +75,8 @@ class Claims:
         return self._storage.can_send_exchange and not self._has_question
 
     def register(self) -> None:
-        """Before the first claim: whoever finds it after our death must know whom to kill first, and no claim
-        of any worker may exceed what the code says."""
+        """Before the first claim: whoever finds it after our death must know whom to kill first."""
         if not self._is_registered:
-            methods, code = self._fetch.methods or (), self._introduction
-            self._storage.declare_limits(methods, code.limits)
-            self._storage.declare_hooks(methods, calls=code.wants_failures, traces=code.traces)
             self._is_registered = self._storage.register_worker(self._info)
         if not self._is_registered:
             raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qml_mp import failpoints, host
 from qml_mp.child.between_jobs import BetweenJobs
-from qml_mp.child.claims import Claims, Introduction
+from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
 from qml_mp.child.exits import WorkerExit, end_group
 from qml_mp.child.failure_calls import FailureCalls
@@ -134,7 +134,7 @@ def _loop(
     claims = Claims(
         storage,
         fetch=fetch,
-        introduction=_introduction(arguments, program),
+        info=_info(arguments),
         retention=Retention.of(config),
         held=held,
         commands=commands,
@@ -189,19 +189,13 @@ def _fetch(arguments: WorkerArguments, program: Program) -> Fetch:
     )
 
 
-def _introduction(arguments: WorkerArguments, program: Program) -> Introduction:
+def _info(arguments: WorkerArguments) -> WorkerInfo:
     process = host.identity()
-    info = WorkerInfo(
+    return WorkerInfo(
         id=arguments.worker_id,
         server_id=arguments.server_id,
         number=arguments.number,
         process=process,
         started_at=SystemClock().now(),
         rss_bytes=host.rss_bytes(process.pid),
-    )
-    return Introduction(
-        info=info,
-        wants_failures=program.on_failure is not None,
-        traces=program.tracing is not None,
-        limits=program.registry.limits(),
     )

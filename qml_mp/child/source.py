@@ -20,6 +20,7 @@ from typing import Any
 
 from qml_mp import host
 from qml_mp.child.import_errors import files_in_error, files_of_user, import_error_text
+from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
@@ -148,6 +149,8 @@ class AppFacts:
     """Whether it is to be called when jobs have failed."""
     traces: bool = False
     """Whether it traces its attempts."""
+    limits: tuple[Limit, ...] = ()
+    """Of those of its methods that are limited."""
     files: tuple[str, ...] = ()
     """The source files that the code was read from, without those of installed packages."""
     error: str | None = None
@@ -176,6 +179,7 @@ def read_facts(text: str) -> AppFacts:
     if facts["config"] is not None:
         facts["config"] = ServerConfig(**facts["config"])
     facts["recurring"] = tuple(map(_template, facts["recurring"]))
+    facts["limits"] = tuple(map(_limit, facts["limits"]))
     for name in ("queues", "methods", "files"):
         facts[name] = None if facts[name] is None else tuple(facts[name])
     return AppFacts(**facts)
@@ -192,6 +196,7 @@ def facts_of(program: Program) -> AppFacts:
         methods=program.registry.methods(),
         wants_failures=program.on_failure is not None,
         traces=program.tracing is not None,
+        limits=tuple(program.registry.limits().values()),
     )
 
 
@@ -213,6 +218,11 @@ def _template(fields: dict[str, Any]) -> RecurringJob:
         if fields[name] is not None:
             fields[name] = datetime.fromisoformat(fields[name])
     return RecurringJob(**{**fields, "jitter": timedelta(seconds=fields["jitter"])})
+
+
+def _limit(fields: dict[str, Any]) -> Limit:
+    rate = fields["rate"] and Rate(fields["rate"]["count"], timedelta(seconds=fields["rate"]["per"]))
+    return Limit(**{**fields, "kind": LimitKind(fields["kind"]), "rate": rate})
 
 
 def cap_native_threads(workers: int) -> None:

@@ -127,6 +127,8 @@ def _check_limits(worker: Worker, method: str) -> None:
         check_timeout(worker.timeout)
         check_max_crashes(worker.max_crashes)
         check_max_running(worker.max_running)
+        if not isinstance(worker.rate, Rate | None):
+            raise ConfigurationError(f"rate is {shown(worker.rate)}; it must be a Rate, or None.")
     except (InvalidJob, ConfigurationError) as problem:
         raise ConfigurationError(f"The worker of {method!r}: {problem}") from None
 

@@ -12,7 +12,7 @@ from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop
 from qml_mp.supervisor.loops.burst import BurstLoop
 from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
 from qml_mp.supervisor.loops.clock import ClockLoop
-from qml_mp.supervisor.loops.declarations import SelfDescriptionLoop, TemplatesLoop
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop, SelfDescriptionLoop
 from qml_mp.supervisor.loops.description import DescriptionLoop
 from qml_mp.supervisor.loops.failure_calls import FailureCallLoop
 from qml_mp.supervisor.loops.held_claims import HeldClaims
@@ -64,7 +64,7 @@ class Assembly:
             self.urgent, storage=storage, stop=run.stop, manage_workers=manage_workers
         )
         self.settling = SettleLoop(run)
-        self.templates = TemplatesLoop(run)
+        self.declarations = DeclarationsLoop(run)
         self.desk = ActDesk()
         acts = ActsLoop(run, desk=self.desk, settling=self.settling)
         self.history = HistoryLoop(run, on_one_machine=storage.is_on_one_machine)
@@ -76,7 +76,7 @@ class Assembly:
             settling=self.settling,
             held=held,
             neighbours=neighbours,
-            templates=self.templates,
+            declarations=self.declarations,
             acts=acts,
             history=self.history,
             on_one_machine=storage.is_on_one_machine,
@@ -91,7 +91,7 @@ class Assembly:
         self.reaper = Reaper(run, settling=self.settling)
         self.guardian = Guardian(run)
         self.side_processes = _side_processes(run, self.loops)
-        reload = Reload(run, source, new_code=new_code, templates=self.templates)
+        reload = Reload(run, source, new_code=new_code, declarations=self.declarations)
         self._add_urgent(run, host, held=held, limits=limits, neighbours=neighbours, reload=reload)
         if new_code.watch_since is not None:
             self.urgent.add(SourceWatch(run, reload))
@@ -132,7 +132,7 @@ def _all_loops(
     settling: SettleLoop,
     held: HeldClaims,
     neighbours: Neighbours,
-    templates: TemplatesLoop,
+    declarations: DeclarationsLoop,
     acts: ActsLoop,
     history: HistoryLoop,
     on_one_machine: bool,
@@ -155,7 +155,7 @@ def _all_loops(
         CancelLoop(run),
         acts,
         SelfDescriptionLoop(run),
-        templates,
+        declarations,
         *([] if judging is None else [HeartbeatLoop(run, judging=judging, on_asked=acts.hasten)]),
         ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),
         *firing,

@@ -10,7 +10,7 @@ from qml_mp.storage.memory_folder import remove_orphaned_folders
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
 from qml_mp.supervisor.loops.acts import ActDesk
-from qml_mp.supervisor.loops.declarations import TemplatesLoop
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.loops.history import HistoryLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.recovery.sweep import reclaim_from_dead_neighbours, release_stranded_jobs
@@ -25,8 +25,8 @@ _PAUSE_AT_START_S = 0.05
 _PAUSE_AT_END_S = 0.02
 
 
-def join(storage: Storage, run: Run, *, templates: TemplatesLoop, urgent_first: UrgentFirst) -> None:
-    """Give back what earlier runs left, register, and have storage follow the templates of the code.
+def join(storage: Storage, run: Run, *, declarations: DeclarationsLoop, urgent_first: UrgentFirst) -> None:
+    """Give back what earlier runs left, register, and have storage follow what the code declares.
 
     Other writers are waited for a little: they are not worth a start that fails. Raises `StorageError`.
     """
@@ -35,7 +35,7 @@ def join(storage: Storage, run: Run, *, templates: TemplatesLoop, urgent_first: 
     while True:
         try:
             run.registration.register(storage)
-            templates.tick(storage)
+            declarations.tick(storage)
             return
         except StorageUnreachable:
             raise

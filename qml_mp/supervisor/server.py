@@ -91,12 +91,12 @@ class Supervisor:
 
     def _open(self) -> None:
         """Recover what earlier runs left, then say who we are."""
-        self._parts.templates.declare(self._facts)
+        self._parts.declarations.declare(self._facts)
         try:
             join(
                 self._storage,
                 self._run,
-                templates=self._parts.templates,
+                declarations=self._parts.declarations,
                 urgent_first=self._parts.urgent_first,
             )
         except StorageError:
@@ -115,6 +115,8 @@ class Supervisor:
         # While storage answers, a dead worker's job goes to others before its replacement is forked: a fork
         # closes the connection to storage, and the new worker needs the processor to boot.
         parts.loops.run_if_due(parts.settling)
+        # Before workers of new code claim, so that none exceeds the limits that it declares.
+        parts.loops.run_if_due(parts.declarations)
         self._manage_workers()
         parts.listener.turn()
         self._run.registration.report(self._run.everyone.trouble())

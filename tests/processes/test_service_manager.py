@@ -18,7 +18,7 @@ from qml_mp.clock import SystemClock
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import NotifySocket, take_notify_socket
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.declarations import TemplatesLoop
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.service_manager import ServiceManager
 from qml_mp.supervisor.run import Run
@@ -97,7 +97,7 @@ def run(clock: HandClock) -> Iterator[Run]:
 
 @pytest.fixture
 def one(run: Run, address: NotifySocket) -> ServiceManager:
-    reload = Reload(run, SOURCE, new_code=NewCode(), templates=TemplatesLoop(run))
+    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
     return ServiceManager(run, address, reload=reload)
 
 

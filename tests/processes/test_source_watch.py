@@ -12,7 +12,7 @@ import pytest
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.declarations import TemplatesLoop
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.source_watch import SourceWatch
 from qml_mp.supervisor.run import Run
@@ -82,7 +82,7 @@ def file(tmp_path: Path, clock: HandClock) -> Path:
 @pytest.fixture
 def reload(run: Run, file: Path) -> CountedReload:
     code = NewCode(watch_since=run.clock.now(), files=[str(file)])
-    return CountedReload(run, SOURCE, new_code=code, templates=TemplatesLoop(run))
+    return CountedReload(run, SOURCE, new_code=code, declarations=DeclarationsLoop(run))
 
 
 def look(watch: SourceWatch, clock: HandClock) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.loops.declarations import TemplatesLoop
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.run import Run
 
@@ -45,7 +45,7 @@ def test_no_look_at_new_code_begins_once_all_is_closed(
 ) -> None:
     run, looks = run_of(1), []
     monkeypatch.setattr("qml_mp.supervisor.parts.reload.Probe", lambda *_, **__: looks.append("a look"))
-    reload = Reload(run, SOURCE, new_code=NewCode(), templates=TemplatesLoop(run))
+    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
 
     reload.close()
     reload.begin()

@@ -1,9 +1,9 @@
-"""Supervisor: what it says of itself in the registry, and its code's recurring templates, which storage
-follows at the start and at a reload."""
+"""Supervisor: what it says of itself in the registry, and what its code declares (limits, hooks, recurring
+templates), which storage follows at the start and at a reload."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qml_mp.child.source import AppFacts
 from qml_mp.core.recurring import RecurringJob, is_of
@@ -26,29 +26,44 @@ class SelfDescriptionLoop(Loop):
         self._run.registration.update(storage)
 
 
-class TemplatesLoop(Loop):
-    """Due once what the code declares is known, and storage has not followed it yet."""
+class DeclarationsLoop(Loop):
+    """Due once what the code declares is known, and storage has not followed it yet.
 
-    name = "templates"
+    Each part is done once for each code: of two servers whose code says different things, the one that was
+    started or reloaded last has its way, whatever becomes of the workers of the other.
+    """
+
+    name = "declarations"
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._pending: AppFacts | None = None
+        self._facts = AppFacts()
+        self._pending: list[Callable[[Storage, AppFacts], None]] = []
+        """What storage has not followed yet."""
 
     def declare(self, facts: AppFacts) -> None:
         """Have storage follow this code at the next tick."""
-        self._pending = facts
+        self._facts = facts
+        self.declare_again()
+
+    def declare_again(self) -> None:
+        """Have storage follow the same code once more at the next tick."""
+        self._pending = [self._limit, self._hook, self._follow]
 
     def due_at(self) -> float:
-        return NEVER if self._pending is None else AT_ONCE
+        return AT_ONCE if self._pending else NEVER
 
     def tick(self, storage: Storage) -> None:
-        facts = self._pending
-        if facts is None:
-            return
-        self._follow(storage, facts)
-        if self._pending is facts:  # newer code may have been declared while storage took its time
-            self._pending = None
+        facts, pending = self._facts, self._pending
+        while pending:  # newer code, declared while storage takes its time, brings a list of its own
+            pending[0](storage, facts)
+            del pending[0]
+
+    def _limit(self, storage: Storage, facts: AppFacts) -> None:
+        storage.declare_limits(facts.methods or (), {limit.name: limit for limit in facts.limits})
+
+    def _hook(self, storage: Storage, facts: AppFacts) -> None:
+        storage.declare_hooks(facts.methods or (), calls=facts.wants_failures, traces=facts.traces)
 
     def _follow(self, storage: Storage, facts: AppFacts) -> None:
         declared = {template.id for template in facts.recurring}

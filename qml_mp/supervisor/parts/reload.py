@@ -16,7 +16,7 @@ from qml_mp.child.source import AppFacts, LoadedProgram, ProgramSource
 from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.events.facts import ServerReloaded
-from qml_mp.supervisor.loops.declarations import TemplatesLoop
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.probe import Probe
 from qml_mp.supervisor.run import Run
@@ -46,7 +46,7 @@ class Reload(Part):
         source: ProgramSource,
         *,
         new_code: NewCode,
-        templates: TemplatesLoop,
+        declarations: DeclarationsLoop,
     ) -> None:
         self._run = run
         self._source = source
@@ -56,7 +56,7 @@ class Reload(Part):
         the code before."""
         self.read_at = self._begun_at = new_code.watch_since or run.clock.now()
         """None of them was read before."""
-        self._templates = templates
+        self._declarations = declarations
         self._probe: Probe | None = None
         self._once_more = False
         self._is_closed = False
@@ -90,6 +90,7 @@ class Reload(Part):
         self._answer_with(ReloadAnswer(began_at=self._run.clock.monotonic(), state=ReloadState.LOOKING))
         if isinstance(self._source, LoadedProgram):
             self._run.events.emit(ServerReloaded(is_new_code=False))
+            self._declarations.declare_again()
             self._replace_all()
             return
         if self._probe is not None:
@@ -153,7 +154,7 @@ class Reload(Part):
             return
         self._trouble = None
         self._run.registration.serve(queues, facts)
-        self._templates.declare(facts)
+        self._declarations.declare(facts)
         self._run.pool.serve(queues)
         self._run.events.emit(ServerReloaded(queues=queues, methods=facts.methods))
         self._replace_all()

@@ -1,0 +1,96 @@
+"""What the code declares is followed by storage once for each code, however often storage is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from qml_mp.app import QmlApp
+from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, facts_of, probe, read_facts
+from qml_mp.core.limits import Limit, LimitKind, Rate
+from qml_mp.errors import StorageUnavailable
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop
+from qml_mp.supervisor.run import Run
+
+LIMITED = Limit(kind=LimitKind.METHOD, name="work", max_running=1)
+FACTS = AppFacts(name="shop", methods=("work",), limits=(LIMITED,), wants_failures=True)
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = open_storage("memory://")
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def loop(storage: Storage) -> Iterator[DeclarationsLoop]:
+    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=storage.url, facts=FACTS)
+    with closing(run.pool):
+        yield DeclarationsLoop(run)
+
+
+def test_what_a_storage_that_is_away_delays_is_declared_later_and_what_was_declared_is_not_again(
+    storage: Storage, loop: DeclarationsLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> bool:
+        raise StorageUnavailable("no")
+
+    loop.declare(FACTS)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "declare_hooks", away)
+        with pytest.raises(StorageUnavailable):
+            loop.tick(storage)
+    newer = Limit(kind=LimitKind.METHOD, name="work", max_running=7)
+    storage.declare_limits(["work"], {"work": newer})  # by a server that was started meanwhile
+
+    assert loop.due_at() == 0
+    loop.tick(storage)
+
+    assert loop.due_at() == float("inf")
+    assert [each.limit for each in storage.standings()] == [newer]
+    assert not storage.declare_hooks(["work"], calls=True, traces=False)
+
+
+def test_code_that_comes_while_storage_takes_its_time_is_declared_after_the_code_before(
+    storage: Storage, loop: DeclarationsLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare, newer = storage.declare_limits, AppFacts(name="shop", methods=("work",))
+
+    def slowly(*arguments: object) -> bool:
+        loop.declare(newer)
+        return declare(*arguments)  # type: ignore[arg-type]
+
+    loop.declare(FACTS)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "declare_limits", slowly)
+        loop.tick(storage)
+    assert [each.limit for each in storage.standings()] == [LIMITED]
+
+    assert loop.due_at() == 0
+    loop.tick(storage)
+
+    assert loop.due_at() == float("inf")
+    assert storage.standings() == []
+    assert not storage.declare_hooks(["work"], calls=False, traces=False)
+
+
+def test_limits_reach_the_supervisor_as_the_code_says_them() -> None:
+    app = QmlApp()
+    app.job(name="few", max_running=2)(lambda: None)
+    app.job(name="slow", rate="7/30s")(lambda: None)
+    app.job(name="free")(lambda: None)
+
+    facts = read_facts(probe(LoadedProgram(program=app.program)))
+
+    assert facts.limits == facts_of(app.program).limits
+    assert facts.limits == (
+        Limit(kind=LimitKind.METHOD, name="few", max_running=2),
+        Limit(kind=LimitKind.METHOD, name="slow", rate=Rate(7, timedelta(seconds=30))),
+    )
