@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -72,6 +72,14 @@ class RecurringStore(Part):
                 rows = transaction.run(self._db.queries.recurring.remove_others, others).rows()
                 removed = sorted(text_of(row["id"]) for row in rows)
         return Followed(added=tuple(added), changed=tuple(changed), removed=tuple(removed), refused=refused)
+
+    def remove_templates_of(
+        self, app: str, ids: Collection[str], *, methods: Collection[str]
+    ) -> tuple[str, ...]:
+        """Delete those that this app has declared and that are of one of these methods still; which were."""
+        which = {"app": app, "ids": sorted(ids), "methods": sorted(methods)}
+        rows = self._db.write("removing recurring jobs", self._db.queries.recurring.remove_of, which).rows()
+        return tuple(sorted(text_of(row["id"]) for row in rows))
 
     def remove_recurring_job(self, recurring_id: str) -> bool:
         """Whether it existed. Jobs already enqueued from it stay."""

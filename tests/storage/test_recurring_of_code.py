@@ -67,6 +67,16 @@ def test_a_template_of_a_method_that_another_server_has_is_spared(storage: Stora
     assert owners(storage) == {"two": "shop"}
 
 
+def test_of_named_templates_only_the_apps_own_of_the_method_are_removed(storage: Storage) -> None:
+    storage.follow_code("shop", [*declared("one", "two"), *declared("three", method="other")], prune=True)
+    storage.follow_code("blog", declared("theirs"), prune=True)
+
+    removed = storage.remove_templates_of("shop", ["one", "three", "theirs", "none"], methods=["send"])
+
+    assert removed == ("one",)
+    assert owners(storage) == {"three": "shop", "theirs": "blog", "two": "shop"}
+
+
 def test_each_app_touches_only_its_own(storage: Storage) -> None:
     storage.upsert_recurring_job(declared("by-hand")[0])
     storage.follow_code("shop", declared("digest", "theirs"), prune=True)

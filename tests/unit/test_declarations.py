@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from qml_mp import host
 from qml_mp.app import QmlApp
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, facts_of, probe, read_facts
 from qml_mp.core.limits import Limit, LimitKind, Rate
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
@@ -22,6 +25,18 @@ LIMITED = Limit(kind=LimitKind.METHOD, name="work", max_running=1)
 FACTS = AppFacts(name="shop", methods=("work",), limits=(LIMITED,), wants_failures=True)
 
 
+class HandClock:
+    """Stands until it is moved; tells nobody else's time."""
+
+    seconds = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
 @pytest.fixture
 def storage() -> Iterator[Storage]:
     storage = open_storage("memory://")
@@ -30,8 +45,13 @@ def storage() -> Iterator[Storage]:
 
 
 @pytest.fixture
-def loop(storage: Storage) -> Iterator[DeclarationsLoop]:
-    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=storage.url, facts=FACTS)
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def loop(storage: Storage, clock: HandClock) -> Iterator[DeclarationsLoop]:
+    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=storage.url, facts=FACTS, clock=clock)
     with closing(run.pool):
         yield DeclarationsLoop(run)
 
@@ -79,6 +99,59 @@ def test_code_that_comes_while_storage_takes_its_time_is_declared_after_the_code
     assert loop.due_at() == float("inf")
     assert storage.standings() == []
     assert not storage.declare_hooks(["work"], calls=False, traces=False)
+
+
+def older_server() -> ServerInfo:
+    """One that still knows what this code does not."""
+    now = datetime.now(UTC)
+    return ServerInfo(
+        id="older#1", name="older", hostname="here", process=host.identity(), worker_count=1, queues=(),
+        started_at=now, last_heartbeat=now, methods=("work", "old"),
+    )  # fmt: skip
+
+
+def template_ids(storage: Storage) -> list[str]:
+    return [template.id for template in storage.list_recurring_jobs()]
+
+
+def test_a_template_that_an_older_server_knows_is_deleted_once_that_is_gone(
+    storage: Storage, loop: DeclarationsLoop, clock: HandClock
+) -> None:
+    storage.register_server(older_server())
+    storage.follow_code("shop", [RecurringJob.new("digest", "0 9 * * *", "old")], prune=True)
+    loop.declare(FACTS)
+    for _ in range(2):
+        loop.run(storage)
+    assert template_ids(storage) == ["digest"]
+    assert loop.due_at() == 10
+
+    storage.deregister_server("older#1")
+    clock.seconds = loop.due_at()
+    loop.run(storage)
+
+    assert template_ids(storage) == []
+    assert loop.due_at() == float("inf")
+
+
+def test_what_newer_code_has_declared_since_is_not_deleted_with_it(
+    storage: Storage, loop: DeclarationsLoop
+) -> None:
+    storage.register_server(older_server())
+    storage.follow_code(
+        "shop", [RecurringJob.new(each, "0 9 * * *", "old") for each in ("digest", "report")], prune=True
+    )
+    loop.declare(FACTS)
+    loop.run(storage)
+    newer = {"digest": "work", "report": "old", "another": "new"}
+    storage.follow_code(
+        "shop", [RecurringJob.new(each, "0 9 * * *", method) for each, method in newer.items()], prune=True
+    )
+
+    storage.deregister_server("older#1")
+    loop.run(storage)
+
+    assert template_ids(storage) == ["another", "digest"]
+    assert loop.due_at() == float("inf")
 
 
 def test_limits_reach_the_supervisor_as_the_code_says_them() -> None:

@@ -3,12 +3,14 @@ templates), which storage follows at the start and at a reload."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 
 from qml_mp.child.source import AppFacts
 from qml_mp.core.recurring import RecurringJob, is_of
 from qml_mp.events.facts import TemplatesFollowed
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import Followed
 from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
 from qml_mp.supervisor.loops.unknown_methods import known_to_nobody
 from qml_mp.supervisor.run import Run
@@ -34,12 +36,15 @@ class DeclarationsLoop(Loop):
     """
 
     name = "declarations"
+    interval = timedelta(seconds=10)
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._facts = AppFacts()
         self._pending: list[Callable[[Storage, AppFacts], None]] = []
         """What storage has not followed yet."""
+        self._spared: frozenset[str] = frozenset()
+        """Templates that this code has no more and other live servers know, until those are gone."""
 
     def declare(self, facts: AppFacts) -> None:
         """Have storage follow this code at the next tick."""
@@ -51,10 +56,14 @@ class DeclarationsLoop(Loop):
         self._pending = [self._limit, self._hook, self._follow]
 
     def due_at(self) -> float:
-        return AT_ONCE if self._pending else NEVER
+        if self._pending:
+            return AT_ONCE
+        return super().due_at() if self._spared else NEVER
 
     def tick(self, storage: Storage) -> None:
         facts, pending = self._facts, self._pending
+        if not pending:
+            self._remove_spared(storage, facts)
         while pending:  # newer code, declared while storage takes its time, brings a list of its own
             pending[0](storage, facts)
             del pending[0]
@@ -66,19 +75,38 @@ class DeclarationsLoop(Loop):
         storage.declare_hooks(facts.methods or (), calls=facts.wants_failures, traces=facts.traces)
 
     def _follow(self, storage: Storage, facts: AppFacts) -> None:
-        declared = {template.id for template in facts.recurring}
-        others = [each for each in storage.list_recurring_jobs() if each.id not in declared]
+        others = _not_declared(storage, facts)
         left = [each for each in others if facts.name and each.app == facts.name]
         kept = {each.id: each.app for each in others if is_of(facts.spec, each.app) and each not in left}
+        self._spared = frozenset()
         if not facts.recurring and not left and not kept:
             return
+        # An older version that still runs has them, or another app of the same name. They are not deleted
+        # under its hands.
+        lacking = _lacking(left, facts)
+        spared_methods = lacking - known_to_nobody(storage, lacking, own_id=self._run.registration.id)
+        prune = self._run.config.prune_recurring
         followed = storage.follow_code(
-            facts.name,
-            facts.recurring,
-            spec=facts.spec,
-            prune=self._run.config.prune_recurring,
-            spared_methods=self._known_elsewhere_only(storage, facts, left),
+            facts.name, facts.recurring, spec=facts.spec, prune=prune, spared_methods=spared_methods
         )
+        if prune:
+            self._spared = frozenset(each.id for each in left if each.method in spared_methods)
+        self._tell(followed, kept)
+
+    def _remove_spared(self, storage: Storage, facts: AppFacts) -> None:
+        """Delete those that nobody else knows any more; no others of the app, which newer code may have
+        declared since."""
+        spared = self._spared
+        left = [each for each in _not_declared(storage, facts) if each.id in spared]
+        lacking = _lacking(left, facts)
+        unknown = known_to_nobody(storage, lacking, own_id=self._run.registration.id)
+        removed = storage.remove_templates_of(facts.name, spared, methods=unknown) if unknown else ()
+        if removed:
+            self._tell(Followed(added=(), changed=(), removed=removed, refused={}), {})
+        if self._spared is spared:
+            self._spared = frozenset(each.id for each in left if each.method in lacking - unknown)
+
+    def _tell(self, followed: Followed, kept: Mapping[str, str | None]) -> None:
         self._run.events.emit(
             TemplatesFollowed(
                 added=followed.added,
@@ -89,10 +117,12 @@ class DeclarationsLoop(Loop):
             )
         )
 
-    def _known_elsewhere_only(
-        self, storage: Storage, facts: AppFacts, left: Sequence[RecurringJob]
-    ) -> list[str]:
-        """Methods that this code lacks and another live server has: an older version that still runs, or
-        another app of the same name. Their templates are not deleted under its hands."""
-        lacking = {template.method for template in left}.difference(facts.methods or ())
-        return sorted(lacking - known_to_nobody(storage, lacking, own_id=self._run.registration.id))
+
+def _not_declared(storage: Storage, facts: AppFacts) -> list[RecurringJob]:
+    declared = {template.id for template in facts.recurring}
+    return [each for each in storage.list_recurring_jobs() if each.id not in declared]
+
+
+def _lacking(templates: Iterable[RecurringJob], facts: AppFacts) -> set[str]:
+    """Methods of theirs that this code lacks."""
+    return {each.method for each in templates}.difference(facts.methods or ())

@@ -58,6 +58,11 @@ RECURRING: Final = RecurringQueries(
         WHERE app = %(app)s AND id <> ALL(%(ids)s::text[]) AND method <> ALL(%(spared)s::text[])
         RETURNING id
     """,
+    remove_of="""
+        DELETE FROM {s}.recurring_jobs
+        WHERE app = %(app)s AND id = ANY(%(ids)s::text[]) AND method = ANY(%(methods)s::text[])
+        RETURNING id
+    """,
     get=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs WHERE id = %(id)s",
     lock=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs WHERE id = %(id)s FOR UPDATE",
     list_all=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs ORDER BY id",

@@ -53,6 +53,12 @@ RECURRING: Final = RecurringQueries(
           AND method NOT IN (SELECT value FROM json_each(:spared))
         RETURNING id
     """,
+    remove_of="""
+        DELETE FROM qml_recurring_jobs
+        WHERE app = :app AND id IN (SELECT value FROM json_each(:ids))
+          AND method IN (SELECT value FROM json_each(:methods))
+        RETURNING id
+    """,
     get=f"SELECT {_TEMPLATE} FROM qml_recurring_jobs WHERE id = :id",
     lock=f"SELECT {_TEMPLATE} FROM qml_recurring_jobs WHERE id = :id",  # the write lock is held
     list_all=f"SELECT {_TEMPLATE} FROM qml_recurring_jobs ORDER BY id",
