@@ -69,9 +69,10 @@ class JobQueries:
     progress: str
     """ids: id, claim_seq, progress of those that have any."""
     any_expired: str
-    """A row if there is an ended job whose time is over."""
+    """A row if there is a job that `delete_expired` would delete."""
     delete_expired: str
-    """limit: delete ended jobs whose time is over, oldest first, their attempts with them."""
+    """limit: delete ended jobs whose time is over, oldest first, their attempts with them; not those whose
+    failure is to be told yet, unless nobody has begun to for a day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

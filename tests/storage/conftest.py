@@ -29,6 +29,7 @@ TABLES = (
     "locks",
     "limits",
     "counters",
+    "failure_callbacks",
     "acts",
     "history",
     "schema_version",

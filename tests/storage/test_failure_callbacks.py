@@ -188,6 +188,49 @@ def test_that_of_a_job_that_was_deleted_is_forgotten(
     assert storage.forget_failure_callbacks() == 0
 
 
+def test_a_job_that_has_expired_stays_until_it_was_told(
+    storage: Storage, workers: tuple[str, str], raw: Raw
+) -> None:
+    claim = failed_job(storage)
+    raw.age("jobs", "expires_at", timedelta(days=30))
+    deleted = [storage.delete_expired_jobs(limit=10)]
+    storage.postpone_failure_callback(taken(storage), delay=timedelta())
+    deleted.append(storage.delete_expired_jobs(limit=10))
+
+    callback = taken(storage)
+    deleted.append(storage.delete_expired_jobs(limit=10))
+    storage.end_failure_callback(callback)
+    deleted.append(storage.delete_expired_jobs(limit=10))
+
+    assert (callback.job.id, callback.tries) == (claim.job.id, 2)
+    assert deleted == [0, 0, 0, 1]
+
+
+def test_a_job_that_has_expired_goes_when_nobody_wanted_to_be_told_for_a_day(
+    storage: Storage, workers: tuple[str, str], raw: Raw
+) -> None:
+    failed_job(storage)
+    raw.age("jobs", "expires_at", timedelta(days=30))
+    raw.age("failure_callbacks", "due_at", timedelta(days=1))
+
+    assert storage.delete_expired_jobs(limit=10) == 1
+    assert storage.forget_failure_callbacks() == 1
+
+
+def test_jobs_that_are_to_be_told_keep_no_other_from_being_deleted(
+    storage: Storage, workers: tuple[str, str], raw: Raw
+) -> None:
+    for _ in range(3):
+        failed_job(storage)
+    raw.age("jobs", "expires_at", timedelta(days=30))
+    storage.declare_hooks(["work"], calls=False, traces=False)
+    failed_job(storage)
+    raw.age("jobs", "expires_at", timedelta(days=30))
+
+    assert storage.delete_expired_jobs(limit=1) == 1
+    assert storage.delete_expired_jobs(limit=1) == 0
+
+
 def test_a_job_that_was_retried_since_is_told_with_the_error_of_then(
     storage: Storage, workers: tuple[str, str]
 ) -> None:

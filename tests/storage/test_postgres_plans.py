@@ -229,6 +229,24 @@ def test_when_a_great_many_are_due_a_batch_of_them_is_read_by_indexes_alone(
     assert max(_rows(line) for line in plan if "Scan using" in line) == 25, plan
 
 
+def test_of_expired_jobs_that_are_to_be_told_yet_each_is_read_once(
+    own_session: psycopg.Connection, postgres_url: str
+) -> None:
+    own_session.execute(f"UPDATE {OWN}.jobs SET state = 'failed', expires_at = created_at")
+    own_session.execute(
+        f"INSERT INTO {OWN}.failure_callbacks (job_id, claim_seq, method, due_at)"
+        f" SELECT id, 1, method, now() FROM {OWN}.jobs ORDER BY expires_at LIMIT 100"
+    )
+    own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
+
+    query = QUERIES.jobs.delete_expired
+    plan = explained(own_session, postgres_url, query, {"limit": 25}, generic=True, schema=OWN)
+
+    assert_only_heads_are_read(plan, "jobs_expiry")
+    [calls] = [line for line in plan if "failure_callbacks_pkey" in line]
+    assert 100 <= _loops(calls) <= 125, plan
+
+
 @pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
 def test_the_newest_jobs_of_templates_are_looked_for_among_their_own_alone(
     own_session: psycopg.Connection, postgres_url: str, generic: bool
@@ -285,7 +303,7 @@ def explained(
 def assert_only_heads_are_read(plan: list[str], index: str) -> None:
     scans = [line.strip() for line in plan if "Scan using" in line]
     assert any(index in line for line in scans), plan
-    known = (index, "jobs_pkey", "workers_pkey", "limits_pkey", "waits_pkey")
+    known = (index, "jobs_pkey", "workers_pkey", "limits_pkey", "waits_pkey", "failure_callbacks_pkey")
     assert all(any(name in line for name in known) for line in scans), plan
     assert all(_rows(line) == 0 for line in scans if "limits_pkey" in line or "waits_pkey" in line), plan
     assert not any("Bitmap" in line or "Seq Scan" in line for line in plan), "\n".join(plan)

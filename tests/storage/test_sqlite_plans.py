@@ -144,3 +144,29 @@ def test_what_failures_cost_to_count_is_little_beside_reading_them(storage: Stor
 
     assert counted < 20 * MANY
     assert counted < steps[0]
+
+
+def test_expired_jobs_are_deleted_without_reading_the_calls_for_others(storage: Storage) -> None:
+    def steps_with(calls: int) -> int:
+        with sqlite_connection(storage).write() as connection:
+            connection.execute("DELETE FROM qml_failure_callbacks")
+            connection.execute(
+                """
+                INSERT INTO qml_failure_callbacks (job_id, claim_seq, method, due_at)
+                WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :number)
+                SELECT 'job-' || n, 1, 'work', 9e15 FROM n
+                """,
+                {"number": calls},
+            )
+            connection.execute(
+                "UPDATE qml_jobs SET expires_at = 1 WHERE rowid IN ("
+                "SELECT rowid FROM qml_jobs WHERE state = 'failed' LIMIT 25)"
+            )
+        with steps_counted(storage) as steps:
+            assert storage.delete_expired_jobs(limit=25) == 25
+        return steps[0]
+
+    add(storage, FEW, state=StateName.FAILED, queue="default", method="work")
+    few, many = steps_with(FEW), steps_with(MANY)
+
+    assert many <= 1.5 * few

@@ -83,6 +83,14 @@ COPY: Final = """
 TELL: Final = f"SELECT pg_notify(%(channel)s, '{Told.MANY}') AS told"
 """Announce the commit."""
 
+# The job of a failure that is to be told stays until it was; nobody makes a call that has been due for a day.
+# Not EXISTS, which could be planned as a join that reads all expired jobs.
+_EXPIRED: Final = """
+    j.state IN ('succeeded', 'failed', 'deleted') AND j.expires_at <= now()
+    AND (SELECT 1 FROM {s}.failure_callbacks AS c
+         WHERE c.job_id = j.id AND c.due_at > now() - interval '1 day' LIMIT 1) IS NULL
+"""
+
 JOBS: Final = JobQueries(
     holders="""
         SELECT id, unique_key, false AS is_live FROM {s}.jobs WHERE id = ANY(%(ids)s::text[])
@@ -193,16 +201,13 @@ JOBS: Final = JobQueries(
         SELECT id, claim_seq, progress FROM {s}.jobs
         WHERE id = ANY(%(ids)s::text[]) AND progress IS NOT NULL
     """,
-    any_expired="""
-        SELECT 1 FROM {s}.jobs
-        WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= now() LIMIT 1
-    """,
+    any_expired=f"SELECT 1 FROM {{s}}.jobs AS j WHERE {_EXPIRED} LIMIT 1",
     # An array as above.
-    delete_expired="""
-        DELETE FROM {s}.jobs WHERE id = ANY(ARRAY(
-            SELECT id FROM {s}.jobs
-            WHERE state IN ('succeeded', 'failed', 'deleted') AND expires_at <= now()
+    delete_expired=f"""
+        DELETE FROM {{s}}.jobs WHERE id = ANY(ARRAY(
+            SELECT j.id FROM {{s}}.jobs AS j
+            WHERE {_EXPIRED}
             -- SKIP LOCKED: a job that a person is just retrying is not deleted under their hands.
-            ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+            ORDER BY j.expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
     """,
 )

@@ -43,6 +43,13 @@ RUNNABLE: Final = f"""
 """How many jobs can run now, at most `MOST_COUNTED`: whoever asks wants to know whether few workers do. One
 while there are limits, which may hold back the others: how many they let begin is looked at by a loop."""
 
+# The job of a failure that is to be told stays until it was; nobody makes a call that has been due for a day.
+_EXPIRED: Final = f"""
+    {ENDED} AND expires_at <= :now AND NOT EXISTS (
+        SELECT 1 FROM qml_failure_callbacks AS call
+        WHERE call.job_id = qml_jobs.id AND call.due_at > :now - 86400000000)
+"""
+
 JOBS: Final = JobQueries(
     holders="""
         SELECT id, unique_key, 0 AS is_live FROM main.qml_jobs WHERE id IN (SELECT value FROM json_each(:ids))
@@ -122,13 +129,13 @@ JOBS: Final = JobQueries(
     """,
     any_expired=f"""
         SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_expiring
-        WHERE {ENDED} AND expires_at <= :now LIMIT 1
+        WHERE {_EXPIRED} LIMIT 1
     """,
     # Limited as promotion is.
     delete_expired=f"""
         DELETE FROM qml_jobs WHERE id IN (
             SELECT id FROM qml_jobs INDEXED BY qml_jobs_expiring
-            WHERE {ENDED} AND expires_at <= :now
+            WHERE {_EXPIRED}
             ORDER BY expires_at LIMIT :limit)
     """,
 )
