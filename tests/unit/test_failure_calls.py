@@ -166,5 +166,5 @@ def test_an_app_has_one_function_for_failures() -> None:
 def test_a_coroutine_function_is_refused() -> None:
     async def later(job: Job, error: ErrorInfo) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="it must be a function"):
+    with pytest.raises(ConfigurationError, match="it must be a plain function"):
         QmlApp("memory://").on_failure(later)  # type: ignore[arg-type]
