@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from qml_mp import host
 from qml_mp.core.job import Job
-from qml_mp.core.limits import LimitKind, Rate
+from qml_mp.core.limits import Limit, LimitKind, Rate
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from tests.cli.command import Qml
@@ -46,9 +48,44 @@ def test_limits_of_a_queue_are_set_shown_and_ended(qml: Qml, storage: Storage) -
     assert qml("queues", "limit", "default", "--rate", "none").out == "default: no limit\n"
 
 
+def test_limits_of_a_method_that_no_server_knows_are_ended(qml: Qml, storage: Storage) -> None:
+    for method in ("gone", "stays"):
+        storage.limit(Limit(kind=LimitKind.METHOD, name=method, max_running=1, rate=Rate.parse("5/s")))
+    storage.set_max_running(LimitKind.QUEUE, "gone", 3)
+
+    told = qml("queues", "limit", "gone", "none", "--method").out
+
+    assert told == "gone: no limit\n"
+    left = [(each.limit.kind, each.limit.name) for each in storage.standings()]
+    assert left == [(LimitKind.METHOD, "stays"), (LimitKind.QUEUE, "gone")]
+
+
+def test_limits_of_a_method_that_a_server_knows_are_its_codes_to_say(qml: Qml, storage: Storage) -> None:
+    now = storage.now()
+    storage.register_server(
+        ServerInfo(
+            id="server#1", name="server", hostname="h", process=host.identity(), worker_count=1, queues=(),
+            started_at=now, last_heartbeat=now, methods=("work",),
+        )
+    )  # fmt: skip
+    storage.set_max_running(LimitKind.METHOD, "work", 2)
+
+    refused = qml("queues", "limit", "work", "none", "--method")
+
+    assert refused.code == 2
+    assert "server on h (pid" in refused.err
+    assert "knows the method 'work'" in refused.err
+    assert [each.limit.max_running for each in storage.standings()] == [2]
+    qml("queues", "limit", "work", "none", "--method", "--force")
+    assert storage.standings() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("limit", "nosuch", "none", "--method"), "No method 'nosuch' is limited. None is."),
+        (("limit", "work", "3", "--method"), "the code's to say"),
+        (("limit", "work", "none", "--rate", "none", "--method"), "the code's to say"),
         (("pause", "nosuch"), "--force"),
         (("limit", "defualt", "3"), "Did you mean 'default'?"),
         (("resume", "nosuch"), "Known are default"),

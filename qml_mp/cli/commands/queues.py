@@ -8,13 +8,13 @@ from difflib import get_close_matches
 
 import click
 
-from qml_mp.cli.asking import note_change
+from qml_mp.cli.asking import called, note_change
 from qml_mp.cli.failure import sentence
 from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import age, json_option, print_json, print_table, say
 from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.watching import show_once_or_watch, watch_option
-from qml_mp.core.limits import LimitKind, Rate, check_max_running
+from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.setting_kinds import check_queue_name
@@ -130,11 +130,28 @@ def resume(session: Session, name: str) -> None:
 @click.argument("name")
 @click.argument("max_running", metavar="[N|none]", required=False)
 @click.option("--rate", metavar="RATE|none", help="Most jobs that begin per period, e.g. 50/s, 100/m.")
+@click.option(
+    "--method", "of_method", is_flag=True, help="NAME is a method that the code has no more; only with none."
+)
 @force_option
 @pass_session
-def limit(session: Session, name: str, max_running: str | None, rate: str | None, force: bool) -> None:
+def limit(
+    session: Session, name: str, max_running: str | None, rate: str | None, of_method: bool, force: bool
+) -> None:
     """Let at most N jobs of a queue run at a time, or begin per period, on all machines together; `none` ends
-    a limit. E.g.: queues limit images 3 --rate 100/m"""
+    a limit. E.g.: queues limit images 3 --rate 100/m
+
+    Limits of a method are the code's to say. Those of one that was removed or renamed stay until this ends
+    them: queues limit NAME none --method
+    """
+    if of_method:
+        if max_running != _NO_LIMIT or rate is not None:
+            raise click.UsageError(
+                "Limits of a method are the code's to say (@app.job(max_running=, rate=)). Of one that the "
+                "code has no more, `queues limit NAME none --method` ends them."
+            )
+        _end_limits_of_method(session.existing_storage(), name, force)
+        return
     if max_running is None and rate is None:
         raise click.UsageError("Say how many may run at a time (3, or none), --rate, or both.")
     number = None if max_running in (None, _NO_LIMIT) else _number(max_running)
@@ -151,6 +168,24 @@ def limit(session: Session, name: str, max_running: str | None, rate: str | None
     told = (limit_in_words(limits[0]) if limits else None) or "no limit"
     note_change(storage, "limit queue", name, said=told)
     say(f"{name}: {told}")
+
+
+def _end_limits_of_method(storage: Storage, name: str, force: bool) -> None:
+    """Refused while a server may have declared them, as it would not do so again before its next start."""
+    limited = {each.limit.name for each in storage.standings() if each.limit.kind is LimitKind.METHOD}
+    if name not in limited:
+        known = f"Limited are {', '.join(sorted(limited)[:10])}." if limited else "None is."
+        raise ConfigurationError(f"No method {name!r} is limited. {known}")
+    if not force:
+        for server in storage.list_servers():
+            if server.methods is None or name in server.methods:
+                raise ConfigurationError(
+                    f"{called(server)} knows the method {name!r}, and its code says how that is limited. "
+                    "With --force the limits end all the same, until a server with it is started or reloaded."
+                )
+    storage.limit(Limit(kind=LimitKind.METHOD, name=name))
+    note_change(storage, "limit method", name, said="no limit")
+    say(f"{name}: no limit")
 
 
 def _number(text: str | None) -> int | None:
