@@ -7,7 +7,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.app import QmlApp
+from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.reload import NewCode, Reload
@@ -51,3 +52,13 @@ def test_no_look_at_new_code_begins_once_all_is_closed(
     reload.begin()
 
     assert looks == []
+
+
+def test_a_reload_of_a_program_in_memory_declares_it_again(run_of: MakeRun) -> None:
+    run, source = run_of(1), LoadedProgram(program=QmlApp("memory://").program)
+    declarations = DeclarationsLoop(run)
+    before = declarations.due_at()
+
+    Reload(run, source, new_code=NewCode(), declarations=declarations).begin()
+
+    assert (before, declarations.due_at()) == (float("inf"), 0)
