@@ -53,7 +53,9 @@ class Doubler:
         return 2 * n
 
 
-@pytest.mark.parametrize("function", [double, functools.partial(double), Doubler()], ids=str)
+@pytest.mark.parametrize(
+    "function", [double, functools.partial(double), Doubler()], ids=["function", "partial", "object"]
+)
 def test_an_async_job_function_is_seen_to_be_one(app: QmlApp, function: Callable[..., Any]) -> None:
     job = app.job("double")(function)
 
