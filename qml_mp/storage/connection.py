@@ -10,6 +10,11 @@ A connection to PostgreSQL stays the parent's; the child lets go of its socket w
 Of the threads of a process a child has the one that forked. What another one was about at that moment, a
 lock that it held or a module that it was importing, stays as it was for ever. So every lock is made anew
 in the child, and the opening of a storage, which imports, is over before a fork.
+
+A signal's handler may raise between any two steps of an operation: KeyboardInterrupt, or `JobTimeout` in a
+job that enqueues. Raised inside `contextlib`, before a generator goes on, it puts off the generator's own
+clean-up until the traceback is let go of. So whatever leaves an operation passes a plain frame (`whole`, and
+that of `Part`), which ends what was left open. The generator, when it goes on, finds its operation ended.
 """
 
 from __future__ import annotations
@@ -18,14 +23,26 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 from qml_mp import failpoints
 from qml_mp.errors import StorageError
 from qml_mp.storage.migrate import Migration, check_version
 from qml_mp.storage.waiting import StorageWait, WriteTurns
+
+_T = TypeVar("_T")
+
+
+class Operation:
+    """One use of the connection, by the thread that made this."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
 
 
 class ProcessConnection(ABC):
@@ -37,8 +54,9 @@ class ProcessConnection(ABC):
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._in_use = False
-        """Whether an operation runs: one inside it would wait for the connection for ever."""
+        self.running: Operation | None = None
+        """The operation that runs: one inside it would wait for the connection for ever. Written by its
+        thread, which holds the lock as long."""
         fork_guard().watch(self)
 
     def __del__(self) -> None:
@@ -90,23 +108,60 @@ class ProcessConnection(ABC):
         """Harmless when there is no connection, or while it is in use."""
         self.leave_parents_handle()
         with self._lock:
-            if not self._in_use:
+            if self.running is None:
                 self._drop()
+
+    def whole(self, operation: Callable[[], _T]) -> _T:
+        """Run an operation: it has ended, and left nothing open, when this returns or raises."""
+        before = self.running
+        try:
+            return operation()
+        except BaseException:
+            self.end_left(before)
+            raise
+
+    def end_left(self, before: Operation | None) -> None:
+        """End the operation that this thread has left open, unless it is the one that ran `before`."""
+        left = self.running
+        if left is not None and left is not before and left.thread == threading.get_ident():
+            try:
+                self._undo()
+            finally:
+                self._end(left)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """One operation of one thread."""
+        """One operation of one thread, undone on any error."""
         self.leave_parents_handle()
-        with self._lock:
-            if self._in_use:
-                raise StorageError("A storage operation was started inside another one of the same thread.")
-            failpoints.hit("storage.call")
-            self._in_use = True
-            try:
-                yield
-            finally:
-                self._in_use = False
-            failpoints.hit("storage.committed")
+        operation = Operation()
+        try:
+            with self._lock:
+                if self.running is not None:
+                    raise StorageError(
+                        "A storage operation was started inside another one of the same thread."
+                    )
+                failpoints.hit("storage.call")
+                # Held once more, until `_end`. Python looks for signals after the call, and not before it.
+                self.running = operation
+                self._lock.acquire()
+            yield
+        except BaseException:
+            if self.running is operation:
+                self._undo()
+                self._end(operation)  # not in a `finally`: what was not undone is still to be
+            raise
+        self._end(operation)
+        failpoints.hit("storage.committed")
+
+    def _end(self, operation: Operation) -> None:
+        """Harmless when it has ended: by `end_left`, or by a fork, in whose child nothing runs."""
+        if self.running is operation:
+            self.running = None
+            self._lock.release()
+
+    @abstractmethod
+    def _undo(self) -> None:
+        """Have the operation that runs leave no open transaction. Called again when it was interrupted."""
 
     @abstractmethod
     def _drop(self) -> None:
@@ -126,7 +181,7 @@ class ProcessConnection(ABC):
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._lock = threading.RLock()  # the old one may be held by a thread that does not exist here
-            self._in_use = False
+            self.running = None
             self._abandon()
 
     @abstractmethod

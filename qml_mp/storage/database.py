@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from functools import wraps
+from inspect import isfunction
 from types import MappingProxyType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from qml_mp.core.job import Claim
 from qml_mp.storage.connection import ProcessConnection
@@ -161,9 +163,18 @@ class Database(Protocol):
 
 
 class Part:
-    """Some operations of the storage on the one database."""
+    """Some operations of the storage on the one database.
+
+    Its public methods are those operations: each has ended, and left nothing open, when it returns or raises
+    (see `ProcessConnection.whole`). What is returned and uses the connection later sees to that itself.
+    """
 
     _db: Database
+
+    def __init_subclass__(cls) -> None:
+        for name, member in list(vars(cls).items()):
+            if isfunction(member) and not name.startswith("_"):
+                setattr(cls, name, _whole(member))
 
     def _read(
         self, what: str, query: str, reader: Callable[[Row, ToInstant], _T], values: Values = NO_VALUES
@@ -180,3 +191,19 @@ class Part:
         there is none."""
         started_at, ended_at = self._db.instant(row[start]), self._db.instant(row[end])
         return None if started_at is None or ended_at is None else max(ended_at - started_at, timedelta())
+
+
+def _whole(operation: Callable[..., _T]) -> Callable[..., _T]:
+    """`ProcessConnection.whole`, written out: this is on the way of every job."""
+
+    @wraps(operation)
+    def run(self: Part, *args: Any, **kwargs: Any) -> _T:
+        connection = self._db.connection
+        before = connection.running
+        try:
+            return operation(self, *args, **kwargs)
+        except BaseException:
+            connection.end_left(before)
+            raise
+
+    return run

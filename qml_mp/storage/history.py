@@ -160,7 +160,9 @@ class History(Part):
         self, query: str, step: timedelta, since: datetime, until: datetime, **more: str
     ) -> Iterator[tuple[datetime, Mapping[str, JsonValue]]]:
         which = {"step_s": int(step.total_seconds()), "since": since, "until": until, **more}
-        rows: Sequence[Row] = self._db.read("reading the history", query, which)
+        return self._of_rows(self._db.read("reading the history", query, which))
+
+    def _of_rows(self, rows: Sequence[Row]) -> Iterator[tuple[datetime, Mapping[str, JsonValue]]]:
         for row in rows:
             told = _read(row["told"])
             if isinstance(told, dict):

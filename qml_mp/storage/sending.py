@@ -47,4 +47,6 @@ class SendingLocker(JobLocker):
                 claimed = self._claim(fetch, limit, ended=finished)
             return Exchanged(finished=writing.finished(), claims=claimed)
 
-        return lambda: self._unless_refused(exchanged, finished, fetch, limit, retention)
+        return lambda: self._db.connection.whole(
+            lambda: self._unless_refused(exchanged, finished, fetch, limit, retention)
+        )

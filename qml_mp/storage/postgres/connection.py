@@ -76,14 +76,9 @@ class PostgresConnection(ProcessConnection):
         code's raises `SchemaMismatch` before anything is written. Not `checked`: it is left alone.
         """
         with self._turn():
-            try:
-                with self._translated(what):
-                    link = self._usable(checked=checked)
-                    yield link
-            except BaseException:
-                self._announcement = None
-                self._drop()
-                raise
+            with self._translated(what):
+                link = self._usable(checked=checked)
+                yield link
             announcement, self._announcement = self._announcement, None
             if link.pgconn.transaction_status != pq.TransactionStatus.IDLE and not link.is_unread:
                 self._drop()
@@ -104,8 +99,9 @@ class PostgresConnection(ProcessConnection):
 
     def receive(self, what: str, sent: Sent) -> None:
         """Wait for the reply, unless it was read before. Raises what is wrong with it."""
-        with self._turn(), self._translated(what):
-            self._read_reply()
+        with self._translated(what):
+            with self._turn():
+                self._read_reply()
             if sent.error is not None:
                 raise sent.error
 
@@ -172,11 +168,15 @@ class PostgresConnection(ProcessConnection):
             self._drop()
             raise
 
+    def _undo(self) -> None:
+        self._announcement = None
+        self._drop()
+
     def _drop(self) -> None:
-        link, self._link, self._sent = self._link, None, None
         self._is_checked = False
-        if link is not None:
-            link.close()
+        if self._link is not None:
+            self._link.close()  # while it is ours: called again when a signal has interrupted it
+        self._link = self._sent = None
 
     def _abandon(self) -> None:
         """Let go of the socket: held open, it would keep the parent's session alive after the parent's death,

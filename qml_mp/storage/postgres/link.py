@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.generators import fetch_many, send
+from psycopg.generators import fetch_many
 from psycopg.rows import DictRow, dict_row
 from psycopg.waiting import Wait
 
@@ -25,6 +25,7 @@ from qml_mp.standard_streams import occupy_standard_streams
 from qml_mp.storage.postgres.driving import SocketWait, connect_by_driving, drive
 from qml_mp.storage.postgres.errors import NoReply, could_not_connect
 from qml_mp.storage.postgres.instants import read_iso_instants
+from qml_mp.storage.postgres.pipeline import Pipeline
 from qml_mp.storage.postgres.target import Pooler, Target, unreadable
 from qml_mp.storage.waiting import StorageWait
 
@@ -95,27 +96,6 @@ class LinkOptions:
         return (self.statement_timeout_ms + _NETWORK_MS) / 1000
 
 
-class _Pipeline(psycopg.Pipeline):
-    """One that sends nothing after its Sync, which ends the transaction.
-
-    psycopg's asks for a flush behind it, in a message of its own. A pooler that has seen the transaction end
-    by then finds a session for that message, and keeps it for this client until it speaks again.
-    """
-
-    def _exit_gen(self) -> Generator[Any, Any, None]:
-        self._enqueue_sync()
-        try:
-            yield from self._communicate_gen()
-        except psycopg.Error:  # what one statement came to; the others' results are to be read all the same
-            yield from self._rest()
-            raise
-        yield from self._rest()
-
-    def _rest(self) -> Generator[Any, Any, None]:
-        yield from send(self.pgconn)
-        yield from self._fetch_gen(flush=False)
-
-
 class Link(psycopg.Connection[DictRow]):
     """A connection that gives up on a reply that does not come, and is of no use from then on."""
 
@@ -146,7 +126,7 @@ class Link(psycopg.Connection[DictRow]):
     def pipeline(self) -> Iterator[psycopg.Pipeline]:
         """As psycopg's, with an end that a pooler can follow."""
         if self._pipeline is None:
-            self._pipeline = _Pipeline(self)
+            self._pipeline = Pipeline(self)
         with super().pipeline() as pipeline:
             yield pipeline
 

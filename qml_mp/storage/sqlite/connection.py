@@ -8,17 +8,17 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 from urllib.parse import quote
 
 from qml_mp.clock import Clock
-from qml_mp.errors import InvalidJob, StorageUnreachable
+from qml_mp.errors import InvalidJob
 from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.migrate import pending
 from qml_mp.storage.sqlite.disk import LogOnDisk
-from qml_mp.storage.sqlite.errors import is_busy, spoils_handle, translated
+from qml_mp.storage.sqlite.errors import is_busy, moved, spoils_handle, translated
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.opening import (
     FileIdentity,
@@ -31,6 +31,7 @@ from qml_mp.storage.sqlite.opening import (
     is_there,
     log_of,
     open_descriptors,
+    roll_back,
     version_of,
 )
 from qml_mp.storage.sqlite.schema import ADD_VERSION, MIGRATIONS
@@ -64,7 +65,11 @@ class SqliteConnection(ProcessConnection):
         self._patience = f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}"
         self._waiting: StorageWait | None = None
         self._turns: WriteTurns | None = None
+        self._has_turn = False
+        """Whether the operation that runs may have one to give."""
         self._connection: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
+        """Of the operation that runs, or of one that has ended."""
         self._descriptors: frozenset[int] = frozenset()
         self._is_patient = True
         """As the connection is set; see `_have_patience`."""
@@ -106,17 +111,12 @@ class SqliteConnection(ProcessConnection):
             self._have_patience(connection, patient=False)
             changes = connection.total_changes
             if self._turns is not None:
+                self._has_turn = True
                 self._turns.take()
-            try:
-                self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
-            finally:
-                if self._turns is not None:
-                    self._turns.give()
+            self._until_not_busy(lambda: connection.execute("BEGIN IMMEDIATE"))
+            yield connection
+            connection.execute("COMMIT")
+            self._give_turn()
             self.durable_commits += durable
             if durable:
                 self._disk.wait(connection, changed=connection.total_changes != changes)
@@ -131,6 +131,13 @@ class SqliteConnection(ProcessConnection):
             self._disk.wait(connection)
             return cursor.rowcount
 
+    def cursor(self, connection: sqlite3.Connection) -> sqlite3.Cursor:
+        """The one cursor of the operation that runs; it gives plain tuples. When the operation fails it is
+        closed: in the midst of its rows it would keep the connection at what it has seen."""
+        self._cursor = cursor = connection.cursor()
+        cursor.row_factory = None
+        return cursor
+
     def where(self) -> str:
         return f"the SQLite file {self.path}"
 
@@ -138,8 +145,7 @@ class SqliteConnection(ProcessConnection):
         """Writes nothing and creates no file."""
         if not is_there(self.path):
             return 0
-        with self._apart() as connection:
-            return version_of(connection)
+        return self._apart(version_of)
 
     def check_rights(self) -> None:
         check_writable(self.path)
@@ -147,8 +153,7 @@ class SqliteConnection(ProcessConnection):
     def migrate(self) -> list[int]:
         with self._translated():
             create_file(self.path)
-        with self._apart() as connection:
-            return self._migrate(connection)
+        return self._apart(self._migrate)
 
     def descriptors(self) -> frozenset[int]:
         return self._descriptors
@@ -174,16 +179,31 @@ class SqliteConnection(ProcessConnection):
             self._is_forking = False
             self._lock.release()
 
+    def _undo(self) -> None:
+        if self._cursor is not None:
+            self._cursor.close()
+        if self._connection is not None:
+            roll_back(self._connection)
+        self._give_turn()
+
+    def _give_turn(self) -> None:
+        if self._turns is not None and self._has_turn:
+            self._turns.give()
+            self._has_turn = False  # only now: one too many is harmless
+
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._cursor = self._connection, None, None
+        try:  # At once, since nobody else has it: in a `with` a signal could come between.
+            if connection is not None:
+                connection.close()
+        except sqlite3.Error:
+            pass
         self._descriptors = frozenset()
         self._disk.close()
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
 
     def _abandon(self) -> None:
-        self._is_forking = False
+        self._is_forking = self._has_turn = False
+        self._cursor = None
         self._descriptors = frozenset()
         self._disk.forget()
         if self._connection is not None:
@@ -213,24 +233,17 @@ class SqliteConnection(ProcessConnection):
             # What is committed to a file that was deleted is lost, without any error of SQLite. Of a log that
             # was, the last of all who have it open brings what is in it into the file when it closes.
             self._drop()
-            raise self._moved()
+            raise moved(self.path)
         elif self._connection.in_transaction:
             self._connection.rollback()  # an exception struck between BEGIN and the code that guards it
         return self._connection
-
-    def _moved(self) -> StorageUnreachable:
-        return StorageUnreachable(
-            f"The SQLite file {self.path}, or the -wal file beside it, was deleted or replaced while in use. "
-            "Nothing was written; stop every program that uses it, put the file back if it is still "
-            "wanted, and start again."
-        )
 
     def _have_patience(self, connection: sqlite3.Connection, *, patient: bool) -> None:
         """Whether SQLite itself waits for a lock: not for that of a writer, see above. Set only when it
         changes, as most producers do nothing but write."""
         if self._is_patient is not patient:
+            self._is_patient = patient  # first: a signal may come after the call
             connection.execute(self._patience if patient else "PRAGMA busy_timeout = 0")
-            self._is_patient = patient
 
     def _until_not_busy(self, action: Callable[[], _T]) -> _T:
         deadline = self.clock.monotonic() + self._busy_timeout_s
@@ -245,23 +258,26 @@ class SqliteConnection(ProcessConnection):
             pause = time.sleep if self._waiting is None else self._waiting.pause
             pause(random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S))
 
-    @contextmanager
-    def _apart(self) -> Iterator[sqlite3.Connection]:
-        """A connection for the schema alone, which is not looked at first."""
+    def _apart(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Use a connection for the schema alone, which is not looked at first."""
         self.leave_parents_handle()
-        with self._lock, self._translated(), closing(self._connect()) as connection:
-            yield connection
+        with self._lock, self._translated():
+            connection = self._connect()
+            try:
+                return use(connection)
+            finally:
+                connection.close()
 
     def _connect(self) -> sqlite3.Connection:
         if has_lost_its_log(self.path):
-            raise self._moved()
+            raise moved(self.path)
         return connect(self.path, busy_timeout_s=self._busy_timeout_s)
 
     def _open(self) -> sqlite3.Connection:
         if self._file is None:
             create_file(self.path)
         elif identity_of(self.path) != self._file:
-            raise self._moved()
+            raise moved(self.path)
         before = open_descriptors()
         connection = self._connect()
         try:
@@ -296,15 +312,9 @@ class SqliteConnection(ProcessConnection):
                 connection.execute(ADD_VERSION, applied)
             connection.execute("COMMIT")
         except BaseException:
-            _roll_back(connection)
+            roll_back(connection)
             raise
         finally:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(self._patience)
         return [migration.version for migration in missing]
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        with suppress(sqlite3.Error):  # the error that led here is the one to tell
-            connection.rollback()

@@ -59,8 +59,7 @@ class SqliteDatabase:
 
     def read(self, what: str, query: str, values: Values = NO_VALUES) -> Sequence[Row]:  # noqa: ARG002
         with self.connection.read() as connection:
-            cursor = connection.cursor()
-            cursor.row_factory = None
+            cursor = self.connection.cursor(connection)
             cursor.execute(query, _bound(values, now=self._clock.now()))
             return _named(_names(cursor), cursor)
 
@@ -86,8 +85,7 @@ class SqliteDatabase:
         durable: bool = True,
     ) -> Iterator[_Transaction]:
         with self.connection.write(durable=durable) as connection:
-            cursor = connection.cursor()
-            cursor.row_factory = None
+            cursor = self.connection.cursor(connection)
             yield _Transaction(cursor, now=self._clock.now(), is_ours=True)
 
     @contextmanager

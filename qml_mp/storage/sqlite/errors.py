@@ -72,6 +72,15 @@ def translated(error: sqlite3.Error, path: str) -> StorageError:
     return StorageError(f"SQLite refused an operation on the file {path}; nothing was written. ({error})")
 
 
+def moved(path: str) -> StorageUnreachable:
+    """What to raise when the open file is not the one of that name any more."""
+    return StorageUnreachable(
+        f"The SQLite file {path}, or the -wal file beside it, was deleted or replaced while in use. "
+        "Nothing was written; stop every program that uses it, put the file back if it is still "
+        "wanted, and start again."
+    )
+
+
 def _code(error: sqlite3.Error) -> int | None:
     # Missing on errors that the module raises by itself, such as the use of a closed connection.
     code: int | None = getattr(error, "sqlite_errorcode", None)

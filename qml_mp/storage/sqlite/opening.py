@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,6 +34,13 @@ def create_file(path: str) -> None:
         pass
     except OSError as error:
         raise _not_created(path, error.errno) from error
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """End the transaction that is open, if one is."""
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):  # the error that led here is the one to tell
+            connection.rollback()
 
 
 def is_there(path: str) -> bool:

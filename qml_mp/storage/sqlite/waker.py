@@ -80,9 +80,9 @@ class FileWaker:
             self._call(self._watch(os.path.dirname(self._log), _COMES_OR_GOES))
             self._epoll.register(self._inotify, select.EPOLLIN)
             self._epoll.register(self._timer, select.EPOLLIN)
-            self._data_version()  # a first read, which makes the log
+            database.whole(self._data_version)  # a first read, which makes the log
             self._watch(self._log, _IN_MODIFY)
-            self._seen = self._data_version()
+            self._seen = database.whole(self._data_version)
         except BaseException:
             self.close()
             raise
@@ -100,10 +100,10 @@ class FileWaker:
             return None
         elif self._look_in_s < _LAST_LOOK_S:
             self._look_again(2 * self._look_in_s)
-        before, self._seen = self._seen, self._data_version()
+        before, self._seen = self._seen, self._database.whole(self._data_version)
         if self._seen == before:
             return None
-        return WakeUp(jobs=self._runnable()) if soon else WakeUp()
+        return WakeUp(jobs=self._database.whole(self._runnable)) if soon else WakeUp()
 
     def close(self) -> None:
         """Close the descriptors; harmless when closed already. The connection stays the storage's."""

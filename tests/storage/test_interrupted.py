@@ -1,0 +1,143 @@
+"""Tests of the storage: an exception that a signal's handler raises, anywhere in an operation.
+
+A test raises it at the first place where Python looks for signals, then at the second one, and so on until
+the operation is over before that. Each exception is kept, and with it all that its traceback refers to.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.storage.storable import new_row
+from qml_mp.storage.store import Storage
+from tests.storage.conftest import Raw
+from tests.storage.helpers import DONE, KEEP, fetch
+
+_CODE = ("/qml_mp/storage/", "/contextlib.py")
+_LOOKS_AFTER = frozenset(
+    number for name, number in dis.opmap.items() if name.startswith(("CALL", "JUMP_BACKWARD"))
+)
+
+
+class Interrupting:
+    """Raises KeyboardInterrupt at the nth place where Python looks for signals."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+        self._before: dict[FrameType, int] = {}
+
+    def run(self, operation: Callable[[], object]) -> None:
+        before = sys.gettrace()
+        sys.settrace(self._called)
+        try:
+            operation()
+        finally:
+            sys.settrace(before)
+
+    def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if not any(part in frame.f_code.co_filename for part in _CODE):
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        self._before.pop(frame, None)
+        self._look()
+        return self._stepped
+
+    def _stepped(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "opcode":
+            before = self._before.get(frame)
+            self._before[frame] = frame.f_code.co_code[frame.f_lasti]
+            if before in _LOOKS_AFTER:
+                self._look()
+        return self._stepped
+
+    def _look(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self._before.clear()
+            raise KeyboardInterrupt
+
+
+def get(storage: Storage, job_id: str) -> None:
+    storage.get(job_id)
+
+
+def pause(storage: Storage, job_id: str) -> None:
+    storage.set_paused("elsewhere", True)
+
+
+def enqueue(storage: Storage, job_id: str) -> None:
+    storage.enqueue(Job.new("one"))
+
+
+def enqueue_many(storage: Storage, job_id: str) -> None:
+    storage.enqueue_many([Job.new("three") for _ in range(3)])
+
+
+def exchange(storage: Storage, job_id: str) -> None:
+    claim = storage.fetch_and_lock_job(fetch("default"))
+    finished = [] if claim is None else [(claim, DONE)]
+    storage.exchange(finished, fetch=fetch("default"), limit=1, retention=KEEP)
+
+
+def send_exchange(storage: Storage, job_id: str) -> None:
+    if storage.can_send_exchange:
+        storage.send_exchange([], fetch=fetch("default"), limit=1, retention=KEEP)()
+
+
+def look_for_commits(storage: Storage, job_id: str) -> None:
+    storage.commit_mark()
+    waker = storage.open_commit_waker()
+    if waker is not None:
+        waker.drain()
+        waker.close()
+
+
+def assert_nothing_is_locked(raw: Raw) -> None:
+    """As another program finds it: the rows can be written, and whoever had locks has let go of them."""
+    if raw.is_sqlite:
+        raw.run("PRAGMA busy_timeout = 0")
+        raw.run("BEGIN IMMEDIATE")
+    else:
+        raw.run("SET lock_timeout = '5s'")
+        raw.run("BEGIN")
+        raw.run("LOCK TABLE {jobs} IN ACCESS EXCLUSIVE MODE")
+    raw.run("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    "operation", [get, pause, enqueue, enqueue_many, exchange, send_exchange, look_for_commits]
+)
+def test_wherever_a_signal_interrupts_an_operation_it_leaves_nothing_open(
+    storage: Storage, raw: Raw, operation: Callable[[Storage, str], None]
+) -> None:
+    job_id = storage.enqueue(Job.new("work"))
+    held: list[KeyboardInterrupt] = []
+
+    with ThreadPoolExecutor(1) as another:
+        for nth in range(1, 100_000):
+            interrupting = Interrupting(nth)
+            try:
+                interrupting.run(lambda: operation(storage, job_id))
+            except KeyboardInterrupt as error:
+                storage.request_cancel("not-there", reason="no", retention=KEEP)
+                assert_nothing_is_locked(raw)
+                assert another.submit(storage.get, job_id).result(timeout=30) is not None
+                held.append(error)
+            if interrupting.left > 0:
+                break
+
+    assert raw.run("SELECT count(*) FROM {jobs} WHERE method = 'three'")[0][0] % 3 == 0
+    with storage._db.transaction("writing") as transaction:
+        held.clear()  # what they have kept is finalised now
+        gc.collect()
+        transaction.insert([new_row(Job.new("last"))])
+    assert raw.run("SELECT count(*) FROM {jobs} WHERE method = 'last'") == [(1,)]
