@@ -1,4 +1,4 @@
-"""Tests: an app on a real SQLite storage."""
+"""Tests: an app on a real SQLite storage, and a storage that no file has."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from qml_mp import QmlApp
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
 
 
 @pytest.fixture
@@ -15,3 +17,10 @@ def app(tmp_path: Path) -> Iterator[QmlApp]:
     app = QmlApp(f"sqlite:///{tmp_path}/jobs.db")
     yield app
     app.close()
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = open_storage("memory://")
+    yield storage
+    storage.close()

@@ -13,7 +13,6 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
 from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop, Answer
 from qml_mp.supervisor.loops.settle import SettleLoop
@@ -39,13 +38,6 @@ class Losing:
             return reply
 
         return call
-
-
-@pytest.fixture
-def storage() -> Iterator[Storage]:
-    storage = open_storage("memory://")
-    yield storage
-    storage.close()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.run import Run
@@ -35,13 +34,6 @@ class HandClock:
 
     def monotonic(self) -> float:
         return self.seconds
-
-
-@pytest.fixture
-def storage() -> Iterator[Storage]:
-    storage = open_storage("memory://")
-    yield storage
-    storage.close()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Job
 from qml_mp.core.limits import LimitKind, Rate
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Heard
 from qml_mp.supervisor.loops.peers import HeartbeatLoop
@@ -34,13 +33,6 @@ class Pool(list[Any]):
 
     def wake_idle(self, _jobs: int) -> None:
         self.woken += 1
-
-
-@pytest.fixture
-def storage() -> Iterator[Storage]:
-    storage = open_storage("memory://")
-    yield storage
-    storage.close()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.run import Run
@@ -40,13 +39,6 @@ class HandClock:
 @pytest.fixture
 def clock() -> HandClock:
     return HandClock()
-
-
-@pytest.fixture
-def storage() -> Iterator[Storage]:
-    storage = open_storage("memory://")
-    yield storage
-    storage.close()
 
 
 @pytest.fixture

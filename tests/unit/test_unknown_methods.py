@@ -16,7 +16,6 @@ from qml_mp.core.job import Job
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
 from qml_mp.supervisor.run import Run
@@ -36,13 +35,6 @@ class HandClock:
 
 
 MakeLoop = Callable[[HandClock, timedelta | None], UnknownMethodsLoop]
-
-
-@pytest.fixture
-def storage() -> Iterator[Storage]:
-    storage = open_storage("memory://")
-    yield storage
-    storage.close()
 
 
 @pytest.fixture
