@@ -16,19 +16,17 @@ class Pipeline(psycopg.Pipeline):
     by then finds a session for that message, and keeps it for this client until it speaks again.
     """
 
-    _is_read = False
-    """Whether all replies are. Else there is no way out of the pipeline but to close the connection."""
-
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if error is None or isinstance(error, Exception):
             super().__exit__(kind, error, traceback)
 
     def _exit(self, exc: BaseException | None) -> None:
-        if self._is_read:  # else it would fail, and its error would hide what has interrupted the reading
+        if (
+            not self.result_queue
+        ):  # else it would fail, and its error would hide what has interrupted the reading
             super()._exit(exc)
 
     def _exit_gen(self) -> Generator[Any, Any, None]:
-        self._is_read = False
         self._enqueue_sync()
         try:
             yield from self._communicate_gen()
@@ -40,4 +38,3 @@ class Pipeline(psycopg.Pipeline):
     def _rest(self) -> Generator[Any, Any, None]:
         yield from send(self.pgconn)
         yield from self._fetch_gen(flush=False)
-        self._is_read = True
