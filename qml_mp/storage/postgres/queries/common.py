@@ -59,6 +59,12 @@ TELL_IF_ANY: Final = f"CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '{Told
 # program can register, so that those are whole.
 METHOD_NAME: Final = f'left(j.method, {MAX_METHOD_CHARS + 1}) COLLATE "C"'
 
+GROUP: Final = f"""
+    SELECT j.queue, {METHOD_NAME} AS method, j.priority FROM {{s}}.jobs AS j
+    WHERE j.state = 'enqueued' AND j.queue <> ''
+"""
+"""The queue, method and priority of each job that is Enqueued, as `j`."""
+
 
 def counted(change: str) -> str:
     """How many rows the change gives back; the commit, after which no job can run that could not before, is

@@ -7,7 +7,7 @@ from typing import Final
 from qml_mp.core.state import StateName
 from qml_mp.storage.job_rows import JOB_COLUMNS
 from qml_mp.storage.listing_queries import ListingQueries, Order, Parts
-from qml_mp.storage.postgres.queries.common import JOB, METHOD_NAME, asked_for
+from qml_mp.storage.postgres.queries.common import GROUP, JOB, METHOD_NAME, asked_for
 from qml_mp.storage.values import JobFilter
 
 _NOT_BEGUN: Final = (StateName.ENQUEUED, StateName.SCHEDULED, StateName.AWAITING_RETRY)
@@ -97,26 +97,21 @@ def _edges(where: JobFilter, order: Order, parts: Parts) -> str:
     )  # fmt: skip
 
 
-_GROUP: Final = f"""
-    SELECT j.queue, {METHOD_NAME} AS method, j.priority FROM {{s}}.jobs AS j
-    WHERE j.state = 'enqueued' AND j.queue <> ''
-"""
-
 # From one to the next, so that the length of a backlog costs nothing.
-GROUPS: Final = f"""
+_EACH_GROUP: Final = f"""
     part AS (
-        ({_GROUP} ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1)
+        ({GROUP} ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1)
         UNION ALL
         SELECT next.queue, next.method, next.priority FROM part
         CROSS JOIN LATERAL (
             SELECT * FROM (
                 (SELECT 1 AS place, lower.* FROM (
-                    {_GROUP} AND j.queue = part.queue AND {METHOD_NAME} = part.method
+                    {GROUP} AND j.queue = part.queue AND {METHOD_NAME} = part.method
                       AND j.priority < part.priority
                     ORDER BY j.priority DESC LIMIT 1) AS lower)
                 UNION ALL
                 (SELECT 2, other.* FROM (
-                    {_GROUP} AND (j.queue, {METHOD_NAME}) > (part.queue, part.method)
+                    {GROUP} AND (j.queue, {METHOD_NAME}) > (part.queue, part.method)
                     ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1) AS other)
             ) AS either ORDER BY place LIMIT 1
         ) AS next
@@ -129,7 +124,7 @@ LISTING: Final = ListingQueries(
         SELECT count(*) AS jobs FROM (
             SELECT FROM {s}.jobs WHERE state = 'enqueued' AND id <> '' LIMIT %(most)s) AS waiting
     """,
-    groups=f"WITH RECURSIVE {GROUPS} SELECT queue, method, priority FROM part LIMIT %(most)s",
+    groups=f"WITH RECURSIVE {_EACH_GROUP} SELECT queue, method, priority FROM part LIMIT %(most)s",
     of_kind="""
         SELECT count(*) AS jobs FROM (
             SELECT FROM {s}.jobs

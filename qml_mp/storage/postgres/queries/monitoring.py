@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.state import StateName
-from qml_mp.storage.postgres.queries.common import JOB, KNOWN, METHOD_NAME, SERVED, asked_for
+from qml_mp.storage.postgres.queries.common import GROUP, JOB, KNOWN, METHOD_NAME, SERVED, asked_for
 from qml_mp.storage.postgres.queries.listing import condition_of
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
@@ -113,16 +113,12 @@ _AMONG: Final = """
         SELECT FROM {{s}}.jobs WHERE {condition} LIMIT %(most)s) AS counted_few
 """
 _QUEUE: Final = "SELECT j.queue FROM {s}.jobs AS j WHERE j.state = 'enqueued' AND j.queue <> ''"
-_GROUP: Final = f"""
-    SELECT j.queue, {METHOD_NAME} AS method, j.priority FROM {{s}}.jobs AS j
-    WHERE j.state = 'enqueued' AND j.queue <> ''
-"""
 # From one method and priority of a queue to the next, and after so many of them, as programs may use any
 # number of priorities, to the next queue. What is asked of `number` alone is asked once, and not of each job.
 _GROUPS_OF_QUEUES: Final = f"""
     part AS (
         (SELECT first.*, 1 AS number FROM (
-            {_GROUP} ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1) AS first)
+            {GROUP} ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1) AS first)
         UNION ALL
         SELECT next.queue, next.method, next.priority,
                CASE WHEN next.queue = part.queue THEN part.number + 1 ELSE 1 END
@@ -130,17 +126,17 @@ _GROUPS_OF_QUEUES: Final = f"""
         CROSS JOIN LATERAL (
             SELECT * FROM (
                 (SELECT 1 AS place, lower.* FROM (
-                    {_GROUP} AND part.number <= {MOST_GROUPS_OF_A_QUEUE} AND j.queue = part.queue
+                    {GROUP} AND part.number <= {MOST_GROUPS_OF_A_QUEUE} AND j.queue = part.queue
                       AND {METHOD_NAME} = part.method AND j.priority < part.priority
                     ORDER BY j.priority DESC LIMIT 1) AS lower)
                 UNION ALL
                 (SELECT 2, other.* FROM (
-                    {_GROUP} AND part.number <= {MOST_GROUPS_OF_A_QUEUE}
+                    {GROUP} AND part.number <= {MOST_GROUPS_OF_A_QUEUE}
                       AND (j.queue, {METHOD_NAME}) > (part.queue, part.method)
                     ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1) AS other)
                 UNION ALL
                 (SELECT 3, other.* FROM (
-                    {_GROUP} AND part.number > {MOST_GROUPS_OF_A_QUEUE} AND j.queue > part.queue
+                    {GROUP} AND part.number > {MOST_GROUPS_OF_A_QUEUE} AND j.queue > part.queue
                     ORDER BY j.queue, {METHOD_NAME}, j.priority DESC LIMIT 1) AS other)
             ) AS either ORDER BY place LIMIT 1
         ) AS next

@@ -25,6 +25,24 @@ KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:met
 SERVED: Final = "(:queues = '[]' OR queue IN (SELECT value FROM json_each(:queues)))"
 """Of the queues that were asked for."""
 
+# From one priority, method and queue of what is Enqueued to the next, with one look at the index each: for
+# (queue, method) > (…) it would be asked for the queue alone.
+NEXT_PRIORITY: Final = """
+    (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+     WHERE state = 'enqueued' AND queue = part.queue AND method = part.method AND priority < part.priority
+     ORDER BY priority DESC LIMIT 1)
+"""
+NEXT_METHOD: Final = """
+    (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+     WHERE state = 'enqueued' AND queue = part.queue AND method > part.method
+     ORDER BY method, priority DESC LIMIT 1)
+"""
+NEXT_QUEUE: Final = """
+    (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
+     WHERE state = 'enqueued' AND queue > part.queue ORDER BY queue, method, priority DESC LIMIT 1)
+"""
+"""Each the row of the first job of what comes next behind `part`."""
+
 
 def asked_for(where: JobFilter) -> str:
     """What the filter asks for beside states, as a condition."""

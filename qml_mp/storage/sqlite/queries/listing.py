@@ -7,7 +7,7 @@ from typing import Final
 from qml_mp.core.state import StateName
 from qml_mp.storage.job_rows import JOB_COLUMNS
 from qml_mp.storage.listing_queries import ListingQueries, Order, Parts
-from qml_mp.storage.sqlite.queries.common import ENDED, asked_for
+from qml_mp.storage.sqlite.queries.common import ENDED, NEXT_METHOD, NEXT_PRIORITY, NEXT_QUEUE, asked_for
 from qml_mp.storage.values import JobFilter
 
 _INDEX_OF: Final = {
@@ -109,25 +109,15 @@ def _edges(where: JobFilter, order: Order, parts: Parts) -> str:
 
 
 # From one to the next, so that the length of a backlog costs nothing.
-GROUPS: Final = """
+_EACH_GROUP: Final = f"""
     part (place, queue, method, priority) AS (
         SELECT * FROM (
             SELECT rowid, queue, method, priority FROM qml_jobs INDEXED BY qml_jobs_enqueued
             WHERE state = 'enqueued' ORDER BY queue, method, priority DESC LIMIT 1)
         UNION ALL
         SELECT next.rowid, next.queue, next.method, next.priority
-        FROM part JOIN qml_jobs AS next ON next.rowid = COALESCE(
-            (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-             WHERE state = 'enqueued' AND queue = part.queue AND method = part.method
-               AND priority < part.priority
-             ORDER BY priority DESC LIMIT 1),
-            (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-             WHERE state = 'enqueued' AND queue = part.queue AND method > part.method
-             ORDER BY method, priority DESC LIMIT 1),
-            (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-             WHERE state = 'enqueued' AND queue > part.queue
-             ORDER BY queue, method, priority DESC LIMIT 1))
-        LIMIT {most})
+        FROM part JOIN qml_jobs AS next ON next.rowid = COALESCE({NEXT_PRIORITY}, {NEXT_METHOD}, {NEXT_QUEUE})
+        LIMIT :most)
 """
 """Each queue, method and priority of what is Enqueued, as `part`."""
 
@@ -136,7 +126,7 @@ LISTING: Final = ListingQueries(
         SELECT count(*) AS jobs FROM (
             SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' LIMIT :most)
     """,
-    groups=f"WITH RECURSIVE {GROUPS.format(most=':most')} SELECT queue, method, priority FROM part",
+    groups=f"WITH RECURSIVE {_EACH_GROUP} SELECT queue, method, priority FROM part",
     of_kind="""
         SELECT count(*) AS jobs FROM (
             SELECT 1 FROM qml_jobs INDEXED BY qml_jobs_failures

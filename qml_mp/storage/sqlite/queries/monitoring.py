@@ -8,7 +8,15 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
-from qml_mp.storage.sqlite.queries.common import ENDED, KNOWN, SERVED, asked_for
+from qml_mp.storage.sqlite.queries.common import (
+    ENDED,
+    KNOWN,
+    NEXT_METHOD,
+    NEXT_PRIORITY,
+    NEXT_QUEUE,
+    SERVED,
+    asked_for,
+)
 from qml_mp.storage.values import MOST_GROUPS_OF_A_QUEUE, JobFilter
 
 _NOT_PAUSED: Final = "queue NOT IN (SELECT name FROM qml_limits WHERE kind = 'queue' AND paused)"
@@ -108,17 +116,9 @@ _GROUPS_OF_QUEUES: Final = f"""
         SELECT next.rowid, next.queue, next.method, next.priority,
                iif(next.queue = part.queue, part.number + 1, 1)
         FROM part JOIN qml_jobs AS next ON next.rowid = COALESCE(
-            CASE WHEN part.number <= {MOST_GROUPS_OF_A_QUEUE} THEN COALESCE(
-                (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-                 WHERE state = 'enqueued' AND queue = part.queue AND method = part.method
-                   AND priority < part.priority
-                 ORDER BY priority DESC LIMIT 1),
-                (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-                 WHERE state = 'enqueued' AND queue = part.queue AND method > part.method
-                 ORDER BY method, priority DESC LIMIT 1)) END,
-            (SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued
-             WHERE state = 'enqueued' AND queue > part.queue
-             ORDER BY queue, method, priority DESC LIMIT 1)))
+            CASE WHEN part.number <= {MOST_GROUPS_OF_A_QUEUE}
+                 THEN COALESCE({NEXT_PRIORITY}, {NEXT_METHOD}) END,
+            {NEXT_QUEUE}))
 """
 _AMONG: Final = """
     SELECT '{state}' AS state, count(*) AS jobs FROM (
@@ -200,8 +200,7 @@ MONITORING: Final = MonitoringQueries(
             WHERE state IN ('scheduled', 'awaiting_retry') GROUP BY queue)
         GROUP BY queue ORDER BY queue
     """,
-    # From one method to the next, as the claim goes, so that the length of a backlog costs nothing. For
-    # (queue, method) > (…) the index would be asked for the queue alone, here and in what is like it.
+    # From one method to the next, as the claim goes, so that the length of a backlog costs nothing.
     method_stats=f"""
         WITH RECURSIVE waits (queue, method) AS (
             SELECT * FROM (
