@@ -7,8 +7,8 @@ import os
 import sys
 from traceback import StackSummary, TracebackException
 
-_HEAD = "Traceback (most recent call last):"
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+from qml_mp.core.failure_kinds import OURS, TRACEBACK
+
 _LIBRARIES = tuple({os.path.join(prefix, "lib") for prefix in (sys.prefix, sys.base_prefix)})
 _INSTALLED = ("site-packages", "dist-packages")
 _OF_IMPORTS = ("<frozen importlib", os.path.dirname(os.__file__) + "/importlib/")
@@ -19,7 +19,7 @@ def import_error_text(error: BaseException) -> str:
     told = TracebackException.from_exception(error)
     _leave_out(told)
     text = "".join(told.format())
-    return text if _HEAD in text else f"{_HEAD}\n{text}"  # Python begins none without a frame so
+    return text if TRACEBACK in text else f"{TRACEBACK}\n{text}"  # Python begins none without a frame so
 
 
 def files_in_error(error: BaseException) -> set[str]:
@@ -42,14 +42,14 @@ def _is_users(file: str) -> bool:
     return (
         file.endswith(".py")
         and os.path.isabs(file)
-        and not file.startswith((_OURS, *_LIBRARIES))
+        and not file.startswith((OURS, *_LIBRARIES))
         and not any(folder in file.split(os.sep) for folder in _INSTALLED)
     )
 
 
 def _leave_out(told: TracebackException) -> None:
     told.stack = StackSummary.from_list(
-        frame for frame in told.stack if not frame.filename.startswith((_OURS, *_OF_IMPORTS))
+        frame for frame in told.stack if not frame.filename.startswith((OURS, *_OF_IMPORTS))
     )
     for other in (told.__cause__, told.__context__):
         if other is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from qml_mp.core.failure_kinds import place_of_error
+from qml_mp.core.failure_kinds import TRACEBACK, place_of_error
 from qml_mp.errors import (
     AppImportError,
     ConfigurationError,
@@ -29,7 +29,6 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (  # the first that f
     (JobFailed, 7),
 )
 
-_TRACEBACK = "Traceback (most recent call last):"
 _HINT = "(-v shows the traceback)"
 
 
@@ -69,7 +68,7 @@ def sentence(text: str) -> str:
 def _without_traceback(text: str) -> str:
     """The text with a traceback in it, such as a worker's own, cut down to that traceback's last line and
     the user's line that it comes from."""
-    before, found, traceback = text.partition(_TRACEBACK)
+    before, found, traceback = text.partition(TRACEBACK)
     if not (found and traceback.strip()):
         return text
     place = place_of_error(traceback)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from binascii import crc32  # hashlib would bring OpenSSL into every process, for keys that protect nothing
 from dataclasses import dataclass
+
+TRACEBACK = "Traceback (most recent call last):"
+"""What each traceback begins with."""
+OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+"""The folder of this package: what its frames' files begin with."""
 
 _FRAME = re.compile(r'  File "(.+)", line (\d+), in (.+)')
 _NO_PYTHON = re.compile(r'  File "([^<].*)", line (\d+)')

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qml_mp.core.failure_kinds import is_foreign
+from qml_mp.core.failure_kinds import OURS, is_foreign
 
 STACK_SIGNAL: int = signal.SIGWINCH
 """Makes a worker write its stack, also in C code that holds the GIL.
@@ -26,8 +26,7 @@ never killed by the question. No terminal sends it either, because workers are i
 """
 _MOST_BYTES = 32 * 1024
 _FRAME = re.compile(r'  File "(.*)", line (\S+) in (.*)')
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_WORKER = os.path.join(_OURS, "child") + os.sep
+_WORKER = os.path.join(OURS, "child") + os.sep
 
 
 def open_stack_file() -> int:
@@ -88,6 +87,6 @@ def _of_the_job(frames: Sequence[_Frame]) -> Sequence[_Frame]:
     begins = next((at for at, frame in enumerate(frames) if frame.file.startswith(_WORKER)), None)
     if begins is None:
         return frames
-    others = [at for at, frame in enumerate(frames) if at > begins and not frame.file.startswith(_OURS)]
+    others = [at for at, frame in enumerate(frames) if at > begins and not frame.file.startswith(OURS)]
     users = [at for at in others if not is_foreign(frames[at].file)]
     return frames[next(iter(users or others), begins) :]

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
+from qml_mp.core.failure_kinds import TRACEBACK
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.processing.cancel import UserCode
 from qml_mp.processing.retry import is_a, type_name
@@ -131,7 +132,7 @@ def _frames(trace: TracebackType | None, *, with_ours: bool = False) -> list[str
         trace = trace.tb_next
     theirs = [link for link in links if with_ours or not _is_ours(link)]
     kept = (theirs or links)[-_MAX_FRAMES:]
-    return ["Traceback (most recent call last):\n", *map(_frame, kept)] if kept else []
+    return [f"{TRACEBACK}\n", *map(_frame, kept)] if kept else []
 
 
 def _is_ours(link: TracebackType) -> bool:

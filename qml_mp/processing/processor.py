@@ -44,12 +44,10 @@ from qml_mp.processing.program import Execution, Program, Terms
 from qml_mp.processing.registry import Worker, run_coroutine
 from qml_mp.processing.retry import is_a
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES
-from qml_mp.units import format_duration
+from qml_mp.units import LONGEST, format_duration
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_WAIT = timedelta(days=36_525)
-"""For a `retry_at` at the end of the calendar: written a moment later, it would be past the end."""
 _DONE = WorkerResult.success()  # what every plain value says
 _MOST_TERMS = 1000
 _GENERATORS = (GeneratorType, AsyncGeneratorType)
@@ -192,7 +190,8 @@ class JobProcessor:
             failures=job.failures + 1, max_retries=job.max_retries, rng=self._rng
         )
         if delay is not None and said.retry_at is not None:
-            delay = min(max(said.retry_at - self._clock.now(), timedelta(0)), _LONGEST_WAIT)
+            # At most: an instant at the end of the calendar, written a moment later, would be past it.
+            delay = min(max(said.retry_at - self._clock.now(), timedelta(0)), LONGEST)
         return _retry_or_fail(self._reported(said, "RetryRequested"), delay)
 
     def _judge_interruption(
