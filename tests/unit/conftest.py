@@ -10,6 +10,7 @@ import pytest
 from qml_mp import QmlApp
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from tests.unit.hand_clock import HandClock
 
 
 @pytest.fixture
@@ -24,3 +25,8 @@ def storage() -> Iterator[Storage]:
     storage = open_storage("memory://")
     yield storage
     storage.close()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()

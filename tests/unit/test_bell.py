@@ -23,7 +23,7 @@ from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
-from tests.unit.test_ticks import HandClock
+from tests.unit.hand_clock import HandClock
 
 
 @pytest.fixture

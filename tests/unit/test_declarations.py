@@ -19,26 +19,10 @@ from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.run import Run
+from tests.unit.hand_clock import HandClock
 
 LIMITED = Limit(kind=LimitKind.METHOD, name="work", max_running=1)
 FACTS = AppFacts(name="shop", methods=("work",), limits=(LIMITED,), wants_failures=True)
-
-
-class HandClock:
-    """Stands until it is moved; tells nobody else's time."""
-
-    seconds = 0.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
 
 
 @pytest.fixture

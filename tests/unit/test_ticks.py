@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -18,27 +18,10 @@ from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.run import Run
+from tests.unit.hand_clock import HandClock
 
 SECOND = timedelta(seconds=1)
 MakeTable = Callable[..., LoopTable]
-
-
-class HandClock:
-    """Stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
 
 
 @pytest.fixture

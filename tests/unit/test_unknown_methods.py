@@ -19,20 +19,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
 from qml_mp.supervisor.run import Run
-
-
-class HandClock:
-    """Stands until it is moved; tells nobody else's time."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
+from tests.unit.hand_clock import HandClock
 
 MakeLoop = Callable[[HandClock, timedelta | None], UnknownMethodsLoop]
 
