@@ -8,11 +8,13 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.journal import JOURNAL, Line, read_journal
@@ -143,6 +145,21 @@ def result_of(storage: Storage, method: str, **arguments: object) -> object:
 def is_stopped(pid: int) -> bool:
     """Whether a SIGSTOP has taken effect."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def stop_between_writes(storage: Storage, pid: int) -> None:
+    """SIGSTOP, at a moment at which the process does not keep others out of an SQLite file."""
+    impatient = open_storage(storage.url, patience=timedelta(milliseconds=200))
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(pid), what="the stop")
+        try:
+            impatient.release_lock("nothing", "nobody")
+        except StorageUnavailable:
+            os.kill(pid, signal.SIGCONT)
+            continue
+        impatient.close()
+        return
 
 
 def is_gone(pid: int) -> bool:

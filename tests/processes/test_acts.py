@@ -16,7 +16,7 @@ from qml_mp.core.acts import ALL_ACTS, Act, ActKind, ActRequest, ActState, Asker
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, stop_between_writes, wait_for_state, wait_until
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 
 MakeServer = Callable[..., Server]
@@ -251,7 +251,7 @@ def test_a_server_that_was_stopped_past_the_time_limit_does_nothing_of_it(
 ) -> None:
     one = server("-w", "1", app=GATED).start()
     (info,) = storage.list_servers()
-    one.signal(signal.SIGSTOP)
+    stop_between_writes(storage, one.pid)
     request = ActRequest(kind=ActKind.STOP, server_id=info.id, by=ANNA, within=timedelta(milliseconds=50))
     storage.ask(request)
     wait_until(lambda: _act(storage, request).state is ActState.EXPIRED)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    is_gone,
+    is_stopped,
+    stop_between_writes,
+    wait_for_state,
+    wait_until,
+)
 from tests.processes.journal import Line
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 from tests.soak.ground import descendants
@@ -52,21 +57,6 @@ def run_of(one: Server, *, what: str = "start") -> Line:
     )
 
 
-def stop(storage: Storage, pid: int) -> None:
-    """SIGSTOP, at a moment at which the process does not keep others out of an SQLite file."""
-    impatient = open_storage(storage.url, patience=timedelta(milliseconds=200))
-    while True:
-        os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: is_stopped(pid), what="the stop")
-        try:
-            impatient.release_lock("nothing", "nobody")
-        except StorageUnavailable:
-            os.kill(pid, signal.SIGCONT)
-            continue
-        impatient.close()
-        return
-
-
 def named(one: Server, storage: Storage) -> str:
     """The id of its present run."""
     return next(row.id for row in storage.list_servers() if row.process.pid == one.pid)
@@ -90,7 +80,7 @@ def test_of_a_stopped_server_of_this_host_the_workers_are_killed_before_others_r
     was = named(frozen, storage)
     other.start()
 
-    stop(storage, frozen.pid)
+    stop_between_writes(storage, frozen.pid)
 
     second = run_of(other)
     assert is_gone(worker)
@@ -116,7 +106,7 @@ def test_what_had_ended_in_a_stopped_worker_is_refused_and_counted_when_its_serv
     was = named(frozen, storage)
     other.start()
 
-    stop(storage, frozen.pid)
+    stop_between_writes(storage, frozen.pid)
     (tmp_path / "gate").touch()
     wait_until(lambda: is_stopped(worker), what="the stop of the worker")
 

@@ -13,7 +13,14 @@ import pytest
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    is_gone,
+    stop_between_writes,
+    wait_for_state,
+    wait_until,
+)
 from tests.storage_rows import move_server_elsewhere
 
 MakeServer = Callable[..., Server]
@@ -51,7 +58,7 @@ def test_a_server_that_was_declared_dead_while_it_slept_ends_its_jobs_and_goes_o
     job_id = enqueue(storage, "spin")
     first = wait_until(lambda: next((line.pid for line in one.journal() if line.what == "start"), None))
     (before,) = storage.list_servers()
-    os.kill(one.pid, signal.SIGSTOP)
+    stop_between_writes(storage, one.pid)
 
     assert storage.reclaim_server(before.id, silent_for=None) == 1
     os.kill(one.pid, signal.SIGCONT)
@@ -126,8 +133,7 @@ def test_a_server_that_slept_does_not_take_the_jobs_of_peers_that_slept_with_it(
     wait_until(lambda: row_of(one, storage).last_heartbeat - began > 1.5 * TIMEOUT, what="an old lease")
 
     for sleeper in (one, two):
-        sleeper.signal(signal.SIGSTOP)
-        wait_until(lambda sleeper=sleeper: is_stopped(sleeper.pid), what="the stop")  # type: ignore[misc]
+        stop_between_writes(storage, sleeper.pid)
     wait_until(lambda: silent_ids(storage) == rows, what="the silence of both")
     one.signal(signal.SIGCONT)
     wait_for_a_beat(one, storage)

@@ -14,7 +14,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, stop_between_writes, wait_for_state, wait_until
 from tests.statement_trace import TRACE, statements
 
 MakeServer = Callable[..., Server]
@@ -84,7 +84,7 @@ def test_a_worker_that_does_not_look_when_it_is_woken_keeps_no_job_from_the_othe
 
     for pid in one.worker_pids().values():
         _when_idle(traces, one)  # in the middle of a look it may be stopped with the job in hand
-        os.kill(pid, signal.SIGSTOP)
+        stop_between_writes(storage, pid)
         wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
         os.kill(pid, signal.SIGCONT)
 
@@ -98,7 +98,7 @@ def test_a_worker_that_dies_when_it_is_woken_keeps_no_job_from_the_others(
 
     for pid in one.worker_pids().values():
         _when_idle(traces, one)  # in the middle of a look it may be stopped with the job in hand
-        os.kill(pid, signal.SIGSTOP)
+        stop_between_writes(storage, pid)
         job_id = enqueue(storage, "quick")
         os.kill(pid, signal.SIGKILL)
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
