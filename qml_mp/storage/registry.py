@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from qml_mp.core.answers import NO_ANSWERS, Answers
 from qml_mp.core.job import Claim
@@ -83,7 +83,8 @@ class ServerRegistry(Part):
 
     def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
         """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock, or lies
-        in the future: the clock was set back, and they have sent none since."""
+        in the future. The latter is no silence yet: the clock was set back since, or the heartbeat came in
+        while this looked. For how long that very one stays the newest is for the caller to see."""
         query, which = self._db.queries.registry.silent_servers, {"own_id": own_id, "timeout": timeout}
         return self._read("looking for silent servers", query, server_of, which)
 
@@ -92,6 +93,7 @@ class ServerRegistry(Part):
         server_id: str,
         *,
         silent_for: timedelta | None,
+        newest: datetime | None = None,
         judge: str | None = None,
         dead_workers: Collection[str] | None = None,
         done: Collection[str] = (),
@@ -99,10 +101,12 @@ class ServerRegistry(Part):
     ) -> int:
         """Release all its claims, uncharged, and remove its rows, in one transaction; how many.
 
-        With `silent_for`, only if it is still silent for so long (else 0 and nothing changes), and only
-        if the server `judge` that finds so has been heard within half of it: one that was stopped since
-        its last heartbeat cannot tell the silence of others from its own. With `dead_workers`, only if it has
-        no other worker: raises `StorageUnavailable` when one has registered that is not proved dead.
+        With `silent_for`, only if it is still silent for so long (else 0 and nothing changes): by the
+        database's clock, or because its newest heartbeat is still `newest`, which the caller has watched for
+        so long. And only if the server `judge` that finds so has been heard within half of it: one that was
+        stopped since its last heartbeat cannot tell the silence of others from its own. With `dead_workers`,
+        only if it has no other worker: raises `StorageUnavailable` when one has registered that is not proved
+        dead.
         `done` is as in `deregister_server`.
         A job whose cancel was asked for ends Deleted instead, and is kept as `retention` says.
         """
@@ -110,7 +114,7 @@ class ServerRegistry(Part):
         with self._db.transaction("reclaiming a server's jobs") as transaction:
             # Its row first: a heartbeat that comes in now waits, and then finds the server declared dead.
             # Judged in the very query that removes: who judges may be stopped between any two.
-            verdict = {**which, "silent_for": silent_for, "judge": judge}
+            verdict = {**which, "silent_for": silent_for, "newest": newest, "judge": judge}
             removed = transaction.run(queries.remove_server, verdict)
             if silent_for is not None and removed.count == 0:
                 return 0

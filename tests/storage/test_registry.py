@@ -161,19 +161,42 @@ def test_only_peers_that_promised_heartbeats_can_be_silent(storage: Storage, raw
 
 @pytest.mark.fault(74)
 @pytest.mark.fault(88)
-def test_a_heartbeat_from_before_the_clock_was_set_back_is_silence(storage: Storage, raw: Raw) -> None:
+def test_a_heartbeat_from_before_the_clock_was_set_back_is_silence_once_it_was_watched(
+    storage: Storage, raw: Raw
+) -> None:
     for info in (server("own#1"), server("quiet#1"), server("beats#1")):
         storage.register_server(info)
     raw.age("servers", "last_heartbeat", -HOUR)
+    before = {info.id: info.last_heartbeat for info in storage.list_servers()}
     for living in ("own#1", "beats#1"):
         assert storage.heartbeat_server(living, worker_rss={}) == Heard(servers=3, is_asked=False)
 
     silent = storage.silent_servers(own_id="own#1", timeout=MINUTE)
     for server_id in ("quiet#1", "beats#1"):
         storage.reclaim_server(server_id, silent_for=MINUTE, judge="own#1")
-
     assert [info.id for info in silent] == ["quiet#1"]
+    assert len(storage.list_servers()) == 3
+
+    for server_id in ("quiet#1", "beats#1"):
+        storage.reclaim_server(server_id, silent_for=MINUTE, newest=before[server_id], judge="own#1")
     assert {info.id for info in storage.list_servers()} == {"own#1", "beats#1"}
+
+
+@pytest.mark.fault(88)
+def test_a_judge_whose_own_heartbeat_lies_in_the_future_reclaims_from_nobody(
+    storage: Storage, raw: Raw
+) -> None:
+    for info in (server("own#1"), server("quiet#1")):
+        storage.register_server(info)
+    raw.age("servers", "last_heartbeat", -HOUR)
+    (newest,) = {info.last_heartbeat for info in storage.list_servers() if info.id == "quiet#1"}
+
+    storage.reclaim_server("quiet#1", silent_for=MINUTE, newest=newest, judge="own#1")
+    assert len(storage.list_servers()) == 2
+
+    assert storage.heartbeat_server("own#1", worker_rss={})
+    storage.reclaim_server("quiet#1", silent_for=MINUTE, newest=newest, judge="own#1")
+    assert [info.id for info in storage.list_servers()] == ["own#1"]
 
 
 def test_reclaiming_releases_the_claims_uncharged_and_removes_the_rows(storage: Storage) -> None:

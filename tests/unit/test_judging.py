@@ -1,4 +1,4 @@
-"""Tests: how long a peer has to be silent before a server takes it for dead."""
+"""Tests: how long a peer has to be silent before a server takes it for dead, and how silent it is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qml_mp import host
-from qml_mp.core.server_info import ProcessIdentity
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.recovery.judging import Judging
+from qml_mp.supervisor.recovery.judging import Judging, Reading, Silences
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HERE = host.identity().host
@@ -22,13 +22,22 @@ def seconds(value: float) -> timedelta:
     return timedelta(seconds=value)
 
 
+def read_after(duration: timedelta) -> Reading:
+    """Both clocks go alike."""
+    return read_at(duration, duration.total_seconds())
+
+
+def read_at(wall: timedelta, monotonic: float) -> Reading:
+    return Reading(now=START + wall, asked=monotonic, told=monotonic)
+
+
 def heard_for(judging: Judging, duration: timedelta) -> Judging:
     """A server that has been heard for so long, with every heartbeat in time."""
     beat = timedelta()
     while beat < duration:
-        judging.renew(START + beat)
+        judging.renew(read_after(beat))
         beat += judging.beat
-    judging.renew(START + duration)
+    judging.renew(read_after(duration))
     return judging
 
 
@@ -89,7 +98,54 @@ def test_nobody_is_judged_by_a_server_that_was_not_heard_for_as_long_itself(on_o
     assert not judging.may_judge_by_age
 
     heard_for(judging, seconds(120))
-    judging.renew(START + seconds(180))  # it slept
+    judging.renew(read_after(seconds(180)))  # it slept
 
     assert silence_that_proves_death(judging, IN_A_CONTAINER) is None
     assert silence_that_proves_death(judging, BEFORE_A_REBOOT) is None
+
+
+def heard_at(heartbeat: timedelta) -> ServerInfo:
+    return ServerInfo(
+        id="peer#1", name="peer", hostname="h", process=IN_A_CONTAINER, worker_count=1, queues=(),
+        started_at=START, last_heartbeat=START + heartbeat, heartbeat_enabled=True,
+    )  # fmt: skip
+
+
+def silence_after(*looks: tuple[float, float, float]) -> float:
+    """Seconds, by the last of the looks: wall time, that of the newest heartbeat, monotonic time."""
+    silences = Silences()
+    for wall_s, heartbeat_s, monotonic in looks:
+        peer = heard_at(seconds(heartbeat_s))
+        found = silences.look([peer], read_at(seconds(wall_s), monotonic), seen=monotonic)
+    return found[peer.id].total_seconds()
+
+
+@pytest.mark.fault(88)
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        pytest.param([(70, 10, 70)], 60, id="in the past"),
+        pytest.param([(10, 20, 70)], 0, id="in the future at the first look"),
+        pytest.param([(10, 20, 70), (12, 20, 72), (14, 20, 74)], 4, id="the same one"),
+        pytest.param([(10, 20, 70), (12, 20, 72), (14, 21, 74)], 0, id="another one"),
+        pytest.param([(10, 20, 70), (0, 20, 130)], 60, id="the clock is set back once more"),
+        pytest.param([(10, 20, 70), (21, 20, 81)], 1, id="the clock has caught up"),
+        pytest.param([(10, 20, 70), (21, 20, 81), (11, 20, 82)], 0, id="and is set back again"),
+    ],
+)
+def test_a_heartbeat_in_the_future_is_silence_only_while_it_stays_the_newest(
+    looks: list[tuple[float, float, float]], expected: float
+) -> None:
+    assert silence_after(*looks) == expected
+
+
+@pytest.mark.fault(88)
+def test_of_a_heartbeat_in_the_future_no_time_counts_in_which_nobody_has_looked() -> None:
+    silences, peer = Silences(), heard_at(seconds(3600))
+
+    silences.look([peer], read_after(seconds(0)), seen=100.0)  # stopped between the clock and the look
+    found = silences.look([peer], read_after(seconds(102)), seen=200.0)
+    assert found[peer.id] == seconds(2)
+
+    silences.look([], read_after(seconds(104)), seen=104.0)  # it was heard, and forgotten
+    assert silences.look([peer], read_after(seconds(300)), seen=300.0)[peer.id] == seconds(0)

@@ -6,16 +6,28 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from qml_mp.supervisor.recovery.judging import Lease
+from qml_mp.supervisor.recovery.judging import Lease, Reading
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
+def read_at(wall_s: float, monotonic: float | None = None, *, reply_s: float = 0.0) -> Reading:
+    """Both clocks go alike unless the second is given. The reply comes so late that storage has looked at its
+    clock when it was asked."""
+    asked = wall_s if monotonic is None else monotonic
+    return Reading(now=START + timedelta(seconds=wall_s), asked=asked, told=asked + reply_s)
+
+
 def lease_after(*beats_s: float) -> Lease:
     """A lease with heartbeats every 10 s and a timeout of 60 s, renewed at these instants."""
+    return lease_renewed(*map(read_at, beats_s))
+
+
+def lease_renewed(*readings: Reading) -> Lease:
+    """The same, with what each heartbeat read."""
     lease = Lease(interval=timedelta(seconds=10), timeout=timedelta(seconds=60))
-    for beat_s in beats_s:
-        lease.renew(START + timedelta(seconds=beat_s))
+    for reading in readings:
+        lease.renew(reading)
     return lease
 
 
@@ -42,7 +54,35 @@ def test_a_lease_is_old_enough(beats_s: tuple[float, ...], expected: bool) -> No
 def test_heartbeats_as_rare_as_may_be_set_make_a_lease_too() -> None:
     lease = Lease(interval=timedelta(seconds=30), timeout=timedelta(seconds=60))
     for beat in range(4):
-        lease.renew(START + beat * timedelta(seconds=32))
+        lease.renew(read_at(beat * 32))
+
+    assert lease.is_old_enough
+
+
+@pytest.mark.fault(88)
+@pytest.mark.parametrize(
+    ("newest", "expected"),
+    [
+        pytest.param(
+            read_at(75, 80), False, id="a step back that is shorter than the time since the last one"
+        ),
+        pytest.param(read_at(78, 80), False, id="by two seconds"),
+        pytest.param(read_at(70.5, 120), False, id="while this server was stopped"),
+        pytest.param(read_at(79.2, 80), True, id="slewed"),
+        pytest.param(read_at(85, 80), True, id="a short step ahead"),
+        pytest.param(read_at(80, 80, reply_s=5), True, id="a slow reply"),
+    ],
+)
+def test_a_clock_that_is_set_back_between_two_beats_begins_a_lease_anew(
+    newest: Reading, expected: bool
+) -> None:
+    assert lease_renewed(*map(read_at, (0, 20, 40, 60, 70)), newest).is_old_enough is expected
+
+
+def test_replies_that_are_slow_now_and_then_are_no_steps() -> None:
+    replies_s = (0, 5, 0, 5, 0, 5, 0)
+
+    lease = lease_renewed(*(read_at(10 * n, reply_s=reply_s) for n, reply_s in enumerate(replies_s)))
 
     assert lease.is_old_enough
 

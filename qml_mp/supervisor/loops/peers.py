@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from qml_mp import host
 from qml_mp.core.server_info import ServerInfo
@@ -12,11 +12,12 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import AT_ONCE, Loop
 from qml_mp.supervisor.recovery.frozen import FrozenPeers
-from qml_mp.supervisor.recovery.judging import Judging
+from qml_mp.supervisor.recovery.judging import Judging, Reading, Silences
 from qml_mp.supervisor.recovery.neighbours import LOOK_AGAIN, Neighbours
 from qml_mp.supervisor.recovery.sweep import (
     each_by_itself,
     is_seen_alive,
+    read_clock,
     reclaim_from_dead_neighbours,
     release_stranded_jobs,
 )
@@ -38,6 +39,7 @@ class HeartbeatLoop(Loop):
         super().__init__(run, interval=judging.beat)
         self._on_asked = on_asked
         self._judging = judging
+        self._silences = Silences()
         self._frozen = FrozenPeers()
         self._told_rss: dict[str, int] = {}
         """What stands in the rows of the workers."""
@@ -52,29 +54,33 @@ class HeartbeatLoop(Loop):
         if heard.is_asked:
             self._on_asked()
         self._told_rss = {each: size for each, size in (self._told_rss | changed).items() if each in rss}
-        now = storage.now()
-        self._judging.renew(now)
+        reading = read_clock(storage, self._run)
+        self._judging.renew(reading)
+        return self._judge_peers(storage, reading) if heard.servers > 1 else None
+
+    def _judge_peers(self, storage: Storage, reading: Reading) -> timedelta | None:
+        """In how long to look at them again, if not at the next beat."""
+        # Those too that will have been silent for long enough before the next beat.
+        soon = max(timedelta(), self._judging.shortest_silence - self._judging.beat)
+        peers = storage.silent_servers(own_id=self._run.registration.id, timeout=soon)
+        silences = self._silences.look(peers, reading, seen=self._run.clock.monotonic())
         not_yet: list[timedelta] = []
 
         def judge(peer: ServerInfo) -> None:
-            not_yet.append(self._judge(storage, peer, now) or self._judging.beat)
+            not_yet.append(self._judge(storage, peer, silences[peer.id]) or self._judging.beat)
 
-        # Those too that will have been silent for long enough before the next beat.
-        soon = max(timedelta(), self._judging.shortest_silence - self._judging.beat)
-        if heard.servers > 1:
-            each_by_itself(storage.silent_servers(own_id=self._run.registration.id, timeout=soon), judge)
+        each_by_itself(peers, judge)
         return min(not_yet, default=None)
 
-    def _judge(self, storage: Storage, peer: ServerInfo, now: datetime) -> timedelta | None:
+    def _judge(self, storage: Storage, peer: ServerInfo, silence: timedelta) -> timedelta | None:
         """Reclaim from it if it counts as dead; in how long to look at it again, if not at the next beat."""
         is_frozen = host.is_alive(peer.process)
         if not is_frozen and is_seen_alive(storage, peer):
             return None  # the process table knows better, and `NeighbourLoop` asks it
         lease = self._judging.lease_of_frozen if is_frozen else self._judging.lease_for(peer.process)
-        silence = now - peer.last_heartbeat
-        too_early = lease.timeout - silence if silence >= timedelta() else timedelta()
-        if max(lease.remaining, too_early) > timedelta():
-            return max(lease.remaining, too_early)
+        too_early = max(lease.remaining, lease.timeout - silence)
+        if too_early > timedelta():
+            return too_early
         dead_workers: Collection[str] | None = None
         if is_frozen:
             ended = self._frozen.end_workers(storage, peer)
@@ -99,6 +105,7 @@ class HeartbeatLoop(Loop):
         count = storage.reclaim_server(
             peer.id,
             silent_for=silent_for,
+            newest=peer.last_heartbeat,
             judge=self._run.registration.id,
             dead_workers=dead_workers,
             retention=self._run.retention,
@@ -120,6 +127,7 @@ class NeighbourLoop(Loop):
         super().__init__(run)
         self._judging = judging
         self._neighbours = neighbours
+        self._silences = Silences()
         self._look_at_ages_at = 0.0
 
     def due_at(self) -> float:
@@ -148,7 +156,7 @@ class NeighbourLoop(Loop):
         if now < self._look_at_ages_at:
             return 0
         self._look_at_ages_at = now + self._run.config.stale_processing_after.total_seconds() / _LOOKS_AT_AGES
-        return release_stranded_jobs(storage, self._run)
+        return release_stranded_jobs(storage, self._run, self._silences)
 
 
 def _go_on_as_another(storage: Storage, run: Run) -> None:

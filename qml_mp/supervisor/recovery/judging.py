@@ -7,10 +7,12 @@ on one machine (SQLite), heartbeats are frequent, and a short silence is enough 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from qml_mp import host
-from qml_mp.core.server_info import ProcessIdentity
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
 
 _BEAT_ON_ONE_MACHINE = timedelta(seconds=2)
@@ -18,6 +20,22 @@ _BEATS_MISSED = 4
 """After so many, where beats are frequent: a writer that holds the file for the length of the gap which
 the lease allows delays a living server's beat by less, the pauses between its tries included."""
 _GAP_SHARE = 3 / 8  # of the silence; on one machine both wait for the same disk and the same lock
+_SLEWED = 0.1  # of the time that passes: a clock which is adjusted by less is not set
+_NO_STEP_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the clock of storage said, and between which instants of the monotonic clock it was asked."""
+
+    now: datetime
+    asked: float
+    told: float
+
+    def is_behind(self, before: Reading) -> bool:
+        """Whether the clock of storage was set back since then. A slow reply is no step."""
+        passed_s = (self.now - before.now).total_seconds()
+        return passed_s < max(0.0, (self.asked - before.told) * (1 - _SLEWED) - _NO_STEP_S)
 
 
 class Judging:
@@ -50,10 +68,10 @@ class Judging:
         """Whether this server has run without a gap for long enough to judge claims by their age."""
         return self._lease.is_old_enough
 
-    def renew(self, now: datetime) -> None:
-        """This server's own heartbeat was written at `now`, by the clock of storage."""
+    def renew(self, reading: Reading) -> None:
+        """This server's own heartbeat was written then."""
         for lease in {self._lease, self._short_lease, self.lease_of_frozen}:
-            lease.renew(now)
+            lease.renew(reading)
 
     def lease_for(self, peer: ProcessIdentity) -> Lease:
         """What this server needs to judge this peer: its timeout is the silence that proves the death."""
@@ -81,15 +99,14 @@ class Lease:
         self.timeout = timeout
         self._longest_gap = (interval + timeout) / 2 if longest_gap is None else longest_gap
         self._since: datetime | None = None
-        self._newest: datetime | None = None
+        self._newest: Reading | None = None
 
-    def renew(self, now: datetime) -> None:
-        """A heartbeat was written at `now`. A gap since the one before, and a clock that went back,
+    def renew(self, reading: Reading) -> None:
+        """A heartbeat was written then. A gap since the one before, and a clock that was set back since,
         begin the lease anew."""
-        gapless = self._newest is not None and timedelta() <= now - self._newest <= self._longest_gap
-        if not gapless:
-            self._since = now
-        self._newest = now
+        before, self._newest = self._newest, reading
+        if before is None or reading.is_behind(before) or reading.now - before.now > self._longest_gap:
+            self._since = reading.now
 
     @property
     def is_old_enough(self) -> bool:
@@ -101,4 +118,32 @@ class Lease:
         """How much longer it has to last until then, at the newest heartbeat."""
         if self._since is None or self._newest is None:
             return self.timeout
-        return max(self.timeout - (self._newest - self._since), timedelta())
+        return max(self.timeout - (self._newest.now - self._since), timedelta())
+
+
+class Silences:
+    """Pure: for how long peers have been silent, as far as this server can tell.
+
+    A heartbeat that lies in the future, by the clock of storage, does not tell how old it is: that clock was
+    set back since, or the heartbeat came in while this server looked. A peer that lives sends another one
+    soon. So there counts for how long this server has seen the very same one, by its own clock.
+    """
+
+    def __init__(self) -> None:
+        self._first_seen: dict[str, tuple[datetime, float]] = {}
+        """Of those in the future: which, and since when."""
+
+    def look(self, peers: Iterable[ServerInfo], reading: Reading, *, seen: float) -> Mapping[str, timedelta]:
+        """The silence of each of these, by id. They are all whose heartbeat may be in the future, and were
+        read after `reading` and before `seen`, an instant of the monotonic clock."""
+        known, self._first_seen = self._first_seen, {}
+        silences = {}
+        for peer in peers:
+            silences[peer.id] = reading.now - peer.last_heartbeat
+            if silences[peer.id] < timedelta():
+                heartbeat, since = known.get(peer.id, (None, seen))
+                first_seen = since if heartbeat == peer.last_heartbeat else seen
+                self._first_seen[peer.id] = (peer.last_heartbeat, first_seen)
+                # Nothing after the reading counts: this server may have been stopped between the two.
+                silences[peer.id] = timedelta(seconds=max(0.0, reading.told - first_seen))
+        return silences

@@ -18,6 +18,7 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.events.facts import JobsReclaimed
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.recovery.judging import Reading, Silences
 from qml_mp.supervisor.recovery.sign_of_guardian import is_held
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
@@ -31,19 +32,29 @@ _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks aga
 _LOOK_EVERY_S = 0.01
 
 
-def release_stranded_jobs(storage: Storage, run: Run) -> int:
+def read_clock(storage: Storage, run: Run) -> Reading:
+    """The clock of storage beside this server's own."""
+    asked = run.clock.monotonic()
+    now = storage.now()
+    return Reading(now=now, asked=asked, told=run.clock.monotonic())
+
+
+def release_stranded_jobs(storage: Storage, run: Run, silences: Silences) -> int:
     """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
 
     Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
-    server that sends none itself judges silent peers so, too.
+    server that sends none itself judges silent peers so, too; `silences` are what it has seen before.
     """
     config, own_id = run.config, run.registration.id
     # Before the list: who registers after it has no claim as old as this.
-    stale_before = storage.now() - config.stale_processing_after
+    reading = read_clock(storage, run)
+    stale_before = reading.now - config.stale_processing_after
     silent: set[str] = set()
     if not config.enable_heartbeat:
-        peers = storage.silent_servers(own_id=own_id, timeout=config.dead_server_timeout)
-        silent = {peer.id for peer in peers}
+        timeout = config.dead_server_timeout
+        peers = storage.silent_servers(own_id=own_id, timeout=timeout)
+        found = silences.look(peers, reading, seen=run.clock.monotonic())
+        silent = {peer.id for peer in peers if found[peer.id] >= timeout}
     spared = [
         server.id
         for server in storage.list_servers()

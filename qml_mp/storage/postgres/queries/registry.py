@@ -51,11 +51,12 @@ REGISTRY: Final = RegistryQueries(
         WHERE id = %(server_id)s AND (
             %(silent_for)s::interval IS NULL
             -- Judged again by the newest row when a heartbeat comes in at this moment.
-            -- By clock_timestamp(), because a heartbeat may be younger than this transaction.
-            OR last_heartbeat NOT BETWEEN now() - %(silent_for)s::interval AND clock_timestamp()
+            OR (last_heartbeat < now() - %(silent_for)s::interval
+                OR last_heartbeat = %(newest)s::timestamptz)
                AND (%(judge)s::text IS NULL OR EXISTS (
                    SELECT FROM {s}.servers
-                   WHERE id = %(judge)s AND last_heartbeat > now() - %(silent_for)s::interval / 2)))
+                   WHERE id = %(judge)s
+                     AND last_heartbeat BETWEEN now() - %(silent_for)s::interval / 2 AND now())))
     """,
     # Waits for the claims that these workers are making, and keeps them from more.
     lock_workers_of="SELECT id FROM {s}.workers WHERE server_id = %(server_id)s ORDER BY id FOR UPDATE",

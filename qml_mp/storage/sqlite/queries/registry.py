@@ -41,9 +41,10 @@ REGISTRY: Final = RegistryQueries(
         DELETE FROM qml_servers
         WHERE id = :server_id AND (
             :silent_for IS NULL
-            OR last_heartbeat NOT BETWEEN :now - :silent_for AND :now
+            OR (last_heartbeat < :now - :silent_for OR last_heartbeat = :newest)
                AND (:judge IS NULL OR EXISTS (
-                   SELECT 1 FROM qml_servers WHERE id = :judge AND last_heartbeat > :now - :silent_for / 2)))
+                   SELECT 1 FROM qml_servers
+                   WHERE id = :judge AND last_heartbeat BETWEEN :now - :silent_for / 2 AND :now)))
     """,
     # The write lock is held.
     lock_workers_of="SELECT id FROM qml_workers WHERE server_id = :server_id",

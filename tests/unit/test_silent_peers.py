@@ -1,0 +1,282 @@
+"""Tests: what a server makes of the heartbeats of its peers while the clock of storage is set."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qml_mp import host
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.job import Job
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.core.state import StateName
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.values import Fetch
+from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
+from qml_mp.supervisor.recovery.judging import Judging
+from qml_mp.supervisor.run import Run
+
+pytestmark = pytest.mark.fault(88)
+
+PEER, WORKER = "peer#1", "peer#1:worker:1.1"
+UNSEEN = ProcessIdentity(host="elsewhere", pid=5, started_ticks=5)
+HOUR = timedelta(hours=1)
+
+
+class SetClock:
+    """That of storage and of the server that judges. It stands until time passes, or it is set."""
+
+    def __init__(self) -> None:
+        self.wall = datetime(2026, 3, 1, tzinfo=UTC)
+        self.seconds = 0.0
+        self.looks = 0
+        self.after_look: tuple[int, Callable[[], object]] = (0, lambda: None)
+        """What is done between this look at the wall clock and what storage does with it."""
+
+    def now(self) -> datetime:
+        told = self.wall
+        self.looks += 1
+        if self.looks == self.after_look[0]:
+            self.after_look[1]()
+        return told
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def passes(self, seconds: float) -> None:
+        self.wall += timedelta(seconds=seconds)
+        self.seconds += seconds
+
+    def is_set(self, by: timedelta) -> None:
+        self.wall += by
+
+
+class Pool(list[Any]):
+    """Without workers."""
+
+    paused = False
+
+    def wake_idle(self, *_: object) -> None:
+        """Nobody sleeps."""
+
+
+class Pair:
+    """A server that judges, and its peer, which runs a job."""
+
+    def __init__(
+        self, path: Path, config: ServerConfig, *, peer: ProcessIdentity, on_one_machine: bool
+    ) -> None:
+        self.clock = SetClock()
+        self.storage = open_storage(f"sqlite:///{path}", clock=self.clock)
+        self.peers_storage = open_storage(f"sqlite:///{path}", clock=self.clock)
+        program = NamedProgram(spec="an:app")
+        self.run = Run(config, program, url="unused", facts=AppFacts(methods=("m",)), clock=self.clock)
+        self.run.pool.close()
+        self.run.pool = Pool()  # type: ignore[assignment]
+        judging = Judging(config, on_one_machine=on_one_machine)
+        self.beat_s = judging.beat.total_seconds()
+        self.loop = HeartbeatLoop(self.run, judging=judging)
+        for server_id, process in ((self.run.registration.id, host.identity()), (PEER, peer)):
+            self.storage.register_server(self._server(server_id, process))
+        self.storage.register_worker(
+            WorkerInfo(id=WORKER, server_id=PEER, number=1, process=peer, started_at=self.clock.wall)
+        )
+        self.job_id = self.storage.enqueue(Job.new("m"))
+        fetch = Fetch(worker_id=WORKER, server_id=PEER, queues=(), registered=True)
+        assert self.storage.fetch_and_lock_job(fetch)
+
+    def both_beat_for(self, seconds: float) -> None:
+        """The peer three quarters of a beat after the judge; in the end it is the judge's turn."""
+        for _ in range(int(seconds / self.beat_s)):
+            self.loop.tick(self.storage)
+            self.clock.passes(self.beat_s * 0.75)
+            assert self.peer_beats()
+            self.clock.passes(self.beat_s * 0.25)
+
+    def judge_beats_for(self, seconds: float) -> None:
+        """Alone."""
+        until = self.clock.seconds + seconds
+        while self.clock.seconds < until:
+            sooner = self.loop.tick(self.storage)
+            wait_s = self.beat_s if sooner is None else min(self.beat_s, sooner.total_seconds())
+            self.clock.passes(max(0.01, wait_s))
+
+    def peer_beats(self) -> bool:
+        return self.peers_storage.heartbeat_server(PEER, worker_rss={}) is not None
+
+    def is_taken_over(self) -> bool:
+        """Whether the peer was declared dead."""
+        job = self.storage.get(self.job_id)
+        assert job is not None
+        gone = PEER not in {server.id for server in self.storage.list_servers()}
+        assert gone is (job.state_name is StateName.ENQUEUED)
+        return gone
+
+    def close(self) -> None:
+        self.storage.close()
+        self.peers_storage.close()
+
+    def _server(self, server_id: str, process: ProcessIdentity) -> ServerInfo:
+        return ServerInfo(
+            id=server_id, name="s", hostname="h", process=process, worker_count=1, queues=(),
+            started_at=self.clock.wall, last_heartbeat=self.clock.wall, heartbeat_enabled=True,
+        )  # fmt: skip
+
+
+MakePair = Callable[..., Pair]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[MakePair]:
+    with ExitStack() as stack:
+
+        def make(peer: ProcessIdentity = UNSEEN, *, on_one_machine: bool = True, **settings: Any) -> Pair:
+            config = ServerConfig(**settings)
+            one = Pair(tmp_path / "jobs.db", config, peer=peer, on_one_machine=on_one_machine)
+            return stack.enter_context(closing(one))
+
+        yield make
+
+
+@pytest.fixture
+def sleeper() -> Iterator[ProcessIdentity]:
+    """A process of this host that lives, and whom anybody may kill."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        yield host.identity(process.pid)
+        process.kill()
+
+
+@pytest.mark.parametrize("back_s", [1.5, 5.0, 3600.0])
+@pytest.mark.parametrize("on_one_machine", [True, False])
+def test_a_step_back_of_the_clock_declares_no_peer_dead_that_beats(
+    pair: MakePair, on_one_machine: bool, back_s: float
+) -> None:
+    one = pair(on_one_machine=on_one_machine)
+    one.both_beat_for(120)
+
+    one.clock.is_set(timedelta(seconds=-back_s))
+    one.both_beat_for(120)
+
+    assert not one.is_taken_over()
+
+
+@pytest.mark.parametrize("back_s", [1.5, 3600.0])
+def test_a_step_back_of_the_clock_ends_no_worker_of_a_peer_on_this_host_that_beats(
+    pair: MakePair, sleeper: ProcessIdentity, back_s: float
+) -> None:
+    one = pair(sleeper)
+    one.both_beat_for(120)
+
+    one.clock.is_set(timedelta(seconds=-back_s))
+    one.both_beat_for(120)
+
+    assert not one.is_taken_over()
+    assert host.is_alive(sleeper)
+
+
+def test_a_heartbeat_that_comes_in_while_this_server_looks_is_no_silence(
+    pair: MakePair, sleeper: ProcessIdentity
+) -> None:
+    one = pair(sleeper)
+    one.both_beat_for(120)
+
+    def peer_beats() -> None:
+        one.clock.passes(0.001)
+        assert one.peer_beats()
+
+    one.clock.looks = 0
+    one.loop.tick(one.storage)
+    last_of_a_tick, one.clock.looks = one.clock.looks, 0
+    one.clock.after_look = (last_of_a_tick, peer_beats)
+    one.loop.tick(one.storage)
+
+    assert not one.is_taken_over()
+    assert host.is_alive(sleeper)
+
+
+@pytest.mark.parametrize("on_one_machine", [True, False])
+@pytest.mark.parametrize("back_s", [1.5, 30.0, 3600.0])
+def test_a_peer_that_is_dead_when_the_clock_is_set_back_is_taken_over_in_the_end(
+    pair: MakePair, on_one_machine: bool, back_s: float
+) -> None:
+    one = pair(on_one_machine=on_one_machine)
+    one.both_beat_for(120)
+
+    one.clock.is_set(timedelta(seconds=-back_s))
+    one.judge_beats_for(59)
+    assert not one.is_taken_over()
+
+    one.judge_beats_for(70)
+    assert one.is_taken_over()
+
+
+@pytest.mark.parametrize("back_s", [0.0, 20.0, 95.0, 3600.0])
+def test_a_server_that_was_stopped_with_its_peer_while_the_clock_was_set_back_takes_nothing_from_it(
+    pair: MakePair, back_s: float
+) -> None:
+    one = pair()
+    one.both_beat_for(120)
+
+    one.clock.passes(100)
+    one.clock.is_set(timedelta(seconds=-back_s))
+    one.judge_beats_for(10)
+    one.both_beat_for(120)
+
+    assert not one.is_taken_over()
+
+
+def test_a_step_ahead_declares_no_peer_dead_that_beats(pair: MakePair) -> None:
+    one = pair()
+    one.both_beat_for(120)
+
+    for _ in range(3):
+        one.clock.is_set(timedelta(hours=1))
+        one.both_beat_for(70)
+
+    assert not one.is_taken_over()
+
+
+def test_a_server_without_heartbeats_takes_no_job_of_a_peer_whose_heartbeat_lies_in_the_future(
+    pair: MakePair,
+) -> None:
+    one = pair(enable_heartbeat=False, stale_processing_after=timedelta(seconds=5))
+    loop = NeighbourLoop(one.run, judging=None, neighbours=NoNeighbours())  # type: ignore[arg-type]
+    one.clock.passes(7200)
+    assert one.peer_beats()
+    one.clock.is_set(-HOUR)
+
+    loop.tick(one.storage)
+    one.clock.passes(30)
+    loop.tick(one.storage)
+    assert not has_been_given_back(one)
+
+    one.clock.passes(40)  # it is dead: that one stays the newest
+    loop.tick(one.storage)
+    assert has_been_given_back(one)
+
+
+def has_been_given_back(one: Pair) -> bool:
+    job = one.storage.get(one.job_id)
+    return job is not None and job.state_name is StateName.ENQUEUED
+
+
+class NoNeighbours:
+    """Of this host."""
+
+    has_news = False
+
+    def watch(self, _servers: object) -> None:
+        """There are none."""
+
+    def leaving(self) -> list[str]:
+        return []
+
+    def tell(self, _left: object) -> None:
+        """There are none."""
