@@ -108,6 +108,8 @@ def _held_by_others(
             continue
         row = transaction.run(queries.key_holder, values).first()
         holder = None if row is None else text_of(row["owner"])
+        if holder is not None and _is_there(queries, transaction, job.id):
+            continue  # by an earlier try, whose reply was lost; the holder has replaced it since
         if holder is not None and not _replaces(queries, transaction, job, holder):
             yield job.id, holder
         elif holder is not None:

@@ -82,6 +82,27 @@ def test_one_that_has_not_begun_is_replaced_and_one_that_runs_or_has_ended_in_it
     assert storage.enqueue(fourth) == (fourth.id if period is None else second.id)
 
 
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("on_conflict", ["keep", "replace"])
+@pytest.mark.parametrize("period", [None, HOUR])
+def test_one_whose_reply_was_lost_and_that_another_has_replaced_since_replaces_nothing(
+    storage: Storage, period: timedelta | None, on_conflict: Any, many: bool
+) -> None:
+    def enqueue(new: Job) -> str:
+        return storage.enqueue_many([Job.new("work"), new])[1] if many else storage.enqueue(new)
+
+    first, second = (job(unique_for=period, on_conflict=each) for each in (on_conflict, "replace"))
+    enqueue(first)
+    enqueue(second)
+
+    again = enqueue(first)
+
+    assert again == first.id
+    states = [present(storage, each.id).state_name for each in (first, second)]
+    assert states == [StateName.DELETED, StateName.ENQUEUED]
+    assert storage.lock_holder("qml-mp:unique:k") == (None if period is None else second.id)
+
+
 def test_of_a_list_the_last_replaces_and_the_first_is_kept(storage: Storage) -> None:
     kept = [job(unique_for=HOUR) for _ in range(3)]
 
