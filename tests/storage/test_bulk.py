@@ -169,6 +169,18 @@ def test_what_comes_later_is_not_meant(storage: Storage, raw: Raw) -> None:
     assert len(still) == len(claims) - 3
 
 
+def test_a_job_that_was_there_is_meant_also_when_its_producers_clock_is_ahead(
+    storage: Storage, raw: Raw
+) -> None:
+    ids = [job_in(storage, state).job.id for state in StateName]
+    raw.age("jobs", "created_at", -HOUR)
+    until = storage.now()
+
+    assert storage.job_ids(JobFilter(), until=until, limit=10) == sorted(ids)
+    assert sum(storage.count_jobs(JobFilter(), until=until).values()) == len(ids)
+    assert storage.job_ids(JobFilter(), until=until - timedelta(minutes=1), limit=10) == []
+
+
 def test_ids_are_given_in_pages(storage: Storage) -> None:
     ids = sorted(storage.enqueue_many(Job.new("work") for _ in range(5)))
     until = storage.now()

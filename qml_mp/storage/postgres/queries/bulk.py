@@ -12,9 +12,10 @@ from qml_mp.storage.postgres.queries.listing import condition_of
 from qml_mp.storage.postgres.queries.telling import told_to_waiters
 from qml_mp.storage.values import JobFilter
 
+# The clock of who made it may be ahead; one that has been enqueued again since was made before.
 _MEANT: Final = """
     FROM {{s}}.jobs
-    WHERE {condition} AND created_at <= %(until)s
+    WHERE {condition} AND least(created_at, enqueued_at) <= %(until)s
       AND (finished_at IS NULL OR finished_at <= %(until)s) AND {filter}
 """
 

@@ -10,8 +10,9 @@ from qml_mp.storage.sqlite.queries.common import SERVED, asked_for
 from qml_mp.storage.sqlite.queries.listing import table_of
 from qml_mp.storage.values import JobFilter
 
+# The clock of who made it may be ahead; one that has been enqueued again since was made before.
 _MEANT: Final = """
-    FROM {table} AND created_at <= :until
+    FROM {table} AND min(created_at, enqueued_at) <= :until
       AND (finished_at IS NULL OR finished_at <= :until) AND {filter}
 """
 
