@@ -67,7 +67,11 @@ class Bulk(Part):
             "ttl": retention.failed_ttl,
         }
         what, query = "failing jobs of an unknown method", self._db.queries.bulk.fail_unknown
-        return [row["id"] for row in self._db.write(what, query, which).rows()]
+        with self._db.transaction(what) as transaction:
+            ids = [row["id"] for row in transaction.run(query, which).rows()]
+            if ids:
+                transaction.run(self._db.queries.failures.note_all, {"ids": ids})
+        return ids
 
     def delete_many(
         self,

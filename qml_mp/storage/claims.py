@@ -256,7 +256,8 @@ class JobLocker(Part):
                     change = {"id": job_id, "ttl": BY_DEFAULT.failed_ttl}
                     error = {"type": problem.type, "message": problem.message}
                     transaction.run(self._db.queries.claims.fail_unclaimable, change | error)
-                    transaction.run(self._db.queries.failures.note, {"id": job_id, "claim_seq": None})
+            if failed:
+                transaction.run(self._db.queries.failures.note_all, {"ids": sorted(failed)})
         for job_id, problem in failed.items():
             logger.error("Job %s is failed: %s", job_id, problem.message, extra={"job_id": job_id})
 

@@ -29,8 +29,9 @@ class FailureQueries:
     unhook: str
     """methods: it does not any more."""
     note: str
-    """id, claim_seq (None: any): if the job has Failed by this claim, and its code wants it, one is to be
-    called."""
+    """id, claim_seq: if the job has Failed by this claim, and its code wants it, one is to be called."""
+    note_all: str
+    """ids: the same for jobs that have Failed without a claim."""
     due: str
     """methods: a row if there is one that can be taken."""
     take: str

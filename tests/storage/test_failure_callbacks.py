@@ -255,6 +255,23 @@ def test_a_job_that_cannot_be_claimed_is_called_too(
     assert taken(storage).job.id == job_id
 
 
+def test_a_job_of_a_method_that_nobody_knows_is_called_too(
+    storage: Storage, workers: tuple[str, str]
+) -> None:
+    """By a worker whose code has learned it since."""
+    ids = [storage.enqueue(Job.new("work")) for _ in range(2)]
+    unwanted = storage.enqueue(Job.new("other"))
+
+    for method in ("work", "other"):
+        storage.fail_unknown(method, queues=[], waiting_since=storage.now(), retention=KEEP)
+
+    called = [taken(storage) for _ in ids]
+    assert sorted(each.job.id for each in called) == sorted(ids)
+    assert {each.error.type for each in called} == {"UnknownMethod"}
+    assert present(storage, unwanted).state_name is StateName.FAILED
+    assert not storage.has_failure_callbacks(["work", "other"])
+
+
 def test_of_several_workers_each_takes_another(
     storage: Storage, workers: tuple[str, str], opened: Callable[[], Storage]
 ) -> None:

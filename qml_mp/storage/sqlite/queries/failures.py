@@ -11,6 +11,9 @@ _FREE: Final = """
     AND (due_at <= :now
          OR (taken_by IS NOT NULL AND NOT EXISTS (SELECT 1 FROM qml_workers WHERE id = taken_by)))
 """
+_WANTED: Final = """
+    EXISTS (SELECT 1 FROM qml_failure_hooks AS hook WHERE hook.method = qml_jobs.method AND hook.calls)
+"""
 _THIS: Final = "job_id = :job_id AND claim_seq = :claim_seq AND tries = :tries"
 
 FAILURES: Final = FailureQueries(
@@ -24,12 +27,15 @@ FAILURES: Final = FailureQueries(
     """,
     unhook="DELETE FROM qml_failure_hooks WHERE method IN (SELECT value FROM json_each(:methods))",
     # In the transaction that writes the failure.
-    note="""
+    note=f"""
         INSERT OR IGNORE INTO qml_failure_callbacks (job_id, claim_seq, method, due_at)
         SELECT id, claim_seq, method, :now FROM qml_jobs
-        WHERE id = :id AND claim_seq = COALESCE(:claim_seq, claim_seq) AND state = 'failed'
-          AND EXISTS (
-              SELECT 1 FROM qml_failure_hooks AS hook WHERE hook.method = qml_jobs.method AND hook.calls)
+        WHERE id = :id AND claim_seq = :claim_seq AND state = 'failed' AND {_WANTED}
+    """,
+    note_all=f"""
+        INSERT OR IGNORE INTO qml_failure_callbacks (job_id, claim_seq, method, due_at)
+        SELECT id, claim_seq, method, :now FROM qml_jobs
+        WHERE id IN (SELECT value FROM json_each(:ids)) AND +state = 'failed' AND {_WANTED}
     """,
     due=f"SELECT 1 FROM qml_failure_callbacks WHERE {_FREE} LIMIT 1",
     take=f"""
