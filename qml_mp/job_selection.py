@@ -128,13 +128,24 @@ class JobSelection:
         """Change them, a commit each batch. `running` sees to a job that runs, and raises `QmlError` when it
         leaves it as it is; without it these are asked to end."""
         at_rest = [state for state in self.where.each_state() if state is not StateName.PROCESSING]
-        for ids in self._ids(at_rest):
-            yield Batch(changed=self._change(change, ids, at_rest, reason))
-        if StateName.PROCESSING in self.where.each_state():  # last: those that were claimed meanwhile too
-            see_to = running or (lambda job_id: self._ask_to_end(job_id, reason))
+        see_to = running or (lambda job_id: self._ask_to_end(job_id, reason))
+        seen_to: set[str] = set()
+        is_news = True
+        while is_news:  # a job that runs at the one look may wait for its retry at the other, and run again
+            is_news = False
+            for ids in self._ids(at_rest):
+                changed = self._change(change, ids, at_rest, reason)
+                is_news = is_news or changed > 0
+                yield Batch(changed=changed)
+            if StateName.PROCESSING not in self.where.each_state():
+                return
             for ids in self._ids([StateName.PROCESSING]):
-                changed = sum(_is_done(see_to, job_id) for job_id in ids)
-                yield Batch(changed=changed, refused=len(ids) - changed)
+                others = [job_id for job_id in ids if job_id not in seen_to]
+                if others:
+                    is_news = True
+                    seen_to.update(others)
+                    changed = sum(_is_done(see_to, job_id) for job_id in others)
+                    yield Batch(changed=changed, refused=len(others) - changed)
 
     def _changed(self, change: BulkChange, reason: str) -> int:
         return sum(batch.changed for batch in self.for_change(change).in_batches(change, reason=reason))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from qml_mp import QmlApp, StateName
-from qml_mp.core.outcome import ErrorInfo, Failure
+from qml_mp.core.outcome import ErrorInfo, Failure, Retry
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.values import BY_DEFAULT, Fetch
+from qml_mp.job_selection import BulkChange
+from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter
 
 
 @pytest.fixture
@@ -51,6 +52,42 @@ def test_a_job_that_comes_later_is_not_meant(app: QmlApp) -> None:
     assert (before.count(), app.jobs().count()) == (4, 5)
     assert before.delete() == 3
     assert app.storage.job_counts()[StateName.ENQUEUED] == 1
+
+
+def test_a_job_that_is_retried_while_others_are_cancelled_is_cancelled_too(app: QmlApp) -> None:
+    """It runs at the look for those that wait, waits at that for those that run, and runs again then."""
+    storage, which = app.storage, Fetch(worker_id="w", server_id="s#1", queues=())
+    (claim,) = storage.claims()
+    now = Retry(error=ErrorInfo(type="ValueError", message="no"), delay=timedelta())
+
+    cancelling = app.jobs().for_change(BulkChange.CANCEL).in_batches(BulkChange.CANCEL, reason="not needed")
+    batches = [next(cancelling)]
+    storage.finish(claim, now, retention=BY_DEFAULT)
+    batches += [next(cancelling)]
+    assert storage.get(claim.job.id).state_name is StateName.DELETED  # type: ignore[union-attr]
+    batches += cancelling
+
+    assert sum(batch.changed for batch in batches) == 2
+    assert storage.fetch_and_lock_job(which) is None
+
+
+def test_of_a_job_that_has_begun_again_since_the_look_the_server_is_asked_once(app: QmlApp) -> None:
+    storage, which = app.storage, Fetch(worker_id="w", server_id="s#1", queues=())
+    asked = []
+
+    def see_to(job_id: str) -> None:
+        asked.append(job_id)
+        if len(asked) == 1:
+            storage.retry_many([failed], until=before)
+            assert storage.fetch_and_lock_job(which) is not None
+
+    before = storage.now()
+    failed = storage.job_ids(JobFilter(states=[StateName.FAILED]), until=before, limit=1)[0]
+    selection = app.jobs().for_change(BulkChange.CANCEL)
+    batches = list(selection.in_batches(BulkChange.CANCEL, reason="not needed", running=see_to))
+
+    assert asked[1:] == [failed]
+    assert sum(batch.changed for batch in batches) == 3
 
 
 def test_what_cannot_be_meant_is_refused(app: QmlApp) -> None:
