@@ -73,6 +73,8 @@ def test_what_a_killed_process_left_is_removed_by_the_next(
 def test_what_only_looks_like_one_stays(tmp_path: Path) -> None:
     (tmp_path / "qml-mp-bench-notes").write_text("a file")
     (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "qml-mp-bench-results").mkdir()
+    (tmp_path / "qml-mp-bench-results" / "bench.db").write_text("of the user's")
     (tmp_path / "qml-mp-bench-link").symlink_to(tmp_path / "elsewhere")
 
     open_storage(f"sqlite:///{tmp_path}/jobs.db").make_scratch().remove()
@@ -81,7 +83,9 @@ def test_what_only_looks_like_one_stays(tmp_path: Path) -> None:
         "qml-mp-bench-notes",
         "elsewhere",
         "qml-mp-bench-link",
+        "qml-mp-bench-results",
     }
+    assert (tmp_path / "qml-mp-bench-results" / "bench.db").read_text() == "of the user's"
 
 
 def test_it_lies_on_the_disk_of_the_file_that_a_link_leads_to(tmp_path: Path) -> None:

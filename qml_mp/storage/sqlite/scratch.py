@@ -8,16 +8,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 from qml_mp.errors import StorageUnreachable
 
 _PREFIX = "qml-mp-bench-"
 _FILE = "bench.db"
+_MARK = "made-by-qml-mp-bench"
+_MARK_TEXT = "`qml-mp bench` has made this folder, and removes it.\n"
+"""The name alone proves nothing: it may be a folder of the user's."""
 
 
 class SqliteScratch:
-    """`Scratch` as a folder that is locked (flock) by the process that made it.
+    """`Scratch` as a folder that is marked as ours, and locked (flock) by the process that made it.
 
     Raises `StorageUnreachable` when no folder can be made beside the file at `path`, which need not exist.
     """
@@ -49,23 +53,22 @@ class SqliteScratch:
 
 def _locked_folder(beside: str) -> tuple[str, int | None]:
     """A new folder for this user alone, and the descriptor that holds its lock."""
-    while True:
-        try:
-            path = tempfile.mkdtemp(prefix=_PREFIX, dir=beside)  # mode 0700
-        except OSError as error:
-            raise StorageUnreachable(
-                f"No folder can be made in {beside}: {error.strerror}. One is needed on the same "
-                "disk as the SQLite file, which is not touched. See that the place exists and that this user "
-                "may write to it, or name another file."
-            ) from error
+    try:
+        path = tempfile.mkdtemp(prefix=_PREFIX, dir=beside)  # mode 0700
         fd = _lock(path)
-        if fd is not None:
-            return path, fd
-        # Somebody has taken it for an orphan before the lock was ours.
+        if fd is not None:  # nobody else may remove it while it cannot be locked
+            Path(path, _MARK).write_text(_MARK_TEXT)
+    except OSError as error:
+        raise StorageUnreachable(
+            f"No folder can be made in {beside}: {error.strerror}. One is needed on the same "
+            "disk as the SQLite file, which is not touched. See that the place exists and that this user "
+            "may write to it, or name another file."
+        ) from error
+    return path, fd
 
 
 def _remove_orphans(beside: str) -> None:
-    """Remove this user's folders there that no process holds."""
+    """Remove the folders there that such a process has made for this user, and that none holds."""
     for path in list(_folders(beside)):
         fd = _lock(path)
         if fd is not None:
@@ -76,8 +79,18 @@ def _remove_orphans(beside: str) -> None:
 def _folders(beside: str) -> Iterator[str]:
     with contextlib.suppress(OSError), os.scandir(beside) as entries:
         for entry in entries:
-            if entry.name.startswith(_PREFIX) and entry.stat(follow_symlinks=False).st_uid == os.getuid():
+            is_own = (
+                entry.name.startswith(_PREFIX) and entry.stat(follow_symlinks=False).st_uid == os.getuid()
+            )
+            if is_own and entry.is_dir(follow_symlinks=False) and _is_marked(entry.path):
                 yield entry.path
+
+
+def _is_marked(folder: str) -> bool:
+    try:
+        return Path(folder, _MARK).read_text() == _MARK_TEXT
+    except (OSError, ValueError):
+        return False
 
 
 def _lock(path: str) -> int | None:
