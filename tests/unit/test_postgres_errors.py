@@ -27,6 +27,16 @@ def test_what_another_connection_cures_is_read_again_at_once(error: psycopg.Erro
     assert isinstance(translate(error, what="reading", target=TARGET), StorageUnavailable)
 
 
+def test_a_statement_that_takes_too_long_is_told_from_one_that_waits_for_others() -> None:
+    waits = translate(errors.LockNotAvailable("lock timeout"), what="reading", target=TARGET)
+    takes_long = translate(errors.QueryCanceled("statement timeout"), what="reading", target=TARGET)
+
+    assert "Another session" in str(waits)
+    assert "Another session" not in str(takes_long)
+    assert "more to do than a statement has time for" in str(takes_long)
+    assert isinstance(takes_long, StorageUnavailable)
+
+
 @pytest.mark.parametrize(
     "error",
     [

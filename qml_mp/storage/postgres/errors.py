@@ -24,7 +24,8 @@ _TRY_LATER = (
 )  # fmt: skip
 # Of these: what every other operation would meet too. The rest concerns the one statement alone.
 _UNREACHABLE = ("08", "53300", "57P")
-_HELD_UP = ("57014", "55P03", "40001", "40P01")
+_HELD_UP = ("55P03", "40001", "40P01")
+_TOO_LONG = "57014"
 _OUT_OF_STEP = (
     "26000",  # a prepared statement that the server does not have
     "0A000",  # "cached plan must not change result type": the tables were altered
@@ -49,6 +50,10 @@ _REFUSALS = (
 )
 _REACH = "See that the server runs and can be reached from here; trying again can help."
 _LOCKED = "Another session keeps it waiting (pg_stat_activity shows which); trying again can help."
+_TOO_MUCH = (
+    "It had more to do than a statement has time for, or the server is overloaded; asking for less, or "
+    "trying again, can help."
+)
 
 
 class NoReply(psycopg.OperationalError):
@@ -76,10 +81,8 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
     unreachable = code.startswith(_UNREACHABLE) or (not code and _is_about_the_connection(error))
     if unreachable or code.startswith(_TRY_LATER):
         kind = StorageUnreachable if unreachable else StorageUnavailable
-        return kind(
-            f"PostgreSQL at {where} is not available for {what}: {said} "
-            f"{_LOCKED if code in _HELD_UP else _REACH}"
-        )
+        advice = _LOCKED if code in _HELD_UP else _TOO_MUCH if code == _TOO_LONG else _REACH
+        return kind(f"PostgreSQL at {where} is not available for {what}: {said} {advice}")
     if is_out_of_step(error):
         return StorageUnavailable(
             f"The connection to PostgreSQL at {where} was out of step with the server at {what}: {said} "
