@@ -67,6 +67,8 @@ SESSION = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",  # it would take the plans that have none for expensive ones
 }
+_SINCE = {140000: {"idle_session_timeout": "0"}, 170000: {"transaction_timeout": "0"}}
+"""The same of servers from these versions on. A listener is idle for long; all else has limits of ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +237,7 @@ def _connect(parameters: dict[str, Any], waiting: StorageWait | None) -> Link:
     link = Link(connect_by_driving(parameters, waiting or SocketWait()), row_factory=dict_row)
     link.waiting = waiting
     link.autocommit = True
+    link.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # of `transaction`, whatever the default is
     return link
 
 
@@ -246,6 +249,8 @@ def _set_up(link: Link, target: Target, options: LinkOptions) -> None:
         "statement_timeout": f"{options.statement_timeout_ms}ms",
     }
     settings = SESSION | limits
+    for version, newer in _SINCE.items():
+        settings |= newer if link.info.server_version >= version else {}
     is_set = False
     if target.pooler is not Pooler.TRANSACTION:
         statement = _settings(settings, is_local=False)
