@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,12 +16,16 @@ from psycopg.conninfo import make_conninfo
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, InvalidJob
+from qml_mp.errors import ConfigurationError, InvalidJob, StorageError
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.link import LinkOptions, open_link
+from qml_mp.storage.postgres.schema import Schema
+from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.pgbouncer import PgBouncerError, pgbouncer
 from tests.postgres_cluster import throwaway_cluster
+from tests.processes.harness import wait_until
 from tests.storage.claimer import FETCH, register
 from tests.storage.helpers import DONE, HOUR, KEEP, in_an_hour, in_schema, present
 
@@ -27,6 +34,7 @@ OTHER_SETTINGS = {
     "IntervalStyle": "sql_standard",
     "array_nulls": "off",
     "TimeZone": "Asia/Tokyo",
+    "default_transaction_isolation": "serializable",
 }
 
 
@@ -83,6 +91,61 @@ def test_settings_of_the_role_change_nothing(storage: Storage) -> None:
     assert done.expires_at - done.finished_at == KEEP.succeeded_ttl
     assert abs(storage.now() - datetime.now(UTC)) < HOUR
     assert len(storage.list_jobs(JobFilter(), limit=100).jobs) == 63
+
+
+def test_a_migration_sees_what_others_have_committed_while_it_has_waited(server: str) -> None:
+    target = parse_target(server)
+    options = LinkOptions(application_name="test", patience=timedelta(seconds=1))
+
+    with closing(open_link(target, options)) as link, link.transaction():
+        row = link.execute("SELECT current_setting('transaction_isolation') AS isolation").fetchone()
+
+    assert row == {"isolation": "read committed"}
+
+
+def test_a_listener_stays_however_long_it_is_idle(unusual: str) -> None:
+    with psycopg.connect(unusual, autocommit=True) as admin:
+        if admin.info.server_version < 140000:
+            pytest.skip("this server ends no idle session")
+        admin.execute("ALTER ROLE CURRENT_USER SET idle_session_timeout TO '200ms'")
+        try:
+            with closing(open_storage(unusual)) as opened:
+                waker = opened.open_waker()
+                assert waker is not None
+                opened.enqueue(Job.new("work"))
+                waker.drain()
+                time.sleep(0.5)
+
+                job_id = opened.enqueue(Job.new("work"))
+                wait_until(lambda: waker.drain(), what="the news of it")
+                waker.close()
+        finally:
+            admin.execute("ALTER ROLE CURRENT_USER RESET idle_session_timeout")
+        assert job_id
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_text_is_refused(unusual: str, encoding: str) -> None:
+    with psycopg.connect(unusual, autocommit=True) as admin:
+        name = f"in_{encoding.lower()}"
+        admin.execute(
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
+        host, port = admin.info.host, admin.info.port
+        url = f"postgresql://{admin.info.user}@{host}:{port}/{name}"
+    with closing(open_storage(url)) as opened:
+        for use in (opened.check_rights, opened.migrate, opened.job_counts):
+            with pytest.raises(StorageError, match=f"in the encoding {encoding}, .*ENCODING 'UTF8'"):
+                use()
+        assert opened.schema_version() == 0
+
+
+def test_a_server_that_is_too_old_is_refused() -> None:
+    old = {"number": 120017, "version": "12.17", "encoding": "UTF8"}
+    link: Any = SimpleNamespace(execute=lambda *_: SimpleNamespace(fetchone=lambda: old))
+
+    with pytest.raises(StorageError, match=r"is version 12\.17; qml-mp needs 13 or newer"):
+        Schema(parse_target("postgresql://me@host/db")).check_rights(link)
 
 
 def test_settings_of_the_callers_session_change_nothing(storage: Storage, unusual: str) -> None:

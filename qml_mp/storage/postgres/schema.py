@@ -22,6 +22,12 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s) A
 """What is there; asked first, because a SELECT from a missing table is an error. From the catalogue's
 tables, because to_regclass may answer from a cache that another starter's migration has outdated."""
 
+_FIND_SERVER = """
+SELECT current_setting('server_version_num')::integer AS number, current_setting('server_version') AS version,
+       current_setting('server_encoding') AS encoding
+"""
+"""What kind of server and database it is."""
+
 _FIND_RIGHTS = """
 SELECT current_user AS role, current_database() AS database,
        has_database_privilege(current_database(), 'CREATE') AS may_make_schema,
@@ -57,6 +63,8 @@ CREATE TABLE IF NOT EXISTS {s}.schema_version (
 
 _ADD_VERSION = "INSERT INTO {s}.schema_version (version) VALUES (%(version)s)"
 """Note that a migration was applied."""
+
+_LOWEST_VERSION = 13
 
 _COMMENT = re.compile("--.*")
 _VALUE = re.compile(rb"%\((\w+)\)s")
@@ -110,9 +118,10 @@ class Schema:
     def migrate(self, link: Link) -> list[int]:
         """Apply what is missing in one transaction; the versions applied.
 
-        Raises `SchemaMismatch` before any write when the schema is newer than this code. Several
-        starters may run this at the same moment.
+        Raises `SchemaMismatch` before any write when the schema is newer than this code, `StorageError` for
+        a database that cannot hold it. Several starters may run this at the same moment.
         """
+        self._check_server(link)
         if not pending(MIGRATIONS, found=self.version(link), where=self.where):
             return []
         usual, link.reply_timeout_s = link.reply_timeout_s, _MIGRATION_REPLY_TIMEOUT_S
@@ -134,6 +143,7 @@ class Schema:
 
     def check_rights(self, link: Link) -> None:
         """`Storage.check_rights`. Reads only."""
+        self._check_server(link)
         found = link.execute(_FIND_RIGHTS, {"schema": self._target.schema}).fetchone()
         assert found is not None  # the statement always gives one row
         if found["is_read_only"]:
@@ -148,6 +158,20 @@ class Schema:
             )
         if found["may_register"] is None:
             self._check_may_create(found)
+
+    def _check_server(self, link: Link) -> None:
+        found = link.execute(_FIND_SERVER).fetchone()
+        assert found is not None  # the statement always gives one row
+        where = f"PostgreSQL at {self._target.display_url}"
+        if found["number"] < _LOWEST_VERSION * 10_000:
+            raise StorageError(
+                f"{where} is version {found['version']}; qml-mp needs {_LOWEST_VERSION} or newer."
+            )
+        if found["encoding"] != "UTF8":
+            raise StorageError(
+                f"{where} keeps this database in the encoding {found['encoding']}, which cannot hold every "
+                "text. Name one in UTF8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+            )
 
     def _check_may_create(self, found: DictRow) -> None:
         """Of a schema without tables, or none. The server's own words name neither what the role lacks nor
