@@ -102,10 +102,13 @@ def run_template(storage: Storage, recurring_id: str) -> str:
 
 
 def enable_template(storage: Storage, recurring_id: str) -> Firing:
-    """Switch it on, from its next firing after now, which is given. Raises `RecurringNotFound`, and
+    """Switch it on, from its next firing after now, which is given. One that is on stays as it is, and its
+    firing is the one that is stored, also when that is due. Raises `RecurringNotFound`, and
     `ConfigurationError` for one that never fires again."""
-    template = get_template(storage, recurring_id)
-    upcoming = next_firings(template.schedule, now=storage.now(), count=1)
+    template, now = get_template(storage, recurring_id), storage.now()
+    if template.enabled and template.next_run_at is not None:
+        return _firings_of(template.schedule, template.next_run_at, now=now, count=1)[0]
+    upcoming = next_firings(template.schedule, now=now, count=1)
     if not upcoming:
         raise ConfigurationError(
             f"The cron expression {template.cron!r} of {recurring_id!r} never fires again; "

@@ -13,6 +13,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fired, JobFilter
+from qml_mp.views.templates import disable_template, enable_template
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children, present
 
@@ -262,3 +263,25 @@ def test_a_template_that_is_not_due_is_unknown_to_nobody(storage: Storage) -> No
     storage.upsert_recurring_job(replace(daily(), next_run_at=in_an_hour()))
 
     assert dict(storage.fire_due_recurring(methods=["other"]).unknown) == {}
+
+
+def test_enabling_a_template_that_is_on_leaves_its_firings(storage: Storage, raw: Raw) -> None:
+    storage.upsert_recurring_job(RecurringJob.new("digest", "0 9 * * *", "work", overlap="queue"))
+    raw.age("recurring_jobs", "next_run_at", 2 * DAY)
+    due = storage.get_recurring_job("digest").next_run_at  # type: ignore[union-attr]
+
+    told = enable_template(storage, "digest")
+
+    assert told.at == due
+    assert len(storage.fire_due_recurring().jobs) == 1
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    assert storage.fire_due_recurring().jobs == ()  # waits for the end of that job
+
+    upcoming = enable_template(storage, "digest")
+
+    stored = storage.get_recurring_job("digest")
+    assert stored is not None
+    assert stored.next_run_at == upcoming.at > storage.now()
+    assert stored.waiting_for is not None
+    disable_template(storage, "digest")
+    assert enable_template(storage, "digest").at > storage.now()
