@@ -293,7 +293,7 @@ def _redeclared(held: Row, declared: Values) -> Values | None:
     """
     same = {name: held[name] == declared[name] for name in _SAID}
     was_disabled, unchanged = held["disabled_reason"] is not None, all(same.values())
-    if unchanged and held["app"] == declared["app"] and not was_disabled:
+    if unchanged and held["app"] == declared["app"]:
         return None
     keeps_firing = same["cron"] and same["tz"] and not was_disabled
     return {

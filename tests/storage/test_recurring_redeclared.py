@@ -61,6 +61,17 @@ def test_a_template_that_was_switched_off_stays_off_as_it_was(storage: Storage, 
     assert stored.disabled_reason
 
 
+def test_a_template_that_was_switched_off_and_is_declared_as_it_was_has_not_changed(
+    storage: Storage, raw: Raw
+) -> None:
+    storage.follow_code("shop", [DECLARED], prune=True)
+    switched_off(storage, raw, replace(DECLARED, app="shop"))
+
+    again = storage.follow_code("shop", [DECLARED.from_now_on()], prune=True)
+
+    assert (again.added, again.changed, again.removed) == ((), (), ())
+
+
 def test_a_template_that_a_person_switched_off_stays_off_whatever_it_becomes(storage: Storage) -> None:
     storage.upsert_recurring_job(DECLARED)
     storage.set_recurring_enabled("digest", False, next_run_at=None)
