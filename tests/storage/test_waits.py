@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -152,3 +153,25 @@ def test_a_wait_that_was_never_ended_is_forgotten(storage: Storage, raw: Raw) ->
 
     waits = raw.name("jobs").replace("jobs", "waits")
     assert raw.run(f"SELECT waiter FROM {waits}") == [("me",)]
+
+
+@pytest.mark.parametrize("way", ["one", "in a list", "in the caller's transaction"])
+def test_whoever_waits_for_a_job_that_is_replaced_is_told(
+    storage: Storage, waker: EndedWaker, connect: Callable[[], Any], way: str
+) -> None:
+    old, new = (Job.new("work", unique_key="k", on_conflict="replace") for _ in range(2))
+    storage.enqueue(old)
+    begin(storage, old.id)
+    waker.drain()
+
+    if way == "one":
+        storage.enqueue(new)
+    elif way == "in a list":
+        storage.enqueue_many([Job.new("work"), new])
+    else:
+        connection = connect()
+        connection.execute("BEGIN" if storage.url.startswith("sqlite") else "SELECT 1")
+        storage.enqueue_in(connection, [new])
+        connection.commit()
+
+    assert told_of(waker, old.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, Told, counted
-from qml_mp.storage.postgres.queries.telling import told_to_waiters
+from qml_mp.storage.postgres.queries.telling import COUNT, told_to_waiters
 from qml_mp.storage.queries import JobQueries
 
 _COLUMNS: Final = """
@@ -99,11 +99,15 @@ JOBS: Final = JobQueries(
         WHERE unique_key = ANY(%(keys)s::text[])
           AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
     """,
-    replace="""
-        UPDATE {s}.jobs
-        SET state = 'deleted', reason = %(reason)s, finished_at = now(),
-            expires_at = now() + %(ttl)s::interval, run_at = NULL
-        WHERE id = %(id)s AND state IN ('enqueued', 'scheduled', 'awaiting_retry')
+    replace=f"""
+        WITH finished AS (
+            UPDATE {{s}}.jobs
+            SET state = 'deleted', reason = %(reason)s, finished_at = now(),
+                expires_at = now() + %(ttl)s::interval, run_at = NULL
+            WHERE id = %(id)s AND state IN ('enqueued', 'scheduled', 'awaiting_retry')
+            RETURNING id
+        )
+        SELECT {COUNT}
     """,
     hold_key="""
         INSERT INTO {s}.locks AS held (resource, owner, expires_at)
