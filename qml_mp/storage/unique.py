@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from itertools import groupby
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
@@ -46,19 +47,23 @@ def insert_unique(
     if not several:
         return _insert_together(queries, transaction, rows, wishes)
     _lock(queries, transaction, wishes.values())
-    together = [row for row in rows if row.unique_key not in several]
-    ids = _insert_together(queries, transaction, together, _of_rows(wishes, together))
-    stands_for = {row.id: job_id for row, job_id in zip(together, ids, strict=True)}
-    # The others one after the other, as each may be kept, or replaced, by the next.
-    for row in rows:
-        if row.unique_key not in several:
+    stands_for: dict[str, str] = {}
+    # By their keys, as two lists that enqueue the same ones would wait for each other. Those of one key one
+    # after the other, as each may be kept, or replaced, by the next.
+    by_key = sorted(rows, key=lambda row: row.unique_key or "")
+    for is_several, group in groupby(by_key, lambda row: row.unique_key in several):
+        if not is_several:
+            together = list(group)
+            ids = _insert_together(queries, transaction, together, _of_rows(wishes, together))
+            stands_for |= {row.id: job_id for row, job_id in zip(together, ids, strict=True)}
             continue
-        its_wish = _of_rows(wishes, [row])
-        if _is_there(queries, transaction, row.id):
-            # By an earlier try, whose reply was lost. The next of the list may have replaced it.
-            _free_unused(queries, transaction, its_wish, {})
-        else:
-            [stands_for[row.id]] = _insert_together(queries, transaction, [row], its_wish)
+        for row in group:
+            its_wish = _of_rows(wishes, [row])
+            if _is_there(queries, transaction, row.id):
+                # By an earlier try, whose reply was lost. The next of the list may have replaced it.
+                _free_unused(queries, transaction, its_wish, {})
+            else:
+                [stands_for[row.id]] = _insert_together(queries, transaction, [row], its_wish)
     return [stands_for.get(row.id, row.id) for row in rows]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
+from qml_mp.storage import unique
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, fetch, present
@@ -70,6 +71,26 @@ def test_of_many_that_replace_one_another_the_last_is_left(storage: Storage, per
     assert states == [StateName.DELETED] * 30 + [StateName.ENQUEUED]
     assert storage.job_counts()[StateName.ENQUEUED] == 3
     assert storage.lock_holder(_HELD) == (None if period is None else many[-1].id)
+
+
+def test_keys_are_taken_in_one_order_whatever_that_of_the_list_is(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or two lists with the same keys would wait for each other for ever."""
+    inserted: list[str | None] = []
+    insert_together = unique._insert_together
+
+    def noting(queries: Any, transaction: Any, rows: Any, wishes: Any) -> list[str]:
+        inserted.extend(row.unique_key for row in rows)
+        return insert_together(queries, transaction, rows, wishes)
+
+    monkeypatch.setattr(unique, "_insert_together", noting)
+    keys = ["d", "b", "d", "e", "b", "a", "c"]
+    jobs = [Job.new("work", unique_key=key, on_conflict="replace") for key in keys]
+    ids = storage.enqueue_many([Job.new("work"), *jobs])
+
+    assert inserted == [None, "a", "b", "b", "c", "d", "d", "e"]
+    assert ids[1:] == [each.id for each in jobs]
 
 
 def test_one_that_stands_for_a_job_of_the_list_that_gave_way_stands_for_what_that_gave_way_to(
