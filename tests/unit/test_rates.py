@@ -1,0 +1,31 @@
+"""Tests: rates as text."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from qml_mp.core.limits import Rate
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("50/s", "50/s"), ("10/30s", "10/30s"), ("100/60s", "100/m"), ("5/90m", "5/1h30m"),
+        ("3/2.5s", "3/2.5s"),
+        ("1000/26h3m", "1000/1563m"), ("1/1d1m1s", "1/86461s"), ("1/59.97s", "1/59970ms"),
+        ("1/1234567us", "1/1234567us"), ("7/366d", "7/366d"),
+    ],
+)  # fmt: skip
+def test_a_rate_is_written_as_what_is_read_as_the_same(text: str, shown: str) -> None:
+    rate = Rate.parse(text)
+
+    assert str(rate) == shown
+    assert Rate.parse(shown) == rate
+
+
+def test_a_rate_of_any_period_is_read_back() -> None:
+    for us in (1, 999, 1_000, 1_001, 999_999, 59_950_000, 86_399_999_999, 366 * 86_400_000_000):
+        rate = Rate(1, timedelta(microseconds=us))
+        assert Rate.parse(str(rate)) == rate
