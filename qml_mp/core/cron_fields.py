@@ -177,6 +177,8 @@ def _stepped(item: str, kind: _Kind) -> Iterator[int]:
     else:
         begin = _number(first, kind)
         end = _number(last, kind) if last else kind.high if step else begin
+    if begin > end and kind is _YEAR:
+        raise ValueError(f"the years {item!r} end before they begin.")
     if begin > end:  # round the end: Friday to Monday, ten in the evening to two
         end += kind.high - kind.low + 1
     for value in range(begin, end + 1, int(step or 1)):

@@ -273,6 +273,8 @@ def test_a_field_that_cannot_be_read_is_named_with_what_it_may_be() -> None:
         CronSchedule("0 25 * * *")
     with pytest.raises(ConfigurationError, match="is no weekday, which is 0 to 7 or SUN to SAT"):
         CronSchedule("0 0 * * MOON")
+    with pytest.raises(ConfigurationError, match="the years '2030-2026' end before they begin"):
+        CronSchedule("0 0 9 1 1 * 2030-2026")
     with pytest.raises(ConfigurationError, match="'2100' is no year, which is 1970 to 2099"):
         CronSchedule("0 0 0 1 1 * 2100")
 
