@@ -23,17 +23,17 @@ class Limits(Part):
     def set_max_running(self, kind: LimitKind, name: str, max_running: int | None) -> None:
         """So many jobs of the queue or method run at a time, on all machines together; None: any number.
         Those that run already are counted."""
-        with self._db.transaction("limiting a queue") as transaction:
+        with self._db.transaction(f"limiting a {kind}") as transaction:
             self._set(transaction, Limit(kind=kind, name=name, max_running=max_running), ("max_running",))
 
     def set_rate(self, kind: LimitKind, name: str, rate: Rate | None) -> None:
         """So many jobs of the queue or method begin per period; None: any number."""
-        with self._db.transaction("limiting a queue") as transaction:
+        with self._db.transaction(f"limiting a {kind}") as transaction:
             self._set(transaction, Limit(kind=kind, name=name, rate=rate), ("rate",))
 
     def limit(self, limit: Limit) -> None:
         """Have both limits be these."""
-        with self._db.transaction("limiting a queue") as transaction:
+        with self._db.transaction(f"limiting a {limit.kind}") as transaction:
             self._set(transaction, limit, ("max_running", "rate"))
 
     def declare_limits(self, methods: Collection[str], declared: Mapping[str, Limit]) -> bool:

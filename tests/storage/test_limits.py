@@ -353,3 +353,25 @@ def test_a_rate_holds_among_processes(url: str, storage: Storage) -> None:
     assert statuses == [0] * 4
     ended = storage.job_counts()[StateName.SUCCEEDED]
     assert MANY <= ended <= 100 * took_s + 15
+
+
+@pytest.mark.parametrize("kind", LimitKind)
+def test_errors_name_what_was_to_be_limited(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, kind: LimitKind
+) -> None:
+    said: list[str] = []
+
+    def refuse(what: str) -> None:
+        said.append(what)
+        raise StorageUnavailable("no")
+
+    monkeypatch.setattr(storage._db, "transaction", refuse)
+    for change in (
+        lambda: storage.set_max_running(kind, "work", 1),
+        lambda: storage.set_rate(kind, "work", None),
+        lambda: storage.limit(Limit(kind=kind, name="work")),
+    ):
+        with pytest.raises(StorageUnavailable):
+            change()
+
+    assert said == [f"limiting a {kind}"] * 3
