@@ -69,6 +69,18 @@ def test_a_relative_path_stays_where_it_was_when_the_directory_changes(
     assert storage.url == f"sqlite:///{tmp_path}/jobs.db"
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes no such name")
+def test_a_current_directory_that_is_not_utf_8_is_named_as_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.mkdir(folder)
+    monkeypatch.chdir(os.fsdecode(folder))
+
+    with pytest.raises(ConfigurationError, match="a folder whose name is not UTF-8"):
+        open_storage("sqlite:///jobs.db")
+
+
 @pytest.mark.parametrize("name", ["with space.db", "100%.db", "a#b?c.db", "ä🎉.db", "%41.db"])
 def test_the_url_of_a_storage_opens_the_same_file(tmp_path: Path, name: str) -> None:
 
