@@ -366,11 +366,12 @@ def test_errors_name_what_was_to_be_limited(
         raise StorageUnavailable("no")
 
     monkeypatch.setattr(storage._db, "transaction", refuse)
-    for change in (
+    changes: list[Callable[[], None]] = [
         lambda: storage.set_max_running(kind, "work", 1),
         lambda: storage.set_rate(kind, "work", None),
         lambda: storage.limit(Limit(kind=kind, name="work")),
-    ):
+    ]
+    for change in changes:
         with pytest.raises(StorageUnavailable):
             change()
 
