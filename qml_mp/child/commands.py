@@ -1,14 +1,18 @@
 """Worker: what the supervisor wants, read from the pipe by whoever asks first.
 
-Three readers share it, all on the main thread: the loop between jobs, a job that checks
-`ctx.cancel`, and the SIGTERM handler. State here is written by `look` and read by all three.
-An exception is raised in a job only while user code runs and only by the rules of `_raise_if_due`.
+Three readers share it on the main thread: the loop between jobs, a job that checks `ctx.cancel`, and the
+SIGTERM handler. The fourth are other threads of a job that check `ctx.cancel`, while its attempt lasts. State
+here is written by whoever reads, under one lock, so that nobody takes in a message before an earlier one.
+An exception is raised in a job only on the main thread, only while user code runs, and only by the rules of
+`_raise_if_due`.
 """
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
+from functools import partial
 from types import FrameType
 
 from qml_mp.core.job import ClaimKey
@@ -19,6 +23,7 @@ from qml_mp.processing.cancel import CancelReason, CancelToken
 _ORPHAN_SECOND_SIGNAL_S = 0.5
 _LONGEST_WAIT_S = 3600.0
 _LOOK_EVERY_S = 0.002  # between short jobs, which would each cost a system call more
+_LOOK_BESIDE_EVERY_S = 0.05  # of a thread that waits, at what the main thread may have read
 _MOST_EARLY_CANCELS = 128
 _TEXT = {
     CancelReason.CANCELLED: "cancelled from outside",
@@ -28,13 +33,28 @@ _TEXT = {
 }
 
 
+class _Attempt:
+    """One claim, and whether its job was asked to end. What its token knows once it is over."""
+
+    __slots__ = ("cancel", "is_over", "key")
+
+    def __init__(self, key: ClaimKey | None) -> None:
+        self.key = key
+        self.cancel: CancelReason | None = None
+        self.is_over = key is None
+
+
 class Commands:
-    """The worker's end of the pipe, and the guard around user code."""
+    """The worker's end of the pipe, and the guard around user code. Made by the main thread."""
 
     def __init__(self, reader: PipeReader) -> None:
         self._reader = reader
-        self._key: ClaimKey | None = None
-        self._cancel: CancelReason | None = None
+        self._lock = threading.RLock()
+        """Held by whoever reads. A signal handler may come in between on the thread that has it."""
+        self._main_thread = threading.get_ident()
+        self._main_waits = False
+        """The main thread waits for a message: nobody takes it away. Written by it, read by the others."""
+        self._attempt = _Attempt(None)
         self._interrupt: CancelReason | None = None
         self._in_user_code = False
         self._reading = False
@@ -68,6 +88,7 @@ class Commands:
         """For a process that a job has forked: it no longer reads the worker's pipe, and SIGTERM ends it,
         unless the job has a handler of its own."""
         self._is_descendant = True
+        self._lock = threading.RLock()  # a thread that is not here may have held the other one
         if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -82,23 +103,19 @@ class Commands:
             self.look()
 
     def look(self) -> bool:
-        """Take in what has come, without waiting; whether there was anything."""
+        """Take in what has come, without waiting; whether there was anything. On the main thread."""
         was_any = False
+        if self._reading:  # it was interrupted in mid-read, by the handler that calls this
+            self._signalled = True
+            return was_any
         while True:
             self._reading, self._signalled = True, False
-            messages = self._reader.read()
-            for message in messages:
-                self._handle(message)
-            was_any = was_any or bool(messages)
-            self._reading = False
+            try:
+                was_any = self._take_in() or was_any
+            finally:
+                self._reading = False
             if not self._signalled:
-                break
-        self._looked_at = time.monotonic()
-        if self._reader.eof and self._orphaned_at is None:
-            self._orphaned_at = self._looked_at
-            self.leaving = True
-            self._cancel = self._cancel or CancelReason.ORPHANED
-        return was_any
+                return was_any
 
     def take_early_cancel(self, key: ClaimKey) -> str | None:
         """Why somebody has asked for the end of a job that has not begun; None: nobody has."""
@@ -107,12 +124,15 @@ class Commands:
 
     def attend_to(self, key: ClaimKey) -> CancelToken:
         """Messages about this claim count from here on, until `attend_to_nothing`; others are dropped."""
-        self._key, self._cancel, self._interrupt = key, None, None
-        return CancelToken(self._poll)
+        self._attempt, self._interrupt = _Attempt(key), None
+        return CancelToken(partial(self._poll, self._attempt))
 
     def attend_to_nothing(self) -> None:
-        """Messages about any claim are dropped."""
-        self._key = None
+        """Messages about any claim are dropped, and the token of the last one stays as it is: whoever still
+        has it reads nothing more."""
+        with self._lock:
+            self._attempt.is_over = True
+            self._attempt = _Attempt(None)
 
     def user_code(self) -> Commands:
         """`with` it: the span in which an exception may be raised from the signal handler."""
@@ -126,26 +146,67 @@ class Commands:
     def __exit__(self, *_: object) -> None:
         self._in_user_code = False
 
-    def _poll(self, timeout_s: float | None) -> tuple[CancelReason, str] | None:
+    def _poll(self, attempt: _Attempt, timeout_s: float | None) -> tuple[CancelReason, str] | None:
         if self._is_descendant:
             CancelToken.never().wait(timeout_s)
             return None
-        if self._cancel is None:
-            if timeout_s is None or timeout_s > 0:
-                self._wait_for_cancel(timeout_s)
-            else:
-                self.look()
-        self._raise_if_due()
-        return None if self._cancel is None else (self._cancel, _TEXT[self._cancel])
+        if attempt.is_over:
+            _wait_out(attempt, timeout_s)
+        elif threading.get_ident() != self._main_thread:
+            self._wait_beside(attempt, timeout_s)
+        else:
+            if attempt.cancel is None:
+                if timeout_s is None or timeout_s > 0:
+                    self._wait_for_cancel(attempt, timeout_s)
+                else:
+                    self.look()
+            self._raise_if_due()
+        return None if attempt.cancel is None else (attempt.cancel, _TEXT[attempt.cancel])
 
-    def _wait_for_cancel(self, timeout_s: float | None) -> None:
-        deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        while self._cancel is None:
+    def _wait_for_cancel(self, attempt: _Attempt, timeout_s: float | None) -> None:
+        deadline = _deadline(timeout_s)
+        waited = self._main_waits
+        try:
+            with self._lock:  # from here on nobody else reads; what others have read is seen below
+                self._main_waits = True
+            while attempt.cancel is None:
+                remaining_s = deadline - time.monotonic()
+                self._reader.wait(min(remaining_s, _LONGEST_WAIT_S))
+                self.look()
+                if remaining_s <= 0:
+                    return
+        finally:
+            self._main_waits = waited
+
+    def _wait_beside(self, attempt: _Attempt, timeout_s: float | None) -> None:
+        """On another thread than the main one. That may be in a call that returns long after, so what has
+        come is read here; it may also read what this one waits for, so this one looks now and then."""
+        deadline = _deadline(timeout_s)
+        while True:
+            with self._lock:
+                main_waits = self._main_waits
+                if not main_waits and not attempt.is_over:
+                    self._take_in()
             remaining_s = deadline - time.monotonic()
-            self._reader.wait(min(remaining_s, _LONGEST_WAIT_S))
-            self.look()
-            if remaining_s <= 0:
+            if attempt.cancel is not None or attempt.is_over or remaining_s <= 0:
                 return
+            pause_s = min(remaining_s, _LOOK_BESIDE_EVERY_S)
+            if main_waits:
+                time.sleep(pause_s)
+            else:
+                self._reader.wait(pause_s)
+
+    def _take_in(self) -> bool:
+        with self._lock:
+            messages = self._reader.read()
+            for message in messages:
+                self._handle(message)
+            self._looked_at = time.monotonic()
+            if self._reader.eof and self._orphaned_at is None:
+                self._orphaned_at = self._looked_at
+                self.leaving = True
+                self._attempt.cancel = self._attempt.cancel or CancelReason.ORPHANED
+        return bool(messages)
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
         if self._reading:
@@ -159,7 +220,8 @@ class Commands:
         self._raise_if_due()
 
     def _handle(self, message: Message) -> None:
-        ours = message.key is not None and message.key == self._key
+        attempt = self._attempt
+        ours = message.key is not None and message.key == attempt.key
         match message.kind:
             case Kind.WAKE:
                 self.paused = False
@@ -170,10 +232,10 @@ class Commands:
             case Kind.DOUBT:
                 self.doubted = True
             case Kind.CANCEL if ours:
-                self._cancel = self._cancel or message.reason
+                attempt.cancel = attempt.cancel or message.reason
             case Kind.INTERRUPT if ours:
                 # The newest reason decides what comes of the job: it is the one that ends it.
-                self._cancel = self._interrupt = message.reason
+                attempt.cancel = self._interrupt = message.reason
             case Kind.CANCEL if message.key is not None and message.reason is not None:
                 self._early_cancels[message.key] = message.reason
                 if len(self._early_cancels) > _MOST_EARLY_CANCELS:  # claims that have ended
@@ -188,3 +250,14 @@ class Commands:
         # Once per interrupt, and nothing more while it unwinds into the processor's hands.
         self._in_user_code = False
         raise JobTimeout(_TEXT[reason]) if reason is CancelReason.TIMEOUT else JobInterrupted(_TEXT[reason])
+
+
+def _wait_out(attempt: _Attempt, timeout_s: float | None) -> None:
+    """A thread that outlives its job is not told any more that it should end. A loop around short waits goes
+    on as it was, at its pace."""
+    if timeout_s is not None and attempt.cancel is None:
+        time.sleep(max(timeout_s, 0))
+
+
+def _deadline(timeout_s: float | None) -> float:
+    return float("inf") if timeout_s is None else time.monotonic() + timeout_s

@@ -95,8 +95,6 @@ class PipeReader:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.eof = False
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
 
     def read(self) -> list[Message]:
         """What has arrived, without waiting. One system call when nothing has."""
@@ -110,9 +108,11 @@ class PipeReader:
 
     def wait(self, timeout_s: float) -> None:
         """Return when something can be read, the supervisor is gone, or the time is over; after a day at
-        most."""
+        most. Several threads, and signal handlers, may wait at a time."""
         if not self.eof:
-            self._poll.poll(min(max(0, timeout_s), _LONGEST_WAIT_S) * 1000)
+            poll = select.poll()  # one of each wait: it serves one at a time
+            poll.register(self.fd, select.POLLIN)
+            poll.poll(min(max(0, timeout_s), _LONGEST_WAIT_S) * 1000)
 
 
 def _portable_pipe() -> tuple[int, int]:

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -154,4 +155,31 @@ def give_up_the_stack_signal(ctx: WorkerContext, gate: str) -> int:
     faulthandler.disable()
     note(ctx, "start")
     wait_at(Path(gate))
+    return os.getpid()
+
+
+@app.job()
+def leave_a_thread_that_waits(ctx: WorkerContext) -> int:
+    """Leave a thread behind that waits, for ever, for this job to be cancelled."""
+    threading.Thread(target=lambda: ctx.cancel.wait(None), daemon=True).start()
+    return os.getpid()
+
+
+@app.job()
+def wait_in_threads(ctx: WorkerContext, threads: int) -> int:
+    """Wait, in several threads, to be cancelled, and then in this one too."""
+    waiting = [threading.Thread(target=ctx.cancel.wait, args=(60,)) for _ in range(threads)]
+    for thread in waiting:
+        thread.start()
+    note(ctx, "start")
+    for thread in waiting:
+        thread.join()
+    ctx.cancel.raise_if_cancelled()
+    return os.getpid()
+
+
+@app.job()
+def pause(ctx: WorkerContext, seconds: float) -> int:
+    """Sleep, unless this job is cancelled meanwhile."""
+    ctx.cancel.wait(seconds)
     return os.getpid()

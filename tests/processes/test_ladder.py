@@ -16,9 +16,19 @@ from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import Deleted, Failed, StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, CancelResult
-from tests.processes.harness import PATIENCE_S, ROOT, Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.processes.harness import (
+    PATIENCE_S,
+    ROOT,
+    Server,
+    enqueue,
+    is_gone,
+    result_of,
+    wait_for_state,
+    wait_until,
+)
 
 MakeServer = Callable[..., Server]
+LEFTOVERS = "tests.processes.apps_leftovers:app"
 QUICK = {"QML_MP_CANCEL_GRACE": "0.3", "QML_MP_TERM_GRACE": "0.5"}
 PATIENT = {**QUICK, "QML_MP_TERM_GRACE": "600"}
 """For jobs that give way, however late their process gets a processor."""
@@ -162,4 +172,28 @@ def test_whatever_a_job_raises_is_a_failure_and_the_worker_survives(
     assert job.state.exception is not None
     assert job.state.exception.type == name
     assert one.worker_pids() == workers
+    assert one.stop() == 0
+
+
+def test_a_cancel_reaches_all_threads_of_a_job(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1", app=LEFTOVERS, QML_MP_CANCEL_GRACE="600").start()
+    job_id = enqueue(storage, "wait_in_threads", threads=4)
+    wait_until(lambda: len(one.journal()) == 1, what="the start")
+
+    storage.request_cancel(job_id, reason="enough", retention=BY_DEFAULT)
+
+    job = wait_for_state(storage, job_id, StateName.DELETED)
+    assert (job.failures, job.crashes) == (0, 0)
+    assert one.stop() == 0
+
+
+def test_a_thread_that_outlives_its_job_and_waits_for_its_cancel_hurts_no_other_job(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+
+    workers = [result_of(storage, "leave_a_thread_that_waits")]
+    workers += [result_of(storage, "pause", seconds=0.05) for _ in range(3)]
+
+    assert set(workers) == set(one.worker_pids().values())
     assert one.stop() == 0
