@@ -42,7 +42,7 @@ class CancelToken:
 
     Each look at a token that is not cancelled yet costs one system call, so a tight loop may look
     every few milliseconds of work. Once cancelled, a token stays so, with its first reason. Any thread of the
-    job may look and wait; `JobTimeout` and `JobInterrupted` by which a job is ended are raised in the main one.
+    job may look and wait; `JobTimeout` and `JobInterrupted`, which end a job, are raised in the main one.
     When the attempt is over, its token stays as it was then, and who waits for it without a limit returns.
     """
 
