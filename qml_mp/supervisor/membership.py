@@ -72,6 +72,16 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk, hi
         history.write_rest(storage)
 
 
+def stay(storage: Storage, *, settling: SettleLoop) -> None:
+    """Settle the dead workers, and stay in the registry: a worker that cannot be killed has a claim, which
+    nobody else may have before it has ended. The next server that proves it dead gives it back."""
+    settling.spare_none()
+    try:
+        settling.tick(storage)
+    except StorageError as error:
+        logger.error("What dead workers still held is left to the next server: %s", error)
+
+
 def _tell_of_rest(settling: SettleLoop, trouble: StorageError | None) -> None:
     if settling.count:
         logger.error("What %s dead workers still held is left to the next server", settling.count)

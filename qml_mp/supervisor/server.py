@@ -23,7 +23,7 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.assembly import Assembly
-from qml_mp.supervisor.membership import join, leave
+from qml_mp.supervisor.membership import join, leave, stay
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.parts.reload import NewCode
 from qml_mp.supervisor.run import Run
@@ -140,12 +140,16 @@ class Supervisor:
         self._is_open = False
         pool = self._run.pool
         pool.kill_all(CancelReason.SHUTDOWN)
-        while len(pool):
+        while not all(worker.is_lost for worker in pool):
             wait_for(pool.fds(), until=self._run.clock.monotonic() + 0.05)
             self._parts.reaper.turn()
+        are_left = pool.leave_lost()
         self._run.everyone.close()
         parts = self._parts
-        leave(self._storage, self._run, settling=parts.settling, desk=parts.desk, history=parts.history)
+        if are_left:
+            stay(self._storage, settling=parts.settling)
+        else:
+            leave(self._storage, self._run, settling=parts.settling, desk=parts.desk, history=parts.history)
         self._storage.close()
         self._run.events.emit(ServerStopped())
 

@@ -44,8 +44,8 @@ class Stop:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all workers are gone, and none comes any more."""
-        return self.has_begun and not len(self._pool)
+        """Whether all workers are gone, but for those that cannot be killed, and none comes any more."""
+        return self.has_begun and all(worker.is_lost for worker in self._pool)
 
     def begin(self, *, now: bool, why: str, error: ConfigurationError | None = None) -> None:
         """Begin to stop, or with `now` end it: kill what runs and give its jobs back."""

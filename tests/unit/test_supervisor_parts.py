@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
@@ -9,10 +12,16 @@ import pytest
 
 from qml_mp.app import QmlApp
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram
+from qml_mp.ipc.pipe import Kind, Message, send
+from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.channels import open_channels
+from qml_mp.supervisor.workers.fork import Child
+from qml_mp.supervisor.workers.pool import WorkerPool
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 SOURCE = NamedProgram(spec="an:app")
 MakeRun = Callable[[int], Run]
@@ -28,6 +37,22 @@ def run_of() -> Iterator[MakeRun]:
             return run
 
         yield make
+
+
+def a_worker(pool: WorkerPool, *, number: int) -> tuple[int, WorkerProcess]:
+    """One of the pool, that this process stands for, and the reading end of its pipe."""
+    reading, channels = open_channels(pool.ended.region(0))
+    worker = WorkerProcess(
+        number=number,
+        worker_id="w",
+        child=Child(pid=os.getpid(), pidfd=None, started_ticks=0),
+        channels=channels,
+        slots=pool.slots,
+        index=0,
+        forked_at=time.monotonic(),
+    )
+    pool._workers["w"] = worker
+    return reading, worker
 
 
 @pytest.mark.parametrize(("workers", "wanted"), [(1, 2), (1023, 1024), (1024, 1024)])
@@ -62,3 +87,58 @@ def test_a_reload_of_a_program_in_memory_declares_it_again(run_of: MakeRun) -> N
     Reload(run, source, new_code=NewCode(), declarations=declarations).begin()
 
     assert (before, declarations.due_at()) == (float("inf"), 0)
+
+
+def test_a_worker_too_many_is_told_to_leave_once_its_pipe_has_room(run_of: MakeRun) -> None:
+    pool = run_of(1).pool
+    reading, worker = a_worker(pool, number=2)
+    while send(worker.channels.pipe_fd, Message(kind=Kind.WAKE)):
+        pass
+
+    pool.turn()
+    was_told = worker.leaving
+    os.read(reading, 1 << 20)
+    pool.turn()
+
+    assert (was_told, worker.leaving) == (False, True)
+    os.close(reading)
+    worker.channels.close()
+
+
+def test_a_worker_that_may_not_be_signalled_is_told_of_once_and_holds_up_no_stop(
+    run_of: MakeRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    run = run_of(1)
+    reading, worker = a_worker(run.pool, number=1)
+    monkeypatch.setattr(os, "kill", refuse)
+    monkeypatch.setattr(os, "killpg", refuse)
+
+    worker.ask_for_stack()
+    run.stop.begin(now=False, why="a test")
+    could_stop_before = run.stop.is_complete
+    for _ in range(3):
+        run.pool.kill_all(CancelReason.SHUTDOWN)
+
+    assert (could_stop_before, run.stop.is_complete) == (False, True)
+    assert run.pool.leave_lost()
+    assert len(run.pool) == 0
+    told = [record.message for record in caplog.records if "may not be signalled" in record.message]
+    assert len(told) == 1
+    os.close(reading)
+
+
+def test_a_pool_without_descriptors_for_another_worker_does_not_ask_for_turns_in_the_past(
+    run_of: MakeRun,
+) -> None:
+    pool = run_of(1).pool
+    pool.boots.was_useless(time.monotonic() - 60)  # whose pause is over
+    due_before = pool.next_at()
+
+    assert pool._room.ran_out(OSError(errno.EMFILE, "full"), running=0, wanted=1)
+
+    assert due_before <= time.monotonic() < pool.next_at()
+    pool._room.freed()
+    assert pool.next_at() == due_before

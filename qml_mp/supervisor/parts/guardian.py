@@ -166,5 +166,7 @@ def _living(orphans: list[ProcessIdentity]) -> list[ProcessIdentity]:
 
 def _terminate(orphans: list[ProcessIdentity]) -> None:
     for orphan in _living(orphans):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(
+            ProcessLookupError, PermissionError
+        ):  # a job may have made it another user's
             os.kill(orphan.pid, signal.SIGTERM)

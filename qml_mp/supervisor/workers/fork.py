@@ -45,15 +45,26 @@ class Child:
         """Its pidfd, to be waited for."""
         return [] if self.pidfd is None else [self.pidfd]
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the process alone; harmless when it is dead."""
-        with contextlib.suppress(ProcessLookupError):
+    def signal(self, number: int) -> bool:
+        """Send a signal to the process alone; harmless when it is dead. False: this process may not, because
+        the child has become another user's."""
+        try:
             os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            return False
+        return True
 
-    def kill(self) -> None:
-        """SIGKILL the process, wherever it is, and whatever its jobs started in its group."""
+    def kill(self) -> bool:
+        """SIGKILL the process, wherever it is, and whatever its jobs started in its group; as `signal`."""
         _kill_group(self.pid)
-        self.signal(signal.SIGKILL)
+        return self.signal(signal.SIGKILL)
+
+    def leave_alone(self) -> None:
+        """Let go of it although it may live; nobody collects it."""
+        for fd in self.fds:
+            os.close(fd)
 
 
 def fork_child(
@@ -125,9 +136,14 @@ def reap(child: Child) -> ProcessFacts | None:
 
 
 def kill_and_reap(child: Child) -> None:
-    """End a child, and wait until it has ended."""
-    child.kill()
-    while reap(child) is None:
+    """End a child, and wait until it has ended; one that this process may not signal is left alone."""
+    while True:
+        was_signalled = child.kill()
+        if reap(child) is not None:
+            return
+        if not was_signalled:
+            child.leave_alone()
+            return
         wait_for(child.fds, until=time.monotonic() + _LOOK_EVERY_S)
 
 

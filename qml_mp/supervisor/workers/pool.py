@@ -27,7 +27,6 @@ from qml_mp.supervisor.workers.fork import reap
 from qml_mp.supervisor.workers.replacing import Replacing
 from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.supervisor.workers.worker_process import WorkerProcess, WorkerSpec, spawn_worker
-from qml_mp.units import format_duration
 
 logger = logging.getLogger(__name__)
 
@@ -81,15 +80,20 @@ class WorkerPool(Part):
         now = self._clock.monotonic()
         if self._booting:
             return now + _LOOK_AT_BOOTS_EVERY_S  # readiness is a word in memory: it wakes nobody
-        again_at = self.boots.next_at() if self._missing() else float("inf")
+        again_at = float("inf")
+        if self._missing() and not self._is_full:  # else a death wakes, and the look below ends the pause
+            again_at = self.boots.next_at()
         # A worker that begins a job or is used up says so in memory, which wakes nobody.
         return min(again_at, now + _LOOK_EVERY_S, *(worker.looks_by for worker in self))
 
     def turn(self) -> None:
         """Read every slot; note who has become ready and who takes too long for it."""
-        now = self._clock.monotonic()
+        now, has_one_missed_wake = self._clock.monotonic(), False
         for worker in self:
             worker.look(now)
+            has_one_missed_wake |= worker.has_missed_wake(now)
+            if worker.number > self.size:
+                worker.leave()  # again while its pipe is full
             self.busy_at = max(self.busy_at, worker.busy_at)
             if worker.is_ready:
                 if worker.last.used_up and not worker.leaving:
@@ -97,9 +101,9 @@ class WorkerPool(Part):
             elif worker.has_booted:
                 self._note_ready(worker)
             else:
-                self._end_slow_boot(worker, now)
+                worker.end_slow_boot(now, limit=self._spec.config.boot_timeout)
         self._let_predecessors_go()
-        if any(worker.has_missed_wake(now) for worker in self):
+        if has_one_missed_wake:
             self.wake_idle()
         self._oom.look()
 
@@ -130,12 +134,9 @@ class WorkerPool(Part):
         self._configure(queues=queues)
 
     def resize(self, size: int) -> None:
-        """Have `size` workers from now on; those beyond it finish their job and leave."""
+        """Have `size` workers from now on; those beyond it are soon told to finish their job and leave."""
         # One slot is for a replacement that boots.
         self._configure(worker_count=max(0, min(size, self.slots.capacity - 1, MOST_WORKERS)))
-        for worker in self:
-            if worker.number > self.size:
-                worker.leave()
 
     def spawn_workers(self) -> None:
         """Fork workers until every number is filled, then a replacement if one is wanted, as fast as
@@ -185,20 +186,30 @@ class WorkerPool(Part):
     def drain(self) -> None:
         """Tell every worker to finish its job and leave."""
         for worker in self:
-            if not worker.leaving:
-                worker.leave()
+            worker.leave()
 
     def kill_all(self, reason: CancelReason) -> None:
         for worker in self:
             worker.kill(reason)
 
+    def leave_lost(self) -> bool:
+        """Let go of those that cannot be killed; whether there are some."""
+        lost, self._workers = self._workers, {}
+        for worker in lost.values():
+            worker.leave_alone()
+        return bool(lost)
+
     @property
     def _booting(self) -> int:
         return sum(not worker.is_ready for worker in self)
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether there is no place for another one, until some have left."""
+        return self._room.is_full or len(self) >= self.slots.capacity
+
     def _missing(self) -> list[int]:
-        taken = {worker.number for worker in self}
-        return [number for number in range(1, self.size + 1) if number not in taken]
+        return sorted(set(range(1, self.size + 1)).difference(worker.number for worker in self))
 
     def _configure(self, **changes: Any) -> None:
         self._spec = replace(self._spec, config=replace(self._spec.config, **changes))
@@ -207,13 +218,6 @@ class WorkerPool(Part):
         replaces = self.replacing.predecessor_of(worker.worker_id)
         self.boots.succeeded()
         self._events.emit(worker.note_ready(self._clock.monotonic(), replaces=replaces))
-
-    def _end_slow_boot(self, worker: WorkerProcess, now: float) -> None:
-        limit = self._spec.config.boot_timeout
-        if worker.is_too_slow or now - worker.forked_at <= limit.total_seconds():
-            return
-        logger.error("Worker %s is not ready after %s; killing it", worker.number, format_duration(limit))
-        worker.kill_slow_boot()
 
     def _replace_next(self) -> None:
         """One at a time, and only while all that there should be are ready and none is on its way out:
@@ -245,10 +249,8 @@ class WorkerPool(Part):
 
     def _try_to_spawn(self, number: int) -> str | None:
         """The id of the new worker; None: not now."""
-        if not self.boots.allow_another(self._clock.monotonic(), booting=self._booting):
+        if self._is_full or not self.boots.allow_another(self._clock.monotonic(), booting=self._booting):
             return None
-        if self._room.is_full or len(self) >= self.slots.capacity:
-            return None  # until some of those that were told to leave have left
         try:
             return self._spawn(number).worker_id
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.workers.channels import Channels, open_channels
 from qml_mp.supervisor.workers.fork import Child, fork_child
 from qml_mp.supervisor.workers.ladder import Plan, Rung
+from qml_mp.units import format_duration
+
+logger = logging.getLogger(__name__)
 
 _BUSY = (Activity.RUNNING, Activity.FINISHING)
 _MOMENT_S = 0.05  # for a worker that was woken to look for a job
@@ -64,6 +68,8 @@ class WorkerProcess:
     """Claims whose tickets were taken from it: nobody can begin them any more, and they are given back."""
     taken_reply: int = field(default=0, init=False)
     """The newest reply whose ticket was taken: what comes with it is not begun either."""
+    is_out_of_reach: bool = field(default=False, init=False)
+    """It may not be signalled: a job has given it another user's id."""
     killed_for: CancelReason | None = field(default=None, init=False)
     killed_key: ClaimKey | None = field(default=None, init=False)
     last: SlotView = field(default_factory=SlotView, init=False)
@@ -163,8 +169,8 @@ class WorkerProcess:
         return self._send(Kind.DOUBT)
 
     def leave(self) -> None:
-        """Finish the job in hand, then exit."""
-        self.leaving = self._send(Kind.LEAVE) or self.leaving
+        """Finish the job in hand, then exit. Told once; a full pipe is tried again at the next call."""
+        self.leaving = self.leaving or self._send(Kind.LEAVE)
 
     def cancel(self, key: ClaimKey, plan: Plan) -> bool:
         """Have the claim cancelled by this plan; False when that has begun before. A claim that is held, and
@@ -195,39 +201,67 @@ class WorkerProcess:
                 told = self._send(Kind.CANCEL, key, reason)
             case Rung.INTERRUPT:
                 told = self._send(Kind.INTERRUPT, key, reason)
-                self.child.signal(signal.SIGTERM)
+                self._signal(signal.SIGTERM)
             case Rung.DUMP_STACK:
                 if (pushed_key, pushed_for) != (key, reason) or pushed_to < Rung.INTERRUPT:
                     self.push(Rung.INTERRUPT, key, reason)  # it was slept through
                 self.ask_for_stack()
             case Rung.KILL:
-                self.kill(reason, key)
-        if told:  # else its pipe is full: tried again at the next turn
+                told = self.kill(reason, key)
+        if told:  # else its pipe is full, or it may not be signalled: tried again at the next turn
             self._pushed = key, rung, reason
 
     def ask_for_stack(self) -> None:
         """Make the worker write its stack; a moment later `stack()` has it."""
         empty(self.channels.stack_fd)
-        self.child.signal(STACK_SIGNAL)
+        self._signal(STACK_SIGNAL)
 
     def stack(self) -> str | None:
         """The stack that it wrote last: when asked, or when it died of a fatal signal."""
         return read_stack(self.channels.stack_fd)
 
-    def kill(self, reason: CancelReason, key: ClaimKey | None = None) -> None:
-        """SIGKILL the worker and its whole process group."""
+    def kill(self, reason: CancelReason, key: ClaimKey | None = None) -> bool:
+        """SIGKILL the worker and its whole process group; False: it is `is_out_of_reach`."""
         if self.killed_for is None:
             self.killed_for, self.killed_key = reason, key
-        self.child.kill()
+        return self._signal(signal.SIGKILL)
 
-    def kill_slow_boot(self) -> None:
+    def end_slow_boot(self, now: float, *, limit: timedelta) -> None:
+        """Kill it when it should have been ready by now; once."""
+        if self.is_too_slow or now - self.forked_at <= limit.total_seconds():
+            return
+        logger.error("Worker %s is not ready after %s; killing it", self.number, format_duration(limit))
         self.is_too_slow = True
         self.kill(CancelReason.SHUTDOWN)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it should be dead, and cannot be killed."""
+        return self.is_out_of_reach and self.killed_for is not None
+
+    def leave_alone(self) -> None:
+        """Let go of it although it lives. It sees the end of its pipe, and leaves when its job has ended."""
+        what = "Worker %s (pid %s) cannot be killed and is left; it leaves when its job ends"
+        logger.error(what, self.number, self.child.pid)
+        self.child.leave_alone()
+        self.close()
 
     def close(self) -> None:
         """Close what belongs to a reaped worker, and free its slot."""
         self.channels.close()
         self.slots.set_process(self.index, pid=0, started_ticks=0)
+
+    def _signal(self, number: int) -> bool:
+        """Whether it may be signalled; that it may not any more is told."""
+        may = self.child.kill() if number == signal.SIGKILL else self.child.signal(number)
+        if not may and not self.is_out_of_reach:
+            logger.error(
+                "Worker %s (pid %s) may not be signalled, so its job cannot be ended: it is another user's, "
+                "and the server has no right to signal those (CAP_KILL)",
+                self.number, self.child.pid,
+            )  # fmt: skip
+        self.is_out_of_reach = not may
+        return may
 
     def _send(self, kind: Kind, key: ClaimKey | None = None, reason: CancelReason | None = None) -> bool:
         return send(self.channels.pipe_fd, Message(kind=kind, key=key, reason=reason))
