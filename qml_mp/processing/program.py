@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 from qml_mp.core.job import Claim, Job
@@ -58,22 +59,25 @@ class Program:
     def __post_init__(self) -> None:
         check_policy(self.retry_policy, what="retry_policy")
         for number, layer in enumerate(self.middleware):
-            _check_plain(layer, what=f"middleware[{number}]", takes="(job, context, call_next)")
+            check_plain(layer, what=f"middleware[{number}]", takes="(job, context, call_next)")
         if self.on_state_change is not None:
-            _check_plain(self.on_state_change, what="on_state_change", takes="(change)")
+            check_plain(self.on_state_change, what="on_state_change", takes="(change)")
 
     def with_failure_hook(self, hook: FailureHook) -> Program:
         """The program with this function for failed jobs. Raises `ConfigurationError` when there is one
         already, and for a coroutine function."""
         if self.on_failure is not None and not is_notebook():  # where a cell may run again
             raise ConfigurationError("There is a function for failures already; call both from one function.")
-        _check_plain(hook, what="on_failure", takes="(job, error)")
+        check_plain(hook, what="on_failure", takes="(job, error)")
         return replace(self, on_failure=hook)
 
 
-def _check_plain(hook: object, *, what: str, takes: str) -> None:
+def check_plain(hook: object, *, what: str, takes: str) -> None:
     """Raise `ConfigurationError` for what runs nothing when it is called."""
-    called = (hook, getattr(hook, "__call__", None))  # noqa: B004  # that of an object is what runs
+    function = hook
+    while isinstance(function, partial):
+        function = function.func
+    called = (function, getattr(function, "__call__", None))  # noqa: B004  # that of an object is what runs
     kinds = (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)
     if not callable(hook) or any(is_kind(each) for is_kind in kinds for each in called):
         raise ConfigurationError(

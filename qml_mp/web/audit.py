@@ -5,13 +5,14 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from qml_mp.core.acts import Asker
+from qml_mp.web.safety import WHO
 from qml_mp.web.site import site_of
 
 
 def asker_of(request: Request) -> Asker:
-    """Who sends the request, and from where."""
+    """Who sends the request, and from where. Of one that was let in."""
     address = f" from {request.client.host}" if request.client else ""
-    return Asker(who=site_of(request).auth.who(request) or "nobody", where=f"web{address}")
+    return Asker(who=request.scope[WHO], where=f"web{address}")
 
 
 def note(request: Request, what: str, subject: str, *, said: str | None = None) -> None:

@@ -7,6 +7,7 @@ that says why, and what to do.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import socket
@@ -21,10 +22,16 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from qml_mp.errors import ConfigurationError
 from qml_mp.web.sign_in import Auth
+
+logger = logging.getLogger(__name__)
 
 VISIT_COOKIE = "qml_mp_visit"
 FORM = "qml_mp.form"
+WHO = "qml_mp.who"
+"""In the scope: the name of who sends the request. It is asked for once: a change that was let in is noted as
+his."""
 TOKEN_FIELD = "page_token"
 TOKEN_HEADER = "x-page-token"
 PUBLIC_PATHS = ("/sign-in", "/static/")
@@ -150,10 +157,13 @@ class Guard:
 
     def _sign_in_first(self, request: Request) -> Response | None:
         """Where somebody is sent who has to sign in; None: go on."""
-        auth, path = self._safety.auth, own_path(request)
-        if path == PUBLIC_PATHS[0] or path.startswith(PUBLIC_PATHS[1]) or auth.who(request) is not None:
+        path = own_path(request)
+        if path == PUBLIC_PATHS[0] or path.startswith(PUBLIC_PATHS[1]):
             return None
-        if not auth.has_form:
+        request.scope[WHO] = who = self._who(request)
+        if who is not None:
+            return None
+        if not self._safety.auth.has_form:
             raise Refused(
                 403, "You may not see this page: the application that it is part of does not know you."
             )
@@ -167,6 +177,17 @@ class Guard:
             )
         query = request.scope["query_string"].decode("latin-1")
         return RedirectResponse(f"{there}?next={quote(path + ('?' + query if query else ''), safe='')}", 303)
+
+    def _who(self, request: Request) -> str | None:
+        try:
+            return self._safety.auth.who(request)
+        except ConfigurationError as error:
+            logger.error("Nobody may see the page: %s", error)
+            raise Refused(
+                500,
+                "The application that this page is part of did not say who you are, and nothing was shown or "
+                "changed; its log has more.",
+            ) from error
 
     def _check_token(self, request: Request) -> None:
         given = request.headers.get(TOKEN_HEADER) or request.scope[FORM].get(TOKEN_FIELD) or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import inspect
 import secrets
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from qml_mp.errors import ConfigurationError
+from qml_mp.processing.program import check_plain
 from qml_mp.setting_kinds import check_web_token
 
 COOKIE = "qml_mp_session"
@@ -37,8 +39,8 @@ class Auth:
 
     @classmethod
     def of(cls, given: AuthArgument) -> Auth:
-        """Raises `ConfigurationError` for what is none of the accepted forms, and a token that can be
-        guessed."""
+        """Raises `ConfigurationError` for what is none of the accepted forms, a token that can be guessed,
+        and a function of which nothing runs when it is called."""
         match given:
             case None:
                 return cls()
@@ -48,6 +50,7 @@ class Auth:
             case (str() as user, str() as password) if user and password:
                 return cls(user=user, secret=password, key=_key_from(f"{user}\0{password}"))
             case _ if callable(given):
+                check_plain(given, what="auth", takes="(request)")
                 return cls(ask=given)
         raise ConfigurationError(
             "auth is a token (text), a user and a password (a pair of texts), or a function that gets the "
@@ -66,9 +69,10 @@ class Auth:
         return self.secret is not None
 
     def who(self, request: HTTPConnection) -> str | None:
-        """The name of who sends it; None: nobody who may see the page."""
+        """The name of who sends it; None: nobody who may see the page. Raises `ConfigurationError` when the
+        host's function gives what is neither."""
         if self.ask is not None:
-            return self.ask(request) or None
+            return _name_in(self.ask(request))
         if self.secret is None:
             return "anybody"
         return self._name if self._is_ours(request.cookies.get(COOKIE, "")) else None
@@ -102,6 +106,19 @@ class Auth:
         if not self.verifies("session", content, signature) or not began.isdecimal():
             return False
         return 0 <= time.time() - int(began) <= SESSION_S
+
+
+def _name_in(answer: object) -> str | None:
+    """What the host's function said. Everything else than a name is refused: a coroutine, or a user who is
+    not signed in, counts as true, and would let everybody in."""
+    if answer is None or isinstance(answer, str):
+        return answer or None
+    if inspect.iscoroutine(answer):
+        answer.close()  # it would be told as never awaited, long after this
+    raise ConfigurationError(
+        f"The function given as auth gave a value of type {type(answer).__name__}; it must give the user's "
+        "name as text, or None for nobody."
+    )
 
 
 def _key_from(secret: str) -> bytes:

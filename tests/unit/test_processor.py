@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -316,7 +317,7 @@ def test_middleware_and_hooks_that_would_not_run_are_refused() -> None:
 
     async def hook(change: StateChange) -> None: ...
 
-    for wrong in (layer, generator, AsyncLayer(), "a name"):
+    for wrong in (layer, generator, AsyncLayer(), partial(AsyncLayer()), "a name"):
         with pytest.raises(ConfigurationError, match=r"middleware\[0\] is .* plain function \(job, context"):
             QmlApp(middleware=[wrong])  # type: ignore[list-item]
     with pytest.raises(ConfigurationError, match=r"on_state_change is .* plain function"):
