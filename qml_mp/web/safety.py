@@ -190,6 +190,14 @@ class Guard:
             ) from error
 
     def _check_token(self, request: Request) -> None:
+        """The form has to carry what belongs to the cookie of the visit, which was sent beside it.
+
+        Another site can neither read that cookie (it is HttpOnly, random, and of another origin) nor have it
+        sent (SameSite=Strict). What a neighbour of the same host or domain could still do, which is to set a
+        cookie that it knows, does not help it: all browsers name the origin of a POST, and `check` has
+        refused its. So the key of the signature adds to this where there is one, and may be empty where
+        there is no secret that all processes of the page share.
+        """
         given = request.headers.get(TOKEN_HEADER) or request.scope[FORM].get(TOKEN_FIELD) or ""
         if not self._safety.auth.verifies("form", request.scope["qml_mp.visit"], str(given)):
             raise Refused(

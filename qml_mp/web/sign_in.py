@@ -32,10 +32,10 @@ class Auth:
     secret: str | None = field(default=None, repr=False)
     ask: Callable[[HTTPConnection], str | None] | None = None
     """The host's: who sends a request; None: nobody who may see the page."""
-    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
-    """What cookies and forms are signed with. Made from the secret, if there is one, so that people stay
-    signed in
-    when the process is replaced."""
+    key: bytes = field(repr=False)
+    """What cookies and forms are signed with: the same in every process that serves the page, and in those
+    that replace them, as it is made from the secret. Without a secret nobody has to sign in here, and the
+    key is empty: why forms are safe all the same stands in `Guard._check_token`."""
 
     @classmethod
     def of(cls, given: AuthArgument) -> Auth:
@@ -43,7 +43,7 @@ class Auth:
         and a function of which nothing runs when it is called."""
         match given:
             case None:
-                return cls()
+                return cls(key=b"")
             case str():
                 check_web_token(given)
                 return cls(secret=given, key=_key_from(given))
@@ -51,7 +51,7 @@ class Auth:
                 return cls(user=user, secret=password, key=_key_from(f"{user}\0{password}"))
             case _ if callable(given):
                 check_plain(given, what="auth", takes="(request)")
-                return cls(ask=given)
+                return cls(ask=given, key=b"")
         raise ConfigurationError(
             "auth is a token (text), a user and a password (a pair of texts), or a function that gets the "
             "request "
@@ -89,7 +89,7 @@ class Auth:
         return f"{content}.{self.sign('session', content)}"
 
     def sign(self, purpose: str, text: str) -> str:
-        """What only this page can know of the text."""
+        """What only who has the key can know of the text."""
         return hmac.new(self.key, f"{purpose}\0{text}".encode(), hashlib.sha256).hexdigest()
 
     def verifies(self, purpose: str, text: str, signature: str) -> bool:
