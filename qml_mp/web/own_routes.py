@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from qml_mp.web.safety import PUBLIC_PATHS
+from qml_mp.web.safety import SIGN_IN, SIGN_OUT
 from qml_mp.web.sign_in import COOKIE, SESSION_S
 from qml_mp.web.site import site_of
 
@@ -55,7 +55,7 @@ def sign_out(request: Request) -> Response:
 
 ROUTES = (
     Route("/events", events, name="events"),
-    Route(PUBLIC_PATHS[0], sign_in_form, name="sign_in_form"),
-    Route(PUBLIC_PATHS[0], sign_in, methods=["POST"], name="sign_in"),
-    Route("/sign-out", sign_out, methods=["POST"], name="sign_out"),
+    Route(SIGN_IN, sign_in_form, name="sign_in_form"),
+    Route(SIGN_IN, sign_in, methods=["POST"], name="sign_in"),
+    Route(SIGN_OUT, sign_out, methods=["POST"], name="sign_out"),
 )

@@ -34,7 +34,9 @@ WHO = "qml_mp.who"
 his."""
 TOKEN_FIELD = "page_token"
 TOKEN_HEADER = "x-page-token"
-PUBLIC_PATHS = ("/sign-in", "/static/")
+SIGN_IN = "/sign-in"
+SIGN_OUT = "/sign-out"
+_STATIC = "/static/"
 
 _MOST_BODY_BYTES = 2 * 1024 * 1024
 _MOST_FIELDS = 5000
@@ -90,7 +92,7 @@ class Safety:
         self._check_host(request)
         if request.method == "POST":
             self._check_origin(request)
-            if self.read_only and not request.scope["path"].endswith(PUBLIC_PATHS[0]):
+            if self.read_only and own_path(request) not in (SIGN_IN, SIGN_OUT):
                 raise Refused(403, "This page is for reading only: it was started with read_only.")
         elif int_of(request.headers.get("content-length")) or "transfer-encoding" in request.headers:
             raise Refused(400, "A request that only reads has no body.")
@@ -158,7 +160,7 @@ class Guard:
     def _sign_in_first(self, request: Request) -> Response | None:
         """Where somebody is sent who has to sign in; None: go on."""
         path = own_path(request)
-        if path == PUBLIC_PATHS[0] or path.startswith(PUBLIC_PATHS[1]):
+        if path == SIGN_IN or path.startswith(_STATIC):
             return None
         request.scope[WHO] = who = self._who(request)
         if who is not None:
@@ -168,7 +170,7 @@ class Guard:
                 403, "You may not see this page: the application that it is part of does not know you."
             )
         root = request.scope.get("root_path", "")
-        there = f"{root}{PUBLIC_PATHS[0]}"
+        there = f"{root}{SIGN_IN}"
         if request.method == "POST" or "hx-request" in request.headers or path == "/events":
             if "hx-request" in request.headers:
                 return Response(status_code=401, headers={"hx-redirect": there})

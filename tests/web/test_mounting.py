@@ -128,7 +128,7 @@ def test_a_page_for_reading_refuses_changes_of_those_too_who_may_see_it(client: 
     ada = {"X-User": "ada"}
     token = token_of(client.get("/theirs/", headers=ada).text)
 
-    answer = client.post("/theirs/sign-out", data={"page_token": token}, headers=ada)
+    answer = client.post("/theirs/queues/pause", data={"name": "default", "page_token": token}, headers=ada)
 
     assert answer.status_code == 403
 

@@ -221,7 +221,7 @@ def send_slowly(page: Served, beginning: bytes) -> bytes:
 def test_nothing_is_changed_by_a_page_for_reading(file_url: str, tmp_path: Path) -> None:
     with served(file_url, tmp_path, "--read-only") as page, page.visitor() as visitor:
         home = visitor.get("/")
-        answer = visitor.post("/sign-out", data={"page_token": token_of(home.text)})
+        answer = visitor.post("/queues/pause", data={"name": "default", "page_token": token_of(home.text)})
 
     assert "read only" in home.text
     assert answer.status_code == 403

@@ -112,6 +112,18 @@ def test_who_signs_out_has_to_sign_in_again(page: Served) -> None:
         assert visitor.get("/").status_code == 303
 
 
+def test_of_a_page_for_reading_one_signs_out_too(file_url: str, tmp_path: Path) -> None:
+    env = {"QML_MP_WEB_TOKEN": TOKEN}
+    with served(file_url, tmp_path, "--read-only", env=env) as page, page.visitor() as visitor:
+        sign_in(visitor, secret=TOKEN)
+        home = visitor.get("/")
+        answer = visitor.post("/sign-out", data={"page_token": token_of(home.text)})
+
+        assert "Sign out" in home.text
+        assert answer.status_code == 303
+        assert visitor.get("/").status_code == 303
+
+
 def test_people_stay_signed_in_when_the_page_is_started_again(file_url: str, tmp_path: Path) -> None:
     env = {"QML_MP_WEB_TOKEN": TOKEN}
     with served(file_url, tmp_path, env=env) as page, page.visitor() as visitor:
