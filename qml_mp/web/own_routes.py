@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from qml_mp.web.safety import SIGN_IN, SIGN_OUT
+from qml_mp.web.safety import SIGN_IN, SIGN_OUT, is_secure
 from qml_mp.web.sign_in import COOKIE, SESSION_S
 from qml_mp.web.site import site_of
 
@@ -42,7 +42,7 @@ async def sign_in(request: Request) -> Response:
     response = RedirectResponse(root + there if is_ours else site.url(request, "overview"), 303)
     response.set_cookie(
         COOKIE, site.auth.session(), max_age=SESSION_S, path=root or "/", httponly=True, samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=is_secure(request),
     )  # fmt: skip
     return response
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Protocol
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote
 
 from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.requests import Request
@@ -85,8 +85,11 @@ class Safety:
 
     def check(self, request: Request) -> None:
         """Raises `Refused` for what can be told from the head of a request."""
-        if len(request.scope.get("raw_path", b"")) + len(request.scope["query_string"]) > _MOST_URL_BYTES:
+        query = request.scope["query_string"]
+        if len(request.scope.get("raw_path") or b"") + len(query) > _MOST_URL_BYTES:
             raise Refused(414, f"The address is longer than {_MOST_URL_BYTES // 1024} KiB.")
+        if not query.isascii():
+            raise Refused(400, "The address has bytes that no address has.")
         if request.method not in ("GET", "HEAD", "POST"):
             raise Refused(405, f"{request.method} is not used here: reading is GET, changing is POST.")
         self._check_host(request)
@@ -115,9 +118,7 @@ class Safety:
         """Browsers say where a request comes from. Those that do not are known by their token alone."""
         site = request.headers.get("sec-fetch-site", "same-origin")
         origin = request.headers.get("origin")
-        if site != "same-origin" or (
-            origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
-        ):
+        if site != "same-origin" or (origin is not None and not _is_ours(request, origin)):
             raise Refused(403, "This change was asked for by another site, and nothing was changed.")
 
 
@@ -220,7 +221,14 @@ def own_path(request: Request) -> str:
 def host_of(header: str) -> str | None:
     """The name or address in a Host header, in lower case; None: there is none in it."""
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", header)
-    return None if found is None else found[1].strip("[]").rstrip(".").lower()
+    if found is None or (found[1].startswith("[") and not _is_address(found[1][1:-1])):
+        return None
+    return found[1].strip("[]").rstrip(".").lower()
+
+
+def is_secure(request: Request) -> bool:
+    """Whether the browser has sent it by TLS, as far as the server knows."""
+    return request.scope.get("scheme") == "https"
 
 
 def int_of(text: str | None) -> int:
@@ -272,7 +280,7 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
             headers.setdefault("cache-control", "no-store")
             if new_visit is not None and headers.get("content-type", "").startswith("text/html"):
                 path = request.scope.get("root_path", "") or "/"
-                secure = "; Secure" if request.url.scheme == "https" else ""
+                secure = "; Secure" if is_secure(request) else ""
                 headers.append(
                     "set-cookie",
                     f"{VISIT_COOKIE}={new_visit}; Path={path}; HttpOnly; SameSite=Strict{secure}",
@@ -280,6 +288,13 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
         await send(message)
 
     return safe_send
+
+
+def _is_ours(request: Request, origin: str) -> bool:
+    """Whether it is the origin of the page. One without TLS is none of a page that is served by it: anybody
+    between could have made its forms, and cookies."""
+    scheme, _, there = origin.lower().partition("://")
+    return there == request.headers.get("host", "").lower() and not (is_secure(request) and scheme != "https")
 
 
 def _is_address(host: str) -> bool:

@@ -26,7 +26,7 @@ from qml_mp.views.storage_name import storage_name
 from qml_mp.web.changes import Changes
 from qml_mp.web.reads import Reads
 from qml_mp.web.rendering import masked
-from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, own_path
+from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, is_secure, own_path
 from qml_mp.web.sign_in import Auth
 
 _SAID_COOKIE = "qml_mp_said"
@@ -90,7 +90,7 @@ class Site:
             path=self._root(request) or "/",
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=is_secure(request),
         )
         return response
 

@@ -14,8 +14,9 @@ class Visitor:
     """Has cookies, and follows no redirects. Of several processes that serve one page each request reaches
     another."""
 
-    def __init__(self, *processes: ASGIApp) -> None:
+    def __init__(self, *processes: ASGIApp, origin: str = "http://localhost") -> None:
         self._turns = cycle(processes)
+        self._origin = origin
         self.cookies = httpx.Cookies()
 
     def get(self, path: str, **options: Any) -> httpx.Response:
@@ -29,7 +30,7 @@ class Visitor:
 
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(
-                transport=transport, base_url="http://localhost", cookies=self.cookies, verify=False
+                transport=transport, base_url=self._origin, cookies=self.cookies, verify=False
             ) as client:
                 answer = await client.request(method, path, **options)
                 self.cookies = client.cookies
