@@ -278,6 +278,22 @@ def test_a_port_in_use_is_a_sentence(page: Served, file_url: str, tmp_path: Path
     assert f"The page cannot listen on 127.0.0.1:{port}: the port is in use" in ended.err
 
 
+@pytest.mark.parametrize("option", ["--auth-file", "--token-file"])
+@pytest.mark.parametrize("content", ["ada:hunter-one\nbob:hunter-two\n", "\n# ada\r\nada:hunter-one\r\n"])
+def test_a_file_of_more_than_one_line_is_refused(
+    file_url: str, tmp_path: Path, option: str, content: str
+) -> None:
+    """What follows the first would be taken as a part of the password, which nobody could type."""
+    (tmp_path / "secrets").write_bytes(content.encode())
+
+    ended = Qml(folder=tmp_path)("--url", file_url, "web", option, str(tmp_path / "secrets"))
+
+    assert ended.code == 2
+    assert is_one_error(ended.err)
+    assert f"{tmp_path}/secrets has 2 lines; it must have one, " in ended.err
+    assert "hunter" not in ended.err
+
+
 def test_a_token_that_can_be_guessed_is_refused(file_url: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("hunter2\n")
 

@@ -17,9 +17,9 @@ _OPTIONS = (
     click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True,
                  help="0: any that is free."),
     click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path),
-                 help="People sign in with the token in this file (else $QML_MP_WEB_TOKEN)."),
+                 help="People sign in with the token that is this file's one line (else $QML_MP_WEB_TOKEN)."),
     click.option("--auth-file", type=click.Path(dir_okay=False, path_type=Path),
-                 help="People sign in with the user and password in this file: user:password."),
+                 help="People sign in with the user and password in this file of one line: user:password."),
     click.option("--read-only", is_flag=True, help="Nothing can be changed by the page."),
     click.option("--hide", multiple=True, metavar="KEY",
                  help="Mask values under such keys. Default: password, token, secret."),
@@ -74,15 +74,20 @@ def _auth_argument(token_file: Path | None, auth_file: Path | None) -> str | tup
     if token_file is not None and auth_file is not None:
         raise click.UsageError("Give either --token-file or --auth-file.")
     if auth_file is not None:
-        user, colon, password = _content(auth_file).partition(":")
+        user, colon, password = _line_of(auth_file, "user:password").partition(":")
         if not (user and colon and password):
             raise ConfigurationError(f"{auth_file} must have one line, user:password.")
         return user, password
-    return _content(token_file) if token_file is not None else load_web_token()
+    return _line_of(token_file, "the token") if token_file is not None else load_web_token()
 
 
-def _content(file: Path) -> str:
+def _line_of(file: Path, what: str) -> str:
+    """All that is in the file, which is one line."""
     try:
-        return file.read_text().strip()
+        text = file.read_text().strip()
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"{file} cannot be read: {error}.") from error
+    lines = text.count("\n") + 1
+    if lines > 1:
+        raise ConfigurationError(f"{file} has {lines} lines; it must have one, {what}.")
+    return text
