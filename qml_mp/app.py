@@ -293,7 +293,7 @@ class QmlApp(Gathering, OnePerProcess):
 
     def jobs(self, **chosen: Unpack[ChosenJobs]) -> JobSelection:
         """The jobs that are chosen so, and are there now, to count, retry, cancel or delete together:
-        `app.jobs(method="thumb", state="failed", error="timeout", since="2h").retry()`."""
+        `app.jobs(method="thumb", state="failed", error="timeout", since="2h").retry()`. By `ChosenJobs`."""
         return chosen_jobs(self.storage, retention=self._client.retention, **chosen)
 
     def _make_job(self, method: str, payload: JsonValue, options: JobOptions) -> Job:

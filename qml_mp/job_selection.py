@@ -60,6 +60,11 @@ class ChosenJobs(TypedDict, total=False):
     """A part of "type: message" of the newest error, without regard to case."""
     since: Duration | datetime
     """Ended since, or waiting since; a duration counts back from now, by the storage's clock."""
+    until: Duration | datetime
+    """Ended until then, or waiting since no later; likewise."""
+    kind: str
+    """Failures of one kind, as `qml-mp jobs errors --json` names it; only jobs that failed, or wait for a
+    retry, are meant then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,22 +181,49 @@ class JobSelection:
 
 
 def chosen_jobs(storage: Storage, *, retention: Retention, **chosen: Unpack[ChosenJobs]) -> JobSelection:
-    """Raises `ConfigurationError` for what is no state, duration or instant."""
-    state, since = chosen.get("state", ()), chosen.get("since")
-    names = [state] if isinstance(state, str) else list(state)
+    """Raises `TypeError` for a name that chooses nothing: without it all jobs would be meant.
+    `ConfigurationError` for what is no state, text, duration or instant."""
+    for name in chosen:
+        if name not in ChosenJobs.__annotations__:
+            raise TypeError(
+                f"There is no filter {name!r}; there are {', '.join(ChosenJobs.__annotations__)}."
+            )
+    where = JobFilter(
+        states=_states(chosen.get("state")),
+        queue=_text(chosen.get("queue"), what="queue"),
+        method=_text(chosen.get("method"), what="method"),
+        error=_text(chosen.get("error"), what="error"),
+        since=_instant(storage, chosen.get("since"), what="since"),
+        until=_instant(storage, chosen.get("until"), what="until"),
+        kind=_text(chosen.get("kind"), what="kind"),
+    )
+    return JobSelection(storage, where, retention=retention)
+
+
+def _states(said: str | Sequence[str] | None) -> list[StateName]:
+    if said is None:
+        return []
+    names = [said] if isinstance(said, str) else list(said)
+    if not names:  # of jobs in no state there are none, and a filter without a state means all
+        raise ConfigurationError("state is empty; name one state or several, or leave it out.")
     for name in names:
         if name not in set(StateName):
             raise ConfigurationError(f"state is {shown(name)}; it must be one of {', '.join(StateName)}.")
-    if isinstance(since, datetime):
-        if since.tzinfo is None:
-            raise ConfigurationError(f"since is {since}, which names no time zone; use an aware datetime.")
-    elif since is not None:
-        since = storage.now() - parse_duration(since, what="since")
-    where = JobFilter(
-        states=[StateName(name) for name in names], queue=chosen.get("queue"), method=chosen.get("method"),
-        error=chosen.get("error"), since=since,
-    )  # fmt: skip
-    return JobSelection(storage, where, retention=retention)
+    return [StateName(name) for name in names]
+
+
+def _text(said: str | None, *, what: str) -> str | None:
+    if said is not None and not isinstance(said, str):
+        raise ConfigurationError(f"{what} is {shown(said)}; it must be text.")
+    return said
+
+
+def _instant(storage: Storage, said: Duration | datetime | None, *, what: str) -> datetime | None:
+    if isinstance(said, datetime):
+        if said.tzinfo is None:
+            raise ConfigurationError(f"{what} is {said}, which names no time zone; use an aware datetime.")
+        return said
+    return None if said is None else storage.now() - parse_duration(said, what=what)
 
 
 def _is_done(see_to: Callable[[str], object], job_id: str) -> bool:

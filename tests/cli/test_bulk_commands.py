@@ -124,7 +124,8 @@ def test_jobs_whose_unique_key_another_has_are_told(qml: Qml, storage: Storage) 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["retry"], "Say which jobs"),
+        (["retry"], "Say which jobs: their ids, or "),
+        (["retry"], "--state, --queue, --method, --error, --since, --until, --kind, --all."),
         (["retry", "01a20ff2-659c-78a5-9cfb-d95426a19a21", "--all"], "not both"),
         (["delete", "01a20ff2-659c-78a5-9cfb-d95426a19a21", "--dry-run"], "not both"),
         (["retry", "--state", "succeeded", "--yes"], "succeeded"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,35 @@ def test_jobs_are_counted_and_changed_by_what_they_are(app: QmlApp) -> None:
     assert (counts[StateName.DELETED], counts[StateName.PROCESSING]) == (3, 1)
     [request] = app.storage.cancel_requests("s#1")
     assert request.reason == "not needed"
+
+
+def test_jobs_are_chosen_by_the_kind_of_their_failure_and_by_when_it_was(app: QmlApp) -> None:
+    [kind] = app.storage.failure_kinds(JobFilter(), limit=9)
+    assert kind.key is not None
+
+    assert app.jobs(kind=kind.key).count() == 2
+    assert app.jobs(kind="0" * 16).count() == 0
+    assert app.jobs(until=timedelta(hours=1)).count() == 0
+    assert app.jobs(until=datetime.now().astimezone() + timedelta(hours=1)).count() == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            {"metod": "thumb"},
+            "There is no filter 'metod'; there are state, queue, method, error, since, until, kind.",
+        ),
+        ({"method": "thumb", "states": ["failed"]}, "There is no filter 'states'; there are state, "),
+    ],
+)
+def test_a_filter_that_is_misspelt_chooses_nothing_at_all(
+    app: QmlApp, said: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        app.jobs(**said).delete()
+
+    assert app.storage.job_counts()[StateName.DELETED] == 0
 
 
 def test_a_job_that_comes_later_is_not_meant(app: QmlApp) -> None:
@@ -99,5 +129,11 @@ def test_what_cannot_be_meant_is_refused(app: QmlApp) -> None:
         app.jobs(since=datetime(2030, 1, 1))  # noqa: DTZ001
     with pytest.raises(ConfigurationError, match="since"):
         app.jobs(since="yesterday")
+    with pytest.raises(ConfigurationError, match="until is 'tomorrow'"):
+        app.jobs(until="tomorrow")
+    with pytest.raises(ConfigurationError, match="state is empty"):
+        app.jobs(state=[])
+    with pytest.raises(ConfigurationError, match=r"method is \['thumb'\]; it must be text."):
+        app.jobs(method=["thumb"])  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="retry changes no succeeded jobs; it is for failed"):
         app.jobs(state=["succeeded", "failed"]).retry()

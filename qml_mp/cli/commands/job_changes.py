@@ -123,7 +123,8 @@ def _change(
         raise click.UsageError("Name jobs by their ids, or choose them by options, not both.")
     if not (job_ids or wanted or everything):
         raise click.UsageError(
-            "Say which jobs: their ids, or --state, --method, --queue, --error, --since, --all."
+            "Say which jobs: their ids, or --state, --queue, --method, --error, --since, --until, --kind, "
+            "--all."
         )
     storage = session.existing_storage()
     retention = session.retention()
