@@ -15,16 +15,10 @@ from qml_mp.core.options import EnqueueOptions, JobOptions, documented, read_job
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob, UnknownMethod, shown
+from qml_mp.function_options import FunctionOptions, FunctionOptionsWithoutResult, read_function_options
 from qml_mp.gathering import Gathering
 from qml_mp.handle import JobHandle
-from qml_mp.job_function import (
-    Decorator,
-    DecoratorWithoutResult,
-    FunctionOptions,
-    FunctionOptionsWithoutResult,
-    JobFunction,
-    read_function_options,
-)
+from qml_mp.job_function import Decorator, DecoratorWithoutResult, JobFunction
 from qml_mp.job_selection import ChosenJobs, JobSelection, chosen_jobs
 from qml_mp.named_lock import NamedLock
 from qml_mp.processing.by_name import OnePerProcess

@@ -7,11 +7,9 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import (
-    Annotated,
     Any,
     Concatenate,
     Generic,
-    Literal,
     ParamSpec,
     Protocol,
     SupportsIndex,
@@ -22,23 +20,14 @@ from typing import (
 
 from qml_mp.client import JobClient
 from qml_mp.core.job import Job
-from qml_mp.core.limits import Rate, check_max_running
-from qml_mp.core.options import (
-    CommonOptions,
-    EnqueueOptions,
-    Option,
-    documented,
-    options_of,
-    read_job_options,
-    read_options,
-)
+from qml_mp.core.options import EnqueueOptions, documented, read_job_options
 from qml_mp.core.payload import JsonValue
-from qml_mp.errors import ConfigurationError, InvalidJob, shown
+from qml_mp.errors import InvalidJob, shown
+from qml_mp.function_options import OF_THE_WORKER
 from qml_mp.handle import JobHandle
 from qml_mp.processing.by_name import name_of
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.registry import FunctionWorker
-from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.settings import DEFAULT_QUEUE
 
 P = ParamSpec("P")
@@ -47,74 +36,6 @@ R = TypeVar("R", covariant=True)
 """What a job comes to."""
 C = TypeVar("C", covariant=True)
 """What a direct call of the function gives: its result, or a coroutine of it."""
-
-
-def _check_on_crash(value: str) -> str:
-    if value not in ("retry", "fail"):
-        raise ConfigurationError(f'on_crash is {shown(value)}; it must be "retry" or "fail".')
-    return value
-
-
-def _check_rate(value: Rate | str | None) -> Rate | None:
-    return None if value is None else Rate.parse(value)
-
-
-def _check_result(value: bool) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"result is {shown(value)}; it must be True or False.")
-    return value
-
-
-class _FunctionOptions(CommonOptions, total=False):
-    """All but one."""
-
-    # fmt: off
-    retry: Annotated[RetryPolicy | None, Option(
-        RetryPolicy, functools.partial(check_policy, what="retry"), "The retry policy; else the app's.")]
-    on_crash: Annotated[Literal["retry", "fail"], Option(
-        str, _check_on_crash, '"fail" when it must not begin twice: one crash ends it. Else "retry".')]
-    max_running: Annotated[int | None, Option(
-        int, check_max_running, "Most that run at a time, on all machines together.")]
-    rate: Annotated[Rate | str | None, Option(
-        str, _check_rate, 'Most that begin per period, on all machines together: "50/s", "100/m".')]
-    # fmt: on
-
-
-class FunctionOptionsWithoutResult(_FunctionOptions):
-    """The same where no result is kept."""
-
-    result: Literal[False]
-
-
-class FunctionOptions(_FunctionOptions, total=False):
-    """What `@app.job` says about all jobs of a function."""
-
-    # fmt: off
-    result: Annotated[bool, Option(
-        bool, _check_result, "False: what it returns is not stored, and `wait` gives None.")]
-    # fmt: on
-
-
-_FUNCTION_OPTIONS = options_of(FunctionOptions)
-_OF_THE_WORKER = frozenset({"retry", "timeout", "max_crashes", "max_running", "rate", "result"})
-"""What is looked up when a job runs; the rest is written in each job's row."""
-
-
-def read_function_options(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the decorator said, checked. `ConfigurationError` for what no job can have."""
-    try:
-        read = read_options(given, _FUNCTION_OPTIONS)
-    except InvalidJob as problem:
-        raise ConfigurationError(str(problem), field=problem.field) from None
-    if read.pop("on_crash", "retry") == "fail":
-        max_crashes = read.get("max_crashes")
-        if max_crashes not in (None, 1):
-            raise ConfigurationError(
-                f'on_crash="fail" means max_crashes=1, and max_crashes is {shown(max_crashes)}; give one.',
-                field="on_crash",
-            )
-        read["max_crashes"] = 1
-    return read
 
 
 class ConfiguredJob(Generic[P, R]):
@@ -204,7 +125,7 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
             rate=options.get("rate"),
         )
         worker.keeps_result = options.get("result", True)
-        of_the_row = {name: value for name, value in options.items() if name not in _OF_THE_WORKER}
+        of_the_row = {name: value for name, value in options.items() if name not in OF_THE_WORKER}
         super().__init__(worker, options=of_the_row, client=client)
         _mark_if_coroutine_function(self, function)
 

@@ -11,7 +11,8 @@ import pytest
 from qml_mp import ConfigurationError, Job, QmlApp
 from qml_mp.cli.commands.enqueue import enqueue
 from qml_mp.core.options import JOB_OPTIONS, CommonOptions, EnqueueOptions, options_of
-from qml_mp.job_function import FunctionOptions, JobFunction
+from qml_mp.function_options import FunctionOptions
+from qml_mp.job_function import JobFunction
 from tests.unit.app_case import resize
 
 
