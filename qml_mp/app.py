@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Unpack, overload
 
 from qml_mp.client import JobClient, as_stored
-from qml_mp.core.job import Job
+from qml_mp.core.job import Job, check_is_job
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.options import EnqueueOptions, JobOptions, documented, read_job_options
 from qml_mp.core.payload import JsonValue
@@ -225,7 +225,8 @@ class QmlApp(Gathering, OnePerProcess):
         return await self._client.aenqueue(job, rebuilt=as_stored, conn=conn)
 
     def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle[JsonValue]]:
-        """Commit all of the jobs in one transaction or, on any error, none. Handles in order."""
+        """Commit all of the jobs in one transaction or, on any error, none. Handles in order. `TypeError` for
+        what is no job."""
         return self._client.enqueue_many(self._checked(jobs), rebuilt=as_stored, conn=conn)
 
     async def aenqueue_many(
@@ -300,7 +301,7 @@ class QmlApp(Gathering, OnePerProcess):
 
     def _checked(self, jobs: Iterable[Job]) -> Iterable[Job]:
         for job in jobs:
-            self._check_method(job.method)
+            self._check_method(check_is_job(job).method)
             yield job
 
     def _check_method(self, method: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import (
     Any,
     Concatenate,
@@ -19,7 +20,7 @@ from typing import (
 )
 
 from qml_mp.client import JobClient
-from qml_mp.core.job import Job
+from qml_mp.core.job import Job, check_is_job
 from qml_mp.core.options import EnqueueOptions, documented, read_job_options
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
@@ -51,11 +52,14 @@ class ConfiguredJob(Generic[P, R]):
         *,
         options: Mapping[str, Any],
         client: JobClient,
+        said: Mapping[str, Any] = MappingProxyType({}),
         conn: object | None = None,
     ) -> None:
+        """`said`: what `using` was told, a part of the options."""
         self.worker = worker
         self._options = options
         self._client = client
+        self._said = said
         self._conn = conn
 
     @property
@@ -74,7 +78,12 @@ class ConfiguredJob(Generic[P, R]):
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[R]]:
         """Commit all of the jobs, which are this function's, in one transaction or, on any error, none:
-        `f.enqueue_many(f.job(n) for n in range(9))`. Handles in order."""
+        `f.enqueue_many(f.job(n) for n in range(9))`. Handles in order.
+
+        Options are of each job, from when it is made; `conn` alone is of the call. With options, make the
+        jobs with the same: `g = f.using(priority=5); g.enqueue_many(g.job(n) for n in range(9))`. A job that
+        has not what `using` says here raises `InvalidJob`, and what is no job `TypeError`.
+        """
         return self._client.enqueue_many(self._own(jobs), rebuilt=self.worker.rebuilt, conn=self._conn)
 
     async def aenqueue_many(self, jobs: Iterable[Job]) -> list[JobHandle[R]]:
@@ -90,14 +99,35 @@ class ConfiguredJob(Generic[P, R]):
         """The job, not enqueued: for `app.enqueue_many`. `conn` says nothing about it."""
         return Job.new(self.method_name, self.worker.binding.bind(args, kwargs), **self._options)
 
-    def _own(self, jobs: Iterable[Job]) -> Iterable[Job]:
+    def _own(self, jobs: Iterable[Job]) -> Iterator[Job]:
         for job in jobs:
-            if job.method != self.method_name:
+            if check_is_job(job).method != self.method_name:
                 raise InvalidJob(
                     f"The job {job.id} is one of {shown(job.method)}, not of {self.method_name!r}; jobs of "
                     "several functions are enqueued together by app.enqueue_many."
                 )
+            lacking = list(_lacking(job, self._said))
+            if lacking:
+                raise InvalidJob(
+                    f"The job {job.id} has not {' and '.join(lacking)}, as using(...) says: options are of "
+                    "each job. Make them with the same: g = f.using(...); g.enqueue_many(g.job(...) for ...)."
+                )
             yield job
+
+
+def _lacking(job: Job, said: Mapping[str, Any]) -> Iterator[str]:
+    """Those of the options that the job has not."""
+    for name, value in said.items():
+        has: object
+        match name:
+            case "delay":
+                has = (job.run_at or job.created_at) - job.created_at
+            case "at":
+                has = job.run_at
+            case _:
+                has = getattr(job, name)
+        if has != value:
+            yield f"{name} {shown(value)}"
 
 
 class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
@@ -157,8 +187,9 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
         Raises `InvalidJob` or `ConfigurationError` naming the option for what no job can have.
         """
         conn = options.pop("conn", None)
-        given = {**self._options, **read_job_options(options)}
-        return ConfiguredJob(self.worker, options=given, client=self._client, conn=conn)
+        said = read_job_options(options)
+        both = {**self._options, **said}
+        return ConfiguredJob(self.worker, options=both, client=self._client, said=said, conn=conn)
 
     def make_job(self, payload: JsonValue, options: Mapping[str, Any]) -> Job:
         """The job of a payload that fits the signature; `options` are those that `read_job_options` gives."""

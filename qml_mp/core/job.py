@@ -274,6 +274,15 @@ def new_job_id() -> str:
     return f"{since_1970[:8]}-{since_1970[8:]}-7{digits[1:4]}-{variant}{digits[5:8]}-{digits[8:]}"
 
 
+def check_is_job(given: Job) -> Job:
+    """Return what was given to be enqueued, or raise `TypeError` when it is no job."""
+    if not isinstance(given, Job):
+        raise TypeError(
+            f"{shown(given)} is no job; jobs are enqueued, as f.job(...) or app.make_job(...) makes them."
+        )
+    return given
+
+
 def check_job_id(text: str) -> str:
     """Return the id in its canonical form, or raise `InvalidJob` when it is no UUID."""
     if type(text) is str and _CANONICAL_ID.fullmatch(text):

@@ -82,7 +82,7 @@ def _metadata(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     if not isinstance(value, Mapping):
         raise _bad("metadata", value, "a mapping with text as its keys")
     encode_json(dict(value), what="metadata")
-    return value
+    return dict(value)
 
 
 def check_at(value: datetime) -> datetime:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from qml_mp.core.job import NO_RETRIES, Job, check_job_id
+from qml_mp.core.job import NO_RETRIES, Job, check_is_job, check_job_id
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import Enqueued, Scheduled
@@ -43,8 +43,8 @@ class NewRow(NamedTuple):
 
 
 def new_row(job: Job) -> NewRow:
-    """The row of a new job. Raises `InvalidJob` when it cannot be stored."""
-    payload = job.payload_text()
+    """The row of a new job. Raises `InvalidJob` when it cannot be stored, `TypeError` when it is no job."""
+    payload = check_is_job(job).payload_text()
     run_at: datetime | None = None
     reason: str | None = None
     match job.state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import sys
@@ -92,6 +93,75 @@ def test_options_of_one_job_win_over_those_of_the_function(app: QmlApp) -> None:
     assert (job.queue, job.priority, job.max_retries) == ("urgent", 5, 1)
     assert (job.timeout, job.unique_key, job.metadata) == (timedelta(minutes=2), "a", {"by": "test"})
     assert configured.enqueue("b.png").id == job.id  # the key is taken
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"priority": 5}, "priority 5"),
+        ({"priority": 5, "delay": "1h"}, "priority 5 and delay 3600s"),
+        ({"at": datetime(2200, 1, 1, tzinfo=UTC)}, "at datetime"),
+        ({"queue": "urgent"}, "queue 'urgent'"),
+        ({"max_retries": 0}, "max_retries 0"),
+        ({"timeout": 5}, "timeout 5s"),
+        ({"unique_key": "a", "on_conflict": "replace"}, "unique_key 'a' and on_conflict 'replace'"),
+        ({"metadata": {"by": "test"}}, "metadata"),
+    ],
+)
+def test_options_that_the_jobs_of_a_list_do_not_have_are_not_dropped_silently(
+    app: QmlApp, options: dict[str, Any], told: str
+) -> None:
+    function = app.job()(resize)
+    configured = function.using(**options)
+
+    with pytest.raises(InvalidJob, match=f"{told}.* g.enqueue_many"):
+        configured.enqueue_many(function.job(path) for path in "ab")
+    with pytest.raises(InvalidJob, match=f"{told}.* g.enqueue_many"):
+        asyncio.run(configured.aenqueue_many(function.job(path) for path in "ab"))
+
+    assert count(app) == 0
+
+
+def test_jobs_of_a_list_keep_their_own_options(app: QmlApp) -> None:
+    function = app.job(queue="images", priority=3)(resize)
+    configured = function.using(
+        delay="1h", priority=5, metadata={"by": "test"}, unique_for="2h", unique_key="k"
+    )
+
+    [first, second] = function.enqueue_many([function.job("a"), function.using(priority=9).job("b")])
+    [third] = configured.enqueue_many([configured.job("c")])
+    [fourth] = function.using(priority=5).enqueue_many([function.using(priority=5, queue="q").job("d")])
+    [fifth] = function.using(queue="images", delay=0).enqueue_many([function.job("e")])  # as it is anyway
+
+    assert [each.job().priority for each in (first, second, third, fourth, fifth)] == [3, 9, 5, 5, 3]
+    assert third.state is StateName.SCHEDULED
+
+
+def test_jobs_of_a_list_join_the_callers_transaction(app: QmlApp, tmp_path: Path) -> None:
+    function = app.job()(resize)
+    app.storage.migrate()
+    connection = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+
+    connection.execute("BEGIN")
+    function.using(conn=connection).enqueue_many(function.job(path) for path in "ab")
+    with pytest.raises(InvalidJob, match="priority 5"):
+        function.using(conn=connection, priority=5).enqueue_many([function.job("c")])
+    connection.execute("COMMIT")
+    connection.close()
+
+    assert count(app) == 2
+
+
+@pytest.mark.parametrize("jobs", [["thumb"], "thumb", [1], [None]])
+def test_what_is_no_job_is_refused_in_a_list_of_jobs(app: QmlApp, jobs: Any) -> None:
+    function = app.job()(resize)
+
+    for enqueue_many in (app.enqueue_many, function.enqueue_many, app.storage.enqueue_many):
+        with pytest.raises(
+            TypeError, match=r"jobs are enqueued, as f.job\(...\) or app.make_job\(...\) makes"
+        ):
+            enqueue_many(jobs)
+    assert count(app) == 0
 
 
 def test_a_job_for_later_is_scheduled(app: QmlApp) -> None:
