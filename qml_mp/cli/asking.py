@@ -74,13 +74,18 @@ def called(server: ServerInfo) -> str:
 def ask(storage: Storage, request: ActRequest, *, wait: timedelta | None) -> Act:
     """Ask, and wait for the end for so long (None: not at all); the act as it is then."""
     act = storage.ask(request)
+    return act if wait is None else await_act(storage, act, wait=wait)
+
+
+def await_act(storage: Storage, act: Act, *, wait: timedelta) -> Act:
+    """Wait for the end of what was asked for so long; the act as it is then."""
     began = time.monotonic()
-    while wait is not None and not act.state.is_final:
+    while not act.state.is_final:
         waited_s = time.monotonic() - began
         if waited_s >= wait.total_seconds():
             break
         time.sleep(_LOOK_EVERY_S if waited_s < _SOON_S else _LOOK_RARELY_S)
-        act = storage.get_act(request.id) or act
+        act = storage.get_act(act.id) or act
     return act
 
 

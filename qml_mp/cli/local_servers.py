@@ -86,6 +86,13 @@ def shown(server: ServerInfo) -> str:
     return printable(f"{server.name} (pid {server.process.pid})")
 
 
+class ServerEnded(click.ClickException):
+    """A server that was there when it was looked for, and is no more."""
+
+    def __init__(self, server: ServerInfo) -> None:
+        super().__init__(f"The server {shown(server)} has just ended.")
+
+
 class LocalServer:
     """The process of a registered server. `with`: its descriptor is held."""
 
@@ -94,23 +101,23 @@ class LocalServer:
         self._pidfd = -1
 
     def __enter__(self) -> LocalServer:
-        """Raises `click.ClickException` when the process is not proved to be the server's."""
+        """Raises `ServerEnded` when the process is not proved to be the server's."""
         pid = self.info.process.pid
         try:
             if hasattr(os, "pidfd_open"):
                 self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            raise click.ClickException(f"The server {shown(self.info)} has just ended.") from None
+            raise ServerEnded(self.info) from None
         if is_alive(self.info.process) is not True:  # asked after the open, so the answer is of this process
             self._close()
-            raise click.ClickException(f"The server {shown(self.info)} has just ended.")
+            raise ServerEnded(self.info)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
 
     def send(self, number: signal.Signals) -> None:
-        """Raises `click.ClickException` when it would not be heeded, or is not allowed."""
+        """Raises `ServerEnded`, and `click.ClickException` when it would not be heeded, or is not allowed."""
         pid = self.info.process.pid
         if handles_signal(pid, number) is False:
             raise click.ClickException(
@@ -123,7 +130,7 @@ class LocalServer:
             else:
                 os.kill(pid, number)
         except ProcessLookupError:
-            raise click.ClickException(f"The server {shown(self.info)} has just ended.") from None
+            raise ServerEnded(self.info) from None
         except PermissionError:
             raise click.ClickException(
                 f"The server {shown(self.info)} belongs to another user; run this as that user, or as root."

@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from qml_mp import host
+from qml_mp.cli.commands import signals
 from qml_mp.cli.local_servers import LocalServer
+from qml_mp.cli.main import cli
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml, is_one_error
@@ -51,6 +55,23 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.readline()
         yield process
         process.kill()
+
+
+@contextmanager
+def server_that_ends_by_a_signal(at_a_signal: str = "os._exit(1)") -> Iterator[subprocess.Popen[bytes]]:
+    """What handles the signals of the commands as a server does, by this."""
+    program = (
+        f"import os, signal; [signal.signal(each, lambda *_: {at_a_signal}) for each in "
+        "(signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)]; print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-S", "-c", program],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def is_importing(status: Any) -> bool:
@@ -190,21 +211,57 @@ def test_a_program_that_would_die_of_the_signal_is_spared(
 def test_a_server_that_says_nothing_of_its_reload_is_told_from_one_that_has_ended(
     qml: Qml, storage: Storage, at_a_signal: str, told: str
 ) -> None:
-    program = (
-        f"import os, signal; signal.signal(signal.SIGHUP, lambda *_: {at_a_signal}); "
-        "print(1, flush=True); input()"
-    )
-    with subprocess.Popen([sys.executable, "-S", "-c", program],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
-        assert process.stdout is not None
-        process.stdout.readline()
+    with server_that_ends_by_a_signal(at_a_signal) as process:
         register(storage, "blue", host.identity(process.pid))
 
         ended = qml("reload", "--timeout", "0.1")
-        process.kill()
 
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == f"blue (pid {process.pid}): {told}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ("stop", 0, "gone (pid {gone}): has ended already\nlast (pid {last}): stopped\n"),
+        ("reload", 1, "qml-mp: The server gone (pid {gone}) has just ended.\nlast (pid {last}): ended before "
+         "it was done; see its log\n"),
+        ("stacks", 1, "qml-mp: The server gone (pid {gone}) has just ended.\nlast (pid {last}): no answer "
+         "within 10s; what there is stands in its log\n"),
+    ],
+)  # fmt: skip
+def test_of_all_servers_one_that_has_ended_meanwhile_is_told_and_keeps_nothing_from_the_others(
+    qml: Qml, storage: Storage, command: str, code: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when they were listed."""
+    with subprocess.Popen([sys.executable, "-S", "-c", "print()"]) as gone:
+        register(storage, "gone", host.identity(gone.pid))
+    with server_that_ends_by_a_signal() as last:
+        register(storage, "last", host.identity(last.pid))
+        [*servers] = sorted(storage.list_servers(), key=lambda each: each.name)
+        monkeypatch.setattr(signals, "chosen_servers", lambda *_, **__: servers)
+
+        arguments = ["--url", f"sqlite:///{qml.database}", command, "--all"]
+        ended = CliRunner().invoke(cli, arguments, standalone_mode=False)
+
+        assert ended.output == told.format(gone=gone.pid, last=last.pid)
+        assert (ended.return_value, last.wait(PATIENCE_S)) == (code, 1)
+
+
+def test_all_servers_are_told_to_stop_before_one_is_waited_for(qml: Qml, storage: Storage) -> None:
+    with server_that_ends_by_a_signal("None") as slow, server_that_ends_by_a_signal() as quick:
+        register(storage, "a-slow", host.identity(slow.pid))
+        register(storage, "b-quick", host.identity(quick.pid))
+
+        ended = qml("stop", "--all", "--timeout", "0.5")
+        slow.kill()
+
+    assert quick.returncode == 1
+    assert ended.code == 1
+    assert sorted(ended.out.splitlines()) == [
+        f"a-slow (pid {slow.pid}): still runs after 500ms; --now ends it at once",
+        f"b-quick (pid {quick.pid}): stopped",
+    ]
 
 
 def test_whether_a_process_handles_a_signal_is_told(bystander: subprocess.Popen[bytes]) -> None:

@@ -6,18 +6,19 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from qml_mp.cli.asking import ask, asker, called, note_change, tell
-from qml_mp.cli.local_servers import LocalServer, chosen_servers, shown
-from qml_mp.cli.output import json_option, print_json, say
+from qml_mp.cli.asking import ask, asker, await_act, called, note_change, tell
+from qml_mp.cli.local_servers import LocalServer, ServerEnded, chosen_servers, shown
+from qml_mp.cli.output import json_option, note, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.waiting_options import no_wait_option, wait_option
-from qml_mp.core.acts import ActKind, ActRequest, ActState
+from qml_mp.core.acts import Act, ActKind, ActRequest, ActState
 from qml_mp.core.answers import ReloadAnswer, ReloadState, StacksAnswer, WorkerStack
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.host import is_alive
@@ -31,6 +32,7 @@ _LEAVES_AFTER_ITS_ROW_S = 5.0
 _CANNOT_BOOT = 3
 _FAR_STACKS_WITHIN = timedelta(seconds=45)
 _SIGNAL = "by a signal"
+_T = TypeVar("_T")
 
 
 def _which(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,26 +61,9 @@ def reload(
     the reason is printed, and the exit code is 3. It is 1 when they are not done in time.
     """
     storage = session.existing_storage()
-    codes = [0]
-    for info in chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.RELOAD):
-        if is_alive(info.process) is None:
-            act = ask(storage, _asked(ActKind.RELOAD, info), wait=None if no_wait else timeout)
-            code = tell(called(info), act, waited=not no_wait)
-            codes.append(_CANNOT_BOOT if act.state is ActState.FAILED else code)
-            continue
-        with LocalServer(info) as server:
-            asked_at = time.monotonic()
-            server.send(signal.SIGHUP)
-            note_change(storage, ActKind.RELOAD, info.id, said=_SIGNAL)
-            if no_wait:
-                say(f"{shown(info)}: asked")
-                continue
-            answer = _await_reload(server, storage, since=asked_at, within=timeout)
-            if answer is None:
-                codes.append(_tell_of_no_answer(info, has_ended=server.has_ended()))
-            else:
-                codes.append(_tell_reload(info, answer, within=timeout))
-    return max(codes)
+    servers = chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.RELOAD)
+    within = None if no_wait else timeout
+    return max(_each(servers, lambda info: _reload(storage, info, within=within)))
 
 
 @click.command(cls=Command)
@@ -102,25 +87,27 @@ def stop(
     """
     storage = session.existing_storage()
     deadline = time.monotonic() + timeout.total_seconds()
-    code = 0
-    for info in chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.STOP):
-        if is_alive(info.process) is None:
-            left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
-            asked = replace(_asked(ActKind.STOP, info), at_once=now)
-            act = ask(storage, asked, wait=None if no_wait else left)
-            code = max(code, tell(called(info), act, waited=not no_wait))
-            continue
-        with LocalServer(info) as server:
-            server.send(signal.SIGQUIT if now else signal.SIGTERM)
-            note_change(storage, ActKind.STOP, info.id, said=_SIGNAL)
-            if no_wait:
-                say(f"{shown(info)}: asked")
-            elif _await_end(server, storage, until=deadline):
-                say(f"{shown(info)}: stopped")
-            else:
-                say(f"{shown(info)}: still runs after {format_duration(timeout)}; --now ends it at once")
-                code = 1
-    return code
+    servers = chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.STOP)
+    with ExitStack() as held:  # all of them are told before one is waited for
+        asked = _each(servers, lambda info: _tell_to_stop(storage, info, held, at_once=now))
+        codes = [0]
+        for info, told in zip(servers, asked, strict=True):
+            match told:
+                case int():
+                    codes.append(told)
+                case Act() if no_wait:
+                    codes.append(tell(called(info), told, waited=False))
+                case LocalServer() if no_wait:
+                    say(f"{shown(info)}: asked")
+                case Act():
+                    left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
+                    codes.append(tell(called(info), await_act(storage, told, wait=left)))
+                case LocalServer() if _await_end(told, storage, until=deadline):
+                    say(f"{shown(info)}: stopped")
+                case _:
+                    say(f"{shown(info)}: still runs after {format_duration(timeout)}; --now ends it at once")
+                    codes.append(1)
+        return max(codes)
 
 
 @click.command(cls=Command)
@@ -130,18 +117,72 @@ def stop(
 def stacks(session: Session, names: tuple[str, ...], all_of_them: bool, as_json: bool) -> int:
     """Print the Python stack of every worker of a server (SIGUSR1)."""
     storage = session.existing_storage()
-    code = 0
-    for info in chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.STACKS):
-        if is_alive(info.process) is None:
-            act = ask(storage, _asked(ActKind.STACKS, info), wait=_FAR_STACKS_WITHIN)
-            told: Sequence[WorkerStack] | None = act.stacks if act.state is ActState.DONE else None
-            code = max(code, 0 if told is not None else tell(called(info), act))
-        else:
-            told = _stacks_here(storage, info)
-            code = max(code, 0 if told is not None else 1)
-        for each in told or ():
-            _tell_stack(info, each, as_json=as_json)
-    return code
+    servers = chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.STACKS)
+    return max(_each(servers, lambda info: _stacks(storage, info, as_json=as_json)))
+
+
+def _each(servers: Sequence[ServerInfo], act: Callable[[ServerInfo], _T | int]) -> list[_T | int]:
+    """What it comes to for each. Of several, one that has ended or that refuses is told, as exit code 1, and
+    keeps nothing from the others."""
+    came_to = list[_T | int]()
+    for info in servers:
+        try:
+            came_to.append(act(info))
+        except click.ClickException as refused:
+            if len(servers) == 1:
+                raise
+            note(refused.format_message())
+            came_to.append(1)
+    return came_to
+
+
+def _reload(storage: Storage, info: ServerInfo, *, within: timedelta | None) -> int:
+    """Have it reload, and say what became of it unless `within` is None; the exit code."""
+    if is_alive(info.process) is None:
+        act = ask(storage, _asked(ActKind.RELOAD, info), wait=within)
+        code = tell(called(info), act, waited=within is not None)
+        return _CANNOT_BOOT if act.state is ActState.FAILED else code
+    with LocalServer(info) as server:
+        asked_at = time.monotonic()
+        server.send(signal.SIGHUP)
+        note_change(storage, ActKind.RELOAD, info.id, said=_SIGNAL)
+        if within is None:
+            say(f"{shown(info)}: asked")
+            return 0
+        answer = _await_reload(server, storage, since=asked_at, within=within)
+        if answer is None:
+            return _tell_of_no_answer(info, has_ended=server.has_ended())
+        return _tell_reload(info, answer, within=within)
+
+
+def _tell_to_stop(
+    storage: Storage, info: ServerInfo, held: ExitStack, *, at_once: bool
+) -> LocalServer | Act | int:
+    """What to wait for; the exit code, when there is nothing, as it has ended."""
+    if is_alive(info.process) is None:
+        return ask(storage, replace(_asked(ActKind.STOP, info), at_once=at_once), wait=None)
+    try:
+        server = held.enter_context(LocalServer(info))
+        server.send(signal.SIGQUIT if at_once else signal.SIGTERM)
+    except ServerEnded:
+        say(f"{shown(info)}: has ended already")
+        return 0
+    note_change(storage, ActKind.STOP, info.id, said=_SIGNAL)
+    return server
+
+
+def _stacks(storage: Storage, info: ServerInfo, *, as_json: bool) -> int:
+    """Print them; the exit code."""
+    if is_alive(info.process) is None:
+        act = ask(storage, _asked(ActKind.STACKS, info), wait=_FAR_STACKS_WITHIN)
+        if act.state is not ActState.DONE:
+            return tell(called(info), act)
+        told: Sequence[WorkerStack] | None = act.stacks
+    else:
+        told = _stacks_here(storage, info)
+    for each in told or ():
+        _tell_stack(info, each, as_json=as_json)
+    return 1 if told is None else 0
 
 
 def _stacks_here(storage: Storage, info: ServerInfo) -> Sequence[WorkerStack] | None:
