@@ -202,17 +202,18 @@ def _from_file() -> dict[str, _Setting]:
 
 
 def _nearest_file() -> _File | None:
-    """The file of the first directory upwards that has one; a pyproject.toml without our table is none."""
+    """The file of the first directory upwards that has one; a pyproject.toml without our table is none.
+    `os.path` sees none in a directory that may not be entered, where `Path.is_file` raises."""
     try:
         start = Path.cwd()
     except OSError:  # it was removed
         return None
     for directory in (start, *start.parents):
         own = directory / "qml-mp.toml"
-        if own.is_file():
+        if os.path.isfile(own):
             return _checked(own, _read_toml(own))
         project = directory / "pyproject.toml"
-        if project.is_file():
+        if os.path.isfile(project):
             tool = _read_toml(project).get("tool")
             if isinstance(tool, dict) and "qml-mp" in tool:
                 return _checked(project, tool["qml-mp"])

@@ -46,18 +46,19 @@ def url_in_source(spec: str) -> str | None:
 
 def _file_of(module: str) -> Path:
     """The source file that an import would load, found as Python does and without importing the packages
-    around it."""
+    around it. As for Python, a folder that may not be entered holds nothing."""
     *packages, name = module.split(".")
     folders = [Path(entry or os.curdir) for entry in sys.path]
     for package in packages:
-        found = next((folder / package for folder in folders if (folder / package).is_dir()), None)
-        if found is None or not (found / "__init__.py").is_file():
+        found = next((folder / package for folder in folders if os.path.isdir(folder / package)), None)
+        if found is None or not os.path.isfile(found / "__init__.py"):
             raise NotPlain
         folders = [found]
     for folder in folders:
-        if (folder / name).is_dir() or any((folder / f"{name}{end}").exists() for end in EXTENSION_SUFFIXES):
+        compiled = (folder / f"{name}{end}" for end in EXTENSION_SUFFIXES)
+        if os.path.isdir(folder / name) or any(map(os.path.exists, compiled)):
             raise NotPlain  # a package, or compiled
-        if (folder / f"{name}.py").is_file():
+        if os.path.isfile(folder / f"{name}.py"):
             return folder / f"{name}.py"
     raise NotPlain
 

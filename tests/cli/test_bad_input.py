@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 from contextlib import closing
 
 import pytest
 
-from tests.cli.command import Qml, is_one_error
+from tests.cli.command import TASKS, Qml, is_one_error
 
 _DEEP = "[" * 100_000 + "]" * 100_000
 _LARGE = '{"path": "' + "a" * 2 * 1024 * 1024 + '"}'
@@ -154,6 +155,35 @@ def test_a_folder_that_cannot_be_written_exits_4(qml: Qml) -> None:
     qml.folder.chmod(0o700)
     assert ended.code == 4
     assert not qml.database.exists()
+
+
+@pytest.mark.parametrize("named", [("--url",), ("-A", "tasks:app", "--url"), ("-A", "tasks:app")])
+def test_a_current_folder_that_may_not_be_entered_holds_nothing_up(qml: Qml, named: tuple[str, ...]) -> None:
+    """As that of root, from which a command is run as another user: it is as if nothing were in it."""
+    url = f"sqlite:///{qml.database}"
+    shut = qml.folder / "shut"
+    shut.mkdir(mode=0)
+    here = Qml(folder=shut)
+    env = {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{qml.folder}"}
+    (qml.folder / "tasks.py").write_text(TASKS.replace("QmlApp()", f"QmlApp({url!r})"))
+    qml("enqueue", "resize", "path=a.png")
+
+    arguments = (*named, url) if named[-1] == "--url" else named
+    listed = here(*arguments, "jobs", "list", "--json", env=env, file_modes_bind=True)
+
+    assert (listed.code, listed.err) == (0, "")
+    assert [job["method"] for job in listed.lines] == ["resize"]
+
+
+def test_a_current_folder_that_may_not_be_entered_names_no_storage(qml: Qml) -> None:
+    shut = qml.folder / "shut"
+    shut.mkdir(mode=0)
+
+    listed = Qml(folder=shut)("jobs", "list", file_modes_bind=True)
+
+    assert listed.code == 4
+    assert is_one_error(listed.err)
+    assert "unexpected" not in listed.err
 
 
 def test_a_file_that_is_no_database_exits_4_and_stays_as_it_is(qml: Qml) -> None:
