@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
 from qml_mp.errors import ConfigurationError, shown
-from qml_mp.units import format_duration, parse_duration, parse_size
+from qml_mp.units import format_duration, format_size, parse_duration, parse_size
 
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,100}")
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})")
@@ -27,8 +27,11 @@ class Kind(abc.ABC):
 
     in_shell: ClassVar[str]
     """What the help of a flag calls the value."""
-    in_file: ClassVar[tuple[str, Sequence[type]]] = ("a number or text", (int, float, str))
-    """What a settings file may hold, for people and as types."""
+
+    @property
+    def in_file(self) -> tuple[str, Sequence[type]]:
+        """What a settings file may hold, for people and as types."""
+        return "a number or text", (int, float, str)
 
     @abc.abstractmethod
     def check(self, value: Any, what: str) -> object:
@@ -55,13 +58,21 @@ class Count(Kind):
     low: int
     high: int
 
+    @property
+    def in_file(self) -> tuple[str, Sequence[type]]:
+        return self._bound, (int,)
+
     def check(self, value: Any, what: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
-            raise refusal(what, value, f"a whole number from {self.low} to {self.high}")
+            raise refusal(what, value, self._bound)
         return value
 
     def from_text(self, text: str, what: str) -> object:  # noqa: ARG002
         return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip()) else text
+
+    @property
+    def _bound(self) -> str:
+        return f"a whole number from {self.low} to {self.high}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +87,16 @@ class Time(Kind):
         return duration
 
 
+@dataclass(frozen=True, slots=True)
 class Size(Kind):
     in_shell = "SIZE"
+    at_least: int = 0
 
     def check(self, value: Any, what: str) -> int:
-        return parse_size(value, what=what)
+        size_bytes = parse_size(value, what=what)
+        if size_bytes < self.at_least:
+            raise refusal(what, value, f"at least {format_size(self.at_least)} (no limit: leave it out)")
+        return size_bytes
 
 
 class Address(Kind):
@@ -116,7 +132,9 @@ class Switch(Kind):
     in_shell = "BOOL"
     in_file = ("true or false", (bool,))
 
-    def check(self, value: Any, what: str) -> object:  # noqa: ARG002
+    def check(self, value: Any, what: str) -> bool:
+        if not isinstance(value, bool):
+            raise refusal(what, value, "True or False")
         return value
 
     def from_text(self, text: str, what: str) -> bool:
@@ -133,8 +151,8 @@ class Queues(Kind):
     in_file = ('a list of names such as ["default", "images"] (empty serves all)', (list,))
 
     def check(self, value: Any, what: str) -> tuple[str, ...]:
-        if isinstance(value, str):
-            raise refusal(what, value, 'a list of names such as ["default", "images"]')
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise refusal(what, value, 'a list of names such as ["default", "images"] (empty serves all)')
         names = tuple(dict.fromkeys(map(check_queue_name, value)))
         if len(names) > _MAX_QUEUES:
             raise refusal(what, f"{len(names)} names", f"at most {_MAX_QUEUES} names (empty serves all)")

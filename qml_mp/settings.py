@@ -18,6 +18,7 @@ DEFAULT_QUEUE = "default"
 MOST_WORKERS = 1024
 _1MS = timedelta(milliseconds=1)
 _1S = timedelta(seconds=1)
+_1MIB = 2**20  # below it no process of Python fits: what is meant are MiB, or no limit
 
 _C = TypeVar("_C", bound=type)
 
@@ -121,9 +122,9 @@ class ServerConfig:
     once; None: never."""
     max_memory: Annotated[int | None, Size()] = None
     """Resident bytes above which a worker is replaced after its job; None: never."""
-    max_memory_hard: Annotated[int | None, Size()] = None
-    """Resident bytes above which a worker is killed during its job. That is a failed attempt, and the
-    retry policy decides what follows, by the name `OutOfMemory`; None: never."""
+    max_memory_hard: Annotated[int | None, Size(_1MIB)] = None
+    """Resident bytes (at least 1 MiB) above which a worker is killed during its job. That is a failed
+    attempt, and the retry policy decides what follows, by the name `OutOfMemory`; None: never."""
     unknown_method_timeout: Annotated[timedelta | None, Time(_1S)] = None
     """How long a job of the served queues may wait while no server knows its method, before it ends Failed as
     `UnknownMethod`. A server counts that from when it has seen so itself; None: such jobs wait for ever."""

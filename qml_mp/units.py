@@ -27,6 +27,7 @@ _BYTES_PER_UNIT = {
     "m": 1024**2, "mib": 1024**2, "mb": 1000**2,
     "g": 1024**3, "gib": 1024**3, "gb": 1000**3,
 }  # fmt: skip
+_BEYOND_ANY_MEMORY = 2**63
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
@@ -79,7 +80,7 @@ def format_duration(value: timedelta) -> str:
 def parse_size(value: Size, *, what: str = "size") -> int:
     """Read a size in bytes; "512MiB", "512M" and "1.5g" are binary, "KB", "MB" and "GB" decimal.
 
-    Raises `ConfigurationError` naming `what` when the value is negative or unreadable.
+    Raises `ConfigurationError` naming `what` when the value is negative, 2**63 or more, or unreadable.
     """
     text = value if isinstance(value, str) else shown(value)
     match = _SIZE.fullmatch(text.strip().lower())
@@ -87,7 +88,12 @@ def parse_size(value: Size, *, what: str = "size") -> int:
         raise ConfigurationError(
             f'{what} is {shown(value)}; it must be a size such as 536870912, "512MiB" or "2G".'
         )
-    return int(float(match[1]) * _BYTES_PER_UNIT[match[2]])
+    size_bytes = float(match[1]) * _BYTES_PER_UNIT[match[2]]
+    if size_bytes >= _BEYOND_ANY_MEMORY:
+        raise ConfigurationError(
+            f"{what} is {shown(value)}; it must be less than {_BEYOND_ANY_MEMORY} bytes."
+        )
+    return int(size_bytes)
 
 
 def format_size(size_bytes: int) -> str:

@@ -67,7 +67,16 @@ def test_no_worker_and_no_queue_are_legal() -> None:
         ("max_crashes", 0),
         ("max_jobs", 0),
         ("max_memory", "a lot"),
+        ("max_memory", "9" * 400),
+        ("max_memory", 2**63),
+        ("max_memory_hard", 0),
+        ("max_memory_hard", 512),  # meant were MiB
         ("queues", "default"),
+        ("queues", None),
+        ("queues", 5),
+        ("preload", "off"),
+        ("preload", 1),
+        ("enable_scheduler", None),
         ("web_hosts", "jobs.example"),
         ("web_hosts", ["jobs.example:80"]),
         ("job_timeout", 0),
@@ -79,7 +88,7 @@ def test_no_worker_and_no_queue_are_legal() -> None:
 def test_a_value_out_of_bounds_is_refused_with_its_field(field: str, value: object) -> None:
     settings: dict[str, Any] = {field: value}
 
-    with pytest.raises(ConfigurationError, match=field) as refusal:
+    with pytest.raises(ConfigurationError, match=rf"^ServerConfig\.{field} is .*; it must be ") as refusal:
         ServerConfig(**settings)
 
     assert refusal.value.field == field

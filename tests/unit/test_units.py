@@ -94,7 +94,9 @@ def test_a_size_is_read_as_it_is_written(written: Size, size_bytes: int) -> None
     assert parse_size(written) == size_bytes
 
 
-@pytest.mark.parametrize("written", [-1, "-1", "", "MiB", "5 apples", True, None, "1e5"])
+@pytest.mark.parametrize(
+    "written", [-1, "-1", "", "MiB", "5 apples", True, None, "1e5", "9" * 400, 2**63, "8589934592g"]
+)
 def test_what_is_no_size_is_refused_by_name(written: Size) -> None:
     with pytest.raises(ConfigurationError, match=r"^max_memory is "):
         parse_size(written, what="max_memory")
