@@ -29,3 +29,15 @@ def test_an_awaited_result_that_was_not_stored_is_an_error_with_the_reason(qml: 
     assert (job["state"], job["result"]) == ("succeeded", None)
     assert "2,000,002 bytes of JSON; the limit is 1,048,576" in job["result_not_stored"]
     assert "not stored: InvalidJob" in page
+
+
+def test_a_job_that_is_waited_for_needs_no_setting_of_what_is_kept_how_long(qml: Qml) -> None:
+    """It is committed by then."""
+    arguments = ("enqueue", "resize", "path=a.png", "--wait", "--wait-timeout", "0.1")
+
+    ended = qml(*arguments, env={"QML_MP_FAILED_TTL": "abc"})
+
+    assert (ended.code, ended.out) == (1, "")
+    waiting, error = ended.err.splitlines()
+    assert waiting.startswith("qml-mp: waiting for ")
+    assert "is still enqueued after 100ms" in error

@@ -72,4 +72,4 @@ def enqueue(
         click.echo(job_id)
         return
     note(f"waiting for {job_id}")
-    print_json(JobHandle(job_id, storage=storage, retention=session.retention()).wait(wait_timeout))
+    print_json(JobHandle(job_id, storage=storage).wait(wait_timeout))
