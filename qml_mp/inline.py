@@ -49,11 +49,10 @@ _OF_THE_JOB = (Exception, JobInterrupted, SystemExit, GeneratorExit, CancelledEr
 _DEEPEST = 20
 _MOST_BESIDES = 1000
 _MANY = 1000
-
-
-_depth: contextvars.ContextVar[int] = contextvars.ContextVar("qml_mp_inline_depth", default=0)
-"""How many jobs have enqueued each other and wait for the newest. A thread that is given a job's context has
-it too, as that of `aenqueue` is."""
+_running: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar("qml_mp_inline", default=())
+"""Of the jobs that have enqueued each other and wait for the newest, the mark of the block that each runs in:
+those of several apps may enqueue each other. A thread that is given a job's context has it too, as that of
+`aenqueue` is."""
 
 
 @contextmanager
@@ -83,6 +82,7 @@ class _Inline:
             rng=random.Random(),
             progress=_LastProgress(),
         )
+        self._mark = object()
         self._left = 0
         """How many more jobs may run that nobody has enqueued, before there seems to be no end of them."""
 
@@ -91,15 +91,16 @@ class _Inline:
 
         With `raise_failures`, raises what the first job that ended failed has raised.
         """
-        if _depth.get() >= _DEEPEST:
+        running = _running.get()
+        if len(running) >= _DEEPEST:
             raise ConfigurationError(
                 f"Within app.inline(), jobs enqueue each other more than {_DEEPEST} deep. One that enqueues "
                 "itself again, even with a delay, never ends here: test what it enqueues with app.enqueued()."
             )
-        self._left = len(jobs) + (_MOST_BESIDES if _depth.get() == 0 else self._left)
+        self._left = len(jobs) + (self._left if self._mark in running else _MOST_BESIDES)
         ids = self._storage.enqueue_many([_due_now(job) for job in jobs])
         failures = list(self._run_all())
-        if _depth.get() == 0:
+        if not running:
             self._wait_for_other_threads(ids)
         if failures and self._raises:
             raise failures[0]
@@ -127,7 +128,7 @@ class _Inline:
         self._tell(claim.job, StateName.ENQUEUED)
         # In a context of its own, as in a worker: nothing that the job sets is seen by who enqueued it.
         context = contextvars.copy_context()
-        context.run(_depth.set, _depth.get() + 1)
+        context.run(_running.set, (*_running.get(), self._mark))
         outcome = context.run(self._outcome, execution)
         job = self._finish(claim, outcome)
         error = self._raised.take(claim.job)

@@ -294,6 +294,51 @@ def test_a_job_that_another_thread_has_taken_is_waited_for(monkeypatch: pytest.M
     assert state is StateName.SUCCEEDED
 
 
+def test_a_job_of_one_app_enqueues_one_of_another_that_has_follow_ups_and_retries() -> None:
+    one, other = (QmlApp(f"sqlite:////nowhere/{name}.db") for name in ("one", "other"))
+
+    @other.job()
+    def first(ctx: WorkerContext) -> int:
+        ctx.then(second.job())
+        if ctx.attempt == 1:
+            raise ValueError
+        return ctx.attempt
+
+    @other.job()
+    def second() -> None:
+        seen.append("second")
+
+    @one.job()
+    def across() -> int:
+        return first.enqueue().wait()
+
+    with one.inline(), other.inline():
+        assert across.enqueue().wait() == 2
+
+    assert seen == ["second"]
+
+
+def test_jobs_of_two_apps_that_enqueue_each_other_for_ever_are_told_so() -> None:
+    one, other = (
+        QmlApp(f"sqlite:////nowhere/{name}.db", retry_policy=RetryPolicy.none()) for name in ("one", "other")
+    )
+
+    @one.job()
+    def forth() -> None:
+        back.enqueue()
+
+    @other.job()
+    def back() -> None:
+        forth.enqueue()
+
+    with (
+        one.inline(raise_failures=True),
+        other.inline(raise_failures=True),
+        pytest.raises(ConfigurationError, match="more than 20 deep"),
+    ):
+        back.enqueue()
+
+
 def test_a_job_that_enqueues_itself_for_ever_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline, "_MOST_BESIDES", 20)
     monkeypatch.setattr(inline, "_DEEPEST", 5)
