@@ -53,7 +53,7 @@ class CronSchedule:
     def __init__(self, text: str, *, tz: str = "UTC") -> None:
         self.text = text
         self.tz = tz
-        self._zone = _zone(tz)
+        self._zone = read_zone(tz)
         self._fields = read_fields(text)
         self._searches: list[croniter] | None = None
         """Made when the first is asked for: what it says in words needs none."""
@@ -188,7 +188,8 @@ def _weekdays(field: Field) -> Iterator[str]:
         yield ",".join(f"L{weekday}" if n == LAST else f"{weekday}#{n}" for weekday, n in field.nth)
 
 
-def _zone(name: str) -> ZoneInfo:
+def read_zone(name: str) -> ZoneInfo:
+    """The zone of that name. Raises `ConfigurationError` for one that this machine does not know."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):

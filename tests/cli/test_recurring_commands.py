@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -182,6 +183,40 @@ def test_a_template_is_previewed_in_its_own_zone(qml: Qml) -> None:
 
     assert "T06:30:00-0" in firing["local"]
     assert firing["at"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("recurring_id", ["nightly report", "@night", "@daily", "0 9 * * *"])
+def test_a_template_is_previewed_whose_id_could_be_an_expression(qml: Qml, recurring_id: str) -> None:
+    qml("recurring", "add", recurring_id, "30 6 * * *", "resize", "--tz", "America/New_York")
+
+    shown = qml("recurring", "preview", recurring_id)
+    neither = qml("recurring", "preview", "weekly report")
+
+    assert shown.out.startswith("at 06:30 every day (America/New_York)\n")
+    assert neither.code == 2
+    assert is_one_error(neither.err)
+
+
+def test_an_expression_is_previewed_beside_a_storage_that_cannot_be_asked(qml: Qml) -> None:
+    shown = qml("recurring", "preview", "0 9 * * *", "--url", "sqlite:////nowhere/jobs.db")
+
+    assert shown.out.startswith("at 09:00 every day (UTC)\n")
+
+
+def test_a_template_in_a_zone_that_is_not_known_here_is_shown_in_utc(qml: Qml, storage: Storage) -> None:
+    template = RecurringJob.new("digest", "0 9 * * *", "resize")
+    storage.upsert_recurring_job(
+        replace(template, tz="Mars/Olympus", next_run_at=datetime(2040, 1, 2, tzinfo=UTC))
+    )
+
+    shown, listed = qml("recurring", "show", "digest"), qml("recurring", "list")
+    previewed = qml("recurring", "preview", "digest")
+
+    assert (shown.code, listed.code, shown.err) == (0, 0, "")
+    assert "fires     0 9 * * * in the zone Mars/Olympus; it cannot be read here\n" in shown.out
+    assert "next      2040-01-02 00:00:00 UTC (the zone Mars/Olympus is not known here)\n" in shown.out
+    assert previewed.code == 2
+    assert "The zone 'Mars/Olympus' is not known here" in previewed.err
 
 
 @pytest.mark.parametrize("command", ["show", "remove", "run", "preview", "enable", "disable"])

@@ -22,8 +22,9 @@ from qml_mp.cli.output import (
     say,
     short,
 )
+from qml_mp.cli.schedules import schedule_of
 from qml_mp.cli.session import Group, Session, pass_session
-from qml_mp.core.cron import CronSchedule
+from qml_mp.core.cron import CronSchedule, read_zone
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import OVERLAPS, RecurringJob
 from qml_mp.errors import ConfigurationError
@@ -119,7 +120,7 @@ def show(session: Session, recurring_id: str, as_json: bool) -> None:
         print_json(_as_json(template, known))
         return
     for name, value in (
-        ("fires", f"{template.cron}: {words_of(template)}"),
+        ("fires", _meaning(template)),
         ("method", template.method),
         ("payload", compact_json(template.payload)),
         ("queue", template.queue),
@@ -211,7 +212,7 @@ def preview(session: Session, words: tuple[str, ...], count: int, tz: str | None
     """Print what an expression or a template means, and when it fires. Quote the expression."""
     if len(words) > 1:
         raise click.UsageError(f"One expression or one template is previewed. {_QUOTE_IT}")
-    schedule = _schedule(session, words[0], tz)
+    schedule = schedule_of(session, words[0], tz)
     firings = next_firings(schedule, now=datetime.now(UTC), count=count)
     if not as_json:
         say(schedule.words)
@@ -288,16 +289,18 @@ def _check_cron(cron: str, *, tz: str) -> None:
         raise ConfigurationError(f"{error} {_QUOTE_IT}") from error
 
 
-def _schedule(session: Session, what: str, tz: str | None) -> CronSchedule:
-    if len(what.split()) > 1 or what.startswith("@"):
-        return CronSchedule(what, tz=tz or "UTC")
-    template = get_template(session.existing_storage(), what)
-    if tz is not None and tz != template.tz:
-        raise ConfigurationError(
-            f"The template {what!r} is in the zone {template.tz}; --tz goes with a cron expression."
-        )
-    return template.schedule
+def _meaning(template: RecurringJob) -> str:
+    words = words_of(template)
+    if words is None:
+        return f"{template.cron} in the zone {template.tz}; it cannot be read here"
+    return f"{template.cron}: {words}"
 
 
 def _shown(firing: datetime | None, tz: str) -> str:
-    return "never" if firing is None else firing.astimezone(ZoneInfo(tz)).strftime("%Y-%m-%d %H:%M:%S %Z")
+    """In the zone; where that is not known, in UTC."""
+    if firing is None:
+        return "never"
+    try:
+        return firing.astimezone(read_zone(tz)).strftime("%Y-%m-%d %H:%M:%S %Z")
+    except ConfigurationError:
+        return f"{firing.astimezone(UTC):%Y-%m-%d %H:%M:%S UTC} (the zone {tz} is not known here)"
