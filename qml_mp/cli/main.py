@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 import traceback
@@ -44,6 +45,7 @@ _ON_WINDOWS = (
     "Under WSL, which is Linux, all of it works."
 )
 _COMPLETE = "_QML_MP_COMPLETE"
+_FAILING = ("strict", "surrogateescape")  # Python's defaults for stdout; the second is that of the C locale
 
 
 @click.command(
@@ -69,8 +71,7 @@ def main() -> None:
     if sys.platform == "win32":
         sys.exit(_ON_WINDOWS)
     occupy_standard_streams()
-    if sys.stdout is None:  # the program was started without one
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process
+    _make_streams_usable()
     instruction = os.environ.get(_COMPLETE)
     if instruction:
         sys.exit(shell_complete(cli, {}, "qml-mp", _COMPLETE, instruction))
@@ -81,6 +82,18 @@ def main() -> None:
         _discard_stdout()
     gc.freeze()  # the interpreter's last collection would look at all that was imported, for 30 ms
     sys.exit(code)
+
+
+def _make_streams_usable() -> None:
+    """Have all three, also where the program was started without one, and write what an encoding has not as
+    an escape: an ellipsis is no reason to fail. Who has asked for another way (PYTHONIOENCODING) gets it."""
+    # Not closed here: they are for the life of the process.
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in _FAILING:
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: list[str]) -> int:

@@ -65,7 +65,8 @@ def show_once_or_watch(show: Callable[[], None], every: timedelta | None, *, as_
 
 def printed(show: Callable[[], None]) -> str:
     """What it prints to stdout, as it would print it there."""
-    text = _Captured(is_terminal=sys.stdout.isatty(), encoding=sys.stdout.encoding)
+    out = sys.stdout
+    text = _Captured(is_terminal=out.isatty(), encoding=out.encoding, errors=out.errors)
     with redirect_stdout(text):
         show()
     return text.text()
@@ -112,9 +113,9 @@ def _as_high_as(lines: list[str], *, columns: int, rows: int) -> tuple[list[str]
 class _Captured(io.TextIOWrapper):
     """What is printed, by somebody who looks at whether it is a terminal."""
 
-    def __init__(self, *, is_terminal: bool, encoding: str) -> None:
+    def __init__(self, *, is_terminal: bool, encoding: str, errors: str | None) -> None:
         self._bytes = io.BytesIO()
-        super().__init__(self._bytes, encoding=encoding, newline="")
+        super().__init__(self._bytes, encoding=encoding, errors=errors, newline="")
         self._is_terminal = is_terminal
 
     def isatty(self) -> bool:

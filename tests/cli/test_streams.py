@@ -1,0 +1,69 @@
+"""Standard streams that are closed, or of an encoding that cannot write all of our text."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import click
+import pytest
+
+from qml_mp.cli.watching import printed
+from qml_mp.core.job import Job
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.cli.command import Ended, Qml, is_one_error
+
+
+def in_a_shell(qml: Qml, line: str) -> Ended:
+    """The line, in which `qml-mp` is the command."""
+    ended = subprocess.run(
+        ["sh", "-c", line.replace("qml-mp", f"'{sys.executable}' -m qml_mp")],
+        cwd=qml.folder, env=qml.environment(), capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    return Ended(code=ended.returncode, out=ended.stdout.decode(), err=ended.stderr.decode())
+
+
+def test_what_the_encoding_of_stdout_does_not_have_is_written_as_an_escape(
+    qml: Qml, storage: Storage
+) -> None:
+    storage.enqueue(Job.new("thumb", "x" * 200))
+
+    listed = qml("jobs", "list", env={"PYTHONIOENCODING": "latin-1"})
+    as_wanted = qml("jobs", "list", env={"PYTHONIOENCODING": "latin-1:replace"})
+
+    assert (listed.code, listed.err) == (0, "")
+    assert listed.out.endswith("xx\\u2026\n")
+    assert as_wanted.out.endswith("xx?\n")
+
+
+def test_so_it_is_in_what_is_shown_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stdout)
+
+    assert printed(lambda: click.echo("ü…")) == "ü\\u2026\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_jobs_are_changed_whichever_streams_are_closed(qml: Qml, storage: Storage, closed: str) -> None:
+    storage.enqueue_many(Job.new("thumb") for _ in range(3))
+
+    ended = in_a_shell(qml, f"qml-mp jobs cancel --all --yes {closed}")
+
+    assert (ended.code, ended.err) == (0, "")
+    assert storage.job_counts()[StateName.DELETED] == 3
+
+
+def test_nobody_is_asked_where_stdin_is_closed(qml: Qml, storage: Storage) -> None:
+    storage.enqueue(Job.new("thumb"))
+
+    unasked = in_a_shell(qml, "qml-mp jobs cancel --all <&-")
+    unread = in_a_shell(qml, "qml-mp enqueue thumb --payload - <&-")
+
+    assert (unasked.code, unread.code) == (2, 2)
+    assert "Nobody can be asked here: repeat it with --yes" in unasked.err
+    assert "The payload on stdin is not JSON" in unread.err
+    assert is_one_error(unasked.err)
+    assert is_one_error(unread.err)
+    assert storage.job_counts()[StateName.ENQUEUED] == 1
