@@ -6,7 +6,6 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import (
     Any,
     Concatenate,
@@ -52,14 +51,14 @@ class ConfiguredJob(Generic[P, R]):
         *,
         options: Mapping[str, Any],
         client: JobClient,
-        said: Mapping[str, Any] = MappingProxyType({}),
+        said: Mapping[str, Any] | None = None,
         conn: object | None = None,
     ) -> None:
         """`said`: what `using` was told, a part of the options."""
         self.worker = worker
         self._options = options
         self._client = client
-        self._said = said
+        self._said = said or {}
         self._conn = conn
 
     @property
