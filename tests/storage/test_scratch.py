@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -86,6 +88,41 @@ def test_what_only_looks_like_one_stays(tmp_path: Path) -> None:
         "qml-mp-bench-results",
     }
     assert (tmp_path / "qml-mp-bench-results" / "bench.db").read_text() == "of the user's"
+
+
+def test_one_whose_removal_was_broken_off_is_removed_by_the_next(tmp_path: Path) -> None:
+    beside = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    scratch = beside.make_scratch()
+    left = tmp_path / "qml-mp-bench-left-gone"
+    left.mkdir()
+    shutil.copy(Path(scratch.place) / "made-by-qml-mp-bench", left)
+
+    beside.make_scratch().remove()
+
+    assert [str(path) for path in tmp_path.iterdir()] == [scratch.place]
+    scratch.remove()
+
+
+def test_while_one_is_removed_nobody_who_still_uses_it_makes_its_file_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the guardian of a killed server would, which has an outcome to write."""
+    scratch = open_storage(f"sqlite:///{tmp_path}/jobs.db").make_scratch()
+    with closing(open_storage(scratch.url)) as storage:
+        storage.migrate()
+    rmdir, late = os.rmdir, []
+
+    def rmdir_late(path: str, **given: Any) -> None:
+        late.append(path)
+        with closing(open_storage(scratch.url)) as storage, suppress(StorageError):
+            storage.enqueue(Job.new("work"))
+        rmdir(path, **given)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_late)
+    scratch.remove()
+
+    assert late
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_lies_on_the_disk_of_the_file_that_a_link_leads_to(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,8 @@ _FILE = "bench.db"
 _MARK = "made-by-qml-mp-bench"
 _MARK_TEXT = "`qml-mp bench` has made this folder, and removes it.\n"
 """The name alone proves nothing: it may be a folder of the user's."""
+_GONE = "-gone"
+"""How the name ends of one that is being removed."""
 
 
 class SqliteScratch:
@@ -39,12 +40,12 @@ class SqliteScratch:
 
     def remove(self) -> None:
         try:
-            shutil.rmtree(self.place)
+            _remove(self.place)
         except FileNotFoundError:
             pass  # gone already
         except OSError as error:
             raise StorageUnreachable(
-                f"The folder {self.place} cannot be removed: {error.strerror}. Remove it by hand."
+                f"{error.filename or self.place} cannot be removed: {error.strerror}. Remove it by hand."
             ) from error
         if self._fd is not None:
             os.close(self._fd)
@@ -72,8 +73,19 @@ def _remove_orphans(beside: str) -> None:
     for path in list(_folders(beside)):
         fd = _lock(path)
         if fd is not None:
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(path)
             os.close(fd)
+
+
+def _remove(path: str) -> None:
+    """Under another name first, so that a process which ends just now makes no new file in it; and the mark
+    last, so that the next run goes on where this one is killed."""
+    gone = path if path.endswith(_GONE) else f"{path}{_GONE}"
+    os.rename(path, gone)
+    for name in sorted(os.listdir(gone), key=_MARK.__eq__):
+        os.unlink(os.path.join(gone, name))
+    os.rmdir(gone)
 
 
 def _folders(beside: str) -> Iterator[str]:
