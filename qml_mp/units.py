@@ -77,6 +77,16 @@ def format_duration(value: timedelta) -> str:
     return "".join(parts[:2])
 
 
+def format_exactly(value: timedelta) -> str:
+    """Print a duration so that `parse_duration` reads the same: as `format_duration` does, or else in the
+    largest unit of which it is a multiple."""
+    text = format_duration(value)
+    if parse_duration(text) == value:
+        return text
+    units = ((name, timedelta(seconds=each)) for name, each in reversed(_SECONDS_PER_UNIT.items()))
+    return next(f"{value // unit}{name}" for name, unit in units if not value % unit)
+
+
 def parse_size(value: Size, *, what: str = "size") -> int:
     """Read a size in bytes; "512MiB", "512M" and "1.5g" are binary, "KB", "MB" and "GB" decimal.
 

@@ -8,16 +8,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from qml_mp.errors import ConfigurationError, shown
-from qml_mp.units import format_duration, parse_duration
+from qml_mp.units import format_exactly, parse_duration
 
 _INT32_MAX = 2**31 - 1
 _RATE = re.compile(r"\s*(\d+)\s*/\s*(\S+)\s*")
 _LONGEST_PERIOD = timedelta(days=366)
 _BURST_PART = 7
-_UNITS = (
-    ("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("m", timedelta(minutes=1)),
-    ("s", timedelta(seconds=1)), ("ms", timedelta(milliseconds=1)), ("us", timedelta(microseconds=1)),
-)  # fmt: skip
 
 
 class LimitKind(StrEnum):
@@ -58,7 +54,7 @@ class Rate:
         return rate
 
     def __str__(self) -> str:
-        period = _period_of(self.per)
+        period = format_exactly(self.per)
         return f"{self.count}/{period.removeprefix('1') if period in ('1s', '1m', '1h', '1d') else period}"
 
     @property
@@ -148,14 +144,6 @@ def check_max_running(value: int | None) -> int | None:
             "limit. `qml-mp queues pause NAME` stops a queue."
         )
     return value
-
-
-def _period_of(per: timedelta) -> str:
-    """As `Rate.parse` reads it: nothing is rounded."""
-    text = format_duration(per)
-    if parse_duration(text) == per:
-        return text
-    return next(f"{per // unit}{name}" for name, unit in _UNITS if not per % unit)
 
 
 def _bad_rate(value: object, what: str) -> ConfigurationError:

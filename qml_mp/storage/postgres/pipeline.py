@@ -21,9 +21,8 @@ class Pipeline(psycopg.Pipeline):
             super().__exit__(kind, error, traceback)
 
     def _exit(self, exc: BaseException | None) -> None:
-        if (
-            not self.result_queue
-        ):  # else it would fail, and its error would hide what has interrupted the reading
+        # Else it would fail, and its error would hide what has interrupted the reading.
+        if not self.result_queue:
             super()._exit(exc)
 
     def _exit_gen(self) -> Generator[Any, Any, None]:

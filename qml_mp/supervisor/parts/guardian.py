@@ -166,7 +166,6 @@ def _living(orphans: list[ProcessIdentity]) -> list[ProcessIdentity]:
 
 def _terminate(orphans: list[ProcessIdentity]) -> None:
     for orphan in _living(orphans):
-        with contextlib.suppress(
-            ProcessLookupError, PermissionError
-        ):  # a job may have made it another user's
+        # The latter of one that a job has made another user's.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(orphan.pid, signal.SIGTERM)

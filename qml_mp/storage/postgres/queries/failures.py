@@ -11,8 +11,12 @@ _FREE: Final = """
     AND (c.due_at <= now()
          OR (c.taken_by IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.workers AS w WHERE w.id = c.taken_by)))
 """
-_WANTED: Final = """
-    EXISTS (SELECT FROM {s}.failure_hooks AS hook WHERE hook.method = j.method AND hook.calls)
+_NOTE: Final = """
+    INSERT INTO {{s}}.failure_callbacks (job_id, claim_seq, method, due_at)
+    SELECT j.id, j.claim_seq, j.method, now() FROM {{s}}.jobs AS j
+    WHERE {which} AND j.state = 'failed'
+      AND EXISTS (SELECT FROM {{s}}.failure_hooks AS hook WHERE hook.method = j.method AND hook.calls)
+    ON CONFLICT (job_id, claim_seq) DO NOTHING
 """
 _THIS: Final = "job_id = %(job_id)s AND claim_seq = %(claim_seq)s AND tries = %(tries)s"
 
@@ -27,18 +31,8 @@ FAILURES: Final = FailureQueries(
     """,
     unhook="DELETE FROM {s}.failure_hooks WHERE method = ANY(%(methods)s::text[])",
     # In the transaction that writes the failure.
-    note=f"""
-        INSERT INTO {{s}}.failure_callbacks (job_id, claim_seq, method, due_at)
-        SELECT j.id, j.claim_seq, j.method, now() FROM {{s}}.jobs AS j
-        WHERE j.id = %(id)s AND j.claim_seq = %(claim_seq)s AND j.state = 'failed' AND {_WANTED}
-        ON CONFLICT (job_id, claim_seq) DO NOTHING
-    """,
-    note_all=f"""
-        INSERT INTO {{s}}.failure_callbacks (job_id, claim_seq, method, due_at)
-        SELECT j.id, j.claim_seq, j.method, now() FROM {{s}}.jobs AS j
-        WHERE j.id = ANY(%(ids)s::text[]) AND j.state = 'failed' AND {_WANTED}
-        ON CONFLICT (job_id, claim_seq) DO NOTHING
-    """,
+    note=_NOTE.format(which="j.id = %(id)s AND j.claim_seq = %(claim_seq)s"),
+    note_all=_NOTE.format(which="j.id = ANY(%(ids)s::text[])"),
     due=f"SELECT 1 AS due FROM {{s}}.failure_callbacks AS c WHERE {_FREE} LIMIT 1",
     # Those that others take at this moment are passed over.
     take=f"""
