@@ -63,8 +63,10 @@ class Hygiene:
         stack_fd: int,
         streams: StandardStreams,
         folder: CurrentFolder,
+        max_memory_hard: int | None = None,
     ) -> None:
-        """`pipe_fds` and `stack_fd` are the worker's ends: nobody but a job closes those."""
+        """`pipe_fds` and `stack_fd` are the worker's ends: nobody but a job closes those. `max_memory_hard`:
+        the resident bytes with which no other job may begin."""
         self._storage = storage
         self._slot = slot
         self.own_fds = streams.spares | folder.fds
@@ -73,6 +75,7 @@ class Hygiene:
         self._stack_fd = stack_fd
         self._streams = streams
         self._folder = folder
+        self._max_memory_hard = max_memory_hard
         self._pid = os.getpid()
         # What the process looked like when the worker was ready.
         self._umask = _umask()
@@ -135,6 +138,9 @@ class Hygiene:
     def _look_after(self, name: str, *, is_well: bool) -> None:
         if self._is_copy or os.getpid() != self._pid:
             os._exit(0)  # the job forked, maybe in C, and let the copy return
+        if self._max_memory_hard is not None and (host.rss_bytes(self._pid) or 0) > self._max_memory_hard:
+            # The supervisor looks now and then, and would take it for what the next job uses.
+            self.spoiled = "a job has left more memory in use than max_memory_hard"
         is_short = time.monotonic_ns() - self._began_ns < _SHORT_NS
         may_wait = self._known is not None and name in self._known and is_well
         if may_wait and is_short and self._looks_unchanged():

@@ -176,6 +176,7 @@ def _hygiene(arguments: WorkerArguments, storage: Storage) -> Hygiene:
         stack_fd=arguments.stack_fd,
         streams=StandardStreams(),
         folder=CurrentFolder(),
+        max_memory_hard=arguments.config.max_memory_hard,
     )
 
 

@@ -50,7 +50,7 @@ class NoStorage:
 class OneWorker:
     """A process like a worker's, which has run the first job of the method "f"."""
 
-    def __init__(self, slots: SlotTable) -> None:
+    def __init__(self, slots: SlotTable, *, max_memory_hard: int | None = None) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         self.pipe_fd, _ = open_pipe()
         stack_fd = open_stack_file()
@@ -62,6 +62,7 @@ class OneWorker:
             stack_fd=stack_fd,
             streams=StandardStreams(),
             folder=CurrentFolder(),
+            max_memory_hard=max_memory_hard,
         )
         self.run(lambda: None)
 
@@ -243,6 +244,19 @@ def test_a_worker_that_jobs_leave_short_of_descriptors_says_so_before_storage_is
         assert worker.hygiene.spoiled == "jobs have left nearly all of its 600 descriptors open"
 
     assert exit_code_of(main, limit=lower_limit) == 0
+
+
+def test_a_worker_in_which_a_job_left_more_memory_than_the_hard_limit_takes_no_other() -> None:
+    """Or the next job would be killed for it."""
+
+    def main(_: OneWorker) -> None:
+        worker = OneWorker(SlotTable(1), max_memory_hard=10**12)
+        assert worker.hygiene.spoiled is None
+
+        worker = OneWorker(SlotTable(1), max_memory_hard=1)
+        assert worker.hygiene.spoiled == "a job has left more memory in use than max_memory_hard"
+
+    assert exit_code_of(main) == 0
 
 
 @pytest.mark.parametrize("is_short", [True, False])
