@@ -156,7 +156,9 @@ def _loop(
         held=held,
         runner=Runner(
             processor, commands=commands, display=display, changes=changes, hygiene=hygiene,
-            between=BetweenJobs(failure_calls, LostAttemptExport(storage, program.tracing, fetch=fetch)),
+            between=BetweenJobs(
+                failure_calls, LostAttemptExport(storage, program.tracing, fetch=fetch), commands=commands
+            ),
             config=config,
         ),
         outcomes=Outcomes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 from qml_mp import host
 from qml_mp.app import QmlApp
+from qml_mp.child.between_jobs import BetweenJobs
+from qml_mp.child.commands import Commands
 from qml_mp.child.failure_calls import FailureCalls
+from qml_mp.child.lost_attempts import LostAttemptExport
 from qml_mp.child.reports import Display, StateChanges
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure
@@ -19,6 +23,7 @@ from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
+from qml_mp.ipc.pipe import Kind, Message, PipeReader, open_pipe, send
 from qml_mp.ipc.slot import Activity, SlotTable
 from qml_mp.processing.middleware import FailureHook
 from qml_mp.settings import ServerConfig
@@ -26,6 +31,7 @@ from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.unit.processor_case import processor_of
+from tests.until import wait_until
 
 WHO = Fetch(worker_id="w-1", server_id="s#1", queues=(), methods=("f",))
 NO = ErrorInfo(type="ValueError", message="no")
@@ -150,6 +156,26 @@ def test_one_that_never_came_to_its_end_is_given_up(
     assert seen == []
     assert [record.message for record in caplog.records if "no call came to its end" in record.message]
     assert storage.take_failure_callback("w-1", ["f"], lease=timedelta()) is None
+
+
+def test_a_paused_worker_makes_no_call_and_waits_until_it_is_woken(
+    make: Callable[[FailureHook], FailureCalls], storage: Storage
+) -> None:
+    reading, writing = open_pipe()
+    commands, calls = Commands(PipeReader(reading)), make(lambda *_: None)
+    between = BetweenJobs(calls, LostAttemptExport(storage, None, fetch=WHO), commands=commands)
+    calls.make_one()  # and there may be another
+    wait_until(lambda: calls.is_due)
+
+    seen = []
+    for kind in (Kind.PAUSE, Kind.WAKE):
+        send(writing, Message(kind=kind))
+        commands.look()
+        seen.append((between.is_due, between.wait_s))
+
+    assert seen == [(False, float("inf")), (True, 0.0)]
+    os.close(reading)
+    os.close(writing)
 
 
 def test_an_app_has_one_function_for_failures() -> None:
