@@ -160,6 +160,24 @@ def test_a_manager_that_does_not_read_holds_nothing_up(
     assert manager.all() == ["STATUS=0 workers. trouble 9999"]
 
 
+def test_a_manager_that_does_not_read_is_not_tried_again_at_once_when_the_watchdog_is_due(
+    run: Run, one: ServiceManager, clock: HandClock, manager: Manager
+) -> None:
+    for number in range(10_000):  # more than fit
+        run.registration.report(f"trouble {number}")
+        one.turn()
+
+    clock.at = 110.0
+    one.turn()
+
+    assert one.next_at() == pytest.approx(110.1)
+    manager.all()
+    clock.at = 110.2
+    one.turn()
+    assert manager.all()[-1] == "WATCHDOG=1"
+    assert one.next_at() == pytest.approx(115.2)
+
+
 def test_a_manager_that_is_gone_is_told_nothing_more(
     one: ServiceManager, address: NotifySocket, manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -37,7 +37,10 @@ class ServiceManager(Part):
         self._alive_at = run.clock.monotonic() + self._every_s
 
     def next_at(self) -> float:
-        return float("inf") if self._address is None else min(self._alive_at, self._try_again_at)
+        if self._address is None:
+            return float("inf")
+        # What found no room is tried again then, and not at once because the watchdog's word is due.
+        return self._alive_at if self._try_again_at == float("inf") else self._try_again_at
 
     def turn(self) -> None:
         if self._address is None:
