@@ -25,10 +25,16 @@ def need_namespaces() -> None:
         )
 
 
-def kill_container(server: Server) -> None:
-    """SIGKILL its supervisor, which is process 1, so that the kernel ends everything in there."""
+def first_process(server: Server) -> int:
+    """Its supervisor, which is process 1 in there, as it is known out here."""
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     (supervisor,) = map(int, children)
+    return supervisor
+
+
+def kill_container(server: Server) -> None:
+    """SIGKILL its supervisor, so that the kernel ends everything in there."""
+    supervisor = first_process(server)
     os.kill(supervisor, signal.SIGKILL)
     wait_until(lambda: is_gone(supervisor), what="the end of the container")
     server.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from qml_mp.core.state import Failed, StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.processes.pid_namespace import CONTAINER, first_process, need_namespaces
 from tests.storage_rows import insert_raw_job
 
 MakeServer = Callable[..., Server]
@@ -50,6 +52,29 @@ def test_an_app_that_breaks_in_the_workers_alone_stops_the_server_too(
     assert one.wait() == 3
     assert one.log().count("RuntimeError: gone stale") == 1
     assert one.log().count("Stopping now (no worker can boot)") == 1
+    assert storage.list_servers() == []
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("prefix", "expected"), [((), -signal.SIGTERM), (CONTAINER, 0)], ids=["here", "as process 1"]
+)
+def test_a_stop_while_the_app_is_imported_ends_the_server(
+    server: MakeServer, storage: Storage, tmp_path: Path, prefix: tuple[str, ...], expected: int
+) -> None:
+    need_namespaces()
+    mark = tmp_path / "mark"
+    (tmp_path / "slow_app.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(1000)\n"
+    )
+    one = server("-w", "1", app="slow_app:app", PYTHONPATH=str(tmp_path))
+    one.prefix = prefix
+    one.start(ready=None)
+    wait_until(mark.exists, what=one.log())
+
+    os.kill(first_process(one) if prefix else one.pid, signal.SIGTERM)
+
+    assert one.wait() == expected, one.log()
     assert storage.list_servers() == []
 
 

@@ -11,6 +11,7 @@ import click
 
 from qml_mp.cli.arguments import as_duration
 from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.embedding.early_stop import stop_early_when_told
 from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
 from qml_mp.setting_kinds import Hosts, Switch
@@ -110,6 +111,7 @@ def start(
     workers one by one, TTIN and TTOU add and remove a worker, USR1 prints every worker's stack,
     USR2 stops claiming. Durations are seconds or text like 90s, 5m or 1h30m.
     """
+    stop_early_when_told()
     if watch and config_flags["preload"]:
         raise click.UsageError(
             "Give either --reload or --preload: a program in memory takes over no new code."
@@ -123,11 +125,10 @@ def start(
     from qml_mp.embedding.start import run_server  # after the usage errors: it brings in the storage drivers
 
     given: dict[str, Any] = {name: value for name, value in config_flags.items() if value is not None}
-    code: int = run_server(
+    return run_server(
         app_spec=app_spec, url_flag=session.url, config_flags=given,
         burst=timedelta() if burst and burst_wait is None else burst_wait, watch=watch,
     )  # fmt: skip
-    return code
 
 
 def _configure_logging(*, verbose: bool, level: str | None, as_json: bool) -> None:
