@@ -49,6 +49,8 @@ JOB_COLUMNS: Final = f"{CLAIM_COLUMNS.rstrip()}, state, result, duration_us, wor
 
 _claim_columns = itemgetter(*(name.strip() for name in CLAIM_COLUMNS.split(",")))
 
+_MOST_CRASHES = 2**31 - 1  # that a job can ask for; SQLite holds any number
+
 Owner = tuple[str, str]
 """The ids of the worker and of the server that hold a claim."""
 
@@ -110,7 +112,7 @@ def _job(columns: Columns, instant: ToInstant, state: JobState | Owner) -> Job:
         queue=text_of(queue),
         priority=int_of(priority) or 0,
         max_retries=_max_retries(int_of(max_retries)),
-        max_crashes=int_of(max_crashes),
+        max_crashes=_max_crashes(int_of(max_crashes)),
         timeout=duration_of(timeout_us),
         unique_key=optional_text_of(unique_key),
         created_at=created_at,
@@ -129,6 +131,11 @@ def _job(columns: Columns, instant: ToInstant, state: JobState | Owner) -> Job:
 def _max_retries(value: int | None) -> int | None:
     """The way back of `storable`; 0, and what means nothing, leaves it to the policy."""
     return 0 if value == NO_RETRIES else value if value is not None and value > 0 else None
+
+
+def _max_crashes(value: int | None) -> int | None:
+    """What no job can ask for leaves it to the server; the slot of its worker has no room for it."""
+    return value if value is not None and 0 < value <= _MOST_CRASHES else None
 
 
 def _owner_of(row: Row) -> Owner:

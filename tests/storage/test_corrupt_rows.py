@@ -13,11 +13,13 @@ from qml_mp.core.outcome import Failure
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
+from qml_mp.ipc.slot import SlotTable, packed_terms
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
 from tests.storage.helpers import KEEP, NO, fetch, present
+from tests.unit.processor_case import processor_of
 
 UNREADABLE = {
     "no JSON": "{no json",
@@ -180,6 +182,38 @@ def test_values_of_any_type_in_an_sqlite_file_are_read_without_an_error(
         assert claim is not None
         f"{claim}".encode()  # printable: no lone surrogate is left in any text
         assert storage.finish(claim, Failure(error=NO), retention=KEEP).accepted
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("max_crashes", -1),
+        ("max_crashes", 2**32),
+        ("max_crashes", -(2**62)),
+        ("max_retries", 2**62),
+        ("failures", 2**62),
+        ("failures", -(2**62)),
+        ("timeout_us", -(2**60)),
+    ],
+)
+def test_numbers_that_no_job_can_ask_for_do_not_break_the_worker_that_claims_them(
+    tmp_path: Path, column: str, value: int
+) -> None:
+    slots = SlotTable(1)
+    with sqlite_with(tmp_path) as (storage, raw):
+        raw.add_job(**{column: value})
+        claim = storage.fetch_and_lock_job(fetch())
+    assert claim is not None
+
+    terms = processor_of(lambda: None).resolve(claim).terms
+    packed = packed_terms(
+        method=terms.method, limit=terms.limit, retry=terms.when_killed, max_crashes=terms.max_crashes
+    )
+    slots.writer(0).show_running(claim.key, since_ns=0, terms=packed)
+
+    shown = slots.read(0)
+    assert shown is not None
+    assert shown.max_crashes is None
 
 
 @pytest.mark.parametrize(
