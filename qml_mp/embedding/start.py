@@ -45,6 +45,8 @@ def run_server(
     named = NamedProgram(spec=app_spec)
     facts = probe_app(named, timeout=_boot_timeout(config_flags))
     config = _settings(config_flags, facts)
+    if watch:
+        _check_takes_over_code(config)
     check_served(config)
     source = preloaded(named, config)
     url = load_url(url_flag or facts.url)
@@ -80,6 +82,15 @@ def _connect_once(url: str) -> None:
     another starter may be making it at this moment."""
     with closing(open_storage(url, application_name="qml-mp: start")) as storage:
         storage.list_servers()
+
+
+def _check_takes_over_code(config: ServerConfig) -> None:
+    """Raise `ConfigurationError` when the settings keep the program in memory, wherever that was set."""
+    if config.preload:
+        raise ConfigurationError(
+            f"preload is on ({config.sources['preload']}), and with --reload it must be off: "
+            "a program in memory takes over no new code."
+        )
 
 
 def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:

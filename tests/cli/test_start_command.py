@@ -69,6 +69,14 @@ def test_a_page_that_would_be_open_to_everybody_is_refused_before_the_start(
     assert not qml.database.exists()
 
 
+def test_reload_is_refused_with_preload_wherever_that_was_set(qml: Qml) -> None:
+    ended = qml("-A", "tasks:app", "start", "--reload", "--burst", env={"QML_MP_PRELOAD": "true"})
+
+    assert ended.code == 2
+    assert "preload is on (QML_MP_PRELOAD), and with --reload it must be off" in " ".join(ended.err.split())
+    assert not qml.database.exists()
+
+
 def test_an_awaited_job_gives_its_result_or_exit_code_7(qml: Qml) -> None:
     with qml.started("-w", "1", "-q", "*") as process:
         qml.until("status", shows=has_a_ready_worker, server=process)
