@@ -23,6 +23,7 @@ from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.streams import StandardStreams
 from qml_mp.core.outcome import Success
+from qml_mp.host import thread_count
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.ipc.stack import open_stack_file, write_stacks_to
@@ -183,6 +184,25 @@ def test_the_rest_is_put_back_before_storage_is_used_and_then_after_every_job(ch
         worker.run(lambda: None)
         worker.run(change)
         assert surroundings() == before
+
+    assert exit_code_of(main) == 0
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+@pytest.mark.parametrize("beside", [lambda: None, lower_limit, lambda: os.chdir("/")], ids=range(3))
+def test_a_dump_with_an_exit_that_a_job_has_ordered_is_called_off(
+    beside: Change, is_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qml_mp.child.hygiene._SHORT_NS", 10**15 if is_short else 0)
+
+    def main(worker: OneWorker) -> None:
+        def order() -> None:
+            beside()
+            faulthandler.dump_traceback_later(1000, exit=True)
+
+        before = thread_count()
+        worker.run(order)
+        wait_until(lambda: thread_count() == before, within_s=10, what="the end of the thread that exits")
 
     assert exit_code_of(main) == 0
 
