@@ -60,10 +60,11 @@ class SeriesKey:
     ending: Ending
 
 
-OTHER = "other"
-"""The method and the queue of all pairs of these that a server has no place for."""
-MOST_PAIRS = 200
-"""Pairs of a method and a queue that a server counts apart."""
+OTHER = "(other)"
+"""The method and the queue of all that a server has no place for. In brackets, because a method or a queue
+may be called "other"."""
+MOST_NAMES = 200
+"""Methods, queues, or pairs of both that a server counts apart; the others count together, as `OTHER`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

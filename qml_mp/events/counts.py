@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from qml_mp.core.history import MOST_NAMES, OTHER
 from qml_mp.events.facts import ClaimLost, Event, StorageLost, TemplateFired, TryFailed, WorkerStopped
-
-MOST_NAMES = 200
-"""Of methods that are told apart; the others count together. Each is a series of whoever keeps metrics."""
-OTHER = "(other)"
 
 
 class EventCounts:
@@ -39,5 +36,6 @@ class EventCounts:
 
 
 def within(counted: Counter[str], name: str) -> str:
-    """The name to count under, of which there are not more and more."""
+    """The name to count under, of which there are not more and more: each is a series of whoever keeps
+    metrics."""
     return name if name in counted or len(counted) < MOST_NAMES else OTHER

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from qml_mp.core.history import (
     BOUNDS_US,
     ENDINGS,
-    MOST_PAIRS,
+    MOST_NAMES,
     NUMBERS,
     OTHER,
     RAN_AT,
@@ -45,7 +45,7 @@ _NAME = struct.Struct("<HH")  # bytes of the method, of the queue
 _ENDING_BITS = 3  # enough for `ENDINGS`
 _OTHER_PAIR = 0
 _TRIES = 8
-_MOST_KNOWN = 10 * MOST_PAIRS
+_MOST_KNOWN = 10 * MOST_NAMES
 """Pairs that a worker remembers, those included for which there is no place."""
 
 
@@ -200,7 +200,7 @@ class EndCounts:
         entry = _NAME.pack(len(method_bytes), len(queue_bytes)) + method_bytes + queue_bytes
         end = self._words[_NAMES_END]
         number = _OTHER_PAIR
-        if end + len(entry) <= _NAMES_BYTES and self._newest_pair < MOST_PAIRS:
+        if end + len(entry) <= _NAMES_BYTES and self._newest_pair < MOST_NAMES:
             at = self._names_at + end
             self._memory[at : at + len(entry)] = entry
             self._words[_NAMES_END] = end + len(entry)

@@ -1,7 +1,7 @@
 """Beside a server: its metrics, made at each scrape from its newest report and a look at storage.
 
 Names have the prefix `qml_mp_` and base units. Every label has few values, whatever jobs, queues and errors
-there are: names of methods and queues are counted under "(other)" beyond the first two hundred of them.
+there are: beyond the first two hundred methods, queues or pairs of both, the others count as "(other)".
 """
 
 from __future__ import annotations

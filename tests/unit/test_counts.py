@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qml_mp.core.history import (
     BOUNDS_US,
-    MOST_PAIRS,
+    MOST_NAMES,
     OTHER,
     Ending,
     SeriesKey,
@@ -102,26 +102,26 @@ def test_what_ended_while_the_others_were_written_is_left(region: EndedOutcomes,
 
 
 def test_methods_without_a_place_are_counted_together(region: EndedOutcomes, totals: EndTotals) -> None:
-    for number in range(MOST_PAIRS + 10):
+    for number in range(MOST_NAMES + 10):
         region.counts.count([times(region, method=f"m{number}")], Ending.SUCCEEDED)
 
     region.empty()
 
     tallies = totals.tallies()
     other = tallies[SeriesKey(method=OTHER, queue=OTHER, ending=Ending.SUCCEEDED)]
-    assert len(tallies) == MOST_PAIRS + 1
+    assert len(tallies) == MOST_NAMES + 1
     assert other.count == 10
 
 
 def test_more_kinds_of_ends_than_cells_are_counted_too(region: EndedOutcomes, totals: EndTotals) -> None:
-    for number in range(MOST_PAIRS):
+    for number in range(MOST_NAMES):
         for ending in Ending:
             region.counts.count([times(region, method=f"m{number}")], ending)
             region.counts.count([times(region, method=f"m{number}")], ending)
 
     region.empty()
 
-    assert sum(tally.count for tally in totals.tallies().values()) == 2 * MOST_PAIRS * len(Ending)
+    assert sum(tally.count for tally in totals.tallies().values()) == 2 * MOST_NAMES * len(Ending)
 
 
 def test_a_new_worker_in_the_slot_begins_at_nothing() -> None:

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from qml_mp.core.history import MOST_NAMES, OTHER
 from qml_mp.errors import ConfigurationError
-from qml_mp.events.counts import MOST_NAMES, OTHER, EventCounts
+from qml_mp.events.counts import EventCounts
 from qml_mp.events.facts import TemplateFired
 from qml_mp.ipc.side import ServerReport, SideArguments, SideWord
 from qml_mp.setting_kinds import host_and_port

@@ -12,11 +12,13 @@ import pytest
 
 from qml_mp.app import QmlApp
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram
+from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.reload import NewCode, Reload
+from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
@@ -142,3 +144,17 @@ def test_a_pool_without_descriptors_for_another_worker_does_not_ask_for_turns_in
     assert due_before <= time.monotonic() < pool.next_at()
     pool._room.freed()
     assert pool.next_at() == due_before
+
+
+def test_each_series_is_reported_where_more_of_them_grow_than_fit_in_a_report(run_of: MakeRun) -> None:
+    run, heard = run_of(1), set[str]()
+    reports = ServerReports(run, loops=[])
+
+    for _ in range(3):
+        for number in range(MOST_NAMES + 50):
+            name = f"m{number}"
+            run.pool.totals.add(method=name, queue="q", ending=Ending.SUCCEEDED, waited_us=0, ran_us=1)
+        heard |= {each.method for each in reports.make().ends}
+
+    assert len(heard) == MOST_NAMES + 1
+    assert OTHER in heard

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from qml_mp.core.history import SeriesKey
 from qml_mp.ipc.side import EndsReport, LoopReport, ServerReport, WorkerReport
@@ -12,7 +12,8 @@ from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 _MOST_ENDS = 100
-"""Told in one report, so that it takes a turn no more than a millisecond; the others are told in the next."""
+"""Told in one report, so that it takes a turn no more than a millisecond; the others are told in the next
+ones."""
 
 
 class ServerReports:
@@ -23,6 +24,7 @@ class ServerReports:
         self._loops = loops
         self._started_at = run.clock.now().timestamp()
         self._told: dict[SeriesKey, Sequence[int]] = {}
+        """What was told last of each; who was told longest ago stands first."""
 
     def begin(self) -> None:
         """The next one is the first that its reader hears."""
@@ -53,12 +55,16 @@ class ServerReports:
         )
 
     def _ends(self) -> list[EndsReport]:
-        """Numbers that have grown are another object."""
-        totals = self._run.pool.totals
-        totals.look()
-        grown = ((key, now) for key, now in totals.numbers.items() if self._told.get(key) is not now)
-        ends = dict(islice(grown, _MOST_ENDS))
-        self._told |= ends
+        """First those that were told longest ago: where many grow all the time, each has its turn. Numbers
+        that have grown are another object."""
+        self._run.pool.totals.look()
+        numbers = self._run.pool.totals.numbers
+        in_turn = chain((key for key in numbers if key not in self._told), self._told)
+        grown = (key for key in in_turn if self._told.get(key) is not numbers[key])
+        ends = {key: numbers[key] for key in islice(grown, _MOST_ENDS)}
+        for key, now in ends.items():
+            self._told.pop(key, None)
+            self._told[key] = now
         return [
             EndsReport(method=key.method, queue=key.queue, ending=str(key.ending), numbers=numbers)
             for key, numbers in ends.items()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from qml_mp.core.history import (
-    MOST_PAIRS,
+    MOST_NAMES,
     OTHER,
     Ending,
     SeriesKey,
@@ -40,7 +40,7 @@ class EndTotals:
         return MappingProxyType(self._numbers)
 
     def tallies(self) -> Mapping[SeriesKey, Tally]:
-        """By method, queue and ending, as they are now: of at most `MOST_PAIRS` pairs of a method and a
+        """By method, queue and ending, as they are now: of at most `MOST_NAMES` pairs of a method and a
         queue, and of all others together as `OTHER`. Looks at the workers first."""
         self.look()
         return {key: tally_of(numbers) for key, numbers in self._numbers.items()}
@@ -84,7 +84,7 @@ class EndTotals:
     def _add(self, key: SeriesKey, more: Sequence[int]) -> None:
         pair = key.method, key.queue
         if pair not in self._pairs:
-            if len(self._pairs) < MOST_PAIRS:
+            if len(self._pairs) < MOST_NAMES:
                 self._pairs.add(pair)
             else:
                 key = SeriesKey(method=OTHER, queue=OTHER, ending=key.ending)
