@@ -1,17 +1,20 @@
 """Beside a server: answers GET of /metrics, /livez and /readyz, and nothing else.
 
-A request has ten seconds and 32 stand side by side; whoever comes beyond that is sent away. None of them can
-change anything, and the answers name no payload, no path and no password.
+A request has ten seconds for its head, however its bytes come, and 32 stand side by side; whoever comes
+beyond that is sent away. None of them can change anything, and the answers name no payload, no path and no
+password.
 """
 
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import logging
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +22,8 @@ from qml_mp.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-_REQUEST_S = 10.0
+HEAD_WITHIN_S = 10.0
+_ANSWER_WITHIN_S = 10.0
 _MOST_REQUESTS = 32
 _TEXT = "text/plain; charset=utf-8"
 
@@ -55,8 +59,11 @@ class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     allow_reuse_address = True
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
+    def __init__(
+        self, host: str, port: int, pages: Mapping[str, Page], *, head_within_s: float = HEAD_WITHIN_S
+    ) -> None:
         self.pages = pages
+        self.head_within_s = head_within_s
         self._room = threading.BoundedSemaphore(_MOST_REQUESTS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -96,8 +103,12 @@ class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: MetricsServer
-    timeout = _REQUEST_S
     server_version, sys_version = "qml-mp", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_InTime(self.connection, within_s=self.server.head_within_s))
 
     def do_GET(self) -> None:
         self._answer(with_body=True)
@@ -109,6 +120,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         logger.debug(format, *args)
 
     def _answer(self, *, with_body: bool) -> None:
+        self.connection.settimeout(_ANSWER_WITHIN_S)
         page = self.server.pages.get(self.path.partition("?")[0])
         try:
             answer = Answer(404, b"not found\n") if page is None else page(self.headers.get("Accept", ""))
@@ -123,3 +135,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(answer.body)
+
+
+class _InTime(io.RawIOBase):
+    """What comes by a connection until an instant; then `TimeoutError`, which ends the request. A socket's
+    timeout begins anew with each byte, so it would let one stay for ever that sends few."""
+
+    def __init__(self, connection: socket.socket, *, within_s: float) -> None:
+        super().__init__()
+        self._connection = connection
+        self._deadline = time.monotonic() + within_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the head of the request did not come in time")
+        self._connection.settimeout(left_s)
+        return self._connection.recv_into(buffer)
