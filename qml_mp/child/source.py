@@ -149,6 +149,8 @@ class AppFacts:
     """Whether it is to be called when jobs have failed."""
     traces: bool = False
     """Whether it traces its attempts."""
+    flush_timeout: timedelta = timedelta()
+    """What a worker may take to export its spans before it leaves."""
     limits: tuple[Limit, ...] = ()
     """Of those of its methods that are limited."""
     files: tuple[str, ...] = ()
@@ -178,6 +180,7 @@ def read_facts(text: str) -> AppFacts:
     facts: dict[str, Any] = json.loads(text)
     if facts["config"] is not None:
         facts["config"] = ServerConfig(**facts["config"])
+    facts["flush_timeout"] = timedelta(seconds=facts["flush_timeout"])
     facts["recurring"] = tuple(map(_template, facts["recurring"]))
     facts["limits"] = tuple(map(_limit, facts["limits"]))
     for name in ("queues", "methods", "files"):
@@ -196,6 +199,7 @@ def facts_of(program: Program) -> AppFacts:
         methods=program.registry.methods(),
         wants_failures=program.on_failure is not None,
         traces=program.tracing is not None,
+        flush_timeout=timedelta() if program.tracing is None else program.tracing.flush_timeout,
         limits=tuple(program.registry.limits().values()),
     )
 

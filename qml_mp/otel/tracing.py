@@ -57,7 +57,8 @@ class OpenTelemetry:
         self._tracers = Tracers(tracer_provider)
         self._given = tracer_provider
         self._same_trace = same_trace
-        self._flush_timeout = parse_duration(flush_timeout, what="flush_timeout")
+        self.flush_timeout = parse_duration(flush_timeout, what="flush_timeout")
+        """Also what a server that stops gives its workers for it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For the program of a notebook, which is sent to its server: a provider has threads and stays here;
@@ -67,7 +68,7 @@ class OpenTelemetry:
             raise ConfigurationError(
                 "A tracer provider cannot be sent to a server; give OpenTelemetry a function that makes it."
             )
-        return _tracing_of, (given, self._same_trace, self._flush_timeout)
+        return _tracing_of, (given, self._same_trace, self.flush_timeout)
 
     def open(self) -> None:
         """Make the provider of this process. Raises what the program's function raises."""
@@ -137,7 +138,7 @@ class OpenTelemetry:
 
     def flush(self) -> bool:
         """Export what has ended, within the time that was given for it; whether that worked."""
-        return self._tracers.flush(within=self._flush_timeout)
+        return self._tracers.flush(within=self.flush_timeout)
 
     def _start_sending(self, jobs: Sequence[Job], *, is_batch: bool, parent: Job | None) -> trace.Span:
         given = [job for job in jobs if isinstance(job, Job)]  # what is no job is refused where it is stored

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Protocol
 
 from qml_mp.core.job import Claim, Job
@@ -35,6 +36,10 @@ class RunningAttempt(Protocol):
 class Tracing(Protocol):
     """What a program gives to follow its jobs. Only `open` may raise: a job does not fail because of this."""
 
+    @property
+    def flush_timeout(self) -> timedelta:
+        """The bound of `flush`."""
+
     def open(self) -> None:
         """In this process there may be spans from now on. A worker says so before its first job."""
 
@@ -56,4 +61,4 @@ class Tracing(Protocol):
         """An attempt of another worker, which is dead."""
 
     def flush(self) -> bool:
-        """Export all that has ended; whether that worked within a bound of its own."""
+        """Export all that has ended; whether that worked within `flush_timeout`."""

@@ -42,6 +42,8 @@ class ServerRegistration:
         """Whether its program is to be called when jobs have failed."""
         self.traces = facts.traces
         """Whether its program traces attempts, and a worker exports those of dead ones."""
+        self.flush_timeout = facts.flush_timeout
+        """What a worker may take to export its spans before it leaves."""
 
     @property
     def is_outdated(self) -> bool:
@@ -52,6 +54,7 @@ class ServerRegistration:
         """New code serves these."""
         self.says = replace(self.says, queues=queues, methods=facts.methods)
         self.wants_failures, self.traces = facts.wants_failures, facts.traces
+        self.flush_timeout = facts.flush_timeout
 
     def pause(self, paused: bool) -> None:
         """Whether claims are paused."""

@@ -63,6 +63,7 @@ class Scene:
             stop=SimpleNamespace(plan=None, has_begun=False),
             graces=Graces(cancel_grace=second, term_grace=second, shutdown_timeout=second),
             everyone=Parts(),
+            registration=SimpleNamespace(flush_timeout=timedelta()),
         )
         held, limits = HeldClaims(run), Parts()
         limits.add(Pusher(run))

@@ -7,16 +7,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from datetime import timedelta
 
 import pytest
 
 from qml_mp.app import QmlApp
-from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram
+from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.ipc.pipe import Kind, Message, send
+from qml_mp.otel import OpenTelemetry
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
+from qml_mp.supervisor.parts.limits import Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.run import Run
@@ -158,3 +161,20 @@ def test_each_series_is_reported_where_more_of_them_grow_than_fit_in_a_report(ru
 
     assert len(heard) == MOST_NAMES + 1
     assert OTHER in heard
+
+
+def test_a_worker_has_the_time_that_its_spans_may_take_before_it_must_have_left(run_of: MakeRun) -> None:
+    flush_timeout = timedelta(seconds=7)
+    app = QmlApp("sqlite:////nowhere/jobs.db", tracing=OpenTelemetry(flush_timeout=flush_timeout))
+    run = run_of(1)
+    reading, worker = a_worker(run.pool, number=1)
+    with ExitStack() as stack:
+        for fd in (reading, *worker.channels.fds):
+            stack.callback(os.close, fd)
+        run.registration.serve((), read_facts(probe(LoadedProgram(program=app.program, label="app"))))
+
+        run.stop.begin(now=False, why="a test")
+
+        assert run.stop.plan is not None
+        must_have_left_in_s = Pusher(run).next_at() - run.stop.plan.ask_at
+        assert flush_timeout.total_seconds() < must_have_left_in_s <= flush_timeout.total_seconds() + 1

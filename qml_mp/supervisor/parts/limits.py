@@ -18,7 +18,8 @@ from qml_mp.units import format_size
 logger = logging.getLogger(__name__)
 
 _LEAVING_S = 1.0
-"""What a worker without a job may take to leave when the server stops: it may be waiting for storage."""
+"""What a worker without a job may take to leave when the server stops: it may be waiting for storage. The
+export of its spans comes on top of that."""
 _LOOK_EVERY_S = 0.1
 
 
@@ -30,6 +31,7 @@ class Pusher(Part):
         self._graces = run.graces
         self._stop = run.stop
         self._clock = run.clock
+        self._registration = run.registration
 
     def turn(self) -> None:
         now = self._clock.monotonic()
@@ -62,7 +64,8 @@ class Pusher(Part):
     def _must_have_left_at(self, worker: WorkerProcess) -> float:
         if self._stop.plan is None:
             return float("inf")
-        return max(self._stop.plan.ask_at, worker.busy_at) + _LEAVING_S
+        leaving_s = _LEAVING_S + self._registration.flush_timeout.total_seconds()
+        return max(self._stop.plan.ask_at, worker.busy_at) + leaving_s
 
     def _plans(self, worker: WorkerProcess, now: float) -> list[Plan]:
         """What the job in hand is up against now. A job whose outcome is being written is left alone,
