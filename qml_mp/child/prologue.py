@@ -50,6 +50,7 @@ def prologue(
         with contextlib.suppress(OSError, ValueError):  # the C library keeps a few for itself
             _set_handler(number, _signal.SIG_DFL)
     _set_handler(signal.SIGINT, _signal.SIG_IGN)  # the supervisor handles Ctrl-C
+    _set_handler(signal.SIGPIPE, _signal.SIG_IGN)  # as every Python has it, unless a host has changed that
     _set_handler(signal.SIGTTOU, _signal.SIG_IGN)  # a job may print to the terminal from its own group
     if die_with_parent is not None:
         _send_sigterm_when_parent_dies(die_with_parent)

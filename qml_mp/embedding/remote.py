@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from qml_mp import errors
 from qml_mp.child.prologue import unblock_signals
@@ -69,7 +69,7 @@ class RemoteSupervisor:
         """
         if os.getpid() != self._owner_pid:
             return 0
-        with self._turn(), contextlib.suppress(OSError):
+        with self._turn(), contextlib.suppress(OSError), _without_sigpipe():
             if self.exit_code is None:
                 os.write(self._host_fd, b"s")
         deadline = time.monotonic() + timeout_s + _PARTING_S
@@ -151,7 +151,8 @@ def spawn_supervisor(
         os.close(status_writing)
     assert process.stdin is not None
     host_fd = os.dup(process.stdin.fileno())
-    with contextlib.suppress(BrokenPipeError), process.stdin as stream:  # it died; its status tells
+    # It may have died; its status tells.
+    with contextlib.suppress(BrokenPipeError), _without_sigpipe(), process.stdin as stream:
         stream.write(said)
     process.returncode = 0  # collected by its Child, not by the Popen object
     child = Child(pid=process.pid, pidfd=pidfd_of(process.pid), started_ticks=0)
@@ -176,6 +177,20 @@ def report(status_fd: int, run: Callable[[Callable[[], None]], int]) -> int:
     except QmlError as error:
         _tell(status_fd, json.dumps({"type": type(error).__name__, "message": str(error)}))
         return 3 if isinstance(error, WorkerBootError) else 1
+
+
+@contextlib.contextmanager
+def _without_sigpipe() -> Iterator[None]:
+    """A write of this thread to a pipe that nobody reads raises `BrokenPipeError`, and no more: a host may
+    have set SIGPIPE so that it ends its process, and its handlers are not touched."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE not in blocked:
+            if signal.SIGPIPE in signal.sigpending():
+                signal.sigwait([signal.SIGPIPE])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])
 
 
 def _tell(status_fd: int, text: str) -> None:

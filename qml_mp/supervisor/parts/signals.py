@@ -33,6 +33,9 @@ _WRITING_A_STACK_S = 1.0  # at most: on a busy machine a worker waits for a proc
 class SignalInbox:
     """`with`: the supervisor's signals are queued here; afterwards the handlers are as they were.
 
+    SIGPIPE, which says no more than the error of the write, is ignored meanwhile, where a host has it end its
+    process: the pipe of a worker that has died a moment ago must not do that.
+
     With `ends_process` nothing comes afterwards: what is signalled then is ignored, so that the
     last of many signals does not end the process with another status than its own.
     In a thread that is not the main one (or where handlers cannot be set) nothing is installed.
@@ -48,6 +51,8 @@ class SignalInbox:
         if threading.current_thread() is threading.main_thread():
             for number in HANDLED:
                 self._before[number] = signal.signal(number, self._put)
+            if signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL:
+                self._before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
