@@ -36,8 +36,8 @@ class TextFormatter(logging.Formatter):
 
 class JsonFormatter(logging.Formatter):
     """For programs: one object a record, on a line. It has `time` (ISO 8601, UTC), `level`, `logger`, `pid`,
-    `message`, and what there is of `job_id`, `method`, `attempt`, `worker_id`, `outcome`, `duration_s` and
-    `traceback`."""
+    `message`, and what there is of `job_id`, `method`, `attempt`, `worker_id`, `outcome`, `duration_s`,
+    `traceback` and `stack` (of `stack_info=True`)."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -50,4 +50,6 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name in _ABOUT_A_JOB if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
         return printable_json(json.dumps(line, ensure_ascii=False, default=str))

@@ -37,16 +37,18 @@ def test_every_record_is_one_line_of_json_that_says_what_it_said(text: str, name
     assert (json.loads(line)["message"], json.loads(line)["logger"]) == (text, name)
 
 
-def test_json_has_what_is_known_of_the_job_and_the_traceback() -> None:
+def test_json_has_what_is_known_of_the_job_the_traceback_and_the_stack() -> None:
     try:
         raise ValueError("no")
     except ValueError:
         made = record("it failed", job_id="j-1", attempt=2, worker_id=None, payload="secret")
         made.exc_info = sys.exc_info()
+        made.stack_info = "Stack (most recent call last):\n  here"
 
     line = json.loads(JsonFormatter().format(made))
 
     trace = line.pop("traceback")
+    assert line.pop("stack") == "Stack (most recent call last):\n  here"
     when = datetime.fromisoformat(line.pop("time"))
     assert trace.endswith("ValueError: no")
     assert abs(when.timestamp() - made.created) < 0.001
