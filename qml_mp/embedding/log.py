@@ -25,6 +25,9 @@ _STDERR = 2
 _WHOLE_BYTES = 4096  # what a pipe that is ready for writing takes without waiting (PIPE_BUF)
 _OWN_DESCRIPTION = "/proc/self/fd/2"
 _CONTINUED = "\n  | "
+_NOT_READ = "nobody read them"
+_OF_THE_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors that tell of a disk, not of a reader."""
 _LOOK_EVERY_S = 0.01  # the lines of short jobs come faster; only a job can put another file in its place
 
 
@@ -35,6 +38,8 @@ class StderrHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._dropped = 0
+        self._why = _NOT_READ
+        """They were dropped, for people."""
         # Without a standard error its number is the first to be given to another file.
         self._mute = sys.__stderr__ is None
         self._may_ask_not_to_wait = hasattr(os, "RWF_NOWAIT")
@@ -57,11 +62,13 @@ class StderrHandler(logging.Handler):
         self._dropped = 0 if self._write(data) else self._dropped + 1
 
     def _of_the_dropped(self) -> logging.LogRecord:
-        text = "(%s lines were dropped here, because nobody read them)"
-        return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (self._dropped,), None)
+        text, values = "(%s lines were dropped here, because %s)", (self._dropped, self._why)
+        return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, values, None)
 
     def _write(self, data: bytes) -> bool:
         """Whether all of it was taken."""
+        if not self._dropped:
+            self._why = _NOT_READ
         if self._may_ask_not_to_wait:
             try:
                 data = data[os.pwritev(_STDERR, (data,), -1, os.RWF_NOWAIT) :]  # a third of the way below
@@ -69,8 +76,10 @@ class StderrHandler(logging.Handler):
                 self._may_ask_not_to_wait = error.errno in (errno.EAGAIN, errno.EPIPE)
         try:
             return not data or self._write_by_kind(data)
-        except OSError:
-            return False  # full, closed, or its reader or terminal is gone
+        except OSError as error:  # full, closed, or its reader or terminal is gone
+            if error.errno in _OF_THE_FILE:
+                self._why = f"they could not be written ({error.strerror})"
+            return False
 
     def _write_by_kind(self, data: bytes) -> bool:
         now = time.monotonic()
@@ -81,7 +90,8 @@ class StderrHandler(logging.Handler):
             if not stat.S_ISREG(mode):
                 return _write_own(data) if sys.platform == "linux" else _write_if_ready(data)
             self._is_file_until = now + _LOOK_EVERY_S
-        os.write(_STDERR, data)
+        while data:  # a disk that is nearly full takes a part, and says at the next write that it is full
+            data = data[os.write(_STDERR, data) :]
         return True
 
 
