@@ -21,7 +21,7 @@ from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
 from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.values import JobFilter
 from qml_mp.views.changing import Changing
-from qml_mp.web.audit import asker_of, note
+from qml_mp.web.audit import asker_of, note, note_so_far
 from qml_mp.web.filters import Filters
 from qml_mp.web.site import Site, site_of
 
@@ -46,6 +46,14 @@ class Wanted:
         return f"{len(self.ids)} chosen jobs" if self.ids else self.filters.in_words()
 
 
+@dataclass(slots=True)
+class _Done:
+    """How many jobs so far, also when it is broken off."""
+
+    changed: int = 0
+    refused: int = 0
+
+
 def ask(request: Request) -> Response:
     """How many are meant, and a field for that number. Reads only."""
     site = site_of(request)
@@ -62,8 +70,15 @@ def change(request: Request) -> Response:
     wrong = _why_not(typed, meant)
     if wrong is not None:
         return _question(request, site, wanted, counts, wrong=wrong, status=409)
-    sentence = _do(site, request, wanted, meant)
-    note(request, f"{wanted.change} jobs", wanted.subject, said=sentence)
+    done, what = _Done(), f"{wanted.change} jobs"
+    try:
+        sentence = _do(site, request, wanted, meant, done)
+    except Exception:
+        if done.changed:  # each batch was committed
+            so_far = f"Broken off by an error: {done.changed} of {meant} {wanted.change.done} before it."
+            note_so_far(request, what, wanted.subject, said=so_far)
+        raise
+    note(request, what, wanted.subject, said=sentence)
     return site.done(request, sentence, to=wanted.back)
 
 
@@ -166,49 +181,48 @@ def _selection(site: Site, wanted: Wanted, where: JobFilter) -> JobSelection:
     return JobSelection(site.storage, where, retention=site.retention, until=wanted.until)
 
 
-def _do(site: Site, request: Request, wanted: Wanted, meant: int) -> str:
+def _do(site: Site, request: Request, wanted: Wanted, meant: int, done: _Done) -> str:
     """Change them; what has become of them, as a sentence."""
     see_to = _running(site, request)
-    changed = refused = 0
     if wanted.ids:
-        changed, refused = _change_chosen(site, request, wanted, see_to)
-        return _told(wanted, changed, meant, refused=refused)
+        _change_chosen(site, request, wanted, see_to, done)
+        return _told(wanted, done, meant)
     where = _filter(wanted)
     if where is None:
-        return _told(wanted, 0, meant)
+        return _told(wanted, done, meant)
     ends_at = time.monotonic() + _WITHIN_S
     selection = _selection(site, wanted, where)
     for batch in selection.in_batches(wanted.change, reason=_reason(request, wanted), running=see_to):
-        changed += batch.changed
-        refused += batch.refused
+        done.changed += batch.changed
+        done.refused += batch.refused
         if time.monotonic() > ends_at:
-            told = _told(wanted, changed, meant, refused=refused)
+            told = _told(wanted, done, meant)
             return f"{told} That took all the time there is; the same again goes on with the others."
-    return _told(wanted, changed, meant, refused=refused)
+    return _told(wanted, done, meant)
 
 
 def _change_chosen(
-    site: Site, request: Request, wanted: Wanted, see_to: Callable[[str], object]
-) -> tuple[int, int]:
+    site: Site, request: Request, wanted: Wanted, see_to: Callable[[str], object], done: _Done
+) -> None:
     at_rest = [state for state in wanted.change.states if state is not StateName.PROCESSING]
     if wanted.change is BulkChange.RETRY:
-        return len(site.storage.retry_many(wanted.ids, until=wanted.until)), 0
+        done.changed = len(site.storage.retry_many(wanted.ids, until=wanted.until))
+        return
     deleted = site.storage.delete_many(
         wanted.ids, states=at_rest, until=wanted.until, reason=_reason(request, wanted),
         retention=site.retention,
     )  # fmt: skip
-    changed, refused = len(deleted), 0
+    done.changed = len(deleted)
     if wanted.change is BulkChange.CANCEL:
         for job_id, state in _states_of(site, wanted).items():
             if state is StateName.PROCESSING:
                 try:
                     see_to(job_id)
-                    changed += 1
+                    done.changed += 1
                 except StorageError:
                     raise
                 except QmlError:
-                    refused += 1
-    return changed, refused
+                    done.refused += 1
 
 
 def _running(site: Site, request: Request) -> Callable[[str], str]:
@@ -222,11 +236,11 @@ def _reason(request: Request, wanted: Wanted) -> str:
     return f"{word} on the page by {asker_of(request).who}"
 
 
-def _told(wanted: Wanted, changed: int, meant: int, *, refused: int = 0) -> str:
-    said = f"{_jobs(changed)} {wanted.change.done}."
-    left = meant - changed
-    if refused:
-        return f"{said} {_jobs(refused)} as before: they had just ended, or their server cannot be seen."
+def _told(wanted: Wanted, done: _Done, meant: int) -> str:
+    said = f"{_jobs(done.changed)} {wanted.change.done}."
+    left = meant - done.changed
+    if done.refused:
+        return f"{said} {_jobs(done.refused)} as before: they had just ended, or their server cannot be seen."
     if left > 0:
         return f"{said} {_jobs(left)} as before: they changed since, or another job has their unique key."
     return said
