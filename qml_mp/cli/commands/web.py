@@ -22,7 +22,7 @@ _OPTIONS = (
                  help="People sign in with the user and password in this file of one line: user:password."),
     click.option("--read-only", is_flag=True, help="Nothing can be changed by the page."),
     click.option("--hide", multiple=True, metavar="KEY",
-                 help="Mask values under such keys. Default: password, token, secret."),
+                 help="Mask values under such keys, too, besides password, token and secret."),
     click.option("--allow-host", multiple=True, metavar="NAME",
                  help="A name under which the page is reached."),
 )  # fmt: skip
@@ -63,7 +63,7 @@ def web(
     address = Address(host=host, port=port)
     address.check_reach(has_auth=auth.is_set)
     storage = session.existing_storage(may_import=False)
-    page = assemble(storage, auth=auth, read_only=read_only, hide=hide or HIDDEN, hosts=(host, *allow_host))
+    page = assemble(storage, auth=auth, read_only=read_only, hide=(*HIDDEN, *hide), hosts=(host, *allow_host))
     with address.bind() as listening:
         serve(
             page, listening, when_ready=lambda: note(f"the page is at {url_of(listening)} (Ctrl-C ends it)")
