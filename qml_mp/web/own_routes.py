@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from qml_mp.web.safety import SIGN_IN, SIGN_OUT, is_secure
-from qml_mp.web.sign_in import COOKIE, SESSION_S
+from qml_mp.web.sign_in import SESSION_S
 from qml_mp.web.site import site_of
 
 _AFTER_A_WRONG_ONE_S = 1.0
@@ -41,15 +41,16 @@ async def sign_in(request: Request) -> Response:
     is_ours = there.startswith("/") and not there.startswith(("//", "/\\"))
     response = RedirectResponse(root + there if is_ours else site.url(request, "overview"), 303)
     response.set_cookie(
-        COOKIE, site.auth.session(), max_age=SESSION_S, path=root or "/", httponly=True, samesite="strict",
-        secure=is_secure(request),
+        site.auth.cookie("session"), site.auth.session(), max_age=SESSION_S, path=root or "/", httponly=True,
+        samesite="strict", secure=is_secure(request),
     )  # fmt: skip
     return response
 
 
 def sign_out(request: Request) -> Response:
-    response = RedirectResponse(site_of(request).url(request, "sign_in_form"), 303)
-    response.delete_cookie(COOKIE, path=request.scope.get("root_path", "") or "/")
+    site = site_of(request)
+    response = RedirectResponse(site.url(request, "sign_in_form"), 303)
+    response.delete_cookie(site.auth.cookie("session"), path=request.scope.get("root_path", "") or "/")
     return response
 
 

@@ -27,7 +27,6 @@ from qml_mp.web.sign_in import Auth
 
 logger = logging.getLogger(__name__)
 
-VISIT_COOKIE = "qml_mp_visit"
 FORM = "qml_mp.form"
 WHO = "qml_mp.who"
 """In the scope: the name of who sends the request. It is asked for once: a change that was let in is noted as
@@ -138,11 +137,12 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope, receive)
-        visit = request.cookies.get(VISIT_COOKIE, "")
+        visit_cookie = self._safety.auth.cookie("visit")
+        visit = request.cookies.get(visit_cookie, "")
         is_new = not _VISIT.fullmatch(visit)
         scope["qml_mp.visit"] = visit = secrets.token_urlsafe(18) if is_new else visit
         scope["qml_mp.token"] = self._safety.auth.sign("form", visit)
-        safe_send = _with_headers(send, request, visit if is_new else None)
+        safe_send = _with_headers(send, request, f"{visit_cookie}={visit}" if is_new else None)
         try:
             self._safety.check(request)
             if (away := self._sign_in_first(request)) is not None:
@@ -283,7 +283,7 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
                 secure = "; Secure" if is_secure(request) else ""
                 headers.append(
                     "set-cookie",
-                    f"{VISIT_COOKIE}={new_visit}; Path={path}; HttpOnly; SameSite=Strict{secure}",
+                    f"{new_visit}; Path={path}; HttpOnly; SameSite=Strict{secure}",
                 )
         await send(message)
 

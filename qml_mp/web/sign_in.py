@@ -16,7 +16,6 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.processing.program import check_plain
 from qml_mp.setting_kinds import check_web_token
 
-COOKIE = "qml_mp_session"
 SESSION_S = 12 * 3600
 _SCRYPT_N = 2**14
 
@@ -75,13 +74,19 @@ class Auth:
             return _name_in(self.ask(request))
         if self.secret is None:
             return "anybody"
-        return self._name if self._is_ours(request.cookies.get(COOKIE, "")) else None
+        return self._name if self._is_ours(request.cookies.get(self.cookie("session"), "")) else None
 
     def admits(self, user: str, secret: str) -> bool:
         """Whether these are the right ones. It takes as long whatever is wrong."""
         right_user = _is_same(user, self.user or "") or self.user is None
         right_secret = _is_same(secret, self.secret or "")
         return self.secret is not None and right_user and right_secret
+
+    def cookie(self, what: str) -> str:
+        """The name of the page's cookie for that. Browsers keep one set of cookies for all ports of a host:
+        of two pages there, who signs in to one must not be signed out of the other. Those that share a secret
+        share the names too, and take each other's cookies."""
+        return f"qml_mp_{what}_{self.sign('cookie', 'name')[:8]}"
 
     def session(self) -> str:
         """The value of a new session's cookie."""

@@ -29,7 +29,6 @@ from qml_mp.web.rendering import masked
 from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, is_secure, own_path
 from qml_mp.web.sign_in import Auth
 
-_SAID_COOKIE = "qml_mp_said"
 _MOST_SAID_CHARS = 600
 _BLOCK = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -72,10 +71,10 @@ class Site:
         part = request.headers.get("hx-target", "")
         if "hx-request" in request.headers and _BLOCK.fullmatch(part) and part in found.blocks:
             return HTMLResponse("".join(found.blocks[part](values)), status)
-        said = request.cookies.get(_SAID_COOKIE)
+        said = request.cookies.get(self.auth.cookie("said"))
         response = HTMLResponse("".join(found.root_render_func(values)), status)
         if said is not None:
-            response.delete_cookie(_SAID_COOKIE, path=self._root(request) or "/")
+            response.delete_cookie(self.auth.cookie("said"), path=self._root(request) or "/")
         return response
 
     def done(self, request: Request, sentence: str, *, to: str) -> Response:
@@ -84,7 +83,7 @@ class Site:
         self.changes.tell_at(float("-inf"))
         response = RedirectResponse(to, 303)
         response.set_cookie(
-            _SAID_COOKIE,
+            self.auth.cookie("said"),
             quote(sentence[:_MOST_SAID_CHARS]),
             max_age=30,
             path=self._root(request) or "/",
@@ -139,7 +138,7 @@ class Site:
             "page_token": request.scope.get("qml_mp.token", ""),
             "token_field": TOKEN_FIELD,
             "headers": json.dumps({TOKEN_HEADER: request.scope.get("qml_mp.token", "")}),
-            "said": unquote(request.cookies.get(_SAID_COOKIE, "")),
+            "said": unquote(request.cookies.get(self.auth.cookie("said"), "")),
             "version": __version__,
             "is_signed_in": self.auth.has_form and self.auth.who(request) is not None,
             "url": lambda name, **parameters: self.url(request, name, **parameters),

@@ -13,6 +13,7 @@ from qml_mp.web.sign_in import Auth
 from tests.web.serving import Served, sentence_of, served, token_of
 
 TOKEN = "a-token-that-nobody-guesses"
+SESSION = Auth.of(TOKEN).cookie("session")
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ def test_behind_https_the_cookies_are_never_sent_without(page: Served) -> None:
     with page.visitor(**{"X-Forwarded-Proto": "https"}) as visitor:
         form = visitor.get("/sign-in")
         visit = form.headers["set-cookie"]
-        visitor.cookies.set("qml_mp_visit", visit.partition("=")[2].partition(";")[0])
+        name, _, rest = visit.partition("=")
+        visitor.cookies.set(name, rest.partition(";")[0])
         answer = visitor.post("/sign-in", data={"page_token": token_of(form.text), "secret": TOKEN})
 
     assert "Secure" in visit
@@ -84,9 +86,9 @@ def test_a_cookie_that_somebody_made_is_worth_nothing(page: Served, change: obje
     assert callable(change)
     with page.visitor() as visitor:
         sign_in(visitor, secret=TOKEN)
-        cookie = visitor.cookies["qml_mp_session"]
-        visitor.cookies.delete("qml_mp_session")
-        visitor.cookies.set("qml_mp_session", change(cookie))
+        cookie = visitor.cookies[SESSION]
+        visitor.cookies.delete(SESSION)
+        visitor.cookies.set(SESSION, change(cookie))
 
         assert visitor.get("/").status_code == 303
 
@@ -124,14 +126,30 @@ def test_of_a_page_for_reading_one_signs_out_too(file_url: str, tmp_path: Path) 
         assert visitor.get("/").status_code == 303
 
 
+def test_of_two_pages_of_a_host_one_can_be_signed_in_to_both(file_url: str, tmp_path: Path) -> None:
+    other = "another-that-nobody-guesses"
+    with (
+        served(file_url, tmp_path, env={"QML_MP_WEB_TOKEN": TOKEN}) as page,
+        page.visitor() as visitor,
+    ):
+        sign_in(visitor, secret=TOKEN)
+        with served(file_url, tmp_path, env={"QML_MP_WEB_TOKEN": other}) as beside:
+            there = f"{beside.origin}/sign-in"  # another port, and the same cookies
+            token = token_of(visitor.get(there).text)
+            visitor.post(there, data={"page_token": token, "secret": other})
+
+            assert visitor.get(f"{beside.origin}/").status_code == 200
+            assert visitor.get("/").status_code == 200
+
+
 def test_people_stay_signed_in_when_the_page_is_started_again(file_url: str, tmp_path: Path) -> None:
     env = {"QML_MP_WEB_TOKEN": TOKEN}
     with served(file_url, tmp_path, env=env) as page, page.visitor() as visitor:
         sign_in(visitor, secret=TOKEN)
-        cookie = visitor.cookies["qml_mp_session"]
+        cookie = visitor.cookies[SESSION]
 
     with served(file_url, tmp_path, env=env) as page, page.visitor() as visitor:
-        visitor.cookies.set("qml_mp_session", cookie)
+        visitor.cookies.set(SESSION, cookie)
 
         assert visitor.get("/").status_code == 200
 
