@@ -13,7 +13,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from qml_mp.errors import StorageError
@@ -81,7 +81,7 @@ class Changes:
         for watcher in watchers:
             watcher.wake()
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes, None]:
         """The events of one browser, as server-sent events: `hello`, `changed`, `beat`, and `end`."""
         watcher = _Watcher(asyncio.get_running_loop())
         self._add(watcher)
@@ -214,7 +214,21 @@ class _Source:
 
     def wait(self, bell: _Bell, seconds: float) -> bool:
         """Until something was committed, the bell rings or the time is over; whether anything was
-        committed."""
+        committed. An error is logged, and the storage asked again: a listener that ended would leave all
+        browsers with what they have, for as long as the process lives."""
+        was_open = self.is_open
+        try:
+            self._wait_for_any(bell, seconds)
+            return self._look()
+        except StorageError as error:
+            logger.debug("The page is not told of commits: %s", error)
+        except Exception:
+            logger.exception("The page is not told of commits; it asks again in %g s", _TRY_AGAIN_S)
+        self.close()
+        self._look_at = time.monotonic() + _TRY_AGAIN_S
+        return was_open  # so that the browsers see that there is no storage
+
+    def _wait_for_any(self, bell: _Bell, seconds: float) -> None:
         poller = select.poll()
         poller.register(bell, select.POLLIN)
         rest_s = self._look_at - time.monotonic()
@@ -224,21 +238,13 @@ class _Source:
             seconds = min(seconds, max(0.0, rest_s))
         poller.poll(int(seconds * 1000) + 1)
         bell.silence()
-        try:
-            return self._look()
-        except StorageError as error:
-            logger.debug("The page is not told of commits: %s", error)
-            was_open = self.is_open
-            self.close()
-            self._look_at = time.monotonic() + _TRY_AGAIN_S
-            return was_open  # so that the browsers see that there is no storage
 
     def close(self) -> None:
         self.is_open = False
         self._mark = None
-        if self._waker is not None:
-            self._waker.close()
-            self._waker = None
+        waker, self._waker = self._waker, None
+        if waker is not None:
+            waker.close()
 
     def _look(self) -> bool:
         if time.monotonic() < self._look_at:

@@ -1,0 +1,47 @@
+"""Tests: the thread that listens for commits goes on whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing, closing
+
+import pytest
+
+from qml_mp.core.job import Job
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.waiting import Waker
+from qml_mp.web.changes import Changes
+from tests.web.browsers import until
+
+
+def test_an_error_that_is_none_of_the_storages_is_logged_and_the_next_commit_is_told(
+    file_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(open_storage(file_url)) as storage:
+        open_waker, calls = storage.open_commit_waker, []
+
+        def fails_once() -> Waker | None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("a fault of ours")
+            return open_waker()
+
+        monkeypatch.setattr(storage, "open_commit_waker", fails_once)
+        changes = Changes(storage)
+
+        async def look() -> None:
+            async with aclosing(changes.stream()) as events:
+                await anext(events)  # there is somebody for whom it listens
+                await until(lambda: changes.is_listening, what="another look")
+                before = changes.version
+                storage.enqueue(Job.new("noop"))
+                await until(lambda: changes.version > before, what="the commit")
+            await until(lambda: not changes.is_listening, what="its end, as nobody looks any more")
+
+        with caplog.at_level(logging.ERROR):
+            asyncio.run(look())
+
+    assert [record.message for record in caplog.records] == [
+        "The page is not told of commits; it asks again in 1 s"
+    ]
