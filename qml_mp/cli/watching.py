@@ -25,7 +25,9 @@ _LEAST = timedelta(milliseconds=100)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _as_interval(ctx: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:
+def as_interval(ctx: click.Context, parameter: click.Parameter, value: str | None) -> timedelta | None:
+    """Callback of an option: a duration between two looks. With less than a blink of an eye there is nothing
+    more to see, and the storage is asked without a pause."""
     interval = as_duration(ctx, parameter, value)
     if interval is not None and interval < _LEAST:
         raise ConfigurationError(f"{name_of(parameter)} is {value!r}; it must be at least 100ms.")
@@ -37,7 +39,7 @@ watch_option = click.option(
     metavar="[SECONDS]",
     is_flag=False,
     flag_value="2",
-    callback=_as_interval,
+    callback=as_interval,
     help="Show it again and again, every 2 seconds unless told otherwise, until Ctrl-C.",
 )
 """`--watch`: the interval, or None."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
-from tests.cli.command import Qml
+from tests.cli.command import Qml, is_one_error
 from tests.warm import launch
 
 
@@ -172,7 +174,7 @@ def test_a_job_is_followed_to_its_end(qml: Qml, storage: Storage) -> None:
     reading, writing = os.pipe()
     with TemporaryFile() as err:
         process = launch(
-            [sys.executable, "-m", "qml_mp", "jobs", "watch", job_id, "--every", "20ms"], cwd=qml.folder,
+            [sys.executable, "-m", "qml_mp", "jobs", "watch", job_id, "--every", "100ms"], cwd=qml.folder,
             env=qml.environment(), stdin=err.fileno(), stdout=writing, stderr=err.fileno(),
         )  # fmt: skip
         os.close(writing)
@@ -198,6 +200,60 @@ def test_a_job_is_followed_to_its_end(qml: Qml, storage: Storage) -> None:
     assert failed.startswith("failed  ValueError: no")
     assert (code, gone.code) == (7, 1)
     assert "failed: ValueError: no" in told
+
+
+def test_a_job_is_followed_on_when_the_storage_is_back(qml: Qml, storage: Storage) -> None:
+    job_id = storage.enqueue(Job.new("thumb"))
+    storage.close()
+    away = qml.database.with_suffix(".away")
+    with subprocess.Popen(
+        [sys.executable, "-m", "qml_mp", "jobs", "watch", job_id, "--every", "100ms"], cwd=qml.folder,
+        env=qml.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        waiting = process.stdout.readline()
+        qml.database.rename(away)
+        told = process.stderr.readline()
+        away.rename(qml.database)
+        back = process.stdout.readline()
+        storage.delete(job_id, reason="not needed", retention=BY_DEFAULT)
+        deleted = process.stdout.readline()
+        ended = process.stderr.read()
+
+    assert told.startswith("qml-mp: error: The SQLite file ")
+    assert waiting == back == "enqueued  null\n"
+    assert deleted.startswith("deleted  not needed")
+    assert "was deleted: not needed" in ended
+    assert process.returncode == 7
+
+
+@pytest.mark.parametrize("command", [("jobs", "watch", "01a20ff2-659c-78a5-9cfb-d95426a19a21"), ("top",)])
+def test_looks_have_a_pause_between_them(qml: Qml, storage: Storage, command: tuple[str, ...]) -> None:
+    refused = qml(*command, "--every", "0")
+
+    assert (refused.code, is_one_error(refused.err)) == (2, True)
+    assert "--every is '0'; it must be at least 100ms." in refused.err
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_a_job_is_followed_without_colours_where_nobody_wants_them(
+    qml: Qml, storage: Storage, no_color: str, coloured: bool
+) -> None:
+    job_id = storage.enqueue(Job.new("thumb"))
+    storage.delete(job_id, reason="not needed", retention=BY_DEFAULT)
+    leader, follower = pty.openpty()
+
+    subprocess.run(
+        [sys.executable, "-m", "qml_mp", "jobs", "watch", job_id], cwd=qml.folder,
+        env=qml.environment({"NO_COLOR": no_color, "TERM": "xterm"}), stdout=follower, check=False,
+    )  # fmt: skip
+    os.close(follower)
+    shown = os.read(leader, 65536)
+    os.close(leader)
+
+    assert b"not needed" in shown
+    assert bool(re.search(rb"\x1b\[\d*m", shown)) is coloured
 
 
 @pytest.mark.parametrize("succeeded", [True, False])

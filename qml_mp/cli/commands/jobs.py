@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import click
 
-from qml_mp.cli.arguments import as_duration
 from qml_mp.cli.commands.job_changes import cancel, delete, retry
 from qml_mp.cli.failure_table import failure_to_json, print_failures
 from qml_mp.cli.job_page import print_job
@@ -16,6 +15,7 @@ from qml_mp.cli.job_watch import watch_job
 from qml_mp.cli.output import json_option, local_time, note, print_json
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Group, Session, pass_session
+from qml_mp.cli.watching import as_interval
 from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.outcome import Attempt
 from qml_mp.core.state import StateName
@@ -75,7 +75,7 @@ def list_jobs(session: Session, limit: int, after: str | None, as_json: bool, **
     metavar="DURATION",
     default="500ms",
     show_default=True,
-    callback=as_duration,
+    callback=as_interval,
     help="How often to look.",
 )
 @json_option

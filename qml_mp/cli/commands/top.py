@@ -8,8 +8,8 @@ from importlib.util import find_spec
 
 import click
 
-from qml_mp.cli.arguments import as_duration
 from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.cli.watching import as_interval
 from qml_mp.errors import ConfigurationError
 
 _INSTEAD = "`qml-mp status --watch` shows the same without keys"
@@ -21,7 +21,7 @@ _INSTEAD = "`qml-mp status --watch` shows the same without keys"
     metavar="DURATION",
     default="1s",
     show_default=True,
-    callback=as_duration,
+    callback=as_interval,
     help="How often to look.",
 )
 @pass_session
