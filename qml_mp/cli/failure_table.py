@@ -7,6 +7,7 @@ from typing import Final
 
 from qml_mp.cli.fitting import GAP, fitted, terminal_width
 from qml_mp.cli.output import local_time, print_table, short
+from qml_mp.cli.text_width import width_of
 from qml_mp.core.failure_kinds import user_frame
 from qml_mp.core.payload import JsonValue
 from qml_mp.printable import printable
@@ -61,6 +62,6 @@ def _where(kind: FailureKind, width: int | None) -> str:
     if frame is None:
         return f"  {example}"
     where = printable(frame)
-    if width is None or len(where) + len(example) + 2 * GAP <= width:
+    if width is None or width_of(where) + len(example) + 2 * GAP <= width:
         return f"  {where}  {example}"
     return f"  {short(where, width - GAP)}\n  {example}"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from qml_mp.cli.output import cell_text, short
+from qml_mp.cli.text_width import width_of
 
 GAP = 2
 """Between two columns."""
@@ -27,7 +28,7 @@ def fitted(
     drop: Sequence[str] = (),
     shrink: Mapping[str, int],
 ) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Headers and rows whose lines have at most so many characters (None: as they come).
+    """Headers and rows whose lines take at most so many columns of a terminal (None: as they come).
 
     Columns of `drop` are left out, in this order, as long as there is no room for what has to stay. Those of
     `shrink` are then shortened, in this order, at most to the length that each has there; the last column, if
@@ -56,4 +57,4 @@ def _width_of(columns: Mapping[str, Sequence[str]], shrink: Mapping[str, int]) -
 
 
 def _longest(name: str, cells: Sequence[str]) -> int:
-    return max(map(len, [name, *cells]))
+    return max(map(width_of, [name, *cells]))

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import click
 
+from qml_mp.cli.text_width import cut, padded, width_of
 from qml_mp.core.payload import JsonValue
 from qml_mp.printable import printable, printable_json
 from qml_mp.units import format_duration
@@ -35,11 +36,12 @@ def print_table(
     """Columns under their headers; None is a dash, and known states have colours on a terminal. `below` has a
     line to follow each row."""
     cells = [[cell_text(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(headers, *cells, strict=True)]
     widths[-1] = 0  # nothing stands to the right of the last column
     click.echo(
         _line(
-            click.style(header.ljust(width), bold=True) for header, width in zip(headers, widths, strict=True)
+            click.style(padded(header, width), bold=True)
+            for header, width in zip(headers, widths, strict=True)
         )
     )
     for number, row in enumerate(cells):
@@ -55,7 +57,7 @@ def cell_text(cell: object) -> str:
 
 def coloured(word: str, width: int = 0) -> str:
     """The word in the colour of the state it names, filled up to the width."""
-    return click.style(word.ljust(width), fg=_COLOURS.get(word))
+    return click.style(padded(word, width), fg=_COLOURS.get(word))
 
 
 def say(text: str) -> None:
@@ -69,8 +71,8 @@ def note(text: str) -> None:
 
 
 def short(text: str, limit: int) -> str:
-    """The text, cut with an ellipsis when it is longer."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """The text, cut with an ellipsis when it takes more columns of a terminal."""
+    return text if width_of(text) <= limit else cut(text, limit - 1) + "…"
 
 
 def compact_json(value: JsonValue) -> str:

@@ -12,6 +12,7 @@ from qml_mp.cli.commands.queues import print_queues
 from qml_mp.cli.fitting import terminal_width
 from qml_mp.cli.output import coloured, json_option, print_json, say
 from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.cli.text_width import width_of
 from qml_mp.cli.watching import show_once_or_watch, watch_option
 from qml_mp.views.snapshot import Snapshot, look
 from qml_mp.views.waiting import waiting_in_words, waiting_to_json, without_a_server
@@ -51,7 +52,7 @@ def _in_lines(parts: Sequence[str]) -> list[str]:
     lines = [parts[0]]
     for part in parts[1:]:
         longer = f"{lines[-1]}  {part}"
-        if width is None or len(click.unstyle(longer)) <= width:
+        if width is None or width_of(click.unstyle(longer)) <= width:
             lines[-1] = longer
         else:
             lines.append(part)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from qml_mp.cli.fitting import GAP, fitted
 from qml_mp.cli.output import age, local_time, short
+from qml_mp.cli.text_width import padded, width_of
 from qml_mp.cli.top.choice import Action, Choice, Key, Pane, Row, Rows
 from qml_mp.cli.top.sample import Rates, Sample
 from qml_mp.core.failure_kinds import user_frame
@@ -120,7 +121,7 @@ def _shares(wanted: Mapping[Pane, int], room: int) -> dict[Pane, int]:
 def _pane(table: _Table, choice: Choice, pane: Pane, rows: Rows, *, width: int, height: int) -> list[Text]:
     """The heading, and as many rows as there is room for, the chosen one among them."""
     headers, cells = fitted(table.columns, width=width, drop=table.drop, shrink=table.shrink)
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(headers, *cells, strict=True)]
     place = choice.place(pane, rows)
     first = max(0, min(place - height + 1, len(cells) - height))
     is_here = pane is choice.pane
@@ -134,7 +135,7 @@ def _pane(table: _Table, choice: Choice, pane: Pane, rows: Rows, *, width: int, 
 def _line(cells: Sequence[str], widths: Sequence[int], *, style: str) -> Text:
     line = Text(style=style)
     for cell, width in zip(cells, widths, strict=True):
-        line.append(cell.ljust(width), style=_STYLES.get(cell, ""))
+        line.append(padded(cell, width), style=_STYLES.get(cell, ""))
         line.append(" " * GAP)
     line.rstrip()
     return line

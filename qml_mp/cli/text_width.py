@@ -1,0 +1,36 @@
+"""Client: how wide text is on a terminal: East Asian characters and emoji take two columns, accents none."""
+
+from __future__ import annotations
+
+from unicodedata import category, east_asian_width
+
+_ON_THE_ONE_BEFORE = ("Mn", "Me")
+"""Categories of marks that combine with the character before them."""
+
+
+def width_of(text: str) -> int:
+    """The columns that printable text takes."""
+    return len(text) if text.isascii() else sum(map(_columns_of, text))
+
+
+def padded(text: str, width: int) -> str:
+    """The text, filled up with spaces to so many columns."""
+    return text + " " * (width - width_of(text))
+
+
+def cut(text: str, width: int) -> str:
+    """As much of the beginning as fits into so many columns, with the marks on its last character."""
+    if text.isascii():
+        return text[:width]
+    used = 0
+    for place, char in enumerate(text):
+        used += _columns_of(char)
+        if used > width:
+            return text[:place]
+    return text
+
+
+def _columns_of(char: str) -> int:
+    if category(char) in _ON_THE_ONE_BEFORE:
+        return 0
+    return 2 if east_asian_width(char) in "WF" else 1
