@@ -21,7 +21,7 @@ from qml_mp.handle import JobHandle
 from qml_mp.job_function import Decorator, DecoratorWithoutResult, JobFunction
 from qml_mp.job_selection import ChosenJobs, JobSelection, chosen_jobs
 from qml_mp.named_lock import NamedLock
-from qml_mp.processing.by_name import OnePerProcess
+from qml_mp.processing.by_name import OnePerProcess, method_name_of
 from qml_mp.processing.middleware import FailureHook, JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import Worker, WorkerRegistry, is_notebook
@@ -139,7 +139,7 @@ class QmlApp(Gathering, OnePerProcess):
         def declare(function: Callable[..., Any]) -> JobFunction[..., Any, Any]:
             declared: JobFunction[..., Any, Any] = JobFunction(
                 function,
-                method_name=function.__name__ if name is None else name,
+                method_name=method_name_of(function) if name is None else name,
                 options=read,
                 client=self._client,
             )

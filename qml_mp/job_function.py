@@ -142,7 +142,8 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
         options: Mapping[str, Any],
         client: JobClient,
     ) -> None:
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, updated=())
+        vars(self).update(_attributes_of(function))
         self._function = function
         worker = FunctionWorker(
             function,
@@ -193,6 +194,14 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
     def make_job(self, payload: JsonValue, options: Mapping[str, Any]) -> Job:
         """The job of a payload that fits the signature; `options` are those that `read_job_options` gives."""
         return Job.new(self.method_name, payload, **{**self._options, **options})
+
+
+def _attributes_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """What other code has hung on the function, such as a mark of its decorator's. What has the name of
+    something that a job function has itself stays on the function alone: a `handle` would take away
+    `f.handle(id)`."""
+    hung = getattr(function, "__dict__", {})
+    return {name: value for name, value in hung.items() if not hasattr(JobFunction, name)}
 
 
 def _mark_if_coroutine_function(job: Any, function: Callable[..., Any]) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
+from qml_mp.errors import ConfigurationError, shown
 from qml_mp.processing.registry import is_notebook
 
 
@@ -21,6 +22,17 @@ def name_of(part: Any) -> str | None:
     except AttributeError:  # within a function, or replaced
         return None
     return name if found is part else None
+
+
+def method_name_of(function: object) -> str:
+    """The function's own name, as that of its jobs. Raises `ConfigurationError` for what has none."""
+    name = getattr(function, "__name__", None)
+    if isinstance(name, str):
+        return name
+    raise ConfigurationError(
+        f"{shown(function)} has no name of its own, as functions have that are written with `def`; pass the "
+        'name of its jobs: app.job("name")(…).'
+    )
 
 
 class OnePerProcess:

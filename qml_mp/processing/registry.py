@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from datetime import timedelta
 from importlib import import_module
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import Any
 
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
@@ -152,6 +152,11 @@ class FunctionWorker(Worker):
                 f"The job {method_name!r} is a generator function: nothing of it runs before its values are "
                 "taken. Have it return a list, or enqueue a job for each of them."
             )
+        if isinstance(function, classmethod) or _is_method(function):
+            raise ConfigurationError(
+                f"The job {method_name!r} is a method, and a worker has no object, or class, to call it on. "
+                "Declare a function, or a @staticmethod without self, and pass what it needs as arguments."
+            )
         self.function = function
         self.binding = Binding(function, name=method_name)
         self._returned = Returned(function)
@@ -179,6 +184,15 @@ class FunctionWorker(Worker):
     def rebuilt(self, result: JsonValue) -> Any:
         """What a stored result stands for by the function's annotation; `InvalidJob` when it does not fit."""
         return self._returned.rebuilt(result) if self.keeps_result else result
+
+
+def _is_method(function: Callable[..., Any]) -> bool:
+    """Whether it is certain: written in a class, it takes first what everybody calls so there."""
+    within = getattr(function, "__qualname__", "").rpartition(".")[0]
+    if not within or within.endswith("<locals>"):
+        return False
+    first = next(iter(signature(function).parameters.values()), None)
+    return first is not None and first.name in ("self", "cls") and first.annotation is first.empty
 
 
 def _loop_runs_here() -> bool:
