@@ -24,6 +24,9 @@ from tests.warm import Process, launch
 PATIENCE_MS = 60_000
 """How long a test waits for what a page shows in a moment; it bounds a run that hangs and judges nothing."""
 
+ONE_BACKEND = pytest.mark.parametrize("url", ["sqlite"], indirect=True, scope="module")
+"""Of what a browser does with a screen: that it is read from both is the matter of tests/web."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:

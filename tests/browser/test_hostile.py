@@ -11,14 +11,13 @@ from qml_mp.core.state import StateName
 from qml_mp.printable import printable
 from qml_mp.storage.values import JobFilter
 from tests.browser import hostile
-from tests.browser.conftest import Site
+from tests.browser.conftest import ONE_BACKEND, Site
 from tests.browser.screens import SCREENS
 from tests.browser.watching import PHONE, Watched
 
 NAMES = [path for path in ("/queues", "/recurring", "/servers") if path in SCREENS]
 """That have every text, as the names of what they are about."""
-ONE_BACKEND = pytest.mark.parametrize("url", ["sqlite"], indirect=True, scope="module")
-"""Of what takes many pages, and has nothing to do with where the texts come from."""
+pytestmark = ONE_BACKEND
 _LINKS = "[...document.querySelectorAll('a[href]')].map(each => each.href)"
 
 
@@ -49,7 +48,6 @@ def test_every_text_is_shown_whole(path: str, page: Watched, filled: Site) -> No
     assert [text for text in hostile.TEXTS if words(printable(text)) not in shown] == []
 
 
-@ONE_BACKEND
 def test_the_page_of_a_job_shows_its_texts_whole(page: Watched, filled: Site) -> None:
     for text in hostile.TEXTS:
         jobs = filled.storage.list_jobs(JobFilter(method=text), limit=10).jobs
@@ -74,7 +72,6 @@ def test_a_button_is_about_the_very_queue_beside_which_it_stands(page: Watched, 
         expect(paused).to_have_count(0)
 
 
-@ONE_BACKEND
 @pytest.mark.parametrize("path", SCREENS)
 def test_every_link_leads_to_a_page_of_ours(path: str, page: Watched, filled: Site) -> None:
     page.open(path)

@@ -7,10 +7,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from tests.browser import everyday
-from tests.browser.conftest import Site
+from tests.browser.conftest import ONE_BACKEND, Site
 from tests.browser.watching import Watched
 from tests.processes.harness import ROOT
 
@@ -20,7 +18,7 @@ SHOWN = ROOT / "examples" / "page.png"
 MOST_BYTES = 150_000
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True, scope="module")
+@ONE_BACKEND
 def test_the_overview_makes_a_picture_for_the_readme(page: Watched, site: Site, tmp_path: Path) -> None:
     everyday.fill(site.storage)
     let_time_pass(site.url)

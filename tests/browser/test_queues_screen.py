@@ -10,10 +10,12 @@ from playwright.sync_api import expect
 from qml_mp.core.job import Job
 from qml_mp.core.limits import LimitKind, Rate
 from qml_mp.core.state import StateName
-from tests.browser.conftest import Site, served
+from tests.browser.conftest import ONE_BACKEND, Site, served
 from tests.browser.watching import Watched
 from tests.processes.harness import Server, wait_for_state
 from tests.storage.helpers import HOUR
+
+pytestmark = ONE_BACKEND
 
 
 @pytest.fixture(scope="module")

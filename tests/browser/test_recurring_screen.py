@@ -9,9 +9,11 @@ from playwright.sync_api import Locator, expect
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
-from tests.browser.conftest import Site, served
+from tests.browser.conftest import ONE_BACKEND, Site, served
 from tests.browser.watching import PHONE, Watched
 from tests.processes.harness import Server, wait_for_state, wait_until
+
+pytestmark = ONE_BACKEND
 
 
 @pytest.fixture(scope="module", autouse=True)

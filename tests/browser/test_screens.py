@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from tests.browser import everyday
-from tests.browser.conftest import Site
+from tests.browser.conftest import ONE_BACKEND, Site
 from tests.browser.screens import SCREENS
 from tests.browser.watching import PHONE, THEMES, WIDE, Watched
 
+pytestmark = ONE_BACKEND
 STATES = ("failed", "running")
 OF_JOBS = [f"/jobs/{state}" for state in STATES]
 
@@ -34,8 +35,7 @@ def test_a_screen_opens_without_a_complaint_can_be_used_by_all_and_fits_a_phone(
         page.open(of_job.get(path, path))
         assert page.page.get_by_role("heading", level=1).count() == 1
         assert page.overflow() == []
-        if site.url.startswith("sqlite"):  # what it judges does not depend on where the texts come from
-            assert page.barriers() == []
+        assert page.barriers() == []
         page.pictures(f"{path.strip('/').replace('/', '-') or 'overview'}-{name}")
 
 

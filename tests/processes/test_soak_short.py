@@ -44,7 +44,7 @@ def outcome(request: pytest.FixtureRequest, run: Run, backend: str, count: int, 
 def test_many_failed_jobs_are_retried_once_each_while_workers_run_them(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
-    row = outcome(request, run_bulk, backend, 1200)
+    row = outcome(request, run_bulk, backend, 400)
 
     assert row.broken == (), table([row])
 
@@ -54,7 +54,7 @@ def test_many_failed_jobs_are_retried_once_each_while_workers_run_them(
 def test_no_job_is_lost_or_run_twice_at_once_while_workers_are_killed(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
-    row = outcome(request, run_kills, backend, 1500)
+    row = outcome(request, run_kills, backend, 800)
 
     assert row.broken == (), table([row])
     assert row.kills
@@ -166,10 +166,10 @@ def test_replacing_workers_leaves_nothing_in_the_supervisor(
 def test_deaths_of_the_page_and_of_the_metrics_are_noticed_by_nothing_else_of_their_server(
     request: pytest.FixtureRequest, backend: str
 ) -> None:
-    row = outcome(request, run_side, backend, 4)
+    row = outcome(request, run_side, backend, 2)
 
     assert row.broken == (), table([row])
-    assert row.kills == 8
+    assert row.kills == 4
 
 
 @pytest.mark.fault(60)
@@ -205,7 +205,7 @@ def test_a_supervisor_that_was_declared_dead_while_stopped_ends_its_workers_and_
 
 @pytest.mark.fault(77)
 def test_every_job_runs_once_although_all_of_postgresql_was_frozen(request: pytest.FixtureRequest) -> None:
-    row = outcome(request, run_freeze, "postgres", 1500)
+    row = outcome(request, run_freeze, "postgres", 800)
 
     assert row.broken == (), table([row])
 
