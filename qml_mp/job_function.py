@@ -142,8 +142,8 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
         options: Mapping[str, Any],
         client: JobClient,
     ) -> None:
-        functools.update_wrapper(self, function, updated=())
         vars(self).update(_attributes_of(function))
+        functools.update_wrapper(self, function, updated=())  # last: `__wrapped__` is the function itself
         self._function = function
         worker = FunctionWorker(
             function,

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from datetime import timedelta
 from importlib import import_module
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
+from types import FunctionType
 from typing import Any
 
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
@@ -187,8 +188,11 @@ class FunctionWorker(Worker):
 
 
 def _is_method(function: Callable[..., Any]) -> bool:
-    """Whether it is certain: written in a class, it takes first what everybody calls so there."""
-    within = getattr(function, "__qualname__", "").rpartition(".")[0]
+    """Whether it is certain: written in a class, it takes first what everybody calls so there. Those of
+    Python's own classes take any object: `str.upper` is a function of a text."""
+    if not isinstance(function, FunctionType):
+        return False
+    within = function.__qualname__.rpartition(".")[0]
     if not within or within.endswith("<locals>"):
         return False
     first = next(iter(signature(function).parameters.values()), None)

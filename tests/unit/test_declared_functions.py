@@ -54,6 +54,37 @@ def test_what_needs_no_object_may_stand_in_a_class(app: QmlApp, function: Callab
     assert app.job("scale")(function).job(5).payload == {"size": 5}
 
 
+def test_a_method_of_a_class_of_pythons_own_takes_any_object(app: QmlApp) -> None:
+    assert app.job("upper")(str.upper).method_name == "upper"
+
+
+class Stub:
+    """Has names that are none, as those have that answer whatever they are asked for."""
+
+    def __getattr__(self, name: str) -> int:
+        if name in ("__name__", "__qualname__"):
+            return 5
+        raise AttributeError(name)
+
+    def __call__(self, size: int) -> int:
+        return size
+
+
+def test_what_answers_to_every_name_can_be_a_job(app: QmlApp) -> None:
+    assert app.job("stub")(Stub()).method_name == "stub"
+
+
+def test_what_is_wrapped_is_the_function_that_was_given(app: QmlApp) -> None:
+    def scale(size: int) -> int:
+        return size
+
+    @functools.wraps(scale)
+    def twice(size: int) -> int:
+        return 2 * scale(size)
+
+    assert app.job()(twice).__wrapped__(5) == 10  # type: ignore[attr-defined]  # as functools has it
+
+
 def test_what_has_no_name_of_its_own_is_given_one(app: QmlApp) -> None:
     small = functools.partial(Scale.by_nothing, size=5)
 
