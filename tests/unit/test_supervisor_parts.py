@@ -15,6 +15,7 @@ from qml_mp.app import QmlApp
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.ipc.pipe import Kind, Message, send
+from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.otel import OpenTelemetry
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
@@ -174,7 +175,13 @@ def test_a_worker_has_the_time_that_its_spans_may_take_before_it_must_have_left(
         run.registration.serve((), read_facts(probe(LoadedProgram(program=app.program, label="app"))))
 
         run.stop.begin(now=False, why="a test")
-
         assert run.stop.plan is not None
-        must_have_left_in_s = Pusher(run).next_at() - run.stop.plan.ask_at
-        assert flush_timeout.total_seconds() < must_have_left_in_s <= flush_timeout.total_seconds() + 1
+        asked_at, pusher = run.stop.plan.ask_at, Pusher(run)
+
+        waits_for_storage_s = pusher.next_at() - asked_at
+        run.pool.slots.writer(0).show(SlotView(activity=Activity.LEAVING))
+        worker.look(asked_at)
+        exports_s = pusher.next_at() - asked_at
+
+        assert 0 < waits_for_storage_s <= 1
+        assert flush_timeout.total_seconds() < exports_s <= flush_timeout.total_seconds() + 1

@@ -18,8 +18,8 @@ from qml_mp.units import format_size
 logger = logging.getLogger(__name__)
 
 _LEAVING_S = 1.0
-"""What a worker without a job may take to leave when the server stops: it may be waiting for storage. The
-export of its spans comes on top of that."""
+"""What a worker without a job may take to leave when the server stops: it may be waiting for storage. One
+that is leaving and exports its spans has the time for that on top."""
 _LOOK_EVERY_S = 0.1
 
 
@@ -64,8 +64,9 @@ class Pusher(Part):
     def _must_have_left_at(self, worker: WorkerProcess) -> float:
         if self._stop.plan is None:
             return float("inf")
-        leaving_s = _LEAVING_S + self._registration.flush_timeout.total_seconds()
-        return max(self._stop.plan.ask_at, worker.busy_at) + leaving_s
+        is_leaving = worker.last.activity is Activity.LEAVING
+        flush_s = self._registration.flush_timeout.total_seconds() if is_leaving else 0.0
+        return max(self._stop.plan.ask_at, worker.busy_at) + _LEAVING_S + flush_s
 
     def _plans(self, worker: WorkerProcess, now: float) -> list[Plan]:
         """What the job in hand is up against now. A job whose outcome is being written is left alone,
