@@ -124,7 +124,8 @@ class ServerConfig:
     """Resident bytes above which a worker is replaced after its job; None: never."""
     max_memory_hard: Annotated[int | None, Size(_1MIB)] = None
     """Resident bytes (at least 1 MiB) above which a worker is killed during its job. That is a failed
-    attempt, and the retry policy decides what follows, by the name `OutOfMemory`; None: never."""
+    attempt, and the retry policy decides what follows, by the name `OutOfMemory`. One that is above it after
+    a job takes no other; None: never."""
     unknown_method_timeout: Annotated[timedelta | None, Time(_1S)] = None
     """How long a job of the served queues may wait while no server knows its method, before it ends Failed as
     `UnknownMethod`. A server counts that from when it has seen so itself; None: such jobs wait for ever."""

@@ -76,6 +76,9 @@ class Hygiene:
         self._streams = streams
         self._folder = folder
         self._max_memory_hard = max_memory_hard
+        # Where nobody knows whether the process that forked this one had other threads, one may have ordered
+        # a dump, and to call that off here would wait for the thread for ever.
+        self._dumps_are_its_own = host.thread_count() is not None
         self._pid = os.getpid()
         # What the process looked like when the worker was ready.
         self._umask = _umask()
@@ -138,9 +141,9 @@ class Hygiene:
     def _look_after(self, name: str, *, is_well: bool) -> None:
         if self._is_copy or os.getpid() != self._pid:
             os._exit(0)  # the job forked, maybe in C, and let the copy return
-        if self._max_memory_hard is not None and (host.rss_bytes(self._pid) or 0) > self._max_memory_hard:
+        if self._max_memory_hard is not None and self._has_left_more_than(self._max_memory_hard):
             # The supervisor looks now and then, and would take it for what the next job uses.
-            self.spoiled = "a job has left more memory in use than max_memory_hard"
+            self.spoiled = "a job or a hook has left more memory in use than max_memory_hard"
         is_short = time.monotonic_ns() - self._began_ns < _SHORT_NS
         may_wait = self._known is not None and name in self._known and is_well
         if may_wait and is_short and self._looks_unchanged():
@@ -192,7 +195,7 @@ class Hygiene:
         written through it.
         """
         try:
-            faulthandler.cancel_dump_traceback_later()  # which does not tell whether there was one
+            self._call_off_dumps()
             return (
                 all(map(is_, map(_handler_of, _SIGNALS), self._handlers.values()))
                 and faulthandler.is_enabled()
@@ -210,6 +213,21 @@ class Hygiene:
             )
         except Exception:  # a job may have taken away what is looked at
             return False
+
+    def _has_left_more_than(self, size: int) -> bool:
+        try:
+            peak_kib = resource.getrusage(
+                resource.RUSAGE_SELF
+            ).ru_maxrss  # told ten times as soon as what is now
+            return peak_kib * 1024 > size and (host.rss_bytes(self._pid) or 0) > size
+        except Exception:  # what is called here, a job may have replaced
+            return False
+
+    def _call_off_dumps(self) -> None:
+        """Those that a job has ordered of faulthandler, which does not tell whether there are any: one with
+        exit=True would kill the next job."""
+        if self._dumps_are_its_own:
+            faulthandler.cancel_dump_traceback_later()
 
     def _one_is_closed(self) -> bool:
         events = self._poll.poll(0)
@@ -251,7 +269,7 @@ class Hygiene:
         time.tzset()  # by the environment
         for timer in _TIMERS:
             signal.setitimer(timer, 0)  # before its handler goes, or it would kill the next job
-        faulthandler.cancel_dump_traceback_later()  # with exit=True it would kill the next job too
+        self._call_off_dumps()
         signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
             if handler is not None and _handler_of(number) is not handler:
