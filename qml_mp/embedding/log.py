@@ -39,7 +39,9 @@ class StderrHandler(logging.Handler):
         super().__init__()
         self._dropped = 0
         self._why = _NOT_READ
-        """They were dropped, for people."""
+        """Why they were dropped, for people."""
+        self._is_within_a_line = False
+        """Whether of the last one that was dropped the beginning was taken."""
         # Without a standard error its number is the first to be given to another file.
         self._mute = sys.__stderr__ is None
         self._may_ask_not_to_wait = hasattr(os, "RWF_NOWAIT")
@@ -59,29 +61,37 @@ class StderrHandler(logging.Handler):
         except Exception:
             self.handleError(record)
             return
-        self._dropped = 0 if self._write(data) else self._dropped + 1
+        if self._is_within_a_line:
+            data = b"\n" + data
+        taken = self._write(data)
+        self._dropped = 0 if taken == len(data) else self._dropped + 1
+        if taken:
+            self._is_within_a_line = data[taken - 1 : taken] != b"\n"
 
     def _of_the_dropped(self) -> logging.LogRecord:
         text, values = "(%s lines were dropped here, because %s)", (self._dropped, self._why)
         return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, values, None)
 
-    def _write(self, data: bytes) -> bool:
-        """Whether all of it was taken."""
+    def _write(self, data: bytes) -> int:
+        """How many bytes of it were taken."""
         if not self._dropped:
             self._why = _NOT_READ
+        taken = 0
         if self._may_ask_not_to_wait:
             try:
-                data = data[os.pwritev(_STDERR, (data,), -1, os.RWF_NOWAIT) :]  # a third of the way below
+                taken = os.pwritev(_STDERR, (data,), -1, os.RWF_NOWAIT)  # a third of the way below
             except OSError as error:
                 self._may_ask_not_to_wait = error.errno in (errno.EAGAIN, errno.EPIPE)
         try:
-            return not data or self._write_by_kind(data)
+            # A disk that is nearly full takes a part, and says at the next write that it is full.
+            while taken < len(data) and (more := self._write_by_kind(data[taken:])):
+                taken += more
         except OSError as error:  # full, closed, or its reader or terminal is gone
             if error.errno in _OF_THE_FILE:
                 self._why = f"they could not be written ({error.strerror})"
-            return False
+        return taken
 
-    def _write_by_kind(self, data: bytes) -> bool:
+    def _write_by_kind(self, data: bytes) -> int:
         now = time.monotonic()
         if now >= self._is_file_until:
             mode = os.fstat(_STDERR).st_mode
@@ -90,17 +100,15 @@ class StderrHandler(logging.Handler):
             if not stat.S_ISREG(mode):
                 return _write_own(data) if sys.platform == "linux" else _write_if_ready(data)
             self._is_file_until = now + _LOOK_EVERY_S
-        while data:  # a disk that is nearly full takes a part, and says at the next write that it is full
-            data = data[os.write(_STDERR, data) :]
-        return True
+        return os.write(_STDERR, data)
 
 
-def _send(data: bytes) -> bool:
+def _send(data: bytes) -> int:
     with socket.socket(fileno=os.dup(_STDERR)) as connection:
-        return connection.send(data, socket.MSG_DONTWAIT) == len(data)
+        return connection.send(data, socket.MSG_DONTWAIT)
 
 
-def _write_own(data: bytes) -> bool:
+def _write_own(data: bytes) -> int:
     """Through an open file description of our own: the one behind descriptor 2 is shared with
     whoever started us, who does not expect that it stops blocking."""
     try:
@@ -108,16 +116,14 @@ def _write_own(data: bytes) -> bool:
     except OSError:
         return _write_if_ready(data)  # no /proc, or it is another user's
     try:
-        while data:
-            data = data[os.write(fd, data) :]
-        return True
+        return os.write(fd, data)
     finally:
         os.close(fd)
 
 
-def _write_if_ready(data: bytes) -> bool:
+def _write_if_ready(data: bytes) -> int:
     poll = select.poll()
     poll.register(_STDERR, select.POLLOUT)
     if not any(event & select.POLLOUT for _, event in poll.poll(0)):
-        return False
-    return os.write(_STDERR, data[:_WHOLE_BYTES]) == len(data)
+        return 0
+    return os.write(_STDERR, data[:_WHOLE_BYTES])

@@ -54,7 +54,7 @@ def test_lines_that_a_full_file_does_not_take_whole_are_counted_and_it_is_said_w
 
         file.seek(0)
         assert file.read().decode() == (
-            "qml-m"  # all that there was room for
+            "qml-m\n"  # all that there was room for
             "qml-mp: (2 lines were dropped here, because they could not be written (File too large))\n"
             "qml-mp: kept\n"
         )
