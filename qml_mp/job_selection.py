@@ -149,8 +149,7 @@ class JobSelection:
                 if others:
                     is_news = True
                     seen_to.update(others)
-                    changed = sum(_is_done(see_to, job_id) for job_id in others)
-                    yield Batch(changed=changed, refused=len(others) - changed)
+                    yield from _in_turn(see_to, others)
 
     def _changed(self, change: BulkChange, reason: str) -> int:
         return sum(batch.changed for batch in self.for_change(change).in_batches(change, reason=reason))
@@ -224,6 +223,19 @@ def _instant(storage: Storage, said: Duration | datetime | None, *, what: str) -
             raise ConfigurationError(f"{what} is {said}, which names no time zone; use an aware datetime.")
         return said
     return None if said is None else storage.now() - parse_duration(said, what=what)
+
+
+def _in_turn(see_to: Callable[[str], object], ids: Sequence[str]) -> Iterator[Batch]:
+    """Jobs that run, each with a commit of its own: what an error breaks off is told as far as it came."""
+    changed = refused = 0
+    try:
+        for job_id in ids:
+            is_done = _is_done(see_to, job_id)
+            changed, refused = changed + is_done, refused + (not is_done)
+    except BaseException:
+        yield Batch(changed=changed, refused=refused)
+        raise
+    yield Batch(changed=changed, refused=refused)
 
 
 def _is_done(see_to: Callable[[str], object], job_id: str) -> bool:

@@ -11,8 +11,8 @@ import pytest
 
 from qml_mp import QmlApp, StateName
 from qml_mp.core.outcome import ErrorInfo, Failure, Retry
-from qml_mp.errors import ConfigurationError
-from qml_mp.job_selection import BulkChange
+from qml_mp.errors import ConfigurationError, StorageUnavailable
+from qml_mp.job_selection import Batch, BulkChange
 from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter
 
 
@@ -137,3 +137,21 @@ def test_what_cannot_be_meant_is_refused(app: QmlApp) -> None:
         app.jobs(method=["thumb"])  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="retry changes no succeeded jobs; it is for failed"):
         app.jobs(state=["succeeded", "failed"]).retry()
+
+
+def test_what_was_done_of_running_jobs_before_an_error_is_told(app: QmlApp) -> None:
+    which = Fetch(worker_id="w", server_id="s#1", queues=())
+    app.storage.exchange((), fetch=which, limit=9, retention=BY_DEFAULT)  # the fourth of them runs, too
+    seen: list[str] = []
+
+    def see_to(job_id: str) -> None:
+        seen.append(job_id)
+        if len(seen) == 2:
+            raise StorageUnavailable("gone")
+
+    running = app.jobs(state="processing").for_change(BulkChange.CANCEL, running=True)
+    batches = running.in_batches(BulkChange.CANCEL, reason="no", running=see_to)
+
+    assert next(batches) == Batch(changed=1)
+    with pytest.raises(StorageUnavailable):
+        next(batches)
