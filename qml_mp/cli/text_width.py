@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from unicodedata import category, east_asian_width
 
 _ON_THE_ONE_BEFORE = ("Mn", "Me")
 """Categories of marks that combine with the character before them."""
+_VOWELS = re.compile("[\u1160-\u11ff\ud7b0-\ud7ff]")
+"""And consonants behind them, of Korean text whose syllables are written by letters, as names of files are on
+macOS: they stand within the syllable."""
 
 
 def width_of(text: str) -> int:
@@ -30,7 +34,17 @@ def cut(text: str, width: int) -> str:
     return text
 
 
+def rows_of(text: str, columns: int) -> int:
+    """How many rows of a terminal of so many columns it takes. No character is divided between two."""
+    rows, used = 1, 0
+    for width in map(_columns_of, text):
+        if used + width > columns:
+            rows, used = rows + 1, 0
+        used += width
+    return rows
+
+
 def _columns_of(char: str) -> int:
-    if category(char) in _ON_THE_ONE_BEFORE:
+    if category(char) in _ON_THE_ONE_BEFORE or _VOWELS.fullmatch(char):
         return 0
     return 2 if east_asian_width(char) in "WF" else 1

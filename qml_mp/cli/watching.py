@@ -16,7 +16,7 @@ import click
 
 from qml_mp.cli.arguments import as_duration, name_of
 from qml_mp.cli.failure import paragraph
-from qml_mp.cli.text_width import width_of
+from qml_mp.cli.text_width import rows_of
 from qml_mp.errors import ConfigurationError, StorageUnavailable
 
 _UP = "\x1b[{rows}A"
@@ -104,7 +104,7 @@ def _as_high_as(lines: list[str], *, columns: int, rows: int) -> tuple[list[str]
     kept: list[str] = []
     used = 0
     for number, line in enumerate(lines):
-        height = max(1, -(-width_of(click.unstyle(line)) // columns))
+        height = rows_of(click.unstyle(line), columns)
         is_last = number == len(lines) - 1
         if used + height > rows - (0 if is_last else 1):
             return [*kept, f"… and {len(lines) - number} lines more"], used + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pyte
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from qml_mp.cli.fitting import fitted
 from qml_mp.cli.output import print_table, short
+from qml_mp.cli.text_width import rows_of, width_of
 
 METHODS = ["thumb", "画像を縮小する", "이미지", "send 🚀", "cafe\u0301", "한국"]
 
@@ -22,6 +25,20 @@ def test_columns_stand_under_their_headers_whatever_the_script(capsys: pytest.Ca
     rows = [screen.buffer[row] for row in range(len(METHODS) + 1)]
     assert [row[second].data for row in rows] == ["Q", *"d" * len(METHODS)]
     assert {row[second - 1].data for row in rows} == {" "}
+
+
+def test_a_syllable_that_is_written_by_letters_is_as_wide_as_one() -> None:
+    """Which pyte does not know."""
+    assert width_of(unicodedata.normalize("NFD", "한국어")) == width_of("한국어") == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "rows"),
+    [("縮小するん", 5, 3), ("縮小する", 4, 2), ("a縮b小", 3, 2), ("abc", 2, 2), ("ab", 2, 1), ("", 9, 1)],
+)
+def test_a_line_takes_as_many_rows_as_a_terminal_makes_of_it(text: str, columns: int, rows: int) -> None:
+    """A wide character that has no room goes to the next one whole, as in xterm; pyte lets it stick out."""
+    assert rows_of(text, columns) == rows
 
 
 @given(method=st.sampled_from(METHODS), width=st.integers(12, 40))
