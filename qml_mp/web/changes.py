@@ -37,6 +37,7 @@ _SPENT_OVER_S = 5.0
 _TELL_ANYHOW_S = 10.0
 """What changes without a commit: a process that died, a heartbeat that did not come."""
 _TRY_AGAIN_S = 1.0
+_FAILS = "The page is not told of commits; it asks again every %g s"
 _BEAT_S = 15.0
 """A word to each browser at least so often, by which it knows that the stream passes."""
 _STREAM_S = 60.0
@@ -209,6 +210,8 @@ class _Source:
         self._waker: Waker | None = None
         self._mark: str | None = None
         self._look_at = 0.0
+        self._is_told = False
+        """Whether an error has been logged that is not over yet."""
         self.is_open = False
         """Whether nothing that is committed is missed."""
 
@@ -222,9 +225,12 @@ class _Source:
             return self._look()
         except StorageError as error:
             logger.debug("The page is not told of commits: %s", error)
-        except Exception:
-            logger.exception("The page is not told of commits; it asks again in %g s", _TRY_AGAIN_S)
-        self.close()
+        except Exception as error:
+            told = None if self._is_told else error
+            logger.log(logging.DEBUG if self._is_told else logging.ERROR, _FAILS, _TRY_AGAIN_S, exc_info=told)
+            self._is_told = True
+        with suppress(Exception):  # it may be what has failed
+            self.close()
         self._look_at = time.monotonic() + _TRY_AGAIN_S
         return was_open  # so that the browsers see that there is no storage
 
@@ -257,7 +263,7 @@ class _Source:
         else:
             before, self._mark = self._mark, self._storage.commit_mark()
             has_news = before != self._mark
-        self.is_open = True
+        self.is_open, self._is_told = True, False
         pause_s = self._pause_s()
         if self._waker is not None and not has_news:
             self._spent(1)  # one too many: it does not count as those that find something

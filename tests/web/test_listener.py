@@ -43,5 +43,5 @@ def test_an_error_that_is_none_of_the_storages_is_logged_and_the_next_commit_is_
             asyncio.run(look())
 
     assert [record.message for record in caplog.records] == [
-        "The page is not told of commits; it asks again in 1 s"
+        "The page is not told of commits; it asks again every 1 s"
     ]
