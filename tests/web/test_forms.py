@@ -1,0 +1,65 @@
+"""Tests: what the forms of the screens change, on either backend. Their looks: tests/browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from qml_mp.core.limits import Rate
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.web.serving import Served, token_of
+
+
+@pytest.fixture
+def visitor(page: Served) -> Iterator[httpx.Client]:
+    with page.visitor() as visitor:
+        yield visitor
+
+
+def send(visitor: httpx.Client, path: str, screen: str, **fields: str) -> httpx.Response:
+    """The form, as the screen has it."""
+    token = token_of(visitor.get(screen).text)
+    return visitor.post(path, data={**fields, "page_token": token})
+
+
+def test_a_queue_is_limited_paused_resumed_and_free_again(visitor: httpx.Client, storage: Storage) -> None:
+    def stands() -> tuple[int | None, Rate | None, bool]:
+        [limit] = [each.limit for each in storage.standings() if each.limit.name == "images"]
+        return limit.max_running, limit.rate, limit.paused
+
+    send(visitor, "/queues/limit", "/queues", name="images", max_running="3", rate="100/m")
+    assert stands() == (3, Rate.parse("100/m"), False)
+    send(visitor, "/queues/pause", "/queues", name="images")
+    assert stands() == (3, Rate.parse("100/m"), True)
+    assert "images" in visitor.get("/queues").text
+    send(visitor, "/queues/resume", "/queues", name="images")
+    send(visitor, "/queues/limit", "/queues", name="images", max_running="", rate="")
+
+    assert [each for each in storage.standings() if each.limit.name == "images"] == []
+
+
+def test_a_template_is_turned_off_and_on_run_and_removed(visitor: httpx.Client, storage: Storage) -> None:
+    storage.upsert_recurring_job(RecurringJob.new("nightly", "0 2 * * *", "clean", tz="Europe/Berlin"))
+
+    send(visitor, "/recurring/disable", "/recurring", id="nightly")
+    off = storage.get_recurring_job("nightly")
+    send(visitor, "/recurring/enable", "/recurring", id="nightly")
+    send(visitor, "/recurring/run", "/recurring", id="nightly")
+    ran = storage.get_recurring_job("nightly")
+    shown = visitor.get("/recurring?text=night").text, visitor.get("/recurring?text=weekly").text
+    send(visitor, "/recurring/remove", "/recurring", id="nightly")
+
+    assert off is not None
+    assert not off.enabled
+    assert ran is not None
+    assert ran.enabled
+    assert ran.last_job_id is not None
+    job = storage.get(ran.last_job_id)
+    assert job is not None
+    assert job.state_name is StateName.ENQUEUED
+    assert ["Run nightly now" in each for each in shown] == [True, False]
+    assert storage.get_recurring_job("nightly") is None
