@@ -182,15 +182,24 @@ def report(status_fd: int, run: Callable[[Callable[[], None]], int]) -> int:
 @contextlib.contextmanager
 def _without_sigpipe() -> Iterator[None]:
     """A write of this thread to a pipe that nobody reads raises `BrokenPipeError`, and no more: a host may
-    have set SIGPIPE so that it ends its process, and its handlers are not touched."""
+    have set SIGPIPE so that it ends its process, and its handlers are not touched. On macOS, which sends it
+    to the process and not to the thread, that holds where no other thread takes it."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
     try:
         yield
     finally:
         if signal.SIGPIPE not in blocked:
             if signal.SIGPIPE in signal.sigpending():
-                signal.sigwait([signal.SIGPIPE])
+                _take(signal.SIGPIPE)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])
+
+
+def _take(number: signal.Signals) -> None:
+    """What waits for this thread, or for any: another one may be sooner."""
+    if hasattr(signal, "sigtimedwait"):
+        signal.sigtimedwait([number], 0)
+    else:
+        signal.sigwait([number])
 
 
 def _tell(status_fd: int, text: str) -> None:

@@ -261,5 +261,5 @@ def _delay(delay_ns: int) -> timedelta | None:
 
 
 def _ns(duration: timedelta) -> int:
-    """A limit before now, which only a row that nobody checked has, is over at once, as none is."""
+    """A limit below zero, which only a row that nobody checked has, counts as zero."""
     return max(0, min(duration // timedelta(microseconds=1) * 1000, 2**63 - 1))

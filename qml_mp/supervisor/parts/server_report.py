@@ -59,9 +59,9 @@ class ServerReports:
         that have grown are another object."""
         self._run.pool.totals.look()
         numbers = self._run.pool.totals.numbers
-        in_turn = chain((key for key in numbers if key not in self._told), self._told)
-        grown = (key for key in in_turn if self._told.get(key) is not numbers[key])
-        ends = {key: numbers[key] for key in islice(grown, _MOST_ENDS)}
+        new = () if len(numbers) == len(self._told) else (key for key in numbers if key not in self._told)
+        grown = (key for key, told in self._told.items() if told is not numbers[key])
+        ends = {key: numbers[key] for key in islice(chain(new, grown), _MOST_ENDS)}
         for key, now in ends.items():
             self._told.pop(key, None)
             self._told[key] = now
