@@ -274,7 +274,7 @@ def test_a_worker_in_which_a_job_left_more_memory_than_the_hard_limit_takes_no_o
         assert worker.hygiene.spoiled is None
 
         worker = OneWorker(SlotTable(1), max_memory_hard=1)
-        assert worker.hygiene.spoiled == "a job has left more memory in use than max_memory_hard"
+        assert worker.hygiene.spoiled == "a job or a hook has left more memory in use than max_memory_hard"
 
     assert exit_code_of(main) == 0
 
