@@ -26,6 +26,8 @@ class Window:
         """How often it was told of a change."""
         self.parts: dict[str, str] = {}
         """By name, as they were fetched last."""
+        self.fetching = asyncio.Lock()
+        """Whoever has it may end the window: what is broken off amid requests leaves connections open."""
 
     async def live(self) -> None:
         """Until it is cancelled."""
@@ -38,7 +40,8 @@ class Window:
                     async for line in stream.aiter_lines():
                         if line == "event: changed":
                             self.told += 1
-                            await self._fetch(client, names)
+                            async with self.fetching:
+                                await self._fetch(client, names)
 
     async def _fetch(self, client: httpx.AsyncClient, names: list[tuple[str, str]]) -> None:
         async def fetch(name: str, address: str) -> None:
@@ -58,11 +61,11 @@ async def windows(origin: str, path: str, *, count: int) -> AsyncIterator[list[W
         yield opened
     finally:
         failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        for window, task in zip(opened, tasks, strict=True):
+            async with window.fetching:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
         assert failed == []
 
 

@@ -16,7 +16,7 @@ from tests.web.serving import Served, served
 
 _BROWSERS = 50
 _MOST_PER_S = 5.0
-_MEASURED_S = 4.0
+_MEASURED_S = 8.0
 
 
 def shows(window: Window, count: int, state: str) -> bool:
@@ -56,7 +56,7 @@ def test_fifty_windows_cost_the_storage_at_most_five_statements_a_second(
             await until(lambda: all(each.told > 1 for each in opened), what="fifty windows")
             await asyncio.sleep(1)  # the first look costs more, and is over
             idle = await _per_second(traces, storage, is_busy=False)
-            await _commit_for(1, storage, is_busy=True)
+            await _commit_for(3, storage, is_busy=True)
             busy = await _per_second(traces, storage, is_busy=True)
             newest = count(storage, StateName.ENQUEUED)
             await until(lambda: all(shows(each, newest, "enqueued") for each in opened), what="the newest")
