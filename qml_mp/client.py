@@ -94,12 +94,12 @@ class JobClient:
             with self._tracing.sending([job], in_transaction=conn is not None) as sending:
                 (to_store,) = sending.jobs
                 is_alone = conn is None and self._run is None
-                ids = [self.storage.enqueue(to_store)] if is_alone else self._store([to_store], conn)
+                ids = [self._store_alone(to_store)] if is_alone else self._store([to_store], conn)
                 sending.stored(ids)
             return self._handles_of([job.id], ids, rebuilt)[0]
         if conn is not None or self._run is not None:
             return self.enqueue_many([job], rebuilt=rebuilt, conn=conn)[0]
-        return self._handles_of([job.id], [self.storage.enqueue(job)], rebuilt)[0]
+        return self._handles_of([job.id], [self._store_alone(job)], rebuilt)[0]
 
     def enqueue_many(
         self, jobs: Iterable[Job], *, rebuilt: Rebuilt[T], conn: object | None = None
@@ -161,7 +161,12 @@ class JobClient:
     def _store(self, jobs: Iterable[Job], conn: object | None) -> list[str]:
         if self._run is not None:
             return self._run(list(jobs))
-        return self.storage.enqueue_many(jobs) if conn is None else self.storage.enqueue_in(conn, jobs)
+        if conn is not None:
+            return self.storage.enqueue_in(conn, jobs, retention=self.retention)
+        return self.storage.enqueue_many(jobs, retention=self.retention)
+
+    def _store_alone(self, job: Job) -> str:
+        return self.storage.enqueue(job, retention=self.retention)
 
     def _handles_of(
         self, new_ids: Sequence[str], ids: Sequence[str], rebuilt: Rebuilt[T]

@@ -98,7 +98,7 @@ class _Inline:
                 "itself again, even with a delay, never ends here: test what it enqueues with app.enqueued()."
             )
         self._left = len(jobs) + (self._left if self._mark in running else _MOST_BESIDES)
-        ids = self._storage.enqueue_many([_due_now(job) for job in jobs])
+        ids = self._storage.enqueue_many([_due_now(job) for job in jobs], retention=self._retention)
         failures = list(self._run_all())
         if not running:
             self._wait_for_other_threads(ids)

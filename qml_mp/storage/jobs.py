@@ -24,25 +24,27 @@ from qml_mp.storage.values import BY_DEFAULT, CancelRequest, CancelResult, Promo
 class JobStore(Part):
     """Jobs as rows, moved by time, by people and by recovery."""
 
-    def enqueue(self, job: Job) -> str:
+    def enqueue(self, job: Job, *, retention: Retention = BY_DEFAULT) -> str:
         """Commit a new job (Enqueued or Scheduled as its state says) and return its id.
 
         When a job that has not ended carries the same `unique_key`, or one that was enqueued with
         `unique_for` holds it still, nothing is written and that job's id is returned; unless `on_conflict` is
-        "replace" and it has not begun: then that one is Deleted. A Scheduled job whose instant has passed is
-        stored Enqueued.
+        "replace" and no worker has it: then that one is Deleted, and kept as `retention` says. A Scheduled
+        job whose instant has passed is stored Enqueued.
         """
         row = new_row(job)
         if job.unique_for is None and self._db.insert("enqueueing a job", row):
             return row.id
-        return self._enqueue([row], wishes_of([job]))[0]
+        return self._enqueue([row], wishes_of([job]), retention)[0]
 
-    def enqueue_many(self, jobs: Iterable[Job]) -> list[str]:
+    def enqueue_many(self, jobs: Iterable[Job], *, retention: Retention = BY_DEFAULT) -> list[str]:
         """`enqueue` for all in one transaction: all of them or, on any error, none. Ids in order."""
         rows, wishes = _new_rows(jobs)  # all of the caller's code has run before anything is locked
-        return self._enqueue(rows, wishes) if rows else []
+        return self._enqueue(rows, wishes, retention) if rows else []
 
-    def enqueue_in(self, connection: object, jobs: Iterable[Job]) -> list[str]:
+    def enqueue_in(
+        self, connection: object, jobs: Iterable[Job], *, retention: Retention = BY_DEFAULT
+    ) -> list[str]:
         """`enqueue_many` inside the caller's own open transaction; commits nothing itself.
 
         `connection` is a driver connection (`sqlite3.Connection` / `psycopg.Connection`), or a session or
@@ -51,7 +53,7 @@ class JobStore(Part):
         """
         rows, wishes = _new_rows(jobs)
         with self._db.borrowed(driver_connection(connection)) as transaction:
-            return insert_unique(self._db.queries.jobs, transaction, rows, wishes)
+            return insert_unique(self._db.queries.jobs, transaction, rows, wishes, retention=retention)
 
     def get(self, job_id: str) -> Job | None:
         """The job, or None."""
@@ -166,9 +168,9 @@ class JobStore(Part):
     def _until_due(self, upcoming: Sequence[Row]) -> timedelta | None:
         return self._between(upcoming[0], "now", "due_at") if upcoming else None
 
-    def _enqueue(self, rows: Sequence[NewRow], wishes: Mapping[str, Job]) -> list[str]:
+    def _enqueue(self, rows: Sequence[NewRow], wishes: Mapping[str, Job], retention: Retention) -> list[str]:
         with self._db.transaction("enqueueing jobs", pipelined=False) as transaction:
-            return insert_unique(self._db.queries.jobs, transaction, rows, wishes)
+            return insert_unique(self._db.queries.jobs, transaction, rows, wishes, retention=retention)
 
     def _refuse(self, job_id: str, verb: str, hint: str) -> NoReturn:
         job = self.get(job_id)

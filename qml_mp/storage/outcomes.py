@@ -127,7 +127,8 @@ class Writing:
         ]
         if jobs:
             rows = [new_row(job) for job in jobs]
-            insert_unique(self._db.queries.jobs, transaction, rows, wishes_of(jobs))
+            wishes, retention = wishes_of(jobs), self._retention
+            insert_unique(self._db.queries.jobs, transaction, rows, wishes, retention=retention)
 
     def sent_by(self, succeeded: Result) -> None:
         """The successes were sent by a query that does what `succeed` does."""

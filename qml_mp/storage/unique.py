@@ -18,7 +18,7 @@ from qml_mp.storage.database import Transaction, Values
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.rows import text_of
 from qml_mp.storage.storable import NewRow
-from qml_mp.storage.values import BY_DEFAULT
+from qml_mp.storage.values import Retention
 
 _TRIES = 5
 _UNTIL_THE_END = timedelta(minutes=1)
@@ -36,16 +36,21 @@ def wishes_of(jobs: Iterable[Job]) -> dict[str, Job]:
 
 
 def insert_unique(
-    queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow], wishes: Mapping[str, Job]
+    queries: JobQueries,
+    transaction: Transaction,
+    rows: Sequence[NewRow],
+    wishes: Mapping[str, Job],
+    *,
+    retention: Retention,
 ) -> list[str]:
     """Insert them as if one by one, in the order given; for each row the id of the job that stands for it.
 
     That is the row's own id, or the id of the job that has its key: one that has not ended, or whose period
-    has not.
+    has not. One that makes place is Deleted, and kept as `retention` says.
     """
     several = _wanted_several_times(rows, wishes) if wishes else frozenset()
     if not several:
-        return _insert_together(queries, transaction, rows, wishes)
+        return _insert_together(queries, transaction, rows, wishes, retention)
     _lock(queries, transaction, wishes.values())
     stands_for: dict[str, str] = {}
     # By their keys, as two lists that enqueue the same ones would wait for each other. Those of one key one
@@ -54,7 +59,8 @@ def insert_unique(
     for is_several, group in groupby(by_key, lambda row: row.unique_key in several):
         if not is_several:
             together = list(group)
-            ids = _insert_together(queries, transaction, together, _of_rows(wishes, together))
+            its_wishes = _of_rows(wishes, together)
+            ids = _insert_together(queries, transaction, together, its_wishes, retention)
             stands_for |= {row.id: job_id for row, job_id in zip(together, ids, strict=True)}
             continue
         for row in group:
@@ -63,7 +69,7 @@ def insert_unique(
                 # By an earlier try, whose reply was lost. The next of the list may have replaced it.
                 _free_unused(queries, transaction, its_wish, {})
             else:
-                [stands_for[row.id]] = _insert_together(queries, transaction, [row], its_wish)
+                [stands_for[row.id]] = _insert_together(queries, transaction, [row], its_wish, retention)
     return [stands_for.get(row.id, row.id) for row in rows]
 
 
@@ -78,10 +84,14 @@ def _wanted_several_times(rows: Sequence[NewRow], wishes: Mapping[str, Job]) -> 
 
 
 def _insert_together(
-    queries: JobQueries, transaction: Transaction, rows: Sequence[NewRow], wishes: Mapping[str, Job]
+    queries: JobQueries,
+    transaction: Transaction,
+    rows: Sequence[NewRow],
+    wishes: Mapping[str, Job],
+    retention: Retention,
 ) -> list[str]:
     """`insert_unique` of rows whose keys differ, save of those that merely keep the job that has it."""
-    stands_for = dict(_held_by_others(queries, transaction, wishes)) if wishes else {}
+    stands_for = dict(_held_by_others(queries, transaction, wishes, retention)) if wishes else {}
     wanted = [row for row in rows if row.id not in stands_for]
     missing = transaction.insert(wanted) if wanted else ()
     for _ in range(_TRIES):
@@ -90,7 +100,7 @@ def _insert_together(
             stands_for.update(
                 (row_id, holder)
                 for row_id, holder in holders.items()
-                if row_id == holder or _keeps(queries, transaction, wishes.get(row_id), holder)
+                if row_id == holder or _keeps(queries, transaction, wishes.get(row_id), holder, retention)
             )
             missing = [row for row in missing if row.id not in stands_for]
         if not missing:
@@ -103,7 +113,7 @@ def _insert_together(
 
 
 def _held_by_others(
-    queries: JobQueries, transaction: Transaction, wishes: Mapping[str, Job]
+    queries: JobQueries, transaction: Transaction, wishes: Mapping[str, Job], retention: Retention
 ) -> Iterator[tuple[str, str]]:
     """Take the keys of those that want one for a period; which of them has to give way, and to what job."""
     for job in _in_order(wishes.values()):
@@ -115,7 +125,7 @@ def _held_by_others(
         holder = None if row is None else text_of(row["owner"])
         if holder is not None and _is_there(queries, transaction, job.id):
             continue  # by an earlier try, whose reply was lost; the holder has replaced it since
-        if holder is not None and not _replaces(queries, transaction, job, holder):
+        if holder is not None and not _replaces(queries, transaction, job, holder, retention):
             yield job.id, holder
         elif holder is not None:
             transaction.run(queries.free_key, {**values, "owner": holder})
@@ -146,22 +156,26 @@ def _is_there(queries: JobQueries, transaction: Transaction, job_id: str) -> boo
     return transaction.run(queries.state, {"id": job_id}).first() is not None
 
 
-def _keeps(queries: JobQueries, transaction: Transaction, job: Job | None, holder: str) -> bool:
+def _keeps(
+    queries: JobQueries, transaction: Transaction, job: Job | None, holder: str, retention: Retention
+) -> bool:
     """Whether a job that has its key stands for this one: it has not made place, and has not ended
     meanwhile."""
     if job is None or job.on_conflict != "replace":
         return True
-    if _replaces(queries, transaction, job, holder):
+    if _replaces(queries, transaction, job, holder, retention):
         return False
     row = transaction.run(queries.state, {"id": holder}).first()
     return row is not None and text_of(row["state"]) == StateName.PROCESSING
 
 
-def _replaces(queries: JobQueries, transaction: Transaction, job: Job, holder: str) -> bool:
+def _replaces(
+    queries: JobQueries, transaction: Transaction, job: Job, holder: str, retention: Retention
+) -> bool:
     """Whether the holder of its key has made place for this job."""
     if job.on_conflict != "replace":
         return False
-    change = {"id": holder, "reason": f"replaced by job {job.id}", "ttl": BY_DEFAULT.succeeded_ttl}
+    change = {"id": holder, "reason": f"replaced by job {job.id}", "ttl": retention.succeeded_ttl}
     return transaction.run(queries.replace, change).count == 1
 
 

@@ -64,6 +64,18 @@ def test_every_option_of_a_job_can_be_written_in_the_shell(qml: Qml) -> None:
     assert (job.metadata, job.state_name) == ({"by": "shell"}, StateName.SCHEDULED)
 
 
+def test_a_job_that_is_replaced_is_kept_as_the_settings_say(qml: Qml) -> None:
+    options = ("resize", "--unique-key", "k", "--on-conflict", "replace")
+    first = enqueue(qml, *options)
+
+    ended = qml("enqueue", *options, env={"QML_MP_SUCCEEDED_TTL": "3h"})
+
+    assert ended.code == 0, ended.err
+    job = qml("jobs", "show", first, "--json").value
+    expires, finished = (datetime.fromisoformat(job[name]) for name in ("expires_at", "finished_at"))
+    assert expires - finished == timedelta(hours=3)
+
+
 def test_options_of_enqueue_reach_the_job(qml: Qml) -> None:
     job_id = enqueue(
         qml, "resize", "--queue", "low", "--priority", "-3", "--max-retries", "2", "--timeout", "90s",

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from qml_mp import QmlApp
+from qml_mp import QmlApp, ServerConfig
 from qml_mp.core.job import Job
-from qml_mp.core.state import StateName
+from qml_mp.core.state import Deleted, StateName
 from qml_mp.errors import InvalidJob, StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_children, present
 from tests.storage.test_exchange import before_query
@@ -28,6 +29,12 @@ REPLACE: dict[str, Any] = {"unique_key": "k", "on_conflict": "replace"}
 
 def job(**options: Any) -> Job:
     return Job.new("work", **{"unique_key": "k", **options})
+
+
+def kept_for(ended: Job) -> timedelta:
+    assert isinstance(ended.state, Deleted)
+    assert ended.expires_at is not None
+    return ended.expires_at - ended.state.deleted_at
 
 
 def end_the_next(storage: Storage) -> None:
@@ -80,6 +87,27 @@ def test_one_that_has_not_begun_is_replaced_and_one_that_runs_or_has_ended_in_it
     assert storage.enqueue(third) == second.id
     storage.finish(claim, DONE, retention=KEEP)
     assert storage.enqueue(fourth) == (fourth.id if period is None else second.id)
+
+
+@pytest.mark.parametrize("period", [None, HOUR])
+def test_one_that_was_replaced_is_kept_as_its_app_says(
+    url: str, storage: Storage, connect: Callable[[], Any], period: timedelta | None
+) -> None:
+    app = QmlApp(url, config=ServerConfig(succeeded_ttl=3 * HOUR))
+    jobs = [job(**REPLACE, unique_for=period) for _ in range(4)]
+    connection = connect()
+
+    app.enqueue_many(jobs[:2])
+    app.enqueue_many([jobs[2]])
+    app.enqueue("work", **REPLACE, unique_for=period)
+    if url.startswith("sqlite"):
+        connection.execute("BEGIN IMMEDIATE")
+    app.enqueue_many([jobs[3]], conn=connection)
+    connection.commit()
+    app.close()
+
+    replaced = storage.list_jobs(JobFilter(states=[StateName.DELETED]), limit=9).jobs
+    assert [kept_for(each) for each in replaced] == [3 * HOUR] * 4
 
 
 @pytest.mark.parametrize("many", [False, True])

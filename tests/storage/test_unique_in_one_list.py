@@ -80,9 +80,9 @@ def test_keys_are_taken_in_one_order_whatever_that_of_the_list_is(
     inserted: list[str | None] = []
     insert_together = unique._insert_together
 
-    def noting(queries: Any, transaction: Any, rows: Any, wishes: Any) -> list[str]:
+    def noting(queries: Any, transaction: Any, rows: Any, wishes: Any, retention: Any) -> list[str]:
         inserted.extend(row.unique_key for row in rows)
-        return insert_together(queries, transaction, rows, wishes)
+        return insert_together(queries, transaction, rows, wishes, retention)
 
     monkeypatch.setattr(unique, "_insert_together", noting)
     keys = ["d", "b", "d", "e", "b", "a", "c"]

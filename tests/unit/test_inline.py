@@ -277,8 +277,8 @@ def test_a_job_that_another_thread_has_taken_is_waited_for(monkeypatch: pytest.M
         others = threading.Thread(target=lambda: threaded.enqueue_many([]))  # runs what there is
         enqueue_many = storage.enqueue_many
 
-        def enqueue_and_be_late(jobs: Any) -> list[str]:
-            ids = enqueue_many(jobs)
+        def enqueue_and_be_late(jobs: Any, **options: Any) -> list[str]:
+            ids = enqueue_many(jobs, **options)
             if not others.ident:
                 others.start()
                 begun.wait(60)

@@ -14,6 +14,7 @@ from qml_mp.cli.output import note, print_json
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.options import JOB_OPTIONS
 from qml_mp.handle import JobHandle
+from qml_mp.storage.values import BY_DEFAULT
 
 _SHORT_FLAGS = MappingProxyType({"queue": "-q"})
 _BY_KIND: Mapping[type, dict[str, Any]] = MappingProxyType({
@@ -65,7 +66,8 @@ def enqueue(
         raise click.UsageError("--wait-timeout needs --wait.")
     job = session.make_job(method, read_payload(payload, arguments), **options)
     storage = session.storage()
-    job_id = storage.enqueue(job)
+    replaces = job.on_conflict == "replace"
+    job_id = storage.enqueue(job, retention=session.retention() if replaces else BY_DEFAULT)
     if job_id != job.id:
         note(f"an earlier job with the unique key {job.unique_key!r} is kept; this one was not enqueued")
     if not wait:
