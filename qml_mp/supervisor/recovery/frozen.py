@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from qml_mp import host
@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 _LEAVE_WITHIN = timedelta(seconds=0.3)
 """A worker that runs, and has no job in hand, has left by then."""
 _ASK_AGAIN = timedelta(seconds=0.05)
+_LONGEST_PAUSE = timedelta(seconds=5)
+"""Of those that double while a worker outlives SIGKILL: it may be another user's, whom we may not kill."""
+_TOLD_AFTER = 4
+"""Kills that changed nothing; a worker that we may kill is gone by then."""
 _FORGET_AFTER_S = 10.0
 """Without a word about a server for so long, it has come back since."""
 
@@ -32,6 +36,7 @@ _FORGET_AFTER_S = 10.0
 class _Asked:
     began: float
     newest: float
+    kills: int = 0
 
 
 class FrozenPeers:
@@ -58,11 +63,19 @@ class FrozenPeers:
             asked = _Asked(began=now, newest=now)
             for worker in workers:
                 ask_stranger(worker.process)
-        self._asked[peer.id] = _Asked(began=asked.began, newest=now)
+        self._asked[peer.id] = asked = replace(asked, newest=now)
         left = _LEAVE_WITHIN.total_seconds() - (now - asked.began)
         if left > 0 and any(host.is_alive(worker.process) is not False for worker in workers):
             return min(_ASK_AGAIN, timedelta(seconds=left))
-        if not all_proved_dead([worker.process for worker in workers]):
-            return _ASK_AGAIN
+        if not all_proved_dead([worker.process for worker in workers], is_told=asked.kills > 0):
+            self._asked[peer.id] = replace(asked, kills=asked.kills + 1)
+            if asked.kills + 1 == _TOLD_AFTER:
+                logger.warning(
+                    "Workers of server %s (pid %s) cannot be ended from here; are they another user's? "
+                    "Its jobs stay with them until they have ended",
+                    peer.id,
+                    peer.process.pid,
+                )
+            return min(_ASK_AGAIN * (1 << min(asked.kills, 10)), _LONGEST_PAUSE)
         del self._asked[peer.id]
         return {worker.id for worker in workers}

@@ -126,12 +126,16 @@ def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
     return any(host.is_alive(worker) for worker in workers)
 
 
-def all_proved_dead(workers: Iterable[ProcessIdentity], *, proof_s: float = _PROOF_IN_LOOP_S) -> bool:
-    """Kill what lives of these workers, with their groups, and wait for the proof."""
+def all_proved_dead(
+    workers: Iterable[ProcessIdentity], *, proof_s: float = _PROOF_IN_LOOP_S, is_told: bool = False
+) -> bool:
+    """Kill what lives of these workers, with their groups, and wait for the proof. `is_told`: the log has it
+    already that they are killed."""
     living = [worker for worker in workers if host.is_alive(worker) is not False]
     for worker in living:
         if host.is_alive(worker):  # where that cannot be told, the pid may be anybody's
-            logger.warning("Killing worker pid %s, whose supervisor is gone or does nothing", worker.pid)
+            level = logging.DEBUG if is_told else logging.WARNING
+            logger.log(level, "Killing worker pid %s, whose supervisor is gone or does nothing", worker.pid)
             kill_stranger(worker)
     deadline = time.monotonic() + proof_s
     while living and time.monotonic() < deadline:
