@@ -35,7 +35,7 @@ class _FunctionOptions(CommonOptions, total=False):
     retry: Annotated[RetryPolicy | None, Option(
         RetryPolicy, functools.partial(check_policy, what="retry"), "The retry policy; else the app's.")]
     on_crash: Annotated[Literal["retry", "fail"], Option(
-        str, _check_on_crash, '"fail" when it must not begin twice: one crash ends it. Else "retry".')]
+        str, _check_on_crash, '"fail": one crash ends it; an exception is still retried. Else "retry".')]
     max_running: Annotated[int | None, Option(
         int, check_max_running, "Most that run at a time, on all machines together.")]
     rate: Annotated[Rate | str | None, Option(

@@ -71,10 +71,9 @@ class ServerConfig:
     auto_start: Annotated[bool, Switch()] = True
     """Whether `with BackgroundJobServer(...)` starts the server by itself."""
     fetch_batch_size: Annotated[int, Count(1, 1000)] = 100
-    """Most jobs that a worker claims at a time (100 at most), and most due jobs that the scheduler promotes
-    in one statement. A worker claims one at first, and more while jobs prove short: 50 ms of work, and 4
-    MiB of payloads. What it has not begun goes to others when a job takes longer, and costs no budget when
-    it dies."""
+    """Most jobs that a worker claims at a time (100 at most). It claims one at first, and more while jobs
+    prove short: 50 ms of work, and 4 MiB of payloads. What it has not begun goes to others when a job takes
+    longer, and costs no budget when it dies."""
     enable_scheduler: Annotated[bool, Switch()] = True
     scheduler_poll_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=30)
     """Upper bound between two looks for due jobs; the next due instant is known and met."""
@@ -82,7 +81,8 @@ class ServerConfig:
     """What stopping allows running jobs before they are killed and given back uncharged."""
     stale_processing_after: Annotated[timedelta, Time()] = timedelta(minutes=5)
     """Processing jobs older than this are re-queued when their owner is not registered, or when it sends
-    no heartbeats and its process cannot be looked up."""
+    no heartbeats and its process cannot be looked up. For a server that sends none itself, an owner that has
+    been silent for `dead_server_timeout` sends none."""
     enable_recurring: Annotated[bool, Switch()] = True
     recurring_poll_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=5)
     prune_recurring: Annotated[bool, Switch()] = True
@@ -100,12 +100,13 @@ class ServerConfig:
     """How long the counts of what came of jobs are kept, by minute; 0: this server writes none."""
     enable_heartbeat: Annotated[bool, Switch()] = True
     """Without heartbeats, peers that cannot look up this server's process judge its jobs by their age
-    (`stale_processing_after`), and it judges nobody by silence."""
+    (`stale_processing_after`), and so does it with peers that are silent."""
     heartbeat_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=10)
     """Longest from one heartbeat to the next; SQLite servers send one every two seconds."""
     dead_server_timeout: Annotated[timedelta, Time()] = timedelta(seconds=60)
     """A peer silent for longer, of which no process is seen, is dead: its jobs are re-queued and its row
-    is removed. On SQLite `stale_processing_after` is enough when that is shorter, but 8 s at least."""
+    is removed. On SQLite `stale_processing_after` is enough when that is shorter, but 8 s at least, and
+    `orphan_grace` + 2 s. A server without heartbeats waits for `stale_processing_after` too."""
 
     cancel_grace: Annotated[timedelta, Time()] = timedelta(seconds=2)
     """From asking a job to end until an exception is raised inside it."""
@@ -119,9 +120,10 @@ class ServerConfig:
     """Attempts whose process died before a job ends Failed as WorkerCrashed."""
     max_jobs: Annotated[int | None, Count(1, 10**9)] = None
     """Jobs after which a worker is replaced, up to a tenth more, so that they do not all go at
-    once; None: never."""
+    once. One is replaced at a time, and works on until it is its turn; None: never."""
     max_memory: Annotated[int | None, Size()] = None
-    """Resident bytes above which a worker is replaced after its job; None: never."""
+    """Resident bytes above which a worker is replaced after a job, in its turn as for `max_jobs`; None:
+    never."""
     max_memory_hard: Annotated[int | None, Size(_1MIB)] = None
     """Resident bytes (at least 1 MiB) above which a worker is killed during its job. That is a failed
     attempt, and the retry policy decides what follows, by the name `OutOfMemory`. One that is above it after

@@ -59,7 +59,7 @@ def cli() -> None:
 
     Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 app or worker cannot boot,
     4 storage unreachable, 5 schema mismatch, 6 jobs killed at the shutdown deadline,
-    7 an awaited job failed.
+    7 an awaited job failed, 130 interrupted.
     """
 
 

@@ -140,7 +140,7 @@ class JobOptions(CommonOptions, total=False):
     unique_for: Annotated[Duration | None, Option(
         timedelta, _unique_for, "Keep the key for so long from now on, also when the job ends before.")]
     on_conflict: Annotated[Literal["keep", "replace"], Option(
-        str, _on_conflict, '"replace" the job that has the key, unless it runs already; else "keep" it.')]
+        str, _on_conflict, '"replace" the job that has the key, unless a worker has it; else "keep" it.')]
     metadata: Annotated[Mapping[str, JsonValue] | None, Option(
         dict, _metadata, "A JSON object that is kept with the job.")]
     # fmt: on

@@ -115,7 +115,7 @@ def test_every_command_and_exit_code_is_named() -> None:
     help_text = cli.help or ""
 
     commands = cli.list_commands(cli.make_context("qml-mp", ["--help"], resilient_parsing=True))
-    codes = re.findall(r"(\d) [a-z]", help_text.partition("Exit codes:")[2])
+    codes = re.findall(r"(\d+) [a-z]", help_text.partition("Exit codes:")[2])
 
     assert [command for command in commands if not re.search(rf"`{command}\b", text)] == []
     assert [row[0] for row in rows(text) if row[0].isdigit()] == codes
