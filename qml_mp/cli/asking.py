@@ -14,7 +14,7 @@ from qml_mp.errors import StorageError
 from qml_mp.host import user_at_host
 from qml_mp.printable import printable, printable_lines
 from qml_mp.storage.store import Storage
-from qml_mp.views.liveness import liveness_of
+from qml_mp.views.liveness import liveness_by_server
 
 _LOOK_EVERY_S = 0.1
 _LOOK_RARELY_S = 0.5
@@ -36,12 +36,9 @@ def note_change(storage: Storage, what: str, subject: str, *, said: str | None =
 
 def likely_servers(storage: Storage) -> list[ServerInfo]:
     """Those whose processes are seen, or that were heard lately."""
-    now, on_one_machine = storage.now(), storage.is_on_one_machine
-    return [
-        each
-        for each in storage.list_servers()
-        if liveness_of(each, now=now, on_one_machine=on_one_machine).is_likely
-    ]
+    servers = storage.list_servers()
+    liveness = liveness_by_server(storage, servers, now=storage.now())
+    return [each for each in servers if liveness[each.id].is_likely]
 
 
 def server_called(storage: Storage, name: str, kind: ActKind) -> ServerInfo:

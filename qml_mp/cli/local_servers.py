@@ -21,7 +21,7 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.host import handles_signal, is_alive
 from qml_mp.printable import printable
 from qml_mp.storage.store import Storage
-from qml_mp.views.liveness import Standing, liveness_of
+from qml_mp.views.liveness import Standing, liveness_by_server
 
 _LOOK_EVERY_S = 0.05
 
@@ -35,11 +35,9 @@ def chosen_servers(
     Raises `click.UsageError` when several fit and neither `--server` nor `--all` was given, or when several
     elsewhere have the name, and `click.ClickException` that says what to do when there is none.
     """
-    now, servers = storage.now(), storage.list_servers()
-    standings = {
-        each.id: liveness_of(each, now=now, on_one_machine=storage.is_on_one_machine).standing
-        for each in servers
-    }
+    servers = storage.list_servers()
+    liveness = liveness_by_server(storage, servers, now=storage.now())
+    standings = {each.id: liveness[each.id].standing for each in servers}
     if names:
         found = []
         for name in dict.fromkeys(names):

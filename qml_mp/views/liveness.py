@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from qml_mp.core.server_description import ServerDescription
 from qml_mp.core.server_info import ServerInfo
+from qml_mp.errors import ConfigurationError
 from qml_mp.host import is_alive
 from qml_mp.settings import ServerConfig
-from qml_mp.units import format_duration
+from qml_mp.storage.store import Storage
+from qml_mp.units import format_duration, parse_duration
 
-_SILENT_AFTER = ServerConfig().dead_server_timeout  # the registry does not tell a server's own
+# Of a server that has not told its settings, as an older version does not.
+_SILENT_AFTER = ServerConfig().dead_server_timeout
 _SILENT_AFTER_ON_ONE_MACHINE = timedelta(seconds=10)  # where servers send a heartbeat every two seconds
 _CLOCK_STEP = timedelta(seconds=2)
 
@@ -64,10 +69,30 @@ class Liveness:
         return f"{known} ({self.last_heard})"
 
 
-def liveness_of(server: ServerInfo, *, now: datetime, on_one_machine: bool) -> Liveness:
-    """What the process table of this machine and its last heartbeat tell; `now` is the storage's clock."""
+def liveness_by_server(
+    storage: Storage, servers: Sequence[ServerInfo], *, now: datetime
+) -> Mapping[str, Liveness]:
+    """Of each of these, by id; `now` is the storage's clock, asked after they were read."""
+    told = storage.server_descriptions() if servers else {}
+    default = _SILENT_AFTER_ON_ONE_MACHINE if storage.is_on_one_machine else _SILENT_AFTER
+    return {
+        each.id: _liveness_of(each, now=now, limit=_own_timeout(told.get(each.id)) or default)
+        for each in servers
+    }
+
+
+def _own_timeout(told: ServerDescription | None) -> timedelta | None:
+    """Its `dead_server_timeout`: by a shorter one, a server that beats rarely is dead between two beats."""
+    settings = {each.name: each.value for each in (() if told is None else told.settings)}
+    try:
+        return parse_duration(settings["dead_server_timeout"])
+    except (KeyError, ConfigurationError):  # another version may write it in another way
+        return None
+
+
+def _liveness_of(server: ServerInfo, *, now: datetime, limit: timedelta) -> Liveness:
+    """What the process table of this machine and its last heartbeat tell."""
     silent_for = now - server.last_heartbeat if server.heartbeat_enabled else None
-    limit = _SILENT_AFTER_ON_ONE_MACHINE if on_one_machine else _SILENT_AFTER
     lately = silent_for is None or -_CLOCK_STEP <= silent_for <= limit
     match is_alive(server.process):
         case True:

@@ -10,7 +10,7 @@ from qml_mp.errors import InvalidTransition
 from qml_mp.host import is_alive
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
-from qml_mp.views.liveness import Liveness, Standing, liveness_of
+from qml_mp.views.liveness import Liveness, Standing, liveness_by_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,8 @@ class Owner:
 def owners(storage: Storage) -> dict[str, Owner]:
     """Who holds the claims of all jobs that run, by the id of the job."""
     claims = storage.claims()
-    now = storage.now()
-    liveness = {
-        server.id: liveness_of(server, now=now, on_one_machine=storage.is_on_one_machine)
-        for server in (storage.list_servers() if claims else ())
-    }
+    servers = storage.list_servers() if claims else []
+    liveness = liveness_by_server(storage, servers, now=storage.now())
     pids = {
         worker.id: worker.process.pid
         for worker in (storage.list_workers() if claims else ())

@@ -13,7 +13,7 @@ from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.host import cpu_seconds, is_alive, rss_bytes
 from qml_mp.storage.store import Storage
 from qml_mp.units import in_seconds
-from qml_mp.views.liveness import Liveness, Standing, liveness_of
+from qml_mp.views.liveness import Liveness, Standing, liveness_by_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +99,12 @@ def view_servers(storage: Storage) -> list[ServerView]:
     begun = _begun(storage.claims()) if workers else {}
     progress = storage.progress_of([claim.job.id for claim in begun.values()])
     now = storage.now()  # after the claims, so that none started later than this
+    liveness = liveness_by_server(storage, infos, now=now)
     views = [_view_worker(info, begun.get(info.id), progress, now=now) for info in workers]
     return [
         ServerView(
             info=info,
-            liveness=liveness_of(info, now=now, on_one_machine=storage.is_on_one_machine),
+            liveness=liveness[info.id],
             workers=tuple(view for view in views if view.info.server_id == info.id),
         )
         for info in infos

@@ -14,11 +14,13 @@ import pytest
 
 from qml_mp import host
 from qml_mp.core.recurring import RecurringJob
+from qml_mp.core.server_description import ServerDescription, ToldSetting
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Ended, Qml
 from tests.postgres_login import url_of
+from tests.storage_rows import change_server
 
 _PLAIN = 'raise SystemExit("imported")\nfrom qml_mp import QmlApp\napp = QmlApp("sqlite:///qml.db")\n'
 _START = ("-A", "tasks:app", "start", "--burst", "-w", "1")
@@ -210,6 +212,21 @@ def test_a_server_that_runs_and_is_heard_no_more_is_not(qml: Qml, storage: Stora
 
     assert ended.code == 1
     assert re.search(r"runs, and sends no heartbeats any more \(last heard 5m(\d+s)? ago\)", ended.out)
+
+
+def test_a_server_is_healthy_between_two_beats_however_rare_it_has_set_them(
+    qml: Qml, storage: Storage
+) -> None:
+    register(storage)
+    its_own = ToldSetting(name="dead_server_timeout", value="10m", source="the code")
+    storage.describe_server("blue#1", ServerDescription(settings=(its_own,)))
+    long_ago = datetime.now(UTC) - timedelta(minutes=5)
+    change_server(storage, "blue#1", last_heartbeat=int(long_ago.timestamp() * 1e6))
+
+    ended = qml("health")
+
+    assert (ended.code, ended.err) == (0, "")
+    assert "1 worker, last heard 5m" in ended.out
 
 
 def test_without_a_server_or_a_storage_nothing_is_healthy(qml: Qml, storage: Storage) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from qml_mp import host
 from qml_mp.core.job import Claim
+from qml_mp.core.server_description import ServerDescription, ToldSetting
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
@@ -168,6 +169,22 @@ def test_a_job_whose_server_may_be_alive_is_ended_only_by_force(
 
     assert forced.code == 0, forced.err
     assert str(state_of(storage, claim)) == state
+
+
+@pytest.mark.fault(74)
+@pytest.mark.parametrize("command", ["retry", "delete"])
+def test_a_job_of_a_server_that_beats_rarely_is_not_given_away_between_two_beats(
+    qml: Qml, storage: Storage, command: str
+) -> None:
+    claim = running(qml, storage, UNSEEN, silent_for=timedelta(minutes=3))
+    its_own = ToldSetting(name="dead_server_timeout", value="5m", source="the code")
+    storage.describe_server("blue#1", ServerDescription(settings=(its_own,)))
+
+    ended = qml("jobs", command, claim.job.id)
+
+    assert is_one_error(ended.err)
+    assert "not known (last heard 3m" in ended.err
+    assert state_of(storage, claim) is StateName.PROCESSING
 
 
 @pytest.mark.fault(74)
