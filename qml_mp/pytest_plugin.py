@@ -67,12 +67,11 @@ def qml_mp_inline(request: pytest.FixtureRequest) -> Iterator[QmlApp]:
 def qml_mp_server(
     request: pytest.FixtureRequest, qml_mp_app: QmlApp, tmp_path: Path
 ) -> Iterator[RunningServer]:
-    """A server in processes of its own that runs what `qml_mp_app` enqueues. It is stopped after the test,
-    whose report shows its log when it has failed."""
-    from qml_mp.settings import ServerConfig
-    from qml_mp.testing import server
+    """A server in processes of its own that runs what `qml_mp_app` enqueues, with the app's settings. It
+    is stopped after the test, whose report shows its log when it has failed."""
+    from qml_mp.testing import server, settings
 
-    config = ServerConfig(worker_count=int(_marked(request).get("workers", 2)))
+    config = settings(_spec(request), workers=int(_marked(request).get("workers", 2)))
     log_file = tmp_path / "qml-mp-server.log"
     with server(_spec(request), qml_mp_app.storage, config=config, log_file=log_file) as running:
         request.node.stash.setdefault(_servers, []).append(running)

@@ -22,6 +22,7 @@ from qml_mp.core.progress import Progress
 from qml_mp.core.state import Processing
 from qml_mp.embedding.remote import RemoteSupervisor, spawn_supervisor
 from qml_mp.errors import ConfigurationError, QmlError, shown
+from qml_mp.loading import load_app
 from qml_mp.processing.board import Board
 from qml_mp.processing.cancel import CancelReason, CancelToken
 from qml_mp.processing.context import WorkerContext
@@ -106,17 +107,31 @@ class RunningServer:
         return self.log_file.read_text(errors="replace")
 
 
+def settings(app: str, *, workers: int = 2) -> ServerConfig:
+    """Of a server for tests of the app ("module:attribute"), which is imported here: the app's own, and its
+    queues, as `qml-mp start` has them; but so many workers, and no page and metrics, whose addresses may be
+    taken. The environment and the settings file are not read: a test is the same wherever it runs.
+
+    Raises `AppImportError`.
+    """
+    program = load_app(app).program
+    config = program.config or ServerConfig()
+    queues = config.queues if "queues" in config.given else program.queues
+    return replace(config, queues=queues, worker_count=workers, web=None, web_hosts=None, metrics=None)
+
+
 @contextmanager
 def server(
     app: str, storage: Storage, *, config: ServerConfig | None = None, log_file: Path
 ) -> Iterator[RunningServer]:
-    """Within the block, a server of the app ("module:attribute") runs on the storage, with two workers unless
-    `config` says otherwise. It is a fresh interpreter with this one's `sys.path`, and its log is in the file.
+    """Within the block, a server of the app ("module:attribute") runs on the storage, with `config`, else
+    with what `settings` makes. It is a fresh interpreter with this one's `sys.path`, and its log is in the
+    file.
 
-    Raises what `BackgroundJobServer.start` does. At the end of the block it is stopped, and killed when it
-    has not ended within `shutdown_timeout`.
+    Raises what `BackgroundJobServer.start` and `settings` do. At the end of the block it is stopped, and
+    killed when it has not ended within `shutdown_timeout`.
     """
-    config = config or ServerConfig(worker_count=2)
+    config = config or settings(app)
     storage.list_servers()  # connects, and makes the schema when there is none
     with log_file.open("ab") as log, _standard_error(log.fileno()):
         process = spawn_supervisor(config, storage.url, NamedProgram(spec=app), log_level=logging.INFO)

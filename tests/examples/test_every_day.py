@@ -87,6 +87,43 @@ def test_the_tests_that_the_readme_shows_pass_and_one_that_fails_shows_the_log_o
     assert not Path("/proc", (project.path / "pid").read_text()).exists()
 
 
+def test_the_server_of_a_test_serves_the_queues_of_the_app_and_has_its_settings(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        album="""
+        from qml_mp import QmlApp, ServerConfig
+
+        config = ServerConfig(server_name="album", worker_count=9, metrics="127.0.0.1:1")
+        app = QmlApp("sqlite:///jobs.db", config=config)
+
+        @app.job(queue="images")
+        def resize() -> int:
+            return 3
+        """,
+        test_album="""
+        import pytest
+        from album import app, resize
+        from qml_mp import testing
+
+        @pytest.mark.qml_mp(app="album:app")
+        def test_fixture(qml_mp_app, qml_mp_server):
+            assert resize.enqueue().wait(timeout="60s") == 3
+            [info] = qml_mp_app.storage.list_servers()
+            assert (info.name, info.worker_count, info.queues) == ("album", 2, ("default", "images"))
+
+        @pytest.mark.qml_mp(app="album:app")
+        def test_context(qml_mp_app, tmp_path):
+            with testing.server("album:app", qml_mp_app.storage, log_file=tmp_path / "log"):
+                assert resize.enqueue().wait(timeout="60s") == 3
+        """,
+    )
+
+    ended = pytester.runpytest_subprocess("-p", "qml_mp.pytest_plugin", "-W", "error")
+
+    ended.assert_outcomes(passed=2)
+
+
 def test_the_program_that_waits_for_results_runs(tmp_path: Path) -> None:
     for name, text in shown_files().items():
         (tmp_path / name).write_text(text)
