@@ -119,6 +119,14 @@ def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> Se
         ) from None
 
 
+def load_boot_timeout(*, flags: Mapping[str, object]) -> timedelta:
+    """What is known of it before the app's own settings are."""
+    try:
+        return load_config(flags=flags, code=None).boot_timeout
+    except ConfigurationError:
+        return ServerConfig().boot_timeout  # told when the settings are complete, which may mend it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotifySocket:
     """Where the service manager that started this process (systemd) is told how it does."""

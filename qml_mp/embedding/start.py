@@ -14,7 +14,7 @@ from qml_mp.embedding.supervise import preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
-from qml_mp.sources import load_config, load_url, take_notify_socket
+from qml_mp.sources import load_boot_timeout, load_config, load_url, take_notify_socket
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.parts.host_process import Host
@@ -43,7 +43,7 @@ def run_server(
     notify = take_notify_socket()  # before anything is started that would inherit it
     begun_at = datetime.now(UTC)
     named = NamedProgram(spec=app_spec)
-    facts = probe_app(named, timeout=_boot_timeout(config_flags))
+    facts = probe_app(named, timeout=load_boot_timeout(flags=config_flags))
     config = _settings(config_flags, facts)
     if watch:
         _check_takes_over_code(config)
@@ -91,14 +91,6 @@ def _check_takes_over_code(config: ServerConfig) -> None:
             f"preload is on ({config.sources['preload']}), and with --reload it must be off: "
             "a program in memory takes over no new code."
         )
-
-
-def _boot_timeout(config_flags: Mapping[str, object]) -> timedelta:
-    """What is known of it before the app's own settings are."""
-    try:
-        return load_config(flags=config_flags, code=None).boot_timeout
-    except ConfigurationError:
-        return ServerConfig().boot_timeout  # told when the settings are complete, which may mend it
 
 
 def _settings(flags: Mapping[str, object], facts: AppFacts) -> ServerConfig:

@@ -107,6 +107,27 @@ def test_a_wrong_setting_a_silent_storage_and_another_schema_have_their_codes(
     assert (newer.code, results(newer)["schema"]) == (5, "failed")
 
 
+@pytest.mark.parametrize(
+    ("app", "environment", "warned"),
+    [
+        pytest.param('QmlApp("memory://")', {}, ["storage"], id="a storage of the server's own"),
+        pytest.param(
+            'QmlApp("sqlite:///qml.db", config=ServerConfig(dead_server_timeout="2m"))',
+            {"QML_MP_HEARTBEAT_INTERVAL": "40s"}, [], id="the code mends what the environment says",
+        ),
+    ],
+)  # fmt: skip
+def test_what_start_takes_is_0(qml: Qml, app: str, environment: dict[str, str], warned: list[str]) -> None:
+    (qml.folder / "mine.py").write_text(f"from qml_mp import QmlApp, ServerConfig\napp = {app}\n")
+    named = ("-A", "mine:app")
+
+    checked = qml(*named, "check", "--json", env=environment)
+    started = qml(*named, "start", "--burst", "-w", "1", env=environment)
+
+    assert (checked.code, started.code) == (0, 0), (checked, started)
+    assert [check for check, result in results(checked).items() if result != "ok"] == warned
+
+
 @pytest.mark.parametrize("place", ["no folder", "folder closed", "folder read only", "file read only", "log"])
 def test_a_file_that_start_could_not_write_is_4_and_nothing_is_made(qml: Qml, place: str) -> None:
     folder = qml.folder / "data"

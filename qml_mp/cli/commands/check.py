@@ -16,7 +16,8 @@ from qml_mp.embedding.extras import check_served
 from qml_mp.errors import ConfigurationError, QmlError
 from qml_mp.printable import printable_lines
 from qml_mp.settings import ServerConfig
-from qml_mp.sources import load_app_spec, load_config
+from qml_mp.sources import load_app_spec, load_boot_timeout, load_config, load_url
+from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.views.servers import view_servers
@@ -67,14 +68,14 @@ def _lines(session: Session) -> Iterator[Line]:
     facts: AppFacts | None = None
     config: ServerConfig | None = None
     try:
-        config = load_config(flags={}, code=None)
         spec = load_app_spec(session.app_spec)
         if spec is None:
             yield Line(what="app", result="warning", text="none is named (-A, QML_MP_APP): not looked at")
         else:
-            facts = probe_app(NamedProgram(spec=spec), timeout=config.boot_timeout)
+            facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
             yield Line(what="app", result="ok", text=f"{spec} imports. Methods: {_listed(facts.methods)}")
-            config = load_config(flags={}, code=facts.config)
+        # Not before: the code may mend what the environment says by itself.
+        config = load_config(flags={}, code=None if facts is None else facts.config)
         check_served(config)
         yield Line(what="settings", result="ok", text=f"{config.worker_count} workers")
     except QmlError as error:
@@ -96,6 +97,10 @@ def _templates(facts: AppFacts) -> Line:
 
 
 def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig | None) -> Iterator[Line]:
+    if facts is not None and load_url(session.url or facts.url).startswith(MEMORY_URL):
+        text = f"{MEMORY_URL} is made by each start, and its jobs are gone when that server stops"
+        yield Line(what="storage", result="warning", text=text)
+        return
     try:
         storage = session.storage_at(facts.url) if facts is not None else session.storage(may_import=False)
         storage.check_rights()  # first: SQLite leaves a log beside a file that it may only read
