@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
+from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
 from qml_mp.storage.database import Part
@@ -57,12 +58,14 @@ class Bulk(Part):
     ) -> list[str]:
         """Set Failed, as `UnknownMethod`, what has been Enqueued in these queues (empty: all) since before,
         because nobody knows the method; the ids of those that it hit, 500 at most."""
+        error_type = "UnknownMethod"
         which = {
             "method": method,
             "queues": list(queues),
             "waiting_since": waiting_since,
             "limit": _MOST_FAILED,
-            "type": "UnknownMethod",
+            "type": error_type,
+            "key": failure_key(method, error_type, None),
             "message": f"No server has known the method {method} for as long as unknown_method_timeout says.",
             "ttl": retention.failed_ttl,
         }

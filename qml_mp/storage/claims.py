@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 
+from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
@@ -16,7 +17,7 @@ from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
 from qml_mp.storage.row_change import unclaimable
-from qml_mp.storage.rows import Columns
+from qml_mp.storage.rows import Columns, text_of
 from qml_mp.storage.runs import Run, run_of
 from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
 
@@ -254,7 +255,9 @@ class JobLocker(Part):
                 if refusal is not None:
                     problem = failed[job_id] = unclaimable(refusal)
                     change = {"id": job_id, "ttl": BY_DEFAULT.failed_ttl}
-                    error = {"type": problem.type, "message": problem.message}
+                    [row] = transaction.run(self._db.queries.jobs.get, {"id": job_id}).rows()
+                    key = failure_key(text_of(row["method"]), problem.type, None)
+                    error = {"type": problem.type, "message": problem.message, "key": key}
                     transaction.run(self._db.queries.claims.fail_unclaimable, change | error)
             if failed:
                 transaction.run(self._db.queries.failures.note_all, {"ids": sorted(failed)})

@@ -221,3 +221,16 @@ def test_a_method_of_any_length_can_be_unknown(storage: Storage, raw: Raw) -> No
     hit = storage.fail_unknown("x" * 3000, queues=[], waiting_since=storage.now(), retention=KEEP)
 
     assert hit == [job_id]
+
+
+def test_what_nobody_knows_is_counted_and_chosen_by_its_method_as_any_failure(storage: Storage) -> None:
+    ids = [storage.enqueue(Job.new(method)) for method in ("gone", "misspelt")]
+    for method in ("gone", "misspelt"):
+        storage.fail_unknown(method, queues=[], waiting_since=storage.now(), retention=KEEP)
+
+    kinds = storage.failure_kinds()
+
+    assert sorted((kind.count, kind.newest.id) for kind in kinds) == sorted((1, job_id) for job_id in ids)
+    for kind in kinds:
+        assert kind.key is not None
+        assert [job.id for job in storage.list_jobs(JobFilter(kind=kind.key)).jobs] == [kind.newest.id]

@@ -47,6 +47,8 @@ def test_rows_that_cannot_be_claimed_are_failed_and_passed(storage: Storage, raw
         assert job.last_error.type == "UnclaimableRow"
         assert "cannot be claimed" in job.last_error.message
         assert job.expires_at is not None
+    [kind] = storage.failure_kinds()
+    assert (kind.count, kind.key is None) == (3, False)
     assert finish_and_fetch(storage, claim, DONE, which)[0].accepted
     assert present(storage, behind_id).state_name is StateName.FAILED
 

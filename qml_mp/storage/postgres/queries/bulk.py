@@ -76,7 +76,7 @@ BULK: Final = BulkQueries(
             UPDATE {{s}}.jobs
             SET state = 'failed', finished_at = now(), expires_at = now() + %(ttl)s::interval,
                 last_error_type = %(type)s, last_error_message = %(message)s, last_error_traceback = NULL,
-                last_error_key = NULL
+                last_error_key = %(key)s
             WHERE id = ANY(ARRAY(
                 SELECT j.id FROM {{s}}.jobs AS j
                 WHERE j.state = 'enqueued' AND j.id <> ''

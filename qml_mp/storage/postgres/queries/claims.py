@@ -249,7 +249,7 @@ CLAIMS: Final = ClaimQueries(
         UPDATE {s}.jobs
         SET state = 'failed', finished_at = now(), expires_at = now() + %(ttl)s::interval,
             last_error_type = %(type)s, last_error_message = %(message)s, last_error_traceback = NULL,
-            last_error_key = NULL
+            last_error_key = %(key)s
         WHERE id = %(id)s
     """,
     all=f"{_PROCESSING} ORDER BY j.started_at, j.id",

@@ -54,7 +54,7 @@ BULK: Final = BulkQueries(
     fail_unknown=f"""
         UPDATE qml_jobs
         SET state = 'failed', finished_at = :now, expires_at = :now + :ttl, last_error_type = :type,
-            last_error_message = :message, last_error_traceback = NULL, last_error_key = NULL
+            last_error_message = :message, last_error_traceback = NULL, last_error_key = :key
         WHERE rowid IN (
             SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
             WHERE state = 'enqueued' AND method = :method AND enqueued_at <= :waiting_since AND {SERVED}

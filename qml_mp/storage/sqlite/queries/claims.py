@@ -127,7 +127,7 @@ CLAIMS: Final = ClaimQueries(
     fail_unclaimable="""
         UPDATE qml_jobs
         SET state = 'failed', finished_at = :now, expires_at = :now + :ttl, last_error_type = :type,
-            last_error_message = :message, last_error_traceback = NULL, last_error_key = NULL
+            last_error_message = :message, last_error_traceback = NULL, last_error_key = :key
         WHERE id = :id
     """,
     all=f"{_PROCESSING} ORDER BY started_at, id",
