@@ -106,6 +106,17 @@ def test_what_no_queue_can_have_is_refused_with_what_to_do(
     assert storage.standings() == []
 
 
+@pytest.mark.parametrize("app", ["tasks:app", "broken:app"])
+def test_resume_points_to_no_option_that_it_has_not(qml: Qml, storage: Storage, app: str) -> None:
+    (qml.folder / "broken.py").write_text("import no_such_library\n")
+
+    refused = qml("-A", app, "queues", "resume", "nosuch", "--url", storage.url)
+
+    assert refused.code in (2, 3)
+    assert "'nosuch'" in refused.err
+    assert "--force" not in refused.err
+
+
 def test_a_queue_that_is_to_come_is_paused_by_force(qml: Qml, storage: Storage) -> None:
     qml("queues", "pause", "later", "--force")
 

@@ -118,7 +118,7 @@ def resume(session: Session, name: str) -> None:
     """End the pause of a queue."""
     storage = session.existing_storage()
     if name not in {each.limit.name for each in storage.standings() if is_queue(each) and each.limit.paused}:
-        _check_known(session, storage, name)
+        _check_known(session, storage, name, has_force=False)
         say(f"{name} was not paused")
         return
     storage.set_paused(name, False)
@@ -194,9 +194,9 @@ def _number(text: str | None) -> int | None:
     return check_max_running(int(text))
 
 
-def _check_known(session: Session, storage: Storage, name: str) -> None:
+def _check_known(session: Session, storage: Storage, name: str, *, has_force: bool = True) -> None:
     """Raise unless a job, a server, the app or a limit names the queue: a slip of the pen would do nothing,
-    and nobody would see it."""
+    and nobody would see it. `has_force`: whether the command takes --force."""
     known = {DEFAULT_QUEUE, *(view.stats.name for view in view_queues(storage))}
     known.update(queue for server in storage.list_servers() for queue in server.queues)
     if name in known:
@@ -206,7 +206,7 @@ def _check_known(session: Session, storage: Storage, name: str) -> None:
     except AppImportError as error:
         raise AppImportError(
             f"{sentence(str(error))} It was to say whether it serves a queue {name!r}, as no job waits in "
-            "one and no server does. With --force it is not asked."
+            "one and no server does." + (" With --force it is not asked." if has_force else "")
         ) from error
     known.update(() if app is None else app.program.queues)
     if name in known:
@@ -214,6 +214,6 @@ def _check_known(session: Session, storage: Storage, name: str) -> None:
     alike = get_close_matches(name, known, n=1)
     hint = f"Did you mean {alike[0]!r}?" if alike else f"Known are {', '.join(sorted(known)[:10])}."
     raise ConfigurationError(
-        f"No job waits in a queue {name!r}, and no server or app serves it. {hint} With --force it is taken "
-        "all the same."
+        f"No job waits in a queue {name!r}, and no server or app serves it. {hint}"
+        + (" With --force it is taken all the same." if has_force else "")
     )
