@@ -86,6 +86,13 @@ def _servers(storage: Storage) -> Iterator[tuple[str, str]]:
         yield server.name, f"pid {server.process.pid} on {server.hostname}"
 
 
+def _workers(storage: Storage) -> Iterator[tuple[str, str]]:
+    names = {server.id: server.name for server in storage.list_servers()}
+    for worker in storage.list_workers():
+        if worker.server_id in names:
+            yield f"{names[worker.server_id]}/{worker.number}", f"pid {worker.process.pid}"
+
+
 def _templates(storage: Storage) -> Iterator[tuple[str, str]]:
     for template in storage.list_recurring_jobs():
         yield template.id, template.cron
@@ -99,6 +106,8 @@ BY_PARAMETER: Mapping[str, Stored] = MappingProxyType(
         "queue": Stored(_queues),
         "name": Stored(_queues),
         "names": Stored(_servers),
+        "server": Stored(_servers),
+        "worker": Stored(_workers),
         "recurring_id": Stored(_templates),
     }
 )

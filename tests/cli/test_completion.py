@@ -11,7 +11,7 @@ from qml_mp import host
 from qml_mp.cli import main as command
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.core.server_info import ServerInfo
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.storage.store import Storage
 from tests.cli.command import Ended, Qml
 
@@ -25,7 +25,7 @@ def completed(qml: Qml, line: str, shell: str = "bash") -> Ended:
 
 @pytest.fixture
 def stored(storage: Storage) -> list[str]:
-    """Two jobs, a server, and a template; the ids of the jobs."""
+    """Two jobs, a server with a worker, and a template; the ids of the jobs."""
     now = datetime.now(UTC)
     storage.register_server(
         ServerInfo(
@@ -33,6 +33,9 @@ def stored(storage: Storage) -> list[str]:
             queues=("mail",), started_at=now, last_heartbeat=now, methods=("resize", "send"),
         )
     )  # fmt: skip
+    storage.register_worker(
+        WorkerInfo(id="w", server_id="web#1", number=3, process=host.identity(), started_at=now)
+    )
     storage.upsert_recurring_job(RecurringJob.new("nightly", "0 3 * * *", "resize"))
     return [storage.enqueue(Job.new("resize", queue="images")), storage.enqueue(Job.new("boom"))]
 
@@ -51,6 +54,9 @@ def test_jobs_methods_queues_servers_and_templates_are_offered(qml: Qml, stored:
     assert offered("qml-mp jobs list --queue ") == {"images", "default", "mail"}
     assert offered("qml-mp queues pause i") == {"images"}
     assert offered("qml-mp reload --server ") == {"web"}
+    for verb in ("pause", "resume", "drain"):
+        assert offered(f"qml-mp servers {verb} ") == {"web"}
+    assert offered("qml-mp workers replace ") == {"web/3"}
     assert offered("qml-mp recurring show ") == {"nightly"}
 
 

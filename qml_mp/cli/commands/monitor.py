@@ -52,35 +52,35 @@ def list_servers(session: Session, as_json: bool) -> None:
 
 
 @servers.command()
-@click.argument("name", metavar="NAME|ID")
+@click.argument("server", metavar="NAME|ID")
 @pass_session
-def pause(session: Session, name: str) -> int:
+def pause(session: Session, server: str) -> int:
     """Have a server claim nothing more, until it is resumed. Jobs that run go on."""
-    return _ask(session, name, ActKind.PAUSE, wait=_SOON)
+    return _ask(session, server, ActKind.PAUSE, wait=_SOON)
 
 
 @servers.command()
-@click.argument("name", metavar="NAME|ID")
+@click.argument("server", metavar="NAME|ID")
 @pass_session
-def resume(session: Session, name: str) -> int:
+def resume(session: Session, server: str) -> int:
     """End the pause of a server, or its drain."""
-    return _ask(session, name, ActKind.RESUME, wait=_SOON)
+    return _ask(session, server, ActKind.RESUME, wait=_SOON)
 
 
 @servers.command()
-@click.argument("name", metavar="NAME|ID")
+@click.argument("server", metavar="NAME|ID")
 @click.option("--stop", "then_stop", is_flag=True, help="Stop it, once nothing is left.")
 @no_wait_option
 @wait_option("10m")
 @pass_session
-def drain(session: Session, name: str, then_stop: bool, no_wait: bool, timeout: timedelta) -> int:
+def drain(session: Session, server: str, then_stop: bool, no_wait: bool, timeout: timedelta) -> int:
     """Have a server claim nothing more, and wait until it has ended what it had claimed.
 
     Unlike a stop, that gives its jobs all the time that they need. Afterwards it is paused; `servers resume`
     ends that.
     """
     wait = None if no_wait else timeout
-    return _ask(session, name, ActKind.DRAIN, wait=wait, then_stop=then_stop)
+    return _ask(session, server, ActKind.DRAIN, wait=wait, then_stop=then_stop)
 
 
 @click.group(cls=Group)
