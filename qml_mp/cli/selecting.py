@@ -50,9 +50,9 @@ class Wanted:
         )  # fmt: skip
 
     def __bool__(self) -> bool:
-        return bool(self.states) or any(
-            (self.queue, self.method, self.error, self.since, self.until, self.kind)
-        )
+        if self.since is not None or self.until is not None:  # 0s too, which is false by itself
+            return True
+        return bool(self.states) or any((self.queue, self.method, self.error, self.kind))
 
     def filter(self, storage: Storage) -> JobFilter:
         """A duration counts back from the storage's clock."""

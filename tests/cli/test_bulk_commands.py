@@ -166,6 +166,14 @@ def test_since_restricts_a_list_and_a_change(qml: Qml, storage: Storage) -> None
     assert (len(hour), later, retried.out) == (2, [], "0 jobs are enqueued again\n")
 
 
+def test_since_now_and_until_now_are_said_of_a_change(qml: Qml, storage: Storage) -> None:
+    fail(storage, 2)
+
+    told = [qml("jobs", "retry", option, "0s", "--yes").out for option in ("--since", "--until")]
+
+    assert told == ["0 jobs are enqueued again\n", "2 jobs are enqueued again\n"]
+
+
 def test_until_and_kind_restrict_a_list_and_a_change(qml: Qml, storage: Storage) -> None:
     fail(storage, 2)
     fail(storage, 1, error="KeyError")
