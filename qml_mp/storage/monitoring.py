@@ -131,8 +131,15 @@ class Monitoring(Part):
         row = self._db.read("counting what is left to run", self._db.queries.monitoring.due_work, which)[0]
         return DueWork(runnable=row["runnable"], waiting=row["waiting"])
 
-    def later_work(self, queues: Sequence[str], *, methods: Sequence[str] | None = None) -> LaterWork:
-        """What will be due in the queues (empty: all); of these methods alone, unless they are None."""
-        which = {"queues": list(queues), "methods": None if methods is None else list(methods)}
+    def later_work(
+        self, queues: Sequence[str], *, methods: Sequence[str] | None = None, paused: bool = True
+    ) -> LaterWork:
+        """What will be due in the queues (empty: all), without `paused` in those alone that are not; of
+        these methods alone, unless they are None."""
+        which = {
+            "queues": list(queues),
+            "methods": None if methods is None else list(methods),
+            "paused": paused,
+        }
         row = self._db.read("counting what will be due", self._db.queries.monitoring.later_work, which)[0]
         return LaterWork(count=row["jobs"], next_due_in=self._between(row, "now", "due_at"))

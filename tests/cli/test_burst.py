@@ -104,13 +104,18 @@ def test_a_burst_may_wait_for_what_is_due_in_time(qml: Qml, storage: Storage) ->
         for at in (now + timedelta(seconds=6), now + timedelta(hours=1))  # the server is up before the first
     )
     unknown = storage.enqueue(Job.new("newone", queue="images", at=now + timedelta(minutes=5)))
+    storage.set_paused("default", True)
+    closed = storage.enqueue(Job.new("boom", at=now + timedelta(minutes=5)))
 
     ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst-wait", "10m")
 
     assert ended.code == 0, ended.err
-    states = {job_id: job.state_name for job_id in (soon, late, unknown) if (job := storage.get(job_id))}
+    states = {
+        job_id: job.state_name for job_id in (soon, late, unknown, closed) if (job := storage.get(job_id))
+    }
     assert states == {
         soon: StateName.SUCCEEDED, late: StateName.SCHEDULED, unknown: StateName.SCHEDULED,
+        closed: StateName.SCHEDULED,
     }  # fmt: skip
     assert "Waiting for what comes in time: 2 jobs due later, the next in " in ended.err
-    assert "Left: 2 jobs due later" in ended.err
+    assert "Left: 3 jobs due later" in ended.err

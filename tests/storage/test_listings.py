@@ -181,6 +181,8 @@ def test_later_work_is_what_will_be_due_in_the_queues(storage: Storage, raw: Raw
     assert later.next_due_in is not None
     assert HOUR < later.next_due_in <= 2 * HOUR
     assert storage.later_work([]).count == 3
+    storage.set_paused("a", True)
+    assert (storage.later_work([], paused=False).count, storage.later_work([]).count) == (1, 3)
 
 
 def test_method_statistics_count_what_is_enqueued_by_queue_and_method(storage: Storage) -> None:

@@ -240,5 +240,6 @@ MONITORING: Final = MonitoringQueries(
         SELECT count(*) AS jobs, min(run_at) AS due_at, :now AS now
         FROM qml_jobs INDEXED BY qml_jobs_waiting
         WHERE state IN ('scheduled', 'awaiting_retry') AND run_at > :now AND {SERVED} AND {KNOWN}
+          AND (:paused OR {_NOT_PAUSED})
     """,
 )
