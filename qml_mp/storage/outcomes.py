@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, assert_never
 
+from qml_mp.core.begun import begun_by_worker
 from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.lost_attempt import RELEASED, facts_of_lost
@@ -191,17 +192,18 @@ class Writing:
 
 
 def release_all(
-    db: Database, transaction: Transaction, claims: Iterable[Claim], release: Release, retention: Retention
+    db: Database, transaction: Transaction, claims: Collection[Claim], release: Release, retention: Retention
 ) -> int:
     """Give claims back whose rows are locked in the open transaction and read under the lock; how many. A job
     whose cancel was asked for ends Deleted instead, as everywhere."""
+    begun = {claim.key for claim in begun_by_worker(claims).values()}  # the others were no attempts
     results = [
         _write(
             db,
             transaction,
             claim,
             storable_change(row_change(claim.job, release, retention)),
-            is_lost=True,
+            is_lost=claim.key in begun,
         )
         for claim in claims
     ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from qml_mp.core.begun import begun_by_worker
 from qml_mp.core.job import Claim
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import Progress
@@ -96,7 +97,7 @@ def view_servers(storage: Storage) -> list[ServerView]:
     """Every registered server, oldest start first; in a few statements however many there are."""
     infos = storage.list_servers()
     workers = storage.list_workers() if infos else []
-    begun = _begun(storage.claims()) if workers else {}
+    begun = begun_by_worker(storage.claims()) if workers else {}
     progress = storage.progress_of([claim.job.id for claim in begun.values()])
     now = storage.now()  # after the claims, so that none started later than this
     liveness = liveness_by_server(storage, infos, now=now)
@@ -118,11 +119,6 @@ def able_servers(servers: Sequence[ServerView]) -> list[ServerInfo]:
     ]
 
 
-def _begun(claims: Sequence[Claim]) -> dict[str, Claim]:
-    """By worker, of those that it holds the one that it has begun."""
-    return {claim.worker_id: claim for claim in sorted(claims, key=_in_order, reverse=True)}
-
-
 def _view_worker(
     info: WorkerInfo, claim: Claim | None, progress: Mapping[str, Progress], *, now: datetime
 ) -> WorkerView:
@@ -141,9 +137,3 @@ def _view_worker(
 def _cpu(pid: int) -> timedelta | None:
     spent_s = cpu_seconds(pid)
     return None if spent_s is None else timedelta(seconds=round(spent_s, 1))
-
-
-def _in_order(claim: Claim) -> tuple[bool, datetime, int, datetime, str]:
-    """As its worker begins what it has claimed."""
-    job = claim.job
-    return job.started_at is not None, job.started_at or job.created_at, -job.priority, job.created_at, job.id

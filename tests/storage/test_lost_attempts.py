@@ -43,6 +43,21 @@ def take(storage: Storage, worker: str = "worker-1") -> list[LostAttempt]:
     return [each.lost for each in storage.take_lost_attempts(worker, ["work"], lease=LEASE)]
 
 
+def take_in_next_server(storage: Storage) -> list[LostAttempt]:
+    """By the worker of a server that starts now."""
+    now, process = datetime.now(UTC), host.identity()
+    storage.register_server(
+        ServerInfo(
+            id="server#2", name="server", hostname="h", process=process, worker_count=1, queues=(),
+            started_at=now, last_heartbeat=now,
+        )
+    )  # fmt: skip
+    storage.register_worker(
+        WorkerInfo(id="worker-3", server_id="server#2", number=1, process=process, started_at=now)
+    )
+    return take(storage, "worker-3")
+
+
 @pytest.mark.parametrize(
     ("outcome", "ended_as", "state"),
     [
@@ -107,22 +122,19 @@ def test_those_of_a_server_that_is_gone_are_kept_too(storage: Storage) -> None:
     assert storage.reclaim_server("server#1", silent_for=None, retention=KEEP) == 1
 
     assert take(storage) == []  # the workers are gone with it
-    storage.register_server(
-        ServerInfo(
-            id="server#2", name="server", hostname="h", process=host.identity(), worker_count=1, queues=(),
-            started_at=datetime.now(UTC), last_heartbeat=datetime.now(UTC),
-        )
-    )  # fmt: skip
-    storage.register_worker(
-        WorkerInfo(
-            id="worker-3", server_id="server#2", number=1, process=host.identity(),
-            started_at=datetime.now(UTC),
-        )
-    )  # fmt: skip
-    (lost,) = take(storage, "worker-3")
+    (lost,) = take_in_next_server(storage)
     assert (lost.job_id, lost.ended_as, lost.state) == (job_id, "released", StateName.ENQUEUED)
     assert "server#1" in lost.reason
     assert lost.metadata == {"traceparent": "00-" + "1" * 49}
+
+
+def test_what_a_worker_of_a_server_that_is_gone_had_not_begun_is_no_attempt(storage: Storage) -> None:
+    first, *_ = storage.enqueue_many([Job.new("work", priority=9), Job.new("work"), Job.new("work")])
+    assert len(storage.exchange((), fetch=fetch(), limit=3, retention=KEEP).claims) == 3
+
+    assert storage.reclaim_server("server#1", silent_for=None, retention=KEEP) == 3
+
+    assert [lost.job_id for lost in take_in_next_server(storage)] == [first]
 
 
 def test_a_write_whose_claim_is_lost_keeps_nothing(storage: Storage) -> None:
