@@ -25,6 +25,7 @@ from typing import Any
 from qml_mp.client import JobClient
 from qml_mp.clock import SystemClock, growing_pauses
 from qml_mp.core.job import Claim, Job
+from qml_mp.core.new_job import with_changes
 from qml_mp.core.outcome import ErrorInfo, Outcome, Retry, Success, not_storable
 from qml_mp.core.progress import Progress
 from qml_mp.core.state import Enqueued, StateName
@@ -238,7 +239,7 @@ def _due_now(job: Job) -> Job:
     if not isinstance(job, Job) or job.run_at is None:
         return job
     state = Enqueued(enqueued_at=job.created_at, queue=job.queue)
-    return replace(job, state=state, run_at=None)
+    return with_changes(job, state=state, run_at=None)
 
 
 def _storage_in_memory() -> Storage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -73,7 +74,8 @@ class Job:
     payload_error: str | None = None
     """Why the stored payload could not be read (a row not written by qml-mp); `payload` is None then."""
     _payload_text: str | None = field(default=None, init=False, repr=False, compare=False)
-    """Set once this very job is known to be storable: a copy (`replace`) begins without."""
+    """Set once this very job is known to be storable; stored whatever becomes of the caller's own objects.
+    A copy that `replace` makes begins without, one of `with_changes` has it too."""
 
     @classmethod
     @documented(JobOptions)
@@ -104,8 +106,9 @@ class Job:
         wishes = values.get("unique_for") is not None or values.get("on_conflict", "keep") != "keep"
         if wishes and values.get("unique_key") is None:
             raise InvalidJob("unique_for and on_conflict say what becomes of a unique_key; give one.")
-        if metadata is not None:
-            values["metadata"] = dict(metadata)  # the caller may change his own
+        if metadata is not None:  # the caller may change his own
+            own = dict(metadata)
+            values["metadata"] = own if _is_flat(own) else json.loads(encode_json(own, what="metadata"))
         state = (
             Enqueued(enqueued_at=created_at, queue=values.get("queue", DEFAULT_QUEUE))
             if run_at is None
@@ -206,6 +209,10 @@ def _check(method: str, options: Mapping[str, Any]) -> None:
     check_method(method)
     for name, value in options.items():
         _COLUMNS[name].check(value)
+
+
+def _is_flat(metadata: Mapping[str, JsonValue]) -> bool:
+    return not any(isinstance(value, list | tuple | dict) for value in metadata.values())
 
 
 def check_method(method: str) -> None:

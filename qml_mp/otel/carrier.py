@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -11,6 +10,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from qml_mp.core.job import Job
 from qml_mp.core.lost_attempt import MOST_LINK_CHARS, TRACEPARENT, TRACESTATE
+from qml_mp.core.new_job import with_changes
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES, JsonValue, encode_json
 
 _ROOM_BYTES = 2 * MOST_LINK_CHARS
@@ -28,7 +28,7 @@ def with_context(job: Job, span: trace.Span) -> Job:
         for key, value in carrier.items()
         if key not in job.metadata and len(value) <= MOST_LINK_CHARS
     }
-    return replace(job, metadata={**job.metadata, **found}) if TRACEPARENT in found else job
+    return with_changes(job, metadata={**job.metadata, **found}) if TRACEPARENT in found else job
 
 
 def context_in(metadata: Mapping[str, object]) -> trace.SpanContext | None:

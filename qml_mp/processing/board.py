@@ -6,10 +6,10 @@ One board for all jobs of a process, by claim, so that a job which says nothing 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Protocol
 
 from qml_mp.core.job import PARENT_ID, ClaimKey, Job
+from qml_mp.core.new_job import with_changes
 from qml_mp.core.outcome import Extras
 from qml_mp.core.progress import Progress
 from qml_mp.errors import InvalidJob, shown
@@ -90,7 +90,7 @@ class FollowUps:
         for job in jobs:
             if not isinstance(job, Job):
                 raise InvalidJob(f"ctx.then takes jobs, as other.job(...) makes them; this is {shown(job)}.")
-            child = replace(job, metadata={**job.metadata, PARENT_ID: parent.id})
+            child = with_changes(job, metadata={**job.metadata, PARENT_ID: parent.id})
             row = new_row(child)  # refused here, where the job can tell of it, and not with its outcome
             chars += len(row.payload) + len(row.metadata)
             given[job.id] = child
