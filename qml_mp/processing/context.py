@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Literal, NoReturn
 
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
@@ -17,6 +17,7 @@ from qml_mp.field_docs import with_fields_in_doc
 from qml_mp.frozen import maker
 from qml_mp.processing.board import Board
 from qml_mp.processing.cancel import CancelToken
+from qml_mp.processing.retry import is_a
 
 
 @with_fields_in_doc
@@ -114,3 +115,32 @@ class WorkerResult:
     def failure(cls, error: str | BaseException) -> WorkerResult:
         """The job can never succeed; it ends Failed whatever the policy says."""
         return cls(kind="failed", error=error)
+
+
+def checked(said: WorkerResult) -> WorkerResult:
+    """What the job returned, `retry_at` plain and in UTC; its `result` is read elsewhere.
+
+    Raises `TypeError`, or whatever an instant of the job's own class raises: call it as user code.
+    """
+    if said.kind not in ("succeeded", "retry", "failed"):
+        _reject("kind", said.kind, '"succeeded", "retry" or "failed"')
+    if said.error is not None and not is_a(said.error, (str, BaseException)):
+        _reject("error", said.error, "text or an exception")
+    if said.retry_at is None:
+        return said
+    if not is_a(said.retry_at, datetime) or said.retry_at.utcoffset() is None:
+        _reject("retry_at", said.retry_at, "an aware datetime")
+    return WorkerResult(kind=said.kind, error=said.error, retry_at=_plain_utc(said.retry_at))
+
+
+def _plain_utc(at: datetime) -> datetime:
+    """The instant without a class or a time zone of the job's own, whose code would run unguarded."""
+    try:
+        utc = at.astimezone(UTC)
+    except OverflowError:  # it is within a day of an end of the calendar, where its own time is as good
+        utc = at
+    return datetime(utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, utc.microsecond, UTC)
+
+
+def _reject(name: str, value: object, wanted: str) -> NoReturn:
+    raise TypeError(f"WorkerResult.{name} is a {type(value).__name__}; it must be {wanted}.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
 from types import AsyncGeneratorType, GeneratorType
-from typing import NoReturn, assert_never, cast
+from typing import assert_never, cast
 
 from qml_mp.clock import Clock
 from qml_mp.core.job import Claim, Job
@@ -35,7 +35,7 @@ from qml_mp.frozen import maker
 from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.board import Board, ShownProgress
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode, interruption_in
-from qml_mp.processing.context import WorkerContext, WorkerResult
+from qml_mp.processing.context import WorkerContext, WorkerResult, checked
 from qml_mp.processing.errors_text import all_frames_of, clean, describe_anything, message_of
 from qml_mp.processing.job_records import note_running
 from qml_mp.processing.middleware import CallNext, chain
@@ -281,26 +281,12 @@ def _returned(value: object, encoded: Callable[[object], EncodedJson]) -> _Retur
         kind = type(value).__name__
         raise TypeError(f"The job, or middleware around it, returned a {kind}, of which nothing has run.")
     if isinstance(value, WorkerResult):
-        _check(value)
-        said, result = value, value.result
+        said, result = checked(value), value.result
     try:
         return _new_returned(said=said, result=encoded(result))
     except Exception as problem:
         reason = f"{type(problem).__name__}: {message_of(problem)}"[:1000]
         return _Returned(said=said, result=NOTHING, dropped=reason)
-
-
-def _check(said: WorkerResult) -> None:
-    if said.kind not in ("succeeded", "retry", "failed"):
-        _reject("kind", said.kind, '"succeeded", "retry" or "failed"')
-    if said.error is not None and not is_a(said.error, (str, BaseException)):
-        _reject("error", said.error, "text or an exception")
-    if said.retry_at is not None and said.retry_at.utcoffset() is None:
-        _reject("retry_at", said.retry_at, "an aware datetime")
-
-
-def _reject(name: str, value: object, wanted: str) -> NoReturn:
-    raise TypeError(f"WorkerResult.{name} is a {type(value).__name__}; it must be {wanted}.")
 
 
 def _retry_or_fail(

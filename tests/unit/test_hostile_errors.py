@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -203,8 +203,33 @@ def test_a_result_of_no_known_kind_is_a_failed_attempt() -> None:
     )  # fmt: skip
 
 
+class OddInstant(datetime):
+    """An instant that cannot be compared with another."""
+
+    def __sub__(self, other: object) -> Any:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("at", [time(9, tzinfo=UTC), datetime.fromisoformat("2999-01-01"), "tomorrow"])
+def test_retrying_at_what_is_no_instant_is_a_failed_attempt(at: Any) -> None:
+    error = error_of(run(returning(WorkerResult.retry("later", retry_at=at))))
+
+    assert error.type == "TypeError"
+    assert error.message.endswith("it must be an aware datetime.")
+
+
+def test_an_instant_of_a_class_of_the_jobs_own_runs_none_of_its_code() -> None:
+    at = OddInstant.fromisoformat("2999-01-01T00:00Z")
+
+    outcome = run(returning(WorkerResult.retry("later", retry_at=at)))
+
+    assert isinstance(outcome, Retry)
+    assert outcome.error.message == "later"
+
+
 def test_retrying_at_the_end_of_the_calendar_is_retrying_in_a_hundred_years() -> None:
-    said = WorkerResult.retry("later", retry_at=datetime.max.replace(tzinfo=UTC))
+    west = timezone(timedelta(hours=-9))
+    said = WorkerResult.retry("later", retry_at=datetime.max.replace(tzinfo=west))
 
     outcome = run(returning(said))
 
