@@ -8,9 +8,7 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 
 from qml_mp.errors import JobInterrupted, JobTimeout
-from qml_mp.processing.retry import is_a
-
-_MOST_IN_GROUPS = 1000
+from qml_mp.processing.retry import is_a, with_members
 
 
 class CancelReason(StrEnum):
@@ -88,15 +86,8 @@ class CancelToken:
 
 
 def interruption_in(error: BaseException) -> BaseException | None:
-    """The interruption that a job has let pass; None: it is another error. It may be in a group, as what the
-    tasks of an `asyncio.TaskGroup` raise is."""
-    found = [error]
-    for each in found:  # which grows meanwhile; a job may have nested as many as it likes
-        if is_a(each, JobInterrupted):
-            return each
-        if is_a(each, BaseExceptionGroup) and len(found) < _MOST_IN_GROUPS:
-            found += vars(BaseExceptionGroup)["exceptions"].__get__(each)
-    return None
+    """The interruption that a job has let pass, in a group perhaps; None: it is another error."""
+    return next((each for each in with_members(error) if is_a(each, JobInterrupted)), None)
 
 
 def _wait_in_vain(timeout_s: float | None) -> None:

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import TypeVar
 
 from qml_mp.errors import ConfigurationError, shown
 from qml_mp.field_docs import with_fields_in_doc
@@ -20,6 +21,8 @@ _DEFAULT_DELAY = timedelta(seconds=1)
 _DEFAULT_MAX_DELAY = timedelta(minutes=15)
 _DEFAULT_JITTER = 0.25
 _LONGEST_DELAY = timedelta(days=366)
+_MOST_IN_GROUPS = 1000
+_E = TypeVar("_E")
 
 
 class RetryStrategy(StrEnum):
@@ -53,9 +56,9 @@ class RetryPolicy:
     jitter: float = _DEFAULT_JITTER
     """Largest random share by which a delay is shortened or lengthened, 0 to 1."""
     retry_on: ErrorFilter = ()
-    """Only these are retried; empty: all."""
+    """Only these are retried; empty: all. An exception group is if it is one of them, or all in it are."""
     never_retry: ErrorFilter = ()
-    """These are never retried, whatever `retry_on` says."""
+    """These are never retried, nor is a group with one of them in it, whatever `retry_on` says."""
 
     def __post_init__(self) -> None:
         for name in ("delay", "max_delay"):
@@ -160,9 +163,9 @@ class RetryPolicy:
 
     def retries_on(self, error: BaseException | str) -> bool:
         """Whether the lists allow another attempt after this error."""
-        if _matches(error, self.never_retry):
+        if self.never_retry and any(_matches(each, self.never_retry) for each in with_members(error)):
             return False
-        return not self.retry_on or _matches(error, self.retry_on)
+        return not self.retry_on or _all_match(error, self.retry_on)
 
     def attempts(self, *, max_retries: int | None) -> int:
         """Attempts in all, the first included, of a job with this `max_retries` of its own."""
@@ -214,6 +217,24 @@ def is_a(value: object, kind: type | tuple[type, ...]) -> bool:
     return issubclass(type(value), kind)
 
 
+def with_members(error: _E) -> list[_E | BaseException]:
+    """The error and, of an exception group, what is in it, at any depth: what the tasks of an
+    `asyncio.TaskGroup` raise is in one."""
+    found: list[_E | BaseException] = [error]
+    for each in found:  # which grows meanwhile; a job may have nested as many as it likes
+        if len(found) < _MOST_IN_GROUPS:
+            found += _members(each)
+    return found
+
+
+def _members(error: object) -> tuple[BaseException, ...]:
+    """Of a group; asked of nothing that the class of the user's may have put in its place."""
+    if not is_a(error, BaseExceptionGroup):
+        return ()
+    members: tuple[BaseException, ...] = vars(BaseExceptionGroup)["exceptions"].__get__(error)
+    return members
+
+
 def _text_of(kind: type, name: str) -> str | None:
     try:
         text = type.__dict__[name].__get__(kind)
@@ -237,6 +258,18 @@ def _matches(error: BaseException | str, listed: ErrorFilter) -> bool:
         else any(entry is kind for kind in types) or type_name(entry) in names
         for entry in listed
     )
+
+
+def _all_match(error: BaseException | str, listed: ErrorFilter) -> bool:
+    """Whether it is listed or, of a group that is not, everything in it."""
+    left = [error]
+    for each in left:  # which grows meanwhile
+        if not _matches(each, listed):
+            members = _members(each)
+            if not members or len(left) >= _MOST_IN_GROUPS:
+                return False
+            left += members
+    return True
 
 
 def _error_filter(name: str, value: object) -> ErrorFilter:

@@ -133,6 +133,33 @@ def test_never_wins_over_only() -> None:
     assert not policy.retries_on(Busy())
 
 
+def nested(*errors: Exception, depth: int = 0) -> ExceptionGroup[Exception]:
+    group = ExceptionGroup("unhandled errors in a TaskGroup", errors)
+    for _ in range(depth):
+        group = ExceptionGroup("around it", [group])
+    return group
+
+
+@pytest.mark.parametrize("depth", [0, 1, 20])
+def test_the_lists_hold_for_what_is_in_a_group_at_any_depth(depth: int) -> None:
+    only = RetryPolicy.exponential(retry_on=(OSError,))
+    never = RetryPolicy.exponential(never_retry=(Busy,))
+    both = RetryPolicy.exponential(retry_on=(OSError,), never_retry=(Busy,))
+
+    assert only.retries_on(nested(OSError(), Busy(), depth=depth))
+    assert not only.retries_on(nested(OSError(), KeyError("a"), depth=depth))
+    assert not never.retries_on(nested(OSError(), Busy(), depth=depth))
+    assert never.retries_on(nested(OSError(), depth=depth))
+    assert not both.retries_on(nested(OSError(), Busy(), depth=depth))
+
+
+def test_a_group_may_be_listed_itself() -> None:
+    group = nested(KeyError("a"))
+
+    assert RetryPolicy.exponential(retry_on=(ExceptionGroup,)).retries_on(group)
+    assert not RetryPolicy.exponential(never_retry=("ExceptionGroup",)).retries_on(group)
+
+
 def test_a_single_exception_needs_no_tuple() -> None:
     policy = RetryPolicy(retry_on=KeyError)  # type: ignore[arg-type]  # accepted at the edge
 
