@@ -197,13 +197,13 @@ class EndCounts:
     def _new_pair(self, method: str, queue: str) -> int:
         """Its names first, then that they are there."""
         method_bytes, queue_bytes = method.encode(errors="replace"), queue.encode(errors="replace")
-        entry = _NAME.pack(len(method_bytes), len(queue_bytes)) + method_bytes + queue_bytes
-        end = self._words[_NAMES_END]
+        begin = self._words[_NAMES_END]
+        end = begin + _NAME.size + len(method_bytes) + len(queue_bytes)
         number = _OTHER_PAIR
-        if end + len(entry) <= _NAMES_BYTES and self._newest_pair < MOST_NAMES:
-            at = self._names_at + end
-            self._memory[at : at + len(entry)] = entry
-            self._words[_NAMES_END] = end + len(entry)
+        if end <= _NAMES_BYTES and self._newest_pair < MOST_NAMES:  # else it may be too long for `_NAME`
+            entry = _NAME.pack(len(method_bytes), len(queue_bytes)) + method_bytes + queue_bytes
+            self._memory[self._names_at + begin : self._names_at + end] = entry
+            self._words[_NAMES_END] = end
             number = self._newest_pair = self._newest_pair + 1
         if number or len(self._pairs) < _MOST_KNOWN:
             self._pairs[method, queue] = number

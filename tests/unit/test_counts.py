@@ -101,6 +101,16 @@ def test_what_ended_while_the_others_were_written_is_left(region: EndedOutcomes,
     assert totals.tallies()[SUCCEEDED].count == 1
 
 
+def test_a_name_that_is_longer_than_all_there_is_place_for_is_counted_with_the_others(
+    region: EndedOutcomes, totals: EndTotals
+) -> None:
+    region.counts.count([times(region, method="m" * 70_000)], Ending.SUCCEEDED)
+
+    region.empty()
+
+    assert totals.tallies()[SeriesKey(method=OTHER, queue=OTHER, ending=Ending.SUCCEEDED)].count == 1
+
+
 def test_methods_without_a_place_are_counted_together(region: EndedOutcomes, totals: EndTotals) -> None:
     for number in range(MOST_NAMES + 10):
         region.counts.count([times(region, method=f"m{number}")], Ending.SUCCEEDED)
