@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -14,6 +15,7 @@ from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
 from qml_mp.storage.database import Part, Result, Values
 from qml_mp.storage.job_rows import claim_of, new_claims
 from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
+from qml_mp.storage.odd_ids import without_odd_ids
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
 from qml_mp.storage.row_change import unclaimable
@@ -106,13 +108,17 @@ class JobLocker(Part):
         limit: int,
         retention: Retention,
     ) -> Exchanged:
-        """What the exchange gives. When some of it was refused, the outcomes first, so that they do not
-        depend on the jobs that come next."""
+        """What the exchange gives; if some of it was refused, the outcomes first, whatever jobs come next."""
         try:
-            return exchange()
+            done = exchange()
         except (InvalidJob, StorageError) as error:
             if not self._db.refuses_values(error):
                 raise
+        else:
+            claims = without_odd_ids(done.claims, partial(self.finish, retention=retention))
+            if claims is done.claims:
+                return done
+            return replace(done, claims=claims or self._claim(fetch, limit, ended=finished))
         written = self._finish_one_by_one(finished, retention) if finished else ()
         return Exchanged(finished=written, claims=self._claim(fetch, limit, ended=finished))
 
@@ -200,6 +206,14 @@ class JobLocker(Part):
         just before, of which other workers were not told."""
         if fetch is None or limit < 1:
             return ()
+        for _ in range(_MOST_PASSED):
+            found = self._claim_what_can_be(fetch, limit, ended)
+            claims = without_odd_ids(found, partial(self.finish, retention=BY_DEFAULT))
+            if claims or not found:
+                return claims
+        return ()
+
+    def _claim_what_can_be(self, fetch: Fetch, limit: int, ended: Outcomes) -> tuple[Claim, ...]:
         take, wanted = self._take(fetch, limit)
         first = self._choice(fetch.queues).one.best
         if self._db.has_one_writer and not self._db.read("looking for a job", first, wanted):
@@ -211,8 +225,7 @@ class JobLocker(Part):
                     return self._claim_under_limits(limited, fetch, wanted, ended)
                 claimed = self._claimed(self._db.write(CLAIMING, take.claim, wanted), fetch)
                 if not claimed and self._db.has_one_writer:
-                    any_limit = self._db.queries.limits.any
-                    self._is_limited = bool(self._db.read("looking for limits", any_limit))
+                    self._is_limited = bool(self._db.read("looking for limits", self._db.queries.limits.any))
                 if claimed or not self._is_limited:
                     return claimed
             except StorageError as error:

@@ -148,6 +148,31 @@ def test_the_table_refuses_an_unknown_state(storage: Storage, raw: Raw, state: s
         raw.add_job(state=state)
 
 
+ODD_IDS = ("0" * 36, "-" * 36, "0" * 35 + "-", "0-" * 18)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_rows_whose_id_is_no_uuid_are_failed_and_hold_up_nobody(
+    storage: Storage, raw: Raw, limit: int
+) -> None:
+    for job_id in ODD_IDS:
+        raw.add_job(id=job_id, priority=5)
+    plain = [raw.add_job() for _ in range(3)]
+
+    first = storage.fetch_and_lock_job(fetch())
+    assert first is not None
+    for job_id in ODD_IDS:
+        raw.run("UPDATE {jobs} SET state = 'enqueued' WHERE id = ?", job_id)
+    done = storage.exchange([(first, Failure(error=NO))], fetch=fetch(), limit=limit, retention=KEEP)
+
+    assert done.finished[0].accepted
+    assert {first.job.id, *(claim.job.id for claim in done.claims)} <= set(plain)
+    assert len(done.claims) == min(limit, 2)
+    for job in storage.list_jobs(JobFilter()).jobs:
+        if job.id in ODD_IDS:
+            assert (job.state_name, job.error and job.error.type) == (StateName.FAILED, "UnclaimableRow")
+
+
 @pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("column", "value"),
