@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_YEARS = 130  # between two firings: from the first year of a year field to its last
 
 
+class UnknownZone(ConfigurationError):
+    """This machine does not know the zone; another may."""
+
+
 class CronSchedule:
     """A parsed cron expression in a zone.
 
@@ -189,11 +193,24 @@ def _weekdays(field: Field) -> Iterator[str]:
 
 
 def read_zone(name: str) -> ZoneInfo:
-    """The zone of that name. Raises `ConfigurationError` for one that this machine does not know."""
+    """The zone of that name. Raises `UnknownZone` for one that this machine does not know, and
+    `ConfigurationError` for what can be none."""
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
-        raise ConfigurationError(
-            f"The zone {name!r} is not known here; use an IANA name such as Europe/Berlin "
-            "(on a system without zone data: pip install tzdata)."
-        ) from None
+    except (ValueError, TypeError):
+        problem: type[ConfigurationError] = ConfigurationError
+    except (ZoneInfoNotFoundError, OSError):
+        problem = UnknownZone
+    raise problem(
+        f"The zone {name!r} is not known here; use an IANA name such as Europe/Berlin "
+        "(on a system without zone data: pip install tzdata)."
+    )
+
+
+def is_known_zone(name: str) -> bool:
+    """Whether this machine knows the zone, by now."""
+    try:
+        read_zone(name)
+    except ConfigurationError:
+        return False
+    return True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -191,6 +192,17 @@ class RecurringJob:
     def source(self) -> str:
         """Who made it: "code", "person" (or a call), "unknown"."""
         return "person" if self.app is None else "unknown" if self.app == UNKNOWN_APP else "code"
+
+
+def late_firings(templates: Iterable[RecurringJob], *, now: datetime) -> list[tuple[RecurringJob, datetime]]:
+    """The templates whose `next_run_at` is later than their schedule says, with the firing that is next."""
+    found = []
+    for template in templates:
+        with suppress(ConfigurationError):  # told when it is due: it is disabled with the reason then
+            sooner = template.firing_sooner_than_stored(now)
+            if sooner is not None:
+                found.append((template, sooner))
+    return found
 
 
 def is_of(spec: str, app: str | None) -> bool:

@@ -230,14 +230,14 @@ class RecurringQueries:
     list_all: str
     """Templates by id."""
     lock_due: str
-    """methods, limit: templates that are due, oldest first, without those that somebody else has locked."""
+    """methods, lacking (zones), limit: templates due, oldest first, without those that another has locked."""
     unfinished: str
     """id: a row if a job of the template has not ended."""
     advance: str
     """id, next_run_at, waiting_for, last_job_id (of the job that it has made now; None: it made none)."""
     next_firing: str
-    """methods: due_at of the first of these methods, first_at of any (NULL: none), waiting (how many firings
-    of these methods wait), now; always one row."""
+    """methods, lacking: due_at of the first of these methods, first_at of any (NULL: none), waiting (how many
+    firings of these methods wait), now; always one row."""
     unknown: str
     """methods: id, method of those that are due and of none of these methods."""
     bring_forward: str

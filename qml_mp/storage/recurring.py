@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue, encode_json
-from qml_mp.core.recurring import UNKNOWN_APP, RecurringJob, is_of
+from qml_mp.core.recurring import RecurringJob, late_firings
 from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.storage.database import Part, Transaction, Values
+from qml_mp.storage.database import Part, Transaction
 from qml_mp.storage.jobs import insert_firing
+from qml_mp.storage.redeclared import may_replace, redeclared
 from qml_mp.storage.rows import Row, json_of, template_of, text_of
 from qml_mp.storage.storable import microseconds, storable_reason
 from qml_mp.storage.values import Fired, Followed
 
-_SAID = ("cron", "tz", "method", "payload", "queue", "misfire", "overlap", "jitter_us")
+logger = logging.getLogger(__name__)
+
 _LOOK_AGAIN = timedelta(seconds=1)
 _MOMENT = timedelta(microseconds=1)
 
 
 class RecurringStore(Part):
     """Templates of recurring jobs."""
+
+    _lacking: frozenset[str] = frozenset()
+    """Zones that this machine does not know, of templates that it has found due."""
 
     def upsert_recurring_job(self, template: RecurringJob) -> None:
         """Insert or replace what a person or a call makes. When cron and zone are as they were, `next_run_at`
@@ -107,7 +113,7 @@ class RecurringStore(Part):
         """Enqueue the jobs of due templates, advance `next_run_at` past the present, at most `limit`.
 
         Only templates of these methods, unless they are None; others stay due for a server that knows
-        what they run.
+        what they run, and so do those whose zone this machine does not know.
 
         One transaction; locked so that two servers never fire the same tick, and unique
         (recurring id, firing time) in the table besides. What becomes of firings that were missed, or that
@@ -116,7 +122,9 @@ class RecurringStore(Part):
         clock was set back, makes another job only for a template that fires at least once an hour.
         """
         what, queries = "firing recurring jobs", self._db.queries.recurring
-        which = {"limit": limit, "methods": None if methods is None else list(methods)}
+        self._lacking = frozenset(zone for zone in self._lacking if not is_known_zone(zone))
+        lacking = sorted(self._lacking)
+        which = {"limit": limit, "methods": None if methods is None else list(methods), "lacking": lacking}
         upcoming_rows = self._db.read(what, queries.next_firing, which)
         if self._between(upcoming_rows[0], "now", "first_at") != timedelta():
             return self._idle(upcoming_rows, unknown=())  # nothing is due, whoever knows it: one statement
@@ -131,10 +139,13 @@ class RecurringStore(Part):
                 try:
                     jobs.extend(self._fire(transaction, row))
                 except (ConfigurationError, InvalidJob) as error:
+                    if isinstance(error, UnknownZone) and self._leave(row, error, lacking):
+                        continue
                     reason = storable_reason(str(error))
                     off = {"id": row["id"], "enabled": False, "next_run_at": None, "disabled_reason": reason}
                     transaction.run(queries.switch, off)
                     disabled.append(text_of(row["id"]))
+            which = {**which, "lacking": sorted(self._lacking)}
             upcoming = transaction.run(queries.next_firing, which)
             unknown = transaction.run(queries.unknown, which)
         idle = self._idle(upcoming.rows(), unknown.rows())
@@ -143,7 +154,7 @@ class RecurringStore(Part):
     def recompute_late_firings(self) -> list[str]:
         """Compute anew each `next_run_at` that is later than the schedule's next firing, as all are after the
         clock was set back; the ids. A second call is harmless."""
-        late = _late_firings(self.list_recurring_jobs(), now=self._db.now())
+        late = late_firings(self.list_recurring_jobs(), now=self._db.now())
         if not late:
             return []
         query = self._db.queries.recurring.bring_forward
@@ -191,9 +202,9 @@ class RecurringStore(Part):
         }
         queries = self._db.queries.recurring
         held = transaction.run(queries.insert_or_lock, declared).rows()[0]
-        if not _may_replace(held, template.app, spec):
+        if not may_replace(held, template.app, spec):
             return held, None
-        change = _redeclared(held, declared)
+        change = redeclared(held, declared)
         if change is not None:
             transaction.run(queries.replace, change)
         return held, change is not None
@@ -222,6 +233,19 @@ class RecurringStore(Part):
         moved = replace(template, next_run_at=upcoming, waiting_for=next(iter(waiting), None))
         self._advance(transaction, moved, last_job=made[-1] if made else None)
         return made
+
+    def _leave(self, row: Row, error: UnknownZone, lacking: Collection[str]) -> bool:
+        """Leave the templates of its zone to servers that know it, and say so once. False: they should have
+        been left out already, and would be due for ever."""
+        zone = text_of(row["tz"])
+        if zone in lacking:
+            return False
+        if zone not in self._lacking:
+            logger.warning(
+                "Recurring template %s, and others of its zone, do not fire here: %s", row["id"], error
+            )
+        self._lacking |= {zone}
+        return True
 
     def _template_of(self, row: Row) -> tuple[RecurringJob, datetime]:
         """And the `now` of the query."""
@@ -276,40 +300,3 @@ def _job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime
         about["fire_at"] = firing.isoformat()
     delay = None if firing is None else template.delay_of(firing) or None
     return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)
-
-
-def _may_replace(held: Row, app: str | None, spec: str) -> bool:
-    """Its own, what nobody knows whose it is, what belongs to an app without a name, if it is an app, and
-    what the app of this `spec` has declared in another folder."""
-    owner = held["app"]
-    return owner in (app, UNKNOWN_APP) or (owner == "" and app is not None) or is_of(spec, owner)
-
-
-def _redeclared(held: Row, declared: Values) -> Values | None:
-    """What becomes of a stored template that is declared; None: it stays as it is.
-
-    A template that qml-mp itself switched off gets another chance once anything is different that can keep it
-    from firing.
-    """
-    same = {name: held[name] == declared[name] for name in _SAID}
-    was_disabled, unchanged = held["disabled_reason"] is not None, all(same.values())
-    if unchanged and held["app"] == declared["app"]:
-        return None
-    keeps_firing = same["cron"] and same["tz"] and not was_disabled
-    return {
-        **declared,
-        "enabled": bool(held["enabled"]) or (was_disabled and not unchanged),
-        "next_run_at": held["next_run_at"] if keeps_firing else declared["next_run_at"],
-        "disabled_reason": held["disabled_reason"] if unchanged else None,
-    }
-
-
-def _late_firings(templates: Iterable[RecurringJob], *, now: datetime) -> list[tuple[RecurringJob, datetime]]:
-    """The templates whose `next_run_at` is later than their schedule says, with the firing that is next."""
-    found = []
-    for template in templates:
-        with suppress(ConfigurationError):  # told when it is due: it is disabled with the reason then
-            sooner = template.firing_sooner_than_stored(now)
-            if sooner is not None:
-                found.append((template, sooner))
-    return found

@@ -170,7 +170,7 @@ def test_a_firing_time_that_has_had_its_job_makes_no_other(storage: Storage, raw
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("cron", "no cron"), ("tz", "Mars/Base"), ("payload", "{no json"), ("queue", "no queue")],
+    [("cron", "no cron"), ("tz", "/etc/passwd"), ("payload", "{no json"), ("queue", "no queue")],
 )
 def test_a_template_that_cannot_fire_is_disabled_with_the_reason_and_others_fire(
     storage: Storage, raw: Raw, column: str, value: str
@@ -189,6 +189,25 @@ def test_a_template_that_cannot_fire_is_disabled_with_the_reason_and_others_fire
     assert not bad.enabled
     assert bad.disabled_reason
     assert storage.fire_due_recurring().disabled == ()
+
+
+def test_a_template_whose_zone_is_not_known_here_is_left_to_others_and_hinders_none(
+    storage: Storage, raw: Raw, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("bad", "good", "worse"):
+        storage.upsert_recurring_job(daily(name))
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    raw.run("UPDATE {recurring_jobs} SET tz = 'Mars/Base' WHERE id <> 'good'")
+
+    first, second = storage.fire_due_recurring(), storage.fire_due_recurring()
+    raw.run("UPDATE {recurring_jobs} SET tz = 'Europe/Warsaw'")  # as for a server that knows it
+    elsewhere = storage.fire_due_recurring()
+
+    assert [len(fired.jobs) for fired in (first, second, elsewhere)] == [1, 0, 2]
+    assert first.disabled == second.disabled == ()
+    assert first.next_due_in is not None
+    assert first.next_due_in > timedelta()
+    assert len([record for record in caplog.records if "Mars/Base" in record.getMessage()]) == 1
 
 
 def test_a_template_that_was_disabled_for_its_cron_runs_again_with_another(

@@ -21,6 +21,9 @@ _NEED_WAIT_NO_LONGER: Final = f"""
         SELECT FROM {{s}}.jobs AS j WHERE j.recurring_id = recurring_jobs.id AND j.{_UNFINISHED}))
 """
 
+# A zone that this server lacks is left to others.
+_HERE: Final = f"{KNOWN} AND tz <> ALL(%(lacking)s::text[])"
+
 _OF_A_JOB: Final = """
     id, recurring_id, fire_at, state, created_at, started_at, finished_at, last_error_type, last_error_message
 """
@@ -68,7 +71,7 @@ RECURRING: Final = RecurringQueries(
     list_all=f"SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs ORDER BY id",
     lock_due=f"""
         SELECT {_TEMPLATE} FROM {{s}}.recurring_jobs
-        WHERE enabled AND (next_run_at <= now() OR {_NEED_WAIT_NO_LONGER}) AND {KNOWN}
+        WHERE enabled AND (next_run_at <= now() OR {_NEED_WAIT_NO_LONGER}) AND {_HERE}
         ORDER BY coalesce(waiting_for, next_run_at), id
         -- Locked until the commit, and passed over by the others: two servers never fire the same tick.
         LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -82,10 +85,10 @@ RECURRING: Final = RecurringQueries(
         WHERE id = %(id)s
     """,
     next_firing=f"""
-        SELECT min(due_at) FILTER (WHERE {KNOWN}) AS due_at, min(due_at) AS first_at,
-               count(waiting_for) FILTER (WHERE {KNOWN}) AS waiting, now() AS now
+        SELECT min(due_at) FILTER (WHERE {_HERE}) AS due_at, min(due_at) AS first_at,
+               count(waiting_for) FILTER (WHERE {_HERE}) AS waiting, now() AS now
         FROM (
-            SELECT method, waiting_for,
+            SELECT method, tz, waiting_for,
                    CASE WHEN {_NEED_WAIT_NO_LONGER} THEN now() ELSE next_run_at END AS due_at
             FROM {{s}}.recurring_jobs WHERE enabled
         ) AS template

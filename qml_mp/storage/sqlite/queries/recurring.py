@@ -22,6 +22,9 @@ _NEED_WAIT_NO_LONGER: Final = f"""
         SELECT 1 FROM qml_jobs WHERE recurring_id = qml_recurring_jobs.id AND {_UNFINISHED}))
 """
 
+# A zone that this server lacks is left to others.
+_HERE: Final = f"{KNOWN} AND tz NOT IN (SELECT value FROM json_each(:lacking))"
+
 RECURRING: Final = RecurringQueries(
     insert_or_lock=f"""
         INSERT INTO qml_recurring_jobs (
@@ -64,7 +67,7 @@ RECURRING: Final = RecurringQueries(
     list_all=f"SELECT {_TEMPLATE} FROM qml_recurring_jobs ORDER BY id",
     lock_due=f"""
         SELECT {_TEMPLATE} FROM qml_recurring_jobs
-        WHERE enabled AND (next_run_at <= :now OR {_NEED_WAIT_NO_LONGER}) AND {KNOWN}
+        WHERE enabled AND (next_run_at <= :now OR {_NEED_WAIT_NO_LONGER}) AND {_HERE}
         -- Limited so that a tick holds the write lock for a bounded time.
         ORDER BY COALESCE(waiting_for, next_run_at), id LIMIT :limit
     """,
@@ -77,10 +80,10 @@ RECURRING: Final = RecurringQueries(
         WHERE id = :id
     """,
     next_firing=f"""
-        SELECT min(due_at) FILTER (WHERE {KNOWN}) AS due_at, min(due_at) AS first_at,
-               count(waiting_for) FILTER (WHERE {KNOWN}) AS waiting, :now AS now
+        SELECT min(due_at) FILTER (WHERE {_HERE}) AS due_at, min(due_at) AS first_at,
+               count(waiting_for) FILTER (WHERE {_HERE}) AS waiting, :now AS now
         FROM (
-            SELECT method, waiting_for,
+            SELECT method, tz, waiting_for,
                    CASE WHEN {_NEED_WAIT_NO_LONGER} THEN :now ELSE next_run_at END AS due_at
             FROM qml_recurring_jobs WHERE enabled
         )
