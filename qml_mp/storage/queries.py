@@ -33,17 +33,17 @@ class JobQueries:
     replace: str
     """id, reason, ttl: make Deleted a job that has not begun."""
     hold_key: str
-    """resource, owner (a job's id), ttl: have the job hold the key for so long; hits none when another does,
-    which then stays so until the transaction ends."""
+    """resource, owner, ttl: hold the key so long; hits none if another does, which stays so until the end."""
     key_holder: str
     """resource: owner."""
+    hand_key: str
+    """resource, owner, to: have another hold it for what is left."""
     free_key: str
     """resource, owner: end that."""
     get: str
     """id: job."""
     delete: str
-    """id, reason, ttl: make Deleted a job that is not running; job. The guard is the row of Deleted in the
-    transition table."""
+    """id, reason, ttl: make Deleted a job that is not running, as the transition table guards it; job."""
     retry: str
     """id: make a Failed job Enqueued by hand, with fresh budgets; the newest error stays readable; job."""
     stranded: str

@@ -148,8 +148,11 @@ def _in_order(jobs: Iterable[Job]) -> list[Job]:
 
 
 def _hold_of(job: Job) -> Values:
-    ttl = _UNTIL_THE_END if job.unique_for is None else job.unique_for
-    return {"resource": f"{_RESOURCE}{job.unique_key}", "owner": job.id, "ttl": ttl}
+    resource = f"{_RESOURCE}{job.unique_key}"
+    if job.unique_for is None:
+        # Not as itself: as that it may be handed what is left of the hold of the one that it replaces.
+        return {"resource": resource, "owner": f"replaces:{job.id}", "ttl": _UNTIL_THE_END}
+    return {"resource": resource, "owner": job.id, "ttl": job.unique_for}
 
 
 def _is_there(queries: JobQueries, transaction: Transaction, job_id: str) -> bool:
@@ -172,11 +175,16 @@ def _keeps(
 def _replaces(
     queries: JobQueries, transaction: Transaction, job: Job, holder: str, retention: Retention
 ) -> bool:
-    """Whether the holder of its key has made place for this job."""
+    """Whether the holder of its key has made place for this job, which holds it then for the rest of the
+    period, unless it has one of its own."""
     if job.on_conflict != "replace":
         return False
     change = {"id": holder, "reason": f"replaced by job {job.id}", "ttl": retention.succeeded_ttl}
-    return transaction.run(queries.replace, change).count == 1
+    if transaction.run(queries.replace, change).count != 1:
+        return False
+    if job.unique_for is None:
+        transaction.run(queries.hand_key, {**_hold_of(job), "owner": holder, "to": job.id})
+    return True
 
 
 def _free_unused(
@@ -185,8 +193,7 @@ def _free_unused(
     """A job that was not written, or has asked for no period, holds no key."""
     for job in wishes.values():
         if job.unique_for is None or stands_for.get(job.id, job.id) != job.id:
-            which = {"resource": f"{_RESOURCE}{job.unique_key}", "owner": job.id}
-            transaction.run(queries.free_key, which)
+            transaction.run(queries.free_key, _hold_of(job))
 
 
 def _holders(

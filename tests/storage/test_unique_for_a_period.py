@@ -131,6 +131,40 @@ def test_one_whose_reply_was_lost_and_that_another_has_replaced_since_replaces_n
     assert storage.lock_holder("qml-mp:unique:k") == (None if period is None else second.id)
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_one_that_replaces_without_a_period_holds_the_key_for_the_rest_of_the_others(
+    storage: Storage, raw: Raw, many: bool
+) -> None:
+    first, second, third, fourth = (
+        job(unique_for=period, on_conflict=on_conflict)
+        for period, on_conflict in ((HOUR, "keep"), (None, "replace"), (HOUR, "keep"), (HOUR, "replace"))
+    )
+    if many:
+        assert storage.enqueue_many([first, second]) == [first.id, second.id]
+    else:
+        storage.enqueue(first)
+        storage.enqueue(second)
+
+    assert storage.enqueue(second) == second.id  # again, as its reply was lost
+    assert storage.enqueue(third) == second.id
+    assert storage.enqueue(fourth) == fourth.id
+    states = [present(storage, each.id).state_name for each in (first, second, fourth)]
+    assert states == [StateName.DELETED, StateName.DELETED, StateName.ENQUEUED]
+
+
+def test_the_rest_of_a_period_outlives_the_job_that_has_replaced_the_first(
+    storage: Storage, raw: Raw
+) -> None:
+    storage.enqueue(job(unique_for=HOUR))
+    second = storage.enqueue(job(**REPLACE))
+    end_the_next(storage)
+
+    assert storage.enqueue(job(unique_for=HOUR)) == second
+    raw.age("locks", "expires_at", 2 * HOUR)
+    later = job(unique_for=HOUR)
+    assert storage.enqueue(later) == later.id
+
+
 def test_of_a_list_the_last_replaces_and_the_first_is_kept(storage: Storage) -> None:
     kept = [job(unique_for=HOUR) for _ in range(3)]
 

@@ -117,6 +117,7 @@ JOBS: Final = JobQueries(
         WHERE held.owner = excluded.owner OR held.expires_at <= now()
     """,
     key_holder="SELECT owner FROM {s}.locks WHERE resource = %(resource)s",
+    hand_key="UPDATE {s}.locks SET owner = %(to)s WHERE resource = %(resource)s AND owner = %(owner)s",
     free_key="DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s",
     get=f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.id = %(id)s",
     delete=f"""

@@ -71,6 +71,7 @@ JOBS: Final = JobQueries(
         WHERE held.owner = excluded.owner OR held.expires_at <= :now
     """,
     key_holder="SELECT owner FROM main.qml_locks WHERE resource = :resource",
+    hand_key="UPDATE main.qml_locks SET owner = :to WHERE resource = :resource AND owner = :owner",
     free_key="DELETE FROM main.qml_locks WHERE resource = :resource AND owner = :owner",
     get=f"SELECT {JOB} FROM qml_jobs WHERE id = :id",
     delete=f"""
