@@ -46,7 +46,7 @@ class Rate:
         period = match[2] if match[2][0].isdigit() else f"1{match[2]}"
         try:
             rate = cls(int(match[1]), parse_duration(period, what=what))
-        except ConfigurationError:
+        except (ConfigurationError, ValueError):  # the latter for thousands of digits
             raise _bad_rate(value, what) from None
         is_known = period[-1].isalpha() and rate.per <= _LONGEST_PERIOD
         if not (is_known and 1 <= rate.count <= _INT32_MAX and rate.interval >= timedelta(microseconds=1)):

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from qml_mp.core.limits import Rate
+from qml_mp.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,9 @@ def test_a_rate_of_any_period_is_read_back() -> None:
     for us in (1, 999, 1_000, 1_001, 999_999, 59_950_000, 86_399_999_999, 366 * 86_400_000_000):
         rate = Rate(1, timedelta(microseconds=us))
         assert Rate.parse(str(rate)) == rate
+
+
+@pytest.mark.parametrize("text", ["9" * 5000 + "/s", "1/" + "9" * 5000 + "s"])
+def test_a_number_of_thousands_of_digits_is_refused_as_other_rates_are(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^rate is '"):
+        Rate.parse(text)
