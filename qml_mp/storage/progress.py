@@ -33,18 +33,18 @@ class JobProgress(Part):
         return noted.count
 
     def progress_of(self, job_ids: Collection[str]) -> dict[str, Progress]:
-        """How far these jobs have come in their newest attempt, by id; those that have not said it are left
-        out. That of a job that runs is at most about a second old."""
-        ids = sorted(filter(None, map(canonical_id, job_ids)))
+        """How far these jobs have come in their newest attempt, by id as given; those that have not said it
+        are left out. That of a job that runs is at most about a second old."""
+        ids = {job_id: known for job_id in job_ids if (known := canonical_id(job_id))}
         if not ids:
             return {}
-        found = {}
-        for row in self._db.read("reading progress", self._db.queries.jobs.progress, {"ids": ids}):
+        found, which = {}, {"ids": sorted(ids.values())}
+        for row in self._db.read("reading progress", self._db.queries.jobs.progress, which):
             value, _ = json_of(row["progress"])
             progress = progress_of(value)
             if progress is not None and isinstance(value, dict) and value.get("claim") == row["claim_seq"]:
                 found[text_of(row["id"])] = progress
-        return found
+        return {job_id: found[known] for job_id, known in ids.items() if known in found}
 
 
 def progress_rows(said: Mapping[ClaimKey, Progress]) -> Sequence[Values]:

@@ -46,6 +46,14 @@ def test_what_was_noted_last_is_read_of_each_job(storage: Storage) -> None:
     assert storage.note_progress({}) == 0
 
 
+def test_an_id_in_capital_letters_is_the_same_job(storage: Storage) -> None:
+    claim = claim_some(storage, 1)[0]
+    storage.note_progress({claim.key: HALF})
+    other = claim.job.id.upper()
+
+    assert storage.progress_of([other, claim.job.id]) == {other: HALF, claim.job.id: HALF}
+
+
 def test_a_claim_that_is_lost_or_over_is_left_alone_and_the_next_one_begins_without(storage: Storage) -> None:
     [claim] = claim_some(storage, 1)
     storage.note_progress({claim.key: HALF})
