@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome
 from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError
 from qml_mp.storage.database import Part, Result, Values
 from qml_mp.storage.job_rows import claim_of, new_claims
 from qml_mp.storage.limited import LimitedClaim, look_of, waiting_query
-from qml_mp.storage.odd_ids import without_odd_ids
 from qml_mp.storage.outcomes import Outcomes, Writing, order_of_locks
+from qml_mp.storage.passing_over import fail_unclaimable, without_odd_ids
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, TakeQueries
-from qml_mp.storage.row_change import unclaimable
-from qml_mp.storage.rows import Columns, text_of
+from qml_mp.storage.rows import Columns
 from qml_mp.storage.runs import Run, run_of
 from qml_mp.storage.values import BY_DEFAULT, Exchanged, Fetch, Finished, Retention
-
-logger = logging.getLogger(__name__)
 
 _MOST_PASSED = 100
 """Jobs that cannot be claimed and are passed over before a claim is given up until the next time."""
@@ -232,9 +227,9 @@ class JobLocker(Part):
                 if not self._db.refuses_values(error):
                     raise
                 if limited is None:
-                    self._fail_unclaimable(take, wanted)
+                    fail_unclaimable(self._db, take, wanted)
                 else:
-                    self._fail_unclaimable(self._db.queries.claims.of_kinds, limited.taking)
+                    fail_unclaimable(self._db, self._db.queries.claims.of_kinds, limited.taking)
         return ()
 
     def _claim_under_limits(
@@ -255,27 +250,6 @@ class JobLocker(Part):
         ):
             self._db.write("telling of a free place", queries.tell_of_a_place)
         return claimed
-
-    def _fail_unclaimable(self, take: TakeQueries, wanted: Values) -> None:
-        """Set Failed those of the best jobs that are proved to be ones that cannot be claimed. Another worker
-        may have done so meanwhile: the best jobs are then others, and stay as they are."""
-        what = "passing over a job that cannot be claimed"
-        failed = {}
-        with self._db.transaction(what, pipelined=False) as transaction:
-            for job_id in [str(best["id"]) for best in transaction.run(take.best, wanted).rows()]:
-                claim_this = self._db.queries.claims.claim_this
-                refusal = transaction.refusal_of(claim_this, {**wanted, "id": job_id})
-                if refusal is not None:
-                    problem = failed[job_id] = unclaimable(refusal)
-                    change = {"id": job_id, "ttl": BY_DEFAULT.failed_ttl}
-                    [row] = transaction.run(self._db.queries.jobs.get, {"id": job_id}).rows()
-                    key = failure_key(text_of(row["method"]), problem.type, None)
-                    error = {"type": problem.type, "message": problem.message, "key": key}
-                    transaction.run(self._db.queries.claims.fail_unclaimable, change | error)
-            if failed:
-                transaction.run(self._db.queries.failures.note_all, {"ids": sorted(failed)})
-        for job_id, problem in failed.items():
-            logger.error("Job %s is failed: %s", job_id, problem.message, extra={"job_id": job_id})
 
     def _take(self, fetch: Fetch, limit: int) -> tuple[TakeQueries, Values]:
         """How to claim up to so many, at least one."""
