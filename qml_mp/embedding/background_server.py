@@ -60,6 +60,9 @@ class BackgroundJobServer:
         self._running: RemoteSupervisor | None = None
         self._starting = threading.Lock()
         """Of several threads that start it one does, and the others are refused."""
+        self._is_stop_wanted = False
+        """Since the newest `start` began. Written by `stop`, which may run in a signal handler in the middle
+        of it, before there is a process to be stopped."""
         self.exit_code: int | None = None
         """What the newest run returned: 0, or 6 when jobs were killed at the deadline."""
 
@@ -82,18 +85,27 @@ class BackgroundJobServer:
         """Start the server in a process of its own; returns when the first worker is ready.
 
         Raises `ServerAlreadyRunning` on a running server, and what `run` raises. Blocks while the
-        app is imported: inside an event loop, call it with `asyncio.to_thread`.
+        app is imported: inside an event loop, call it with `asyncio.to_thread`. When a signal handler or
+        another thread calls `stop` meanwhile, it returns with the server stopped.
         """
         with self._starting:
             self._refuse_twice()
             self._storage.list_servers()  # connects, and makes the schema when there is none
             self._storage.close()
             running = self._running = self._supervisor_process()
+            if self._is_stop_wanted:  # it may have come before there was something to stop
+                self.stop()
+                return
         # The app is imported twice: to learn what it declares, and in the first worker.
         running.wait_until_ready(2 * self._config.boot_timeout.total_seconds())
 
     def stop(self) -> None:
-        """Stop gracefully: running jobs have `shutdown_timeout`. Harmless on a stopped server."""
+        """Stop gracefully: running jobs have `shutdown_timeout`. Harmless on a stopped server.
+
+        A signal handler may call it. When `start` is at work and has not made the process yet, this returns
+        at once, and `start` does the rest.
+        """
+        self._is_stop_wanted = True  # before it looks: `start` looks for it after it has made one
         running = self._running
         if running is not None:
             self.exit_code = running.stop(timeout_s=self._config.shutdown_timeout.total_seconds())
@@ -144,6 +156,7 @@ class BackgroundJobServer:
         self.stop()
 
     def _refuse_twice(self) -> None:
+        self._is_stop_wanted = False
         if self.is_running():
             raise ServerAlreadyRunning(
                 f"The server {self._config.server_name!r} is already running; stop() it first."

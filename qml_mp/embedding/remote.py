@@ -22,6 +22,7 @@ from qml_mp.supervisor.workers.fork import Child, fork_child, pidfd_of, reap
 
 READY = "ready"
 _LOOK_EVERY_S = 0.02
+_CLOSED = -1
 _PARTING_S = 5.0  # beyond the server's own deadline, before it is killed
 
 
@@ -33,9 +34,13 @@ class RemoteSupervisor:
         self._owner_pid = os.getpid()
         self._host_fd = host_fd
         self._status_fd = status_fd
+        os.set_blocking(status_fd, False)
         self._status = ""
-        self._turns = threading.Lock()
-        """Held by the thread that uses the pipe ends, or looks for the end of the process and closes them."""
+        self._was_told_to_stop = False
+        """Written by `stop`, read by `wait_until_ready`."""
+        self._turns = threading.RLock()
+        """Held by the thread that uses the pipe ends, or looks for the end of the process and closes them;
+        not while it waits. A signal handler may call `stop` in the middle, in the thread that has it."""
         self.exit_code: int | None = None
 
     def is_running(self) -> bool:
@@ -50,15 +55,22 @@ class RemoteSupervisor:
             return self.exit_code is None
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Return when the server is ready; raise the error it reports, or `WorkerBootError`."""
+        """Return when the server is ready, or has ended because of a `stop` meanwhile; raise the error it
+        reports, or `WorkerBootError`."""
         deadline = time.monotonic() + timeout_s + _PARTING_S
         while time.monotonic() < deadline:
             with self._turn():
-                self._status += "" if self.exit_code is not None else self._read_status()
+                self._read_status()
             if self._status.startswith(READY):
                 return
             if not self.is_running():
+                if self._was_told_to_stop and not self._status:
+                    return
                 raise _reported(self._status)
+            # Another thread may close it meanwhile; the wait is only a pause.
+            status_fd = self._status_fd
+            if status_fd != _CLOSED:
+                wait_for([status_fd], until=time.monotonic() + _LOOK_EVERY_S)
         self.stop(timeout_s=0)
         raise WorkerBootError(f"The server was not ready after {timeout_s:.0f} s and was stopped.")
 
@@ -69,6 +81,7 @@ class RemoteSupervisor:
         """
         if os.getpid() != self._owner_pid:
             return 0
+        self._was_told_to_stop = True
         with self._turn(), contextlib.suppress(OSError), _without_sigpipe():
             if self.exit_code is None:
                 os.write(self._host_fd, b"s")
@@ -85,16 +98,19 @@ class RemoteSupervisor:
         """In a copy that the host has forked, there may be nobody who would give the lock back."""
         return self._turns if os.getpid() == self._owner_pid else contextlib.nullcontext()
 
-    def _read_status(self) -> str:
-        if not wait_for([self._status_fd], until=time.monotonic() + _LOOK_EVERY_S):
-            return ""
-        return os.read(self._status_fd, 65536).decode(errors="replace")
+    def _read_status(self) -> None:
+        with contextlib.suppress(OSError):  # it says nothing yet, or the pipe is closed
+            said = os.read(self._status_fd, 65536).decode(errors="replace")
+            self._status += said
 
     def _let_go(self, exit_code: int) -> None:
-        self._status += self._read_status()
+        """Once or twice: a signal handler may do the same in the middle of it."""
+        self._read_status()
         self.exit_code = exit_code
-        os.close(self._host_fd)
-        os.close(self._status_fd)
+        fds = {self._host_fd, self._status_fd} - {_CLOSED}
+        self._host_fd = self._status_fd = _CLOSED
+        for fd in fds:
+            os.close(fd)
 
 
 def fork_supervisor(run: Callable[[list[int], Callable[[], None]], int]) -> RemoteSupervisor:

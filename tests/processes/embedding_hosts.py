@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from qml_mp import BackgroundJobServer, Job, QmlError, ServerAlreadyRunning, ServerConfig
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
 from qml_mp.storage.open import open_storage
@@ -281,6 +282,36 @@ def never_started(storage: Storage, folder: Path) -> Report:
         except StorageError:
             counts.append(len(os.listdir("/proc/self/fd")))
     return {"tries": len(counts), "leaves none open": counts[0] == counts[-1]}
+
+
+def stopped_early(storage: Storage, folder: Path) -> Report:
+    """A host whose signal handler stops the server while it is being started: when there is no process yet,
+    and when the app is being imported in it."""
+    handled: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        server.stop()
+        handled.append(number)
+
+    def interrupted() -> list[ServerInfo]:
+        signal.raise_signal(signal.SIGUSR1)
+        return storage.list_servers()
+
+    connecting = open_storage(storage.url)
+    connecting.list_servers = interrupted  # type: ignore[method-assign]
+    signal.signal(signal.SIGUSR1, stop)
+    signal.signal(signal.SIGUSR2, stop)
+    (folder / "telling_app.py").write_text(
+        "import os\nfrom qml_mp import QmlApp\n"
+        f"os.kill({os.getpid()}, {int(signal.SIGUSR2)})\napp = QmlApp()\n"
+    )
+    sys.path.append(str(folder))
+    running = []
+    for program, at in ((NAME, connecting), ("telling_app:app", storage)):
+        server = BackgroundJobServer(CONFIG, at, program)
+        server.start()
+        running.append(server.is_running())
+    return {"running": running, "handled": [signal.Signals(number).name for number in handled]}
 
 
 def error_of(server: BackgroundJobServer) -> list[object]:

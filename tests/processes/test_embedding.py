@@ -198,5 +198,9 @@ def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(repo
     assert [value[2] for value in told.values() if isinstance(value, list)] == [False] * 5
 
 
+def test_a_handler_may_stop_the_server_that_is_being_started(report_of: ReportOf) -> None:
+    assert report_of("stopped_early") == {"running": [False, False], "handled": ["SIGUSR1", "SIGUSR2"]}
+
+
 def test_a_server_that_cannot_start_leaves_no_descriptor_in_its_host(report_of: ReportOf) -> None:
     assert report_of("never_started") == {"tries": 3, "leaves none open": True}
