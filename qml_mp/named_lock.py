@@ -232,11 +232,15 @@ class _Acquisition:
 
 
 async def _to_the_end(call: Callable[[], _T]) -> _T:
-    """Have a thread call it. A task that is cancelled meanwhile leaves when the thread is done, which the
-    limits of the storage bound: before, nobody can say whether the lock was taken."""
+    """Have a thread call it, one of its own: those of the loop may all wait for this very lock. A task that
+    is cancelled meanwhile leaves when the thread is done, which the limits of the storage bound: before,
+    nobody can say whether the lock was taken."""
     import asyncio
+    from concurrent.futures import ThreadPoolExecutor
 
-    thread = asyncio.get_running_loop().run_in_executor(None, copy_context().run, call)
+    own = ThreadPoolExecutor(1, thread_name_prefix="qml-mp: named lock")
+    thread = asyncio.get_running_loop().run_in_executor(own, copy_context().run, call)
+    own.shutdown(wait=False)
     cancelled: asyncio.CancelledError | None = None
     while not thread.done():
         try:

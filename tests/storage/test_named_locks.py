@@ -273,6 +273,25 @@ def test_a_coroutine_that_is_cancelled_while_it_leaves_can_enter_again(app: QmlA
     asyncio.run(main())
 
 
+def test_a_coroutine_leaves_though_all_threads_of_its_loop_wait_for_the_lock(app: QmlApp) -> None:
+    waits = Event()
+
+    def wait_for_it() -> bool:
+        waits.set()
+        with app.lock("report", ttl="1h", timeout="20s") as lock:
+            return lock.is_held
+
+    async def main() -> bool:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with app.lock("report", ttl="1h"):
+            waiting = asyncio.create_task(asyncio.to_thread(wait_for_it))
+            while not waits.is_set():
+                await asyncio.sleep(0.001)
+        return await waiting
+
+    assert asyncio.run(main())
+
+
 class _Inside:
     """Counts who is within a block."""
 
