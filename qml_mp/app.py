@@ -20,7 +20,7 @@ from qml_mp.gathering import Gathering
 from qml_mp.handle import JobHandle
 from qml_mp.job_function import Decorator, DecoratorWithoutResult, JobFunction
 from qml_mp.job_selection import ChosenJobs, JobSelection, chosen_jobs
-from qml_mp.named_lock import NamedLock
+from qml_mp.named_lock import LeftOwners, NamedLock
 from qml_mp.processing.by_name import OnePerProcess, method_name_of
 from qml_mp.processing.middleware import FailureHook, JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
@@ -80,6 +80,7 @@ class QmlApp(Gathering, OnePerProcess):
             tracing=tracing,
         )
         self._client.connect(url)
+        self._left_owners = LeftOwners()
 
     @property
     def storage(self) -> Storage:
@@ -263,7 +264,7 @@ class QmlApp(Gathering, OnePerProcess):
         """A lock that one process holds of all that share the storage: `with app.lock("report", ttl="10m"):`,
         or `async with`. See `NamedLock` for what the ttl means. Raises `LockNotAcquired` in the `with` when
         another held it for all of `timeout` (None: wait without a limit)."""
-        return NamedLock(name, storage=lambda: self.storage, ttl=ttl, timeout=timeout)
+        return NamedLock(name, storage=lambda: self.storage, left=self._left_owners, ttl=ttl, timeout=timeout)
 
     def inline(self, *, raise_failures: bool = False) -> AbstractContextManager[None]:
         """For tests: within the block, what is enqueued runs at once in this process, also with `conn`, and

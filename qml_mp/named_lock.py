@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -27,11 +28,29 @@ from qml_mp.units import Duration, format_duration, parse_duration
 _MAX_NAME_CHARS = 200
 _RESERVED = "qml-mp:"
 _SHORTEST_TTL = timedelta(milliseconds=100)
+_MOST_LEFT = 1000
 _BETWEEN = "|"  # the parts of an owner
 
 _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
+
+
+class LeftOwners:
+    """Owners that may be stored still, though their acquisitions are over: the storage did not answer.
+
+    No owner is used twice, so whoever finds one of these may release it, a process that was forked off too.
+    The oldest are forgotten. Threads share it: each use is one operation of a deque.
+    """
+
+    def __init__(self) -> None:
+        self._owners: deque[str] = deque(maxlen=_MOST_LEFT)
+
+    def add(self, owner: str) -> None:
+        self._owners.append(owner)
+
+    def __contains__(self, owner: str) -> bool:
+        return owner in self._owners
 
 
 class NamedLock:
@@ -49,9 +68,16 @@ class NamedLock:
     """
 
     def __init__(
-        self, name: str, *, storage: Callable[[], Storage], ttl: Duration, timeout: Duration | None
+        self,
+        name: str,
+        *,
+        storage: Callable[[], Storage],
+        left: LeftOwners,
+        ttl: Duration,
+        timeout: Duration | None,
     ) -> None:
-        """`timeout`: how long to wait for it, zero: not at all, None: without a limit."""
+        """`timeout`: how long to wait for it, zero: not at all, None: without a limit. `left`: of all locks
+        of the app, as the next use of a lock mostly is of another object."""
         _check_name(name)
         self.name = name
         self.token = 0
@@ -63,8 +89,7 @@ class NamedLock:
         self._acquisitions: dict[int, _Acquisition] = {}
         """The one that is made or in hand, by process id: a process that is forked off meanwhile has none.
         Whoever put it there (`setdefault` is atomic) has the object to himself until he takes it out."""
-        self._left: set[str] = set()
-        """Owners that may be stored still, though their acquisitions are over: the storage did not answer."""
+        self._left = left
 
     @property
     def is_held(self) -> bool:
@@ -174,7 +199,6 @@ class NamedLock:
         mine.may_be_stored = token is not None
         if token is None:
             return False
-        self._left.clear()
         self.token, mine.held_until = token, until
         return True
 

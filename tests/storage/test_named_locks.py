@@ -210,19 +210,29 @@ def test_who_would_wait_for_itself_is_told(app: QmlApp) -> None:
     assert app.storage.lock_holder("report") is None
 
 
-def test_one_whose_release_the_storage_did_not_answer_can_be_acquired_again(
-    app: QmlApp, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_taken", [False, True], ids=["while it was taken", "while it was released"])
+def test_one_that_the_storage_did_not_answer_about_can_be_acquired_again(
+    app: QmlApp, monkeypatch: pytest.MonkeyPatch, is_taken: bool
 ) -> None:
-    lock = app.lock("report", ttl="1h", timeout=0)
+    take = Storage.take_lock
+
+    def take_and_lose_the_reply(storage: Storage, resource: str, owner: str, ttl: timedelta) -> NoReturn:
+        take(storage, resource, owner, ttl)
+        raise StorageUnavailable("not now")
 
     def refuse(*_: object) -> NoReturn:
         raise StorageUnavailable("not now")
 
-    with monkeypatch.context() as outage, pytest.raises(StorageUnavailable), lock:
-        outage.setattr(Storage, "release_lock", refuse)
+    with monkeypatch.context() as outage:
+        if not is_taken:
+            outage.setattr(Storage, "take_lock", take_and_lose_the_reply)
+        with pytest.raises(StorageUnavailable), app.lock("report", ttl="1h", timeout=0):
+            outage.setattr(Storage, "release_lock", refuse)
 
-    with lock:
+    left = app.storage.lock_holder("report")
+    with app.lock("report", ttl="1h", timeout=0) as lock:
         assert lock.is_held
+    assert left is not None
 
 
 def test_a_coroutine_that_is_cancelled_while_it_acquires_leaves_no_lock_behind(
