@@ -170,7 +170,8 @@ class Awaiting:
                 os.write(self._bell[1], b"!")
 
     def _run(self) -> None:
-        told: list[Subscription] = []
+        told: dict[Subscription, None] = {}
+        """In the order in which they came."""
         try:
             with self._new_watch(bell_fd=self._bell[0]) as watch:
                 while True:
@@ -183,23 +184,24 @@ class Awaiting:
         except Exception as problem:
             self._fail(told, problem)
 
-    def _take_changes(self, watch: Watch, told: list[Subscription]) -> Collection[Subscription]:
+    def _take_changes(self, watch: Watch, told: dict[Subscription, None]) -> Collection[Subscription]:
         """Bring `told` up to who has come and who has left since; those who have come. With nobody left the
         thread is over."""
         with self._lock:
-            came, self._joining = self._joining, []
+            came, self._joining = dict.fromkeys(self._joining), []
             left, self._leaving = self._leaving, []
             if came or left:
                 os.read(self._bell[0], 65536)
-            told.extend(came)
-            told[:] = [each for each in told if each not in left]
+            told.update(came)  # an event loop may wait for the lock: no more is done than has changed
+            for each in left:
+                told.pop(each, None)
             if not told:
                 self._close()
                 return ()
         for each in left:
             watch.remove(each.job_ids)
         if came or left:  # others may wait for the same jobs as those who left
-            watch.add({job_id for each in told for job_id in each.job_ids})
+            watch.add({job_id for each in (told if left else came) for job_id in each.job_ids})
         return came
 
     def _fail(self, told: Iterable[Subscription], problem: Exception) -> None:

@@ -1,0 +1,73 @@
+"""Tests: the thread that waits for jobs, and those whom it tells."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from qml_mp.awaiting import Awaiting, Subscription
+from qml_mp.core.job import new_job_id
+from qml_mp.storage.open import open_storage
+from qml_mp.watch import Watch
+from tests.until import PATIENCE_S, wait_until
+
+NewWatch = Callable[..., Watch]
+
+
+@pytest.fixture
+def new_watch(tmp_path: Path) -> Iterator[NewWatch]:
+    storage = open_storage(f"sqlite:///{tmp_path / 'jobs.db'}")
+    storage.migrate()
+    yield lambda *, bell_fd: Watch(storage, polling=timedelta(seconds=1), bell_fd=bell_fd)
+    storage.close()
+
+
+class Compared(Subscription):
+    """Counts how often one of all is compared with another."""
+
+    times = 0
+
+    def __init__(self, told: SimpleQueue[object]) -> None:
+        super().__init__([new_job_id()])
+        self._told = told
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def tell(self, told: object) -> None:
+        self._told.put(told)
+
+
+def test_those_who_come_and_leave_are_not_looked_for_among_each_other(new_watch: NewWatch) -> None:
+    may_begin = threading.Event()
+    told: SimpleQueue[object] = SimpleQueue()
+
+    def new_watch_once_all_are_there(*, bell_fd: int) -> Watch:
+        may_begin.wait()
+        return new_watch(bell_fd=bell_fd)
+
+    awaiting = Awaiting(new_watch_once_all_are_there)
+    many = [Compared(told) for _ in range(100)]
+    for each in many:
+        awaiting.join(each)
+    may_begin.set()
+    answers = [told.get(timeout=PATIENCE_S) for _ in many]  # that there is no such job
+    for each in many:
+        awaiting.leave(each)
+
+    wait_until(lambda: not waiting_threads(), what="the end of the thread")
+    assert all(type(answer) is dict for answer in answers)
+    assert Compared.times == 0
+
+
+def waiting_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "qml-mp: waiting for jobs"]
