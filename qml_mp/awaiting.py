@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import asyncio
 
 _Ended = dict[str, Job | None]
+_Bell = tuple[int, int]
 
 
 class Subscription(ABC):
@@ -121,7 +122,6 @@ class Awaiting:
 
     def __init__(self, new_watch: Callable[..., Watch]) -> None:
         self._new_watch = new_watch
-        self._is_running = False
         self._begin()
 
     def subscribe(self, job_ids: Iterable[str]) -> OfCoroutine:
@@ -133,7 +133,7 @@ class Awaiting:
         if self._pid != os.getpid():
             self._begin()  # the thread, and who waited for it, are the parent's
         with self._lock:
-            if not self._is_running:
+            if self._bell is None:
                 self._start()
             self._joining.append(subscription)
             self._ring()
@@ -149,49 +149,56 @@ class Awaiting:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         """Of what follows."""
-        self._is_running = False
-        self._bell = (-1, -1)
+        self._bell: _Bell | None = None
+        """Of the thread that runs. Another one, whose start was interrupted, knows by it that it is not this
+        thread."""
         self._joining: list[Subscription] = []
         self._leaving: list[Subscription] = []
 
     def _start(self) -> None:
-        self._bell = os.pipe()
-        os.set_blocking(self._bell[1], False)
-        self._is_running = True
+        bell = self._bell = os.pipe()
+        for fd in bell:
+            os.set_blocking(fd, False)
         try:
-            threading.Thread(target=self._run, name="qml-mp: waiting for jobs", daemon=True).start()
-        except BaseException:  # there are too many
+            threading.Thread(
+                target=self._run, args=[bell], name="qml-mp: waiting for jobs", daemon=True
+            ).start()
+        except BaseException:  # there are too many; or it was a Ctrl-C, and the thread may have begun
             self._close()
             raise
 
     def _ring(self) -> None:
-        if self._is_running:
+        if self._bell is not None:
             with suppress(BlockingIOError):  # it has been rung often enough
                 os.write(self._bell[1], b"!")
 
-    def _run(self) -> None:
+    def _run(self, bell: _Bell) -> None:
         told: dict[Subscription, None] = {}
         """In the order in which they came."""
         try:
-            with self._new_watch(bell_fd=self._bell[0]) as watch:
+            with self._new_watch(bell_fd=bell[0]) as watch:
                 while True:
-                    came = self._take_changes(watch, told)
+                    came = self._take_changes(bell, watch, told)
                     if not told:
                         return
                     ended = watch.next_ended(deadline=0.0 if came else math.inf)
                     for each in told:
                         each.take(ended, is_first=each in came)
         except Exception as problem:
-            self._fail(told, problem)
+            self._fail(bell, told, problem)
 
-    def _take_changes(self, watch: Watch, told: dict[Subscription, None]) -> Collection[Subscription]:
+    def _take_changes(
+        self, bell: _Bell, watch: Watch, told: dict[Subscription, None]
+    ) -> Collection[Subscription]:
         """Bring `told` up to who has come and who has left since; those who have come. With nobody left the
         thread is over."""
         with self._lock:
+            if self._bell is not bell:  # closed before anybody came, and its numbers may be others' by now
+                return ()
             came, self._joining = dict.fromkeys(self._joining), []
             left, self._leaving = self._leaving, []
-            if came or left:
-                os.read(self._bell[0], 65536)
+            with suppress(BlockingIOError):  # nobody has rung
+                os.read(bell[0], 65536)
             told.update(came)  # an event loop may wait for the lock: no more is done than has changed
             for each in left:
                 told.pop(each, None)
@@ -204,17 +211,18 @@ class Awaiting:
             watch.add({job_id for each in (told if left else came) for job_id in each.job_ids})
         return came
 
-    def _fail(self, told: Iterable[Subscription], problem: Exception) -> None:
+    def _fail(self, bell: _Bell, told: Iterable[Subscription], problem: Exception) -> None:
         with self._lock:
+            if self._bell is not bell:
+                return
             for each in [*told, *self._joining]:
                 each.tell(problem)
             self._joining, self._leaving = [], []
-            if self._is_running:
-                self._close()
+            self._close()
 
     def _close(self) -> None:
-        self._is_running = False
-        for fd in self._bell:
+        bell, self._bell = self._bell, None
+        for fd in bell or ():
             os.close(fd)
 
 

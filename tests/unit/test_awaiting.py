@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -67,6 +69,39 @@ def test_those_who_come_and_leave_are_not_looked_for_among_each_other(new_watch:
     wait_until(lambda: not waiting_threads(), what="the end of the thread")
     assert all(type(answer) is dict for answer in answers)
     assert Compared.times == 0
+
+
+def test_a_thread_whose_start_was_interrupted_closes_nothing_that_is_not_its_own(
+    new_watch: NewWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, may_begin = threading.Thread.start, threading.Event()
+    told: SimpleQueue[object] = SimpleQueue()
+
+    def start_and_be_interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    def new_watch_later(*, bell_fd: int) -> Watch:
+        may_begin.wait()
+        return new_watch(bell_fd=bell_fd)
+
+    awaiting = Awaiting(new_watch_later)
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr(threading.Thread, "start", start_and_be_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            awaiting.join(Compared(told))
+    own = os.pipe()  # gets the numbers of the bell
+    may_begin.set()
+    wait_until(lambda: not waiting_threads(), what="the end of the thread")
+
+    assert all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in own)
+    for fd in own:
+        os.close(fd)
+    another = Compared(told)
+    awaiting.join(another)
+    assert type(told.get(timeout=PATIENCE_S)) is dict
+    awaiting.leave(another)
+    wait_until(lambda: not waiting_threads(), what="the end of the other thread")
 
 
 def waiting_threads() -> list[threading.Thread]:
