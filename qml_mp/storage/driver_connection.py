@@ -8,8 +8,8 @@ from qml_mp.errors import ConfigurationError
 
 
 def driver_connection(connection: object) -> object:
-    """That of an SQLAlchemy session or connection, in which a transaction is open then; any other object as
-    it is.
+    """That of an SQLAlchemy session or connection, in which a transaction is open then; that of a raw
+    connection, and any other object, as it is.
 
     SQLAlchemy commits only what it has begun, so a transaction is begun in its eyes too. Raises
     `ConfigurationError` for its asynchronous ones, whose drivers do not wait.
@@ -22,6 +22,9 @@ def driver_connection(connection: object) -> object:
             f"The connection is an {type(connection).__name__}, whose driver cannot be waited for; enqueue "
             "with a synchronous session or connection, or after the commit."
         )
+    if hasattr(found, "driver_connection"):  # a raw one, whose own commit is the driver's
+        raw: object = found.driver_connection
+        return raw
     if callable(getattr(found, "connection", None)):  # a session
         found = found.connection()
     if not hasattr(found, "in_transaction"):

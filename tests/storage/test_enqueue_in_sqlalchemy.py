@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import sqlalchemy
@@ -72,6 +73,18 @@ def test_a_job_appears_with_the_block_of_a_connection(storage: Storage, engine: 
     with engine.begin() as connection:
         [job_id] = storage.enqueue_in(connection, [Job.new("work")])
 
+    assert storage.get(job_id) is not None
+
+
+def test_a_job_appears_with_the_commit_of_an_engines_raw_connection(
+    storage: Storage, engine: sqlalchemy.Engine
+) -> None:
+    with closing(engine.raw_connection()) as connection:
+        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
+        before = storage.get(job_id)
+        connection.commit()
+
+    assert before is None
     assert storage.get(job_id) is not None
 
 
