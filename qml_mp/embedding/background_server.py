@@ -74,7 +74,8 @@ class BackgroundJobServer:
     def run(self) -> int:
         """Supervise from this process until SIGTERM or SIGINT; 0, or 6 when jobs had to be killed.
 
-        Needs a process without other threads. Handlers are set for the time of the call only.
+        Needs a process without other threads. Handlers are set for the time of the call only; where this is
+        process 1 of a container, without an init, the kernel drops a SIGTERM that comes before.
         Raises `ConfigurationError`, `StorageError`, or `WorkerBootError` when no worker can boot.
         """
         self._refuse_twice()
