@@ -22,18 +22,13 @@ def asker_of(request: Request) -> Asker:
 
 
 def note(request: Request, what: str, subject: str, *, said: str | None = None) -> None:
-    """After a change: who has made it, which ("pause queue"), of what, and what came of it."""
-    site_of(request).storage.audit(asker_of(request), what, subject, said=said)
-
-
-def note_so_far(request: Request, what: str, subject: str, *, said: str) -> None:
-    """Note what was done of a change before an error broke it off. The person is told of that error: where
-    the storage does not take the note either, the log has what was done."""
+    """After a change: who has made it, which ("pause queue"), of what, and what came of it. Where the storage
+    does not take the note, the change stands all the same, and the log has what was done."""
+    by = asker_of(request)
     try:
-        note(request, what, subject, said=said)
+        site_of(request).storage.audit(by, what, subject, said=said)
     except StorageError as error:
-        by = asker_of(request)
         logger.error(
             "This stands in no audit: %s %s by %s, %s (%s)",
-            printable(what), printable(subject), printable(by.who), printable(said), error,
+            printable(what), printable(subject), printable(by.who), printable(said or "done"), error,
         )  # fmt: skip

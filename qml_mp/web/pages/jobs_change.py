@@ -21,7 +21,7 @@ from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
 from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.values import JobFilter
 from qml_mp.views.changing import Changing
-from qml_mp.web.audit import asker_of, note, note_so_far
+from qml_mp.web.audit import asker_of, note
 from qml_mp.web.filters import Filters
 from qml_mp.web.site import Site, site_of
 
@@ -76,7 +76,7 @@ def change(request: Request) -> Response:
     except Exception:
         if done.changed:  # each batch was committed
             so_far = f"Broken off by an error: {done.changed} of {meant} {wanted.change.done} before it."
-            note_so_far(request, what, wanted.subject, said=so_far)
+            note(request, what, wanted.subject, said=so_far)
         raise
     note(request, what, wanted.subject, said=sentence)
     return site.done(request, sentence, to=wanted.back)
