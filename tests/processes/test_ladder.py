@@ -85,7 +85,7 @@ def test_a_job_past_its_limit_that_does_not_handle_is_killed_and_recorded_as_a_t
 def test_a_kill_for_a_time_limit_keeps_the_stack_of_c_code_that_holds_the_lock(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", **QUICK).start()
+    one = server("-w", "1", **{**QUICK, "QML_MP_TERM_GRACE": "2"}).start()
 
     job_id = with_limit(storage, "spin_in_c")
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from qml_mp.processing.cancel import CancelReason
 
-_DUMPING_A_STACK_S = 0.25  # what writing a stack may take, with the wait for a processor on a busy machine
+_DUMPING_A_STACK_S = 1.0  # what it may take to ask for a stack and write it, where processors are waited for
 _UNWINDING_PART = 4  # of the time promised at shutdown, at most the last quarter is for unwinding
 
 
