@@ -10,10 +10,15 @@ from psycopg.generators import send
 
 
 class Pipeline(psycopg.Pipeline):
-    """One that sends nothing after its Sync, which ends the transaction.
+    """One that sends what it has together, with a Sync behind it, and nothing behind that.
 
-    psycopg's asks for a flush behind it, in a message of its own. A pooler that has seen the transaction end
-    by then finds a session for that message, and keeps it for this client until it speaks again.
+    psycopg's sends each statement as it comes, and asks for the replies by a flush. But until a Sync comes, no
+    session is idle in its transaction, as PostgreSQL counts: of a process that is stopped in between it would
+    keep the locks for as long as that lasts, whatever `idle_in_transaction_session_timeout` says.
+
+    Behind the last Sync psycopg asks for a flush once more, in a message of its own. A pooler that has seen
+    the transaction end by then finds a session for that message, and keeps it for this client until it speaks
+    again.
     """
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
@@ -25,15 +30,23 @@ class Pipeline(psycopg.Pipeline):
         if not self.result_queue:
             super()._exit(exc)
 
-    def _exit_gen(self) -> Generator[Any, Any, None]:
-        self._enqueue_sync()
-        try:
-            yield from self._communicate_gen()
-        except psycopg.Error:  # what one statement came to; the others' results are to be read all the same
-            yield from self._rest()
-            raise
-        yield from self._rest()
+    def _communicate_gen(self) -> Generator[Any, Any, None]:
+        """After each statement: it is sent with the others, when somebody asks for a reply."""
+        yield from ()
 
-    def _rest(self) -> Generator[Any, Any, None]:
+    def _fetch_gen(self, *, flush: bool) -> Generator[Any, Any, None]:
+        """When somebody asks for a reply."""
+        yield from self._sync_gen()
+
+    def _exit_gen(self) -> Generator[Any, Any, None]:
+        yield from self._sync_gen()
+
+    def _sync_gen(self) -> Generator[Any, Any, None]:
+        """Send what there is, and read all replies. Raises what the first statement that failed came to."""
+        if not self.result_queue:
+            return
+        self._enqueue_sync()
+        while self.command_queue:
+            self.command_queue.popleft()()  # puts it into the buffer of the connection
         yield from send(self.pgconn)
-        yield from self._fetch_gen(flush=False)
+        yield from super()._fetch_gen(flush=False)
