@@ -27,7 +27,9 @@ def test_a_session_from_which_a_reply_was_read_is_idle_in_its_transaction(storag
     assert states == [("idle in transaction",)]
 
 
-def test_nothing_is_sent_that_the_server_could_not_be_told_to_be_all_of_it(storage: Storage, raw: Raw) -> None:
+def test_nothing_is_sent_that_the_server_could_not_be_told_to_be_all_of_it(
+    storage: Storage, raw: Raw
+) -> None:
     job_id = storage.enqueue(Job.new("work"))
 
     with storage._db.transaction("locking") as transaction:

@@ -12,9 +12,9 @@ from psycopg.generators import send
 class Pipeline(psycopg.Pipeline):
     """One that sends what it has together, with a Sync behind it, and nothing behind that.
 
-    psycopg's sends each statement as it comes, and asks for the replies by a flush. But until a Sync comes, no
-    session is idle in its transaction, as PostgreSQL counts: of a process that is stopped in between it would
-    keep the locks for as long as that lasts, whatever `idle_in_transaction_session_timeout` says.
+    psycopg's sends each statement as it comes, and asks for the replies by a flush. But until a Sync comes,
+    no session is idle in its transaction, as PostgreSQL counts: of a process that is stopped in between it
+    would keep the locks for as long as that lasts, whatever `idle_in_transaction_session_timeout` says.
 
     Behind the last Sync psycopg asks for a flush once more, in a message of its own. A pooler that has seen
     the transaction end by then finds a session for that message, and keeps it for this client until it speaks
