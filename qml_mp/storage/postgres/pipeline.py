@@ -34,7 +34,7 @@ class Pipeline(psycopg.Pipeline):
         """After each statement: it is sent with the others, when somebody asks for a reply."""
         yield from ()
 
-    def _fetch_gen(self, *, flush: bool) -> Generator[Any, Any, None]:
+    def _fetch_gen(self, *, flush: bool) -> Generator[Any, Any, None]:  # noqa: ARG002  # it is psycopg's
         """When somebody asks for a reply."""
         yield from self._sync_gen()
 
