@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from qml_mp import host
 from qml_mp.clock import SystemClock
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.database import SqliteDatabase
@@ -132,3 +134,18 @@ def _fork(action: Callable[[], object]) -> int:
         finally:
             os._exit(status)
     return pid
+
+
+def register(storage: Storage, server_id: str, *worker_ids: str) -> None:
+    """A server with these workers, which live as long as this process."""
+    now, process = datetime.now(UTC), host.identity()
+    storage.register_server(
+        ServerInfo(
+            id=server_id, name="server", hostname="h", process=process, worker_count=len(worker_ids),
+            queues=(), started_at=now, last_heartbeat=now,
+        )
+    )  # fmt: skip
+    for worker_id in worker_ids:
+        storage.register_worker(
+            WorkerInfo(id=worker_id, server_id=server_id, number=1, process=process, started_at=now)
+        )

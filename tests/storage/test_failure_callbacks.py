@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from qml_mp import host
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Crash, ErrorInfo, Failure, Outcome, ProcessFacts, Release, Retry
-from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.failures import FailureCallback
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, present, register
 
 LEASE = timedelta(minutes=2)
 DIED = ErrorInfo(type="WorkerCrashed", message="It was killed by SIGKILL.")
@@ -24,17 +22,7 @@ DIED = ErrorInfo(type="WorkerCrashed", message="It was killed by SIGKILL.")
 @pytest.fixture
 def workers(storage: Storage) -> tuple[str, str]:
     """Two that are registered, of code that wants callbacks of the method "work"."""
-    now, process = datetime.now(UTC), host.identity()
-    storage.register_server(
-        ServerInfo(
-            id="server#1", name="server", hostname="h", process=process, worker_count=2, queues=(),
-            started_at=now, last_heartbeat=now,
-        )
-    )  # fmt: skip
-    for name in ("worker-1", "worker-2"):
-        storage.register_worker(
-            WorkerInfo(id=name, server_id="server#1", number=1, process=process, started_at=now)
-        )
+    register(storage, "server#1", "worker-1", "worker-2")
     storage.declare_hooks(["work"], calls=True, traces=False)
     return "worker-1", "worker-2"
 

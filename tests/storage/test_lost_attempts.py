@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.lost_attempt import LostAttempt
 from qml_mp.core.outcome import AttemptKind as Kind
 from qml_mp.core.outcome import Cancelled, Crash, ErrorInfo, Failure, Outcome, ProcessFacts, Release, Retry
-from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import DONE, KEEP, NO, claim_new, fetch, present
+from tests.storage.helpers import DONE, KEEP, NO, claim_new, fetch, present, register
 
 LEASE = timedelta(minutes=1)
 DEAD = ProcessFacts(pid=4711, signal=9, peak_rss_bytes=1 << 20, cpu_s=0.5)
@@ -25,17 +23,7 @@ SOON = timedelta(seconds=3)
 @pytest.fixture(autouse=True)
 def _workers(storage: Storage) -> None:
     """Two that are registered, of code that traces the method "work"."""
-    now, process = datetime.now(UTC), host.identity()
-    storage.register_server(
-        ServerInfo(
-            id="server#1", name="server", hostname="h", process=process, worker_count=2, queues=(),
-            started_at=now, last_heartbeat=now,
-        )
-    )  # fmt: skip
-    for name in ("worker-1", "worker-2"):
-        storage.register_worker(
-            WorkerInfo(id=name, server_id="server#1", number=1, process=process, started_at=now)
-        )
+    register(storage, "server#1", "worker-1", "worker-2")
     storage.declare_hooks(["work"], calls=False, traces=True)
 
 
@@ -45,16 +33,7 @@ def take(storage: Storage, worker: str = "worker-1") -> list[LostAttempt]:
 
 def take_in_next_server(storage: Storage) -> list[LostAttempt]:
     """By the worker of a server that starts now."""
-    now, process = datetime.now(UTC), host.identity()
-    storage.register_server(
-        ServerInfo(
-            id="server#2", name="server", hostname="h", process=process, worker_count=1, queues=(),
-            started_at=now, last_heartbeat=now,
-        )
-    )  # fmt: skip
-    storage.register_worker(
-        WorkerInfo(id="worker-3", server_id="server#2", number=1, process=process, started_at=now)
-    )
+    register(storage, "server#2", "worker-3")
     return take(storage, "worker-3")
 
 
