@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import pty
 import sqlite3
 import subprocess
 import sys
@@ -165,3 +166,16 @@ def _give_up_root_access() -> None:
     if os.geteuid() == 0:
         for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
             ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def on_a_terminal(qml: Qml, *arguments: str, no_color: str, check: bool = True) -> bytes:
+    """What the command shows on one; the variable NO_COLOR is so. `check`: it has to end with 0."""
+    leader, follower = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "qml_mp", *arguments], cwd=qml.folder,
+        env=qml.environment({"NO_COLOR": no_color, "TERM": "xterm"}), stdout=follower, check=check,
+    )  # fmt: skip
+    os.close(follower)
+    shown = os.read(leader, 65536)
+    os.close(leader)
+    return shown

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 
 import pytest
 
-from tests.cli.command import Qml
+from tests.cli.command import Qml, on_a_terminal
 
 
 @pytest.mark.parametrize(
@@ -136,15 +135,8 @@ def test_a_closed_standard_output_is_no_error(qml: Qml, command: str) -> None:
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
 def test_colours_are_for_terminals_and_no_color_is_honoured(qml: Qml, no_color: str, coloured: bool) -> None:
     qml("enqueue", "resize")
-    leader, follower = pty.openpty()
 
-    subprocess.run(
-        [sys.executable, "-m", "qml_mp", "jobs", "list"], cwd=qml.folder,
-        env=qml.environment({"NO_COLOR": no_color, "TERM": "xterm"}), stdout=follower, check=True,
-    )  # fmt: skip
-    os.close(follower)
-    shown = os.read(leader, 65536)
-    os.close(leader)
+    shown = on_a_terminal(qml, "jobs", "list", no_color=no_color)
 
     assert b"enqueued" in shown
     assert (b"\x1b[" in shown) is coloured

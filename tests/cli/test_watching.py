@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
-from tests.cli.command import Qml, is_one_error
+from tests.cli.command import Qml, is_one_error, on_a_terminal
 from tests.warm import launch
 
 
@@ -242,15 +241,8 @@ def test_a_job_is_followed_without_colours_where_nobody_wants_them(
 ) -> None:
     job_id = storage.enqueue(Job.new("thumb"))
     storage.delete(job_id, reason="not needed", retention=BY_DEFAULT)
-    leader, follower = pty.openpty()
 
-    subprocess.run(
-        [sys.executable, "-m", "qml_mp", "jobs", "watch", job_id], cwd=qml.folder,
-        env=qml.environment({"NO_COLOR": no_color, "TERM": "xterm"}), stdout=follower, check=False,
-    )  # fmt: skip
-    os.close(follower)
-    shown = os.read(leader, 65536)
-    os.close(leader)
+    shown = on_a_terminal(qml, "jobs", "watch", job_id, no_color=no_color, check=False)
 
     assert b"not needed" in shown
     assert bool(re.search(rb"\x1b\[\d*m", shown)) is coloured
