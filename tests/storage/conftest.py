@@ -16,8 +16,10 @@ import psycopg
 import pytest
 
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from tests.postgres_cluster import remove_schema
+from tests.schema_copies import schema_copies
 from tests.storage.helpers import in_schema
 
 TABLES = (
@@ -112,12 +114,23 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def copy_schema(postgres_url: str) -> Iterator[Callable[[str], None]]:
+    """Makes a schema of that name, as a migration leaves it."""
+    with schema_copies(postgres_url) as copy:
+        yield copy
+
+
 @pytest.fixture
-def storage(url: str, migrated_file: Path, opened: Callable[[], Storage]) -> Storage:
-    """The storage under test. An SQLite file was migrated before, as that of most users; a copy, because
-    to migrate one costs more than what most tests do with it."""
+def storage(
+    request: pytest.FixtureRequest, url: str, migrated_file: Path, opened: Callable[[], Storage]
+) -> Storage:
+    """The storage under test. It was migrated before, as that of most users; a copy, because to migrate one
+    costs more than what most tests do with it."""
     if url.startswith("sqlite"):
         shutil.copy(migrated_file, url.removeprefix("sqlite:///"))
+    else:
+        request.getfixturevalue("copy_schema")(parse_target(url).schema)
     return opened()
 
 
