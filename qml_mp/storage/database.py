@@ -57,8 +57,10 @@ class Transaction(Protocol):
     """Queries between BEGIN and COMMIT."""
 
     def run(self, query: str, values: Values = NO_VALUES) -> Result:
-        """Send a query. A backend with a network may send several together, up to the first whose result
-        is asked for; results may be asked for after the block too."""
+        """Execute a query, at the latest when a result is asked for or the block ends: a backend with a
+        network sends several together, and what was not sent has neither locked nor written anything yet.
+        Whoever has many asks in between, since one limit holds for the replies to all that are sent
+        together. Results may be asked for after the block too."""
 
     def run_each(self, query: str, rows: Sequence[Values], values: Values = NO_VALUES) -> Result:
         """Run a query that is made for this with each of the rows, all with the same names, and what is the

@@ -36,6 +36,9 @@ from qml_mp.storage.values import Finished, Retention
 
 Outcomes = Sequence[tuple[Claim, Outcome]]
 
+_ASKED_FOR_TOGETHER = 100
+"""How many changes, of a row each, have one limit for their replies."""
+
 _new_finished = maker(Finished)
 
 
@@ -197,17 +200,17 @@ def release_all(
     """Give claims back whose rows are locked in the open transaction and read under the lock; how many. A job
     whose cancel was asked for ends Deleted instead, as everywhere."""
     begun = {claim.key for claim in begun_by_worker(claims).values()}  # the others were no attempts
-    results = [
-        _write(
-            db,
-            transaction,
-            claim,
-            storable_change(row_change(claim.job, release, retention)),
-            is_lost=claim.key in begun,
-        )
-        for claim in claims
-    ]
-    return sum(result.written_at is not None for result in results)
+
+    def give_back(claim: Claim) -> Result:
+        change = storable_change(row_change(claim.job, release, retention))
+        return _write(db, transaction, claim, change, is_lost=claim.key in begun)
+
+    ordered = list(claims)
+    count = 0
+    for first in range(0, len(ordered), _ASKED_FOR_TOGETHER):
+        results = [give_back(claim) for claim in ordered[first : first + _ASKED_FOR_TOGETHER]]
+        count += sum(result.written_at is not None for result in results)
+    return count
 
 
 def _write(

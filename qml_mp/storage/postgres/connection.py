@@ -1,6 +1,7 @@
 """Every process: this process's one connection to PostgreSQL, opened when first used.
 
-A connection is never used again once something went wrong on it. psycopg counts a statement that it
+A connection is never used again once something went wrong on it: a pipeline may be left in the middle of
+it with statements half sent and replies unread, and psycopg counts a statement that it
 sent in a pipeline as prepared although the server skipped it after an error, or failed to parse it, and
 from then on every use of that statement fails. One that crossed a fork belongs to the parent and is
 never touched: even closing it would talk on the parent's socket.
@@ -34,10 +35,11 @@ _T = TypeVar("_T")
 class Sent:
     """A statement that was sent. Its reply is read by whoever uses the connection next, and may be lost."""
 
-    error: psycopg.Error | None = psycopg.OperationalError(
-        "the connection was closed before the reply was read"
-    )
-    """Why there is no reply; None: it is read."""
+    def __init__(self) -> None:
+        self.error: psycopg.Error | None = psycopg.OperationalError(
+            "the connection was closed before the reply was read"
+        )
+        """Why there is no reply; None: it is read."""
 
 
 class PostgresConnection(ProcessConnection):

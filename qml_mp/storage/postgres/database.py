@@ -229,10 +229,10 @@ class _Result:
         if self._tuples is None:
             try:  # Waits for the reply, which alone says whether it has rows.
                 self._tuples = self._cursor.fetchall()
-            except psycopg.ProgrammingError:
+            except psycopg.ProgrammingError as error:
                 reply = self._cursor.pgresult
-                if reply is None or reply.status != ExecStatus.COMMAND_OK:
-                    raise
+                if error.sqlstate or reply is None or reply.status != ExecStatus.COMMAND_OK:
+                    raise  # of another statement, if it is the server's
                 self._tuples = []
             except psycopg.DataError as error:
                 if error.sqlstate:  # the server's, about a value, and not a loader's about what it gave
@@ -312,7 +312,10 @@ def _between_begin_and_commit(link: Link, *, pipelined: bool) -> Iterator[None]:
     with _pipeline(link, wanted=pipelined):
         link.begin()
         yield
-        link.execute("COMMIT")
+        ended = link.execute("COMMIT")
+    if ended.statusmessage != "COMMIT":
+        # The server rolls back a transaction that has failed, and calls that a success.
+        raise psycopg.errors.InFailedSqlTransaction("it had failed before its COMMIT, and was rolled back")
 
 
 def _pipeline(link: Link, *, wanted: bool) -> AbstractContextManager[object]:

@@ -48,6 +48,8 @@ _PATIENT_CONNECT_TIMEOUT_S = 8
 SESSION = {
     # A worker that was stopped in mid-transaction holds up the others no longer than this.
     "idle_in_transaction_session_timeout": "10s",
+    # Nor does one that was stopped, or runs a job, before it has read a reply that no buffer holds.
+    "tcp_user_timeout": "10s",
     "TimeZone": "UTC",
     # How instants, durations and arrays are written, whatever the role's and the database's defaults are.
     "DateStyle": "ISO",
@@ -126,7 +128,7 @@ class Link(psycopg.Connection[DictRow]):
 
     @contextmanager
     def pipeline(self) -> Iterator[psycopg.Pipeline]:
-        """As psycopg's, with an end that a pooler can follow."""
+        """Of our own kind: see there for when it sends."""
         if self._pipeline is None:
             self._pipeline = Pipeline(self)
         with super().pipeline() as pipeline:
