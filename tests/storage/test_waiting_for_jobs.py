@@ -58,11 +58,9 @@ class Seen:
 
 
 @pytest.fixture
-def app(url: str) -> Iterator[QmlApp]:
+def app(url: str, storage: Storage) -> Iterator[QmlApp]:  # noqa: ARG001  # makes the schema
     """The program that waits."""
-    app = QmlApp(url)
-    app.storage.migrate()
-    with closing(app):
+    with closing(QmlApp(url)) as app:
         yield app
 
 
