@@ -4,52 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from html import unescape
 
-import httpx
+from tests.web.connections import Connection
 
 _LIVE = re.compile(r'id="([a-z_]+)" data-live hx-get="([^"]+)"')
-_LIMITS = httpx.Limits(max_connections=1000)
 
 
 class Window:
     """One browser's window."""
 
     def __init__(self, origin: str, path: str) -> None:
-        # There is no TLS; to be ready for it, each client would read the certificates of all authorities.
-        self._client = httpx.AsyncClient(
-            base_url=origin, trust_env=False, verify=False, timeout=60, limits=_LIMITS
-        )
+        self._origin = origin
         self._path = path
+        self._cookie = ""
+        self._news = asyncio.Event()
+        """Told, and nothing fetched since. Of all that htmx is told while it fetches it keeps only that it
+        has to fetch once more."""
         self.told = 0
         """How often it was told of a change."""
         self.parts: dict[str, str] = {}
         """By name, as they were fetched last."""
-        self.fetching = asyncio.Lock()
-        """Whoever has it may end the window: what is broken off amid requests leaves connections open."""
 
     async def live(self) -> None:
         """Until it is cancelled."""
-        async with self._client as client:
-            page = await client.get(self._path)
-            names = _LIVE.findall(page.text)
-            assert names
+        async with Connection(self._origin) as connection:
+            page = await connection.get(self._path)
+        self._cookie = "; ".join(page.cookies)
+        names = _LIVE.findall(page.text)
+        assert names
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._follow(names))
+
+    async def _listen(self) -> None:
+        while True:
+            async with Connection(self._origin) as connection:
+                async for event in connection.events("/events", cookie=self._cookie):
+                    if event == "changed":
+                        self.told += 1
+                        self._news.set()
+
+    async def _follow(self, names: Sequence[tuple[str, str]]) -> None:
+        async with AsyncExitStack() as stack:
+            parts = [
+                (await stack.enter_async_context(Connection(self._origin)), name, unescape(address))
+                for name, address in names
+            ]
             while True:
-                async with client.stream("GET", "/events", timeout=60) as stream:
-                    async for line in stream.aiter_lines():
-                        if line == "event: changed":
-                            self.told += 1
-                            async with self.fetching:
-                                await self._fetch(client, names)
+                await self._news.wait()
+                self._news.clear()
+                await asyncio.gather(*(self._fetch(*part) for part in parts))
 
-    async def _fetch(self, client: httpx.AsyncClient, names: list[tuple[str, str]]) -> None:
-        async def fetch(name: str, address: str) -> None:
-            answer = await client.get(address, headers={"HX-Request": "true", "HX-Target": name})
-            assert answer.status_code == 200, answer.text
-            self.parts[name] = answer.text
-
-        await asyncio.gather(*(fetch(name, address) for name, address in names))
+    async def _fetch(self, connection: Connection, name: str, address: str) -> None:
+        answer = await connection.get(address, cookie=self._cookie, hx_request="true", hx_target=name)
+        self.parts[name] = answer.text
 
 
 @asynccontextmanager
@@ -61,11 +72,9 @@ async def windows(origin: str, path: str, *, count: int) -> AsyncIterator[list[W
         yield opened
     finally:
         failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
-        for window, task in zip(opened, tasks, strict=True):
-            async with window.fetching:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         assert failed == []
 
 
