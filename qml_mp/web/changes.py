@@ -1,7 +1,8 @@
 """Web process: tells all browsers that something was committed. One thread listens, while anybody looks.
 
 Where a storage tells of every commit it is listened to; else it is asked for its mark of commits, which costs
-one small statement. The browsers are told at once after a quiet time, and at most every quarter of a second.
+one small statement. The browsers are told at once after a quiet time, and at most every half a second; while
+commits have no end, only when there may be something newer to get.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from qml_mp.storage.waiting import Waker
 
 logger = logging.getLogger(__name__)
 
-_TELL_EVERY_S = 0.2
-"""The shortest time between two tellings: a storage under load has commits without an end."""
+_TELL_EVERY_S = 0.5
+"""The shortest time between two tellings, each of which has every browser ask for all of its parts. Shorter
+than the shortest interval of a read."""
 _LOOK_EVERY_S = 0.24
 """Between two looks for commits: a storage under load has them without an end, and each look is a
 statement."""
@@ -61,11 +63,16 @@ class Changes:
         """Whether a commit makes the version grow. Written by the listener, read by everybody."""
         self.version = 0
         """Grows with what was committed. Written by the listener, read by everybody."""
+        self.new_at: Callable[[], float] = lambda: float("-inf")
+        """The monotonic instant from which an answer may be newer, now that something was committed. Who is
+        told earlier asks for what he has. Set by `Reads`, called by the listener."""
 
     def tell_at(self, instant: float) -> None:
         """Tell the browsers once more at this monotonic instant: some got an answer that was not new."""
         with self._lock:
-            self._tell_at = min(self._tell_at, instant)
+            if instant >= self._tell_at:
+                return  # as most of fifty browsers want it, each for each of its parts
+            self._tell_at = instant
             if self._bell is not None:
                 self._bell.ring()
 
@@ -121,13 +128,17 @@ class Changes:
                 now = time.monotonic()
                 if has_news:
                     self.version += 1
-                    self.tell_at(max(now, told_at + _TELL_EVERY_S))
-                if now >= min(self._tell_at, told_at + _TELL_ANYHOW_S):
+                    self.tell_at(max(now, self.new_at()))
+                if now >= self._tells_at(told_at):
                     told_at = now
                     self._tell()
-                wait_s = max(0.0, min(self._tell_at, told_at + _TELL_ANYHOW_S) - now)
+                wait_s = max(0.0, self._tells_at(told_at) - now)
         finally:
             source.close()
+
+    def _tells_at(self, told_at: float) -> float:
+        """When the browsers are told next."""
+        return min(max(self._tell_at, told_at + _TELL_EVERY_S), told_at + _TELL_ANYHOW_S)
 
     def _pause_s(self) -> float:
         """Between two looks: what the reads leave of the price."""

@@ -3,7 +3,7 @@
 Fifty people who look at the same screen cost as much as one. A read is made again only after something was
 committed, and then at most once in its own interval; when all that is looked at would cost more than the
 storage should notice, the intervals grow together. Who got an older answer is told again when a new one is
-due.
+due, and nobody is told before.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ _STATEMENTS_PER_S = 3.2
 """Of all reads together, while somebody looks at them; the rest is for looking for commits."""
 _LOOKED_AT_S = 5.0
 """For so long after it was asked for a read counts as one that somebody looks at."""
+_LIVE_S = 15.0
+"""After so long without being asked for it is no part of a live screen: those are told every 10 s anyhow, and
+then ask."""
 _LONGEST_S = 10.0
 """How old an answer gets although nothing was committed: processes die, and heartbeats stop, without a
 commit."""
@@ -45,7 +48,8 @@ class _Read:
         self.read_at = float("-inf")
         self.took_s = 0.0
         self.asked_at = float("-inf")
-        self.cost_per_s = 0.0
+        self.every_s = 0.0
+        self.statements = 0
 
 
 class Reads:
@@ -57,6 +61,7 @@ class Reads:
         self._lock = threading.Lock()
         self._reads: OrderedDict[Hashable, _Read] = OrderedDict()
         self._forgotten_at = float("-inf")
+        changes.new_at = self.new_at
 
     def get(
         self, key: Hashable, read: Callable[[], _Value], *, statements: int = 1, every_s: float = 0.7
@@ -66,10 +71,10 @@ class Reads:
         `key` names all that the answer depends on. `statements` is how many it sends, roughly; `every_s` the
         shortest time between two. Raises what `read` raises; a `QmlError` is kept for a second.
         """
-        found = self._find(key, statements / every_s)
+        found = self._find(key, statements, every_s)
         if found.lock.acquire(timeout=_PATIENCE_S):  # whoever else wants it waits for the one who reads
             try:
-                due_at = self._due_at(found, every_s)
+                due_at = self._due_at(found, self._slowness())
                 if self._clock.monotonic() >= due_at:
                     self._read(found, read)
                     self._changes.spent(statements)
@@ -88,28 +93,38 @@ class Reads:
         """Read everything anew, however young it is: somebody has just changed something and looks for it."""
         self._forgotten_at = self._clock.monotonic()
 
-    def _find(self, key: Hashable, cost_per_s: float) -> _Read:
+    def new_at(self) -> float:
+        """The monotonic instant from which one of the answers that somebody looks at may be newer."""
+        slowness, since = self._slowness(), self._clock.monotonic() - _LIVE_S
+        with self._lock:
+            live = [each for each in self._reads.values() if each.asked_at >= since]
+        return min((self._due_at(each, slowness) for each in live), default=float("-inf"))
+
+    def _find(self, key: Hashable, statements: int, every_s: float) -> _Read:
         with self._lock:
             found = self._reads.setdefault(key, _Read())
-            found.asked_at, found.cost_per_s = self._clock.monotonic(), cost_per_s
+            found.asked_at = self._clock.monotonic()
+            found.statements, found.every_s = statements, every_s
             self._reads.move_to_end(key)
             while len(self._reads) > _MOST_KEPT:
                 self._reads.popitem(last=False)
             return found
 
-    def _due_at(self, found: _Read, every_s: float) -> float:
+    def _due_at(self, found: _Read, slowness: float) -> float:
         if found.read_at <= self._forgotten_at:
             return float("-inf")
         if found.error is not None:
             return found.read_at + _ERROR_S
-        pause_s = max(every_s * self._slowness(), _REST * found.took_s)
+        pause_s = max(found.every_s * slowness, _REST * found.took_s)
         return found.read_at + (max(_LONGEST_S, pause_s) if self._is_current(found) else pause_s)
 
     def _slowness(self) -> float:
         """By how much all intervals grow, for everything that is looked at to stay within its price."""
         since = self._clock.monotonic() - _LOOKED_AT_S
         with self._lock:
-            wanted = sum(each.cost_per_s for each in self._reads.values() if each.asked_at >= since)
+            wanted = sum(
+                each.statements / each.every_s for each in self._reads.values() if each.asked_at >= since
+            )
         return max(1.0, wanted / _STATEMENTS_PER_S)
 
     def _is_current(self, found: _Read) -> bool:

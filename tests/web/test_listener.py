@@ -1,9 +1,11 @@
-"""Tests: the thread that listens for commits goes on whatever happens to it."""
+"""Tests: the thread that listens for commits goes on whatever happens to it, and tells only what is new."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, closing
 
 import pytest
@@ -45,3 +47,42 @@ def test_an_error_that_is_none_of_the_storages_is_logged_and_the_next_commit_is_
     assert [record.message for record in caplog.records] == [
         "The page is not told of commits; it asks again every 1 s"
     ]
+
+
+def test_a_commit_is_told_when_there_may_be_something_newer(file_url: str) -> None:
+    with closing(open_storage(file_url)) as storage:
+        changes = Changes(storage)
+
+        async def look() -> None:
+            async with aclosing(changes.stream()) as events:
+                await told(events)
+                new_at = time.monotonic() + 1.2  # longer than the shortest time between two tellings
+                changes.new_at = lambda: new_at
+                storage.enqueue(Job.new("noop"))
+                await told(events)
+                assert time.monotonic() >= new_at
+
+        asyncio.run(look())
+
+
+def test_however_often_it_is_asked_to_it_tells_at_most_every_half_a_second(file_url: str) -> None:
+    with closing(open_storage(file_url)) as storage:
+        changes = Changes(storage)
+
+        async def look() -> None:
+            async with aclosing(changes.stream()) as events:
+                await told(events)
+                began = time.monotonic()
+                for _ in range(2):
+                    changes.tell_at(float("-inf"))
+                    await told(events)
+                assert time.monotonic() - began > 0.9
+
+        asyncio.run(look())
+
+
+async def told(events: AsyncGenerator[bytes, None]) -> None:
+    """Until it is told of a change."""
+    async for event in events:
+        if event.startswith(b"event: changed"):
+            return

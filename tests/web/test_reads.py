@@ -129,6 +129,29 @@ def test_what_changes_without_a_commit_is_read_again_after_a_while(reads: Reads,
     assert reads.get("servers", question) == 2
 
 
+def test_there_is_nothing_newer_before_the_first_of_all_intervals_is_over(
+    reads: Reads, changes: Changes, clock: Clock
+) -> None:
+    began = clock.at
+    reads.get("jobs", Question(), every_s=4.0)
+    reads.get("queues", Question(), every_s=6.0)
+
+    changes.version += 1
+
+    assert changes.new_at() == began + 4
+    clock.at += 4
+    reads.get("jobs", Question(), every_s=4.0)
+    assert changes.new_at() == began + 6
+
+
+def test_what_nobody_has_read_may_be_new_at_any_time(reads: Reads, changes: Changes, clock: Clock) -> None:
+    unread = changes.new_at()
+    reads.get("jobs", Question())
+    clock.at += 20  # whoever looked has gone
+
+    assert unread == changes.new_at() == float("-inf")
+
+
 def test_a_storage_that_is_away_is_asked_once_a_second(reads: Reads, clock: Clock) -> None:
     asked = 0
 
