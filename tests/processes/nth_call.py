@@ -25,8 +25,28 @@ FEW = ("flaky", "plain")
 """A job that needs two attempts and one that needs one: each is claimed alone, or nearly so."""
 MANY = (*["plain"] * 9, "flaky", *["plain"] * 6)
 """So many that a worker holds several claims: 1 at first, then 2, 4 and 8, among which one fails."""
+BATCH_PLACES = {
+    "claims.committed": 0,
+    "tickets.written": 0,
+    "claim.committed": 0,
+    "job.returned": 1,
+    "outcome.recorded": 0,
+    "finish.before": 0,
+    "finish.committed": 0,
+}
+"""Where a worker with several claims may be killed; how many jobs have ended there unknown to all others."""
+BATCH_NUMBERS = (1, 2, 3, 5, 9, 14)
+"""At so many times of coming by: in the first claim, in each of the next ones, and near the end."""
+CLAIMING_POINTS = (
+    ("storage.call", "kill"),
+    ("storage.call", "raise"),
+    ("storage.committed", "raise"),
+    ("exchange.received", "kill"),
+)
+"""What may hit a worker that claims while its jobs run."""
 _FAILURES = {"flaky": 1, "plain": 0}
 _LONGEST_S = 60.0
+_MOST_NUMBERS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +76,18 @@ class Stage:
         return self.folder / "output"
 
 
+def play_each(
+    stage: Stage, point: str, methods: Sequence[str], *, first: int = 1, step: int = 1
+) -> Iterator[tuple[int, list[str]]]:
+    """`play` with the point armed for one time of coming by after the other: each number, and what does
+    not hold. The last one is that at which nothing struck any more; `AssertionError` when it never comes."""
+    for number in range(first, _MOST_NUMBERS, step):
+        yield number, play(stage, f"{point}:{number}", methods)
+        if not stage.mark.exists():
+            return
+    raise AssertionError(f"with {point} the scenario never came to its end unharmed")
+
+
 def play(stage: Stage, failpoint: str, methods: Sequence[str] = FEW) -> list[str]:
     """Run such jobs while `failpoint` (once) is armed; what of the invariants does not hold then."""
     for path in (stage.mark, stage.journal):
@@ -69,21 +101,30 @@ def play(stage: Stage, failpoint: str, methods: Sequence[str] = FEW) -> list[str
         output=str(stage.output),
         claims_while_jobs_run=stage.claims_while_jobs_run,
     )
-    least_runs = sum(1 + _FAILURES[method] for method in methods)
-    status = _run_until(stage, role, least_runs)
+    status = _run_until(stage, role, least_runs(methods))
     while status == -signal.SIGKILL:
-        status = _run_until(stage, role, least_runs)
+        status = _run_until(stage, role, least_runs(methods))
     return [*_faults(stage, ids), *([] if status == 0 else [f"the supervisor ended with {status}"])]
 
 
-def _run_until(stage: Stage, role: Role, least_runs: int) -> int:
+def least_runs(methods: Sequence[str]) -> int:
+    """How often such jobs run when nobody dies."""
+    return sum(1 + _FAILURES[method] for method in methods)
+
+
+def runs(stage: Stage) -> int:
+    """How many runs have begun in what was played last."""
+    return sum(line.what == "start" for line in read_journal(stage.journal))
+
+
+def _run_until(stage: Stage, role: Role, fewest: int) -> int:
     """One supervisor, until all jobs have ended or it is killed; its exit code."""
     supervisor = stage.supervisors.start(role)
 
     def is_over() -> bool:
         return supervisor.has_ended() or (
             # The cheap look first: a job ends after its run, and nothing has to ask the database until then.
-            _ended_runs(stage) >= least_runs
+            _ended_runs(stage) >= fewest
             and _all_done(stage.storage)
             # Before it is registered, a SIGTERM would find no handler.
             and supervisor.pid in _registered(stage.storage)

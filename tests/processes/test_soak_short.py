@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.soak.bulk import run_bulk
+from tests.soak.calls import run_calls
 from tests.soak.deploys import run_deploys
 from tests.soak.firings import run_firings
 from tests.soak.freeze import run_freeze
@@ -30,14 +31,23 @@ both = pytest.mark.parametrize("backend", ["sqlite", "postgres"])
 Run = Callable[[Task], Row]
 
 
-def outcome(request: pytest.FixtureRequest, run: Run, backend: str, count: int, *, pace: float = 0.25) -> Row:
-    """The scenario's line; all that was counted is done, or it raises."""
+def outcome(
+    request: pytest.FixtureRequest,
+    run: Run,
+    backend: str,
+    count: int,
+    *,
+    pace: float = 0.25,
+    minutes: float = float("inf"),
+) -> Row:
+    """The scenario's line; all that was counted is done unless the minutes were over first, or it raises."""
     url = request.getfixturevalue("postgres_url") if backend == "postgres" else None
     return run(
         Task(
-            scenario=run.__name__, backend=backend, postgres_url=url, seed=1, count=count, unit="", pace=pace
+            scenario=run.__name__, backend=backend, postgres_url=url, seed=1, count=count, unit="", pace=pace,
+            minutes=minutes,
         )
-    )
+    )  # fmt: skip
 
 
 @both
@@ -58,6 +68,18 @@ def test_no_job_is_lost_or_run_twice_at_once_while_workers_are_killed(
 
     assert row.broken == (), table([row])
     assert row.kills
+
+
+@both
+@pytest.mark.fault(2)
+def test_a_round_of_deaths_at_each_call_of_the_storage_begins_with_that_of_a_worker_at_the_first(
+    request: pytest.FixtureRequest, backend: str
+) -> None:
+    # The next ones: test_faults_nth_call.py.
+    row = outcome(request, run_calls, backend, 1, minutes=0)
+
+    assert row.broken == (), table([row])
+    assert (row.done, row.kills) == (0, 1)
 
 
 @both

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tests.postgres_cluster import throwaway_cluster
 from tests.soak.bulk import run_bulk
+from tests.soak.calls import run_calls
 from tests.soak.deploys import run_deploys
 from tests.soak.firings import run_firings
 from tests.soak.first_jobs import run_first_jobs
@@ -53,6 +54,7 @@ class Scenario:
 SCENARIOS = {
     "kills": Scenario(run=run_kills, unit="jobs", usual=3000, full=15_000),
     "recovery": Scenario(run=run_recovery, unit="kills", usual=40, full=200),
+    "calls": Scenario(run=run_calls, unit="rounds", usual=1, full=10),
     "limits": Scenario(run=run_limits, unit="rounds", usual=1, full=10),
     "silence": Scenario(run=run_silence, unit="rounds", usual=3, full=10),
     "storm": Scenario(run=run_storm, unit="jobs", usual=10_000, full=30_000, seeds_full=20),
