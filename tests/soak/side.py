@@ -22,9 +22,10 @@ from tests.soak.report import Row, median_and_p99
 from tests.soak.scenario import Task, judge_ground, nothing_left
 
 _WORKERS = 2
-_LOAD = 80
+_LOAD = 40
 """Jobs that wait at least."""
-_BUSY_S = 0.02
+_JOB_S = 0.05
+"""For which a job keeps its worker. It does not compute: two workers that do are in the way of all else."""
 _LIFE_S = 1.4
 """For which a process serves before it is killed: the pause before the next one stays the first, of 0.1 s. Of
 a short life in a short run the pause doubles."""
@@ -118,7 +119,7 @@ class _Drill:
 
     def _feed(self) -> None:
         if self.ground.audit.unfinished() < _LOAD:
-            jobs = [Job.new("unit", {"busy_s": _BUSY_S}) for _ in range(_LOAD)]
+            jobs = [Job.new("doze", {"seconds": _JOB_S}) for _ in range(_LOAD)]
             self.expected += self.ground.storage.enqueue_many(jobs)
 
     def _see_jobs_end(self, stopped_s: float) -> None:
