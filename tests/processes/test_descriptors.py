@@ -18,6 +18,7 @@ from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_fo
 
 MakeServer = Callable[..., Server]
 FAULTS = "tests.processes.apps_faults:app"
+RESTARTS = 25
 
 
 @pytest.mark.fault(19)
@@ -109,19 +110,21 @@ def new_workers(path: Path, *, known: int) -> dict[int, list[str]] | None:
 
 
 @pytest.mark.fault(63)
-def test_a_hundred_restarts_leave_the_supervisors_descriptors_as_they_were(
+def test_restarts_leave_the_supervisors_descriptors_as_they_were(
     server: MakeServer, storage: Storage
 ) -> None:
+    """A few: what one restart leaves open shows after each. `scripts/soak --only replacements` asks the same
+    after hundreds."""
     one = server("-w", "2", "--preload", QML_MP_MAX_CRASHES="1").start(ready=2)
     before = settled_count(one)
 
-    ids = [enqueue(storage, "die", exit_code=1) for _ in range(100)]
+    ids = [enqueue(storage, "die", exit_code=1) for _ in range(RESTARTS)]
     for job_id in ids:
         wait_for_state(storage, job_id, StateName.FAILED)
 
     wait_until(lambda: len(one.worker_pids()) == 2, what="both workers")
     assert settled_count(one) == before
-    assert one.log().count(" started (pid") >= 102
+    assert one.log().count(" started (pid") >= 2 + RESTARTS
     assert one.stop() == 0
 
 
