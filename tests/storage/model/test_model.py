@@ -17,8 +17,8 @@ from tests.storage.conftest import Raw
 from tests.storage.model.machine import StorageMachine
 from tests.storage.model.world import World
 
-_EXAMPLES = 100
-_EXAMPLES_POSTGRES = 40  # each takes the time of several of SQLite's
+_EXAMPLES = 50
+_EXAMPLES_POSTGRES = 20  # each takes the time of several of SQLite's
 
 
 @pytest.mark.fault(36)
