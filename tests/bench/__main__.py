@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     systems = [system for system in asked if system.name not in left_out]
     scenarios = [SCENARIOS[name] for name in arguments.only]
     with _postgres(systems) as url:
-        ground = Ground(postgres_url=url, turns_per_ms=calibrate(), longest_s=6 * arguments.seconds)
+        turns_per_ms = calibrate(seconds=arguments.seconds)
+        ground = Ground(postgres_url=url, turns_per_ms=turns_per_ms, longest_s=6 * arguments.seconds)
         machine = _machine(url)
         options = Options(workers=arguments.workers, seconds=arguments.seconds)
         samples, failures = _measure_all(ground, scenarios, systems, options, arguments.rounds)
