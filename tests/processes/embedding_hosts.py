@@ -84,7 +84,7 @@ def threaded(storage: Storage, folder: Path) -> Report:
     child = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read(); sys.exit(7)"], stdin=subprocess.PIPE
     )
-    for _ in range(3):
+    for _ in range(2):
         server.start()
         run_a_job(storage)
         same = surroundings() == before
@@ -121,7 +121,7 @@ def crowded(storage: Storage, folder: Path) -> Report:
 
     server = BackgroundJobServer(CONFIG, storage, NAME)
     told = []
-    for _ in range(3):
+    for _ in range(2):
         for action in (server.start, server.stop):
             threads = [threading.Thread(target=call, args=(action,)) for _ in range(4)]
             for thread in threads:

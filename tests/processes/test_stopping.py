@@ -82,7 +82,7 @@ def test_a_job_that_blocks_every_signal_is_killed_at_the_deadline(
 def test_a_job_in_a_python_loop_is_interrupted_before_the_deadline_and_unwinds(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", "--shutdown-timeout", "5.5").start()
+    one = server("-w", "1", "--shutdown-timeout", "4").start()  # it spins for three quarters of them
     job_id = enqueue(storage, "spin")
     started(one, job_id)
 
