@@ -58,7 +58,7 @@ class Seen:
 
 
 @pytest.fixture
-def app(url: str, storage: Storage) -> Iterator[QmlApp]:  # noqa: ARG001  # makes the schema
+def app(url: str, storage: Storage) -> Iterator[QmlApp]:  # makes the schema
     """The program that waits."""
     with closing(QmlApp(url)) as app:
         yield app

@@ -1,10 +1,10 @@
 """Every process: this process's one connection to PostgreSQL, opened when first used.
 
 A connection is never used again once something went wrong on it: a pipeline may be left in the middle of
-it with statements half sent and replies unread, and psycopg counts a statement that it
-sent in a pipeline as prepared although the server skipped it after an error, or failed to parse it, and
-from then on every use of that statement fails. One that crossed a fork belongs to the parent and is
-never touched: even closing it would talk on the parent's socket.
+it with statements half sent and replies unread, and psycopg counts a statement that it sent in one as
+prepared although the server skipped it after an error, or failed to parse it, and from then on every use
+of that statement fails. One that crossed a fork belongs to the parent and is never touched: even closing
+it would talk on the parent's socket.
 """
 
 from __future__ import annotations

@@ -223,9 +223,6 @@ class _Result:
         return self._named(self.tuples())
 
     def tuples(self) -> Sequence[Columns]:
-        reply = self._cursor.pgresult
-        if self._tuples is None and reply is not None and reply.status == ExecStatus.COMMAND_OK:
-            self._tuples = []
         if self._tuples is None:
             try:  # Waits for the reply, which alone says whether it has rows.
                 self._tuples = self._cursor.fetchall()
