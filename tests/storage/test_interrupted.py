@@ -32,6 +32,8 @@ _PASSES = 2
 """How often a place counts that is reached by the same calls. Three jobs of many columns come by most of
 their places again and again, and on PostgreSQL each interruption costs a connection."""
 
+Operation = Callable[[], object]
+
 
 class Interrupting:
     """Raises KeyboardInterrupt at the nth place where Python looks for signals."""
@@ -43,7 +45,7 @@ class Interrupting:
         """A number for the calls that have led to the frame."""
         self._passes: Counter[tuple[int, int]] = Counter()
 
-    def run(self, operation: Callable[[], object]) -> None:
+    def run(self, operation: Operation) -> None:
         before = sys.gettrace()
         sys.settrace(self._called)
         try:
@@ -90,39 +92,48 @@ class Interrupting:
         return hash(tuple(steps))
 
 
-def get(storage: Storage, job_id: str) -> None:
-    storage.get(job_id)
+def get(storage: Storage, job_id: str) -> Operation:
+    return lambda: storage.get(job_id)
 
 
-def pause(storage: Storage, job_id: str) -> None:
-    storage.set_paused("elsewhere", True)
+def pause(storage: Storage, job_id: str) -> Operation:
+    return lambda: storage.set_paused("elsewhere", True)
 
 
-def enqueue(storage: Storage, job_id: str) -> None:
-    storage.enqueue(Job.new("one"))
+def enqueue(storage: Storage, job_id: str) -> Operation:
+    return lambda: storage.enqueue(Job.new("one"))
 
 
-def enqueue_many(storage: Storage, job_id: str) -> None:
-    storage.enqueue_many([Job.new("three") for _ in range(3)])
+def enqueue_many(storage: Storage, job_id: str) -> Operation:
+    return lambda: storage.enqueue_many([Job.new("three") for _ in range(3)])
 
 
-def exchange(storage: Storage, job_id: str) -> None:
+def fetch_one(storage: Storage, job_id: str) -> Operation:
+    return lambda: storage.fetch_and_lock_job(fetch("default"))
+
+
+def exchange(storage: Storage, job_id: str) -> Operation:
+    storage.enqueue(Job.new("work"))
     claim = storage.fetch_and_lock_job(fetch("default"))
-    finished = [] if claim is None else [(claim, DONE)]
-    storage.exchange(finished, fetch=fetch("default"), limit=1, retention=KEEP)
+    assert claim is not None
+    return lambda: storage.exchange([(claim, DONE)], fetch=fetch("default"), limit=1, retention=KEEP)
 
 
-def send_exchange(storage: Storage, job_id: str) -> None:
-    if storage.can_send_exchange:
-        storage.send_exchange([], fetch=fetch("default"), limit=1, retention=KEEP)()
+def send_exchange(storage: Storage, job_id: str) -> Operation:
+    if not storage.can_send_exchange:
+        return lambda: None
+    return lambda: storage.send_exchange([], fetch=fetch("default"), limit=1, retention=KEEP)()
 
 
-def look_for_commits(storage: Storage, job_id: str) -> None:
-    storage.commit_mark()
-    waker = storage.open_commit_waker()
-    if waker is not None:
-        waker.drain()
-        waker.close()
+def look_for_commits(storage: Storage, job_id: str) -> Operation:
+    def look() -> None:
+        storage.commit_mark()
+        waker = storage.open_commit_waker()
+        if waker is not None:
+            waker.drain()
+            waker.close()
+
+    return look
 
 
 def assert_nothing_is_locked(raw: Raw) -> None:
@@ -138,19 +149,19 @@ def assert_nothing_is_locked(raw: Raw) -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", [get, pause, enqueue, enqueue_many, exchange, send_exchange, look_for_commits]
+    "prepare", [get, pause, enqueue, enqueue_many, fetch_one, exchange, send_exchange, look_for_commits]
 )
 def test_wherever_a_signal_interrupts_an_operation_it_leaves_nothing_open(
-    storage: Storage, raw: Raw, operation: Callable[[Storage, str], None]
+    storage: Storage, raw: Raw, prepare: Callable[[Storage, str], Operation]
 ) -> None:
     job_id = storage.enqueue(Job.new("work"))
     held: list[KeyboardInterrupt] = []
 
     def interrupted(nth: int) -> bool:
         """Whether the operation was, at this place."""
-        interrupting = Interrupting(nth)
+        interrupting, operation = Interrupting(nth), prepare(storage, job_id)
         try:
-            interrupting.run(lambda: operation(storage, job_id))
+            interrupting.run(operation)
         except KeyboardInterrupt as error:
             storage.request_cancel("not-there", reason="no", retention=KEEP)
             held.append(error)
