@@ -7,11 +7,13 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import groupby
 
 import pytest
 from hypothesis import settings
 
+from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import URL_VARIABLE, throwaway_cluster
 from tests.postgres_programs import ClusterError, find_server_programs
 from tests.warm import warm_python
@@ -111,3 +113,10 @@ def postgres_url() -> Iterator[str]:
             yield url
     except ClusterError as error:
         pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def migrated_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MigratedCopies]:
+    """Makes storages that were migrated, which costs less than to migrate each."""
+    with closing(MigratedCopies(tmp_path_factory.mktemp("migrated"))) as copies:
+        yield copies

@@ -12,24 +12,28 @@ import pytest
 
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
 from tests.processes.harness import Server
+from tests.storage.helpers import in_schema
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh storage: a file, or a schema of its own in a real PostgreSQL database; where a test asks
-    for it, also one in memory, which only servers in this program's name can share."""
+def url(request: pytest.FixtureRequest, tmp_path: Path, migrated_copies: MigratedCopies) -> Iterator[str]:
+    """A fresh storage: a file, or a schema of its own in a real PostgreSQL database, migrated as that of most
+    users unless the test is marked `unmigrated`; where a test asks for it, also one in memory, which only
+    servers in this program's name can share."""
     if request.param == "memory":
         yield "memory://"
         return
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'jobs.db'}"
-        return
-    base: str = request.getfixturevalue("postgres_url")
+    server = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
     schema = f"p_{uuid.uuid4().hex[:12]}"
-    yield f"{base}{'&' if '?' in base else '?'}schema={schema}"
-    remove_schema(base, schema)
+    url = in_schema(server, schema) if server else f"sqlite:///{tmp_path / 'jobs.db'}"
+    if request.node.get_closest_marker("unmigrated") is None:
+        migrated_copies.make(url)
+    yield url
+    if server:
+        remove_schema(server, schema)
 
 
 @pytest.fixture
@@ -41,12 +45,12 @@ def storage(url: str) -> Iterator[Storage]:
 
 
 @pytest.fixture
-def server(url: str, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def server(url: str, storage: Storage, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Makes servers on the storage; what the test leaves running is ended."""
     made: list[Server] = []
 
     def make(*flags: str, app: str | None = None, **environment: str) -> Server:
-        one = Server(url=url, folder=tmp_path, flags=flags, environment=environment)
+        one = Server(url=url, folder=tmp_path, flags=flags, environment=environment, registry=storage)
         one.app = app or one.app
         made.append(one)
         return one

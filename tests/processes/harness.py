@@ -45,8 +45,9 @@ class Server:
     fresh: bool = False
     """Whether it must be an interpreter that was started for it (see tests/warm.py)."""
     process: Process | None = None
-    _registry: Storage | None = None
-    """Opened once, because it is asked many times a second."""
+    registry: Storage | None = None
+    """Whom to ask for workers, many times a second; None: a client of its own, opened then."""
+    _own_registry: Storage | None = None
 
     @property
     def storage(self) -> Storage:
@@ -74,10 +75,11 @@ class Server:
 
     def worker_pids(self) -> dict[int, int]:
         """Number to pid of the live workers of this server, from the registry."""
-        if self._registry is None:
-            self._registry = self.storage
-        servers = {server.id for server in self._registry.list_servers() if server.process.pid == self.pid}
-        workers = [worker for worker in self._registry.list_workers() if worker.server_id in servers]
+        registry = self.registry or self._own_registry
+        if registry is None:
+            registry = self._own_registry = self.storage
+        servers = {server.id for server in registry.list_servers() if server.process.pid == self.pid}
+        workers = [worker for worker in registry.list_workers() if worker.server_id in servers]
         return {worker.number: worker.process.pid for worker in workers if host.is_alive(worker.process)}
 
     def signal(self, number: int) -> None:
@@ -104,9 +106,9 @@ class Server:
 
     def clean_up(self) -> None:
         """End whatever is left, by id, with the workers that the registry still names."""
-        if self._registry is not None:
-            self._registry.close()
-            self._registry = None
+        if self._own_registry is not None:
+            self._own_registry.close()
+            self._own_registry = None
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()

@@ -63,6 +63,7 @@ def test_a_server_refuses_a_schema_of_another_version_and_writes_nothing(
 
 
 @pytest.mark.fault(48)
+@pytest.mark.unmigrated
 def test_five_servers_that_start_at_once_on_an_empty_storage_make_one_schema_and_all_work(
     server: MakeServer, storage: Storage
 ) -> None:

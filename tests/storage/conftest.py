@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,10 +14,9 @@ import psycopg
 import pytest
 
 from qml_mp.storage.open import open_storage
-from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
+from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
-from tests.schema_copies import schema_copies
 from tests.storage.helpers import in_schema
 
 TABLES = (
@@ -104,33 +101,10 @@ def opened(url: str) -> Iterator[Callable[[], Storage]]:
         yield open_another
 
 
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file that was migrated and then closed."""
-    path = tmp_path_factory.mktemp("migrated") / "jobs.db"
-    with closing(open_storage(f"sqlite:///{path}")) as storage:
-        storage.migrate()
-    assert os.listdir(path.parent) == [path.name]  # all of it is in the file
-    return path
-
-
-@pytest.fixture(scope="session")
-def copy_schema(postgres_url: str) -> Iterator[Callable[[str], None]]:
-    """Makes a schema of that name, as a migration leaves it."""
-    with schema_copies(postgres_url) as copy:
-        yield copy
-
-
 @pytest.fixture
-def storage(
-    request: pytest.FixtureRequest, url: str, migrated_file: Path, opened: Callable[[], Storage]
-) -> Storage:
-    """The storage under test. It was migrated before, as that of most users; a copy, because to migrate one
-    costs more than what most tests do with it."""
-    if url.startswith("sqlite"):
-        shutil.copy(migrated_file, url.removeprefix("sqlite:///"))
-    else:
-        request.getfixturevalue("copy_schema")(parse_target(url).schema)
+def storage(url: str, migrated_copies: MigratedCopies, opened: Callable[[], Storage]) -> Storage:
+    """The storage under test. It was migrated before, as that of most users."""
+    migrated_copies.make(url)
     return opened()
 
 
