@@ -150,7 +150,9 @@ class JobLocker(Part):
         """How to claim the next ones, and the run that this goes on with."""
         run, self._run = self._run, None
         take, wanted = self._take(fetch, limit)
-        behind = self._db.queries.claims.behind
+        claims = self._db.queries.claims
+        # Where all queues are served, jobs of one method are of one kind, wherever they are.
+        behind = claims.behind if fetch.queues else claims.behind_in_all
         if run is None or behind is None or not run.goes_on(fetch, limit):
             return take, wanted, None
         return behind, {**wanted, **run.values}, run

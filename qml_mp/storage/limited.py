@@ -123,13 +123,14 @@ class LimitedClaim:
 
     def _first_of(self, attempt: Callable[[], Sequence[Columns] | None]) -> Sequence[Columns]:
         """Of as many attempts as it takes."""
-        claimed = None
-        while claimed is None and len(self._tried) < _MOST_TRIED:
+        for _ in range(_MOST_TRIED):
             claimed = attempt()
-        return claimed or ()
+            if claimed is not None:
+                return claimed
+        return ()
 
     def _try(self, transaction: Transaction) -> Sequence[Columns] | None:
-        """None: somebody else has taken the last place."""
+        """None: somebody else has taken the last place, or the last jobs of these kinds."""
         standings = transaction.run(self._db.queries.limits.standings)
         waiting = transaction.run(waiting_query(self._db, self._wanted), self._wanted)
         self.look = look_of(self._db, standings=standings.rows(), waiting=waiting.rows())
@@ -137,7 +138,8 @@ class LimitedClaim:
         if not kinds:
             return ()
         if not self.look.limits_of(kinds[0]):
-            return self._take(transaction, kinds, self._limit)
+            self._tried.extend(kinds)
+            return self._take(transaction, kinds, self._limit) or None
         return self._take_one(transaction, kinds[0])
 
     def _take_one(self, transaction: Transaction, kind: Kind) -> Sequence[Columns] | None:

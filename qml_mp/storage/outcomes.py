@@ -26,12 +26,12 @@ from qml_mp.core.outcome import (
 from qml_mp.core.state import StateName
 from qml_mp.frozen import maker
 from qml_mp.storage.database import Database, Result, Transaction, Values
+from qml_mp.storage.follow_ups import enqueue_follow_ups, keep_their_keys
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.progress import progress_rows
 from qml_mp.storage.row_change import RowChange, applied, row_change
 from qml_mp.storage.rows import Row, state_name_of
-from qml_mp.storage.storable import microseconds, new_row, storable_change, storable_reason
-from qml_mp.storage.unique import insert_unique, wishes_of
+from qml_mp.storage.storable import microseconds, storable_change, storable_reason
 from qml_mp.storage.values import Finished, Retention
 
 Outcomes = Sequence[tuple[Claim, Outcome]]
@@ -96,6 +96,9 @@ class Writing:
         """
         claims = self._db.queries.claims
         asked: Mapping[ClaimKey, Row] = {}
+        jobs = self._db.queries.jobs
+        if self._has_extras:
+            keep_their_keys(jobs, transaction, self._finished)
         if not self.is_of_successes:
             held = transaction.run(claims.lock, {"ids": [claim.job.id for claim, _ in self._finished]}).rows()
             asked = {ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]): row for row in held}
@@ -109,7 +112,7 @@ class Writing:
         if self.rows:
             self.sent_by(transaction.run_each(succeed or claims.succeed, self.rows, self.values))
         if self._has_extras:
-            self._follow_up(transaction, asked)
+            enqueue_follow_ups(jobs, transaction, self._finished, asked, self._retention)
 
     def _note_progress(self, transaction: Transaction, held: Collection[ClaimKey]) -> None:
         said = {
@@ -120,19 +123,6 @@ class Writing:
         }
         if said:
             transaction.run_each(self._db.queries.jobs.note_progress, progress_rows(said))
-
-    def _follow_up(self, transaction: Transaction, held: Collection[ClaimKey]) -> None:
-        """Enqueue the jobs that follow successes of claims that are held."""
-        jobs = [
-            job
-            for claim, outcome in self._finished
-            if claim.key in held and isinstance(outcome, Success) and outcome.extras is not None
-            for job in outcome.extras.follow_ups
-        ]
-        if jobs:
-            rows = [new_row(job) for job in jobs]
-            wishes, retention = wishes_of(jobs), self._retention
-            insert_unique(self._db.queries.jobs, transaction, rows, wishes, retention=retention)
 
     def sent_by(self, succeeded: Result) -> None:
         """The successes were sent by a query that does what `succeed` does."""

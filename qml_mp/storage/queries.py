@@ -110,12 +110,12 @@ class ClaimQueries:
     from_one: ChoiceQueries
     from_several: ChoiceQueries
     behind: TakeQueries | None
-    """The next ones behind a job in its queue, method and priority: after_queue, after_method,
-    after_priority, after_at (its created_at), after_id. None: a choice costs no more."""
+    behind_in_all: TakeQueries | None
+    """The next ones of its method and priority behind a job, in its queue or in all: after_queue,
+    after_method, after_priority, after_at (`created_at`), after_id. None: a choice costs no more."""
     of_kinds: TakeQueries
-    """Whatever the limits are: of the methods of queues whose heads, the best first, are given by
-    kind_queues, kind_methods, kind_priorities, kind_times (`created_at`), kind_ids; without queues and
-    queue."""
+    """Whatever the limits are, without queues and queue: of the methods of queues whose heads, best first,
+    are given by kind_queues, kind_methods, kind_priorities, kind_times (`created_at`), kind_ids."""
     claim_this: str
     """id, worker_id, server_id: hand out the job, chosen before."""
     fail_unclaimable: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby
 
@@ -130,6 +131,16 @@ def _held_by_others(
         elif holder is not None:
             transaction.run(queries.free_key, {**values, "owner": holder})
             transaction.run(queries.hold_key, values)
+
+
+def keep_others_out(queries: JobQueries, transaction: Transaction, jobs: Iterable[Job]) -> None:
+    """Have all others wait, until the end of the transaction, who want one of their keys for a period or to
+    replace. Nothing else comes of it: what these had before, by an earlier try, they have still."""
+    firsts = {job.unique_key: replace(job, unique_for=None) for job in jobs}
+    for job in _in_order(firsts.values()):
+        values = _hold_of(job)
+        transaction.run(queries.hold_key, values)
+        transaction.run(queries.free_key, values)
 
 
 def _lock(queries: JobQueries, transaction: Transaction, jobs: Iterable[Job]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qml_mp.core.job import Claim, Job
+from qml_mp.core.limits import LimitKind
 from qml_mp.core.outcome import Failure, Outcome, Release, Retry
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
@@ -249,6 +250,21 @@ def test_where_several_kinds_wait_each_batch_is_the_best(
     assert claimed == [job.id for job in (*jobs[60:], *jobs[:60])]
 
 
+def test_where_one_method_waits_in_several_queues_each_batch_is_the_best_of_all(
+    storage: Storage, looks: Callable[[], None]
+) -> None:
+    which = fetch()
+    jobs = [Job.new("one", n, queue="ab"[n % 2]) for n in range(60)]
+    storage.enqueue_many(jobs)
+    held, claimed = claim_some_more(storage, which, 5), []
+
+    while held:
+        claimed += [claim.job.id for claim in held]
+        held = next_ones(storage, held, which)
+
+    assert claimed == [job.id for job in jobs]
+
+
 @pytest.mark.fault(81)
 def test_a_job_in_a_run_of_one_kind_that_cannot_be_claimed_is_failed(
     storage: Storage, raw: Raw, looks: Callable[[], None]
@@ -286,6 +302,22 @@ def test_what_others_are_taking_keeps_nobody_from_what_is_free(
 
     assert [claim.job.id for claim in claimed] == free
     assert [claim.job.id for claim in following] == best[:50]
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_what_others_are_taking_keeps_nobody_from_what_has_a_limit(
+    storage: Storage, raw: Raw, connect: Callable[[], Any]
+) -> None:
+    storage.set_max_running(LimitKind.METHOD, "other", 5)
+    storage.enqueue_many(Job.new("best", priority=9) for _ in range(60))
+    free = storage.enqueue_many(Job.new("other") for _ in range(5))
+    other = connect()
+    other.execute(f"SELECT id FROM {raw.name('jobs')} WHERE method = 'best' FOR UPDATE")
+
+    claimed = storage.exchange((), fetch=fetch(), limit=50, retention=KEEP).claims
+    other.rollback()
+
+    assert [claim.job.id for claim in claimed] == free[:1]
 
 
 @pytest.fixture

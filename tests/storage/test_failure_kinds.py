@@ -52,6 +52,16 @@ def test_kinds_can_be_limited_as_a_listing(storage: Storage) -> None:
     assert newest(since=storage.now()) == []
 
 
+def test_the_newest_is_one_that_was_asked_for_among_others_of_the_same_instant(storage: Storage) -> None:
+    claims = [claim_new(storage) for _ in range(2)]
+    outcomes = [(claim, Failure(error=error(1))) for claim in claims]
+    storage.exchange(outcomes, fetch=None, limit=0, retention=KEEP)
+
+    for claim in claims:
+        [kind] = storage.failure_kinds(JobFilter(queue=claim.job.queue))
+        assert (kind.count, kind.newest.id) == (1, claim.job.id)
+
+
 def test_failures_that_another_program_has_written_are_one_kind(storage: Storage, raw: Raw) -> None:
     now = raw.instant(storage.now())
     for method, last_error in (("a", None), ("b" * 3000, "Odd")):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -130,6 +133,28 @@ def test_interrupted_before_any_query_nothing_has_happened(
     assert number > 5  # the locks, the failure and its attempt, the key
     assert [done.accepted for done in exchanged.finished] == [True] * 3
     assert [job.id for job in following(storage)] == [job.id for job in chained]
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_job_that_follows_itself_and_one_that_replaces_it_do_not_wait_for_each_other(
+    storage: Storage, raw: Raw, url: str, connect: Callable[[], Any]
+) -> None:
+    def wanted() -> Job:
+        return next_job(unique_key="k", on_conflict="replace")
+
+    storage.enqueue(Job.new("work", unique_key="k"))
+    [claim] = storage.exchange((), fetch=fetch(), limit=1, retention=KEEP).claims
+    producer = connect()
+    with ThreadPoolExecutor(1) as thread, closing(open_storage(url)) as worker:
+        storage.enqueue_in(producer, [wanted()])  # has the key until its commit
+        outcomes = [(claim, followed_by(wanted()))]
+        done = thread.submit(worker.exchange, outcomes, fetch=None, limit=0, retention=KEEP)
+        while not raw.run("SELECT 1 FROM pg_locks WHERE NOT granted"):
+            pass
+        storage.enqueue_in(producer, [wanted()])
+        producer.commit()
+
+        assert [each.accepted for each in done.result().finished] == [True]
 
 
 @pytest.mark.parametrize("place", ["before they are enqueued", "committed"])

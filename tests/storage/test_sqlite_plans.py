@@ -93,6 +93,50 @@ def test_what_an_exchange_costs_does_not_grow_with_the_table(
     assert among_many <= 1.1 * among_few
 
 
+@pytest.mark.parametrize("is_limited", [False, True], ids=["free", "beside a limit"])
+@pytest.mark.parametrize("limit", [1, 50])
+@pytest.mark.parametrize("queues", [(), ("default",), ("default", "more")], ids=["all", "one", "several"])
+def test_nor_when_two_methods_wait(
+    storage: Storage, queues: tuple[str, ...], limit: int, is_limited: bool
+) -> None:
+    which = replace(fetch(*queues), methods=("work", "zeal"))
+    if is_limited:
+        storage.set_paused("elsewhere", True)
+    storage.enqueue(Job.new("zeal", priority=-1))
+    add(storage, FEW, state=ENQUEUED, queue="default", method="work")
+    among_few = steps_of_exchanges(storage, which, limit)
+    add(storage, MANY, state=ENQUEUED, queue="default", method="work")
+
+    among_many = steps_of_exchanges(storage, which, limit)
+
+    assert among_many <= 1.1 * among_few
+
+
+def test_where_something_may_be_claimed_costs_the_same_however_many_wait(storage: Storage) -> None:
+    def steps_with(number: int) -> int:
+        add(storage, number, state=ENQUEUED, queue="default", method="work")
+        add(storage, 1, state=ENQUEUED, queue="more", method="work")
+        with steps_counted(storage) as steps:
+            assert storage.openings(()).jobs
+        return steps[0]
+
+    few, many = steps_with(FEW), steps_with(MANY)
+    assert many <= 1.1 * few
+
+
+def test_a_claim_beside_a_limit_costs_in_proportion_to_the_queues_that_wait(storage: Storage) -> None:
+    storage.set_paused("elsewhere", True)
+
+    def steps_with(first: int, end: int) -> int:
+        storage.enqueue_many(Job.new("work", queue=f"of-{number}") for number in range(first, end))
+        with steps_counted(storage) as steps:
+            assert storage.exchange((), fetch=fetch(), limit=1, retention=KEEP).claims
+        return steps[0]
+
+    few, many = steps_with(0, 100), steps_with(100, 400)
+    assert many <= 5 * few
+
+
 @pytest.mark.parametrize("state", [StateName.SUCCEEDED, StateName.FAILED, StateName.DELETED])
 def test_a_page_of_ended_jobs_costs_the_same_however_many_there_are(
     storage: Storage, state: StateName

@@ -219,7 +219,7 @@ _OF_SERVER: Final = f"{_PROCESSING} AND j.server_id = %(server_id)s"
 _BEHIND: Final = f"""
     WITH candidate AS MATERIALIZED (
         SELECT j.id FROM {{s}}.jobs AS j
-        WHERE j.state = 'enqueued' AND j.queue <> '' AND j.queue = %(after_queue)s
+        WHERE j.state = 'enqueued' AND [where]
           AND {METHOD_NAME} = left(%(after_method)s, {MAX_METHOD_CHARS + 1}) COLLATE "C"
           AND j.priority = %(after_priority)s AND (j.created_at, j.id) > (%(after_at)s, %(after_id)s)
         ORDER BY j.created_at, j.id LIMIT %(limit)s {_LOCK}
@@ -242,7 +242,8 @@ CLAIMS: Final = ClaimQueries(
         same="AND j.queue = h.queue",
         always="j.queue <> ''",
     ),
-    behind=_take(_BEHIND, kinds="1"),
+    behind=_take(_BEHIND.replace("[where]", "j.queue <> '' AND j.queue = %(after_queue)s"), kinds="1"),
+    behind_in_all=_take(_BEHIND.replace("[where]", "j.id <> ''"), kinds="1"),
     of_kinds=_take_of_kinds(),
     claim_this=f"{_HAND_OUT} WHERE j.id = %(id)s",
     fail_unclaimable="""

@@ -18,7 +18,8 @@ _FAILURES: Final = """
 """
 _NEWEST: Final = """
     (SELECT id FROM {{s}}.jobs
-     WHERE state = '{state}' AND last_error_key {is_the_kind} AND {failed_at} = kinds.last_at LIMIT 1)
+     WHERE state = '{state}' AND last_error_key {is_the_kind} AND {failed_at} = kinds.last_at
+       AND {filter} LIMIT 1)
 """
 
 
@@ -27,8 +28,8 @@ def _failure_kinds(where: JobFilter) -> str:
     Rows that another program has written have no key."""
     parts, newest = [], []
     for state in where.each_state():
-        of_state = {"state": state, "failed_at": _FAILED_AT[state]}
-        parts.append(_FAILURES.format(**of_state, filter=asked_for(where)))
+        of_state = {"state": state, "failed_at": _FAILED_AT[state], "filter": asked_for(where)}
+        parts.append(_FAILURES.format(**of_state))
         newest.append(_NEWEST.format(**of_state, is_the_kind="= kinds.kind"))
         newest.append(_NEWEST.format(**of_state, is_the_kind="IS NULL AND kinds.kind IS NULL"))
     return f"""

@@ -37,7 +37,8 @@ def _from(index: str, *, start: str, same: str, steps: bool = True, guard: str =
     """
     # Each head that is taken gives way to the next job of its method: a recursion with an order goes on with
     # the best that it has found so far. Of a single method, as is most common, a walk along the index has the
-    # same jobs in a third of the time.
+    # same jobs in a third of the time. (Asked for among the conditions, whether there is only one would be
+    # asked at each entry of the walk.)
     several = f"""
         {heads},
         best (job, queue, method, priority, created_at, id) AS (
@@ -54,8 +55,8 @@ def _from(index: str, *, start: str, same: str, steps: bool = True, guard: str =
         UNION ALL
         SELECT job FROM (
             SELECT rowid AS job {entries} {same.replace("waits.queue", "(SELECT queue FROM head)")}
-              AND method = (SELECT method FROM head) AND (SELECT count(*) FROM head) = 1
-            ORDER BY {_BEST} LIMIT :limit)
+              AND method = (SELECT method FROM head)
+            ORDER BY {_BEST} LIMIT iif((SELECT count(*) FROM head) = 1, :limit, 0))
     """
     one = f"{heads} SELECT job FROM head ORDER BY {_BEST} LIMIT 1"
     return ChoiceQueries(one=_take(one, guard), several=_take(several, guard))
@@ -104,8 +105,9 @@ _FROM_SERVED: Final = _from(
 )
 _OF_KINDS: Final = _from(
     "qml_jobs_enqueued",
-    start="SELECT queue.value, method.value FROM json_each(:kind_queues) AS queue "
-    "JOIN json_each(:kind_methods) AS method USING (key)",
+    # No more than are claimed: the best kinds come first, and nobody else takes of them meanwhile.
+    start="SELECT value, json_extract(:kind_methods, '$[' || key || ']') "
+    "FROM json_each(:kind_queues) WHERE key < :limit",
     same="AND queue = waits.queue",
     steps=False,
 )
@@ -122,6 +124,7 @@ CLAIMS: Final = ClaimQueries(
     from_one=_FROM_SERVED,
     from_several=_FROM_SERVED,
     behind=None,  # nothing is left of what was claimed
+    behind_in_all=None,
     of_kinds=_OF_KINDS.several,
     claim_this=f"{_HAND_OUT} WHERE id = :id",
     fail_unclaimable="""

@@ -18,17 +18,24 @@ def _set(columns: str, values: str) -> str:
 _ENTRIES: Final = "FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued'"
 
 
-def _waiting(start: str, after: str) -> str:
+# One look at the index each: for (queue, method) > (…) it would be asked for the queue alone.
+_NEXT_METHOD: Final = f"""
+    (SELECT rowid {_ENTRIES} AND queue = h.queue AND method > h.method
+     ORDER BY method, priority DESC, created_at, id LIMIT 1)
+"""
+_NEXT_QUEUE: Final = f"""
+    (SELECT rowid {_ENTRIES} AND queue > h.queue
+     ORDER BY queue, method, priority DESC, created_at, id LIMIT 1)
+"""
+
+
+def _waiting(start: str, following: str) -> str:
     """The head of each method of each queue, by steps as a claim goes."""
     return f"""
         WITH RECURSIVE waits (job) AS (
             {start}
             UNION ALL
-            SELECT (
-                SELECT next.rowid FROM qml_jobs AS next INDEXED BY qml_jobs_enqueued
-                WHERE next.state = 'enqueued' AND {after}
-                ORDER BY queue, method, priority DESC, created_at, id LIMIT 1)
-            FROM waits JOIN qml_jobs AS h ON h.rowid = waits.job)
+            SELECT {following} FROM waits JOIN qml_jobs AS h ON h.rowid = waits.job)
         SELECT queue, method, priority, created_at, id
         FROM waits JOIN qml_jobs AS head ON head.rowid = waits.job
         WHERE :methods IS NULL OR method IN (SELECT value FROM json_each(:methods))
@@ -49,12 +56,12 @@ LIMITS: Final = LimitQueries(
     """,
     waiting_in_all=_waiting(
         f"SELECT (SELECT rowid {_ENTRIES} ORDER BY queue, method, priority DESC, created_at, id LIMIT 1)",
-        "(next.queue, next.method) > (h.queue, h.method)",
+        f"COALESCE({_NEXT_METHOD}, {_NEXT_QUEUE})",
     ),
     waiting_in_served=_waiting(
         f"SELECT (SELECT rowid {_ENTRIES} AND queue = served.value "
         "ORDER BY method, priority DESC, created_at, id LIMIT 1) FROM json_each(:queues) AS served",
-        "next.queue = h.queue AND next.method > h.method",
+        _NEXT_METHOD,
     ),
     lock="SELECT 1",  # the write lock is held
     spend="UPDATE qml_limits SET next_at = :next_at WHERE kind = :kind AND name = :name",
