@@ -15,6 +15,7 @@ from qml_mp.errors import StorageError
 from qml_mp.processing.errors_text import describe_anything
 from qml_mp.processing.job_records import note_running
 from qml_mp.processing.middleware import FailureHook
+from qml_mp.processing.own_context import in_own_context
 from qml_mp.processing.program import Execution
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.failures import FailureCallback
@@ -117,7 +118,7 @@ class FailureCalls:
         self._display.running(replace(execution, terms=replace(execution.terms, limit=_LIMIT)))
         note_running(job)
         try:
-            hook(job, callback.error)
+            in_own_context(hook, job, callback.error)
             return None
         except BaseException as error:
             told = describe_anything(error)

@@ -39,6 +39,7 @@ from qml_mp.processing.context import WorkerContext, WorkerResult, checked
 from qml_mp.processing.errors_text import all_frames_of, clean, describe_anything, message_of
 from qml_mp.processing.job_records import note_running
 from qml_mp.processing.middleware import CallNext, chain
+from qml_mp.processing.own_context import in_own_context
 from qml_mp.processing.plain import NOTHING, plain_result
 from qml_mp.processing.program import Execution, Program, Terms
 from qml_mp.processing.registry import Worker, run_coroutine
@@ -86,7 +87,11 @@ class JobProcessor:
         return _new_execution(claim=claim, terms=terms)
 
     def run(self, execution: Execution, cancel: CancelToken) -> Outcome:
-        """Run the job and return what came of it. Raises nothing that the job's code raises."""
+        """Run the job and return what came of it. Raises nothing that the job's code raises, and leaves the
+        context variables and the `decimal` context of the caller as they were."""
+        return in_own_context(self._traced, execution, cancel)
+
+    def _traced(self, execution: Execution, cancel: CancelToken) -> Outcome:
         if self._tracing is None:
             return self._run(execution, cancel)
         attempt = self._tracing.attempt(execution.claim)

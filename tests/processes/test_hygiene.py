@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from decimal import Context
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from qml_mp.core.job import Job, new_job_id
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.fork import fork_child, reap
+from tests.processes.apps_contexts import PRECISION
 from tests.processes.apps_faults import HOME
 from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
+CONTEXTS = "tests.processes.apps_contexts:app"
 FAULTS = "tests.processes.apps_faults:app"
 LEFTOVERS = "tests.processes.apps_leftovers:app"
 
@@ -50,6 +53,36 @@ def test_what_a_job_changes_is_put_back_for_the_next_job_of_the_same_batch(
 
     jobs = [wait_for_state(storage, job_id, StateName.SUCCEEDED) for job_id in ids]
     assert len({json.dumps(job.result) for job in jobs if job.method == "surroundings"}) == 1
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+@pytest.mark.parametrize("digits", [28, 11], ids=["as-python-has-it", "as-the-app-set-it-at-import"])
+def test_the_decimal_context_and_the_context_variables_of_a_job_are_gone_with_it(
+    server: MakeServer, storage: Storage, digits: int
+) -> None:
+    own = {PRECISION: str(digits)} if digits != 28 else {}
+    one = server("-w", "1", app=CONTEXTS, **own).start()
+    workers = one.worker_pids()
+    seventh = str(Context(prec=digits).divide(1, 7))
+
+    for change in ("change", "change_in_a_task"):
+        assert result_of(storage, change) == ["0.143", "another's", change]
+        for look in ("look", "look_in_a_task"):
+            assert result_of(storage, look) == [seventh, "nobody", look]
+
+    assert one.worker_pids() == workers
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+def test_what_on_failure_sets_in_its_context_is_gone_with_it(server: MakeServer, storage: Storage) -> None:
+    one = server("-w", "1", app=CONTEXTS).start()
+
+    wait_for_state(storage, enqueue(storage, "fail"), StateName.FAILED)
+    wait_until(lambda: (one.folder / "told").exists(), what="the call of on_failure")
+
+    assert result_of(storage, "look") == [str(Context().divide(1, 7)), "nobody", "look"]
     assert one.stop() == 0
 
 
