@@ -42,6 +42,21 @@ def escape(ctx: WorkerContext) -> None:
 
 
 @app.job()
+def take_sigterm_away(ctx: WorkerContext) -> None:
+    """Sleep with what SIGTERM does by default, as after `loop.remove_signal_handler`."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    note(ctx, "start")
+    time.sleep(600)
+
+
+@app.job()
+def become_another_program(ctx: WorkerContext) -> None:
+    """Have a program take the place of the worker."""
+    note(ctx, "start")
+    os.execv("/bin/sleep", ["sleep", "600"])
+
+
+@app.job()
 def change_group(ctx: WorkerContext) -> int:
     """Move to the supervisor's process group, and stay there."""
     os.setpgid(0, os.getpgid(os.getppid()))

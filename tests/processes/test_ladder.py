@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -196,4 +197,86 @@ def test_a_thread_that_outlives_its_job_and_waits_for_its_cancel_hurts_no_other_
     workers += [result_of(storage, "pause", seconds=0.05) for _ in range(3)]
 
     assert set(workers) == set(one.worker_pids().values())
+    assert one.stop() == 0
+
+
+NO_HANDLER = pytest.mark.parametrize("method", ["take_sigterm_away", "become_another_program"])
+"""Jobs that die of the SIGTERM which would have interrupted them."""
+
+
+@pytest.mark.fault(13)
+@NO_HANDLER
+def test_a_job_that_dies_of_the_interruption_for_its_limit_is_recorded_as_a_timeout(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS, **PATIENT).start()
+
+    job_id = with_limit(storage, method)
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    assert (attempt.kind, attempt.process.signal) == (AttemptKind.TIMEOUT, signal.SIGTERM)
+    assert (job.failures, job.crashes) == (1, 0)
+    assert one.stop() == 0
+
+
+@NO_HANDLER
+def test_a_job_that_dies_of_the_interruption_for_a_cancel_is_deleted(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS, QML_MP_MAX_CRASHES="1", **PATIENT).start()
+    job_id = enqueue(storage, method)
+    wait_until(lambda: one.journal())
+
+    storage.request_cancel(job_id, reason="no longer wanted", retention=BY_DEFAULT)
+
+    job = wait_for_state(storage, job_id, StateName.DELETED)
+    assert isinstance(job.state, Deleted)
+    assert job.state.reason == "no longer wanted"
+    assert (job.failures, job.crashes) == (0, 0)
+    assert [attempt.kind for attempt in storage.attempts(job_id)] == [AttemptKind.CANCELLED]
+    assert one.stop() == 0
+
+
+@NO_HANDLER
+def test_a_job_that_dies_of_the_interruption_for_a_stop_runs_again_uncharged(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "3", app=LEFTOVERS, QML_MP_MAX_CRASHES="1").start()
+    job_id = enqueue(storage, method)
+    wait_until(lambda: one.journal())
+
+    assert one.stop() == 6
+
+    job = wait_for_state(storage, job_id, StateName.ENQUEUED)
+    assert (job.failures, job.crashes) == (0, 0)
+
+
+def test_a_job_that_dies_of_the_sigterm_which_a_service_manager_sends_to_all_runs_again_uncharged(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", "--shutdown-timeout", "600", app=LEFTOVERS, QML_MP_MAX_CRASHES="1").start()
+    job_id = enqueue(storage, "take_sigterm_away")
+    wait_until(lambda: one.journal())
+
+    one.signal(signal.SIGTERM)
+    wait_until(lambda: "stopping" in one.log().lower(), what="the beginning of the stop")
+    os.kill(one.journal()[0].pid, signal.SIGTERM)
+
+    assert one.wait() == 6
+    job = wait_for_state(storage, job_id, StateName.ENQUEUED)
+    assert (job.failures, job.crashes) == (0, 0)
+
+
+def test_a_sigterm_of_somebody_else_is_a_crash_of_the_job_that_dies_of_it(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS, QML_MP_MAX_CRASHES="1").start()
+    job_id = enqueue(storage, "take_sigterm_away")
+    wait_until(lambda: one.journal())
+
+    os.kill(one.journal()[0].pid, signal.SIGTERM)
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    assert (job.failures, job.crashes) == (0, 1)
     assert one.stop() == 0

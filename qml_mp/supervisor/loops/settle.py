@@ -120,7 +120,7 @@ class Reaper(Part):
         self._has_given_up = False
 
     def turn(self) -> None:
-        for death in self._run.pool.reap():
+        for death in self._run.pool.reap(stopping=self._run.stop.has_begun):
             self._settling.remember(death)
             if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
                 self.killed_jobs = True

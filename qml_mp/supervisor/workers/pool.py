@@ -23,10 +23,10 @@ from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.workers.boots import Boots
 from qml_mp.supervisor.workers.death import Death, OomWatch
 from qml_mp.supervisor.workers.descriptors import Room
-from qml_mp.supervisor.workers.fork import reap
 from qml_mp.supervisor.workers.replacing import Replacing
+from qml_mp.supervisor.workers.spawning import spawn_worker
 from qml_mp.supervisor.workers.totals import EndTotals
-from qml_mp.supervisor.workers.worker_process import WorkerProcess, WorkerSpec, spawn_worker
+from qml_mp.supervisor.workers.worker_process import WorkerProcess, WorkerSpec
 
 logger = logging.getLogger(__name__)
 
@@ -157,13 +157,10 @@ class WorkerPool(Part):
         self.boots.begin_anew()
         self.replacing.ask_for_all(self._workers)
 
-    def reap(self) -> list[Death]:
-        deaths = []
-        for worker in self:
-            if (process := reap(worker.child)) is not None:
-                worker.look(self._clock.monotonic())
-                deaths.append(self._remove(worker, process))
-        return deaths
+    def reap(self, *, stopping: bool = False) -> list[Death]:
+        """Those that have died. `stopping`: the server is, and that is what a SIGTERM was for."""
+        reaped = ((worker, worker.reap(self._clock.monotonic(), stopping=stopping)) for worker in self)
+        return [self._remove(worker, process) for worker, process in reaped if process is not None]
 
     def wake_idle(self, jobs: int = MANY_JOBS) -> None:
         """Tell idle workers that there may be work, at most so many of them as there are jobs, unless claims

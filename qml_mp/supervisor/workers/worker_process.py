@@ -1,28 +1,24 @@
-"""Supervisor: one worker: spawned, and as its supervisor sees it then."""
+"""Supervisor: one worker, as its supervisor sees it."""
 
 from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from qml_mp.child.main import WorkerArguments, worker_main
 from qml_mp.child.source import ProgramSource
 from qml_mp.core.job import ClaimKey
+from qml_mp.core.outcome import ProcessFacts
 from qml_mp.events.facts import WorkerReady, WorkerStarted
-from qml_mp.ipc.bell import Bell
-from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.ipc.stack import STACK_SIGNAL, empty, read_stack
 from qml_mp.ipc.troubles import TroubleTable
-from qml_mp.ipc.turns import Turns
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
-from qml_mp.supervisor.workers.channels import Channels, open_channels
-from qml_mp.supervisor.workers.fork import Child, fork_child
+from qml_mp.supervisor.workers.channels import Channels
+from qml_mp.supervisor.workers.fork import Child, reap
 from qml_mp.supervisor.workers.ladder import Plan, Rung
 from qml_mp.units import format_duration
 
@@ -85,6 +81,8 @@ class WorkerProcess:
         default=(None, Rung.NONE, None), init=False
     )
     """How far it has been pushed with which claim, and why."""
+    _interrupted: tuple[ClaimKey, CancelReason] | None = field(default=None, init=False)
+    """The claim for which it was sent SIGTERM last, and why."""
 
     def look(self, now: float) -> SlotView:
         """What the worker says now (what it said before, while it writes)."""
@@ -201,6 +199,7 @@ class WorkerProcess:
                 told = self._send(Kind.CANCEL, key, reason)
             case Rung.INTERRUPT:
                 told = self._send(Kind.INTERRUPT, key, reason)
+                self._interrupted = key, reason
                 self._signal(signal.SIGTERM)
             case Rung.DUMP_STACK:
                 if (pushed_key, pushed_for) != (key, reason) or pushed_to < Rung.INTERRUPT:
@@ -225,6 +224,22 @@ class WorkerProcess:
         if self.killed_for is None:
             self.killed_for, self.killed_key = reason, key
         return self._signal(signal.SIGKILL)
+
+    def reap(self, now: float, *, stopping: bool) -> ProcessFacts | None:
+        """How it died; None: it lives. `stopping`: the server is."""
+        process = reap(self.child)
+        if process is not None:
+            self.look(now)
+            if process.signal == signal.SIGTERM and self.killed_for is None:
+                self._note_sigterm(stopping=stopping)
+        return process
+
+    def _note_sigterm(self, *, stopping: bool) -> None:
+        """It dies of that only where the job in hand has taken away what the worker does at it."""
+        if self._interrupted is not None and self._interrupted[0] == self.last.key:
+            self.killed_key, self.killed_for = self._interrupted
+        elif stopping:  # it came from a service manager, which signals all processes
+            self.killed_for = CancelReason.SHUTDOWN
 
     def end_slow_boot(self, now: float, *, limit: timedelta) -> None:
         """Kill it when it should have been ready by now; once."""
@@ -265,55 +280,3 @@ class WorkerProcess:
 
     def _send(self, kind: Kind, key: ClaimKey | None = None, reason: CancelReason | None = None) -> bool:
         return send(self.channels.pipe_fd, Message(kind=kind, key=key, reason=reason))
-
-
-def spawn_worker(
-    spec: WorkerSpec,
-    *,
-    number: int,
-    worker_id: str,
-    slots: SlotTable,
-    ended: EndedTable,
-    bell: Bell,
-    turns: Turns,
-    index: int,
-    own_fds: Collection[int],
-    now: float,
-    paused: bool,
-) -> WorkerProcess:
-    """Fork worker `number` with slot and region `index`; `own_fds` are the supervisor's, which it must not
-    keep. One that is `paused` claims nothing until it is woken. Raises `OSError` when the system has no room
-    for it, and leaves nothing behind then."""
-    slots.clear(index)
-    reading, channels = open_channels(ended.region(index))
-    if paused:  # before it lives: it may be at its first claim when this process comes to anything else
-        send(channels.pipe_fd, Message(kind=Kind.PAUSE))
-    arguments = WorkerArguments(
-        number=number,
-        worker_id=worker_id,
-        server_id=spec.server_id,
-        url=spec.url,
-        config=spec.config,
-        source=spec.source,
-        pipe_fd=reading,
-        stack_fd=channels.stack_fd,
-        tickets=channels.tickets,
-        ended=channels.ended,
-        troubles=spec.troubles.of(index),
-        bell=bell,
-        turns=turns,
-        slot=slots.writer(index),
-    )
-    child = fork_child(
-        lambda: worker_main(arguments),
-        ours=channels.fds,
-        theirs=channels.fds - {channels.pipe_fd} | {reading},
-        shared=turns.fds | {bell.ringing_fd},
-        own_fds=own_fds,
-        die_with_parent=True,
-    )
-    slots.set_process(index, pid=child.pid, started_ticks=child.started_ticks)
-    return WorkerProcess(
-        number=number, worker_id=worker_id, child=child, channels=channels, slots=slots, index=index,
-        forked_at=now,
-    )  # fmt: skip
