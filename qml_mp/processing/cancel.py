@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 
 from qml_mp.errors import JobInterrupted, JobTimeout
-from qml_mp.processing.retry import is_a, with_members
 
 
 class CancelReason(StrEnum):
@@ -83,11 +82,6 @@ class CancelToken:
         if self._request is None:
             self._request = self._poll(timeout)
         return self._request is not None
-
-
-def interruption_in(error: BaseException) -> BaseException | None:
-    """The interruption that a job has let pass, in a group perhaps; None: it is another error."""
-    return next((each for each in with_members(error) if is_a(each, JobInterrupted)), None)
 
 
 def _wait_in_vain(timeout_s: float | None) -> None:

@@ -47,14 +47,14 @@ def describe_type(error: BaseException, *, why: str) -> ErrorInfo:
     return ErrorInfo(
         type=clean(type_name(type(error)), MAX_MESSAGE_BYTES),
         message=f"(no message: {why})",
-        traceback=clean("".join(_frames(_own(error, "__traceback__"))), MAX_TRACEBACK_BYTES) or None,
+        traceback=clean("".join(_frames(own_attribute(error, "__traceback__"))), MAX_TRACEBACK_BYTES) or None,
     )
 
 
 def all_frames_of(error: BaseException) -> str:
     """Where it was raised, with the frames between the worker's loop and the user's code, which are left out
     elsewhere."""
-    return clean("".join(_frames(_own(error, "__traceback__"), with_ours=True)), MAX_TRACEBACK_BYTES)
+    return clean("".join(_frames(own_attribute(error, "__traceback__"), with_ours=True)), MAX_TRACEBACK_BYTES)
 
 
 def message_of(error: BaseException) -> str:
@@ -63,6 +63,11 @@ def message_of(error: BaseException) -> str:
         return clean(str(error), MAX_MESSAGE_BYTES)
     except Exception as problem:
         return f"(no message: __str__ raised {type_name(type(problem))})"
+
+
+def own_attribute(error: BaseException, name: str) -> Any:
+    """An attribute that every exception has, also when its class hides it."""
+    return BaseException.__dict__[name].__get__(error)
 
 
 def clean(text: str, max_chars: int) -> str:
@@ -86,12 +91,12 @@ def _traceback(error: BaseException) -> str:
     current: BaseException | None = error
     while current is not None and len(chain) < _MAX_CHAINED:
         chain.append((current, link))
-        if _own(current, "__cause__") is not None:
+        if own_attribute(current, "__cause__") is not None:
             link = "\nThe above exception was the direct cause of the following exception:\n\n"
-            current = _own(current, "__cause__")
-        elif not _own(current, "__suppress_context__"):
+            current = own_attribute(current, "__cause__")
+        elif not own_attribute(current, "__suppress_context__"):
             link = "\nDuring handling of the above exception, another exception occurred:\n\n"
-            current = _own(current, "__context__")
+            current = own_attribute(current, "__context__")
         else:
             current = None
     # In reversed order, a link comes right before the exception that it was found on.
@@ -99,7 +104,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _one(error: BaseException, depth: int = 0) -> str:
-    text = "".join(_frames(_own(error, "__traceback__")))
+    text = "".join(_frames(own_attribute(error, "__traceback__")))
     text += f"{type_name(type(error))}: {message_of(error)}\n"
     text += "".join(f"{note}\n" for note in _notes(error)[:_MAX_IN_GROUP])
     if is_a(error, BaseExceptionGroup) and depth < _MAX_CHAINED:
@@ -118,11 +123,6 @@ def _notes(error: BaseException) -> list[str]:
     except Exception:
         return []
     return [str.__str__(note) for note in notes if is_a(note, str)] if is_a(notes, list) else []
-
-
-def _own(error: BaseException, name: str) -> Any:
-    """An attribute that every exception has, also when its class hides it."""
-    return BaseException.__dict__[name].__get__(error)
 
 
 def _frames(trace: TracebackType | None, *, with_ours: bool = False) -> list[str]:

@@ -34,9 +34,10 @@ from qml_mp.errors import JobTimeout
 from qml_mp.frozen import maker
 from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.board import Board, ShownProgress
-from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode, interruption_in
+from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.context import WorkerContext, WorkerResult, checked
 from qml_mp.processing.errors_text import all_frames_of, clean, describe_anything, message_of
+from qml_mp.processing.interruptions import drop_pending, interruption_in, why_ended
 from qml_mp.processing.job_records import note_running
 from qml_mp.processing.middleware import CallNext, chain
 from qml_mp.processing.own_context import in_own_context
@@ -122,12 +123,10 @@ class JobProcessor:
     def _judge_raised(self, error: BaseException, execution: Execution, cancel: CancelToken) -> Outcome:
         if is_a(error, PayloadMismatch):
             return _refused("InvalidPayload", message_of(error))
-        interruption = interruption_in(error)
-        if interruption is not None:
-            reason = CancelReason.TIMEOUT if is_a(interruption, JobTimeout) else cancel.reason
-            if reason is not None:  # or the job raised it without being asked to end: an ordinary failure
-                return self._judge_interruption(interruption, reason, execution, cancel.message or "")
-        return self._judge_error(error, execution)
+        reason = why_ended(error, cancel)
+        if reason is None:
+            return self._judge_error(error, execution)
+        return self._judge_end(error, reason, execution, cancel.message or "")
 
     def _new_terms(
         self,
@@ -199,25 +198,36 @@ class JobProcessor:
             delay = min(max(said.retry_at - self._clock.now(), timedelta(0)), LONGEST)
         return _retry_or_fail(self._reported(said, "RetryRequested"), delay)
 
-    def _judge_interruption(
-        self, interruption: BaseException, reason: CancelReason, execution: Execution, message: str
+    def _judge_end(
+        self, error: BaseException, reason: CancelReason, execution: Execution, message: str
     ) -> Outcome:
+        interruption = interruption_in(error)
+        instead = "" if interruption is not None else self._tell_of_error(error, reason, execution.job)
         match reason:
             case CancelReason.CANCELLED:
                 return Cancelled(reason=message)
             case CancelReason.TIMEOUT:
                 limit = format_duration(execution.terms.limit)
-                error = replace(
-                    self._described(interruption),
-                    type="JobTimeout",
-                    message=f"The attempt exceeded its time limit of {limit}.",
-                )
+                text = f"The attempt exceeded its time limit of {limit}.{instead}"
+                told = self._described(interruption or error)
+                told = replace(told, type="JobTimeout", message=clean(text, MAX_MESSAGE_BYTES))
                 delay = self._retry_delay(execution, JobTimeout())
-                return _retry_or_fail(error, delay, kind=AttemptKind.TIMEOUT)
+                return _retry_or_fail(told, delay, kind=AttemptKind.TIMEOUT)
             case CancelReason.SHUTDOWN | CancelReason.ORPHANED | CancelReason.MEMORY:
                 return Release(reason=message or str(reason))
             case _:
                 assert_never(reason)
+
+    def _tell_of_error(self, error: BaseException, reason: CancelReason, job: Job) -> str:
+        """That a job which was ended has raised this, in the log and for its record."""
+        drop_pending(self._user_code)
+        told = self._described(error)
+        what, extra = (
+            "job %s (%s) was ended (%s), and raised %s: %s",
+            {"job_id": job.id, "method": job.method},
+        )
+        _log.warning(what, job.id, job.method, reason, told.type, told.message, extra=extra)
+        return f" While it ended it raised {told.type}: {told.message}"
 
     def _judge_error(self, error: BaseException, execution: Execution) -> Retry | Failure:
         return _retry_or_fail(self._described(error), self._retry_delay(execution, error))

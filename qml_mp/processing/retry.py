@@ -223,11 +223,11 @@ def with_members(error: _E) -> list[_E | BaseException]:
     found: list[_E | BaseException] = [error]
     for each in found:  # which grows meanwhile; a job may have nested as many as it likes
         if len(found) < _MOST_IN_GROUPS:
-            found += _members(each)
+            found += members_of(each)
     return found
 
 
-def _members(error: object) -> tuple[BaseException, ...]:
+def members_of(error: object) -> tuple[BaseException, ...]:
     """Of a group; asked of nothing that the class of the user's may have put in its place."""
     if not is_a(error, BaseExceptionGroup):
         return ()
@@ -265,7 +265,7 @@ def _all_match(error: BaseException | str, listed: ErrorFilter) -> bool:
     left = [error]
     for each in left:  # which grows meanwhile
         if not _matches(each, listed):
-            members = _members(each)
+            members = members_of(each)
             if not members or len(left) >= _MOST_IN_GROUPS:
                 return False
             left += members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -14,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from qml_mp import QmlApp, RetryPolicy, WorkerContext
+from qml_mp import JobInterrupted, QmlApp, RetryPolicy, WorkerContext
 from qml_mp.ipc.stack import STACK_SIGNAL
 from tests.processes.journal import note
 from tests.until import wait_at
@@ -54,6 +55,54 @@ def become_another_program(ctx: WorkerContext) -> None:
     """Have a program take the place of the worker."""
     note(ctx, "start")
     os.execv("/bin/sleep", ["sleep", "600"])
+
+
+@app.job()
+def clean_up_badly(ctx: WorkerContext) -> None:
+    """Sleep, and raise an error of its own when that is interrupted."""
+    note(ctx, "start")
+    try:
+        time.sleep(600)
+    finally:
+        raise OSError("the connection is closed")
+
+
+@app.job()
+def wrap_errors(ctx: WorkerContext) -> None:
+    """Sleep, and put an error of its own in the place of whatever ends that."""
+    note(ctx, "start")
+    try:
+        time.sleep(600)
+    except BaseException as error:
+        raise RuntimeError("the task failed") from error
+
+
+@app.job()
+async def clean_up_badly_in_a_task(ctx: WorkerContext) -> None:
+    """The same in a coroutine that computes."""
+    note(ctx, "start")
+    try:
+        while True:
+            pass
+    finally:
+        raise OSError("the connection is closed")
+
+
+@app.job()
+def leave_at_sigterm(ctx: WorkerContext) -> None:
+    """Sleep, with a handler of SIGTERM that programs have."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    note(ctx, "start")
+    time.sleep(600)
+
+
+@app.job()
+def fail_after_swallowing(ctx: WorkerContext) -> None:
+    """Sleep, make nothing of the interruption, and fail for a reason of its own."""
+    note(ctx, "start")
+    with contextlib.suppress(JobInterrupted):
+        time.sleep(600)
+    raise ValueError("of its own")
 
 
 @app.job()

@@ -280,3 +280,81 @@ def test_a_sigterm_of_somebody_else_is_a_crash_of_the_job_that_dies_of_it(
     job = wait_for_state(storage, job_id, StateName.FAILED)
     assert (job.failures, job.crashes) == (0, 1)
     assert one.stop() == 0
+
+
+RAISING = pytest.mark.parametrize(
+    ("method", "raised"),
+    [
+        ("clean_up_badly", "OSError: the connection is closed"),
+        ("clean_up_badly_in_a_task", "OSError: the connection is closed"),
+        ("wrap_errors", "RuntimeError: the task failed"),
+        ("leave_at_sigterm", "SystemExit: 1"),
+    ],
+)
+"""Jobs that raise something else when they are interrupted."""
+
+
+@RAISING
+def test_a_job_whose_clean_up_fails_at_its_limit_is_recorded_as_a_timeout(
+    server: MakeServer, storage: Storage, method: str, raised: str
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS, **PATIENT).start()
+
+    job_id = with_limit(storage, method)
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.kind is AttemptKind.TIMEOUT
+    assert attempt.error is not None
+    assert attempt.error.type == "JobTimeout"
+    assert attempt.error.message.endswith(raised)
+    assert (job.failures, job.crashes) == (1, 0)
+    assert one.stop() == 0
+
+
+@RAISING
+def test_a_job_whose_clean_up_fails_when_it_is_cancelled_is_deleted(
+    server: MakeServer, storage: Storage, method: str, raised: str
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS, **PATIENT).start()
+    job_id = enqueue(storage, method)
+    wait_until(lambda: one.journal())
+
+    storage.request_cancel(job_id, reason="no longer wanted", retention=BY_DEFAULT)
+
+    job = wait_for_state(storage, job_id, StateName.DELETED, StateName.FAILED)
+    assert isinstance(job.state, Deleted)
+    assert job.state.reason == "no longer wanted"
+    assert (job.failures, job.crashes) == (0, 0)
+    assert f"was ended (cancelled), and raised {raised}" in one.log()
+    assert one.stop() == 0
+
+
+@RAISING
+def test_a_job_whose_clean_up_fails_at_a_stop_runs_again_uncharged(
+    server: MakeServer, storage: Storage, method: str, raised: str
+) -> None:
+    # A quarter of it is for unwinding, however late the process gets a processor.
+    one = server("-w", "1", "--shutdown-timeout", "4", app=LEFTOVERS, QML_MP_TERM_GRACE="3").start()
+    job_id = enqueue(storage, method)
+    wait_until(lambda: one.journal())
+
+    one.stop()
+
+    job = wait_for_state(storage, job_id, StateName.ENQUEUED, StateName.FAILED)
+    assert (job.state_name, job.failures, job.crashes) == (StateName.ENQUEUED, 0, 0)
+
+
+def test_a_job_that_swallows_its_interruption_and_fails_later_has_failed(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS, **PATIENT).start()
+
+    job_id = with_limit(storage, "fail_after_swallowing")
+
+    wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.kind is AttemptKind.FAILURE
+    assert attempt.error is not None
+    assert (attempt.error.type, attempt.error.message) == ("ValueError", "of its own")
+    assert one.stop() == 0

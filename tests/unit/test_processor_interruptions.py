@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import pytest
@@ -163,3 +164,127 @@ def test_an_interruption_that_nobody_asked_for_is_a_failed_attempt() -> None:
 
     assert isinstance(outcome, Retry)
     assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "JobInterrupted")
+
+
+class Unreadable(Exception):
+    """Its class hides what every exception has."""
+
+    @property
+    def __context__(self) -> None:  # type: ignore[override]
+        raise RuntimeError("no")
+
+    __cause__ = __context__
+
+
+def failing_clean_up(ctx: WorkerContext) -> None:
+    try:
+        ctx.cancel.raise_if_cancelled()
+    finally:
+        raise OSError("the connection is closed")
+
+
+def wrapping(ctx: WorkerContext) -> None:
+    try:
+        ctx.cancel.raise_if_cancelled()
+    except BaseException as error:
+        raise RuntimeError("the task failed") from error
+
+
+def wrapping_again_and_hiding_it(ctx: WorkerContext) -> None:
+    try:
+        wrapping(ctx)
+    except RuntimeError:
+        raise Unreadable("the batch failed") from None
+
+
+def in_a_group_of_failing_clean_ups(ctx: WorkerContext) -> None:
+    try:
+        failing_clean_up(ctx)
+    except OSError as error:
+        found = error
+    raise ExceptionGroup("tasks", [ValueError("another"), found])
+
+
+def leaving(ctx: WorkerContext) -> None:
+    """As a handler of SIGTERM that is the job's own."""
+    sys.exit(1)
+
+
+@pytest.mark.parametrize(
+    ("job", "raised"),
+    [
+        (failing_clean_up, "OSError: the connection is closed"),
+        (wrapping, "RuntimeError: the task failed"),
+        (wrapping_again_and_hiding_it, "the batch failed"),
+        (in_a_group_of_failing_clean_ups, "ExceptionGroup: tasks (2 sub-exceptions)"),
+        (leaving, "SystemExit: 1"),
+    ],
+)
+def test_an_error_that_an_ended_job_raises_in_the_interruptions_stead_changes_nothing(
+    job: Callable[[WorkerContext], None], raised: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ended_for(reason: CancelReason) -> Outcome:
+        return run(job, cancel=cancelled(reason))
+
+    timeout = ended_for(CancelReason.TIMEOUT)
+    assert isinstance(timeout, Retry)
+    assert (timeout.kind, timeout.error.type) == (AttemptKind.TIMEOUT, "JobTimeout")
+    assert timeout.error.message.startswith("The attempt exceeded its time limit of 5m. While it ended")
+    assert timeout.error.message.endswith(raised)
+    assert ended_for(CancelReason.CANCELLED) == Cancelled(reason="enough")
+    assert ended_for(CancelReason.SHUTDOWN) == Release(reason="enough")
+    assert [line.endswith(raised) for line in caplog.messages] == [True] * 3
+
+
+@pytest.mark.parametrize("job", [failing_clean_up, wrapping, wrapping_again_and_hiding_it])
+def test_an_error_that_is_raised_again_in_a_job_that_nobody_ends_is_a_failure(
+    job: Callable[[WorkerContext], None],
+) -> None:
+    kept: list[BaseException] = []
+
+    def f(ctx: WorkerContext) -> None:
+        if kept:
+            raise kept[0]
+        try:
+            job(ctx)
+        except BaseException as error:
+            kept.append(error)
+            raise
+
+    first, second = run(f, cancel=cancelled(CancelReason.TIMEOUT)), run(f)
+
+    assert isinstance(first, Retry)
+    assert isinstance(second, Retry)
+    assert (first.kind, second.kind) == (AttemptKind.TIMEOUT, AttemptKind.FAILURE)
+
+
+@pytest.mark.parametrize("reason", [CancelReason.TIMEOUT, CancelReason.SHUTDOWN, CancelReason.CANCELLED])
+def test_an_error_after_an_interruption_that_the_job_has_swallowed_is_a_failure_of_its_own(
+    reason: CancelReason,
+) -> None:
+    def f(ctx: WorkerContext) -> None:
+        with suppress(JobInterrupted):
+            ctx.cancel.raise_if_cancelled()
+        raise ValueError("of its own")
+
+    outcome = run(f, cancel=cancelled(reason))
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "ValueError")
+
+
+def test_a_ring_of_errors_is_looked_at_once() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+
+    outcome = run(raising(first), cancel=cancelled(CancelReason.SHUTDOWN))
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.kind, outcome.error.message) == (AttemptKind.FAILURE, "first")
+
+
+def test_an_exit_that_nobody_asked_for_is_a_failure() -> None:
+    outcome = run(leaving)
+
+    assert isinstance(outcome, Retry)
+    assert (outcome.kind, outcome.error.type) == (AttemptKind.FAILURE, "SystemExit")
