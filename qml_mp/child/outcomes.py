@@ -92,15 +92,18 @@ class Outcomes:
         self._is_urgent = self._is_urgent or not is_recorded or not isinstance(outcome, Success)
 
     def must_go(self, *, within_s: float | None = 0.0) -> bool:
-        """Whether they cannot wait until so many seconds have passed (None: for a time that nobody knows)."""
+        """Whether they cannot wait until so many seconds have passed (None: for a time that nobody knows),
+        or until the next job has ended: what comes of it must find room in shared memory."""
         if not self._unwritten:
             return False
-        return self._is_urgent or within_s is None or time.monotonic() + within_s - self._oldest_at >= WAIT_S
+        if self._is_urgent or not self._shared.has_room or within_s is None:
+            return True
+        return time.monotonic() + within_s - self._oldest_at >= WAIT_S
 
     @property
     def can_be_sent(self) -> bool:
         """Whether `send` can be called once nothing is held."""
-        is_calm = self._claims.can_send and not self._is_urgent
+        is_calm = self._claims.can_send and not self._is_urgent and self._shared.has_room
         return is_calm and all(each.can_be_sent for each in self._unwritten)
 
     def send(self, *, in_hand: ClaimKey, limit: int, patience_s: float) -> None:

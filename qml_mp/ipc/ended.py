@@ -7,7 +7,8 @@ often something was dropped, and from which byte to which the records are whole;
 record, in one store. So there is nothing torn to read at any moment of the worker's death.
 
 What is dropped was written to storage, and is counted in the same moment (`ipc/counts.py`): the counts say
-until where they have what lies here. An outcome that cannot be kept leaves its key and its times.
+until where they have what lies here. No job begins while there is no room for the largest result. An outcome
+that cannot be kept all the same, as one with large follow-up jobs, leaves its key and its times.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from dataclasses import dataclass
 from qml_mp.core.history import microseconds_of
 from qml_mp.core.job import KEY_BYTES, ClaimKey
 from qml_mp.core.outcome import Outcome, Release, Success
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.ipc.counts import CountTable, EndCounts, Times
 from qml_mp.ipc.outcome_bytes import is_plain_success, outcome_bytes, outcome_of
 from qml_mp.ipc.pipe import unpacked_key
 
-REGION_BYTES = 256 * 1024
+REGION_BYTES = 2 * 1024 * 1024 - 64 * 1024
+"""Room for the largest result behind others. Nearly all of it is never written to."""
+_LARGEST_BYTES = MAX_PAYLOAD_BYTES + 64 * 1024  # a result, and what comes with it
+_FULL_BYTES = REGION_BYTES - _LARGEST_BYTES
 _RECORDS_AT = 16  # behind two numbers
 _HEAD, _WRITTEN = 0, 1
-_PLACE_BITS = 20  # enough for `REGION_BYTES`
+_PLACE_BITS = 21  # enough for `_SIZE`
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
 _TIMES_MASK = (1 << 64 - 2 * _PLACE_BITS) - 1
 _RECORD = struct.Struct(f"<IBxH{KEY_BYTES}sQQ")  # bytes of the body, form of it, pair, key, waited, ran
@@ -132,6 +137,11 @@ class EndedOutcomes:
     def end(self) -> int:
         """Where the newest that is kept ends, for `drop_until` (worker)."""
         return self._numbers[_HEAD] & _PLACE_MASK
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the largest result can be kept behind what lies here (worker)."""
+        return self.end <= _FULL_BYTES
 
     def drop_until(self, end: int) -> None:
         """What was kept when `end` was this is written (worker), and the rest stays. It is moved to the front

@@ -46,7 +46,11 @@ def outcome_bytes(outcome: Outcome, *, is_plain: bool) -> bytes | None:
             fields = asdict(replace(outcome, extras=None)) | {"extras": _extras_to_json(extras)}
         else:
             fields = asdict(outcome)
-        return json.dumps([type(outcome).__name__, fields], default=_plain).encode()
+        fields.pop("encoded", None)  # the result a second time
+        text = json.dumps(
+            [type(outcome).__name__, fields], default=_plain, ensure_ascii=False, separators=(",", ":")
+        )
+        return text.encode("utf-8", "surrogatepass")  # as `json.loads` reads it
     except (InvalidJob, ValueError, TypeError, RecursionError):
         return None
 

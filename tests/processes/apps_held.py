@@ -24,6 +24,15 @@ def brief(ctx: WorkerContext) -> int:
 
 
 @app.job()
+def carry(ctx: WorkerContext, size_bytes: int, notes: bool = False) -> str:
+    """Return so many bytes of JSON; with `notes` having said something on the way."""
+    with sole_run(ctx):
+        if notes:
+            ctx.progress(1, 2, "on the way")
+    return "é" * ((size_bytes - 2) // 2)
+
+
+@app.job()
 def busy(ctx: WorkerContext, seconds: float) -> int:
     """Compute."""
     with sole_run(ctx):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
-from qml_mp.ipc.ended import REGION_BYTES
+from qml_mp.ipc import ended
 
 app = QmlApp(retry_policy=RetryPolicy.none())
+ended.REGION_BYTES = 64 * 1024  # of the worker that loads this: less than a result may have
 
 
 @app.job()
@@ -31,4 +32,4 @@ def again(ctx: WorkerContext) -> int:
 @app.job()
 def large() -> str:
     """Return more than there is room for in shared memory."""
-    return "x" * (REGION_BYTES + 1)
+    return "x" * (ended.REGION_BYTES + 1)

@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from qml_mp.core.job import Job
+from qml_mp.core.job import Job, new_job_id
 from qml_mp.core.outcome import AttemptKind
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
 from qml_mp.storage.values import BY_DEFAULT
 from tests.faults import most_held
@@ -227,6 +229,26 @@ def test_what_had_ended_is_written_although_worker_and_supervisor_die_at_a_time(
         supervisors={supervisor}, workers={info for info, pid in registered(ground) if pid == worker}
     )
     assert_sound(ground, ids, kills)
+    assert set(runs_of(ground, ids).values()) == {1}
+    assert ground.audit.attempts() == {}
+
+
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("notes", [False, True])
+@pytest.mark.parametrize("place", ["outcome.recorded:3", "finish.before:3"])
+def test_what_had_ended_is_written_however_large_it_is_although_its_worker_dies(
+    ground: Ground, place: str, notes: bool
+) -> None:
+    large = Job.new("carry", {"size_bytes": MAX_PAYLOAD_BYTES, "notes": notes})
+    ids = ground.storage.enqueue_many(replace(large, id=new_job_id()) for _ in range(6))
+    mark = ground.folder / "mark"
+    place, _, number = place.partition(":")
+    server = serve(ground, "-w", "1", failpoint=f"worker/{place}=kill:{number}@{mark}")
+
+    end_all(ground, server)
+
+    assert mark.exists()
+    assert succeeded(ground) == set(ids)
     assert set(runs_of(ground, ids).values()) == {1}
     assert ground.audit.attempts() == {}
 

@@ -25,6 +25,7 @@ from qml_mp.core.outcome import (
     Retry,
     Success,
 )
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES, encode_json
 from qml_mp.core.progress import Progress
 from qml_mp.ipc import ended
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
@@ -86,6 +87,12 @@ def a_key(claim_seq: int = 1) -> ClaimKey:
     return ClaimKey(job_id=new_job_id(), claim_seq=claim_seq)
 
 
+def of_size(size_bytes: int) -> Success:
+    """A success with a result of so many bytes, which may be more than any job can return."""
+    result = "x" * (size_bytes - 2)
+    return Success(result=result, duration=timedelta(), encoded=f'"{result}"')
+
+
 @settings(deadline=None)
 @given(st.lists(outcomes, max_size=4))
 def test_every_outcome_comes_back_as_it_was(told: list[Outcome]) -> None:
@@ -113,7 +120,7 @@ def test_what_was_emptied_is_gone_and_what_comes_next_is_kept() -> None:
 def test_regions_do_not_touch_each_other() -> None:
     table = EndedTable(3)
     regions = [table.region(index) for index in range(3)]
-    large = Success(result="x" * (REGION_BYTES - 100), duration=timedelta())
+    large = of_size(REGION_BYTES - 100)
     keys = [a_key() for _ in regions]
 
     for region, key in zip(regions, keys, strict=True):
@@ -122,11 +129,36 @@ def test_regions_do_not_touch_each_other() -> None:
     assert [region.read()[1] for region in regions] == [{key: large} for key in keys]
 
 
+@pytest.mark.parametrize("progress", [None, Progress(done=1.0, total=2.0, note="é" * 150)])
+@pytest.mark.parametrize("one", ["x", "é", "\n", '"'])
+def test_the_largest_result_is_kept_where_there_is_said_to_be_room(
+    one: str, progress: Progress | None
+) -> None:
+    region = EndedTable(1).region(0)
+    extras = None if progress is None else Extras(progress=progress)
+    result = one * ((MAX_PAYLOAD_BYTES - 2) // len(encode_json(one, what="One").encode()[1:-1]))
+    largest = Success(
+        result=result, duration=timedelta(), encoded=encode_json(result, what="All"), extras=extras
+    )
+    other, keys = Success(result="x" * 10_000, duration=timedelta()), []
+    while region.has_room:
+        keys.append(a_key())
+        region.append(keys[-1], other)
+
+    assert len(keys) > 50
+    region.empty()
+    for key in keys[:-1]:
+        region.append(key, other)
+    assert region.append(keys[-1], largest)
+    assert region.read()[1].keys() == set(keys)
+    assert region.read()[1][keys[-1]] == largest
+
+
 def test_an_outcome_that_finds_no_room_is_refused_and_those_before_it_stay() -> None:
     region, key = EndedTable(1).region(0), a_key()
     region.append(key, DONE)
 
-    fits = region.append(a_key(), Success(result="x" * REGION_BYTES, duration=timedelta()))
+    fits = region.append(a_key(), of_size(REGION_BYTES))
 
     assert not fits
     assert region.read()[1] == {key: DONE}
@@ -141,7 +173,7 @@ def test_what_came_of_the_newest_job_can_be_taken_back() -> None:
     region.take_back()
 
     assert region.read()[1] == {key: DONE}
-    region.append(a_key(), Success(result="x" * REGION_BYTES, duration=timedelta()))
+    region.append(a_key(), of_size(REGION_BYTES))
     region.take_back()  # of which nothing was kept
     assert region.read()[1] == {key: DONE}
 

@@ -13,6 +13,7 @@ from qml_mp.child.outcomes import Outcomes
 from qml_mp.core.history import Ending
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Extras, Failure, Outcome, Release, RetryWhenKilled, Success
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
@@ -306,6 +307,18 @@ def test_only_a_success_that_is_kept_waits_for_company(outcomes: Outcomes, outco
     outcomes.add(execution, outcome, ran_s=0.0)
 
     assert outcomes.must_go()
+
+
+def test_no_job_is_begun_before_there_is_room_for_its_result_however_large(
+    outcomes: Outcomes, shared: EndedOutcomes
+) -> None:
+    result = "x" * (MAX_PAYLOAD_BYTES - 2)
+    (execution,) = executions(1)
+    outcomes.add(execution, Success(result=result, duration=timedelta()), ran_s=0.0)
+
+    assert execution.claim.key in shared.read()[1]
+    assert outcomes.must_go(within_s=0.0)
+    assert not outcomes.can_be_sent
 
 
 def test_what_is_sent_is_unwritten_until_its_reply_is_read(
