@@ -13,9 +13,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from qml_mp import QmlApp, RetryPolicy, WorkerContext
 from tests.processes.journal import note
+from tests.until import wait_at
 
 app = QmlApp(retry_policy=RetryPolicy.none())
 
@@ -274,6 +276,14 @@ def keep_memory(ctx: WorkerContext, mib: int) -> None:
     """Fill so much memory and never give it back."""
     note(ctx, "start")
     _kept.append(bytearray(mib * 1024 * 1024))
+
+
+@app.job()
+def keep_memory_at_the_end(ctx: WorkerContext, gate: str, mib: int) -> None:
+    """Wait for the gate, and end at once with so much memory that is never given back."""
+    note(ctx, "start")
+    wait_at(Path(gate))
+    _kept.append(bytearray(b"x") * (mib * 1024 * 1024))
 
 
 @app.job()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from qml_mp.core.outcome import AttemptKind
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, is_stopped, wait_for_state, wait_until
+from tests.soak.ground import pause
 
 MEMORY_APP = "tests.processes.apps_outcomes:app"
 MakeServer = Callable[..., Server]
@@ -59,6 +63,32 @@ def test_a_job_above_the_hard_memory_limit_is_killed_and_fails_with_the_figures(
     assert attempt.error.type == "OutOfMemory"
     assert attempt.process.peak_rss_bytes
     assert attempt.process.peak_rss_bytes > 150 * 1024 * 1024
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(9)
+def test_a_worker_above_the_hard_limit_whose_job_has_ended_writes_what_came_of_it_and_leaves(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1", "--max-memory-hard", "150MiB")
+    mark, gate = tmp_path / "mark", tmp_path / "gate"
+    one.program = ("-m", "tests.failpoints", f"worker/finish.before=stop:1@{mark}")
+    worker = one.start().worker_pids()[1]
+    job_id = enqueue(storage, "keep_memory_at_the_end", gate=str(gate), mib=200)
+    wait_until(one.journal, what="the start")
+    one.signal(signal.SIGSTOP)  # or it may see the memory before the job has ended
+    gate.touch()
+    wait_until(lambda: mark.exists() and is_stopped(worker), what="the write of the outcome")
+
+    one.signal(signal.SIGCONT)
+    pause(0.5)  # time for several looks
+    os.kill(worker, signal.SIGCONT)
+
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED).claim_seq == 1
+    assert not storage.attempts(job_id)
+    wait_until(lambda: one.worker_pids().get(1, worker) != worker, what=one.log())
+    assert "killing it" not in one.log()
+    assert "leaves: a job or a hook has left more memory in use than max_memory_hard" in one.log()
     assert one.stop() == 0
 
 

@@ -87,9 +87,14 @@ def _limit_at(view: SlotView) -> float:
     return view.since_ns / 1e9 + view.limit.total_seconds()
 
 
+def _runs(worker: WorkerProcess) -> bool:
+    return worker.last.activity is Activity.RUNNING
+
+
 class MemoryWatch(Part):
     """A limit too low to start with, and the hard one during jobs. Reads the kernel's own figures of every
-    busy worker, as often as a limit makes it worth while."""
+    worker with a job in hand, as often as a limit makes it worth while. Once that has ended it is left alone:
+    a worker that is above the limit then leaves by itself, when it has written what came of the job."""
 
     def __init__(self, run: Run) -> None:
         config = run.config
@@ -111,19 +116,23 @@ class MemoryWatch(Part):
         self._check_limits()
 
     def _kill_above_hard_limit(self) -> None:
-        if self._hard_bytes is None or self._clock.monotonic() < self._look_at:
+        now = self._clock.monotonic()
+        if self._hard_bytes is None or now < self._look_at:
             return
-        self._look_at = self._clock.monotonic() + _LOOK_EVERY_S
+        self._look_at = now + _LOOK_EVERY_S
         for worker in self._pool:
-            used_bytes = (host.rss_bytes(worker.child.pid) or 0) if worker.is_busy else 0
-            if used_bytes > self._hard_bytes and worker.killed_for is None:
+            if not _runs(worker) or worker.killed_for is not None:
+                continue
+            view, used_bytes = worker.last, host.rss_bytes(worker.child.pid) or 0
+            is_still = used_bytes > self._hard_bytes and worker.slots.read(worker.index) == view
+            if is_still:  # else the job has ended meanwhile
                 logger.error(
                     "Worker %s uses %s, more than the hard limit of %s; killing it",
                     worker.number,
                     format_size(used_bytes),
                     format_size(self._hard_bytes),
                 )
-                worker.kill(CancelReason.MEMORY, worker.last.key)
+                worker.kill(CancelReason.MEMORY, view.key)
 
     def _check_limits(self) -> None:
         """Stop when the first worker that is ready uses more than a limit, before its first job."""
