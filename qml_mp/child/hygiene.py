@@ -1,9 +1,9 @@
 """Worker: what a job may have left behind in its process, put back before anything is written.
 
 Reset: standard streams, process group, current directory, umask, environment, signal handlers, mask and
-timers, faulthandler's too, soft resource limits, locale, time zone. What cannot be put back makes the worker
-leave, with the reason. Other descriptors are only checked: when one of ours is not the file it was, nothing
-may be written through any of them.
+timers, faulthandler's too, time zone, and what is set for the process (`child/process_settings.py`). What
+cannot be put back makes the worker leave, with the reason. Other descriptors are only checked: when one of
+ours is not the file it was, nothing may be written through any of them.
 
 To look at all of it takes some 70 system calls, half of what an empty job cost and 4 % of a job of a
 millisecond. So after a job of less than ten milliseconds only what the next one would soonest be hurt by is
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import faulthandler
-import locale
 import os
 import resource
 import select
@@ -30,6 +29,7 @@ from typing import Any, ParamSpec
 from qml_mp import host
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.folder import CurrentFolder
+from qml_mp.child.process_settings import ProcessSettings
 from qml_mp.child.streams import StandardStreams, file_of
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.ipc.slot import SlotWriter
@@ -43,7 +43,6 @@ _SIGNALS = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP
 # As the interpreter has them: what `signal` makes an enum of, for 62 signals after every job, takes 50 µs.
 _handler_of: Callable[[int], _Handler] = _signal.getsignal
 _set_mask: Callable[[int, tuple[int, ...]], set[int]] = _signal.pthread_sigmask
-_LIMITS = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _NO_TIMER = (0.0, 0.0)
 _SPARE_FDS = 32  # what a worker may need at once: a connection, a file of the app, a fork
@@ -85,8 +84,7 @@ class Hygiene:
         self._environment = dict(os.environ)
         self._environ, self._raw_environment = os.environ, dict(_raw_environment())
         self._handlers = {number: _handler_of(number) for number in _SIGNALS}
-        self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
-        self._locale = locale.setlocale(locale.LC_ALL)
+        self._settings = ProcessSettings()
         self._time_zone = time.tzname
         self._files: dict[int, tuple[int, int] | None] = {}
         self._poll = select.poll()
@@ -159,11 +157,15 @@ class Hygiene:
             self._put_back()
 
     def check_transaction(self, *, before_exit: Callable[[], None]) -> None:
-        """When writing fails: does not return if a job has left a transaction open that keeps all from it."""
+        """When writing fails: does not return if a job has left a transaction open that keeps all from it,
+        or has taken from this process the right to write."""
         if self._storage.is_locked_by_this_process():
             before_exit()
             self._slot.say("The job has left a transaction open, in which nobody else can write.")
             os._exit(WorkerExit.BROKEN)  # which ends the transaction
+        if not self._settings.has_its_ids():
+            self._slot.say("A job has made the process another user's, who cannot write to storage.")
+            os._exit(WorkerExit.BROKEN)  # the supervisor can
 
     def _put_back(self) -> None:
         """Look at everything."""
@@ -200,7 +202,7 @@ class Hygiene:
                 all(map(is_, map(_handler_of, _SIGNALS), self._handlers.values()))
                 and faulthandler.is_enabled()
                 and self._environment_is_unchanged()
-                and locale.setlocale(locale.LC_ALL) == self._locale
+                and self._settings.look_unchanged()
                 and time.tzname == self._time_zone
                 and self._streams.look_unchanged()
                 and _signal.set_wakeup_fd(-1) == -1
@@ -240,7 +242,7 @@ class Hygiene:
         return (
             self._streams.are_unchanged()
             and all(_signal.setitimer(timer, 0) == _NO_TIMER for timer in _TIMERS)
-            and all(resource.getrlimit(limit) == bounds for limit, bounds in self._limits.items())
+            and self._settings.are_unchanged()
         )
 
     def _check_descriptors(self) -> None:
@@ -256,6 +258,12 @@ class Hygiene:
             self._storage.close()  # its number may be gone; the next use opens another
 
     def _restore(self) -> None:
+        try:
+            self._settings.put_back()  # first: another user may not do all of the rest
+        finally:
+            self._restore_rest()
+
+    def _restore_rest(self) -> None:
         self._streams.put_back()
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)  # or what the next job starts could not be found by the group
@@ -275,11 +283,6 @@ class Hygiene:
             if handler is not None and _handler_of(number) is not handler:
                 signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        for limit, bounds in self._limits.items():
-            if resource.getrlimit(limit) != bounds:
-                resource.setrlimit(limit, bounds)
-        if locale.setlocale(locale.LC_ALL) != self._locale:
-            locale.setlocale(locale.LC_ALL, self._locale)
 
 
 def _was_ended(outcome: Outcome) -> bool:

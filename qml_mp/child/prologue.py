@@ -53,7 +53,9 @@ def prologue(
     _set_handler(signal.SIGPIPE, _signal.SIG_IGN)  # as every Python has it, unless a host has changed that
     _set_handler(signal.SIGTTOU, _signal.SIG_IGN)  # a job may print to the terminal from its own group
     if die_with_parent is not None:
-        _send_sigterm_when_parent_dies(die_with_parent)
+        send_sigterm_when_parent_dies()
+        if os.getppid() != die_with_parent:  # it died before the line above
+            os.kill(os.getpid(), signal.SIGTERM)
     _drop_descriptors(own_fds, keep_fds)
     random.seed()
 
@@ -68,12 +70,11 @@ def unblock_signals(blocked: Collection[int] = ()) -> None:
     _set_mask(_signal.SIG_SETMASK, blocked)
 
 
-def _send_sigterm_when_parent_dies(parent_pid: int) -> None:
-    """Linux. The signal wakes a blocking call; its handler then sees the end of the pipe."""
+def send_sigterm_when_parent_dies() -> None:
+    """Linux. The signal wakes a blocking call; its handler then sees the end of the pipe. A second call is
+    harmless."""
     if sys.platform == "linux":
         prctl()(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() != parent_pid:  # it died before the line above
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @cache

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import resource
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -210,6 +212,44 @@ def signals_and_limits(ctx: WorkerContext) -> dict[str, object]:
     lines = Path("/proc/self/status").read_text().splitlines()
     masks = [line for line in lines if line.startswith(("SigIgn", "SigCgt"))]
     return {"masks": masks, "processes": resource.getrlimit(resource.RLIMIT_NPROC)[0]}
+
+
+@app.job()
+def unsettle_settings(ctx: WorkerContext) -> int:
+    """Change what a job can change of what is set for the whole process."""
+    os.setpriority(os.PRIO_PROCESS, 0, 7)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    sys.setrecursionlimit(5000)
+    socket.setdefaulttimeout(3)
+    logging.disable(logging.CRITICAL)
+    gc.disable()
+    if os.getuid() == 0:
+        os.setgroups([1000])
+        os.setegid(1000)
+        os.seteuid(1000)
+    return os.getpid()
+
+
+@app.job()
+def settings(ctx: WorkerContext) -> dict[str, object]:
+    """What `unsettle_settings` changes."""
+    return {
+        "ids": [*os.getresuid(), *os.getresgid(), *os.getgroups()],
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
+        "processors": sorted(os.sched_getaffinity(0)),
+        "recursion": sys.getrecursionlimit(),
+        "timeout": socket.getdefaulttimeout(),
+        "logs": logging.getLogger("of.the.job").isEnabledFor(logging.WARNING),
+        "collects": gc.isenabled(),
+    }
+
+
+@app.job()
+def change_user(ctx: WorkerContext) -> int:
+    """Be another user for good."""
+    note(ctx, "start")
+    os.setuid(65534)
+    return os.getpid()
 
 
 @app.job()

@@ -249,3 +249,38 @@ def test_no_signal_handler_and_no_limit_of_a_job_is_the_next_jobs(
     assert result_of(storage, "signals_and_limits") == before
     assert result_of(storage, "quick") == worker
     assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+def test_what_a_job_sets_for_its_whole_process_is_put_back_for_the_next_job(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+    before = result_of(storage, "settings")
+
+    worker = result_of(storage, "unsettle_settings")
+
+    assert result_of(storage, "settings") == before
+    after = result_of(storage, "quick")
+    assert os.getuid() != 0 or after == worker, one.log()  # who is not root may not be less nice again
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+@pytest.mark.skipif(os.getuid() != 0, reason="a job becomes another user, as only root can")
+def test_a_worker_that_a_job_has_made_another_users_for_good_is_replaced(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+    before = result_of(storage, "settings")
+    ids = storage.enqueue_many(Job.new(method) for method in ("change_user", "settings", "change_user"))
+
+    changed, after, changed_again = (wait_for_state(storage, each, StateName.SUCCEEDED) for each in ids)
+
+    assert after.result == before
+    assert sorted(line.job_id for line in one.journal()) == sorted([changed.id, changed_again.id])
+    if storage.url.startswith("sqlite:"):  # whose file that user may not write, and the supervisor does
+        assert "made the process another user's, who cannot write to storage" in one.log()
+    else:
+        assert "cannot be put back: the process is another user's or group's for good" in one.log()
+    assert one.stop() == 0

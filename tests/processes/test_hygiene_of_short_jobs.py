@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import locale
+import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +24,7 @@ import pytest
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.hygiene import Hygiene
+from qml_mp.child.prologue import prctl
 from qml_mp.child.streams import StandardStreams
 from qml_mp.core.outcome import Success
 from qml_mp.host import thread_count
@@ -33,6 +37,8 @@ from tests.processes.harness import wait_until
 
 DONE = Success(result=None, duration=timedelta(0))
 Change = Callable[[], object]
+PR_GET_PDEATHSIG = 2
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can change it and put it back")
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +105,11 @@ def surroundings() -> dict[str, object]:
         "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
         "timers": [signal.getitimer(timer) for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF)],
         "locale": locale.setlocale(locale.LC_ALL),
+        "ids": (os.getresuid(), os.getresgid(), os.getgroups()),
+        "processors": os.sched_getaffinity(0),
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
+        "Python": (sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled()),
+        "logging": logging.root.manager.disable,
         "time zone": time.tzname,
         "print": (sys.stdout, sys.stderr),
         "streams": [os.fstat(fd).st_ino for fd in range(3)],
@@ -148,8 +159,15 @@ class OnlyWrites:
         faulthandler.disable,
         set_time_zone,
         partial(lower_limit, 3),
+        partial(sys.setrecursionlimit, 5000),
+        partial(socket.setdefaulttimeout, 3),
+        partial(logging.disable, logging.CRITICAL),
+        gc.disable,
+        pytest.param(partial(os.seteuid, 1000), marks=AS_ROOT),
+        pytest.param(partial(os.setresuid, 1000, 1000, 0), marks=AS_ROOT),
+        pytest.param(partial(os.setegid, 1000), marks=AS_ROOT),
     ],
-    ids=range(15),
+    ids=range(22),
 )
 def test_what_the_next_job_would_be_hurt_by_is_put_back_at_once(change: Change) -> None:
     def main(worker: OneWorker) -> None:
@@ -170,8 +188,11 @@ def test_what_the_next_job_would_be_hurt_by_is_put_back_at_once(change: Change) 
         partial(replace_stream, 0),
         partial(replace_stream, 1),
         partial(replace_stream, 2),
+        lambda: os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}),
+        pytest.param(partial(os.nice, 3), marks=AS_ROOT),
+        pytest.param(partial(os.setgroups, [1000]), marks=AS_ROOT),
     ],
-    ids=range(5),
+    ids=range(8),
 )
 def test_the_rest_is_put_back_before_storage_is_used_and_then_after_every_job(change: Change) -> None:
     def main(worker: OneWorker) -> None:
@@ -339,6 +360,33 @@ def test_what_a_job_has_put_in_the_place_of_a_function_makes_the_worker_leave() 
         assert "cannot be put back: of the job" in str(worker.hygiene.spoiled)
 
     assert exit_code_of(main) == 0
+
+
+@AS_ROOT
+def test_a_process_that_was_another_users_for_a_while_still_ends_with_its_parent() -> None:
+    def main(worker: OneWorker) -> None:
+        told = ctypes.c_int()
+        worker.run(partial(os.seteuid, 1000))
+        assert prctl()(PR_GET_PDEATHSIG, cast(int, ctypes.byref(told)), 0, 0, 0) == 0
+        assert told.value == signal.SIGTERM
+
+    assert exit_code_of(main) == 0
+
+
+@AS_ROOT
+def test_a_worker_that_is_another_users_for_good_takes_no_other_job_and_is_as_it_was_else() -> None:
+    def main(worker: OneWorker) -> None:
+        def change() -> None:
+            os.setuid(1000)
+            os.chdir("/")
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+        before = surroundings()
+        worker.run(change)
+        assert "is another user's or group's for good" in str(worker.hygiene.spoiled)
+        assert {**surroundings(), "ids": 0} == {**before, "ids": 0}
+
+    assert exit_code_of(main, limit=lambda: os.chdir("/tmp")) == 0
 
 
 def test_a_worker_whose_folder_is_gone_comes_back_to_it(tmp_path: Path) -> None:
