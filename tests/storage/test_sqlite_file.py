@@ -6,6 +6,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,6 +23,24 @@ from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
 
 NOBODY = 65534
+
+
+NEWCOMER = """
+import sys
+from qml_mp.core.job import Job
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.open import open_storage
+try:
+    print(open_storage(f"sqlite:///{sys.argv[1]}").enqueue(Job.new("work")))
+except StorageUnavailable as error:
+    print(error)
+"""
+CREATE_TABLE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("CREATE TABLE mine (n INTEGER)")
+connection.close()
+"""
 
 
 @pytest.fixture
@@ -143,17 +163,14 @@ def test_a_file_deleted_while_in_use_is_never_made_anew(storage: Storage, path: 
 @pytest.mark.fault(44)
 @pytest.mark.parametrize("has_proc", [True, False])
 @pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("name", ["jobs.db-wal", "jobs.db-shm"])
 def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(
-    storage: Storage, path: Path, replaced: bool, has_proc: bool, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, path: Path, name: str, replaced: bool, has_proc: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_proc:
         monkeypatch.setattr(disk, "_shown_name", lambda _: None)
     before = storage.enqueue(Job.new("work"))
-    log = path.with_name("jobs.db-wal")
-    if replaced:
-        os.replace(shutil.copy(log, path.with_name("other")), log)
-    else:
-        log.unlink()
+    remove(path.with_name(name), replaced=replaced)
 
     with pytest.raises(StorageUnavailable, match="deleted or replaced"):
         storage.enqueue(Job.new("work"))
@@ -161,6 +178,45 @@ def test_a_log_removed_while_in_use_is_said_and_nothing_is_lost(
 
     assert storage.get(before) is not None
     assert storage.get(after) is not None
+    assert check(path) == "ok"
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize(
+    ("names", "replaced"),
+    [(["-shm"], False), (["-shm"], True), (["-wal"], False), (["-wal", "-shm"], False)],
+    ids=["index", "index replaced", "log", "both"],
+)
+def test_who_comes_after_a_log_was_removed_is_refused_as_long_as_others_use_it(
+    storage: Storage, path: Path, names: list[str], replaced: bool
+) -> None:
+    acked = [storage.enqueue(Job.new("work"))]
+    for name in names:
+        remove(path.with_name(f"jobs.db{name}"), replaced=replaced)
+
+    told = run_program(NEWCOMER, path)
+    storage.close()
+
+    acked.append(storage.enqueue(Job.new("work")))
+    assert "deleted or replaced" in told
+    assert [job_id for job_id in acked if storage.get(job_id) is None] == []
+    assert check(path) == "ok"
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_another_program_commits_beside_a_removed_index_stays(
+    storage: Storage, path: Path, replaced: bool
+) -> None:
+    before = storage.enqueue(Job.new("work"))
+    remove(path.with_name("jobs.db-shm"), replaced=replaced)
+    run_program(CREATE_TABLE, path)
+
+    storage.close()
+
+    assert storage.get(before) is not None
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM mine").fetchone() == (0,)
     assert check(path) == "ok"
 
 
@@ -289,6 +345,20 @@ def test_a_fork_inside_a_transaction_leaves_the_parents_handle_to_the_parent(
         assert other.execute("SELECT count(*) FROM mine").fetchone() == (0,)
     assert statuses == [0]
     assert check(path) == "ok"
+
+
+def remove(file: Path, *, replaced: bool) -> None:
+    """Delete it, or have a copy take its place."""
+    if replaced:
+        os.replace(shutil.copy(file, file.with_name("other")), file)
+    else:
+        file.unlink()
+
+
+def run_program(code: str, path: Path) -> str:
+    """What a program of its own prints; a fork would have this process close its connections."""
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def check(path: Path) -> str:

@@ -195,7 +195,7 @@ class SqliteConnection(ProcessConnection):
         connection, self._connection, self._cursor = self._connection, None, None
         try:  # At once, since nobody else has it: in a `with` a signal could come between.
             if connection is not None:
-                connection.close()
+                self._disk.close_connection(connection)
         except sqlite3.Error:
             pass
         self._descriptors = frozenset()

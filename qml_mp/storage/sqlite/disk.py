@@ -14,7 +14,7 @@ import os
 import sqlite3
 
 from qml_mp.errors import StorageUnreachable
-from qml_mp.storage.sqlite.opening import FileIdentity, identity_of
+from qml_mp.storage.sqlite.opening import FileIdentity, close_without_index, identity_of, index_of
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
@@ -28,6 +28,9 @@ class LogOnDisk:
         self._log_path = ""
         """Of the file that was opened: where its name leads to elsewhere later, that is another file."""
         self._log: FileIdentity | None = None
+        self._index_path = ""
+        self._index: FileIdentity | None = None
+        """What SQLite shares with the other processes of what is in the log; without it they go apart."""
         self._shown_as: str | None = None
         """What the kernel calls it; None where it does not say."""
         self._is_doubtful = False
@@ -43,14 +46,28 @@ class LogOnDisk:
                 f"The log {log_path} of the SQLite file cannot be opened: {error.strerror}."
             ) from error
         self._log_path, self._log = log_path, identity_of(log_path)
+        self._index_path = index_of(self._path)
+        self._index = identity_of(self._index_path)
         self._shown_as = _shown_name(self._descriptor)
 
     def is_in_place(self) -> bool:
-        """Whether the log that is open was neither deleted nor replaced.
+        """Whether the log that is open, and its index, were neither deleted nor replaced."""
+        return self._is_log_in_place() and self._is_index_in_place()
 
-        The kernel is asked for its name, not for what its inode says: of a file whose times somebody has read
-        Linux (from 6.13 on) notes the next write to the nanosecond, and a sixth of a commit goes into that.
-        """
+    def close_connection(self, connection: sqlite3.Connection) -> None:
+        """Close what has written to the log, and lose nothing of it. Raises `sqlite3.Error`."""
+        if self._descriptor >= 0 and self._is_log_in_place() and not self._is_index_in_place():
+            close_without_index(connection, self._path)
+        else:
+            connection.close()
+
+    def _is_index_in_place(self) -> bool:
+        return identity_of(self._index_path) == self._index
+
+    def _is_log_in_place(self) -> bool:
+        """The kernel is asked for its name, not for what its inode says: of a file whose times somebody has
+        read Linux (from 6.13 on) notes the next write to the nanosecond, and a sixth of a commit goes into
+        that. The index is written to in memory."""
         name = None if self._shown_as is None else _shown_name(self._descriptor)
         return identity_of(self._log_path) == self._log if name is None else name == self._shown_as
 

@@ -75,7 +75,7 @@ def translated(error: sqlite3.Error, path: str) -> StorageError:
 def moved(path: str) -> StorageUnreachable:
     """What to raise when the open file is not the one of that name any more."""
     return StorageUnreachable(
-        f"The SQLite file {path}, or the -wal file beside it, was deleted or replaced while in use. "
+        f"The SQLite file {path}, or a -wal or -shm file beside it, was deleted or replaced while in use. "
         "Nothing was written; stop every program that uses it, put the file back if it is still "
         "wanted, and start again."
     )

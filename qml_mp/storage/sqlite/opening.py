@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,8 +19,10 @@ from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
 _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
 _LOCKS = Path("/proc/locks")
-_WRITER_BYTE = "120"  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
-_USER_BYTE = "128"  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
+_WRITER_BYTE = 120  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
+_USER_BYTE = 128  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
+_READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
+_LOOKS, _LOOK_EVERY_S = 20, 0.01
 
 FileIdentity = tuple[int, int]
 """What tells a file from any other that has or had its name."""
@@ -70,7 +73,7 @@ def check_writable(path: str) -> None:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise _not_created(path, errno.EACCES)
         return
-    beside = (log_of(path), f"{os.path.realpath(path)}-shm")
+    beside = (log_of(path), index_of(path))
     missing = [file for file in beside if not os.path.exists(file)]
     needed = [path, *(file for file in beside if file not in missing), *([folder] if missing else [])]
     for each in needed:
@@ -151,6 +154,11 @@ def log_of(path: str) -> str:
     return f"{os.path.realpath(path)}-wal"
 
 
+def index_of(path: str) -> str:
+    """What all who have the file open share of its log: where in it the newest of each page is."""
+    return f"{os.path.realpath(path)}-shm"
+
+
 def is_writing(path: str) -> bool:
     """Whether a connection of this process has a transaction that writes; False where it is not told.
 
@@ -160,17 +168,51 @@ def is_writing(path: str) -> bool:
 
 
 def has_lost_its_log(path: str) -> bool:
-    """Whether the log was deleted under a connection of some process; False where it is not told.
+    """Whether the log or its index was deleted under a connection of some process; False where that is not
+    told.
 
     The index of the log, which all share, stays that of the deleted one. Whoever opened the file now would
-    make a new log, take its zeros for what the index says, and write them into the file in the end.
+    make a new log, take its zeros for what the index says, and write them into the file in the end. And of
+    two processes with an index each, neither knows what the other one has added to the log.
     """
     if os.path.exists(log_of(path)):
-        return False
+        return _has_lost_its_index(path)
     index = _index_of(path)
-    was_in_use = any(_locks(index, _USER_BYTE))
+    was_in_use = any(_locks(index, _USER_BYTE)) or _is_open_though_deleted(path)
     # Whoever closes as the last one deletes both, and others may have begun anew meanwhile.
     return was_in_use and not os.path.exists(log_of(path)) and index == _index_of(path)
+
+
+def close_without_index(connection: sqlite3.Connection, path: str) -> None:
+    """Close a connection whose index of the log is not the one beside the file any more.
+
+    The last one to close brings into the file what its index knows of the log, and deletes the log with all
+    that others have added to it. One that cannot write leaves it to the next who opens the file; and while it
+    is open no other is the last.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as last:
+            last.execute("SELECT 1 FROM sqlite_master").fetchone()
+            connection.close()
+    finally:
+        connection.close()
+
+
+def _has_lost_its_index(path: str) -> bool:
+    """Whether the file is read and the index beside it is not in use: a moment long that is so of whoever is
+    about to open it."""
+    for _ in range(_LOOKS):
+        is_in_use = any(_locks(_index_of(path), _USER_BYTE))
+        if is_in_use or not any(kind == "READ" for kind, _ in _locks(identity_of(path), _READER_BYTE)):
+            return False
+        time.sleep(_LOOK_EVERY_S)
+    return True
+
+
+def _is_open_though_deleted(path: str) -> bool:
+    """Whether who reads the file has its deleted log open: as when the index was deleted with it."""
+    deleted = f"{log_of(path)} (deleted)"
+    return any(deleted in _names_of_open_files(pid) for _, pid in _locks(identity_of(path), _READER_BYTE))
 
 
 def _not_created(path: str, code: int | None) -> StorageUnreachable:
@@ -185,10 +227,20 @@ def _not_created(path: str, code: int | None) -> StorageUnreachable:
 
 
 def _index_of(path: str) -> FileIdentity | None:
-    return identity_of(f"{os.path.realpath(path)}-shm")
+    return identity_of(index_of(path))
 
 
-def _locks(file: FileIdentity | None, byte: str) -> Iterator[tuple[str, str]]:
+def _names_of_open_files(pid: str) -> set[str]:
+    """Those of a process, with a mark behind what is deleted; none where this user may not look."""
+    names = set()
+    with suppress(OSError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                names.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return names
+
+
+def _locks(file: FileIdentity | None, byte: int) -> Iterator[tuple[str, str]]:
     """Kind and process of the locks on one byte of a file, of those processes that can be seen from here."""
     if file is None:
         return
@@ -196,9 +248,10 @@ def _locks(file: FileIdentity | None, byte: str) -> Iterator[tuple[str, str]]:
         lines = _LOCKS.read_text().splitlines()
     except OSError:
         return
-    # "1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"
-    for *_, kind, pid, locked, first, _ in (line.split() for line in lines):
-        if (locked.rpartition(":")[2], first) == (str(file[1]), byte):
+    # "1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"; two that touch each other are shown as one
+    for *_, kind, pid, locked, first, last in (line.split() for line in lines):
+        covers = int(first) <= byte and (last == "EOF" or byte <= int(last))
+        if covers and locked.rpartition(":")[2] == str(file[1]):
             yield kind, pid
 
 
