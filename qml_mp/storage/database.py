@@ -163,6 +163,9 @@ class Database(Protocol):
 
     def is_locked_by_this_process(self) -> bool: ...
 
+    @property
+    def caveats(self) -> Iterable[str]: ...
+
 
 class Part:
     """Some operations of the storage on the one database.

@@ -12,6 +12,7 @@ be opened anew after `close()` simply by using it. It must hold nothing open acr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from qml_mp.storage.acts import Acts
@@ -95,6 +96,11 @@ class Storage(
         """Raise `StorageError` where a server could not begin here: it may not make the schema that is not
         there yet, or not write to the one that is. Writes nothing itself."""
         self._db.connection.check_rights()
+
+    @property
+    def caveats(self) -> Iterable[str]:
+        """What can be well where the storage lies, and can lose jobs: texts for people. Reads only."""
+        return self._db.caveats
 
     def now(self) -> datetime:
         """The database's clock."""

@@ -31,6 +31,8 @@ def join(storage: Storage, run: Run, *, declarations: DeclarationsLoop, urgent_f
 
     Other writers are waited for a little: they are not worth a start that fails. Raises `StorageError`.
     """
+    for caveat in storage.caveats:
+        logger.warning("Storage %s: %s", storage.display_url, caveat)
     _recover(storage, run)
     deadline = time.monotonic() + DEFAULT_PATIENCE.total_seconds()
     while True:

@@ -80,6 +80,17 @@ def test_what_nobody_would_serve_is_a_warning(qml: Qml, storage: Storage) -> Non
     assert "methods   warning   stored templates want unheard_of" in ended.out
 
 
+def test_a_storage_that_may_lose_jobs_is_a_warning_and_the_server_logs_it(qml: Qml, storage: Storage) -> None:
+    (qml.folder / "copy.db").hardlink_to(qml.database)
+
+    checked = qml("-A", "tasks:app", "check")
+    started = qml(*_START)
+
+    assert (checked.code, started.code) == (0, 0)
+    assert "storage   warning   the file has 2 names (hard links)" in checked.out
+    assert started.err.count("the file has 2 names (hard links)") == 1, started
+
+
 def test_code_that_does_not_import_is_3_and_the_rest_is_looked_at(qml: Qml, storage: Storage) -> None:
     (qml.folder / "tasks.py").write_text("import no_such_library\n" + TASKS)
 

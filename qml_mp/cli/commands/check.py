@@ -106,6 +106,8 @@ def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig |
         storage.check_rights()  # first: SQLite leaves a log beside a file that it may only read
         version = storage.schema_version()
         yield Line(what="storage", result="ok", text=f"{storage.display_url} answers")
+        for caveat in storage.caveats:
+            yield Line(what="storage", result="warning", text=caveat)
     except QmlError as error:
         yield _failed("storage", error)
         return

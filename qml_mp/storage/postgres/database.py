@@ -59,6 +59,7 @@ class PostgresDatabase:
     queries = QUERIES
     has_one_writer = False
     is_on_one_machine = False
+    caveats = ()
     """Servers may be anywhere."""
     instant = staticmethod(instant_of)
 

@@ -139,9 +139,7 @@ class SqliteConnection(ProcessConnection):
 
     def schema_version(self) -> int:
         """Writes nothing and creates no file."""
-        if not is_there(self.path):
-            return 0
-        return self._apart(version_of)
+        return self._apart(version_of) if is_there(self.path) else 0
 
     def check_rights(self) -> None:
         check_writable(self.path)

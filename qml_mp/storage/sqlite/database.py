@@ -19,6 +19,7 @@ from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.foreign import check_schema_through, checked
 from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
 from qml_mp.storage.sqlite.instants import from_us, to_us
+from qml_mp.storage.sqlite.mounts import caveats_of
 from qml_mp.storage.sqlite.opening import is_writing
 from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.sqlite.scratch import SqliteScratch
@@ -119,6 +120,10 @@ class SqliteDatabase:
 
     def is_locked_by_this_process(self) -> bool:
         return is_writing(self.connection.path)
+
+    @property
+    def caveats(self) -> Iterator[str]:
+        return caveats_of(self.connection.path)
 
 
 class _Result:

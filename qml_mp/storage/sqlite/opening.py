@@ -14,6 +14,7 @@ from urllib.parse import quote
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
 from qml_mp.standard_streams import is_open, occupy_standard_streams
 from qml_mp.storage.migrate import Migration, no_version
+from qml_mp.storage.sqlite.mounts import check_has_its_folder
 from qml_mp.storage.sqlite.schema import ADD_VERSION, HAS_VERSIONS, VERSION
 
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
@@ -61,11 +62,13 @@ def is_there(path: str) -> bool:
 
 
 def check_writable(path: str) -> None:
-    """Raise `StorageUnreachable` where this user could not make the file, or write to the one that is there.
+    """Raise `StorageUnreachable` where this user could not make the file, or write to the one that is there,
+    and `StorageError` where it is mounted without its folder.
 
     The system is asked and nothing is opened: to close a descriptor of the file would give up the locks
     that this process has on it.
     """
+    check_has_its_folder(path)
     folder = os.path.dirname(os.path.realpath(path))
     if not is_there(path):
         if not os.path.isdir(folder):
@@ -91,6 +94,7 @@ def connect(path: str, *, busy_timeout_s: float) -> sqlite3.Connection:
             f"This Python has SQLite {sqlite3.sqlite_version}; qml-mp needs 3.35 or newer. "
             "Use a newer Python, or PostgreSQL."
         )
+    check_has_its_folder(path)
     occupy_standard_streams()
     connection = sqlite3.connect(
         f"file:{quote(path)}?mode=rw",
