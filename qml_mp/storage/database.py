@@ -139,8 +139,9 @@ class Database(Protocol):
         """BEGIN … COMMIT around the block, ROLLBACK on any error. It holds the write lock where there is
         one writer. One that is not `durable` may be lost when the machine goes down, and may be cheaper."""
 
-    def borrowed(self, connection: object) -> AbstractContextManager[Transaction]:
-        """The caller's own open transaction; commits nothing.
+    def borrow(self, connection: object, use: Callable[[Transaction], list[str]]) -> list[str]:
+        """What `use` gives of the caller's own open transaction; commits nothing. `JobStore.enqueue_in` says
+        what an error leaves of it.
 
         Raises `ConfigurationError` when the driver connection is of another driver, has no open
         transaction, or belongs to another database.

@@ -50,10 +50,19 @@ class JobStore(Part):
         `connection` is a driver connection (`sqlite3.Connection` / `psycopg.Connection`), or a session or
         connection of SQLAlchemy with such a driver. Raises `ConfigurationError` when it is of another driver
         or belongs to another database.
+
+        After an error an SQLite transaction is what it was before the call, and can be committed. (A disk
+        that is full or fails has SQLite roll all of it back.) On PostgreSQL an error aborts the transaction,
+        as that of any statement does: roll it back, or make the call in a `with connection.transaction():`
+        of its own, whose savepoint also undoes what another exception interrupts.
         """
         rows, wishes = _new_rows(jobs)
-        with self._db.borrowed(driver_connection(connection)) as transaction:
-            return insert_unique(self._db.queries.jobs, transaction, rows, wishes, retention=retention)
+        return self._db.borrow(
+            driver_connection(connection),
+            lambda transaction: insert_unique(
+                self._db.queries.jobs, transaction, rows, wishes, retention=retention
+            ),
+        )
 
     def get(self, job_id: str) -> Job | None:
         """The job, or None."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import uuid
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,29 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from qml_mp.core.job import Job
-from qml_mp.errors import ConfigurationError, SchemaMismatch
+from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError, SchemaMismatch, StorageError
+from qml_mp.storage import unique
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.storage.conftest import server_of
+from tests.storage.conftest import Raw, server_of
 from tests.storage.helpers import fetch
 
 Connect = Callable[[], Any]
+
+TWO_STATEMENTS = 210  # more than one INSERT holds
+# How a connection may treat transactions, what of it begins one, and whether one is open before the call.
+WAYS: list[tuple[dict[str, Any], str | None]] = [
+    ({}, None),
+    ({}, "BEGIN"),
+    ({"isolation_level": ""}, None),
+    ({"isolation_level": "IMMEDIATE"}, None),
+    ({"isolation_level": "EXCLUSIVE"}, "BEGIN"),
+    ({"isolation_level": None}, "BEGIN"),
+    ({"isolation_level": None}, "SAVEPOINT theirs"),
+]
+if sys.version_info >= (3, 12):
+    WAYS += [({"autocommit": False}, None), ({"autocommit": True}, "BEGIN")]
 
 
 def test_a_job_enqueued_in_a_transaction_appears_with_its_commit(storage: Storage, connect: Connect) -> None:
@@ -171,3 +188,147 @@ def test_an_sqlite_connection_to_a_symbolic_link_is_to_the_same_file(tmp_path: P
         [job_id] = storage.enqueue_in(connection, [Job.new("work")])
 
     assert storage.get(job_id) is not None
+
+
+@pytest.fixture
+def refusing(storage: Storage, raw: Raw) -> Storage:
+    """A storage that stores no job of the method "no"."""
+    if raw.is_sqlite:
+        raw.run(
+            "CREATE TRIGGER no BEFORE INSERT ON {jobs} WHEN NEW.method = 'no' "
+            "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        )
+    else:
+        raw.run("ALTER TABLE {jobs} ADD CONSTRAINT no CHECK (method <> 'no')")
+    return storage
+
+
+@pytest.fixture
+def orders(connect: Connect) -> Iterator[str]:
+    """A table of the caller's."""
+    table, connection = f"orders_{uuid.uuid4().hex}", connect()
+    connection.execute(f"CREATE TABLE {table} (n INTEGER)")
+    connection.commit()
+    yield table
+    connection.execute(f"DROP TABLE {table}")
+    connection.commit()
+
+
+def refused_jobs() -> list[Job]:
+    return [*(Job.new("work") for _ in range(TWO_STATEMENTS)), Job.new("no")]
+
+
+def rows_of(connection: Any, table: str) -> int:
+    """As they are committed; the connection locks nothing then."""
+    count: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    connection.rollback()
+    return count
+
+
+def in_savepoint(connection: Any) -> Any:
+    """What PostgreSQL needs so that an error does not abort the whole transaction; SQLite needs nothing."""
+    return nullcontext() if isinstance(connection, sqlite3.Connection) else connection.transaction()
+
+
+def test_a_refused_job_leaves_none_of_its_call_in_the_transaction_and_all_that_was_there(
+    refusing: Storage, connect: Connect, orders: str
+) -> None:
+    connection = connect()
+    connection.execute(f"INSERT INTO {orders} VALUES (1)")
+    [before] = refusing.enqueue_in(connection, [Job.new("work")])
+
+    with pytest.raises(StorageError), in_savepoint(connection):
+        refusing.enqueue_in(connection, refused_jobs())
+    [after] = refusing.enqueue_in(connection, [Job.new("work")])
+    connection.commit()
+
+    assert rows_of(connection, orders) == 1
+    assert refusing.get(before) is not None
+    assert refusing.get(after) is not None
+    assert sum(refusing.job_counts().values()) == 2
+
+
+def test_a_call_that_is_interrupted_leaves_none_of_its_jobs_in_the_transaction(
+    storage: Storage, connect: Connect, orders: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.enqueue(Job.new("work", unique_key="k"))
+    connection = connect()
+    connection.execute(f"INSERT INTO {orders} VALUES (1)")
+    jobs = [Job.new("work", unique_key="k", on_conflict="replace"), Job.new("work")]
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(unique, "_free_unused", interrupt)  # all rows are written by then
+        with pytest.raises(KeyboardInterrupt), in_savepoint(connection):
+            storage.enqueue_in(connection, jobs)
+    connection.commit()
+
+    assert rows_of(connection, orders) == 1
+    assert {state: n for state, n in storage.job_counts().items() if n} == {StateName.ENQUEUED: 1}
+
+
+@pytest.mark.parametrize(("options", "begin"), WAYS)
+def test_an_sqlite_transaction_is_what_it_was_after_an_error_however_the_connection_treats_it(
+    tmp_path: Path, options: dict[str, Any], begin: str | None
+) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    storage.migrate()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as admin, admin:
+        admin.execute("CREATE TABLE orders (n INTEGER)")
+        admin.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON qml_jobs WHEN NEW.method = 'no' "
+            "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        )
+    with closing(sqlite3.connect(tmp_path / "jobs.db", **options)) as connection:
+        connection.row_factory, connection.text_factory = sqlite3.Row, bytes
+        if begin is not None:
+            connection.execute(begin)
+        was_open = connection.in_transaction
+
+        with pytest.raises(StorageError):
+            storage.enqueue_in(connection, refused_jobs())
+        after_error = connection.in_transaction
+        if was_open:
+            connection.execute("INSERT INTO orders VALUES (1)")
+        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
+        connection.commit()
+        if begin is not None and connection.in_transaction:  # autocommit=True has no commit of its own
+            connection.execute("COMMIT")
+
+    assert after_error is was_open
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
+        assert rows_of(other, "orders") == was_open
+    assert storage.get(job_id) is not None
+    assert sum(storage.job_counts().values()) == 1
+
+
+def test_a_transaction_that_sqlite_itself_rolls_back_is_over_and_the_error_says_why(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    storage.migrate()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON qml_jobs WHEN NEW.method = 'no' "
+            "BEGIN SELECT RAISE(ROLLBACK, 'not this one'); END"
+        )
+        connection.execute("BEGIN")
+
+        with pytest.raises(StorageError, match="not this one"):
+            storage.enqueue_in(connection, refused_jobs())
+
+        assert not connection.in_transaction
+    assert sum(storage.job_counts().values()) == 0
+
+
+def test_a_job_for_each_row_that_an_insert_returns(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    storage.migrate()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("CREATE TABLE orders (n INTEGER)")
+
+        for _ in connection.execute("INSERT INTO orders VALUES (1), (2), (3) RETURNING n"):
+            storage.enqueue_in(connection, [Job.new("work")])
+        connection.commit()
+
+    assert sum(storage.job_counts().values()) == 3

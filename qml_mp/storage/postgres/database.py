@@ -13,7 +13,7 @@ from psycopg.pq import ExecStatus
 from psycopg.rows import DictRow, tuple_row
 
 from qml_mp.errors import InvalidJob, StorageUnavailable
-from qml_mp.storage.database import NO_VALUES, Values
+from qml_mp.storage.database import NO_VALUES, Transaction, Values
 from qml_mp.storage.postgres.arrays import array_of, columns_of, send_arrays_in_binary
 from qml_mp.storage.postgres.connection import PostgresConnection
 from qml_mp.storage.postgres.errors import (
@@ -59,8 +59,8 @@ class PostgresDatabase:
     queries = QUERIES
     has_one_writer = False
     is_on_one_machine = False
-    caveats = ()
     """Servers may be anywhere."""
+    caveats = ()
     instant = staticmethod(instant_of)
 
     def __init__(self, url: str, *, application_name: str, patience: timedelta) -> None:
@@ -138,10 +138,9 @@ class PostgresDatabase:
                 link.execute("SET LOCAL synchronous_commit TO off")
             yield _Transaction(self.connection, link)
 
-    @contextmanager
-    def borrowed(self, connection: object) -> Iterator[_Transaction]:
+    def borrow(self, connection: object, use: Callable[[Transaction], list[str]]) -> list[str]:
         try:
-            yield _Transaction(self.connection, self._foreign.checked(connection), is_ours=False)
+            return use(_Transaction(self.connection, self._foreign.checked(connection), is_ours=False))
         except psycopg.Error as error:
             what = "enqueueing in the caller's transaction"
             raise translate(error, what=what, target=self.connection.target) from error

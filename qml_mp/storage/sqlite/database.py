@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob
-from qml_mp.storage.database import NO_VALUES, Values
+from qml_mp.storage.database import NO_VALUES, Transaction, Values
 from qml_mp.storage.rows import Columns, Row
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.each import run_each
 from qml_mp.storage.sqlite.errors import refuses_values, translated
-from qml_mp.storage.sqlite.foreign import check_schema_through, checked
+from qml_mp.storage.sqlite.foreign import all_or_nothing, check_schema_through, checked
 from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.mounts import caveats_of
@@ -89,14 +89,14 @@ class SqliteDatabase:
             cursor = self.connection.cursor(connection)
             yield _Transaction(cursor, now=self._clock.now(), is_ours=True)
 
-    @contextmanager
-    def borrowed(self, connection: object) -> Iterator[_Transaction]:
+    def borrow(self, connection: object, use: Callable[[Transaction], list[str]]) -> list[str]:
         theirs = checked(connection, self.connection)
         try:
             cursor = theirs.cursor()
             cursor.row_factory = None  # the caller's own would shape our rows
             check_schema_through(cursor, self.connection)
-            yield _Transaction(cursor, now=self._clock.now(), is_ours=False)
+            transaction = _Transaction(cursor, now=self._clock.now(), is_ours=False)
+            return all_or_nothing(cursor, lambda: use(transaction))
         except sqlite3.Error as error:
             raise translated(error, self.connection.path) from error
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 from qml_mp.errors import ConfigurationError, SchemaMismatch
 from qml_mp.storage.sqlite.connection import SqliteConnection
+from qml_mp.storage.sqlite.errors import is_busy
 from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
+
+_T = TypeVar("_T")
 
 
 def checked(connection: object, own: SqliteConnection) -> sqlite3.Connection:
@@ -46,6 +52,48 @@ def check_schema_through(cursor: sqlite3.Cursor, own: SqliteConnection) -> None:
             )
         own.migrate()
     own.check_found(cursor.execute(VERSION).fetchone()[0] or 0)
+
+
+def all_or_nothing(cursor: sqlite3.Cursor, write: Callable[[], _T]) -> _T:
+    """Have the caller's transaction hold all that is written or, on any error, be as it was before.
+
+    In a plain frame: the clean-up of a generator may be put off until the caller has gone on.
+    """
+    connection = cursor.connection
+    had_transaction = connection.in_transaction  # else the driver begins one with the first row
+    try:
+        has_mark = had_transaction and _could_mark(cursor)
+        written = write()
+        if has_mark:
+            cursor.execute("RELEASE qml_mp")
+    except BaseException:
+        with suppress(sqlite3.Error):  # the error that led here is the one to tell
+            cursor.close()
+            _undo(connection, had_transaction=had_transaction)
+        raise
+    return written
+
+
+def _could_mark(cursor: sqlite3.Cursor) -> bool:
+    """Whether there is a savepoint now. SQLite makes none while a statement that writes still gives rows, as
+    an INSERT with RETURNING in whose rows the caller enqueues one job each."""
+    try:
+        cursor.execute("SAVEPOINT qml_mp")
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+        return False
+    return True
+
+
+def _undo(connection: sqlite3.Connection, *, had_transaction: bool) -> None:
+    if not connection.in_transaction:
+        return  # SQLite itself had to roll all of it back
+    if had_transaction:
+        connection.execute("ROLLBACK TO qml_mp")
+        connection.execute("RELEASE qml_mp")
+    else:
+        connection.rollback()
 
 
 def _is_same_file(path: str | bytes | None, own: str) -> bool:
