@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +16,7 @@ from qml_mp.errors import ConfigurationError, InvalidJob, OutcomeRefused, Storag
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, present
+from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, open_sqlite, present
 
 FETCHES = [fetch(), fetch("default"), fetch("default", "other")]
 
@@ -128,6 +131,22 @@ def test_a_row_whose_counts_are_full_can_still_end(storage: Storage, raw: Raw) -
     assert finished.state is StateName.FAILED
     assert present(storage, job_id).failures == full(raw)
     assert len(storage.attempts(job_id)) == 1
+
+
+def test_the_error_for_which_sqlite_rolls_everything_back_is_the_one_that_is_told(
+    tmp_path: Path,
+) -> None:
+    with closing(open_sqlite(tmp_path / "jobs.db")) as storage:
+        storage.enqueue(Job.new("work"))
+        with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
+            other.execute(
+                "CREATE TRIGGER gone BEFORE UPDATE ON qml_jobs BEGIN SELECT RAISE(ROLLBACK, 'gone'); END"
+            )
+
+        with pytest.raises(StorageError, match="gone"), storage._db.transaction("trying") as transaction:
+            transaction.refusal_of("UPDATE qml_jobs SET priority = 1", {})
+
+        assert sum(storage.job_counts().values()) == 1
 
 
 def refuse_all_changes(raw: Raw) -> None:

@@ -181,8 +181,9 @@ class _Transaction:
                 raise
             return f"{error}."
         finally:
-            self._cursor.execute("ROLLBACK TO trial")
-            self._cursor.execute("RELEASE trial")
+            if self._cursor.connection.in_transaction:  # a disk that fails has SQLite roll all of it back
+                self._cursor.execute("ROLLBACK TO trial")
+                self._cursor.execute("RELEASE trial")
         return None
 
 
