@@ -13,16 +13,19 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
 from qml_mp.core.job import Job
+from qml_mp.storage.sqlite import inserting
 from qml_mp.storage.storable import new_row
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, fetch
+from tests.storage.helpers import DONE, KEEP, fetch, open_sqlite, sqlite_connection
 
 _CODE = ("/qml_mp/storage/", "/contextlib.py")
 _LOOKS_AFTER = frozenset(
@@ -182,3 +185,31 @@ def test_wherever_a_signal_interrupts_an_operation_it_leaves_nothing_open(
         gc.collect()
         transaction.insert([new_row(Job.new("last"))])
     assert raw.run("SELECT count(*) FROM {jobs} WHERE method = 'last'") == [(1,)]
+
+
+def test_wherever_a_signal_interrupts_the_storing_of_many_jobs_their_checks_hold_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inserting, "_MANY_ROWS", 3)  # as of five hundred, in fewer steps
+    held: list[KeyboardInterrupt] = []
+    with closing(open_sqlite(tmp_path / "jobs.db")) as storage:
+        job_id = storage.enqueue(Job.new("work"))
+
+        def interrupted(nth: int) -> bool:
+            interrupting, operation = Interrupting(nth), enqueue_many(storage, job_id)
+            try:
+                interrupting.run(operation)
+            except KeyboardInterrupt as error:
+                held.append(error)
+            return interrupting.left <= 0
+
+        with ThreadPoolExecutor(1) as thread:
+            for nth in range(1, 100_000):
+                if not thread.submit(interrupted, nth).result():
+                    break
+                with sqlite_connection(storage).read() as connection:
+                    ignored = connection.execute("PRAGMA ignore_check_constraints").fetchone()[0]
+                assert not ignored, nth
+
+        assert len(held) > 50
+        held.clear()

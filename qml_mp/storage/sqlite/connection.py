@@ -32,6 +32,7 @@ from qml_mp.storage.sqlite.opening import (
     log_of,
     open_descriptors,
     roll_back,
+    undo,
     version_of,
 )
 from qml_mp.storage.sqlite.schema import MIGRATIONS
@@ -184,7 +185,7 @@ class SqliteConnection(ProcessConnection):
         if self._cursor is not None:
             self._cursor.close()
         if self._connection is not None:
-            roll_back(self._connection)
+            undo(self._connection)
         self._give_turn()
 
     def _give_turn(self) -> None:
@@ -235,7 +236,7 @@ class SqliteConnection(ProcessConnection):
             self._drop()
             raise moved(self.path)
         elif self._connection.in_transaction:
-            self._connection.rollback()  # an exception struck between BEGIN and the code that guards it
+            undo(self._connection)  # an exception struck between BEGIN and the code that guards it
         return self._connection
 
     def _have_patience(self, connection: sqlite3.Connection, *, patient: bool) -> None:

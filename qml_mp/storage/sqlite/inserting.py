@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 
 from qml_mp.storage.sqlite.each import in_parts
 from qml_mp.storage.sqlite.instants import to_us
+from qml_mp.storage.sqlite.opening import restore_checks
 from qml_mp.storage.sqlite.queries.jobs import INSERT, INSERT_PLAIN, NEW_PLAIN_ROW, NEW_ROW
 from qml_mp.storage.storable import NewRow
 
@@ -26,10 +26,18 @@ def insert_jobs(
     Nothing is set on a connection that is not ours.
     """
     doubtful: list[NewRow] = []
-    with _unchecked(cursor) if is_ours and len(rows) >= _MANY_ROWS else nullcontext():
+    # The table's CHECKs are a third of what an INSERT costs, and are there for what other programs write:
+    # what `new_row` gives has passed the same ones.
+    is_unchecked = is_ours and len(rows) >= _MANY_ROWS
+    try:
+        if is_unchecked:
+            cursor.execute("PRAGMA ignore_check_constraints = ON")
         for batch in in_parts(rows, _AT_A_TIME):
             if cursor.execute(*insert_statement(batch, now=now)).rowcount < len(batch):
                 doubtful.extend(batch)
+    finally:
+        if is_unchecked:
+            restore_checks(cursor.connection)
     return doubtful
 
 
@@ -42,17 +50,6 @@ def insert_statement(rows: Sequence[NewRow], *, now: datetime) -> tuple[str, lis
         return _statement(INSERT_PLAIN, NEW_PLAIN_ROW, len(rows)), values
     values = [value for row in rows for value in _columns(row, now=now, now_us=now_us)]
     return _statement(INSERT, NEW_ROW, len(rows)), values
-
-
-@contextmanager
-def _unchecked(cursor: sqlite3.Cursor) -> Iterator[None]:
-    """Without the table's CHECKs, which are a third of what an INSERT costs, and are there for what other
-    programs write: what `new_row` gives has passed the same ones."""
-    cursor.execute("PRAGMA ignore_check_constraints = ON")
-    try:
-        yield
-    finally:
-        cursor.execute("PRAGMA ignore_check_constraints = OFF")
 
 
 def _columns(row: NewRow, *, now: datetime, now_us: int) -> tuple[object, ...]:

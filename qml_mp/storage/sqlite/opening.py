@@ -47,6 +47,18 @@ def roll_back(connection: sqlite3.Connection) -> None:
             connection.rollback()
 
 
+def undo(connection: sqlite3.Connection) -> None:
+    """Have the connection as the next operation needs it, wherever an exception has struck."""
+    with suppress(sqlite3.Error):
+        restore_checks(connection)  # first: once nothing is open, nobody sees that this is still to be done
+    roll_back(connection)
+
+
+def restore_checks(connection: sqlite3.Connection) -> None:
+    """Have the CHECKs of the tables hold, which many new rows go without; harmless when they do."""
+    connection.execute("PRAGMA ignore_check_constraints = OFF")
+
+
 def is_there(path: str) -> bool:
     """Whether there is a file. Raises `StorageUnreachable` where that cannot be seen."""
     try:
