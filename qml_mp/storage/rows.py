@@ -208,8 +208,8 @@ def optional_text_of(value: object) -> str | None:
             return None
         case str():
             return value if value.isascii() else value.encode("utf-8", "replace").decode()
-        case bytes():
-            return value.decode("utf-8", "replace")
+        case bytes() | bytearray() | memoryview():  # a text_factory of the caller's
+            return bytes(value).decode("utf-8", "replace")
         case _:
             return str(value)
 

@@ -143,11 +143,14 @@ def test_an_sqlite_connection_without_a_transaction_is_refused(tmp_path: Path) -
     assert storage.get(job_id) is not None
 
 
-def test_an_sqlite_connection_may_shape_its_rows_as_it_likes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text_factory", [bytes, bytearray, memoryview, lambda raw: raw.decode("latin-1")])
+def test_an_sqlite_connection_may_shape_its_rows_as_it_likes(
+    tmp_path: Path, text_factory: Callable[[bytes], object]
+) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
     first = storage.enqueue(Job.new("work", unique_key="k"))
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
-        connection.text_factory = bytes
+        connection.text_factory = text_factory
         connection.row_factory = lambda _cursor, row: {"shaped": row}
 
         ids = storage.enqueue_in(connection, [Job.new("work", unique_key="k")])

@@ -26,12 +26,13 @@ def checked(connection: object, own: SqliteConnection) -> sqlite3.Connection:
     try:
         cursor = connection.cursor()
         cursor.row_factory = None
-        names = [row[2] for row in cursor.execute("PRAGMA database_list") if row[1] in ("main", b"main")]
+        rows = cursor.execute("PRAGMA database_list").fetchall()
+        names = [_fsdecoded(row[2]) for row in rows if _fsdecoded(row[1]) == "main"]
     except sqlite3.Error as error:
         raise ConfigurationError(f"The connection cannot be used: {error}") from error
     if not names or not _is_same_file(names[0], own.path):
         raise ConfigurationError(
-            f"The connection belongs to {os.fsdecode(names[0] or b'') or 'a database without a file'}; "
+            f"The connection belongs to {''.join(names) or 'a database without a file'}; "
             f"this app's storage is {own.where()}. Use a connection to that file."
         )
     if not connection.in_transaction and _commits_by_itself(connection):
@@ -96,9 +97,20 @@ def _undo(connection: sqlite3.Connection, *, had_transaction: bool) -> None:
         connection.rollback()
 
 
-def _is_same_file(path: str | bytes | None, own: str) -> bool:
+def _fsdecoded(text: object) -> str:
+    """Of what the caller's text_factory makes of a text."""
+    match text:
+        case str():
+            return text
+        case bytes() | bytearray() | memoryview():
+            return os.fsdecode(bytes(text))
+        case _:
+            return ""
+
+
+def _is_same_file(path: str, own: str) -> bool:
     try:
-        return bool(path) and os.path.samefile(os.fsdecode(path or b""), own)
+        return bool(path) and os.path.samefile(path, own)
     except OSError:
         return False
 
