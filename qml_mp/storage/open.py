@@ -53,7 +53,10 @@ def _path_of(url: str, rest: str) -> str:
     path, question_mark, _ = rest.partition("?")
     if not path.startswith("/"):
         raise _bad_url(url, "needs three slashes before a relative path and four before an absolute one")
-    path = unquote(path[1:])
+    try:
+        path = unquote(path[1:], errors="strict")
+    except UnicodeDecodeError:
+        raise _bad_url(url, "names a file whose name is not UTF-8") from None
     if question_mark:
         raise _bad_url(url, "has options after the question mark, and SQLite takes none")
     if not path or "\0" in path or path.endswith("/"):

@@ -91,6 +91,25 @@ def test_the_url_of_a_storage_opens_the_same_file(tmp_path: Path, name: str) -> 
     assert open_storage(storage.url).get(job_id) is not None
 
 
+def test_a_slash_too_many_before_an_absolute_path_is_harmless(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:////{tmp_path}/jobs.db")
+
+    job_id = storage.enqueue(Job.new("work"))
+
+    assert storage.url == f"sqlite:///{tmp_path}/jobs.db"
+    assert open_storage(storage.url).get(job_id) is not None
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///x%FF.db", "sqlite:////tmp/caf%E9/jobs.db", "sqlite:///%ED%B2%80.db"]
+)
+def test_a_name_that_is_not_utf_8_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="names a file whose name is not UTF-8") as caught:
+        open_storage(url)
+
+    assert url in str(caught.value)
+
+
 def test_opening_touches_nothing(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
     storage.close()

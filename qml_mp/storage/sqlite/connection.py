@@ -50,7 +50,8 @@ class SqliteConnection(ProcessConnection):
     migrations = MIGRATIONS
 
     def __init__(self, path: str, *, clock: Clock, busy_timeout: timedelta) -> None:
-        self.path = os.path.abspath(path)  # a job may change the current directory
+        # A job may change the current directory. Two slashes at the start would stay.
+        self.path = f"/{os.path.abspath(path).lstrip('/')}"
         self.clock = clock
         self.opened = 0
         """How often a connection was opened: numbers that SQLite keeps per connection compare within one."""

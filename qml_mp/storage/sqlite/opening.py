@@ -109,7 +109,7 @@ def connect(path: str, *, busy_timeout_s: float) -> sqlite3.Connection:
     check_has_its_folder(path)
     occupy_standard_streams()
     connection = sqlite3.connect(
-        f"file:{quote(path)}?mode=rw",
+        f"file://{quote(path)}?mode=rw",
         uri=True,
         timeout=busy_timeout_s,
         isolation_level=None,  # transactions are opened by name, never by the driver
