@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +23,8 @@ MEMORY_URL = "memory://"
 _SHARED_MEMORY = "/dev/shm"
 _PREFIX = "qml-mp-memory-"
 _OWNER = "owner.json"
+_OLD_AFTER_S = 3600.0
+"""Between a folder's making and its owner's file there are two steps of one process."""
 
 
 def make_memory_folder() -> str:
@@ -41,11 +44,17 @@ def url_for_others(url: str | None) -> str | None:
 
 
 def remove_orphaned_folders() -> None:
-    """Remove the folders of this user whose owner is dead. Those of whom nothing is known stay."""
+    """Remove the folders of this user whose owner is dead. Those of whom nothing is known stay, unless they
+    are empty and older than any that is just being made."""
     with contextlib.suppress(OSError), os.scandir(_place()) as entries:
         for entry in entries:
-            if entry.name.startswith(_PREFIX) and _is_own_folder(entry) and _is_orphaned(entry.path):
+            if not entry.name.startswith(_PREFIX) or not _is_own_folder(entry):
+                continue
+            if _is_orphaned(entry.path):
                 shutil.rmtree(entry.path, ignore_errors=True)
+            elif _is_old(entry):
+                with contextlib.suppress(OSError):
+                    os.rmdir(entry.path)  # the system refuses it of one that holds anything
 
 
 def _place() -> str:
@@ -60,6 +69,16 @@ def _is_own_folder(entry: os.DirEntry[str]) -> bool:
     except OSError:
         return False  # removed by now
     return is_own and entry.is_dir(follow_symlinks=False)
+
+
+def _is_old(entry: os.DirEntry[str]) -> bool:
+    """Whether nothing has come into it or gone for an hour. One that is empty then was left by a process that
+    was killed before it could say whose it is."""
+    try:
+        changed_at_s = entry.stat(follow_symlinks=False).st_mtime
+    except OSError:
+        return False
+    return time.time() - changed_at_s > _OLD_AFTER_S
 
 
 def _is_orphaned(folder: str) -> bool:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,42 @@ def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(owner: str) -> None:
         for name in os.listdir(folder):
             (folder / name).unlink()
         folder.rmdir()
+
+
+@pytest.mark.parametrize("age", [timedelta(minutes=50), timedelta(minutes=70)])
+@pytest.mark.parametrize("holds", [None, "memory.db"])
+def test_of_folders_without_an_owner_the_old_ones_that_are_empty_are_removed(
+    age: timedelta, holds: str | None
+) -> None:
+    with another_process() as (_, folder):
+        left = folder.with_name(f"{folder.name}-left")
+    left.mkdir()
+    if holds is not None:
+        (left / holds).touch()
+    then_s = time.time() - age.total_seconds()
+    os.utime(left, (then_s, then_s))
+    try:
+        remove_orphaned_folders()
+
+        assert left.exists() == (holds is not None or age < timedelta(hours=1))
+    finally:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def test_an_old_empty_folder_of_another_user_stays() -> None:
+    if os.geteuid() != 0:
+        pytest.fail("This test gives a folder to another user: run it as root.")
+    with another_process() as (_, folder):
+        theirs = folder.with_name(f"{folder.name}-theirs")
+    theirs.mkdir()
+    os.utime(theirs, (0, 0))
+    os.chown(theirs, 65534, -1)
+    try:
+        remove_orphaned_folders()
+
+        assert theirs.exists()
+    finally:
+        theirs.rmdir()
 
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
