@@ -14,7 +14,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.processes.harness import Server, enqueue, is_stopped, wait_for_state, wait_until
 
-TOO_LONG_FOR_SHARED_MEMORY = 200_000
+TOO_LONG_FOR_SHARED_MEMORY = 1_030_000
 
 
 @pytest.mark.fault(2)
