@@ -222,11 +222,11 @@ class JobProcessor:
         """That a job which was ended has raised this, in the log and for its record."""
         drop_pending(self._user_code)
         told = self._described(error)
-        what, extra = (
+        _log.warning(
             "job %s (%s) was ended (%s), and raised %s: %s",
-            {"job_id": job.id, "method": job.method},
-        )
-        _log.warning(what, job.id, job.method, reason, told.type, told.message, extra=extra)
+            job.id, job.method, reason, told.type, told.message,
+            extra={"job_id": job.id, "method": job.method},
+        )  # fmt: skip
         return f" While it ended it raised {told.type}: {told.message}"
 
     def _judge_error(self, error: BaseException, execution: Execution) -> Retry | Failure:

@@ -8,7 +8,7 @@ counts as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -74,7 +74,7 @@ class Look:
         taken = {key for job in claimed for key in keys_of(job.queue, job.method)}
         return any(self.standings[key].limit.max_running is not None for key in freed - taken)
 
-    def next(self, *, without: Iterable[Kind] = ()) -> tuple[Kind, ...]:
+    def next(self, *, without: Collection[Kind] = ()) -> tuple[Kind, ...]:
         """Whose jobs to claim now: the best, when it is limited, else all that are not; none: nothing may
         be."""
         open_kinds = [kind for kind in self.waiting if kind not in without and self.free(kind) != 0]
@@ -102,7 +102,7 @@ class LimitedClaim:
         self._db = db
         self._wanted = wanted
         self._limit = limit
-        self._tried: list[Kind] = []
+        self._tried: set[Kind] = set()
         self.look = Look((), {})
         """The newest."""
         self.taking = wanted
@@ -138,13 +138,13 @@ class LimitedClaim:
         if not kinds:
             return ()
         if not self.look.limits_of(kinds[0]):
-            self._tried.extend(kinds)
+            self._tried.update(kinds)
             return self._take(transaction, kinds, self._limit) or None
         return self._take_one(transaction, kinds[0])
 
     def _take_one(self, transaction: Transaction, kind: Kind) -> Sequence[Columns] | None:
         limits = self._db.queries.limits
-        self._tried.append(kind)
+        self._tried.add(kind)
         transaction.run(limits.lock, {"queue": kind.queue, "method": kind.method})
         # A query of its own, so that it sees what those have committed for whom the lock has waited.
         rows = transaction.run(limits.standings).rows()

@@ -52,7 +52,7 @@ def insert_unique(
     several = _wanted_several_times(rows, wishes) if wishes else frozenset()
     if not several:
         return _insert_together(queries, transaction, rows, wishes, retention)
-    _lock(queries, transaction, wishes.values())
+    keep_others_out(queries, transaction, wishes.values())
     stands_for: dict[str, str] = {}
     # By their keys, as two lists that enqueue the same ones would wait for each other. Those of one key one
     # after the other, as each may be kept, or replaced, by the next.
@@ -136,21 +136,11 @@ def _held_by_others(
 def keep_others_out(queries: JobQueries, transaction: Transaction, jobs: Iterable[Job]) -> None:
     """Have all others wait, until the end of the transaction, who want one of their keys for a period or to
     replace. Nothing else comes of it: what these had before, by an earlier try, they have still."""
-    firsts = {job.unique_key: replace(job, unique_for=None) for job in jobs}
-    for job in _in_order(firsts.values()):
+    of_keys = {job.unique_key: replace(job, unique_for=None) for job in jobs}
+    for job in _in_order(of_keys.values()):
         values = _hold_of(job)
         transaction.run(queries.hold_key, values)
         transaction.run(queries.free_key, values)
-
-
-def _lock(queries: JobQueries, transaction: Transaction, jobs: Iterable[Job]) -> None:
-    """Have all others wait who want one of their keys, for a period or to replace. The first of each key that
-    wants it so takes it now already: until it is its turn, nobody asks."""
-    firsts: dict[str | None, Job] = {}
-    for job in jobs:
-        firsts.setdefault(job.unique_key, job)
-    for job in _in_order(firsts.values()):
-        transaction.run(queries.hold_key, _hold_of(job))
 
 
 def _in_order(jobs: Iterable[Job]) -> list[Job]:

@@ -112,21 +112,29 @@ def test_a_cancel_reaches_a_running_job_through_storage(server: MakeServer, stor
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("method", ["spin", "spin_in_c", "deaf"])
-def test_a_cancelled_job_that_does_not_handle_is_ended_and_deleted_with_the_reason(
-    server: MakeServer, storage: Storage, method: str
-) -> None:
-    one = server("-w", "1", **QUICK).start()
+def deleted_by_a_cancel(one: Server, storage: Storage, method: str) -> Job:
+    """A job that was cancelled while it ran: Deleted with the reason, and charged nothing."""
     job_id = enqueue(storage, method)
     wait_until(lambda: one.journal())
 
     storage.request_cancel(job_id, reason="no longer wanted", retention=BY_DEFAULT)
 
-    job = wait_for_state(storage, job_id, StateName.DELETED)
+    job = wait_for_state(storage, job_id, StateName.DELETED, StateName.FAILED)
     assert isinstance(job.state, Deleted)
     assert job.state.reason == "no longer wanted"
     assert (job.failures, job.crashes) == (0, 0)
-    (attempt,) = storage.attempts(job_id)
+    return job
+
+
+@pytest.mark.parametrize("method", ["spin", "spin_in_c", "deaf"])
+def test_a_cancelled_job_that_does_not_handle_is_ended_and_deleted_with_the_reason(
+    server: MakeServer, storage: Storage, method: str
+) -> None:
+    one = server("-w", "1", **QUICK).start()
+
+    job = deleted_by_a_cancel(one, storage, method)
+
+    (attempt,) = storage.attempts(job.id)
     assert attempt.kind is AttemptKind.CANCELLED
     wait_until(lambda: len(one.worker_pids()) == 1, what="a worker")
     assert one.stop() == 0
@@ -225,16 +233,10 @@ def test_a_job_that_dies_of_the_interruption_for_a_cancel_is_deleted(
     server: MakeServer, storage: Storage, method: str
 ) -> None:
     one = server("-w", "1", app=LEFTOVERS, QML_MP_MAX_CRASHES="1", **PATIENT).start()
-    job_id = enqueue(storage, method)
-    wait_until(lambda: one.journal())
 
-    storage.request_cancel(job_id, reason="no longer wanted", retention=BY_DEFAULT)
+    job = deleted_by_a_cancel(one, storage, method)
 
-    job = wait_for_state(storage, job_id, StateName.DELETED)
-    assert isinstance(job.state, Deleted)
-    assert job.state.reason == "no longer wanted"
-    assert (job.failures, job.crashes) == (0, 0)
-    assert [attempt.kind for attempt in storage.attempts(job_id)] == [AttemptKind.CANCELLED]
+    assert [attempt.kind for attempt in storage.attempts(job.id)] == [AttemptKind.CANCELLED]
     assert one.stop() == 0
 
 
@@ -317,15 +319,9 @@ def test_a_job_whose_clean_up_fails_when_it_is_cancelled_is_deleted(
     server: MakeServer, storage: Storage, method: str, raised: str
 ) -> None:
     one = server("-w", "1", app=LEFTOVERS, **PATIENT).start()
-    job_id = enqueue(storage, method)
-    wait_until(lambda: one.journal())
 
-    storage.request_cancel(job_id, reason="no longer wanted", retention=BY_DEFAULT)
+    deleted_by_a_cancel(one, storage, method)
 
-    job = wait_for_state(storage, job_id, StateName.DELETED, StateName.FAILED)
-    assert isinstance(job.state, Deleted)
-    assert job.state.reason == "no longer wanted"
-    assert (job.failures, job.crashes) == (0, 0)
     assert f"was ended (cancelled), and raised {raised}" in one.log()
     assert one.stop() == 0
 

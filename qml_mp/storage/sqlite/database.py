@@ -20,7 +20,7 @@ from qml_mp.storage.sqlite.foreign import all_or_nothing, check_schema_through, 
 from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.mounts import caveats_of
-from qml_mp.storage.sqlite.opening import is_writing
+from qml_mp.storage.sqlite.opening import is_writing, roll_back_to
 from qml_mp.storage.sqlite.queries import QUERIES
 from qml_mp.storage.sqlite.scratch import SqliteScratch
 from qml_mp.storage.sqlite.waker import AnyCommitWaker, open_waker
@@ -181,9 +181,7 @@ class _Transaction:
                 raise
             return f"{error}."
         finally:
-            if self._cursor.connection.in_transaction:  # a disk that fails has SQLite roll all of it back
-                self._cursor.execute("ROLLBACK TO trial")
-                self._cursor.execute("RELEASE trial")
+            roll_back_to(self._cursor.connection, "trial")
         return None
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from qml_mp.errors import ConfigurationError, SchemaMismatch
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import is_busy
+from qml_mp.storage.sqlite.opening import roll_back_to
 from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
 
 _T = TypeVar("_T")
@@ -70,7 +71,10 @@ def all_or_nothing(cursor: sqlite3.Cursor, write: Callable[[], _T]) -> _T:
     except BaseException:
         with suppress(sqlite3.Error):  # the error that led here is the one to tell
             cursor.close()
-            _undo(connection, had_transaction=had_transaction)
+            if had_transaction:
+                roll_back_to(connection, "qml_mp")
+            else:
+                connection.rollback()
         raise
     return written
 
@@ -85,16 +89,6 @@ def _could_mark(cursor: sqlite3.Cursor) -> bool:
             raise
         return False
     return True
-
-
-def _undo(connection: sqlite3.Connection, *, had_transaction: bool) -> None:
-    if not connection.in_transaction:
-        return  # SQLite itself had to roll all of it back
-    if had_transaction:
-        connection.execute("ROLLBACK TO qml_mp")
-        connection.execute("RELEASE qml_mp")
-    else:
-        connection.rollback()
 
 
 def _fsdecoded(text: object) -> str:

@@ -47,6 +47,14 @@ def roll_back(connection: sqlite3.Connection) -> None:
             connection.rollback()
 
 
+def roll_back_to(connection: sqlite3.Connection, savepoint: str) -> None:
+    """End the savepoint, with what came after it undone. A disk that is full or fails has SQLite roll back
+    the whole transaction, and nothing is left to do then."""
+    if connection.in_transaction:
+        connection.execute(f"ROLLBACK TO {savepoint}")
+        connection.execute(f"RELEASE {savepoint}")
+
+
 def undo(connection: sqlite3.Connection) -> None:
     """Have the connection as the next operation needs it, wherever an exception has struck."""
     with suppress(sqlite3.Error):
@@ -109,7 +117,7 @@ def connect(path: str, *, busy_timeout_s: float) -> sqlite3.Connection:
     check_has_its_folder(path)
     occupy_standard_streams()
     connection = sqlite3.connect(
-        f"file://{quote(path)}?mode=rw",
+        _uri_of(path, mode="rw"),
         uri=True,
         timeout=busy_timeout_s,
         isolation_level=None,  # transactions are opened by name, never by the driver
@@ -207,7 +215,7 @@ def close_without_index(connection: sqlite3.Connection, path: str) -> None:
     is open no other is the last.
     """
     try:
-        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as last:
+        with closing(sqlite3.connect(_uri_of(path, mode="ro"), uri=True)) as last:
             last.execute("SELECT 1 FROM sqlite_master").fetchone()
             connection.close()
     finally:
@@ -229,6 +237,10 @@ def _is_open_though_deleted(path: str) -> bool:
     """Whether who reads the file has its deleted log open: as when the index was deleted with it."""
     deleted = f"{log_of(path)} (deleted)"
     return any(deleted in _names_of_open_files(pid) for _, pid in _locks(identity_of(path), _READER_BYTE))
+
+
+def _uri_of(path: str, *, mode: str) -> str:
+    return f"file:{quote(path)}?mode={mode}"
 
 
 def _not_created(path: str, code: int | None) -> StorageUnreachable:
