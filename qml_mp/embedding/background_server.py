@@ -32,6 +32,10 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.units import Duration
 
+_HAS_HANDLES = (
+    "this process has connections of its own (of sqlite3, SQLAlchemy and the like) to the SQLite file"
+)
+
 
 class BackgroundJobServer:
     """A server with its settings, its storage and what it runs.
@@ -39,7 +43,8 @@ class BackgroundJobServer:
     The settings are taken as they are; so are their queues, whatever the program declares.
     `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute"
     of a `QmlApp`, which is imported in the workers only. A name is needed to `start()` from a
-    host with threads, because such a process cannot be forked safely. The keyword arguments go with
+    host with threads, or with an open connection of its own to the SQLite file, because such a process cannot
+    be forked safely. The keyword arguments go with
     a `WorkerRegistry` (an app has its own); `middleware` replaces the default `TracingMiddleware`.
     Raises `ConfigurationError` when they come with anything else, and for any other `program`.
     """
@@ -74,8 +79,9 @@ class BackgroundJobServer:
     def run(self) -> int:
         """Supervise from this process until SIGTERM or SIGINT; 0, or 6 when jobs had to be killed.
 
-        Needs a process without other threads. Handlers are set for the time of the call only; where this is
-        process 1 of a container, without an init, the kernel drops a SIGTERM that comes before.
+        Needs a process without other threads, or connections of its own to the SQLite file. Handlers are set
+        for the time of the call only; where this is process 1 of a container, without an init, the kernel
+        drops a SIGTERM that comes before.
         Raises `ConfigurationError`, `StorageError`, or `WorkerBootError` when no worker can boot.
         """
         self._refuse_twice()
@@ -166,14 +172,16 @@ class BackgroundJobServer:
 
     def _supervisor_process(self) -> RemoteSupervisor:
         threads = thread_count()
-        if threads in (1, None):
+        has_one_thread = threads in (1, None)
+        if has_one_thread and not self._storage.has_other_handles():
             return fork_supervisor(self._supervise)
         if isinstance(self._source, NamedProgram):
             return spawn_supervisor(self._config, self._storage.url, self._source)
         if isinstance(self._source, LoadedProgram) and is_notebook():
             return spawn_supervisor(self._config, self._storage.url, by_value(self._source.program))
+        why = _HAS_HANDLES if has_one_thread else f"this process has {threads} threads"
         raise ConfigurationError(
-            f"Cannot start the server: this process has {threads} threads, so forking it is not safe. "
+            f"Cannot start the server: {why}, so forking it is not safe. "
             'Pass the app by name: BackgroundJobServer(config, storage, "module:attribute").'
         )
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.embedding.extras import check_served
-from qml_mp.embedding.supervise import preloaded
+from qml_mp.embedding.supervise import check_forkable, preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
@@ -52,6 +52,7 @@ def run_server(
     url = load_url(url_flag or facts.url)
     storage = open_storage(url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
     _connect_once(storage.url)
+    check_forkable(storage)
     logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)
     if url.startswith(MEMORY_URL):
         logger.warning(

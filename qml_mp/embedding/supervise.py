@@ -18,13 +18,25 @@ from qml_mp.supervisor.server import Supervisor
 
 def supervise(config: ServerConfig, storage: Storage, source: ProgramSource, *, host: Host) -> int:
     """Run the program's server for this host; what `Supervisor.run` returns. Raises what that does, and
-    `AppImportError`."""
+    `AppImportError`; `ConfigurationError` where a worker could not use the storage."""
     check_served(config)
     if isinstance(source, LoadedProgram):
         facts = facts_of(source.program)
     else:
         facts = probe_app(source, timeout=config.boot_timeout)
-    return Supervisor(config, storage, preloaded(source, config), facts=facts, host=host).run()
+    source = preloaded(source, config)
+    check_forkable(storage)
+    return Supervisor(config, storage, source, facts=facts, host=host).run()
+
+
+def check_forkable(storage: Storage) -> None:
+    """Raise `ConfigurationError` where a process that this one forks could not use the storage."""
+    if storage.has_other_handles():
+        raise ConfigurationError(
+            f"Cannot fork workers: this process has connections of its own to {storage.display_url} (of "
+            "sqlite3, SQLAlchemy and the like), beside which SQLite takes no locks in a worker. Close them "
+            "before run(), or with preload at the end of the import, or leave preload off."
+        )
 
 
 def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:

@@ -4,7 +4,7 @@ usable state.
 SQLite keeps its locks per process. A child that opens the file beside a handle that it inherited
 believes that it holds its parent's locks, and one that closes the inherited handle acts on the file
 in its parent's name. So these handles are closed before each fork of this process, and opened again
-by whoever needs one; a handle that is in use by the forking thread itself is abandoned by the child.
+by whoever needs one; a handle that is in use by then is abandoned by the child, which refuses the file.
 A connection to PostgreSQL stays the parent's; the child lets go of its socket without a word.
 
 Of the threads of a process a child has the one that forked. What another one was about at that moment, a
@@ -97,6 +97,10 @@ class ProcessConnection(ABC):
 
     @abstractmethod
     def descriptors(self) -> frozenset[int]: ...
+
+    def is_open_elsewhere(self) -> bool:
+        """Of a storage that is closed: see `Storage.has_other_handles`."""
+        return False
 
     @abstractmethod
     def wait_with(self, waiting: StorageWait | None) -> None: ...
@@ -205,6 +209,11 @@ class ForkGuard:
         """Have the connection called at each fork from now on."""
         with self.no_forks:
             self._connections.add(connection)
+
+    def close_all(self) -> None:
+        """Close what nobody is using; each is opened again when it is used."""
+        for connection in list(self._connections):
+            connection.close()
 
     def _before(self) -> None:
         self.no_forks.acquire()

@@ -17,6 +17,7 @@ from datetime import datetime
 
 from qml_mp.storage.acts import Acts
 from qml_mp.storage.bulk import Bulk
+from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.database import Database
 from qml_mp.storage.failures import FailureCallbacks
 from qml_mp.storage.history import History
@@ -133,6 +134,12 @@ class Storage(
     def descriptors(self) -> frozenset[int]:
         """Those of this process's connection; empty while it is closed."""
         return self._db.connection.descriptors()
+
+    def has_other_handles(self) -> bool:
+        """Whether this process has the SQLite file open by connections that are not ours, so that a child
+        that it forked could not use it. Closes those that are ours and idle. False where it is not told."""
+        fork_guard().close_all()
+        return self._db.connection.is_open_elsewhere()
 
     def wait_with(self, waiting: StorageWait | None) -> None:
         """Let somebody else wait whenever this process waits for the storage; None: as usual again."""

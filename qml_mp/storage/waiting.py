@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,6 +10,16 @@ from typing import Protocol
 
 DEFAULT_PATIENCE = timedelta(seconds=5)
 """How long one operation waits for a lock of somebody else, unless its storage was opened for less."""
+
+# The mean stays the same however long one waits: with growing pauses, as SQLite has them, the writer that has
+# waited longest looks least often.
+_SHORTEST_PAUSE_S = 0.0003
+_LONGEST_PAUSE_S = 0.003
+
+
+def pause_before_next_try_s() -> float:
+    """How long to wait between two tries for a lock that one can only look at."""
+    return random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S)
 
 
 class StorageWait(Protocol):

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -269,6 +270,34 @@ def unlucky(storage: Storage, folder: Path) -> Report:
         "only in workers": error_of(BackgroundJobServer(CONFIG, storage, "fading_app:app")),
         "no storage": error_of(BackgroundJobServer(CONFIG, nowhere, NAME)),
         "memory": error_of(BackgroundJobServer(greedy, storage, NAME)),
+    }
+
+
+def beside_a_handle(storage: Storage, folder: Path) -> Report:
+    """A script with one thread, which has a connection of its own to the file."""
+    users = sqlite3.connect(storage.url.removeprefix("sqlite:///"))
+    users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+    refused = error_of(BackgroundJobServer(CONFIG, storage, app.program))
+    try:
+        BackgroundJobServer(CONFIG, storage, NAME).run()
+    except QmlError as error:
+        refused_run = [type(error).__name__, str(error)]
+    server = BackgroundJobServer(CONFIG, storage, NAME)
+    with server:
+        run_a_job(storage)
+        users.close()
+        for _ in range(3):  # none takes itself for the last one who has the file open
+            storage.close()
+            run_a_job(storage)
+    storage.close()
+    forked = BackgroundJobServer(CONFIG, storage, app.program)
+    with forked:
+        run_a_job(storage)
+    storage.close()
+    return {
+        "start": refused,
+        "run": refused_run,
+        "exit codes": [server.exit_code, forked.exit_code],
     }
 
 

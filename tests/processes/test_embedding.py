@@ -198,6 +198,20 @@ def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(repo
     assert [value[2] for value in told.values() if isinstance(value, list)] == [False] * 5
 
 
+@pytest.mark.fault(65)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_beside_a_connection_of_the_hosts_own_a_server_is_spawned_or_refused(report_of: ReportOf) -> None:
+    told = report_of("beside_a_handle")
+
+    start, run = told["start"], told["run"]
+    assert isinstance(start, list)
+    assert isinstance(run, list)
+    assert start[0] == run[0] == "ConfigurationError"
+    assert "connections of its own" in start[1]
+    assert "connections of its own" in run[1]
+    assert told["exit codes"] == [0, 0]
+
+
 def test_a_handler_may_stop_the_server_that_is_being_started(report_of: ReportOf) -> None:
     assert report_of("stopped_early") == {"running": [False, False], "handled": ["SIGUSR1", "SIGUSR2"]}
 

@@ -31,6 +31,13 @@ from qml_mp import QmlApp
 app = QmlApp()
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 """
+READING = """
+import sqlite3
+from qml_mp import QmlApp
+app = QmlApp()
+connection = sqlite3.connect({path!r})
+connection.execute("SELECT count(*) FROM qml_jobs").fetchone()
+"""
 
 
 def importers(tmp_path: Path) -> list[int]:
@@ -68,6 +75,21 @@ def test_an_app_that_starts_threads_when_imported_cannot_be_preloaded(
 
     assert one.wait() == 2
     assert "importing 'threaded_app:app' started 1 threads" in one.log()
+    assert storage.list_servers() == []
+
+
+@pytest.mark.fault(65)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_an_app_that_has_the_sqlite_file_open_when_imported_cannot_be_preloaded(
+    server: MakeServer, storage: Storage, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "reading_app.py").write_text(READING.format(path=url.removeprefix("sqlite:///")))
+    one = server("-w", "1", "--preload", app="reading_app:app", PYTHONPATH=str(tmp_path))
+
+    one.start(ready=None)
+
+    assert one.wait() == 2
+    assert "connections of its own to sqlite:///" in one.log()
     assert storage.list_servers() == []
 
 

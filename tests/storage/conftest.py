@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -36,18 +38,32 @@ TABLES = (
 
 
 class Raw:
-    """The tables behind a storage's back, through the plain driver; `{jobs}` names a table, `?` a value."""
+    """The tables behind a storage's back, through the plain driver; `{jobs}` names a table, `?` a value.
 
-    def __init__(self, connection: Any, tables: dict[str, str], *, is_sqlite: bool) -> None:
+    A connection to an SQLite file is closed before each fork: a child beside it may not use the file.
+    """
+
+    def __init__(self, connect: Callable[[], Any], tables: dict[str, str], *, is_sqlite: bool) -> None:
         self.is_sqlite = is_sqlite
-        self._connection = connection
+        self._connect = connect
+        self._connection = connect()
         self._tables = tables
+        if is_sqlite:
+            _ON_SQLITE.add(self)
 
     def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Execute and commit one statement; its rows."""
         text = statement.format(**self._tables)
+        if self._connection is None:
+            self._connection = self._connect()
         cursor = self._connection.execute(text if self.is_sqlite else text.replace("?", "%s"), values)
         return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+
+    def close(self) -> None:
+        """Until the next statement."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def name(self, table: str) -> str:
         """The table as SQL names it."""
@@ -76,6 +92,17 @@ class Raw:
         places = ", ".join("?" * len(row))
         self.run(f"INSERT INTO {{jobs}} ({', '.join(row)}) VALUES ({places})", *row.values())
         return str(row["id"])
+
+
+_ON_SQLITE: weakref.WeakSet[Raw] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for raw in list(_ON_SQLITE):
+        raw.close()
+
+
+os.register_at_fork(before=_close_all)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -119,7 +146,7 @@ def connect(url: str) -> Iterator[Callable[[], Any]]:
 def raw(url: str, storage: Storage, connect: Callable[[], Any]) -> Raw:
     """The tables of the storage under test."""
     storage.migrate()
-    return raw_tables(url, connect())
+    return raw_tables(url, connect)
 
 
 def driver_connection(url: str) -> Any:
@@ -129,15 +156,21 @@ def driver_connection(url: str) -> Any:
     return psycopg.connect(server_of(url))
 
 
-def raw_tables(url: str, connection: Any) -> Raw:
-    """The tables of the storage, through a connection that is theirs from now on."""
-    is_sqlite = isinstance(connection, sqlite3.Connection)
-    if is_sqlite:
-        connection.isolation_level = None
-    else:
-        connection.autocommit = True
+def raw_tables(url: str, connect: Callable[[], Any]) -> Raw:
+    """The tables of the storage, through connections that are theirs from now on."""
+    is_sqlite = url.startswith("sqlite")
+
+    def connect_for_statements() -> Any:
+        connection = connect()
+        if is_sqlite:
+            connection.isolation_level = None
+        else:
+            connection.autocommit = True
+        return connection
+
     prefix = "qml_" if is_sqlite else f'"{url.rpartition("schema=")[2]}".'
-    return Raw(connection, {table: prefix + table for table in TABLES}, is_sqlite=is_sqlite)
+    tables = {table: prefix + table for table in TABLES}
+    return Raw(connect_for_statements, tables, is_sqlite=is_sqlite)
 
 
 def server_of(url: str) -> str:

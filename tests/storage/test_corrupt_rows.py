@@ -265,8 +265,11 @@ def without_size_limits(raw: Raw) -> None:
 def sqlite_with(tmp_path: Path) -> Iterator[tuple[Storage, Raw]]:
     storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
     storage.migrate()
+    path = tmp_path / "jobs.db"
     with (
         closing(storage),
-        closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as connection,
+        closing(
+            Raw(lambda: sqlite3.connect(path, isolation_level=None), {"jobs": "qml_jobs"}, is_sqlite=True)
+        ) as raw,
     ):
-        yield storage, Raw(connection, {"jobs": "qml_jobs"}, is_sqlite=True)
+        yield storage, raw

@@ -96,7 +96,7 @@ def listed_url(
     for url in fresh_url(request, tmp_path_factory):
         with closing(open_storage(url)) as storage, closing(driver_connection(url)) as connection:
             storage.migrate()
-            raw = raw_tables(url, connection)
+            raw = raw_tables(url, lambda: connection)
             for state in listed_states or StateName:
                 add(raw, 8, state=state)
                 add(raw, 2, state=state, last_error_type="SomeError", last_error_message="")

@@ -25,7 +25,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres import migrations as postgres_migrations
 from qml_mp.storage.sqlite import schema as sqlite_schema
 from qml_mp.storage.store import Storage
-from tests.storage.conftest import TABLES, Raw
+from tests.storage.conftest import TABLES, Raw, raw_tables
 from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_children
 from tests.until import wait_until
 
@@ -47,25 +47,21 @@ def storage(opened: Callable[[], Storage]) -> Storage:
 @pytest.fixture
 def raw(url: str, connect: Callable[[], Any]) -> Raw:
     """The tables of a database of version 1, with something in each of them."""
-    connection = connect()
-    is_sqlite = url.startswith("sqlite")
-    if is_sqlite:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
-        for statement in sqlite_schema.MIGRATIONS[0].sql.split(";\n"):
-            connection.execute(statement)
-        prefix = "qml_"
-    else:
-        connection.autocommit = True
-        schema = f'"{url.rpartition("schema=")[2]}"'
-        connection.execute(f"CREATE SCHEMA {schema}")
-        connection.execute(
-            f"CREATE TABLE {schema}.schema_version (version integer PRIMARY KEY, "
-            "applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        connection.execute(postgres_migrations.MIGRATIONS[0].sql.format(s=schema))
-        prefix = f"{schema}."
-    raw = Raw(connection, {table: prefix + table for table in TABLES}, is_sqlite=is_sqlite)
+    with closing(connect()) as connection:
+        if url.startswith("sqlite"):
+            connection.execute("PRAGMA journal_mode = WAL")
+            for statement in sqlite_schema.MIGRATIONS[0].sql.split(";\n"):
+                connection.execute(statement)
+        else:
+            schema = f'"{url.rpartition("schema=")[2]}"'
+            connection.execute(f"CREATE SCHEMA {schema}")
+            connection.execute(
+                f"CREATE TABLE {schema}.schema_version (version integer PRIMARY KEY, "
+                "applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            connection.execute(postgres_migrations.MIGRATIONS[0].sql.format(s=schema))
+        connection.commit()
+    raw = raw_tables(url, connect)
     fill(raw)
     return raw
 

@@ -6,10 +6,8 @@ import os
 import shutil
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -21,26 +19,9 @@ from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.sqlite import disk
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
+from tests.storage.sqlite_programs import CREATE_TABLE, NEWCOMER, check, run_program
 
 NOBODY = 65534
-
-
-NEWCOMER = """
-import sys
-from qml_mp.core.job import Job
-from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.open import open_storage
-try:
-    print(open_storage(f"sqlite:///{sys.argv[1]}").enqueue(Job.new("work")))
-except StorageUnavailable as error:
-    print(error)
-"""
-CREATE_TABLE = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1])
-connection.execute("CREATE TABLE mine (n INTEGER)")
-connection.close()
-"""
 
 
 @pytest.fixture
@@ -290,24 +271,6 @@ def test_a_closed_storage_opens_again_when_it_is_used(storage: Storage) -> None:
     assert storage.get(job_id) is not None
 
 
-@pytest.mark.fault(65)
-def test_no_handle_on_the_file_crosses_a_fork(storage: Storage, path: Path) -> None:
-    storage.enqueue(Job.new("work"))
-
-    def look_and_use() -> None:
-        held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
-        assert not [name for name in held if name.startswith(str(path))]
-        storage.enqueue(Job.new("work"))
-
-    actions: list[Callable[[], None]] = [look_and_use] * 4
-    statuses = in_children(actions)
-
-    storage.enqueue(Job.new("work"))
-    assert statuses == [0] * 4
-    assert sum(storage.job_counts().values()) == 6
-    assert check(path) == "ok"
-
-
 @pytest.mark.fault(63)
 def test_storages_that_come_and_go_leave_no_descriptor(path: Path) -> None:
     def use() -> int:
@@ -333,38 +296,9 @@ def test_a_storage_that_is_dropped_unclosed_leaves_no_descriptor(path: Path) -> 
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_fork_inside_a_transaction_leaves_the_parents_handle_to_the_parent(
-    storage: Storage, path: Path
-) -> None:
-    storage.migrate()
-    with sqlite_connection(storage).write() as connection:
-        connection.execute("CREATE TABLE mine (n INTEGER)")
-        statuses = in_children([lambda: storage.job_counts()])
-
-    with closing(sqlite3.connect(path)) as other:
-        assert other.execute("SELECT count(*) FROM mine").fetchone() == (0,)
-    assert statuses == [0]
-    assert check(path) == "ok"
-
-
 def remove(file: Path, *, replaced: bool) -> None:
     """Delete it, or have a copy take its place."""
     if replaced:
         os.replace(shutil.copy(file, file.with_name("other")), file)
     else:
         file.unlink()
-
-
-def run_program(code: str, path: Path) -> str:
-    """What a program of its own prints; a fork would have this process close its connections."""
-    command = [sys.executable, "-c", code, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def check(path: Path) -> str:
-    with closing(sqlite3.connect(path)) as connection:
-        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
-
-
-def _is_open(fd: str) -> bool:
-    return os.path.exists(f"/proc/self/fd/{fd}") or os.path.islink(f"/proc/self/fd/{fd}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +17,11 @@ from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.migrate import pending
 from qml_mp.storage.sqlite.disk import LogOnDisk
 from qml_mp.storage.sqlite.errors import is_busy, moved, spoils_handle, translated
+from qml_mp.storage.sqlite.inherited import check_has_locks, is_open_here, leave_open
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.opening import (
     FileIdentity,
+    apply,
     check_writable,
     configure,
     connect,
@@ -35,14 +35,8 @@ from qml_mp.storage.sqlite.opening import (
     undo,
     version_of,
 )
-from qml_mp.storage.sqlite.schema import ADD_VERSION, MIGRATIONS
-from qml_mp.storage.waiting import StorageWait, WriteTurns
-
-# Pauses between two tries for the write lock. The mean stays the same however long one waits: with
-# growing pauses, as SQLite has them, the writer that has waited longest looks least often.
-_SHORTEST_PAUSE_S = 0.0003
-_LONGEST_PAUSE_S = 0.003
-
+from qml_mp.storage.sqlite.schema import MIGRATIONS
+from qml_mp.storage.waiting import StorageWait, WriteTurns, pause_before_next_try_s
 
 _T = TypeVar("_T")
 
@@ -75,8 +69,8 @@ class SqliteConnection(ProcessConnection):
         self._descriptors: frozenset[int] = frozenset()
         self._is_patient = True
         """As the connection is set; see `_have_patience`."""
-        self._is_forking = False
-        """The lock is held across a fork: written by the thread that forks, one at a time."""
+        self._is_forking = self._is_fork_waiting = False
+        """The lock is held across a fork, or was waited for too long. Written by the thread that forks."""
         self._file: FileIdentity | None = None
         """The file once opened. It stays: a file that was deleted under us is never made anew."""
         self._disk = LogOnDisk(self.path)
@@ -167,11 +161,18 @@ class SqliteConnection(ProcessConnection):
         self._turns = turns
 
     def close_for_fork(self) -> None:
-        """Close the connection before a fork, once another thread's operation has ended. SQLite's own
-        locks within the process would stay as they are in the child, whatever it opened."""
+        """Close the connection before a fork, once another thread's operation has ended: by itself, or
+        soon because it waits for a lock. Else the child finds it open, and refuses to use the file."""
         self._is_forking = self._lock.acquire(timeout=self._busy_timeout_s)
+        if not self._is_forking:
+            self._is_fork_waiting = True
+            self._is_forking = self._lock.acquire(timeout=self._busy_timeout_s)
+            self._is_fork_waiting = False
         if self._is_forking:
             self.close()
+
+    def is_open_elsewhere(self) -> bool:
+        return is_open_here(self.path)
 
     def end_fork(self) -> None:
         """Let the other threads go on."""
@@ -207,8 +208,7 @@ class SqliteConnection(ProcessConnection):
         self._descriptors = frozenset()
         self._disk.forget()
         if self._connection is not None:
-            # One reference too many, for good: the handle is not even closed when the child exits.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            leave_open(self._connection)
             self._connection = None
 
     @contextmanager
@@ -251,12 +251,12 @@ class SqliteConnection(ProcessConnection):
             try:
                 return action()
             except sqlite3.OperationalError as error:
-                if not is_busy(error) or self.clock.monotonic() >= deadline:
+                if not is_busy(error) or self._is_fork_waiting or self.clock.monotonic() >= deadline:
                     raise
                 if self._waiting is not None and time.monotonic() >= self._waiting.give_up_at:
                     raise
             pause = time.sleep if self._waiting is None else self._waiting.pause
-            pause(random.uniform(_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S))
+            pause(pause_before_next_try_s())
 
     def _apart(self, use: Callable[[sqlite3.Connection], _T]) -> _T:
         """Use a connection for the schema alone, which is not looked at first."""
@@ -282,6 +282,7 @@ class SqliteConnection(ProcessConnection):
         connection = self._connect()
         try:
             found = version_of(connection)
+            check_has_locks(self.path)
             if found:
                 self.check_found(found)
                 self._until_not_busy(lambda: configure(connection, self.path))
@@ -298,6 +299,7 @@ class SqliteConnection(ProcessConnection):
 
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:
         pending(MIGRATIONS, found=version_of(connection), where=self.where())  # a newer one: no write
+        check_has_locks(self.path)
         self._until_not_busy(lambda: configure(connection, self.path))
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA synchronous = FULL")  # its log may not be open yet
@@ -306,10 +308,7 @@ class SqliteConnection(ProcessConnection):
             # Read again under the lock: of several starters the first migrates and the rest find it done.
             missing = pending(MIGRATIONS, found=version_of(connection), where=self.where())
             for migration in missing:
-                for statement in migration.sql.split(";\n"):
-                    connection.execute(statement)
-                applied = {"version": migration.version, "now": to_us(self.clock.now())}
-                connection.execute(ADD_VERSION, applied)
+                apply(connection, migration, now_us=to_us(self.clock.now()))
             connection.execute("COMMIT")
         except BaseException:
             roll_back(connection)

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
 from qml_mp.standard_streams import is_open, occupy_standard_streams
-from qml_mp.storage.migrate import no_version
+from qml_mp.storage.migrate import Migration, no_version
 from qml_mp.storage.sqlite.mounts import check_has_its_folder
-from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
+from qml_mp.storage.sqlite.schema import ADD_VERSION, HAS_VERSIONS, VERSION
 
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
 _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
@@ -153,6 +153,13 @@ def version_of(connection: sqlite3.Connection) -> int:
     if not version:
         raise no_version(f"the SQLite file {connection.execute('PRAGMA database_list').fetchone()[2]}")
     return version
+
+
+def apply(connection: sqlite3.Connection, migration: Migration, *, now_us: int) -> None:
+    """Bring the schema to the version, in the transaction that is open."""
+    for statement in migration.sql.split(";\n"):
+        connection.execute(statement)
+    connection.execute(ADD_VERSION, {"version": migration.version, "now": now_us})
 
 
 def open_descriptors() -> frozenset[int]:

@@ -1,0 +1,37 @@
+"""Tests of the storage: other programs that use an SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+NEWCOMER = """
+import sys
+from qml_mp.core.job import Job
+from qml_mp.errors import StorageUnavailable
+from qml_mp.storage.open import open_storage
+try:
+    print(open_storage(f"sqlite:///{sys.argv[1]}").enqueue(Job.new("work")))
+except StorageUnavailable as error:
+    print(error)
+"""
+CREATE_TABLE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("CREATE TABLE mine (n INTEGER)")
+connection.close()
+"""
+
+
+def run_program(code: str, path: Path) -> str:
+    """What a program of its own prints; a fork would have this process close its connections."""
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def check(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])

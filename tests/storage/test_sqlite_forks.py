@@ -1,0 +1,198 @@
+"""Tests of the storage in an SQLite file: what becomes of its connections, and of the user's, at a fork."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from qml_mp.clock import SystemClock
+from qml_mp.core.job import Job
+from qml_mp.errors import StorageError, StorageUnavailable
+from qml_mp.storage.sqlite.database import SqliteDatabase
+from qml_mp.storage.store import Storage
+from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
+from tests.storage.sqlite_programs import CREATE_TABLE, NEWCOMER, check, run_program
+
+HOLDER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.readline()
+connection.rollback()
+connection.close()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def storage(path: Path) -> Iterator[Storage]:
+    with closing(open_sqlite(path)) as opened:
+        yield opened
+
+
+@pytest.mark.fault(65)
+def test_no_handle_on_the_file_crosses_a_fork(storage: Storage, path: Path) -> None:
+    storage.enqueue(Job.new("work"))
+
+    def look_and_use() -> None:
+        held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+        assert not [name for name in held if name.startswith(str(path))]
+        storage.enqueue(Job.new("work"))
+
+    actions: list[Callable[[], None]] = [look_and_use] * 4
+    statuses = in_children(actions)
+
+    storage.enqueue(Job.new("work"))
+    assert statuses == [0] * 4
+    assert sum(storage.job_counts().values()) == 6
+    assert check(path) == "ok"
+
+
+@pytest.mark.fault(65)
+def test_a_fork_inside_a_transaction_leaves_the_parents_handle_to_the_parent(
+    storage: Storage, path: Path
+) -> None:
+    storage.migrate()
+    with sqlite_connection(storage).write() as connection:
+        connection.execute("CREATE TABLE mine (n INTEGER)")
+        statuses = in_children([partial(refuses, storage)])
+
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT count(*) FROM mine").fetchone() == (0,)
+    assert statuses == [0]
+    assert check(path) == "ok"
+
+
+@pytest.mark.fault(65)
+def test_a_child_forked_beside_a_connection_of_the_users_refuses_the_file(
+    storage: Storage, path: Path
+) -> None:
+    storage.migrate()
+    with closing(sqlite3.connect(path)) as users:
+        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+        statuses = in_children([partial(refuses, storage), partial(refuses, open_sqlite(path))])
+        storage.enqueue(Job.new("work"))
+
+    assert statuses == [0, 0]
+    assert in_children([lambda: storage.enqueue(Job.new("work"))]) == [0]
+    assert sum(storage.job_counts().values()) == 2
+
+
+def test_a_child_that_closes_what_it_inherited_uses_the_file_with_locks_of_its_own(
+    storage: Storage, path: Path
+) -> None:
+    storage.migrate()
+    users = sqlite3.connect(path)
+    users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+
+    def close_and_use() -> None:
+        users.close()
+        storage.enqueue(Job.new("work"))
+        run_program(CREATE_TABLE, path)  # which does not take itself for the last one
+        storage.enqueue(Job.new("work"))
+
+    statuses = in_children([close_and_use])
+    users.close()
+
+    assert statuses == [0]
+    assert sum(storage.job_counts().values()) == 2
+    assert check(path) == "ok"
+
+
+def test_a_connection_of_the_users_beside_ours_is_none_that_was_inherited(
+    storage: Storage, path: Path
+) -> None:
+    storage.migrate()
+    storage.close()
+    with closing(sqlite3.connect(path)) as users:
+        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+
+        storage.enqueue(Job.new("work"))
+
+    assert sum(storage.job_counts().values()) == 1
+
+
+@pytest.mark.fault(65)
+def test_a_fork_has_a_thread_give_up_that_waits_for_a_lock_and_its_child_takes_its_own(path: Path) -> None:
+    patient = SqliteDatabase(str(path), clock=Standing(), busy_timeout=timedelta(seconds=0.5))
+    storage = Storage(patient)
+    acked = [storage.enqueue(Job.new("work"))]
+    told, given_up = path.with_name("told"), threading.Event()
+
+    def wait_for_the_lock() -> None:
+        with pytest.raises(StorageUnavailable, match="is locked"):
+            storage.enqueue(Job.new("work"))
+        given_up.set()
+        storage.close()
+
+    def enqueue_in_child(let_go: Callable[[], object]) -> None:
+        let_go()
+        ids = [
+            storage.enqueue(Job.new("work")),
+            run_program(NEWCOMER, path),
+        ]  # which is not the last to close
+        # The newcomer was not the last to close the file: its log is still there.
+        told.write_text("\n".join([*ids, storage.enqueue(Job.new("work"))]))
+
+    thread = threading.Thread(target=wait_for_the_lock)
+    with held_by_a_program(path) as let_go:
+        thread.start()
+        while not patient.connection.running:
+            time.sleep(0.001)
+        statuses = in_children([partial(enqueue_in_child, let_go)])
+    thread.join()
+
+    acked += told.read_text().split()
+    assert statuses == [0]
+    assert given_up.is_set()
+    assert len(acked) == 4
+    assert [job_id for job_id in acked if storage.get(job_id) is None] == []
+    storage.close()
+    assert check(path) == "ok"
+
+
+class Standing(SystemClock):
+    """Those who look at it wait for as long as it takes."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+def refuses(storage: Storage) -> None:
+    """In a child that was forked beside an open connection."""
+    for _ in range(2):
+        with pytest.raises(StorageError, match="forked while a connection to it was open"):
+            storage.enqueue(Job.new("work"))
+
+
+@contextmanager
+def held_by_a_program(path: Path) -> Iterator[Callable[[], object]]:
+    """A program has the write lock until the function is called."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE) as program:
+        os.close(reading)
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"held\n"
+        yield lambda: os.write(writing, b"\n")
+        os.close(writing)
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.exists(f"/proc/self/fd/{fd}") or os.path.islink(f"/proc/self/fd/{fd}")
