@@ -17,7 +17,14 @@ from qml_mp.errors import StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.bad_disk import BadDisk, failing_disk, small_disk
-from tests.processes.harness import Server, enqueue, state_of, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    state_of,
+    stop_between_writes,
+    wait_for_state,
+    wait_until,
+)
 
 APP = "tests.processes.apps_storage_faults:app"
 MakeServer = Callable[..., Server]
@@ -97,12 +104,15 @@ def test_on_a_bad_disk_no_job_runs_without_a_claim_and_all_goes_on_when_it_is_me
     server: MakeServer, storage: Storage, bad_disk: BadDisk, path: Path, gate: Path, said: str
 ) -> None:
     one, running_id, next_id = busy(server("-v", "-w", "1", app=APP, **bad_disk.environment), storage, gate)
+    worker = one.worker_pids()[1]
+    stop_between_writes(storage, one.pid)  # or its heartbeat may be what begins the log anew
     empty_log(path)
 
-    with bad_disk.full() if said == "disk is full" else bad_disk.failing(one.worker_pids()[1]):
+    with bad_disk.full() if said == "disk is full" else bad_disk.failing(worker):
         gate.touch()
         wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log())
         meanwhile = starts(one), state_of(storage, running_id), state_of(storage, next_id)
+        one.signal(signal.SIGCONT)
 
     assert meanwhile == ([running_id], StateName.PROCESSING, StateName.ENQUEUED)
     assert said in one.log()
