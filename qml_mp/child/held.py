@@ -16,8 +16,9 @@ _MOST_TAKEN = 1000
 
 
 class Held:
-    """Oldest first. The first of those that come together begins at once, and each of the others when its
-    ticket is taken: the supervisor may have been faster, and the claim is not this worker's any more then."""
+    """Oldest first. The first of those that come together begins at once, if they need not go back, and each
+    of the others when its ticket is taken: the supervisor may have been faster, and the claim is not this
+    worker's any more then."""
 
     def __init__(self, tickets: TicketPipe, *, slot: SlotWriter) -> None:
         self._tickets = tickets
@@ -58,7 +59,7 @@ class Held:
         return len(self.taken) >= _MOST_TAKEN
 
     def hold(self, claims: Sequence[Claim], *, begins: bool = True) -> None:
-        """Hold these; nothing else is held. `begins`: the first of them begins at once."""
+        """Hold these; nothing else is held. `begins`: the first of them begins at once, if any does."""
         if not claims:
             self._must_go_back = False
             return
@@ -66,7 +67,7 @@ class Held:
         self._held_at = time.monotonic()
         self.payload_chars = sum(claim.payload_chars for claim in claims) / len(claims)
         self._claims.extend(claims)
-        first = 1 if begins else 0
+        first = 1 if begins and not self._must_go_back else 0
         behind = first + self._tickets.write([claim.key for claim in claims[first:]])
         # There is room for all, unless a job has filled the pipe.
         self._need_no_ticket = {claim.key.packed for claim in (*claims[:first], *claims[behind:])}
@@ -104,11 +105,19 @@ class Held:
                 if ticket != key:
                     self._drop_before(ticket)
                     continue
+            self._slot.show_taken()
             return self._claims.popleft()
         return None
 
+    def behind(self, number: int) -> list[Claim]:
+        """All but the first so many. Their tickets stay: some of them may be the supervisor's meanwhile."""
+        claims = list(self._claims)[number:]
+        if self._tickets.is_empty():  # it takes all that there are
+            return [claim for claim in claims if claim.key.packed in self._need_no_ticket]
+        return claims
+
     def take_back(self) -> list[Claim]:
-        """Have nothing of it be begun: what is still this worker's, which has to give it back."""
+        """Have nothing of it be begun: what is still this worker's, and was not the supervisor's before."""
         self._keep({*self._need_no_ticket, *(key.packed for key in self._tickets.take_all())})
         claims = list(self._claims)
         self._claims.clear()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 
 from qml_mp.child.claims import Claims
 from qml_mp.child.commands import Commands
@@ -19,7 +18,6 @@ from qml_mp.child.outcomes import Outcomes
 from qml_mp.child.own_time import OwnTime
 from qml_mp.child.reports import Display
 from qml_mp.child.runner import Runner
-from qml_mp.core.job import Claim
 from qml_mp.errors import StorageError
 from qml_mp.ipc.tickets import MOST_HELD
 from qml_mp.processing.program import Execution
@@ -70,7 +68,7 @@ class WorkerLoop:
         self._commands.look()  # it may have been forked while claims are paused
         while True:
             if self._held and (self._has_to_stop() or self._held.is_stale):
-                self._give_back(self._held.take_back())
+                self._give_back()
             if self._held and self._make_ready():
                 continue  # there may be news
             claim = self._held.next()
@@ -140,9 +138,7 @@ class WorkerLoop:
         else:
             return False
         if count < len(self._held):
-            claims = self._held.take_back()
-            self._held.hold(claims[:count], begins=False)
-            self._give_back(claims[count:])
+            self._give_back(keep=count)
         if not self._outcomes:
             return False
         self._runner.catch_up()
@@ -175,10 +171,17 @@ class WorkerLoop:
             self._outcomes.receive()
             self._own_time.begin()
 
-    def _give_back(self, claims: Iterable[Claim]) -> None:
-        for claim in claims:
+    def _give_back(self, *, keep: int = 0) -> None:
+        """All that is held but the first ones. What goes back is recorded while its ticket still lies in the
+        pipe: whenever this worker dies, one of the two says that it has not begun."""
+        returned = self._held.behind(keep)
+        for claim in returned:
             execution = self._runner.resolve(claim)
             self._outcomes.add(execution, self._runner.give_back(execution), ran_s=0.0)
+        left = self._held.take_back()
+        if keep:
+            keys = {claim.key for claim in returned}
+            self._held.hold([claim for claim in left if claim.key not in keys], begins=False)
 
     def _next_limit(self) -> int:
         """How many to claim with the outcomes; 0: none."""

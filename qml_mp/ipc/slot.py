@@ -5,8 +5,8 @@ worker writes, the supervisor reads, nobody locks: a version number that is odd 
 writes tells a torn read (a sequence lock), also when the worker is killed in mid-write.
 The head (`pid`, `started_ticks`) is written by the supervisor and read by its guardian.
 That the worker has been ready is a byte of its own, outside of the version's guard: written once, it
-is true also of a worker that was killed in the middle of a later write. So are the number of the reply that
-the worker has not read, and which claim is in its hands until then.
+is true also of a worker that was killed in the middle of a later write. So are that it has taken a claim to
+begin it, the number of the reply that it has not read, and which claim is in its hands until then.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _TERMS = struct.Struct("<qqqI64s")
 _BODY_BYTES = _NOW.size + _TERMS.size
 _TEXT_LENGTH = struct.Struct("<H")
 _READY_AT = _HEAD.size
+_TAKEN_AT = _READY_AT + 1
 _VERSION_AT = _HEAD.size + 8  # aligned, so that it is written at once
 _UNREAD_AT = _VERSION_AT + _VERSION_BYTES
 _PATIENCE_AT = _UNREAD_AT + 8
@@ -107,6 +108,10 @@ class SlotTable:
         """Whether the worker that fills the slot has ever been ready; it stays true."""
         return self._memory[index * SLOT_BYTES + _READY_AT] != 0
 
+    def has_taken(self, index: int) -> bool:
+        """Whether the worker has taken a claim whose job has not ended; it says so before it shows which."""
+        return self._memory[index * SLOT_BYTES + _TAKEN_AT] != 0
+
     def read(self, index: int) -> SlotView | None:
         """What the worker says; None while it writes, or for good if it died writing."""
         at = index * SLOT_BYTES
@@ -175,9 +180,14 @@ class SlotWriter:
         """Say, with its counts, that it runs this job. `terms` are `packed_terms`, the same for many jobs."""
         self._write(self._now(Activity.RUNNING, key, since_ns) + terms)
 
+    def show_taken(self) -> None:
+        """Say that a claim is taken, whose job begins next."""
+        self._memory[self._at + _TAKEN_AT] = 1
+
     def show_finishing(self) -> None:
-        """Say that the job has ended, and nothing else: one byte, of which nobody can read a half."""
+        """Say that the job has ended, and nothing else: bytes, of which nobody can read a half."""
         self._memory[self._at + _BODY_AT] = Activity.FINISHING
+        self._memory[self._at + _TAKEN_AT] = 0
 
     def show_unread(self, number: int, *, in_hand: ClaimKey, patience_s: float) -> None:
         """Say which reply is on its way, how long it may stay so, and which claim is in hand meanwhile: its

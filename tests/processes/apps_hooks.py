@@ -39,7 +39,16 @@ def _close_all() -> None:
     os.closerange(3, 256)
 
 
-_ACTS: dict[str, Callable[[], None]] = {"unsettle": _unsettle, "fork": _fork_away, "close": _close_all}
+def _die() -> None:
+    os._exit(1)
+
+
+_ACTS: dict[str, Callable[[], None]] = {
+    "unsettle": _unsettle,
+    "fork": _fork_away,
+    "close": _close_all,
+    "die": _die,
+}
 
 
 def _write(line: str) -> None:

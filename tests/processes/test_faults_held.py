@@ -17,7 +17,7 @@ from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
 from qml_mp.storage.values import BY_DEFAULT
 from tests.faults import most_held
-from tests.processes.harness import Server, is_stopped, wait_until
+from tests.processes.harness import Server, is_stopped, stop_between_writes, wait_until
 from tests.processes.journal import Line
 from tests.soak.ground import Ground, environment_of, fresh_ground
 from tests.soak.judge import Kills
@@ -250,6 +250,33 @@ def test_what_had_ended_is_written_however_large_it_is_although_its_worker_dies(
     assert mark.exists()
     assert succeeded(ground) == set(ids)
     assert set(runs_of(ground, ids).values()) == {1}
+    assert ground.audit.attempts() == {}
+
+
+@pytest.mark.fault(1)
+def test_claims_that_go_back_are_not_charged_should_their_worker_die_over_it(ground: Ground) -> None:
+    """It was away for so long in the first of three that it begins no other, and dies when it has recorded
+    that the second one goes back."""
+    mark, before = ground.folder / "mark", 20
+
+    def enqueue(*lengths_s: float) -> list[str]:
+        return ground.storage.enqueue_many(Job.new("linger", {"seconds": seconds}) for seconds in lengths_s)
+
+    ids = enqueue(*([0.0] * before))
+    failpoint = f"worker/outcome.recorded=kill:{before + 2}@{mark}"
+    settings = environment_of({"fetch_batch_size": 3, "polling_interval": 0.05})
+    server = serve(ground, "-w", "1", failpoint=failpoint, **settings)
+    wait_until(lambda: succeeded(ground) == {*ids}, what=server.log())
+    stop_between_writes(ground.storage, server.pid)  # or it would give back what is behind the long job
+    ids += enqueue(1.2, 0.0, 0.0)
+    wait_until(mark.exists, what=server.log())
+    server.signal(signal.SIGCONT)
+
+    end_all(ground, server)
+
+    assert succeeded(ground) == {*ids}
+    assert set(runs_of(ground, ids).values()) == {1}
+    assert server.log().count("given back, uncharged") == 2
     assert ground.audit.attempts() == {}
 
 

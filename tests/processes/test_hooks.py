@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from qml_mp.core.job import Job, new_job_id
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.apps_hooks import OWN_HANDLERS
@@ -73,6 +75,21 @@ def test_a_worker_of_which_a_hook_closes_the_descriptors_is_replaced_and_says_wh
     wait_until(lambda: "closed or replaced descriptors of the worker" in one.log(), what=one.log())
 
     assert result_of(storage, "look")
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(1)
+def test_a_hook_that_ends_the_worker_when_a_job_has_succeeded_is_not_charged_to_the_next_job(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    jobs = [Job.new("succeeds", {"act": "die"}), Job.new("look")]
+    ids = storage.enqueue_many(replace(job, id=new_job_id()) for job in jobs * 3)
+
+    one = server("-w", "1", app=APP, QML_MP_MAX_CRASHES="1").start(ready=None)
+
+    for job_id in ids:
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
+    assert lines(tmp_path) == ["on_state_change"] * 3
     assert one.stop() == 0
 
 

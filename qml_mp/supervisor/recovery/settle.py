@@ -114,11 +114,11 @@ def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
     """The claim that the worker had taken and that has not ended: the one that it showed, or the only one.
 
     It may die between the two moments, also of the job's own retry policy, and must not do so for ever
-    uncharged. Several such claims have just been committed, and none of them was begun.
+    uncharged. Where it had taken none, or several are left, these have just been committed, or go back.
     """
     left = [claim for claim in claims if claim.key not in death.ended and claim.key not in death.not_begun]
     shown = [claim for claim in left if death.slot is not None and death.slot.key == claim.key]
-    is_the_only_one = len(left) == 1 and not death.has_unread_reply
+    is_the_only_one = death.has_taken and len(left) == 1 and not death.has_unread_reply
     return next(iter(shown or (left if is_the_only_one else ())), None)
 
 

@@ -46,6 +46,8 @@ class Death:
     """Of these jobs, those that it had not counted, because it did not know that they are written."""
     not_begun: Collection[ClaimKey] = ()
     """Claims whose tickets it had not taken."""
+    has_taken: bool = False
+    """It had taken a claim to begin its job, be it that it had not shown which."""
     has_unread_reply: bool = False
     """It had asked for claims and not read the reply. It had begun none of these."""
 

@@ -304,6 +304,7 @@ class WorkerPool(Part):
             worker_id=worker.worker_id, number=worker.number, process=process, slot=worker.last, stack=stack,
             killed_for=worker.killed_for, killed_key=worker.killed_key, is_too_slow=worker.is_too_slow,
             ended=ended.read()[1], uncounted=ended.uncounted(), not_begun=worker.taken.union(left),
+            has_taken=self.slots.has_taken(worker.index),
             has_unread_reply=self.slots.unread(worker.index) != 0,
             oom_killed=process.signal == SIGKILL and worker.killed_for is None and self._oom.struck(),
         )  # fmt: skip
