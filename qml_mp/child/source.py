@@ -48,6 +48,11 @@ class NamedProgram:
         """What process titles show: "tasks:app"."""
         return self.spec
 
+    @property
+    def is_of_main(self) -> bool:
+        """Whether another program could not import it."""
+        return self.spec.partition(":")[0] == "__main__"
+
     def load(self) -> Program:
         """Import the module and return the app's program; `AppImportError` when it is no app.
 

@@ -32,10 +32,6 @@ from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.units import Duration
 
-_HAS_HANDLES = (
-    "this process has connections of its own (of sqlite3, SQLAlchemy and the like) to the SQLite file"
-)
-
 
 class BackgroundJobServer:
     """A server with its settings, its storage and what it runs.
@@ -175,14 +171,19 @@ class BackgroundJobServer:
         has_one_thread = threads in (1, None)
         if has_one_thread and not self._storage.has_other_handles():
             return fork_supervisor(self._supervise)
-        if isinstance(self._source, NamedProgram):
+        if isinstance(self._source, NamedProgram) and not self._source.is_of_main:
             return spawn_supervisor(self._config, self._storage.url, self._source)
         if isinstance(self._source, LoadedProgram) and is_notebook():
             return spawn_supervisor(self._config, self._storage.url, by_value(self._source.program))
-        why = _HAS_HANDLES if has_one_thread else f"this process has {threads} threads"
+        if has_one_thread:
+            why = "this process has connections of its own (of sqlite3, SQLAlchemy and the like) to the file"
+            remedy = "Close them and their cursors first (SQLAlchemy: engine.dispose()), or pass"
+        else:
+            why, remedy = f"this process has {threads} threads", "Pass"
         raise ConfigurationError(
-            f"Cannot start the server: {why}, so forking it is not safe. "
-            'Pass the app by name: BackgroundJobServer(config, storage, "module:attribute").'
+            f"Cannot start the server: {why}, so forking it is not safe. {remedy} the app by name, from a "
+            'module that can be imported (not "__main__"): '
+            'BackgroundJobServer(config, storage, "module:attribute").'
         )
 
     def _supervise(self, host_fds: Collection[int] = (), on_ready: Callable[[], None] | None = None) -> int:

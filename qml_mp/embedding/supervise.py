@@ -35,7 +35,8 @@ def check_forkable(storage: Storage) -> None:
         raise ConfigurationError(
             f"Cannot fork workers: this process has connections of its own to {storage.display_url} (of "
             "sqlite3, SQLAlchemy and the like), beside which SQLite takes no locks in a worker. Close them "
-            "before run(), or with preload at the end of the import, or leave preload off."
+            "and their cursors (SQLAlchemy: engine.dispose()) before run(), or with preload at the end of "
+            "the import, or leave preload off."
         )
 
 

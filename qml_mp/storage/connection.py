@@ -99,7 +99,7 @@ class ProcessConnection(ABC):
     def descriptors(self) -> frozenset[int]: ...
 
     def is_open_elsewhere(self) -> bool:
-        """Of a storage that is closed: see `Storage.has_other_handles`."""
+        """See `Storage.has_other_handles`."""
         return False
 
     @abstractmethod

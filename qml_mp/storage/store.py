@@ -7,7 +7,8 @@ compare them. A write about a claim is guarded by `id AND claim_seq AND state = 
 
 A storage is used by one thread at a time per call (calls from several threads take turns) and may
 be opened anew after `close()` simply by using it. It must hold nothing open across a fork: call
-`close()` first. A process that inherited one all the same abandons the handle and opens its own.
+`close()` first. A process that inherited one all the same abandons the handle; it opens its
+own, or refuses an SQLite file, where that would take no locks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from datetime import datetime
 
 from qml_mp.storage.acts import Acts
 from qml_mp.storage.bulk import Bulk
-from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.database import Database
 from qml_mp.storage.failures import FailureCallbacks
 from qml_mp.storage.history import History
@@ -138,7 +138,6 @@ class Storage(
     def has_other_handles(self) -> bool:
         """Whether this process has the SQLite file open by connections that are not ours, so that a child
         that it forked could not use it. Closes those that are ours and idle. False where it is not told."""
-        fork_guard().close_all()
         return self._db.connection.is_open_elsewhere()
 
     def wait_with(self, waiting: StorageWait | None) -> None:

@@ -278,6 +278,7 @@ def beside_a_handle(storage: Storage, folder: Path) -> Report:
     users = sqlite3.connect(storage.url.removeprefix("sqlite:///"))
     users.execute("SELECT count(*) FROM qml_jobs").fetchone()
     refused = error_of(BackgroundJobServer(CONFIG, storage, app.program))
+    of_main = error_of(BackgroundJobServer(CONFIG, storage, "__main__:app"))
     try:
         BackgroundJobServer(CONFIG, storage, NAME).run()
     except QmlError as error:
@@ -296,6 +297,7 @@ def beside_a_handle(storage: Storage, folder: Path) -> Report:
     storage.close()
     return {
         "start": refused,
+        "of main": of_main,
         "run": refused_run,
         "exit codes": [server.exit_code, forked.exit_code],
     }

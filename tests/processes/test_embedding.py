@@ -204,6 +204,7 @@ def test_beside_a_connection_of_the_hosts_own_a_server_is_spawned_or_refused(rep
     told = report_of("beside_a_handle")
 
     start, run = told["start"], told["run"]
+    assert told["of main"] == start
     assert isinstance(start, list)
     assert isinstance(run, list)
     assert start[0] == run[0] == "ConfigurationError"

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -94,6 +94,115 @@ def test_a_child_forked_beside_a_connection_of_the_users_refuses_the_file(
     assert sum(storage.job_counts().values()) == 2
 
 
+@pytest.mark.fault(65)
+def test_a_child_refuses_the_file_although_it_reads_by_what_it_has_inherited(
+    storage: Storage, path: Path
+) -> None:
+    storage.migrate()
+    with closing(sqlite3.connect(path)) as users:
+        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+
+        def read_and_use() -> None:
+            users.execute("BEGIN")
+            users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+            refuses(storage)
+
+        statuses = in_children([read_and_use])
+
+    assert statuses == [0]
+
+
+@pytest.mark.fault(65)
+def test_threads_of_a_child_that_look_at_once_all_refuse_the_file(storage: Storage, path: Path) -> None:
+    storage.migrate()
+
+    def use_from_threads() -> None:
+        looks: list[bool] = []
+
+        def look() -> None:
+            for _ in range(50):
+                refuses(open_sqlite(path))
+            looks.append(True)
+
+        threads = [threading.Thread(target=look) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert looks == [True, True]
+
+    with closing(sqlite3.connect(path)) as users:
+        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+        statuses = in_children([use_from_threads])
+
+    assert statuses == [0]
+
+
+@pytest.mark.fault(65)
+def test_a_child_forked_within_a_read_of_a_file_that_had_no_log_yet_refuses_it(path: Path) -> None:
+    users = sqlite3.connect(path)
+    users.executescript("CREATE TABLE mine (n INTEGER); INSERT INTO mine VALUES (1), (2)")
+    rows = users.execute("SELECT n FROM mine")
+    rows.fetchone()
+    reading, writing = os.pipe()
+
+    def use_once_it_has_one() -> None:
+        os.close(writing)
+        os.read(reading, 1)
+        refuses(open_sqlite(path))
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with suppress(BaseException):
+            use_once_it_has_one()
+            status = 0
+        os._exit(status)
+    rows.close()
+    users.close()
+    with closing(open_sqlite(path)) as storage:
+        storage.enqueue(Job.new("work"))
+        os.close(writing)
+        _, status = os.waitpid(pid, 0)
+    os.close(reading)
+
+    assert status == 0
+
+
+def test_a_connection_to_a_file_that_was_replaced_is_none_to_the_new_one(path: Path) -> None:
+    with closing(open_sqlite(path)) as before:
+        before.migrate()
+    with closing(sqlite3.connect(path)) as users:
+        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        with closing(open_sqlite(path)) as after:
+            after.enqueue(Job.new("work"))
+
+            assert not after.has_other_handles()
+            assert in_children([lambda: after.enqueue(Job.new("work"))]) == [0]
+
+
+@pytest.mark.fault(65)
+def test_a_child_puts_no_job_into_a_transaction_of_a_connection_that_it_has_inherited(
+    storage: Storage, path: Path
+) -> None:
+    storage.migrate()
+
+    def enqueue_in_child() -> None:
+        with pytest.raises(StorageError, match="forked while a connection to it was open"):
+            storage.enqueue_in(users, [Job.new("work")])
+
+    with closing(sqlite3.connect(path)) as users:
+        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+        statuses = in_children([enqueue_in_child])
+        storage.enqueue_in(users, [Job.new("work")])
+        users.commit()
+
+    assert statuses == [0]
+    assert sum(storage.job_counts().values()) == 1
+
+
 def test_a_child_that_closes_what_it_inherited_uses_the_file_with_locks_of_its_own(
     storage: Storage, path: Path
 ) -> None:
@@ -165,6 +274,17 @@ def test_a_fork_has_a_thread_give_up_that_waits_for_a_lock_and_its_child_takes_i
     assert [job_id for job_id in acked if storage.get(job_id) is None] == []
     storage.close()
     assert check(path) == "ok"
+
+
+def test_a_signal_that_ends_the_wait_of_a_fork_leaves_the_storage_as_patient_as_it_was(path: Path) -> None:
+    storage = open_sqlite(path)
+    connection = sqlite_connection(storage)
+    storage.migrate()
+
+    connection._is_fork_waiting = True  # where the signal's exception, which Python drops, has struck
+    assert in_children([lambda: None]) == [0]
+
+    assert not connection._is_fork_waiting
 
 
 class Standing(SystemClock):

@@ -176,6 +176,7 @@ class SqliteConnection(ProcessConnection):
 
     def end_fork(self) -> None:
         """Let the other threads go on."""
+        self._is_fork_waiting = False  # once more: a signal's exception may have ended the wait, unseen
         if self._is_forking:
             self._is_forking = False
             self._lock.release()
@@ -203,7 +204,7 @@ class SqliteConnection(ProcessConnection):
         self._disk.close()
 
     def _abandon(self) -> None:
-        self._is_forking = self._has_turn = False
+        self._is_forking = self._is_fork_waiting = self._has_turn = False
         self._cursor = None
         self._descriptors = frozenset()
         self._disk.forget()
@@ -282,7 +283,7 @@ class SqliteConnection(ProcessConnection):
         connection = self._connect()
         try:
             found = version_of(connection)
-            check_has_locks(self.path)
+            check_has_locks(connection.cursor(), self.path)
             if found:
                 self.check_found(found)
                 self._until_not_busy(lambda: configure(connection, self.path))
@@ -299,7 +300,7 @@ class SqliteConnection(ProcessConnection):
 
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:
         pending(MIGRATIONS, found=version_of(connection), where=self.where())  # a newer one: no write
-        check_has_locks(self.path)
+        check_has_locks(connection.cursor(), self.path)
         self._until_not_busy(lambda: configure(connection, self.path))
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA synchronous = FULL")  # its log may not be open yet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.each import run_each
 from qml_mp.storage.sqlite.errors import refuses_values, translated
 from qml_mp.storage.sqlite.foreign import all_or_nothing, check_schema_through, checked
+from qml_mp.storage.sqlite.inherited import check_has_locks
 from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
 from qml_mp.storage.sqlite.instants import from_us, to_us
 from qml_mp.storage.sqlite.mounts import caveats_of
@@ -46,6 +48,8 @@ class SqliteDatabase:
     def __init__(self, path: str, *, clock: Clock, busy_timeout: timedelta) -> None:
         self.connection = SqliteConnection(path, clock=clock, busy_timeout=busy_timeout)
         self._clock = clock
+        self._has_locks_in = 0
+        """Which process was found to have locks."""
 
     def now(self) -> datetime:
         """That of this machine, as injected."""
@@ -95,10 +99,17 @@ class SqliteDatabase:
             cursor = theirs.cursor()
             cursor.row_factory = None  # the caller's own would shape our rows
             check_schema_through(cursor, self.connection)
+            self._check_locks_once(cursor)
             transaction = _Transaction(cursor, now=self._clock.now(), is_ours=False)
             return all_or_nothing(cursor, lambda: use(transaction))
         except sqlite3.Error as error:
             raise translated(error, self.connection.path) from error
+
+    def _check_locks_once(self, cursor: sqlite3.Cursor) -> None:
+        """In each process, by a connection of the caller's: what has locks has them until it forks."""
+        if self._has_locks_in != os.getpid():
+            check_has_locks(cursor, self.connection.path)
+            self._has_locks_in = os.getpid()
 
     def open_waker(self) -> Waker | None:
         return open_waker(self.connection)

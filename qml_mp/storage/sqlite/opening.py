@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -22,7 +22,7 @@ _LARGEST_IDLE_WAL_BYTES = 64 * 1024 * 1024
 _LOCKS = Path("/proc/locks")
 _WRITER_BYTE = 120  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in SQLite's wal.c)
 _USER_BYTE = 128  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
-_READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
+READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
 _LOOKS, _LOOK_EVERY_S = 20, 0.01
 
 FileIdentity = tuple[int, int]
@@ -234,7 +234,7 @@ def _has_lost_its_index(path: str) -> bool:
     about to open it."""
     for _ in range(_LOOKS):
         is_in_use = any(_locks(_index_of(path), _USER_BYTE))
-        if is_in_use or not any(kind == "READ" for kind, _ in _locks(identity_of(path), _READER_BYTE)):
+        if is_in_use or not any(kind == "READ" for kind, _ in _locks(identity_of(path), READER_BYTE)):
             return False
         time.sleep(_LOOK_EVERY_S)
     return True
@@ -243,7 +243,7 @@ def _has_lost_its_index(path: str) -> bool:
 def _is_open_though_deleted(path: str) -> bool:
     """Whether who reads the file has its deleted log open: as when the index was deleted with it."""
     deleted = f"{log_of(path)} (deleted)"
-    return any(deleted in _names_of_open_files(pid) for _, pid in _locks(identity_of(path), _READER_BYTE))
+    return any(deleted in _names_of_open_files(pid) for _, pid in _locks(identity_of(path), READER_BYTE))
 
 
 def _uri_of(path: str, *, mode: str) -> str:
@@ -283,11 +283,17 @@ def _locks(file: FileIdentity | None, byte: int) -> Iterator[tuple[str, str]]:
         lines = _LOCKS.read_text().splitlines()
     except OSError:
         return
+    for kind, pid, locked in covering(lines, byte):
+        if locked.rpartition(":")[2] == str(file[1]):
+            yield kind, pid
+
+
+def covering(lines: Iterable[str], byte: int) -> Iterator[tuple[str, str, str]]:
+    """Kind, process and file of the locks that cover the byte, of those that the kernel shows."""
     # "1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120"; two that touch each other are shown as one
     for *_, kind, pid, locked, first, last in (line.split() for line in lines):
-        covers = int(first) <= byte and (last == "EOF" or byte <= int(last))
-        if covers and locked.rpartition(":")[2] == str(file[1]):
-            yield kind, pid
+        if int(first) <= byte and (last == "EOF" or byte <= int(last)):
+            yield kind, pid, locked
 
 
 def _any_text(raw: bytes) -> str:
