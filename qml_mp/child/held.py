@@ -109,15 +109,8 @@ class Held:
             return self._claims.popleft()
         return None
 
-    def behind(self, number: int) -> list[Claim]:
-        """All but the first so many. Their tickets stay: some of them may be the supervisor's meanwhile."""
-        claims = list(self._claims)[number:]
-        if self._tickets.is_empty():  # it takes all that there are
-            return [claim for claim in claims if claim.key.packed in self._need_no_ticket]
-        return claims
-
     def take_back(self) -> list[Claim]:
-        """Have nothing of it be begun: what is still this worker's, and was not the supervisor's before."""
+        """Have nothing of it be begun: what is still this worker's, which has to give it back."""
         self._keep({*self._need_no_ticket, *(key.packed for key in self._tickets.take_all())})
         claims = list(self._claims)
         self._claims.clear()

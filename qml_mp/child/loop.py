@@ -172,16 +172,15 @@ class WorkerLoop:
             self._own_time.begin()
 
     def _give_back(self, *, keep: int = 0) -> None:
-        """All that is held but the first ones. What goes back is recorded while its ticket still lies in the
-        pipe: whenever this worker dies, one of the two says that it has not begun."""
-        returned = self._held.behind(keep)
-        for claim in returned:
+        """All that is held but the first ones. First it is this worker's alone: what the supervisor has taken
+        may be in other hands by now, and nobody here tells of that. Should this worker die over it, its slot
+        says that it has begun none."""
+        claims = self._held.take_back()
+        if keep:
+            self._held.hold(claims[:keep], begins=False)
+        for claim in claims[keep:]:
             execution = self._runner.resolve(claim)
             self._outcomes.add(execution, self._runner.give_back(execution), ran_s=0.0)
-        left = self._held.take_back()
-        if keep:
-            keys = {claim.key for claim in returned}
-            self._held.hold([claim for claim in left if claim.key not in keys], begins=False)
 
     def _next_limit(self) -> int:
         """How many to claim with the outcomes; 0: none."""

@@ -104,6 +104,12 @@ class StateChanges:
         if self._hook is not None:
             self._call(execution, execution.job, old=StateName.ENQUEUED)
 
+    def given_back(self, execution: Execution) -> None:
+        """The job was in hand for the hook alone, and has no limit any more."""
+        self.claimed(execution)
+        if self._hook is not None:
+            self._display.finishing()
+
     def finished(self, execution: Execution, finished: Finished, *, is_told: bool) -> None:
         """The outcome is written, or was not taken. `is_told`: the supervisor had written it before, and has
         told the fact."""

@@ -96,7 +96,7 @@ class Runner:
 
     def give_back(self, execution: Execution) -> Outcome:
         """The claim came too late to be run. It is two transitions, and the hook is told of both."""
-        self._changes.claimed(execution)
+        self._changes.given_back(execution)
         return NOT_BEGUN
 
     def _is_used_up(self) -> bool:

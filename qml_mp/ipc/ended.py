@@ -36,6 +36,7 @@ _PLACE_BITS = 21  # enough for `_SIZE`
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
 _TIMES_MASK = (1 << 64 - 2 * _PLACE_BITS) - 1
 _RECORD = struct.Struct(f"<IBxH{KEY_BYTES}sQQ")  # bytes of the body, form of it, pair, key, waited, ran
+_FORM_AT = 4
 _OTHER_FORM, _PLAIN_SUCCESS, _NOT_KEPT = range(3)
 _SIZE = REGION_BYTES + 4096
 """The last page is for those that there is no room for."""
@@ -87,26 +88,27 @@ class EndedOutcomes:
         self._memory = memory
         self._at = at
         self._before_newest: int | None = None
-        """What the number was before the newest job ended; None: nothing is kept of that."""
+        """What the number was before the newest job that has run ended; None: nothing is kept of that."""
         # An item of it is one store of 8 bytes. `Struct.pack_into` is not: it writes zeros first.
         self._numbers = memoryview(memory)[at : at + _RECORDS_AT].cast("Q")
 
     def append(self, key: ClaimKey, outcome: Outcome, times: Times | None = None) -> bool:
         """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept.
         In `times` a success ran for its duration, which is not kept twice; None: nothing else is known."""
-        is_release = isinstance(outcome, Release)
+        has_run = not (isinstance(outcome, Release) and outcome.not_begun)
         is_plain = is_plain_success(outcome)
         body = outcome_bytes(outcome, is_plain=is_plain)
         if times is None:
             times = 0, 0, microseconds_of(outcome.duration) if isinstance(outcome, Success) else 0
-        if not is_release:
+        if has_run:
             self._before_newest = None
         head = self._numbers[_HEAD]
         form = _PLAIN_SUCCESS if is_plain else _OTHER_FORM
         if body is None or not self._append(form, key, times, body, until=REGION_BYTES):
-            self._append(_NOT_KEPT, key, times, b"", until=_SIZE)
+            if has_run:
+                self._append(_NOT_KEPT, key, times, b"", until=_SIZE)
             return False
-        if not is_release:
+        if has_run:
             self._before_newest = head
         return True
 
@@ -124,9 +126,10 @@ class EndedOutcomes:
         return True
 
     def take_back(self) -> None:
-        """Do not keep what came of the newest job that has ended (worker), nor the releases since."""
+        """Do not keep what came of the newest job that has run (worker): its key and its times stay."""
         if self._before_newest is not None:
-            self._numbers[_HEAD] = self._before_newest
+            begin = _RECORDS_AT + (self._before_newest & _PLACE_MASK)
+            self._memory[self._at + begin + _FORM_AT] = _NOT_KEPT
 
     def empty(self) -> None:
         """All that was kept is written (worker), or was another worker's (supervisor, before the fork)."""

@@ -10,10 +10,7 @@ their keys, so one ticket stands for all of them: that of the reply.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sys
-import termios
 from collections.abc import Sequence
 
 from qml_mp.core.job import KEY_BYTES, ClaimKey
@@ -57,11 +54,6 @@ class TicketPipe:
         except BlockingIOError:
             return None
         return data if len(data) == TICKET_BYTES else None
-
-    def is_empty(self) -> bool:
-        """Whether there is none at this moment."""
-        lying = fcntl.ioctl(self.reading_fd, termios.FIONREAD, bytes(4))
-        return int.from_bytes(lying, sys.byteorder) < TICKET_BYTES
 
     def take_all(self) -> list[ClaimKey]:
         """Take every ticket that there is, oldest first."""

@@ -165,17 +165,29 @@ def test_an_outcome_that_finds_no_room_is_refused_and_those_before_it_stay() -> 
 
 
 def test_what_came_of_the_newest_job_can_be_taken_back() -> None:
-    region, key = EndedTable(1).region(0), a_key()
-    region.append(key, DONE)
-    region.append(a_key(), DONE)
-    region.append(a_key(), Release(reason="not begun"))
+    region, first, newest, returned = EndedTable(1).region(0), a_key(), a_key(), a_key()
+    not_begun = Release(reason="not begun", not_begun=True)
+    region.append(first, DONE)
+    region.append(newest, Release(reason="the server is stopping"))
+    region.append(returned, not_begun)
 
     region.take_back()
 
-    assert region.read()[1] == {key: DONE}
+    assert region.read()[1] == {first: DONE, returned: not_begun}
+    assert region.uncounted()[newest].outcome is None
     region.append(a_key(), of_size(REGION_BYTES))
     region.take_back()  # of which nothing was kept
-    assert region.read()[1] == {key: DONE}
+    assert region.read()[1] == {first: DONE, returned: not_begun}
+
+
+def test_a_claim_that_goes_back_leaves_nothing_where_there_is_no_room_for_that() -> None:
+    region, key = EndedTable(1).region(0), a_key()
+    region.append(key, of_size(REGION_BYTES - 1000))
+
+    while region.append(a_key(), Release(reason="r" * 100, not_begun=True)):
+        pass
+
+    assert all(one.outcome is not None for one in region.uncounted().values())
 
 
 def test_what_has_no_text_is_refused() -> None:

@@ -100,27 +100,6 @@ def test_only_what_is_still_the_workers_is_given_back(held: Held, tickets: Ticke
     assert held.next() is None
 
 
-def test_what_goes_back_has_its_ticket_until_that_is_recorded(held: Held, tickets: TicketPipe) -> None:
-    claims = claims_of(4)
-    held.hold(claims)
-    held.next()
-
-    assert held.behind(1) == claims[2:]
-    assert not tickets.is_empty()
-    assert held.take_back() == claims[1:]
-    assert tickets.is_empty()
-    assert held.behind(0) == []
-
-
-def test_what_the_supervisor_has_taken_is_not_given_back_besides(held: Held, tickets: TicketPipe) -> None:
-    claims = claims_of(3)
-    held.hold(claims)
-
-    tickets.take_all()
-
-    assert held.behind(0) == [claims[0]]  # which needs no ticket
-
-
 def test_claims_for_whose_tickets_there_is_no_room_are_begun_without(held: Held, tickets: TicketPipe) -> None:
     for number in (100, 1):
         while tickets.write([claim.key for claim in claims_of(number)]):
@@ -181,9 +160,7 @@ def test_what_a_reply_brings_whose_ticket_was_taken_goes_back(
     held.hold(claims)
 
     assert held.is_stale
-    assert held.behind(0) == claims
     assert tickets.take_all() == [claim.key for claim in claims]  # of the first one too
-    assert held.behind(0) == []
     assert held.take_back() == []
     held.hold(claims)
     assert not held.is_stale

@@ -111,14 +111,18 @@ def _lost(storage: Storage, death: Death, held: Collection[ClaimKey]) -> Iterato
 
 
 def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
-    """The claim that the worker had taken and that has not ended: the one that it showed, or the only one.
+    """The claim that the worker had begun, and of which nothing else is known: its job has ended, and what
+    came of that was not kept; or it had taken this one, as it has shown, or as it is the only one.
 
     It may die between the two moments, also of the job's own retry policy, and must not do so for ever
-    uncharged. Where it had taken none, or several are left, these have just been committed, or go back.
+    uncharged. Where it had taken none, all that are left go back, also one that the hook is told of.
     """
     left = [claim for claim in claims if claim.key not in death.ended and claim.key not in death.not_begun]
+    not_kept = [claim for claim in left if claim.key in death.not_kept]
+    if not_kept or not death.has_taken:
+        return next(iter(not_kept), None)
     shown = [claim for claim in left if death.slot is not None and death.slot.key == claim.key]
-    is_the_only_one = death.has_taken and len(left) == 1 and not death.has_unread_reply
+    is_the_only_one = len(left) == 1 and not death.has_unread_reply
     return next(iter(shown or (left if is_the_only_one else ())), None)
 
 

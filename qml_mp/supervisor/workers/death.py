@@ -59,6 +59,11 @@ class Death:
         return max(0, self.reaped_ns - since_ns) // 1000 if since_ns else 0
 
     @property
+    def not_kept(self) -> Collection[ClaimKey]:
+        """Claims whose jobs had ended, and it could not keep what came of them."""
+        return {key for key, one in self.uncounted.items() if one.outcome is None}
+
+    @property
     def was_orderly(self) -> bool:
         """It left as designed and knew of no claim: one that it holds all the same came with a lost reply.
         Its exit code alone does not tell: any job can leave with any."""

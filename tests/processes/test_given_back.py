@@ -1,0 +1,81 @@
+"""Tests: claims that a worker gives back because one of them will take long are nothing that has happened."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.job import Job, new_job_id
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.processes.apps_given_back import LINGER
+from tests.processes.harness import Server, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+APP = "tests.processes.apps_given_back:app"
+only_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def one(server: MakeServer) -> MakeServer:
+    """Makes a server with one worker."""
+
+    def make(**settings: str) -> Server:
+        return server("-w", "1", app=APP, **settings).start()
+
+    return make
+
+
+def enqueue(storage: Storage, *jobs: Job) -> list[str]:
+    return storage.enqueue_many(replace(job, id=new_job_id()) for job in jobs)
+
+
+def wait_for_all(storage: Storage, ids: Sequence[str]) -> list[Job]:
+    return [wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED) for job_id in ids]
+
+
+def make_it_hold_many(storage: Storage) -> None:
+    """The worker knows that slow jobs take long, and that most jobs do not."""
+    wait_for_all(storage, enqueue(storage, Job.new("slow", {"seconds": 0.2}), *[Job.new("brief")] * 200))
+
+
+def told(folder: Path, job_id: str) -> list[str]:
+    """Which states the hook was told of, of this job."""
+    lines = (folder / "hooks").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.startswith(job_id)]
+
+
+@pytest.mark.fault(1)
+@only_sqlite
+def test_a_job_that_leaves_a_transaction_open_is_charged_and_none_that_was_given_back(
+    one: MakeServer, storage: Storage
+) -> None:
+    server = one(QML_MP_MAX_CRASHES="1")
+    make_it_hold_many(storage)
+
+    ids = enqueue(storage, Job.new("grab"), *[Job.new("slow", {"seconds": 0.1})] * 3)
+    grab, *others = wait_for_all(storage, ids)
+
+    assert (grab.state_name, grab.claim_seq) == (StateName.FAILED, 1)
+    assert {(job.state_name, job.crashes) for job in others} == {(StateName.SUCCEEDED, 0)}
+    assert server.stop() == 0
+
+
+@pytest.mark.fault(56)
+def test_the_hook_is_told_of_no_claim_that_others_have_by_then(
+    one: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    server = one(**{LINGER: "0.15"})
+    make_it_hold_many(storage)
+    server.signal(signal.SIGTTIN)
+    wait_until(lambda: len(server.worker_pids()) == 2, what=server.log())
+
+    ids = enqueue(storage, *[Job.new("brief")], *[Job.new("slow", {"seconds": 0.01})] * 7)
+    wait_for_all(storage, ids)
+    assert server.stop() == 0
+
+    assert {told(tmp_path, job_id)[-1] for job_id in ids[1:]} == {StateName.SUCCEEDED}
