@@ -119,19 +119,19 @@ def place(server: MakeServer, tmp_path: Path) -> Callable[..., Server]:
 @pytest.mark.fault(2)
 @pytest.mark.fault(3)
 @pytest.mark.parametrize(
-    ("moment", "charged"),
+    ("moment", "most_crashes"),
     [
         ("claims.committed", 0),
         ("tickets.written", 0),
-        ("claim.committed", 1),  # in hand
+        ("claim.committed", 1),  # it is in hand; unless a reply is on its way that may have brought it
         ("outcome.recorded", 0),
         ("finish.before", 0),
         ("finish.committed", 0),
     ],
 )
 @pytest.mark.parametrize("times", [7, 40])
-def test_a_worker_killed_while_it_holds_claims_runs_none_twice_and_is_charged_for_what_it_had_taken(
-    place: MakeServer, storage: Storage, moment: str, charged: int, times: int
+def test_a_worker_killed_while_it_holds_claims_runs_none_twice_and_is_charged_for_none_but_that_in_hand(
+    place: MakeServer, storage: Storage, moment: str, most_crashes: int, times: int
 ) -> None:
     ids = enqueue_naps(storage, "nap", *([0.0] * 400))
     one = place(f"{moment}=kill:{times}", "-w", "1").start(ready=None)
@@ -139,7 +139,7 @@ def test_a_worker_killed_while_it_holds_claims_runs_none_twice_and_is_charged_fo
     wait_until(lambda: have_succeeded(storage, ids), what=one.log())
 
     assert starts(one) == Counter(ids)
-    assert sum(job.crashes for job in map(storage.get, ids) if job) == charged
+    assert sum(job.crashes for job in map(storage.get, ids) if job) <= most_crashes
     assert one.stop() == 0
 
 

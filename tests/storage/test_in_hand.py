@@ -10,7 +10,7 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ProcessFacts, Release
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.ended import Uncounted
-from qml_mp.ipc.slot import Activity, SlotView, mark_of
+from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
@@ -43,15 +43,6 @@ def test_a_claim_that_is_shown_is_charged_if_the_worker_had_taken_it(
     storage: Storage, claims: tuple[Claim, ...], taken: int
 ) -> None:
     assert charged(storage, claims, slot=running(claims[taken]), has_taken=True) == [taken]
-
-
-@pytest.mark.parametrize("taken", [0, 1, 2])
-def test_a_claim_that_was_taken_before_others_were_asked_for_is_charged_and_none_that_the_reply_brings(
-    storage: Storage, claims: tuple[Claim, ...], taken: int
-) -> None:
-    asked = {"has_unread_reply": True, "in_hand": mark_of(claims[taken].key)}
-
-    assert charged(storage, claims, slot=None, has_taken=True, **asked) == [taken]
 
 
 def test_a_claim_that_is_shown_because_it_goes_back_is_not_charged(

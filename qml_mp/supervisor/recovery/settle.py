@@ -121,7 +121,7 @@ def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
     not_kept = [claim for claim in left if claim.key in death.not_kept]
     if not_kept or not death.has_taken:
         return next(iter(not_kept), None)
-    shown = [claim for claim in left if death.shows(claim.key)]
+    shown = [claim for claim in left if death.slot is not None and death.slot.key == claim.key]
     is_the_only_one = len(left) == 1 and not death.has_unread_reply
     return next(iter(shown or (left if is_the_only_one else ())), None)
 

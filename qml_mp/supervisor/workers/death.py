@@ -15,7 +15,7 @@ from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import Outcome, ProcessFacts
 from qml_mp.events.facts import WorkerStopped
 from qml_mp.ipc.ended import Uncounted
-from qml_mp.ipc.slot import Activity, SlotView, mark_of
+from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
 
 _LOOK_EVERY_S = 1.0
@@ -50,8 +50,6 @@ class Death:
     """It had taken a claim to begin its job, be it that it had not shown which."""
     has_unread_reply: bool = False
     """It had asked for claims and not read the reply. It had begun none of these."""
-    in_hand: int = 0
-    """`mark_of` the claim that was in hand when it asked; of no use without such a reply."""
 
     reaped_ns: int = field(default_factory=time.monotonic_ns, compare=False)
 
@@ -59,11 +57,6 @@ class Death:
         """How long this claim was in its hands, as far as it has said so."""
         since_ns = self.slot.since_ns if self.slot is not None and self.slot.key == key else 0
         return max(0, self.reaped_ns - since_ns) // 1000 if since_ns else 0
-
-    def shows(self, key: ClaimKey) -> bool:
-        """Whether it has said that this claim is in its hands."""
-        is_said = self.has_unread_reply and mark_of(key) == self.in_hand
-        return is_said or (self.slot is not None and self.slot.key == key)
 
     @property
     def not_kept(self) -> Collection[ClaimKey]:

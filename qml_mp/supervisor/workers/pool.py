@@ -305,7 +305,7 @@ class WorkerPool(Part):
             killed_for=worker.killed_for, killed_key=worker.killed_key, is_too_slow=worker.is_too_slow,
             ended=ended.read()[1], uncounted=ended.uncounted(), not_begun=worker.taken.union(left),
             has_taken=self.slots.has_taken(worker.index),
-            has_unread_reply=self.slots.unread(worker.index) != 0, in_hand=self.slots.in_hand(worker.index),
+            has_unread_reply=self.slots.unread(worker.index) != 0,
             oom_killed=process.signal == SIGKILL and worker.killed_for is None and self._oom.struck(),
         )  # fmt: skip
         if not worker.is_ready:
