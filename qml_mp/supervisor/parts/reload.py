@@ -70,6 +70,11 @@ class Reload(Part):
         """Whether one has begun and has not come to its end."""
         return self._answer is not None and not self._answer.is_final
 
+    @property
+    def began_at(self) -> float | None:
+        """When the newest began; None: there was none."""
+        return None if self._answer is None else self._answer.began_at
+
     def fds(self) -> list[int]:
         return [] if self._probe is None else self._probe.fds
 

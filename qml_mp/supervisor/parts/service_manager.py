@@ -30,6 +30,7 @@ class ServiceManager(Part):
         self._address = address
         self._reload = reload
         self._was_ready = self._is_reloading = self._is_stopping = False
+        self._told_reload = reload.began_at
         self._status = ""
         self._try_again_at = float("inf")
         watchdog = None if address is None else address.watchdog
@@ -62,12 +63,20 @@ class ServiceManager(Part):
             self._was_ready = (
                 pool.is_whole and all(worker.is_ready for worker in pool) and self._send("READY=1")
             )
-        elif self._reload.is_under_way != self._is_reloading:
-            # The newer kind of reload (Type=notify-reload) wants to know that it began after its signal.
+        else:
+            self._tell_reload()
+
+    def _tell_reload(self) -> None:
+        """Also one that has ended before anybody looked, or while there was no room for a word: the newer
+        kind of reload (Type=notify-reload) waits for both, and for one that began after its signal."""
+        began_at = self._reload.began_at
+        if began_at != self._told_reload:
             usec = int(self._run.clock.monotonic() * 1_000_000)
-            begins = f"RELOADING=1\nMONOTONIC_USEC={usec}"
-            if self._send("READY=1" if self._is_reloading else begins):
-                self._is_reloading = not self._is_reloading
+            if not self._send(f"RELOADING=1\nMONOTONIC_USEC={usec}"):
+                return
+            self._told_reload, self._is_reloading = began_at, True
+        if self._is_reloading and not self._reload.is_under_way and self._send("READY=1"):
+            self._is_reloading = False
 
     def _in_words(self) -> str:
         says, size = self._run.registration.says, self._run.pool.size
