@@ -17,7 +17,6 @@ from tests.processes.harness import Server, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_given_back:app"
-only_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def told(folder: Path, job_id: str) -> list[str]:
 
 
 @pytest.mark.fault(1)
-@only_sqlite
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_job_that_leaves_a_transaction_open_is_charged_and_none_that_was_given_back(
     one: MakeServer, storage: Storage
 ) -> None:

@@ -107,7 +107,7 @@ def in_children(actions: Iterable[Callable[[], object]], *, within_s: float = 60
 
     An action that raises exits with 1 and prints its traceback. What outlives the limit is killed.
     """
-    children = [_fork(action) for action in actions]
+    children = [fork(action) for action in actions]
     deadline = time.monotonic() + within_s
     statuses = []
     for pid in children:
@@ -122,7 +122,8 @@ def in_children(actions: Iterable[Callable[[], object]], *, within_s: float = 60
     return statuses
 
 
-def _fork(action: Callable[[], object]) -> int:
+def fork(action: Callable[[], object]) -> int:
+    """Run the action in a forked process, as `in_children` does, and do not wait for its end; its pid."""
     pid = os.fork()
     if pid == 0:
         status = 1

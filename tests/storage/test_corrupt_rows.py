@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from qml_mp.ipc.slot import SlotTable, packed_terms
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
-from tests.storage.conftest import Raw
+from tests.storage.conftest import Raw, driver_connection, raw_tables
 from tests.storage.helpers import KEEP, NO, fetch, present
 from tests.unit.processor_case import processor_of
 
@@ -263,13 +264,8 @@ def without_size_limits(raw: Raw) -> None:
 
 @contextmanager
 def sqlite_with(tmp_path: Path) -> Iterator[tuple[Storage, Raw]]:
-    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
-    storage.migrate()
-    path = tmp_path / "jobs.db"
-    with (
-        closing(storage),
-        closing(
-            Raw(lambda: sqlite3.connect(path, isolation_level=None), {"jobs": "qml_jobs"}, is_sqlite=True)
-        ) as raw,
-    ):
-        yield storage, raw
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with closing(open_storage(url)) as storage:
+        storage.migrate()
+        with closing(raw_tables(url, partial(driver_connection, url))) as raw:
+            yield storage, raw

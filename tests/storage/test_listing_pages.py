@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -94,9 +95,9 @@ def listed_url(
 ) -> Iterator[str]:
     """Where they are: a storage for each choice of states, made once for all tests that only look at it."""
     for url in fresh_url(request, tmp_path_factory):
-        with closing(open_storage(url)) as storage, closing(driver_connection(url)) as connection:
+        with closing(open_storage(url)) as storage:
             storage.migrate()
-            raw = raw_tables(url, lambda: connection)
+        with closing(raw_tables(url, partial(driver_connection, url))) as raw:
             for state in listed_states or StateName:
                 add(raw, 8, state=state)
                 add(raw, 2, state=state, last_error_type="SomeError", last_error_message="")

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
+from tests.storage.helpers import fork, in_children, open_sqlite, sqlite_connection
 from tests.storage.sqlite_programs import CREATE_TABLE, NEWCOMER, check, run_program
 
 HOLDER = """
@@ -84,8 +84,7 @@ def test_a_child_forked_beside_a_connection_of_the_users_refuses_the_file(
     storage: Storage, path: Path
 ) -> None:
     storage.migrate()
-    with closing(sqlite3.connect(path)) as users:
-        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+    with open_by_user(path):
         statuses = in_children([partial(refuses, storage), partial(refuses, open_sqlite(path))])
         storage.enqueue(Job.new("work"))
 
@@ -99,8 +98,7 @@ def test_a_child_refuses_the_file_although_it_reads_by_what_it_has_inherited(
     storage: Storage, path: Path
 ) -> None:
     storage.migrate()
-    with closing(sqlite3.connect(path)) as users:
-        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+    with open_by_user(path) as users:
 
         def read_and_use() -> None:
             users.execute("BEGIN")
@@ -131,8 +129,7 @@ def test_threads_of_a_child_that_look_at_once_all_refuse_the_file(storage: Stora
             thread.join()
         assert looks == [True, True]
 
-    with closing(sqlite3.connect(path)) as users:
-        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+    with open_by_user(path):
         statuses = in_children([use_from_threads])
 
     assert statuses == [0]
@@ -151,13 +148,7 @@ def test_a_child_forked_within_a_read_of_a_file_that_had_no_log_yet_refuses_it(p
         os.read(reading, 1)
         refuses(open_sqlite(path))
 
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        with suppress(BaseException):
-            use_once_it_has_one()
-            status = 0
-        os._exit(status)
+    pid = fork(use_once_it_has_one)
     rows.close()
     users.close()
     with closing(open_sqlite(path)) as storage:
@@ -172,8 +163,7 @@ def test_a_child_forked_within_a_read_of_a_file_that_had_no_log_yet_refuses_it(p
 def test_a_connection_to_a_file_that_was_replaced_is_none_to_the_new_one(path: Path) -> None:
     with closing(open_sqlite(path)) as before:
         before.migrate()
-    with closing(sqlite3.connect(path)) as users:
-        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+    with open_by_user(path):
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
         with closing(open_sqlite(path)) as after:
@@ -193,8 +183,7 @@ def test_a_child_puts_no_job_into_a_transaction_of_a_connection_that_it_has_inhe
         with pytest.raises(StorageError, match="forked while a connection to it was open"):
             storage.enqueue_in(users, [Job.new("work")])
 
-    with closing(sqlite3.connect(path)) as users:
-        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
+    with open_by_user(path) as users:
         statuses = in_children([enqueue_in_child])
         storage.enqueue_in(users, [Job.new("work")])
         users.commit()
@@ -229,9 +218,7 @@ def test_a_connection_of_the_users_beside_ours_is_none_that_was_inherited(
 ) -> None:
     storage.migrate()
     storage.close()
-    with closing(sqlite3.connect(path)) as users:
-        users.execute("SELECT count(*) FROM qml_jobs").fetchone()
-
+    with open_by_user(path):
         storage.enqueue(Job.new("work"))
 
     assert sum(storage.job_counts().values()) == 1
@@ -285,6 +272,14 @@ def test_a_signal_that_ends_the_wait_of_a_fork_leaves_the_storage_as_patient_as_
     assert in_children([lambda: None]) == [0]
 
     assert not connection._is_fork_waiting
+
+
+@contextmanager
+def open_by_user(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of the user's own, which has read."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("SELECT count(*) FROM qml_jobs").fetchone()
+        yield connection
 
 
 class Standing(SystemClock):

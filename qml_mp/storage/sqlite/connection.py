@@ -283,8 +283,8 @@ class SqliteConnection(ProcessConnection):
         connection = self._connect()
         try:
             found = version_of(connection)
-            check_has_locks(connection.cursor(), self.path)
             if found:
+                check_has_locks(connection.cursor(), self.path)
                 self.check_found(found)
                 self._until_not_busy(lambda: configure(connection, self.path))
             else:
