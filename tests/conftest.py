@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from itertools import groupby
 
 import pytest
 from hypothesis import settings
 
 from tests.migrated_copies import MigratedCopies
+from tests.parts import pytest_runtestloop, pytest_sessionfinish
 from tests.postgres_cluster import URL_VARIABLE, throwaway_cluster
 from tests.postgres_programs import ClusterError, find_server_programs
 from tests.warm import warm_python
 
-QUEUE_VARIABLE = "QML_MP_TEST_QUEUE"
-"""Set it to an empty file, the same for several runs: each test is run by the first of them that is free."""
+__all__ = ["pytest_runtestloop", "pytest_sessionfinish"]
 
 # No timing is judged: on a busy machine an example may take as long as it likes.
 settings.register_profile("suite", deadline=None)
@@ -43,51 +40,6 @@ def pytest_report_header() -> str:
         return f"PostgreSQL: {find_server_programs().describe()}"
     except ClusterError as error:
         return f"PostgreSQL: {error}"
-
-
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Run what no other run has taken. The slow tests come first (tests/processes), so all end together."""
-    queue = os.environ.get(QUEUE_VARIABLE)
-    if not queue or session.testsfailed or session.config.option.collectonly:
-        return None  # pytest's own loop
-    taken = _take_from(queue, session.items)
-    item = next(taken, None)
-    while item is not None:
-        following = next(taken, None)  # pytest keeps those fixtures that it shares with this one
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.shouldfail:
-            raise session.Failed(session.shouldfail)
-        if session.shouldstop:
-            raise session.Interrupted(session.shouldstop)
-        item = following
-    return True
-
-
-def _take_from(queue: str, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
-    """Those that nobody else takes. In the queue: how many groups are taken, and of which list."""
-    whole = hashlib.sha256("\n".join(item.nodeid for item in items).encode()).hexdigest()
-    groups = [list(group) for _, group in groupby(items, key=_shared_with)]
-    while True:
-        with open(queue, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            number, _, of = file.read().partition(" ")
-            if of not in ("", whole):
-                raise pytest.UsageError("The runs that share the tests have not collected the same ones.")
-            taken = int(number or 0)
-            file.seek(0)
-            file.write(f"{taken + 1} {whole}")
-        if taken >= len(groups):
-            return
-        yield from groups[taken]
-
-
-def _shared_with(item: pytest.Item) -> object:
-    """Equal for neighbours that share what their module makes once, a browser or a page that is served: one
-    run takes them all, or each run would make its own."""
-    definitions = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009  # pytest tells it nowhere else
-    shared = [name for name, (*_, own) in definitions.items() if own.scope == "module"]
-    numbers = item.callspec.indices if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return (item.path, [numbers.get(name) for name in sorted(shared) if name in numbers]) if shared else item
 
 
 @pytest.fixture(scope="session", autouse=True)
