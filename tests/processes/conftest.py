@@ -29,9 +29,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, migrated_copies: Migrate
     server = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
     schema = f"p_{uuid.uuid4().hex[:12]}"
     url = in_schema(server, schema) if server else f"sqlite:///{tmp_path / 'jobs.db'}"
-    if request.node.get_closest_marker("unmigrated") is None:
+    is_migrated = request.node.get_closest_marker("unmigrated") is None
+    if is_migrated:
         migrated_copies.make(url)
     yield url
+    if is_migrated:
+        migrated_copies.take_back(url)
     if server:
         remove_schema(server, schema)
 

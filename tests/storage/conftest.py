@@ -129,10 +129,11 @@ def opened(url: str) -> Iterator[Callable[[], Storage]]:
 
 
 @pytest.fixture
-def storage(url: str, migrated_copies: MigratedCopies, opened: Callable[[], Storage]) -> Storage:
+def storage(url: str, migrated_copies: MigratedCopies, opened: Callable[[], Storage]) -> Iterator[Storage]:
     """The storage under test. It was migrated before, as that of most users."""
     migrated_copies.make(url)
-    return opened()
+    yield opened()
+    migrated_copies.take_back(url)
 
 
 @pytest.fixture
