@@ -271,3 +271,18 @@ def test_of_several_workers_each_takes_another(
     ]
 
     assert sorted(taken_ids) == sorted(claims)
+
+
+def test_a_worker_takes_one_also_by_the_plan_for_a_table_that_was_nearly_empty(
+    storage: Storage, workers: tuple[str, str], raw: Raw, opened: Callable[[], Storage]
+) -> None:
+    callback = (failed_job(storage), taken(storage))[1]
+    raw.run("ANALYZE {failure_callbacks}" if raw.is_sqlite else "VACUUM (ANALYZE) {failure_callbacks}")
+    storage.end_failure_callback(callback)
+    failed = {failed_job(storage).job.id for _ in range(5)}
+    one, other = opened(), opened()  # which plan anew
+
+    called = [taken(one, workers[0]), taken(other, workers[1]), *(taken(one) for _ in range(3))]
+
+    assert {callback.job.id for callback in called} == failed
+    assert {callback.tries for callback in called} == {1}

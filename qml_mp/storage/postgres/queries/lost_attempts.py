@@ -21,14 +21,16 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
         ON CONFLICT (job_id, claim_seq) DO NOTHING
     """,
     due=f"SELECT 1 AS due FROM {{s}}.lost_attempts AS l WHERE {_FREE} LIMIT 1",
-    # Those that others take at this moment are passed over.
+    # Those that others take at this moment are passed over. MATERIALIZED, as in `failures`.
     take=f"""
-        UPDATE {{s}}.lost_attempts AS taken
-        SET tries = taken.tries + 1, taken_by = %(worker_id)s, due_at = now() + %(lease)s::interval
-        FROM (
+        WITH best AS MATERIALIZED (
             SELECT l.job_id, l.claim_seq FROM {{s}}.lost_attempts AS l
             WHERE {_FREE} AND EXISTS (SELECT FROM {{s}}.workers AS own WHERE own.id = %(worker_id)s)
-            ORDER BY l.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS best
+            ORDER BY l.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        )
+        UPDATE {{s}}.lost_attempts AS taken
+        SET tries = taken.tries + 1, taken_by = %(worker_id)s, due_at = now() + %(lease)s::interval
+        FROM best
         WHERE taken.job_id = best.job_id AND taken.claim_seq = best.claim_seq
         RETURNING taken.job_id, taken.claim_seq, taken.facts, taken.ended_at, taken.tries
     """,
