@@ -14,6 +14,7 @@ _INT32_MAX = 2**31 - 1
 _RATE = re.compile(r"\s*(\d+)\s*/\s*(\S+)\s*")
 _LONGEST_PERIOD = timedelta(days=366)
 _BURST_PART = 7
+_SMALL_STEP = timedelta(seconds=1)
 
 
 class LimitKind(StrEnum):
@@ -82,8 +83,9 @@ class Rate:
         return self.count // _BURST_PART * self.interval
 
     def _turn(self, next_at: datetime | None, now: datetime) -> datetime:
-        """A turn that is later than any can be comes from a clock that was set back, or from another rate."""
-        if next_at is None or next_at - now > self._early + self.interval:
+        """A turn that is much later than any can be comes from a clock that was set back, or from another
+        rate. One that is a little later is kept, or a small step of the clock would let more begin."""
+        if next_at is None or next_at - now > self._early + self.interval + max(self.interval, _SMALL_STEP):
             return now
         return max(next_at, now)
 

@@ -155,8 +155,7 @@ class LimitQueries:
     """Each limit by key: kind, name, paused, max_running, rate, per_us, next_at, now, and in running how many
     of its jobs are Processing."""
     waiting_in_all: str
-    """methods (None: any): queue, method, priority, created_at, id of the head of each method of each queue,
-    the best first."""
+    """methods (None: any): queue, method, priority, created_at, id of each queue's best of each method."""
     waiting_in_served: str
     """The same of these queues."""
     lock: str
@@ -211,8 +210,7 @@ class RecurringQueries:
     any."""
 
     insert_or_lock: str
-    """A declaration: insert it unless one with its id is there; the template, which nobody else changes
-    until the transaction ends."""
+    """A declaration: insert it unless its id is there; the template, locked until the transaction ends."""
     replace: str
     """A declaration, disabled_reason: replace it, save created_at and last_run_at."""
     switch: str
@@ -296,8 +294,10 @@ class RegistryQueries:
     """name: value, which is higher than before."""
     release_lock: str
     """resource, owner: delete the lock of this owner."""
+    any_expired_lock: str
+    """expired: whether there is one."""
     delete_expired_locks: str
-    """Delete the locks that have expired."""
+    """limit: delete so many of the locks that have expired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN = timedelta(seconds=1)
 _MOMENT = timedelta(microseconds=1)
+_MOST_JOBS = 250
+"""Of a tick, and what the last template makes at once. Meanwhile nobody else writes to an SQLite file."""
 
 
 class RecurringStore(Part):
@@ -110,7 +112,8 @@ class RecurringStore(Part):
         return self._db.write("switching a recurring job", query, change).count == 1
 
     def fire_due_recurring(self, *, limit: int = 256, methods: Sequence[str] | None = None) -> Fired:
-        """Enqueue the jobs of due templates, advance `next_run_at` past the present, at most `limit`.
+        """Enqueue the jobs of due templates, advance `next_run_at` past the present, at most `limit`
+        and no more once there are some hundreds of jobs; those that are left are due at once again.
 
         Only templates of these methods, unless they are None; others stay due for a server that knows
         what they run, and so do those whose zone this machine does not know.
@@ -145,6 +148,8 @@ class RecurringStore(Part):
                     off = {"id": row["id"], "enabled": False, "next_run_at": None, "disabled_reason": reason}
                     transaction.run(queries.switch, off)
                     disabled.append(text_of(row["id"]))
+                if len(jobs) >= _MOST_JOBS:
+                    break
             which = {**which, "lacking": sorted(self._lacking)}
             upcoming = transaction.run(queries.next_firing, which)
             unknown = transaction.run(queries.unknown, which)

@@ -217,9 +217,13 @@ class NamedLocks(Part):
         which = {"resource": resource, "owner": owner}
         return self._db.write("releasing a lock", self._db.queries.registry.release_lock, which).count == 1
 
-    def delete_expired_locks(self) -> int:
-        """How many rows of expired locks were deleted."""
-        return self._db.write("deleting expired locks", self._db.queries.registry.delete_expired_locks).count
+    def delete_expired_locks(self, *, limit: int) -> int:
+        """How many rows of expired locks were deleted, of which there may be as many as jobs: each
+        `unique_for` is one."""
+        what, queries, values = "deleting expired locks", self._db.queries.registry, {"limit": limit}
+        if self._db.has_one_writer and not self._db.read(what, queries.any_expired_lock, values):
+            return 0
+        return self._db.write(what, queries.delete_expired_locks, values).count
 
 
 def _said(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,23 @@ def test_a_live_unique_key_holds_inside_a_transaction_too(storage: Storage, conn
 
     assert ids[0] == first
     assert sum(storage.job_counts().values()) == 2
+
+
+def test_a_key_is_held_for_its_period_however_old_the_transaction_is(
+    storage: Storage, raw: Raw, connect: Connect
+) -> None:
+    connection = connect()
+    connection.execute("SELECT 1" if not raw.is_sqlite else "BEGIN")
+    time.sleep(0.01)  # what it began at is past by the database's clock, which no test can set
+    called_at = storage.now()
+
+    storage.enqueue_in(connection, [Job.new("work", unique_key="k", unique_for=timedelta(hours=1))])
+    connection.commit()
+
+    [(expires_at,)] = raw.run("SELECT expires_at FROM {locks}")
+    if raw.is_sqlite:
+        expires_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=expires_at)
+    assert expires_at >= called_at + timedelta(hours=1)
 
 
 @pytest.mark.parametrize("connection", [None, object(), "sqlite:///jobs.db"])

@@ -67,7 +67,7 @@ def test_expired_locks_are_deleted(storage: Storage, raw: Raw) -> None:
     raw.age("locks", "expires_at", 2 * HOUR)
     storage.acquire_lock("three", "a", HOUR)
 
-    assert [storage.delete_expired_locks(), storage.delete_expired_locks()] == [2, 0]
+    assert [storage.delete_expired_locks(limit=1) for _ in range(3)] == [1, 1, 0]
     assert not storage.acquire_lock("three", "b", timedelta(seconds=1))
 
 

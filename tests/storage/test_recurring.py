@@ -135,6 +135,19 @@ def test_no_more_templates_fire_than_the_limit(storage: Storage, raw: Raw) -> No
     assert fired[0].next_due_in == timedelta()
 
 
+def test_no_more_jobs_are_made_at_once_than_others_can_wait_for(storage: Storage, raw: Raw) -> None:
+    for number in range(3):
+        storage.upsert_recurring_job(
+            RecurringJob.new(f"each-minute-{number}", "* * * * *", "work", misfire="catch_up(200)")
+        )
+    raw.age("recurring_jobs", "next_run_at", DAY)
+
+    fired = [storage.fire_due_recurring() for _ in range(2)]
+
+    assert [len(one.jobs) for one in fired] == [400, 200]
+    assert fired[0].next_due_in == timedelta()
+
+
 @pytest.mark.fault(52)
 def test_several_servers_fire_one_job_per_firing_time(storage: Storage, raw: Raw, url: str) -> None:
     for number in range(20):

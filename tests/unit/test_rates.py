@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -36,3 +36,13 @@ def test_a_rate_of_any_period_is_read_back() -> None:
 def test_a_number_of_thousands_of_digits_is_refused_as_other_rates_are(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^rate is '"):
         Rate.parse(text)
+
+
+@pytest.mark.parametrize("back", [timedelta(microseconds=1), timedelta(seconds=1)])
+def test_a_small_step_back_of_the_clock_lets_no_more_begin(back: timedelta) -> None:
+    now, next_at, rate = datetime.now(UTC), None, Rate(10, timedelta(minutes=1))
+    while rate.free(next_at, now):
+        next_at = rate.after_one(next_at, now)
+
+    assert rate.free(next_at, now - back) == 0
+    assert rate.opens_in(next_at, now - back) == rate.interval + back

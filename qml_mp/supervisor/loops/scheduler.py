@@ -69,13 +69,13 @@ class CleanupLoop(Loop):
         if deleted == _MOST_DELETED:
             return _SHARE_OF_OTHERS * took
         forgotten = storage.forget_history(older_than=self._history_ttl, limit=_MOST_FORGOTTEN)
-        if forgotten == _MOST_FORGOTTEN:
+        locks = storage.delete_expired_locks(limit=_MOST_FORGOTTEN)
+        if locks:
+            logger.debug("%s expired locks are deleted", locks)
+        if _MOST_FORGOTTEN in (forgotten, locks):
             return _SHARE_OF_OTHERS * timedelta(seconds=self._run.clock.monotonic() - began)
         storage.forget_failure_callbacks()
         storage.forget_lost_attempts()
-        locks = storage.delete_expired_locks()
-        if locks:
-            logger.debug("%s expired locks are deleted", locks)
         self._delete_old_acts(storage)
         return None
 

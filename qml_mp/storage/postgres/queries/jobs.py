@@ -111,10 +111,11 @@ JOBS: Final = JobQueries(
     """,
     hold_key="""
         INSERT INTO {s}.locks AS held (resource, owner, expires_at)
-        VALUES (%(resource)s, %(owner)s, now() + %(ttl)s::interval)
+        -- now() would be when the transaction began, which may be the caller's and an old one.
+        VALUES (%(resource)s, %(owner)s, clock_timestamp() + %(ttl)s::interval)
         ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
         -- A row that does not meet this is locked all the same.
-        WHERE held.owner = excluded.owner OR held.expires_at <= now()
+        WHERE held.owner = excluded.owner OR held.expires_at <= clock_timestamp()
     """,
     key_holder="SELECT owner FROM {s}.locks WHERE resource = %(resource)s",
     hand_key="UPDATE {s}.locks SET owner = %(to)s WHERE resource = %(resource)s AND owner = %(owner)s",

@@ -105,9 +105,12 @@ REGISTRY: Final = RegistryQueries(
         RETURNING value
     """,
     release_lock="DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s",
+    any_expired_lock="SELECT 1 AS expired FROM {s}.locks WHERE expires_at <= now() LIMIT 1",
     # With them what waiters have left that were killed.
     delete_expired_locks="""
         WITH waits AS (DELETE FROM {s}.waits WHERE until <= now())
-        DELETE FROM {s}.locks WHERE expires_at <= now()
+        DELETE FROM {s}.locks WHERE resource = ANY(ARRAY(
+            -- Some transaction may hold one for long.
+            SELECT resource FROM {s}.locks WHERE expires_at <= now() LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
     """,
 )

@@ -81,5 +81,9 @@ REGISTRY: Final = RegistryQueries(
         RETURNING value
     """,
     release_lock="DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner",
-    delete_expired_locks="DELETE FROM qml_locks WHERE expires_at <= :now",
+    any_expired_lock="SELECT 1 AS expired FROM qml_locks WHERE expires_at <= :now LIMIT 1",
+    delete_expired_locks="""
+        DELETE FROM qml_locks WHERE rowid IN (
+            SELECT rowid FROM qml_locks WHERE expires_at <= :now LIMIT :limit)
+    """,
 )
