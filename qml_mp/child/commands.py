@@ -24,6 +24,7 @@ _ORPHAN_SECOND_SIGNAL_S = 0.5
 _LONGEST_WAIT_S = 3600.0
 _LOOK_EVERY_S = 0.002  # between short jobs, which would each cost a system call more
 _LOOK_BESIDE_EVERY_S = 0.05  # of a thread that waits, at what the main thread may have read
+_SIGNAL_WITHIN_S = 1.0  # of the INTERRUPT that it follows, on whatever machine
 _MOST_EARLY_CANCELS = 128
 _TEXT = {
     CancelReason.CANCELLED: "cancelled from outside",
@@ -44,6 +45,10 @@ class _Attempt:
         self.is_over = key is None
 
 
+class _Woken(BaseException):
+    """A signal has come in between jobs, where nobody waits for anything else."""
+
+
 class Commands:
     """The worker's end of the pipe, and the guard around user code. Made by the main thread."""
 
@@ -58,7 +63,14 @@ class Commands:
         self._interrupt: CancelReason | None = None
         self._in_user_code = False
         self._reading = False
-        self._signalled = False
+        self._has_to_read_again = False
+        self._is_signalled = False
+        """A SIGTERM came in mid-read, and is not heeded yet."""
+        self._signal_until = 0.0
+        """The SIGTERM that follows an INTERRUPT comes by then; 0: none is due."""
+        self._is_between_jobs = False
+        self._has_news = False
+        """A signal was heeded since the last wait between jobs."""
         self._orphaned_at: float | None = None
         self._is_descendant = False
         self._looked_at = 0.0
@@ -93,8 +105,16 @@ class Commands:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def wait(self, timeout_s: float) -> None:
-        """Between jobs: return when a message came, the supervisor is gone, or the time is over."""
-        self._reader.wait(timeout_s)
+        """Between jobs: return when a message or a signal comes, the supervisor goes, or the time is over."""
+        # Python goes on waiting after a signal, unless its handler raises.
+        try:
+            self._is_between_jobs = True
+            if not self._has_news:
+                self._reader.wait(timeout_s)
+            self._is_between_jobs = False
+        except _Woken:
+            pass
+        self._has_news = False
         self.look()
 
     def look_now_and_then(self) -> None:
@@ -106,16 +126,19 @@ class Commands:
         """Take in what has come, without waiting; whether there was anything. On the main thread."""
         was_any = False
         if self._reading:  # it was interrupted in mid-read, by the handler that calls this
-            self._signalled = True
+            self._has_to_read_again = True
             return was_any
         while True:
-            self._reading, self._signalled = True, False
+            self._reading, self._has_to_read_again = True, False
             try:
                 was_any = self._take_in() or was_any
             finally:
                 self._reading = False
-            if not self._signalled:
-                return was_any
+            if not self._has_to_read_again:
+                break
+        if self._is_signalled:
+            self._heed_signal(told=was_any)
+        return was_any
 
     def take_early_cancel(self, key: ClaimKey) -> str | None:
         """Why somebody has asked for the end of a job that has not begun; None: nobody has."""
@@ -209,19 +232,30 @@ class Commands:
         return bool(messages)
 
     def _on_sigterm(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._reading:
-            self._signalled = True  # the reader that was interrupted in mid-read looks again
+        if self._reading:  # the reader that was interrupted in mid-read goes on
+            self._has_to_read_again = self._is_signalled = True
             return
-        told = self.look()
-        if not told and not self.orphaned and self._interrupt is None:
+        self._heed_signal(told=self.look())
+        if self._is_between_jobs:
+            self._is_between_jobs = False
+            raise _Woken
+        self._raise_if_due()
+
+    def _heed_signal(self, *, told: bool) -> None:
+        """`told`: a message came with it."""
+        self._is_signalled, self._has_news = False, True
+        is_due = time.monotonic() < self._signal_until
+        self._signal_until = 0.0
+        if not told and not is_due and not self.orphaned and self._interrupt is None:
             self.leaving = True  # from a service manager that signals the whole group
         if self._orphaned_at is not None and time.monotonic() - self._orphaned_at > _ORPHAN_SECOND_SIGNAL_S:
             self._interrupt = CancelReason.ORPHANED  # the guardian's second signal: grace is over
-        self._raise_if_due()
 
     def _handle(self, message: Message) -> None:
         attempt = self._attempt
         ours = message.key is not None and message.key == attempt.key
+        if message.kind is Kind.INTERRUPT:
+            self._signal_until = time.monotonic() + _SIGNAL_WITHIN_S
         match message.kind:
             case Kind.WAKE:
                 self.paused = False
