@@ -23,6 +23,8 @@ from qml_mp.processing.plain import NOTHING, plain_result
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.processing.returned import Returned
 
+_TAKEN_WITHIN_S = 0.1  # by who awaits a task: what it does first, once its wait is over
+
 
 class Worker(abc.ABC):
     """Runs the jobs of one method. One instance serves all of them, one after the other."""
@@ -221,7 +223,8 @@ def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run it to its end in a fresh event loop, which is gone afterwards with all tasks left in it.
 
-    An interruption raised in a task that nobody awaits, or in a callback, still ends the whole job.
+    An interruption raised in a task that nobody awaits, or in a callback, still ends the whole job: one that
+    nobody has taken from its task within a moment, as asyncio itself tells.
     """
     import asyncio  # not before there is a coroutine: a quarter of the time of importing `QmlApp`, and 3 MB
 
@@ -240,7 +243,24 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
             else:
                 loop.default_exception_handler(details)
 
-        asyncio.get_running_loop().set_exception_handler(on_error)
+        def end_job(of: asyncio.Task[Any], error: BaseException) -> None:
+            if task is not None and getattr(of, "_log_traceback", False):
+                interruptions.append(error)
+                task.cancel()
+
+        def on_done(done: asyncio.Task[Any]) -> None:
+            error = getattr(done, "_exception", None)  # `exception()` would count as taken
+            if isinstance(error, JobInterrupted):
+                loop.call_later(_TAKEN_WITHIN_S, end_job, done, error)
+
+        def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+            made = asyncio.Task(coroutine, loop=loop, **options)
+            made.add_done_callback(on_done)
+            return made
+
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(on_error)
+        loop.set_task_factory(new_task)
         return await coroutine
 
     try:

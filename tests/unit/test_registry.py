@@ -13,6 +13,7 @@ from qml_mp.errors import ConfigurationError, JobInterrupted
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry, run_coroutine
+from tests.until import PATIENCE_S
 
 
 class Echo(Worker):
@@ -121,6 +122,44 @@ def test_an_interruption_that_strikes_a_callback_ends_the_whole_job() -> None:
 
     with pytest.raises(JobInterrupted, match="now"):
         run_coroutine(job())
+
+
+def test_an_interruption_that_strikes_a_task_which_is_kept_and_not_awaited_ends_the_whole_job() -> None:
+    kept = []
+
+    async def strike() -> None:
+        raise JobInterrupted("now")
+
+    async def job() -> None:
+        kept.append(asyncio.create_task(strike()))
+        await asyncio.sleep(PATIENCE_S)
+
+    with pytest.raises(JobInterrupted, match="now"):
+        run_coroutine(job())
+
+
+@pytest.mark.parametrize("way", ["await", "gather", "wait", "group"])
+def test_one_that_strikes_a_task_which_is_awaited_reaches_who_awaits_it_and_nobody_else(way: str) -> None:
+    async def strike() -> None:
+        raise JobInterrupted("now")
+
+    async def job() -> str:
+        try:
+            if way == "group":
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(strike())
+            elif way == "wait":
+                [done], _ = await asyncio.wait([asyncio.create_task(strike())])
+                done.result()
+            else:
+                task = asyncio.create_task(strike())
+                await (asyncio.gather(task) if way == "gather" else task)
+        except (JobInterrupted, BaseExceptionGroup):
+            await asyncio.sleep(0.2)  # what is left to clean up
+            return "cleaned up"
+        return "?"
+
+    assert run_coroutine(job()) == "cleaned up"
 
 
 def test_a_coroutine_that_cancels_itself_is_cancelled_and_not_interrupted() -> None:
