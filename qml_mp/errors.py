@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 _MAX_SHOWN_CHARS = 200
 
@@ -27,7 +28,18 @@ def shown(value: object) -> str:
 
 
 class QmlError(Exception):
-    """Base of all errors of qml-mp. The text says what, where and what to do next."""
+    """Base of all errors of qml-mp. The text says what, where and what to do next. Pickles and copies keep
+    it with its attributes, so that it can leave a process pool."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), self.args), vars(self)
+
+
+def _made_again(kind: type[QmlError], args: tuple[Any, ...]) -> QmlError:
+    """Without its `__init__`, which may want more than `args`."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class ConfigurationError(QmlError):
