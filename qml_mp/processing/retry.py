@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qml_mp.errors import ConfigurationError, shown
 from qml_mp.field_docs import with_fields_in_doc
@@ -66,6 +66,11 @@ class RetryPolicy:
             if value > _LONGEST_DELAY:
                 raise _bad(name, value, f"at most {_LONGEST_DELAY.days} days")
             object.__setattr__(self, name, value)
+        if self.delay > self.max_delay:
+            raise _bad(
+                "delay", self.delay, f"at most max_delay, which is {shown(self.max_delay)}: set that too"
+            )
+        object.__setattr__(self, "strategy", _strategy(self.strategy))
         for name in ("retry_on", "never_retry"):
             object.__setattr__(self, name, _error_filter(name, getattr(self, name)))
         if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int):
@@ -109,19 +114,21 @@ class RetryPolicy:
         delay: Duration = _DEFAULT_DELAY,
         *,
         multiplier: float = 2.0,
-        max_delay: Duration = _DEFAULT_MAX_DELAY,
+        max_delay: Duration | None = None,
         max_attempts: int = _DEFAULT_ATTEMPTS,
         jitter: float = _DEFAULT_JITTER,
         retry_on: ErrorFilter = (),
         never_retry: ErrorFilter = (),
     ) -> RetryPolicy:
-        """Each delay is `multiplier` times the one before."""
+        """Each delay is `multiplier` times the one before, and at most `max_delay`: by default 15 minutes, or
+        `delay` where that is longer."""
+        first = parse_duration(delay, what="RetryPolicy.delay")
         return cls(
             strategy=RetryStrategy.EXPONENTIAL,
             max_attempts=max_attempts,
-            delay=parse_duration(delay, what="RetryPolicy.delay"),
+            delay=first,
             multiplier=multiplier,
-            max_delay=parse_duration(max_delay, what="RetryPolicy.max_delay"),
+            max_delay=_longest(max_delay, first),
             jitter=jitter,
             retry_on=retry_on,
             never_retry=never_retry,
@@ -132,18 +139,20 @@ class RetryPolicy:
         cls,
         delay: Duration = _DEFAULT_DELAY,
         *,
-        max_delay: Duration = _DEFAULT_MAX_DELAY,
+        max_delay: Duration | None = None,
         max_attempts: int = _DEFAULT_ATTEMPTS,
         jitter: float = _DEFAULT_JITTER,
         retry_on: ErrorFilter = (),
         never_retry: ErrorFilter = (),
     ) -> RetryPolicy:
-        """The n-th retry comes after n times `delay`."""
+        """The n-th retry comes after n times `delay`, and at most `max_delay`: by default 15 minutes, or
+        `delay` where that is longer."""
+        first = parse_duration(delay, what="RetryPolicy.delay")
         return cls(
             strategy=RetryStrategy.LINEAR,
             max_attempts=max_attempts,
-            delay=parse_duration(delay, what="RetryPolicy.delay"),
-            max_delay=parse_duration(max_delay, what="RetryPolicy.max_delay"),
+            delay=first,
+            max_delay=_longest(max_delay, first),
             jitter=jitter,
             retry_on=retry_on,
             never_retry=never_retry,
@@ -190,7 +199,7 @@ class RetryPolicy:
                 try:
                     return delay_s * self.multiplier ** (failures - 1)
                 except OverflowError:
-                    return self.max_delay.total_seconds()
+                    return self.max_delay.total_seconds() if delay_s else 0.0
 
 
 def check_policy(value: object, *, what: str) -> RetryPolicy | None:
@@ -278,6 +287,19 @@ def _error_filter(name: str, value: object) -> ErrorFilter:
         if not isinstance(entry, str) and not (isinstance(entry, type) and issubclass(entry, BaseException)):
             raise _bad(name, value, "exception types or their names")
     return tuple(entries)
+
+
+def _longest(max_delay: Duration | None, first: timedelta) -> timedelta:
+    if max_delay is None:
+        return max(first, _DEFAULT_MAX_DELAY)
+    return parse_duration(max_delay, what="RetryPolicy.max_delay")
+
+
+def _strategy(value: Any) -> RetryStrategy:
+    try:
+        return RetryStrategy(value)
+    except ValueError:
+        raise _bad("strategy", value, f"one of {', '.join(RetryStrategy)}") from None
 
 
 def _is_number(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -60,6 +61,40 @@ def test_fixed_delays_are_all_the_same() -> None:
 
 def test_a_fixed_delay_may_be_longer_than_the_cap_of_the_others() -> None:
     assert delays_s(RetryPolicy.fixed("1d", jitter=0), 1) == [86400]
+
+
+def test_a_first_delay_above_the_default_cap_is_the_cap() -> None:
+    assert delays_s(RetryPolicy.exponential("1h", jitter=0), 2) == [3600, 3600]
+    assert delays_s(RetryPolicy.linear("20m", jitter=0), 2) == [1200, 1200]
+    assert RetryPolicy.exponential("15s").max_delay == timedelta(minutes=15)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RetryPolicy(delay=timedelta(hours=1)),
+        lambda: RetryPolicy.exponential("1h", max_delay="15m"),
+        lambda: RetryPolicy.linear("1h", max_delay="15m"),
+    ],
+)
+def test_a_first_delay_above_the_given_cap_is_refused_and_not_cut(make: Callable[[], RetryPolicy]) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"RetryPolicy\.delay is 3600s; .* max_delay, which is 900s"
+    ) as caught:
+        make()
+
+    assert caught.value.field == "delay"
+
+
+def test_no_delay_stays_none_however_often_it_is_multiplied() -> None:
+    assert set(delays_s(RetryPolicy.exponential(0, max_attempts=2000), 1500)) == {0}
+
+
+def test_a_strategy_may_be_given_as_text() -> None:
+    policy = RetryPolicy(strategy="fixed", jitter=0)  # type: ignore[arg-type]  # accepted at the edge
+
+    assert policy.strategy is RetryStrategy.FIXED
+    assert delays_s(policy, 2) == [1, 1]
 
 
 def test_linear_delays_grow_by_the_first() -> None:
@@ -181,6 +216,9 @@ def test_a_single_exception_needs_no_tuple() -> None:
         ("jitter", -0.1),
         ("retry_on", (3,)),
         ("never_retry", (int,)),
+        ("strategy", "exponental"),
+        ("strategy", None),
+        ("strategy", []),
     ],
 )
 def test_a_field_out_of_bounds_is_refused_by_name(field: str, value: object) -> None:
@@ -188,3 +226,8 @@ def test_a_field_out_of_bounds_is_refused_by_name(field: str, value: object) -> 
 
     with pytest.raises(ConfigurationError, match=f"RetryPolicy.{field}"):
         RetryPolicy(**fields)
+
+
+def test_a_misspelt_strategy_is_told_what_there_is() -> None:
+    with pytest.raises(ConfigurationError, match="must be one of none, fixed, exponential, linear"):
+        RetryPolicy(strategy="exponental")  # type: ignore[arg-type]
