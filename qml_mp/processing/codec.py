@@ -29,7 +29,7 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import given_and_lost, hints_of, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_literal, keys_of, literal
-from qml_mp.processing.numbers import numpy_codec
+from qml_mp.processing.numbers import is_numpy_array, numpy_codec
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
 from qml_mp.processing.unions import Member, Union
 
@@ -97,7 +97,8 @@ def codec_of(hint: Any, where: str) -> Codec:
 
 
 def is_mistakable(hint: Any) -> bool:
-    """Whether somewhere in the annotation is a union of which one member may read what another one writes."""
+    """Whether `Mistakable` may be raised for a value of this annotation: where a union is in it of which one
+    member may read what another one writes, or an array, whose shape lists may not say."""
     seen: list[Any] = []
     rest = [hint]
     while rest:
@@ -109,6 +110,8 @@ def is_mistakable(hint: Any) -> bool:
             continue
         if hint in seen:
             continue
+        if isinstance(kind, type) and is_numpy_array(kind):
+            return True
         if len(seen) > _MOST_SEEN or (kind in _UNIONS and not _union(args).are_apart):
             return True  # what has no end, as a class that has one of `Self[list[T]]`, is looked at by value
         seen.append(hint)

@@ -14,7 +14,7 @@ from typing import Any
 
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob
-from qml_mp.processing.scalars import Codec, mismatch
+from qml_mp.processing.scalars import Codec, Mistakable, mismatch
 
 
 def in_python(value: Any) -> Any:
@@ -24,6 +24,7 @@ def in_python(value: Any) -> Any:
             "The result holds bytes, which are not JSON; annotate the function with what it returns "
             "(-> bytes, -> dict[str, bytes], …) to have them stored as base64 and given back as bytes"
         )
+    check_carried(value, "The result")
     for name in ("tolist", "item"):
         if not isinstance(value, type) and callable(method := getattr(value, name, None)):
             return method()
@@ -57,6 +58,22 @@ def is_numpy_array(kind: type) -> bool:
     return numpy is not None and issubclass(kind, numpy.ndarray)
 
 
+def check_carried(value: object, where: str) -> None:
+    """`Mistakable` for one of numpy of which lists and numbers would be something else."""
+    if not is_numpy(type(value)):
+        return
+    dtype = value.dtype  # type: ignore[attr-defined]  # arrays and numbers have it
+    if dtype.kind in "mM":  # whole numbers, instants or text by its unit
+        lost, instead = f"{dtype}", "whole numbers (.astype('int64')) or text (.astype(str))"
+    elif hasattr(value, "mask"):
+        lost, instead = "a masked array", "its data (.filled(0)) and its mask (.mask), each by itself"
+    elif dtype.kind == "V":
+        lost, instead = "a structured array", "an array of each field, or a list of dataclasses"
+    else:
+        return
+    raise Mistakable(f"{where[:300]} is {lost}, which JSON cannot hold; pass {instead}.")
+
+
 def _dtype(args: tuple[Any, ...]) -> Any:
     """That of `ndarray[shape, dtype[float32]]`; None where that is no type of single numbers."""
     named = typing.get_args(args[1]) if len(args) == 2 else ()
@@ -68,6 +85,12 @@ def _lists_of(kind: type) -> typing.Callable[[Any, str], JsonValue]:
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, kind):
             raise mismatch(value, kind.__name__, where)
+        check_carried(value, where)
+        if 0 in value.shape[:-1]:  # type: ignore[attr-defined]  # both have it
+            raise Mistakable(
+                f"{where[:300]} is an empty array of the shape {value.shape}, "  # type: ignore[attr-defined]
+                "which lists cannot say; pass None in its place, or its shape beside it."
+            )
         lists: JsonValue = value.tolist()  # type: ignore[attr-defined]  # both have it
         return lists
 

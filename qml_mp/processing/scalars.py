@@ -34,7 +34,7 @@ class UnusableAnnotation(InvalidJob):
 
 
 class Mistakable(InvalidJob):
-    """The value is of one type of a union, and what is stored of it would be read as another."""
+    """What would be stored of the value would be read as another one."""
 
 
 def mismatch(value: object, wanted: str, where: str) -> InvalidJob:

@@ -22,6 +22,7 @@ from qml_mp import QmlApp, ResultMismatch, ResultNotStored, WorkerResult
 from qml_mp.core.outcome import Success
 from qml_mp.core.payload import JsonValue, encode_json
 from qml_mp.errors import ConfigurationError, InvalidJob
+from qml_mp.processing.codec import to_json
 from qml_mp.processing.returned import Returned
 from tests.unit.app_case import finish
 from tests.unit.processor_case import claim_of, returning, run
@@ -168,7 +169,6 @@ def test_without_an_annotation_that_says_more_the_json_comes_back(
             {"mean": 1.5, "any": True, "3": 7},
         ),
         (array.array("d", [1.0, 2.0]), [1.0, 2.0]),
-        (np.array(["2025-03-01"], dtype="datetime64[D]"), ["2025-03-01"]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -215,6 +215,54 @@ def test_an_annotated_array_comes_back_as_one() -> None:
     assert isinstance(typed, np.ndarray)
     assert typed.dtype == np.float32
     assert (type(number), number) == (np.float32, 0.5)
+
+
+UNCARRIED = [
+    (
+        np.array(["2025-03-01T12:00"], dtype="datetime64[ns]"),
+        r"is datetime64\[ns\], .* \(\.astype\('int64'\)\)",
+    ),
+    (np.array(["2025-03-01"], dtype="datetime64[D]"), r"is datetime64\[D\]"),
+    (np.timedelta64(5, "ns"), r"is timedelta64\[ns\]"),
+    (np.ma.masked_array([1, 2], mask=[False, True]), r"is a masked array, .* its mask"),
+    (np.array([(1, 2.5)], dtype=[("a", int), ("b", float)]), r"is a structured array, .* each field"),
+    (np.array([(1, 2.5)], dtype=[("a", int), ("b", float)])[0], r"is a structured array"),
+]
+
+
+@pytest.mark.parametrize(("value", "why"), UNCARRIED)
+@pytest.mark.parametrize("is_annotated", [False, True])
+def test_a_result_that_lists_cannot_carry_is_not_stored(value: Any, why: str, is_annotated: bool) -> None:
+    returned = Returned(function_returning(type(value) if is_annotated else Any))
+
+    with pytest.raises(InvalidJob, match=f"^The result {why}"):
+        returned.encoded(value)
+
+
+@pytest.mark.parametrize(("value", "why"), UNCARRIED)
+def test_an_argument_that_lists_cannot_carry_is_refused(value: Any, why: str) -> None:
+    hint = np.ndarray if isinstance(value, np.ndarray) else type(value)
+
+    with pytest.raises(InvalidJob, match=rf"^it\[0\] {why}"):
+        to_json([value], list[hint], where="it")  # type: ignore[valid-type]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3)])
+def test_an_empty_array_whose_shape_lists_do_not_say_is_refused(shape: tuple[int, ...]) -> None:
+    empty = np.zeros(shape)
+
+    with pytest.raises(InvalidJob, match=rf"^it is an empty array of the shape \({shape[0]}, .*pass None"):
+        to_json(empty, np.ndarray, where="it")
+    with pytest.raises(InvalidJob, match=r"^The result is an empty array"):
+        Returned(function_returning(NDArray[np.float64] | None)).encoded(empty)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), ()])
+def test_an_array_whose_shape_lists_say_comes_back_with_it(shape: tuple[int, ...]) -> None:
+    back = there_and_back(np.zeros(shape), NDArray[np.float64])
+
+    assert isinstance(back, np.ndarray)
+    assert (back.shape, back.dtype) == (shape, np.float64)
 
 
 @pytest.mark.parametrize(
