@@ -214,8 +214,8 @@ def _would_write(codec: Codec, back: Any, stored: Any) -> bool:
 
 
 def _is_kept(value: Any, back: Any) -> bool:
-    """Whether what came back is of the same types, also in lists and mappings. Then it is equal too, save
-    where one type holds several kinds of number."""
+    """Whether what came back is of the same types, also in lists, mappings, sets and the fields that are
+    written of a dataclass. Then it is equal too, save where one type holds several kinds of number."""
     if type(value) is not type(back):
         if any(isinstance(each, PurePath) for each in (value, back)):
             return str(value) == str(back)  # who takes both opens the same file by either
@@ -228,7 +228,11 @@ def _is_kept(value: Any, back: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_kept, value, back))
     if isinstance(value, AbstractSet):
-        return set(map(type, value)) == set(map(type, back))
+        found = {item: item for item in back}
+        return all(item in found and _is_kept(item, found[item]) for item in value)
+    if dataclasses.is_dataclass(value):
+        names = [each.name for each in dataclasses.fields(value) if each.init]
+        return all(_is_kept(getattr(value, name), getattr(back, name)) for name in names)
     return not is_numpy_array(type(value)) or bool(value.dtype == back.dtype)
 
 

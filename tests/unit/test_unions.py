@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import pytest
@@ -26,6 +26,7 @@ with pytest.MonkeyPatch.context() as patch:
     import numpy as np
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 DAY = date(2025, 3, 1)
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 
@@ -56,6 +57,11 @@ class Cat:
 class Dog:
     name: str
     kind: Literal["dog"] = "dog"
+
+
+@dataclass(frozen=True)
+class Box(Generic[T]):
+    held: T
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,9 @@ class Answer(Enum):
         ("a", np.ndarray | str, "a"),
         (3, int | Iterator[int], 3),
         ([3], int | list[Annotated[int, ["what has no hash"]]], [3]),
+        (Box(DAY), Box[date] | Box[str], {"held": "2025-03-01"}),
+        (Box("soon"), Box[date] | Box[str], {"held": "soon"}),
+        ({Box(1.0)}, set[Box[int]] | set[Box[float]], [{"held": 1.0}]),
     ],
     ids=str,
 )
@@ -153,6 +162,10 @@ def test_a_value_under_a_union_comes_back_as_it_was(value: object, hint: object,
         ([Square(2.0)], list[Circle | Square] | None),
         (Drawing([Square(2.0)]), Drawing | str),
         (np.arange(3), NDArray[np.float32] | NDArray[np.int64]),
+        (Box("2025-03-01"), Box[date] | Box[str]),
+        (Box(Box([DAY])), Box[Box[list[str]]] | Box[Box[list[date]]]),
+        ({Box("2025-03-01")}, set[Box[date]] | set[Box[str]]),
+        (frozenset({Box(1)}), frozenset[Box[float]] | frozenset[Box[int]]),
     ],
     ids=str,
 )
@@ -173,6 +186,8 @@ def test_a_value_that_would_come_back_as_another_type_of_the_union_is_refused(
         (PurePosixPath("a"), PurePath | str, Path("a")),
         (np.int64(3), int | str, 3),
         ("red", Colour | str, Colour.RED),
+        (Circle(2), Circle | Square, Circle(2.0)),
+        (Box((1, 2)), Box[list[int]] | str, Box([1, 2])),
     ],
     ids=str,
 )
