@@ -30,6 +30,7 @@ from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import given_and_lost, hints_of, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
+from qml_mp.processing.remade import check_remade
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
 from qml_mp.processing.unions import Member, Union
 
@@ -47,7 +48,8 @@ def to_json(value: object, hint: object, *, where: str) -> JsonValue:
     Understood: JSON types, dataclasses, named tuples, enums, datetime, date, time, timedelta, UUID,
     Path, Decimal, bytes (as base64), numpy's arrays and numbers, Literal, unions, and lists, tuples, sets and
     mappings of all these, these with keys of text, whole numbers or enums.
-    Without an annotation (or under Any) a value must be JSON already, which storing it checks.
+    Without an annotation (or under Any) a value must be JSON already, which storing it checks. A dataclass
+    with a `__post_init__` is made anew and written again, to see that this leaves it as it is.
     """
     return encoded(codec_of(hint, where), value, where)
 
@@ -98,7 +100,8 @@ def codec_of(hint: Any, where: str) -> Codec:
 
 def is_mistakable(hint: Any) -> bool:
     """Whether `Mistakable` may be raised for a value of this annotation: where a union is in it of which one
-    member may read what another one writes, or an array, whose shape lists may not say."""
+    member may read what another one writes, an array, whose shape lists may not say, or a dataclass whose
+    `__post_init__` may change it again."""
     seen: list[Any] = []
     rest = [hint]
     while rest:
@@ -117,6 +120,8 @@ def is_mistakable(hint: Any) -> bool:
         seen.append(hint)
         rest += args
         if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
+            if hasattr(kind, "__post_init__"):
+                return True
             with suppress(UnusableAnnotation):
                 rest += hints_of(hint, "").values()
     return False
@@ -180,11 +185,13 @@ def _record(hint: Any, kind: Any) -> Codec:
         if type(value) is not kind:  # a subclass would come back as its parent
             raise mismatch(value, named(kind), where)
         hints = parts(where)
-        return {
+        written = {
             field.name: to_json(getattr(value, field.name), hints[field.name], where=f"{where}.{field.name}")
             for field in dataclasses.fields(kind)
             if field.init
         }
+        check_remade(kind, encode, decode, written, where)
+        return written
 
     def decode(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
@@ -247,7 +254,8 @@ def _array(kind: type, part: Any) -> Codec:
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, _ARRAYS):
             raise mismatch(value, "a list, tuple or set", where)
-        return [to_json(item, part, where=f"{where}[{index}]") for index, item in enumerate(value)]
+        items = [to_json(item, part, where=f"{where}[{index}]") for index, item in enumerate(value)]
+        return sorted(items, key=repr) if issubclass(kind, AbstractSet) else items  # the same of equal sets
 
     def decode(value: Any, where: str) -> Any:
         if not isinstance(value, list):
