@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, overload
+from uuid import UUID
 
 from qml_mp.client import JobClient, as_stored
 from qml_mp.core.job import Job, check_is_job
@@ -282,9 +283,10 @@ class QmlApp(Gathering, OnePerProcess):
         of them."""
         return self._client.enqueued(method.method_name if isinstance(method, JobFunction) else method)
 
-    def handle(self, job_id: str) -> JobHandle[JsonValue]:
+    def handle(self, job_id: str | UUID) -> JobHandle[JsonValue]:
         """The handle of a job that was enqueued before, here or elsewhere; its result is the JSON as stored.
-        `f.handle(job_id)` of the job function gives one whose result is rebuilt."""
+        `f.handle(job_id)` of the job function gives one whose result is rebuilt. Raises `InvalidJob` for what
+        is no id of a job; whether there is such a job is seen when the handle is asked."""
         return self._client.handle(job_id, rebuilt=as_stored)
 
     def jobs(self, **chosen: Unpack[ChosenJobs]) -> JobSelection:

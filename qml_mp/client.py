@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
+from uuid import UUID
 from weakref import ref
 
-from qml_mp.core.job import Job
+from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.payload import JsonValue
 from qml_mp.ends import JobEnds
 from qml_mp.handle import JobHandle
@@ -148,10 +149,10 @@ class JobClient:
             if after is None:
                 return found[::-1]
 
-    def handle(self, job_id: str, *, rebuilt: Rebuilt[T]) -> JobHandle[T]:
-        """The handle of a job, whether or not it exists."""
+    def handle(self, job_id: str | UUID, *, rebuilt: Rebuilt[T]) -> JobHandle[T]:
+        """The handle of a job, whether or not it exists. Raises `InvalidJob` for what is no id of a job."""
         return JobHandle(
-            job_id,
+            check_job_id(str(job_id) if isinstance(job_id, UUID) else job_id),
             storage=self.storage,
             retention=self.retention,
             rebuilt=rebuilt,

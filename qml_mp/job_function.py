@@ -17,6 +17,7 @@ from typing import (
     Unpack,
     overload,
 )
+from uuid import UUID
 
 from qml_mp.client import JobClient
 from qml_mp.core.job import Job, check_is_job
@@ -90,8 +91,9 @@ class ConfiguredJob(Generic[P, R]):
         given = self._own(jobs)
         return await self._client.aenqueue_many(given, rebuilt=self.worker.rebuilt, conn=self._conn)
 
-    def handle(self, job_id: str) -> JobHandle[R]:
-        """The handle of a job of this function that was enqueued before, here or elsewhere."""
+    def handle(self, job_id: str | UUID) -> JobHandle[R]:
+        """The handle of a job of this function that was enqueued before, here or elsewhere. Raises
+        `InvalidJob` for what is no id of a job."""
         return self._client.handle(job_id, rebuilt=self.worker.rebuilt)
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:

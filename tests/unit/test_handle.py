@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -14,7 +16,7 @@ from qml_mp import (
     WaitTimeout,
 )
 from qml_mp.core.outcome import ErrorInfo, Failure, Success
-from qml_mp.errors import InvalidTransition
+from qml_mp.errors import InvalidJob, InvalidTransition
 from qml_mp.storage.values import CancelResult
 from tests.unit.app_case import finish, resize
 
@@ -66,6 +68,25 @@ def test_a_failed_job_is_enqueued_again_by_hand(app: QmlApp) -> None:
     assert handle.state is StateName.ENQUEUED
     with pytest.raises(InvalidTransition):
         handle.retry()
+
+
+def test_a_handle_is_made_of_an_id_in_any_form(app: QmlApp) -> None:
+    function = app.job()(resize)
+    handle = function.enqueue("a")
+
+    for text in (UUID(handle.id), handle.id.upper(), UUID(handle.id).hex):
+        assert app.handle(text) == function.handle(text) == handle
+        assert app.handle(text).id == handle.id
+        assert function.handle(text).state is StateName.ENQUEUED
+
+
+@pytest.mark.parametrize("what", ["no id", "", 7, None, ["a"]])
+def test_what_is_no_id_of_a_job_is_refused_at_once(app: QmlApp, what: Any) -> None:
+    function = app.job()(resize)
+
+    for handle_of in (app.handle, function.handle):
+        with pytest.raises(InvalidJob, match="is not a job id"):
+            handle_of(what)
 
 
 def test_a_job_that_does_not_exist_is_not_found(app: QmlApp) -> None:
