@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from qml_mp.core.acts import Act, ActRequest, ActState, Asker, stacks_text
 from qml_mp.core.answers import WorkerStack
+from qml_mp.errors import ConfigurationError
 from qml_mp.storage.database import Part
 from qml_mp.storage.rows import act_of
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES, storable_reason, storable_text
@@ -73,10 +74,15 @@ class Acts(Part):
         self, *, asked_of_servers: bool = False, limit: int = 50, after: str | None = None
     ) -> ActPage:
         """The audit, newest first, or of it what was asked of servers; `after` is the `next_cursor` of the
-        page before."""
+        page before, and for what is none `ConfigurationError` is raised."""
         # One more shows whether there is another page.
         which = {"asked_of_servers": asked_of_servers, "after": after, "limit": limit + 1}
         found = self._read("reading the audit", self._db.queries.acts.page, act_of, which)
+        if not found and after is not None and self.get_act(after) is None:
+            raise ConfigurationError(
+                f"{after[:80]!r} is no entry of the audit, or was deleted with the old ones; pass the "
+                "next_cursor of a page, or nothing."
+            )
         acts = tuple(found[:limit])
         return ActPage(acts=acts, next_cursor=acts[-1].id if len(found) > limit else None)
 

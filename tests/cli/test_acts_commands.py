@@ -225,6 +225,29 @@ def test_what_people_change_is_in_the_audit(qml: Qml, storage: Storage) -> None:
     assert ME in shown.out
 
 
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_page_of_the_audit_says_how_to_go_on(qml: Qml, storage: Storage, as_json: tuple[str, ...]) -> None:
+    for number in range(3):
+        storage.audit(Asker(who="anna", where="cli"), "pause queue", f"images{number}")
+
+    first = qml("audit", "--limit", "2", *as_json)
+    rest = qml("audit", "--after", first.err.split("--after ")[1].strip(), *as_json)
+
+    assert "images1" in first.out
+    assert "images0" in rest.out
+    assert rest.err == ""
+
+
+def test_a_place_that_is_none_in_the_audit_is_refused(qml: Qml, storage: Storage) -> None:
+    storage.audit(Asker(who="anna", where="cli"), "pause queue", "images")
+
+    ended = qml("audit", "--json", "--after", "nonsense")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert is_one_error(ended.err)
+    assert "'nonsense' is no entry of the audit" in ended.err
+
+
 def test_nothing_that_is_stored_steers_the_terminal(qml: Qml, storage: Storage) -> None:
     storage.audit(Asker(who="a\x1b[31m\nb", where="web"), "pause\x1b[2J queue", "x\r\n", said="y\x07")
 

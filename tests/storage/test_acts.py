@@ -11,6 +11,7 @@ import pytest
 
 from qml_mp.core.acts import ALL_ACTS, ActKind, ActRequest, ActState, Asker
 from qml_mp.core.answers import WorkerStack
+from qml_mp.errors import ConfigurationError
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Heard
@@ -226,6 +227,16 @@ def test_the_audit_has_changes_beside_requests_newest_first_by_pages(storage: St
     assert (first.acts[0].state, first.acts[0].by, first.acts[0].server_id) == (ActState.DONE, ANNA, None)
     assert first.acts[0].said == "as its \N{REPLACEMENT CHARACTER} jobs failed"
     assert [act.id for act in storage.list_acts(asked_of_servers=True).acts] == [request.id]
+
+
+def test_after_the_oldest_entry_there_is_none_and_after_what_is_no_entry_no_page(storage: Storage) -> None:
+    storage.audit(ANNA, "pause queue", "images")
+    (oldest,) = storage.list_acts().acts
+
+    assert storage.list_acts(after=oldest.id).acts == ()
+    for after in ("nonsense", asked().id, ""):
+        with pytest.raises(ConfigurationError, match="is no entry of the audit"):
+            storage.list_acts(after=after)
 
 
 def test_a_listing_leaves_the_stacks_out(storage: Storage) -> None:

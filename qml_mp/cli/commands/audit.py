@@ -9,11 +9,12 @@ import click
 from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import json_option, local_time, note, print_json, print_table, short
 from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.core.acts import Act
 
 
 @click.command(cls=Command)
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
-@click.option("--after", metavar="ID", help="Go on after this one.")
+@click.option("--after", metavar="ID", help="Go on after this one, which the page before names on stderr.")
 @json_option
 @pass_session
 def audit(session: Session, limit: int, after: str | None, as_json: bool) -> None:
@@ -25,15 +26,21 @@ def audit(session: Session, limit: int, after: str | None, as_json: bool) -> Non
     if as_json:
         for act in page.acts:
             print_json(act.to_json())
-        return
+    else:
+        _print(page.acts)
+    if page.next_cursor is not None:
+        note(f"there are more; go on with --after {page.next_cursor}")
+
+
+def _print(acts: Sequence[Act]) -> None:
     columns: dict[str, Sequence[object]] = {
-        "WHEN": [local_time(act.asked_at) for act in page.acts],
-        "WHO": [act.by.who for act in page.acts],
-        "FROM": [act.by.where for act in page.acts],
-        "WHAT": [act.what for act in page.acts],
-        "OF": [short(act.subject, 60) for act in page.acts],
-        "STATE": [str(act.state) for act in page.acts],
-        "TOLD": [short(" ".join(act.in_words.split()), 80) for act in page.acts],
+        "WHEN": [local_time(act.asked_at) for act in acts],
+        "WHO": [act.by.who for act in acts],
+        "FROM": [act.by.where for act in acts],
+        "WHAT": [act.what for act in acts],
+        "OF": [short(act.subject, 60) for act in acts],
+        "STATE": [str(act.state) for act in acts],
+        "TOLD": [short(" ".join(act.in_words.split()), 80) for act in acts],
     }
     print_table(
         *fitted(
@@ -41,5 +48,3 @@ def audit(session: Session, limit: int, after: str | None, as_json: bool) -> Non
             shrink={"TOLD": 12, "OF": 12, "WHO": 10, "WHAT": 8},
         )
     )  # fmt: skip
-    if page.next_cursor is not None:
-        note(f"there are more: --after {page.next_cursor}")
