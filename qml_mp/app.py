@@ -171,6 +171,8 @@ class QmlApp(Gathering, OnePerProcess):
         `id` defaults to the method's name. A server stores the template when it starts. Raises
         `ConfigurationError` for the schedule, `InvalidJob` for a payload the function cannot take.
         """
+        if callable(cron):
+            raise ConfigurationError('Write @app.recurring("0 9 * * *"), with the cron expression.')
         new = partial(RecurringJob.new, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter)
 
         def declare(function: Callable[..., Any]) -> JobFunction[..., Any, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # imported where a test asks for it: most runs of pytest that
 
 _SETTING = "qml_mp_app"
 _MARKER = "qml_mp"
+_MARKED = ("app", "workers")
 _servers = pytest.StashKey[list["RunningServer"]]()
 
 
@@ -80,7 +81,16 @@ def qml_mp_server(
 
 def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
     marker = request.node.get_closest_marker(_MARKER)
-    return {} if marker is None else dict(marker.kwargs)
+    if marker is None:
+        return {}
+    unknown = [*marker.args, *(name for name in marker.kwargs if name not in _MARKED)]
+    if unknown:
+        pytest.fail(
+            f"@pytest.mark.{_MARKER} does not take {unknown[0]!r}; "
+            f'write @pytest.mark.{_MARKER}(app="module:attribute", workers=2), or one of the two.',
+            pytrace=False,
+        )
+    return dict(marker.kwargs)
 
 
 def _spec(request: pytest.FixtureRequest) -> str:

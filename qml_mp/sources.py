@@ -223,8 +223,12 @@ def _nearest_file() -> _File | None:
         project = directory / "pyproject.toml"
         if os.path.isfile(project):
             tool = _read_toml(project).get("tool")
-            if isinstance(tool, dict) and "qml-mp" in tool:
-                return _checked(project, tool["qml-mp"])
+            tables = tool if isinstance(tool, dict) else {}
+            for name in tables:
+                if name != "qml-mp" and name.lower().replace("_", "-") == "qml-mp":
+                    raise ConfigurationError(f"{project} has [tool.{name}]; did you mean [tool.qml-mp]?")
+            if "qml-mp" in tables:
+                return _checked(project, tables["qml-mp"])
     return None
 
 

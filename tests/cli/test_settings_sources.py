@@ -127,6 +127,14 @@ def test_a_pyproject_without_our_table_is_passed_over(folder: Path) -> None:
     assert load_config(flags={}, code=None).worker_count == 2
 
 
+@pytest.mark.parametrize("also", ["", "[tool.qml-mp]\nworkers = 3\n"])
+def test_a_table_of_nearly_our_name_is_told(folder: Path, also: str) -> None:
+    (folder / "pyproject.toml").write_text(f"[tool.qml_mp]\nworkers = 2\n{also}")
+
+    with pytest.raises(ConfigurationError, match=r"\[tool\.qml_mp\]; did you mean \[tool\.qml-mp\]\?"):
+        load_config(flags={}, code=None)
+
+
 def test_a_relative_sqlite_path_in_a_file_is_relative_to_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,28 @@ def test_the_server_of_a_test_serves_the_queues_of_the_app_and_has_its_settings(
     ended.assert_outcomes(passed=2)
 
 
+def test_a_marker_that_says_nothing_fails_the_test_that_has_it(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_marked="""
+        import pytest
+
+        @pytest.mark.qml_mp("other:app")
+        def test_positional(qml_mp_app):
+            pass
+
+        @pytest.mark.qml_mp(app="tasks:app", worker=1)
+        def test_misspelt(qml_mp_inline):
+            pass
+        """
+    )
+
+    ended = project.runpytest_subprocess("-p", "qml_mp.pytest_plugin", "-W", "error", "test_marked.py")
+
+    ended.assert_outcomes(errors=2)
+    ended.stdout.fnmatch_lines(["*qml_mp does not take 'other:app'; write @pytest.mark.qml_mp(app=*"])
+    ended.stdout.fnmatch_lines(["*qml_mp does not take 'worker'; write *"])
+
+
 def test_the_program_that_waits_for_results_runs(tmp_path: Path) -> None:
     for name, text in shown_files().items():
         (tmp_path / name).write_text(text)

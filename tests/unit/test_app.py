@@ -179,6 +179,8 @@ def test_a_name_can_be_declared_once(app: QmlApp) -> None:
 def test_the_decorator_without_parentheses_is_refused_with_a_hint(app: QmlApp) -> None:
     with pytest.raises(ConfigurationError, match="parentheses"):
         app.job(digest)  # type: ignore[call-overload]  # what is tested
+    with pytest.raises(ConfigurationError, match=r"Write @app\.recurring\(.* cron expression"):
+        app.recurring(digest)  # type: ignore[arg-type]  # what is tested
 
 
 def test_policy_and_limit_of_a_function_reach_its_worker(app: QmlApp) -> None:
