@@ -27,9 +27,8 @@ def literal(allowed: tuple[Any, ...]) -> Codec:
         raise refusal(where)
 
     def decode(value: Any, where: str) -> Any:
-        value = tuple(value) if isinstance(value, list) else value  # of an enum
         for entry in allowed:
-            if _is_same(value, _stored(entry)):
+            if _is_same(_in_lists(value), _stored(entry)):
                 return entry
         raise refusal(where)
 
@@ -45,7 +44,14 @@ def is_mistakable_literal(allowed: tuple[Any, ...]) -> bool:
 
 
 def _stored(entry: Any) -> Any:
-    return entry.value if isinstance(entry, enum.Enum) else entry
+    return _in_lists(entry.value) if isinstance(entry, enum.Enum) else entry
+
+
+def _in_lists(value: Any) -> Any:
+    """The value of a member as JSON has it, where a tuple is a list."""
+    if isinstance(value, list | tuple):
+        return [_in_lists(item) for item in value]
+    return {key: _in_lists(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _is_same(value: Any, other: Any) -> bool:
@@ -63,10 +69,14 @@ def enumeration(kind: type[enum.Enum]) -> Codec:
             values = ", ".join(shown(member.value) for member in list(kind)[:10])
             raise InvalidJob(f"{where[:300]} is none of the values of {named(kind)} ({values}).") from None
 
-    return Codec(
-        lambda value, where: member(value, where).value,  # of a member, or of the value of one
-        lambda value, where: member(tuple(value) if isinstance(value, list) else value, where),
-    )
+    def decode(value: Any, where: str) -> enum.Enum:
+        if isinstance(value, list | dict):
+            for each in kind:
+                if _is_same(_in_lists(each.value), value):
+                    return each
+        return member(tuple(value) if isinstance(value, list) else value, where)
+
+    return Codec(lambda value, where: member(value, where).value, decode)  # of a member, or of its value
 
 
 def keys_of(hint: Any) -> Codec:
@@ -74,13 +84,7 @@ def keys_of(hint: Any) -> Codec:
     if hint is int:
         return Codec(_int_to_key, _int_of_key)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        by_text = {_enum_key(member): member for member in hint}
-        member = enumeration(hint)
-
-        def decode(key: Any, where: str) -> Any:
-            return by_text[key] if key in by_text else member.decode(key, where)
-
-        return Codec(lambda key, where: _enum_key(member.decode(key, where)), decode)
+        return _enum_keys(hint)
 
     def check(key: Any, where: str) -> Any:
         if hint not in (str, Any):
@@ -105,6 +109,35 @@ def _int_of_key(key: Any, where: str) -> int:
         return int(key)
     except (TypeError, ValueError):
         raise InvalidJob(f"{where[:300]} has the key {shown(key)}; it must be a whole number.") from None
+
+
+def is_mistakable_key(hint: Any) -> bool:
+    """Whether two members of an enum are written alike as keys."""
+    is_enum = isinstance(hint, type) and issubclass(hint, enum.Enum)
+    return is_enum and len(set(map(_enum_key, hint))) < len(hint)
+
+
+def _enum_keys(kind: type[enum.Enum]) -> Codec:
+    by_text = {_enum_key(member): member for member in kind}
+    members = enumeration(kind)
+
+    def encode(key: Any, where: str) -> str:
+        member = members.decode(key, where)
+        text = _enum_key(member)
+        if (other := by_text.get(text, member)) is not member:
+            raise Mistakable(
+                f"{where[:300]} has the key {shown(member)}, which would come back as {shown(other)}, since "
+                "the text of both is alike; change the value of one."
+            )
+        return text
+
+    def decode(key: Any, where: str) -> Any:
+        if key in by_text:
+            return by_text[key]
+        is_number = issubclass(kind, enum.Flag) and key.removeprefix("-").isdecimal()
+        return members.decode(int(key) if is_number else key, where)  # of several flags
+
+    return Codec(encode, decode)
 
 
 def _enum_key(member: enum.Enum) -> str:

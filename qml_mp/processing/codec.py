@@ -28,7 +28,7 @@ from typing import Any, Final
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import given_and_lost, hints_of, unwrapped
-from qml_mp.processing.choices import enumeration, is_mistakable_literal, keys_of, literal
+from qml_mp.processing.choices import enumeration, is_mistakable_key, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
 from qml_mp.processing.remade import check_remade
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
@@ -100,8 +100,8 @@ def codec_of(hint: Any, where: str) -> Codec:
 
 def is_mistakable(hint: Any) -> bool:
     """Whether `Mistakable` may be raised for a value of this annotation: where a union is in it of which one
-    member may read what another one writes, an array, whose shape lists may not say, or a dataclass whose
-    `__post_init__` may change it again."""
+    member may read what another one writes, an array, whose shape lists may not say, an enum as keys of which
+    two are one text, or a dataclass whose `__post_init__` may change it again."""
     seen: list[Any] = []
     rest = [hint]
     while rest:
@@ -114,6 +114,8 @@ def is_mistakable(hint: Any) -> bool:
         if hint in seen:
             continue
         if isinstance(kind, type) and is_numpy_array(kind):
+            return True
+        if kind in _MAPPINGS and args and is_mistakable_key(unwrapped(args[0])):
             return True
         if len(seen) > _MOST_SEEN or (kind in _UNIONS and not _union(args).are_apart):
             return True  # what has no end, as a class that has one of `Self[list[T]]`, is looked at by value
@@ -291,10 +293,13 @@ def _mapping(args: tuple[Any, ...]) -> Codec:
             for key, item in value.items()
         }
 
-    return Codec(
-        lambda value, where: visit(to_json, keys.encode, value, where),
-        lambda value, where: visit(from_json, keys.decode, value, where),
-    )
+    def encode(value: Any, where: str) -> JsonValue:
+        written = visit(to_json, keys.encode, value, where)
+        if len(written) < len(value):
+            raise InvalidJob(f"{where[:300]} has two keys that are one text as JSON; pass one of them.")
+        return written
+
+    return Codec(encode, lambda value, where: visit(from_json, keys.decode, value, where))
 
 
 def _only_none(value: Any, where: str) -> None:

@@ -36,7 +36,7 @@ def _plain(value: Any, depth: int) -> JsonValue:
     if type(value) is list:
         return [_plain(item, depth + 1) for item in value]
     if type(value) is dict:
-        return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+        return _object(value, depth)
     if isinstance(value, enum.Enum):
         return _plain(value.value, depth)
     if value is None or isinstance(value, bool | int | float | str):
@@ -48,10 +48,17 @@ def _plain(value: Any, depth: int) -> JsonValue:
         fields = dataclasses.fields(value)
         return {field.name: _plain(getattr(value, field.name), depth + 1) for field in fields}
     if isinstance(value, Mapping):
-        return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+        return _object(value, depth)
     if isinstance(value, list | tuple | AbstractSet):
         return [_plain(item, depth + 1) for item in value]
     return _plain(in_python(value), depth + 1)
+
+
+def _object(value: Mapping[Any, Any], depth: int) -> JsonValue:
+    plain = {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+    if len(plain) < len(value):
+        raise InvalidJob("The result has two keys that are one text as JSON, as 1 and '1' are")
+    return plain
 
 
 def _builtin(value: bool | int | float | str | None) -> JsonValue:

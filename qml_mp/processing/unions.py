@@ -253,7 +253,7 @@ def _written(kind: Any, codec: Codec | None, args: tuple[Any, ...]) -> _Kinds:
 
 
 def _kind_of(value: Any) -> type:
-    return next((kind for kind in (type(None), bool, int, float, str) if isinstance(value, kind)), list)
+    return next((kind for kind in (type(None), bool, int, float, str, dict) if isinstance(value, kind)), list)
 
 
 def _read(kind: Any, codec: Codec | None, written: _Kinds) -> _Kinds:

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum, IntEnum, StrEnum
+from enum import Enum, Flag, IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar, Union
 from uuid import UUID
@@ -38,6 +38,26 @@ class Level(IntEnum):
 
 class Pair(Enum):
     ONE_TWO = (1, 2)
+
+
+class Path2D(Enum):
+    LINE = ((0, 0), (1, 2))
+    CORNERS = [[0, 0], [3, 4]]  # noqa: RUF012 - a value that has no hash
+
+
+class Setting(Enum):
+    WIDE = {"width": (1, 2)}  # noqa: RUF012 - likewise
+
+
+class Right(Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Odd(Enum):
+    NUMBER = 1
+    TEXT = "1"
+    OTHER = "a"
 
 
 class Point(NamedTuple):
@@ -111,6 +131,12 @@ class Framed(Measured):
         (Colour.BLUE, Colour),
         (Level.LOW, Level),
         (Pair.ONE_TWO, Pair),
+        (Path2D.LINE, Path2D),
+        (Path2D.CORNERS, Path2D | str),
+        (Setting.WIDE, Setting),
+        (Right.READ | Right.WRITE, Right),
+        ({Right.READ | Right.WRITE: 1, Right(0): 2, Right.READ: 3}, dict[Right, int]),
+        ({Odd.OTHER: 1, Odd.TEXT: 2}, dict[Odd, int]),
         (None, Optional[int]),  # noqa: UP045 - the older spelling must work too
         (3, int | None),
         ("a", Union[int, str]),  # noqa: UP007 - likewise
@@ -190,6 +216,9 @@ def test_a_timedelta_comes_back_to_the_microsecond(value: timedelta) -> None:
         ("x", bytes),
         ({True: 1}, dict[int, int]),
         ({"red": 1}, dict[Level, int]),
+        ({Odd.NUMBER: 1, Odd.TEXT: 2}, dict[Odd, int]),
+        ({Odd.NUMBER: 1}, dict[Odd, int]),
+        ({Odd.OTHER: 1, "a": 3}, dict[Odd, int]),
         (Address("a"), Positive),
         (object(), str | None),
     ],
@@ -226,6 +255,9 @@ def test_an_annotation_that_cannot_travel_is_refused_by_name(hint: object) -> No
         ([[1]], set[list[int]], "cannot be a set"),
         ("green", Colour, "'red', 'blue'"),
         ([1, 2], Level, "none of the values of Level"),
+        ([[0, 0], [9, 9]], Path2D, "none of the values of Path2D"),
+        ({"x": 1}, dict[Right, int], "none of the values of Right"),
+        ({"8": 1}, dict[Right, int], "none of the values of Right"),
         (3, str | None, "it must be text"),
         (3.5, int | str, "it must be int or str"),
         ({"name": "A", "since": "2025-01-01", "seen": "x"}, Customer, "it.seen must be a whole number"),

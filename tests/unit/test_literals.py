@@ -24,6 +24,8 @@ class Level(IntEnum):
 
 class Place(Enum):
     START = (0, 0)
+    EDGE = ((0, 0), (0, 9))
+    CORNERS = [0, 9]  # noqa: RUF012 - a value that has no hash
     NOWHERE = None
 
 
@@ -35,6 +37,8 @@ class Place(Enum):
         (Level.LOW, Literal[Level.LOW, True, "red"]),
         (True, Literal[Level.LOW, True, "red"]),
         (Place.START, Literal[Place.START]),
+        (Place.EDGE, Literal[Place.START, Place.EDGE]),
+        (Place.CORNERS, Literal[Place.CORNERS]),
         ([Colour.RED], list[Literal[Colour.RED]]),
         (Level.LOW, Literal[Level.LOW] | str | None),
         (2, Literal[Level.LOW] | int),

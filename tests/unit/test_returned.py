@@ -45,6 +45,11 @@ class Level(IntEnum):
     LOW = 1
 
 
+class Odd(Enum):
+    NUMBER = 1
+    TEXT = "1"
+
+
 class Point(NamedTuple):
     x: int
     y: float
@@ -192,8 +197,18 @@ def test_arrays_and_numbers_of_other_libraries_are_stored_as_lists_and_numbers(
         (np.array([1j]), r"The result holds a complex, which is not JSON"),
         (bytearray(b"a"), r"The result holds bytes"),
         (np.zeros, r"which is not JSON"),
+        ({1: "a", "1": "b"}, r"The result has two keys that are one text as JSON"),
     ],
-    ids=["infinity in an array", "nan", "bytes", "bytes in an array", "complex", "bytearray", "a function"],
+    ids=[
+        "infinity in an array",
+        "nan",
+        "bytes",
+        "bytes in an array",
+        "complex",
+        "bytearray",
+        "a function",
+        "keys",
+    ],
 )
 def test_what_cannot_be_stored_says_why_in_a_sentence(value: object, why: str) -> None:
     outcome = run(returning(value))
@@ -215,6 +230,12 @@ def test_an_annotated_array_comes_back_as_one() -> None:
     assert isinstance(typed, np.ndarray)
     assert typed.dtype == np.float32
     assert (type(number), number) == (np.float32, 0.5)
+
+
+@pytest.mark.parametrize("value", [{Odd.NUMBER: 1, Odd.TEXT: 2}, {Odd.NUMBER: 1}])
+def test_a_result_with_an_enum_as_key_that_would_come_back_as_another_is_not_stored(value: object) -> None:
+    with pytest.raises(InvalidJob, match=r"key <Odd.NUMBER: 1>, which would come back as <Odd.TEXT: '1'>"):
+        Returned(function_returning(dict[Odd, int])).encoded(value)
 
 
 UNCARRIED = [
