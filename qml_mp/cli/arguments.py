@@ -83,12 +83,17 @@ def parse_json(text: str | bytes, *, what: str) -> JsonValue:
 
 def _value_of(text: str) -> JsonValue:
     try:
-        value: JsonValue = json.loads(text)
+        value: JsonValue = json.loads(text, parse_constant=_no_json)
     except RecursionError:
         raise InvalidJob("An argument's JSON is nested too deep to be read; flatten it.") from None
     except ValueError:
         return text
     return value
+
+
+def _no_json(name: str) -> None:
+    """NaN and Infinity, which Python would read as numbers."""
+    raise ValueError(name)
 
 
 def _stdin() -> bytes:

@@ -24,7 +24,7 @@ _STDIN = ("enqueue", "resize", "--payload", "-")
         (("-A", "tasks:app", "enqueue", "resize", "path=a", "size=3"), "", "unexpected argument: 'size'"),
         (("-A", "tasks:app", "enqueue", "resize", "path=a", "width=wide"), "", "'width'"),
         (("enqueue", "resize", "--payload", '{"x": NaN}'), "", "JSON cannot hold"),
-        (("enqueue", "resize", "x=NaN"), "", "JSON cannot hold"),
+        (("enqueue", "resize", "x=1e999"), "", "JSON cannot hold"),
         (("enqueue", "resize", 'x="a\\u0000b"'), "", "NUL"),
         (("enqueue", "resize", 'x="\\ud800"'), "", "lone surrogate"),
         (("enqueue", "resize", b"x=\xff"), "", "lone surrogate"),

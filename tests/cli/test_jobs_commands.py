@@ -35,6 +35,13 @@ def test_enqueue_prints_the_id_alone_and_the_job_is_there(qml: Qml) -> None:
     assert job["attempts"] == []
 
 
+def test_what_is_no_json_is_text_also_where_python_reads_a_number(qml: Qml) -> None:
+    job_id = enqueue(qml, "resize", "path=NaN", "a=Infinity", "b=-Infinity", "c=nan", "d=[NaN]")
+
+    payload = qml("jobs", "show", job_id, "--json").value["payload"]
+    assert payload == {"path": "NaN", "a": "Infinity", "b": "-Infinity", "c": "nan", "d": "[NaN]"}
+
+
 def test_enqueue_takes_the_payload_as_json_or_from_stdin(qml: Qml) -> None:
     first = enqueue(qml, "resize", "--payload", '["a.png", 3]')
     second = qml("enqueue", "resize", "--payload", "-", stdin='{"path": "ü.png"}').out.strip()
