@@ -10,7 +10,7 @@ from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
-from tests.cli.command import Qml
+from tests.cli.command import Qml, on_a_terminal
 
 _FETCH = Fetch(worker_id="w", server_id="s", queues=())
 
@@ -46,6 +46,17 @@ def test_limits_of_a_queue_are_set_shown_and_ended(qml: Qml, storage: Storage) -
     qml("queues", "limit", "default", "none")
     assert [each.limit.rate for each in storage.standings()] == [None, Rate.parse("100/m")]
     assert qml("queues", "limit", "default", "--rate", "none").out == "default: no limit\n"
+
+
+def test_limits_fit_the_terminal_with_names_of_any_length(qml: Qml, storage: Storage) -> None:
+    name = "thumbnails." + "of_all_pictures_" * 6
+    storage.limit(Limit(kind=LimitKind.METHOD, name=name, max_running=12, rate=Rate.parse("100/m")))
+
+    lines = on_a_terminal(qml, "queues", "limits", no_color="1").decode().splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert "12 running, 100/m" in lines[1]
+    assert name in qml("queues", "limits").out
 
 
 def test_limits_of_a_method_that_no_server_knows_are_ended(qml: Qml, storage: Storage) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.storage.store import Storage
-from tests.cli.command import Qml, is_one_error
+from tests.cli.command import Qml, is_one_error, on_a_terminal
 
 
 def test_a_template_is_added_listed_and_removed(qml: Qml) -> None:
@@ -108,6 +108,17 @@ def test_the_list_fits_in_80_columns_with_source_next_firing_and_newest_job(
     assert " code " in lines[1]
     assert " person " in lines[2]
     assert lines[2].endswith("  deleted")
+
+
+def test_the_list_fits_the_terminal_with_ids_of_any_length(qml: Qml) -> None:
+    name = "nightly-digest-of-what-" + "all-shops-" * 6
+    qml("recurring", "add", name, "0 0 0 1-31/2 JAN-MAR,APR MON#1 2027", "resize")
+
+    lines = on_a_terminal(qml, "recurring", "list", no_color="1").decode().splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("nightly-digest-of-w")
+    assert name in qml("recurring", "list").out
 
 
 def test_what_code_declares_is_not_replaced_and_comes_back_when_it_is_removed(

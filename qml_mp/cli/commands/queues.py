@@ -88,13 +88,14 @@ def list_limits(session: Session, as_json: bool) -> None:
             now = {"processing": each.running, "next_in_s": in_seconds(each.next_in)}
             print_json({**about, **limit_to_json(each.limit), **now})
         return
-    print_table(
-        ("OF", "NAME", "LIMIT", "PROCESSING", "NEXT IN"),
-        (
-            (each.limit.kind, each.limit.name, limit_in_words(each.limit), each.running, age(each.next_in))
-            for each in standings
-        ),
-    )
+    columns: dict[str, Sequence[object]] = {
+        "OF": [each.limit.kind for each in standings],
+        "NAME": [each.limit.name for each in standings],
+        "LIMIT": [limit_in_words(each.limit) for each in standings],
+        "PROCESSING": [each.running for each in standings],
+        "NEXT IN": [age(each.next_in) for each in standings],
+    }
+    print_table(*fitted(columns, width=terminal_width(), drop=("NEXT IN",), shrink={"NAME": 12, "LIMIT": 6}))
 
 
 @queues.command()

@@ -11,6 +11,7 @@ import click
 
 from qml_mp.cli.arguments import read_payload
 from qml_mp.cli.asking import note_change
+from qml_mp.cli.fitting import fitted, terminal_width
 from qml_mp.cli.output import (
     age,
     compact_json,
@@ -94,15 +95,14 @@ def list_templates(session: Session, as_json: bool) -> None:
         for template in templates:
             print_json(_as_json(template, known))
         return
-    print_table(
-        ("ID", "CRON", "SOURCE", "NEXT", "LAST JOB"),
-        (
-            (
-                template.id, short(template.cron, 17), template.source, _next(template), _last_job(template),
-            )
-            for template in templates
-        ),
-    )  # fmt: skip
+    columns: dict[str, Sequence[object]] = {
+        "ID": [template.id for template in templates],
+        "CRON": [short(template.cron, 17) for template in templates],
+        "SOURCE": [template.source for template in templates],
+        "NEXT": [_next(template) for template in templates],
+        "LAST JOB": [_last_job(template) for template in templates],
+    }
+    print_table(*fitted(columns, width=terminal_width(), drop=("SOURCE",), shrink={"CRON": 9, "ID": 12}))
     for template in templates:
         _note_trouble(template, known)
 
