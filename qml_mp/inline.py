@@ -3,8 +3,9 @@
 All that is done with a job is what a worker does, by the same parts, on a storage in shared memory: the
 payload goes into a row and comes back from it, the claim is numbered, the processor judges, the outcome is
 written. Retries run without their pauses, delays are not waited for, follow-up jobs run too, and so does what
-jobs enqueue. Left out are processes, so there are no time limits, cancels or crashes, and recurring jobs:
-`qml_mp.testing` has a server for that.
+jobs enqueue. No event loop runs where a job does: enqueued by a coroutine, it runs in another thread.
+Left out are processes, so there are no time limits, cancels or crashes, and recurring jobs: `qml_mp.testing`
+has a server for that.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.middleware import CallNext, StateChange
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Execution, Program
+from qml_mp.processing.registry import away_from_loops
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.memory_folder import make_memory_folder, remove_if_ours
 from qml_mp.storage.sqlite.connection import SqliteConnection
@@ -92,6 +94,9 @@ class _Inline:
 
         With `raise_failures`, raises what the first job that ended failed has raised.
         """
+        return away_from_loops(self._run, jobs)
+
+    def _run(self, jobs: Sequence[Job]) -> list[str]:
         running = _running.get()
         if len(running) >= _DEEPEST:
             raise ConfigurationError(

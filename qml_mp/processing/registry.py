@@ -10,7 +10,7 @@ from datetime import timedelta
 from importlib import import_module
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
@@ -24,6 +24,8 @@ from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.processing.returned import Returned
 
 _TAKEN_WITHIN_S = 0.1  # by who awaits a task: what it does first, once its wait is over
+_A = TypeVar("_A")
+_T = TypeVar("_T")
 
 
 class Worker(abc.ABC):
@@ -201,35 +203,18 @@ def _is_method(function: Callable[..., Any]) -> bool:
     return first is not None and first.name in ("self", "cls") and first.annotation is first.empty
 
 
-def _loop_runs_here() -> bool:
-    """Never in a worker; but a job can be run by a test that has a loop of its own."""
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _in_a_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run it where no event loop runs, and wait for its end."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(copy_context().run, run_coroutine, coroutine).result()
-
-
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run it to its end in a fresh event loop, which is gone afterwards with all tasks left in it.
 
     An interruption raised in a task that nobody awaits, or in a callback, still ends the whole job: one that
     nobody has taken from its task within a moment, as asyncio itself tells.
     """
-    import asyncio  # not before there is a coroutine: a quarter of the time of importing `QmlApp`, and 3 MB
+    return away_from_loops(_run_here, coroutine)
 
-    if _loop_runs_here():
-        return _in_a_thread(coroutine)
+
+def _run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio
+
     interruptions: list[BaseException] = []
 
     async def main() -> Any:
@@ -270,3 +255,25 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
         if interruptions:
             raise interruptions[0] from None
         raise
+
+
+def away_from_loops(call: Callable[[_A], _T], a: _A) -> _T:
+    """What `call(a)` returns, called where no event loop runs: here or, if one does, in another thread, with
+    the context variables of this one, and waited for."""
+    if not _loop_runs_here():
+        return call(a)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(copy_context().run, call, a).result()
+
+
+def _loop_runs_here() -> bool:
+    """Never in a worker; but a job can be run by a test that has a loop of its own."""
+    import asyncio  # not before there is a coroutine: a quarter of the time of importing `QmlApp`, and 3 MB
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -38,6 +38,7 @@ from qml_mp.core.outcome import AttemptKind
 
 app = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.exponential(max_attempts=3))
 seen: list[Any] = []
+caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +87,17 @@ async def wait(text: str) -> str:
     await asyncio.sleep(0)
     handle = await note.aenqueue(text)
     return str(handle.wait(timeout=0)) + "!"
+
+
+@app.job()
+def run_a_loop(text: str) -> str:
+    caller.set(f"{caller.get()}, and the job")
+    return asyncio.run(ask(text)) + note.enqueue(text).wait(timeout=0) + caller.get()
+
+
+async def ask(text: str) -> str:
+    await asyncio.sleep(0)
+    return f"{text}? "
 
 
 @app.job()
@@ -245,6 +257,16 @@ def test_coroutines_run_with_and_without_a_loop_around_them() -> None:
         assert asyncio.run(in_a_loop()) == ["sync!", "async!", "0!", "1!", "2!", "3!"]
 
 
+def test_a_plain_job_may_run_a_loop_also_when_a_coroutine_enqueues_it() -> None:
+    async def in_a_loop() -> tuple[str, str]:
+        caller.set("a coroutine")
+        return run_a_loop.enqueue("a").wait(timeout=0), caller.get()
+
+    with app.inline(raise_failures=True):
+        assert run_a_loop.enqueue("a").wait(timeout=0) == "a? anobody, and the job"
+        assert asyncio.run(in_a_loop()) == ("a? aa coroutine, and the job", "a coroutine")
+
+
 def test_threads_that_enqueue_at_a_time_each_find_their_own_jobs_ended() -> None:
     def enqueue(n: int) -> None:
         handles = [note.enqueue(f"{n}.{k}") for k in range(10)]
@@ -359,6 +381,14 @@ def test_a_job_that_enqueues_itself_for_ever_is_told_so(monkeypatch: pytest.Monk
 def test_what_ends_a_test_ends_it(kind: str, raised: type[BaseException]) -> None:
     with app.inline(), pytest.raises(raised):
         end.enqueue(kind)
+
+
+def test_what_ends_a_test_ends_it_when_a_coroutine_enqueues() -> None:
+    async def in_a_loop() -> None:
+        end.enqueue("pytest")
+
+    with app.inline(), pytest.raises(pytest.fail.Exception, match="the job says so"):
+        asyncio.run(in_a_loop())
 
 
 def test_an_exit_fails_the_job_as_in_production() -> None:
