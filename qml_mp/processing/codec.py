@@ -30,7 +30,7 @@ from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import given_and_lost, hints_of, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_key, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
-from qml_mp.processing.remade import check_remade
+from qml_mp.processing.remade import refusing_remade
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
 from qml_mp.processing.unions import Member, Union
 
@@ -187,13 +187,11 @@ def _record(hint: Any, kind: Any) -> Codec:
         if type(value) is not kind:  # a subclass would come back as its parent
             raise mismatch(value, named(kind), where)
         hints = parts(where)
-        written = {
+        return {
             field.name: to_json(getattr(value, field.name), hints[field.name], where=f"{where}.{field.name}")
             for field in dataclasses.fields(kind)
             if field.init
         }
-        check_remade(kind, encode, decode, written, where)
-        return written
 
     def decode(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
@@ -218,7 +216,7 @@ def _record(hint: Any, kind: Any) -> Codec:
         except Exception as error:  # a missing field, or whatever its own checks raise
             raise InvalidJob(f"{where[:300]} is no {named(kind)}: {type(error).__name__}: {error}") from error
 
-    return Codec(encode, decode)
+    return refusing_remade(kind, Codec(encode, decode))
 
 
 def _named_tuple(hint: Any, kind: Any) -> Codec:

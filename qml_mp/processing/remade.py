@@ -3,49 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from qml_mp.core.payload import JsonValue
-from qml_mp.processing.scalars import Mistakable, named
+from qml_mp.processing.scalars import Codec, Mistakable, named
 
 _is_looking: ContextVar[bool] = ContextVar("qml_mp_is_looking_whether_remade", default=False)
-"""What is within the value that is looked at has been looked at: at each level anew, it would never end."""
+"""What is within a value is looked at with the value: at each level anew, that would take its time."""
 
 
-def check_remade(
-    kind: type,
-    encode: Callable[[Any, str], JsonValue],
-    decode: Callable[[Any, str], Any],
-    written: dict[str, JsonValue],
-    where: str,
-) -> None:
-    """Raise `Mistakable` for what was written of a value of the class, if the value that is made of it is
-    written otherwise; `InvalidJob` if none can be made."""
-    if not hasattr(kind, "__post_init__") or _is_looking.get():
-        return
+def refusing_remade(kind: type, codec: Codec) -> Codec:
+    """The codec of the class, which raises `Mistakable` for a value that, made anew of what is written of it,
+    would be written otherwise, and `InvalidJob` where none can be made."""
+    if not hasattr(kind, "__post_init__"):
+        return codec
+
+    def encode(value: Any, where: str) -> JsonValue:
+        if _is_looking.get():
+            return codec.encode(value, where)
+        with _looking():
+            written = codec.encode(value, where)
+            changed = _changed_field(codec, written, where)
+        if changed is not None:
+            codec.encode(value, where)  # now what is within looks for itself, and names its own place
+            raise Mistakable(
+                f"{where[:300]} would come back with another {changed!r}: when the job begins, or its result "
+                f"is read, __post_init__ of {named(kind)} runs again, and must leave what it made as it is."
+            )
+        return written
+
+    return Codec(encode, codec.decode)
+
+
+@contextmanager
+def _looking() -> Iterator[None]:
     token = _is_looking.set(True)
     try:
-        stored = _as_stored(written)
-        again = _as_stored(encode(decode(_as_stored(written), where), where))
-    except _NoJson:
-        return  # which is refused where it is stored
+        yield
     finally:
         _is_looking.reset(token)
-    for name, value in stored.items():
-        if value != again[name]:
-            raise Mistakable(
-                f"{where[:300]} would come back with another {name!r}: when the job begins, or its result is "
-                f"read, __post_init__ of {named(kind)} runs again. It must leave what it has made as it is."
-            )
+
+
+def _changed_field(codec: Codec, written: JsonValue, where: str) -> str | None:
+    """The first that differs; None also for what is no JSON, which is refused where it is stored."""
+    try:
+        stored = _as_stored(written)
+        again = _as_stored(codec.encode(codec.decode(_as_stored(written), where), where))
+    except _NoJson:
+        return None
+    return next((name for name, value in stored.items() if value != again[name]), None)
 
 
 class _NoJson(Exception):
     pass
 
 
-def _as_stored(written: Any) -> Any:
+def _as_stored(written: JsonValue) -> Any:
     """A copy of its own, which the user's code may change."""
     try:
         return json.loads(json.dumps(written, allow_nan=False))
