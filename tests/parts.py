@@ -70,8 +70,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if status:
             failed.append(str(part.number))
         print(f"\n── part {part.number} of {len(_others) + 1}", flush=True)
-        part.output.seek(0)
-        shutil.copyfileobj(part.output, sys.stdout.buffer)
+        with part.output:
+            part.output.seek(0)
+            shutil.copyfileobj(part.output, sys.stdout.buffer)
     if failed:
         print(f"\nFailed in part {', '.join(failed)}; see above.")
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
@@ -89,9 +90,12 @@ def _begin_others(count: int, config: pytest.Config) -> None:
         output = tempfile.TemporaryFile()  # noqa: SIM115  # it is read at the end
         pid = os.fork()
         if pid == 0:
+            for part in _others:
+                part.output.close()
             _others.clear()
             send_sigterm_when_parent_dies()
-            _write_to(output, config)
+            with output:
+                _write_to(output, config)
             return
         _others.append(_Part(number=number, pid=pid, output=output))
 
