@@ -33,10 +33,10 @@ from qml_mp.core.state import Enqueued, StateName
 from qml_mp.errors import ConfigurationError, JobFailed, JobInterrupted, OutcomeRefused
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext
+from qml_mp.processing.coroutines import away_from_loops
 from qml_mp.processing.middleware import CallNext, StateChange
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Execution, Program
-from qml_mp.processing.registry import away_from_loops
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.memory_folder import make_memory_folder, remove_if_ours
 from qml_mp.storage.sqlite.connection import SqliteConnection

@@ -36,6 +36,7 @@ from qml_mp.processing.binding import PayloadMismatch
 from qml_mp.processing.board import Board, ShownProgress
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.context import WorkerContext, WorkerResult, checked
+from qml_mp.processing.coroutines import run_coroutine
 from qml_mp.processing.errors_text import all_frames_of, clean, describe_anything, message_of
 from qml_mp.processing.interruptions import drop_pending, interruption_in, why_ended
 from qml_mp.processing.job_records import note_running
@@ -43,7 +44,7 @@ from qml_mp.processing.middleware import CallNext, chain
 from qml_mp.processing.own_context import in_own_context
 from qml_mp.processing.plain import NOTHING, plain_result
 from qml_mp.processing.program import Execution, Program, Terms
-from qml_mp.processing.registry import Worker, run_coroutine
+from qml_mp.processing.registry import Worker
 from qml_mp.processing.retry import is_a
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES
 from qml_mp.units import LONGEST, format_duration

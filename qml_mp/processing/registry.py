@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import abc
 import sys
-from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any
 
 from qml_mp.core.job import MAX_METHOD_CHARS, Job
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.options import check_max_crashes, check_timeout
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text
-from qml_mp.errors import ConfigurationError, InvalidJob, JobInterrupted, shown
+from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.processing.binding import Binding
 from qml_mp.processing.context import WorkerContext, WorkerResult
 from qml_mp.processing.plain import NOTHING, plain_result
 from qml_mp.processing.retry import RetryPolicy, check_policy
 from qml_mp.processing.returned import Returned
-
-_TAKEN_WITHIN_S = 0.1  # by who awaits a task: what it does first, once its wait is over
-_A = TypeVar("_A")
-_T = TypeVar("_T")
 
 
 class Worker(abc.ABC):
@@ -201,79 +196,3 @@ def _is_method(function: Callable[..., Any]) -> bool:
         return False
     first = next(iter(signature(function).parameters.values()), None)
     return first is not None and first.name in ("self", "cls") and first.annotation is first.empty
-
-
-def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run it to its end in a fresh event loop, which is gone afterwards with all tasks left in it.
-
-    An interruption raised in a task that nobody awaits, or in a callback, still ends the whole job: one that
-    nobody has taken from its task within a moment, as asyncio itself tells.
-    """
-    return away_from_loops(_run_here, coroutine)
-
-
-def _run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    import asyncio
-
-    interruptions: list[BaseException] = []
-
-    async def main() -> Any:
-        task = asyncio.current_task()
-
-        def on_error(loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
-            error = details.get("exception")
-            if isinstance(error, JobInterrupted) and task is not None:
-                interruptions.append(error)
-                task.cancel()
-            else:
-                loop.default_exception_handler(details)
-
-        def end_job(of: asyncio.Task[Any], error: BaseException) -> None:
-            if task is not None and getattr(of, "_log_traceback", False):
-                interruptions.append(error)
-                task.cancel()
-
-        def on_done(done: asyncio.Task[Any]) -> None:
-            error = getattr(done, "_exception", None)  # `exception()` would count as taken
-            if isinstance(error, JobInterrupted):
-                loop.call_later(_TAKEN_WITHIN_S, end_job, done, error)
-
-        def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-            made = asyncio.Task(coroutine, loop=loop, **options)
-            made.add_done_callback(on_done)
-            return made
-
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(on_error)
-        loop.set_task_factory(new_task)
-        return await coroutine
-
-    try:
-        with asyncio.Runner() as runner:
-            return runner.run(main())
-    except asyncio.CancelledError:
-        if interruptions:
-            raise interruptions[0] from None
-        raise
-
-
-def away_from_loops(call: Callable[[_A], _T], a: _A) -> _T:
-    """What `call(a)` returns, called where no event loop runs: here or, if one does, in another thread, with
-    the context variables of this one, and waited for."""
-    if not _loop_runs_here():
-        return call(a)
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(copy_context().run, call, a).result()
-
-
-def _loop_runs_here() -> bool:
-    """Never in a worker; but a job can be run by a test that has a loop of its own."""
-    import asyncio  # not before there is a coroutine: a quarter of the time of importing `QmlApp`, and 3 MB
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -9,11 +9,11 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
-from qml_mp.errors import ConfigurationError, JobInterrupted
+from qml_mp.errors import ConfigurationError
 from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext
-from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry, run_coroutine
-from tests.until import PATIENCE_S
+from qml_mp.processing.coroutines import run_coroutine
+from qml_mp.processing.registry import FunctionWorker, Worker, WorkerRegistry
 
 
 class Echo(Worker):
@@ -91,80 +91,3 @@ def test_an_async_function_runs_in_an_event_loop_of_its_own() -> None:
     assert [run_coroutine(worker.execute(job, context_of(job))) for job in jobs] == [1, 2]
     assert loops[0] is not loops[1]
     assert all(loop.is_closed() for loop in loops)
-
-
-def test_tasks_left_behind_by_an_async_job_are_cancelled() -> None:
-    cancelled = []
-
-    async def lingers() -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.append("yes")
-            raise
-
-    async def job() -> str:
-        task = asyncio.create_task(lingers())
-        await asyncio.sleep(0)
-        return "done" if not task.done() else "?"
-
-    assert run_coroutine(job()) == "done"
-    assert cancelled == ["yes"]
-
-
-def test_an_interruption_that_strikes_a_callback_ends_the_whole_job() -> None:
-    def strike() -> None:
-        raise JobInterrupted("now")
-
-    async def job() -> None:
-        asyncio.get_running_loop().call_soon(strike)
-        await asyncio.Event().wait()
-
-    with pytest.raises(JobInterrupted, match="now"):
-        run_coroutine(job())
-
-
-def test_an_interruption_that_strikes_a_task_which_is_kept_and_not_awaited_ends_the_whole_job() -> None:
-    kept = []
-
-    async def strike() -> None:
-        raise JobInterrupted("now")
-
-    async def job() -> None:
-        kept.append(asyncio.create_task(strike()))
-        await asyncio.sleep(PATIENCE_S)
-
-    with pytest.raises(JobInterrupted, match="now"):
-        run_coroutine(job())
-
-
-@pytest.mark.parametrize("way", ["await", "gather", "wait", "group"])
-def test_one_that_strikes_a_task_which_is_awaited_reaches_who_awaits_it_and_nobody_else(way: str) -> None:
-    async def strike() -> None:
-        raise JobInterrupted("now")
-
-    async def job() -> str:
-        try:
-            if way == "group":
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(strike())
-            elif way == "wait":
-                [done], _ = await asyncio.wait([asyncio.create_task(strike())])
-                done.result()
-            else:
-                task = asyncio.create_task(strike())
-                await (asyncio.gather(task) if way == "gather" else task)
-        except (JobInterrupted, BaseExceptionGroup):
-            await asyncio.sleep(0.2)  # what is left to clean up
-            return "cleaned up"
-        return "?"
-
-    assert run_coroutine(job()) == "cleaned up"
-
-
-def test_a_coroutine_that_cancels_itself_is_cancelled_and_not_interrupted() -> None:
-    async def job() -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        run_coroutine(job())
