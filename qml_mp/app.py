@@ -287,8 +287,8 @@ class QmlApp(Gathering, OnePerProcess):
 
     def handle(self, job_id: str | UUID) -> JobHandle[JsonValue]:
         """The handle of a job that was enqueued before, here or elsewhere; its result is the JSON as stored.
-        `f.handle(job_id)` of the job function gives one whose result is rebuilt. Raises `InvalidJob` for what
-        is no id of a job; whether there is such a job is seen when the handle is asked."""
+        `f.handle(job_id)` of the job function gives one whose result is rebuilt. Whether there is such a job
+        is seen when it is asked."""
         return self._client.handle(job_id, rebuilt=as_stored)
 
     def jobs(self, **chosen: Unpack[ChosenJobs]) -> JobSelection:

@@ -9,10 +9,10 @@ from typing import TypeVar
 from uuid import UUID
 from weakref import ref
 
-from qml_mp.core.job import Job, check_job_id
+from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.ends import JobEnds
-from qml_mp.handle import JobHandle
+from qml_mp.handle import JobHandle, job_id_of
 from qml_mp.processing.tracing import Tracing
 from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
@@ -150,9 +150,10 @@ class JobClient:
                 return found[::-1]
 
     def handle(self, job_id: str | UUID, *, rebuilt: Rebuilt[T]) -> JobHandle[T]:
-        """The handle of a job, whether or not it exists. Raises `InvalidJob` for what is no id of a job."""
+        """The handle of a job, whether or not it exists. Raises `InvalidJob` for what is neither text nor an
+        id."""
         return JobHandle(
-            check_job_id(str(job_id) if isinstance(job_id, UUID) else job_id),
+            job_id_of(job_id),
             storage=self.storage,
             retention=self.retention,
             rebuilt=rebuilt,

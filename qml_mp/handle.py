@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, SupportsIndex, TypeVar, cast
+from uuid import UUID
 
-from qml_mp.core.job import Job
+from qml_mp.core.job import Job, check_job_id
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import Progress
 from qml_mp.core.state import Deleted, StateName, Succeeded
@@ -20,7 +21,6 @@ from qml_mp.errors import (
     ResultNotStored,
     StorageError,
     WaitTimeout,
-    shown,
 )
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, CancelResult, Retention
@@ -200,9 +200,22 @@ class JobHandle(Generic[R]):
         )
 
     def _not_found(self) -> JobNotFound:
-        return JobNotFound(
-            f"No job has the id {_bounded(self.id)}; ended jobs are removed after their time to live."
-        )
+        try:
+            check_job_id(self.id)
+        except InvalidJob as error:
+            return JobNotFound(str(error))
+        return JobNotFound(f"No job has the id {self.id}; ended jobs are removed after their time to live.")
+
+
+def job_id_of(given: str | UUID) -> str:
+    """The id in its canonical form. Text that is none stays as it is, and no job has it: it may come from a
+    request. Raises `InvalidJob` for anything else."""
+    try:
+        return check_job_id(str(given) if isinstance(given, UUID) else given)
+    except InvalidJob:
+        if isinstance(given, str):
+            return given
+        raise
 
 
 def parsed_timeout(timeout: Duration | None) -> timedelta | None:
@@ -213,10 +226,6 @@ def parsed_timeout(timeout: Duration | None) -> timedelta | None:
 def deadline_of(limit: timedelta | None) -> float:
     """The monotonic instant."""
     return float("inf") if limit is None else time.monotonic() + limit.total_seconds()
-
-
-def _bounded(job_id: object) -> str:
-    return job_id if isinstance(job_id, str) and len(job_id) <= 100 else shown(job_id)
 
 
 def _told(job: Job) -> str:

@@ -92,8 +92,7 @@ class ConfiguredJob(Generic[P, R]):
         return await self._client.aenqueue_many(given, rebuilt=self.worker.rebuilt, conn=self._conn)
 
     def handle(self, job_id: str | UUID) -> JobHandle[R]:
-        """The handle of a job of this function that was enqueued before, here or elsewhere. Raises
-        `InvalidJob` for what is no id of a job."""
+        """The handle of a job of this function that was enqueued before, here or elsewhere."""
         return self._client.handle(job_id, rebuilt=self.worker.rebuilt)
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:

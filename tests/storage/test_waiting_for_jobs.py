@@ -168,8 +168,10 @@ def test_a_job_that_ends_at_once_is_seen_without_listening(app: QmlApp, storage:
         enqueued(app, 1)[0].wait(0)
     with pytest.raises(JobNotFound):
         app.handle(UNKNOWN).wait(LIMIT_S)
+    with pytest.raises(JobNotFound):
+        app.handle("no id").wait(LIMIT_S)
 
-    assert seen.looks == [1, 1, 1]
+    assert seen.looks == [1, 1, 1, 1]
     assert not seen.listens.is_set()
 
 

@@ -80,13 +80,22 @@ def test_a_handle_is_made_of_an_id_in_any_form(app: QmlApp) -> None:
         assert function.handle(text).state is StateName.ENQUEUED
 
 
-@pytest.mark.parametrize("what", ["no id", "", 7, None, ["a"]])
-def test_what_is_no_id_of_a_job_is_refused_at_once(app: QmlApp, what: Any) -> None:
+@pytest.mark.parametrize("what", [7, None, ["a"]])
+def test_what_is_neither_an_id_nor_text_is_refused_at_once(app: QmlApp, what: Any) -> None:
     function = app.job()(resize)
 
     for handle_of in (app.handle, function.handle):
         with pytest.raises(InvalidJob, match="is not a job id"):
             handle_of(what)
+
+
+@pytest.mark.parametrize("text", ["no id", ""])
+def test_no_job_has_text_that_is_no_id_as_its_id(app: QmlApp, text: str) -> None:
+    handle = app.handle(text)
+
+    for ask in (handle.job, handle.wait):
+        with pytest.raises(JobNotFound, match="is not a job id"):
+            ask()
 
 
 def test_a_job_that_does_not_exist_is_not_found(app: QmlApp) -> None:
