@@ -14,9 +14,11 @@ import re
 import signal
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from qml_mp.core.failure_kinds import OURS, is_foreign
+from qml_mp.core.job import ClaimKey
 
 STACK_SIGNAL: int = signal.SIGWINCH
 """Makes a worker write its stack, also in C code that holds the GIL.
@@ -25,6 +27,9 @@ One that does nothing where nobody has asked for it: a job that resets it keeps 
 never killed by the question. No terminal sends it either, because workers are in groups of their own.
 """
 _MOST_BYTES = 32 * 1024
+_MOST_DUMPED_BYTES = 1024 * 1024
+"""What one that was asked for takes at most, of a hundred threads with a hundred frames each."""
+_AT_DEATH = re.compile(rb"^Fatal Python error: ", re.MULTILINE)
 _FRAME = re.compile(r'  File "(.*)", line (\S+) in (.*)')
 _WORKER = os.path.join(OURS, "child") + os.sep
 
@@ -56,7 +61,36 @@ def empty(fd: int) -> None:
 def read_stack(fd: int) -> str | None:
     """What was written since it was emptied (the beginning of it, when it is long), as `as_traceback` has it;
     None: nothing."""
-    return as_traceback(os.pread(fd, _MOST_BYTES, 0).decode(errors="replace")) or None
+    return _told(os.pread(fd, _MOST_BYTES, 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastStack:
+    """What a dead worker has told of its stack."""
+
+    at_death: str | None = None
+    """What it wrote when it died of a fatal signal."""
+    asked: str | None = None
+    """What it wrote when it was asked, which may have been long before."""
+    key: ClaimKey | None = None
+    """The claim in hand when it was asked; None: none was."""
+
+    def of(self, key: ClaimKey) -> str | None:
+        """What is told of its death with this claim in hand: nothing that is of another one."""
+        return self.at_death or (self.asked if self.key == key else None)
+
+
+def read_last_stack(fd: int, *, asked_in: ClaimKey | None) -> LastStack:
+    """What a dead worker has left. `asked_in` is the claim that it had in hand when it was asked last."""
+    written = os.pread(fd, _MOST_DUMPED_BYTES + _MOST_BYTES, 0)
+    fatal = next(_AT_DEATH.finditer(written), None)
+    asked = written if fatal is None else written[: fatal.start()]
+    at_death = b"" if fatal is None else written[fatal.start() :]
+    return LastStack(at_death=_told(at_death), asked=_told(asked), key=asked_in)
+
+
+def _told(written: bytes) -> str | None:
+    return as_traceback(written[:_MOST_BYTES].decode(errors="replace")) or None
 
 
 def as_traceback(dump: str) -> str:

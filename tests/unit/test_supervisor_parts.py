@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -14,6 +15,7 @@ import pytest
 from qml_mp.app import QmlApp
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.core.history import MOST_NAMES, OTHER, Ending
+from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.otel import OpenTelemetry
@@ -26,6 +28,7 @@ from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
+from qml_mp.supervisor.workers.ladder import Rung
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
@@ -134,6 +137,27 @@ def test_a_worker_that_may_not_be_signalled_is_told_of_once_and_holds_up_no_stop
     told = [record.message for record in caplog.records if "may not be signalled" in record.message]
     assert len(told) == 1
     os.close(reading)
+
+
+@pytest.mark.parametrize(("rung", "kept"), [(Rung.INTERRUPT, False), (Rung.DUMP_STACK, True)])
+def test_printing_all_stacks_leaves_one_that_is_for_the_record_of_a_kill(
+    run_of: MakeRun, rung: Rung, kept: bool
+) -> None:
+    run, key = run_of(1), ClaimKey(job_id=new_job_id(), claim_seq=1)
+    reading, worker = a_worker(run.pool, number=1)
+    with subprocess.Popen(["sleep", "600"]) as sleeping:
+        worker.child = Child(pid=sleeping.pid, pidfd=None, started_ticks=0)
+        run.pool.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=key))
+        worker.look(time.monotonic())
+
+        worker.push(rung, key, CancelReason.TIMEOUT)
+        os.write(worker.channels.stack_fd, b"Current thread (most recent call first):\n")
+        worker.forget_stack()
+
+    assert (worker.stack() is not None) == kept
+    assert (worker.last_stack().of(key) is not None) == kept
+    os.close(reading)
+    worker.channels.close()
 
 
 def test_a_pool_without_descriptors_for_another_worker_does_not_ask_for_turns_in_the_past(

@@ -118,6 +118,8 @@ class StackDump(Part):
             return
         self._look_at, self._forget_at = float("inf"), now + _TOLD_FOR_S
         stacks = tuple(map(_stack_of, self._pool))
+        for worker in self._pool:
+            worker.forget_stack()
         self._registration.answer_stacks(StacksAnswer(began_at=self._asked_at, workers=stacks))
         for each in stacks:
             logger.info(

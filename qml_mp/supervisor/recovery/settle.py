@@ -133,6 +133,7 @@ def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
     if death.killed_for is None and death.was_orderly:
         return Release(reason="the worker left before it knew of the job", not_begun=True)
     retry, peak = _slot_of(death, claim).retry, format_size(death.process.peak_rss_bytes or 0)
+    stack = death.stack.of(claim.key)
     match death.killed_for:
         case CancelReason.SHUTDOWN | CancelReason.ORPHANED:
             return Release(reason="the server stopped", process=death.process)
@@ -140,11 +141,11 @@ def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
             return Cancelled(reason="cancelled from outside", process=death.process)
         case CancelReason.TIMEOUT:
             message = "The job passed its time limit, did not end when asked, and was killed."
-            error = ErrorInfo(type="JobTimeout", message=message, traceback=death.stack)
+            error = ErrorInfo(type="JobTimeout", message=message, traceback=stack)
             return _failed(error, retry.timeout, AttemptKind.TIMEOUT, death.process)
         case CancelReason.MEMORY:
             message = f"The worker was killed above the hard memory limit; its peak was {peak}."
-            error = ErrorInfo(type="OutOfMemory", message=message, traceback=death.stack)
+            error = ErrorInfo(type="OutOfMemory", message=message, traceback=stack)
             return _failed(error, retry.memory, AttemptKind.FAILURE, death.process)
         case None:
             message = f"The worker process (pid {death.process.pid}) {death.how}."
@@ -152,7 +153,7 @@ def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:
                 message += f" The kernel's OOM killer ended it: memory ran out (its peak was {peak})."
             if death.slot is not None and death.slot.text:
                 message += f" {death.slot.text}"
-            error = ErrorInfo(type="WorkerDied", message=message, traceback=death.stack)
+            error = ErrorInfo(type="WorkerDied", message=message, traceback=stack)
             return judge_crash(
                 crashes_before=claim.job.crashes,
                 max_crashes=max_crashes,

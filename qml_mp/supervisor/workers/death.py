@@ -16,6 +16,7 @@ from qml_mp.core.outcome import Outcome, ProcessFacts
 from qml_mp.events.facts import WorkerStopped
 from qml_mp.ipc.ended import Uncounted
 from qml_mp.ipc.slot import Activity, SlotView
+from qml_mp.ipc.stack import LastStack
 from qml_mp.processing.cancel import CancelReason
 
 _LOOK_EVERY_S = 1.0
@@ -38,7 +39,7 @@ class Death:
     """We killed it because it was not ready in time."""
     oom_killed: bool = False
     """The kernel's OOM killer killed at the time of its death, and we did not kill it."""
-    stack: str | None = None
+    stack: LastStack = field(default_factory=LastStack)
     """Its last Python stack, where it could be had."""
     ended: Mapping[ClaimKey, Outcome] = field(default_factory=dict)
     """What came of jobs that had ended, written to storage or not."""

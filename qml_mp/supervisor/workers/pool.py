@@ -288,7 +288,7 @@ class WorkerPool(Part):
 
     def _remove(self, worker: WorkerProcess, process: ProcessFacts) -> Death:
         now = self._clock.monotonic()
-        old, stack = self._predecessor_of(worker), worker.stack()
+        old, stack = self._predecessor_of(worker), worker.last_stack()
         left = worker.channels.tickets.take_all()
         if worker.has_booted and not worker.is_ready:
             self._note_ready(worker)  # it died in its first job, before anybody looked

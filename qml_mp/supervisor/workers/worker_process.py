@@ -13,7 +13,7 @@ from qml_mp.core.outcome import ProcessFacts
 from qml_mp.events.facts import WorkerReady, WorkerStarted
 from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
-from qml_mp.ipc.stack import STACK_SIGNAL, empty, read_stack
+from qml_mp.ipc.stack import STACK_SIGNAL, LastStack, empty, read_last_stack, read_stack
 from qml_mp.ipc.troubles import TroubleTable
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
@@ -83,6 +83,8 @@ class WorkerProcess:
     """How far it has been pushed with which claim, and why."""
     _interrupted: tuple[ClaimKey, CancelReason] | None = field(default=None, init=False)
     """The claim for which it was sent SIGTERM last, and why."""
+    _stack_asked_in: ClaimKey | None = field(default=None, init=False)
+    """The claim that it had in hand when it was asked for its stack last."""
 
     def look(self, now: float) -> SlotView:
         """What the worker says now (what it said before, while it writes)."""
@@ -213,11 +215,22 @@ class WorkerProcess:
     def ask_for_stack(self) -> None:
         """Make the worker write its stack; a moment later `stack()` has it."""
         empty(self.channels.stack_fd)
+        self._stack_asked_in = self.last.key
         self._signal(STACK_SIGNAL)
 
     def stack(self) -> str | None:
-        """The stack that it wrote last: when asked, or when it died of a fatal signal."""
+        """The stack that it wrote when it was asked last."""
         return read_stack(self.channels.stack_fd)
+
+    def forget_stack(self) -> None:
+        """Leave nothing of it, unless it is kept for the record of a job that is about to be killed."""
+        key, rung, _ = self._pushed
+        if key != self.last.key or rung < Rung.DUMP_STACK:
+            empty(self.channels.stack_fd)
+
+    def last_stack(self) -> LastStack:
+        """Of one that is dead."""
+        return read_last_stack(self.channels.stack_fd, asked_in=self._stack_asked_in)
 
     def kill(self, reason: CancelReason, key: ClaimKey | None = None) -> bool:
         """SIGKILL the worker and its whole process group; False: it is `is_out_of_reach`."""

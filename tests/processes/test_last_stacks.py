@@ -1,0 +1,71 @@
+"""Tests: the record of a crash shows the stack of the job that died, and of no other."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qml_mp.core.outcome import Attempt
+from qml_mp.core.state import StateName
+from qml_mp.storage.store import Storage
+from tests.processes.harness import Server, enqueue, result_of, wait_for_state, wait_until
+
+MakeServer = Callable[..., Server]
+APP = "tests.processes.apps_stacks:app"
+DEATHS = pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
+
+
+def fallen(storage: Storage, death: signal.Signals) -> Attempt:
+    job_id = enqueue(storage, "fall", signal_number=int(death))
+    wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    return attempt
+
+
+def assert_is_its_own(attempt: Attempt, death: signal.Signals) -> None:
+    """No process writes its stack when it is killed by SIGKILL, and each does when it dies of SIGSEGV."""
+    assert attempt.process.signal == death
+    assert attempt.error is not None
+    if death is signal.SIGKILL:
+        assert attempt.error.traceback is None
+    else:
+        told = str(attempt.error.traceback)
+        assert told.startswith("Fatal Python error: Segmentation fault")
+        assert told.count("most recent call last") == 1
+        assert " in fall" in told
+
+
+@DEATHS
+def test_a_death_after_all_stacks_were_printed_tells_nothing_of_the_job_that_ran_then(
+    server: MakeServer, storage: Storage, tmp_path: Path, death: signal.Signals
+) -> None:
+    one = server("-w", "1", app=APP).start()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(one.journal, what=one.log())
+    one.signal(signal.SIGUSR1)
+    wait_until(lambda: "in gated" in one.log(), what=one.log())
+    (tmp_path / "gate").touch()
+    worker = wait_for_state(storage, job_id, StateName.SUCCEEDED).result
+
+    attempt = fallen(storage, death)
+
+    assert attempt.pid == worker
+    assert_is_its_own(attempt, death)
+    assert one.stop() == 0
+
+
+@DEATHS
+def test_a_death_tells_nothing_of_a_job_before_that_had_to_be_interrupted_and_ended_by_itself(
+    server: MakeServer, storage: Storage, death: signal.Signals
+) -> None:
+    one = server("-w", "1", app=APP, QML_MP_CANCEL_GRACE="0.1", QML_MP_TERM_GRACE="2").start()
+    worker = result_of(storage, "outlast")
+
+    attempt = fallen(storage, death)
+
+    assert attempt.pid == worker
+    assert_is_its_own(attempt, death)
+    assert one.stop() == 0
