@@ -43,7 +43,7 @@ class ServerRegistration:
         self.traces = facts.traces
         """Whether its program traces attempts, and a worker exports those of dead ones."""
         self.flush_timeout = facts.flush_timeout
-        """What a worker may take to export its spans before it leaves."""
+        """What a worker may take to export its spans before it leaves, be it one of the code before."""
 
     @property
     def is_outdated(self) -> bool:
@@ -54,7 +54,7 @@ class ServerRegistration:
         """New code serves these."""
         self.says = replace(self.says, queues=queues, methods=facts.methods)
         self.wants_failures, self.traces = facts.wants_failures, facts.traces
-        self.flush_timeout = facts.flush_timeout
+        self.flush_timeout = max(self.flush_timeout, facts.flush_timeout)
 
     def pause(self, paused: bool) -> None:
         """Whether claims are paused."""

@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -266,6 +267,15 @@ def give_up_the_stack_signal(ctx: WorkerContext, gate: str) -> int:
 def leave_a_thread_that_waits(ctx: WorkerContext) -> int:
     """Leave a thread behind that waits, for ever, for this job to be cancelled."""
     threading.Thread(target=lambda: ctx.cancel.wait(None), daemon=True).start()
+    return os.getpid()
+
+
+@app.job()
+def leave_a_thread_that_prints(ctx: WorkerContext) -> int:
+    """Leave a thread behind that prints more than a pipe holds, and so keeps the lock of standard output."""
+    threading.Thread(target=lambda: print("x" * (1 << 24), flush=True), daemon=True).start()
+    while select.select([], [1], [], 0)[1]:
+        time.sleep(0.002)  # between two looks
     return os.getpid()
 
 

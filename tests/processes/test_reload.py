@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -51,6 +51,16 @@ def living(server: MakeServer, tmp_path: Path) -> MakeLiving:
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def unread(tmp_path: Path) -> Iterator[Path]:
+    """A pipe that somebody has open and does not read."""
+    pipe = tmp_path / "unread"
+    os.mkfifo(pipe)
+    fd = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    yield pipe
+    os.close(fd)
 
 
 def trouble_in(storage: Storage) -> str | None:
@@ -368,4 +378,27 @@ def test_code_that_ends_whoever_imports_it_replaces_nobody(
     )
     assert result_of(storage, "version") == 1
     assert one.worker_pids() == before
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_hangs_on_its_way_out_is_ended_and_holds_up_no_replacement(
+    server: MakeServer, storage: Storage, unread: Path, workers: int
+) -> None:
+    one = server("-w", str(workers), app="tests.processes.apps_leftovers:app", PYTHONUNBUFFERED="")
+    one.prefix = ("sh", "-c", 'exec "$@" >"$0"', str(unread))
+    one.start(ready=workers)
+    before = set(one.worker_pids().values())
+    job_id = enqueue(storage, "leave_a_thread_that_prints")
+    hanging = wait_for_state(storage, job_id, StateName.SUCCEEDED).result
+    assert hanging in before
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: all(map(is_gone, before)), what="the end of all workers")
+    wait_until(lambda: answer_in(storage).state is ReloadState.DONE, what="the end of the reload")
+    assert one.log().count("does not leave; killing it") == 1
+    job = storage.get(job_id)
+    assert job is not None
+    assert (job.state_name, job.failures, job.crashes) == (StateName.SUCCEEDED, 0, 0)
     assert one.stop() == 0

@@ -14,8 +14,10 @@ import pytest
 
 from qml_mp.app import QmlApp
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, probe, read_facts
+from qml_mp.clock import Clock
 from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.core.job import ClaimKey, new_job_id
+from qml_mp.core.outcome import Release
 from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.otel import OpenTelemetry
@@ -31,21 +33,31 @@ from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.ladder import Rung
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from tests.unit.hand_clock import HandClock
 
 SOURCE = NamedProgram(spec="an:app")
-MakeRun = Callable[[int], Run]
+MakeRun = Callable[..., Run]
 
 
 @pytest.fixture
 def run_of() -> Iterator[MakeRun]:
     with ExitStack() as stack:
 
-        def make(workers: int) -> Run:
-            run = Run(ServerConfig(worker_count=workers), SOURCE, url="memory://", facts=AppFacts())
+        def make(workers: int, clock: Clock | None = None) -> Run:
+            config = ServerConfig(worker_count=workers)
+            run = Run(config, SOURCE, url="memory://", facts=AppFacts(), clock=clock)
             stack.enter_context(closing(run.pool))
             return run
 
         yield make
+
+
+@pytest.fixture
+def sleeping() -> Iterator[Child]:
+    """A process that may be sent signals."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield Child(pid=process.pid, pidfd=None, started_ticks=0)
+        process.kill()
 
 
 def a_worker(pool: WorkerPool, *, number: int) -> tuple[int, WorkerProcess]:
@@ -141,18 +153,17 @@ def test_a_worker_that_may_not_be_signalled_is_told_of_once_and_holds_up_no_stop
 
 @pytest.mark.parametrize(("rung", "kept"), [(Rung.INTERRUPT, False), (Rung.DUMP_STACK, True)])
 def test_printing_all_stacks_leaves_one_that_is_for_the_record_of_a_kill(
-    run_of: MakeRun, rung: Rung, kept: bool
+    run_of: MakeRun, sleeping: Child, rung: Rung, kept: bool
 ) -> None:
     run, key = run_of(1), ClaimKey(job_id=new_job_id(), claim_seq=1)
     reading, worker = a_worker(run.pool, number=1)
-    with subprocess.Popen(["sleep", "600"]) as sleeping:
-        worker.child = Child(pid=sleeping.pid, pidfd=None, started_ticks=0)
-        run.pool.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=key))
-        worker.look(time.monotonic())
+    worker.child = sleeping
+    run.pool.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=key))
+    worker.look(time.monotonic())
 
-        worker.push(rung, key, CancelReason.TIMEOUT)
-        os.write(worker.channels.stack_fd, b"Current thread (most recent call first):\n")
-        worker.forget_stack()
+    worker.push(rung, key, CancelReason.TIMEOUT)
+    os.write(worker.channels.stack_fd, b"Current thread (most recent call first):\n")
+    worker.forget_stack()
 
     assert (worker.stack() is not None) == kept
     assert (worker.last_stack().of(key) is not None) == kept
@@ -209,3 +220,46 @@ def test_a_worker_has_the_time_that_its_spans_may_take_before_it_must_have_left(
 
         assert 0 < waits_for_storage_s <= 1
         assert flush_timeout.total_seconds() < exports_s <= flush_timeout.total_seconds() + 1
+
+
+@pytest.mark.parametrize(
+    ("activity", "is_told", "has_outcome", "is_killed"),
+    [
+        (Activity.LEAVING, True, False, True),
+        (Activity.LEAVING, False, False, True),  # of its own, to be replaced
+        (Activity.IDLE, True, False, True),
+        (Activity.IDLE, False, False, False),
+        (Activity.FETCHING, True, True, False),  # it gives claims back, and storage does not take them
+        (Activity.FINISHING, True, False, False),
+        (Activity.RUNNING, True, False, False),
+        (Activity.BOOTING, True, False, False),  # which has a limit of its own
+    ],
+)
+def test_a_worker_is_killed_on_its_way_out_only_when_it_has_nothing_else_to_do(
+    run_of: MakeRun, sleeping: Child, activity: Activity, is_told: bool, has_outcome: bool, is_killed: bool
+) -> None:
+    run, key = run_of(1, clock := HandClock()), ClaimKey(job_id=new_job_id(), claim_seq=1)
+    reading, worker = a_worker(run.pool, number=1)
+    is_of_a_job = activity in (Activity.RUNNING, Activity.FINISHING)
+    view = SlotView(activity=activity, key=key if is_of_a_job else None, limit=timedelta(days=1))
+    worker.child = sleeping
+    if activity is not Activity.BOOTING:
+        worker.note_ready(clock.monotonic())
+    if is_told:
+        worker.leave()
+    if has_outcome:
+        worker.channels.ended.append(key, Release(reason="paused", not_begun=True))
+    run.pool.slots.writer(0).show(view)
+    worker.look(clock.monotonic())
+    pusher = Pusher(run)
+
+    pusher.turn()
+    was_killed_at_once = worker.killed_for is not None
+    clock.seconds += 61.0
+    worker.look(clock.monotonic())
+    pusher.turn()
+
+    assert not was_killed_at_once
+    assert (worker.killed_for is not None) == is_killed
+    os.close(reading)
+    worker.channels.close()

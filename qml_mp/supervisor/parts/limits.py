@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 _LEAVING_S = 1.0
 """What a worker without a job may take to leave when the server stops: it may be waiting for storage. One
 that is leaving and exports its spans has the time for that on top."""
+_LONGEST_QUESTION_S = 60.0
+"""While the server does not stop, one that may be waiting for storage has this time: it is more than storage
+takes to answer or to fail."""
 _LOOK_EVERY_S = 0.1
 
 
@@ -62,11 +65,14 @@ class Pusher(Part):
         return min([float("inf"), *rungs, *(at for at in (*leaving, *limits) if at > now)])
 
     def _must_have_left_at(self, worker: WorkerProcess) -> float:
-        if self._stop.plan is None:
-            return float("inf")
+        """Infinity for one that may stay, or has something to do first. What hangs then is what its jobs have
+        left behind, such as a thread that holds the lock of standard output: it would never leave, and no
+        other worker would be replaced as long as it is there."""
         is_leaving = worker.last.activity is Activity.LEAVING
-        flush_s = self._registration.flush_timeout.total_seconds() if is_leaving else 0.0
-        return max(self._stop.plan.ask_at, worker.busy_at) + _LEAVING_S + flush_s
+        leaving_s = _LEAVING_S + (self._registration.flush_timeout.total_seconds() if is_leaving else 0.0)
+        if self._stop.plan is not None:
+            return max(self._stop.plan.ask_at, worker.busy_at) + leaving_s
+        return worker.going_at + (leaving_s if is_leaving else _LONGEST_QUESTION_S)
 
     def _plans(self, worker: WorkerProcess, now: float) -> list[Plan]:
         """What the job in hand is up against now. A job whose outcome is being written is left alone,

@@ -60,6 +60,8 @@ class WorkerProcess:
     """Told to finish its job and leave."""
     busy_at: float = field(default=float("-inf"), init=False)
     """When it was last seen with a job in hand."""
+    going_at: float = field(default=float("inf"), init=False)
+    """Since when it has nothing to do but to leave, and says nothing new; infinity: it has, or may stay."""
     taken: set[ClaimKey] = field(default_factory=set, init=False)
     """Claims whose tickets were taken from it: nobody can begin them any more, and they are given back."""
     taken_reply: int = field(default=0, init=False)
@@ -92,9 +94,10 @@ class WorkerProcess:
         if mark != self._mark:
             view = self.slots.read(self.index)
             if view is not None:
-                self.last, self._mark = view, mark
+                self.last, self._mark, self.going_at = view, mark, float("inf")
         if self.is_busy:
             self.busy_at = now
+        self.going_at = min(self.going_at, now) if self._has_only_to_leave else float("inf")
         return self.last
 
     @property
@@ -114,6 +117,12 @@ class WorkerProcess:
     @property
     def is_busy(self) -> bool:
         return self.last.activity in _BUSY
+
+    @property
+    def _has_only_to_leave(self) -> bool:
+        if self.last.activity is Activity.LEAVING:
+            return True
+        return self.leaving and self.is_idle and not self.channels.ended.has_unwritten
 
     def started(self) -> WorkerStarted:
         """The fact that it was forked."""
