@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -96,6 +97,27 @@ def test_a_kill_for_a_time_limit_keeps_the_stack_of_c_code_that_holds_the_lock(
     assert attempt.error.traceback is not None
     assert "in spin_in_c" in attempt.error.traceback
     assert attempt.process.signal == signal.SIGKILL
+    assert one.stop() == 0
+
+
+def test_a_job_whose_limit_passed_while_everything_stood_still_is_asked_first(
+    server: MakeServer, storage: Storage
+) -> None:
+    graces = {"QML_MP_CANCEL_GRACE": "1", "QML_MP_TERM_GRACE": "2"}
+    one = server("-w", "1", **graces).start()
+    job_id = with_limit(storage, "heed")
+    wait_until(one.journal, what=one.log())
+    (worker,) = one.worker_pids().values()
+    began_at = time.monotonic()
+
+    for pid in (one.pid, worker):
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: time.monotonic() - began_at > 4, what="the end of all that the ladder allows")
+    for pid in (worker, one.pid):
+        os.kill(pid, signal.SIGCONT)
+
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED)
+    assert (job.state_name, job.result) == (StateName.SUCCEEDED, "timeout")
     assert one.stop() == 0
 
 

@@ -161,7 +161,7 @@ def test_printing_all_stacks_leaves_one_that_is_for_the_record_of_a_kill(
     run.pool.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=key))
     worker.look(time.monotonic())
 
-    worker.push(rung, key, CancelReason.TIMEOUT)
+    worker.push(rung, key, CancelReason.TIMEOUT, time.monotonic())
     os.write(worker.channels.stack_fd, b"Current thread (most recent call first):\n")
     worker.forget_stack()
 

@@ -52,7 +52,7 @@ class Pusher(Part):
                 self._plans(worker, now), key=lambda plan: (plan.rung(now), -plan.kill_at), default=None
             )
             if plan is not None and worker.last.key is not None:
-                worker.push(plan.rung(now), worker.last.key, plan.reason)
+                worker.push(plan.rung(now), worker.last.key, plan.reason, now)
 
     def next_at(self) -> float:
         now = self._clock.monotonic()
@@ -83,7 +83,8 @@ class Pusher(Part):
         limit_at = _limit_at(view)
         timeout = self._graces.timeout(at=limit_at) if now >= limit_at else None
         plans = (timeout, worker.cancel_of(view.key), self._stop.plan)
-        return [plan for plan in plans if plan is not None]
+        taken_at = worker.rungs_of(view.key)
+        return [plan.begun(taken_at, now) for plan in plans if plan is not None]
 
 
 def _limit_at(view: SlotView) -> float:

@@ -3,11 +3,16 @@
 ask (a message), interrupt (a message and SIGTERM), kill (SIGKILL to the process group). Right
 before the kill the worker is made to write its stack, for the job's record. Each reason sets
 instants for the rungs; all instants are on the monotonic clock.
+
+Where everything stood still for a while (a paused container), the instants of several rungs have passed at
+once. No rung is left out then, and each has its time from when the one before was taken. A stop's instants
+stay as they are: whoever stops the server waits no longer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import IntEnum
 
@@ -40,6 +45,18 @@ class Plan:
     def dump_stack_at(self) -> float:
         unwinding_s = self.kill_at - self.interrupt_at
         return self.kill_at - min(_DUMPING_A_STACK_S, unwinding_s / 2)
+
+    def begun(self, taken_at: Mapping[Rung, float], now: float) -> Plan:
+        """As it is for a claim whose rungs were taken at these instants; the others not before now."""
+        if self.reason is CancelReason.SHUTDOWN:
+            return self
+        ask_at = max(self.ask_at, taken_at.get(Rung.ASK, now))
+        due_at = ask_at + (self.interrupt_at - self.ask_at)
+        interrupt_at = max(due_at, taken_at.get(Rung.INTERRUPT, now))
+        kill_at = interrupt_at + (self.kill_at - self.interrupt_at)
+        plan = replace(self, ask_at=ask_at, interrupt_at=interrupt_at, kill_at=kill_at)
+        late_s = max(0.0, taken_at.get(Rung.DUMP_STACK, now) - plan.dump_stack_at)
+        return replace(plan, kill_at=kill_at + late_s)
 
     def rung(self, now: float) -> Rung:
         """The highest rung that is due."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -83,6 +84,8 @@ class WorkerProcess:
         default=(None, Rung.NONE, None), init=False
     )
     """How far it has been pushed with which claim, and why."""
+    _rungs: tuple[ClaimKey | None, dict[Rung, float]] = field(default_factory=lambda: (None, {}), init=False)
+    """With which claim it was taken to each of these rungs, or to a higher one, and when first."""
     _interrupted: tuple[ClaimKey, CancelReason] | None = field(default=None, init=False)
     """The claim for which it was sent SIGTERM last, and why."""
     _stack_asked_in: ClaimKey | None = field(default=None, init=False)
@@ -197,11 +200,16 @@ class WorkerProcess:
         """The ladder of the cancel that somebody wants of this claim; None: nobody does."""
         return self._cancels.get(key)
 
-    def push(self, rung: Rung, key: ClaimKey, reason: CancelReason) -> None:
+    def rungs_of(self, key: ClaimKey) -> Mapping[Rung, float]:
+        """When it was first taken to these rungs with this claim, be it that its pipe was full then."""
+        return self._rungs[1] if self._rungs[0] == key else {}
+
+    def push(self, rung: Rung, key: ClaimKey, reason: CancelReason, now: float) -> None:
         """Take the job `key` up to the rung; each rung (and a new reason for it) is told once."""
         pushed_key, pushed_to, pushed_for = self._pushed
         if pushed_key == key and (rung < pushed_to or (rung == pushed_to and reason is pushed_for)):
             return
+        self._rungs = key, {**{each: now for each in Rung if each <= rung}, **self.rungs_of(key)}
         told = True
         match rung:
             case Rung.NONE:
@@ -214,7 +222,7 @@ class WorkerProcess:
                 self._signal(signal.SIGTERM)
             case Rung.DUMP_STACK:
                 if (pushed_key, pushed_for) != (key, reason) or pushed_to < Rung.INTERRUPT:
-                    self.push(Rung.INTERRUPT, key, reason)  # it was slept through
+                    self.push(Rung.INTERRUPT, key, reason, now)  # it was slept through
                 self.ask_for_stack()
             case Rung.KILL:
                 told = self.kill(reason, key)
