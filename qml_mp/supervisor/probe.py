@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 from datetime import timedelta
 from importlib import import_module
+from json import JSONDecodeError
 
 from qml_mp import host
 from qml_mp.child.prologue import unblock_signals
@@ -111,7 +112,14 @@ class Probe:
             raise AppImportError(
                 f"The process that imported {self._label!r} {how_it_died(process)} before it was done."
             )
-        facts = read_facts(self._said.decode())
+        try:
+            facts = read_facts(self._said.decode())
+        except (JSONDecodeError, UnicodeDecodeError):  # both have written, one behind or amid the other
+            raise AppImportError(
+                f"The app {self._label!r} was imported twice at a time: a module of it forks when it is "
+                "imported, and lets the copy go on with the import. End the copy there, with os._exit(), or "
+                "fork in a function that is called later."
+            ) from None
         self.files = frozenset(facts.files)
         if facts.error is not None:
             where = host.shown_directory()

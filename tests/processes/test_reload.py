@@ -402,3 +402,39 @@ def test_a_worker_that_hangs_on_its_way_out_is_ended_and_holds_up_no_replacement
     assert job is not None
     assert (job.state_name, job.failures, job.crashes) == (StateName.SUCCEEDED, 0, 0)
     assert one.stop() == 0
+
+
+FORKING = "import os\npid = os.fork()\nif pid:\n    os.waitpid(pid, 0)\n"
+"""The copy goes on with the import, and so does the process itself, once the copy has ended."""
+
+
+def test_new_code_that_forks_at_its_import_and_lets_the_copy_go_on_is_refused(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "1").start()
+    before = one.worker_pids()
+    deploy(FORKING + HEAD + VERSION.format(2))
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: "was imported twice at a time" in one.log(), what=one.log())
+    wait_until(lambda: answer_in(storage).state is ReloadState.REFUSED)
+    assert one.worker_pids() == before
+    assert result_of(storage, "version") == 1
+    deploy(HEAD + VERSION.format(3))
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: answer_in(storage).state is ReloadState.DONE)
+    assert result_of(storage, "version") == 3
+    assert one.stop() == 0
+
+
+def test_a_server_of_code_that_forks_at_its_import_and_lets_the_copy_go_on_does_not_start(
+    living: MakeLiving, deploy: Callable[[str], None]
+) -> None:
+    deploy(FORKING + HEAD + VERSION.format(1))
+    one = living("-w", "1").start(ready=None)
+
+    assert one.wait() == 3
+    assert "was imported twice at a time" in one.log()
+    assert "Traceback" not in one.log()
