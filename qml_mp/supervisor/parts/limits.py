@@ -20,9 +20,12 @@ logger = logging.getLogger(__name__)
 _LEAVING_S = 1.0
 """What a worker without a job may take to leave when the server stops: it may be waiting for storage. One
 that is leaving and exports its spans has the time for that on top."""
+_LEAVING_UNHURRIED_S = 5.0
+"""The same while the server does not stop: nothing is gained by the kill of one that takes its time, and its
+last flushes alone may take a second."""
 _LONGEST_QUESTION_S = 60.0
-"""While the server does not stop, one that may be waiting for storage has this time: it is more than storage
-takes to answer or to fail."""
+"""What one has then that was told to leave and may be waiting for storage: it is more than storage takes to
+answer or to fail."""
 _LOOK_EVERY_S = 0.1
 
 
@@ -69,10 +72,10 @@ class Pusher(Part):
         left behind, such as a thread that holds the lock of standard output: it would never leave, and no
         other worker would be replaced as long as it is there."""
         is_leaving = worker.last.activity is Activity.LEAVING
-        leaving_s = _LEAVING_S + (self._registration.flush_timeout.total_seconds() if is_leaving else 0.0)
+        flush_s = self._registration.flush_timeout.total_seconds() if is_leaving else 0.0
         if self._stop.plan is not None:
-            return max(self._stop.plan.ask_at, worker.busy_at) + leaving_s
-        return worker.going_at + (leaving_s if is_leaving else _LONGEST_QUESTION_S)
+            return max(self._stop.plan.ask_at, worker.busy_at) + _LEAVING_S + flush_s
+        return worker.going_at + (_LEAVING_UNHURRIED_S + flush_s if is_leaving else _LONGEST_QUESTION_S)
 
     def _plans(self, worker: WorkerProcess, now: float) -> list[Plan]:
         """What the job in hand is up against now. A job whose outcome is being written is left alone,
