@@ -18,23 +18,21 @@ import _signal  # type: ignore[import-not-found]
 import faulthandler
 import os
 import resource
-import select
 import signal
 import time
 from collections.abc import Callable, Collection
-from math import inf
 from operator import is_
 from typing import Any, ParamSpec
 
 from qml_mp import host
+from qml_mp.child.descriptors import PLENTY_OF_FDS, SPARE_FDS, Descriptors, descriptors_left
 from qml_mp.child.exits import WorkerExit
 from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.process_settings import ProcessSettings
-from qml_mp.child.streams import StandardStreams, file_of
+from qml_mp.child.streams import StandardStreams
 from qml_mp.core.outcome import AttemptKind, Cancelled, Failure, Outcome, Release, Retry, Success
 from qml_mp.ipc.slot import SlotWriter
 from qml_mp.ipc.stack import write_stacks_to
-from qml_mp.standard_streams import STREAMS
 from qml_mp.storage.store import Storage
 
 _P = ParamSpec("_P")
@@ -45,8 +43,6 @@ _handler_of: Callable[[int], _Handler] = _signal.getsignal
 _set_mask: Callable[[int, tuple[int, ...]], set[int]] = _signal.pthread_sigmask
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _NO_TIMER = (0.0, 0.0)
-_SPARE_FDS = 32  # what a worker may need at once: a connection, a file of the app, a fork
-_PLENTY_OF_FDS = 10 * _SPARE_FDS  # what short jobs may leave open before it is looked at
 _SHORT_NS = 10_000_000
 
 
@@ -70,7 +66,7 @@ class Hygiene:
         self._slot = slot
         self.own_fds = streams.spares | folder.fds
         """Descriptors that were made for this. Nobody but a job closes them."""
-        self._vital_fds = self.own_fds | {*pipe_fds, stack_fd}
+        self._descriptors = Descriptors(storage, vital=self.own_fds | {*pipe_fds, stack_fd})
         self._stack_fd = stack_fd
         self._streams = streams
         self._folder = folder
@@ -86,8 +82,6 @@ class Hygiene:
         self._handlers = {number: _handler_of(number) for number in _SIGNALS}
         self._settings = ProcessSettings()
         self._time_zone = time.tzname
-        self._files: dict[int, tuple[int, int] | None] = {}
-        self._poll = select.poll()
         self._who = "The job"
         self._began_ns = 0
         self._is_behind = False
@@ -102,10 +96,7 @@ class Hygiene:
     def before_job(self) -> None:
         """Note which file each descriptor is that is ours; those of the app and its jobs are theirs."""
         if not self._is_behind:
-            self._files = {fd: file_of(fd) for fd in self._vital_fds | self._storage.descriptors()}
-            self._poll = select.poll()
-            for fd in {*self._files, *STREAMS}:
-                self._poll.register(fd, 0)  # it tells all the same which ones are closed
+            self._descriptors.note()
         self._who = "The job"
         self._began_ns = time.monotonic_ns()
 
@@ -181,10 +172,10 @@ class Hygiene:
         except Exception as error:  # what is called here, a job may have replaced by code of its own
             self.spoiled = f"a job changed its surroundings and they cannot be put back: {error}"
             return
-        limit, free = _descriptors_left()
-        if free < _PLENTY_OF_FDS:
+        limit, free = descriptors_left()
+        if free < PLENTY_OF_FDS:
             self._known = None
-        if free < _SPARE_FDS:
+        if free < SPARE_FDS:
             self.spoiled = f"jobs have left nearly all of its {limit} descriptors open"
 
     def _note_copy(self) -> None:
@@ -211,7 +202,7 @@ class Hygiene:
                 and os.umask(self._umask) == self._umask
                 and os.getpgrp() == self._pid
                 and self._folder.is_current()
-                and not self._one_is_closed()
+                and not self._descriptors.one_is_closed()
             )
         except Exception:  # a job may have taken away what is looked at
             return False
@@ -231,10 +222,6 @@ class Hygiene:
         if self._dumps_are_its_own:
             faulthandler.cancel_dump_traceback_later()
 
-    def _one_is_closed(self) -> bool:
-        events = self._poll.poll(0)
-        return bool(events) and any(event & select.POLLNVAL for _, event in events)
-
     def _environment_is_unchanged(self) -> bool:
         return os.environ is self._environ and _raw_environment() == self._raw_environment
 
@@ -246,16 +233,10 @@ class Hygiene:
         )
 
     def _check_descriptors(self) -> None:
-        # When a job forks, storage closes its connection first, and the numbers are free for the job to use.
-        storage_fds = self._storage.descriptors()
-        changed = {fd for fd, file in self._files.items() if file_of(fd) != file}
-        if changed & self._vital_fds or any(file_of(fd) is not None for fd in changed & storage_fds):
-            # The connection to storage may be somebody else's file now: not one byte more.
+        if self._descriptors.are_lost():
             who = f"{self._who} or a job right before it" if self._is_behind else self._who
             self._slot.say(f"{who} closed or replaced descriptors of the worker.")
             os._exit(WorkerExit.BROKEN)
-        if changed & storage_fds:
-            self._storage.close()  # its number may be gone; the next use opens another
 
     def _restore(self) -> None:
         try:
@@ -305,16 +286,3 @@ def _umask() -> int:
 def _raw_environment() -> dict[Any, Any]:
     """Everything in `os.environ`, to be compared. As it is kept there: to decode it all takes 10 µs."""
     return vars(os.environ).get("_data") or dict(os.environ)
-
-
-def _descriptors_left() -> tuple[int, float]:
-    """How many this process may have, and how many more of them it can surely open."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return limit, inf
-    try:
-        lowest_free = os.dup(0)
-    except OSError:
-        return limit, 0
-    os.close(lowest_free)
-    return limit, limit - lowest_free
