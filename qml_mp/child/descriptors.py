@@ -50,8 +50,8 @@ class Descriptors:
         if changed & self._vital or any(file_of(fd) is not None for fd in changed & storage_fds):
             return True
         if changed & storage_fds:
-            self._storage.close()  # its number may be gone; the next use opens another
-        return False
+            self._storage.close()  # its number may be gone; the next use opens another, if it can be closed
+        return bool(changed & self._storage.descriptors())
 
 
 def descriptors_left() -> tuple[int, float]:

@@ -132,7 +132,8 @@ class Storage(
         return self._db.is_locked_by_this_process()
 
     def descriptors(self) -> frozenset[int]:
-        """Those of this process's connection; empty while it is closed."""
+        """Those of this process's connection; empty while it is closed. One that cannot be closed, because
+        they are not the files any more that they were, has them for good."""
         return self._db.connection.descriptors()
 
     def has_other_handles(self) -> bool:

@@ -194,6 +194,29 @@ def replace_descriptors(ctx: WorkerContext, path: str) -> None:
 
 
 @app.job()
+def close_files(ctx: WorkerContext, beginning: str) -> None:
+    """Close every descriptor of a file whose path begins like this."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith(beginning):
+                os.close(int(name))
+
+
+@app.job()
+def replace_descriptors_and_fork(ctx: WorkerContext, folder: str) -> None:
+    """Close every descriptor, open files that are given the numbers, and fork."""
+    note(ctx, "start")
+    os.closerange(3, 4096)
+    for number in range(40):
+        fd = os.open(f"{folder}/foreign{number}", os.O_RDWR | os.O_CREAT, 0o600)
+        os.write(fd, b"f" * 100_000)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@app.job()
 def leave_a_grandchild(ctx: WorkerContext) -> int:
     """Leave a process behind in the worker's group, and return its pid."""
     note(ctx, "start")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.apps_faults import IMPORTS, open_files
@@ -40,6 +41,22 @@ def test_a_job_that_closes_every_descriptor_crashes_and_nothing_else_is_written(
     assert "it exited with code 82 (The job closed or replaced descriptors of the worker.)" in one.log()
 
 
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_job_that_closes_the_descriptors_of_the_storage_alone_crashes_too(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", QML_MP_MAX_CRASHES="1").start()
+
+    job_id = enqueue(storage, "close_files", beginning=storage.url.removeprefix("sqlite:///"))
+
+    job = wait_for_state(storage, job_id, StateName.FAILED)
+    assert job.last_error is not None
+    assert "closed or replaced descriptors of the worker" in job.last_error.message
+    assert result_of(storage, "quick") == 1
+    assert one.stop() == 0
+
+
 @pytest.mark.fault(20)
 def test_a_job_that_puts_a_file_in_the_place_of_every_descriptor_gets_no_byte_written_to_it(
     server: MakeServer, storage: Storage, tmp_path: Path
@@ -53,6 +70,25 @@ def test_a_job_that_puts_a_file_in_the_place_of_every_descriptor_gets_no_byte_wr
     assert attempt.error is not None
     assert "closed or replaced descriptors of the worker" in attempt.error.message
     assert (tmp_path / "foreign").read_bytes() == b""
+    assert result_of(storage, "quick") == 1
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(20)
+def test_a_job_that_forks_with_files_in_the_place_of_every_descriptor_loses_no_job_of_others(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "2", QML_MP_MAX_CRASHES="1").start(ready=2)
+    committed = storage.enqueue_many(Job.new("nobody_knows") for _ in range(30))
+
+    job_id = enqueue(storage, "replace_descriptors_and_fork", folder=str(tmp_path))
+
+    wait_for_state(storage, job_id, StateName.FAILED)
+    (attempt,) = storage.attempts(job_id)
+    assert attempt.error is not None
+    assert "closed or replaced descriptors of the worker" in attempt.error.message
+    assert [each for each in committed if storage.get(each) is None] == []
+    assert {file.read_bytes() for file in tmp_path.glob("foreign*")} == {b"f" * 100_000}
     assert result_of(storage, "quick") == 1
     assert one.stop() == 0
 

@@ -274,6 +274,32 @@ def test_a_signal_that_ends_the_wait_of_a_fork_leaves_the_storage_as_patient_as_
     assert not connection._is_fork_waiting
 
 
+@pytest.mark.fault(20)
+@pytest.mark.parametrize("is_replaced", [True, False], ids=["replaced", "closed"])
+def test_a_connection_whose_descriptors_are_its_own_no_more_is_left_open_at_a_fork_and_at_the_end(
+    storage: Storage, path: Path, is_replaced: bool
+) -> None:
+    storage.migrate()
+    storage.close()
+
+    def take_away_and_fork() -> None:
+        acked = storage.enqueue(Job.new("work"))
+        for fd in storage.descriptors():
+            os.close(fd)
+            if is_replaced:
+                os.dup2(os.open(path.with_name(f"foreign{fd}"), os.O_RDWR | os.O_CREAT, 0o600), fd)
+        assert in_children([lambda: refuses_what_is_lost(storage)]) == [0]
+        refuses_what_is_lost(storage)
+        storage.close()
+        path.with_name("acked").write_text(acked)
+
+    statuses = in_children([take_away_and_fork])
+
+    assert statuses == [0]
+    assert [file.name for file in path.parent.glob("foreign*") if file.read_bytes()] == []
+    assert storage.get(path.with_name("acked").read_text()) is not None
+
+
 @contextmanager
 def open_by_user(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection of the user's own, which has read."""
@@ -294,6 +320,11 @@ def refuses(storage: Storage) -> None:
     for _ in range(2):
         with pytest.raises(StorageError, match="forked while a connection to it was open"):
             storage.enqueue(Job.new("work"))
+
+
+def refuses_what_is_lost(storage: Storage) -> None:
+    with pytest.raises(StorageError, match="has closed the descriptors of the connection to it"):
+        storage.enqueue(Job.new("work"))
 
 
 @contextmanager

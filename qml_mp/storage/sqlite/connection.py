@@ -66,7 +66,6 @@ class SqliteConnection(ProcessConnection):
         self._connection: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor | None = None
         """Of the operation that runs, or of one that has ended."""
-        self._descriptors: frozenset[int] = frozenset()
         self._is_patient = True
         """As the connection is set; see `_have_patience`."""
         self._is_forking = self._is_fork_waiting = False
@@ -150,7 +149,7 @@ class SqliteConnection(ProcessConnection):
         return self._apart(self._migrate)
 
     def descriptors(self) -> frozenset[int]:
-        return self._descriptors
+        return self._disk.descriptors
 
     def wait_with(self, waiting: StorageWait | None) -> None:
         """Has the pauses between two tries for a lock made by somebody else."""
@@ -195,18 +194,11 @@ class SqliteConnection(ProcessConnection):
 
     def _drop(self) -> None:
         connection, self._connection, self._cursor = self._connection, None, None
-        try:  # At once, since nobody else has it: in a `with` a signal could come between.
-            if connection is not None:
-                self._disk.close_connection(connection)
-        except sqlite3.Error:
-            pass
-        self._descriptors = frozenset()
-        self._disk.close()
+        self._disk.close(connection)
 
     def _abandon(self) -> None:
         self._is_forking = self._is_fork_waiting = self._has_turn = False
         self._cursor = None
-        self._descriptors = frozenset()
         self._disk.forget()
         if self._connection is not None:
             leave_open(self._connection)
@@ -234,6 +226,7 @@ class SqliteConnection(ProcessConnection):
             # What is committed to a file that was deleted is lost, without any error of SQLite. Of a log that
             # was, the last of all who have it open brings what is in it into the file when it closes.
             self._drop()
+            self._disk.check_not_lost()
             raise moved(self.path)
         elif self._connection.in_transaction:
             undo(self._connection)  # an exception struck between BEGIN and the code that guards it
@@ -270,6 +263,7 @@ class SqliteConnection(ProcessConnection):
                 connection.close()
 
     def _connect(self) -> sqlite3.Connection:
+        self._disk.check_not_lost()
         if has_lost_its_log(self.path):
             raise moved(self.path)
         return connect(self.path, busy_timeout_s=self._busy_timeout_s)
@@ -290,12 +284,11 @@ class SqliteConnection(ProcessConnection):
             else:
                 self._migrate(connection)
             version_of(connection)  # a first read, which makes the log
-            self._disk.open(log_of(self.path))
+            self._disk.open(log_of(self.path), before=before)
         except BaseException:
             connection.close()
             raise
         self._file = identity_of(self.path)
-        self._descriptors = open_descriptors() - before
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:

@@ -13,8 +13,15 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from qml_mp.errors import StorageUnreachable
-from qml_mp.storage.sqlite.opening import FileIdentity, close_without_index, identity_of, index_of
+from qml_mp.errors import StorageError, StorageUnreachable
+from qml_mp.storage.sqlite.inherited import leave_open
+from qml_mp.storage.sqlite.opening import (
+    FileIdentity,
+    close_without_index,
+    identity_of,
+    index_of,
+    open_descriptors,
+)
 
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
@@ -35,10 +42,28 @@ class LogOnDisk:
         """What the kernel calls it; None where it does not say."""
         self._is_doubtful = False
         """The disk has failed once: the kernel then takes for written what may not be."""
+        self._files: dict[int, FileIdentity | None] = {}
+        """What each descriptor was when it was opened, those of the connection included."""
+        self._is_lost = False
+        """Whether this process has a connection that must not even be closed."""
 
-    def open(self, log_path: str) -> None:
+    @property
+    def descriptors(self) -> frozenset[int]:
+        """Those of the connection and its log, also of one that is left open for good."""
+        return frozenset(self._files)
+
+    def check_not_lost(self) -> None:
+        """Raise `StorageError` where no other connection may be opened: SQLite notes once for all those of a
+        process which locks they have and by which descriptors."""
+        if self._is_lost:
+            raise StorageError(
+                f"The SQLite file {self._path} cannot be used: something in this process has closed the "
+                "descriptors of the connection to it, or opened others in their place. Restart the process."
+            )
+
+    def open(self, log_path: str, *, before: frozenset[int]) -> None:
         """The log has to be there; raises `StorageUnreachable`. SQLite has no locks on it, which closing a
-        descriptor would take away."""
+        descriptor would take away. `before`: the descriptors that were open before the connection was."""
         try:
             self._descriptor = os.open(log_path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -49,13 +74,37 @@ class LogOnDisk:
         self._index_path = index_of(self._path)
         self._index = identity_of(self._index_path)
         self._shown_as = _shown_name(self._descriptor)
+        theirs = {identity_of(self._path), self._log, self._index} - {None}  # not what other threads open
+        opened = {fd: identity_of(fd) for fd in open_descriptors() - before}
+        self._files = {fd: file for fd, file in opened.items() if file in theirs}
 
     def is_in_place(self) -> bool:
         """Whether the log that is open, and its index, were neither deleted nor replaced."""
         return self._is_log_in_place() and self._is_index_in_place()
 
-    def close_connection(self, connection: sqlite3.Connection) -> None:
-        """Close what has written to the log, and lose nothing of it. Raises `sqlite3.Error`."""
+    def close(self, connection: sqlite3.Connection | None) -> None:
+        """Close the connection, and lose nothing of what it has written to the log; harmless when all is
+        closed already.
+
+        One of which a descriptor is closed, or another file by now, is left open for good. SQLite would lock
+        that file, take itself for the last user, bring the log into it, and delete the log that others use.
+        """
+        if connection is not None and any(identity_of(fd) != file for fd, file in self._files.items()):
+            leave_open(connection)
+            self._is_lost, self._descriptor = True, -1
+            return
+        self._files = {}
+        try:  # At once, since nobody else has it: in a `with` a signal could come between.
+            if connection is not None:
+                self._close_connection(connection)
+        except sqlite3.Error:
+            pass
+        finally:
+            descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _close_connection(self, connection: sqlite3.Connection) -> None:
         if self._descriptor >= 0 and self._is_log_in_place() and not self._is_index_in_place():
             close_without_index(connection, self._path)
         else:
@@ -87,15 +136,9 @@ class LogOnDisk:
             self._is_doubtful = True
             raise self._failed(error.strerror or "") from error
 
-    def close(self) -> None:
-        """Harmless when closed already."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
     def forget(self) -> None:
         """After a fork: the number may be somebody else's by now."""
-        self._descriptor = -1
+        self._descriptor, self._files = -1, {}
 
     def _move(self, connection: sqlite3.Connection) -> None:
         """All of the log into the file, which is written and synced anew."""

@@ -171,8 +171,8 @@ def open_descriptors() -> frozenset[int]:
     return frozenset(fd for fd in listed if is_open(fd))  # the listing's own is not any more
 
 
-def identity_of(path: str) -> FileIdentity | None:
-    """That of the file; None when there is none."""
+def identity_of(path: str | int) -> FileIdentity | None:
+    """That of the file, or of the open file of this descriptor; None when there is none."""
     try:
         status = os.stat(path)
     except OSError:
