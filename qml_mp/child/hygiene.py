@@ -152,7 +152,7 @@ class Hygiene:
         or has taken from this process the right to write."""
         if self._storage.is_locked_by_this_process():
             before_exit()
-            self._slot.say("The job has left a transaction open, in which nobody else can write.")
+            self._slot.say("A job has left a transaction open, in which nobody else can write.")
             os._exit(WorkerExit.BROKEN)  # which ends the transaction
         if not self._settings.has_its_ids():
             self._slot.say("A job has made the process another user's, who cannot write to storage.")

@@ -153,7 +153,7 @@ class Outcomes:
                 if self._take_refusal(error):
                     continue
                 if isinstance(error, StorageUnavailable):
-                    # What the job has done in it is undone, so it has not succeeded.
+                    # What jobs have done in it is undone, so none of them has succeeded.
                     self._hygiene.check_transaction(before_exit=self._shared.take_back)
                 elif not was_alone or (len(self._unwritten) > 1 and self._write_each()):
                     continue

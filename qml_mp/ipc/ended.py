@@ -30,13 +30,12 @@ REGION_BYTES = 2 * 1024 * 1024 - 64 * 1024
 """Room for the largest result behind others. Nearly all of it is never written to."""
 _LARGEST_BYTES = MAX_PAYLOAD_BYTES + 64 * 1024  # a result, and what comes with it
 _FULL_BYTES = REGION_BYTES - _LARGEST_BYTES
-_RECORDS_AT = 16  # behind two numbers
-_HEAD, _WRITTEN = 0, 1
+_RECORDS_AT = 24  # behind three numbers
+_HEAD, _WRITTEN, _TAKEN_BACK = range(3)
 _PLACE_BITS = 21  # enough for `_SIZE`
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
 _TIMES_MASK = (1 << 64 - 2 * _PLACE_BITS) - 1
 _RECORD = struct.Struct(f"<IBxH{KEY_BYTES}sQQ")  # bytes of the body, form of it, pair, key, waited, ran
-_FORM_AT = 4
 _OTHER_FORM, _PLAIN_SUCCESS, _NOT_KEPT = range(3)
 _SIZE = REGION_BYTES + 4096
 """The last page is for those that there is no room for."""
@@ -67,7 +66,7 @@ class EndedTable:
         """The region of one slot, emptied for a new worker (supervisor, before the fork)."""
         region = self._at(index)
         region.counts.begin()
-        region.empty()
+        region.begin()
         return region
 
     def read(self, index: int) -> tuple[int, Mapping[ClaimKey, Outcome]]:
@@ -87,29 +86,21 @@ class EndedOutcomes:
         here is dropped."""
         self._memory = memory
         self._at = at
-        self._before_newest: int | None = None
-        """What the number was before the newest job that has run ended; None: nothing is kept of that."""
         # An item of it is one store of 8 bytes. `Struct.pack_into` is not: it writes zeros first.
         self._numbers = memoryview(memory)[at : at + _RECORDS_AT].cast("Q")
 
     def append(self, key: ClaimKey, outcome: Outcome, times: Times | None = None) -> bool:
         """Keep the outcome of this claim (worker); False when there is no room for it, and it is not kept.
         In `times` a success ran for its duration, which is not kept twice; None: nothing else is known."""
-        has_run = not (isinstance(outcome, Release) and outcome.not_begun)
         is_plain = is_plain_success(outcome)
         body = outcome_bytes(outcome, is_plain=is_plain)
         if times is None:
             times = 0, 0, microseconds_of(outcome.duration) if isinstance(outcome, Success) else 0
-        if has_run:
-            self._before_newest = None
-        head = self._numbers[_HEAD]
         form = _PLAIN_SUCCESS if is_plain else _OTHER_FORM
         if body is None or not self._append(form, key, times, body, until=REGION_BYTES):
-            if has_run:
+            if _has_run(outcome):
                 self._append(_NOT_KEPT, key, times, b"", until=_SIZE)
             return False
-        if has_run:
-            self._before_newest = head
         return True
 
     def _append(self, form: int, key: ClaimKey, times: Times, body: bytes, *, until: int) -> bool:
@@ -126,13 +117,18 @@ class EndedOutcomes:
         return True
 
     def take_back(self) -> None:
-        """Do not keep what came of the newest job that has run (worker): its key and its times stay."""
-        if self._before_newest is not None:
-            begin = _RECORDS_AT + (self._before_newest & _PLACE_MASK)
-            self._memory[self._at + begin + _FORM_AT] = _NOT_KEPT
+        """Do not keep what came of the jobs that have run (worker): their keys and times stay. Of all of them
+        in one store, since a worker that dies between two would leave one job alone in it. It holds until the
+        next is kept or dropped."""
+        self._numbers[_TAKEN_BACK] = self._numbers[_HEAD]
+
+    def begin(self) -> None:
+        """Have nothing of the worker before (supervisor, before the fork)."""
+        self.empty()
+        self._numbers[_TAKEN_BACK] = 0
 
     def empty(self) -> None:
-        """All that was kept is written (worker), or was another worker's (supervisor, before the fork)."""
+        """All that was kept is written (worker), or was another worker's."""
         self._commit_counts(until=self.end)
         self._drop(begin=0, end=0)
 
@@ -166,11 +162,12 @@ class EndedOutcomes:
         records = self._records(begin, end)
         if _parts(self._numbers[_HEAD])[0] != times:
             return head, {}  # the worker has dropped some meanwhile, and may have written over what was read
-        return head, dict(_decoded(records))
+        return head, {key: outcome for key, outcome in _decoded(records) if self._is_kept(head, outcome)}
 
     def uncounted(self) -> Mapping[ClaimKey, Uncounted]:
         """What is kept and not counted (supervisor of a dead worker); whether it is written is not known."""
-        times, begin, end = _parts(self._numbers[_HEAD])
+        head = self._numbers[_HEAD]
+        times, begin, end = _parts(head)
         mark_times, mark = divmod(self.counts.mark, _PLACE_MASK + 1)
         if mark_times == times + 1:  # marks begin with 1
             begin = max(begin, mark)
@@ -178,12 +175,13 @@ class EndedOutcomes:
         found = {}
         for form, pair, key, waited_us, ran_us, body in _entries(self._records(begin, end)):
             method, queue = names[pair] if pair < len(names) else names[0]
+            outcome = _outcome(form, body, ran_us)
             found[key] = Uncounted(
                 method=method,
                 queue=queue,
                 waited_us=waited_us,
                 ran_us=ran_us,
-                outcome=_outcome(form, body, ran_us),
+                outcome=outcome if outcome is not None and self._is_kept(head, outcome) else None,
             )
         return found
 
@@ -206,6 +204,9 @@ class EndedOutcomes:
             return frozenset()
         return frozenset(key for key, _ in _decoded(self._records(begin, written_end)))
 
+    def _is_kept(self, head: int, outcome: Outcome) -> bool:
+        return self._numbers[_TAKEN_BACK] != head or not _has_run(outcome)
+
     def _commit_counts(self, *, until: int) -> None:
         """In the counts is then what lies here until there. A mark is never 0, which stands for none."""
         if self.counts.has_uncommitted:
@@ -213,13 +214,16 @@ class EndedOutcomes:
             self.counts.commit((times + 1) << _PLACE_BITS | until)
 
     def _drop(self, *, begin: int, end: int) -> None:
-        self._before_newest = None
         times = _parts(self._numbers[_HEAD])[0] + 1 & _TIMES_MASK
         self._numbers[_HEAD] = (times << _PLACE_BITS | begin) << _PLACE_BITS | end
 
     def _records(self, begin: int, end: int) -> bytes:
         at = self._at + _RECORDS_AT
         return self._memory[at + begin : at + min(end, _SIZE - _RECORDS_AT)]
+
+
+def _has_run(outcome: Outcome) -> bool:
+    return not (isinstance(outcome, Release) and outcome.not_begun)
 
 
 def _parts(number: int) -> tuple[int, int, int]:

@@ -64,6 +64,26 @@ def test_a_job_that_leaves_a_transaction_open_is_charged_and_none_that_was_given
     assert server.stop() == 0
 
 
+@pytest.mark.fault(1)
+@pytest.mark.fault(25)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_job_of_a_batch_that_leaves_a_transaction_open_is_found_and_none_beside_it_is_charged(
+    one: MakeServer, storage: Storage
+) -> None:
+    server = one(QML_MP_MAX_CRASHES="1")
+    make_it_hold_many(storage)
+
+    ids = enqueue(storage, *[Job.new("brief")] * 30, Job.new("grab"), *[Job.new("brief")] * 30)
+    jobs = wait_for_all(storage, ids)
+    grab, others = jobs[30], [*jobs[:30], *jobs[31:]]
+
+    assert (grab.state_name, grab.crashes) == (StateName.FAILED, 1)
+    assert grab.last_error is not None
+    assert "left a transaction open" in grab.last_error.message
+    assert {(job.state_name, job.crashes, job.failures) for job in others} == {(StateName.SUCCEEDED, 0, 0)}
+    assert server.stop() == 0
+
+
 @pytest.mark.fault(56)
 def test_the_hook_is_told_of_no_claim_that_others_have_by_then(
     one: MakeServer, storage: Storage, tmp_path: Path

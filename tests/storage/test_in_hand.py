@@ -8,6 +8,7 @@ import pytest
 
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ProcessFacts, Release
+from qml_mp.core.state import StateName
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.ended import Uncounted
 from qml_mp.ipc.slot import Activity, SlotView
@@ -18,6 +19,7 @@ from tests.storage.claimer import FETCH, register
 from tests.storage.helpers import KEEP, present
 
 NOT_BEGUN = Release(reason="not begun", not_begun=True)
+NOT_KEPT = Uncounted(method="work", queue="default", waited_us=1, ran_us=1, outcome=None)
 
 
 @pytest.fixture
@@ -56,7 +58,24 @@ def test_a_claim_that_is_shown_because_it_goes_back_is_not_charged(
 def test_a_job_that_has_ended_of_which_nothing_was_kept_is_charged_whatever_went_back_since(
     storage: Storage, claims: tuple[Claim, ...]
 ) -> None:
-    not_kept = Uncounted(method="work", queue="default", waited_us=1, ran_us=1, outcome=None)
     said = {"slot": running(claims[2]), "ended": {claims[1].key: NOT_BEGUN}}
 
-    assert charged(storage, claims, uncounted={claims[0].key: not_kept}, **said) == [0]
+    assert charged(storage, claims, uncounted={claims[0].key: NOT_KEPT}, **said) == [0]
+
+
+def test_of_several_jobs_that_have_ended_of_which_nothing_was_kept_none_is_charged(
+    storage: Storage, claims: tuple[Claim, ...]
+) -> None:
+    not_kept = {claim.key: NOT_KEPT for claim in claims[:2]}
+
+    assert charged(storage, claims, uncounted=not_kept, slot=running(claims[1]), has_taken=True) == []
+    assert [present(storage, claim).state_name for claim in claims] == [StateName.ENQUEUED] * 3
+
+
+def test_that_one_of_them_is_history_by_then_does_not_make_the_other_the_guilty_one(
+    storage: Storage, claims: tuple[Claim, ...]
+) -> None:
+    storage.finish(claims[0], Release(reason="by somebody else"), retention=KEEP)
+    not_kept = {claim.key: NOT_KEPT for claim in claims[:2]}
+
+    assert charged(storage, claims, uncounted=not_kept, slot=None) == []

@@ -164,20 +164,24 @@ def test_an_outcome_that_finds_no_room_is_refused_and_those_before_it_stay() -> 
     assert region.read()[1] == {key: DONE}
 
 
-def test_what_came_of_the_newest_job_can_be_taken_back() -> None:
-    region, first, newest, returned = EndedTable(1).region(0), a_key(), a_key(), a_key()
+def test_what_came_of_all_jobs_that_have_run_can_be_taken_back() -> None:
+    table = EndedTable(1)
+    region, first, newest, returned = table.region(0), a_key(), a_key(), a_key()
     not_begun = Release(reason="not begun", not_begun=True)
+    region.append(a_key(), DONE)
+    region.empty()
     region.append(first, DONE)
     region.append(newest, Release(reason="the server is stopping"))
     region.append(returned, not_begun)
 
     region.take_back()
 
-    assert region.read()[1] == {first: DONE, returned: not_begun}
-    assert region.uncounted()[newest].outcome is None
-    region.append(a_key(), of_size(REGION_BYTES))
-    region.take_back()  # of which nothing was kept
-    assert region.read()[1] == {first: DONE, returned: not_begun}
+    assert region.read()[1] == {returned: not_begun}
+    found = region.uncounted()
+    assert {key: found[key].outcome for key in found} == {first: None, newest: None, returned: not_begun}
+    region = table.region(0)
+    region.append(first, DONE)
+    assert region.read()[1] == {first: DONE}
 
 
 def test_a_claim_that_goes_back_leaves_nothing_where_there_is_no_room_for_that() -> None:

@@ -1,6 +1,8 @@
 """Supervisor: finish the claims of a dead worker on its behalf, one write for each.
 
-What had ended is written as it ended. What the worker had not begun goes back uncharged. What is left is the
+What had ended is written as it ended. What the worker had not begun goes back uncharged, and so does what it
+has taken back of several jobs: one of them has left a transaction open, and nobody knows which. A new worker
+runs them again, the first one by itself, so that sooner or later the guilty one is alone. What is left is the
 one claim that it had in hand, which is judged by its death.
 """
 
@@ -40,6 +42,7 @@ from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.units import format_size
 
 _NOT_BEGUN = Release(reason="the worker died before it began the job", not_begun=True)
+_TAKEN_BACK = "it, or a job that its worker ran beside it, left a transaction open"
 
 
 def settle(
@@ -70,7 +73,9 @@ def settle(
             counting.note_write(claim, outcome)
             finished = finish_ended(storage, claim, outcome, retention=retention)
         else:
-            outcome = _judge(death, claim, max_crashes=budget) if claim is in_hand else _NOT_BEGUN
+            outcome = (
+                _judge(death, claim, max_crashes=budget) if claim is in_hand else _given_back(death, claim)
+            )
             counting.note_write(claim, outcome)
             finished = storage.finish(claim, outcome, retention=retention)
         counting.note_written(claim, outcome, finished)
@@ -115,15 +120,22 @@ def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
     came of that was not kept; or it had taken this one, as it has shown, or as it is the only one.
 
     It may die between the two moments, also of the job's own retry policy, and must not do so for ever
-    uncharged. Where it had taken none, all that are left go back, also one that the hook is told of.
+    uncharged. Where it had taken none, all that are left go back, also one that the hook is told of. So do
+    several of which nothing was kept.
     """
     left = [claim for claim in claims if claim.key not in death.ended and claim.key not in death.not_begun]
-    not_kept = [claim for claim in left if claim.key in death.not_kept]
+    not_kept = death.not_kept
+    if len(not_kept) > 1:
+        return None
     if not_kept or not death.has_taken:
-        return next(iter(not_kept), None)
+        return next((claim for claim in left if claim.key in not_kept), None)
     shown = [claim for claim in left if death.slot is not None and death.slot.key == claim.key]
     is_the_only_one = len(left) == 1 and not death.has_unread_reply
     return next(iter(shown or (left if is_the_only_one else ())), None)
+
+
+def _given_back(death: Death, claim: Claim) -> Release:
+    return Release(reason=_TAKEN_BACK, process=death.process) if claim.key in death.not_kept else _NOT_BEGUN
 
 
 def _judge(death: Death, claim: Claim, *, max_crashes: int) -> Outcome:

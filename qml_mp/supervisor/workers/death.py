@@ -61,7 +61,8 @@ class Death:
 
     @property
     def not_kept(self) -> Collection[ClaimKey]:
-        """Claims whose jobs had ended, and it could not keep what came of them."""
+        """Claims whose jobs had ended, and it could not keep what came of them, or has taken that back: of
+        all that it had run since it last wrote, because one of these has left a transaction open."""
         return {key for key, one in self.uncounted.items() if one.outcome is None}
 
     @property
