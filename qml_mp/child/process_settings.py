@@ -1,7 +1,7 @@
 """Worker: whose the process is, and what else is set for all of it, as it was when it was ready.
 
 The system's: user, groups, processors, niceness, soft resource limits. Python's: locale, limit of recursion,
-default timeout of sockets, `logging.disable`, and whether garbage is collected.
+default timeout of sockets, what `logging` lets through and where to, and whether garbage is collected.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 
 from qml_mp.child.prologue import send_sigterm_when_parent_dies
 
@@ -22,6 +23,7 @@ _LIMITS = tuple(sorted({getattr(resource, name) for name in dir(resource) if nam
 _user_ids: Callable[[], tuple[int, ...]] = getattr(os, "getresuid", lambda: (os.getuid(), os.geteuid()))
 _group_ids: Callable[[], tuple[int, ...]] = getattr(os, "getresgid", lambda: (os.getgid(), os.getegid()))
 _set_user_ids: Callable[..., None] = getattr(os, "setresuid", os.setreuid)
+_is_disabled = attrgetter("disabled")
 _set_group_ids: Callable[..., None] = getattr(os, "setresgid", os.setregid)
 
 
@@ -37,7 +39,7 @@ class ProcessSettings:
         self._locale = locale.setlocale(locale.LC_ALL)
         self._recursion_limit = sys.getrecursionlimit()
         self._timeout_s = socket.getdefaulttimeout()
-        self._disabled_level = logging.root.manager.disable
+        self._logging = _Logging()
         self._collects = gc.isenabled()
 
     def look_unchanged(self) -> bool:
@@ -48,7 +50,7 @@ class ProcessSettings:
             and locale.setlocale(locale.LC_ALL) == self._locale
             and sys.getrecursionlimit() == self._recursion_limit
             and socket.getdefaulttimeout() == self._timeout_s
-            and logging.root.manager.disable == self._disabled_level
+            and self._logging.is_unchanged()
             and gc.isenabled() is self._collects
         )
 
@@ -84,7 +86,7 @@ class ProcessSettings:
             locale.setlocale(locale.LC_ALL, self._locale)
         sys.setrecursionlimit(self._recursion_limit)
         socket.setdefaulttimeout(self._timeout_s)
-        logging.disable(self._disabled_level)
+        self._logging.put_back()
         (gc.enable if self._collects else gc.disable)()
 
     def _put_back_ids(self) -> None:
@@ -97,6 +99,40 @@ class ProcessSettings:
         except OSError as error:
             raise PermissionError(f"the process is another user's or group's for good: {error}") from error
         send_sigterm_when_parent_dies()  # the kernel forgets it with a change of the ids
+
+
+class _Logging:
+    """What `dictConfig` and `fileConfig` take away: the handlers of the root logger and, unless they are told
+    otherwise, all loggers there are, ours too: nothing would be told of the next jobs."""
+
+    def __init__(self) -> None:
+        self._disabled_level = logging.root.manager.disable
+        self._level, self._handlers = logging.root.level, list(logging.root.handlers)
+        ours = _our_loggers()
+        self._enabled = [logger for logger in ours if not logger.disabled]
+        self._disabled = [logger for logger in ours if logger.disabled]  # by the app, for good
+
+    def is_unchanged(self) -> bool:
+        root = logging.root
+        return (
+            not any(map(_is_disabled, self._enabled))
+            and root.manager.disable == self._disabled_level
+            and root.level == self._level
+            and root.handlers == self._handlers
+        )
+
+    def put_back(self) -> None:
+        logging.disable(self._disabled_level)
+        logging.root.setLevel(self._level)
+        logging.root.handlers[:] = self._handlers
+        for logger in _our_loggers():  # those that have come since, too
+            logger.disabled = logger in self._disabled
+
+
+def _our_loggers() -> list[logging.Logger]:
+    found = logging.root.manager.loggerDict.items()
+    ours = [each for name, each in found if name.partition(".")[0] == "qml_mp"]
+    return [each for each in ours if isinstance(each, logging.Logger)]
 
 
 def _processors() -> set[int] | None:

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import gc
 import logging
+import logging.config
 import os
 import resource
 import select
@@ -243,6 +244,13 @@ def settings(ctx: WorkerContext) -> dict[str, object]:
         "logs": logging.getLogger("of.the.job").isEnabledFor(logging.WARNING),
         "collects": gc.isenabled(),
     }
+
+
+@app.job()
+def configure_logging(ctx: WorkerContext) -> int:
+    """Disable all loggers that there are, as a configuration does that does not name them."""
+    logging.config.dictConfig({"version": 1})
+    return os.getpid()
 
 
 @app.job()

@@ -267,6 +267,20 @@ def test_what_a_job_sets_for_its_whole_process_is_put_back_for_the_next_job(
 
 
 @pytest.mark.fault(23)
+def test_jobs_after_one_that_configures_logging_are_told_in_the_log(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+    worker = result_of(storage, "configure_logging")
+
+    job_id = enqueue(storage, "quick")
+
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).result == worker
+    assert f"job {job_id} (quick) attempt 1 succeeded" in one.log()
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
 @pytest.mark.skipif(os.getuid() != 0, reason="a job becomes another user, as only root can")
 def test_a_worker_that_a_job_has_made_another_users_for_good_is_replaced(
     server: MakeServer, storage: Storage

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import gc
+import io
 import locale
 import logging
+import logging.config
 import os
 import resource
 import signal
@@ -38,6 +40,20 @@ from tests.processes.harness import wait_until
 DONE = Success(result=None, duration=timedelta(0))
 Change = Callable[[], object]
 PR_GET_PDEATHSIG = 2
+LOGGING = """
+[loggers]
+keys=root
+[handlers]
+keys=none
+[formatters]
+keys=
+[logger_root]
+level=WARNING
+handlers=none
+[handler_none]
+class=NullHandler
+args=()
+"""
 AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can change it and put it back")
 
 
@@ -109,7 +125,8 @@ def surroundings() -> dict[str, object]:
         "processors": os.sched_getaffinity(0),
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "Python": (sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled()),
-        "logging": logging.root.manager.disable,
+        "logging": (logging.root.manager.disable, logging.root.level, list(logging.root.handlers)),
+        "our loggers": [logging.getLogger(name).disabled for name in ("qml_mp.events.log", "qml_mp.child")],
         "time zone": time.tzname,
         "print": (sys.stdout, sys.stderr),
         "streams": [os.fstat(fd).st_ino for fd in range(3)],
@@ -162,12 +179,16 @@ class OnlyWrites:
         partial(sys.setrecursionlimit, 5000),
         partial(socket.setdefaulttimeout, 3),
         partial(logging.disable, logging.CRITICAL),
+        partial(logging.config.dictConfig, {"version": 1}),
+        lambda: logging.config.fileConfig(io.StringIO(LOGGING)),
+        lambda: logging.root.addHandler(logging.NullHandler()),
+        partial(logging.root.setLevel, 60),
         gc.disable,
         pytest.param(partial(os.seteuid, 1000), marks=AS_ROOT),
         pytest.param(partial(os.setresuid, 1000, 1000, 0), marks=AS_ROOT),
         pytest.param(partial(os.setegid, 1000), marks=AS_ROOT),
     ],
-    ids=range(22),
+    ids=range(26),
 )
 def test_what_the_next_job_would_be_hurt_by_is_put_back_at_once(change: Change) -> None:
     def main(worker: OneWorker) -> None:
