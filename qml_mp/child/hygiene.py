@@ -149,7 +149,7 @@ class Hygiene:
 
     def check_transaction(self, *, before_exit: Callable[[], None]) -> None:
         """When writing fails: does not return if a job has left a transaction open that keeps all from it,
-        or has taken from this process the right to write."""
+        or has taken from this process the right to write, or the files."""
         if self._storage.is_locked_by_this_process():
             before_exit()
             self._slot.say("A job has left a transaction open, in which nobody else can write.")
@@ -157,6 +157,9 @@ class Hygiene:
         if not self._settings.has_its_ids():
             self._slot.say("A job has made the process another user's, who cannot write to storage.")
             os._exit(WorkerExit.BROKEN)  # the supervisor can
+        if not self._settings.has_its_root():
+            self._slot.say("A job has changed the root directory, below which storage is not found.")
+            os._exit(WorkerExit.BROKEN)  # the supervisor finds it
 
     def _put_back(self) -> None:
         """Look at everything."""

@@ -1,7 +1,8 @@
 """Worker: whose the process is, and what else is set for all of it, as it was when it was ready.
 
-The system's: user, groups, processors, niceness, soft resource limits. Python's: locale, limit of recursion,
-default timeout of sockets, what `logging` lets through and where to, and whether garbage is collected.
+The system's: user, groups, root directory, processors, niceness, soft resource limits. Python's: locale,
+limit of recursion, default timeout of sockets, what `logging` lets through and where to, and whether garbage
+is collected.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class ProcessSettings:
     def __init__(self) -> None:
         self._users, self._groups = _user_ids(), _group_ids()
         self._other_groups = os.getgroups()
+        self._root = _root()
         self._processors = _processors()
         self._niceness = _niceness()
         self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
@@ -58,10 +60,15 @@ class ProcessSettings:
         """Whether the process is still the user's that it was, and the group's."""
         return _user_ids() == self._users and _group_ids() == self._groups
 
+    def has_its_root(self) -> bool:
+        """Whether paths begin at the directory at which they did."""
+        return _root() == self._root
+
     def are_unchanged(self) -> bool:
         """The same of the rest."""
         return (
             os.getgroups() == self._other_groups
+            and self.has_its_root()
             and _processors() == self._processors
             and _niceness() == self._niceness
             and all(resource.getrlimit(limit) == bounds for limit, bounds in self._limits.items())
@@ -88,6 +95,8 @@ class ProcessSettings:
         socket.setdefaulttimeout(self._timeout_s)
         self._logging.put_back()
         (gc.enable if self._collects else gc.disable)()
+        if not self.has_its_root():
+            raise PermissionError("the root directory is another for good")
 
     def _put_back_ids(self) -> None:
         """The user first, who may be the one that may change the rest."""
@@ -133,6 +142,11 @@ def _our_loggers() -> list[logging.Logger]:
     found = logging.root.manager.loggerDict.items()
     ours = [each for name, each in found if name.partition(".")[0] == "qml_mp"]
     return [each for each in ours if isinstance(each, logging.Logger)]
+
+
+def _root() -> tuple[int, int]:
+    status = os.stat("/")
+    return status.st_dev, status.st_ino
 
 
 def _processors() -> set[int] | None:

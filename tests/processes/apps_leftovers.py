@@ -262,6 +262,20 @@ def change_user(ctx: WorkerContext) -> int:
 
 
 @app.job()
+def change_root(ctx: WorkerContext, folder: str) -> int:
+    """Have another root directory for good."""
+    note(ctx, "start")
+    os.chroot(folder)
+    return os.getpid()
+
+
+@app.job()
+def root(ctx: WorkerContext) -> bool:
+    """Whether this process has the root directory of its supervisor."""
+    return os.path.samefile("/", f"/proc/{os.getppid()}/root")
+
+
+@app.job()
 def give_up_the_stack_signal(ctx: WorkerContext, gate: str) -> int:
     """Have the signal that asks for stacks, and faulthandler, as Python has them; then wait for the gate."""
     signal.signal(STACK_SIGNAL, signal.SIG_DFL)

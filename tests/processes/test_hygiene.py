@@ -298,3 +298,23 @@ def test_a_worker_that_a_job_has_made_another_users_for_good_is_replaced(
     else:
         assert "cannot be put back: the process is another user's or group's for good" in one.log()
     assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
+@pytest.mark.skipif(os.getuid() != 0, reason="a job changes the root directory, as only root can")
+def test_a_worker_of_which_a_job_has_changed_the_root_directory_is_replaced(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+    (tmp_path / "jail").mkdir()
+    assert result_of(storage, "root") is True
+
+    job_id = enqueue(storage, "change_root", folder=str(tmp_path / "jail"))
+
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert result_of(storage, "root") is True
+    if storage.url.startswith("sqlite:"):  # which is a file
+        assert "A job has changed the root directory" in one.log()
+    else:
+        assert "cannot be put back: the root directory is another for good" in one.log()
+    assert one.stop() == 0
