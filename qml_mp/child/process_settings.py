@@ -111,8 +111,9 @@ class ProcessSettings:
 
 
 class _Logging:
-    """What `dictConfig` and `fileConfig` take away: the handlers of the root logger and, unless they are told
-    otherwise, all loggers there are, ours too: nothing would be told of the next jobs."""
+    """What `dictConfig` and `fileConfig` take away: handlers and level of the root logger and, unless told
+    otherwise, all loggers there are, ours too: nothing would be told of the next jobs. What they add is left,
+    since an app may do so once, in its first job."""
 
     def __init__(self) -> None:
         self._disabled_level = logging.root.manager.disable
@@ -126,14 +127,16 @@ class _Logging:
         return (
             not any(map(_is_disabled, self._enabled))
             and root.manager.disable == self._disabled_level
-            and root.level == self._level
-            and root.handlers == self._handlers
+            and root.level <= self._level
+            and (root.handlers == self._handlers or all(each in root.handlers for each in self._handlers))
         )
 
     def put_back(self) -> None:
         logging.disable(self._disabled_level)
-        logging.root.setLevel(self._level)
-        logging.root.handlers[:] = self._handlers
+        root = logging.root
+        root.setLevel(min(root.level, self._level))
+        added = [each for each in root.handlers if each not in self._handlers]
+        root.handlers[:] = [*self._handlers, *added]
         for logger in _our_loggers():  # those that have come since, too
             logger.disabled = logger in self._disabled
 

@@ -44,15 +44,12 @@ LOGGING = """
 [loggers]
 keys=root
 [handlers]
-keys=none
+keys=
 [formatters]
 keys=
 [logger_root]
-level=WARNING
-handlers=none
-[handler_none]
-class=NullHandler
-args=()
+level=CRITICAL
+handlers=
 """
 AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can change it and put it back")
 
@@ -181,14 +178,13 @@ class OnlyWrites:
         partial(logging.disable, logging.CRITICAL),
         partial(logging.config.dictConfig, {"version": 1}),
         lambda: logging.config.fileConfig(io.StringIO(LOGGING)),
-        lambda: logging.root.addHandler(logging.NullHandler()),
         partial(logging.root.setLevel, 60),
         gc.disable,
         pytest.param(partial(os.seteuid, 1000), marks=AS_ROOT),
         pytest.param(partial(os.setresuid, 1000, 1000, 0), marks=AS_ROOT),
         pytest.param(partial(os.setegid, 1000), marks=AS_ROOT),
     ],
-    ids=range(26),
+    ids=range(25),
 )
 def test_what_the_next_job_would_be_hurt_by_is_put_back_at_once(change: Change) -> None:
     def main(worker: OneWorker) -> None:
@@ -198,6 +194,19 @@ def test_what_the_next_job_would_be_hurt_by_is_put_back_at_once(change: Change) 
         assert surroundings() == before
 
     assert exit_code_of(main) == 0
+
+
+def test_a_handler_and_a_level_that_let_more_through_are_left_to_the_next_job() -> None:
+    programs, jobs = logging.NullHandler(), logging.NullHandler()
+
+    def main(worker: OneWorker) -> None:
+        worker.run(partial(logging.root.addHandler, jobs))
+        worker.run(partial(logging.root.setLevel, 1))
+        worker.run(partial(logging.root.removeHandler, programs))
+        assert logging.root.level == 1
+        assert logging.root.handlers == [programs, jobs]
+
+    assert exit_code_of(main, limit=lambda: setattr(logging.root, "handlers", [programs])) == 0
 
 
 @pytest.mark.fault(23)
