@@ -134,8 +134,11 @@ def _enum_keys(kind: type[enum.Enum]) -> Codec:
     def decode(key: Any, where: str) -> Any:
         if key in by_text:
             return by_text[key]
-        is_number = issubclass(kind, enum.Flag) and key.removeprefix("-").isdecimal()
-        return members.decode(int(key) if is_number else key, where)  # of several flags
+        if issubclass(kind, enum.Flag) and key.isdecimal():  # of several flags
+            found = members.decode(int(key), where)
+            if _enum_key(found) == key:  # Python before 3.11.4 drops those that there are not
+                return found
+        return members.decode(key, where)
 
     return Codec(encode, decode)
 

@@ -44,9 +44,10 @@ def test_a_death_after_all_stacks_were_printed_tells_nothing_of_the_job_that_ran
 ) -> None:
     one = server("-w", "1", app=APP).start()
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal)
+    wait_until(lambda: "Worker 1 is ready" in one.log())  # or it would not be asked
     one.signal(signal.SIGUSR1)
-    wait_until(lambda: "in gated" in one.log(), what=one.log())
+    wait_until(lambda: "in gated" in one.log())
     (tmp_path / "gate").touch()
     worker = wait_for_state(storage, job_id, StateName.SUCCEEDED).result
 

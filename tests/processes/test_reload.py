@@ -418,8 +418,9 @@ def test_new_code_that_forks_at_its_import_and_lets_the_copy_go_on_is_refused(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: "was imported twice at a time" in one.log(), what=one.log())
-    wait_until(lambda: answer_in(storage).state is ReloadState.REFUSED)
+    wait_until(lambda: "was imported twice at a time" in one.log())
+    wait_until(lambda: storage.list_servers()[0].answers.reload)
+    assert answer_in(storage).state is ReloadState.REFUSED
     assert one.worker_pids() == before
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(3))

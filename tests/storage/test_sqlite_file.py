@@ -6,6 +6,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,9 +19,10 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.sqlite import disk
+from qml_mp.storage.sqlite.opening import has_lost_its_log
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
-from tests.storage.sqlite_programs import CREATE_TABLE, NEWCOMER, check, run_program
+from tests.storage.sqlite_programs import CLOSING, CREATE_TABLE, NEWCOMER, OPENING, check, run_program
 
 NOBODY = 65534
 
@@ -182,6 +185,24 @@ def test_who_comes_after_a_log_was_removed_is_refused_as_long_as_others_use_it(
     assert "deleted or replaced" in told
     assert [job_id for job_id in acked if storage.get(job_id) is None] == []
     assert check(path) == "ok"
+
+
+@pytest.mark.parametrize("program", [OPENING, CLOSING], ids=["opens", "closes"])
+def test_who_opens_or_closes_the_file_for_long_is_not_taken_for_one_that_has_lost_its_log(
+    storage: Storage, path: Path, program: str
+) -> None:
+    """On a busy machine another process may stand still between two system calls."""
+    storage.migrate()
+    storage.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        is_lost = has_lost_its_log(str(path))
+        other.communicate()
+
+    assert not is_lost
 
 
 @pytest.mark.fault(44)

@@ -206,12 +206,14 @@ def has_lost_its_log(path: str) -> bool:
     make a new log, take its zeros for what the index says, and write them into the file in the end. And of
     two processes with an index each, neither knows what the other one has added to the log.
     """
-    if os.path.exists(log_of(path)):
-        return _has_lost_its_index(path)
-    index = _index_of(path)
-    was_in_use = any(_locks(index, _USER_BYTE)) or _is_open_though_deleted(path)
-    # Whoever closes as the last one deletes both, and others may have begun anew meanwhile.
-    return was_in_use and not os.path.exists(log_of(path)) and index == _index_of(path)
+    suspects = _without_it(path)
+    for _ in range(_LOOKS):
+        if not suspects:
+            return False
+        time.sleep(_LOOK_EVERY_S)  # who is about to open or to close the file is one of them for a moment
+        suspects &= _without_it(path)
+    files = map(_names_of_open_files, suspects)
+    return any(not names or any("-shm" in name for name in names) for names in files)  # some index it has
 
 
 def close_without_index(connection: sqlite3.Connection, path: str) -> None:
@@ -229,21 +231,16 @@ def close_without_index(connection: sqlite3.Connection, path: str) -> None:
         connection.close()
 
 
-def _has_lost_its_index(path: str) -> bool:
-    """Whether the file is read and the index beside it is not in use: a moment long that is so of whoever is
-    about to open it."""
-    for _ in range(_LOOKS):
-        is_in_use = any(_locks(_index_of(path), _USER_BYTE))
-        if is_in_use or not any(kind == "READ" for kind, _ in _locks(identity_of(path), READER_BYTE)):
-            return False
-        time.sleep(_LOOK_EVERY_S)
-    return True
-
-
-def _is_open_though_deleted(path: str) -> bool:
-    """Whether who reads the file has its deleted log open: as when the index was deleted with it."""
-    deleted = f"{log_of(path)} (deleted)"
-    return any(deleted in _names_of_open_files(pid) for _, pid in _locks(identity_of(path), READER_BYTE))
+def _without_it(path: str) -> set[str]:
+    """The processes that read the file and do not seem to have the log and the index that are beside it."""
+    index, log = _index_of(path), log_of(path)
+    is_in_use, has_log = any(_locks(index, _USER_BYTE)), os.path.exists(log)
+    if is_in_use and has_log:
+        return set()
+    readers = {pid for kind, pid in _locks(identity_of(path), READER_BYTE) if kind == "READ"}
+    if not is_in_use and not has_log:  # they were deleted together, or none has them yet
+        readers = {pid for pid in readers if f"{log} (deleted)" in _names_of_open_files(pid)}
+    return readers
 
 
 def _uri_of(path: str, *, mode: str) -> str:
