@@ -28,6 +28,19 @@ def identity(pid: int | None = None) -> ProcessIdentity:
     return ProcessIdentity(host=_host(), pid=pid, started_ticks=started_ticks)
 
 
+FileIdentity = tuple[int, int]
+"""What tells a file from any other that has or had its name, or its descriptor."""
+
+
+def identity_of_file(file: str | int) -> FileIdentity | None:
+    """That of the file of this name, or of the open file of this descriptor; None where there is none."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def current_directory() -> str | None:
     """Its path; None: it has none any more, since it was removed. Deploys do that under servers that run."""
     try:

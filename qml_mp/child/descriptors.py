@@ -12,7 +12,7 @@ import select
 from collections.abc import Collection
 from math import inf
 
-from qml_mp.child.streams import file_of
+from qml_mp.host import identity_of_file
 from qml_mp.standard_streams import STREAMS
 from qml_mp.storage.store import Storage
 
@@ -32,7 +32,7 @@ class Descriptors:
 
     def note(self) -> None:
         """This is which file each of them is."""
-        self._files = {fd: file_of(fd) for fd in self._vital | self._storage.descriptors()}
+        self._files = {fd: identity_of_file(fd) for fd in self._vital | self._storage.descriptors()}
         self._poll = select.poll()
         for fd in {*self._files, *STREAMS}:
             self._poll.register(fd, 0)  # it tells all the same which ones are closed
@@ -46,8 +46,8 @@ class Descriptors:
         """Whether not one byte more may be written: the connection to storage may be somebody else's file."""
         # When a job forks, storage closes its connection first, and the numbers are free for the job to use.
         storage_fds = self._storage.descriptors()
-        changed = {fd for fd, file in self._files.items() if file_of(fd) != file}
-        if changed & self._vital or any(file_of(fd) is not None for fd in changed & storage_fds):
+        changed = {fd for fd, file in self._files.items() if identity_of_file(fd) != file}
+        if changed & self._vital or any(identity_of_file(fd) is not None for fd in changed & storage_fds):
             return True
         if changed & storage_fds:
             self._storage.close()  # its number may be gone; the next use opens another, if it can be closed

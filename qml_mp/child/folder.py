@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from qml_mp import host
-from qml_mp.child.streams import file_of
+from qml_mp.host import identity_of_file
 
 
 class CurrentFolder:
@@ -18,7 +18,7 @@ class CurrentFolder:
             self._fd: int | None = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
         except OSError:  # this user may be in it, but not read it
             self._fd = None
-        self._file = None if self._fd is None else file_of(self._fd)
+        self._file = None if self._fd is None else identity_of_file(self._fd)
 
     @property
     def fds(self) -> frozenset[int]:
@@ -32,7 +32,7 @@ class CurrentFolder:
                 return True
         except OSError:
             pass  # it was removed, whichever it is
-        return self._file is not None and _here() == self._file
+        return self._file is not None and identity_of_file(".") == self._file
 
     def go_back(self) -> None:
         """Raises `OSError` where that cannot be."""
@@ -40,11 +40,3 @@ class CurrentFolder:
             os.fchdir(self._fd)
         elif self._path is not None:
             os.chdir(self._path)
-
-
-def _here() -> tuple[int, int] | None:
-    try:
-        status = os.stat(".")
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

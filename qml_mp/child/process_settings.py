@@ -18,6 +18,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from qml_mp.child.prologue import send_sigterm_when_parent_dies
+from qml_mp.host import identity_of_file
 
 _LIMITS = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
 # Real, effective and saved ones; where the system does not tell the saved ones, the others.
@@ -34,7 +35,7 @@ class ProcessSettings:
     def __init__(self) -> None:
         self._users, self._groups = _user_ids(), _group_ids()
         self._other_groups = os.getgroups()
-        self._root = _root()
+        self._root = identity_of_file("/")
         self._processors = _processors()
         self._niceness = _niceness()
         self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
@@ -62,7 +63,7 @@ class ProcessSettings:
 
     def has_its_root(self) -> bool:
         """Whether paths begin at the directory at which they did."""
-        return _root() == self._root
+        return identity_of_file("/") == self._root
 
     def are_unchanged(self) -> bool:
         """The same of the rest."""
@@ -145,11 +146,6 @@ def _our_loggers() -> list[logging.Logger]:
     found = logging.root.manager.loggerDict.items()
     ours = [each for name, each in found if name.partition(".")[0] == "qml_mp"]
     return [each for each in ours if isinstance(each, logging.Logger)]
-
-
-def _root() -> tuple[int, int]:
-    status = os.stat("/")
-    return status.st_dev, status.st_ino
 
 
 def _processors() -> set[int] | None:

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from qml_mp.host import identity_of_file
 from qml_mp.standard_streams import STREAMS, occupy_standard_streams
 
 
@@ -15,7 +16,7 @@ class StandardStreams:
 
     def __init__(self) -> None:
         occupy_standard_streams()
-        self._files = {fd: file_of(fd) for fd in STREAMS}
+        self._files = {fd: identity_of_file(fd) for fd in STREAMS}
         self._spares = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(STREAMS)) for fd in STREAMS}
         self._out, self._err = sys.stdout, sys.stderr
         self._open = [stream for stream in (self._out, self._err) if not _is_closed(stream)]
@@ -33,13 +34,13 @@ class StandardStreams:
 
     def are_unchanged(self) -> bool:
         """Whether the three descriptors are the files that they were."""
-        return all(file_of(fd) == file for fd, file in self._files.items())
+        return all(identity_of_file(fd) == file for fd, file in self._files.items())
 
     def put_back(self) -> None:
         """Have all as it was; the spares must be what they were. Raises `ValueError` when a job has closed
         what `print` writes to."""
         for fd, file in self._files.items():
-            if file_of(fd) != file:
+            if identity_of_file(fd) != file:
                 os.dup2(self._spares[fd], fd)
         sys.stdout, sys.stderr = self._out, self._err
         if self._one_is_closed():
@@ -61,12 +62,3 @@ def _is_closed(stream: Any) -> bool:
         return False
     except ValueError:  # its buffer was detached
         return True
-
-
-def file_of(fd: int) -> tuple[int, int] | None:
-    """What tells the open file from any other; None: the descriptor is closed."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob
+from qml_mp.host import FileIdentity, identity_of_file
 from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.migrate import pending
 from qml_mp.storage.sqlite.disk import LogOnDisk
@@ -20,14 +21,12 @@ from qml_mp.storage.sqlite.errors import is_busy, moved, spoils_handle, translat
 from qml_mp.storage.sqlite.inherited import check_has_locks, is_open_here, leave_open
 from qml_mp.storage.sqlite.instants import to_us
 from qml_mp.storage.sqlite.opening import (
-    FileIdentity,
     apply,
     check_writable,
     configure,
     connect,
     create_file,
     has_lost_its_log,
-    identity_of,
     is_there,
     log_of,
     open_descriptors,
@@ -222,7 +221,7 @@ class SqliteConnection(ProcessConnection):
             self._connection = self._open()
             self._is_patient = True
             self.opened += 1
-        elif identity_of(self.path) != self._file or not self._disk.is_in_place():
+        elif identity_of_file(self.path) != self._file or not self._disk.is_in_place():
             # What is committed to a file that was deleted is lost, without any error of SQLite. Of a log that
             # was, the last of all who have it open brings what is in it into the file when it closes.
             self._drop()
@@ -271,7 +270,7 @@ class SqliteConnection(ProcessConnection):
     def _open(self) -> sqlite3.Connection:
         if self._file is None:
             create_file(self.path)
-        elif identity_of(self.path) != self._file:
+        elif identity_of_file(self.path) != self._file:
             raise moved(self.path)
         before = open_descriptors()
         connection = self._connect()
@@ -288,7 +287,7 @@ class SqliteConnection(ProcessConnection):
         except BaseException:
             connection.close()
             raise
-        self._file = identity_of(self.path)
+        self._file = identity_of_file(self.path)
         return connection
 
     def _migrate(self, connection: sqlite3.Connection) -> list[int]:

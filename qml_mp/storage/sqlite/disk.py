@@ -14,11 +14,10 @@ import os
 import sqlite3
 
 from qml_mp.errors import StorageError, StorageUnreachable
+from qml_mp.host import FileIdentity, identity_of_file
 from qml_mp.storage.sqlite.inherited import leave_open
 from qml_mp.storage.sqlite.opening import (
-    FileIdentity,
     close_without_index,
-    identity_of,
     index_of,
     open_descriptors,
 )
@@ -70,12 +69,14 @@ class LogOnDisk:
             raise StorageUnreachable(
                 f"The log {log_path} of the SQLite file cannot be opened: {error.strerror}."
             ) from error
-        self._log_path, self._log = log_path, identity_of(log_path)
+        self._log_path, self._log = log_path, identity_of_file(log_path)
         self._index_path = index_of(self._path)
-        self._index = identity_of(self._index_path)
+        self._index = identity_of_file(self._index_path)
         self._shown_as = _shown_name(self._descriptor)
-        theirs = {identity_of(self._path), self._log, self._index} - {None}  # not what other threads open
-        opened = {fd: identity_of(fd) for fd in open_descriptors() - before}
+        theirs = {identity_of_file(self._path), self._log, self._index} - {
+            None
+        }  # not what other threads open
+        opened = {fd: identity_of_file(fd) for fd in open_descriptors() - before}
         self._files = {fd: file for fd, file in opened.items() if file in theirs}
 
     def is_in_place(self) -> bool:
@@ -89,7 +90,7 @@ class LogOnDisk:
         One of which a descriptor is closed, or another file by now, is left open for good. SQLite would lock
         that file, take itself for the last user, bring the log into it, and delete the log that others use.
         """
-        if connection is not None and any(identity_of(fd) != file for fd, file in self._files.items()):
+        if connection is not None and any(identity_of_file(fd) != file for fd, file in self._files.items()):
             leave_open(connection)
             self._is_lost, self._descriptor = True, -1
             return
@@ -111,14 +112,14 @@ class LogOnDisk:
             connection.close()
 
     def _is_index_in_place(self) -> bool:
-        return identity_of(self._index_path) == self._index
+        return identity_of_file(self._index_path) == self._index
 
     def _is_log_in_place(self) -> bool:
         """The kernel is asked for its name, not for what its inode says: of a file whose times somebody has
         read Linux (from 6.13 on) notes the next write to the nanosecond, and a sixth of a commit goes into
         that. The index is written to in memory."""
         name = None if self._shown_as is None else _shown_name(self._descriptor)
-        return identity_of(self._log_path) == self._log if name is None else name == self._shown_as
+        return identity_of_file(self._log_path) == self._log if name is None else name == self._shown_as
 
     def wait(self, connection: sqlite3.Connection, *, changed: bool = True) -> None:
         """Until all that was committed is on the disk; nothing to do where nothing was `changed`.

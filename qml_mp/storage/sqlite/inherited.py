@@ -21,8 +21,9 @@ import threading
 from contextlib import suppress
 
 from qml_mp.errors import StorageError
+from qml_mp.host import identity_of_file
 from qml_mp.storage.connection import fork_guard
-from qml_mp.storage.sqlite.opening import READER_BYTE, covering, identity_of
+from qml_mp.storage.sqlite.opening import READER_BYTE, covering
 
 _DELETED = " (deleted)"
 _INDEX = "-shm"
@@ -70,7 +71,7 @@ def _open_here(path: str) -> tuple[list[int], list[int]]:
         descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
         return files, indexes
-    if (file := identity_of(path)) is None:
+    if (file := identity_of_file(path)) is None:
         return files, indexes
     for descriptor in descriptors:
         with suppress(OSError):  # the listing's own, and what another thread has closed
@@ -78,7 +79,7 @@ def _open_here(path: str) -> tuple[list[int], list[int]]:
             name = os.readlink(f"/proc/self/fd/{descriptor}").removesuffix(_DELETED)
             if (status.st_dev, status.st_ino) == file:
                 files.append(descriptor)
-            elif name.endswith(_INDEX) and identity_of(name.removesuffix(_INDEX)) == file:
+            elif name.endswith(_INDEX) and identity_of_file(name.removesuffix(_INDEX)) == file:
                 indexes.append(descriptor)
     return files, indexes
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
+from qml_mp.host import FileIdentity, identity_of_file
 from qml_mp.standard_streams import is_open, occupy_standard_streams
 from qml_mp.storage.migrate import Migration, no_version
 from qml_mp.storage.sqlite.mounts import check_has_its_folder
@@ -24,9 +25,6 @@ _WRITER_BYTE = 120  # of the -shm file: what a writer locks (WAL_WRITE_LOCK in S
 _USER_BYTE = 128  # what every connection has locked as long as it is open (UNIX_SHM_DMS in os_unix.c)
 READER_BYTE = 0x40000002  # of the file: what every connection has locked as well (SHARED_FIRST in os.h)
 _LOOKS, _LOOK_EVERY_S = 20, 0.01
-
-FileIdentity = tuple[int, int]
-"""What tells a file from any other that has or had its name."""
 
 
 def create_file(path: str) -> None:
@@ -171,15 +169,6 @@ def open_descriptors() -> frozenset[int]:
     return frozenset(fd for fd in listed if is_open(fd))  # the listing's own is not any more
 
 
-def identity_of(path: str | int) -> FileIdentity | None:
-    """That of the file, or of the open file of this descriptor; None when there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def log_of(path: str) -> str:
     """The write-ahead log, which lies beside the file that a symbolic link leads to."""
     return f"{os.path.realpath(path)}-wal"
@@ -237,7 +226,7 @@ def _without_it(path: str) -> set[str]:
     is_in_use, has_log = any(_locks(index, _USER_BYTE)), os.path.exists(log)
     if is_in_use and has_log:
         return set()
-    readers = {pid for kind, pid in _locks(identity_of(path), READER_BYTE) if kind == "READ"}
+    readers = {pid for kind, pid in _locks(identity_of_file(path), READER_BYTE) if kind == "READ"}
     if not is_in_use and not has_log:  # they were deleted together, or none has them yet
         readers = {pid for pid in readers if f"{log} (deleted)" in _names_of_open_files(pid)}
     return readers
@@ -259,7 +248,7 @@ def _not_created(path: str, code: int | None) -> StorageUnreachable:
 
 
 def _index_of(path: str) -> FileIdentity | None:
-    return identity_of(index_of(path))
+    return identity_of_file(index_of(path))
 
 
 def _names_of_open_files(pid: str) -> set[str]:
