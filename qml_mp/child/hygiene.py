@@ -22,7 +22,7 @@ import signal
 import time
 from collections.abc import Callable, Collection
 from operator import is_
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from qml_mp import host
 from qml_mp.child.descriptors import PLENTY_OF_FDS, SPARE_FDS, Descriptors, descriptors_left
@@ -152,14 +152,11 @@ class Hygiene:
         or has taken from this process the right to write, or the files."""
         if self._storage.is_locked_by_this_process():
             before_exit()
-            self._slot.say("A job has left a transaction open, in which nobody else can write.")
-            os._exit(WorkerExit.BROKEN)  # which ends the transaction
+            self._leave("A job has left a transaction open, in which nobody else can write.")
         if not self._settings.has_its_ids():
-            self._slot.say("A job has made the process another user's, who cannot write to storage.")
-            os._exit(WorkerExit.BROKEN)  # the supervisor can
+            self._leave("A job has made the process another user's, who cannot write to storage.")
         if not self._settings.has_its_root():
-            self._slot.say("A job has changed the root directory, below which storage is not found.")
-            os._exit(WorkerExit.BROKEN)  # the supervisor finds it
+            self._leave("A job has changed the root directory, below which storage is not found.")
 
     def _put_back(self) -> None:
         """Look at everything."""
@@ -238,8 +235,12 @@ class Hygiene:
     def _check_descriptors(self) -> None:
         if self._descriptors.are_lost():
             who = f"{self._who} or a job right before it" if self._is_behind else self._who
-            self._slot.say(f"{who} closed or replaced descriptors of the worker.")
-            os._exit(WorkerExit.BROKEN)
+            self._leave(f"{who} closed or replaced descriptors of the worker.")
+
+    def _leave(self, why: str) -> NoReturn:
+        """At once, which ends any transaction. What is not written yet the supervisor can write."""
+        self._slot.say(why)
+        os._exit(WorkerExit.BROKEN)
 
     def _restore(self) -> None:
         try:

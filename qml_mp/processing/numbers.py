@@ -24,7 +24,7 @@ def in_python(value: Any) -> Any:
             "The result holds bytes, which are not JSON; annotate the function with what it returns "
             "(-> bytes, -> dict[str, bytes], …) to have them stored as base64 and given back as bytes"
         )
-    check_carried(value, "The result")
+    _check_carried(value, "The result")
     for name in ("tolist", "item"):
         if not isinstance(value, type) and callable(method := getattr(value, name, None)):
             return method()
@@ -58,7 +58,7 @@ def is_numpy_array(kind: type) -> bool:
     return numpy is not None and issubclass(kind, numpy.ndarray)
 
 
-def check_carried(value: object, where: str) -> None:
+def _check_carried(value: object, where: str) -> None:
     """`Mistakable` for one of numpy of which lists and numbers would be something else."""
     if not is_numpy(type(value)):
         return
@@ -85,7 +85,7 @@ def _lists_of(kind: type) -> typing.Callable[[Any, str], JsonValue]:
     def encode(value: Any, where: str) -> JsonValue:
         if not isinstance(value, kind):
             raise mismatch(value, kind.__name__, where)
-        check_carried(value, where)
+        _check_carried(value, where)
         if 0 in value.shape[:-1]:  # type: ignore[attr-defined]  # both have it
             raise Mistakable(
                 f"{where[:300]} is an empty array of the shape {value.shape}, "  # type: ignore[attr-defined]
