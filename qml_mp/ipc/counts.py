@@ -185,8 +185,8 @@ class EndCounts:
         words = self._words
         for _ in range(_TRIES):
             committed = words[_COMMITTED]
-            found, copy = max((words[copy], copy) if words[copy] <= committed else (0, copy)
-                              for copy in (at + 1, at + 1 + _COPY))  # fmt: skip
+            marked = [(words[copy], copy) for copy in (at + 1, at + 1 + _COPY)]  # once each: they may change
+            found, copy = max(one for one in [*marked, (0, at)] if one[0] <= committed)
             if found <= than:
                 return found, None
             numbers = tuple(words[copy + 1 : copy + _COPY])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +26,7 @@ from qml_mp.core.history import (
 )
 from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.outcome import Success
+from qml_mp.ipc.counts import CountTable, EndCounts
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
 from qml_mp.supervisor.workers.totals import EndTotals
 
@@ -205,3 +209,78 @@ def test_a_killed_worker_has_counted_each_claim_or_left_it() -> None:
         assert tally.waited.count == tally.ran.count
         assert tally.ran.sum_us == 3000 * tally.count
         assert left == list(range(tally.count + 1, tally.count + 1 + len(left)))
+
+
+class Struck:
+    """The words of a region, where something happens before one of the looks and stores."""
+
+    def __init__(self, words: Any, at: int, happen: Callable[[], None]) -> None:
+        self._words, self._left, self._happen = words, at, happen
+
+    @property
+    def has_happened(self) -> bool:
+        return self._left < 0
+
+    def _touch(self) -> Any:
+        self._left -= 1
+        if self._left == -1:
+            self._happen()
+        return self._words
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._touch()[place]
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        self._touch()[place] = value
+
+
+class Killed(BaseException):
+    pass
+
+
+def be_killed() -> None:
+    raise Killed
+
+
+def count_of(claims: int, counts: EndCounts, *, dies_at: int | None = None) -> None:
+    """Count that many claims, or be killed at one of the looks and stores of their commit."""
+    counts.count([(counts.pair("resize", "images"), 0, 3000)] * claims, Ending.SUCCEEDED)
+    if dies_at is not None:
+        counts._words = Struck(counts._words, dies_at, be_killed)  # type: ignore[assignment]
+    counts.commit(1)
+
+
+@pytest.mark.parametrize("dies_at", range(12))
+@pytest.mark.parametrize("commits", range(4))
+def test_commits_between_any_two_looks_of_the_supervisor_are_counted_once(commits: int, dies_at: int) -> None:
+    """And the beginning of one more, of a worker that is killed in it or goes on."""
+    look, happens = 0, True
+    while happens:
+        table, totals = CountTable(1), EndTotals()
+        worker, seen = table.region(0), table.region(0)
+        totals.follow("w", seen)
+        for claims in (1, 2):
+            count_of(claims, worker)
+        totals.look()
+        count_of(4, worker)
+        committed = 7
+
+        def meanwhile(worker: EndCounts = worker) -> None:
+            nonlocal committed
+            for _ in range(commits):
+                count_of(8, worker)
+                committed += 8
+            with suppress(Killed):
+                count_of(100, worker, dies_at=dies_at)
+                committed += 100
+
+        words = seen._words
+        struck = Struck(words, look, meanwhile)
+        seen._words = struck  # type: ignore[assignment]
+        totals.look()
+        seen._words = words
+        totals.part_from("w")
+
+        assert totals.tallies()[SUCCEEDED].count == committed, look
+        look, happens = look + 1, struck.has_happened
+    assert look > 5
