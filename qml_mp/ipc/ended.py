@@ -122,6 +122,11 @@ class EndedOutcomes:
         next is kept or dropped."""
         self._numbers[_TAKEN_BACK] = self._numbers[_HEAD]
 
+    @property
+    def taken_back(self) -> int:
+        """Another number once the worker has taken something back (supervisor)."""
+        return self._numbers[_TAKEN_BACK]
+
     def begin(self) -> None:
         """Have nothing of the worker before (supervisor, before the fork)."""
         self.empty()

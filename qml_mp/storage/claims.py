@@ -36,7 +36,13 @@ class JobLocker(Part):
     """Whether there were limits when this process last looked: their claims take other queries."""
 
     def exchange(
-        self, finished: Outcomes, *, fetch: Fetch | None, limit: int, retention: Retention
+        self,
+        finished: Outcomes,
+        *,
+        fetch: Fetch | None,
+        limit: int,
+        retention: Retention,
+        check: Callable[[], None] | None = None,
     ) -> Exchanged:
         """Write the outcomes of these claims, and claim up to `limit` jobs more, in one commit.
 
@@ -46,7 +52,8 @@ class JobLocker(Part):
         about is claimed one at a time.
         Each outcome is guarded by its own claim: one whose claim was lost changes nothing, and the others
         are written all the same. Repeating it after a lost reply is harmless to the outcomes, as
-        with `finish`.
+        with `finish`. Without a claim of more jobs, `check` is called once nobody else can write, for which
+        this may have waited long; nothing is written if it raises.
 
         Raises `OutcomeRefused` for the first outcome that cannot be stored; nothing of the exchange is
         written then: write the others and what takes its place, each alone if need be. That the next job
@@ -55,8 +62,8 @@ class JobLocker(Part):
         """
         if not finished:
             return Exchanged(finished=(), claims=self._claim(fetch, limit))
-        exchange = partial(self._exchange, finished, fetch, limit, retention)
-        return self._unless_refused(exchange, finished, fetch, limit, retention)
+        exchange = partial(self._exchange, finished, fetch, limit, retention, check)
+        return self._unless_refused(exchange, finished, fetch, limit, retention, check)
 
     def fetch_and_lock_job(self, fetch: Fetch) -> Claim | None:
         """Claim the best runnable job of the queues that has one of the methods: highest priority, then
@@ -102,6 +109,7 @@ class JobLocker(Part):
         fetch: Fetch | None,
         limit: int,
         retention: Retention,
+        check: Callable[[], None] | None = None,
     ) -> Exchanged:
         """What the exchange gives; if some of it was refused, the outcomes first, whatever jobs come next."""
         try:
@@ -114,17 +122,22 @@ class JobLocker(Part):
             if claims is done.claims:
                 return done
             return replace(done, claims=claims or self._claim(fetch, limit, ended=finished))
-        written = self._finish_one_by_one(finished, retention) if finished else ()
+        written = self._finish_one_by_one(finished, retention, check) if finished else ()
         return Exchanged(finished=written, claims=self._claim(fetch, limit, ended=finished))
 
     def _exchange(
-        self, finished: Outcomes, fetch: Fetch | None, limit: int, retention: Retention
+        self,
+        finished: Outcomes,
+        fetch: Fetch | None,
+        limit: int,
+        retention: Retention,
+        check: Callable[[], None] | None,
     ) -> Exchanged:
         claims = self._db.queries.claims
         writing = Writing(self._db, finished, retention)
         if fetch is None or limit < 1:
             self._run = None
-            writing.commit(FINISHING, claims.succeed_and_tell)
+            writing.commit(FINISHING, claims.succeed_and_tell, check=check)
             return Exchanged(finished=writing.finished(), claims=())
         if self._is_limited:
             self._run = None
@@ -182,12 +195,16 @@ class JobLocker(Part):
         done = writing.finished()
         return Exchanged(finished=done, claims=self._claim(fetch, limit, ended=finished))
 
-    def _finish_one_by_one(self, finished: Outcomes, retention: Retention) -> tuple[Finished, ...]:
+    def _finish_one_by_one(
+        self, finished: Outcomes, retention: Retention, check: Callable[[], None] | None
+    ) -> tuple[Finished, ...]:
         """Write the outcomes in one commit, with a look at each, so that a refusal is known to be of it."""
         newest: ClaimKey | None = None
         writings: dict[ClaimKey, Writing] = {}
         try:
             with self._db.transaction(FINISHING, pipelined=False) as transaction:
+                if check is not None:
+                    check()
                 for claim, outcome in sorted(finished, key=order_of_locks):
                     newest = claim.key
                     writings[newest] = Writing(self._db, [(claim, outcome)], retention)

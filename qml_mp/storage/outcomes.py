@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -79,12 +79,15 @@ class Writing:
         """Whether `succeed` writes all of it."""
         return self._successes == len(self._finished) and not self._has_extras
 
-    def commit(self, what: str, succeed: str) -> None:
-        """Write them in a transaction of their own; `succeed` is the query for successes alone."""
-        if self.is_of_successes:
+    def commit(self, what: str, succeed: str, *, check: Callable[[], None] | None = None) -> None:
+        """Write them in a transaction of their own; `succeed` is the query for successes alone. `check`: as
+        for `exchange`."""
+        if self.is_of_successes and check is None:
             self.sent_by(self._db.write_each(what, succeed, self.rows, self.values))
         else:
             with self._db.transaction(what) as transaction:
+                if check is not None:
+                    check()
                 self.send(transaction, succeed)
 
     def send(self, transaction: Transaction, succeed: str | None = None) -> None:

@@ -28,8 +28,10 @@ _left_open: list[sqlite3.Connection] = []
 
 
 @app.job()
-def brief() -> None:
-    """End at once."""
+def brief(seconds: float = 0.0) -> None:
+    """End at once, as a rule."""
+    if seconds:
+        time.sleep(seconds)  # the job's own work
 
 
 @app.job()
@@ -39,8 +41,10 @@ def slow(seconds: float) -> None:
 
 
 @app.job()
-def grab() -> None:
-    """Leave a transaction open in which nobody else can write."""
+def grab(*, rolls_back: bool = False) -> None:
+    """Leave a transaction open in which nobody else can write, or end it."""
     connection = sqlite3.connect(app.storage.url.removeprefix("sqlite:///"), isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
+    if rolls_back:
+        connection.rollback()
     _left_open.append(connection)

@@ -84,6 +84,36 @@ def test_a_job_of_a_batch_that_leaves_a_transaction_open_is_found_and_none_besid
     assert server.stop() == 0
 
 
+@pytest.mark.fault(1)
+@pytest.mark.fault(25)
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_what_the_supervisor_has_read_is_not_written_once_the_worker_has_taken_it_back(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    """A worker is in a job that takes long, and what came of those before is about to be written on its
+    behalf. One of them has left a transaction open, in which nobody else can write until the worker is gone.
+    """
+    mark = tmp_path / "mark"
+    mark.touch()  # nothing happens yet
+    one = server("-w", "1", app=APP, QML_MP_MAX_CRASHES="1")
+    one.program = ("-m", "tests.failpoints", f"giveback.taken=stop@{mark}")
+    one.start()
+    harmless = [Job.new("grab", {"rolls_back": True}), *[Job.new("brief")] * 20]
+    wait_for_all(storage, enqueue(storage, *harmless * 5))
+    mark.unlink()
+    ids = enqueue(storage, *[Job.new("brief")] * 10, Job.new("grab"), Job.new("brief", {"seconds": 1.0}))
+    try:
+        wait_until(mark.exists, what=one.log())
+        wait_until(lambda: not one.worker_pids(), what=one.log())
+    finally:
+        one.signal(signal.SIGCONT)
+    *before, grab, long = wait_for_all(storage, ids)
+
+    assert (grab.state_name, grab.crashes) == (StateName.FAILED, 1)
+    assert {(job.state_name, job.crashes) for job in [*before, long]} == {(StateName.SUCCEEDED, 0)}
+    assert one.stop() == 0
+
+
 @pytest.mark.fault(56)
 def test_the_hook_is_told_of_no_claim_that_others_have_by_then(
     one: MakeServer, storage: Storage, tmp_path: Path

@@ -3,7 +3,7 @@ and outcomes of jobs that have ended are written on its behalf."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qml_mp import failpoints
 from qml_mp.core.job import Claim
@@ -19,6 +19,10 @@ from qml_mp.supervisor.workers.unread_replies import claims_not_read, note_taken
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 _NOT_BEGUN = Release(reason="the job before took long", not_begun=True)
+
+
+class _TakenBack(Exception):
+    """What was read counts no more."""
 
 
 class ReturnLoop(Loop):
@@ -43,6 +47,7 @@ class ReturnLoop(Loop):
     def _see_to(self, storage: Storage, worker: WorkerProcess) -> None:
         taken, has_to_write = frozenset(worker.taken), self._held.has_to_write(worker)
         note_taken_reply(worker)
+        taken_back = worker.channels.ended.taken_back
         number, outcomes = worker.channels.ended.read() if has_to_write else (0, {})
         if taken or outcomes:
             claims = storage.claims_of_worker(worker.worker_id)
@@ -50,7 +55,10 @@ class ReturnLoop(Loop):
             returned = [(claim, _NOT_BEGUN) for claim in claims if claim.key in not_begun]
             ends = [(claim, outcomes[claim.key]) for claim in claims if claim.key in outcomes]
             failpoints.hit("giveback.taken")
-            self._write(storage, worker, [*returned, *ends])
+            try:
+                self._write(storage, worker, [*returned, *ends], taken_back)
+            except _TakenBack:
+                return  # the next tick reads anew
             failpoints.hit("giveback.committed")
             worker.taken -= taken
             self._run.pool.wake_idle(len(returned))
@@ -58,17 +66,32 @@ class ReturnLoop(Loop):
             worker.channels.ended.note_written(number)
 
     def _write(
-        self, storage: Storage, worker: WorkerProcess, outcomes: Sequence[tuple[Claim, Outcome]]
+        self,
+        storage: Storage,
+        worker: WorkerProcess,
+        outcomes: Sequence[tuple[Claim, Outcome]],
+        taken_back: int,
     ) -> None:
+        """`taken_back` is what stood there when they were read: a worker that leaves with a transaction open,
+        in which nobody else can write, takes back what came of jobs before it lets go."""
+
+        def check() -> None:
+            if worker.channels.ended.taken_back != taken_back:
+                raise _TakenBack
+
         try:
-            self._exchange(storage, worker, outcomes)
+            self._exchange(storage, worker, outcomes, check)
         except OutcomeRefused:  # nothing of it is written
-            each_by_itself(outcomes, lambda outcome: self._exchange(storage, worker, [outcome]))
+            each_by_itself(outcomes, lambda outcome: self._exchange(storage, worker, [outcome], check))
 
     def _exchange(
-        self, storage: Storage, worker: WorkerProcess, outcomes: Sequence[tuple[Claim, Outcome]]
+        self,
+        storage: Storage,
+        worker: WorkerProcess,
+        outcomes: Sequence[tuple[Claim, Outcome]],
+        check: Callable[[], None],
     ) -> None:
-        done = storage.exchange(outcomes, fetch=None, limit=0, retention=self._run.retention)
+        done = storage.exchange(outcomes, fetch=None, limit=0, retention=self._run.retention, check=check)
         for (claim, outcome), finished in zip(outcomes, done.finished, strict=True):
             if outcome is _NOT_BEGUN:
                 self._run.pool.totals.add_returned(claim, finished)
