@@ -59,10 +59,20 @@ def grip(ctx: WorkerContext, seconds: float) -> int:
 
 
 @app.job()
-def gated(ctx: WorkerContext) -> int:
-    """Wait until the test has opened the gate."""
+def gated(ctx: WorkerContext, how: str = "sleeps") -> int:
+    """Wait until the test has opened the gate: asleep, computing, or with the interpreter lock."""
+    gate = gate_of(ctx.job.id)
     with sole_run(ctx):
-        wait_at(gate_of(ctx.job.id))
+        match how:
+            case "computes":
+                while not gate.exists():
+                    pass
+            case "grips":
+                c = ctypes.PyDLL(None)
+                while c.access(os.fsencode(gate), os.F_OK):
+                    c.usleep(100_000)
+            case _:
+                wait_at(gate)
     return ctx.job.claim_seq
 
 

@@ -125,15 +125,16 @@ def test_a_worker_killed_in_a_job_leaves_what_it_held_to_others_uncharged(ground
 
 
 @pytest.mark.fault(15)
-@pytest.mark.parametrize("method", ["linger", "grip", "busy"])
-def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Ground, method: str) -> None:
-    [long], others = enqueue_amid_brief_jobs(ground, Job.new(method, {"seconds": 3.0}))
+@pytest.mark.parametrize("how", ["sleeps", "grips", "computes"])
+def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Ground, how: str) -> None:
+    [long], others = enqueue_amid_brief_jobs(ground, Job.new("gated", {"how": how}))
+    server = serve(ground, "-w", "2")
 
-    end_all(ground, serve(ground, "-w", "2"))
+    wait_until(lambda: succeeded(ground) == {*others}, what=server.log())
+    ground.open_gate(long)
+    end_all(ground, server)
 
     assert_sound(ground, [long, *others])
-    ends = {line.job_id: line.at_ns for line in ground.journal() if line.what == "end"}
-    assert max(ends[job_id] for job_id in others) < ends[long]
     assert {*runs_of(ground, others).values(), *runs_of(ground, [long]).values()} == {1}
 
 
@@ -257,26 +258,34 @@ def test_what_had_ended_is_written_however_large_it_is_although_its_worker_dies(
 def test_claims_that_go_back_are_not_charged_should_their_worker_die_over_it(ground: Ground) -> None:
     """It was away for so long in the first of three that it begins no other, and dies when it has recorded
     that the second one goes back."""
-    mark, before = ground.folder / "mark", 20
+    before = 20
+    ids: list[str] = []
+    settings = environment_of({"fetch_batch_size": 3, "polling_interval": 0.05})
 
     def enqueue(*lengths_s: float) -> list[str]:
         return ground.storage.enqueue_many(Job.new("linger", {"seconds": seconds}) for seconds in lengths_s)
 
-    ids = enqueue(*([0.0] * before))
-    failpoint = f"worker/outcome.recorded=kill:{before + 2}@{mark}"
-    settings = environment_of({"fetch_batch_size": 3, "polling_interval": 0.05})
-    server = serve(ground, "-w", "1", failpoint=failpoint, **settings)
-    wait_until(lambda: succeeded(ground) == {*ids}, what=server.log())
-    stop_between_writes(ground.storage, server.pid)  # or it would give back what is behind the long job
-    ids += enqueue(1.2, 0.0, 0.0)
-    wait_until(mark.exists, what=server.log())
-    server.signal(signal.SIGCONT)
-
-    end_all(ground, server)
+    held = returned = returned_before = 0
+    while held < 3:  # on a slow machine it may take fewer at a time
+        mark = ground.folder / f"mark-{len(ids)}"
+        returned_before = returned
+        failpoint = f"worker/outcome.recorded=kill:{before + 2}@{mark}"
+        ids += enqueue(*([0.0] * before))
+        server = serve(ground, "-w", "1", failpoint=failpoint, **settings)
+        wait_until(lambda: not ground.audit.unfinished(), what=server.log())
+        stop_between_writes(ground.storage, server.pid)  # or it would give back what is behind the long job
+        three = enqueue(1.2, 0.0, 0.0)
+        ids += three
+        start_of(ground, three[0])
+        held = ground.storage.job_counts()[StateName.PROCESSING]
+        wait_until(mark.exists, what=server.log())
+        server.signal(signal.SIGCONT)
+        end_all(ground, server)
+        returned = server.log().count("given back, uncharged")
 
     assert succeeded(ground) == {*ids}
     assert set(runs_of(ground, ids).values()) == {1}
-    assert server.log().count("given back, uncharged") == 2
+    assert returned - returned_before == 2
     assert ground.audit.attempts() == {}
 
 

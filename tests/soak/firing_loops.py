@@ -15,6 +15,7 @@ from pathlib import Path
 from qml_mp.child.source import AppFacts, LoadedProgram
 from qml_mp.clock import Clock
 from qml_mp.core.outcome import Success
+from qml_mp.errors import StorageUnavailable
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import WorkerRegistry
 from qml_mp.settings import ServerConfig
@@ -85,9 +86,12 @@ def run_loops(url: str, place: Path, *, loop: int, seed: str, parent: int) -> No
             if turn == clock.done(loop):
                 time.sleep(0.0005)  # between two looks at shared memory
                 continue
-            steps.tick(storage)
-            recurring.tick(storage)
-            _end_some_jobs(storage, f"worker-{loop}", rng)
+            try:
+                steps.tick(storage)
+                recurring.tick(storage)
+                _end_some_jobs(storage, f"worker-{loop}", rng)
+            except StorageUnavailable:  # as long as others are at it; the next look is at the same turn
+                continue
             clock.mark_done(loop, turn)
 
 

@@ -50,11 +50,13 @@ class Interrupting:
 
     def run(self, operation: Operation) -> None:
         before = sys.gettrace()
+        gc.disable()  # what it finalises is others', and nobody is told what is raised in there
         sys.settrace(self._called)
         try:
             operation()
         finally:
             sys.settrace(before)
+            gc.enable()
 
     def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
         if not any(part in frame.f_code.co_filename for part in _CODE):
