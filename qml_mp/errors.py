@@ -136,7 +136,8 @@ class LockNotAcquired(QmlError, TimeoutError):
 
 
 class LockLost(QmlError):
-    """A named lock was not held any more: its time to live had passed, and another may have it."""
+    """A named lock was not held any more: its time to live had passed, by the storage's clock. Another may
+    have it, or have had it meanwhile."""
 
 
 class StorageError(QmlError):

@@ -59,8 +59,8 @@ class NamedLock:
     It is held until the block ends, but no longer than `ttl` after it was acquired or renewed: nobody renews
     it by itself, so take a ttl that is longer than the work, or call `renew` on the way. When the process
     that holds it dies, whoever waits on the same machine gets it at once, and others when the ttl is over.
-    One that was lost is seen by `is_held`, by `renew`, and at the end of the block, each of which but the
-    first raises `LockLost`. A process that was forked off within the block does not hold it.
+    One whose ttl has passed was lost, also when nobody else has taken it: `is_held` says so, and `renew` and
+    the end of the block raise `LockLost`. A process that was forked off within the block does not hold it.
 
     Threads and coroutines may share the object, as they do a `threading.Lock`: one has it at a time, and the
     others wait until it is released, also when its ttl is over. Not reentrant: to acquire it again, in the
@@ -111,7 +111,7 @@ class NamedLock:
 
     def renew(self, ttl: Duration | None = None) -> None:
         """Hold it for the ttl (default: the first one) from now on. Raises `LockLost` when it is not held any
-        more; it may be somebody else's by now."""
+        more, as its ttl has passed; it may be somebody else's by now."""
         lasts = self._ttl if ttl is None else _checked_ttl(ttl)
         until, mine = time.monotonic() + lasts.total_seconds(), self._in_hand()
         if mine is None or not self._storage().renew_lock(self.name, mine.owner, lasts):
@@ -121,7 +121,7 @@ class NamedLock:
         mine.held_until = until
 
     def release(self) -> None:
-        """Give it up. Raises `LockLost` when it was not held any more."""
+        """Give it up. Raises `LockLost` when it was not held any more, as its ttl had passed."""
         mine = self._in_hand()
         if mine is None:
             return  # the parent's

@@ -287,13 +287,13 @@ class RegistryQueries:
     acquire_lock: str
     """resource, owner, ttl: create, refresh for the same owner, or take over when expired; else hit none."""
     renew_lock: str
-    """resource, owner, ttl: have the lock of this owner last for so long from now on."""
+    """resource, owner, ttl: have the lock of this owner, unless it has expired, last so long from now on."""
     lock_holder: str
     """resource: owner of the lock, unless it has expired."""
     next_number: str
     """name: value, which is higher than before."""
     release_lock: str
-    """resource, owner: delete the lock of this owner."""
+    """resource, owner: was_held, which one that has expired was not; delete the lock of this owner."""
     any_expired_lock: str
     """expired: whether there is one."""
     delete_expired_locks: str

@@ -202,7 +202,8 @@ class NamedLocks(Part):
         return None if row is None else int(row["value"])
 
     def renew_lock(self, resource: str, owner: str, ttl: timedelta) -> bool:
-        """Have it last for the ttl from now on; False: this owner does not hold it."""
+        """Have it last for the ttl from now on; False: this owner does not hold it (any more), be it that
+        nobody has taken it since it expired."""
         wanted = {"resource": resource, "owner": owner, "ttl": check_longest(ttl, what="ttl")}
         return self._db.write("renewing a lock", self._db.queries.registry.renew_lock, wanted).count == 1
 
@@ -213,9 +214,10 @@ class NamedLocks(Part):
         return next((str(row["owner"]) for row in rows), None)
 
     def release_lock(self, resource: str, owner: str) -> bool:
-        """Whether this owner held it."""
+        """Whether this owner held it until now; False too for one that has expired, whoever has it by now."""
         which = {"resource": resource, "owner": owner}
-        return self._db.write("releasing a lock", self._db.queries.registry.release_lock, which).count == 1
+        row = self._db.write("releasing a lock", self._db.queries.registry.release_lock, which).first()
+        return row is not None and bool(row["was_held"])
 
     def delete_expired_locks(self, *, limit: int) -> int:
         """How many rows of expired locks were deleted, of which there may be as many as jobs: each

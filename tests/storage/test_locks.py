@@ -53,6 +53,19 @@ def test_an_expired_lock_is_taken_over(storage: Storage, raw: Raw) -> None:
     assert not storage.release_lock("cleanup", "a")
 
 
+def test_an_expired_lock_is_neither_renewed_nor_said_to_be_held(storage: Storage, raw: Raw) -> None:
+    storage.acquire_lock("cleanup", "a", HOUR)
+    raw.age("locks", "expires_at", 2 * HOUR)
+
+    renewed = storage.renew_lock("cleanup", "a", HOUR)
+
+    assert not renewed
+    assert not storage.release_lock("cleanup", "a")
+    assert raw.run("SELECT resource FROM {locks}") == []
+    assert storage.acquire_lock("cleanup", "a", HOUR)
+    assert storage.renew_lock("cleanup", "a", HOUR)
+
+
 def test_acquiring_again_prolongs_the_lock(storage: Storage, raw: Raw) -> None:
     storage.acquire_lock("cleanup", "a", HOUR)
     storage.acquire_lock("cleanup", "a", 4 * HOUR)

@@ -55,19 +55,30 @@ def test_an_error_in_the_block_releases_it(app: QmlApp) -> None:
         pass
 
 
-@pytest.mark.parametrize("is_taken", [False, True], ids=["nobody has taken it", "another has taken it"])
-def test_one_that_outlived_its_ttl_is_lost_once_it_is_gone(app: QmlApp, raw: Raw, is_taken: bool) -> None:
+@pytest.mark.parametrize("since", ["nothing", "a cleanup", "another has taken it"])
+def test_one_that_outlived_its_ttl_is_lost_whatever_has_happened_since(
+    app: QmlApp, raw: Raw, since: str
+) -> None:
     with pytest.raises(LockLost), app.lock("report", ttl="1h") as lock:  # noqa: PT012 - the end of the block
         raw.age("locks", "expires_at", 2 * HOUR)
-        if is_taken:
+        if since == "another has taken it":
             app.storage.take_lock("report", "another", HOUR)
-        else:
+        elif since == "a cleanup":
             app.storage.delete_expired_locks(limit=10)
         with pytest.raises(LockLost):
             lock.renew()
         assert not lock.is_held
 
-    assert (app.storage.lock_holder("report") == "another") is is_taken
+    assert (app.storage.lock_holder("report") == "another") is (since == "another has taken it")
+
+
+def test_the_end_of_a_block_that_outlived_the_ttl_says_so_though_nobody_asked_before(
+    app: QmlApp, raw: Raw
+) -> None:
+    with pytest.raises(LockLost, match="ttl of 1h had passed"), app.lock("report", ttl="1h"):
+        raw.age("locks", "expires_at", 2 * HOUR)
+
+    assert raw.run("SELECT resource FROM {locks}") == []
 
 
 def test_a_renewed_one_is_held_on(app: QmlApp, raw: Raw) -> None:

@@ -94,9 +94,11 @@ REGISTRY: Final = RegistryQueries(
         ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
         WHERE held.owner = excluded.owner OR held.expires_at <= now()
     """,
+    # One that has expired was lost, also when nobody has taken it: whether the row is there still, a cleanup
+    # decides.
     renew_lock="""
         UPDATE {s}.locks SET expires_at = now() + %(ttl)s::interval
-        WHERE resource = %(resource)s AND owner = %(owner)s
+        WHERE resource = %(resource)s AND owner = %(owner)s AND expires_at > now()
     """,
     lock_holder="SELECT owner FROM {s}.locks WHERE resource = %(resource)s AND expires_at > now()",
     next_number="""
@@ -104,7 +106,10 @@ REGISTRY: Final = RegistryQueries(
         ON CONFLICT (name) DO UPDATE SET value = c.value + 1
         RETURNING value
     """,
-    release_lock="DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s",
+    release_lock="""
+        DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s
+        RETURNING expires_at > now() AS was_held
+    """,
     any_expired_lock="SELECT 1 AS expired FROM {s}.locks WHERE expires_at <= now() LIMIT 1",
     # With them what waiters have left that were killed.
     delete_expired_locks="""

@@ -73,14 +73,22 @@ REGISTRY: Final = RegistryQueries(
         ON CONFLICT (resource) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
         WHERE held.owner = excluded.owner OR held.expires_at <= :now
     """,
-    renew_lock="UPDATE qml_locks SET expires_at = :now + :ttl WHERE resource = :resource AND owner = :owner",
+    # One that has expired was lost, also when nobody has taken it: whether the row is there still, a cleanup
+    # decides.
+    renew_lock="""
+        UPDATE qml_locks SET expires_at = :now + :ttl
+        WHERE resource = :resource AND owner = :owner AND expires_at > :now
+    """,
     lock_holder="SELECT owner FROM qml_locks WHERE resource = :resource AND expires_at > :now",
     next_number="""
         INSERT INTO qml_counters (name, value) VALUES (:name, 1)
         ON CONFLICT (name) DO UPDATE SET value = value + 1
         RETURNING value
     """,
-    release_lock="DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner",
+    release_lock="""
+        DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner
+        RETURNING expires_at > :now AS was_held
+    """,
     any_expired_lock="SELECT 1 AS expired FROM qml_locks WHERE expires_at <= :now LIMIT 1",
     delete_expired_locks="""
         DELETE FROM qml_locks WHERE rowid IN (
