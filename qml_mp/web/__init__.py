@@ -61,7 +61,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -88,18 +88,41 @@ def dashboard(
     (None: nobody who may see the page); without it everybody who reaches it may do everything. `read_only`
     shows nothing that changes anything, and refuses it. Values under keys that contain one of `hide`,
     whatever the case, are masked in payloads and results. `hosts` are the names under which it is reached
-    besides this machine's own; None: any, if there is an `auth`.
+    besides this machine's own, without ports; None: any, if there is an `auth`.
 
     Raises `ConfigurationError` when the extra `web` is missing, or an argument is wrong.
     """
     check_extra("dashboard()")
+    from qml_mp.setting_kinds import Hosts
     from qml_mp.web.assembly import assemble
     from qml_mp.web.sign_in import Auth
 
-    return assemble(app, auth=Auth.of(auth), read_only=read_only, hide=tuple(hide), hosts=hosts).application
+    _check_app(app)
+    named = None if hosts is None else Hosts().check(hosts, "hosts")
+    keys = _checked_keys(hide)
+    return assemble(app, auth=Auth.of(auth), read_only=read_only, hide=keys, hosts=named).application
 
 
 def check_extra(what: str) -> None:
     """Raises `ConfigurationError` unless what the page is made of is installed."""
     if any(find_spec(name) is None for name in ("starlette", "jinja2", "uvicorn")):
         raise ConfigurationError(f"{what} needs the extra `web`: pip install 'qml-mp[web]'.")
+
+
+def _check_app(app: object) -> None:
+    from qml_mp.app import QmlApp
+    from qml_mp.storage.store import Storage
+
+    if not isinstance(app, QmlApp | Storage):  # a URL is not shown: it may have a password
+        raise ConfigurationError(
+            f"dashboard() got a value of type {type(app).__name__} to show; it takes a QmlApp, or the "
+            "storage that open_storage(url) gives."
+        )
+
+
+def _checked_keys(hide: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(hide, Iterable) and not isinstance(hide, str):
+        keys = tuple(hide)
+        if all(isinstance(key, str) for key in keys):
+            return keys
+    raise ConfigurationError(f'hide is {shown(hide)}; it must be a list of texts, such as [*HIDDEN, "iban"].')
