@@ -18,6 +18,19 @@ try:
 except StorageUnavailable as error:
     print(error)
 """
+IMPATIENT = """
+import sys
+from datetime import timedelta
+from pathlib import Path
+from qml_mp.core.job import Job
+from qml_mp.errors import StorageUnavailable
+from tests.storage.helpers import open_sqlite
+storage = open_sqlite(Path(sys.argv[1]), patience=timedelta(milliseconds=50))
+try:
+    storage.enqueue(Job.new("work"))
+except StorageUnavailable as error:
+    print(error)
+"""
 CREATE_TABLE = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])

@@ -22,7 +22,15 @@ from qml_mp.storage.sqlite import disk
 from qml_mp.storage.sqlite.opening import has_lost_its_log
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_children, open_sqlite, sqlite_connection
-from tests.storage.sqlite_programs import CLOSING, CREATE_TABLE, NEWCOMER, OPENING, check, run_program
+from tests.storage.sqlite_programs import (
+    CLOSING,
+    CREATE_TABLE,
+    IMPATIENT,
+    NEWCOMER,
+    OPENING,
+    check,
+    run_program,
+)
 
 NOBODY = 65534
 
@@ -99,6 +107,20 @@ def test_a_lock_that_another_program_keeps_is_not_waited_for_without_bound(
     storage.enqueue(Job.new("work"))
     assert sum(seen.values()) == 0
     assert sum(storage.job_counts().values()) == 1
+
+
+def test_a_lock_is_said_to_be_that_of_this_program_where_it_is(storage: Storage, path: Path) -> None:
+    storage.migrate()
+    with closing(sqlite3.connect(path, isolation_level=None)) as own:
+        own.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageUnavailable) as in_this_program:
+            storage.enqueue(Job.new("work"))
+        elsewhere = run_program(IMPATIENT, path)
+        own.execute("ROLLBACK")
+
+    assert "is locked by a transaction that this program itself has open" in str(in_this_program.value)
+    assert "using(conn=connection)" in str(in_this_program.value)
+    assert "is locked by another program" in elsewhere
 
 
 @pytest.mark.fault(44)

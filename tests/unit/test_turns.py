@@ -123,7 +123,7 @@ def test_others_who_write_take_no_turn_and_hold_nobody_up_for_ever(
     with closing(open_sqlite(tmp_path / "jobs.db")) as other:
         other.enqueue(Job.new("work"))
         assert is_free(turns)
-        with other._db.transaction("holding"), pytest.raises(StorageUnavailable, match="locked by another"):
+        with other._db.transaction("holding"), pytest.raises(StorageUnavailable, match="this program itself"):
             storage.enqueue_many([Job.new("work")])
         assert is_free(turns)
         storage.enqueue_many([Job.new("work")])

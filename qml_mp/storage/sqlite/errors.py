@@ -5,9 +5,14 @@ from __future__ import annotations
 import sqlite3
 
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
+from qml_mp.storage.sqlite.opening import is_writing
 
 _PRIMARY_CODE = 0xFF  # the upper bits say more than the texts below need
 
+_BUSY_BY_ITSELF = (
+    "is locked by a transaction that this program itself has open, on another connection. End that first; a "
+    "job that belongs to it is enqueued by using(conn=connection)."
+)
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "is locked by another program. Try again, or end the program that holds it open.",
     sqlite3.SQLITE_LOCKED: "is locked within this process. Try again.",
@@ -66,7 +71,10 @@ def translated(error: sqlite3.Error, path: str) -> StorageError:
     code = _code(error)
     if code in _UNAVAILABLE:
         kind = StorageUnreachable if code in _UNREACHABLE else StorageUnavailable
-        return kind(f"The SQLite file {path} {_UNAVAILABLE[code]} ({error})")
+        is_by_itself = code == sqlite3.SQLITE_BUSY and is_writing(path)
+        return kind(
+            f"The SQLite file {path} {_BUSY_BY_ITSELF if is_by_itself else _UNAVAILABLE[code]} ({error})"
+        )
     if code in _BROKEN:
         return StorageError(f"The SQLite file {path} {_BROKEN[code]} ({error})")
     return StorageError(f"SQLite refused an operation on the file {path}; nothing was written. ({error})")
