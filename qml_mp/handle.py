@@ -194,10 +194,9 @@ class JobHandle(Generic[R]):
             job = self.job()
         except StorageError as problem:
             return WaitTimeout(f"The job {self.id} was not seen to end within {waited}: {problem}")
-        return WaitTimeout(
-            f"The job {self.id} ({job.method}) is still {job.state_name} after {waited}; it goes on. "
-            f"Does a server serve the queue {job.queue!r}?"
-        )
+        told = f"The job {self.id} ({job.method}) is still {job.state_name} after {waited}; it goes on."
+        is_in_queue = job.state_name is StateName.ENQUEUED
+        return WaitTimeout(f"{told} Does a server serve the queue {job.queue!r}?" if is_in_queue else told)
 
     def _not_found(self) -> JobNotFound:
         try:

@@ -9,6 +9,7 @@ from qml_mp import (
     QmlApp,
     WorkerContext,
 )
+from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome
 from qml_mp.core.payload import JsonValue
 from qml_mp.processing.registry import Worker
@@ -36,9 +37,15 @@ class Echo(Worker):
 
 def finish(app: QmlApp, outcome: Outcome, *, queue: str = "default") -> None:
     """What a worker does with the next job."""
+    claim = begin(app, queue=queue)
+    assert app.storage.finish(claim, outcome, retention=RETENTION).accepted
+
+
+def begin(app: QmlApp, *, queue: str = "default") -> Claim:
+    """The next job runs now."""
     claim = app.storage.fetch_and_lock_job(Fetch(worker_id="w-1", server_id="s#1", queues=(queue,)))
     assert claim is not None
-    assert app.storage.finish(claim, outcome, retention=RETENTION).accepted
+    return claim
 
 
 def count(app: QmlApp) -> int:

@@ -18,7 +18,7 @@ from qml_mp import (
 from qml_mp.core.outcome import ErrorInfo, Failure, Success
 from qml_mp.errors import InvalidJob, InvalidTransition
 from qml_mp.storage.values import CancelResult
-from tests.unit.app_case import finish, resize
+from tests.unit.app_case import begin, finish, resize
 
 
 def test_waiting_returns_the_result(app: QmlApp) -> None:
@@ -48,6 +48,18 @@ def test_waiting_ends_when_the_time_is_over_and_the_job_goes_on(app: QmlApp) -> 
         handle.wait(timeout=0)
 
     assert handle.state is StateName.ENQUEUED
+
+
+def test_whether_a_server_serves_the_queue_is_asked_of_a_job_that_waits_in_it(app: QmlApp) -> None:
+    handle, later = app.job()(resize).enqueue("a"), app.enqueue("resize", {"path": "b"}, delay="1h")
+
+    with pytest.raises(WaitTimeout, match="Does a server serve the queue 'default'"):
+        handle.wait(timeout=0)
+    begin(app)
+
+    for each, state in ((handle, "processing"), (later, "scheduled")):
+        with pytest.raises(WaitTimeout, match=rf"still {state} after .*; it goes on\.$"):
+            each.wait(timeout=0)
 
 
 def test_a_cancelled_job_is_deleted_and_its_waiter_is_told(app: QmlApp) -> None:
