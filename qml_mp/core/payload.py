@@ -1,7 +1,7 @@
 """Anywhere: JSON as qml-mp stores it: what may be written, and how a stored text is read back.
 
-Rules: only JSON types, string keys, finite numbers, integers of 64 bits, text that every backend
-can store (no NUL, no lone surrogate), at most `MAX_DEPTH` levels and `MAX_PAYLOAD_BYTES` bytes.
+Rules: only JSON types, string keys, finite numbers, integers from -2**63 to 2**63-1, text that every
+backend can store (no NUL, no lone surrogate), at most `MAX_DEPTH` levels and `MAX_PAYLOAD_BYTES` bytes.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _problem(part: object, depth: int) -> str | None:
             return (
                 None
                 if -_INT64_MAX - 1 <= part <= _INT64_MAX
-                else "is an integer of more than 64 bits; pass it as text."
+                else "is an integer beyond -2**63 … 2**63-1; pass it as text."
             )
         case float():
             finite = part - part == 0
