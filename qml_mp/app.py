@@ -12,7 +12,7 @@ from uuid import UUID
 from qml_mp.client import JobClient, as_stored
 from qml_mp.core.job import Job, check_is_job
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
-from qml_mp.core.options import EnqueueOptions, JobOptions, documented, read_job_options
+from qml_mp.core.options import EnqueueOptions, JobOptions, documented, pop_conn, read_job_options
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob, UnknownMethod, shown
@@ -215,7 +215,7 @@ class QmlApp(Gathering, OnePerProcess):
         self, method: str, payload: JsonValue = None, **options: Unpack[EnqueueOptions]
     ) -> JobHandle[JsonValue]:
         """Commit a job by name; the errors are those of `make_job`."""
-        conn = options.pop("conn", None)
+        conn = pop_conn(options)
         job = self._make_job(method, payload, options)
         return self._client.enqueue(job, rebuilt=as_stored, conn=conn)
 
@@ -224,7 +224,7 @@ class QmlApp(Gathering, OnePerProcess):
         self, method: str, payload: JsonValue = None, **options: Unpack[EnqueueOptions]
     ) -> JobHandle[JsonValue]:
         """`enqueue` without blocking the event loop, save with `conn`."""
-        conn = options.pop("conn", None)
+        conn = pop_conn(options)
         job = self._make_job(method, payload, options)
         return await self._client.aenqueue(job, rebuilt=as_stored, conn=conn)
 

@@ -21,7 +21,7 @@ from uuid import UUID
 
 from qml_mp.client import JobClient
 from qml_mp.core.job import Job, check_is_job
-from qml_mp.core.options import EnqueueOptions, documented, read_job_options
+from qml_mp.core.options import EnqueueOptions, documented, pop_conn, read_job_options
 from qml_mp.core.payload import JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.function_options import OF_THE_WORKER
@@ -187,7 +187,7 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
         A duration is a `timedelta`, a number of seconds or text like "5m".
         Raises `InvalidJob` or `ConfigurationError` naming the option for what no job can have.
         """
-        conn = options.pop("conn", None)
+        conn = pop_conn(options)
         said = read_job_options(options)
         both = {**self._options, **said}
         return ConfiguredJob(self.worker, options=both, client=self._client, said=said, conn=conn)

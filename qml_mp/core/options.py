@@ -163,6 +163,7 @@ def options_of(definition: type) -> Mapping[str, Option]:
 
 
 JOB_OPTIONS = options_of(JobOptions)
+_ENQUEUE_OPTIONS = options_of(EnqueueOptions)
 
 
 def check_given(given: Mapping[str, object], known: Mapping[str, Option]) -> None:
@@ -195,6 +196,13 @@ def read_options(
 def read_job_options(given: JobOptions) -> dict[str, Any]:
     """What was said about a single job; as `read_options`."""
     return read_options(given, JOB_OPTIONS, none_is_absent=True)
+
+
+def pop_conn(given: EnqueueOptions) -> object | None:
+    """Take the connection out of what is said where a job is enqueued: what stays are options of a job.
+    As `check_given`, whose `TypeError` names all that can be said there."""
+    check_given(given, _ENQUEUE_OPTIONS)
+    return given.pop("conn", None)
 
 
 def documented(definition: type) -> Callable[[_Function], _Function]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from qml_mp import ConfigurationError, Job, QmlApp
 from qml_mp.cli.commands.enqueue import enqueue
-from qml_mp.core.options import JOB_OPTIONS, CommonOptions, EnqueueOptions, options_of
+from qml_mp.core.options import JOB_OPTIONS, CommonOptions, EnqueueOptions, JobOptions, options_of
 from qml_mp.function_options import FunctionOptions
 from qml_mp.job_function import JobFunction
 from tests.unit.app_case import resize
@@ -71,6 +72,26 @@ def test_a_name_that_is_no_option_is_refused_as_python_does(
 ) -> None:
     with pytest.raises(TypeError):
         write(app)
+
+
+@pytest.mark.parametrize(
+    ("write", "definition"),
+    [
+        (lambda app: app.job()(resize).using(prio=3), EnqueueOptions),
+        (lambda app: app.enqueue("resize", prio=3), EnqueueOptions),
+        (lambda app: asyncio.run(app.aenqueue("resize", prio=3)), EnqueueOptions),
+        (lambda app: app.make_job("resize", prio=3), JobOptions),
+        (lambda app: app.job(prio=3), FunctionOptions),
+    ],
+    ids=["using", "enqueue", "aenqueue", "make_job", "job"],
+)
+def test_the_refusal_of_a_name_lists_all_that_can_be_said_there(
+    app: QmlApp, write: Callable[[Any], object], definition: type
+) -> None:
+    with pytest.raises(TypeError) as refusal:
+        write(app)
+
+    assert str(refusal.value) == f"There is no option 'prio'; there are {', '.join(options_of(definition))}."
 
 
 @pytest.mark.parametrize(
