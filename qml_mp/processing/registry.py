@@ -82,9 +82,7 @@ class WorkerRegistry:
         _check_limits(worker, method)
         earlier = self._workers.get(method)
         if earlier is not None and not _redefines(worker, earlier):
-            raise ConfigurationError(
-                f"The method {method!r} is registered twice; name one of them otherwise: @app.job(name=...)."
-            )
+            raise ConfigurationError(f"The method {method!r} is registered twice{_remedy(worker, earlier)}")
         self._workers[method] = worker
         return self
 
@@ -111,6 +109,16 @@ class WorkerRegistry:
 def is_notebook() -> bool:
     """Whether this process's program is typed into it, in Jupyter or at a prompt, and stands in no file."""
     return not hasattr(sys.modules.get("__main__"), "__file__")
+
+
+def _remedy(worker: Worker, earlier: Worker) -> str:
+    """Of two with one name. A job function is a function too, and another one could be made of it."""
+    if isinstance(worker, FunctionWorker) and getattr(worker.function, "worker", None) is earlier:
+        return (
+            ", by two decorators of one function; write @app.recurring(...) above @app.job(...), of whose "
+            "method it makes jobs then, or by itself."
+        )
+    return "; name one of them otherwise: @app.job(name=...)."
 
 
 def _redefines(worker: Worker, earlier: Worker) -> bool:

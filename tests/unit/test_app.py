@@ -176,6 +176,17 @@ def test_a_name_can_be_declared_once(app: QmlApp) -> None:
     assert app.registry.methods() == ("digest", "digest_2")
 
 
+def test_a_job_function_that_is_declared_once_more_is_told_the_order_that_works(app: QmlApp) -> None:
+    with pytest.raises(ConfigurationError, match=r"write @app\.recurring\(\.\.\.\) above @app\.job"):
+        app.job(timeout="5m")(app.recurring("0 9 * * *")(digest))
+
+    other = QmlApp()
+    other.recurring("0 9 * * *")(other.job(timeout="5m")(digest))
+
+    assert other.registry.methods() == ("digest",)
+    assert [template.method for template in other.program.recurring] == ["digest"]
+
+
 def test_the_decorator_without_parentheses_is_refused_with_a_hint(app: QmlApp) -> None:
     with pytest.raises(ConfigurationError, match="parentheses"):
         app.job(digest)  # type: ignore[call-overload]  # what is tested
