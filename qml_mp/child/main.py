@@ -16,6 +16,7 @@ from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.held import Held
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.import_errors import import_error_text
+from qml_mp.child.importing import importing
 from qml_mp.child.loop import WorkerLoop
 from qml_mp.child.lost_attempts import LostAttemptExport
 from qml_mp.child.outcomes import Outcomes
@@ -85,7 +86,8 @@ def worker_main(arguments: WorkerArguments) -> int:
     display = Display(arguments.slot, bell=arguments.bell, title=title)
     cap_native_threads(config.worker_count)
     try:
-        program = arguments.source.load()
+        with importing():
+            program = arguments.source.load()
         commands.install()  # the app may have put handlers of its own in the place of ours
         write_stacks_to(arguments.stack_fd)
         mark_records()  # once the app has set up its own handlers

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
+from qml_mp.child.importing import is_importing
 from qml_mp.child.source import LoadedProgram, NamedProgram, ProgramSource
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
@@ -78,9 +79,10 @@ class BackgroundJobServer:
         Needs a process without other threads, or connections of its own to the SQLite file. Handlers are set
         for the time of the call only; where this is process 1 of a container, without an init, the kernel
         drops a SIGTERM that comes before.
-        Raises `ConfigurationError`, `StorageError`, or `WorkerBootError` when no worker can boot.
+        Raises `ConfigurationError`, also in a worker that imports its app, `StorageError`, or
+        `WorkerBootError` when no worker can boot.
         """
-        self._refuse_twice()
+        self._refuse_one_too_many()
         self.exit_code = self._supervise()
         return self.exit_code
 
@@ -92,7 +94,7 @@ class BackgroundJobServer:
         another thread calls `stop` meanwhile, it returns with the server stopped.
         """
         with self._starting:
-            self._refuse_twice()
+            self._refuse_one_too_many()
             self._storage.list_servers()  # connects, and makes the schema when there is none
             self._storage.close()
             running = self._running = self._supervisor_process()
@@ -158,7 +160,12 @@ class BackgroundJobServer:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.stop()
 
-    def _refuse_twice(self) -> None:
+    def _refuse_one_too_many(self) -> None:
+        if is_importing():
+            raise ConfigurationError(
+                "A worker imports this module, which starts a server: each worker would start another one. "
+                'Start it under `if __name__ == "__main__":`, or in a function that the program calls.'
+            )
         self._is_stop_wanted = False
         if self.is_running():
             raise ServerAlreadyRunning(

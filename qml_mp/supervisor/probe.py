@@ -10,6 +10,7 @@ from importlib import import_module
 from json import JSONDecodeError
 
 from qml_mp import host
+from qml_mp.child.importing import importing
 from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import AppFacts, ProgramSource, probe, read_facts
 from qml_mp.core.outcome import ProcessFacts
@@ -58,7 +59,7 @@ class Probe:
         def answer() -> int:
             unblock_signals()
             os.set_blocking(writing, True)
-            with os.fdopen(writing, "w") as stream:
+            with os.fdopen(writing, "w") as stream, importing():
                 stream.write(probe(source))
             return 0
 
