@@ -43,7 +43,8 @@ class BackgroundJobServer:
     host with threads, or with an open connection of its own to the SQLite file, because such a process cannot
     be forked safely. The keyword arguments go with
     a `WorkerRegistry` (an app has its own); `middleware` replaces the default `TracingMiddleware`.
-    Raises `ConfigurationError` when they come with anything else, and for any other `program`.
+    Raises `ConfigurationError` when they come with anything else, and for any other `config`, `storage` or
+    `program`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class BackgroundJobServer:
         middleware: tuple[JobMiddleware, ...] | None = None,
         on_state_change: StateChangeHook | None = None,
     ) -> None:
+        _check_kinds(config, storage)
         self._config = config
         self._storage = storage
         self._source = _source(program, retry_policy, middleware, on_state_change)
@@ -196,6 +198,19 @@ class BackgroundJobServer:
     def _supervise(self, host_fds: Collection[int] = (), on_ready: Callable[[], None] | None = None) -> int:
         host = Host(fds=host_fds, on_ready=on_ready)
         return supervise(self._config, self._storage, self._source, host=host)
+
+
+def _check_kinds(config: object, storage: object) -> None:
+    """A storage's URL is not shown, as it may have a password; so no value is."""
+    if not isinstance(config, ServerConfig):
+        raise ConfigurationError(
+            f"BackgroundJobServer got a {type(config).__name__} as its config; it takes a ServerConfig first."
+        )
+    if not isinstance(storage, Storage):
+        raise ConfigurationError(
+            f"BackgroundJobServer got a {type(storage).__name__} as its storage; it takes, second, the "
+            "Storage that open_storage(url) gives, or app.storage."
+        )
 
 
 def _source(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,26 @@ def test_an_app_in_the_place_of_its_program_is_refused_and_the_error_says_what_t
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"got a QmlApp.*`app\.program`"):
         BackgroundJobServer(ServerConfig(), storage, QmlApp())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("storage", lambda _: (ServerConfig(), "postgresql://ada:hunter2@db/jobs", "tasks:app")),
+        ("storage", lambda _: (ServerConfig(), None, "tasks:app")),
+        ("config", lambda storage: (storage, ServerConfig(), "tasks:app")),
+        ("config", lambda storage: ({"worker_count": 2}, storage, "tasks:app")),
+        ("config", lambda storage: (None, storage, "tasks:app")),
+    ],
+    ids=["url", "no storage", "swapped", "a dict", "no config"],
+)
+def test_what_is_no_config_or_no_storage_is_refused(
+    storage: Storage, name: str, arguments: Callable[[Storage], tuple[Any, Any, str]]
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"as its {name}; it takes") as refused:
+        BackgroundJobServer(*arguments(storage))
+
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_template_is_stored_and_removed_without_a_running_server(storage: Storage) -> None:
