@@ -66,7 +66,7 @@ class QmlApp(Gathering, OnePerProcess):
         self._program = Program(
             registry=self.registry,
             retry_policy=_RETRY if retry_policy is None else retry_policy,
-            middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
+            middleware=(TracingMiddleware(),) if middleware is None else middleware,
             on_state_change=on_state_change,
             tracing=tracing,
             config=config,

@@ -226,7 +226,7 @@ def _source(
                 program=Program(
                     registry=program,
                     retry_policy=retry_policy or RetryPolicy(),
-                    middleware=(TracingMiddleware(),) if middleware is None else tuple(middleware),
+                    middleware=(TracingMiddleware(),) if middleware is None else middleware,
                     on_state_change=on_state_change,
                 )
             )

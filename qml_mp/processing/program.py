@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
+from typing import Any
 
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import RetryWhenKilled
@@ -36,7 +37,8 @@ class Program:
 
     registry: WorkerRegistry
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
-    middleware: tuple[JobMiddleware, ...] = field(default_factory=lambda: (TracingMiddleware(),))
+    middleware: Sequence[JobMiddleware] = field(default_factory=lambda: (TracingMiddleware(),))
+    """The first is the outermost."""
     on_state_change: StateChangeHook | None = None
     on_failure: FailureHook | None = None
     tracing: Tracing | None = None
@@ -58,6 +60,7 @@ class Program:
 
     def __post_init__(self) -> None:
         check_policy(self.retry_policy, what="retry_policy")
+        object.__setattr__(self, "middleware", _as_list(self.middleware))
         for number, layer in enumerate(self.middleware):
             check_plain(layer, what=f"middleware[{number}]", takes="(job, context, call_next)")
         if self.on_state_change is not None:
@@ -72,8 +75,18 @@ class Program:
         return replace(self, on_failure=hook)
 
 
+def _as_list(middleware: object) -> tuple[Any, ...]:
+    if isinstance(middleware, str) or not isinstance(middleware, Iterable):
+        raise ConfigurationError(
+            f"middleware is {shown(middleware)}; it must be a list of functions (job, context, call_next), "
+            "the first the outermost."
+        )
+    return tuple(middleware)
+
+
 def check_plain(hook: object, *, what: str, takes: str) -> None:
-    """Raise `ConfigurationError` for what runs nothing when it is called."""
+    """Raise `ConfigurationError` for what runs nothing when it is called, or cannot be called with what it
+    `takes`, such as "(job, error)": so many arguments, by their places."""
     function = hook
     while isinstance(function, partial):
         function = function.func
@@ -84,6 +97,17 @@ def check_plain(hook: object, *, what: str, takes: str) -> None:
             f"{what} is {shown(hook)}; it must be a plain function {takes}. Of a coroutine or generator "
             "function nothing would run."
         )
+    try:
+        # Not of what a decorator has wrapped, which may be given more by it.
+        taken = signature(hook, follow_wrapped=False)
+    except (TypeError, ValueError):  # a function in C may not tell
+        return
+    try:
+        taken.bind(*takes.strip("()").split(", "))
+    except TypeError as problem:
+        raise ConfigurationError(
+            f"{what} is {shown(hook)}; it is called with {takes}, which it does not take: {problem}."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
