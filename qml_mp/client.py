@@ -19,8 +19,9 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter, Retention
 
 T = TypeVar("T")
-Rebuilt = Callable[[JsonValue], T]
-"""What a stored result stands for, or `InvalidJob`."""
+Rebuilt = Callable[[Job], T]
+"""What the stored result of a job stands for; `InvalidJob` when it does not fit, `ResultMismatch` when the
+job is not of the function whose results these are."""
 
 
 class JobClient:
@@ -201,9 +202,9 @@ class JobClient:
             self._storage.close()
 
 
-def as_stored(result: JsonValue) -> JsonValue:
+def as_stored(job: Job) -> JsonValue:
     """The result of a job of whose function nothing is known."""
-    return result
+    return job.result
 
 
 def _client_of(

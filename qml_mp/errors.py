@@ -119,7 +119,8 @@ class ResultNotStored(QmlError):
 
 class ResultMismatch(QmlError):
     """The job succeeded, and what is stored of its result does not fit the function's return annotation:
-    the code has changed since, or the function returned something else. `value` is the JSON as stored."""
+    the code has changed since, or the function returned something else; or the job is not of the function
+    whose handle it is, as one of another method had the unique key. `value` is the JSON as stored."""
 
     def __init__(self, message: str, *, job_id: str, value: object) -> None:
         super().__init__(message)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, SupportsIndex, TypeVar
 from uuid import UUID
 
 from qml_mp.core.job import Job, check_job_id
-from qml_mp.core.payload import JsonValue
 from qml_mp.core.progress import Progress
 from qml_mp.core.state import Deleted, StateName, Succeeded
 from qml_mp.ends import JobEnds
@@ -53,13 +52,14 @@ class JobHandle(Generic[R]):
         storage: Storage,
         retention: Retention | None = None,
         is_new: bool | None = None,
-        rebuilt: Callable[[JsonValue], R] | None = None,
+        rebuilt: Callable[[Job], R] | None = None,
         ends: JobEnds | None = None,
     ) -> None:
         """`retention` says how long a job that is cancelled here is kept; None: as by default. `is_new`:
         whether this very job was written when it was enqueued; False: an earlier one that has its unique key
         was kept, and the handle is that one's; None: it was not enqueued here. `rebuilt`: what the stored
-        result stands for, or `InvalidJob`; None: the JSON. `ends`: where handles of that storage wait."""
+        result of the job stands for, `InvalidJob` where it does not fit, or `ResultMismatch`; None: the JSON.
+        `ends`: where handles of that storage wait."""
         self.id = job_id
         self.is_new = is_new
         self.ends = ends or JobEnds(storage)
@@ -102,7 +102,7 @@ class JobHandle(Generic[R]):
         """What the function returned; None while the job has not succeeded.
 
         Raises `ResultNotStored` when it has, and what it returned could not be stored, and `ResultMismatch`
-        when what is stored does not fit the function's annotation."""
+        when what is stored does not fit the function's annotation, or the job is another function's."""
         job = self.job()
         return self._result_of(job) if isinstance(job.state, Succeeded) else None
 
@@ -116,10 +116,10 @@ class JobHandle(Generic[R]):
         """Wait until the job has ended and return its result; None for a function whose result is not kept.
 
         Raises `JobFailed` when it ends failed or deleted, `ResultNotStored` when it succeeded with a
-        result that could not be stored, `ResultMismatch` when that does not fit the function's annotation,
-        `JobNotFound` when it is not there (any more), and `WaitTimeout` when it has not ended after
-        `timeout` (None: wait without a limit); the job goes on then. An outage of the storage meanwhile is
-        waited out.
+        result that could not be stored, `ResultMismatch` when that does not fit the function's annotation or
+        the job is another function's, `JobNotFound` when it is not there (any more), and `WaitTimeout` when
+        it has not ended after `timeout` (None: wait without a limit); the job goes on then. An outage of the
+        storage meanwhile is waited out.
 
         Not in a job, if it can be helped: it keeps its worker busy, and when all workers wait for jobs that
         need one, none goes on until their time limits pass. Let the other job do what comes after it
@@ -178,7 +178,7 @@ class JobHandle(Generic[R]):
         if self._rebuilt is None:
             return cast(R, job.result)  # of such a handle it is JsonValue
         try:
-            return self._rebuilt(job.result)
+            return self._rebuilt(job)
         except InvalidJob as problem:
             raise ResultMismatch(
                 f"The job {job.id} ({job.method}) succeeded, but its result does not fit the function's "

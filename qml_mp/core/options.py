@@ -136,7 +136,8 @@ class JobOptions(CommonOptions, total=False):
     at: Annotated[datetime | None, Option(
         datetime, check_at, "Run it at that time (an aware datetime, ISO 8601 in a shell).")]
     unique_key: Annotated[str | None, Option(
-        str, _unique_key, "Write nothing when a job that has not ended has this key.")]
+        str, _unique_key, "Write nothing when a job that has not ended has this key, whatever its method and "
+        "queue: put the method's name into it.")]
     unique_for: Annotated[Duration | None, Option(
         timedelta, _unique_for, "Keep the key for so long from now on, also when the job ends before.")]
     on_conflict: Annotated[Literal["keep", "replace"], Option(

@@ -319,6 +319,33 @@ def test_a_result_that_does_not_fit_the_annotation_any_more_is_told_with_the_val
     assert app.handle(handle.id).wait(0) == stored
 
 
+@pytest.mark.parametrize("keeps_result", [True, False], ids=["a result", "no result"])
+def test_the_result_of_another_functions_job_is_not_given_as_ones_own(
+    app: QmlApp, keeps_result: bool
+) -> None:
+    mail = app.job("mail")(function_returning(int))
+    resize = app.job("resize", result=keeps_result)(function_returning(int))
+    sent = mail.using(unique_key="user-5").enqueue()
+    kept = resize.using(unique_key="user-5").enqueue()
+    not_yet = kept.result
+    finish(app, Success(result=7, duration=timedelta(0)))
+
+    asks: list[Callable[[], object]] = [
+        lambda: kept.result,
+        lambda: kept.wait(0),
+        lambda: resize.handle(sent.id).wait(0),
+        lambda: app.wait_all([kept]),
+        lambda: asyncio.run(kept.await_result()),
+        lambda: asyncio.run(app.await_all([kept])),
+    ]
+    for ask in asks:
+        with pytest.raises(ResultMismatch, match=r"is one of 'mail', and .* comes from 'resize'") as told:
+            ask()
+        assert (told.value.job_id, told.value.value) == (sent.id, 7)
+    assert (kept.is_new, kept.id, not_yet) == (False, sent.id, None)
+    assert sent.wait(0) == app.handle(sent.id).wait(0) == mail.handle(sent.id).result == 7
+
+
 def test_handles_of_the_function_rebuild_and_handles_by_name_do_not(app: QmlApp) -> None:
     @app.job()
     def today() -> date: ...  # type: ignore[empty-body]
