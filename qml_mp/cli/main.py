@@ -72,6 +72,7 @@ def main() -> None:
         sys.exit(_ON_WINDOWS)
     occupy_standard_streams()
     _make_streams_usable()
+    _make_current_directory_importable()
     instruction = os.environ.get(_COMPLETE)
     if instruction:
         sys.exit(shell_complete(cli, {}, "qml-mp", _COMPLETE, instruction))
@@ -100,7 +101,6 @@ def run(arguments: list[str]) -> int:
     """Run the command; the exit code. Every error ends here as one paragraph on stderr."""
     session = Session()
     try:
-        _make_current_directory_importable()
         # Not cli.main(), which answers a broken pipe by an exit of its own.
         with cli.make_context("qml-mp", arguments, obj=session, color=colour_wanted()) as context:
             code = cli.invoke(context)

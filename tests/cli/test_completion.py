@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +66,20 @@ def test_a_word_about_each_goes_with_it(qml: Qml, stored: list[str]) -> None:
     answer = completed(qml, "qml-mp jobs show ", shell="zsh").out
 
     assert f"plain\n{stored[0]}\nresize, enqueued\n" in answer
+
+
+def test_the_installed_command_offers_what_is_in_the_storage_of_an_app(qml: Qml) -> None:
+    (qml.folder / "shop.py").write_text('from qml_mp import QmlApp\n\napp = QmlApp("sqlite:///shop.db")\n')
+    job_id = qml("-A", "shop:app", "enqueue", "resize", "--url", "sqlite:///shop.db").out.strip()
+    line = f"qml-mp -A shop:app jobs show {job_id[:1]}"
+    script = Path(sys.executable).with_name("qml-mp")  # `python -m` has the folder importable by itself
+
+    ended = subprocess.run(
+        [script], cwd=qml.folder, capture_output=True, text=True, check=True,
+        env=qml.environment({"_QML_MP_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": "5"}),
+    )  # fmt: skip
+
+    assert ended.stdout == f"plain,{job_id}\n"
 
 
 @pytest.mark.parametrize(
