@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from datetime import datetime, timedelta
 
 import click
@@ -83,6 +84,11 @@ def compact_json(value: JsonValue) -> str:
 def local_time(instant: datetime | None) -> str | None:
     """The instant in the zone of this machine, to the second."""
     return None if instant is None else instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def stdout_for_data() -> AbstractContextManager[object]:
+    """While code of the user is imported, here or in a copy of this process: its prints go to stderr."""
+    return redirect_stdout(sys.stderr)
 
 
 def age(duration: timedelta | float | None) -> str | None:

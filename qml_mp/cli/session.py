@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import sentence
-from qml_mp.cli.output import note
+from qml_mp.cli.output import note, stdout_for_data
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch
 from qml_mp.sources import is_url_in_environment, load_app_spec, load_config, load_url, unknown_variables
 
@@ -85,7 +85,9 @@ class Session:
         spec = load_app_spec(self.app_spec)
         if self.url or spec is None:
             return self._open(self.url)
-        return self._open(probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout).url)
+        with stdout_for_data():
+            facts = probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout)
+        return self._open(facts.url)
 
     def existing_storage(self, *, may_import: bool = True) -> Storage:
         """The storage, for commands that only make sense where there is a schema: nothing is created."""
@@ -260,7 +262,8 @@ def _import_app(spec: str) -> QmlApp:
     from qml_mp.loading import load_app
 
     try:
-        return load_app(spec)
+        with stdout_for_data():
+            return load_app(spec)
     except SystemExit as left:
         raise AppImportError(
             f"The app {spec!r} cannot be imported: its module exits with {left.code!r}."

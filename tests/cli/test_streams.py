@@ -13,7 +13,7 @@ from qml_mp.cli.watching import printed
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.cli.command import Ended, Qml, is_one_error
+from tests.cli.command import TASKS, Ended, Qml, is_one_error
 
 
 def in_a_shell(qml: Qml, line: str) -> Ended:
@@ -67,3 +67,17 @@ def test_nobody_is_asked_where_stdin_is_closed(qml: Qml, storage: Storage) -> No
     assert is_one_error(unasked.err)
     assert is_one_error(unread.err)
     assert storage.job_counts()[StateName.ENQUEUED] == 1
+
+
+@pytest.mark.parametrize("command", [("enqueue", "resize", "path=a"), ("jobs", "list"), ("check",)])
+def test_what_the_app_prints_at_its_import_is_not_taken_for_data(
+    qml: Qml, storage: Storage, command: tuple[str, ...]
+) -> None:
+    tasks = TASKS.replace("QmlApp()", 'QmlApp(str("sqlite:///qml.db"))')  # not plain: it has to be imported
+    (qml.folder / "tasks.py").write_text(f"print('the models are loaded')\n{tasks}")
+    storage.enqueue(Job.new("resize"))
+
+    ended = qml("-A", "tasks:app", *command, *(() if command[0] == "enqueue" else ("--json",)))
+
+    assert (ended.code, ended.err) == (0, "the models are loaded\n")
+    assert len(ended.out.split()) == 1 if command[0] == "enqueue" else ended.lines

@@ -9,7 +9,7 @@ import click
 
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.cli.failure import exit_code_of, in_words
-from qml_mp.cli.output import json_option, print_json, say
+from qml_mp.cli.output import json_option, print_json, say, stdout_for_data
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.payload import JsonValue
 from qml_mp.embedding.extras import check_served
@@ -72,7 +72,8 @@ def _lines(session: Session) -> Iterator[Line]:
         if spec is None:
             yield Line(what="app", result="warning", text="none is named (-A, QML_MP_APP): not looked at")
         else:
-            facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
+            with stdout_for_data():
+                facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
             yield Line(what="app", result="ok", text=f"{spec} imports. Methods: {_listed(facts.methods)}")
         # Not before: the code may mend what the environment says by itself.
         config = load_config(flags={}, code=None if facts is None else facts.config)
