@@ -42,6 +42,8 @@ def _what(job: Job) -> Iterator[tuple[str, str]]:
         yield "time limit", age(job.timeout) or ""
     if job.max_retries is not None:
         yield "max retries", str(job.max_retries)
+    if job.max_crashes is not None:
+        yield "max crashes", str(job.max_crashes)
 
 
 def _where(job: Job) -> Iterator[tuple[str, str]]:

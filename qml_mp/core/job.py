@@ -14,9 +14,19 @@ from typing import Any, Unpack
 
 from qml_mp.clock import iso
 from qml_mp.core.options import JOB_OPTIONS, JobOptions, check_given, documented, due_at
-from qml_mp.core.outcome import Attempt, ErrorInfo
+from qml_mp.core.outcome import Attempt, ErrorInfo, attempt_to_json
 from qml_mp.core.payload import EncodedJson, JsonValue, check_text, encode_json
-from qml_mp.core.state import AwaitingRetry, Enqueued, Failed, JobState, Scheduled, StateName, Succeeded
+from qml_mp.core.state import (
+    AwaitingRetry,
+    Deleted,
+    Enqueued,
+    Failed,
+    JobState,
+    Processing,
+    Scheduled,
+    StateName,
+    Succeeded,
+)
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.frozen import maker
 from qml_mp.settings import DEFAULT_QUEUE
@@ -171,9 +181,9 @@ class Job:
     def to_json(self, attempts: tuple[Attempt, ...] = ()) -> dict[str, JsonValue]:
         """The job as `--json` prints it; instants are ISO 8601 in UTC. Only a job whose result could not be
         stored has the key `result_not_stored`, which says why, and only one that follows another has
-        `parent_id`."""
-        dropped: dict[str, JsonValue] = {"result_not_stored": self.result_not_stored}
-        parent: dict[str, JsonValue] = {PARENT_ID: self.metadata.get(PARENT_ID)}
+        `parent_id`. `server_id` and `worker_id` say where it runs, `reason` why it was deleted or put off."""
+        of_some = {"result_not_stored": self.result_not_stored, PARENT_ID: self.metadata.get(PARENT_ID)}
+        running = self.state if isinstance(self.state, Processing) else None
         return {
             "id": self.id,
             "method": self.method,
@@ -182,8 +192,7 @@ class Job:
             "state": str(self.state_name),
             "payload": self.payload,
             "result": self.result,
-            **(dropped if self.result_not_stored is not None else {}),
-            **(parent if PARENT_ID in self.metadata else {}),
+            **{name: value for name, value in of_some.items() if value is not None},
             "failures": self.failures,
             "crashes": self.crashes,
             "claim_seq": self.claim_seq,
@@ -192,6 +201,15 @@ class Job:
             "started_at": iso(self.started_at),
             "finished_at": iso(self.finished_at),
             "expires_at": iso(self.expires_at),
+            "unique_key": self.unique_key,
+            "timeout_s": None if self.timeout is None else self.timeout.total_seconds(),
+            "max_retries": self.max_retries,
+            "max_crashes": self.max_crashes,
+            "metadata": dict(self.metadata),
+            "server_id": None if running is None else running.server_name,
+            "worker_id": None if running is None else running.worker_id,
+            "cancel_reason": self.cancel_reason,
+            "reason": self.state.reason if isinstance(self.state, Scheduled | Deleted) else None,
             "last_error": None if self.last_error is None else asdict(self.last_error),
             "attempts": [attempt_to_json(attempt) for attempt in attempts],
         }
@@ -300,20 +318,3 @@ def check_job_id(text: str) -> str:
         raise InvalidJob(
             f"{shown(text)} is not a job id; a job id is a UUID, as `qml-mp jobs list` prints it."
         ) from None
-
-
-def attempt_to_json(attempt: Attempt) -> dict[str, JsonValue]:
-    """An entry of `attempts` as `--json` prints it."""
-    return {
-        "kind": str(attempt.kind),
-        "claim_seq": attempt.claim_seq,
-        "worker": attempt.worker,
-        "pid": attempt.pid,
-        "started_at": iso(attempt.started_at),
-        "ended_at": iso(attempt.ended_at),
-        "error": None if attempt.error is None else asdict(attempt.error),
-        "signal": attempt.process.signal,
-        "exit_code": attempt.process.exit_code,
-        "peak_rss_bytes": attempt.process.peak_rss_bytes,
-        "cpu_s": attempt.process.cpu_s,
-    }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from qml_mp.clock import iso
 from qml_mp.core.payload import JsonValue, encode_json
 
 if TYPE_CHECKING:
@@ -169,3 +170,20 @@ def judge_crash(*, crashes_before: int, max_crashes: int, error: ErrorInfo, proc
         return Crash(error=replace(error, type="WorkerCrashed"), rerun_after=None, process=process)
     backoff_s = 0.0 if crashes_before == 0 else min(2.0 ** (crashes_before - 1), _MAX_CRASH_BACKOFF_S)
     return Crash(error=error, rerun_after=timedelta(seconds=backoff_s), process=process)
+
+
+def attempt_to_json(attempt: Attempt) -> dict[str, JsonValue]:
+    """An entry of `attempts` as `--json` prints it."""
+    return {
+        "kind": str(attempt.kind),
+        "claim_seq": attempt.claim_seq,
+        "worker": attempt.worker,
+        "pid": attempt.pid,
+        "started_at": iso(attempt.started_at),
+        "ended_at": iso(attempt.ended_at),
+        "error": None if attempt.error is None else asdict(attempt.error),
+        "signal": attempt.process.signal,
+        "exit_code": attempt.process.exit_code,
+        "peak_rss_bytes": attempt.process.peak_rss_bytes,
+        "cpu_s": attempt.process.cpu_s,
+    }

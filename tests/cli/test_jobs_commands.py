@@ -11,7 +11,9 @@ from tests.cli.command import Qml, is_one_error
 
 _JOB_KEYS = [
     "id", "method", "queue", "priority", "state", "payload", "result", "failures", "crashes", "claim_seq",
-    "created_at", "run_at", "started_at", "finished_at", "expires_at", "last_error", "attempts",
+    "created_at", "run_at", "started_at", "finished_at", "expires_at", "unique_key", "timeout_s",
+    "max_retries", "max_crashes", "metadata", "server_id", "worker_id", "cancel_reason", "reason",
+    "last_error", "attempts",
 ]  # fmt: skip
 _NOBODY = "01a20ff2-659c-78a5-9cfb-d95426a19a21"
 
@@ -86,7 +88,7 @@ def test_a_job_that_is_replaced_is_kept_as_the_settings_say(qml: Qml) -> None:
 def test_options_of_enqueue_reach_the_job(qml: Qml) -> None:
     job_id = enqueue(
         qml, "resize", "--queue", "low", "--priority", "-3", "--max-retries", "2", "--timeout", "90s",
-        "--unique-key", "k",
+        "--unique-key", "k", "--max-crashes", "7",
     )  # fmt: skip
 
     job = qml("jobs", "show", job_id, "--json").value
@@ -94,6 +96,7 @@ def test_options_of_enqueue_reach_the_job(qml: Qml) -> None:
     assert (job["queue"], job["priority"]) == ("low", -3)
     assert "1m30s" in page
     assert "unique key" in page
+    assert ["max", "crashes", "7"] in [line.split() for line in page.splitlines()]
     assert enqueue(qml, "resize", "--unique-key", "k") == job_id
 
 
@@ -160,7 +163,8 @@ def test_cancel_deletes_a_waiting_job_and_says_so(qml: Qml) -> None:
 
     assert (ended.code, ended.out) == (0, f"{job_id} deleted\n")
     assert "not needed" in qml("jobs", "show", job_id).out
-    assert qml("jobs", "show", job_id, "--json").value["state"] == "deleted"
+    job = qml("jobs", "show", job_id, "--json").value
+    assert (job["state"], job["reason"]) == ("deleted", "not needed")
 
 
 def test_a_change_that_the_state_forbids_exits_1_and_changes_nothing(qml: Qml) -> None:

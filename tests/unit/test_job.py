@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
-from qml_mp.core.job import Claim, ClaimKey, Job, attempt_to_json
-from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts
-from qml_mp.core.state import AwaitingRetry, Enqueued, Scheduled, StateName, Succeeded
+from qml_mp.core.job import Claim, ClaimKey, Job
+from qml_mp.core.outcome import Attempt, AttemptKind, ErrorInfo, ProcessFacts, attempt_to_json
+from qml_mp.core.state import (
+    AwaitingRetry,
+    Deleted,
+    Enqueued,
+    Processing,
+    Scheduled,
+    StateName,
+    Succeeded,
+)
 from qml_mp.errors import ConfigurationError, InvalidJob
 
 NOW = datetime(2025, 3, 1, 12, tzinfo=UTC)
@@ -126,13 +134,44 @@ def test_a_job_prints_as_json_with_every_designed_key() -> None:
 
     assert set(printed) == {
         "id", "method", "queue", "priority", "state", "payload", "result", "failures", "crashes", "claim_seq",
-        "created_at", "run_at", "started_at", "finished_at", "expires_at", "last_error", "attempts",
+        "created_at", "run_at", "started_at", "finished_at", "expires_at", "unique_key", "timeout_s",
+        "max_retries", "max_crashes", "metadata", "server_id", "worker_id", "cancel_reason", "reason",
+        "last_error", "attempts",
     }  # fmt: skip
     assert set(attempt_to_json(attempt)) == {
         "kind", "claim_seq", "worker", "pid", "started_at", "ended_at", "error", "signal", "exit_code",
         "peak_rss_bytes", "cpu_s",
     }  # fmt: skip
     assert json.loads(json.dumps(printed))["created_at"] == "2025-03-01T12:00:00+00:00"
+
+
+def test_what_was_asked_of_a_job_is_in_its_json() -> None:
+    options: dict[str, Any] = {
+        "unique_key": "k",
+        "max_retries": 0,
+        "max_crashes": 2,
+        "metadata": {"by": "me"},
+    }
+    wishes = {**options, "timeout_s": 90.0}
+
+    job = Job.new("resize", timeout=timedelta(seconds=90), now=NOW, **options)
+
+    assert {name: job.to_json()[name] for name in wishes} == wishes
+    assert {Job.new("resize").to_json()[name] for name in wishes if name != "metadata"} == {None}
+
+
+def test_where_a_job_runs_and_why_it_ended_is_in_its_json() -> None:
+    def told(job: Job) -> list[object]:
+        return [job.to_json()[name] for name in ("server_id", "worker_id", "cancel_reason", "reason")]
+
+    job = Job.new("resize", now=NOW)
+    running = Processing(started_at=NOW, worker_id="w", server_name="web#1")
+
+    assert told(job) == [None] * 4
+    assert told(replace(job, state=running, cancel_reason="enough")) == ["web#1", "w", "enough", None]
+    assert told(replace(job, state=Deleted(deleted_at=NOW, reason="enough"))) == [None, None, None, "enough"]
+    later = Scheduled(scheduled_at=NOW, enqueue_at=NOW, reason="asked for")
+    assert told(replace(job, state=later)) == [None, None, None, "asked for"]
 
 
 def test_a_claims_key_fences_its_writes() -> None:
