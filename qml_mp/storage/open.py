@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from urllib.parse import unquote
 
@@ -19,6 +20,9 @@ _FORMS = (
     "sqlite:///relative/path.db, sqlite:////absolute/path.db, memory://, "
     "postgresql://user:password@host:5432/database (?schema=name for a schema other than qml_mp)"
 )
+
+_DRIVER = re.compile(r"(?:postgresql|postgres|sqlite)(\+[a-z][a-z0-9_]{0,20})")
+_KEY_VALUE = re.compile(r"\s*(?:host|hostaddr|port|dbname|user|password|service)\s*=")
 
 
 def open_storage(
@@ -45,7 +49,7 @@ def open_storage(
         case "postgresql" | "postgres":
             return _open_postgres(url, application_name, patience)
         case _:
-            raise _bad_url(url, "is none of the accepted forms")
+            raise _bad_url(url, _what_is_wrong(url, scheme))
     return Storage(SqliteDatabase(path, clock=clock or SystemClock(), busy_timeout=patience))
 
 
@@ -82,6 +86,16 @@ def _open_postgres(url: str, application_name: str, patience: timedelta) -> Stor
             "Install libpq, or its packaged form: pip install 'qml-mp[binary]'."
         ) from error
     return Storage(PostgresDatabase(url, application_name=application_name, patience=patience))
+
+
+def _what_is_wrong(url: object, scheme: str) -> str:
+    """Of a URL that is none of ours. What is quoted of it can be no part of a password."""
+    driver = _DRIVER.fullmatch(scheme)
+    if driver is not None:
+        return f"names a driver, which is not chosen here: leave out {driver[1]!r}"
+    if isinstance(url, str) and _KEY_VALUE.match(url):
+        return "is a list of key=value, as libpq takes it; write it as a URL"
+    return "is none of the accepted forms"
 
 
 def _bad_url(url: object, problem: str) -> ConfigurationError:

@@ -8,7 +8,9 @@ the URL end, everything behind the scheme is.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -17,6 +19,7 @@ MASK = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _URL_IN_TEXT = re.compile(rf"{_SCHEME.pattern}\S*[^\s'\").,;]")  # without the quotes around it
 _FILE_OR_WORD = re.compile(r"[\w./~-]*", re.ASCII)
+_WITHOUT_SLASHES = re.compile(r"sqlite:[\w./~-]*|memory:", re.ASCII)  # nobody has a password there
 _LONGEST_WORD = 60
 
 # As written, and as it reads decoded.
@@ -101,9 +104,22 @@ def shown_url(url: object) -> str:
     start = scheme.end() if scheme else 0
     rest = text[start:]
     is_file = text.startswith("sqlite:///") and not {"@", "?"} & set(rest) and rest.isprintable()
-    if not is_file and not _FILE_OR_WORD.fullmatch(rest):
+    is_ours = scheme is None and _WITHOUT_SLASHES.fullmatch(rest)
+    if not is_file and not is_ours and not _FILE_OR_WORD.fullmatch(rest):
         rest = MASK
     return text[:start] + rest[:_LONGEST_WORD]
+
+
+def unknown_parameters(url: str, known: Collection[str]) -> str:
+    """What to say of those parameters of a URL of PostgreSQL that are none, which are masked where it is
+    shown; "": nothing. Only their like among the known ones is named: they may be parts of a password."""
+    parts = split_url(url)
+    unknown = [_key(part) for part in parts.parameters if _key(part) not in known]
+    if not unknown or not _base_is_plain(parts):
+        return ""
+    alike = [name for key in unknown for name in difflib.get_close_matches(key.lower(), known, n=1)]
+    hint = f"; did you mean {', '.join(dict.fromkeys(alike))}?" if alike else "."
+    return f"A parameter that is shown as {MASK} is none that libpq or qml-mp knows{hint}"
 
 
 def without_passwords(text: str) -> str:

@@ -48,6 +48,26 @@ def test_a_url_of_no_accepted_form_is_refused_with_the_forms(url: str) -> None:
         open_storage(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql+asyncpg://u:S3CRET@h/db", r"leave out '\+asyncpg'"),
+        ("postgresql+psycopg://h/db", r"leave out '\+psycopg'"),
+        ("sqlite+aiosqlite:///jobs.db", r"leave out '\+aiosqlite'"),
+        ("host=h password=S3CRET dbname=db", "is a list of key=value, as libpq takes it; write it as a URL"),
+        ("sqlite:jobs.db", "'sqlite:jobs.db' is none of the accepted forms"),
+        ("memory:", "'memory:' is none of the accepted forms"),
+        ("postgresql://h/db?shcema=S3CRET", r"'postgresql://h/db\?\*\*\*' .* knows; did you mean schema\?"),
+        ("postgresql://h/db?xyz=S3CRET", r"shown as \*\*\* is none that libpq or qml-mp knows\. It must"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_said(url: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        open_storage(url)
+
+    assert "S3CRET" not in str(caught.value)
+
+
 def test_a_password_in_a_bad_url_is_not_shown() -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_storage("postgre://user:secret@host/db")

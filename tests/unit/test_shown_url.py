@@ -38,6 +38,9 @@ FORMS = (
     "host=127.0.0.1 password='{}'",
     "u:{}@127.0.0.1",
     "sqlite://u:{}@127.0.0.1/db",
+    "sqlite:u:{}@127.0.0.1",
+    "postgresql+asyncpg://u:{}@127.0.0.1:1/db",
+    "postgresql://127.0.0.1:1/db?shcema={}",
 )
 
 
@@ -107,6 +110,8 @@ def test_passwords_are_masked_wherever_they_stand(url: str, shown: str) -> None:
     ("url", "shown"),
     [
         ("jobs.db", "jobs.db"),
+        ("sqlite:jobs.db", "sqlite:jobs.db"),
+        ("http://sqlite:S3CRET", "http://***"),
         ("sqlite:///:memory:", "sqlite:///:memory:"),
         ("mysql://u:S3CRET@h/db", "mysql://***"),
         ("mysql://host/db", "mysql://host/db"),

@@ -22,7 +22,7 @@ from psycopg import pq
 from qml_mp.errors import InvalidJob
 from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.postgres.errors import translate
-from qml_mp.storage.postgres.link import Link, LinkOptions, open_link
+from qml_mp.storage.postgres.link import Link, LinkOptions, open_link, read_conninfo
 from qml_mp.storage.postgres.migrations import MIGRATIONS
 from qml_mp.storage.postgres.queries.common import Told, notify
 from qml_mp.storage.postgres.schema import Schema
@@ -48,6 +48,7 @@ class PostgresConnection(ProcessConnection):
     migrations = MIGRATIONS
 
     def __init__(self, target: Target, options: LinkOptions) -> None:
+        read_conninfo(target)  # here, where it is known where the URL comes from
         self.target = target
         self.options = options
         self.schema = Schema(target)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.generators import fetch_many
+from psycopg.pq import Conninfo
 from psycopg.rows import DictRow, dict_row
 from psycopg.waiting import Wait
 
@@ -26,7 +27,8 @@ from qml_mp.storage.postgres.driving import SocketWait, connect_by_driving, driv
 from qml_mp.storage.postgres.errors import NoReply, could_not_connect
 from qml_mp.storage.postgres.instants import read_iso_instants
 from qml_mp.storage.postgres.pipeline import Pipeline
-from qml_mp.storage.postgres.target import Pooler, Target, unreadable
+from qml_mp.storage.postgres.target import OURS, Pooler, Target, unreadable
+from qml_mp.storage.shown_url import unknown_parameters
 from qml_mp.storage.waiting import StorageWait
 
 _T = TypeVar("_T")
@@ -202,10 +204,7 @@ class Link(psycopg.Connection[DictRow]):
 
 def open_link(target: Target, options: LinkOptions) -> Link:
     """A fresh link in autocommit mode. Raises `StorageUnavailable`, or `ConfigurationError` for the URL."""
-    try:
-        given = _read(target.conninfo)
-    except (psycopg.Error, UnicodeError):
-        raise unreadable(target.display_url) from None  # the driver's own text can quote the password
+    given = read_conninfo(target)
     patient = {} if options.waiting is None else {"connect_timeout": _PATIENT_CONNECT_TIMEOUT_S}
     ours = {**_LIBPQ, **patient, "application_name": options.application_name, **given}
     ours["client_encoding"] = "utf8"
@@ -228,6 +227,15 @@ def open_link(target: Target, options: LinkOptions) -> Link:
             raise could_not_connect(error, target=target) from None
         raise
     return link
+
+
+def read_conninfo(target: Target) -> Mapping[str, Any]:
+    """What the driver makes of the URL. Raises `ConfigurationError` when it can make nothing of it."""
+    try:
+        return _read(target.conninfo)
+    except (psycopg.Error, UnicodeError):  # whose own text can quote the password
+        known = [*OURS, *(each.keyword.decode() for each in Conninfo.get_defaults())]
+        raise unreadable(target.display_url, unknown_parameters(target.url, known)) from None
 
 
 @lru_cache  # for the sake of forked workers, as `parse_target` is

@@ -12,10 +12,11 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.storage.shown_url import is_plain, shown_url, split_url
 
 DEFAULT_SCHEMA = "qml_mp"
-_OURS = ("schema", "pooler")  # parameters that libpq does not know
+OURS = ("schema", "pooler")
+"""Parameters that libpq does not know."""
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,55}")  # so that the channel fits into 63 bytes too
-_HOW_TO_WRITE = (
-    "it must look like postgresql://user:password@host:5432/database?parameter=value, with parameters of "
+_FORM = (
+    "It must look like postgresql://user:password@host:5432/database?parameter=value, with parameters of "
     "libpq, and special characters of user and password written as %XX (@ is %40, : is %3A, / is %2F, "
     "? is %3F, # is %23, % is %25)."
 )
@@ -76,9 +77,9 @@ def parse_target(url: str) -> Target:
     if not parts.has_plain_hosts or not url.isprintable():
         raise unreadable(shown_url(url))
     ours = {
-        name: value for name, _, value in (part.partition("=") for part in parts.parameters) if name in _OURS
+        name: value for name, _, value in (part.partition("=") for part in parts.parameters) if name in OURS
     }
-    for_libpq = [part for part in parts.parameters if part.partition("=")[0] not in _OURS]
+    for_libpq = [part for part in parts.parameters if part.partition("=")[0] not in OURS]
     schema = check_schema_name(unquote(ours.get("schema", DEFAULT_SCHEMA)))
     pooler = _pooler(unquote(ours["pooler"])) if "pooler" in ours else None
     kept = [f"schema={schema}"] if schema != DEFAULT_SCHEMA else []
@@ -106,9 +107,12 @@ def check_schema_name(name: str) -> str:
     return name
 
 
-def unreadable(shown: str) -> ConfigurationError:
-    """The error for a URL that neither we nor libpq can read; `shown` is what may be seen of it."""
-    return ConfigurationError(f"The storage URL {shown!r} cannot be read; {_HOW_TO_WRITE}")
+def unreadable(shown: str, why: str = "") -> ConfigurationError:
+    """The error for a URL that neither we nor libpq can read; `shown` is what may be seen of it, and `why` a
+    sentence."""
+    return ConfigurationError(
+        " ".join(filter(None, [f"The storage URL {shown!r} cannot be read.", why, _FORM]))
+    )
 
 
 def _pooler(value: str) -> Pooler:
