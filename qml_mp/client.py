@@ -80,7 +80,8 @@ class JobClient:
                 from qml_mp.sources import load_url
                 from qml_mp.storage.open import open_storage
 
-                self._storage = open_storage(load_url(self._url))
+                with load_url(code=self._url).told() as url:
+                    self._storage = open_storage(url)
             return self._storage
 
     @property

@@ -12,8 +12,9 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -32,21 +33,42 @@ WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"
 _ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
 
 
-def load_url(given: str | None = None) -> str:
-    """The storage's URL: `given` (by flag, else by code), the environment, the settings file, the default.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageUrl:
+    """The URL of the storage, and where it comes from."""
+
+    text: str = field(repr=False)
+    source: str
+
+    @contextmanager
+    def told(self) -> Iterator[str]:
+        """The URL; an error about settings within says where it comes from."""
+        try:
+            yield self.text
+        except ConfigurationError as error:
+            told = f"{error} The URL comes from {self.source}."
+            raise ConfigurationError(told, field=error.field) from error.__cause__
+
+
+def load_url(*, flag: str | None = None, code: str | None = None) -> StorageUrl:
+    """The storage's URL: the flag's, that of the code, the environment's, the settings file's, the default.
 
     A relative SQLite path in a settings file is meant from the file's directory and comes back
     absolute; from anywhere else it is meant from the current directory and comes back as it is.
+    Raises `ConfigurationError` for one that is empty, save in the environment.
     """
-    if given:
-        return given
+    if flag is not None:
+        return StorageUrl(text=_named(flag, "--url"), source="--url")
+    if code is not None:
+        return StorageUrl(text=_named(code, "The URL that the code gives"), source="the code")
     from_environment = os.environ.get("QML_MP_URL")
     if from_environment:
-        return from_environment
+        return StorageUrl(text=from_environment, source="QML_MP_URL")
     file = _nearest_file()
     if file is None or "url" not in file.values:
-        return DEFAULT_URL
-    return _anchored(_text(file.values["url"], f"url in {file.path}"), file.path.parent)
+        return StorageUrl(text=DEFAULT_URL, source="the default")
+    source = f"url in {file.path}"
+    return StorageUrl(text=_anchored(_text(file.values["url"], source), file.path.parent), source=source)
 
 
 def is_url_in_environment() -> bool:
@@ -256,6 +278,16 @@ def _text(value: object, what: str) -> str:
         # The value is not shown: it may be a URL with its password.
         raise ConfigurationError(f"{what} is of type {type(value).__name__}; it must be text and not empty.")
     return value
+
+
+def _named(url: str, what: str) -> str:
+    if not url:
+        raise ConfigurationError(
+            f"{what} is empty and names no storage. Leave it out, and QML_MP_URL, the settings file or the "
+            f"default ({DEFAULT_URL}) does.",
+            field="url",
+        )
+    return url
 
 
 def _anchored(url: str, directory: Path) -> str:

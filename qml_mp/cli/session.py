@@ -66,14 +66,14 @@ class Session:
         """`storage()`, when it is known what the app's code says."""
         from qml_mp.storage.memory_folder import MEMORY_URL
 
-        url = load_url(self.url or code_url)
-        if url.startswith(MEMORY_URL):
-            raise ConfigurationError(
-                f"{MEMORY_URL} is a storage of the one program that opens it; this command would have an "
-                "empty one of its own. Name that of the server by --url, as its log tells it, or keep the "
-                "jobs in a file: sqlite:///jobs.db."
-            )
-        return self._open(url)
+        with load_url(flag=self.url, code=code_url).told() as url:
+            if url.startswith(MEMORY_URL):
+                raise ConfigurationError(
+                    f"{MEMORY_URL} is a storage of the one program that opens it; this command would have an "
+                    "empty one of its own. Name that of the server by --url, as its log tells it, or keep "
+                    "the jobs in a file: sqlite:///jobs.db."
+                )
+            return self._open(url)
 
     def storage_of_probed_app(self) -> Storage:
         """`storage()` for a command that forks: the app, which may start threads at its import, is imported
@@ -83,11 +83,12 @@ class Session:
         from qml_mp.supervisor.probe import probe_app
 
         spec = load_app_spec(self.app_spec)
-        if self.url or spec is None:
-            return self._open(self.url)
-        with stdout_for_data():
-            facts = probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout)
-        return self._open(facts.url)
+        code_url = None
+        if self.url is None and spec is not None:
+            with stdout_for_data():
+                code_url = probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout).url
+        with load_url(flag=self.url, code=code_url).told() as url:
+            return self._open(url)
 
     def existing_storage(self, *, may_import: bool = True) -> Storage:
         """The storage, for commands that only make sense where there is a schema: nothing is created."""
@@ -112,10 +113,10 @@ class Session:
         config = load_config(flags={}, code=None if app is None else app.config)
         return Retention.of(config)
 
-    def _open(self, url: str | None) -> Storage:
+    def _open(self, url: str) -> Storage:
         from qml_mp.storage.open import open_storage
 
-        storage = open_storage(load_url(url), application_name="qml-mp")
+        storage = open_storage(url, application_name="qml-mp")
         click.get_current_context().call_on_close(storage.close)
         return storage
 
@@ -125,7 +126,7 @@ class Session:
         from qml_mp.storage.memory_folder import url_for_others
 
         spec = load_app_spec(self.app_spec)
-        if spec is None or self.url:
+        if spec is None or self.url is not None:
             return None
         ways_out = "--url"
         if self._app is None:
@@ -252,7 +253,7 @@ class LazyGroup(Group):
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def keep(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
         session = ctx.ensure_object(Session)
-        if value:
+        if value is not None and value is not False:  # "" is refused where it is used
             setattr(session, name, value)
 
     return keep

@@ -120,5 +120,5 @@ def _url_argument(call: ast.Call) -> str | None:
         case []:
             return None
         case [ast.Constant(value=str() | None as url)]:
-            return url or None
+            return url
     raise NotPlain

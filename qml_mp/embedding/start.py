@@ -49,8 +49,8 @@ def run_server(
         _check_takes_over_code(config)
     check_served(config)
     source = preloaded(named, config)
-    url = load_url(url_flag or facts.url)
-    storage = open_storage(url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
+    with load_url(flag=url_flag, code=facts.url).told() as url:
+        storage = open_storage(url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
     _connect_once(storage.url)
     check_forkable(storage)
     logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)

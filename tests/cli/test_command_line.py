@@ -50,6 +50,21 @@ def test_the_url_in_the_code_wins_over_the_environment(qml: Qml) -> None:
     assert "env.db" not in qml.files()
 
 
+@pytest.mark.parametrize(
+    "command", [("status",), ("enqueue", "resize", "path=a"), ("start", "--burst"), ("check",), ("bench",)]
+)
+def test_an_empty_url_names_no_storage_and_none_is_taken_instead(qml: Qml, command: tuple[str, ...]) -> None:
+    (qml.folder / "coded.py").write_text("from qml_mp import QmlApp\napp = QmlApp('')\n")
+
+    by_flag = qml("-A", "tasks:app", "--url", "", *command)
+    by_code = qml("-A", "coded:app", *command)
+
+    assert (by_flag.code, by_code.code) == (2, 2)
+    assert "--url is empty and names no storage. " in by_flag.out + by_flag.err
+    assert "The URL that the code gives is empty and names no storage. " in by_code.out + by_code.err
+    assert qml.files() == {"tasks.py", "coded.py", "qml-mp.toml"}
+
+
 def test_the_console_script_finds_an_app_in_the_current_directory(qml: Qml) -> None:
     code = "import sys; sys.path[:] = [p for p in sys.path if p]; from qml_mp.cli.main import main; main()"
 

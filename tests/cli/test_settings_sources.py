@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from qml_mp.app import QmlApp
 from qml_mp.errors import ConfigurationError
 from qml_mp.settings import SETTINGS, ServerConfig
 from qml_mp.sources import load_app_spec, load_config, load_url
+from qml_mp.storage.open import open_storage
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_any_source_the_defaults_hold() -> None:
-    assert load_url() == "sqlite:///qml.db"
+    assert load_url().text == "sqlite:///qml.db"
     assert load_app_spec(None) is None
     assert load_config(flags={}, code=None) == ServerConfig()
 
@@ -63,7 +65,7 @@ def test_the_environment_wins_over_the_file(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("QML_MP_APP", "env:app")
     monkeypatch.setenv("QML_MP_WORKERS", "3")
 
-    assert load_url() == "sqlite:///env.db"
+    assert load_url().text == "sqlite:///env.db"
     assert load_app_spec(None) == "env:app"
     assert load_config(flags={}, code=None).worker_count == 3
 
@@ -72,15 +74,43 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("QML_MP_URL", "sqlite:///env.db")
     monkeypatch.setenv("QML_MP_APP", "env:app")
 
-    assert load_url("memory://") == "memory://"
+    assert load_url(code="memory://").text == "memory://"
+    assert load_url(flag="sqlite:///flag.db", code="memory://").text == "sqlite:///flag.db"
     assert load_app_spec("given:app") == "given:app"
+
+
+def test_a_url_says_where_it_comes_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(flag: str | None = None, code: str | None = None) -> str:
+        with pytest.raises(ConfigurationError) as caught, load_url(flag=flag, code=code).told() as url:
+            open_storage(url)
+        return str(caught.value)
+
+    (folder / "qml-mp.toml").write_text('url = "of-file"\n')
+
+    assert told().endswith(f" The URL comes from url in {folder}/qml-mp.toml.")
+    monkeypatch.setenv("QML_MP_URL", "of-env")
+    assert told().endswith(" The URL comes from QML_MP_URL.")
+    assert told(code="of-code").endswith(" The URL comes from the code.")
+    assert told(flag="of-flag", code="of-code").endswith(" The URL comes from --url.")
+    assert "'of-flag'" in told(flag="of-flag")
+
+
+def test_a_url_that_is_given_and_empty_names_no_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QML_MP_URL", "sqlite:///env.db")
+
+    with pytest.raises(ConfigurationError, match="--url is empty and names no storage"):
+        load_url(flag="", code="sqlite:///code.db")
+    with pytest.raises(ConfigurationError, match="that the code gives is empty and names no storage"):
+        load_url(code="")
+    with pytest.raises(ConfigurationError, match="that the code gives is empty and names no storage"):
+        QmlApp("").storage  # noqa: B018
 
 
 def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QML_MP_URL", "")
     monkeypatch.setenv("QML_MP_WORKERS", "")
 
-    assert load_url() == "sqlite:///qml.db"
+    assert load_url().text == "sqlite:///qml.db"
     assert load_config(flags={}, code=None).worker_count == 5
 
 
@@ -143,13 +173,13 @@ def test_a_relative_sqlite_path_in_a_file_is_relative_to_the_file(
     below.mkdir()
     monkeypatch.chdir(below)
 
-    assert load_url() == f"sqlite:///{folder}/data/jobs.db"
+    assert load_url().text == f"sqlite:///{folder}/data/jobs.db"
 
 
 def test_other_urls_in_a_file_are_taken_as_they_are(folder: Path) -> None:
     (folder / "qml-mp.toml").write_text('url = "sqlite:////var/jobs.db"\n')
 
-    assert load_url() == "sqlite:////var/jobs.db"
+    assert load_url().text == "sqlite:////var/jobs.db"
 
 
 @pytest.mark.parametrize(

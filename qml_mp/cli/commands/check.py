@@ -98,7 +98,7 @@ def _templates(facts: AppFacts) -> Line:
 
 
 def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig | None) -> Iterator[Line]:
-    if facts is not None and load_url(session.url or facts.url).startswith(MEMORY_URL):
+    if facts is not None and _is_in_memory(session.url, facts.url):
         text = f"{MEMORY_URL} is made by each start, and its jobs are gone when that server stops"
         yield Line(what="storage", result="warning", text=text)
         return
@@ -121,6 +121,13 @@ def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig |
         yield from _queues(storage, facts, config)
     except QmlError as error:
         yield _failed("schema", error)
+
+
+def _is_in_memory(flag: str | None, code: str | None) -> bool:
+    try:
+        return load_url(flag=flag, code=code).text.startswith(MEMORY_URL)
+    except ConfigurationError:  # told where the storage is opened
+        return False
 
 
 def _queues(storage: Storage, facts: AppFacts | None, config: ServerConfig | None) -> Iterator[Line]:
