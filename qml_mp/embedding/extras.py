@@ -14,12 +14,18 @@ _MODULES = {"web": "starlette", "metrics": "prometheus_client"}
 
 
 def check_served(config: ServerConfig) -> None:
-    """Raise `ConfigurationError` that names the extra which is missing, or what would let everybody in."""
+    """Raise `ConfigurationError` that names the extra which is missing, what would let everybody in, or an
+    address that both want."""
     for name, module in _MODULES.items():
         if getattr(config, name) is not None and find_spec(module) is None:
             raise ConfigurationError(
                 f"The setting {name} needs the extra `{name}`: pip install 'qml-mp[{name}]'."
             )
+    if config.web is not None and config.web == config.metrics and host_and_port(config.web)[1] != 0:
+        raise ConfigurationError(
+            f"web and metrics are both {config.web}; each listens by itself, so give them two ports.",
+            field="metrics",
+        )
     if config.web is not None:
         with about_field("web"):
             _check_page(config.web)

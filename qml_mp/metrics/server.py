@@ -70,8 +70,8 @@ class MetricsServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise ConfigurationError(
-                f"{host}:{port} cannot be listened on: {error.strerror or error}. Choose another port, or "
-                "end what uses it."
+                f"{host}:{port} cannot be listened on: {error.strerror or error}. Choose another port by "
+                "the setting metrics (--metrics), or end what uses it."
             ) from error
 
     @property

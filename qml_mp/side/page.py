@@ -27,5 +27,5 @@ def serve_page(arguments: SideArguments, link: SupervisorLink) -> None:
     app = QmlApp(arguments.url, config=config)
     hosts = None if auth.is_set and config.web_hosts is None else (host, *(config.web_hosts or ()))
     page = assemble(app, auth=auth, read_only=False, hide=HIDDEN, hosts=hosts)
-    with address.bind() as listening:
+    with address.bind(option="the setting web (--web)") as listening:
         serve(page, listening, when_ready=lambda: link.serves_at(url_of(listening)))

@@ -49,8 +49,9 @@ class Address:
                 "to 127.0.0.1."
             )
 
-    def bind(self) -> socket.socket:
-        """A listening socket. Raises `ConfigurationError` that says why there is none."""
+    def bind(self, *, option: str) -> socket.socket:
+        """A listening socket. Raises `ConfigurationError` that says why there is none, and by what `option`
+        another is chosen."""
         try:
             family, kind, protocol, _, where = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM
@@ -64,7 +65,7 @@ class Address:
                 listening.close()
                 raise
         except (OSError, UnicodeError) as error:
-            raise ConfigurationError(f"The page cannot listen on {self}: {_why(error)}.") from error
+            raise ConfigurationError(f"The page cannot listen on {self}: {_why(error, option)}.") from error
         listening.setblocking(False)
         return listening
 
@@ -111,10 +112,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _why(error: OSError | UnicodeError) -> str:
+def _why(error: OSError | UnicodeError, option: str) -> str:
     if isinstance(error, OSError):
         if error.errno == errno.EADDRINUSE:
-            return "the port is in use, maybe by another page; choose one by --port"
+            return f"the port is in use, maybe by another page; choose one by {option}"
         if error.errno == errno.EACCES:
             return "ports below 1024 need root"
         if error.errno and error.errno > 0:

@@ -69,6 +69,19 @@ def test_a_page_that_would_be_open_to_everybody_is_refused_before_the_start(
     assert not qml.database.exists()
 
 
+@pytest.mark.parametrize("command", [("start", "--burst", "--web", "127.0.0.1:8765"), ("check",)])
+def test_one_address_for_the_page_and_the_metrics_is_refused_before_the_start(
+    qml: Qml, command: tuple[str, ...]
+) -> None:
+    asked_for = {"QML_MP_METRICS": "127.0.0.1:8765", "QML_MP_WEB": "127.0.0.1:8765"}
+
+    ended = qml("-A", "tasks:app", *command, env=asked_for)
+
+    assert ended.code == 2
+    assert "web and metrics are both 127.0.0.1:8765" in ended.out + ended.err
+    assert not qml.database.exists()
+
+
 def test_reload_is_refused_with_preload_wherever_that_was_set(qml: Qml) -> None:
     ended = qml("-A", "tasks:app", "start", "--reload", "--burst", env={"QML_MP_PRELOAD": "true"})
 

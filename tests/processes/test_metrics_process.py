@@ -115,6 +115,17 @@ def test_a_port_in_use_is_told_once_and_keeps_no_job_from_running(
     served_at(one)  # it is free now
 
     assert one.log().count("cannot be listened on") == 1
+    assert "Choose another port by the setting metrics (--metrics)" in one.log()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_for_a_page_whose_port_is_in_use_the_setting_is_named(server: Callable[..., Server]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        one = server("-w", "1", "--web", f"127.0.0.1:{taken.getsockname()[1]}").start()
+
+        wait_until(
+            lambda: "in use, maybe by another page; choose one by the setting web (--web)." in one.log()
+        )
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

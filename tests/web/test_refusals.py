@@ -276,6 +276,7 @@ def test_a_port_in_use_is_a_sentence(page: Served, file_url: str, tmp_path: Path
     assert ended.code == 2
     assert is_one_error(ended.err)
     assert f"The page cannot listen on 127.0.0.1:{port}: the port is in use" in ended.err
+    assert "choose one by --port" in ended.err
 
 
 @pytest.mark.parametrize("option", ["--auth-file", "--token-file"])

@@ -64,7 +64,7 @@ def web(
     address.check_reach(has_auth=auth.is_set)
     storage = session.existing_storage(may_import=False)
     page = assemble(storage, auth=auth, read_only=read_only, hide=(*HIDDEN, *hide), hosts=(host, *allow_host))
-    with address.bind() as listening:
+    with address.bind(option="--port") as listening:
         serve(
             page, listening, when_ready=lambda: note(f"the page is at {url_of(listening)} (Ctrl-C ends it)")
         )
