@@ -27,6 +27,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
 
 
+def shown_type(value: object) -> str:
+    """The type of a value with its module, as code names it: several libraries have a `Connection`."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 class QmlError(Exception):
     """Base of all errors of qml-mp. The text says what, where and what to do next. Pickles and copies keep
     it with its attributes, so that it can leave a process pool."""

@@ -121,7 +121,8 @@ def test_a_connection_of_another_driver_is_refused(storage: Storage, url: str, r
     else:
         foreign = sqlite3.connect(":memory:")
 
-    with closing(foreign), pytest.raises(ConfigurationError):
+    named = "psycopg.Connection" if url.startswith("sqlite") else "sqlite3.Connection"
+    with closing(foreign), pytest.raises(ConfigurationError, match=f"The connection is a {named};"):
         storage.enqueue_in(foreign, [Job.new("work")])
 
 

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import pq
 from psycopg.rows import DictRow, dict_row
 
-from qml_mp.errors import ConfigurationError
+from qml_mp.errors import ConfigurationError, shown_type
 from qml_mp.storage.postgres.connection import PostgresConnection
 
 _IDENTITY = """
@@ -35,7 +35,7 @@ class ForeignConnections:
         where = self._database.target.display_url
         if not isinstance(connection, psycopg.Connection):
             raise ConfigurationError(
-                f"The connection is a {type(connection).__name__}; this app's storage is {where}, "
+                f"The connection is a {shown_type(connection)}; this app's storage is {where}, "
                 "so it must be a psycopg.Connection to that database."
             )
         status = connection.pgconn.transaction_status

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from qml_mp.errors import ConfigurationError, SchemaMismatch
+from qml_mp.errors import ConfigurationError, SchemaMismatch, shown_type
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import is_busy
 from qml_mp.storage.sqlite.opening import roll_back_to
@@ -21,7 +21,7 @@ def checked(connection: object, own: SqliteConnection) -> sqlite3.Connection:
     """The connection, or `ConfigurationError` when our rows cannot go into its transaction."""
     if not isinstance(connection, sqlite3.Connection):
         raise ConfigurationError(
-            f"The connection is a {type(connection).__name__}; this app's storage is {own.where()}, "
+            f"The connection is a {shown_type(connection)}; this app's storage is {own.where()}, "
             "so it must be a sqlite3.Connection to that file."
         )
     try:
