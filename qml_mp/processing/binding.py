@@ -62,7 +62,8 @@ class Binding:
         try:
             arguments = parameters.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise InvalidJob(f"{self._name}: {error}.") from None
+            unknown = parameters.unknown(kwargs) if str(error).startswith("missing") else ""
+            raise InvalidJob(f"{self._name}: {error}{unknown}.") from None
         payload: dict[str, JsonValue] = {}
         for name, value in arguments.items():
             if parameters.kind(name) is not Parameter.VAR_KEYWORD:
@@ -163,7 +164,8 @@ class Binding:
             elif name in rest:
                 arguments[name] = rest.pop(name)
             elif parameter.default is Parameter.empty and parameter.kind is not Parameter.VAR_POSITIONAL:
-                raise InvalidJob(f"{self._name}: missing a required argument: {name!r}.")
+                unknown = parameters.unknown(rest)
+                raise InvalidJob(f"{self._name}: missing a required argument: {name!r}{unknown}.")
         for key in rest:
             if catch_all is None or self._is_taken(key, catch_all):
                 raise InvalidJob(f"{self._name}: got an unexpected argument: {shown(key)}.")
@@ -252,6 +254,12 @@ class _Parameters:
         count = len(args) + len(kwargs)
         is_plain = len(self.required) <= count == len(given) and tuple(given) == self.plain[:count]
         return given if is_plain else None
+
+    def unknown(self, names: Iterable[object]) -> str:
+        """For a call that lacks an argument: those of the names that it does not have, mistyped maybe."""
+        takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in self.signature.parameters.values())
+        unknown = [] if takes_any else [shown(name) for name in names if name not in self.names]
+        return f", and there is none named {', '.join(unknown)}" if unknown else ""
 
     def kind(self, name: str) -> object:
         return self.signature.parameters[name].kind

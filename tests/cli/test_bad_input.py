@@ -21,6 +21,8 @@ _STDIN = ("enqueue", "resize", "--payload", "-")
     [
         (("-A", "tasks:app", "enqueue", "nope"), "", "No worker registered for method: nope"),
         (("-A", "tasks:app", "enqueue", "resize"), "", "missing a required argument: 'path'"),
+        (("-A", "tasks:app", "enqueue", "resize", "pfad=a", "width=3"), "",
+         "missing a required argument: 'path', and there is none named 'pfad'."),
         (("-A", "tasks:app", "enqueue", "resize", "path=a", "size=3"), "", "unexpected argument: 'size'"),
         (("-A", "tasks:app", "enqueue", "resize", "path=a", "width=wide"), "", "'width'"),
         (("enqueue", "resize", "--payload", '{"x": NaN}'), "", "JSON cannot hold"),
@@ -56,7 +58,7 @@ _STDIN = ("enqueue", "resize", "--payload", "-")
         (("--url", "mysql://host/db", "jobs", "list"), "", "Accepted forms"),
     ],
     ids=lambda value: None if not isinstance(value, tuple) else str(value)[:60],
-)
+)  # fmt: skip
 def test_bad_input_exits_2_with_one_paragraph_and_creates_nothing(
     qml: Qml, arguments: tuple[str | bytes, ...], stdin: str, said: str
 ) -> None:

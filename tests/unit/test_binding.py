@@ -158,7 +158,12 @@ def test_a_later_positional_argument_without_the_earlier_one_keeps_its_place() -
 @pytest.mark.parametrize(
     ("args", "kwargs", "told"),
     [
-        ((), {}, "resize: missing a required argument: 'path'"),
+        ((), {}, r"resize: missing a required argument: 'path'\.$"),
+        (
+            (),
+            {"pfad": "a", "width": 3},
+            r"missing a required argument: 'path', and there is none named 'pfad'\.$",
+        ),
         (("a", 1, 2), {}, "resize: too many positional arguments"),
         (("a",), {"height": 3}, "resize: got an unexpected keyword argument 'height'"),
         ((3,), {}, "resize: the argument 'path' must be text, not int"),
