@@ -109,14 +109,30 @@ def import_named(spec: str) -> object:
     here = host.current_directory()
     if here is not None and here not in sys.path:
         sys.path.insert(0, here)
-    with _own_loggers_kept():
-        found: object = importlib.import_module(module_name)
+    if "/" in module_name:
+        raise _names_a_file(spec)
+    try:
+        with _own_loggers_kept():
+            found: object = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if module_name.endswith(".py") and error.name in (module_name, module_name.removesuffix(".py")):
+            raise _names_a_file(spec) from None
+        raise
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             raise AppImportError(f"The module {module_name!r} has no attribute {attribute!r}.") from None
     return found
+
+
+def _names_a_file(spec: str) -> AppImportError:
+    file, _, attribute = spec.partition(":")
+    path = os.path.normpath(file).removesuffix(".py")
+    module = os.path.basename(path) if path.startswith(("/", "..")) else path.replace("/", ".")
+    return AppImportError(
+        f"The app {spec!r} cannot be imported: name the module, `{module}:{attribute}`, not its file."
+    )
 
 
 @contextmanager

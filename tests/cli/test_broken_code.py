@@ -44,6 +44,27 @@ def test_where_the_code_does_not_import_is_said_and_that_there_is_more(
 
 
 @pytest.mark.parametrize(
+    "command", [("check",), ("start",), ("jobs", "list"), ("enqueue", "resize", "path=a")]
+)
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        ("tasks.py:app", "tasks:app"),
+        ("./tasks.py:app", "tasks:app"),
+        ("/srv/tasks.py:app", "tasks:app"),
+        ("shop/tasks.py:app", "shop.tasks:app"),
+    ],
+)
+def test_who_names_the_file_of_an_app_is_told_to_name_the_module(
+    qml: Qml, command: tuple[str, ...], named: str, meant: str
+) -> None:
+    ended = qml("-A", named, *command)
+
+    assert ended.code == 3
+    assert f"name the module, `{meant}`, not its file." in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
     "command", [("status",), ("reload",), ("stop",), ("queues", "pause", "images"), ("jobs", "list")]
 )
 def test_a_command_that_wants_the_url_alone_says_how_to_name_it(
