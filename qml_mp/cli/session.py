@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -204,7 +204,22 @@ class Group(click.Group):
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True, color=ctx.color)
             ctx.exit(_USAGE)
-        return super().parse_args(ctx, args)
+        given = [*args]  # the parser takes them away
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            command = self._command_with(ctx, error.option_name, given)
+            if command is None:
+                raise
+            told = f"{error.option_name!r} is an option of `{command}`; put it behind that."
+            raise click.UsageError(told, ctx) from None
+
+    def _command_with(self, ctx: click.Context, option: str, words: Sequence[str]) -> str | None:
+        """The first of the words that names a command; None unless that has the option."""
+        name = next((word for word in words if word in self.list_commands(ctx)), None)
+        command = None if name is None else self.get_command(ctx, name)
+        parameters = [] if command is None else command.params
+        return name if any(option in (*each.opts, *each.secondary_opts) for each in parameters) else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -213,6 +228,8 @@ class Group(click.Group):
         if not ctx.resilient_parsing and name not in self.list_commands(ctx) and not name.startswith("-"):
             alike = get_close_matches(name, self.list_commands(ctx), n=1)
             hint = f" Did you mean {alike[0]!r}?" if alike else ""
+            if all(name.partition(":")):
+                hint = f" An app is named by -A: `{ctx.command_path} -A {name} …`."
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
