@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import sentence
 from qml_mp.cli.output import note, stdout_for_data
-from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch
+from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch, StorageUnreachable
 from qml_mp.sources import is_url_in_environment, load_app_spec, load_config, load_url, unknown_variables
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class Session:
         """The storage, for commands that only make sense where there is a schema: nothing is created."""
         storage = self.storage(may_import=may_import)
         if storage.schema_version() == 0:
+            if storage.is_on_one_machine:
+                _check_could_be_made(storage)
             raise SchemaMismatch(
                 f"There is no qml-mp schema in {storage.display_url} yet. Check the URL; "
                 "`qml-mp enqueue`, `qml-mp start` and `qml-mp migrate` make one."
@@ -274,6 +276,14 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
             setattr(session, name, value)
 
     return keep
+
+
+def _check_could_be_made(storage: Storage) -> None:
+    """Raise `StorageUnreachable` where the file is missing because there is no place for it."""
+    try:
+        storage.check_rights()
+    except StorageUnreachable as error:
+        raise StorageUnreachable(f"There is no qml-mp schema, and none can be made here. {error}") from error
 
 
 def _import_app(spec: str) -> QmlApp:

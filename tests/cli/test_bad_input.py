@@ -269,6 +269,17 @@ def test_looking_at_a_storage_without_a_schema_exits_5_and_creates_no_file(
     assert qml.files() == before
 
 
+@pytest.mark.parametrize("command", [("status",), ("jobs", "list"), ("enqueue", "resize")])
+def test_a_file_in_a_folder_that_is_not_there_exits_4_for_every_command(
+    qml: Qml, command: tuple[str, ...]
+) -> None:
+    ended = qml("--url", "sqlite:///missing/jobs.db", *command)
+
+    assert ended.code == 4
+    assert f"The folder of the SQLite file {qml.folder}/missing/jobs.db does not exist." in ended.err
+    assert is_one_error(ended.err)
+
+
 def test_an_unknown_setting_exits_2_with_a_suggestion(qml: Qml) -> None:
     (qml.folder / "qml-mp.toml").write_text("shutdown_timeuot = 3\n")
 
