@@ -37,12 +37,13 @@ def exit_code_of(error: BaseException) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
-def paragraph(error: BaseException) -> str:
-    """The error for a person: "qml-mp: error: …" in one paragraph, without a traceback."""
-    return f"qml-mp: error: {in_words(error)}"
+def paragraph(error: BaseException, *, verbose: bool = False) -> str:
+    """The error for a person: "qml-mp: error: …" in one paragraph, without a traceback. `verbose`: which has
+    been shown."""
+    return f"qml-mp: error: {in_words(error, verbose=verbose)}"
 
 
-def in_words(error: BaseException) -> str:
+def in_words(error: BaseException, *, verbose: bool = False) -> str:
     """The same where something of ours stands before it."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "qml-mp"
@@ -57,7 +58,8 @@ def in_words(error: BaseException) -> str:
         text = _without_traceback(str(error))
     else:
         text = f"unexpected {type(error).__name__}: {error} {_HINT}"
-    return printable(" ".join(text.split()))
+    text = " ".join(text.split())
+    return printable(text.removesuffix(f" {_HINT}") if verbose else text)
 
 
 def sentence(text: str) -> str:

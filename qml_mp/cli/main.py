@@ -117,7 +117,7 @@ def run(arguments: list[str]) -> int:
         if session.verbose:
             for line in printable_lines(traceback.format_exc()):
                 click.echo(line, err=True)
-        click.echo(paragraph(error), err=True)
+        click.echo(paragraph(error, verbose=session.verbose), err=True)
         return exit_code_of(error)
 
 

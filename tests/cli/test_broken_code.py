@@ -40,6 +40,7 @@ def test_where_the_code_does_not_import_is_said_and_that_there_is_more(
     assert ended.code == 3
     assert told.format(folder=qml.folder.name) in said
     assert said.count("(-v shows the traceback)") == 1
+    assert "(-v shows the traceback)" not in in_full.out + in_full.err
     assert "Traceback (most recent call last):" in in_full.err
 
 

@@ -153,4 +153,5 @@ def test_saved_code_is_taken_over_and_what_does_not_import_is_shown(
 
     wait_until(lambda: result_of(storage, "version") == 333, what=one.log())
     assert (before, meanwhile) == (1, 22)
+    assert "so the workers stay as they are. Mend it, and save it:" in one.log()
     assert one.stop() == 0

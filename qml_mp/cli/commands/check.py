@@ -81,7 +81,7 @@ def _lines(session: Session) -> Iterator[Line]:
         yield Line(what="settings", result="ok", text=f"{config.worker_count} workers")
     except QmlError as error:
         is_setting = isinstance(error, ConfigurationError) and error.field != "app"
-        yield _failed("settings" if is_setting else "app", error)
+        yield _failed("settings" if is_setting else "app", error, session)
     if facts is not None:
         yield _templates(facts)
     yield from _of_storage(session, facts, config)
@@ -110,7 +110,7 @@ def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig |
         for caveat in storage.caveats:
             yield Line(what="storage", result="warning", text=caveat)
     except QmlError as error:
-        yield _failed("storage", error)
+        yield _failed("storage", error, session)
         return
     if not version:
         yield Line(what="schema", result="ok", text="there is none yet; the first start makes it")
@@ -120,7 +120,7 @@ def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig |
         yield Line(what="schema", result="ok", text=f"version {version}, as this code needs it")
         yield from _queues(storage, facts, config)
     except QmlError as error:
-        yield _failed("schema", error)
+        yield _failed("schema", error, session)
 
 
 def _is_in_memory(flag: str | None, code: str | None) -> bool:
@@ -159,9 +159,9 @@ def _queues(storage: Storage, facts: AppFacts | None, config: ServerConfig | Non
         yield Line(what="queues", result="ok", text=f"served would be {', '.join(own) or 'all'}")
 
 
-def _failed(what: str, error: QmlError) -> Line:
+def _failed(what: str, error: QmlError, session: Session) -> Line:
     """As `start` would say it; all of what there is to say of it is shown with -v."""
-    text = "\n".join([in_words(error), *str(error).strip().splitlines()[1:]])
+    text = "\n".join([in_words(error, verbose=session.verbose), *str(error).strip().splitlines()[1:]])
     return Line(what=what, result="failed", text=text, code=exit_code_of(error))
 
 

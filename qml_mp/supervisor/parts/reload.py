@@ -56,6 +56,7 @@ class Reload(Part):
         the code before."""
         self.read_at = self._begun_at = new_code.watch_since or run.clock.now()
         """None of them was read before."""
+        self._is_watched = new_code.watch_since is not None
         self._declarations = declarations
         self._probe: Probe | None = None
         self._once_more = False
@@ -190,6 +191,7 @@ class Reload(Part):
 
     def _refuse(self, what: str, why: str) -> None:
         """Leave everything as it is, and say so."""
-        logger.error("%s, so the workers stay as they are. Mend it, and send SIGHUP again:\n%s", what, why)
+        then = "save it" if self._is_watched else "send SIGHUP again"
+        logger.error("%s, so the workers stay as they are. Mend it, and %s:\n%s", what, then, why)
         self._trouble = in_short(what, why)
         self._answer_with(state=ReloadState.REFUSED, why=f"{what}:\n{why}")
