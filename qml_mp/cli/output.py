@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from datetime import datetime, timedelta
+from typing import TextIO
 
 import click
 
-from qml_mp.cli.text_width import cut, padded, width_of
+from qml_mp.cli.text_width import cut, in_lines, padded, width_of
 from qml_mp.core.payload import JsonValue
 from qml_mp.printable import printable, printable_json
 from qml_mp.units import format_duration
@@ -66,9 +68,14 @@ def say(text: str) -> None:
     click.echo(printable(text))
 
 
+def say_in_lines(text: str) -> None:
+    """Prose on stdout; on a terminal in lines that it does not have to break."""
+    click.echo(_for_terminal(printable(text), sys.stdout))
+
+
 def note(text: str) -> None:
-    """A remark for people, on stderr, where it does not mix with data."""
-    click.echo(f"qml-mp: {printable(text)}", err=True)
+    """A remark for people, on stderr, where it does not mix with data; on a terminal as `say_in_lines`."""
+    click.echo(_for_terminal(f"qml-mp: {printable(text)}", sys.stderr), err=True)
 
 
 def short(text: str, limit: int) -> str:
@@ -96,6 +103,10 @@ def age(duration: timedelta | float | None) -> str | None:
     if duration is None:
         return None
     return format_duration(duration if isinstance(duration, timedelta) else timedelta(seconds=duration))
+
+
+def _for_terminal(text: str, stream: TextIO) -> str:
+    return in_lines(text, shutil.get_terminal_size().columns) if stream.isatty() else text
 
 
 def _line(cells: Iterable[str]) -> str:

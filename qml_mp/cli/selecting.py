@@ -68,10 +68,11 @@ class Wanted:
 def selecting(states: Iterable[StateName] = StateName) -> Callable[[_Command], _Command]:
     """Decorator: `--state` (of these), `--queue`, `--method`, `--error`, `--since`, `--until` and
     `--kind`, for `Wanted.of`."""
+    names = [str(state) for state in states]
     options = (
         click.option(
-            "--state", "states", multiple=True, type=click.Choice([str(state) for state in states]),
-            help="Only jobs in this state; may be repeated.",
+            "--state", "states", multiple=True, type=click.Choice(names), metavar="STATE",
+            help=f"Only jobs in this state ({', '.join(names)}); may be repeated.",
         ),
         click.option("-q", "--queue", help="Only jobs of this queue."),
         click.option("--method", help="Only jobs of this method."),

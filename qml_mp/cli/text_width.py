@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from unicodedata import category, east_asian_width
 
+_WORD = re.compile(r"(?:--\S+ )?\S+")
 _ON_THE_ONE_BEFORE = ("Mn", "Me")
 """Categories of marks that combine with the character before them."""
 _VOWELS = re.compile("[\u1160-\u11ff\ud7b0-\ud7ff]")
@@ -32,6 +33,20 @@ def cut(text: str, width: int) -> str:
         if used > width:
             return text[:place]
     return text
+
+
+def in_lines(text: str, columns: int) -> str:
+    """Prose as lines of at most so many columns, divided between words; a longer word has a line of its own.
+    An option stays with its value, so that both can be copied."""
+    first, *words = _WORD.findall(text) or [""]
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if width_of(longer) <= columns:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def rows_of(text: str, columns: int) -> int:

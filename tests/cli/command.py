@@ -168,12 +168,17 @@ def _give_up_root_access() -> None:
             ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-def on_a_terminal(qml: Qml, *arguments: str, no_color: str, check: bool = True) -> bytes:
-    """What the command shows on one; the variable NO_COLOR is so. `check`: it has to end with 0."""
+def on_a_terminal(
+    qml: Qml, *arguments: str, no_color: str, check: bool = True, stream: str = "stdout"
+) -> bytes:
+    """What the command shows on one, of 80 columns, by this stream; the variable NO_COLOR is so. `check`: it
+    has to end with 0."""
     leader, follower = pty.openpty()
     subprocess.run(
         [sys.executable, "-m", "qml_mp", *arguments], cwd=qml.folder,
-        env=qml.environment({"NO_COLOR": no_color, "TERM": "xterm"}), stdout=follower, check=check,
+        env=qml.environment({"NO_COLOR": no_color, "TERM": "xterm"}), check=check,
+        stdout=follower if stream == "stdout" else subprocess.DEVNULL,
+        stderr=follower if stream == "stderr" else None,
     )  # fmt: skip
     os.close(follower)
     shown = os.read(leader, 65536)

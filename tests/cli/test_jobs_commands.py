@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qml_mp import StateName, open_storage
-from tests.cli.command import Qml, is_one_error
+from tests.cli.command import Qml, is_one_error, on_a_terminal
 
 _JOB_KEYS = [
     "id", "method", "queue", "priority", "state", "payload", "result", "failures", "crashes", "claim_seq",
@@ -130,6 +130,29 @@ def test_the_list_is_newest_first_and_goes_on_at_the_cursor(qml: Qml) -> None:
 
     assert [job["id"] for job in first.lines + second.lines] == ids[::-1]
     assert second.err == ""
+
+
+def test_how_to_go_on_fits_the_terminal_and_is_one_line_elsewhere(qml: Qml) -> None:
+    for _ in range(2):
+        enqueue(qml, "resize")
+
+    lines = (
+        on_a_terminal(qml, "jobs", "list", "--limit", "1", no_color="1", stream="stderr")
+        .decode()
+        .splitlines()
+    )
+    piped = qml("jobs", "list", "--limit", "1").err
+
+    assert " ".join(lines) + "\n" == piped
+    assert lines[0] == "qml-mp: there are more; go on with"
+    assert lines[1].startswith("--after ")
+
+
+@pytest.mark.parametrize("command", ["list", "errors", "retry", "cancel", "delete"])
+def test_the_help_fits_the_terminal(qml: Qml, command: str) -> None:
+    lines = qml("jobs", command, "--help", env={"COLUMNS": "80"}).out.splitlines()
+
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_list_is_restricted_by_state_queue_and_method(qml: Qml) -> None:

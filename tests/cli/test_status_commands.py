@@ -13,7 +13,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
-from tests.cli.command import Qml
+from tests.cli.command import Qml, on_a_terminal
 
 _ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)
 _GONE = ProcessIdentity(host=host.identity().host, pid=host.identity().pid, started_ticks=1)
@@ -157,6 +157,20 @@ def test_a_paused_server_and_what_troubles_one_are_shown(qml: Qml, storage: Stor
     assert (shown["paused"], shown["trouble"]) == (True, "The new code\x1b[1m is broken")
     assert all("paused" in table and "alive" not in table for table in tables)
     assert all("The new code\\x1b[1m is broken" in table for table in tables)
+
+
+def test_what_waits_is_told_in_lines_of_the_terminal(qml: Qml, storage: Storage) -> None:
+    register(storage, "blue", host.identity())
+    storage.update_server("blue#1", queues=["default"], methods=["resize"], paused=False, trouble=None)
+    methods = [f"a_method_of_the_release_before_{number}" for number in range(3)]
+    storage.enqueue_many(Job.new(method) for method in methods)
+    told = f"3 jobs wait for methods that no live server has: {', '.join(methods)}"
+
+    lines = on_a_terminal(qml, "status", no_color="1").decode().splitlines()
+
+    assert told in " ".join(lines)
+    assert told in qml("status").out.splitlines()
+    assert max(map(len, lines[1:])) <= 80  # the first is the URL
 
 
 @pytest.mark.fault(90)

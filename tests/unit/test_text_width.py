@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qml_mp.cli.fitting import fitted
 from qml_mp.cli.output import print_table, short
-from qml_mp.cli.text_width import rows_of, width_of
+from qml_mp.cli.text_width import in_lines, rows_of, width_of
 
 METHODS = ["thumb", "画像を縮小する", "이미지", "send 🚀", "cafe\u0301", "한국"]
 
@@ -39,6 +39,22 @@ def test_a_syllable_that_is_written_by_letters_is_as_wide_as_one() -> None:
 def test_a_line_takes_as_many_rows_as_a_terminal_makes_of_it(text: str, columns: int, rows: int) -> None:
     """A wide character that has no room goes to the next one whole, as in xterm; pyte lets it stick out."""
     assert rows_of(text, columns) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("go on with --after abc", ["go on with", "--after abc"]),
+        ("a word_that_is_longer so", ["a", "word_that_is_longer", "so"]),
+        ("縮小 する 縮小 する", ["縮小 する", "縮小 する"]),
+        ("short", ["short"]),
+        ("", [""]),
+    ],
+)
+def test_prose_is_divided_between_words_and_an_option_stays_with_its_value(
+    text: str, lines: list[str]
+) -> None:
+    assert in_lines(text, 12).splitlines() == [line for line in lines if line]
 
 
 @given(method=st.sampled_from(METHODS), width=st.integers(12, 40))

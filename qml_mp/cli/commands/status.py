@@ -10,7 +10,7 @@ import click
 from qml_mp.cli.commands.monitor import print_servers, print_workers
 from qml_mp.cli.commands.queues import print_queues
 from qml_mp.cli.fitting import terminal_width
-from qml_mp.cli.output import coloured, json_option, print_json, say
+from qml_mp.cli.output import coloured, json_option, print_json, say, say_in_lines
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.text_width import width_of
 from qml_mp.cli.watching import show_once_or_watch, watch_option
@@ -74,7 +74,7 @@ def _print(url: str, seen: Snapshot) -> None:
         print_servers(seen.servers)
     waiting = without_a_server(seen.methods, seen.servers)
     for line in waiting_in_words(seen.methods, waiting, seen.servers):
-        say(line)
+        say_in_lines(line)
     rows = [(server.info.name, worker) for server in seen.servers for worker in server.workers]
     if rows:
         click.echo()
