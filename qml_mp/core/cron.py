@@ -90,13 +90,15 @@ class CronSchedule:
     def newest(self, count: int, *, first: datetime, until: datetime) -> list[datetime]:
         """Of the firings from `first` to `until`, both included, the newest `count`, in order."""
         begin = first - SECOND
-        span = timedelta(seconds=1)
-        while True:  # from ever earlier on, so that it costs little whatever lies before
-            after = max(begin, until - span)
-            found = deque(self._between(after, until), maxlen=count)
-            if len(found) == count or after == begin:
-                return list(found)
-            span *= 2
+        found: deque[datetime] = deque()
+        before, away = until.replace(microsecond=0) + SECOND, SECOND
+        while len(found) < count:
+            firing = self._newest_between(begin, before, away=away)
+            if firing is None:
+                break
+            found.appendleft(firing)
+            before, away = firing, before - firing
+        return list(found)
 
     def names(self, wall: datetime) -> bool:
         """Whether the expression names this wall time (naive, whole seconds), whatever the clock does."""
@@ -108,11 +110,30 @@ class CronSchedule:
             yield upcoming
             upcoming = self.next_after(upcoming)
 
-    def _between(self, after: datetime, until: datetime) -> Iterator[datetime]:
-        for firing in self._after(after):
-            if firing > until:
-                return
-            yield firing
+    def _newest_between(self, begin: datetime, before: datetime, *, away: timedelta) -> datetime | None:
+        """The last firing between these instants; it is looked for first where it is so far `away` from the
+        later one.
+
+        Not by walking from firing to firing: a template that rests over the weekend has tens of thousands
+        behind it on Monday, and a transaction waits for the answer.
+        """
+        while True:  # ever farther back, until a firing lies between
+            after = before - min(away + SECOND, before - begin)
+            firing = self.next_after(after)
+            if firing is not None and firing < before:
+                break
+            if after == begin:
+                return None
+            away *= 2
+        after, none_after = firing, before - SECOND
+        while firing < none_after:  # seldom is there another one
+            following = self.next_after(after)
+            if following is None or following >= before:
+                none_after = after
+            else:
+                firing = following
+            after = firing + (none_after - firing) // SECOND // 2 * SECOND
+        return firing
 
     def _next_by_interval(self, instant: datetime) -> datetime | None:
         upcoming = self._next_wall(wall_at(instant, self._zone))

@@ -180,19 +180,6 @@ def test_firings_strictly_increase_and_no_wall_time_fires_twice(tz: str, text: s
     assert len(set(walls)) == len(walls)
 
 
-@pytest.mark.parametrize("text", ["*/20 * * * *", "30 2 * * *", "0 0 1 1 *", "*/5 * 1 1 * *"])
-@pytest.mark.parametrize("count", [1, 3, 10])
-def test_the_newest_firings_are_the_last_of_all(text: str, count: int) -> None:
-    schedule = CronSchedule(text, tz="Europe/Berlin")
-    first, until = utc(2024, 12, 30, 7), utc(2025, 1, 1, 3, 20)
-
-    firings = [first - timedelta(seconds=1)]
-    while (upcoming := schedule.next_after(firings[-1])) is not None and upcoming <= until:
-        firings.append(upcoming)
-
-    assert schedule.newest(count, first=first, until=until) == firings[1:][-count:]
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     text=st.sampled_from(["*/45 * * * *", "*/45 0-23 * * *"]),
