@@ -97,7 +97,7 @@ class QmlApp(Gathering, OnePerProcess):
             self._program,
             registry=self.registry,  # both may have been assigned since
             config=self.config,
-            recurring=tuple(each.from_now_on() for each in self._recurring.values()),
+            recurring=tuple(self._recurring.values()),
             queues=tuple(dict.fromkeys([DEFAULT_QUEUE, *declared, *of_templates])),
             url=self._client.url,
         )

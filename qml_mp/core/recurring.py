@@ -115,9 +115,9 @@ class RecurringJob:
             overlap=overlap, jitter=_jitter(jitter), next_run_at=next_run_at, created_at=created_at,
         )  # fmt: skip
 
-    def from_now_on(self) -> RecurringJob:
-        """The template as declared now: what was due between import and start is no missed firing."""
-        now = datetime.now(UTC)
+    def from_now_on(self, now: datetime) -> RecurringJob:
+        """The template as declared now, by the clock of the storage: what was due between its making and its
+        declaration is no missed firing, and neither is what the clock of the machine that made it says."""
         return replace(self, created_at=now, next_run_at=self.schedule.next_after(now))
 
     @property

@@ -143,11 +143,10 @@ class BackgroundJobServer:
         Raises `ConfigurationError` for what no template can have and for one that an app's code declares,
         `InvalidJob` for the payload.
         """
-        self._storage.upsert_recurring_job(
-            RecurringJob.new(
-                id, cron, method, payload, queue, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter
-            )
+        template = RecurringJob.new(
+            id, cron, method, payload, queue, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter
         )
+        self._storage.upsert_recurring_job(template.from_now_on(self._storage.now()))
 
     def remove_recurring(self, id: str) -> bool:
         """Remove a recurring template; whether it existed."""

@@ -35,8 +35,9 @@ class RecurringStore(Part):
 
     def upsert_recurring_job(self, template: RecurringJob) -> None:
         """Insert or replace what a person or a call makes. When cron and zone are as they were, `next_run_at`
-        stays too, so that declaring the same template again never skips or repeats a firing; `enabled`
-        always stays as a person set it. Raises `ConfigurationError` for a template that code declares."""
+        stays too, so that declaring the same template again never skips or repeats a firing; else it is as
+        the template says (`from_now_on`). `enabled` always stays as a person set it. Raises
+        `ConfigurationError` for a template that code declares."""
         with self._db.transaction("storing a recurring job") as transaction:
             held, was_changed = self._declare(transaction, template)
             if was_changed is None:
@@ -55,8 +56,9 @@ class RecurringStore(Part):
         prune: bool,
         spared_methods: Iterable[str] = (),
     ) -> Followed:
-        """Store the templates that the code of this app declares, as `upsert_recurring_job` does; `prune`:
-        and delete those that it no longer does, save those of the methods spared. A second call is harmless.
+        """Store the templates that the code of this app declares, as `upsert_recurring_job` does, from now on
+        by the database's clock; `prune`: and delete those that it no longer does, save those of the methods
+        spared. A second call is harmless.
 
         Templates of other apps and of people are left alone. An app without a name ("") deletes none. What
         the app of the same "module:attribute" (`spec`) in another folder has declared is taken over, when
@@ -64,10 +66,11 @@ class RecurringStore(Part):
         """
         added, changed, removed = [], [], []
         refused: dict[str, str | None] = {}
+        now = self._db.now()
+        # In one order, because each is locked until the commit.
+        declared = [replace(each.from_now_on(now), app=app) for each in sorted(templates, key=_id_of)]
         with self._db.transaction("storing the templates of the code") as transaction:
-            # In one order, because each is locked until the commit.
-            for template in sorted(templates, key=lambda each: each.id):
-                template = replace(template, app=app)
+            for template in declared:
                 held, was_changed = self._declare(transaction, template, spec=spec)
                 if was_changed is None:
                     refused[template.id] = None if held["app"] is None else text_of(held["app"])
@@ -282,6 +285,10 @@ class RecurringStore(Part):
             next_due_in=due_in,
             unknown={text_of(row["id"]): text_of(row["method"]) for row in unknown},
         )
+
+
+def _id_of(template: RecurringJob) -> str:
+    return template.id
 
 
 def _insert(transaction: Transaction, template: RecurringJob, job: Job, firing: datetime) -> bool:

@@ -143,11 +143,54 @@ def test_a_template_whose_owner_is_not_known_belongs_to_the_first_app_that_decla
     assert owners(storage) == {"digest": "shop", "other": owner}
 
 
-def test_what_a_firing_waits_for_survives_a_declaration(storage: Storage) -> None:
+def test_a_template_is_declared_from_now_on_by_the_clock_of_the_storage(storage: Storage) -> None:
+    """Not by that of a machine three hours behind, nor from the import of a program that runs for long."""
+    made_at = storage.now() - timedelta(hours=3)
+    old = [RecurringJob.new("tick", "* * * * * *", "send", misfire="catch_up(100)", now=made_at)]
+
+    before = storage.now()
+    storage.follow_code("shop", old, prune=True)
+    after = storage.now()
+
+    (template,) = storage.list_recurring_jobs()
+    assert template.next_run_at is not None
+    assert before <= template.created_at <= after
+    assert timedelta() < template.next_run_at - template.created_at <= timedelta(seconds=1)
+
+
+def test_what_has_fired_is_not_fired_again_when_the_same_code_is_followed_after_its_removal(
+    storage: Storage, raw: Raw
+) -> None:
+    made_at = storage.now() - timedelta(hours=3)
+    code = [RecurringJob.new("tick", "0 * * * *", "send", misfire="catch_up(100)", now=made_at)]
+    storage.follow_code("shop", code, prune=True)
+    raw.age("recurring_jobs", "next_run_at", timedelta(hours=2))
+    fired = storage.fire_due_recurring().jobs
+    storage.remove_recurring_job("tick")
+
+    again, more = storage.follow_code("shop", code, prune=True), storage.fire_due_recurring().jobs
+
+    assert len(fired) in (2, 3)  # the latter when the hour has just struck
+    assert (again.added, more) == (("tick",), ())
+
+
+def test_a_changed_schedule_counts_from_now_on_by_the_clock_of_the_storage(storage: Storage) -> None:
+    made_at = storage.now() - timedelta(hours=3)
+    storage.follow_code("shop", [RecurringJob.new("tick", "0 9 * * *", "send", now=made_at)], prune=True)
+
+    storage.follow_code("shop", [RecurringJob.new("tick", "0 * * * *", "send", now=made_at)], prune=True)
+
+    (template,) = storage.list_recurring_jobs()
+    assert template.next_run_at is not None
+    assert template.next_run_at > storage.now() - timedelta(minutes=1)
+
+
+def test_what_a_firing_waits_for_survives_a_declaration(storage: Storage, raw: Raw) -> None:
     late = storage.now().replace(microsecond=0) - timedelta(seconds=1)
     cron = f"{late.second} {late.minute} {late.hour} * * *"
     template = RecurringJob.new("digest", cron, "send", misfire="catch_up(2)", overlap="queue")
-    storage.follow_code("shop", [replace(template, next_run_at=late - timedelta(days=1))], prune=True)
+    storage.follow_code("shop", [template], prune=True)
+    raw.run("UPDATE {recurring_jobs} SET next_run_at = ?", raw.instant(late - timedelta(days=1)))
     storage.fire_due_recurring()
 
     storage.follow_code("shop", [replace(template, queue="mail")], prune=True)

@@ -67,7 +67,7 @@ def test_a_template_that_was_switched_off_and_is_declared_as_it_was_has_not_chan
     storage.follow_code("shop", [DECLARED], prune=True)
     switched_off(storage, raw, replace(DECLARED, app="shop"))
 
-    again = storage.follow_code("shop", [DECLARED.from_now_on()], prune=True)
+    again = storage.follow_code("shop", [DECLARED], prune=True)
 
     assert (again.added, again.changed, again.removed) == ((), (), ())
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qml_mp import BackgroundJobServer, QmlApp, RetryPolicy, ServerConfig, WorkerRegistry
+from qml_mp.clock import SystemClock
 from qml_mp.errors import ConfigurationError
 from qml_mp.processing.program import Program
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+
+
+class ThreeHoursAhead(SystemClock):
+    def now(self) -> datetime:
+        return super().now() + timedelta(hours=3)
 
 
 @pytest.fixture
@@ -65,3 +73,15 @@ def test_a_template_is_stored_and_removed_without_a_running_server(storage: Stor
 
     assert stored == ["nightly"]
     assert [server.remove_recurring("nightly"), server.remove_recurring("nightly")] == [True, False]
+
+
+def test_a_schedule_counts_from_now_on_by_the_clock_of_the_storage(tmp_path: Path) -> None:
+    """That of this machine may be three hours behind."""
+    with closing(open_storage(f"sqlite:///{tmp_path}/jobs.db", clock=ThreeHoursAhead())) as storage:
+        BackgroundJobServer(ServerConfig(), storage, WorkerRegistry()).schedule_recurring(
+            "tick", "* * * * *", "send"
+        )
+
+        (template,) = storage.list_recurring_jobs()
+        assert template.next_run_at is not None
+        assert template.next_run_at - storage.now() > -timedelta(minutes=1)

@@ -171,6 +171,7 @@ def add(
     job = session.make_job(method, read_payload(payload, arguments), queue=queue)
     template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, **options)
     storage = session.storage()
+    template = template.from_now_on(storage.now())
     storage.upsert_recurring_job(template)
     note_change(storage, "add template", template.id, said=f"{template.cron} {template.method}")
     say(f"{template.id} fires {template.schedule.words}, next at {_shown(template.next_run_at, template.tz)}")
