@@ -168,12 +168,12 @@ class QmlApp(Gathering, OnePerProcess):
         function too. `misfire` ("fire_once", "skip", "catch_up(N)"), `overlap` ("allow", "skip", "queue")
         and `jitter` are explained by `RecurringJob`, the expression by the README.
 
-        `id` defaults to the method's name. A server stores the template when it starts. Raises
-        `ConfigurationError` for the schedule, `InvalidJob` for a payload the function cannot take.
+        `id` defaults to the method's name. A server stores the template when it starts. Warns of a zone that
+        is not known here. Raises `ConfigurationError` for the schedule, `InvalidJob` for a bad payload.
         """
         if callable(cron):
             raise ConfigurationError('Write @app.recurring("0 9 * * *"), with the cron expression.')
-        new = partial(RecurringJob.new, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter)
+        new = partial(RecurringJob.declared, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter)
 
         def declare(function: Callable[..., Any]) -> JobFunction[..., Any, Any]:
             declared: JobFunction[..., Any, Any] = (

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from qml_mp.core.cron_fields import LAST, LAST_YEAR, CronFields, Field, read_fields
 from qml_mp.core.cron_words import in_words
@@ -226,6 +226,15 @@ def read_zone(name: str) -> ZoneInfo:
         f"The zone {name!r} is not known here; use an IANA name such as Europe/Berlin "
         "(on a system without zone data: pip install tzdata)."
     )
+
+
+def zone_trouble(name: str) -> str:
+    """What to say of a zone that this machine does not know: a typing error, or the data of an older year."""
+    from difflib import get_close_matches  # nobody else needs it
+
+    near = get_close_matches(name, available_timezones(), n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    return f"the zone {name!r} is not known here, so that it fires only on machines that know it.{meant}"
 
 
 def is_known_zone(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from qml_mp.clock import iso
-from qml_mp.core.cron import CronSchedule
+from qml_mp.core.cron import CronSchedule, UnknownZone, read_zone, zone_trouble
 from qml_mp.core.cron_fields import LAST_YEAR
 from qml_mp.core.job import check_method
 from qml_mp.core.payload import JsonValue, check_text, encode_json
@@ -31,6 +32,7 @@ _MOST_CAUGHT_UP = 1000
 _CATCH_UP = re.compile(r"catch_up\((\d{1,4})\)", re.ASCII)
 _FREQUENT = timedelta(hours=1)
 _MOST_REPEATS = 10
+_BEFORE_ALL = datetime(1969, 12, 30, tzinfo=UTC)  # no year field names an earlier one than 1970
 _NEXT_LABEL = timedelta(microseconds=1)  # what storage tells apart; a cron has whole seconds
 
 
@@ -63,6 +65,8 @@ class RecurringJob:
     "?": not known, as of what was stored before this was."""
     enabled: bool = True
     next_run_at: datetime | None = None
+    """None while it is disabled; when its last firing has passed; and of what code declares in a zone that
+    this machine does not know."""
     waiting_for: datetime | None = None
     """The firing that waits for the end of a job (`overlap` is "queue"); None: none does."""
     last_run_at: datetime | None = None
@@ -91,7 +95,38 @@ class RecurringJob:
     ) -> RecurringJob:
         """A validated template whose first firing is the next one after `now`.
 
-        Raises `ConfigurationError` for what no template can have, `InvalidJob` for method and payload.
+        Raises `ConfigurationError` for what no template can have and for one that never fires again,
+        `InvalidJob` for method and payload.
+        """
+        read_zone(tz)
+        template = cls.declared(
+            id, cron, method, payload, queue, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter, now=now
+        )
+        if template.next_run_at is None:
+            raise _never_fires(id, cron)
+        return template
+
+    @classmethod
+    def declared(
+        cls,
+        id: str,
+        cron: str,
+        method: str,
+        payload: JsonValue = None,
+        queue: str = DEFAULT_QUEUE,
+        *,
+        tz: str = "UTC",
+        misfire: str = "fire_once",
+        overlap: str = "allow",
+        jitter: Duration = 0,
+        now: datetime | None = None,
+    ) -> RecurringJob:
+        """What code declares at its import: as `new`, but its last firing may have passed, and a zone that
+        this machine does not know is a warning alone: code must not stop importing because of the day or of
+        the machine.
+
+        Raises `ConfigurationError` for what no template can have, such as an expression that never fires,
+        `InvalidJob` for method and payload.
         """
         if not isinstance(id, str) or not 1 <= len(id) <= _MAX_ID_CHARS:
             raise ConfigurationError(
@@ -104,12 +139,13 @@ class RecurringJob:
         _check_overlap(overlap)
         encode_json(payload, what="The payload")
         created_at = now or datetime.now(UTC)
-        next_run_at = CronSchedule(cron, tz=tz).next_after(created_at)
-        if next_run_at is None:
-            raise ConfigurationError(
-                f"The cron expression {cron!r} of {id!r} never fires again up to the end of {LAST_YEAR}, "
-                "which is as far as is looked; check its date fields."
-            )
+        try:
+            next_run_at = _first_firing(CronSchedule(cron, tz=tz), id=id, after=created_at)
+        except UnknownZone:
+            _first_firing(CronSchedule(cron), id=id, after=created_at)  # the expression is looked at
+            next_run_at = None
+            # Of whoever calls that which calls this: the line of the decorator.
+            warnings.warn(f"The recurring template {id!r}: {zone_trouble(tz)}", stacklevel=3)
         return cls(
             id=id, cron=cron, method=method, payload=payload, queue=queue, tz=tz, misfire=misfire,
             overlap=overlap, jitter=_jitter(jitter), next_run_at=next_run_at, created_at=created_at,
@@ -117,7 +153,8 @@ class RecurringJob:
 
     def from_now_on(self, now: datetime) -> RecurringJob:
         """The template as declared now, by the clock of the storage: what was due between its making and its
-        declaration is no missed firing, and neither is what the clock of the machine that made it says."""
+        declaration is no missed firing, and neither is what the clock of the machine that made it says.
+        Raises `UnknownZone` where this machine does not know its zone."""
         return replace(self, created_at=now, next_run_at=self.schedule.next_after(now))
 
     @property
@@ -214,6 +251,21 @@ def name_of_app(app: str | None) -> str | None:
     """An app without a name is known by its "module:attribute" and its folder: the former."""
     spec, found, _ = (app or "").partition(" in /")
     return spec if found and ":" in spec else app
+
+
+def _first_firing(schedule: CronSchedule, *, id: str, after: datetime) -> datetime | None:
+    """None: the last one has passed. Raises `ConfigurationError` where there has never been one either."""
+    upcoming = schedule.next_after(after)
+    if upcoming is None and schedule.next_after(_BEFORE_ALL) is None:
+        raise _never_fires(id, schedule.text)
+    return upcoming
+
+
+def _never_fires(id: str, cron: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The cron expression {cron!r} of {id!r} never fires again up to the end of {LAST_YEAR}, "
+        "which is as far as is looked; check its date fields."
+    )
 
 
 def _most_caught_up(misfire: str) -> int | None:

@@ -8,7 +8,7 @@ are storage's. `Event` is all of them, for a `match` that typing holds to be com
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from qml_mp.core.job import Claim, ClaimKey
@@ -39,16 +39,10 @@ class ClaimFacts:
         """Those of a claim of the worker with this pid."""
         job = claim.job
         return cls(
-            job_id=job.id,
-            method=job.method,
-            queue=job.queue,
-            claim_seq=job.claim_seq,
-            attempt=job.attempt,
-            worker_id=claim.worker_id,
-            server_id=claim.server_id,
-            pid=pid,
+            job_id=job.id, method=job.method, queue=job.queue, claim_seq=job.claim_seq, attempt=job.attempt,
+            worker_id=claim.worker_id, server_id=claim.server_id, pid=pid,
             claimed_at=job.started_at or job.created_at,
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +144,16 @@ class TemplateFired:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplatesFollowed:
     """Storage has followed the recurring templates of the code; their ids. Those refused are another app's
-    or a person's (None), and those kept of the same "module:attribute" in another folder."""
+    or a person's (None), and those kept of the same "module:attribute" in another folder. Those that are over
+    never fire again; of those lacking, this machine does not know the zone."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     refused: Mapping[str, str | None]
     kept: Mapping[str, str | None]
+    over: tuple[str, ...] = ()
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

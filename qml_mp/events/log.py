@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, assert_never
 
+from qml_mp.core.cron import zone_trouble
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import AttemptKind, ErrorInfo
 from qml_mp.errors import QmlError
@@ -182,6 +183,10 @@ def _log_followed(event: facts.TemplatesFollowed) -> None:
             template_id,
             owner,
         )
+    for template_id in event.over:
+        logger.info("Recurring template %s never fires again: its last firing has passed", template_id)
+    for template_id, zone in event.lacking.items():
+        logger.warning("Recurring template %s: %s", template_id, zone_trouble(zone))
     for template_id, owner in event.refused.items():
         logger.error(
             "Recurring template %s is left as %s has made it. Give that of the code another id=, or end the "

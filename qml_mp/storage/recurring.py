@@ -9,14 +9,14 @@ from datetime import datetime, timedelta
 
 from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
-from qml_mp.core.payload import JsonValue, encode_json
+from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob, late_firings
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Part, Transaction
 from qml_mp.storage.jobs import insert_firing
-from qml_mp.storage.redeclared import may_replace, redeclared
+from qml_mp.storage.redeclared import declared_values, is_over, may_replace, redeclared
 from qml_mp.storage.rows import Row, json_of, template_of, text_of
-from qml_mp.storage.storable import microseconds, storable_reason
+from qml_mp.storage.storable import storable_reason
 from qml_mp.storage.values import Fired, Followed
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class RecurringStore(Part):
         the template says (`from_now_on`). `enabled` always stays as a person set it. Raises
         `ConfigurationError` for a template that code declares."""
         with self._db.transaction("storing a recurring job") as transaction:
-            held, was_changed = self._declare(transaction, template)
-            if was_changed is None:
+            held, stored = self._declare(transaction, template)
+            if stored is None:
                 owner = f"of the app {text_of(held['app'])}" if held["app"] else "of an app without a name"
                 raise ConfigurationError(
                     f"The recurring template {template.id!r} is declared by the code {owner}. Change it "
@@ -62,27 +62,36 @@ class RecurringStore(Part):
 
         Templates of other apps and of people are left alone. An app without a name ("") deletes none. What
         the app of the same "module:attribute" (`spec`) in another folder has declared is taken over, when
-        this one declares it too, and never deleted.
+        this one declares it too, and never deleted. One whose zone this machine does not know is left as it
+        is, also when nobody has stored it yet.
         """
-        added, changed, removed = [], [], []
+        added, changed, removed, over = [], [], [], []
         refused: dict[str, str | None] = {}
         now = self._db.now()
         # In one order, because each is locked until the commit.
-        declared = [replace(each.from_now_on(now), app=app) for each in sorted(templates, key=_id_of)]
+        lacking = {each.id: each.tz for each in templates if not is_known_zone(each.tz)}
+        here = [each for each in sorted(templates, key=_id_of) if each.id not in lacking]
+        declared = [replace(each.from_now_on(now), app=app) for each in here]
         with self._db.transaction("storing the templates of the code") as transaction:
             for template in declared:
-                held, was_changed = self._declare(transaction, template, spec=spec)
-                if was_changed is None:
+                held, stored = self._declare(transaction, template, spec=spec)
+                if stored is None:
                     refused[template.id] = None if held["app"] is None else text_of(held["app"])
-                elif self._db.instant(held["created_at"]) == template.created_at:
+                    continue
+                if is_over(held, stored):
+                    over.append(template.id)
+                if self._db.instant(held["created_at"]) == template.created_at:
                     added.append(template.id)
-                elif was_changed:
+                elif stored is not held:
                     changed.append(template.id)
             if prune and app:
                 others = {"app": app, "ids": [each.id for each in templates], "spared": list(spared_methods)}
                 rows = transaction.run(self._db.queries.recurring.remove_others, others).rows()
                 removed = sorted(text_of(row["id"]) for row in rows)
-        return Followed(added=tuple(added), changed=tuple(changed), removed=tuple(removed), refused=refused)
+        return Followed(
+            added=tuple(added), changed=tuple(changed), removed=tuple(removed), refused=refused,
+            over=tuple(over), lacking=lacking,
+        )  # fmt: skip
 
     def remove_templates_of(
         self, app: str, ids: Collection[str], *, methods: Collection[str]
@@ -189,33 +198,20 @@ class RecurringStore(Part):
 
     def _declare(
         self, transaction: Transaction, template: RecurringJob, *, spec: str = ""
-    ) -> tuple[Row, bool | None]:
-        """Insert or replace: the template that was found or inserted, and whether it was replaced; None: it
-        is another's, and stays. Whoever declares it at the same moment waits, and finds what the first has
-        left."""
-        declared = {
-            "id": template.id,
-            "cron": template.cron,
-            "tz": template.tz,
-            "method": template.method,
-            "payload": encode_json(template.payload, what="The payload"),
-            "queue": template.queue,
-            "misfire": template.misfire,
-            "overlap": template.overlap,
-            "jitter_us": microseconds(template.jitter),
-            "app": template.app,
-            "enabled": template.enabled,
-            "next_run_at": template.next_run_at,
-            "created_at": template.created_at,
-        }
+    ) -> tuple[Row, Row | None]:
+        """Insert or replace: the template that was found or inserted, and what it is now, which is the same
+        when it was not replaced; None: it is another's, and stays. Whoever declares it at the same moment
+        waits, and finds what the first has left."""
+        declared = declared_values(template)
         queries = self._db.queries.recurring
         held = transaction.run(queries.insert_or_lock, declared).rows()[0]
         if not may_replace(held, template.app, spec):
             return held, None
         change = redeclared(held, declared)
-        if change is not None:
-            transaction.run(queries.replace, change)
-        return held, change is not None
+        if change is None:
+            return held, held
+        transaction.run(queries.replace, change)
+        return held, change
 
     def _fire(self, transaction: Transaction, row: Row) -> list[Job]:
         """Enqueue the jobs of a due template and move it past the present. Raises what a row raises that can

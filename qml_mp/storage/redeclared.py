@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from qml_mp.core.recurring import UNKNOWN_APP, is_of
+from qml_mp.core.payload import encode_json
+from qml_mp.core.recurring import UNKNOWN_APP, RecurringJob, is_of
 from qml_mp.storage.database import Values
 from qml_mp.storage.rows import Row
+from qml_mp.storage.storable import microseconds
 
 _SAID = ("cron", "tz", "method", "payload", "queue", "misfire", "overlap", "jitter_us")
+
+
+def declared_values(template: RecurringJob) -> Values:
+    """A template as it is inserted."""
+    return {
+        "id": template.id,
+        "cron": template.cron,
+        "tz": template.tz,
+        "method": template.method,
+        "payload": encode_json(template.payload, what="The payload"),
+        "queue": template.queue,
+        "misfire": template.misfire,
+        "overlap": template.overlap,
+        "jitter_us": microseconds(template.jitter),
+        "app": template.app,
+        "enabled": template.enabled,
+        "next_run_at": template.next_run_at,
+        "created_at": template.created_at,
+    }
 
 
 def may_replace(held: Row, app: str | None, spec: str) -> bool:
@@ -33,3 +54,8 @@ def redeclared(held: Row, declared: Values) -> Values | None:
         "next_run_at": held["next_run_at"] if keeps_firing else declared["next_run_at"],
         "disabled_reason": held["disabled_reason"] if unchanged else None,
     }
+
+
+def is_over(held: Row, stored: Row) -> bool:
+    """Whether what was found or inserted, and is stored so now, is switched on and never fires again."""
+    return bool(stored["enabled"]) and stored["next_run_at"] is None and held["waiting_for"] is None

@@ -133,6 +133,10 @@ class Followed:
     removed: tuple[str, ...]
     refused: Mapping[str, str | None]
     """Left alone, because of another app, or of a person (None)."""
+    over: tuple[str, ...] = ()
+    """Switched on, and never fire again."""
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    """Left alone, because this machine does not know the zone, which is told."""
 
 
 FAILED_STATES: Final = (StateName.AWAITING_RETRY, StateName.FAILED)

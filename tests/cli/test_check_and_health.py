@@ -23,6 +23,19 @@ from tests.postgres_login import url_of
 from tests.storage_rows import change_server
 
 _PLAIN = 'raise SystemExit("imported")\nfrom qml_mp import QmlApp\napp = QmlApp("sqlite:///qml.db")\n'
+_LATE = """
+from qml_mp import QmlApp
+
+app = QmlApp("sqlite:///qml.db")
+
+
+@app.recurring("1 52 0 28 11 * 2020")
+def once() -> None: ...
+
+
+@app.recurring("0 3 * * *", tz="Europe/Berlni")
+def there() -> None: ...
+"""
 _START = ("-A", "tasks:app", "start", "--burst", "-w", "1")
 _NOWHERE = "postgresql://localhost:1/x?connect_timeout=2"
 
@@ -78,6 +91,25 @@ def test_what_nobody_would_serve_is_a_warning(qml: Qml, storage: Storage) -> Non
     assert ended.code == 0
     assert "queues    warning   jobs for images would wait" in ended.out
     assert "methods   warning   stored templates want unheard_of" in ended.out
+
+
+def test_templates_that_are_over_or_in_a_zone_not_known_here_stop_neither_server_nor_producer(
+    qml: Qml,
+) -> None:
+    (qml.folder / "late.py").write_text(_LATE)
+
+    checked = qml("-A", "late:app", "check")
+    enqueued = qml("-A", "late:app", "enqueue", "once")
+    started = qml("-A", "late:app", "start", "--burst", "-w", "1")
+
+    assert (checked.code, enqueued.code, started.code) == (0, 0, 0), started
+    assert "templates ok        2 parse\n" in checked.out
+    assert "templates warning   once never fires again: its last firing has passed\n" in checked.out
+    assert "templates warning   there: the zone 'Europe/Berlni' is not known here" in checked.out
+    for told in ("template once never fires again", "template there: the zone 'Europe/Berlni' is not"):
+        assert started.err.count(f"Recurring {told}") == 1
+    assert [each["id"] for each in qml("recurring", "list", "--json").lines] == ["once"]
+    assert "next      never\n" in qml("recurring", "show", "once").out
 
 
 def test_a_storage_that_may_lose_jobs_is_a_warning_and_the_server_logs_it(qml: Qml, storage: Storage) -> None:

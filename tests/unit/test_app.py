@@ -120,6 +120,40 @@ def test_what_code_says_of_a_template_reaches_the_server_that_only_hears_of_it()
     assert template.next_run_at == app.program.recurring[0].next_run_at
 
 
+def test_an_app_whose_template_has_fired_for_the_last_time_is_imported_all_the_same(app: QmlApp) -> None:
+    app.recurring("1 52 0 28 11 * 2020", id="once")(digest)
+
+    (template,) = read_facts(probe(LoadedProgram(program=app.program))).recurring
+
+    assert (template.id, template.next_run_at) == ("once", None)
+
+
+@pytest.mark.parametrize("expression", ["0 0 31 2 *", "0 0 0 31 4 * 2020-2030"])
+def test_a_template_that_never_fires_at_all_is_refused(app: QmlApp, expression: str) -> None:
+    for tz in ("UTC", "Europe/Berlin"):
+        with pytest.raises(ConfigurationError, match="never fires"):
+            app.recurring(expression, tz=tz)(app.job(tz)(digest))
+
+
+def test_a_zone_that_this_machine_does_not_know_is_a_warning_with_the_nearest_name(app: QmlApp) -> None:
+    with pytest.warns(
+        UserWarning, match=r"'digest'.*'Europe/Berlni'.*Did you mean Europe/Berlin\?"
+    ) as warned:
+        app.recurring("0 3 * * *", tz="Europe/Berlni")(digest)
+
+    (template,) = read_facts(probe(LoadedProgram(program=app.program))).recurring
+    assert (template.tz, template.next_run_at) == ("Europe/Berlni", None)
+    assert [each.filename for each in warned] == [__file__]
+
+
+def test_in_a_zone_that_this_machine_does_not_know_the_expression_is_looked_at_all_the_same(
+    app: QmlApp,
+) -> None:
+    for expression in ("0 25 * * *", "0 0 31 2 *"):
+        with pytest.raises(ConfigurationError, match="cron expression"):
+            app.recurring(expression, tz="Europe/Atlantis")(app.job(expression)(digest))
+
+
 def test_an_app_without_a_name_is_known_by_what_it_was_found_by_and_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,19 @@ REFUSED = StorageUnavailable("refused")
             "recurring: +two ~digest -old",
         ),
         (
+            TemplatesFollowed(added=(), changed=(), removed=(), refused={}, kept={}, over=("once",)),
+            "INFO",
+            "Recurring template once never fires again: its last firing has passed",
+        ),
+        (
+            TemplatesFollowed(
+                added=(), changed=(), removed=(), refused={}, kept={}, lacking={"two": "Europe/Berlni"}
+            ),
+            "WARNING",
+            "Recurring template two: the zone 'Europe/Berlni' is not known here, so that it fires only on "
+            "machines that know it. Did you mean Europe/Berlin?",
+        ),
+        (
             TemplatesFollowed(added=(), changed=(), removed=(), refused={"digest": "shop"}, kept={}),
             "ERROR",
             "Recurring template digest is left as the app shop has made it. Give that of the code another "

@@ -11,6 +11,7 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.cli.failure import exit_code_of, in_words
 from qml_mp.cli.output import json_option, print_json, say, stdout_for_data
 from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.core.cron import is_known_zone, zone_trouble
 from qml_mp.core.payload import JsonValue
 from qml_mp.embedding.extras import check_served
 from qml_mp.errors import ConfigurationError, QmlError
@@ -83,18 +84,25 @@ def _lines(session: Session) -> Iterator[Line]:
         is_setting = isinstance(error, ConfigurationError) and error.field != "app"
         yield _failed("settings" if is_setting else "app", error, session)
     if facts is not None:
-        yield _templates(facts)
+        yield from _templates(facts)
     yield from _of_storage(session, facts, config)
 
 
-def _templates(facts: AppFacts) -> Line:
+def _templates(facts: AppFacts) -> Iterator[Line]:
     """They were parsed when the app declared them, with the zones of this machine."""
     firings = [each.next_run_at for each in facts.recurring if each.next_run_at is not None]
-    if not firings:
-        return Line(what="templates", result="ok", text="none")
-    count = f"{len(firings)} parse{'s' if len(firings) == 1 else ''}"
-    text = f"{count}; the next firing is at {min(firings).isoformat(timespec='seconds')}"
-    return Line(what="templates", result="ok", text=text)
+    text = "none"
+    if facts.recurring:
+        text = f"{len(facts.recurring)} parse{'s' if len(facts.recurring) == 1 else ''}"
+    if firings:
+        text += f"; the next firing is at {min(firings).isoformat(timespec='seconds')}"
+    yield Line(what="templates", result="ok", text=text)
+    for each in facts.recurring:
+        if not is_known_zone(each.tz):
+            yield Line(what="templates", result="warning", text=f"{each.id}: {zone_trouble(each.tz)}")
+        elif each.next_run_at is None:
+            text = f"{each.id} never fires again: its last firing has passed"
+            yield Line(what="templates", result="warning", text=text)
 
 
 def _of_storage(session: Session, facts: AppFacts | None, config: ServerConfig | None) -> Iterator[Line]:

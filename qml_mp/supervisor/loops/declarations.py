@@ -114,6 +114,8 @@ class DeclarationsLoop(Loop):
                 removed=followed.removed,
                 refused=followed.refused,
                 kept=kept,
+                over=followed.over,
+                lacking=followed.lacking,
             )
         )
 
