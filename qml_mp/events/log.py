@@ -190,7 +190,7 @@ def _log_followed(event: facts.TemplatesFollowed) -> None:
     for template_id, owner in event.refused.items():
         logger.error(
             "Recurring template %s is left as %s has made it. Give that of the code another id=, or end the "
-            "stored one with `qml-mp recurring remove` and start again",
+            "stored one with `qml-mp recurring remove`: that of the code is stored some seconds later",
             template_id,
             "a person" if owner is None else f"the app {owner}",
         )

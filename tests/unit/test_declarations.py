@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -128,6 +129,91 @@ def test_what_newer_code_has_declared_since_is_not_deleted_with_it(
 
     assert template_ids(storage) == ["another", "digest"]
     assert loop.due_at() == float("inf")
+
+
+NIGHTLY = RecurringJob.new("nightly", "0 3 * * *", "work")
+OF_SHOP = replace(FACTS, recurring=(NIGHTLY, RecurringJob.new("hourly", "0 * * * *", "work")))
+
+
+def owners(storage: Storage) -> dict[str, str | None]:
+    return {template.id: template.app for template in storage.list_recurring_jobs()}
+
+
+def test_a_template_that_another_app_gives_up_is_declared_soon_after(
+    storage: Storage, loop: DeclarationsLoop, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """This app was deployed before the one that had it."""
+    caplog.set_level("INFO")
+    storage.follow_code("blog", [NIGHTLY], prune=True)
+    loop.declare(OF_SHOP)
+    for _ in range(3):
+        loop.run(storage)
+    assert owners(storage) == {"hourly": "shop", "nightly": "blog"}
+    assert loop.due_at() == 10
+
+    storage.follow_code("blog", [], prune=True)
+    clock.seconds = loop.due_at()
+    loop.run(storage)
+
+    assert owners(storage) == {"hourly": "shop", "nightly": "shop"}
+    assert loop.due_at() == float("inf")
+    assert caplog.text.count("nightly is left as the app blog has made it") == 1
+    assert [each for each in caplog.messages if each.startswith("recurring:")] == [
+        "recurring: +hourly",
+        "recurring: +nightly",
+    ]
+
+
+def test_while_another_app_has_a_template_nothing_is_written(
+    storage: Storage, loop: DeclarationsLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write would wake every server."""
+    storage.follow_code("blog", [NIGHTLY], prune=True)
+    loop.declare(OF_SHOP)
+    loop.run(storage)
+
+    def follow(*_: object, **__: object) -> None:
+        raise AssertionError("it is followed again")
+
+    monkeypatch.setattr(storage, "follow_code", follow)
+    loop.run(storage)
+
+    assert loop.due_at() == 10
+
+
+def test_a_template_that_goes_from_a_person_to_another_app_is_told_anew(
+    storage: Storage, loop: DeclarationsLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.upsert_recurring_job(NIGHTLY)
+    loop.declare(OF_SHOP)
+    loop.run(storage)
+    storage.remove_recurring_job("nightly")
+    storage.follow_code("blog", [NIGHTLY], prune=True)
+
+    for _ in range(2):
+        loop.run(storage)
+
+    refusals = [each for each in caplog.messages if "nightly is left as" in each]
+    assert [each.split(" has made it")[0].split(" as ")[1] for each in refusals] == [
+        "a person",
+        "the app blog",
+    ]
+    assert owners(storage)["nightly"] == "blog"
+    assert loop.due_at() == 10
+
+
+def test_what_is_no_longer_declared_is_not_waited_for(storage: Storage, loop: DeclarationsLoop) -> None:
+    storage.follow_code("blog", [NIGHTLY], prune=True)
+    loop.declare(OF_SHOP)
+    loop.run(storage)
+
+    loop.declare(FACTS)
+    loop.run(storage)
+    storage.follow_code("blog", [], prune=True)
+    loop.run(storage)
+
+    assert loop.due_at() == float("inf")
+    assert owners(storage) == {}
 
 
 def test_limits_reach_the_supervisor_as_the_code_says_them() -> None:

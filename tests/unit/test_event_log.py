@@ -220,7 +220,8 @@ REFUSED = StorageUnavailable("refused")
             TemplatesFollowed(added=(), changed=(), removed=(), refused={"digest": "shop"}, kept={}),
             "ERROR",
             "Recurring template digest is left as the app shop has made it. Give that of the code another "
-            "id=, or end the stored one with `qml-mp recurring remove` and start again",
+            "id=, or end the stored one with `qml-mp recurring remove`: that of the code is stored some "
+            "seconds later",
         ),
         (
             TemplatesFollowed(added=(), changed=(), removed=(), refused={}, kept={"old": "tasks:app in /1"}),

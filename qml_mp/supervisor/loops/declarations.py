@@ -45,6 +45,8 @@ class DeclarationsLoop(Loop):
         """What storage has not followed yet."""
         self._spared: frozenset[str] = frozenset()
         """Templates that this code has no more and other live servers know, until those are gone."""
+        self._refused: Mapping[str, str | None] = {}
+        """Templates of this code that are another app's or a person's (None), until they are not any more."""
 
     def declare(self, facts: AppFacts) -> None:
         """Have storage follow this code at the next tick."""
@@ -58,12 +60,14 @@ class DeclarationsLoop(Loop):
     def due_at(self) -> float:
         if self._pending:
             return AT_ONCE
-        return super().due_at() if self._spared else NEVER
+        return super().due_at() if self._spared or self._refused else NEVER
 
     def tick(self, storage: Storage) -> None:
         facts, pending = self._facts, self._pending
-        if not pending:
+        if not pending and self._spared:
             self._remove_spared(storage, facts)
+        if not pending and self._refused:
+            self._declare_freed(storage, facts)
         while pending:  # newer code, declared while storage takes its time, brings a list of its own
             pending[0](storage, facts)
             del pending[0]
@@ -78,7 +82,7 @@ class DeclarationsLoop(Loop):
         others = _not_declared(storage, facts)
         left = [each for each in others if facts.name and each.app == facts.name]
         kept = {each.id: each.app for each in others if is_of(facts.spec, each.app) and each not in left}
-        self._spared = frozenset()
+        self._spared, self._refused = frozenset(), {}
         if not facts.recurring and not left and not kept:
             return
         # An older version that still runs has them, or another app of the same name. They are not deleted
@@ -91,6 +95,7 @@ class DeclarationsLoop(Loop):
         )
         if prune:
             self._spared = frozenset(each.id for each in left if each.method in spared_methods)
+        self._refused = followed.refused
         self._tell(followed, kept)
 
     def _remove_spared(self, storage: Storage, facts: AppFacts) -> None:
@@ -105,6 +110,21 @@ class DeclarationsLoop(Loop):
             self._tell(Followed(added=(), changed=(), removed=removed, refused={}), {})
         if self._spared is spared:
             self._spared = frozenset(each.id for each in left if each.method in lacking - unknown)
+
+    def _declare_freed(self, storage: Storage, facts: AppFacts) -> None:
+        """Declare those that were refused and are nobody's by now, or somebody else's. The app that had them
+        may have given them to this one, whose server was started first."""
+        refused = self._refused
+        owners = {each.id: each.app for each in storage.list_recurring_jobs() if each.id in refused}
+        freed = {each for each, owner in refused.items() if each not in owners or owners[each] != owner}
+        if not freed:
+            return
+        templates = [each for each in facts.recurring if each.id in freed]
+        followed = storage.follow_code(facts.name, templates, spec=facts.spec, prune=False)
+        self._tell(followed, {})
+        if self._refused is refused:
+            still = {each: owner for each, owner in refused.items() if each not in freed}
+            self._refused = {**still, **followed.refused}
 
     def _tell(self, followed: Followed, kept: Mapping[str, str | None]) -> None:
         self._run.events.emit(
