@@ -121,6 +121,19 @@ def test_the_list_fits_the_terminal_with_ids_of_any_length(qml: Qml) -> None:
     assert name in qml("recurring", "list").out
 
 
+def test_a_template_that_is_switched_off_and_added_again_is_said_to_be_off(qml: Qml) -> None:
+    qml("recurring", "add", "digest", "0 9 * * *", "resize")
+    qml("recurring", "disable", "digest")
+
+    added = qml("recurring", "add", "digest", "0 10 * * *", "resize")
+    enabled = qml("recurring", "enable", "digest")
+    again = qml("recurring", "add", "digest", "0 10 * * *", "resize")
+
+    assert added.out == "digest is disabled; `qml-mp recurring enable digest` switches it on\n"
+    assert enabled.code == 0
+    assert again.out.startswith("digest fires at 10:00 every day (UTC), next at ")
+
+
 def test_what_code_declares_is_not_replaced_and_comes_back_when_it_is_removed(
     qml: Qml, storage: Storage
 ) -> None:

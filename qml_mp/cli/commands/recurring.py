@@ -174,7 +174,11 @@ def add(
     template = template.from_now_on(storage.now())
     storage.upsert_recurring_job(template)
     note_change(storage, "add template", template.id, said=f"{template.cron} {template.method}")
-    say(f"{template.id} fires {template.schedule.words}, next at {_shown(template.next_run_at, template.tz)}")
+    stored = get_template(storage, template.id)  # a switch, and the firing of the same schedule, have stayed
+    if stored.enabled:
+        say(f"{stored.id} fires {stored.schedule.words}, next at {_shown(stored.next_run_at, stored.tz)}")
+    else:
+        say(f"{stored.id} is disabled; `qml-mp recurring enable {stored.id}` switches it on")
 
 
 @recurring.command()
