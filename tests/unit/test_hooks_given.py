@@ -38,7 +38,7 @@ def test_middleware_that_is_no_list_is_refused(middleware: Any) -> None:
 
 @pytest.mark.parametrize(
     "hook",
-    [lambda: None, takes_four, takes_by_name, partial(layer, 1, 2, 3), Layer],
+    [lambda: None, takes_four, takes_by_name, partial(takes_four, 1, 2, 3, 4), Layer],
     ids=["takes nothing", "takes four", "by name alone", "all is given", "a class"],
 )
 def test_what_cannot_be_called_as_it_will_be_is_refused(hook: Any) -> None:
@@ -55,8 +55,8 @@ def test_what_can_be_called_so_is_taken_whatever_it_is() -> None:
         return call_next(job, context)
 
     @wraps(needs_more)
-    def gives_more(*given: Any) -> object:
-        return needs_more(*given, 1)
+    def gives_more(job: Job, context: WorkerContext, call_next: CallNext) -> object:
+        return needs_more(job, context, call_next, 1)
 
     layers = [layer, gives_more, Layer(), Layer().method, partial(needs_more, more=1)]
 
