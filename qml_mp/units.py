@@ -28,6 +28,7 @@ _BYTES_PER_UNIT = {
     "g": 1024**3, "gib": 1024**3, "gb": 1000**3,
 }  # fmt: skip
 _BEYOND_ANY_MEMORY = 2**63
+_MOST_DIGITS = 18
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
@@ -114,6 +115,11 @@ def format_size(size_bytes: int) -> str:
             break
         scaled /= 1024
     return f"{size_bytes} B" if unit == "B" else f"{scaled:.1f} {unit}"
+
+
+def is_whole_number(text: str) -> bool:
+    """Whether it is one of decimal digits that is within 64 bits. Python reads none of thousands of them."""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
 def _seconds_of_text(text: str, what: str) -> float:

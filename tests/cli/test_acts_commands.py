@@ -145,13 +145,15 @@ def test_a_worker_is_replaced_by_its_server_and_number_and_by_its_id(qml: Qml, s
         by_id = qml("workers", "replace", before[1])
         again = qml("workers", "replace", before[1])
         nobody = qml("workers", "replace", "far/9")
+        nonsense = qml("workers", "replace", "far/" + "9" * 5000)
         after = wait_until(lambda: {each.number: each.id for each in storage.list_workers()})
 
-    assert [ended.code for ended in (by_number, by_id, again, nobody)] == [0, 0, 1, 1]
+    assert [ended.code for ended in (by_number, by_id, again, nobody, nonsense)] == [0, 0, 1, 1, 1]
     assert ": replaced by pid " in by_number.out
     assert set(after.values()).isdisjoint(before.values())
     assert "No worker is called" in again.err
     assert "No worker is called 'far/9'" in nobody.err
+    assert "No worker is called" in nonsense.err
 
 
 def test_a_server_of_this_machine_is_asked_in_the_same_way(qml: Qml) -> None:

@@ -104,6 +104,7 @@ def test_limits_of_a_method_that_a_server_knows_are_its_codes_to_say(qml: Qml, s
         (("limit", "default"), "--rate"),
         (("limit", "default", "0"), "max_running is 0"),
         (("limit", "default", "many"), "whole number"),
+        (("limit", "default", "9" * 5000), "whole number"),
         (("limit", "default", "--rate", "100/fortnight"), "100/m"),
     ],
 )

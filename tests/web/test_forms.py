@@ -42,6 +42,16 @@ def test_a_queue_is_limited_paused_resumed_and_free_again(visitor: httpx.Client,
     assert [each for each in storage.standings() if each.limit.name == "images"] == []
 
 
+def test_a_limit_of_thousands_of_digits_is_refused_in_a_sentence(
+    visitor: httpx.Client, storage: Storage
+) -> None:
+    refused = send(visitor, "/queues/limit", "/queues", name="images", max_running="9" * 5000, rate="")
+
+    assert refused.status_code == 400
+    assert "is no number" in refused.text
+    assert storage.standings() == []
+
+
 def test_a_template_is_turned_off_and_on_run_and_removed(visitor: httpx.Client, storage: Storage) -> None:
     storage.upsert_recurring_job(RecurringJob.new("nightly", "0 2 * * *", "clean", tz="Europe/Berlin"))
 

@@ -18,7 +18,7 @@ from qml_mp.cli.watching import show_once_or_watch, watch_option
 from qml_mp.core.acts import ActKind, ActRequest
 from qml_mp.core.server_info import WorkerInfo
 from qml_mp.storage.store import Storage
-from qml_mp.units import format_size
+from qml_mp.units import format_size, is_whole_number
 from qml_mp.views.servers import ServerView, WorkerView, view_servers
 
 _SOON = timedelta(seconds=45)
@@ -134,7 +134,7 @@ def _ask(session: Session, name: str, kind: ActKind, *, wait: timedelta | None, 
 def _worker_called(storage: Storage, name: str) -> WorkerInfo:
     server_name, slash, number = name.rpartition("/")
     workers = storage.list_workers()
-    if slash and number.isdecimal():
+    if slash and is_whole_number(number):
         server = server_called(storage, server_name, ActKind.REPLACE)
         found = [each for each in workers if each.server_id == server.id and each.number == int(number)]
         # Of one that is just being replaced, the one that stays.

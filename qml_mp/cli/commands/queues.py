@@ -16,11 +16,11 @@ from qml_mp.cli.session import Group, Session, pass_session
 from qml_mp.cli.watching import show_once_or_watch, watch_option
 from qml_mp.core.limits import Limit, LimitKind, Rate, check_max_running
 from qml_mp.core.payload import JsonValue
-from qml_mp.errors import AppImportError, ConfigurationError
+from qml_mp.errors import AppImportError, ConfigurationError, shown
 from qml_mp.setting_kinds import check_queue_name
 from qml_mp.settings import DEFAULT_QUEUE
 from qml_mp.storage.store import Storage
-from qml_mp.units import in_seconds
+from qml_mp.units import in_seconds, is_whole_number
 from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_to_json, view_queues
 from qml_mp.views.servers import view_servers
 
@@ -190,8 +190,8 @@ def _end_limits_of_method(storage: Storage, name: str, force: bool) -> None:
 
 
 def _number(text: str | None) -> int | None:
-    if text is None or not text.isdecimal():
-        raise ConfigurationError(f"N is {text!r}; it must be a whole number from 1, or none.")
+    if text is None or not is_whole_number(text):
+        raise ConfigurationError(f"N is {shown(text)}; it must be a whole number from 1, or none.")
     return check_max_running(int(text))
 
 

@@ -16,6 +16,7 @@ from qml_mp.errors import ConfigurationError, shown
 from qml_mp.setting_kinds import check_queue_name
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats, QueueStats
+from qml_mp.units import is_whole_number
 from qml_mp.views.queues import QueueView, is_queue, limit_in_words, view_queues
 from qml_mp.views.servers import ServerView, able_servers, view_servers
 from qml_mp.web.audit import note
@@ -165,7 +166,7 @@ def _name(request: Request) -> str:
 
 
 def _number(text: str) -> int | None:
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and is_whole_number(text)):
         raise ConfigurationError(
             f"At most {shown(text)} running is no number; give a whole number from 1, or nothing: no limit."
         )
