@@ -271,6 +271,38 @@ def test_the_newest_jobs_of_templates_are_looked_for_among_their_own_alone(
     assert max(_rows(line) for line in scans) <= 20, plan
 
 
+@pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
+@pytest.mark.parametrize(
+    ("query", "bound"),
+    [
+        (QUERIES.recurring.next_firing, {"methods": None, "lacking": []}),
+        (QUERIES.recurring.lock_due, {"methods": None, "lacking": [], "limit": 256}),
+        (QUERIES.recurring.unfinished, {"id": "busy"}),
+    ],
+    ids=["next firing", "due", "one template"],
+)
+def test_whether_a_job_of_a_template_has_not_ended_is_read_from_its_own_alone(
+    own_session: psycopg.Connection, postgres_url: str, query: str, bound: Values, generic: bool
+) -> None:
+    jobs = f"{OWN}.jobs"
+    own_session.execute(f"UPDATE {jobs} SET recurring_id = 'busy' WHERE method = 'work'")
+    own_session.execute(
+        f"INSERT INTO {OWN}.recurring_jobs"
+        " (id, cron, tz, method, payload, queue, overlap, enabled, next_run_at, waiting_for, created_at)"
+        " SELECT each, '@daily', 'UTC', 'work', 'null', 'mail', 'queue', true, now() + interval '1 day',"
+        " now(), now()"
+        " FROM unnest(ARRAY['busy', 'idle', 'waits']) AS each"
+    )
+    own_session.execute(f"VACUUM ANALYZE {jobs}")
+
+    plan = explained(own_session, postgres_url, query, bound, generic=generic, schema=OWN)
+
+    conditions = [plan[place + 1] for place, line in enumerate(plan) if "jobs_of_template" in line]
+    assert conditions, plan
+    assert all("Index Cond: (recurring_id = " in line for line in conditions), plan
+    assert not [line for line in plan if "Rows Removed" in line and int(line.split(": ")[1]) > 3], plan
+
+
 def explained(
     session: psycopg.Connection,
     url: str,

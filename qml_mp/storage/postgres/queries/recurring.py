@@ -16,9 +16,12 @@ _TEMPLATE: Final = f"""
 # The states as the index has them.
 _UNFINISHED: Final = "state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')"
 
+# Compared as the column of the jobs is sorted: by the order of the other one, no index of it could be used,
+# and each firing that waits would read the jobs of all templates.
 _NEED_WAIT_NO_LONGER: Final = f"""
     waiting_for IS NOT NULL AND (overlap = 'allow' OR NOT EXISTS (
-        SELECT FROM {{s}}.jobs AS j WHERE j.recurring_id = recurring_jobs.id AND j.{_UNFINISHED}))
+        SELECT FROM {{s}}.jobs AS j
+        WHERE j.recurring_id = recurring_jobs.id COLLATE "default" AND j.{_UNFINISHED}))
 """
 
 # A zone that this server lacks is left to others.
