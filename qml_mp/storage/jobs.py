@@ -10,7 +10,7 @@ from qml_mp.core.job import ClaimKey, Job
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidJob, InvalidTransition, JobNotFound, StorageError, shown
-from qml_mp.storage.database import Part, Transaction, Values
+from qml_mp.storage.database import Part, Values
 from qml_mp.storage.driver_connection import driver_connection
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.outcomes import release_all
@@ -194,11 +194,6 @@ def _deletion(job_id: str, reason: str, retention: Retention) -> Values:
         "reason": storable_reason(reason),
         "ttl": retention.succeeded_ttl,
     }
-
-
-def insert_firing(transaction: Transaction, job: Job, *, recurring_id: str, fire_at: datetime | None) -> bool:
-    """Insert the job of a template's firing; False: this firing has its job already."""
-    return not transaction.insert([new_row(job)._replace(recurring_id=recurring_id, fire_at=fire_at)])
 
 
 def _new_rows(jobs: Iterable[Job]) -> tuple[list[NewRow], dict[str, Job]]:

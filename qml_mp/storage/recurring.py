@@ -9,13 +9,12 @@ from datetime import datetime, timedelta
 
 from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
-from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob, late_firings
 from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Part, Transaction
-from qml_mp.storage.jobs import insert_firing
+from qml_mp.storage.firings import insert_by_hand, insert_firings, job_of
 from qml_mp.storage.redeclared import declared_values, is_over, may_replace, redeclared
-from qml_mp.storage.rows import Row, json_of, template_of, text_of
+from qml_mp.storage.rows import Row, template_of, text_of
 from qml_mp.storage.storable import storable_reason
 from qml_mp.storage.values import Fired, Followed
 
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN = timedelta(seconds=1)
 _MOMENT = timedelta(microseconds=1)
 _MOST_JOBS = 250
-"""Of a tick, and what the last template makes at once. Meanwhile nobody else writes to an SQLite file."""
+"""Of a tick. Meanwhile nobody else writes to an SQLite file."""
 
 
 class RecurringStore(Part):
@@ -125,7 +124,7 @@ class RecurringStore(Part):
 
     def fire_due_recurring(self, *, limit: int = 256, methods: Sequence[str] | None = None) -> Fired:
         """Enqueue the jobs of due templates, advance `next_run_at` past the present, at most `limit`
-        and no more once there are some hundreds of jobs; those that are left are due at once again.
+        and no more than some hundreds of jobs; those that are left are due at once again.
 
         Only templates of these methods, unless they are None; others stay due for a server that knows
         what they run, and so do those whose zone this machine does not know.
@@ -152,7 +151,7 @@ class RecurringStore(Part):
         with self._db.transaction(what) as transaction:
             for row in transaction.run(queries.lock_due, which).rows():
                 try:
-                    jobs.extend(self._fire(transaction, row))
+                    jobs.extend(self._fire(transaction, row, most=_MOST_JOBS - len(jobs)))
                 except (ConfigurationError, InvalidJob) as error:
                     if isinstance(error, UnknownZone) and self._leave(row, error, lacking):
                         continue
@@ -191,8 +190,8 @@ class RecurringStore(Part):
             if row is None:
                 return None
             template, now = self._template_of(row)
-            job = _job_of(row, template, now=now, firing=None)
-            insert_firing(transaction, job, recurring_id=recurring_id, fire_at=None)
+            job = job_of(row, template, now=now, firing=None)
+            insert_by_hand(transaction, template, job)
             self._advance(transaction, template, last_job=job)
         return job.id
 
@@ -213,27 +212,38 @@ class RecurringStore(Part):
         transaction.run(queries.replace, change)
         return held, change
 
-    def _fire(self, transaction: Transaction, row: Row) -> list[Job]:
-        """Enqueue the jobs of a due template and move it past the present. Raises what a row raises that can
-        make no job."""
+    def _fire(self, transaction: Transaction, row: Row, *, most: int) -> list[Job]:
+        """Enqueue the jobs of a due template, at most so many, and move it past the present, or to the first
+        firing that is left. Raises what a row raises that can make no job."""
         template, now = self._template_of(row)
         # What raises comes first: the transaction goes on with the other templates.
-        _job_of(row, template, now=now, firing=None)
+        job_of(row, template, now=now, firing=None)
         upcoming, firings = template.schedule.next_after(now), template.firings_to_make(now)
         if template.next_run_at is None or template.next_run_at > now:
             upcoming = template.next_run_at  # it is here for the firing that waits
-        made: list[Job] = []
+
+        def make(firings: Sequence[datetime]) -> list[Job]:
+            # Each after the one before, because jobs are claimed in the order of their making.
+            jobs = [
+                (firing, job_of(row, template, now=now + place * _MOMENT, firing=firing))
+                for place, firing in enumerate(firings)
+            ]
+            return insert_firings(transaction, self._db.queries.jobs, template, jobs)
+
         waiting = [] if template.waiting_for is None else [template.waiting_for]
-        is_free = template.overlap == "allow" or not self._has_unfinished(transaction, template)
-        for firing in [*waiting, *firings]:
-            if is_free:
-                # Made one after the other, because jobs are claimed in the order of their making.
-                job = _job_of(row, template, now=now + len(made) * _MOMENT, firing=firing)
-                made += [job] if _insert(transaction, template, job, firing) else []
-                is_free = template.overlap == "allow" or not made
-                waiting = []
-            elif template.overlap == "queue":
-                waiting = waiting or [firing]
+        made: list[Job] = []
+        if template.overlap == "allow":
+            due, waiting = [*waiting, *firings], []
+            made = make(due[:most])
+            upcoming = next(iter(due[most:]), upcoming)
+        else:
+            is_free = not self._has_unfinished(transaction, template)
+            for firing in [*waiting, *firings]:
+                if is_free:
+                    made, waiting = make([firing]), []
+                    is_free = not made
+                elif template.overlap == "queue":
+                    waiting = waiting or [firing]
         moved = replace(template, next_run_at=upcoming, waiting_for=next(iter(waiting), None))
         self._advance(transaction, moved, last_job=made[-1] if made else None)
         return made
@@ -285,26 +295,3 @@ class RecurringStore(Part):
 
 def _id_of(template: RecurringJob) -> str:
     return template.id
-
-
-def _insert(transaction: Transaction, template: RecurringJob, job: Job, firing: datetime) -> bool:
-    """False: this firing had its job before the clock was set back."""
-    return any(
-        insert_firing(transaction, job, recurring_id=template.id, fire_at=label)
-        for label in template.labels_of(firing)
-    )
-
-
-def _job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime | None) -> Job:
-    """The job of a firing (None: by hand) of the row's template.
-
-    Raises `InvalidJob` or `ConfigurationError` when the row (its payload, method, queue) makes no job.
-    """
-    payload, problem = json_of(row["payload"])
-    if problem is not None:
-        raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
-    about: dict[str, JsonValue] = {"recurring_id": template.id}
-    if firing is not None:
-        about["fire_at"] = firing.isoformat()
-    delay = None if firing is None else template.delay_of(firing) or None
-    return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)

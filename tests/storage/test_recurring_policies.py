@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -85,6 +89,82 @@ def test_jobs_that_are_caught_up_begin_with_the_oldest(storage: Storage) -> None
     times = [claim(storage).job.metadata["fire_at"] for _ in range(3)]
 
     assert times == iso(newest, 2, 1, 0)
+
+
+def test_firings_are_caught_up_in_parts_each_once_and_the_oldest_first(storage: Storage) -> None:
+    newest = daily(storage, missed=1200, misfire="catch_up(600)")
+
+    fired = [storage.fire_due_recurring() for _ in range(4)]
+
+    jobs = [job for each in fired for job in each.jobs]
+    (template,) = storage.list_recurring_jobs()
+    assert [len(each.jobs) for each in fired] == [250, 250, 100, 0]
+    assert [each.next_due_in == timedelta() for each in fired] == [True, True, False, False]
+    assert [job.metadata["fire_at"] for job in jobs] == iso(newest, *range(599, -1, -1))
+    assert jobs == sorted(jobs, key=lambda job: job.created_at)
+    assert (template.next_run_at, template.last_job_id) == (newest + DAY, jobs[-1].id)
+
+
+@pytest.mark.parametrize("misfire", ["catch_up(2)", "catch_up(150)"])
+def test_firings_are_caught_up_by_as_many_queries_however_many_they_are(
+    storage: Storage, misfire: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daily(storage, missed=200, misfire=misfire)
+    queries = count_queries(storage, monkeypatch)
+
+    assert len(storage.fire_due_recurring().jobs) in (2, 150)
+
+    assert len(queries) <= 7, queries
+
+
+def count_queries(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is run, and which lists of jobs are inserted, in transactions from now on."""
+    transaction: Any = sys.modules[type(storage._db).__module__]._Transaction
+    seen: list[str] = []
+
+    def counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def count_and_call(self: Any, *arguments: Any) -> Any:
+            seen.append(name)
+            return method(self, *arguments)
+
+        return count_and_call
+
+    for name in ("run", "insert"):
+        monkeypatch.setattr(transaction, name, counted(name, getattr(transaction, name)))
+    return seen
+
+
+def test_of_firings_that_are_due_again_only_those_that_had_no_job_get_one(storage: Storage) -> None:
+    newest = daily(storage, missed=5, misfire="catch_up(2)")
+    storage.fire_due_recurring()
+    (template,) = storage.list_recurring_jobs()
+    storage.upsert_recurring_job(replace(template, misfire="catch_up(9)"))
+    due_again(storage, newest, days=4)
+
+    again = storage.fire_due_recurring()
+
+    (template,) = storage.list_recurring_jobs()
+    assert [job.metadata["fire_at"] for job in again.jobs] == iso(newest, 4, 3, 2)
+    assert fired_for(storage) == iso(newest, 4, 3, 2, 1, 0)
+    assert template.last_job_id == again.jobs[-1].id
+
+
+@pytest.mark.fault(88)
+def test_a_frequent_template_is_caught_up_once_more_after_the_clock_was_set_back(
+    storage: Storage, raw: Raw
+) -> None:
+    minutely = RecurringJob.new("digest", "* * * * *", "send", misfire="catch_up(60)")
+    storage.upsert_recurring_job(minutely)
+    begin = storage.now().replace(second=0, microsecond=0) - timedelta(minutes=5)
+    for minutes in (3, 1, 0):
+        storage.set_recurring_enabled("digest", True, next_run_at=begin + timedelta(minutes=minutes))
+        storage.fire_due_recurring()
+
+    jobs = storage.list_jobs(JobFilter()).jobs
+    made = Counter(str(job.metadata["fire_at"]) for job in jobs)
+    fire_times = raw.run("SELECT fire_at FROM {jobs}")
+    assert [made[(begin + timedelta(minutes=minutes)).isoformat()] for minutes in range(4)] == [1, 2, 2, 3]
+    assert len(set(fire_times)) == len(fire_times) == len(jobs)
 
 
 @pytest.mark.parametrize("state", ["enqueued", "scheduled", "processing", "awaiting_retry"])

@@ -1,0 +1,64 @@
+"""Every process: the jobs of a template's firings, written into an open transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from qml_mp.core.job import Job
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.recurring import RecurringJob
+from qml_mp.errors import InvalidJob
+from qml_mp.storage.database import Transaction
+from qml_mp.storage.queries import JobQueries
+from qml_mp.storage.rows import Row, json_of, text_of
+from qml_mp.storage.storable import NewRow, new_row
+
+
+def job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime | None) -> Job:
+    """The job of a firing (None: by hand) of the row's template.
+
+    Raises `InvalidJob` or `ConfigurationError` when the row (its payload, method, queue) makes no job.
+    """
+    payload, problem = json_of(row["payload"])
+    if problem is not None:
+        raise InvalidJob(f"The payload of the recurring job cannot be read. {problem}")
+    about: dict[str, JsonValue] = {"recurring_id": template.id}
+    if firing is not None:
+        about["fire_at"] = firing.isoformat()
+    delay = None if firing is None else template.delay_of(firing) or None
+    return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)
+
+
+def insert_by_hand(transaction: Transaction, template: RecurringJob, job: Job) -> None:
+    """The job of no firing."""
+    transaction.insert([new_row(job)._replace(recurring_id=template.id)])
+
+
+def insert_firings(
+    transaction: Transaction,
+    queries: JobQueries,
+    template: RecurringJob,
+    firings: Sequence[tuple[datetime, Job]],
+) -> list[Job]:
+    """The jobs that were stored, all together; the firings of the others had theirs before the clock was set
+    back."""
+    labels = {job.id: template.labels_of(firing) for firing, job in firings}
+    left = [new_row(job)._replace(recurring_id=template.id) for _, job in firings]
+    stored: set[str] = set()
+    while left:
+        labelled = ((row, next(labels[row.id], None)) for row in left)
+        rows = [row._replace(fire_at=label) for row, label in labelled if label is not None]
+        left = _not_stored(transaction, queries, rows)
+        stored.update({row.id for row in rows} - {row.id for row in left})
+    return [job for _, job in firings if job.id in stored]
+
+
+def _not_stored(transaction: Transaction, queries: JobQueries, rows: Sequence[NewRow]) -> list[NewRow]:
+    """Insert them; exactly those whose firing has its job."""
+    doubtful = transaction.insert(rows) if rows else ()
+    if len(rows) < 2 or not doubtful:
+        return list(doubtful)
+    found = transaction.run(queries.holders, {"ids": [row.id for row in doubtful], "keys": []}).rows()
+    ids = {text_of(row["id"]) for row in found}
+    return [row for row in doubtful if row.id not in ids]
