@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from qml_mp.core.job import Claim
+from qml_mp.errors import StorageError
 from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.job_rows import claim_of
 from qml_mp.storage.queries import Queries
@@ -30,6 +31,10 @@ sets of names lists. The backend turns them into its own, and adds what all its 
 NO_VALUES: Values = MappingProxyType({})
 
 _T = TypeVar("_T")
+
+
+class RowsRefused(StorageError):
+    """Within a transaction, which goes on: what was written `apart` is refused, and undone."""
 
 
 class Result(Protocol):
@@ -73,6 +78,10 @@ class Transaction(Protocol):
     def refusal_of(self, query: str, values: Values) -> str | None:
         """Try a query and undo it: why the values or a constraint of the rows refuse it, None when they do
         not. Only in a transaction that is not `pipelined`."""
+
+    def apart(self, write: Callable[[], _T]) -> _T:
+        """Run it. When a constraint refuses its rows, or a trigger of the user's, it is undone and
+        `RowsRefused` raised. It costs a round trip."""
 
 
 class Sender(Protocol):

@@ -3,16 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import InvalidJob
 from qml_mp.storage.database import Transaction
-from qml_mp.storage.queries import JobQueries
+from qml_mp.storage.queries import JobQueries, Queries
 from qml_mp.storage.rows import Row, json_of, text_of
 from qml_mp.storage.storable import NewRow, new_row
+
+_MOMENT = timedelta(microseconds=1)
+
+
+def fire_template(
+    transaction: Transaction,
+    queries: Queries,
+    row: Row,
+    template: RecurringJob,
+    *,
+    now: datetime,
+    most: int,
+) -> tuple[list[Job], RecurringJob]:
+    """Enqueue the jobs of a due template, at most so many: they, and the template moved past the present, or
+    to the first firing that is left. Raises what a row raises that can make no job."""
+    # What raises comes first: the transaction goes on with the other templates.
+    job_of(row, template, now=now, firing=None)
+    upcoming, firings = template.schedule.next_after(now), template.firings_to_make(now)
+    if template.next_run_at is None or template.next_run_at > now:
+        upcoming = template.next_run_at  # it is here for the firing that waits
+
+    def make(firings: Sequence[datetime]) -> list[Job]:
+        # Each after the one before, because jobs are claimed in the order of their making.
+        jobs = [
+            (firing, job_of(row, template, now=now + place * _MOMENT, firing=firing))
+            for place, firing in enumerate(firings)
+        ]
+        return _insert(transaction, queries.jobs, template, jobs)
+
+    waiting = [] if template.waiting_for is None else [template.waiting_for]
+    made: list[Job] = []
+    if template.overlap == "allow":
+        due, waiting = [*waiting, *firings], []
+        made = make(due[:most])
+        upcoming = next(iter(due[most:]), upcoming)
+    else:
+        unfinished = transaction.run(queries.recurring.unfinished, {"id": template.id})
+        is_free = unfinished.first() is None
+        for firing in [*waiting, *firings]:
+            if is_free:
+                made, waiting = make([firing]), []
+                is_free = not made
+            elif template.overlap == "queue":
+                waiting = waiting or [firing]
+    return made, replace(template, next_run_at=upcoming, waiting_for=next(iter(waiting), None))
+
+
+def insert_by_hand(transaction: Transaction, template: RecurringJob, job: Job) -> None:
+    """The job of no firing."""
+    transaction.insert([new_row(job)._replace(recurring_id=template.id)])
 
 
 def job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime | None) -> Job:
@@ -30,12 +81,7 @@ def job_of(row: Row, template: RecurringJob, *, now: datetime, firing: datetime 
     return Job.new(template.method, payload, queue=template.queue, metadata=about, delay=delay, now=now)
 
 
-def insert_by_hand(transaction: Transaction, template: RecurringJob, job: Job) -> None:
-    """The job of no firing."""
-    transaction.insert([new_row(job)._replace(recurring_id=template.id)])
-
-
-def insert_firings(
+def _insert(
     transaction: Transaction,
     queries: JobQueries,
     template: RecurringJob,

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob, late_firings
-from qml_mp.errors import ConfigurationError, InvalidJob
-from qml_mp.storage.database import Part, Transaction
-from qml_mp.storage.firings import insert_by_hand, insert_firings, job_of
+from qml_mp.errors import ConfigurationError, InvalidJob, StorageError, StorageUnavailable
+from qml_mp.storage.database import Part, RowsRefused, Transaction, Values
+from qml_mp.storage.firings import fire_template, insert_by_hand, job_of
 from qml_mp.storage.redeclared import declared_values, is_over, may_replace, redeclared
 from qml_mp.storage.rows import Row, template_of, text_of
 from qml_mp.storage.storable import storable_reason
@@ -20,8 +21,8 @@ from qml_mp.storage.values import Fired, Followed
 
 logger = logging.getLogger(__name__)
 
+_FIRING = "firing recurring jobs"
 _LOOK_AGAIN = timedelta(seconds=1)
-_MOMENT = timedelta(microseconds=1)
 _MOST_JOBS = 250
 """Of a tick. Meanwhile nobody else writes to an SQLite file."""
 
@@ -31,6 +32,8 @@ class RecurringStore(Part):
 
     _lacking: frozenset[str] = frozenset()
     """Zones that this machine does not know, of templates that it has found due."""
+    _has_refused = False
+    """Whether the database has refused the job of a template when this process fired the last time."""
 
     def upsert_recurring_job(self, template: RecurringJob) -> None:
         """Insert or replace what a person or a call makes. When cron and zone are as they were, `next_run_at`
@@ -132,40 +135,27 @@ class RecurringStore(Part):
         One transaction; locked so that two servers never fire the same tick, and unique
         (recurring id, firing time) in the table besides. What becomes of firings that were missed, or that
         come while a job of the template has not ended, is decided in it, as the template says. A template
-        whose cron no longer parses is disabled with the reason. A firing time that comes again, because the
+        whose cron no longer parses is disabled with the reason. One whose job a constraint or a trigger of
+        the user's refuses stays due, and the others fire. A firing time that comes again, because the
         clock was set back, makes another job only for a template that fires at least once an hour.
         """
-        what, queries = "firing recurring jobs", self._db.queries.recurring
-        self._lacking = frozenset(zone for zone in self._lacking if not is_known_zone(zone))
-        lacking = sorted(self._lacking)
-        which = {"limit": limit, "methods": None if methods is None else list(methods), "lacking": lacking}
-        upcoming_rows = self._db.read(what, queries.next_firing, which)
+        queries = self._db.queries.recurring
+        which = self._which(limit, methods)
+        upcoming_rows = self._db.read(_FIRING, queries.next_firing, which)
         if self._between(upcoming_rows[0], "now", "first_at") != timedelta():
             return self._idle(upcoming_rows, unknown=())  # nothing is due, whoever knows it: one statement
         if self._db.has_one_writer:
-            idle = self._idle(upcoming_rows, self._db.read(what, queries.unknown, which))
+            idle = self._idle(upcoming_rows, self._db.read(_FIRING, queries.unknown, which))
             if idle.next_due_in != timedelta():
                 return idle
-        jobs: list[Job] = []
-        disabled: list[str] = []
-        with self._db.transaction(what) as transaction:
-            for row in transaction.run(queries.lock_due, which).rows():
-                try:
-                    jobs.extend(self._fire(transaction, row, most=_MOST_JOBS - len(jobs)))
-                except (ConfigurationError, InvalidJob) as error:
-                    if isinstance(error, UnknownZone) and self._leave(row, error, lacking):
-                        continue
-                    reason = storable_reason(str(error))
-                    off = {"id": row["id"], "enabled": False, "next_run_at": None, "disabled_reason": reason}
-                    transaction.run(queries.switch, off)
-                    disabled.append(text_of(row["id"]))
-                if len(jobs) >= _MOST_JOBS:
-                    break
-            which = {**which, "lacking": sorted(self._lacking)}
-            upcoming = transaction.run(queries.next_firing, which)
-            unknown = transaction.run(queries.unknown, which)
-        idle = self._idle(upcoming.rows(), unknown.rows())
-        return replace(idle, jobs=tuple(jobs), disabled=tuple(disabled))
+        if not self._has_refused:
+            try:
+                return self._fire_due(which)
+            except StorageUnavailable:
+                raise
+            except StorageError:
+                pass  # perhaps about the job of one template, whichever it is
+        return self._fire_due(self._which(limit, methods), apart=True)
 
     def recompute_late_firings(self) -> list[str]:
         """Compute anew each `next_run_at` that is later than the schedule's next firing, as all are after the
@@ -216,37 +206,46 @@ class RecurringStore(Part):
         """Enqueue the jobs of a due template, at most so many, and move it past the present, or to the first
         firing that is left. Raises what a row raises that can make no job."""
         template, now = self._template_of(row)
-        # What raises comes first: the transaction goes on with the other templates.
-        job_of(row, template, now=now, firing=None)
-        upcoming, firings = template.schedule.next_after(now), template.firings_to_make(now)
-        if template.next_run_at is None or template.next_run_at > now:
-            upcoming = template.next_run_at  # it is here for the firing that waits
-
-        def make(firings: Sequence[datetime]) -> list[Job]:
-            # Each after the one before, because jobs are claimed in the order of their making.
-            jobs = [
-                (firing, job_of(row, template, now=now + place * _MOMENT, firing=firing))
-                for place, firing in enumerate(firings)
-            ]
-            return insert_firings(transaction, self._db.queries.jobs, template, jobs)
-
-        waiting = [] if template.waiting_for is None else [template.waiting_for]
-        made: list[Job] = []
-        if template.overlap == "allow":
-            due, waiting = [*waiting, *firings], []
-            made = make(due[:most])
-            upcoming = next(iter(due[most:]), upcoming)
-        else:
-            is_free = not self._has_unfinished(transaction, template)
-            for firing in [*waiting, *firings]:
-                if is_free:
-                    made, waiting = make([firing]), []
-                    is_free = not made
-                elif template.overlap == "queue":
-                    waiting = waiting or [firing]
-        moved = replace(template, next_run_at=upcoming, waiting_for=next(iter(waiting), None))
+        made, moved = fire_template(transaction, self._db.queries, row, template, now=now, most=most)
         self._advance(transaction, moved, last_job=made[-1] if made else None)
         return made
+
+    def _fire_due(self, which: Values, *, apart: bool = False) -> Fired:
+        """Fire them in one transaction; `apart`: a template whose job is refused stays due, and the others
+        fire."""
+        queries, lacking = self._db.queries.recurring, self._lacking
+        jobs: list[Job] = []
+        disabled: list[str] = []
+        refused: dict[str, str] = {}
+        with self._db.transaction(_FIRING) as transaction:
+            for row in transaction.run(queries.lock_due, which).rows():
+                fire = partial(self._fire, transaction, row, most=_MOST_JOBS - len(jobs))
+                try:
+                    jobs.extend(transaction.apart(fire) if apart else fire())
+                except RowsRefused as error:
+                    refused[text_of(row["id"])] = str(error)
+                except (ConfigurationError, InvalidJob) as error:
+                    if isinstance(error, UnknownZone) and self._leave(row, error, lacking):
+                        continue
+                    reason = storable_reason(str(error))
+                    off = {"id": row["id"], "enabled": False, "next_run_at": None, "disabled_reason": reason}
+                    transaction.run(queries.switch, off)
+                    disabled.append(text_of(row["id"]))
+                if len(jobs) >= _MOST_JOBS:
+                    break
+            which = {**which, "lacking": sorted(self._lacking)}
+            upcoming = transaction.run(queries.next_firing, which)
+            unknown = transaction.run(queries.unknown, which)
+        self._has_refused = bool(refused)
+        idle = self._idle(upcoming.rows(), unknown.rows())
+        due_in = _LOOK_AGAIN if refused else idle.next_due_in
+        return replace(idle, jobs=tuple(jobs), disabled=tuple(disabled), refused=refused, next_due_in=due_in)
+
+    def _which(self, limit: int, methods: Sequence[str] | None) -> dict[str, object]:
+        """What the queries about due templates are bound to."""
+        self._lacking = frozenset(zone for zone in self._lacking if not is_known_zone(zone))
+        known = None if methods is None else list(methods)
+        return {"limit": limit, "methods": known, "lacking": sorted(self._lacking)}
 
     def _leave(self, row: Row, error: UnknownZone, lacking: Collection[str]) -> bool:
         """Leave the templates of its zone to servers that know it, and say so once. False: they should have
@@ -266,10 +265,6 @@ class RecurringStore(Part):
         now = self._db.instant(row["now"])
         assert now is not None
         return template_of(row, self._db.instant), now
-
-    def _has_unfinished(self, transaction: Transaction, template: RecurringJob) -> bool:
-        query = self._db.queries.recurring.unfinished
-        return transaction.run(query, {"id": template.id}).first() is not None
 
     def _advance(self, transaction: Transaction, template: RecurringJob, *, last_job: Job | None) -> None:
         moved = {

@@ -28,7 +28,7 @@ MakeServer = Callable[..., Server]
 
 @contextmanager
 def refusing(url: str, event: str, when: str) -> Iterator[None]:
-    """A trigger of the user's that refuses a change of jobs: `event` is UPDATE or DELETE."""
+    """A trigger of the user's that refuses a change of jobs: `event` is INSERT, UPDATE or DELETE."""
     if url.startswith("sqlite"):
         path = url.removeprefix("sqlite:///")
         with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
@@ -129,6 +129,25 @@ def test_a_promotion_that_is_refused_keeps_no_recurring_job_from_its_time(
     wait_for_state(storage, waiting_id, StateName.SUCCEEDED)
     wait_until(lambda: "The scheduler loop works again" in one.log(), what=one.log())
     assert one.log().count("The scheduler loop failed") == 1, one.log()
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(75)
+def test_a_template_whose_job_is_refused_keeps_no_other_from_its_time_and_is_told_once(
+    server: MakeServer, storage: Storage, url: str
+) -> None:
+    one = server("-w", "1", app=APP).start()
+    with refusing(url, "INSERT", "NEW.method = 'plain'"):
+        storage.upsert_recurring_job(RecurringJob.new("a-refused-one", "* * * * * *", "plain"))
+        wait_until(lambda: REFUSAL in one.log(), what=one.log())
+        storage.upsert_recurring_job(RecurringJob.new("often", "* * * * * *", "flaky"))
+        wait_until(lambda: count_of(storage, "flaky") >= 3, what=one.log())
+        assert storage.remove_recurring_job("often")
+
+    wait_until(lambda: count_of(storage, "plain") >= 1, what=one.log())
+    told = "Recurring template a-refused-one is due and not fired, because storage refuses its job"
+    assert one.log().count(told) == 1, one.log()
+    assert "The recurring loop failed" not in one.log()
     assert one.stop() == 0
 
 

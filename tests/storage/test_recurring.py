@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageError
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fired, JobFilter
 from qml_mp.views.templates import disable_template, enable_template
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children, present
+from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children, open_sqlite, present
 
 DAY = timedelta(days=1)
 
@@ -202,6 +206,73 @@ def test_a_template_that_cannot_fire_is_disabled_with_the_reason_and_others_fire
     assert not bad.enabled
     assert bad.disabled_reason
     assert storage.fire_due_recurring().disabled == ()
+
+
+@pytest.mark.parametrize("by", ["a trigger", "a constraint"])
+def test_a_template_whose_job_is_refused_stays_due_and_the_others_fire(
+    storage: Storage, raw: Raw, by: str
+) -> None:
+    for name in ("a", "bad", "c", "worse"):
+        method = "bad" if name in ("bad", "worse") else "work"
+        storage.upsert_recurring_job(replace(daily(name), method=method))
+    raw.age("recurring_jobs", "next_run_at", DAY)
+    due = storage.list_recurring_jobs()
+    allow = refuse_jobs_of_method_bad(raw, by)
+
+    fired = [storage.fire_due_recurring() for _ in range(2)]
+    moved = [
+        now.next_run_at != then.next_run_at
+        for then, now in zip(due, storage.list_recurring_jobs(), strict=True)
+    ]
+    allow()
+    after = [storage.fire_due_recurring() for _ in range(2)]
+
+    assert [[job.metadata["recurring_id"] for job in each.jobs] for each in fired] == [["a", "c"], []]
+    assert [sorted(each.refused) for each in (*fired, *after)] == [["bad", "worse"]] * 2 + [[]] * 2
+    assert ("not bad" in fired[0].refused["bad"]) == (by == "a trigger" or raw.is_sqlite)
+    assert [each.next_due_in for each in fired] == [timedelta(seconds=1)] * 2
+    assert all(template.enabled for template in storage.list_recurring_jobs())
+    assert moved == [True, False, True, False]
+    assert sorted(str(job.metadata["recurring_id"]) for job in after[0].jobs) == ["bad", "worse"]
+    assert after[1].jobs == ()
+
+
+def refuse_jobs_of_method_bad(raw: Raw, by: str) -> Callable[[], object]:
+    """What allows them again. SQLite adds no constraint to a table that is there."""
+    if raw.is_sqlite:
+        raw.run(
+            "CREATE TRIGGER no BEFORE INSERT ON {jobs} WHEN NEW.method = 'bad' "
+            "BEGIN SELECT RAISE(ABORT, 'not bad'); END"
+        )
+        return lambda: raw.run("DROP TRIGGER no")
+    if by == "a constraint":
+        raw.run("ALTER TABLE {jobs} ADD CONSTRAINT no CHECK (method <> 'bad')")
+        return lambda: raw.run("ALTER TABLE {jobs} DROP CONSTRAINT no")
+    schema = raw.name("jobs").partition(".")[0]
+    raw.run(
+        f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'not bad'; END $$"
+    )
+    raw.run(
+        f"CREATE TRIGGER no BEFORE INSERT ON {{jobs}} FOR EACH ROW WHEN (NEW.method = 'bad') "
+        f"EXECUTE FUNCTION {schema}.no()"
+    )
+    return lambda: raw.run("DROP TRIGGER no ON {jobs}")
+
+
+def test_a_refusal_for_which_sqlite_rolls_everything_back_is_told_and_nothing_fires(tmp_path: Path) -> None:
+    with closing(open_sqlite(tmp_path / "jobs.db")) as storage:
+        storage.upsert_recurring_job(replace(daily(), next_run_at=storage.now() - DAY))
+        with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
+            other.execute(
+                "CREATE TRIGGER no BEFORE INSERT ON qml_jobs BEGIN SELECT RAISE(ROLLBACK, 'no'); END"
+            )
+
+            with pytest.raises(StorageError, match=r"\(no\)"):
+                storage.fire_due_recurring()
+
+            other.execute("DROP TRIGGER no")
+        assert len(storage.fire_due_recurring().jobs) == 1
 
 
 def test_a_template_whose_zone_is_not_known_here_is_left_to_others_and_hinders_none(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 import psycopg
 from psycopg.pq import ExecStatus
@@ -31,6 +32,7 @@ from qml_mp.storage.postgres.queries.common import Told
 from qml_mp.storage.postgres.queries.jobs import COPY, INSERT_ONE, INSERT_PLAIN
 from qml_mp.storage.postgres.scratch import PostgresScratch
 from qml_mp.storage.postgres.target import parse_target
+from qml_mp.storage.postgres.undoing import apart, refusal_of
 from qml_mp.storage.postgres.waker import EndedListener, NotifyWaker
 from qml_mp.storage.rows import Columns, Row
 from qml_mp.storage.storable import NewRow
@@ -44,6 +46,8 @@ _POOLED = (
     "A pooler stands before %s, so no commit wakes this server: it looks for jobs every polling_interval. "
     "If the pooler keeps sessions (pool_mode = session), put pooler=session into the URL"
 )
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -289,14 +293,10 @@ class _Transaction:
         return insert_jobs(self._connection, rows, run=self.run, copy=copy)
 
     def refusal_of(self, query: str, values: Values) -> str | None:
-        try:
-            with self._connection.transaction(force_rollback=True):
-                self.run(query, values)
-        except psycopg.Error as error:
-            if not refuses_values(error):
-                raise
-            return f"{error.diag.message_primary}."
-        return None
+        return refusal_of(self._connection, lambda: self.run(query, values))
+
+    def apart(self, write: Callable[[], _T]) -> _T:
+        return apart(self.run, write)
 
 
 def _alone(link: Link) -> AbstractContextManager[None]:

@@ -110,6 +110,11 @@ def refuses_values(error: BaseException | None) -> bool:
     return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("22", "23"))
 
 
+def refuses_rows(error: psycopg.Error) -> bool:
+    """Whether a constraint, or a trigger or view of the user's, refuses the rows: others may be taken."""
+    return refuses_values(error) or (error.sqlstate or "").startswith(("44", "45", "P0"))
+
+
 def could_not_connect(error: psycopg.Error, *, target: Target) -> StorageError:
     """The error to raise when no connection could be made. A refused login is an outage to a program that
     runs, which may outlive a changed password; to a person it says what to change."""

@@ -8,15 +8,15 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from qml_mp.clock import Clock
 from qml_mp.errors import InvalidJob
-from qml_mp.storage.database import NO_VALUES, Transaction, Values
+from qml_mp.storage.database import NO_VALUES, RowsRefused, Transaction, Values
 from qml_mp.storage.rows import Columns, Row
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.each import run_each
-from qml_mp.storage.sqlite.errors import refuses_values, translated
+from qml_mp.storage.sqlite.errors import refuses_rows, refuses_values, translated
 from qml_mp.storage.sqlite.foreign import all_or_nothing, check_schema_through, checked
 from qml_mp.storage.sqlite.inherited import check_has_locks
 from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
@@ -29,6 +29,7 @@ from qml_mp.storage.sqlite.waker import AnyCommitWaker, open_waker
 from qml_mp.storage.storable import NewRow, microseconds
 from qml_mp.storage.waiting import EndedWaker, Waker
 
+_T = TypeVar("_T")
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
@@ -182,6 +183,19 @@ class _Transaction:
 
     def insert(self, rows: Sequence[NewRow]) -> Sequence[NewRow]:
         return insert_jobs(self._cursor, rows, now=self._now, is_ours=self._is_ours)
+
+    def apart(self, write: Callable[[], _T]) -> _T:
+        connection = self._cursor.connection
+        self._cursor.execute("SAVEPOINT apart")
+        try:
+            written = write()
+            self._cursor.execute("RELEASE apart")
+        except sqlite3.Error as error:
+            if not (refuses_rows(error) and connection.in_transaction):  # a trigger may have ended that
+                raise
+            roll_back_to(connection, "apart")
+            raise RowsRefused(f"{error}.") from error
+        return written
 
     def refusal_of(self, query: str, values: Values) -> str | None:
         self._cursor.execute("SAVEPOINT trial")

@@ -61,9 +61,13 @@ def spoils_handle(error: sqlite3.Error) -> bool:
 def refuses_values(error: sqlite3.Error) -> bool:
     """Whether it is about the values or a constraint of the rows: the same ones will be refused again, and
     others may be taken. A trigger of the user's that refuses is not: it may be removed."""
-    refusals = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG)
     whole_code = getattr(error, "sqlite_errorcode", None)
-    return _code(error) in refusals and whole_code != sqlite3.SQLITE_CONSTRAINT_TRIGGER
+    return refuses_rows(error) and whole_code != sqlite3.SQLITE_CONSTRAINT_TRIGGER
+
+
+def refuses_rows(error: sqlite3.Error) -> bool:
+    """Whether a constraint, or a trigger of the user's, refuses the rows: others may be taken."""
+    return _code(error) in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG)
 
 
 def translated(error: sqlite3.Error, path: str) -> StorageError:

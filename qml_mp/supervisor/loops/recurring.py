@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
 
 from qml_mp.events.facts import TemplateDisabled, TemplateFired
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 class RecurringLoop(Loop):
     """Fires what is due and what the program knows; the next tick is due when the next template is.
-    A due template that no server knows is told once."""
+    A due template that no server knows, or whose job is refused, is told once."""
 
     name = "recurring"
     hasten_after = timedelta(milliseconds=250)
@@ -26,12 +27,14 @@ class RecurringLoop(Loop):
     def __init__(self, run: Run, *, interval: timedelta) -> None:
         super().__init__(run, interval=interval)
         self._told: set[str] = set()
+        self._told_refused: Mapping[str, str] = {}
 
     def tick(self, storage: Storage) -> timedelta | None:
         # A program without methods is there for its loops alone, and fires for servers that run jobs.
         methods = self._run.registration.says.methods or None
         fired = storage.fire_due_recurring(methods=methods)
         self._tell_unknown(storage, fired)
+        self._tell_refused(fired.refused)
         for job in fired.jobs:
             self._run.events.emit(TemplateFired(job_id=job.id, method=job.method, queue=job.queue))
         for recurring_id in fired.disabled:
@@ -51,3 +54,14 @@ class RecurringLoop(Loop):
                 recurring_id,
             )
         self._told = set(unknown)
+
+    def _tell_refused(self, refused: Mapping[str, str]) -> None:
+        for recurring_id, reason in sorted(refused.items() - self._told_refused.items()):
+            logger.warning(
+                "Recurring template %s is due and not fired, because storage refuses its job: %s It is tried "
+                "again until it is taken, or the template ends with `qml-mp recurring disable %s`",
+                recurring_id,
+                reason,
+                recurring_id,
+            )
+        self._told_refused = refused
