@@ -133,13 +133,16 @@ class LimitedClaim:
         """None: somebody else has taken the last place, or the last jobs of these kinds."""
         standings = transaction.run(self._db.queries.limits.standings)
         waiting = transaction.run(waiting_query(self._db, self._wanted), self._wanted)
+        known = self.look.standings.keys()
         self.look = look_of(self._db, standings=standings.rows(), waiting=waiting.rows())
+        if not self.look.standings.keys() <= known:
+            self._tried.clear()  # perhaps it was the new limit that kept them back
         kinds = self.look.next(without=self._tried)
         if not kinds:
             return ()
         if not self.look.limits_of(kinds[0]):
             self._tried.update(kinds)
-            return self._take(transaction, kinds, self._limit) or None
+            return self._take(transaction, kinds, self._limit, limits=()) or None
         return self._take_one(transaction, kinds[0])
 
     def _take_one(self, transaction: Transaction, kind: Kind) -> Sequence[Columns] | None:
@@ -151,8 +154,9 @@ class LimitedClaim:
         now = Look((), standings_by_key(rows, self._db.instant))
         if now.free(kind) == 0:
             return None
-        claimed = self._take(transaction, (kind,), 1)
-        for standing in now.limits_of(kind) if claimed else ():
+        held = now.limits_of(kind)
+        claimed = self._take(transaction, (kind,), 1, limits=held)
+        for standing in held if claimed else ():
             rate = standing.limit.rate
             if rate is not None:
                 next_at = rate.after_one(standing.next_at, standing.now)
@@ -160,7 +164,11 @@ class LimitedClaim:
                 transaction.run(limits.spend, {**key, "next_at": next_at})
         return claimed or None
 
-    def _take(self, transaction: Transaction, kinds: Sequence[Kind], limit: int) -> Sequence[Columns]:
+    def _take(
+        self, transaction: Transaction, kinds: Sequence[Kind], limit: int, *, limits: Iterable[Standing]
+    ) -> Sequence[Columns]:
+        """Claim up to so many; none when any other limit than these, which were looked at, is about the
+        kinds: one that was set since."""
         self.taking = {
             **self._wanted,
             "limit": limit,
@@ -169,6 +177,7 @@ class LimitedClaim:
             "kind_priorities": [kind.priority for kind in kinds],
             "kind_times": [kind.created_at for kind in kinds],
             "kind_ids": [kind.id for kind in kinds],
+            "kind_limits": [f"{each.limit.kind} {each.limit.name}" for each in limits],
         }
         rows = transaction.run(self._db.queries.claims.of_kinds.claim, self.taking).tuples()
         return [row for row in rows if row[0] is not None]

@@ -114,8 +114,8 @@ class ClaimQueries:
     """The next ones of its method and priority behind a job, in its queue or in all: after_queue,
     after_method, after_priority, after_at (`created_at`), after_id. None: a choice costs no more."""
     of_kinds: TakeQueries
-    """Whatever the limits are, without queues and queue: of the methods of queues whose heads, best first,
-    are given by kind_queues, kind_methods, kind_priorities, kind_times (`created_at`), kind_ids."""
+    """Of the methods of queues whose heads, best first, are kind_queues, kind_methods, kind_priorities,
+    kind_times (`created_at`), kind_ids, if no limit but kind_limits ("kind name") is about them; no queue."""
     claim_this: str
     """id, worker_id, server_id: hand out the job, chosen before."""
     fail_unclaimable: str

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -22,9 +24,10 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from qml_mp.storage.waiting import MANY_JOBS
+from tests.postgres_cluster import remove_schema
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, in_schema, present
 from tests.storage.test_exchange import before_query
 from tests.storage.test_refusals import full
 
@@ -242,6 +245,41 @@ def test_limits_follow_the_declarations_of_the_code(storage: Storage) -> None:
 
     assert storage.declare_limits(["slow"], {})
     assert [standing.limit.name for standing in storage.standings()] == ["default"]
+
+
+@pytest.mark.parametrize("kind", LimitKind)
+@pytest.mark.parametrize("beside", ["other limits", "a limit of its own"])
+def test_a_limit_that_is_set_while_a_claim_looks_holds_for_it(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, kind: LimitKind, beside: str
+) -> None:
+    """On SQLite nobody sets one meanwhile."""
+    url = in_schema(postgres_url, f"t_{uuid.uuid4().hex}")
+    with closing(open_storage(url)) as storage, closing(open_storage(url)) as other:
+        storage.set_paused("closed", True)
+        if beside == "a limit of its own":
+            own = METHOD if kind is QUEUE else QUEUE
+            storage.set_max_running(own, "work" if own is METHOD else "default", 5)
+        enqueue(storage, 3)
+        [running] = claim(storage, "default", limit=1)  # and it knows of the limits by now
+        free = enqueue(storage, 1, queue="free", method="free")
+        name = "work" if kind is METHOD else "default"
+
+        for number in range(1, 8):
+            limit = Limit(kind=kind, name=name, max_running=1)
+            with monkeypatch.context() as patched:
+                left = before_query(storage, number, partial(other.limit, limit), patched)
+                claimed = claim(storage)
+                ended = left() > 0
+            if ended:
+                break
+            assert [each.job.id for each in claimed] == free, number
+            assert len(storage.claims()) == 2, number
+            storage.finish(claimed[0], Release(reason="again"), retention=KEEP)
+            other.limit(Limit(kind=kind, name=name))
+        assert storage.finish(running, DONE, retention=KEEP).accepted
+    remove_schema(postgres_url, url.rpartition("schema=")[2])
+
+    assert number > 3
 
 
 @pytest.mark.parametrize("way", ["interrupted", "killed"])

@@ -150,6 +150,35 @@ def test_a_claim_of_several_reads_and_locks_no_more_than_it_takes(
     assert sum(_rows(line) * _loops(line) for line in locks) == 51, plan
 
 
+@pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
+def test_a_claim_beside_limits_looks_once_whether_there_are_new_ones(
+    session: psycopg.Connection, postgres_url: str, generic: bool
+) -> None:
+    session.execute(f"INSERT INTO {SCHEMA}.limits (kind, name, paused) VALUES ('queue', 'closed', true)")
+    [head] = session.execute(
+        f"SELECT priority, created_at, id FROM {SCHEMA}.jobs WHERE state = 'enqueued' AND queue = 'small'"
+        " AND method = 'work' ORDER BY priority DESC, created_at, id LIMIT 1"
+    ).fetchall()
+    kinds = {
+        f"kind_{name}": [value] for name, value in zip(("priorities", "times", "ids"), head, strict=True)
+    }
+    wanted = {
+        **{name: OWNER[name] for name in ("worker_id", "server_id", "registered", "epoch", "limit")},
+        "methods": ["work"],
+        "kind_queues": ["small"],
+        "kind_methods": ["work"],
+        "kind_limits": [],
+        **kinds,
+    }
+
+    plan = explained(session, postgres_url, QUERIES.claims.of_kinds.claim, wanted, generic=generic)
+
+    scans = [line for line in plan if "Scan using" in line and "never executed" not in line]
+    assert all(_rows(line) * _loops(line) <= 50 for line in scans), plan
+    assert all(_loops(line) == 1 for line in scans if "limits_pkey" in line), plan
+    assert not any("Seq Scan" in line for line in plan if "never executed" not in line), plan
+
+
 def test_what_is_left_to_run_in_one_queue_is_counted_in_its_part_of_the_index(
     session: psycopg.Connection, postgres_url: str
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.storage.postgres.queries.common import CLAIM, JOB, METHOD_NAME
+from qml_mp.storage.postgres.queries.limits import WITHOUT_OTHER_LIMITS
 from qml_mp.storage.postgres.queries.telling import COUNT, OF_A_PLACE, OF_AN_OUTCOME
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
@@ -69,7 +70,7 @@ def _take_of_kinds() -> TakeQueries:
     candidates = heads + _several(of_method)
     return TakeQueries(
         best=f"{candidates} SELECT id FROM candidate",
-        claim=candidates + _CLAIM.replace(_WITHOUT_LIMITS, "true"),
+        claim=candidates + _CLAIM.replace(_WITHOUT_LIMITS, WITHOUT_OTHER_LIMITS),
         exchange=None,
     )
 

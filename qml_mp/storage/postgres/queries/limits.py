@@ -40,6 +40,16 @@ def _waiting(start: str, after: str) -> str:
     """
 
 
+WITHOUT_OTHER_LIMITS: Final = """
+    NOT EXISTS (
+        SELECT FROM {s}.limits AS l
+        WHERE l.name = ANY(CASE l.kind WHEN 'queue' THEN %(kind_queues)s::text[]
+                           ELSE %(kind_methods)s::text[] END)
+          AND l.kind || ' ' || l.name <> ALL(%(kind_limits)s::text[]))
+"""
+"""Whether no limit is about the kinds that are to be claimed but those that were looked at for them: others
+may have been set since."""
+
 LIMITS: Final = LimitQueries(
     any="SELECT FROM {s}.limits LIMIT 1",
     standings=f"""
