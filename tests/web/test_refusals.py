@@ -279,6 +279,16 @@ def test_a_port_in_use_is_a_sentence(page: Served, file_url: str, tmp_path: Path
     assert "choose one by --port" in ended.err
 
 
+@pytest.mark.parametrize("name", ["https://ops.example", "ops.example:443", "*.ops.example", ""])
+def test_a_name_to_allow_that_no_browser_sends_is_refused(file_url: str, tmp_path: Path, name: str) -> None:
+    ended = Qml(folder=tmp_path)("--url", file_url, "web", "--port", "0", "--allow-host", name)
+
+    assert ended.code == 2
+    assert is_one_error(ended.err)
+    assert "--allow-host is" in ended.err
+    assert "names without ports" in ended.err
+
+
 @pytest.mark.parametrize("option", ["--auth-file", "--token-file"])
 @pytest.mark.parametrize("content", ["ada:hunter-one\nbob:hunter-two\n", "\n# ada\r\nada:hunter-one\r\n"])
 def test_a_file_of_more_than_one_line_is_refused(

@@ -10,6 +10,7 @@ import click
 from qml_mp.cli.output import note
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.errors import ConfigurationError
+from qml_mp.setting_kinds import Hosts
 from qml_mp.sources import load_web_token
 
 _OPTIONS = (
@@ -62,8 +63,9 @@ def web(
     auth = Auth.of(_auth_argument(token_file, auth_file))
     address = Address(host=host, port=port)
     address.check_reach(has_auth=auth.is_set)
+    names = Hosts().check(allow_host, "--allow-host")
     storage = session.existing_storage(may_import=False)
-    page = assemble(storage, auth=auth, read_only=read_only, hide=(*HIDDEN, *hide), hosts=(host, *allow_host))
+    page = assemble(storage, auth=auth, read_only=read_only, hide=(*HIDDEN, *hide), hosts=(host, *names))
     with address.bind(option="--port") as listening:
         serve(
             page, listening, when_ready=lambda: note(f"the page is at {url_of(listening)} (Ctrl-C ends it)")
