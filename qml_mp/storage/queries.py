@@ -171,7 +171,7 @@ class LimitQueries:
     set_rate: str
     """A key, rate, per_us."""
     remove_if_empty: str
-    """Delete the rows that limit nothing."""
+    """Delete the rows that limit nothing, save for the turn of a rate that was ended, until that comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,6 +194,44 @@ def test_a_turn_is_used_up_whatever_becomes_of_the_job(storage: Storage) -> None
     assert claim(storage) == ()
 
 
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another limit"])
+def test_a_rate_that_is_ended_and_set_again_goes_on_with_its_turn(
+    storage: Storage, raw: Raw, others: bool
+) -> None:
+    if others:
+        storage.set_paused("closed", True)
+    hourly = {"work": Limit(kind=METHOD, name="work", rate=Rate(1, HOUR))}
+    enqueue(storage, 9)
+    storage.declare_limits(["work"], hourly)
+    at_first = claim(storage)
+
+    storage.declare_limits(["work"], {})
+    shown, openings = storage.standings(), storage.openings([])
+    without = claim(storage, limit=4)
+    storage.declare_limits(["work"], hourly)
+    again = claim(storage)
+    raw.age("limits", "next_at", HOUR)
+    in_an_hour = claim(storage)
+
+    assert (len(at_first), len(without), len(again), len(in_an_hour)) == (1, 4, 0, 1)
+    assert [each.limit.name for each in shown] == ["closed"] * others
+    assert (openings.jobs, openings.limited) == (MANY_JOBS, others)
+
+
+def test_the_turn_of_a_rate_that_was_ended_is_forgotten_once_it_has_come(storage: Storage, raw: Raw) -> None:
+    storage.set_rate(QUEUE, "default", Rate(1, HOUR))
+    enqueue(storage, 1)
+    claim(storage)
+    storage.set_rate(QUEUE, "default", None)
+    kept = raw.run("SELECT name FROM {limits}")
+    raw.age("limits", "next_at", 2 * HOUR)
+    storage.set_paused("other", True)
+    storage.set_paused("other", False)
+
+    assert kept == [("default",)]
+    assert raw.run("SELECT name FROM {limits}") == []
+
+
 def test_openings_tell_what_may_begin_and_when(storage: Storage) -> None:
     def opening(*queues: str) -> tuple[int, bool, bool]:
         openings = storage.openings(queues, methods=["work"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.storage.postgres.queries.common import CLAIM, JOB, METHOD_NAME
+from qml_mp.storage.postgres.queries.common import ANY_LIMIT, CLAIM, JOB, METHOD_NAME
 from qml_mp.storage.postgres.queries.limits import WITHOUT_OTHER_LIMITS
 from qml_mp.storage.postgres.queries.telling import COUNT, OF_A_PLACE, OF_AN_OUTCOME
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, ClaimQueries, TakeQueries
@@ -158,7 +158,7 @@ _HAND_OUT: Final = """
     SET state = 'processing', claim_seq = j.claim_seq + 1, started_at = now(), worker_id = %(worker_id)s,
         server_id = %(server_id)s, reason = NULL
 """
-_WITHOUT_LIMITS: Final = "NOT EXISTS (SELECT FROM {s}.limits)"
+_WITHOUT_LIMITS: Final = f"NOT {ANY_LIMIT}"
 """Asked once for a statement, before it looks for anything: what limits hold back is claimed by another
 one."""
 _CLAIMED: Final = f"""
@@ -179,7 +179,7 @@ _CLAIMED: Final = f"""
 _CLAIM: Final = f"""
     {_CLAIMED}
     SELECT claimed.*, asked.*
-    FROM (SELECT CASE WHEN EXISTS (SELECT FROM {{s}}.limits) THEN {UNDER_LIMITS} END AS kinds) AS asked
+    FROM (SELECT CASE WHEN {ANY_LIMIT} THEN {UNDER_LIMITS} END AS kinds) AS asked
     LEFT JOIN claimed ON true
 """
 
@@ -210,7 +210,7 @@ _EXCHANGE: Final = f"""
     FROM (
         SELECT now() AS now, {COUNT},
                -- No column of its own, which each row of the reply would have.
-               CASE WHEN EXISTS (SELECT FROM {{s}}.limits) THEN {UNDER_LIMITS} ELSE [kinds] END AS kinds
+               CASE WHEN {ANY_LIMIT} THEN {UNDER_LIMITS} ELSE [kinds] END AS kinds
     ) AS written
     LEFT JOIN claimed ON true
 """

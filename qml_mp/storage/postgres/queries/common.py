@@ -59,6 +59,12 @@ TELL_IF_ANY: Final = f"CASE WHEN count(*) > 0 THEN pg_notify(%(channel)s, '{Told
 # program can register, so that those are whole.
 METHOD_NAME: Final = f'left(j.method, {MAX_METHOD_CHARS + 1}) COLLATE "C"'
 
+# The first part is always true: without one about its key, the table would be read past its index.
+HOLDS_BACK: Final = "kind > '' AND (paused OR max_running IS NOT NULL OR rate IS NOT NULL)"
+"""Whether a row of `limits` does. One that does not keeps the turn of a rate that was ended."""
+
+ANY_LIMIT: Final = f"EXISTS (SELECT FROM {{s}}.limits WHERE {HOLDS_BACK})"
+
 GROUP: Final = f"""
     SELECT j.queue, {METHOD_NAME} AS method, j.priority FROM {{s}}.jobs AS j
     WHERE j.state = 'enqueued' AND j.queue <> ''

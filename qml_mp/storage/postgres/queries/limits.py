@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.common import METHOD_NAME, Told
+from qml_mp.storage.postgres.queries.common import HOLDS_BACK, METHOD_NAME, Told
 from qml_mp.storage.queries import LimitQueries
 
 _TOLD: Final = f"pg_notify(%(channel)s, '{Told.MANY}') AS told"
@@ -40,10 +40,10 @@ def _waiting(start: str, after: str) -> str:
     """
 
 
-WITHOUT_OTHER_LIMITS: Final = """
+WITHOUT_OTHER_LIMITS: Final = f"""
     NOT EXISTS (
-        SELECT FROM {s}.limits AS l
-        WHERE l.name = ANY(CASE l.kind WHEN 'queue' THEN %(kind_queues)s::text[]
+        SELECT FROM {{s}}.limits AS l
+        WHERE {HOLDS_BACK} AND l.name = ANY(CASE l.kind WHEN 'queue' THEN %(kind_queues)s::text[]
                            ELSE %(kind_methods)s::text[] END)
           AND l.kind || ' ' || l.name <> ALL(%(kind_limits)s::text[]))
 """
@@ -51,7 +51,7 @@ WITHOUT_OTHER_LIMITS: Final = """
 may have been set since."""
 
 LIMITS: Final = LimitQueries(
-    any="SELECT FROM {s}.limits LIMIT 1",
+    any=f"SELECT FROM {{s}}.limits WHERE {HOLDS_BACK} LIMIT 1",
     standings=f"""
         WITH running AS MATERIALIZED (
             SELECT queue, {METHOD_NAME.replace("j.", "")} AS method, count(*) AS jobs
@@ -62,7 +62,7 @@ LIMITS: Final = LimitQueries(
                clock_timestamp() AS now,
                (SELECT coalesce(sum(r.jobs), 0)::bigint FROM running AS r
                 WHERE CASE l.kind WHEN 'queue' THEN r.queue ELSE r.method END = l.name) AS running
-        FROM {{s}}.limits AS l ORDER BY l.kind, l.name
+        FROM {{s}}.limits AS l WHERE {HOLDS_BACK} ORDER BY l.kind, l.name
     """,
     waiting_in_all=_waiting(f"({_ENTRY} {_FIRST})", f"(j.queue, {METHOD_NAME}) > (h.queue, h.method)"),
     waiting_in_served=_waiting(
@@ -82,7 +82,8 @@ LIMITS: Final = LimitQueries(
     set_paused=_set("paused", "%(paused)s"),
     set_max_running=_set("max_running", "%(max_running)s::integer"),
     set_rate=_set("rate, per_us", "%(rate)s::integer, %(per_us)s::bigint"),
-    remove_if_empty="""
-        DELETE FROM {s}.limits WHERE NOT paused AND max_running IS NULL AND rate IS NULL
+    remove_if_empty=f"""
+        DELETE FROM {{s}}.limits
+        WHERE NOT ({HOLDS_BACK}) AND (next_at IS NULL OR next_at <= clock_timestamp())
     """,
 )

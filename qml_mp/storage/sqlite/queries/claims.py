@@ -8,6 +8,7 @@ from qml_mp.storage.job_rows import CLAIM_COLUMNS
 from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
+from qml_mp.storage.sqlite.queries.common import ANY_LIMIT
 
 
 def _from(index: str, *, start: str, same: str, steps: bool = True, guard: str = "") -> ChoiceQueries:
@@ -87,7 +88,7 @@ _HAND_OUT: Final = """
 _PROCESSING: Final = f"SELECT {JOB} FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing'"
 _OF_SERVER: Final = f"{_PROCESSING} AND server_id = :server_id ORDER BY started_at, id"
 
-_WITHOUT_LIMITS: Final = "NOT EXISTS (SELECT 1 FROM qml_limits) AND"
+_WITHOUT_LIMITS: Final = f"NOT {ANY_LIMIT} AND"
 """What limits hold back is claimed by another statement."""
 _FROM_ALL: Final = _from(
     "qml_jobs_enqueued_any",

@@ -25,6 +25,11 @@ KNOWN: Final = "(:methods IS NULL OR method IN (SELECT value FROM json_each(:met
 SERVED: Final = "(:queues = '[]' OR queue IN (SELECT value FROM json_each(:queues)))"
 """Of the queues that were asked for."""
 
+HOLDS_BACK: Final = "(paused OR max_running IS NOT NULL OR rate IS NOT NULL)"
+"""Whether a row of `qml_limits` does. One that does not keeps the turn of a rate that was ended."""
+
+ANY_LIMIT: Final = f"EXISTS (SELECT 1 FROM qml_limits WHERE {HOLDS_BACK})"
+
 # From one priority, method and queue of what is Enqueued to the next, with one look at the index each: for
 # (queue, method) > (…) it would be asked for the queue alone.
 NEXT_PRIORITY: Final = """

@@ -6,7 +6,7 @@ from typing import Final
 
 from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import JobQueries
-from qml_mp.storage.sqlite.queries.common import ENDED
+from qml_mp.storage.sqlite.queries.common import ANY_LIMIT, ENDED
 
 INSERT: Final = """
     INSERT INTO main.qml_jobs (
@@ -38,7 +38,7 @@ MOST_COUNTED: Final = 100
 RUNNABLE: Final = f"""
     SELECT count(*) FROM (
         SELECT 1 FROM qml_jobs WHERE state = 'enqueued'
-        LIMIT iif(EXISTS (SELECT 1 FROM qml_limits), 1, {MOST_COUNTED}))
+        LIMIT iif({ANY_LIMIT}, 1, {MOST_COUNTED}))
 """
 """How many jobs can run now, at most `MOST_COUNTED`: whoever asks wants to know whether few workers do. One
 while there are limits, which may hold back the others: how many they let begin is looked at by a loop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.queries import LimitQueries
+from qml_mp.storage.sqlite.queries.common import HOLDS_BACK
 
 
 def _set(columns: str, values: str) -> str:
@@ -44,15 +45,15 @@ def _waiting(start: str, following: str) -> str:
 
 
 LIMITS: Final = LimitQueries(
-    any="SELECT 1 FROM qml_limits LIMIT 1",
-    standings="""
+    any=f"SELECT 1 FROM qml_limits WHERE {HOLDS_BACK} LIMIT 1",
+    standings=f"""
         WITH running AS MATERIALIZED (
             SELECT queue, method, count(*) AS jobs FROM qml_jobs INDEXED BY qml_jobs_processing
             WHERE state = 'processing' GROUP BY queue, method)
         SELECT kind, name, paused, max_running, rate, per_us, next_at, :now AS now,
             (SELECT coalesce(sum(jobs), 0) FROM running
              WHERE iif(kind = 'queue', queue, method) = name) AS running
-        FROM qml_limits ORDER BY kind, name
+        FROM qml_limits WHERE {HOLDS_BACK} ORDER BY kind, name
     """,
     waiting_in_all=_waiting(
         f"SELECT (SELECT rowid {_ENTRIES} ORDER BY queue, method, priority DESC, created_at, id LIMIT 1)",
@@ -69,5 +70,7 @@ LIMITS: Final = LimitQueries(
     set_paused=_set("paused", ":paused"),
     set_max_running=_set("max_running", ":max_running"),
     set_rate=_set("rate, per_us", ":rate, :per_us"),
-    remove_if_empty="DELETE FROM qml_limits WHERE NOT paused AND max_running IS NULL AND rate IS NULL",
+    remove_if_empty=f"""
+        DELETE FROM qml_limits WHERE NOT {HOLDS_BACK} AND (next_at IS NULL OR next_at <= :now)
+    """,
 )
