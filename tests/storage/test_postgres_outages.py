@@ -224,10 +224,8 @@ def test_no_server_at_the_port_is_said_without_the_password() -> None:
 
 
 def test_a_url_that_libpq_cannot_read_is_said_without_the_password() -> None:
-    storage = open_storage("postgresql://me:s3cret@host:5432/jobs?nonsense=1")
-
     with pytest.raises(ConfigurationError) as caught:
-        storage.enqueue(Job.new("work"))
+        open_storage("postgresql://me:s3cret@host:5432/jobs?nonsense=1")
 
     assert "s3cret" not in str(caught.value)
 
