@@ -34,8 +34,8 @@ def full_pipe() -> Iterator[int]:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the monotonic clock shows; the test's to set. Of the time that really passes no call is broken off:
-    this process may just have to wait for a processor."""
+    """What the monotonic clock shows; the test's to set. The time that really passes breaks off no call: this
+    process may just have to wait for a processor."""
     now_s = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
     monkeypatch.setattr(emitter, "_LONGEST_CALL_S", 60.0)
