@@ -23,15 +23,22 @@ class Waits(Part):
     """The ends of jobs, looked for and told."""
 
     def ended_jobs(self, job_ids: Collection[str]) -> dict[str, Job | None]:
-        """Of these jobs those that have ended, by the id as given; None: there is no such job (any more)."""
-        as_given = {canonical_id(job_id) or "": job_id for job_id in job_ids}
+        """Of these jobs those that have ended, by the id as given; None: there is no such job (any more).
+        Each spelling of one id is answered."""
+        as_given: dict[str, list[str]] = {}
         ended: dict[str, Job | None] = {}
+        for job_id in job_ids:
+            stored = canonical_id(job_id)
+            if stored is None:  # no job can have it
+                ended[job_id] = None
+            else:
+                as_given.setdefault(stored, []).append(job_id)
         asked = sorted(as_given)
         for start in range(0, len(asked), _MOST_IDS):
             which = {"ids": asked[start : start + _MOST_IDS]}
             for row in self._db.read("looking for ended jobs", self._db.queries.waits.ended, which):
                 job = None if row["id"] is None else job_of(row, self._db.instant)
-                ended[as_given[row["asked_id"]]] = job
+                ended.update(dict.fromkeys(as_given[row["asked_id"]], job))
         return ended
 
     def open_ended_waker(self) -> EndedWaker | None:

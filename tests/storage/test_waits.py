@@ -51,16 +51,19 @@ def begin(storage: Storage, *job_ids: str, waiter: str = "me") -> None:
 
 def test_what_has_ended_and_what_is_not_there_is_found_among_many(storage: Storage) -> None:
     jobs = {state: job_in(storage, state).job.id for state in StateName}
-    ids = [*jobs.values(), UNKNOWN, "no id at all", jobs[StateName.FAILED].upper()]
+    ids = [*jobs.values(), UNKNOWN, "no id at all", "order-1", "", jobs[StateName.FAILED].upper()]
 
     ended = storage.ended_jobs(ids)
 
     assert {job_id: job and job.state_name for job_id, job in ended.items()} == {
         jobs[StateName.SUCCEEDED]: StateName.SUCCEEDED,
+        jobs[StateName.FAILED]: StateName.FAILED,
         jobs[StateName.FAILED].upper(): StateName.FAILED,
         jobs[StateName.DELETED]: StateName.DELETED,
         UNKNOWN: None,
         "no id at all": None,
+        "order-1": None,
+        "": None,
     }
     assert ended[jobs[StateName.SUCCEEDED]] == storage.get(jobs[StateName.SUCCEEDED])
 
