@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
+from qml_mp.core.state import StateName
 from qml_mp.storage.database import Part, Values
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.rows import attempt_of, text_of
@@ -75,7 +76,7 @@ class FailureCallbacks(Part):
             callback = self._read_callback(key)
             if callback is not None:
                 return callback
-            self._db.write("forgetting a failure callback", queries.end, key)  # its job was deleted
+            self._db.write("forgetting a failure callback", queries.end, key)
         return None
 
     def postpone_failure_callback(self, callback: FailureCallback, *, delay: timedelta) -> bool:
@@ -92,15 +93,18 @@ class FailureCallbacks(Part):
         return self._db.write("ending a failure callback", query, callback.key).count == 1
 
     def forget_failure_callbacks(self) -> int:
-        """Delete those that nobody took before their job was deleted; how many."""
+        """Delete those whose job is Deleted, or gone; how many."""
         return self._db.write("forgetting failure callbacks", self._db.queries.failures.forget).count
 
     def _read_callback(self, key: Values) -> FailureCallback | None:
+        """None: the job is Deleted, by a person then, or gone."""
         which = {"id": text_of(key["job_id"])}
         rows = self._db.read("reading a failed job", self._db.queries.jobs.get, which)
         if not rows:
             return None
         job = job_of(rows[0], self._db.instant)
+        if job.state_name is StateName.DELETED:
+            return None
         attempts = self._read("reading its attempts", self._db.queries.monitoring.attempts, attempt_of, which)
         errors = [each.error for each in attempts if each.claim_seq == key["claim_seq"] and each.error]
         error = next(iter(errors), None) or job.last_error

@@ -42,7 +42,7 @@ class FailureQueries:
     end: str
     """job_id, claim_seq, tries: it was called, or is given up."""
     forget: str
-    """Delete those whose jobs are not there any more."""
+    """Delete those whose jobs are Deleted, or not there any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

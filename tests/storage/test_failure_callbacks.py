@@ -176,6 +176,32 @@ def test_that_of_a_job_that_was_deleted_is_forgotten(
     assert storage.forget_failure_callbacks() == 0
 
 
+@pytest.mark.parametrize("is_tried", [True, False], ids=["after a try", "before any"])
+@pytest.mark.parametrize("by", ["delete", "cancel"])
+def test_what_a_person_deletes_or_cancels_is_not_called_any_more(
+    storage: Storage, workers: tuple[str, str], by: str, is_tried: bool
+) -> None:
+    def end(job_id: str) -> None:
+        if by == "delete":
+            storage.delete(job_id, reason="a person", retention=KEEP)
+        else:
+            storage.retry(job_id)
+            storage.request_cancel(job_id, reason="a person", retention=KEEP)
+
+    gone, other = failed_job(storage), failed_job(storage)
+    if is_tried:
+        for callback in (taken(storage), taken(storage)):
+            storage.postpone_failure_callback(callback, delay=timedelta())
+
+    end(gone.job.id)
+
+    assert taken(storage).job.id == other.job.id
+    assert take(storage) is None
+    assert storage.forget_failure_callbacks() == 0
+    end(failed_job(storage).job.id)
+    assert storage.forget_failure_callbacks() == 1
+
+
 def test_a_job_that_has_expired_stays_until_it_was_told(
     storage: Storage, workers: tuple[str, str], raw: Raw
 ) -> None:

@@ -54,6 +54,6 @@ FAILURES: Final = FailureQueries(
     end=f"DELETE FROM {{s}}.failure_callbacks WHERE {_THIS}",
     forget="""
         DELETE FROM {s}.failure_callbacks AS c
-        WHERE NOT EXISTS (SELECT FROM {s}.jobs AS j WHERE j.id = c.job_id)
+        WHERE NOT EXISTS (SELECT FROM {s}.jobs AS j WHERE j.id = c.job_id AND j.state <> 'deleted')
     """,
 )

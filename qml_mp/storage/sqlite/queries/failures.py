@@ -48,6 +48,7 @@ FAILURES: Final = FailureQueries(
     end=f"DELETE FROM qml_failure_callbacks WHERE {_THIS}",
     forget="""
         DELETE FROM qml_failure_callbacks
-        WHERE NOT EXISTS (SELECT 1 FROM qml_jobs WHERE id = qml_failure_callbacks.job_id)
+        WHERE NOT EXISTS (
+            SELECT 1 FROM qml_jobs WHERE id = qml_failure_callbacks.job_id AND +state <> 'deleted')
     """,
 )
