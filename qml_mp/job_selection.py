@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -78,7 +78,8 @@ class Batch:
 
 class JobSelection:
     """The jobs that a filter means, and that were there when this was made: what comes later, or ends later,
-    is not meant. So of jobs that are retried none is retried twice, however soon it fails again.
+    is not meant. So of jobs that are retried none is retried twice, however soon it fails again. A job
+    that runs, and waited then, is meant if all that wait are asked for, or if it was seen to wait.
     `app.jobs(...)` makes one.
 
     Each change commits by the batch and is guarded by the states that are asked for: it is safe beside
@@ -100,7 +101,7 @@ class JobSelection:
 
     def counts(self) -> dict[StateName, int]:
         """By state; without those of which there are none."""
-        return self._storage.count_jobs(self.where, until=self._until)
+        return self._storage.count_jobs(self.where, until=self._until, ran_then=self._ran_then)
 
     def retry(self) -> int:
         """Enqueue the Failed ones again, with fresh budgets; how many. One whose unique key another job has
@@ -134,17 +135,18 @@ class JobSelection:
         leaves it as it is; without it these are asked to end."""
         at_rest = [state for state in self.where.each_state() if state is not StateName.PROCESSING]
         see_to = running or (lambda job_id: self._ask_to_end(job_id, reason))
-        seen_to: set[str] = set()
+        seen_to, missed = set[str](), set[str]()
         is_news = True
         while is_news:  # a job that runs at the one look may wait for its retry at the other, and run again
             is_news = False
             for ids in self._ids(at_rest):
                 changed = self._change(change, ids, at_rest, reason)
-                is_news = is_news or changed > 0
-                yield Batch(changed=changed)
+                is_news = is_news or bool(changed)
+                missed.update(set(ids).difference(changed))
+                yield Batch(changed=len(changed))
             if StateName.PROCESSING not in self.where.each_state():
                 return
-            for ids in self._ids([StateName.PROCESSING]):
+            for ids in self._running_ids(missed):
                 others = [job_id for job_id in ids if job_id not in seen_to]
                 if others:
                     is_news = True
@@ -154,24 +156,40 @@ class JobSelection:
     def _changed(self, change: BulkChange, reason: str) -> int:
         return sum(batch.changed for batch in self.for_change(change).in_batches(change, reason=reason))
 
-    def _ids(self, states: Sequence[StateName]) -> Iterator[list[str]]:
+    @property
+    def _ran_then(self) -> bool:
+        """Whether of the jobs that run those alone are meant that ran then. When all that wait are asked for
+        it does not matter which have begun since."""
+        return not set(_WAITING).issubset(self.where.each_state())
+
+    def _running_ids(self, missed: Collection[str]) -> Iterator[list[str]]:
+        """Of those that run; and of those that have begun since they were seen at rest, before their turn."""
+        yield from self._ids([StateName.PROCESSING], ran_then=self._ran_then)
+        if missed and self._ran_then:
+            for ids in self._ids([StateName.PROCESSING], ran_then=False):
+                yield [job_id for job_id in ids if job_id in missed]
+
+    def _ids(self, states: Sequence[StateName], *, ran_then: bool = False) -> Iterator[list[str]]:
         after = ""
         while states:
             where = replace(self.where, states=states)
-            ids = self._storage.job_ids(where, until=self._until, limit=_MOST_IDS, after=after)
+            ids = self._storage.job_ids(
+                where, until=self._until, limit=_MOST_IDS, after=after, ran_then=ran_then
+            )
             for start in range(0, len(ids), _BATCH):
                 yield ids[start : start + _BATCH]
             if len(ids) < _MOST_IDS:
                 return
             after = ids[-1]
 
-    def _change(self, change: BulkChange, ids: list[str], states: Sequence[StateName], reason: str) -> int:
+    def _change(
+        self, change: BulkChange, ids: list[str], states: Sequence[StateName], reason: str
+    ) -> list[str]:
         if change is BulkChange.RETRY:
-            return len(self._storage.retry_many(ids, until=self._until))
-        deleted = self._storage.delete_many(
+            return self._storage.retry_many(ids, until=self._until)
+        return self._storage.delete_many(
             ids, states=states, until=self._until, reason=reason, retention=self._retention
         )
-        return len(deleted)
 
     def _ask_to_end(self, job_id: str, reason: str) -> None:
         result = self._storage.request_cancel(job_id, reason=reason, retention=self._retention)

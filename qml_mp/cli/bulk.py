@@ -74,14 +74,20 @@ class _Done:
             say(f"{_jobs(self.changed)} {_are(self.changed)} {self.asked.change.done}")
         if self.refused:
             raise QmlError(
-                f"Of the running jobs {self.refused} {_are(self.refused)} as before; `qml-mp jobs "
-                f"{self.asked.change} ID` says of each why."
+                f"Of the running jobs {self.refused} {_are(self.refused)} as before: {self._why_refused}."
             )
         if left:
             raise QmlError(
                 f"{_jobs(left)} {_are(left)} as before: another job that has not ended carries the same "
                 "unique_key, or somebody else was just changing them."
             )
+
+    @property
+    def _why_refused(self) -> str:
+        ended = "they have ended meanwhile"
+        if self.asked.change is BulkChange.CANCEL:
+            return ended
+        return f"{ended}, or may run on a server that is not gone (`qml-mp jobs show ID` tells which)"
 
     def tell_before_the_end(self) -> None:
         note(
@@ -110,11 +116,11 @@ def _running(storage: Storage, asked: Asked, retention: Retention) -> Callable[[
     changing = Changing.many(storage, retention=retention, reason=asked.reason, force=asked.force)
     match asked.change:
         case BulkChange.RETRY:
-            return changing.retry
+            return changing.retry_running
         case BulkChange.CANCEL:
             return changing.cancel
         case BulkChange.DELETE:
-            return changing.delete
+            return changing.delete_running
 
 
 def _tell_what_would_be(

@@ -22,19 +22,24 @@ class Bulk(Part):
     are younger, or ended later, are not meant. So a job that was retried and failed again is not retried once
     more, however often the same is asked for."""
 
-    def count_jobs(self, where: JobFilter, *, until: datetime) -> dict[StateName, int]:
-        """How many are meant, by state; without those of which there are none."""
+    def count_jobs(
+        self, where: JobFilter, *, until: datetime, ran_then: bool = False
+    ) -> dict[StateName, int]:
+        """How many are meant, by state; without those of which there are none. With `ran_then`, of those that
+        run only the ones that have since before `until`."""
         if not where.each_state():
             return {}
-        query = self._db.queries.bulk.count(where)
+        query = self._db.queries.bulk.count(where, ran_then)
         rows = self._db.read("counting jobs", query, {**where.values(), "until": until})
         return {state_name_of(row["state"]): row["jobs"] for row in rows if row["jobs"]}
 
-    def job_ids(self, where: JobFilter, *, until: datetime, limit: int, after: str = "") -> list[str]:
-        """Ids of those that are meant, in their order, at most so many behind `after`."""
+    def job_ids(
+        self, where: JobFilter, *, until: datetime, limit: int, after: str = "", ran_then: bool = False
+    ) -> list[str]:
+        """Ids of those that are meant, in order, at most so many behind `after`; `ran_then` likewise."""
         if not where.each_state():
             return []
-        query = self._db.queries.bulk.ids(where)
+        query = self._db.queries.bulk.ids(where, ran_then)
         values = {**where.values(), "until": until, "limit": limit, "after": after}
         return [row["id"] for row in self._db.read("finding jobs", query, values)]
 

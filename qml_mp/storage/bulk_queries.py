@@ -12,9 +12,10 @@ from qml_mp.storage.values import JobFilter
 class BulkQueries:
     """Many jobs at a time. Not meant are those that are younger than `until` or have ended later."""
 
-    count: Callable[[JobFilter], str]
-    """until, values of the filter: state, jobs."""
-    ids: Callable[[JobFilter], str]
+    count: Callable[[JobFilter, bool], str]
+    """until, values of the filter: state, jobs. True: of those that run only those that have since before
+    `until`; so for `ids`."""
+    ids: Callable[[JobFilter, bool], str]
     """until, values of the filter, after (an id; empty: from the first), limit: id, in this order."""
     retry: str
     """ids, until: as `JobQueries.retry`, without those whose unique key another has; id of each hit."""

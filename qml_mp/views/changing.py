@@ -76,9 +76,17 @@ class Changing:
         except InvalidTransition as refused:
             return self._end_left_behind(job_id, Cancelled(reason=self.reason), refused)
 
+    def retry_running(self, job_id: str) -> str:
+        """Give back a job that was seen to run, if its server is gone. One that has ended since is as it was:
+        nobody has asked for its retry."""
+        return self._end_left_behind(job_id, Release(reason=self.reason), _has_ended(job_id))
+
+    def delete_running(self, job_id: str) -> str:
+        """Delete a job that was seen to run, if its server is gone. One that has ended since is as it was."""
+        return self._end_left_behind(job_id, Cancelled(reason=self.reason), _has_ended(job_id))
+
     def _end_left_behind(self, job_id: str, outcome: Outcome, refused: InvalidTransition) -> str:
-        """After a transition was refused: if it was because the job runs, end its claim should its server be
-        gone. Else raise the refusal."""
+        """If the job runs, end its claim should its server be gone. Else raise the refusal."""
         owner = self.owner_of(job_id)
         if owner is None:
             raise refused
@@ -86,6 +94,10 @@ class Changing:
 
     def _end(self, owner: Owner, outcome: Outcome) -> str:
         return end_claim(self.storage, owner, outcome, retention=self.retention, force=self.force)
+
+
+def _has_ended(job_id: str) -> InvalidTransition:
+    return InvalidTransition(f"The job {job_id} does not run any more; it is as it was.")
 
 
 def not_found(job_id: str) -> JobNotFound:

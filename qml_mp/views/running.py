@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome
+from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition
 from qml_mp.host import is_alive
 from qml_mp.storage.store import Storage
@@ -75,7 +76,7 @@ def end_claim(storage: Storage, owner: Owner, outcome: Outcome, *, retention: Re
             "twice otherwise."
         )
     finished = storage.finish(owner.claim, outcome, retention=retention)
-    if not finished.accepted:
+    if not finished.accepted or finished.state in (StateName.SUCCEEDED, StateName.FAILED):  # its own end
         raise InvalidTransition(f"The job {job_id} was ended or given to another worker at this moment.")
     return f"{finished.state} (it was left by {owner})"
 

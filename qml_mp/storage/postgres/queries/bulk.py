@@ -18,6 +18,7 @@ _MEANT: Final = """
     WHERE {condition} AND least(created_at, enqueued_at) <= %(until)s
       AND (finished_at IS NULL OR finished_at <= %(until)s) AND {filter}
 """
+_RAN_THEN: Final = "AND coalesce(started_at, created_at) <= %(until)s"
 
 # Locked in the order of their ids, as everybody locks several jobs and waits for them, so that no two wait
 # for each other. PostgreSQL looks again at a row whose lock it has waited for.
@@ -28,21 +29,23 @@ _HELD: Final = """
 _LOCK: Final = "ORDER BY id FOR UPDATE"
 
 
-def _count(where: JobFilter) -> str:
+def _count(where: JobFilter, ran_then: bool) -> str:
     return " UNION ALL ".join(
-        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where)}" for state in where.each_state()
+        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where, ran_then)}"
+        for state in where.each_state()
     )
 
 
-def _ids(where: JobFilter) -> str:
+def _ids(where: JobFilter, ran_then: bool) -> str:
     parts = " UNION ALL ".join(
-        f"SELECT id {_meant(state, where)} AND id > %(after)s" for state in where.each_state()
+        f"SELECT id {_meant(state, where, ran_then)} AND id > %(after)s" for state in where.each_state()
     )
     return f"SELECT id FROM ({parts}) AS meant ORDER BY id LIMIT %(limit)s"
 
 
-def _meant(state: StateName, where: JobFilter) -> str:
-    return _MEANT.format(condition=condition_of(state), filter=asked_for(where))
+def _meant(state: StateName, where: JobFilter, ran_then: bool) -> str:
+    ran = _RAN_THEN if ran_then and state is StateName.PROCESSING else ""
+    return _MEANT.format(condition=condition_of(state), filter=asked_for(where)) + ran
 
 
 BULK: Final = BulkQueries(

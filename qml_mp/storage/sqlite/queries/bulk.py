@@ -15,6 +15,7 @@ _MEANT: Final = """
     FROM {table} AND min(created_at, enqueued_at) <= :until
       AND (finished_at IS NULL OR finished_at <= :until) AND {filter}
 """
+_RAN_THEN: Final = "AND COALESCE(started_at, created_at) <= :until"
 
 # By their ids; the plus keeps SQLite from reading all that are in the state instead.
 _GIVEN: Final = """
@@ -22,19 +23,21 @@ _GIVEN: Final = """
 """
 
 
-def _meant(state: StateName, where: JobFilter) -> str:
-    return _MEANT.format(table=table_of(state, by_kind=where.kind is not None), filter=asked_for(where))
+def _meant(state: StateName, where: JobFilter, ran_then: bool) -> str:
+    ran = _RAN_THEN if ran_then and state is StateName.PROCESSING else ""
+    return _MEANT.format(table=table_of(state, by_kind=where.kind is not None), filter=asked_for(where)) + ran
 
 
-def _count(where: JobFilter) -> str:
+def _count(where: JobFilter, ran_then: bool) -> str:
     return " UNION ALL ".join(
-        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where)}" for state in where.each_state()
+        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where, ran_then)}"
+        for state in where.each_state()
     )
 
 
-def _ids(where: JobFilter) -> str:
+def _ids(where: JobFilter, ran_then: bool) -> str:
     parts = " UNION ALL ".join(
-        f"SELECT id {_meant(state, where)} AND id > :after" for state in where.each_state()
+        f"SELECT id {_meant(state, where, ran_then)} AND id > :after" for state in where.each_state()
     )
     return f"{parts} ORDER BY id LIMIT :limit"
 
