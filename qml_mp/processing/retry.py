@@ -254,19 +254,25 @@ def _text_of(kind: type, name: str) -> str | None:
 
 def _matches(error: BaseException | str, listed: ErrorFilter) -> bool:
     # The mro is compared, by identity, rather than isinstance asked: no metaclass of the user's runs here.
-    if not is_a(error, BaseException):
-        types: tuple[type, ...] = ()
-        names = {str(error)}
-    else:
+    types: tuple[type, ...] = ()
+    if is_a(error, BaseException):
         types = type.__dict__["__mro__"].__get__(type(error))
-        names = {type_name(kind) for kind in types}
-    names |= {name.rpartition(".")[2] for name in names}
+    full = {type_name(kind) for kind in types} or {str(error)}
+    names = full | {name.rpartition(".")[2] for name in full}
+    places = {_place(kind) for kind in types}
     return any(
         entry in names
         if isinstance(entry, str)
-        else any(entry is kind for kind in types) or type_name(entry) in names
+        else any(entry is kind for kind in types)
+        or (_place(entry) in places if types else type_name(entry) in full)
         for entry in listed
     )
+
+
+def _place(kind: type) -> tuple[str | None, str | None]:
+    """Where it is defined: that of a class whose module was imported twice is the same, and a class in
+    `__main__` is not the built-in one of its name."""
+    return _text_of(kind, "__module__"), _text_of(kind, "__qualname__")
 
 
 def _all_match(error: BaseException | str, listed: ErrorFilter) -> bool:

@@ -153,6 +153,33 @@ def test_a_listed_exception_is_matched_by_type_or_name_with_its_subclasses(
     assert never.retries_on(KeyError("a"))
 
 
+@pytest.mark.parametrize("module", ["redis.exceptions", "__main__"])
+def test_a_type_is_not_another_one_of_the_same_name_and_a_name_is_both(module: str) -> None:
+    other = type("ConnectionError", (Exception,), {"__module__": module})
+    by_type = RetryPolicy.exponential(retry_on=(ConnectionError,))
+    by_name = RetryPolicy.exponential(retry_on=("ConnectionError",))
+    never = RetryPolicy.exponential(never_retry=(other,))
+
+    assert not by_type.retries_on(other())
+    assert not by_type.retries_on(nested(other(), ConnectionError()))
+    assert by_name.retries_on(nested(other(), ConnectionError()))
+    assert never.retries_on(nested(ConnectionError()))
+    assert not never.retries_on(nested(other(), ConnectionError()))
+
+
+def test_a_type_is_not_another_one_that_is_known_by_name_only() -> None:
+    policy = RetryPolicy.exponential(retry_on=(ConnectionError,))
+
+    assert policy.retries_on("ConnectionError")
+    assert not policy.retries_on("redis.exceptions.ConnectionError")
+
+
+def test_a_type_of_a_module_that_was_imported_twice_is_the_same() -> None:
+    first, second = (type("Late", (Exception,), {"__module__": "app.errors"}) for _ in range(2))
+
+    assert RetryPolicy.exponential(retry_on=(first,)).retries_on(second())
+
+
 def test_an_exception_known_by_name_only_is_matched_by_its_own_name() -> None:
     policy = RetryPolicy.exponential(retry_on=(Busy, JobTimeout))
 
