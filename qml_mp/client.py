@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 from weakref import ref
@@ -13,6 +14,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.payload import JsonValue
 from qml_mp.ends import JobEnds
 from qml_mp.handle import JobHandle, job_id_of
+from qml_mp.loop_threads import LoopThreads
 from qml_mp.processing.tracing import Tracing
 from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
@@ -38,6 +40,8 @@ class JobClient:
         self._storage: Storage | None = None
         self._run: Callable[[Sequence[Job]], list[str]] | None = None
         """What is done with jobs instead (see `inline`)."""
+        self._threads = LoopThreads("qml-mp: storage")
+        """In which coroutines enqueue."""
 
     def connect(self, url: str | None) -> None:
         """From now on use the storage of this URL (None: look the URL up when it is needed)."""
@@ -127,9 +131,7 @@ class JobClient:
         """`enqueue` without blocking the event loop, save with `conn`: a connection stays in its thread."""
         if conn is not None:
             return self.enqueue(job, rebuilt=rebuilt, conn=conn)
-        import asyncio
-
-        return await asyncio.to_thread(self.enqueue, job, rebuilt=rebuilt)
+        return await self._threads.call(partial(self.enqueue, job, rebuilt=rebuilt))
 
     async def aenqueue_many(
         self, jobs: Iterable[Job], *, rebuilt: Rebuilt[T], conn: object | None = None
@@ -137,9 +139,7 @@ class JobClient:
         """`enqueue_many` likewise."""
         if conn is not None:
             return self.enqueue_many(jobs, rebuilt=rebuilt, conn=conn)
-        import asyncio
-
-        return await asyncio.to_thread(self.enqueue_many, list(jobs), rebuilt=rebuilt)
+        return await self._threads.call(partial(self.enqueue_many, list(jobs), rebuilt=rebuilt))
 
     def enqueued(self, method: str | None) -> list[Job]:
         """All jobs of the method (None: of any), oldest first."""

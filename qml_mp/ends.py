@@ -12,6 +12,7 @@ from typing import Protocol
 
 from qml_mp.awaiting import Awaiting, OfThread
 from qml_mp.core.job import Job
+from qml_mp.loop_threads import LoopThreads
 from qml_mp.storage.store import Storage
 from qml_mp.watch import Watch
 
@@ -34,6 +35,8 @@ class JobEnds:
         """Held by the thread that waits by itself; nobody waits for it."""
         self.awaiting = Awaiting(self._watch)
         """For coroutines."""
+        self.threads = LoopThreads("qml-mp: storage")
+        """In which these have a job looked at."""
 
     @contextmanager
     def wait(self, job_ids: Iterable[str]) -> Iterator[Waiting]:

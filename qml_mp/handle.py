@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, SupportsIndex, TypeVar, cast
 from uuid import UUID
 
@@ -139,9 +140,7 @@ class JobHandle(Generic[R]):
         async with self.ends.awaiting.subscribe([self.id]) as subscription:
             ended = await subscription.next_ended(deadline=deadline_of(limit))
         if not ended:
-            import asyncio
-
-            raise await asyncio.to_thread(self._still_open, limit)
+            raise await self.ends.threads.call(partial(self._still_open, limit))
         return self.outcome(ended[self.id])
 
     def cancel(self, *, reason: str = "cancelled by its producer") -> CancelResult:

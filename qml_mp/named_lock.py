@@ -10,18 +10,17 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TypeVar
 
 from qml_mp import host
 from qml_mp.clock import growing_pauses
 from qml_mp.core.payload import check_text
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.errors import ConfigurationError, InvalidJob, LockLost, LockNotAcquired, StorageError, shown
+from qml_mp.loop_threads import LoopThreads
 from qml_mp.storage.store import Storage
 from qml_mp.units import Duration, format_duration, parse_duration
 
@@ -30,8 +29,6 @@ _RESERVED = "qml-mp:"
 _SHORTEST_TTL = timedelta(milliseconds=100)
 _MOST_LEFT = 1000
 _BETWEEN = "|"  # the parts of an owner
-
-_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +87,9 @@ class NamedLock:
         """The one that is made or in hand, by process id: a process that is forked off meanwhile has none.
         Whoever put it there (`setdefault` is atomic) has the object to himself until he takes it out."""
         self._left = left
+        self._threads = LoopThreads("qml-mp: named lock")
+        """For coroutines. A task that is cancelled meanwhile leaves when the thread is done, which the limits
+        of the storage bound: before, nobody can say whether the lock was taken."""
 
     @property
     def is_held(self) -> bool:
@@ -150,18 +150,18 @@ class NamedLock:
 
         mine, deadline, pauses = self._begin(blocks=False), self._deadline(), growing_pauses()
         try:
-            while not (self._has_object(mine) and await _to_the_end(partial(self._try, mine))):
+            while not (self._has_object(mine) and await self._threads.to_the_end(partial(self._try, mine))):
                 self._check(deadline)
                 await asyncio.sleep(next(pauses))
         except (Exception, asyncio.CancelledError):
-            await _to_the_end(partial(self._give_up, mine))
+            await self._threads.to_the_end(partial(self._give_up, mine))
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await _to_the_end(partial(self._leave, error))
+        await self._threads.to_the_end(partial(self._leave, error))
 
     def _begin(self, *, blocks: bool) -> _Acquisition:
         """`blocks`: its thread does nothing else until it is over, not even what another task would do."""
@@ -253,28 +253,6 @@ class _Acquisition:
     """From before it is taken on: an interrupt may come before the answer is noted."""
     held_until: float | None = None
     """By the monotonic clock; zero: it was lost; None: it is not acquired yet."""
-
-
-async def _to_the_end(call: Callable[[], _T]) -> _T:
-    """Have a thread call it, one of its own: those of the loop may all wait for this very lock. A task that
-    is cancelled meanwhile leaves when the thread is done, which the limits of the storage bound: before,
-    nobody can say whether the lock was taken."""
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
-
-    own = ThreadPoolExecutor(1, thread_name_prefix="qml-mp: named lock")
-    thread = asyncio.get_running_loop().run_in_executor(own, copy_context().run, call)
-    own.shutdown(wait=False)
-    cancelled: asyncio.CancelledError | None = None
-    while not thread.done():
-        try:
-            await asyncio.wait([thread])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return thread.result()
-    thread.exception()  # else asyncio would log that nobody has asked for it
-    raise cancelled
 
 
 def _new_owner() -> str:
