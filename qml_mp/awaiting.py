@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _Ended = dict[str, Job | None]
 _Bell = tuple[int, int]
 
+_LOOK_FOR_GONE_S = 1.0
+"""How often it is looked whether somebody is gone without having left."""
+
 
 class Subscription(ABC):
     """The ends of some jobs, for one who waits."""
@@ -40,6 +43,11 @@ class Subscription(ABC):
         self.job_ids -= its.keys()
         if its or is_first:
             self.tell(its)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody can be told any more."""
+        return False
 
     @abstractmethod
     def tell(self, told: _Ended | Exception) -> None:
@@ -83,8 +91,13 @@ class OfCoroutine(Subscription):
             return told or await self.next_ended(deadline=deadline)
         return told
 
+    @property
+    def is_gone(self) -> bool:
+        """The loop was closed under the coroutine, which never goes on, and may never be collected."""
+        return self._loop.is_closed()
+
     def tell(self, told: _Ended | Exception) -> None:
-        with suppress(RuntimeError):  # the loop was closed under the coroutine
+        with suppress(RuntimeError):  # it is gone
             self._loop.call_soon_threadsafe(self._told.put_nowait, told)
 
 
@@ -147,8 +160,9 @@ class Awaiting:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        """Of what follows."""
+        self._lock = threading.RLock()
+        """Of what follows. A coroutine whose loop was closed leaves when it is collected: in any thread, and
+        in the midst of anything."""
         self._bell: _Bell | None = None
         """Of the thread that runs. Another one, whose start was interrupted, knows by it that it is not this
         thread."""
@@ -181,9 +195,11 @@ class Awaiting:
                     came = self._take_changes(bell, watch, told)
                     if not told:
                         return
-                    ended = watch.next_ended(deadline=0.0 if came else math.inf)
+                    ended = watch.next_ended(deadline=0.0 if came else time.monotonic() + _LOOK_FOR_GONE_S)
                     for each in told:
                         each.take(ended, is_first=each in came)
+                        if each.is_gone:
+                            self.leave(each)
         except Exception as problem:
             self._fail(bell, told, problem)
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
@@ -456,6 +456,27 @@ def test_a_coroutine_that_is_cancelled_waits_no_more(app: QmlApp, seen: Seen) ->
 
     asyncio.run(wait())
     assert_no_thread_is_left()
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["of a job that ends", "of one that never does"])
+def test_a_coroutine_whose_loop_is_closed_under_it_waits_no_more(
+    app: QmlApp, storage: Storage, seen: Seen, ends: bool
+) -> None:
+    [handle], [claim] = enqueued(app, 1), claims(storage, 1)
+    loop = asyncio.new_event_loop()
+    coroutine = handle.await_result()  # kept: it is not collected, and does not leave so
+    waiting = loop.create_task(coroutine)
+
+    while not seen.listens.is_set():
+        loop.run_until_complete(asyncio.sleep(0.001))
+    loop.close()
+    if ends:
+        end(storage, claim)
+
+    assert_no_thread_is_left()
+    assert not waiting.done()
+    with suppress(RuntimeError):  # asyncio's queue asks the loop
+        coroutine.close()
 
 
 def test_an_error_of_the_storage_reaches_every_coroutine() -> None:
