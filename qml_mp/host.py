@@ -11,6 +11,7 @@ from functools import cache
 from qml_mp.core.server_info import ProcessIdentity
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_NAMESPACE = "/proc/self/ns/pid"
 _BETWEEN = ":"  # the boot and the pid namespace
 _USER_FIELD, _SYSTEM_FIELD = 11, 12
 _STATE_FIELD, _START_FIELD, _RSS_FIELD = 0, 19, 21  # in /proc/<pid>/stat, counted after the command's ")"
@@ -63,19 +64,26 @@ def user_at_host() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def is_alive(process: ProcessIdentity) -> bool | None:
+def is_alive(process: ProcessIdentity, *, is_local: bool = False) -> bool | None:
     """True: it runs. False: it is proved dead. None: it cannot be told from here (another host,
     another pid namespace, a process that /proc hides from this user, or a system that does not tell
-    start times). None is no verdict: judge by heartbeat or by age."""
+    start times, or which kernel it runs). None is no verdict: judge by heartbeat or by age.
+
+    `is_local`: the caller knows that the process is of this kernel and pid namespace. Where the system does
+    not tell which those are, there is only a name, which others may have too: that no such process is seen
+    proves the death of a local one alone.
+    """
     if process.host != _host():
         return None
+    dead = False if is_local or _kernel() is not None else None
     try:
         fields = _stat_fields(process.pid)
     except ProcessLookupError:
-        return False
+        return dead
     if fields is None or not process.started_ticks:
         return None
-    return int(fields[_START_FIELD]) == process.started_ticks and fields[_STATE_FIELD] not in "ZX"
+    runs = int(fields[_START_FIELD]) == process.started_ticks and fields[_STATE_FIELD] not in "ZX"
+    return True if runs else dead
 
 
 def is_of_another_boot(process: ProcessIdentity) -> bool:
@@ -155,11 +163,23 @@ def thread_count() -> int | None:
 
 
 def _host() -> str:
-    """This running kernel and pid namespace; after a reboot or in another container it differs."""
+    return _kernel() or _name()
+
+
+def _kernel() -> str | None:
+    """This running kernel and pid namespace; after a reboot or in another container it differs. None where
+    the system does not tell (not Linux, systemd's ProcSubset=pid, no /proc)."""
     try:
-        return f"{_boot_id()}{_BETWEEN}{os.readlink('/proc/self/ns/pid')}"
+        boot_id = _boot_id()
+        return f"{boot_id}{_BETWEEN}{os.readlink(_NAMESPACE)}" if boot_id else None
     except OSError:
-        return socket.gethostname()
+        return None
+
+
+def _name() -> str:
+    """What there is in its place. Other machines and containers may be called the same."""
+    namespace = identity_of_file(_NAMESPACE)
+    return socket.gethostname() if namespace is None else f"{socket.gethostname()}/{namespace[1]}"
 
 
 @cache

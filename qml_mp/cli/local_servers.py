@@ -139,7 +139,7 @@ class LocalServer:
         if self._pidfd >= 0:
             return bool(select.select([self._pidfd], [], [], within_s)[0])
         deadline = time.monotonic() + within_s
-        while is_alive(self.info.process) is not False:
+        while is_alive(self.info.process, is_local=True) is not False:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(_LOOK_EVERY_S)

@@ -14,10 +14,25 @@ from tests.processes.harness import Server, is_gone, wait_until
 CONTAINER = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
 """The start of a command that runs as process 1 of such a namespace."""
 
+_OWN = ("unshare", "--fork", "--pid", "--mount", "--propagation", "private", "--kill-child", "sh", "-c")
+NAMELESS = {
+    "pids only": "mount -t proc -o subset=pid proc /proc",  # systemd's ProcSubset=pid
+    "no proc": "mount -t tmpfs none /proc",
+}
+"""How such a namespace does not tell on which kernel it is, although its host has the same name."""
 
-def need_namespaces() -> None:
+
+def nameless(hiding: str, *, after_pids: int = 0, outlive: bool = False) -> tuple[str, ...]:
+    """The start of a command that runs in one, there with a pid that so many others come before.
+    `outlive`: what else is in there is not ended with the command."""
+    others = f"for _ in $(seq {after_pids}); do /bin/true; done"
+    end = "while sleep 0.1; do :; done" if outlive else "exit $?"
+    return (*_OWN, f'{NAMELESS[hiding]} && {others} && "$@"; {end}', "sh")
+
+
+def need_namespaces(prefix: tuple[str, ...] = CONTAINER) -> None:
     """Fail, saying what is needed, where a test cannot make a pid namespace."""
-    tried = subprocess.run([*CONTAINER, "true"], capture_output=True, text=True)
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True)
     if tried.returncode:
         pytest.fail(
             "This test makes pid namespaces: run it as root on Linux, in a container with CAP_SYS_ADMIN. "

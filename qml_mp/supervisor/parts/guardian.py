@@ -161,7 +161,7 @@ def _wait_until_gone(
 
 
 def _living(orphans: list[ProcessIdentity]) -> list[ProcessIdentity]:
-    return [orphan for orphan in orphans if host.is_alive(orphan) is not False]
+    return [orphan for orphan in orphans if host.is_alive(orphan, is_local=True) is not False]
 
 
 def _terminate(orphans: list[ProcessIdentity]) -> None:

@@ -48,7 +48,8 @@ class FrozenPeers:
     def end_workers(self, storage: Storage, peer: ServerInfo) -> Collection[str] | timedelta:
         """The ids of all its workers, once they are proved dead; else how long to wait before the next call.
 
-        The peer has been silent for long enough, by the caller's judgement, at each call.
+        The peer has been silent for long enough, by the caller's judgement, at each call; and its process is
+        seen from here, so its workers are too.
         """
         workers = [worker for worker in storage.list_workers() if worker.server_id == peer.id]
         now = time.monotonic()
@@ -65,7 +66,7 @@ class FrozenPeers:
                 ask_stranger(worker.process)
         self._asked[peer.id] = asked = replace(asked, newest=now)
         left = _LEAVE_WITHIN.total_seconds() - (now - asked.began)
-        if left > 0 and any(host.is_alive(worker.process) is not False for worker in workers):
+        if left > 0 and any(host.is_alive(each.process, is_local=True) is not False for each in workers):
             return min(_ASK_AGAIN, timedelta(seconds=left))
         if not all_proved_dead([worker.process for worker in workers], is_told=asked.kills > 0):
             self._asked[peer.id] = replace(asked, kills=asked.kills + 1)

@@ -129,9 +129,10 @@ def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
 def all_proved_dead(
     workers: Iterable[ProcessIdentity], *, proof_s: float = _PROOF_IN_LOOP_S, is_told: bool = False
 ) -> bool:
-    """Kill what lives of these workers, with their groups, and wait for the proof. `is_told`: the log has it
-    already that they are killed."""
-    living = [worker for worker in workers if host.is_alive(worker) is not False]
+    """Kill what lives of these workers, with their groups, and wait for the proof. They are those of a server
+    whose process was seen from here, or is proved dead. `is_told`: the log has it already that they are
+    killed."""
+    living = [worker for worker in workers if host.is_alive(worker, is_local=True) is not False]
     for worker in living:
         if host.is_alive(worker):  # where that cannot be told, the pid may be anybody's
             level = logging.DEBUG if is_told else logging.WARNING
@@ -140,7 +141,7 @@ def all_proved_dead(
     deadline = time.monotonic() + proof_s
     while living and time.monotonic() < deadline:
         wait_for([], until=time.monotonic() + _LOOK_EVERY_S)
-        living = [worker for worker in living if host.is_alive(worker) is not False]
+        living = [worker for worker in living if host.is_alive(worker, is_local=True) is not False]
     return not living
 
 
