@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from qml_mp.errors import StorageError
 from qml_mp.storage.sqlite.mounts import Mount, caveats_of, check_has_its_folder, mount_of
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import open_sqlite
+from tests.storage.sqlite_programs import NEWCOMER
 
 _USE = """
 import sys
@@ -27,12 +29,54 @@ for use in (storage.check_rights, storage.schema_version, lambda: storage.enqueu
     except Exception as error:
         print(type(error).__name__, error)
 """
+_LOCKED = """
+import fcntl, os, sys
+from qml_mp.storage.sqlite.mounts import device_of
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.lockf(file, fcntl.LOCK_EX)
+with open("/proc/locks") as locks:
+    (shown,) = (line.split()[5] for line in locks if line.split()[4] == str(os.getpid()))
+print(shown.rpartition(":")[0] == "%02x:%02x" % device_of(sys.argv[1]))
+"""
+_OTHER = """
+import os, sqlite3, subprocess, sys
+crash, newcomer, mine, other = sys.argv[1:]
+subprocess.run([sys.executable, "-c", crash, mine])
+open(other, "w").close()
+assert os.stat(mine).st_ino == os.stat(other).st_ino, "the two files have one number"
+left = sorted(os.listdir(os.path.dirname(mine)))
+for number in range(50):
+    open(f"{other}.{number}", "w").close()  # but their logs have not
+connection = sqlite3.connect(other)
+connection.execute("PRAGMA journal_mode = WAL")
+connection.execute("CREATE TABLE mine (n)")
+connection.execute("SELECT * FROM mine").fetchall()
+subprocess.run([sys.executable, "-c", newcomer, mine])
+print(*left)
+"""
+_CRASH = """
+import os, sys
+from qml_mp.core.job import Job
+from qml_mp.storage.open import open_storage
+storage = open_storage(f"sqlite:///{sys.argv[1]}")
+storage.enqueue(Job.new("work"))
+os._exit(9)
+"""
+_OVERLAY = (
+    'mkdir -p "$1" "$2" && mount -t tmpfs none "$1" && mkdir "$1/upper" "$1/work" && '
+    'mount -t overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" none "$2" && shift 2 && exec "$@"'
+)
+_TWO = 'mkdir -p "$1" "$2" && mount -t tmpfs none "$1" && mount -t tmpfs none "$2" && shift 2 && exec "$@"'
+_BIND = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
 _BOUND = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
 
 
-def in_mounts(source: Path, target: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run the command where `target` is a bind mount of `source`; fail where no such mount can be made."""
-    mounting = (*_BOUND, 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh", str(source), str(target))
+def in_mounts(
+    source: Path, target: Path, *command: str, how: str = _BIND
+) -> subprocess.CompletedProcess[str]:
+    """Run the command where `target` is a bind mount of `source`, or else what `how` makes of the two; fail
+    where no such mount can be made."""
+    mounting = (*_BOUND, how, "sh", str(source), str(target))
     tried = subprocess.run([*mounting, "true"], capture_output=True, text=True)
     if tried.returncode:
         pytest.fail(
@@ -88,6 +132,33 @@ def test_a_file_whose_folder_is_mounted_is_used(tmp_path: Path) -> None:
 
     assert (used.returncode, used.stdout) == (0, "")
     assert sum(open_sqlite(tmp_path / "host" / "jobs.db").job_counts().values()) == 1
+
+
+def test_a_log_left_by_a_crash_is_used_beside_a_file_of_the_same_number_on_another_disk(
+    tmp_path: Path,
+) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    programs = _CRASH, NEWCOMER, str(mine / "jobs.db"), str(other / "a")
+
+    used = in_mounts(mine, other, sys.executable, "-c", _OTHER, *programs, how=_TWO)
+
+    told, left = used.stdout.splitlines()
+    assert uuid.UUID(told), used
+    assert left == "jobs.db jobs.db-shm jobs.db-wal"
+
+
+def test_the_device_of_a_file_is_the_one_that_its_locks_are_shown_with(tmp_path: Path) -> None:
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    lower.mkdir()
+    (lower / "below").touch()
+    look = (sys.executable, "-c", _LOCKED)
+
+    here = subprocess.run([*look, tmp_path / "here"], capture_output=True, text=True)
+    over = [
+        in_mounts(upper, lower, *look, str(lower / name), how=_OVERLAY).stdout for name in ("below", "above")
+    ]
+
+    assert [here.stdout, *over] == ["True\n"] * 3
 
 
 def test_a_log_that_an_earlier_version_has_left_there_is_named(

@@ -81,6 +81,30 @@ def mount_of(path: str, *, mounts: Path = _MOUNTS) -> Mount | None:
     return found
 
 
+def device_of(path: str, *, mounts: Path = _MOUNTS) -> tuple[int, int] | None:
+    """Major and minor number of the file system that a file is on, links followed, as locks are shown with
+    them; None where it is not told. On some (btrfs, overlay) they are not those of the file itself.
+    """
+    try:
+        # Of the folder, with which the file is mounted; the file itself is opened by SQLite alone.
+        folder = os.open(os.path.dirname(os.path.realpath(path)), os.O_PATH | os.O_CLOEXEC)
+    except (OSError, AttributeError):  # the latter where there is no O_PATH
+        return None
+    try:
+        shown = Path(f"/proc/self/fdinfo/{folder}").read_text()
+        lines = mounts.read_bytes().split(b"\n")
+    except OSError:
+        return None
+    finally:
+        os.close(folder)
+    mount = next((line.split()[1] for line in shown.splitlines() if line.startswith("mnt_id:")), "")
+    for identity, _, device, *_ in (line.split(b" ", 3) for line in lines if line.count(b" ") > 2):
+        if identity == mount.encode():
+            major, _, minor = device.partition(b":")
+            return int(major), int(minor)
+    return None
+
+
 def _has_content(path: str) -> bool:
     try:
         return os.path.getsize(path) > 0

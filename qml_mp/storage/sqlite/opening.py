@@ -12,10 +12,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
-from qml_mp.host import FileIdentity, identity_of_file
+from qml_mp.host import identity_of_file
 from qml_mp.standard_streams import is_open, occupy_standard_streams
 from qml_mp.storage.migrate import Migration, no_version
-from qml_mp.storage.sqlite.mounts import check_has_its_folder
+from qml_mp.storage.sqlite.mounts import check_has_its_folder, device_of
 from qml_mp.storage.sqlite.schema import ADD_VERSION, HAS_VERSIONS, VERSION
 
 _NEEDED_SQLITE = (3, 35, 0)  # RETURNING
@@ -184,7 +184,7 @@ def is_writing(path: str) -> bool:
 
     SQLite itself does not say who has a lock: POSIX locks never keep a process from its own.
     """
-    return ("WRITE", str(os.getpid())) in _locks(_index_of(path), _WRITER_BYTE)
+    return ("WRITE", str(os.getpid())) in _locks(index_of(path), _WRITER_BYTE)
 
 
 def has_lost_its_log(path: str) -> bool:
@@ -222,11 +222,11 @@ def close_without_index(connection: sqlite3.Connection, path: str) -> None:
 
 def _without_it(path: str) -> set[str]:
     """The processes that read the file and do not seem to have the log and the index that are beside it."""
-    index, log = _index_of(path), log_of(path)
-    is_in_use, has_log = any(_locks(index, _USER_BYTE)), os.path.exists(log)
+    log = log_of(path)
+    is_in_use, has_log = any(_locks(index_of(path), _USER_BYTE)), os.path.exists(log)
     if is_in_use and has_log:
         return set()
-    readers = {pid for kind, pid in _locks(identity_of_file(path), READER_BYTE) if kind == "READ"}
+    readers = {pid for kind, pid in _locks(path, READER_BYTE) if kind == "READ"}
     if not is_in_use and not has_log:  # they were deleted together, or none has them yet
         readers = {pid for pid in readers if f"{log} (deleted)" in _names_of_open_files(pid)}
     return readers
@@ -247,10 +247,6 @@ def _not_created(path: str, code: int | None) -> StorageUnreachable:
     )
 
 
-def _index_of(path: str) -> FileIdentity | None:
-    return identity_of_file(index_of(path))
-
-
 def _names_of_open_files(pid: str) -> set[str]:
     """Those of a process, with a mark behind what is deleted; none where this user may not look."""
     names = set()
@@ -261,16 +257,20 @@ def _names_of_open_files(pid: str) -> set[str]:
     return names
 
 
-def _locks(file: FileIdentity | None, byte: int) -> Iterator[tuple[str, str]]:
+def _locks(path: str, byte: int) -> Iterator[tuple[str, str]]:
     """Kind and process of the locks on one byte of a file, of those processes that can be seen from here."""
+    file = identity_of_file(path)
     if file is None:
         return
     try:
         lines = _LOCKS.read_text().splitlines()
     except OSError:
         return
-    for kind, pid, locked in covering(lines, byte):
-        if locked.rpartition(":")[2] == str(file[1]):
+    on_any = [each for each in covering(lines, byte) if each[2].rpartition(":")[2] == str(file[1])]
+    device = device_of(path) if on_any else None  # files of several file systems have the same number
+    for kind, pid, locked in on_any:
+        major, minor, _ = locked.split(":")
+        if device is None or device == (int(major, 16), int(minor, 16)):
             yield kind, pid
 
 
