@@ -69,6 +69,18 @@ class Board:
         with self._tracing.sending(jobs, is_batch=len(jobs) > 1, parent=job) as sending:
             follow_ups.add(tuple(sending.jobs), parent=job)
 
+    def begin_code(self, job: Job) -> frozenset[str]:
+        """The job's own code begins, maybe again, as middleware may call it several times: what it has said
+        before follows no more, unlike what middleware has. What does, for `end_code`."""
+        follow_ups = self.follow_ups.get(job.claim_key)
+        return frozenset() if follow_ups is None else follow_ups.begin_code()
+
+    def end_code(self, job: Job, before: frozenset[str]) -> None:
+        """It has ended, before which those followed."""
+        follow_ups = self.follow_ups.get(job.claim_key)
+        if follow_ups is not None:
+            follow_ups.end_code(before)
+
     def take(self, job: Job) -> Extras | None:
         """What the attempt has said that has ended; None: nothing."""
         follow_ups = self.follow_ups.pop(job.claim_key, None)
@@ -82,25 +94,38 @@ class FollowUps:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._text_chars = 0
+        self._chars: dict[str, int] = {}
+        """Of their texts, by id as the jobs."""
+        self._of_code: frozenset[str] = frozenset()
+        """Those that the job's own code has said when it ran last."""
+
+    def begin_code(self) -> frozenset[str]:
+        """As `Board.begin_code`."""
+        for job_id in self._of_code:
+            del self._jobs[job_id], self._chars[job_id]
+        self._of_code = frozenset()
+        return frozenset(self._jobs)
+
+    def end_code(self, before: frozenset[str]) -> None:
+        """As `Board.end_code`."""
+        self._of_code = frozenset(self._jobs) - before
 
     def add(self, jobs: tuple[Job, ...], *, parent: Job) -> None:
         """Have them enqueued as well. Raises `InvalidJob` for what cannot be, and adds none of them then."""
-        given, chars = {}, self._text_chars
+        given, chars = dict[str, Job](), dict[str, int]()
         for job in jobs:
             if not isinstance(job, Job):
                 raise InvalidJob(f"ctx.then takes jobs, as other.job(...) makes them; this is {shown(job)}.")
             child = with_changes(job, metadata={**job.metadata, PARENT_ID: parent.id})
             row = new_row(child)  # refused here, where the job can tell of it, and not with its outcome
-            chars += len(row.payload) + len(row.metadata)
-            given[job.id] = child
-        together = {**self._jobs, **given}
-        if len(together) > MOST_FOLLOW_UPS or chars > MOST_TEXT_CHARS:
+            given[job.id], chars[job.id] = child, len(row.payload) + len(row.metadata)
+        together, all_chars = {**self._jobs, **given}, {**self._chars, **chars}
+        if len(together) > MOST_FOLLOW_UPS or sum(all_chars.values()) > MOST_TEXT_CHARS:
             raise InvalidJob(
                 f"A job can have {MOST_FOLLOW_UPS} follow-up jobs with {MOST_TEXT_CHARS:,} characters of "
                 "payloads and metadata; enqueue more with one follow-up job that does."
             )
-        self._jobs, self._text_chars = together, chars
+        self._jobs, self._chars = together, all_chars
 
     def jobs(self) -> tuple[Job, ...]:
         """All of them, in order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +16,9 @@ _A = TypeVar("_A")
 _T = TypeVar("_T")
 
 
-def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run it to its end in a fresh event loop, which is gone afterwards with all tasks left in it.
+def run_coroutine(coroutine: Awaitable[Any]) -> Any:
+    """Run it, or whatever else can be awaited, to its end in a fresh event loop, which is gone afterwards
+    with all tasks left in it.
 
     An interruption raised in a task that nobody awaits, or in a callback, still ends the whole job: one that
     nobody has taken from its task within a moment, as asyncio itself tells.
@@ -25,7 +26,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return away_from_loops(_run_here, coroutine)
 
 
-def _run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _run_here(coroutine: Awaitable[Any]) -> Any:
     import asyncio
 
     interruptions: list[BaseException] = []

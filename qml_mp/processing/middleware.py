@@ -28,7 +28,8 @@ class JobMiddleware(Protocol):
     """Wraps execution. The first registered is the outermost.
 
     It returns what `call_next(job, context)` returned, or something else; what it raises counts as
-    raised by the job. `JobInterrupted` must pass through it.
+    raised by the job. `JobInterrupted` must pass through it. It may call `call_next` again, within the same
+    attempt; of what the job's code said with `context.then`, that of the last call is enqueued.
     """
 
     def __call__(self, job: Job, context: WorkerContext, call_next: CallNext) -> object: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -142,7 +142,7 @@ class JobProcessor:
         decide = partial(policy.decide, failures=failures + 1, max_retries=max_retries, rng=self._rng)
         return Terms(
             method=method,
-            call=None if worker is None else chain(self._program.middleware, _innermost(worker)),
+            call=None if worker is None else chain(self._program.middleware, _innermost(worker, self._board)),
             encoded=plain_result if worker is None else worker.encoded,
             policy=policy,
             limit=timeout or (worker.timeout if worker else None) or self._default_timeout,
@@ -257,18 +257,19 @@ def _with_extras(outcome: Outcome, extras: Extras | None) -> Outcome:
     return outcome
 
 
-def _innermost(worker: Worker) -> CallNext:
+def _innermost(worker: Worker, board: Board) -> CallNext:
     def call(job: Job, context: WorkerContext) -> object:
-        result: object = worker.execute(job, context)
-        if type(result) in _PLAIN or not inspect.isawaitable(result):
-            return result
-        return run_coroutine(result if inspect.iscoroutine(result) else _awaited(result))
+        before = board.begin_code(job) if board.follow_ups else frozenset[str]()
+        try:
+            result: object = worker.execute(job, context)
+            if type(result) in _PLAIN or not inspect.isawaitable(result):
+                return result
+            return run_coroutine(result)
+        finally:
+            if board.follow_ups:
+                board.end_code(job, before)
 
     return call
-
-
-async def _awaited(awaitable: Awaitable[object]) -> object:
-    return await awaitable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

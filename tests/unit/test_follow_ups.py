@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,6 +49,45 @@ def test_a_success_carries_what_follows_and_each_names_its_parent() -> None:
     assert [job.to_json()["parent_id"] for job in got] == [claim.job.id] * 2
     assert "parent_id" not in first.to_json()
     assert [replace(job, metadata={}) for job in got] == [replace(first, metadata={}), second]
+
+
+def test_of_code_that_middleware_calls_again_only_what_the_last_call_said_follows() -> None:
+    calls = list[int]()
+
+    def again(job: Job, context: WorkerContext, call_next: Any) -> object:
+        context.then(Job.new("first"))
+        for _ in range(2):
+            with contextlib.suppress(ValueError):
+                call_next(job, context)
+            context.then(Job.new("between"))
+        return call_next(job, context)
+
+    def f(ctx: WorkerContext) -> None:
+        calls.append(len(calls))
+        ctx.then(Job.new("next", calls[-1]))
+        if calls[-1] == 0:
+            raise ValueError
+
+    got = followers(run(f, middleware=(again,)))
+
+    said = [(job.method, job.payload) for job in got]
+    assert said == [("first", None), ("between", None), ("between", None), ("next", 2)]
+
+
+def test_code_that_says_nothing_when_it_is_called_again_is_followed_by_nothing() -> None:
+    jobs = [[Job.new("next")], []]
+
+    def again(job: Job, context: WorkerContext, call_next: Any) -> object:
+        call_next(job, context)
+        return call_next(job, context)
+
+    def f(ctx: WorkerContext) -> None:
+        ctx.then(*jobs.pop(0))
+
+    outcome = run(f, middleware=(again,))
+
+    assert isinstance(outcome, Success)
+    assert outcome.extras is None
 
 
 def test_a_copy_of_the_context_adds_to_the_same() -> None:
