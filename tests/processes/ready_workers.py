@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 
 
 def ready_counts(log: str) -> list[int]:
@@ -24,3 +25,9 @@ def counts_since_all_were(log: str, full: int) -> list[int]:
     """The counts from when so many workers were ready first until the server was told to stop."""
     counts = ready_counts(log.partition("Stopping (")[0])
     return counts[counts.index(full) :]
+
+
+def most_processes(log: str) -> int:
+    """How many workers there were at once, at most."""
+    changes = re.findall(r"Worker \d+ (started|stopped) \(pid", log)
+    return max(accumulate(1 if change == "started" else -1 for change in changes))

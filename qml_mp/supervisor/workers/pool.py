@@ -23,7 +23,7 @@ from qml_mp.supervisor.part import Part, in_short
 from qml_mp.supervisor.workers.boots import Boots
 from qml_mp.supervisor.workers.death import Death, OomWatch
 from qml_mp.supervisor.workers.descriptors import Room
-from qml_mp.supervisor.workers.replacing import Replacing
+from qml_mp.supervisor.workers.replacing import Replacing, has_to_leave_first, missing_numbers
 from qml_mp.supervisor.workers.spawning import spawn_worker
 from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.supervisor.workers.worker_process import WorkerProcess, WorkerSpec
@@ -145,7 +145,7 @@ class WorkerPool(Part):
             if self._try_to_spawn(number) is None:
                 break
         else:
-            if self.replacing.next_of(self._workers) is None:
+            if self.replacing.next_of(self) is None:
                 self._room.suffices()
         self._replace_next()
         while self._untold:  # last: of all that is written to between two forks, each child keeps a copy
@@ -206,7 +206,7 @@ class WorkerPool(Part):
         return self._room.is_full or len(self) >= self.slots.capacity
 
     def _missing(self) -> list[int]:
-        return sorted(set(range(1, self.size + 1)).difference(worker.number for worker in self))
+        return missing_numbers(self._workers.values(), size=self.size)
 
     def _configure(self, **changes: Any) -> None:
         self._spec = replace(self._spec, config=replace(self._spec.config, **changes))
@@ -217,21 +217,20 @@ class WorkerPool(Part):
         self._events.emit(worker.note_ready(self._clock.monotonic(), replaces=replaces))
 
     def _replace_next(self) -> None:
-        """One at a time, and only while all that there should be are ready and none is on its way out:
-        so there is at most one process too many, and never a ready worker too few. Where there is no room
-        for one process too many, the old worker makes it."""
-        if any(worker.leaving or not worker.is_ready for worker in self):
+        """One at a time, and only while all that there should be are ready: so there is at most one process
+        too many, and never a ready worker too few. Where there is no room for that, the old one makes it."""
+        old = self.replacing.next_of(self)
+        if old is None or self._booting:
             return
-        old = self.replacing.next_of(self._workers)
-        if old is None:
-            return
-        if self._room.is_full:
-            self.replacing.begin(old, new=None)
-            self._workers[old].leave()
-        elif len(self) == self.size:
-            new = self._try_to_spawn(self._workers[old].number)
+        now, is_full = self._clock.monotonic(), self._room.is_full
+        if has_to_leave_first(old, self._workers.values(), size=self.size, is_full=is_full, now=now):
+            old.leave()
+            if old.leaving:
+                self.replacing.begin(old.worker_id, new=None)
+        elif len(self) == self.size and not any(worker.leaving for worker in self):
+            new = self._try_to_spawn(old.number)
             if new is not None:
-                self.replacing.begin(old, new=new)
+                self.replacing.begin(old.worker_id, new=new)
 
     def _predecessor_of(self, worker: WorkerProcess) -> WorkerProcess | None:
         """The worker that this one is to replace, while it is not told to leave."""
