@@ -117,6 +117,26 @@ def test_one_worker_is_replaced_after_its_job(far: MakeFarServer, storage: Stora
     assert (again.state, again.said) == (ActState.FAILED, "the worker is not there any more")
 
 
+def test_the_replacement_of_a_worker_whose_place_is_taken_away_meanwhile_ends(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one, gate = server("-w", "2", app=GATED).start(ready=2), tmp_path / "gate"
+    for _ in range(2):
+        begun_gated(storage, one, gate)
+    (second,) = (worker for worker in storage.list_workers() if worker.number == 2)
+    request = ActRequest(kind=ActKind.REPLACE, server_id=second.server_id, worker_id=second.id, by=ANNA)
+    storage.ask(request)
+    wait_until(lambda: one.log().count("is ready") == 3, what="the replacement")
+
+    one.signal(signal.SIGTTOU)
+    wait_until(lambda: "left as told" in one.log(), what="the leave of the replacement, which is idle")
+    gate.touch()
+
+    act = end_of(storage, request, one)
+    assert (act.state, act.said) == (ActState.DONE, "has left; its place is not wanted any more")
+    assert one.stop() == 0
+
+
 def _act(storage: Storage, request: ActRequest) -> Act:
     act = storage.get_act(request.id)
     assert act is not None

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.core.acts import ActKind, ActRequest, ActState
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
 from tests.processes.ready_workers import counts_since_all_were, most_processes
+from tests.processes.test_acts import ANNA, end_of
 
 MakeServer = Callable[..., Server]
 CODE = """import os, time
@@ -51,14 +53,22 @@ class Scene:
             self.ready(count)
         self.idle = [pid for number, pid in self.one.worker_pids().items() if number > 1]
 
-    def deploy(self, version: int) -> None:
+    def deploy(self, version: int | None) -> None:
+        """The code of that version; None: such as does not import."""
         fresh = self._code.with_suffix(".new")
-        fresh.write_text(CODE.format(version))
+        fresh.write_text("import no_such_library\n" if version is None else CODE.format(version))
         fresh.replace(self._code)
 
     def ready(self, count: int) -> None:
         """Wait until so many have become ready since the start."""
         wait_until(lambda: self.one.log().count("is ready (pid") >= count, what=self.one.log())
+
+    def replace(self, number: int) -> ActRequest:
+        """Ask for the replacement of the worker of that number."""
+        (worker,) = (each for each in self._storage.list_workers() if each.number == number)
+        request = ActRequest(kind=ActKind.REPLACE, server_id=worker.server_id, worker_id=worker.id, by=ANNA)
+        self._storage.ask(request)
+        return request
 
     def reload(self, version: int) -> None:
         self.deploy(version)
@@ -117,4 +127,19 @@ def test_the_place_of_one_that_leaves_after_its_long_job_is_filled_again_after_a
 
     scene.ready(7)
     assert scene.versions() == {2}
+    scene.end()
+
+
+def test_that_another_cannot_boot_is_told_of_one_that_has_left_before(scene: Scene, storage: Storage) -> None:
+    scene.replace(1)
+    scene.ready(4)  # in the place of the busy one, so that the next one leaves first
+    scene.deploy(None)
+
+    act = end_of(storage, scene.replace(2), scene.one)
+
+    assert act.state is ActState.FAILED
+    assert (act.said or "").startswith("has left, and another cannot boot: ")
+    assert "No module named 'no_such_library'" in (act.said or "")
+    scene.deploy(1)
+    scene.ready(5)
     scene.end()

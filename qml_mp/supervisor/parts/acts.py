@@ -124,9 +124,16 @@ class CarryingOut(Part):
             if old.leaving or pool.replacing.concerns(worker_id):
                 return Answer(state=ActState.TAKEN, said="leaves after its job, once another is ready")
             return Answer(state=ActState.FAILED, said=pool.boots.error or "another cannot boot")
-        new = next((each for each in pool if str(each.number) == number and each.is_ready), None)
+        if int(number) > pool.size:
+            return Answer(state=ActState.DONE, said="has left; its place is not wanted any more")
+        there = (each for each in pool if each.is_ready and not each.leaving)
+        new = next((each for each in there if str(each.number) == number), None)
         if new is not None:
             return Answer(state=ActState.DONE, said=f"replaced by pid {new.child.pid}")
+        if pool.boots.error is not None:
+            return Answer(
+                state=ActState.FAILED, said=f"has left, and another cannot boot: {pool.boots.error}"
+            )
         return Answer(state=ActState.TAKEN, said="has left; another boots")
 
     def _switch_claims(self, *, paused: bool) -> Callable[[], Answer]:
