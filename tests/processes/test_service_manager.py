@@ -22,7 +22,7 @@ from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.service_manager import ServiceManager
 from qml_mp.supervisor.run import Run
-from tests.processes.harness import PATIENCE_S, Server, result_of
+from tests.processes.harness import PATIENCE_S, Server, result_of, wait_until
 
 CODE = """
 import os
@@ -66,6 +66,8 @@ class Manager:
 
     def close(self) -> None:
         self._socket.close()
+        if not self.name.startswith("@") and os.path.exists(self.name):
+            os.unlink(self.name)
 
 
 @pytest.fixture(params=["file", "abstract"])
@@ -96,8 +98,14 @@ def run(clock: HandClock) -> Iterator[Run]:
 
 
 @pytest.fixture
-def one(run: Run, address: NotifySocket) -> ServiceManager:
+def reload(run: Run) -> Iterator[Reload]:
     reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
+    yield reload
+    reload.close()
+
+
+@pytest.fixture
+def one(run: Run, address: NotifySocket, reload: Reload) -> ServiceManager:
     return ServiceManager(run, address, reload=reload)
 
 
@@ -178,19 +186,92 @@ def test_a_manager_that_does_not_read_is_not_tried_again_at_once_when_the_watchd
     assert one.next_at() == pytest.approx(115.2)
 
 
-def test_a_manager_that_is_gone_is_told_nothing_more(
-    one: ServiceManager, address: NotifySocket, manager: Manager, caplog: pytest.LogCaptureFixture
+def test_a_manager_that_is_gone_is_looked_for_each_second_and_that_is_said_once(
+    one: ServiceManager, clock: HandClock, manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager.close()
-    if not address.path.startswith("\0"):
-        os.unlink(address.path)
 
     one.turn()
+    one.turn()
+    at_first = one.next_at()
+    clock.at = 101.0
     one.turn()
 
     assert [record.message for record in caplog.records if "NOTIFY_SOCKET" in record.message] != []
     assert len(caplog.records) == 1
-    assert one.next_at() == float("inf")
+    assert at_first == 101.0
+    assert one.next_at() == 102.0
+
+
+def test_a_manager_that_is_back_is_told_all_anew_and_the_watchdog_hears_again(
+    one: ServiceManager, clock: HandClock, manager: Manager
+) -> None:
+    one.turn()
+    manager.close()
+    clock.at = 105.0
+    one.turn()
+    back = Manager(manager.name)
+    clock.at = 105.9
+    one.turn()
+    too_soon = back.all()
+
+    clock.at = 106.0
+    one.turn()
+
+    assert too_soon == []
+    assert back.all() == ["READY=1", "STATUS=0 workers", "WATCHDOG=1"]
+    assert one.next_at() == 111.0
+    clock.at = 111.0
+    one.turn()
+    assert back.all() == ["WATCHDOG=1"]
+    back.close()
+
+
+def test_a_manager_that_is_back_is_told_of_a_stop_it_has_missed(
+    run: Run, one: ServiceManager, clock: HandClock, manager: Manager
+) -> None:
+    one.turn()
+    run.stop.begin(now=False, why="test")
+    one.turn()
+    manager.close()
+    clock.at = 105.0
+    one.turn()
+    back = Manager(manager.name)
+
+    clock.at = 106.0
+    one.turn()
+
+    assert back.all() == ["STOPPING=1", "STATUS=stopping", "WATCHDOG=1"]
+    back.close()
+
+
+@pytest.mark.parametrize("manager", ["file"], indirect=True)  # the other lives on in the child just forked
+def test_a_manager_that_is_back_while_a_reload_goes_on_hears_of_the_reload_before_it_hears_ready(
+    one: ServiceManager, clock: HandClock, manager: Manager, reload: Reload
+) -> None:
+    one.turn()
+    reload.begin()
+    one.turn()
+    manager.close()
+    clock.at = 105.0
+    one.turn()
+    back = Manager(manager.name)
+
+    clock.at = 106.0
+    one.turn()
+    meanwhile = back.all()
+
+    def has_ended() -> bool:
+        reload.turn()
+        return not reload.is_under_way
+
+    wait_until(has_ended, what="the end of the reload")
+    one.turn()
+
+    assert meanwhile[0] == "RELOADING=1\nMONOTONIC_USEC=106000000"
+    assert "READY=1" not in meanwhile
+    assert back.all()[0] == "READY=1"
+    back.close()
 
 
 @pytest.mark.parametrize(

@@ -18,19 +18,23 @@ from qml_mp.supervisor.run import Run
 logger = logging.getLogger(__name__)
 
 _TRY_AGAIN_S = 0.1
+_GONE_TRY_AGAIN_S = 1.0  # at most: a short watchdog would run out meanwhile
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.EMFILE, errno.ENFILE)
 
 
 class ServiceManager(Part):
     """READY once all workers are for the first time, RELOADING and READY again, STOPPING, STATUS, WATCHDOG.
-    Without a socket nothing is told."""
+    Without a socket nothing is told. A manager that is gone is looked for again, and then told all anew."""
 
     def __init__(self, run: Run, address: NotifySocket | None, *, reload: Reload) -> None:
         self._run = run
         self._address = address
         self._reload = reload
+        self._has_been_ready = False
         self._was_ready = self._is_reloading = self._is_stopping = False
+        """What was told. Of a manager that could not be reached none but a reload is: it may be a new one."""
         self._told_reload = reload.began_at
+        self._is_gone = False
         self._status = ""
         self._try_again_at = float("inf")
         watchdog = None if address is None else address.watchdog
@@ -44,7 +48,7 @@ class ServiceManager(Part):
         return self._alive_at if self._try_again_at == float("inf") else self._try_again_at
 
     def turn(self) -> None:
-        if self._address is None:
+        if self._address is None or (self._is_gone and self._run.clock.monotonic() < self._try_again_at):
             return
         self._try_again_at = float("inf")
         self._tell_phase()
@@ -60,9 +64,10 @@ class ServiceManager(Part):
         if self._run.stop.has_begun:
             self._is_stopping = self._is_stopping or self._send("STOPPING=1")
         elif not self._was_ready:
-            self._was_ready = (
-                pool.is_whole and all(worker.is_ready for worker in pool) and self._send("READY=1")
+            self._has_been_ready = self._has_been_ready or (
+                pool.is_whole and all(worker.is_ready for worker in pool)
             )
+            self._was_ready = self._has_been_ready and self._send("READY=1")
         else:
             self._tell_reload()
 
@@ -91,9 +96,9 @@ class ServiceManager(Part):
         return what if says.trouble is None else " ".join(f"{what}. {says.trouble}".split())
 
     def _send(self, text: str) -> bool:
-        """Whether it was taken. Never waits: what finds no room is sent again a moment later."""
-        address = self._address
-        if address is None:
+        """Whether it was taken. Never waits: what finds no room, or nobody, is sent again a moment later."""
+        address, now = self._address, self._run.clock.monotonic()
+        if address is None or (self._is_gone and now < self._try_again_at < float("inf")):
             return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
@@ -101,9 +106,24 @@ class ServiceManager(Part):
                 connection.sendto(text.encode(), address.path)
         except OSError as error:
             if error.errno in _FULL:
-                self._try_again_at = self._run.clock.monotonic() + _TRY_AGAIN_S
+                self._try_again_at = now + _TRY_AGAIN_S
             else:
-                self._address = None
-                logger.warning("The service manager cannot be told anything (NOTIFY_SOCKET): %s", error)
+                self._try_again_at = now + min(_GONE_TRY_AGAIN_S, self._every_s / 2)
+                self._miss(error)
             return False
+        if self._is_gone:
+            self._is_gone = False
+            logger.info("The service manager can be told again (NOTIFY_SOCKET)")
         return True
+
+    def _miss(self, error: OSError) -> None:
+        if self._is_gone:
+            return
+        self._is_gone = True
+        logger.warning("The service manager cannot be told anything (NOTIFY_SOCKET): %s", error)
+        self._status = ""
+        self._is_stopping = False
+        if self._is_reloading:
+            self._told_reload = None  # a READY before the word of the reload would end it
+        else:
+            self._was_ready = False
