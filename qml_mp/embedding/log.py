@@ -6,6 +6,10 @@ at once is dropped, and the next one that is taken says how many were.
 
 Names and messages in a record are other people's text. Whatever they hold, only the first line of a
 record stands at the margin: lines that continue it are marked, and no character steers a terminal.
+
+A terminal that wants no output of what runs in the background (`stty tostop`) sends SIGTTOU for it. That says
+something else to a supervisor, and where it is handled the write is tried again for ever. The kernel lets a
+thread write that blocks the signal.
 """
 
 from __future__ import annotations
@@ -14,10 +18,13 @@ import errno
 import logging
 import os
 import select
+import signal
 import socket
 import stat
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from qml_mp.printable import printable_lines
 
@@ -63,7 +70,11 @@ class StderrHandler(logging.Handler):
             return
         if self._is_within_a_line:
             data = b"\n" + data
-        taken = self._write(data)
+        if os.isatty(_STDERR):
+            with _in_the_background_too():
+                taken = self._write(data)
+        else:
+            taken = self._write(data)
         self._dropped = 0 if taken == len(data) else self._dropped + 1
         if taken:
             self._is_within_a_line = data[taken - 1 : taken] != b"\n"
@@ -101,6 +112,17 @@ class StderrHandler(logging.Handler):
                 return _write_own(data) if sys.platform == "linux" else _write_if_ready(data)
             self._is_file_until = now + _LOOK_EVERY_S
         return os.write(_STDERR, data)
+
+
+@contextmanager
+def _in_the_background_too() -> Iterator[None]:
+    """One SIGTTOU that a person sends meanwhile comes afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
+    try:
+        yield
+    finally:
+        if signal.SIGTTOU not in before:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTTOU,))
 
 
 def _send(data: bytes) -> int:

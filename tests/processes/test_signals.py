@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -34,6 +35,15 @@ IGNORE_HANGUPS = (  # as nohup does
     sys.executable, "-c",
     "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
     " os.execvp(sys.argv[1], sys.argv[1:])",
+)  # fmt: skip
+IN_THE_BACKGROUND = (  # after `stty tostop`; who was started hands on what it is sent, as it is the shell
+    sys.executable, "-c",
+    "import fcntl, os, signal, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
+    " how = termios.tcgetattr(1); how[3] |= termios.TOSTOP; termios.tcsetattr(1, termios.TCSANOW, how);"
+    " pid = os.fork(); pid or os.setpgid(0, 0); pid or os.execvp(sys.argv[1], sys.argv[1:]);"
+    " [signal.signal(each, lambda number, _: os.kill(pid, number)) for each in"
+    " (signal.SIGTERM, signal.SIGTTOU)];"
+    " os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
 )  # fmt: skip
 LEAD_GROUP = (sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])")
 
@@ -225,3 +235,32 @@ def test_a_server_that_was_started_to_ignore_hangups_outlives_its_terminal(
     wait_until(lambda: (now := one.worker_pids()) and worker not in now.values(), what="new workers")
     wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
     assert one.stop() == 0
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_server_in_the_background_of_a_terminal_that_wants_no_output_of_it_goes_on(
+    server: MakeServer, storage: Storage
+) -> None:
+    terminal, output = os.openpty()
+    os.set_blocking(terminal, False)
+    one = server("-w", "2")
+    one.output, one.prefix = output, IN_THE_BACKGROUND
+    one.start(ready=None)
+    os.close(output)
+    shown = bytearray()
+
+    def says(text: bytes) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            shown.extend(os.read(terminal, 65536))
+        return text in shown
+
+    wait_until(lambda: says(b"Worker 1 is ready") and says(b"Worker 2 is ready"), what="its lines")
+    wait_until(lambda: len(storage.list_workers()) == 2, what="two workers")
+
+    one.signal(signal.SIGTTOU)
+
+    wait_until(lambda: [worker.number for worker in storage.list_workers()] == [1], what="one worker less")
+    wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
+    assert [worker.number for worker in storage.list_workers()] == [1]  # none less by its own lines
+    assert one.stop() == 0
+    os.close(terminal)
