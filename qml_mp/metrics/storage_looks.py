@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from qml_mp.errors import SchemaMismatch, StorageError
+from qml_mp.errors import SchemaMismatch, StorageError, StorageUnreachable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import QueueStats
 
@@ -28,6 +28,10 @@ _LOCK_TTL = timedelta(seconds=150)  # twice the longest usual interval of a scra
 _MOST_COUNTED = 100_000  # of each queue: what a scrape costs does not grow with the backlog
 _FRESH_S = 1.0
 _PATIENCE_S = 2.0
+_GONE = (
+    "There is no schema of qml-mp in the storage of this server. If there was one, its file or the schema "
+    "was deleted or replaced: stop every program that uses it, put it back, and start again."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,8 @@ class StorageLooks:
     def _look(self, server_id: str | None) -> StorageLook:
         at = time.monotonic()
         try:
+            if self._storage.schema_version() == 0:
+                raise StorageUnreachable(_GONE)  # one that serves has made it, or found it
             self._storage.check_schema()
             queues = self._storage.queue_stats(among=_MOST_COUNTED) if self._holds_lock(server_id) else None
         except SchemaMismatch as error:

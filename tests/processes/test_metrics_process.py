@@ -7,10 +7,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from qml_mp.core.state import StateName
+from qml_mp.metrics.storage_looks import StorageLooks
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_until
 from tests.processes.side import children, get, scrape, served_at, side_pid
@@ -182,3 +185,35 @@ def pipes(pid: int) -> set[str]:
         except FileNotFoundError:
             continue
     return {link for link in links.values() if link.startswith("pipe:")}
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_file_that_is_gone_is_no_storage_that_answers(
+    served: Callable[..., Server], storage: Storage
+) -> None:
+    one = served()
+    url = served_at(one)
+    wait_until(lambda: get(f"{url}/readyz")[0] == 200)
+
+    path = Path(storage.url.removeprefix("sqlite://"))
+    for name in ("", "-wal", "-shm"):
+        Path(f"{path}{name}").unlink(missing_ok=True)
+
+    wait_until(lambda: scrape(url)["qml_mp_storage_up"] == 0)
+    assert "the storage does not answer" in get(f"{url}/readyz")[1].splitlines()
+    assert "Metrics cannot look at storage: The SQLite file" in one.log()
+    assert "qml-mp migrate" not in one.log()
+
+
+def test_a_look_that_finds_no_schema_says_that_the_storage_does_not_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "jobs.db"
+
+    look = StorageLooks(open_storage(f"sqlite://{path}")).newest(server_id="one")
+
+    assert look is not None
+    assert not look.answers
+    assert not path.exists()
+    assert "put it back" in caplog.text
+    assert "qml-mp migrate" not in caplog.text

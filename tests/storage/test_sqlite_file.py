@@ -162,6 +162,8 @@ def test_a_file_deleted_while_in_use_is_never_made_anew(storage: Storage, path: 
     for _ in range(2):
         with pytest.raises(StorageUnavailable, match="deleted or replaced"):
             storage.enqueue(Job.new("work"))
+        with pytest.raises(StorageUnavailable, match="deleted or replaced"):
+            storage.check_schema()
 
     assert path.exists() == replaced
 

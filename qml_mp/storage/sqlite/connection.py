@@ -136,7 +136,10 @@ class SqliteConnection(ProcessConnection):
         return f"the SQLite file {self.path}"
 
     def schema_version(self) -> int:
-        """Writes nothing and creates no file."""
+        """Writes nothing and creates no file. A file that was open here and is gone has no version 0: nobody
+        is to make it anew."""
+        if self._file is not None and identity_of_file(self.path) != self._file:
+            raise moved(self.path)
         return self._apart(version_of) if is_there(self.path) else 0
 
     def check_rights(self) -> None:
