@@ -81,6 +81,8 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_stdout()
+    except OSError as error:
+        code = code or _say_unprinted(error)
     gc.freeze()  # the interpreter's last collection would look at all that was imported, for 30 ms
     sys.exit(code)
 
@@ -114,6 +116,8 @@ def run(arguments: list[str]) -> int:
         _discard_stdout()
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and _is_of_stdout(error):
+            return _say_unprinted(error)
         if session.verbose:
             for line in printable_lines(traceback.format_exc()):
                 click.echo(line, err=True)
@@ -127,6 +131,21 @@ def _make_current_directory_importable() -> None:
         return
     if not sys.path or sys.path[0] not in ("", here):
         sys.path.insert(0, here)
+
+
+def _is_of_stdout(error: OSError) -> bool:
+    """Whether a write to standard output has raised it: all that is ours goes there through click."""
+    frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    file = frame.f_locals.get("file")
+    return frame.f_globals.get("__name__") == "click.utils" and file is not None and file.fileno() == 1
+
+
+def _say_unprinted(error: OSError) -> int:
+    """On stderr; the exit code."""
+    _discard_stdout()
+    why = error.strerror or error
+    click.echo(f"qml-mp: error: What was to be printed cannot be written to stdout: {why}.", err=True)
+    return 1
 
 
 def _discard_stdout() -> None:

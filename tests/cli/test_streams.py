@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 
@@ -53,6 +54,21 @@ def test_jobs_are_changed_whichever_streams_are_closed(qml: Qml, storage: Storag
 
     assert (ended.code, ended.err) == (0, "")
     assert storage.job_counts()[StateName.DELETED] == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["--version", "--help", "jobs list", "jobs list --json", "status"])
+def test_a_disk_that_has_no_room_for_what_is_printed_is_said_to_be_that(
+    qml: Qml, storage: Storage, command: str, unbuffered: str
+) -> None:
+    storage.enqueue(Job.new("thumb"))
+
+    ended = in_a_shell(qml, f"PYTHONUNBUFFERED={unbuffered} qml-mp {command} >/dev/full")
+
+    assert ended.code == 1
+    assert is_one_error(ended.err)
+    assert "cannot be written to stdout: No space left on device." in ended.err
 
 
 def test_nobody_is_asked_where_stdin_is_closed(qml: Qml, storage: Storage) -> None:
