@@ -24,7 +24,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from qml_mp.printable import printable_lines
 
@@ -70,11 +70,7 @@ class StderrHandler(logging.Handler):
             return
         if self._is_within_a_line:
             data = b"\n" + data
-        if os.isatty(_STDERR):
-            with _in_the_background_too():
-                taken = self._write(data)
-        else:
-            taken = self._write(data)
+        taken = self._write(data)
         self._dropped = 0 if taken == len(data) else self._dropped + 1
         if taken:
             self._is_within_a_line = data[taken - 1 : taken] != b"\n"
@@ -109,7 +105,9 @@ class StderrHandler(logging.Handler):
             if stat.S_ISSOCK(mode):
                 return _send(data)
             if not stat.S_ISREG(mode):
-                return _write_own(data) if sys.platform == "linux" else _write_if_ready(data)
+                write = _write_own if sys.platform == "linux" else _write_if_ready
+                with _in_the_background_too() if stat.S_ISCHR(mode) else nullcontext():
+                    return write(data)
             self._is_file_until = now + _LOOK_EVERY_S
         return os.write(_STDERR, data)
 
