@@ -244,12 +244,14 @@ def _written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded:
     For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on
     is this claim, or somebody who took the claim away. `recorded` is the kind of the claim's attempt in
     the history, `succeeded` whether a success was written. A cancel that was asked for, of which
-    nothing is known any more, makes Cancelled of all outcomes but success.
+    nothing is known any more, makes Cancelled of the outcomes after which the job would run again.
     """
     match outcome:
         case Success():
             return succeeded
-        case Retry(kind=kind) | Failure(kind=kind):
+        case Failure(kind=kind):
+            return recorded == kind
+        case Retry(kind=kind):
             return recorded in (kind, AttemptKind.CANCELLED)
         case Crash():
             return recorded in (AttemptKind.CRASH, AttemptKind.CANCELLED)

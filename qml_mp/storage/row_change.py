@@ -71,10 +71,9 @@ def server_gone(server_id: str) -> str:
 
 
 def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
-    """The change that the outcome makes. A cancel that was asked for wins over all but success: an error may
-    be how the job has stopped for it, whatever is left of its budgets."""
-    if job.cancel_reason is not None and not isinstance(outcome, Success):
-        return _deleted(job.cancel_reason, outcome, retention)
+    """The change that the outcome makes; a cancel that was asked for wins over running again."""
+    if job.cancel_reason is not None and isinstance(outcome, Retry | Crash | Release):
+        outcome = Cancelled(reason=job.cancel_reason, process=outcome.process)
     match outcome:
         case Success(result=result, duration=duration, not_stored=not_stored):
             return RowChange(
@@ -95,8 +94,11 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
                 state=StateName.FAILED, ttl=retention.failed_ttl, failures=1, error=error, attempt=kind,
                 process=process,
             )  # fmt: skip
-        case Cancelled(reason=reason):
-            return _deleted(reason, outcome, retention)
+        case Cancelled(reason=reason, process=process):
+            return RowChange(
+                state=StateName.DELETED, ttl=retention.succeeded_ttl, reason=job.cancel_reason or reason,
+                attempt=AttemptKind.CANCELLED, process=process,
+            )  # fmt: skip
         case Release(reason=reason, process=process):
             return RowChange(state=StateName.ENQUEUED, reason=reason, process=process)
         case Crash(error=error, rerun_after=delay, process=process):
@@ -112,19 +114,6 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
             )
         case _:
             assert_never(outcome)
-
-
-def _deleted(
-    reason: str, outcome: Retry | Failure | Cancelled | Release | Crash, retention: Retention
-) -> RowChange:
-    return RowChange(
-        state=StateName.DELETED,
-        ttl=retention.succeeded_ttl,
-        reason=reason,
-        error=outcome.error if isinstance(outcome, Retry | Failure | Crash) else None,
-        attempt=AttemptKind.CANCELLED,
-        process=outcome.process,
-    )
 
 
 def applied(job: Job, change: RowChange, *, now: datetime) -> Job:

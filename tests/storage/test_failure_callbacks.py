@@ -64,18 +64,6 @@ def test_a_failure_is_to_be_called_with_its_error(
     assert take(storage) is None
 
 
-def test_a_cancelled_job_that_stops_with_an_error_is_told_to_nobody(
-    storage: Storage, workers: tuple[str, str]
-) -> None:
-    claim = claim_new(storage)
-    storage.request_cancel(claim.job.id, reason="not wanted", retention=KEEP)
-
-    storage.finish(claim, Failure(error=NO), retention=KEEP)
-
-    assert present(storage, claim).state_name is StateName.DELETED
-    assert take(storage) is None
-
-
 @pytest.mark.parametrize("outcome", [DONE, Retry(error=NO, delay=HOUR)])
 def test_what_has_not_failed_for_good_is_not(
     storage: Storage, workers: tuple[str, str], outcome: Outcome

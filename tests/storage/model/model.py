@@ -126,7 +126,7 @@ class Model:
             return False
         if job.state is not StateName.PROCESSING:
             return _was_written(job, outcome)
-        if job.cancel_asked and not isinstance(outcome, Success):
+        if job.cancel_asked and isinstance(outcome, Retry | Crash | Release):
             outcome = Cancelled(reason="asked for")
         job.worker = job.server = None
         job.cancel_asked = False
@@ -226,13 +226,15 @@ class Model:
 def _was_written(job: ModelJob, outcome: Outcome) -> bool:
     """Of a claim that ended before: whether it was this outcome that ended it.
 
-    A cancel that was asked for makes Cancelled of all but success, and has been forgotten since.
+    A cancel that was asked for makes Cancelled of some outcomes, and has been forgotten since.
     """
     kind = job.attempts.get(job.claim_seq)
     match outcome:
         case Success():
             return job.succeeded_by == job.claim_seq
-        case Retry(kind=own) | Failure(kind=own):
+        case Failure(kind=own):
+            return kind is own
+        case Retry(kind=own):
             return kind in (own, AttemptKind.CANCELLED)
         case Crash():
             return kind in (AttemptKind.CRASH, AttemptKind.CANCELLED)
