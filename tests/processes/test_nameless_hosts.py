@@ -119,8 +119,11 @@ def test_the_guardian_of_a_killed_one_sees_that_its_workers_have_ended(
     one.prefix = nameless(hiding, outlive=True)
     one.start(ready=None)
     wait_until(storage.list_workers, what=f"its worker; {one.log()}")
+    guardian = wait_until(
+        lambda: next((each for each in descendants(one.pid) if "guardian" in title(each)), None),
+        what="its guardian",
+    )
     _, supervisor, *below = descendants(one.pid)
-    (guardian,) = (each for each in below if "guardian" in title(each))
 
     os.kill(supervisor, signal.SIGKILL)
 
