@@ -120,7 +120,7 @@ def test_the_guardian_of_a_killed_one_sees_that_its_workers_have_ended(
     one.start(ready=None)
     wait_until(storage.list_workers, what=f"its worker; {one.log()}")
     guardian = wait_until(
-        lambda: next((each for each in descendants(one.pid) if "guardian" in title(each)), None),
+        lambda: next((each for each in descendants(one.pid)[2:] if "guardian" in title(each)), None),
         what="its guardian",
     )
     _, supervisor, *below = descendants(one.pid)
