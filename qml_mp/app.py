@@ -173,7 +173,7 @@ class QmlApp(Gathering, OnePerProcess):
         """
         if callable(cron):
             raise ConfigurationError('Write @app.recurring("0 9 * * *"), with the cron expression.')
-        new = partial(RecurringJob.declared, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter)
+        new = partial(RecurringJob.new, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter)
 
         def declare(function: Callable[..., Any]) -> JobFunction[..., Any, Any]:
             declared: JobFunction[..., Any, Any] = (
@@ -190,7 +190,7 @@ class QmlApp(Gathering, OnePerProcess):
                 )
             declared.worker.binding.check_names(payload)
             in_queue = declared.queue if queue is None else queue
-            self._recurring[recurring_id] = new(recurring_id, cron, method, payload, in_queue)
+            self._recurring[recurring_id] = new(recurring_id, cron, method, payload, in_queue, from_code=True)
             return declared
 
         return declare  # type: ignore[return-value]  # one body for all overloads

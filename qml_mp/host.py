@@ -73,9 +73,10 @@ def is_alive(process: ProcessIdentity, *, is_local: bool = False) -> bool | None
     not tell which those are, there is only a name, which others may have too: that no such process is seen
     proves the death of a local one alone.
     """
-    if process.host != _host():
+    kernel = _kernel()
+    if process.host != (kernel or _name()):
         return None
-    dead = False if is_local or _kernel() is not None else None
+    dead = False if is_local or kernel is not None else None
     try:
         fields = _stat_fields(process.pid)
     except ProcessLookupError:

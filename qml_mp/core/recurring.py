@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from qml_mp.clock import iso
-from qml_mp.core.cron import CronSchedule, UnknownZone, read_zone, zone_trouble
+from qml_mp.core.cron import CronSchedule, UnknownZone, zone_trouble
 from qml_mp.core.cron_fields import LAST_YEAR
 from qml_mp.core.job import check_method
 from qml_mp.core.payload import JsonValue, check_text, encode_json
@@ -92,40 +92,15 @@ class RecurringJob:
         overlap: str = "allow",
         jitter: Duration = 0,
         now: datetime | None = None,
+        from_code: bool = False,
     ) -> RecurringJob:
         """A validated template whose first firing is the next one after `now`.
 
-        Raises `ConfigurationError` for what no template can have and for one that never fires again,
-        `InvalidJob` for method and payload.
-        """
-        read_zone(tz)
-        template = cls.declared(
-            id, cron, method, payload, queue, tz=tz, misfire=misfire, overlap=overlap, jitter=jitter, now=now
-        )
-        if template.next_run_at is None:
-            raise _never_fires(id, cron)
-        return template
+        `from_code`: as code declares it at its import, which must not stop because of the day or of the
+        machine. Its last firing may have passed, and a zone that this machine does not know is a warning
+        alone.
 
-    @classmethod
-    def declared(
-        cls,
-        id: str,
-        cron: str,
-        method: str,
-        payload: JsonValue = None,
-        queue: str = DEFAULT_QUEUE,
-        *,
-        tz: str = "UTC",
-        misfire: str = "fire_once",
-        overlap: str = "allow",
-        jitter: Duration = 0,
-        now: datetime | None = None,
-    ) -> RecurringJob:
-        """What code declares at its import: as `new`, but its last firing may have passed, and a zone that
-        this machine does not know is a warning alone: code must not stop importing because of the day or of
-        the machine.
-
-        Raises `ConfigurationError` for what no template can have, such as an expression that never fires,
+        Raises `ConfigurationError` for what no template can have and for one that never fires (again),
         `InvalidJob` for method and payload.
         """
         if not isinstance(id, str) or not 1 <= len(id) <= _MAX_ID_CHARS:
@@ -140,9 +115,12 @@ class RecurringJob:
         encode_json(payload, what="The payload")
         created_at = now or datetime.now(UTC)
         try:
-            next_run_at = _first_firing(CronSchedule(cron, tz=tz), id=id, after=created_at)
+            schedule = CronSchedule(cron, tz=tz)
+            next_run_at = _first_firing(schedule, id=id, after=created_at, may_be_over=from_code)
         except UnknownZone:
-            _first_firing(CronSchedule(cron), id=id, after=created_at)  # the expression is looked at
+            if not from_code:
+                raise
+            _first_firing(CronSchedule(cron), id=id, after=created_at, may_be_over=True)
             next_run_at = None
             # Of whoever calls that which calls this: the line of the decorator.
             warnings.warn(f"The recurring template {id!r}: {zone_trouble(tz)}", stacklevel=3)
@@ -253,19 +231,16 @@ def name_of_app(app: str | None) -> str | None:
     return spec if found and ":" in spec else app
 
 
-def _first_firing(schedule: CronSchedule, *, id: str, after: datetime) -> datetime | None:
-    """None: the last one has passed. Raises `ConfigurationError` where there has never been one either."""
+def _first_firing(schedule: CronSchedule, *, id: str, after: datetime, may_be_over: bool) -> datetime | None:
+    """None: the last one has passed, which `may_be_over` allows. Raises `ConfigurationError` where it does
+    not, or there has never been one."""
     upcoming = schedule.next_after(after)
-    if upcoming is None and schedule.next_after(_BEFORE_ALL) is None:
-        raise _never_fires(id, schedule.text)
+    if upcoming is None and not (may_be_over and schedule.next_after(_BEFORE_ALL)):
+        raise ConfigurationError(
+            f"The cron expression {schedule.text!r} of {id!r} never fires again up to the end of "
+            f"{LAST_YEAR}, which is as far as is looked; check its date fields."
+        )
     return upcoming
-
-
-def _never_fires(id: str, cron: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"The cron expression {cron!r} of {id!r} never fires again up to the end of {LAST_YEAR}, "
-        "which is as far as is looked; check its date fields."
-    )
 
 
 def _most_caught_up(misfire: str) -> int | None:

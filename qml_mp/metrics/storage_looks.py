@@ -99,9 +99,7 @@ class StorageLooks:
     def _look(self, server_id: str | None) -> StorageLook:
         at = time.monotonic()
         try:
-            if self._storage.schema_version() == 0:
-                raise StorageUnreachable(_GONE)  # one that serves has made it, or found it
-            self._storage.check_schema()
+            self._check_schema()
             queues = self._storage.queue_stats(among=_MOST_COUNTED) if self._holds_lock(server_id) else None
         except SchemaMismatch as error:
             self._tell(error)
@@ -111,6 +109,14 @@ class StorageLooks:
             return StorageLook(at=at, server_id=server_id, answers=False)
         self._told = ""
         return StorageLook(at=at, server_id=server_id, answers=True, schema_fits=True, queues=queues)
+
+    def _check_schema(self) -> None:
+        try:
+            self._storage.check_schema()
+        except SchemaMismatch:
+            if self._storage.schema_version() == 0:
+                raise StorageUnreachable(_GONE) from None  # one that serves has made it, or found it
+            raise
 
     def _holds_lock(self, server_id: str | None) -> bool:
         holder = self._storage.lock_holder(_LOCK)

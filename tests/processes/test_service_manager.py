@@ -186,6 +186,23 @@ def test_a_manager_that_does_not_read_is_not_tried_again_at_once_when_the_watchd
     assert one.next_at() == pytest.approx(115.2)
 
 
+@pytest.fixture
+def come_back(one: ServiceManager, clock: HandClock, manager: Manager) -> Iterator[Callable[[], Manager]]:
+    """The manager is gone at 105.0, which the server finds, and another one has its name."""
+    managers: list[Manager] = []
+
+    def come_back() -> Manager:
+        manager.close()
+        clock.at = 105.0
+        one.turn()
+        managers.append(Manager(manager.name))
+        return managers[-1]
+
+    yield come_back
+    for back in managers:
+        back.close()
+
+
 def test_a_manager_that_is_gone_is_looked_for_each_second_and_that_is_said_once(
     one: ServiceManager, clock: HandClock, manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -204,13 +221,10 @@ def test_a_manager_that_is_gone_is_looked_for_each_second_and_that_is_said_once(
 
 
 def test_a_manager_that_is_back_is_told_all_anew_and_the_watchdog_hears_again(
-    one: ServiceManager, clock: HandClock, manager: Manager
+    one: ServiceManager, clock: HandClock, come_back: Callable[[], Manager]
 ) -> None:
     one.turn()
-    manager.close()
-    clock.at = 105.0
-    one.turn()
-    back = Manager(manager.name)
+    back = come_back()
     clock.at = 105.9
     one.turn()
     too_soon = back.all()
@@ -224,38 +238,30 @@ def test_a_manager_that_is_back_is_told_all_anew_and_the_watchdog_hears_again(
     clock.at = 111.0
     one.turn()
     assert back.all() == ["WATCHDOG=1"]
-    back.close()
 
 
 def test_a_manager_that_is_back_is_told_of_a_stop_it_has_missed(
-    run: Run, one: ServiceManager, clock: HandClock, manager: Manager
+    run: Run, one: ServiceManager, clock: HandClock, come_back: Callable[[], Manager]
 ) -> None:
     one.turn()
     run.stop.begin(now=False, why="test")
     one.turn()
-    manager.close()
-    clock.at = 105.0
-    one.turn()
-    back = Manager(manager.name)
+    back = come_back()
 
     clock.at = 106.0
     one.turn()
 
     assert back.all() == ["STOPPING=1", "STATUS=stopping", "WATCHDOG=1"]
-    back.close()
 
 
 @pytest.mark.parametrize("manager", ["file"], indirect=True)  # the other lives on in the child just forked
 def test_a_manager_that_is_back_while_a_reload_goes_on_hears_of_the_reload_before_it_hears_ready(
-    one: ServiceManager, clock: HandClock, manager: Manager, reload: Reload
+    one: ServiceManager, clock: HandClock, come_back: Callable[[], Manager], reload: Reload
 ) -> None:
     one.turn()
     reload.begin()
     one.turn()
-    manager.close()
-    clock.at = 105.0
-    one.turn()
-    back = Manager(manager.name)
+    back = come_back()
 
     clock.at = 106.0
     one.turn()
@@ -271,7 +277,6 @@ def test_a_manager_that_is_back_while_a_reload_goes_on_hears_of_the_reload_befor
     assert meanwhile[0] == "RELOADING=1\nMONOTONIC_USEC=106000000"
     assert "READY=1" not in meanwhile
     assert back.all()[0] == "READY=1"
-    back.close()
 
 
 @pytest.mark.parametrize(

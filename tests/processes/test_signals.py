@@ -38,9 +38,10 @@ IGNORE_HANGUPS = (  # as nohup does
 )  # fmt: skip
 IN_THE_BACKGROUND = (  # after `stty tostop`; who was started hands on what it is sent, as it is the shell
     sys.executable, "-c",
-    "import fcntl, os, signal, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
+    "import ctypes, fcntl, os, signal, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
     " how = termios.tcgetattr(1); how[3] |= termios.TOSTOP; termios.tcsetattr(1, termios.TCSANOW, how);"
-    " pid = os.fork(); pid or os.setpgid(0, 0); pid or os.execvp(sys.argv[1], sys.argv[1:]);"
+    " pid = os.fork(); pid or ctypes.CDLL(None).prctl(1, signal.SIGTERM);"  # should the test fail
+    " pid or os.setpgid(0, 0); pid or os.execvp(sys.argv[1], sys.argv[1:]);"
     " [signal.signal(each, lambda number, _: os.kill(pid, number)) for each in"
     " (signal.SIGTERM, signal.SIGTTOU)];"
     " os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ MOMENTS = [Moment(wall=BEGIN, is_watched=False)] + [
 """Firings at ten past, twenty past and half past ten, each looked at when it was due."""
 
 
-def template(**options: str) -> RecurringJob:
+def template(**options: Any) -> RecurringJob:
     return RecurringJob.new("t", "*/10 * * * *", "work", now=BEGIN, **options)
 
 

@@ -189,7 +189,7 @@ ONCE = "1 52 0 28 11 * 2020"
 
 
 def test_what_never_fires_again_is_told_as_long_as_it_is_switched_on(storage: Storage) -> None:
-    code = [RecurringJob.declared("once", ONCE, "send"), *declared("daily")]
+    code = [RecurringJob.new("once", ONCE, "send", from_code=True), *declared("daily")]
 
     followed = [storage.follow_code("shop", code, prune=True).over for _ in range(2)]
     storage.set_recurring_enabled("once", False, next_run_at=None)
@@ -202,14 +202,14 @@ def test_what_never_fires_again_is_told_as_long_as_it_is_switched_on(storage: St
 def test_a_last_firing_that_is_due_is_made_and_is_not_over_before(storage: Storage, raw: Raw) -> None:
     soon = storage.now().replace(microsecond=0) + timedelta(days=1)
     cron = f"{soon.second} {soon.minute} {soon.hour} {soon.day} {soon.month} * {soon.year}"
-    storage.follow_code("shop", [RecurringJob.declared("once", cron, "send")], prune=True)
+    storage.follow_code("shop", [RecurringJob.new("once", cron, "send", from_code=True)], prune=True)
     late = soon - timedelta(days=2)
     raw.run(
         "UPDATE {recurring_jobs} SET next_run_at = ?, cron = ?",
         raw.instant(late),
         (past := f"{late.second} {late.minute} {late.hour} {late.day} {late.month} * {late.year}"),
     )
-    code = [RecurringJob.declared("once", past, "send")]
+    code = [RecurringJob.new("once", past, "send", from_code=True)]
 
     before, made = storage.follow_code("shop", code, prune=True), storage.fire_due_recurring().jobs
     after = storage.follow_code("shop", code, prune=True)
@@ -220,7 +220,9 @@ def test_a_last_firing_that_is_due_is_made_and_is_not_over_before(storage: Stora
 def test_a_template_that_is_changed_to_what_is_over_is_told(storage: Storage) -> None:
     storage.follow_code("shop", declared("once"), prune=True)
 
-    followed = storage.follow_code("shop", [RecurringJob.declared("once", ONCE, "send")], prune=True)
+    followed = storage.follow_code(
+        "shop", [RecurringJob.new("once", ONCE, "send", from_code=True)], prune=True
+    )
 
     assert followed == replace(NOTHING, changed=("once",), over=("once",))
 
@@ -229,7 +231,9 @@ def test_a_template_whose_zone_is_not_known_here_is_left_as_others_have_stored_i
     storage: Storage, raw: Raw
 ) -> None:
     with pytest.warns(UserWarning, match="Atlantis"):
-        lacking = [RecurringJob.declared(each, "0 9 * * *", "send", tz="Europe/Atlantis") for each in "ab"]
+        lacking = [
+            RecurringJob.new(each, "0 9 * * *", "send", tz="Europe/Atlantis", from_code=True) for each in "ab"
+        ]
     storage.follow_code("shop", declared("a"), prune=True)
     raw.run("UPDATE {recurring_jobs} SET tz = 'Europe/Atlantis'")  # as a machine has it that knows the zone
     before = storage.list_recurring_jobs()

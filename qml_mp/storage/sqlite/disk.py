@@ -73,9 +73,8 @@ class LogOnDisk:
         self._index_path = index_of(self._path)
         self._index = identity_of_file(self._index_path)
         self._shown_as = _shown_name(self._descriptor)
-        theirs = {identity_of_file(self._path), self._log, self._index} - {
-            None
-        }  # not what other threads open
+        # Not what other threads open.
+        theirs = {identity_of_file(self._path), self._log, self._index} - {None}
         opened = {fd: identity_of_file(fd) for fd in open_descriptors() - before}
         self._files = {fd: file for fd, file in opened.items() if file in theirs}
 
