@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qml_mp.cli.fitting import fitted
 from qml_mp.cli.job_table import table_of
+from qml_mp.cli.text_width import width_of
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.state import (
@@ -107,6 +108,6 @@ def test_no_line_is_wider_than_the_terminal_and_every_id_is_whole(
 
     headers, rows = table_of(jobs, width=width)
 
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(headers, *rows, strict=True)]
     assert sum(widths) + 2 * (len(widths) - 1) <= width
     assert [row[0] for row in rows] == [job.id for job in jobs]
