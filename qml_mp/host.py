@@ -67,7 +67,8 @@ def user_at_host() -> str:
 def is_alive(process: ProcessIdentity, *, is_local: bool = False) -> bool | None:
     """True: it runs. False: it is proved dead. None: it cannot be told from here (another host,
     another pid namespace, a process that /proc hides from this user, or a system that does not tell
-    start times, or which kernel it runs). None is no verdict: judge by heartbeat or by age.
+    start times, or which kernel it runs), or it runs and works on another storage. None is no verdict: judge
+    by heartbeat or by age.
 
     `is_local`: the caller knows that the process is of this kernel and pid namespace. Where the system does
     not tell which those are, there is only a name, which others may have too: that no such process is seen
@@ -84,7 +85,9 @@ def is_alive(process: ProcessIdentity, *, is_local: bool = False) -> bool | None
     if fields is None or not process.started_ticks:
         return None
     runs = int(fields[_START_FIELD]) == process.started_ticks and fields[_STATE_FIELD] not in "ZX"
-    return True if runs else dead
+    if not runs:
+        return dead
+    return True if process.works_here else None
 
 
 def is_of_another_boot(process: ProcessIdentity) -> bool:

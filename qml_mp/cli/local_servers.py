@@ -167,5 +167,6 @@ def _what_to_do(server: ServerInfo, standing: Standing, *, command: str) -> str:
         return f"{shown(server)} is dead: the next server on this machine gives back what it left."
     return (
         f"{shown(server)} runs on {printable(server.hostname)} in what cannot be seen from here (another "
-        f"machine or container, another user's processes): run `qml-mp {command}` there."
+        "machine or container, another user's processes, or a storage that this one was copied from): run "
+        f"`qml-mp {command}` there."
     )

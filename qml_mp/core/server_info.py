@@ -20,6 +20,9 @@ class ProcessIdentity:
     host: str
     pid: int
     started_ticks: int
+    works_here: bool = True
+    """Whether it works on the storage that tells of it: the copy of a storage tells of the processes of the
+    one that it was copied from, which are nobody's business there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,10 @@ class ProcessConnection(ABC):
         """The place of the schema, as messages name it."""
 
     @abstractmethod
+    def place(self) -> str:
+        """What tells this storage from copies of it that processes of this machine use; "": nothing does."""
+
+    @abstractmethod
     def migrate(self) -> list[int]: ...
 
     @abstractmethod

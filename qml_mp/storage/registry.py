@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 from qml_mp.core.answers import NO_ANSWERS, Answers
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Release
-from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.database import Part, Values
 from qml_mp.storage.outcomes import release_all
 from qml_mp.storage.row_change import server_gone
-from qml_mp.storage.rows import server_of, worker_of
+from qml_mp.storage.rows import Row, ToInstant, process_columns, server_of, worker_of
 from qml_mp.storage.storable import storable_reason
 from qml_mp.storage.values import BY_DEFAULT, Heard, Renewed, Retention
 from qml_mp.units import check_longest
+
+_Info = TypeVar("_Info", ServerInfo, WorkerInfo)
 
 
 class ServerRegistry(Part):
@@ -33,7 +37,7 @@ class ServerRegistry(Part):
             "started_at": info.started_at,
             "heartbeat_enabled": info.heartbeat_enabled,
             "acts": json.dumps(list(info.acts)),
-            **_process(info.process),
+            **self._process(info),
             **_said(info.queues, info.methods, info.paused, info.trouble, info.answers),
         }
         self._db.write("registering a server", self._db.queries.registry.register_server, row)
@@ -79,14 +83,14 @@ class ServerRegistry(Part):
 
     def list_servers(self) -> list[ServerInfo]:
         """All rows, oldest start first."""
-        return self._read("listing servers", self._db.queries.registry.list_servers, server_of)
+        return self._read("listing servers", self._db.queries.registry.list_servers, self._reader(server_of))
 
     def silent_servers(self, *, own_id: str, timeout: timedelta) -> list[ServerInfo]:
         """Peers with heartbeats on whose last one is older than `timeout`, by the database's clock, or lies
         in the future. The latter is no silence yet: the clock was set back since, or the heartbeat came in
         while this looked. For how long that very one stays the newest is for the caller to see."""
         query, which = self._db.queries.registry.silent_servers, {"own_id": own_id, "timeout": timeout}
-        return self._read("looking for silent servers", query, server_of, which)
+        return self._read("looking for silent servers", query, self._reader(server_of), which)
 
     def reclaim_server(
         self,
@@ -145,7 +149,7 @@ class ServerRegistry(Part):
             "started_at": info.started_at,
             "rss_bytes": info.rss_bytes,
             "epoch": info.epoch,
-            **_process(info.process),
+            **self._process(info),
         }
         written = self._db.write("registering a worker", self._db.queries.registry.register_worker, row)
         return written.count == 1
@@ -178,7 +182,13 @@ class ServerRegistry(Part):
 
     def list_workers(self) -> list[WorkerInfo]:
         """All rows, by server and number."""
-        return self._read("listing workers", self._db.queries.registry.list_workers, worker_of)
+        return self._read("listing workers", self._db.queries.registry.list_workers, self._reader(worker_of))
+
+    def _process(self, info: ServerInfo | WorkerInfo) -> Values:
+        return process_columns(info.process, place=self._db.connection.place())
+
+    def _reader(self, read: Callable[..., _Info]) -> Callable[[Row, ToInstant], _Info]:
+        return partial(read, place=self._db.connection.place())
 
 
 class NamedLocks(Part):
@@ -242,7 +252,3 @@ def _said(
         "trouble": storable_reason(trouble),
         "answers": answers.to_text(),
     }
-
-
-def _process(process: ProcessIdentity) -> Values:
-    return {"host": process.host, "pid": process.pid, "started_ticks": process.started_ticks}

@@ -102,8 +102,8 @@ def template_of(row: Row, instant: ToInstant) -> RecurringJob:
     )
 
 
-def server_of(row: Row, instant: ToInstant) -> ServerInfo:
-    """The server of a row of the servers table."""
+def server_of(row: Row, instant: ToInstant, *, place: str) -> ServerInfo:
+    """The server of a row of the servers table; `place` is as in `process_of`."""
     queues, _ = json_of(row["queues"])
     methods, _ = json_of(row["methods"])
     acts, _ = json_of(row["acts"])
@@ -111,7 +111,7 @@ def server_of(row: Row, instant: ToInstant) -> ServerInfo:
         id=text_of(row["id"]),
         name=text_of(row["name"]),
         hostname=text_of(row["hostname"]),
-        process=_process(row),
+        process=process_of(row, place=place),
         worker_count=int_of(row["worker_count"]) or 0,
         queues=tuple(map(str, queues)) if isinstance(queues, list) else (),
         started_at=instant(row["started_at"]) or EPOCH,
@@ -145,13 +145,13 @@ def act_of(row: Row, instant: ToInstant) -> Act:
     )
 
 
-def worker_of(row: Row, instant: ToInstant) -> WorkerInfo:
-    """The worker of a row of the workers table."""
+def worker_of(row: Row, instant: ToInstant, *, place: str) -> WorkerInfo:
+    """The worker of a row of the workers table; `place` is as in `process_of`."""
     return WorkerInfo(
         id=text_of(row["id"]),
         server_id=text_of(row["server_id"]),
         number=int_of(row["number"]) or 0,
-        process=_process(row),
+        process=process_of(row, place=place),
         started_at=instant(row["started_at"]) or EPOCH,
         rss_bytes=int_of(row["rss_bytes"]),
         epoch=int_of(row["epoch"]) or 0,
@@ -179,12 +179,25 @@ def json_of(value: object) -> tuple[JsonValue, str | None]:
         return None, str(error)
 
 
-def _process(row: Row) -> ProcessIdentity:
+_AT: Final = "@"  # between a host and the place of the storage that a process of it works on
+
+
+def process_of(row: Row, *, place: str) -> ProcessIdentity:
+    """The process that a row names. `place` is that of this storage; a row that names none is of an older
+    version."""
+    host, _, worked_on = text_of(row["host"]).partition(_AT)
     return ProcessIdentity(
-        host=text_of(row["host"]),
+        host=host,
         pid=int_of(row["pid"]) or 0,
         started_ticks=int_of(row["started_ticks"]) or 0,
+        works_here=worked_on in ("", place),
     )
+
+
+def process_columns(process: ProcessIdentity, *, place: str) -> dict[str, object]:
+    """The way back: what a row says of a process that works on this storage."""
+    host = f"{process.host}{_AT}{place}" if place else process.host
+    return {"host": host, "pid": process.pid, "started_ticks": process.started_ticks}
 
 
 def error_of(type_: object, message: object, traceback: object) -> ErrorInfo | None:

@@ -40,6 +40,17 @@ SELECT current_user AS role, current_database() AS database,
 """
 """What the role may do that a server begins with; NULL of what is not there. A standby is read-only too."""
 
+_FIND_PLACE = """
+SELECT current_setting('port') || ':' || d.oid || ':' || n.oid AS place,
+       has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') AS may_ask_for_cluster
+FROM pg_catalog.pg_database AS d, pg_catalog.pg_namespace AS n
+WHERE d.datname = current_database() AND n.nspname = %(schema)s
+"""
+"""Which schema it is. The port is the server's own, whatever leads to it."""
+
+_FIND_CLUSTER = "SELECT system_identifier::text AS cluster FROM pg_catalog.pg_control_system()"
+"""In which cluster: two that were made in the same way have the same oids."""
+
 _VERSION = "SELECT coalesce(max(version), 0) AS version FROM {s}.schema_version"
 """The version of the schema."""
 
@@ -114,6 +125,15 @@ class Schema:
             raise no_version(self.where)
         version: int = row["version"]
         return version
+
+    def place(self, link: Link) -> str:
+        """`ProcessConnection.place`. A dump that was restored is told from its original by it, and a copy of
+        the whole cluster by its port alone."""
+        found = link.execute(_FIND_PLACE, {"schema": self._target.schema}).fetchone()
+        if found is None:
+            return ""
+        cluster = link.execute(_FIND_CLUSTER).fetchone() if found["may_ask_for_cluster"] else None
+        return f"{cluster['cluster']}:{found['place']}" if cluster else str(found["place"])
 
     def migrate(self, link: Link) -> list[int]:
         """Apply what is missing in one transaction; the versions applied.

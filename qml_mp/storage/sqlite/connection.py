@@ -135,6 +135,11 @@ class SqliteConnection(ProcessConnection):
     def where(self) -> str:
         return f"the SQLite file {self.path}"
 
+    def place(self) -> str:
+        """Of the file that is open: one that was copied, or put back under its name, is another."""
+        with self.read():
+            return str(self._file)
+
     def schema_version(self) -> int:
         """Writes nothing and creates no file. A file that was open here and is gone has no version 0: nobody
         is to make it anew."""

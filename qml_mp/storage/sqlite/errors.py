@@ -40,8 +40,9 @@ _UNAVAILABLE = {
 _UNREACHABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_IOERR)
 _BROKEN = {
     sqlite3.SQLITE_CORRUPT: (
-        "is damaged. Stop every program that uses it, keep a copy, and restore a backup or recover what "
-        "can be read with `sqlite3 FILE .recover`."
+        "is damaged. Stop every program that uses it, keep a copy, and recover what can be read with "
+        "`sqlite3 FILE .recover`, or put a backup in its place, once the files with -wal and -shm behind its "
+        "name are gone."
     ),
     sqlite3.SQLITE_NOTADB: "is not an SQLite database. Nothing was written; name another file.",
 }

@@ -1,0 +1,105 @@
+"""Tests: a server on the copy of a storage, made while servers work on the original, leaves those alone."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from qml_mp import host
+from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from tests.cli.command import Qml
+from tests.postgres_cluster import remove_schema
+from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.storage.helpers import in_schema
+
+MakeServer = Callable[..., Server]
+GATED = "tests.processes.apps_storage_faults:app"
+SOON = {
+    "QML_MP_ENABLE_HEARTBEAT": "yes",
+    "QML_MP_HEARTBEAT_INTERVAL": "0.1",
+    "QML_MP_DEAD_SERVER_TIMEOUT": "2",
+}
+
+
+@pytest.fixture
+def make_copy(
+    request: pytest.FixtureRequest, url: str, storage: Storage, tmp_path: Path
+) -> Iterator[Callable[[], str]]:
+    """Copies the storage as a backup that is put back elsewhere does; the URL of the copy."""
+    schemas: list[str] = []
+
+    def make() -> str:
+        if url.startswith("sqlite"):
+            with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+                connection.execute("VACUUM INTO ?", [str(tmp_path / "copy.db")])
+            return f"sqlite:///{tmp_path / 'copy.db'}"
+        server = request.getfixturevalue("postgres_url")
+        schemas.append(f"p_{uuid.uuid4().hex[:12]}")
+        copy = in_schema(server, schemas[0])
+        with closing(open_storage(copy)) as made:
+            made.migrate()
+        (name,) = (part.partition("=")[2] for part in url.partition("?")[2].split("&") if "schema=" in part)
+        with psycopg.connect(server) as connection:
+            for table in ("servers", "workers", "jobs"):
+                connection.execute(
+                    f'INSERT INTO "{schemas[0]}"."{table}" SELECT * FROM "{name}"."{table}"'.encode()
+                )
+        return copy
+
+    yield make
+    for schema in schemas:
+        remove_schema(request.getfixturevalue("postgres_url"), schema)
+
+
+def test_a_server_on_a_copy_takes_over_the_jobs_there_and_ends_nothing_of_the_original(
+    server: MakeServer, storage: Storage, tmp_path: Path, make_copy: Callable[[], str]
+) -> None:
+    one = server("-w", "1", app=GATED, **SOON).start()
+    (worker,) = one.worker_pids().values()
+    job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_for_state(storage, job_id, StateName.PROCESSING)
+    (tmp_path / "other").mkdir()
+
+    copy = make_copy()
+    two = Server(url=copy, folder=tmp_path / "other", app=GATED, flags=("-w", "1"), environment=SOON)
+    try:
+        two.start()
+        wait_until(lambda: any(line.claim_seq == 2 for line in two.journal()), what=two.log())
+        assert not is_gone(worker)
+        (tmp_path / "gate").touch()
+
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+        with closing(open_storage(copy)) as copied:
+            assert wait_for_state(copied, job_id, StateName.SUCCEEDED).claim_seq == 2
+        assert two.stop() == 0
+    finally:
+        two.clean_up()
+    assert one.worker_pids() == {1: worker}
+    assert "WARNING" not in one.log()
+    assert one.stop() == 0
+
+
+def test_no_command_on_a_copy_finds_the_servers_of_the_original(
+    server: MakeServer, storage: Storage, make_copy: Callable[[], str], tmp_path: Path
+) -> None:
+    one = server("-w", "1").start()
+
+    copy = make_copy()
+    with closing(open_storage(copy)) as copied:
+        copied_rows = [row.process for row in copied.list_servers()]
+        copied_rows += [row.process for row in copied.list_workers()]
+    said = Qml(folder=tmp_path)("--url", copy, "stop", "--now")
+
+    assert list(map(host.is_alive, copied_rows)) == [None, None]
+    assert [host.is_alive(row.process) for row in storage.list_servers()] == [True]
+    assert said.code != 0
+    assert "copied from" in said.err
+    assert one.stop() == 0
