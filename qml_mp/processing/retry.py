@@ -77,6 +77,10 @@ class RetryPolicy:
             raise _bad("max_attempts", self.max_attempts, "a whole number of at least 1")
         if self.max_attempts < 1:
             raise _bad("max_attempts", self.max_attempts, "at least 1")
+        if self.strategy is RetryStrategy.NONE:
+            if self.max_attempts not in (1, _DEFAULT_ATTEMPTS):
+                raise _bad("max_attempts", self.max_attempts, "1 where the strategy is none")
+            object.__setattr__(self, "max_attempts", 1)
         if not _is_number(self.multiplier) or not 1 <= self.multiplier <= 1000:
             raise _bad("multiplier", self.multiplier, "a number from 1 to 1000")
         if not _is_number(self.jitter) or not 0 <= self.jitter <= 1:

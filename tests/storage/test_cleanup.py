@@ -13,6 +13,8 @@ from itertools import count, pairwise
 import pytest
 
 from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.clock import SystemClock
+from qml_mp.core.history import Ending
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
@@ -48,13 +50,34 @@ def committed(raw: Raw, action: str) -> str:
     return f"storage.committed={action}:{2 if raw.is_sqlite else 1}"
 
 
+class FastClock(SystemClock):
+    """Goes as all others, and can be put forward."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
+
+
 @pytest.fixture
-def cleanup(storage: Storage) -> Iterator[CleanupLoop]:
-    """The loop of a server that has this storage."""
+def clock() -> FastClock:
+    """The server's."""
+    return FastClock()
+
+
+@pytest.fixture
+def run(storage: Storage, clock: FastClock) -> Iterator[Run]:
+    """That of a server that has this storage."""
     source = NamedProgram(spec="an:app")
-    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1))
+    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1), clock=clock)
     with closing(run.pool):
-        yield CleanupLoop(run, interval=timedelta(minutes=1))
+        yield run
+
+
+@pytest.fixture
+def cleanup(run: Run) -> CleanupLoop:
+    """Its loop."""
+    return CleanupLoop(run, interval=timedelta(minutes=1))
 
 
 def test_interrupted_before_any_of_its_queries_a_batch_has_deleted_nothing(
@@ -138,6 +161,46 @@ def test_many_are_deleted_in_batches_with_pauses_and_locks_at_the_end(
     assert all(pause is not None and pause > timedelta() for pause in pauses[:-1])
     assert len(pauses) > 2
     assert raw.run("SELECT count(*) FROM {locks}") == [(0,)]
+
+
+def end(storage: Storage, raw: Raw, number: int) -> None:
+    """So many jobs that have ended and expired, none with an attempt."""
+    jobs = [Job.new("work") for _ in range(number)]
+    storage.enqueue_many(jobs)
+    ids, states = [job.id for job in jobs], [StateName.ENQUEUED]
+    storage.delete_many(ids, states=states, until=storage.now(), reason="not wanted", retention=KEEP)
+    raw.age("jobs", "expires_at", timedelta(days=1))
+
+
+def test_as_many_are_deleted_as_the_workers_here_end(
+    storage: Storage, raw: Raw, cleanup: CleanupLoop, run: Run
+) -> None:
+    end(storage, raw, 700)
+    deleted = []
+
+    for ended in (0, 10, 100, 1_000, 0):
+        for _ in range(ended):
+            run.pool.totals.add(method="a", queue="b", ending=Ending.SUCCEEDED, waited_us=1, ran_us=1)
+        before = left(raw)[0]
+        cleanup.tick(storage)
+        deleted.append(before - left(raw)[0])
+
+    assert deleted == [25, 25, 150, 250, 25]
+
+
+def test_what_else_is_too_old_goes_once_in_each_interval_however_many_jobs_are_left(
+    storage: Storage, raw: Raw, cleanup: CleanupLoop, clock: FastClock
+) -> None:
+    end(storage, raw, 200)
+    storage.acquire_lock("report", "somebody", timedelta(0))
+
+    assert cleanup.tick(storage) is not None
+    assert raw.run("SELECT count(*) FROM {locks}") == [(1,)]
+    clock.ahead_s = 61.0
+    assert cleanup.tick(storage) is not None
+
+    assert raw.run("SELECT count(*) FROM {locks}") == [(0,)]
+    assert left(raw)[0] == 150
 
 
 def test_jobs_flow_while_others_are_deleted(url: str, storage: Storage, raw: Raw) -> None:

@@ -101,6 +101,16 @@ def test_linear_delays_grow_by_the_first() -> None:
     assert delays_s(RetryPolicy.linear(10, max_delay=25, jitter=0), 4) == [10, 20, 25, 25]
 
 
+def test_the_strategy_none_by_its_name_means_one_attempt() -> None:
+    policy = RetryPolicy(strategy=RetryStrategy.NONE)
+
+    assert policy == RetryPolicy.none()
+    with pytest.raises(
+        ConfigurationError, match="max_attempts is 3; it must be 1 where the strategy is none"
+    ):
+        RetryPolicy(strategy=RetryStrategy.NONE, max_attempts=3)
+
+
 def test_no_strategy_means_one_attempt() -> None:
     assert delays_s(RetryPolicy.none(), 1) == [None]
 

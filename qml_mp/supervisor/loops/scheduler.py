@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_PROMOTED = 200  # on SQLite all others wait meanwhile, and 10,000 are through in half a second
 _IN_OTHER_HANDS = timedelta(milliseconds=50)
-_MOST_DELETED = 25  # a millisecond or two, in which others wait on SQLite
+_FEWEST_DELETED = 25  # a millisecond or two, in which others wait on SQLite
+_MOST_DELETED = 250  # when they wait ten times as long; they are in a hurry then
 _ACTS_EVERY_S = 3600.0
 _MOST_FORGOTTEN = 100
 _SHARE_OF_OTHERS = 4  # times as long as a batch took, nothing is deleted
@@ -50,34 +51,56 @@ class SchedulerLoop(Loop):
 
 class CleanupLoop(Loop):
     """Deletes final jobs past their time to live, and expired locks. Many jobs are deleted in small batches,
-    with pauses that leave most of the storage's time to those who claim."""
+    with pauses that leave most of the storage's time to those who claim; in larger ones while the workers
+    here end more jobs than that, since as many expire one day."""
 
     name = "cleanup"
 
     def __init__(self, run: Run, *, interval: timedelta) -> None:
         super().__init__(run, interval=interval)
+        self._interval_s = interval.total_seconds()
+        self._ended = 0
+        """How many jobs had ended here when the newest batch began."""
+        self._forget_at = run.clock.monotonic() + self._interval_s
+        """When the rest is seen to, however many jobs are left."""
         self._delete_acts_at = 0.0
         # Where none is kept, what others have written goes by the rule of most.
         self._history_ttl = run.config.history_ttl or ServerConfig().history_ttl
 
     def tick(self, storage: Storage) -> timedelta | None:
-        began = self._run.clock.monotonic()
-        deleted = storage.delete_expired_jobs(limit=_MOST_DELETED)
-        took = timedelta(seconds=self._run.clock.monotonic() - began)
+        clock = self._run.clock
+        began, most = clock.monotonic(), self._next_batch()
+        deleted = storage.delete_expired_jobs(limit=most)
         if deleted:
             logger.debug("%s expired jobs are deleted", deleted)
-        if deleted == _MOST_DELETED:
-            return _SHARE_OF_OTHERS * took
+        is_last = deleted < most
+        if (is_last or clock.monotonic() >= self._forget_at) and self._forget(storage):
+            self._forget_at = clock.monotonic() + self._interval_s
+            if is_last:
+                return None
+        share = 1 if most == _MOST_DELETED else _SHARE_OF_OTHERS
+        return share * timedelta(seconds=clock.monotonic() - began)
+
+    def _next_batch(self) -> int:
+        """How many jobs to delete now: of those that are as many as a few, half as many again as have ended
+        here since the last time."""
+        totals, before = self._run.pool.totals, self._ended
+        totals.look()
+        self._ended = totals.ended
+        return min(max(_FEWEST_DELETED, 3 * (self._ended - before) // 2), _MOST_DELETED)
+
+    def _forget(self, storage: Storage) -> bool:
+        """Delete what else is too old; False: there may be more of it."""
         forgotten = storage.forget_history(older_than=self._history_ttl, limit=_MOST_FORGOTTEN)
         locks = storage.delete_expired_locks(limit=_MOST_FORGOTTEN)
         if locks:
             logger.debug("%s expired locks are deleted", locks)
         if _MOST_FORGOTTEN in (forgotten, locks):
-            return _SHARE_OF_OTHERS * timedelta(seconds=self._run.clock.monotonic() - began)
+            return False
         storage.forget_failure_callbacks()
         storage.forget_lost_attempts()
         self._delete_old_acts(storage)
-        return None
+        return True
 
     def _delete_old_acts(self, storage: Storage) -> None:
         """Rarely: they are kept for long, and few."""

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from qml_mp.core.history import (
     MOST_NAMES,
     OTHER,
+    RAN_AT,
     Ending,
     SeriesKey,
     Tally,
@@ -33,6 +34,11 @@ class EndTotals:
         self._pairs: set[tuple[str, str]] = set()
         self._seen: dict[str, tuple[EndCounts, CountsSeen]] = {}
         """By worker."""
+
+    @property
+    def ended(self) -> int:
+        """How many claims that is."""
+        return sum(sum(numbers[RAN_AT:]) for numbers in self._numbers.values())
 
     @property
     def numbers(self) -> Mapping[SeriesKey, Sequence[int]]:
