@@ -94,7 +94,7 @@ class Storage(
 
     def check_rights(self) -> None:
         """Raise `StorageError` where a server could not begin here: it may not make the schema that is not
-        there yet, or not write to the one that is. Writes nothing itself."""
+        there yet, or not write to all of the one that is. Writes nothing itself."""
         self._db.connection.check_rights()
 
     @property

@@ -37,6 +37,7 @@ def join(storage: Storage, run: Run, *, declarations: DeclarationsLoop, urgent_f
     deadline = time.monotonic() + DEFAULT_PATIENCE.total_seconds()
     while True:
         try:
+            storage.check_rights()  # one who may register may yet have no right to what the loops write to
             run.registration.register(storage)
             declarations.tick(storage)
             return

@@ -234,11 +234,34 @@ def test_a_role_that_may_not_make_the_schema_is_4_and_told_what_it_lacks(
         assert 'GRANT CREATE ON DATABASE "postgres" TO "checker"' in told
         assert "or run `qml-mp migrate` once with the URL of a role that has it" in told
     assert 'GRANT CREATE ON SCHEMA "made" TO "checker"' in made[0].out
-    assert "may not write to the tables of schema 'filled'" in filled[0].out
+    assert "may not write to all tables of schema 'filled'" in filled[0].out
     assert admin.execute("SELECT to_regnamespace('unmade'), to_regclass('made.jobs')").fetchone() == (
         None,
         None,
     )
+
+
+def test_a_role_without_rights_to_what_a_migration_has_added_is_4_before_a_server_registers(
+    qml: Qml, admin: psycopg.Connection
+) -> None:
+    with closing(open_storage(f"{url_of(admin, admin.info.user)}?schema=filled")) as storage:
+        storage.migrate()
+        admin.execute("GRANT USAGE ON SCHEMA filled TO checker")
+        admin.execute("CREATE TABLE filled.of_another (id integer)")
+        admin.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA filled TO checker")
+        admin.execute("REVOKE ALL ON filled.of_another FROM checker")
+        named = ("--url", f"{url_of(admin, 'checker')}?schema=filled")
+        granted = qml(*named, "check")
+        admin.execute("REVOKE ALL ON filled.acts FROM checker")  # as if a migration had made it since
+
+        checked, started = qml(*named, "check"), qml(*named, *_START)
+
+        assert (granted.code, checked.code, started.code) == (0, 4, 4), (granted, checked, started)
+        for told in (checked.out, started.err):
+            assert "may not write to all tables of schema 'filled'" in told
+            assert 'DELETE ON ALL TABLES IN SCHEMA "filled" TO "checker"' in told
+        assert admin.execute("SELECT FROM filled.workers").fetchall() == []
+        assert "Worker 1 started" not in started.err
 
 
 def test_a_server_with_a_ready_worker_is_healthy(qml: Qml, storage: Storage) -> None:

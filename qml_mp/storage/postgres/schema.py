@@ -33,12 +33,14 @@ SELECT current_user AS role, current_database() AS database,
        has_database_privilege(current_database(), 'CREATE') AS may_make_schema,
        (SELECT has_schema_privilege(oid, 'CREATE') FROM pg_catalog.pg_namespace
         WHERE nspname = %(schema)s) AS may_make_tables,
-       (SELECT has_table_privilege(c.oid, 'INSERT')
+       (SELECT bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                        AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
         FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE n.nspname = %(schema)s AND c.relname = 'servers') AS may_register,
+        WHERE n.nspname = %(schema)s AND c.relname = ANY(%(tables)s)) AS may_write,
        current_setting('transaction_read_only') = 'on' AS is_read_only
 """
-"""What the role may do that a server begins with; NULL of what is not there. A standby is read-only too."""
+"""What the role may do that a server needs; NULL of what is not there. Each table is looked at, since a grant
+on all tables is for those of its day, and a migration adds others. A standby is read-only too."""
 
 _FIND_PLACE = """
 SELECT current_setting('port') || ':' || d.oid || ':' || n.oid AS place,
@@ -76,6 +78,9 @@ _ADD_VERSION = "INSERT INTO {s}.schema_version (version) VALUES (%(version)s)"
 """Note that a migration was applied."""
 
 _LOWEST_VERSION = 13
+
+_TABLES = [name for each in MIGRATIONS for name in re.findall(r"CREATE TABLE \{s\}\.(\w+)", each.sql)]
+"""Those of ours; in the same schema there may be somebody else's."""
 
 _COMMENT = re.compile("--.*")
 _VALUE = re.compile(rb"%\((\w+)\)s")
@@ -164,19 +169,20 @@ class Schema:
     def check_rights(self, link: Link) -> None:
         """`Storage.check_rights`. Reads only."""
         self._check_server(link)
-        found = link.execute(_FIND_RIGHTS, {"schema": self._target.schema}).fetchone()
+        found = link.execute(_FIND_RIGHTS, {"schema": self._target.schema, "tables": _TABLES}).fetchone()
         assert found is not None  # the statement always gives one row
         if found["is_read_only"]:
             raise StorageUnavailable(
                 f"PostgreSQL at {self._target.display_url} takes no writes: it is a standby, or "
                 "default_transaction_read_only is on. Name the primary, or turn that off."
             )
-        if found["may_register"] is False:
+        if found["may_write"] is False:
             raise StorageError(
-                f"PostgreSQL at {self._target.display_url} does not permit registering a server: the role "
-                f"{found['role']!r} may not write to the tables of {self.where}. {self._grants(found)}"
+                f"PostgreSQL at {self._target.display_url} does not permit running a server: the role "
+                f"{found['role']!r} may not write to all tables of {self.where}. {self._grants(found)} "
+                "A migration that adds tables wants the grant again."
             )
-        if found["may_register"] is None:
+        if found["may_write"] is None:
             self._check_may_create(found)
 
     def _check_server(self, link: Link) -> None:
