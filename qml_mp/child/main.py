@@ -96,6 +96,7 @@ def worker_main(arguments: WorkerArguments) -> int:
         if program.tracing is not None:
             program.tracing.open()
         storage = open_storage(arguments.url, application_name=f"qml-mp: worker {arguments.number}")
+        storage.expect_schema()
         storage.take_turns(arguments.turns)
         failpoints.hit("boot")
         hygiene = _hygiene(arguments, storage)

@@ -88,6 +88,10 @@ class Storage(
         """The version in the storage; 0 when it has no schema yet."""
         return self._db.connection.schema_version()
 
+    def expect_schema(self) -> None:
+        """Never make the schema of a PostgreSQL database: whoever started this process has found it there."""
+        self._db.connection.expect_schema()
+
     def check_schema(self) -> None:
         """Raise `SchemaMismatch` unless the schema is exactly what this code needs. Reads only."""
         self._db.connection.check_schema()

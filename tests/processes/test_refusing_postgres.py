@@ -1,7 +1,9 @@
-"""Tests: a server whose PostgreSQL lets nobody in, or lets nobody write, for a while."""
+"""Tests: a server whose PostgreSQL lets nobody in, lets nobody write, or lacks the schema, for a while."""
 
 from __future__ import annotations
 
+import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -102,3 +104,25 @@ def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no
     assert "stopped (pid" not in one.log()
     assert one.stop() == 0
     assert storage.list_servers() == []
+
+
+def test_a_schema_that_is_gone_until_it_is_restored_is_made_by_no_server_and_no_new_worker(
+    server: Callable[..., Server], storage: Storage, postgres_url: str
+) -> None:
+    one = server("-v", "-w", "1", app=APP).start()
+    [worker_pid] = one.worker_pids().values()
+    schema = storage.url.rpartition("schema=")[2]
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f"ALTER SCHEMA {schema} RENAME TO {schema}_kept".encode())
+        os.kill(worker_pid, signal.SIGKILL)
+        wait_until(lambda: one.log().count("Worker 1 is ready") == 2, what=one.log())
+        wait_until(lambda: one.log().count("Cannot claim a job") >= 3, what=one.log())
+        wait_until(lambda: "Storage cannot be reached" in one.log(), what=one.log())
+        found = admin.execute("SELECT to_regnamespace(%s)", [schema]).fetchone()
+        admin.execute(f"ALTER SCHEMA {schema}_kept RENAME TO {schema}".encode())
+
+    job_id = enqueue(storage, "plain")
+
+    assert found == (None,)
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
+    assert one.stop() == 0

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable
+from qml_mp.errors import ConfigurationError, StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.harness import wait_until
@@ -355,6 +355,38 @@ def test_a_forked_child_uses_a_session_of_its_own_and_leaves_the_parents_alone(
     assert (tmp_path / "sessions").read_text() != repr(own_session)
     assert present(storage, job_id).method == "work"
     assert _sessions(admin) == own_session
+
+
+def test_a_schema_that_was_dropped_is_made_anew_by_nobody_who_has_used_it(
+    storage: Storage, admin: psycopg.Connection
+) -> None:
+    storage.enqueue(Job.new("work"))
+    with closing(open_storage(storage.url)) as worker:
+        worker.expect_schema()
+        admin.execute(f"ALTER SCHEMA {SCHEMA} RENAME TO {SCHEMA}_kept")
+        terminate(admin, "outages")
+
+        for use in (lambda: storage.enqueue(Job.new("work")), storage.schema_version, worker.job_counts):
+            with pytest.raises(StorageUnreachable, match="was dropped while in use"):
+                use()
+        found = admin.execute("SELECT to_regnamespace(%s)", [SCHEMA]).fetchone()
+        admin.execute(f"ALTER SCHEMA {SCHEMA}_kept RENAME TO {SCHEMA}")
+
+        assert found == (None,)
+        assert storage.job_counts() == worker.job_counts()
+        assert storage.job_counts()[StateName.ENQUEUED] == 1
+
+
+def test_whoever_has_used_a_schema_that_was_dropped_may_still_make_it_by_name(
+    storage: Storage, admin: psycopg.Connection
+) -> None:
+    storage.enqueue(Job.new("work"))
+    admin.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+
+    applied = storage.migrate()
+
+    assert applied
+    assert storage.enqueue(Job.new("work"))
 
 
 def admin_of_child(storage: Storage) -> psycopg.Connection:

@@ -19,7 +19,7 @@ from typing import TypeVar
 import psycopg
 from psycopg import pq
 
-from qml_mp.errors import InvalidJob
+from qml_mp.errors import InvalidJob, StorageUnreachable
 from qml_mp.storage.connection import ProcessConnection
 from qml_mp.storage.postgres.errors import translate
 from qml_mp.storage.postgres.link import Link, LinkOptions, open_link, read_conninfo
@@ -58,6 +58,9 @@ class PostgresConnection(ProcessConnection):
         """Whose reply the link has to read."""
         self._is_checked = False
         """Whether the schema was seen to be the right one through this link."""
+        self._is_schema_expected = False
+        """Whether it was there. It stays: one that was dropped under us, as a restore begins, is never made
+        anew."""
         self._announcements = {told: notify(target.quoted_channel, told) for told in Told}
         self._announcement: Told | None = None
         """What is announced once the operation that runs is over."""
@@ -76,8 +79,9 @@ class PostgresConnection(ProcessConnection):
     def use(self, what: str, *, checked: bool = True) -> Iterator[Link]:
         """The connection for one thread; errors of the driver in the block become ours.
 
-        A new one looks at the schema first: an absent one is created, any other version than this
-        code's raises `SchemaMismatch` before anything is written. Not `checked`: it is left alone.
+        A new one looks at the schema first: an absent one is created, unless this process has used it before;
+        any other version than this code's raises `SchemaMismatch` before anything is written. Not `checked`:
+        it is left alone.
         """
         with self._turn():
             with self._translated(what):
@@ -132,7 +136,10 @@ class PostgresConnection(ProcessConnection):
 
     def schema_version(self) -> int:
         with self.use("reading the schema's version", checked=False) as link:
-            return self.schema.version(link)
+            return self._version(link)
+
+    def expect_schema(self) -> None:
+        self._is_schema_expected = True
 
     def check_rights(self) -> None:
         with self.use("looking at this role's rights", checked=False) as link:
@@ -222,10 +229,19 @@ class PostgresConnection(ProcessConnection):
         if self._link is None:
             self._link = open_link(self.target, self.options)
         if checked and not self._is_checked:
-            found = self.schema.version(self._link)
+            found = self._version(self._link)
             if found == 0:
                 self.schema.migrate(self._link)
             else:
                 self.check_found(found)
-            self._is_checked = True
+            self._is_checked = self._is_schema_expected = True
         return self._link
+
+    def _version(self, link: Link) -> int:
+        found = self.schema.version(link)
+        if found == 0 and self._is_schema_expected:
+            raise StorageUnreachable(
+                f"The {self.where()} was dropped while in use. Nothing was written. Put it back, or run "
+                "`qml-mp migrate` for an empty one; whoever has used it then goes on."
+            )
+        return found
