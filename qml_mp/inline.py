@@ -19,7 +19,7 @@ import weakref
 from asyncio import CancelledError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -52,10 +52,24 @@ _OF_THE_JOB = (Exception, JobInterrupted, SystemExit, GeneratorExit, CancelledEr
 _DEEPEST = 20
 _MOST_BESIDES = 1000
 _MANY = 1000
-_running: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar("qml_mp_inline", default=())
-"""Of the jobs that have enqueued each other and wait for the newest, the mark of the block that each runs in:
-those of several apps may enqueue each other. A thread that is given a job's context has it too, as that of
-`aenqueue` is."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Call:
+    """One call of `enqueue` by nobody's job of its block, and all that comes of it."""
+
+    block: object
+    """The mark of the block."""
+    left: int = _MOST_BESIDES
+    """How many more jobs may run that nobody has enqueued, before there seems to be no end of them."""
+    failures: dict[str, BaseException] = field(default_factory=dict)
+    """Why jobs have failed, by their ids, the first one first; until it is raised."""
+
+
+_running: contextvars.ContextVar[tuple[_Call, ...]] = contextvars.ContextVar("qml_mp_inline", default=())
+"""Of the jobs that have enqueued each other and wait for the newest, the call that each comes of: those of
+several apps may enqueue each other. A thread that is given a job's context has it too, as that of `aenqueue`
+is."""
 
 
 @contextmanager
@@ -86,13 +100,12 @@ class _Inline:
             progress=_LastProgress(),
         )
         self._mark = object()
-        self._left = 0
-        """How many more jobs may run that nobody has enqueued, before there seems to be no end of them."""
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
         """Enqueue the jobs and run all that there is; the ids that stand for them, in order.
 
-        With `raise_failures`, raises what the first job that ended failed has raised.
+        With `raise_failures`, raises what the first job that ended failed has raised: of these jobs, where a
+        job enqueues them, which may run its siblings too.
         """
         return away_from_loops(self._run, jobs)
 
@@ -103,38 +116,42 @@ class _Inline:
                 f"Within app.inline(), jobs enqueue each other more than {_DEEPEST} deep. One that enqueues "
                 "itself again, even with a delay, never ends here: test what it enqueues with app.enqueued()."
             )
-        self._left = len(jobs) + (self._left if self._mark in running else _MOST_BESIDES)
+        outer = next((call for call in running if call.block is self._mark), None)
+        call = outer or _Call(block=self._mark)
+        call.left += len(jobs)
         ids = self._storage.enqueue_many([_due_now(job) for job in jobs], retention=self._retention)
-        failures = list(self._run_all())
+        self._run_all(call)
         if not running:
             self._wait_for_other_threads(ids)
+        failed = [job_id for job_id in call.failures if outer is None or job_id in ids]
+        failures = [call.failures.pop(job_id) for job_id in failed]
         if failures and self._raises:
             raise failures[0]
         return ids
 
-    def _run_all(self) -> Iterator[BaseException]:
-        """Run what can run until nothing is left; why those have failed that ended so."""
+    def _run_all(self, call: _Call) -> None:
+        """Run what can run until nothing is left."""
         while True:
             claim = self._storage.fetch_and_lock_job(self._fetch())
             if claim is None:
                 if not self._storage.promote_due(limit=_MANY).count:
                     return
                 continue
-            self._left -= 1
-            if self._left < 0:
+            call.left -= 1
+            if call.left < 0:
                 self._storage.finish(claim, not_storable(_TooMany()), retention=self._retention)
                 raise _TooMany()
-            failure = self._run_one(claim)
+            failure = self._run_one(claim, call)
             if failure is not None:
-                yield failure
+                call.failures[claim.job.id] = failure
 
-    def _run_one(self, claim: Claim) -> BaseException | None:
+    def _run_one(self, claim: Claim, call: _Call) -> BaseException | None:
         """Run a job; why it failed, None when it did not end so."""
         execution = self._processor.resolve(claim)
         self._tell(claim.job, StateName.ENQUEUED)
         # In a context of its own, as in a worker: nothing that the job sets is seen by who enqueued it.
         context = contextvars.copy_context()
-        context.run(_running.set, (*_running.get(), self._mark))
+        context.run(_running.set, (*_running.get(), call))
         outcome = context.run(self._outcome, execution)
         job = self._finish(claim, outcome)
         error = self._raised.take(claim.job)

@@ -212,6 +212,40 @@ def test_enqueue_raises_what_the_last_attempt_raised_where_that_is_wanted() -> N
     assert caught.traceback[-1].name == "fail_until"  # as it was raised
 
 
+def test_a_job_is_told_of_failures_of_what_it_enqueues_and_not_of_its_siblings() -> None:
+    own = QmlApp("sqlite:////nowhere/jobs.db", retry_policy=RetryPolicy.none())
+
+    @own.job()
+    def enqueue_two() -> str:
+        own.enqueue_many([ask.job(), fail.job("of the parent")])
+        return "told of nothing"
+
+    @own.job()
+    def ask() -> str:
+        return good.enqueue().wait(timeout=0)
+
+    @own.job()
+    def good() -> str:
+        return "good"
+
+    @own.job()
+    def fail(text: str) -> None:
+        raise ValueError(text)
+
+    with own.inline(raise_failures=True):
+        with pytest.raises(ValueError, match="of a sibling"):
+            own.enqueue_many([ask.job(), fail.job("of a sibling")])
+        beside_siblings = [(job.method, job.state_name) for job in own.enqueued()]
+        with pytest.raises(ValueError, match="of the parent"):
+            enqueue_two.enqueue()
+        [parent] = own.enqueued(enqueue_two)
+        assert good.enqueue().wait(timeout=0) == "good"  # nothing is told twice
+
+    ended = {"ask": StateName.SUCCEEDED, "fail": StateName.FAILED, "good": StateName.SUCCEEDED}
+    assert sorted(beside_siblings) == sorted(ended.items())
+    assert parent.state_name is StateName.FAILED
+
+
 def test_delays_nested_jobs_and_follow_ups_run_at_once() -> None:
     with app.inline():
         handle = lead.using(at=datetime.now(UTC) + timedelta(days=9)).enqueue(3)
