@@ -17,10 +17,11 @@ import random
 import time
 import weakref
 from asyncio import CancelledError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from qml_mp.client import JobClient
@@ -77,8 +78,12 @@ def running_inline(client: JobClient, program: Program, *, raise_failures: bool)
     """Within the block, what is enqueued through the client runs at once, on a storage of its own."""
     storage = _storage_in_memory()
     runs = _Inline(program, storage, raise_failures=raise_failures)
-    with client.attached(storage.url, storage, run=runs.run):  # a handle that is used later opens it again
-        yield
+    storage.run_enqueued = runs.run_enqueued
+    try:
+        with client.attached(storage.url, storage, run=runs.run):
+            yield
+    finally:  # a handle that is used later opens it again
+        storage.run_enqueued = None
 
 
 class _Inline:
@@ -107,9 +112,17 @@ class _Inline:
         With `raise_failures`, raises what the first job that ended failed has raised: of these jobs, where a
         job enqueues them, which may run its siblings too.
         """
-        return away_from_loops(self._run, jobs)
 
-    def _run(self, jobs: Sequence[Job]) -> list[str]:
+        def enqueue() -> list[str]:
+            return self._storage.enqueue_many(map(_due_now, jobs), retention=self._retention)
+
+        return self.run_enqueued(enqueue)
+
+    def run_enqueued(self, enqueue: Callable[[], list[str]]) -> list[str]:
+        """`run` for jobs that `enqueue` makes Enqueued; it gives their ids."""
+        return away_from_loops(self._run, enqueue)
+
+    def _run(self, enqueue: Callable[[], list[str]]) -> list[str]:
         running = _running.get()
         if len(running) >= _DEEPEST:
             raise ConfigurationError(
@@ -118,8 +131,8 @@ class _Inline:
             )
         outer = next((call for call in running if call.block is self._mark), None)
         call = outer or _Call(block=self._mark)
-        call.left += len(jobs)
-        ids = self._storage.enqueue_many([_due_now(job) for job in jobs], retention=self._retention)
+        ids = enqueue()
+        call.left += len(ids)
         self._run_all(call)
         if not running:
             self._wait_for_other_threads(ids)
@@ -212,6 +225,30 @@ class _Inline:
                 time.sleep(next(pauses))
 
 
+class _InlineStorage(Storage):
+    """That of one block, within which jobs that are retried by hand run at once too."""
+
+    run_enqueued: Callable[[Callable[[], list[str]]], list[str]] | None = None
+    """See `_Inline`; None: the block has ended."""
+
+    def retry(self, job_id: str) -> Job:
+        retried = list[Job]()
+        retry = super().retry
+
+        def enqueue() -> list[str]:
+            retried.append(retry(job_id))
+            return [retried[0].id]
+
+        self._at_once(enqueue)
+        return retried[0]
+
+    def retry_many(self, job_ids: Sequence[str], *, until: datetime) -> list[str]:
+        return self._at_once(partial(super().retry_many, job_ids, until=until))
+
+    def _at_once(self, enqueue: Callable[[], list[str]]) -> list[str]:
+        return enqueue() if self.run_enqueued is None else self.run_enqueued(enqueue)
+
+
 class _TooMany(ConfigurationError):
     """There seems to be no end."""
 
@@ -264,11 +301,11 @@ def _due_now(job: Job) -> Job:
     return with_changes(job, state=state, run_at=None)
 
 
-def _storage_in_memory() -> Storage:
+def _storage_in_memory() -> _InlineStorage:
     """Gone with the last handle on it, and not as late as this process: a test suite makes many."""
     folder = make_memory_folder()
     database = SqliteDatabase(f"{folder}/memory.db", clock=SystemClock(), busy_timeout=DEFAULT_PATIENCE)
-    storage = Storage(database)
+    storage = _InlineStorage(database)
     weakref.finalize(storage, _let_go, database.connection, folder, os.getpid())
     return storage
 
