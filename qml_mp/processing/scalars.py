@@ -67,6 +67,15 @@ def _number(value: Any, where: str) -> float:
         raise InvalidJob(f"{where[:300]} is larger than any float; pass it as text.") from None
 
 
+def _kept_number(value: Any, where: str) -> float:
+    number = _number(value, where)
+    if isinstance(value, int) and number != value:
+        raise InvalidJob(
+            f"{where[:300]} is a whole number that no float holds; pass it as an int or as text."
+        )
+    return number
+
+
 def _only(kind: type[_T], name: str) -> Callable[[Any, str], _T]:
     def check(value: Any, where: str) -> _T:
         if not isinstance(value, kind):
@@ -101,6 +110,20 @@ def _as_text(kind: type[Any], name: str, write: Callable[[Any], str], read: Call
     return Codec(lambda value, where: write(check(value, where)), decode)
 
 
+def _seconds(value: Any, where: str) -> float:
+    seconds = _timedelta(value, where).total_seconds()
+    try:
+        is_kept = timedelta(seconds=seconds) == value
+    except OverflowError:  # timedelta.max: the float is larger
+        is_kept = False
+    if not is_kept:
+        raise InvalidJob(
+            f"{where[:300]} is so long, or so exact, a duration that a number of seconds does not keep it; "
+            "leave out the microseconds, or pass None where it has no end."
+        )
+    return seconds
+
+
 def _duration(value: Any, where: str) -> timedelta:
     seconds = _number(value, where)
     try:
@@ -133,12 +156,12 @@ SCALARS: Mapping[Any, Codec] = MappingProxyType(
     {
         bool: Codec(_truth, _truth),
         int: Codec(_integer, _integer),
-        float: Codec(_number, _number),
+        float: Codec(_kept_number, _number),
         str: Codec(_plain_text, _text),
         datetime: _as_text(datetime, "an ISO 8601 date and time", datetime.isoformat, datetime.fromisoformat),
         date: Codec(_date, _as_text(date, "an ISO 8601 date", date.isoformat, date.fromisoformat).decode),
         time: _as_text(time, "an ISO 8601 time", time.isoformat, time.fromisoformat),
-        timedelta: Codec(lambda value, where: _timedelta(value, where).total_seconds(), _duration),
+        timedelta: Codec(_seconds, _duration),
         UUID: _as_text(UUID, "a UUID", str, UUID),
         Decimal: _as_text(Decimal, "a decimal number", str, Decimal),
         Path: _PATH,

@@ -268,6 +268,35 @@ def test_json_that_does_not_fit_is_refused_with_the_place(value: Any, hint: obje
         from_json(value, hint, where="it")
 
 
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (timedelta.max, timedelta),
+        (timedelta(days=200_000, microseconds=1), timedelta),
+        (2**53 + 1, float),
+        (2**53 + 1, list[float] | float),
+    ],
+)
+def test_a_number_or_duration_that_would_be_altered_is_refused(value: Any, hint: object) -> None:
+    with pytest.raises(InvalidJob):
+        to_json(value, hint, where="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (timedelta.min, timedelta),
+        (timedelta(days=200_000), timedelta),
+        (2**53 + 1, float | int),
+        (2**60, float),
+    ],
+)
+def test_a_large_number_or_duration_that_is_kept_comes_back(value: Any, hint: object) -> None:
+    back = from_json(json.loads(json.dumps(to_json(value, hint, where="it"))), hint, where="it")
+
+    assert back == value
+
+
 def test_a_field_that_the_class_makes_itself_is_put_back_where_the_json_has_it() -> None:
     ada: dict[str, JsonValue] = {"name": "Ada", "since": "2025-01-01"}
 
