@@ -266,6 +266,20 @@ def test_another_kind_of_file_is_refused_and_left_alone(storage: Storage, path: 
     assert path.read_bytes() == before
 
 
+def test_a_file_in_another_encoding_than_utf_8_is_refused_and_left_alone(
+    storage: Storage, path: Path
+) -> None:
+    with closing(sqlite3.connect(path)) as user:
+        user.executescript("PRAGMA encoding = 'UTF-16'; CREATE TABLE notes (text TEXT)")
+    before = path.read_bytes()
+
+    for use in (lambda: storage.enqueue(Job.new("work")), storage.migrate, storage.schema_version):
+        with pytest.raises(StorageError, match=r"jobs\.db keeps text in UTF-16"):
+            use()
+
+    assert path.read_bytes() == before
+
+
 def test_a_damaged_file_is_said_to_be_damaged(storage: Storage, path: Path) -> None:
     storage.enqueue_many(Job.new("work", "x" * 1000) for _ in range(200))
     storage.close()

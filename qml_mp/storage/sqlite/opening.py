@@ -144,12 +144,13 @@ def configure(connection: sqlite3.Connection, path: str) -> None:
 
 def version_of(connection: sqlite3.Connection) -> int:
     """The version of the schema, 0 when there is none. Reads only. Raises `SchemaMismatch` for a schema
-    that does not say its version."""
+    that does not say its version, and `StorageError` for a file in which none is to be made."""
     if not connection.execute(HAS_VERSIONS).fetchone()[0]:
+        _check_encoding(connection)
         return 0
     version: int | None = connection.execute(VERSION).fetchone()[0]
     if not version:
-        raise no_version(f"the SQLite file {connection.execute('PRAGMA database_list').fetchone()[2]}")
+        raise no_version(f"the SQLite file {_path_of(connection)}")
     return version
 
 
@@ -218,6 +219,22 @@ def close_without_index(connection: sqlite3.Connection, path: str) -> None:
             connection.close()
     finally:
         connection.close()
+
+
+def _check_encoding(connection: sqlite3.Connection) -> None:
+    """The limits of the tables count the bytes of a text as they are stored."""
+    encoding = connection.execute("PRAGMA encoding").fetchone()[0]
+    if encoding != "UTF-8":
+        raise StorageError(
+            f"The SQLite file {_path_of(connection)} keeps text in {encoding}, in which payloads and results "
+            "of the size that is promised have no room. Nothing was written; name another file, as one that "
+            "qml-mp makes, or copy its tables into one that is in UTF-8."
+        )
+
+
+def _path_of(connection: sqlite3.Connection) -> str:
+    path: str = connection.execute("PRAGMA database_list").fetchone()[2]
+    return path
 
 
 def _without_it(path: str) -> set[str]:
