@@ -389,6 +389,23 @@ def test_whoever_has_used_a_schema_that_was_dropped_may_still_make_it_by_name(
     assert storage.enqueue(Job.new("work"))
 
 
+def test_a_role_that_writes_nothing_is_told_so_and_not_that_the_server_cannot_be_reached(
+    storage: Storage, admin: psycopg.Connection
+) -> None:
+    storage.migrate()
+    admin.execute("CREATE ROLE reader LOGIN SUPERUSER")
+    admin.execute("ALTER ROLE reader SET default_transaction_read_only = on")
+    url = storage.url.replace(f"//{admin.info.user}@", "//reader@")
+    try:
+        with closing(open_storage(url)) as reader, pytest.raises(StorageUnavailable) as refused:
+            reader.enqueue(Job.new("work"))
+    finally:
+        admin.execute("DROP ROLE reader")
+
+    assert "default_transaction_read_only is on. Name the primary, or turn that off." in str(refused.value)
+    assert "can be reached" not in str(refused.value)
+
+
 def admin_of_child(storage: Storage) -> psycopg.Connection:
     """A fresh connection, since the fixture's belongs to the parent."""
     return psycopg.connect(storage.url.partition("?")[0], autocommit=True)

@@ -26,6 +26,7 @@ _TRY_LATER = (
 _UNREACHABLE = ("08", "53300", "57P")
 _HELD_UP = ("55P03", "40001", "40P01")
 _TOO_LONG = "57014"
+_READ_ONLY = "25006"
 _OUT_OF_STEP = (
     "26000",  # a prepared statement that the server does not have
     "0A000",  # "cached plan must not change result type": the tables were altered
@@ -49,11 +50,15 @@ _REFUSALS = (
     ),
 )
 _REACH = "See that the server runs and can be reached from here; trying again can help."
+NO_WRITES = "It is a standby, or default_transaction_read_only is on. Name the primary, or turn that off."
+"""What to do about a server that takes no writes."""
 _LOCKED = "Another session keeps it waiting (pg_stat_activity shows which); trying again can help."
 _TOO_MUCH = (
     "It had more to do than a statement has time for, or the server is overloaded; asking for less, or "
     "trying again, can help."
 )
+
+_ADVICE = {**dict.fromkeys(_HELD_UP, _LOCKED), _TOO_LONG: _TOO_MUCH, _READ_ONLY: NO_WRITES}
 
 
 class NoReply(psycopg.OperationalError):
@@ -81,7 +86,7 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
     unreachable = code.startswith(_UNREACHABLE) or (not code and _is_about_the_connection(error))
     if unreachable or code.startswith(_TRY_LATER):
         kind = StorageUnreachable if unreachable else StorageUnavailable
-        advice = _LOCKED if code in _HELD_UP else _TOO_MUCH if code == _TOO_LONG else _REACH
+        advice = _ADVICE.get(code, _REACH)
         return kind(f"PostgreSQL at {where} is not available for {what}: {said} {advice}")
     if is_out_of_step(error):
         return StorageUnavailable(

@@ -8,6 +8,7 @@ from psycopg.rows import DictRow
 
 from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.migrate import no_version, pending
+from qml_mp.storage.postgres.errors import NO_WRITES
 from qml_mp.storage.postgres.link import Link
 from qml_mp.storage.postgres.migrations import MIGRATIONS
 from qml_mp.storage.postgres.target import Target
@@ -172,10 +173,8 @@ class Schema:
         found = link.execute(_FIND_RIGHTS, {"schema": self._target.schema, "tables": _TABLES}).fetchone()
         assert found is not None  # the statement always gives one row
         if found["is_read_only"]:
-            raise StorageUnavailable(
-                f"PostgreSQL at {self._target.display_url} takes no writes: it is a standby, or "
-                "default_transaction_read_only is on. Name the primary, or turn that off."
-            )
+            where = f"PostgreSQL at {self._target.display_url}"
+            raise StorageUnavailable(f"{where} takes no writes. {NO_WRITES}")
         if found["may_write"] is False:
             raise StorageError(
                 f"PostgreSQL at {self._target.display_url} does not permit running a server: the role "
