@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
+import logging
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing, closing
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
 from qml_mp.core.job import Job
 from qml_mp.ends import JobEnds
-from qml_mp.errors import ConfigurationError, QmlError, WaitTimeout, shown
+from qml_mp.errors import ConfigurationError, QmlError, StorageError, WaitTimeout, shown
 from qml_mp.handle import JobHandle, deadline_of, parsed_timeout
 from qml_mp.units import Duration, format_duration
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -108,10 +120,13 @@ def _ends(
     places, deadline = _places(handles), deadline_of(limit)
     if not places:
         return
-    with _ends_of(handles).wait(places) as waiting:
-        while places:
-            ended = waiting.next_ended(deadline=deadline)
-            yield from _taken(places, ended, limit)
+    ends = _ends_of(handles)
+    with ends.wait(places) as waiting:
+        while places and (ended := waiting.next_ended(deadline=deadline)):
+            yield from _taken(places, ended)
+    if places:
+        yield from _taken(places, _ended_at_last(ends, places))
+    _check_that_all_ended(places, limit)
 
 
 async def _aends(
@@ -120,11 +135,15 @@ async def _aends(
     places, deadline = _places(handles), deadline_of(limit)
     if not places:
         return
-    async with _ends_of(handles).awaiting.subscribe(places) as subscription:
-        while places:
-            ended = await subscription.next_ended(deadline=deadline)
-            for each in _taken(places, ended, limit):
+    ends = _ends_of(handles)
+    async with ends.awaiting.subscribe(places) as subscription:
+        while places and (ended := await subscription.next_ended(deadline=deadline)):
+            for each in _taken(places, ended):
                 yield each
+    if places:
+        for each in _taken(places, await ends.threads.call(partial(_ended_at_last, ends, places))):
+            yield each
+    _check_that_all_ended(places, limit)
 
 
 def _places(handles: Sequence[JobHandle[Any]]) -> dict[str, list[int]]:
@@ -148,19 +167,28 @@ def _ends_of(handles: Sequence[JobHandle[Any]]) -> JobEnds:
     return handles[0].ends
 
 
-def _taken(
-    places: dict[str, list[int]], ended: dict[str, Job | None], limit: timedelta | None
-) -> list[tuple[int, Job | None]]:
+def _taken(places: dict[str, list[int]], ended: dict[str, Job | None]) -> list[tuple[int, Job | None]]:
     """In the order of the handles."""
-    if not ended:
-        first = next(iter(places))
-        raise WaitTimeout(
-            f"{len(places)} of the jobs, such as {first}, were not seen to end within "
-            f"{format_duration(limit or timedelta())}; they go on. Does a server serve their queues?"
-        )
     return sorted(
         ((place, ended[job_id]) for job_id in ended for place in places.pop(job_id)), key=lambda each: each[0]
     )
+
+
+def _ended_at_last(ends: JobEnds, job_ids: Collection[str]) -> dict[str, Job | None]:
+    """The time is over: those that have ended since the last look, which may be a while ago."""
+    try:
+        return ends.storage.ended_jobs(job_ids)
+    except StorageError as problem:
+        logger.warning("The last look for jobs that are waited for failed: %s", problem)
+        return {}
+
+
+def _check_that_all_ended(places: dict[str, list[int]], limit: timedelta | None) -> None:
+    if places:
+        raise WaitTimeout(
+            f"{len(places)} of the jobs, such as {next(iter(places))}, were not seen to end within "
+            f"{format_duration(limit or timedelta())}; they go on. Does a server serve their queues?"
+        )
 
 
 def _outcome(handle: JobHandle[Any], job: Job | None, return_exceptions: bool) -> Any:

@@ -130,9 +130,7 @@ class JobHandle(Generic[R]):
         deadline = deadline_of(limit)
         with self.ends.wait([self.id]) as waiting:
             ended = waiting.next_ended(deadline=deadline)
-        if not ended:
-            raise self._still_open(limit)
-        return self.outcome(ended[self.id])
+        return self.outcome(ended[self.id] if ended else self._ended_at_last(limit))
 
     async def await_result(self, timeout: Duration | None = None) -> R:
         """`wait` without blocking the event loop; may be cancelled. The same holds for it inside of jobs."""
@@ -140,7 +138,7 @@ class JobHandle(Generic[R]):
         async with self.ends.awaiting.subscribe([self.id]) as subscription:
             ended = await subscription.next_ended(deadline=deadline_of(limit))
         if not ended:
-            raise await self.ends.threads.call(partial(self._still_open, limit))
+            return self.outcome(await self.ends.threads.call(partial(self._ended_at_last, limit)))
         return self.outcome(ended[self.id])
 
     def cancel(self, *, reason: str = "cancelled by its producer") -> CancelResult:
@@ -187,15 +185,20 @@ class JobHandle(Generic[R]):
                 value=job.result,
             ) from problem
 
-    def _still_open(self, limit: timedelta | None) -> WaitTimeout:
+    def _ended_at_last(self, limit: timedelta | None) -> Job:
+        """The time is over: the row, if the job has ended since the last look, which may be a while ago; else
+        raises `WaitTimeout`."""
         waited = format_duration(limit or timedelta())
         try:
             job = self.job()
         except StorageError as problem:
-            return WaitTimeout(f"The job {self.id} was not seen to end within {waited}: {problem}")
+            told = f"The job {self.id} was not seen to end within {waited}: {problem}"
+            raise WaitTimeout(told) from problem
+        if job.state_name.is_final:
+            return job
         told = f"The job {self.id} ({job.method}) is still {job.state_name} after {waited}; it goes on."
         is_in_queue = job.state_name is StateName.ENQUEUED
-        return WaitTimeout(f"{told} Does a server serve the queue {job.queue!r}?" if is_in_queue else told)
+        raise WaitTimeout(f"{told} Does a server serve the queue {job.queue!r}?" if is_in_queue else told)
 
     def _not_found(self) -> JobNotFound:
         try:

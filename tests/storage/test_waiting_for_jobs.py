@@ -241,6 +241,41 @@ def test_as_completed_ends_when_the_time_is_over(app: QmlApp, storage: Storage) 
         next(ends)
 
 
+async def first_that_completes(app: QmlApp, handle: JobHandle) -> Any:
+    async for each in app.aas_completed([handle], 0):
+        return each.result
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda _, handle: handle.wait(0),
+        lambda app, handle: app.wait_all([handle], 0)[0],
+        lambda app, handle: next(app.as_completed([handle], 0)).result,
+        lambda _, handle: asyncio.run(handle.await_result(0)),
+        lambda app, handle: asyncio.run(app.await_all([handle], 0))[0],
+        lambda app, handle: asyncio.run(first_that_completes(app, handle)),
+    ],
+    ids=["wait", "wait_all", "as_completed", "await_result", "await_all", "aas_completed"],
+)
+def test_a_job_that_ends_between_the_last_look_and_the_end_of_the_time_has_ended(
+    app: QmlApp, storage: Storage, monkeypatch: pytest.MonkeyPatch, wait: Callable[[QmlApp, JobHandle], Any]
+) -> None:
+    [handle], running = enqueued(app, 1), claims(storage, 1)
+    look = app.storage.ended_jobs
+
+    def look_and_then_it_ends(job_ids: Collection[str]) -> dict[str, Job | None]:
+        ended = look(job_ids)
+        while running:
+            end(storage, running.pop(), success(3))
+        return ended
+
+    monkeypatch.setattr(app.storage, "ended_jobs", look_and_then_it_ends)
+
+    assert wait(app, handle) == 3
+    assert_no_thread_is_left()
+
+
 def test_handles_of_two_storages_are_not_waited_for_together(app: QmlApp) -> None:
     other = QmlApp("memory://")
     with closing(other), pytest.raises(ConfigurationError, match="of several storages"):
