@@ -16,7 +16,6 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _LEASE = timedelta(minutes=1)
-_MOST_TRIES = 5
 
 
 class LostAttemptExport:
@@ -41,8 +40,9 @@ class LostAttemptExport:
         return self._tracing is not None and time.monotonic() >= self._next_at
 
     def export(self) -> None:
-        """Export those that are due, if there are any, and forget them once that worked: they have the ids
-        of the attempts, so that one which is exported twice is one. No job is in hand."""
+        """Export those that are due, if there are any, and forget these once that worked: they have the ids
+        of the attempts, so that one which is exported twice is one. Where it fails they are due again later;
+        what was handed over before a flush that failed, the SDK may have dropped. No job is in hand."""
         if self._tracing is None:
             return
         try:
@@ -58,8 +58,7 @@ class LostAttemptExport:
         if not taken:
             return False
         for each in taken:
-            tracing.lost(each.lost)
-        is_given_up = max(each.tries for each in taken) >= _MOST_TRIES
-        if tracing.flush() or is_given_up:
-            self._storage.end_lost_attempts(worker_id)
+            tracing.lost(each)
+        if tracing.flush():
+            self._storage.end_lost_attempts(worker_id, [each.key for each in taken])
         return True

@@ -8,7 +8,6 @@ ends cost nothing here.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.core.job import ClaimKey
@@ -17,15 +16,6 @@ from qml_mp.storage.database import Part
 from qml_mp.storage.rows import Row, text_of
 
 _MOST_AT_A_TIME = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakenAttempt:
-    """One that a worker has taken, to export it."""
-
-    lost: LostAttempt
-    tries: int
-    """How often that was begun, this time included."""
 
 
 class LostAttempts(Part):
@@ -38,9 +28,10 @@ class LostAttempts(Part):
 
     def take_lost_attempts(
         self, worker_id: str, methods: Collection[str], *, lease: timedelta
-    ) -> list[TakenAttempt]:
-        """Take those that are due for longest, up to a hundred. They are nobody else's for so long, or until
-        the worker is not registered any more."""
+    ) -> list[LostAttempt]:
+        """Take those that are due for longest, up to a hundred. They are nobody else's for so long, and
+        are due again then: for twice as long the next time, and so on. Or until the worker is not registered
+        any more."""
         if not self.has_lost_attempts(methods):
             return []
         values = {
@@ -52,18 +43,21 @@ class LostAttempts(Part):
         taken = self._db.write("taking lost attempts", self._db.queries.lost_attempts.take, values)
         return [self._taken(row) for row in taken.rows()]
 
-    def end_lost_attempts(self, worker_id: str) -> int:
-        """Those that the worker has are exported, or are given up; how many."""
-        query = self._db.queries.lost_attempts.end
-        return self._db.write("ending lost attempts", query, {"worker_id": worker_id}).count
+    def end_lost_attempts(self, worker_id: str, keys: Collection[ClaimKey]) -> int:
+        """Of these, those that are still the worker's are exported; how many."""
+        values = {
+            "worker_id": worker_id,
+            "ids": [key.job_id for key in keys],
+            "claim_seqs": [key.claim_seq for key in keys],
+        }
+        return self._db.write("ending lost attempts", self._db.queries.lost_attempts.end, values).count
 
     def forget_lost_attempts(self) -> int:
-        """Delete those that nobody took for a day; how many."""
+        """Delete those that nobody exported for a day; how many."""
         return self._db.write("forgetting lost attempts", self._db.queries.lost_attempts.forget).count
 
-    def _taken(self, row: Row) -> TakenAttempt:
+    def _taken(self, row: Row) -> LostAttempt:
         key = ClaimKey(job_id=text_of(row["job_id"]), claim_seq=int(str(row["claim_seq"])))
         ended_at = self._db.instant(row["ended_at"])
         assert ended_at is not None  # the column has no NULL
-        lost = lost_attempt_of(text_of(row["facts"]), key=key, ended_at=ended_at)
-        return TakenAttempt(lost=lost, tries=int(str(row["tries"])))
+        return lost_attempt_of(text_of(row["facts"]), key=key, ended_at=ended_at)

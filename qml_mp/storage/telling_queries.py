@@ -55,9 +55,10 @@ class LostAttemptQueries:
     """methods: a row if there is one that can be taken."""
     take: str
     """methods, worker_id, lease, limit: those that are due for longest are this worker's for so long, if it
-    is in the registry; job_id, claim_seq, facts, ended_at, tries. They are due too when the worker that has
-    them is there no more."""
+    is in the registry, and for twice as long each further time; job_id, claim_seq, facts, ended_at. They are
+    due too when the worker that has them is there no more."""
     end: str
-    """worker_id: those that it has are exported, or are given up."""
+    """worker_id, ids, claim_seqs: of these, those that it has are exported."""
     forget: str
-    """Delete those that have waited for a day: no worker is left that traces their methods."""
+    """Delete those that have waited for a day: no worker is left that traces their methods, or none could
+    export them."""

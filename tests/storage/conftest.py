@@ -31,6 +31,7 @@ TABLES = (
     "limits",
     "counters",
     "failure_callbacks",
+    "lost_attempts",
     "acts",
     "history",
     "schema_version",

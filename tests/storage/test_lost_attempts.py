@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
+from qml_mp.child.lost_attempts import LostAttemptExport
 from qml_mp.core.job import Job
 from qml_mp.core.lost_attempt import LostAttempt
 from qml_mp.core.outcome import AttemptKind as Kind
 from qml_mp.core.outcome import Cancelled, Crash, ErrorInfo, Failure, Outcome, ProcessFacts, Release, Retry
 from qml_mp.core.state import StateName
+from qml_mp.otel import OpenTelemetry
 from qml_mp.storage.store import Storage
+from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, NO, claim_new, fetch, present, register
 
 LEASE = timedelta(minutes=1)
@@ -28,7 +33,14 @@ def _workers(storage: Storage) -> None:
 
 
 def take(storage: Storage, worker: str = "worker-1") -> list[LostAttempt]:
-    return [each.lost for each in storage.take_lost_attempts(worker, ["work"], lease=LEASE)]
+    return storage.take_lost_attempts(worker, ["work"], lease=LEASE)
+
+
+def crash(storage: Storage) -> str:
+    """The id of a job whose attempt is kept from now on."""
+    claim = claim_new(storage)
+    storage.finish(claim, Failure(error=DIED, process=DEAD), retention=KEEP)
+    return claim.job.id
 
 
 def take_in_next_server(storage: Storage) -> list[LostAttempt]:
@@ -130,12 +142,104 @@ def test_each_is_one_workers_at_a_time_until_it_is_ended(storage: Storage) -> No
 
     first, second = take(storage, "worker-1"), take(storage, "worker-2")
     storage.deregister_worker("worker-1")
-    third = storage.take_lost_attempts("worker-2", ["work"], lease=LEASE)
+    third = take(storage, "worker-2")
 
     assert (len(first), second) == (1, [])
-    assert [(each.lost, each.tries) for each in third] == [(first[0], 2)]
-    assert (storage.end_lost_attempts("worker-1"), storage.end_lost_attempts("worker-2")) == (0, 1)
+    assert third == first
+    keys = [first[0].key]
+    assert [storage.end_lost_attempts(worker, keys) for worker in ("worker-1", "worker-2")] == [0, 1]
     assert take(storage, "worker-2") == []
+
+
+def test_of_several_that_a_worker_has_those_that_it_names_are_ended(storage: Storage) -> None:
+    for _ in range(3):
+        crash(storage)
+    first, second, third = take(storage)
+
+    assert storage.end_lost_attempts("worker-1", [third.key, first.key]) == 2
+
+    storage.deregister_worker("worker-1")
+    assert take(storage, "worker-2") == [second]
+
+
+def test_one_that_is_taken_again_is_due_again_after_twice_the_time(storage: Storage, raw: Raw) -> None:
+    crash(storage)
+
+    for doubled in (1, 2, 4, 8):
+        assert len(take(storage)) == 1
+        raw.age("lost_attempts", "due_at", LEASE * (doubled - 1))
+        assert take(storage) == []
+        raw.age("lost_attempts", "due_at", LEASE)
+
+    assert len(take(storage)) == 1
+
+
+class Collector(SpanProcessor):
+    """Where spans go. What it is told while it is down is lost, as with the batches of the SDK."""
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.has: set[str] = set()
+        """The jobs of the spans."""
+        self._told: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._told.append(span)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        told, self._told = self._told, []
+        if not self.is_down:
+            self.has |= {str((span.attributes or {})["messaging.message.id"]) for span in told}
+        return not self.is_down
+
+
+@pytest.fixture
+def collector() -> Collector:
+    return Collector()
+
+
+@pytest.fixture
+def export(storage: Storage, collector: Collector) -> LostAttemptExport:
+    """That of the first worker."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(collector)
+    who = replace(fetch(), methods=("work",))
+    return LostAttemptExport(storage, OpenTelemetry(provider, flush_timeout="1m"), fetch=who)
+
+
+def test_what_could_not_be_exported_is_not_ended_by_what_could(
+    storage: Storage, export: LostAttemptExport, collector: Collector, raw: Raw
+) -> None:
+    first = crash(storage)
+    collector.is_down = True
+    export.export()
+
+    second = crash(storage)
+    collector.is_down = False
+    export.export()
+    assert collector.has == {second}
+
+    raw.age("lost_attempts", "due_at", LEASE)
+    export.export()
+    assert collector.has == {first, second}
+    assert raw.run("SELECT count(*) FROM {lost_attempts}") == [(0,)]
+
+
+def test_however_often_it_could_not_be_exported_each_waits_for_its_day(
+    storage: Storage, export: LostAttemptExport, collector: Collector, raw: Raw
+) -> None:
+    old, collector.is_down = crash(storage), True
+    for _ in range(10):
+        export.export()
+        raw.age("lost_attempts", "due_at", timedelta(days=1))
+    young = crash(storage)
+    export.export()
+
+    collector.is_down = False
+    raw.age("lost_attempts", "due_at", timedelta(days=1))
+    export.export()
+
+    assert collector.has == {old, young}
 
 
 def test_nothing_is_kept_for_code_that_does_not_trace(storage: Storage) -> None:

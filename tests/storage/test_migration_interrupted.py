@@ -34,7 +34,8 @@ LONG_METHOD = secrets.token_hex(50_000)
 OLD = tuple(
     table
     for table in TABLES
-    if table not in ("schema_version", "limits", "counters", "acts", "history", "failure_callbacks")
+    if table
+    not in ("schema_version", "limits", "counters", "acts", "history", "failure_callbacks", "lost_attempts")
 )
 
 

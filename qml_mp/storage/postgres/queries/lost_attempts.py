@@ -29,11 +29,16 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
             ORDER BY l.due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
         )
         UPDATE {{s}}.lost_attempts AS taken
-        SET tries = taken.tries + 1, taken_by = %(worker_id)s, due_at = now() + %(lease)s::interval
+        SET tries = taken.tries + 1, taken_by = %(worker_id)s,
+          due_at = now() + %(lease)s::interval * (1 << least(taken.tries, 10)) -- of a minute, 17 hours
         FROM best
         WHERE taken.job_id = best.job_id AND taken.claim_seq = best.claim_seq
-        RETURNING taken.job_id, taken.claim_seq, taken.facts, taken.ended_at, taken.tries
+        RETURNING taken.job_id, taken.claim_seq, taken.facts, taken.ended_at
     """,
-    end="DELETE FROM {s}.lost_attempts WHERE taken_by = %(worker_id)s",
+    end="""
+        DELETE FROM {s}.lost_attempts WHERE taken_by = %(worker_id)s AND (job_id, claim_seq) IN (
+            SELECT * FROM unnest(%(ids)s::text[], %(claim_seqs)s::integer[])
+        )
+    """,
     forget="DELETE FROM {s}.lost_attempts WHERE ended_at < now() - interval '1 day'",
 )

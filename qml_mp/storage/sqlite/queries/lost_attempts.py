@@ -21,11 +21,17 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
     """,
     due=f"SELECT 1 FROM qml_lost_attempts WHERE {_FREE} LIMIT 1",
     take=f"""
-        UPDATE qml_lost_attempts SET tries = tries + 1, taken_by = :worker_id, due_at = :now + :lease
+        UPDATE qml_lost_attempts SET tries = tries + 1, taken_by = :worker_id,
+          due_at = :now + :lease * (1 << MIN(tries, 10)) -- of a minute, 17 hours
         WHERE rowid IN (SELECT rowid FROM qml_lost_attempts WHERE {_FREE} ORDER BY due_at LIMIT :limit)
           AND EXISTS (SELECT 1 FROM qml_workers WHERE id = :worker_id)
-        RETURNING job_id, claim_seq, facts, ended_at, tries
+        RETURNING job_id, claim_seq, facts, ended_at
     """,
-    end="DELETE FROM qml_lost_attempts WHERE taken_by = :worker_id",
+    end="""
+        DELETE FROM qml_lost_attempts WHERE taken_by = :worker_id AND (job_id, claim_seq) IN (
+            SELECT ids.value, seqs.value FROM json_each(:ids) AS ids
+            JOIN json_each(:claim_seqs) AS seqs ON seqs.key = ids.key
+        )
+    """,
     forget="DELETE FROM qml_lost_attempts WHERE ended_at < :now - 86400000000",
 )
