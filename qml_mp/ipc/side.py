@@ -96,6 +96,8 @@ class ServerReport:
     """Of recurring templates since the start, by method."""
     ends: Sequence[EndsReport] = field(default_factory=list)
     """Those that are new since the report before, or have grown: the others are as they were."""
+    has_told_all_ends: bool = True
+    """Whether no others are left that this and the reports before it to the same process have not told."""
 
     def line(self) -> bytes:
         return _line(self)

@@ -8,11 +8,33 @@ from itertools import accumulate
 
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from qml_mp.core.history import BOUNDS_S, Histogram, SeriesKey, Tally, tally_of
+from qml_mp.core.history import BOUNDS_S, Ending, Histogram, SeriesKey, Tally, tally_of
+from qml_mp.ipc.side import ServerReport
 
 SHOWN_BOUNDS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 """Every other of those that are counted: each is a series of every method in every queue."""
 _SHOWN = [(BOUNDS_S.index(bound), str(bound)) for bound in SHOWN_BOUNDS_S]
+
+
+class ToldEnds:
+    """Those of one server, which its reports tell part by part. Written by one thread, read by many."""
+
+    def __init__(self) -> None:
+        self._ends: dict[SeriesKey, Sequence[int]] = {}
+        self._were_all_told = False
+
+    def add(self, report: ServerReport) -> None:
+        """The supervisor has reported."""
+        self._ends |= {
+            SeriesKey(method=each.method, queue=each.queue, ending=Ending(each.ending)): each.numbers
+            for each in report.ends
+        }
+        self._were_all_told |= report.has_told_all_ends
+
+    def numbers(self) -> Mapping[SeriesKey, Sequence[int]]:
+        """Empty until each was told once: a sum of some would be less than what the process before this one
+        has shown, and pass for a counter that began anew."""
+        return dict(self._ends) if self._were_all_told else {}
 
 
 def families_of_ends(ends: Mapping[SeriesKey, Sequence[int]]) -> Iterator[Metric]:

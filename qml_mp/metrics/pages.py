@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry
 
 from qml_mp import __version__
-from qml_mp.core.history import Ending, SeriesKey
 from qml_mp.ipc.side import ServerReport
+from qml_mp.metrics.ends import ToldEnds
 from qml_mp.metrics.families import ServerCollector
 from qml_mp.metrics.health import why_not_alive, why_not_ready
 from qml_mp.metrics.server import Answer, Page
@@ -27,14 +27,14 @@ class MetricsPages:
         self._looks = StorageLooks(storage)
         self._since = time.monotonic()
         self._newest: ServerReport | None = None
-        self._ends: dict[SeriesKey, Sequence[int]] = {}
+        self._ends = ToldEnds()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(
             ServerCollector(
                 version=__version__,
                 backend="sqlite" if storage.url.startswith("sqlite:") else "postgresql",
                 report=lambda: self._newest,
-                ends=lambda: dict(self._ends),
+                ends=self._ends.numbers,
                 look=self._look,
             )
         )
@@ -42,10 +42,7 @@ class MetricsPages:
     def told(self, report: ServerReport) -> None:
         """The supervisor has reported."""
         stops = report.is_stopping and not (self._newest is not None and self._newest.is_stopping)
-        self._ends |= {
-            SeriesKey(method=each.method, queue=each.queue, ending=Ending(each.ending)): each.numbers
-            for each in report.ends
-        }
+        self._ends.add(report)
         self._newest = report
         if stops:
             self._looks.leave()

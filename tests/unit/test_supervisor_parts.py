@@ -20,6 +20,7 @@ from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.outcome import Release
 from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.ipc.slot import Activity, SlotView
+from qml_mp.metrics.ends import ToldEnds, families_of_ends
 from qml_mp.otel import OpenTelemetry
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.settings import ServerConfig
@@ -197,6 +198,34 @@ def test_each_series_is_reported_where_more_of_them_grow_than_fit_in_a_report(ru
 
     assert len(heard) == MOST_NAMES + 1
     assert OTHER in heard
+
+
+def test_no_attempts_are_shown_by_a_new_metrics_process_until_it_has_heard_of_all(run_of: MakeRun) -> None:
+    run = run_of(1)
+    reports = ServerReports(run, loops=[])
+    for ending in (Ending.SUCCEEDED, Ending.RETRIED):  # more series than fit in a report
+        for number in range(80):
+            run.pool.totals.add(method=f"m{number}", queue="q", ending=ending, waited_us=0, ran_us=1)
+
+    shown: list[set[float]] = []
+    for _ in range(2):  # the process, and the one that follows it
+        reports.begin()
+        told = ToldEnds()
+        for _ in range(3):
+            told.add(reports.make())
+            shown.append(attempts_of_each(told))
+
+    assert shown == 2 * [set(), {2.0}, {2.0}]
+
+
+def attempts_of_each(told: ToldEnds) -> set[float]:
+    """What the histograms of how long attempts ran say: how many of a method there are."""
+    return {
+        sample.value
+        for family in families_of_ends(told.numbers())
+        for sample in family.samples
+        if sample.name == "qml_mp_job_running_seconds_count"
+    }
 
 
 def test_a_worker_has_the_time_that_its_spans_may_take_before_it_must_have_left(run_of: MakeRun) -> None:

@@ -52,6 +52,7 @@ class ServerReports:
             lost_claims=counts.lost_claims + run.worker_troubles.lost_claims,
             firings=dict(counts.firings),
             ends=self._ends(),
+            has_told_all_ends=len(self._told) == len(run.pool.totals.numbers),
         )
 
     def _ends(self) -> list[EndsReport]:
