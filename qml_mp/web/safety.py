@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import parse_qsl, quote
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -145,7 +146,7 @@ class Guard:
         safe_send = _with_headers(send, request, f"{visit_cookie}={visit}" if is_new else None)
         try:
             self._safety.check(request)
-            if (away := self._sign_in_first(request)) is not None:
+            if (away := await self._sign_in_first(request)) is not None:
                 await away(scope, receive, safe_send)
                 return
             if request.method == "POST":
@@ -158,12 +159,12 @@ class Guard:
             return
         await self._app(scope, receive, safe_send)
 
-    def _sign_in_first(self, request: Request) -> Response | None:
+    async def _sign_in_first(self, request: Request) -> Response | None:
         """Where somebody is sent who has to sign in; None: go on."""
         path = own_path(request)
         if path == SIGN_IN or path.startswith(_STATIC):
             return None
-        request.scope[WHO] = who = self._who(request)
+        request.scope[WHO] = who = await self._who(request)
         if who is not None:
             return None
         if not self._safety.auth.has_form:
@@ -181,9 +182,12 @@ class Guard:
         query = request.scope["query_string"].decode("latin-1")
         return RedirectResponse(f"{there}?next={quote(path + ('?' + query if query else ''), safe='')}", 303)
 
-    def _who(self, request: Request) -> str | None:
+    async def _who(self, request: Request) -> str | None:
+        auth = self._safety.auth
         try:
-            return self._safety.auth.who(request)
+            if auth.ask is None:
+                return auth.who(request)
+            return await run_in_threadpool(auth.who, request)  # the host's function may ask a database
         except ConfigurationError as error:
             logger.error("Nobody may see the page: %s", error)
             raise Refused(

@@ -30,7 +30,7 @@ class Auth:
     """None with a secret: it is a token."""
     secret: str | None = field(default=None, repr=False)
     ask: Callable[[HTTPConnection], str | None] | None = None
-    """The host's: who sends a request; None: nobody who may see the page."""
+    """The host's: who sends a request; None: nobody who may see the page. Called in a thread."""
     key: bytes = field(repr=False)
     """What cookies and forms are signed with: the same in every process that serves the page, and in those
     that replace them, as it is made from the secret. Without a secret nobody has to sign in here, and the

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 from starlette.requests import HTTPConnection
 
@@ -17,6 +20,8 @@ from qml_mp.storage.store import Storage
 from qml_mp.web import dashboard
 from tests.web.asgi import Visitor
 from tests.web.serving import sentence_of, token_of
+
+LIMIT_S = 20.0
 
 
 async def asked_later(request: HTTPConnection) -> str | None:
@@ -131,3 +136,23 @@ def test_a_change_is_noted_as_that_of_who_was_let_in(storage: Storage) -> None:
 
     assert changed.status_code == 303
     assert [act.by.who for act in storage.list_acts().acts] == ["ada"]
+
+
+def test_while_the_function_waits_the_event_loop_goes_on(storage: Storage) -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def ask(request: HTTPConnection) -> str | None:
+        is_asked.set()
+        return "ada" if may_answer.wait(LIMIT_S) else None
+
+    async def let_it_answer() -> None:
+        await asyncio.to_thread(is_asked.wait, LIMIT_S)
+        may_answer.set()
+
+    async def visit() -> int:
+        transport = httpx.ASGITransport(app=dashboard(storage, auth=ask))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer, _ = await asyncio.gather(client.get("/"), let_it_answer())
+            return answer.status_code
+
+    assert asyncio.run(visit()) == 200
