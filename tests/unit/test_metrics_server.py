@@ -62,6 +62,19 @@ def test_connections_whose_heads_drip_for_ever_are_ended_and_others_are_answered
         assert wait_until(lambda: lives(server))
 
 
+def test_those_for_whom_no_thread_could_be_started_take_nobodys_place(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot_start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as too_many:
+        too_many.setattr(threading.Thread, "start", cannot_start)
+        assert [lives(server) for _ in range(40)] == [False] * 40
+
+    assert lives(server)
+
+
 def test_a_head_that_comes_in_parts_is_answered(server: MetricsServer) -> None:
     with connected(server) as connection:
         for part in (b"GET /livez HT", b"TP/1.1\r\nhost: a\r\n", b"\r\n"):
