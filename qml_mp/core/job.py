@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -109,16 +108,12 @@ class Job:
         run_at = due_at(created_at, delay=values.pop("delay", None), at=values.pop("at", None))
         if not isinstance(payload, EncodedJson):
             payload = EncodedJson.of(payload, what="The payload")
-        metadata = values.pop("metadata", None)
-        if metadata is not None:
-            values["metadata"] = metadata
-        _check(method, values)
+        if values.get("metadata") is None:
+            values.pop("metadata", None)
+        values = _checked(method, values)
         wishes = values.get("unique_for") is not None or values.get("on_conflict", "keep") != "keep"
         if wishes and values.get("unique_key") is None:
             raise InvalidJob("unique_for and on_conflict say what becomes of a unique_key; give one.")
-        if metadata is not None:  # the caller may change his own
-            own = dict(metadata)
-            values["metadata"] = own if _is_flat(own) else json.loads(encode_json(own, what="metadata"))
         state = (
             Enqueued(enqueued_at=created_at, queue=values.get("queue", DEFAULT_QUEUE))
             if run_at is None
@@ -138,7 +133,7 @@ class Job:
         """
         if self._payload_text is None:
             check_job_id(self.id)
-            _check(self.method, {name: getattr(self, name) for name in _COLUMNS})
+            _checked(self.method, {name: getattr(self, name) for name in _COLUMNS})
             object.__setattr__(self, "_payload_text", encode_json(self.payload, what="The payload"))
         assert self._payload_text is not None
         return self._payload_text
@@ -222,15 +217,10 @@ _COLUMNS = {each.name: JOB_OPTIONS[each.name] for each in fields(Job) if each.na
 """The options that the row holds."""
 
 
-def _check(method: str, options: Mapping[str, Any]) -> None:
-    """Raise `InvalidJob` or `ConfigurationError` unless a row can hold them."""
+def _checked(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as a row holds them. Raises `InvalidJob` or `ConfigurationError` unless one can."""
     check_method(method)
-    for name, value in options.items():
-        _COLUMNS[name].check(value)
-
-
-def _is_flat(metadata: Mapping[str, JsonValue]) -> bool:
-    return not any(isinstance(value, list | tuple | dict) for value in metadata.values())
+    return {name: _COLUMNS[name].check(value) for name, value in options.items()}
 
 
 def check_method(method: str) -> None:

@@ -8,6 +8,7 @@ holds is also a field of `Job`, by the same name.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,8 +82,10 @@ def _on_conflict(value: str) -> str:
 def _metadata(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     if not isinstance(value, Mapping):
         raise _bad("metadata", value, "a mapping with text as its keys")
-    encode_json(dict(value), what="metadata")
-    return dict(value)
+    own = dict(value)  # the caller may change his
+    text = encode_json(own, what="metadata")
+    is_flat = not any(isinstance(each, list | tuple | dict) for each in own.values())
+    return own if is_flat else json.loads(text)
 
 
 def check_at(value: datetime) -> datetime:

@@ -137,6 +137,18 @@ def test_jobs_of_a_list_keep_their_own_options(app: QmlApp) -> None:
     assert third.state is StateName.SCHEDULED
 
 
+def test_metadata_of_a_list_is_compared_as_it_is_stored(app: QmlApp) -> None:
+    tags: Any = ("a", "b")
+    places: Any = [1, (2, 3)]
+    configured = app.job()(resize).using(metadata={"tags": tags, "places": places, "by": "test"})
+    job = configured.job("a")
+    places.append(4)  # the caller's own
+
+    [handle] = configured.enqueue_many([job])
+
+    assert handle.job().metadata == {"tags": ["a", "b"], "places": [1, [2, 3]], "by": "test"}
+
+
 def test_jobs_of_a_list_join_the_callers_transaction(app: QmlApp, tmp_path: Path) -> None:
     function = app.job()(resize)
     app.storage.migrate()
