@@ -8,12 +8,13 @@ import os
 import pty
 import re
 import select
+import sqlite3
 import struct
 import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -164,6 +165,28 @@ def test_a_running_job_is_cancelled_and_a_queue_paused_and_resumed(busy: Storage
         shown.on_key(Key.YES)
         assert shown.choice.said == expected
     assert [each.limit.paused for each in busy.standings()] == []
+
+
+@pytest.mark.parametrize("name", ["reports-of-the-northern-region-" + "x" * 60, "bell\x07\x1b[2J\r"])
+def test_a_question_about_a_queue_leaves_room_for_its_answers_whatever_the_name(
+    busy: Storage, qml: Qml, name: str
+) -> None:
+    with closing(sqlite3.connect(qml.database)) as connection, connection:  # as another program might
+        connection.execute("UPDATE qml_jobs SET queue = ? WHERE queue = 'images'", [name])
+    shown = Top(busy, retention=BY_DEFAULT)
+    shown.choice.pane = Pane.QUEUES
+    shown.choice.chosen[Pane.QUEUES] = name
+
+    def foot() -> str:
+        return drawn(shown._sample, shown.choice, width=80, height=24)[-1]
+
+    shown.on_key(Key.PAUSE)
+    assert foot().startswith(f"Pause queue {name[:4]}")
+    assert foot().endswith("? y: yes, any other key: no")
+    assert foot().isprintable()
+    shown.on_key(Key.YES)
+    assert foot().isprintable()
+    assert foot().endswith("is paused.")
 
 
 def test_a_storage_that_is_away_is_told_until_it_is_back(busy: Storage, qml: Qml) -> None:

@@ -11,11 +11,13 @@ from rich.live import Live
 from qml_mp.cli.asking import asker
 from qml_mp.cli.failure import in_words
 from qml_mp.cli.interruption import interrupted_once
+from qml_mp.cli.output import short
 from qml_mp.cli.top.choice import Action, Choice, Key
 from qml_mp.cli.top.keyboard import keyboard
 from qml_mp.cli.top.page import page, rows_of
 from qml_mp.cli.top.sample import Rates, Sample, rates_between, take_sample
 from qml_mp.errors import QmlError, StorageUnavailable
+from qml_mp.printable import printable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
 from qml_mp.views.changing import Changing
@@ -72,7 +74,7 @@ class Top:
             queue = action.queue or ""
             self._storage.set_paused(queue, action.pause)
             self._storage.audit(asker("top"), f"{'pause' if action.pause else 'resume'} queue", queue)
-            return f"{queue} is {'paused' if action.pause else 'resumed'}."
+            return f"{short(printable(queue), 30)} is {'paused' if action.pause else 'resumed'}."
         job_id = action.job_id or ""
         changing = Changing.one_by_one(self._storage, retention=self._retention, reason=_REASON)
         told = changing.cancel(job_id) if action.key is Key.CANCEL else changing.retry(job_id)

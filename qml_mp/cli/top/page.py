@@ -104,7 +104,7 @@ def _warnings(sample: Sample) -> Sequence[str]:
 def _foot(choice: Choice) -> Text:
     if choice.asked is not None:
         return Text(f"{choice.asked.question} y: yes, any other key: no", style="bold reverse")
-    return Text(choice.said, style="bold") if choice.said else Text(_KEYS, style="dim")
+    return Text(printable(choice.said), style="bold") if choice.said else Text(_KEYS, style="dim")
 
 
 def _shares(wanted: Mapping[Pane, int], room: int) -> dict[Pane, int]:
@@ -208,7 +208,7 @@ def _pause(queue: QueueView) -> Action:
     verb = "Resume" if queue.limit.paused else "Pause"
     return Action(
         key=Key.PAUSE, queue=queue.stats.name, pause=not queue.limit.paused,
-        question=f"{verb} queue {queue.stats.name}?",
+        question=f"{verb} queue {short(printable(queue.stats.name), 30)}?",
     )  # fmt: skip
 
 
