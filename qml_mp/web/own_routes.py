@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from qml_mp.web.safety import SIGN_IN, SIGN_OUT, is_secure
+from qml_mp.web.safety import SIGN_IN, SIGN_OUT, is_secure, prefix_of
 from qml_mp.web.sign_in import SESSION_S
 from qml_mp.web.site import site_of
 
@@ -37,12 +37,12 @@ async def sign_in(request: Request) -> Response:
     if not site.auth.admits(form.text("user", default=""), form.text("secret", default="")):
         await asyncio.sleep(_AFTER_A_WRONG_ONE_S)
         return site.page(request, "sign_in.html", status=403, next=there, is_wrong=True)
-    root = request.scope.get("root_path", "")
+    prefix = prefix_of(request)
     is_ours = there.startswith("/") and not there.startswith(("//", "/\\"))
-    response = RedirectResponse(root + there if is_ours else site.url(request, "overview"), 303)
+    response = RedirectResponse(prefix + there if is_ours else site.url(request, "overview"), 303)
     response.set_cookie(
-        site.auth.cookie("session"), site.auth.session(), max_age=SESSION_S, path=root or "/", httponly=True,
-        samesite="strict", secure=is_secure(request),
+        site.auth.cookie("session"), site.auth.session(), max_age=SESSION_S, path=prefix or "/",
+        httponly=True, samesite="strict", secure=is_secure(request),
     )  # fmt: skip
     return response
 
@@ -50,7 +50,7 @@ async def sign_in(request: Request) -> Response:
 def sign_out(request: Request) -> Response:
     site = site_of(request)
     response = RedirectResponse(site.url(request, "sign_in_form"), 303)
-    response.delete_cookie(site.auth.cookie("session"), path=request.scope.get("root_path", "") or "/")
+    response.delete_cookie(site.auth.cookie("session"), path=prefix_of(request) or "/")
     return response
 
 

@@ -171,8 +171,7 @@ class Guard:
             raise Refused(
                 403, "You may not see this page: the application that it is part of does not know you."
             )
-        root = request.scope.get("root_path", "")
-        there = f"{root}{SIGN_IN}"
+        there = f"{prefix_of(request)}{SIGN_IN}"
         if request.method == "POST" or "hx-request" in request.headers or path == "/events":
             if "hx-request" in request.headers:
                 return Response(status_code=401, headers={"hx-redirect": there})
@@ -220,6 +219,13 @@ def own_path(request: Request) -> str:
     path: str = request.scope["path"]
     root = request.scope.get("root_path", "")
     return path.removeprefix(root) if root and path.startswith(root) else path
+
+
+def prefix_of(request: Request) -> str:
+    """The path under which the page is mounted, as browsers write it: in links, and where a cookie is for. A
+    browser sends a cookie only to where its own writing of the path begins so."""
+    root: str = request.scope.get("root_path", "")
+    return quote(root.rstrip("/"), safe="/!$&'()*+,=:@")
 
 
 def host_of(header: str) -> str | None:
@@ -283,7 +289,7 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
                 headers[name] = value
             headers.setdefault("cache-control", "no-store")
             if new_visit is not None and headers.get("content-type", "").startswith("text/html"):
-                path = request.scope.get("root_path", "") or "/"
+                path = prefix_of(request) or "/"
                 secure = "; Secure" if is_secure(request) else ""
                 headers.append(
                     "set-cookie",

@@ -26,7 +26,7 @@ from qml_mp.views.storage_name import storage_name
 from qml_mp.web.changes import Changes
 from qml_mp.web.reads import Reads
 from qml_mp.web.rendering import masked
-from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, is_secure, own_path
+from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, is_secure, own_path, prefix_of
 from qml_mp.web.sign_in import Auth
 
 _MOST_SAID_CHARS = 600
@@ -74,7 +74,7 @@ class Site:
         said = request.cookies.get(self.auth.cookie("said"))
         response = HTMLResponse("".join(found.root_render_func(values)), status)
         if said is not None:
-            response.delete_cookie(self.auth.cookie("said"), path=self._root(request) or "/")
+            response.delete_cookie(self.auth.cookie("said"), path=prefix_of(request) or "/")
         return response
 
     def done(self, request: Request, sentence: str, *, to: str) -> Response:
@@ -86,7 +86,7 @@ class Site:
             self.auth.cookie("said"),
             quote(sentence[:_MOST_SAID_CHARS]),
             max_age=30,
-            path=self._root(request) or "/",
+            path=prefix_of(request) or "/",
             httponly=True,
             samesite="strict",
             secure=is_secure(request),
@@ -107,7 +107,7 @@ class Site:
             for value in (values if isinstance(values, list | tuple) else [values])
             if value not in (None, "")
         ]
-        path = self._root(request) + route.path_format.format(**in_path)
+        path = prefix_of(request) + route.path_format.format(**in_path)
         return f"{path}?{urlencode(query)}" if query else path
 
     def form(self, request: Request) -> Form:
@@ -120,16 +120,12 @@ class Site:
 
     def static(self, request: Request, name: str) -> str:
         """The URL of a file in `static/`."""
-        return f"{self._root(request)}/static/{name}?v={self.static_version}"
-
-    def _root(self, request: Request) -> str:
-        root: str = request.scope.get("root_path", "")
-        return quote(root.rstrip("/"))
+        return f"{prefix_of(request)}/static/{name}?v={self.static_version}"
 
     def _common(self, request: Request) -> dict[str, Any]:
         here = own_path(request) or "/"
         query = request.scope["query_string"].decode("latin-1")
-        address = self._root(request) + quote(here) + (f"?{query}" if query else "")
+        address = prefix_of(request) + quote(here) + (f"?{query}" if query else "")
         return {
             "site": self,
             "request": request,

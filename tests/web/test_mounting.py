@@ -8,16 +8,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from qml_mp.storage.open import open_storage
+from qml_mp.web import dashboard
 from tests.processes.harness import ROOT, wait_until
+from tests.web.asgi import Visitor
 from tests.web.serving import sentence_of, token_of
 
+TOKEN = "a-token-that-nobody-guesses"
 _HOST = """
 from fastapi import FastAPI
 from qml_mp import QmlApp
@@ -154,3 +161,23 @@ def test_the_host_ends_as_ever_when_nobody_looks(file_url: str, tmp_path: Path) 
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(60) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("prefix", ["/jöbs", "/my jobs", "/задания", "/ops@home", "/100%"])
+def test_under_whatever_path_people_sign_in_and_their_cookies_are_sent(file_url: str, prefix: str) -> None:
+    with closing(open_storage(file_url)) as storage:
+        page = dashboard(storage, auth=TOKEN)
+        visitor = Visitor(Starlette(routes=[Mount(prefix, page)]))
+
+        sent_away = visitor.get(f"{quote(prefix, safe='/@')}/")
+        form = visitor.get(sent_away.headers["location"])
+        fields = {"page_token": token_of(form.text), "secret": TOKEN, "next": "/"}
+        let_in = visitor.post(str(form.url.copy_with(query=None)), data=fields)
+        home = visitor.get(let_in.headers["location"])
+
+    assert (sent_away.status_code, form.status_code, let_in.status_code) == (303, 200, 303)
+    assert home.status_code == 200
+    paths = [re.search("[Pp]ath=([^;]*)", each.headers["set-cookie"]) for each in (form, let_in)]
+    for path in paths:  # a browser compares the two as they are written
+        assert path is not None
+        assert home.url.raw_path.decode().startswith(f"{path[1]}/")
