@@ -95,7 +95,8 @@ class JobLocker(Part):
         return self._read_claims(self._db.queries.claims.of_worker, worker_id=worker_id)
 
     def claims_of_server(self, server_id: str) -> list[Claim]:
-        """The claims held by all workers of one run of a server."""
+        """The claims held by all workers of one run of a server, to be told apart or given back: their jobs
+        are without payload, last error and long metadata."""
         return self._read_claims(self._db.queries.claims.of_server, server_id=server_id)
 
     def claims(self) -> list[Claim]:

@@ -47,6 +47,16 @@ CLAIM_COLUMNS: Final = """
 JOB_COLUMNS: Final = f"{CLAIM_COLUMNS.rstrip()}, state, result, duration_us, worker_id, server_id, reason"
 """What `job_of` and `claim_of` need, as the queries of every backend give it."""
 
+_LONG: Final = {
+    "payload": "NULL",
+    # Whole as far as it is short: it leads to the span of the enqueueing (`LostAttempt`).
+    "metadata": "CASE WHEN length({of}metadata) <= 8000 THEN {of}metadata ELSE 'null' END",
+    "last_error_type": "NULL",
+    "last_error_message": "NULL",
+    "last_error_traceback": "NULL",
+    "result": "NULL",
+}
+
 _claim_columns = itemgetter(*(name.strip() for name in CLAIM_COLUMNS.split(",")))
 
 _MOST_CRASHES = 2**31 - 1  # that a job can ask for; SQLite holds any number
@@ -57,6 +67,18 @@ Owner = tuple[str, str]
 # Every job that is run is made by these.
 _new_claim = maker(Claim)
 _new_processing = maker(Processing)
+
+
+def released_columns(*, of: str = "") -> str:
+    """`JOB_COLUMNS` without what is long, of a table that goes by the name `of`, which has its dot.
+
+    For those who give back the claims of a server. All come in one reply, for which there is little time;
+    with their payloads it might never come whole over a slow line.
+    """
+    names = (name.strip() for name in JOB_COLUMNS.split(","))
+    return ", ".join(
+        f"{_LONG[name].format(of=of)} AS {name}" if name in _LONG else f"{of}{name}" for name in names
+    )
 
 
 def job_of(row: Row, instant: ToInstant) -> Job:

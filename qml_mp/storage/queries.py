@@ -47,8 +47,8 @@ class JobQueries:
     retry: str
     """id: make a Failed job Enqueued by hand, with fresh budgets; the newest error stays readable; job."""
     stranded: str
-    """stale_before, spared: job of the claims that started before, save those of the servers spared; nobody
-    else ends them until the transaction does."""
+    """stale_before, spared: `released_columns` of the claims that started before, save those of the servers
+    spared; nobody else ends them until the transaction does."""
     next_due: str
     """due_at of the next waiting job, now. No row, or no instant: none waits."""
     promote: str
@@ -121,14 +121,14 @@ class ClaimQueries:
     fail_unclaimable: str
     """id, ttl, type, message: set Failed the job, whose row refuses to be claimed."""
     all: str
-    """job, oldest claim first; as the next two."""
+    """job, oldest claim first; as the next one."""
     of_worker: str
     """worker_id."""
     of_server: str
-    """server_id."""
+    """server_id: `released_columns` of the job, oldest claim first."""
     lock_of_server: str
-    """server_id: job; nobody else ends these claims until the transaction does. Locked in the order of their
-    ids, as all that locks several jobs and waits for them, so that no two wait for each other."""
+    """server_id: the same; nobody else ends these claims until the transaction does. Locked in the order of
+    their ids, as all that locks several jobs and waits for them, so that no two wait for each other."""
     lock: str
     """ids: id, claim_seq, cancel_reason of those that are Processing, locked like `lock_of_server`."""
     succeed: str

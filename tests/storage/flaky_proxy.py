@@ -17,7 +17,7 @@ class FlakyProxy:
     `lose_reply(n)`: when the server says something for the n-th time from now, the connection is
     cut instead of passing it on. `lose_question(n)`: it is cut once the client has said more than so many
     bytes from now. `go_silent`: answers are no longer passed on, and nothing is cut, until `speak`.
-    `slow_down(s)`: each answer is passed on so much later.
+    `slow_down(s)`: each answer is passed on so much later. `answered_bytes`: how much was passed on so far.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -30,6 +30,7 @@ class FlakyProxy:
         )
         self._bytes_until_cut: int | None = None  # likewise, counted down by the thread that asks
         self.replies_lost = 0  # how many so far
+        self.answered_bytes = 0  # counted by the threads that answer, read by the test between two calls
         self._silent = threading.Event()
         self._delay_s = 0.0  # set by the test, read by the threads that answer
         self._closed = threading.Event()
@@ -126,6 +127,7 @@ class FlakyProxy:
                 if self._delay_s:
                     self._closed.wait(self._delay_s)
                 if not self._silent.is_set():
+                    self.answered_bytes += len(chunk)
                     client.sendall(chunk)
         _cut(client)
 

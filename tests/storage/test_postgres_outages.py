@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -31,6 +31,7 @@ from tests.storage.helpers import (
     NO,
     fetch,
     finish_and_fetch,
+    in_an_hour,
     in_children,
     in_schema,
     present,
@@ -154,6 +155,32 @@ def test_the_next_claim_that_was_lost_with_a_reply_is_found_again(
     (found,) = renewed.claims
     assert (found.job.id, found.job.claim_seq) == (second_id, 1)
     assert through_proxy.claims() == [found]
+
+
+@pytest.mark.parametrize(
+    "give_back",
+    [
+        lambda storage: storage.reclaim_server("server#1", silent_for=None),
+        lambda storage: storage.requeue_stranded_jobs(in_an_hour()),
+    ],
+    ids=["of a dead server", "stranded"],
+)
+def test_claims_are_given_back_without_what_is_long_in_their_rows(
+    through_proxy: Storage, proxy: FlakyProxy, give_back: Callable[[Storage], int]
+) -> None:
+    """On a slow line there would be no time for it, at any try, and the jobs would never run again."""
+    long = "x" * 100_000
+    job_ids = through_proxy.enqueue_many(Job.new("work", long, metadata={"long": long}) for _ in range(4))
+    assert len(through_proxy.exchange((), fetch=fetch(), limit=4, retention=KEEP).claims) == 4
+    before = proxy.answered_bytes
+
+    count = give_back(through_proxy)
+
+    assert count == 4
+    assert proxy.answered_bytes - before < len(long)
+    jobs = [present(through_proxy, job_id) for job_id in job_ids]
+    assert {job.state_name for job in jobs} == {StateName.ENQUEUED}
+    assert [(job.payload, job.metadata) for job in jobs] == [(long, {"long": long})] * 4
 
 
 @pytest.mark.fault(36)

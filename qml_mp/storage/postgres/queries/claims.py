@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.storage.postgres.queries.common import ANY_LIMIT, CLAIM, JOB, METHOD_NAME
+from qml_mp.storage.postgres.queries.common import ANY_LIMIT, CLAIM, JOB, METHOD_NAME, RELEASED
 from qml_mp.storage.postgres.queries.limits import WITHOUT_OTHER_LIMITS
 from qml_mp.storage.postgres.queries.telling import COUNT, OF_A_PLACE, OF_AN_OUTCOME
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, ClaimQueries, TakeQueries
@@ -215,7 +215,9 @@ _EXCHANGE: Final = f"""
     LEFT JOIN claimed ON true
 """
 _PROCESSING: Final = f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.state = 'processing'"
-_OF_SERVER: Final = f"{_PROCESSING} AND j.server_id = %(server_id)s"
+_OF_SERVER: Final = f"""
+    SELECT {RELEASED} FROM {{s}}.jobs AS j WHERE j.state = 'processing' AND j.server_id = %(server_id)s
+"""
 
 _BEHIND: Final = f"""
     WITH candidate AS MATERIALIZED (

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.storage.job_rows import CLAIM_COLUMNS, JOB_COLUMNS
+from qml_mp.storage.job_rows import CLAIM_COLUMNS, JOB_COLUMNS, released_columns
 from qml_mp.storage.values import JobFilter
 
 
@@ -16,6 +16,7 @@ def _of_j(columns: str) -> str:
 
 JOB: Final = _of_j(JOB_COLUMNS)
 CLAIM: Final = _of_j(CLAIM_COLUMNS)
+RELEASED: Final = released_columns(of="j.")
 """Of the jobs as `j`."""
 
 _FILTER: Final = {

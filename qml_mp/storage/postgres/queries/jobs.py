@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.postgres.queries.common import JOB, TELL_IF_ANY, Told, counted
+from qml_mp.storage.postgres.queries.common import JOB, RELEASED, TELL_IF_ANY, Told, counted
 from qml_mp.storage.postgres.queries.telling import COUNT, told_to_waiters
 from qml_mp.storage.queries import JobQueries
 
@@ -143,7 +143,7 @@ JOBS: Final = JobQueries(
         SELECT *, pg_notify(%(channel)s, '{Told.ONE_JOB}') AS told FROM retried
     """,
     stranded=f"""
-        SELECT {JOB} FROM {{s}}.jobs AS j
+        SELECT {RELEASED} FROM {{s}}.jobs AS j
         WHERE j.state = 'processing' AND coalesce(j.started_at, j.created_at) < %(stale_before)s
           AND (j.server_id IS NULL OR j.server_id <> ALL(%(spared)s::text[]))
         ORDER BY j.started_at, j.id

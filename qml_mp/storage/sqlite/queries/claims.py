@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.job_rows import CLAIM_COLUMNS
+from qml_mp.storage.job_rows import CLAIM_COLUMNS, released_columns
 from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
 from qml_mp.storage.queries import ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
@@ -85,8 +85,11 @@ _HAND_OUT: Final = """
 """
 
 
-_PROCESSING: Final = f"SELECT {JOB} FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing'"
-_OF_SERVER: Final = f"{_PROCESSING} AND server_id = :server_id ORDER BY started_at, id"
+_ENTRIES: Final = "FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing'"
+_PROCESSING: Final = f"SELECT {JOB} {_ENTRIES}"
+_OF_SERVER: Final = f"""
+    SELECT {released_columns()} {_ENTRIES} AND server_id = :server_id ORDER BY started_at, id
+"""
 
 _WITHOUT_LIMITS: Final = f"NOT {ANY_LIMIT} AND"
 """What limits hold back is claimed by another statement."""

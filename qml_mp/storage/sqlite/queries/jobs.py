@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.job_rows import JOB_COLUMNS as JOB
+from qml_mp.storage.job_rows import released_columns
 from qml_mp.storage.queries import JobQueries
 from qml_mp.storage.sqlite.queries.common import ANY_LIMIT, ENDED
 
@@ -88,7 +89,7 @@ JOBS: Final = JobQueries(
         RETURNING {JOB}
     """,
     stranded=f"""
-        SELECT {JOB} FROM qml_jobs INDEXED BY qml_jobs_processing
+        SELECT {released_columns()} FROM qml_jobs INDEXED BY qml_jobs_processing
         WHERE state = 'processing' AND COALESCE(started_at, created_at) < :stale_before
           AND COALESCE(server_id, '') NOT IN (SELECT value FROM json_each(:spared))
         ORDER BY started_at, id
