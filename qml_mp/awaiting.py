@@ -36,13 +36,18 @@ class Subscription(ABC):
     def __init__(self, job_ids: Iterable[str]) -> None:
         self.job_ids = set(job_ids)
         """Of those that have not ended; read and written by the thread alone, once it has it."""
+        self._is_new = True
+        """Whether its first look goes on; likewise."""
 
-    def take(self, ended: _Ended, *, is_first: bool) -> None:
-        """Runs in the thread: its own of these, and at first also that there are none."""
+    def take(self, ended: _Ended, *, is_all: bool) -> None:
+        """Runs in the thread: its own of these; and once that there are none, when its first look is over."""
         its = {job_id: ended[job_id] for job_id in self.job_ids & ended.keys()}
         self.job_ids -= its.keys()
-        if its or is_first:
+        if its:
             self.tell(its)
+        if is_all and self._is_new:
+            self._is_new = False
+            self.tell({})
 
     @property
     def is_gone(self) -> bool:
@@ -64,7 +69,7 @@ class OfCoroutine(Subscription):
         self._awaiting = awaiting
         self._loop = asyncio.get_running_loop()
         self._told: asyncio.Queue[_Ended | Exception] = asyncio.Queue()
-        self._was_told = False
+        self._has_looked = False
 
     async def __aenter__(self) -> OfCoroutine:
         self._awaiting.join(self)
@@ -77,19 +82,19 @@ class OfCoroutine(Subscription):
         """As `Watch.next_ended`."""
         import asyncio
 
-        # The first look is waited for in any case.
-        limit_s = _left_s(deadline) if self._was_told else None
-        try:
-            async with asyncio.timeout(limit_s):
-                told = await self._told.get()
-        except TimeoutError:
-            return {}
-        if isinstance(told, Exception):
-            raise told
-        if not self._was_told:
-            self._was_told = True
-            return told or await self.next_ended(deadline=deadline)
-        return told
+        while True:
+            # The first look is waited for in any case.
+            limit_s = _left_s(deadline) if self._has_looked else None
+            try:
+                async with asyncio.timeout(limit_s):
+                    told = await self._told.get()
+            except TimeoutError:
+                return {}
+            if isinstance(told, Exception):
+                raise told
+            if told:
+                return told
+            self._has_looked = True
 
     @property
     def is_gone(self) -> bool:
@@ -195,9 +200,12 @@ class Awaiting:
                     came = self._take_changes(bell, watch, told)
                     if not told:
                         return
-                    ended = watch.next_ended(deadline=0.0 if came else time.monotonic() + _LOOK_FOR_GONE_S)
+                    is_urgent = came or watch.is_behind
+                    ended = watch.next_ended(
+                        deadline=0.0 if is_urgent else time.monotonic() + _LOOK_FOR_GONE_S
+                    )
                     for each in told:
-                        each.take(ended, is_first=each in came)
+                        each.take(ended, is_all=not watch.is_behind)
                         if each.is_gone:
                             self.leave(each)
         except Exception as problem:

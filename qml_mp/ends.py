@@ -64,7 +64,7 @@ class _Shared:
 
     def next_ended(self, *, deadline: float) -> dict[str, Job | None]:
         if self._subscription is None:
-            ended = self._ends.storage.ended_jobs(self._open)
+            ended = self._ends.storage.ended_jobs(self._open).jobs
             self._open -= ended.keys()
             if ended or time.monotonic() >= deadline:
                 return ended

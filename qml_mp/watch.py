@@ -50,6 +50,8 @@ class Watch:
         self._told: set[str] = set()
         """Of the open ones, those that are said to have ended."""
         self._listening = _Listening(storage, self._name)
+        self.is_behind = False
+        """Whether more have ended than the last look has brought. The next one brings some of them."""
         self._has_looked = False
         self._is_in_trouble = False
         self._look_at = self._rested_at = time.monotonic()
@@ -86,7 +88,7 @@ class Watch:
             if self._listening.is_due(now) and self._listening.begin(now, self._open):
                 self._look_at = now  # for what ended before that was known
             ended: dict[str, Job | None] = {}
-            if now >= self._look_at:
+            if now >= self._look_at or self.is_behind:
                 ended = self._look(self._open)
                 self._look_at = self._rested_at + self._pause_s
                 self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
@@ -108,9 +110,11 @@ class Watch:
     def _look(self, job_ids: Collection[str]) -> dict[str, Job | None]:
         began = time.monotonic()
         self._told.clear()
+        self.is_behind = False
         ended: dict[str, Job | None] = {}
         try:
-            ended = self._storage.ended_jobs(job_ids)
+            found = self._storage.ended_jobs(job_ids)
+            ended, self.is_behind = found.jobs, not found.is_all
             self._has_looked, self._is_in_trouble = True, False
         except StorageUnavailable as problem:
             if not self._has_looked:

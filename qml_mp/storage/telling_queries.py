@@ -10,7 +10,9 @@ class WaitQueries:
     """Waiting for the ends of jobs. waiter: a name that each has for itself."""
 
     ended: str
-    """ids: asked_id and job of each that has ended or is not there; of the latter the job is all NULL."""
+    """ids: asked_id and job of each that has ended or is not there; of the latter the job is all NULL. found:
+    how many there are, also of those whose rows are left out of an answer that would be too long; NULL: all
+    are here."""
     begin: str | None
     """waiter, ids, ttl: have the ends of these jobs be told for so long. None: each commit is seen."""
     end: str | None

@@ -7,11 +7,13 @@ in the same moment, and other programs tell nobody: so a waiter looks again now 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import timedelta
 
 from qml_mp.core.job import Job
 from qml_mp.storage.database import Part
 from qml_mp.storage.job_rows import job_of
+from qml_mp.storage.rows import int_of
 from qml_mp.storage.storable import canonical_id
 from qml_mp.storage.waiting import EndedWaker
 
@@ -19,12 +21,24 @@ _MOST_IDS = 1000
 """In one statement."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedJobs:
+    """What a look for ended jobs has found."""
+
+    jobs: dict[str, Job | None]
+    """By the id as given; None: there is no such job (any more)."""
+    is_all: bool
+    """False: others have ended too, and the next look has some of them."""
+
+
 class Waits(Part):
     """The ends of jobs, looked for and told."""
 
-    def ended_jobs(self, job_ids: Collection[str]) -> dict[str, Job | None]:
-        """Of these jobs those that have ended, by the id as given; None: there is no such job (any more).
-        Each spelling of one id is answered."""
+    def ended_jobs(self, job_ids: Collection[str]) -> EndedJobs:
+        """Of these jobs those that have ended. Each spelling of one id is answered.
+
+        Results that are large together do not come at once, where that would take longer than a statement
+        may: whoever wants the others asks again without those that have come."""
         as_given: dict[str, list[str]] = {}
         ended: dict[str, Job | None] = {}
         for job_id in job_ids:
@@ -36,10 +50,13 @@ class Waits(Part):
         asked = sorted(as_given)
         for start in range(0, len(asked), _MOST_IDS):
             which = {"ids": asked[start : start + _MOST_IDS]}
-            for row in self._db.read("looking for ended jobs", self._db.queries.waits.ended, which):
+            rows = self._db.read("looking for ended jobs", self._db.queries.waits.ended, which)
+            for row in rows:
                 job = None if row["id"] is None else job_of(row, self._db.instant)
                 ended.update(dict.fromkeys(as_given[row["asked_id"]], job))
-        return ended
+            if rows and int_of(rows[0]["found"]) not in (None, len(rows)):
+                return EndedJobs(jobs=ended, is_all=False)
+        return EndedJobs(jobs=ended, is_all=True)
 
     def open_ended_waker(self) -> EndedWaker | None:
         """A source of wake-ups for who waits for the ends of jobs; None where there is none and polling must

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from qml_mp import QmlApp
 from qml_mp.core.job import Job
+from qml_mp.storage.waits import EndedJobs
 from tests.soak.ground import Ground, fresh_ground
 from tests.soak.report import Row, median_and_p99, quantile
 from tests.soak.scenario import Task, nothing_left
@@ -86,13 +87,13 @@ class _Statements:
         ended_jobs, begin_wait, end_wait = storage.ended_jobs, storage.begin_wait, storage.end_wait
         self._open = 0
 
-        def look(job_ids: Collection[str]) -> dict[str, Job | None]:
+        def look(job_ids: Collection[str]) -> EndedJobs:
             if len(job_ids) < self._open:  # about what is said to have ended, and not about all
                 self.told += 1
             else:
                 self._count += 1
             ended = ended_jobs(job_ids)
-            self._open = max(self._open, len(job_ids)) - len(ended)
+            self._open = max(self._open, len(job_ids)) - len(ended.jobs)
             return ended
 
         def begin(waiter: str, job_ids: Collection[str], *, ttl: timedelta) -> None:

@@ -17,7 +17,9 @@ class FlakyProxy:
     `lose_reply(n)`: when the server says something for the n-th time from now, the connection is
     cut instead of passing it on. `lose_question(n)`: it is cut once the client has said more than so many
     bytes from now. `go_silent`: answers are no longer passed on, and nothing is cut, until `speak`.
-    `slow_down(s)`: each answer is passed on so much later. `answered_bytes`: how much was passed on so far.
+    `slow_down(s)`: each answer is passed on so much later. `lose_long_replies(n)`: from now on a connection
+    is cut when the server says more than so many bytes before it is asked something else.
+    `answered_bytes`: how much was passed on so far.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -29,6 +31,7 @@ class FlakyProxy:
             0  # set by the test between two calls, counted down by the thread that answers
         )
         self._bytes_until_cut: int | None = None  # likewise, counted down by the thread that asks
+        self._longest_reply_bytes: int | None = None  # set by the test, read by the threads that answer
         self.replies_lost = 0  # how many so far
         self.answered_bytes = 0  # counted by the threads that answer, read by the test between two calls
         self._silent = threading.Event()
@@ -53,6 +56,9 @@ class FlakyProxy:
 
     def lose_question(self, after_bytes: int) -> None:
         self._bytes_until_cut = after_bytes
+
+    def lose_long_replies(self, longer_than_bytes: int) -> None:
+        self._longest_reply_bytes = longer_than_bytes
 
     def go_silent(self) -> None:
         self._silent.set()
@@ -99,14 +105,16 @@ class FlakyProxy:
                 _cut(client)
                 continue
             self._sockets += [client, server]
+            reply = _Reply()
             for target, source, sink in ((self._ask, client, server), (self._answer, server, client)):
-                thread = threading.Thread(target=target, args=(source, sink))
+                thread = threading.Thread(target=target, args=(source, sink, reply))
                 self._threads.append(thread)
                 thread.start()
 
-    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket, reply: _Reply) -> None:
         with suppress(OSError):
             while chunk := client.recv(_CHUNK_BYTES):
+                reply.length_bytes = 0
                 if self._bytes_until_cut is not None:
                     self._bytes_until_cut -= len(chunk)
                     if self._bytes_until_cut < 0:
@@ -116,9 +124,12 @@ class FlakyProxy:
                 server.sendall(chunk)
         _cut(server)
 
-    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+    def _answer(self, server: socket.socket, client: socket.socket, reply: _Reply) -> None:
         with suppress(OSError):
             while chunk := server.recv(_CHUNK_BYTES):
+                reply.length_bytes += len(chunk)
+                if reply.length_bytes > (self._longest_reply_bytes or reply.length_bytes):
+                    break
                 if self._replies_until_cut:
                     self._replies_until_cut -= 1
                     if not self._replies_until_cut:
@@ -130,6 +141,13 @@ class FlakyProxy:
                     self.answered_bytes += len(chunk)
                     client.sendall(chunk)
         _cut(client)
+
+
+class _Reply:
+    """What the server says to the newest question of a connection."""
+
+    length_bytes = 0
+    """So far; set by the thread that asks, counted by the one that answers."""
 
 
 def _cut(open_socket: socket.socket) -> None:

@@ -33,6 +33,7 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Cancelled, Failure, Outcome, Success
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import EndedWaker
+from qml_mp.storage.waits import EndedJobs
 from tests.processes.harness import wait_until
 from tests.storage.conftest import Raw
 from tests.storage.flaky_proxy import FlakyProxy
@@ -69,7 +70,7 @@ def seen(app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> Seen:
     seen, storage = Seen(), app.storage
     ended_jobs, begin_wait, open_waker = storage.ended_jobs, storage.begin_wait, storage.open_ended_waker
 
-    def look(job_ids: Collection[str]) -> dict[str, Job | None]:
+    def look(job_ids: Collection[str]) -> EndedJobs:
         seen.looks.append(len(job_ids))
         return ended_jobs(job_ids)
 
@@ -376,6 +377,28 @@ def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
             waiting.result(LIMIT_S)
         with pytest.raises(StorageUnavailable):  # of a first look it is told
             handles[1].wait(0)
+
+
+@only_postgres
+def test_many_large_results_come_over_a_link_that_is_too_slow_for_all_of_them_at_once(
+    url: str, storage: Storage, postgres_url: str
+) -> None:
+    with FlakyProxy.before(postgres_url) as proxy, closing(QmlApp(proxy.through(url))) as app:
+        handles, running = enqueued(app, 6), claims(storage, 6)
+        for place, claim in enumerate(running):
+            end(storage, claim, success(str(place) * 1_000_000))
+        # In the place of the time that a statement has.
+        proxy.lose_long_replies(3_500_000)
+
+        async def one_by_one() -> list[Any]:
+            return await asyncio.gather(*(handle.await_result(0) for handle in handles))
+
+        results = app.wait_all(handles, 0)
+        of_coroutines = [asyncio.run(one_by_one()), asyncio.run(app.await_all(handles, 0))]
+
+    assert [result[0] for result in results] == ["0", "1", "2", "3", "4", "5"]
+    assert of_coroutines == [results, results]
+    assert_no_thread_is_left()
 
 
 def test_a_storage_that_cannot_be_asked_at_all_is_told_at_once() -> None:

@@ -53,8 +53,10 @@ def test_what_has_ended_and_what_is_not_there_is_found_among_many(storage: Stora
     jobs = {state: job_in(storage, state).job.id for state in StateName}
     ids = [*jobs.values(), UNKNOWN, "no id at all", "order-1", "", jobs[StateName.FAILED].upper()]
 
-    ended = storage.ended_jobs(ids)
+    found = storage.ended_jobs(ids)
 
+    ended = found.jobs
+    assert found.is_all
     assert {job_id: job and job.state_name for job_id, job in ended.items()} == {
         jobs[StateName.SUCCEEDED]: StateName.SUCCEEDED,
         jobs[StateName.FAILED]: StateName.FAILED,
@@ -74,7 +76,7 @@ def test_more_jobs_are_looked_for_than_one_statement_takes(storage: Storage) -> 
     assert claim is not None
     storage.finish(claim, DONE, retention=KEEP)
 
-    assert set(storage.ended_jobs([*ids, UNKNOWN])) == {claim.job.id, UNKNOWN}
+    assert set(storage.ended_jobs([*ids, UNKNOWN]).jobs) == {claim.job.id, UNKNOWN}
 
 
 @pytest.mark.parametrize("outcome", [DONE, Failure(error=NO), Cancelled(reason="no")], ids=type)

@@ -10,7 +10,7 @@ from qml_mp.storage.telling_queries import WaitQueries
 
 WAITS: Final = WaitQueries(
     ended=f"""
-        SELECT asked_id, {JOB_COLUMNS}
+        SELECT asked_id, NULL AS found, {JOB_COLUMNS}
         FROM (SELECT value AS asked_id FROM json_each(:ids)) LEFT JOIN qml_jobs ON qml_jobs.id = asked_id
         WHERE qml_jobs.id IS NULL OR {ENDED}
     """,
