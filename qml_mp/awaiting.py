@@ -229,10 +229,11 @@ class Awaiting:
             if not told:
                 self._close()
                 return ()
-        for each in left:
-            watch.remove(each.job_ids)
-        if came or left:  # others may wait for the same jobs as those who left
-            watch.add({job_id for each in (told if left else came) for job_id in each.job_ids})
+        gone = {job_id for each in left for job_id in each.job_ids}
+        if gone:  # others may wait for the same jobs; of who has seen all of its own there are none
+            watch.remove(gone.difference(*(each.job_ids for each in told)))
+        if came:  # and only then: it has all jobs looked at
+            watch.add({job_id for each in came if each in told for job_id in each.job_ids})
         return came
 
     def _fail(self, bell: _Bell, told: Iterable[Subscription], problem: Exception) -> None:

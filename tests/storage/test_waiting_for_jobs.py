@@ -476,6 +476,51 @@ def test_coroutines_wait_together_in_one_thread_over_one_connection(
     assert_no_thread_is_left()
 
 
+@only_postgres
+def test_a_coroutine_whose_job_has_ended_has_nobody_elses_jobs_looked_for(
+    app: QmlApp, storage: Storage, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("_FIRST_PAUSE_S", "_LOOK_EVERY_S"):  # they are looked for when something is told of them
+        monkeypatch.setattr(watch, pause, 3600.0)
+    handles, running = enqueued(app, 10), claims(storage, 10)
+
+    def all_are_announced() -> bool:
+        return seen.announced >= {handle.id for handle in handles}
+
+    async def wait() -> None:
+        waits = [asyncio.create_task(handle.await_result(LIMIT_S)) for handle in handles]
+        await asyncio.to_thread(wait_until, all_are_announced)
+        seen.looks.clear()
+        for waiting, claim in zip(waits, running, strict=True):
+            await asyncio.to_thread(end, storage, claim)
+            await waiting
+
+    asyncio.run(wait())
+
+    # Of all together at most once: for what ended before it was announced.
+    assert sum(jobs > 1 for jobs in seen.looks) <= 1
+    assert_no_thread_is_left()
+
+
+def test_who_leaves_leaves_the_others_waiting_for_the_same_job(
+    app: QmlApp, storage: Storage, seen: Seen
+) -> None:
+    [handle, other], [claim, _] = enqueued(app, 2), claims(storage, 2)
+
+    async def wait() -> Any:
+        leaving = asyncio.create_task(app.await_all([handle, other]))
+        staying = asyncio.create_task(app.await_all([handle], LIMIT_S))
+        await asyncio.to_thread(seen.listens.wait, LIMIT_S)
+        leaving.cancel()
+        with suppress(asyncio.CancelledError):
+            await leaving
+        await asyncio.to_thread(end, storage, claim, success("a"))
+        return await staying
+
+    assert asyncio.run(wait()) == ["a"]
+    assert_no_thread_is_left()
+
+
 def test_the_forms_for_coroutines_do_what_the_others_do(app: QmlApp, storage: Storage) -> None:
     handles, running = enqueued(app, 3), claims(storage, 3)
     end(storage, running[2], success(2))
