@@ -183,6 +183,7 @@ class _Inline:
 
     def _outcome(self, execution: Execution) -> Outcome:
         outcome = self._processor.run(execution, CancelToken.never())
+        self._processor.end_attempt(outcome)
         if isinstance(outcome, Retry):
             return replace(outcome, delay=timedelta())
         if isinstance(outcome, Success) and outcome.extras is not None:

@@ -165,6 +165,7 @@ class WorkerLoop:
         ran_s = time.monotonic() - began_at
         self._estimates.note(execution.job.method, self._own_time.of(ran_s))
         self._outcomes.add(execution, outcome, ran_s=ran_s)
+        self._runner.end_attempt(execution, outcome)
         self._display.finishing()
         if self._outcomes.are_sent:
             self._runner.catch_up()

@@ -38,6 +38,7 @@ class Runner:
         self._display = display
         self._changes = changes
         self._hygiene = hygiene
+        self._end_attempt = hygiene.guarding(processor.end_attempt, name="tracing")
         self._between = between
         self._max_jobs = _with_jitter(config.max_jobs)
         self._max_memory = config.max_memory
@@ -93,6 +94,14 @@ class Runner:
         if self._is_used_up():
             slot.used_up = True  # it only says so: the supervisor replaces one worker at a time
         return outcome
+
+    def end_attempt(self, execution: Execution, outcome: Outcome) -> None:
+        """Tell whatever follows the program's jobs that the newest one has ended; its outcome is kept by now.
+        It may hang, as the hook for changes of state may: it has the time limit of the job to itself, and a
+        worker that is killed for it loses no job."""
+        if self._processor.attempt is not None and self._end_attempt is not None:
+            self._display.running(execution)
+            self._end_attempt(outcome)
 
     def give_back(self, execution: Execution) -> Outcome:
         """The claim came too late to be run. It is two transitions, and the hook is told of both."""

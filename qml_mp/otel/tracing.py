@@ -194,10 +194,9 @@ class _Sending:
 class _Running:
     def __init__(self, span: trace.Span, context: Context) -> None:
         self._span = span
-        self._token = contexts.attach(context)
+        contexts.attach(context)  # in that of the attempt, which is thrown away after it
 
     def end(self, outcome: Outcome) -> None:
-        contexts.detach(self._token)
         try:
             attributes.tell_outcome(self._span, outcome)
         except Exception:

@@ -6,11 +6,12 @@ One board for all jobs of a process, by claim, so that a job which says nothing 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Protocol
 
 from qml_mp.core.job import PARENT_ID, ClaimKey, Job
 from qml_mp.core.new_job import with_changes
-from qml_mp.core.outcome import Extras
+from qml_mp.core.outcome import Extras, Failure, Outcome, Retry, Success
 from qml_mp.core.progress import Progress
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.tracing import Tracing
@@ -87,6 +88,15 @@ class Board:
         jobs = () if follow_ups is None else follow_ups.jobs()
         progress = self.progress.newest_of(job)
         return Extras(follow_ups=jobs, progress=progress) if jobs or progress is not None else None
+
+
+def with_extras(outcome: Outcome, extras: Extras | None) -> Outcome:
+    """The outcome, with what the job wants to be written with it."""
+    if extras is not None and isinstance(outcome, Success):
+        return replace(outcome, extras=extras)
+    if extras is not None and isinstance(outcome, Retry | Failure) and extras.progress is not None:
+        return replace(outcome, extras=replace(extras, follow_ups=()))
+    return outcome
 
 
 class FollowUps:

@@ -21,7 +21,6 @@ from qml_mp.core.outcome import (
     AttemptKind,
     Cancelled,
     ErrorInfo,
-    Extras,
     Failure,
     Outcome,
     Release,
@@ -33,7 +32,7 @@ from qml_mp.core.payload import EncodedJson
 from qml_mp.errors import JobTimeout
 from qml_mp.frozen import maker
 from qml_mp.processing.binding import PayloadMismatch
-from qml_mp.processing.board import Board, ShownProgress
+from qml_mp.processing.board import Board, ShownProgress, with_extras
 from qml_mp.processing.cancel import CancelReason, CancelToken, UserCode
 from qml_mp.processing.context import WorkerContext, WorkerResult, checked
 from qml_mp.processing.coroutines import run_coroutine
@@ -46,6 +45,7 @@ from qml_mp.processing.plain import NOTHING, plain_result
 from qml_mp.processing.program import Execution, Program, Terms
 from qml_mp.processing.registry import Worker
 from qml_mp.processing.retry import is_a
+from qml_mp.processing.tracing import RunningAttempt
 from qml_mp.storage.storable import MAX_MESSAGE_BYTES
 from qml_mp.units import LONGEST, format_duration
 
@@ -79,6 +79,8 @@ class JobProcessor:
         self._clock = clock
         self._rng = rng
         self._tracing = program.tracing
+        self.attempt: RunningAttempt | None = None
+        """That of the newest run, until `end_attempt`. None: there is none, or nothing follows jobs."""
         self._board = Board(progress, tracing=program.tracing)
         self._terms = lru_cache(_MOST_TERMS)(self._new_terms)
 
@@ -90,15 +92,20 @@ class JobProcessor:
 
     def run(self, execution: Execution, cancel: CancelToken) -> Outcome:
         """Run the job and return what came of it. Raises nothing that the job's code raises, and leaves the
-        context variables and the `decimal` context of the caller as they were."""
+        context variables and the `decimal` context of the caller as they were. `end_attempt` comes next."""
         return in_own_context(self._traced, execution, cancel)
 
+    def end_attempt(self, outcome: Outcome) -> None:
+        """Tell whatever follows jobs what came of the newest run. That is the program's code, and may hang:
+        first keep the outcome where a killed worker leaves it to others."""
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            attempt.end(outcome)
+
     def _traced(self, execution: Execution, cancel: CancelToken) -> Outcome:
-        if self._tracing is None:
-            return self._run(execution, cancel)
-        attempt = self._tracing.attempt(execution.claim)
+        attempt = None if self._tracing is None else self._tracing.attempt(execution.claim)
         outcome = self._run(execution, cancel)
-        attempt.end(outcome)
+        self.attempt = attempt  # not before: within `app.inline()` others may have run meanwhile
         return outcome
 
     def _run(self, execution: Execution, cancel: CancelToken) -> Outcome:
@@ -118,7 +125,7 @@ class JobProcessor:
         else:
             outcome = self._judge_raised(ended.error, execution, cancel)
         if self._board.follow_ups or self._board.progress.newest_job is not None:
-            return _with_extras(outcome, self._board.take(job))
+            return with_extras(outcome, self._board.take(job))
         return outcome
 
     def _judge_raised(self, error: BaseException, execution: Execution, cancel: CancelToken) -> Outcome:
@@ -246,15 +253,6 @@ class JobProcessor:
 
     def _described(self, error: BaseException) -> ErrorInfo:
         return describe_anything(error, user_code=self._user_code)
-
-
-def _with_extras(outcome: Outcome, extras: Extras | None) -> Outcome:
-    """The outcome, with what the job wants to be written with it."""
-    if extras is not None and isinstance(outcome, Success):
-        return replace(outcome, extras=extras)
-    if extras is not None and isinstance(outcome, Retry | Failure) and extras.progress is not None:
-        return replace(outcome, extras=replace(extras, follow_ups=()))
-    return outcome
 
 
 def _innermost(worker: Worker, board: Board) -> CallNext:

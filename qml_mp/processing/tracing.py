@@ -30,7 +30,7 @@ class RunningAttempt(Protocol):
     """An attempt whose code runs now."""
 
     def end(self, outcome: Outcome) -> None:
-        """This came of it. To be called once, in the thread that began it."""
+        """This came of it. To be called once, in the thread that began it, after its context is gone."""
 
 
 class Tracing(Protocol):
@@ -55,7 +55,7 @@ class Tracing(Protocol):
         that they follow, with whose success they are committed."""
 
     def attempt(self, claim: Claim) -> RunningAttempt:
-        """Begin that of this claim; what runs until its end is part of it."""
+        """Begin that of this claim; what runs in the context of the caller is part of it from now on."""
 
     def lost(self, attempt: LostAttempt) -> None:
         """An attempt of another worker, which is dead."""
