@@ -25,9 +25,10 @@ async def events(request: Request) -> Response:
 
 def sign_in_form(request: Request) -> Response:
     site = site_of(request)
+    there = request.query_params.get("next", "")
     if not site.auth.has_form or site.auth.who(request) is not None:
-        return RedirectResponse(site.url(request, "overview"), 303)
-    return site.page(request, "sign_in.html", next=request.query_params.get("next", ""), is_wrong=False)
+        return _lead_to(request, there)
+    return site.page(request, "sign_in.html", next=there, is_wrong=False)
 
 
 async def sign_in(request: Request) -> Response:
@@ -37,12 +38,10 @@ async def sign_in(request: Request) -> Response:
     if not site.auth.admits(form.text("user", default=""), form.text("secret", default="")):
         await asyncio.sleep(_AFTER_A_WRONG_ONE_S)
         return site.page(request, "sign_in.html", status=403, next=there, is_wrong=True)
-    prefix = prefix_of(request)
-    is_ours = there.startswith("/") and not there.startswith(("//", "/\\"))
-    response = RedirectResponse(prefix + there if is_ours else site.url(request, "overview"), 303)
+    response = _lead_to(request, there)
     response.set_cookie(
-        site.auth.cookie("session"), site.auth.session(), max_age=SESSION_S, path=prefix or "/",
-        httponly=True, samesite="strict", secure=is_secure(request),
+        site.auth.cookie("session"), site.auth.session(), max_age=SESSION_S, path=prefix_of(request) or "/",
+        httponly=True, samesite="lax", secure=is_secure(request),
     )  # fmt: skip
     return response
 
@@ -52,6 +51,13 @@ def sign_out(request: Request) -> Response:
     response = RedirectResponse(site.url(request, "sign_in_form"), 303)
     response.delete_cookie(site.auth.cookie("session"), path=prefix_of(request) or "/")
     return response
+
+
+def _lead_to(request: Request, there: str) -> Response:
+    """To where somebody wanted to go; to the overview when that is no path of the page."""
+    is_ours = there.startswith("/") and not there.startswith(("//", "/\\"))
+    url = prefix_of(request) + there if is_ours else site_of(request).url(request, "overview")
+    return RedirectResponse(url, 303)
 
 
 ROUTES = (

@@ -199,10 +199,11 @@ class Guard:
         """The form has to carry what belongs to the cookie of the visit, which was sent beside it.
 
         Another site can neither read that cookie (it is HttpOnly, random, and of another origin) nor have it
-        sent (SameSite=Strict). What a neighbour of the same host or domain could still do, which is to set a
-        cookie that it knows, does not help it: all browsers name the origin of a POST, and `check` has
-        refused its. So the key of the signature adds to this where there is one, and may be empty where
-        there is no secret that all processes of the page share.
+        sent with a POST (SameSite=Lax: with links alone, so that one from a mail finds who is signed in).
+        What a neighbour of the same host or domain could still do, which is to set a cookie that it knows,
+        does not help it: all browsers name the origin of a POST, and `check` has refused its. So the key of
+        the signature adds to this where there is one, and may be empty where there is no secret that all
+        processes of the page share.
         """
         given = request.headers.get(TOKEN_HEADER) or request.scope[FORM].get(TOKEN_FIELD) or ""
         if not self._safety.auth.verifies("form", request.scope["qml_mp.visit"], str(given)):
@@ -293,7 +294,7 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
                 secure = "; Secure" if is_secure(request) else ""
                 headers.append(
                     "set-cookie",
-                    f"{new_visit}; Path={path}; HttpOnly; SameSite=Strict{secure}",
+                    f"{new_visit}; Path={path}; HttpOnly; SameSite=Lax{secure}",
                 )
         await send(message)
 

@@ -45,13 +45,28 @@ def test_who_has_the_token_gets_where_he_wanted(page: Served) -> None:
     assert "Sign out" in home.text
 
 
-def test_the_cookie_is_for_the_page_alone(page: Served) -> None:
+def test_who_is_signed_in_already_gets_where_he_wanted(page: Served) -> None:
+    """Of a form that he had opened before, or reloads."""
     with page.visitor() as visitor:
-        cookie = sign_in(visitor, secret=TOKEN).headers["set-cookie"]
+        sign_in(visitor, secret=TOKEN)
 
-    assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
-    assert TOKEN not in cookie
+        to_the_job = visitor.get("/sign-in?next=%2Fjobs%3Fqueue%3Dimages")
+        to_nowhere = visitor.get("/sign-in")
+        to_another = visitor.get("/sign-in?next=%2F%2Fevil.example%2F")
+
+    led = [answer.headers["location"] for answer in (to_the_job, to_nowhere, to_another)]
+    assert led == ["/jobs?queue=images", "/", "/"]
+
+
+def test_the_cookies_are_for_the_page_alone_and_for_links_to_it(page: Served) -> None:
+    with page.visitor() as visitor:
+        visit = visitor.get("/sign-in").headers["set-cookie"]
+        session = sign_in(visitor, secret=TOKEN).headers["set-cookie"]
+
+    for cookie in (visit, session):
+        assert "HttpOnly" in cookie
+        assert "samesite=lax" in cookie.lower()
+        assert TOKEN not in cookie
 
 
 def test_behind_https_the_cookies_are_never_sent_without(page: Served) -> None:
