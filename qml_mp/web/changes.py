@@ -103,12 +103,22 @@ class Changes:
             self._remove(watcher)
 
     def _add(self, watcher: _Watcher) -> None:
+        """Raises what the system does while it has no thread or descriptor for the listener."""
         with self._lock:
-            self._watchers.add(watcher)
             if self._thread is None and not self._closed:
-                self._bell = _Bell()
-                self._thread = threading.Thread(target=self._listen, name="qml-mp-changes", daemon=True)
-                self._thread.start()
+                self._start_listener()
+            self._watchers.add(watcher)  # the listener looks for it once it has the lock
+
+    def _start_listener(self) -> None:
+        """Noted when it runs, and not before: the next browser would take it for one that does."""
+        bell = _Bell()
+        thread = threading.Thread(target=self._listen, name="qml-mp-changes", daemon=True)
+        try:
+            thread.start()
+        except BaseException:
+            bell.close()
+            raise
+        self._bell, self._thread = bell, thread
 
     def _remove(self, watcher: _Watcher) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, closing
@@ -14,7 +15,11 @@ from qml_mp.core.job import Job
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.waiting import Waker
 from qml_mp.web.changes import Changes
+from tests.until import PATIENCE_S
 from tests.web.browsers import until
+
+_NO_SUCH_STACK_BYTES = 1 << 60
+"""No memory has room for it, and so the system starts no thread that wants it."""
 
 
 def test_an_error_that_is_none_of_the_storages_is_logged_and_the_next_commit_is_told(
@@ -47,6 +52,27 @@ def test_an_error_that_is_none_of_the_storages_is_logged_and_the_next_commit_is_
     assert [record.message for record in caplog.records] == [
         "The page is not told of commits; it asks again every 1 s"
     ]
+
+
+def test_a_browser_that_comes_when_there_is_a_thread_again_is_told(file_url: str) -> None:
+    with closing(open_storage(file_url)) as storage:
+        changes = Changes(storage)
+
+        async def come_in_vain() -> None:
+            with pytest.raises(RuntimeError, match="new thread"):
+                await anext(changes.stream())
+
+        async def look() -> None:
+            async with aclosing(changes.stream()) as events, asyncio.timeout(PATIENCE_S):
+                await told(events)
+            await until(lambda: not changes.is_listening, what="its end, as nobody looks any more")
+
+        usual_bytes = threading.stack_size(_NO_SUCH_STACK_BYTES)
+        try:
+            asyncio.run(come_in_vain())
+        finally:
+            threading.stack_size(usual_bytes)
+        asyncio.run(look())
 
 
 def test_a_commit_is_told_when_there_may_be_something_newer(file_url: str) -> None:
