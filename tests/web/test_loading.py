@@ -30,11 +30,22 @@ def test_the_first_load_is_small_and_comes_from_the_page_alone(page: Served) -> 
 
 def test_what_was_loaded_is_kept_by_browsers_until_there_is_another_version(page: Served) -> None:
     with page.visitor() as visitor:
-        style = visitor.get("/static/page.css?v=1")
         home = visitor.get("/")
+        files = [visitor.get(link) for link in Links(home.text).found if "/static/" in link]
 
-    assert "immutable" in style.headers["cache-control"]
+    assert [file.headers["cache-control"] for file in files] == ["public, max-age=31536000, immutable"] * 5
     assert home.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("query", ["?v=of-another-version", ""])
+def test_a_file_that_is_asked_for_by_a_page_of_another_version_is_kept_by_nobody(
+    page: Served, query: str
+) -> None:
+    with page.visitor() as visitor:
+        script = visitor.get(f"/static/page.js{query}")
+
+    assert script.status_code == 200
+    assert script.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("name", ["htmx-2.0.11.min.js", "htmx-ext-sse-2.2.4.min.js"])
