@@ -16,7 +16,10 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
+from qml_mp.web import dashboard
+from qml_mp.web.pages import jobs_change
 from tests.storage.helpers import HOUR, KEEP, claim_new, fetch, in_an_hour, present
+from tests.web.asgi import Visitor
 from tests.web.serving import Served, served, token_of
 
 ERROR = ErrorInfo(
@@ -81,7 +84,7 @@ def text_of(response: httpx.Response) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", response.text)).split())
 
 
-def answer(client: httpx.Client, question: httpx.Response, typed: str) -> httpx.Response:
+def answer(client: httpx.Client | Visitor, question: httpx.Response, typed: str) -> httpx.Response:
     """Send the form of the question with what is typed."""
     fields = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', question.text)
     data: dict[str, list[str]] = {}
@@ -169,6 +172,27 @@ def test_all_that_a_filter_means_are_retried_once_their_number_is_typed(
     assert states(storage, ids) == {StateName.ENQUEUED}
     assert states(storage, other + late) == {StateName.FAILED}
     assert again.status_code == 409  # none of them is Failed any more
+
+
+def test_a_change_that_runs_out_of_time_says_how_many_are_left(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_change, "_WITHIN_S", 0)  # as if its first batch, of 500, took all of it
+    storage.enqueue_many([Job.new("thumb", queue="very-many") for _ in range(502)])
+    visitor = Visitor(dashboard(storage))
+    query = "change=delete&which=all&queue=very-many"
+
+    first = answer(visitor, visitor.get(f"/jobs/change?{query}"), "502")
+    told_first = text_of(visitor.get(first.headers["location"]))
+    second = answer(visitor, visitor.get(f"/jobs/change?{query}"), "2")
+    told_second = text_of(visitor.get(second.headers["location"]))
+
+    says = "500 jobs are deleted. That took all the time there is: 2 jobs are left, do the same again."
+    assert says in told_first
+    assert "as before" not in told_first
+    assert storage.list_acts().acts[1].said == says
+    assert "2 jobs are deleted. " in told_second
+    assert "all the time" not in told_second
 
 
 def test_what_is_changed_is_in_the_audit(client: httpx.Client, storage: Storage) -> None:

@@ -196,8 +196,7 @@ def _do(site: Site, request: Request, wanted: Wanted, meant: int, done: _Done) -
         done.changed += batch.changed
         done.refused += batch.refused
         if time.monotonic() > ends_at:
-            told = _told(wanted, done, meant)
-            return f"{told} That took all the time there is; the same again goes on with the others."
+            return _told_out_of_time(wanted, done, meant)
     return _told(wanted, done, meant)
 
 
@@ -236,9 +235,19 @@ def _reason(request: Request, wanted: Wanted) -> str:
     return f"{word} on the page by {asker_of(request).who}"
 
 
-def _told(wanted: Wanted, done: _Done, meant: int) -> str:
+def _told_out_of_time(wanted: Wanted, done: _Done, meant: int) -> str:
+    """When there is no time for more of them: those that had no turn are not as before for a reason."""
+    tried = done.changed + done.refused
+    told = _told(wanted, done, tried)
+    if tried >= meant:
+        return told
+    return f"{told} That took all the time there is: {_jobs(meant - tried)} left, do the same again."
+
+
+def _told(wanted: Wanted, done: _Done, tried: int) -> str:
+    """`tried`: how many had their turn."""
     said = f"{_jobs(done.changed)} {wanted.change.done}."
-    left = meant - done.changed
+    left = tried - done.changed
     if done.refused:
         return f"{said} {_jobs(done.refused)} as before: they had just ended, or their server cannot be seen."
     if left > 0:
