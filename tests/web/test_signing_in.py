@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.web.sign_in import Auth
+from qml_mp.storage.open import open_storage
+from qml_mp.web import dashboard
+from qml_mp.web.sign_in import SESSION_S, Auth
+from tests.web.asgi import Visitor
 from tests.web.serving import Served, sentence_of, served, token_of
 
 TOKEN = "a-token-that-nobody-guesses"
@@ -167,6 +172,22 @@ def test_people_stay_signed_in_when_the_page_is_started_again(file_url: str, tmp
         visitor.cookies.set(SESSION, cookie)
 
         assert visitor.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("began_s", "status"),
+    [(-SESSION_S - 60, 303), (-SESSION_S + 60, 200), (90, 200), (3600, 200), (2 * SESSION_S, 303)],
+    ids=["long ago", "today", "by a clock ahead", "before it was set back", "in a day"],
+)
+def test_a_session_is_one_for_its_time_by_other_clocks_too(file_url: str, began_s: int, status: int) -> None:
+    """Whose beginning another machine, or this one, has written."""
+    auth = Auth.of(TOKEN)
+    began = f"{int(time.time()) + began_s}.any"
+    with closing(open_storage(file_url)) as storage:
+        visitor = Visitor(dashboard(storage, auth=TOKEN))
+        visitor.cookies.set(SESSION, f"{began}.{auth.sign('session', began)}")
+
+        assert visitor.get("/").status_code == status
 
 
 @pytest.mark.parametrize(
