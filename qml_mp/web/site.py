@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
@@ -140,13 +141,18 @@ class Site:
             "url": lambda name, **parameters: self.url(request, name, **parameters),
             "static": lambda name: self.static(request, name),
             "live": lambda name: _live(name, address),
-            "now": self._now,
+            "elapsed": self._elapsed,
         }
 
-    def _now(self) -> datetime:
-        """The storage's clock, at most a little late."""
-        now: datetime = self.reads.get("now", self.storage.now, every_s=10.0)
-        return now
+    def _elapsed(self, since: datetime) -> timedelta:
+        """By the storage's clock, which is read rarely and goes on meanwhile; no less than nothing."""
+        now, read_at = self.reads.get("now", self._read_clock, every_s=10.0)
+        return max(timedelta(), now + timedelta(seconds=time.monotonic() - read_at) - since)
+
+    def _read_clock(self) -> tuple[datetime, float]:
+        """What it shows, and the monotonic instant of that."""
+        read_at = time.monotonic()  # before the answer: else what has just begun would begin in the future
+        return self.storage.now(), read_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +20,7 @@ from qml_mp.storage.values import JobFilter
 from qml_mp.web import dashboard
 from qml_mp.web.pages import jobs_change
 from tests.storage.helpers import HOUR, KEEP, claim_new, fetch, in_an_hour, present
+from tests.until import wait_until
 from tests.web.asgi import Visitor
 from tests.web.serving import Served, served, token_of
 
@@ -64,6 +66,12 @@ def claim_of(storage: Storage, queue: str) -> Claim:
     claim = storage.fetch_and_lock_job(fetch(queue))
     assert claim is not None
     return claim
+
+
+def let_a_second_pass(storage: Storage) -> None:
+    """By its own clock."""
+    over_at = storage.now() + timedelta(seconds=1)
+    wait_until(lambda: storage.now() > over_at, what="a second")
 
 
 def listed(response: httpx.Response) -> list[str]:
@@ -140,6 +148,21 @@ def test_pages_go_to_older_ones_and_back(client: httpx.Client, storage: Storage)
     assert listed(client.get(link(third, "Newest"))) == listed(first)
     assert "Older</a>" not in third.text
     remove(storage, ids)
+
+
+def test_how_long_a_job_has_run_is_told_without_javascript_too(
+    client: httpx.Client, storage: Storage
+) -> None:
+    """Also of one that has begun since the page has read the storage's clock."""
+    for queue in ("runs-first", "runs-second"):
+        storage.enqueue(Job.new("thumb", queue=queue))
+        claim = claim_of(storage, queue)
+        let_a_second_pass(storage)
+
+        [ran] = re.findall(r"data-since>([^<]*)<", client.get(f"/jobs?queue={queue}").text)
+
+        assert re.fullmatch(r"[\d.]+ s|\d+ min.*", ran), f"{queue}: {ran}"
+        storage.finish(claim, Success(result=None, duration=HOUR), retention=KEEP)
 
 
 def test_a_job_is_found_by_the_beginning_of_its_id(client: httpx.Client, storage: Storage) -> None:
