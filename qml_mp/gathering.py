@@ -176,11 +176,16 @@ def _taken(places: dict[str, list[int]], ended: dict[str, Job | None]) -> list[t
 
 def _ended_at_last(ends: JobEnds, job_ids: Collection[str]) -> dict[str, Job | None]:
     """The time is over: those that have ended since the last look, which may be a while ago."""
+    ended: dict[str, Job | None] = {}
     try:
-        return ends.storage.ended_jobs(job_ids)
+        while True:
+            found = ends.storage.ended_jobs([job_id for job_id in job_ids if job_id not in ended])
+            ended |= found.jobs
+            if found.is_all:
+                break
     except StorageError as problem:
         logger.warning("The last look for jobs that are waited for failed: %s", problem)
-        return {}
+    return ended
 
 
 def _check_that_all_ended(places: dict[str, list[int]], limit: timedelta | None) -> None:

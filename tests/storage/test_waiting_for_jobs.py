@@ -265,7 +265,7 @@ def test_a_job_that_ends_between_the_last_look_and_the_end_of_the_time_has_ended
     [handle], running = enqueued(app, 1), claims(storage, 1)
     look = app.storage.ended_jobs
 
-    def look_and_then_it_ends(job_ids: Collection[str]) -> dict[str, Job | None]:
+    def look_and_then_it_ends(job_ids: Collection[str]) -> EndedJobs:
         ended = look(job_ids)
         while running:
             end(storage, running.pop(), success(3))
