@@ -24,7 +24,7 @@ from qml_mp.processing.middleware import (
 from qml_mp.processing.plain import plain_result
 from qml_mp.processing.registry import WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy, check_policy
-from qml_mp.processing.tracing import Tracing
+from qml_mp.processing.tracing import Tracing, check_tracing
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
 
 
@@ -65,6 +65,8 @@ class Program:
             check_plain(layer, what=f"middleware[{number}]", takes="(job, context, call_next)")
         if self.on_state_change is not None:
             check_plain(self.on_state_change, what="on_state_change", takes="(change)")
+        if self.tracing is not None:
+            check_tracing(self.tracing)
 
     def with_failure_hook(self, hook: FailureHook) -> Program:
         """The program with this function for failed jobs. Raises `ConfigurationError` when there is one

@@ -13,6 +13,10 @@ from typing import Protocol
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.lost_attempt import LostAttempt
 from qml_mp.core.outcome import Outcome
+from qml_mp.errors import ConfigurationError, shown
+
+_NEEDED = ("flush_timeout", "open", "sending", "attempt", "lost", "flush")
+"""What a `Tracing` has."""
 
 
 class Sending(Protocol):
@@ -62,3 +66,12 @@ class Tracing(Protocol):
 
     def flush(self) -> bool:
         """Export all that has ended; whether that worked within `flush_timeout`."""
+
+
+def check_tracing(tracing: object) -> None:
+    """Raise `ConfigurationError` for what is no `Tracing`; a class of them is none."""
+    if isinstance(tracing, type) or not all(hasattr(tracing, name) for name in _NEEDED):
+        raise ConfigurationError(
+            f"tracing is {shown(tracing)}; it must be an object with {', '.join(_NEEDED)}, such as "
+            "qml_mp.otel.OpenTelemetry()."
+        )

@@ -299,6 +299,18 @@ def test_what_is_no_provider_is_refused() -> None:
         OpenTelemetry(5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "tracing",
+    [OpenTelemetry, TracerProvider(), object(), 0],
+    ids=["a class", "a provider", "an object", "a number"],
+)
+def test_what_follows_no_jobs_is_refused_where_it_is_given(tracing: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^tracing is .*; it must be an object with .*OpenTelemetry\(\)"
+    ):
+        QmlApp("memory://", tracing=tracing)
+
+
 def test_who_does_not_trace_imports_nothing_of_it(tmp_path: Path) -> None:
     program = """
 import sys
