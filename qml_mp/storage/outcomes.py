@@ -10,6 +10,7 @@ from typing import Any, assert_never
 
 from qml_mp.core.begun import begun_by_worker
 from qml_mp.core.failure_kinds import failure_key
+from qml_mp.core.history import microseconds_of
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.lost_attempt import RELEASED, facts_of_lost
 from qml_mp.core.outcome import (
@@ -30,7 +31,7 @@ from qml_mp.storage.follow_ups import enqueue_follow_ups, keep_their_keys
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.progress import progress_rows
 from qml_mp.storage.row_change import RowChange, applied, row_change
-from qml_mp.storage.rows import Row, state_name_of
+from qml_mp.storage.rows import Row, duration_of, state_name_of, text_of
 from qml_mp.storage.storable import microseconds, storable_change, storable_reason
 from qml_mp.storage.values import Finished, Retention
 
@@ -68,8 +69,7 @@ class Writing:
                     rows[claim.job.id] = row
         self.rows: Sequence[Values] = [rows[job_id] for job_id in sorted(rows)]
         """What `succeed` is run with, each, in the order in which everybody locks jobs."""
-        self.values: Values = {"ttl": retention.succeeded_ttl}
-        """And for all of them."""
+        self.values: Values = {"ttl": retention.succeeded_ttl}  # and for all of them
         self._succeeded: Result | None = None
         self._results: dict[ClaimKey, Result] = {}
         """Of the others."""
@@ -103,8 +103,13 @@ class Writing:
         if self._has_extras:
             keep_their_keys(jobs, transaction, self._finished)
         if not self.is_of_successes:
-            held = transaction.run(claims.lock, {"ids": [claim.job.id for claim, _ in self._finished]}).rows()
-            asked = {ClaimKey(job_id=row["id"], claim_seq=row["claim_seq"]): row for row in held}
+            rows = transaction.run(claims.lock, {"ids": [claim.job.id for claim, _ in self._finished]}).rows()
+            held = {(row["id"], row["claim_seq"], text_of(row["worker_id"])): row for row in rows}
+            asked = {
+                claim.key: held[fence]
+                for claim, _ in self._finished
+                if (fence := (claim.job.id, claim.job.claim_seq, claim.worker_id)) in held
+            }
             self._note_progress(transaction, asked)
             for claim, outcome in self._finished:
                 if claim.key in asked and not isinstance(outcome, Success):
@@ -173,9 +178,7 @@ class Writing:
         if row is None or row["claim_seq"] != claim.job.claim_seq:
             return lost
         present = state_name_of(row["state"])
-        if present is StateName.PROCESSING or not _written_by_this_claim(
-            outcome, recorded=row["recorded"], succeeded=bool(row["succeeded"])
-        ):
+        if present is StateName.PROCESSING or not _written_by_this_claim(claim, outcome, row):
             return lost
         job = partial(job_of, row, self._db.instant)
         was_written = not (isinstance(outcome, Success) and self._has_just_written(row))
@@ -238,17 +241,21 @@ def _facts(claim: Claim, change: RowChange) -> str:
     )
 
 
-def _written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded: bool) -> bool:
+def _written_by_this_claim(claim: Claim, outcome: Outcome, row: Row) -> bool:
     """Whether a guarded write that hit no row had been done before, by the same claim.
 
-    For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on
-    is this claim, or somebody who took the claim away. `recorded` is the kind of the claim's attempt in
-    the history, `succeeded` whether a success was written. A cancel that was asked for, of which
+    For a row that still has the claim's `claim_seq` and is no longer Processing. What moved it on is this
+    claim, or somebody who took it away; or, after a restore, another claim of that number: an attempt in the
+    history names its worker, and a success has a duration of its own. A cancel that was asked for, of which
     nothing is known any more, makes Cancelled of the outcomes after which the job would run again.
     """
+    recorded: str | None = row["recorded"]
+    ran = duration_of(row["duration_us"])
+    if recorded is not None and text_of(row["recorded_of"]) != claim.worker_id:
+        return False
     match outcome:
-        case Success():
-            return succeeded
+        case Success(duration=duration):  # as in shared memory, from where it may have been written
+            return ran is not None and microseconds_of(ran) == microseconds_of(duration)
         case Failure(kind=kind):
             return recorded == kind
         case Retry(kind=kind):
@@ -258,7 +265,7 @@ def _written_by_this_claim(outcome: Outcome, *, recorded: str | None, succeeded:
         case Cancelled():
             return recorded == AttemptKind.CANCELLED
         case Release():  # whoever gave the claim back, it is what this one wanted
-            return not succeeded and recorded in (None, AttemptKind.CANCELLED)
+            return ran is None and recorded in (None, AttemptKind.CANCELLED)
         case _:
             assert_never(outcome)
 
@@ -281,6 +288,7 @@ def _success_row(claim: Claim, success: Success) -> dict[str, Any]:
         "result": success.result_text(),
         "duration_us": microseconds(success.duration),
         "reason": storable_reason(success.not_stored),
+        "held_by": claim.worker_id,
     }
 
 

@@ -64,8 +64,8 @@ class JobQueries:
     cancel_requests: str
     """server_id: id, claim_seq, worker_id, cancel_reason of running jobs that somebody wants cancelled."""
     note_progress: str
-    """For `run_each`, id, claim_seq, progress (JSON text), no id twice: say so of these claims, guarded as
-    their ends are; `count`."""
+    """For `run_each`, id, claim_seq, progress (JSON text), no id twice: say so of these claims, guarded by
+    claim_seq and Processing; `count`."""
     progress: str
     """ids: id, claim_seq, progress of those that have any."""
     any_expired: str
@@ -104,7 +104,7 @@ class ChoiceQueries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimQueries:
-    """Claims and their ends. Whatever is written about a claim is guarded by id, claim_seq and Processing."""
+    """Claims and their ends. Writes about them are guarded by id, claim_seq, worker and Processing."""
 
     from_all: ChoiceQueries
     from_one: ChoiceQueries
@@ -130,7 +130,7 @@ class ClaimQueries:
     """server_id: the same; nobody else ends these claims until the transaction does. Locked in the order of
     their ids, as all that locks several jobs and waits for them, so that no two wait for each other."""
     lock: str
-    """ids: id, claim_seq, cancel_reason of those that are Processing, locked like `lock_of_server`."""
+    """ids: id, claim_seq, worker_id, cancel_reason of those that are Processing; locked as above."""
     succeed: str
     """For `run_each`, what `outcomes` binds for each, in the order of their ids, no id twice; ttl for all:
     write these successes; tells `written_at`, and in `count` how many hit their row."""
@@ -142,7 +142,7 @@ class ClaimQueries:
     add_attempt: str
     """id, claim_seq and what `outcomes` binds: keep an attempt that did not succeed."""
     read_back: str
-    """ids: job, succeeded, recorded (the kind of the newest claim's attempt in the history)."""
+    """ids: job, recorded and recorded_of (of the newest claim's attempt: its kind and its worker)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

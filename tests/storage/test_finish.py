@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,11 +18,13 @@ from qml_mp.core.outcome import (
     ProcessFacts,
     Release,
     Retry,
+    Success,
 )
 from qml_mp.core.server_info import ProcessIdentity, WorkerInfo
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, StateName, Succeeded
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Finished
+from qml_mp.storage.values import Fetch, Finished
+from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, finish_and_fetch, present
 from tests.storage.test_registry import server
 
@@ -193,6 +196,70 @@ def test_a_stale_claim_changes_nothing(storage: Storage, outcome: Outcome) -> No
     assert present(storage, newer) == before
     assert storage.attempts(newer.job.id) == ()
     assert storage.finish(newer, DONE, retention=KEEP).accepted
+
+
+def claim_again_after_restore(storage: Storage, raw: Raw, lost: Claim) -> Claim:
+    """Another worker's claim of the job, in a storage that does not know of the one that is lost."""
+    raw.run(
+        "UPDATE {jobs} SET state = 'enqueued', claim_seq = 0, started_at = NULL, worker_id = NULL,"
+        " server_id = NULL WHERE id = ?",
+        lost.job.id,
+    )
+    newer = storage.fetch_and_lock_job(fetch(lost.job.queue, worker="worker-2"))
+    assert newer is not None
+    assert newer.key == lost.key
+    return newer
+
+
+with_or_without_next = pytest.mark.parametrize(
+    "which", [None, fetch("next")], ids=["alone", "with the next claim"]
+)
+
+
+@every_outcome
+@with_or_without_next
+def test_a_claim_whose_number_another_worker_has_since_a_restore_changes_nothing(
+    storage: Storage, raw: Raw, outcome: Outcome, which: Fetch | None
+) -> None:
+    lost = claim_new(storage)
+    newer = claim_again_after_restore(storage, raw, lost)
+    before = present(storage, newer)
+
+    finished, _ = finish_and_fetch(storage, lost, outcome, which)
+
+    assert finished == Finished(accepted=False, state=None)
+    assert present(storage, newer) == before
+    assert storage.attempts(newer.job.id) == ()
+    assert storage.finish(newer, DONE, retention=KEEP).accepted
+
+
+@pytest.mark.parametrize("name", [name for name in OUTCOMES if name != "release"])
+@with_or_without_next
+def test_what_came_of_that_workers_claim_is_not_taken_for_an_outcome_of_the_lost_one(
+    storage: Storage, raw: Raw, name: str, which: Fetch | None
+) -> None:
+    """As `finish` does for a reply that was lost."""
+    lost = claim_new(storage)
+    newer = claim_again_after_restore(storage, raw, lost)
+    outcome = OUTCOMES[name]
+    its_own = replace(outcome, duration=HOUR) if isinstance(outcome, Success) else outcome
+    assert storage.finish(newer, its_own, retention=KEEP).accepted
+
+    finished, _ = finish_and_fetch(storage, lost, outcome, which)
+
+    assert finished == Finished(accepted=False, state=None)
+    assert storage.finish(newer, its_own, retention=KEEP).was_written
+
+
+def test_of_several_successes_only_that_of_the_lost_claim_changes_nothing(storage: Storage, raw: Raw) -> None:
+    claims = [claim_new(storage) for _ in range(7)]
+    newer = claim_again_after_restore(storage, raw, claims[3])
+
+    ends = [(claim, DONE) for claim in claims]
+    finished = storage.exchange(ends, fetch=None, limit=0, retention=KEEP).finished
+
+    assert [done.accepted for done in finished] == [claim is not claims[3] for claim in claims]
+    assert [claim.worker_id for claim in storage.claims()] == [newer.worker_id]
 
 
 def test_a_claim_that_was_taken_back_cannot_succeed(storage: Storage) -> None:

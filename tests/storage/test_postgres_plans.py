@@ -48,6 +48,7 @@ FINISHED = {
     "result": ["null", None],
     "duration_us": [1, 2],
     "reason": [None, None],
+    "held_by": ["w", "w"],
     "ended_channel": "ended",
 }
 
@@ -133,7 +134,7 @@ def test_a_claim_of_several_reads_and_locks_no_more_than_it_takes(
     held = [
         job_id
         for (job_id,) in session.execute(
-            f"UPDATE {SCHEMA}.jobs SET state = 'processing', claim_seq = 1, priority = -1"
+            f"UPDATE {SCHEMA}.jobs SET state = 'processing', claim_seq = 1, worker_id = 'w', priority = -1"
             f" WHERE id IN (SELECT id FROM {SCHEMA}.jobs WHERE state = 'enqueued' AND queue = 'small'"
             " AND method = 'work' ORDER BY created_at DESC LIMIT 2) RETURNING id"
         )

@@ -183,8 +183,9 @@ _CLAIM: Final = f"""
     LEFT JOIN claimed ON true
 """
 
-# The guard of every write about a claim: id, claim_seq and Processing. As a CASE, because a planner whose
-# statistics are old may otherwise look for the row among all that are Processing.
+# The guard of every write about a claim: id, claim_seq and Processing; and the worker, which is compared here
+# for a success, for the others once their rows are locked. As a CASE, because a planner whose statistics are
+# old may otherwise look for the row among all that are Processing.
 _CLAIM_HOLDS: Final = "id = %(id)s AND CASE WHEN state = 'processing' THEN claim_seq END = %(claim_seq)s"
 
 _SUCCEED: Final = """
@@ -194,12 +195,13 @@ _SUCCEED: Final = """
         cancel_reason = NULL, worker_id = NULL, server_id = NULL
     FROM unnest(
         %(id)s::text[], %(claim_seq)s::integer[], %(result)s::text[], %(duration_us)s::bigint[],
-        %(reason)s::text[]
-    ) AS done (id, claim_seq, result, duration_us, reason)
+        %(reason)s::text[], %(held_by)s::text[]
+    ) AS done (id, claim_seq, result, duration_us, reason, held_by)
     -- The rows are locked in the order of their ids, whichever side of the join comes first: those of the
     -- arrays come in that order, and so does what an index gives for a list.
     WHERE j.id = ANY(%(id)s::text[]) AND j.id = done.id
-      AND CASE WHEN j.state = 'processing' THEN j.claim_seq END = done.claim_seq
+      AND CASE WHEN j.state = 'processing' AND j.worker_id = done.held_by THEN j.claim_seq END
+          = done.claim_seq
 """
 _EXCHANGE: Final = f"""
     {_CLAIMED}, finished AS (
@@ -228,6 +230,7 @@ _BEHIND: Final = f"""
         ORDER BY j.created_at, j.id LIMIT %(limit)s {_LOCK}
     )
 """
+_ITS_ATTEMPT: Final = "FROM {s}.attempts AS a WHERE a.job_id = j.id AND a.claim_seq = j.claim_seq"
 
 CLAIMS: Final = ClaimQueries(
     from_all=_from("", start="({entry} {order})", same="", always="j.id <> ''"),
@@ -263,7 +266,7 @@ CLAIMS: Final = ClaimQueries(
     lock_of_server=f"{_OF_SERVER} ORDER BY j.id FOR UPDATE",
     # FOR UPDATE: a cancel that comes after this read waits, and then finds the job no longer running.
     lock="""
-        SELECT id, claim_seq, cancel_reason FROM {s}.jobs
+        SELECT id, claim_seq, worker_id, cancel_reason FROM {s}.jobs
         WHERE id = ANY(%(ids)s::text[]) AND state = 'processing' ORDER BY id FOR UPDATE
     """,
     succeed=f"""
@@ -310,9 +313,8 @@ CLAIMS: Final = ClaimQueries(
         ON CONFLICT (job_id, claim_seq) DO NOTHING
     """,
     read_back=f"""
-        SELECT {JOB}, j.duration_us IS NOT NULL AS succeeded, (
-            SELECT a.kind FROM {{s}}.attempts AS a
-            WHERE a.job_id = j.id AND a.claim_seq = j.claim_seq) AS recorded
+        SELECT {JOB},
+               (SELECT a.kind {_ITS_ATTEMPT}) AS recorded, (SELECT a.worker {_ITS_ATTEMPT}) AS recorded_of
         FROM {{s}}.jobs AS j WHERE j.id = ANY(%(ids)s::text[])
     """,
 )

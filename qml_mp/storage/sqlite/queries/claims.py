@@ -120,7 +120,10 @@ _SUCCEED: Final = """
     SET state = 'succeeded', result = :result, duration_us = :duration_us, reason = :reason,
         finished_at = :now, expires_at = :now + :ttl, run_at = NULL, cancel_reason = NULL,
         worker_id = NULL, server_id = NULL
-    WHERE id = :id AND claim_seq = :claim_seq AND state = 'processing'
+    WHERE id = :id AND claim_seq = :claim_seq AND worker_id = :held_by AND state = 'processing'
+"""
+_ITS_ATTEMPT: Final = """
+    FROM qml_attempts AS attempt WHERE job_id = qml_jobs.id AND attempt.claim_seq = qml_jobs.claim_seq
 """
 
 CLAIMS: Final = ClaimQueries(
@@ -142,7 +145,7 @@ CLAIMS: Final = ClaimQueries(
     of_server=_OF_SERVER,
     lock_of_server=_OF_SERVER,  # the write lock is held
     lock="""
-        SELECT id, claim_seq, cancel_reason FROM qml_jobs
+        SELECT id, claim_seq, worker_id, cancel_reason FROM qml_jobs
         WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'processing'
     """,
     succeed=_SUCCEED,
@@ -176,9 +179,8 @@ CLAIMS: Final = ClaimQueries(
         ON CONFLICT (job_id, claim_seq) DO NOTHING
     """,
     read_back=f"""
-        SELECT {JOB}, duration_us IS NOT NULL AS succeeded, (
-            SELECT kind FROM qml_attempts AS attempt
-            WHERE job_id = qml_jobs.id AND attempt.claim_seq = qml_jobs.claim_seq) AS recorded
+        SELECT {JOB},
+               (SELECT kind {_ITS_ATTEMPT}) AS recorded, (SELECT worker {_ITS_ATTEMPT}) AS recorded_of
         FROM qml_jobs WHERE id IN (SELECT value FROM json_each(:ids))
     """,
 )
