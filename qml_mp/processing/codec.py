@@ -100,8 +100,9 @@ def codec_of(hint: Any, where: str) -> Codec:
 
 def is_mistakable(hint: Any) -> bool:
     """Whether `Mistakable` may be raised for a value of this annotation: where a union is in it of which one
-    member may read what another one writes, an array, whose shape lists may not say, an enum as keys of which
-    two are one text, or a dataclass whose `__post_init__` may change it again."""
+    member may read what another one writes (as None does the null of an enum), an array, whose shape lists
+    may not say, an enum as keys of which two are one text, or a dataclass whose `__post_init__` may change it
+    again."""
     seen: list[Any] = []
     rest = [hint]
     while rest:
@@ -117,7 +118,7 @@ def is_mistakable(hint: Any) -> bool:
             return True
         if kind in _MAPPINGS and args and is_mistakable_key(unwrapped(args[0])):
             return True
-        if len(seen) > _MOST_SEEN or (kind in _UNIONS and not _union(args).are_apart):
+        if len(seen) > _MOST_SEEN or (kind in _UNIONS and _union(args).is_mistakable):
             return True  # what has no end, as a class that has one of `Self[list[T]]`, is looked at by value
         seen.append(hint)
         rest += args

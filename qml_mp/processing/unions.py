@@ -89,6 +89,9 @@ class Union:
         self._codec_of = codec_of
         self._name = " or ".join([*(named(each.hint) for each in members), *(["None"] if has_none else [])])
         self.are_apart = are_apart(members)
+        null_of_a_value = any(type(None) in each.written and each.codec is not ANYTHING for each in members)
+        self.is_mistakable = not self.are_apart or (has_none and null_of_a_value)
+        """Whether what it writes of a value may be read as another one, and is refused then."""
         self.codec: Final = Codec(self._encode_first if self.are_apart else self._encode, self._decode)
 
     def _encode_first(self, value: Any, where: str) -> JsonValue:

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -48,6 +48,11 @@ class Level(IntEnum):
 class Odd(Enum):
     NUMBER = 1
     TEXT = "1"
+
+
+class Answer(Enum):
+    YES = True
+    UNKNOWN = None
 
 
 class Point(NamedTuple):
@@ -236,6 +241,29 @@ def test_an_annotated_array_comes_back_as_one() -> None:
 def test_a_result_with_an_enum_as_key_that_would_come_back_as_another_is_not_stored(value: object) -> None:
     with pytest.raises(InvalidJob, match=r"key <Odd.NUMBER: 1>, which would come back as <Odd.TEXT: '1'>"):
         Returned(function_returning(dict[Odd, int])).encoded(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (Answer.UNKNOWN, Answer | None),
+        ([Answer.YES, Answer.UNKNOWN], list[Answer | None]),
+        (Answer.UNKNOWN, Literal[Answer.UNKNOWN] | None),
+        ({"a": Answer.UNKNOWN}, dict[str, Answer | None]),
+    ],
+    ids=str,
+)
+def test_a_member_that_is_null_is_not_stored_where_it_would_come_back_as_none(
+    value: object, hint: object
+) -> None:
+    with pytest.raises(InvalidJob, match=r"is of type Answer, and would come back as None,"):
+        Returned(function_returning(hint)).encoded(value)
+
+
+@pytest.mark.parametrize("value", [Answer.YES, None])
+def test_other_members_of_such_an_enum_and_none_come_back(value: object) -> None:
+    assert there_and_back(value, Answer | None) is value
+    assert there_and_back(Answer.UNKNOWN, Answer) is Answer.UNKNOWN
 
 
 UNCARRIED = [
