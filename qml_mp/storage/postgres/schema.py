@@ -45,11 +45,14 @@ on all tables is for those of its day, and a migration adds others. A standby is
 
 _FIND_PLACE = """
 SELECT current_setting('port') || ':' || d.oid || ':' || n.oid AS place,
-       has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') AS may_ask_for_cluster
+       (SELECT has_function_privilege(p.oid, 'EXECUTE') FROM pg_catalog.pg_proc AS p
+        WHERE p.proname = 'pg_control_system' AND p.pronamespace = 'pg_catalog'::regnamespace)
+           AS may_ask_for_cluster
 FROM pg_catalog.pg_database AS d, pg_catalog.pg_namespace AS n
 WHERE d.datname = current_database() AND n.nspname = %(schema)s
 """
-"""Which schema it is. The port is the server's own, whatever leads to it."""
+"""Which schema it is, and NULL where there is no function to ask the cluster by. The port is the server's own,
+whatever leads to it."""
 
 _FIND_CLUSTER = "SELECT system_identifier::text AS cluster FROM pg_catalog.pg_control_system()"
 """In which cluster: two that were made in the same way have the same oids."""
