@@ -51,7 +51,7 @@ SELECT current_setting('port') || ':' || d.oid || ':' || n.oid AS place,
 FROM pg_catalog.pg_database AS d, pg_catalog.pg_namespace AS n
 WHERE d.datname = current_database() AND n.nspname = %(schema)s
 """
-"""Which schema it is, and NULL where there is no function to ask the cluster by. The port is the server's own,
+"""Which schema it is; NULL where there is no function to ask the cluster by. The port is the server's,
 whatever leads to it."""
 
 _FIND_CLUSTER = "SELECT system_identifier::text AS cluster FROM pg_catalog.pg_control_system()"

@@ -91,14 +91,14 @@ def check_writable(path: str) -> None:
     if not is_there(path):
         if not os.path.isdir(folder):
             raise _not_created(path, errno.ENOTDIR if os.path.exists(folder) else errno.ENOENT)
-        if not os.access(folder, os.W_OK | os.X_OK):
+        if not _may(folder, os.W_OK | os.X_OK):
             raise _not_created(path, errno.EACCES)
         return
     beside = (log_of(path), index_of(path))
     missing = [file for file in beside if not os.path.exists(file)]
     needed = [path, *(file for file in beside if file not in missing), *([folder] if missing else [])]
     for each in needed:
-        if not os.access(each, os.R_OK | os.W_OK):
+        if not _may(each, os.R_OK | os.W_OK):
             raise StorageUnreachable(
                 f"The SQLite file {path} cannot be written: this user may not write to {each}. Give it write "
                 "permission on the file and on its folder, and see that the file system is mounted writable."
@@ -251,6 +251,12 @@ def _without_it(path: str) -> set[str]:
 
 def _uri_of(path: str, *, mode: str) -> str:
     return f"file:{quote(path)}?mode={mode}"
+
+
+def _may(path: str, mode: int) -> bool:
+    """As `os.access`, which leaves out what capabilities permit; with these where it is told."""
+    by_id = os.access(path, mode)
+    return by_id or (os.access in os.supports_effective_ids and os.access(path, mode, effective_ids=True))
 
 
 def _not_created(path: str, code: int | None) -> StorageUnreachable:
