@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -90,7 +91,7 @@ def fork_child(
         threads = host.thread_count()
         if threads is not None and threads > 1:
             raise ConfigurationError(
-                f"Cannot fork workers: this process has {threads} threads. "
+                f"Cannot fork workers: this process has {threads} threads{_others_by_name()}. "
                 "Start no thread before run(), or use start(), which supervises from a process of its own."
             )
         parent_pid = os.getpid()
@@ -238,6 +239,12 @@ def _started_ticks(pid: int) -> int:
         return host.identity(pid).started_ticks
     except ProcessLookupError:
         return 0
+
+
+def _others_by_name() -> str:
+    """Of Python's threads; who has started one from C knows best."""
+    others = [each.name for each in threading.enumerate() if each is not threading.current_thread()]
+    return f" (besides this one {', '.join(others)})" if others else ""
 
 
 def _flush() -> None:
