@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from qml_mp import host
 from qml_mp.child.source import AppFacts, NamedProgram
-from qml_mp.core.server_info import ServerInfo
+from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
+from qml_mp.supervisor.loops.peers import NeighbourLoop
 from qml_mp.supervisor.recovery.neighbours import Neighbours
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
@@ -54,6 +57,10 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+other_process = process
+"""In its worker's place."""
+
+
 def server(pid: int, **changes: object) -> ServerInfo:
     info = ServerInfo(
         id=f"peer#{pid}", name="peer", hostname="here", process=host.identity(pid), worker_count=1,
@@ -78,6 +85,42 @@ def test_the_end_of_one_is_seen_when_it_comes_and_its_workers_have_the_grace_fro
     assert neighbours.leaving() == {peer.id}
     clock.now += 5
     assert neighbours.leaving() == set()
+
+
+def test_one_that_dies_while_the_dead_are_looked_for_leaves_its_workers_the_grace_too(
+    clock: Times,
+    process: subprocess.Popen[bytes],
+    other_process: subprocess.Popen[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=f"sqlite:///{tmp_path / 'jobs.db'}",
+              facts=AppFacts(), clock=clock)  # type: ignore[arg-type]  # fmt: skip
+    peer = server(process.pid)
+    worker = WorkerInfo(
+        id="worker", server_id=peer.id, number=1, process=host.identity(other_process.pid), started_at=NOW
+    )
+    with closing(run.pool), closing(open_storage(run.url)) as storage, closing(Neighbours(run)) as neighbours:
+        run.registration.register(storage)
+        storage.register_server(peer)
+        storage.register_worker(worker)
+        leaving = neighbours.leaving
+
+        def while_it_dies() -> set[str]:
+            process.kill()
+            process.wait()
+            return leaving()
+
+        monkeypatch.setattr(neighbours, "leaving", while_it_dies)
+        loop = NeighbourLoop(run, judging=None, neighbours=neighbours)
+
+        for _ in range(2):
+            loop.tick(storage)
+            neighbours.turn()
+
+        assert other_process.poll() is None
+        assert peer.id in {each.id for each in storage.list_servers()}
+        assert leaving() == {peer.id}
 
 
 def test_one_that_is_found_dead_has_the_grace_too_and_is_forgotten_with_its_row(

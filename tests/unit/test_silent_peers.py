@@ -275,6 +275,9 @@ class NoNeighbours:
     def watch(self, _servers: object) -> None:
         """There are none."""
 
+    def waits_for(self, _server_id: str) -> bool:
+        return False
+
     def leaving(self) -> list[str]:
         return []
 

@@ -139,7 +139,9 @@ class NeighbourLoop(Loop):
             _go_on_as_another(storage, self._run)
         self._neighbours.watch(servers)
         leaving = self._neighbours.leaving()
-        reclaimed = reclaim_from_dead_neighbours(storage, self._run, servers, leaving=leaving)
+        # One that dies just now is judged once that is told, or its workers would be killed without a grace.
+        others = [each for each in servers if not self._neighbours.waits_for(each.id)]
+        reclaimed = reclaim_from_dead_neighbours(storage, self._run, others, leaving=leaving)
         recovered = reclaimed.jobs
         if self._judging is None or self._judging.may_judge_by_age:
             recovered += self._release_stranded_jobs(storage)

@@ -65,6 +65,10 @@ class Neighbours(Part):
             if server_id not in self._died_at:
                 self._look_at(rows[server_id])
 
+    def waits_for(self, server_id: str) -> bool:
+        """Whether its end is still to be told, and its workers are to have a grace from then on."""
+        return server_id in self._fds
+
     def leaving(self) -> set[str]:
         """Those whose workers have a grace: they write what ends in it, as if nobody were beside them."""
         began_after = self._clock.monotonic() - self._grace.total_seconds()
