@@ -54,6 +54,7 @@ class ProcessConnection(ABC):
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()
+        self._place: str | None = None
         self.running: Operation | None = None
         """The operation that runs: one inside it would wait for the connection for ever. Written by its
         thread, which holds the lock as long."""
@@ -79,9 +80,14 @@ class ProcessConnection(ABC):
     def where(self) -> str:
         """The place of the schema, as messages name it."""
 
-    @abstractmethod
     def place(self) -> str:
         """What tells this storage from copies of it that processes of this machine use; "": nothing does."""
+        if self._place is None:
+            self._place = self._find_place()
+        return self._place
+
+    @abstractmethod
+    def _find_place(self) -> str: ...
 
     @abstractmethod
     def migrate(self) -> list[int]: ...

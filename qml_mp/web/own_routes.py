@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from qml_mp.web.safety import SIGN_IN, SIGN_OUT, is_secure, prefix_of
+from qml_mp.web.safety import SIGN_IN, SIGN_OUT, cookie_path, is_secure, prefix_of
 from qml_mp.web.sign_in import SESSION_S
 from qml_mp.web.site import site_of
 
@@ -40,7 +40,7 @@ async def sign_in(request: Request) -> Response:
         return site.page(request, "sign_in.html", status=403, next=there, is_wrong=True)
     response = _lead_to(request, there)
     response.set_cookie(
-        site.auth.cookie("session"), site.auth.session(), max_age=SESSION_S, path=prefix_of(request) or "/",
+        site.auth.cookie("session"), site.auth.session(), max_age=SESSION_S, path=cookie_path(request),
         httponly=True, samesite="lax", secure=is_secure(request),
     )  # fmt: skip
     return response
@@ -49,7 +49,7 @@ async def sign_in(request: Request) -> Response:
 def sign_out(request: Request) -> Response:
     site = site_of(request)
     response = RedirectResponse(site.url(request, "sign_in_form"), 303)
-    response.delete_cookie(site.auth.cookie("session"), path=prefix_of(request) or "/")
+    response.delete_cookie(site.auth.cookie("session"), path=cookie_path(request))
     return response
 
 

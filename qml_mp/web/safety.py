@@ -229,6 +229,11 @@ def prefix_of(request: Request) -> str:
     return quote(root.rstrip("/"), safe="/!$&'()*+,=:@")
 
 
+def cookie_path(request: Request) -> str:
+    """Where the page's cookies are for."""
+    return prefix_of(request) or "/"
+
+
 def host_of(header: str) -> str | None:
     """The name or address in a Host header, in lower case; None: there is none in it."""
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", header)
@@ -290,11 +295,10 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
                 headers[name] = value
             headers.setdefault("cache-control", "no-store")
             if new_visit is not None and headers.get("content-type", "").startswith("text/html"):
-                path = prefix_of(request) or "/"
                 secure = "; Secure" if is_secure(request) else ""
                 headers.append(
                     "set-cookie",
-                    f"{new_visit}; Path={path}; HttpOnly; SameSite=Lax{secure}",
+                    f"{new_visit}; Path={cookie_path(request)}; HttpOnly; SameSite=Lax{secure}",
                 )
         await send(message)
 

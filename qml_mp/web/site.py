@@ -27,7 +27,7 @@ from qml_mp.views.storage_name import storage_name
 from qml_mp.web.changes import Changes
 from qml_mp.web.reads import Reads
 from qml_mp.web.rendering import masked
-from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, is_secure, own_path, prefix_of
+from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, cookie_path, is_secure, own_path, prefix_of
 from qml_mp.web.sign_in import Auth
 
 _MOST_SAID_CHARS = 600
@@ -75,7 +75,7 @@ class Site:
         said = request.cookies.get(self.auth.cookie("said"))
         response = HTMLResponse("".join(found.root_render_func(values)), status)
         if said is not None:
-            response.delete_cookie(self.auth.cookie("said"), path=prefix_of(request) or "/")
+            response.delete_cookie(self.auth.cookie("said"), path=cookie_path(request))
         return response
 
     def done(self, request: Request, sentence: str, *, to: str) -> Response:
@@ -87,7 +87,7 @@ class Site:
             self.auth.cookie("said"),
             quote(sentence[:_MOST_SAID_CHARS]),
             max_age=30,
-            path=prefix_of(request) or "/",
+            path=cookie_path(request),
             httponly=True,
             samesite="strict",
             secure=is_secure(request),

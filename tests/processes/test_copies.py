@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from qml_mp import host
@@ -19,6 +18,7 @@ from tests.cli.command import Qml
 from tests.postgres_cluster import remove_schema
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 from tests.storage.helpers import in_schema
+from tests.storage_rows import run_raw
 
 MakeServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"
@@ -46,12 +46,8 @@ def make_copy(
         copy = in_schema(server, schemas[0])
         with closing(open_storage(copy)) as made:
             made.migrate()
-        (name,) = (part.partition("=")[2] for part in url.partition("?")[2].split("&") if "schema=" in part)
-        with psycopg.connect(server) as connection:
-            for table in ("servers", "workers", "jobs"):
-                connection.execute(
-                    f'INSERT INTO "{schemas[0]}"."{table}" SELECT * FROM "{name}"."{table}"'.encode()
-                )
+        for table in ("servers", "workers", "jobs"):
+            run_raw(storage, f"INSERT INTO {schemas[0]}.{table} SELECT * FROM {{s}}{table}")
         return copy
 
     yield make

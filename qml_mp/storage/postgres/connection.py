@@ -52,7 +52,6 @@ class PostgresConnection(ProcessConnection):
         self.target = target
         self.options = options
         self.schema = Schema(target)
-        self._place: str | None = None
         self._link: Link | None = None
         self._sent: Sent | None = None
         """Whose reply the link has to read."""
@@ -124,11 +123,9 @@ class PostgresConnection(ProcessConnection):
     def where(self) -> str:
         return self.schema.where
 
-    def place(self) -> str:
-        if self._place is None:
-            with self.use("telling this schema from its copies") as link:
-                self._place = self.schema.place(link)
-        return self._place
+    def _find_place(self) -> str:
+        with self.use("telling this schema from its copies") as link:
+            return self.schema.place(link)
 
     def migrate(self) -> list[int]:
         with self.use("migrating the schema", checked=False) as link:

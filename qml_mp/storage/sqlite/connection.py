@@ -135,7 +135,7 @@ class SqliteConnection(ProcessConnection):
     def where(self) -> str:
         return f"the SQLite file {self.path}"
 
-    def place(self) -> str:
+    def _find_place(self) -> str:
         """Of the file that is open: one that was copied, or put back under its name, is another."""
         with self.read():
             return str(self._file)

@@ -31,14 +31,11 @@ class EndTotals:
 
     def __init__(self) -> None:
         self._numbers: dict[SeriesKey, list[int]] = {}
+        self.ended = 0
+        """How many claims that is, as of the newest look."""
         self._pairs: set[tuple[str, str]] = set()
         self._seen: dict[str, tuple[EndCounts, CountsSeen]] = {}
         """By worker."""
-
-    @property
-    def ended(self) -> int:
-        """How many claims that is."""
-        return sum(sum(numbers[RAN_AT:]) for numbers in self._numbers.values())
 
     @property
     def numbers(self) -> Mapping[SeriesKey, Sequence[int]]:
@@ -88,6 +85,7 @@ class EndTotals:
             self._add(key, more)
 
     def _add(self, key: SeriesKey, more: Sequence[int]) -> None:
+        self.ended += sum(more[RAN_AT:])
         pair = key.method, key.queue
         if pair not in self._pairs:
             if len(self._pairs) < MOST_NAMES:
