@@ -162,12 +162,22 @@ class EndedOutcomes:
 
     def read(self) -> tuple[int, Mapping[ClaimKey, Outcome]]:
         """What is kept, and the number to give to `note_written`; what cannot be read is left out."""
+        head, records = self._whole_records()
+        return head, {key: outcome for key, outcome in _decoded(records) if self._is_kept(head, outcome)}
+
+    def keys(self) -> frozenset[ClaimKey]:
+        """The claims that have ended and of which something lies here, kept or not (supervisor). It makes no
+        outcomes, which `read` takes the longer for the larger their results are."""
+        _, records = self._whole_records()
+        return frozenset(key for _, _, key, *_ in _entries(records))
+
+    def _whole_records(self) -> tuple[int, bytes]:
+        """With the number that says where they are; none, when the worker has dropped some meanwhile, and may
+        have written over what was read."""
         head = self._numbers[_HEAD]
         times, begin, end = _parts(head)
         records = self._records(begin, end)
-        if _parts(self._numbers[_HEAD])[0] != times:
-            return head, {}  # the worker has dropped some meanwhile, and may have written over what was read
-        return head, {key: outcome for key, outcome in _decoded(records) if self._is_kept(head, outcome)}
+        return head, records if _parts(self._numbers[_HEAD])[0] == times else b""
 
     def uncounted(self) -> Mapping[ClaimKey, Uncounted]:
         """What is kept and not counted (supervisor of a dead worker); whether it is written is not known."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from qml_mp.core.job import ClaimKey, new_job_id
-from qml_mp.core.outcome import Outcome, Success
+from qml_mp.core.outcome import Success
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.ipc.tickets import reply_ticket
@@ -74,13 +74,13 @@ def test_a_worker_that_has_read_its_reply_and_lost_no_ticket_before_keeps_its_cl
 def test_a_reply_that_is_read_while_somebody_looks_is_left_alone(
     worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = worker.channels.ended.read
+    keys = worker.channels.ended.keys
 
-    def read_late() -> tuple[int, Mapping[ClaimKey, Outcome]]:
-        found = read()
+    def keys_late() -> frozenset[ClaimKey]:
+        found = keys()
         worker.slots.writer(0).show_read()
         return found
 
-    monkeypatch.setattr(worker.channels.ended, "read", read_late)
+    monkeypatch.setattr(worker.channels.ended, "keys", keys_late)
 
     assert claims_not_read(worker, HELD) == set()

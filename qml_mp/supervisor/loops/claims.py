@@ -9,6 +9,7 @@ supervisor never gives away a claim of a living worker, unless it has taken the 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 
@@ -64,45 +65,50 @@ class UnshownClaimsLoop(Loop):
 
     def tick(self, storage: Storage) -> None:
         workers = {worker.worker_id: worker for worker in self._run.pool}
-        unshown: set[_Seen] = set()
-        claims = storage.claims_of_server(self._run.registration.id)
-        for claim in claims:
-            worker, seen = workers.get(claim.worker_id), (claim.worker_id, claim.key)
-            if claim.worker_id in self._settling.unsettled_ids:
+        claims_by_worker: dict[str, list[Claim]] = defaultdict(list)
+        for claim in storage.claims_of_server(self._run.registration.id):
+            claims_by_worker[claim.worker_id].append(claim)
+        suspects: set[_Seen] = set()
+        for worker_id, claims in claims_by_worker.items():
+            if worker_id in self._settling.unsettled_ids:
                 continue
-            if worker is not None and self._may_know(worker, claim):
-                continue
-            unshown.add(seen)
-            if seen not in self._suspects or seen in self._told:
-                continue
+            worker = workers.get(worker_id)
+            unshown = claims if worker is None else self._unshown(worker, claims)
+            suspects |= {(worker_id, claim.key) for claim in unshown}
+            again = [claim for claim in unshown if (worker_id, claim.key) in self._suspects - self._told]
             if worker is None:
-                self._release(storage, claim)
-            elif claim.key in self._not_read(worker, claims):
-                worker.taken.add(claim.key)
-            elif worker.doubt():
-                self._told.add(seen)
-                logger.warning(
-                    "Worker %s does not show its claim of job %s; it is told to look",
-                    worker.number,
-                    claim.job.id,
-                    extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
-                )
-        self._suspects = unshown
-        self._told &= unshown
+                for claim in again:
+                    self._release(storage, claim)
+            elif again:
+                self._ask_for(again, worker, held=[claim.key for claim in claims])
+        self._suspects = suspects
+        self._told &= suspects
 
-    def _may_know(self, worker: WorkerProcess, claim: Claim) -> bool:
+    def _unshown(self, worker: WorkerProcess, claims: Sequence[Claim]) -> Sequence[Claim]:
+        """Those that the worker cannot be seen to know of."""
         view = worker.look(self._run.clock.monotonic())
-        return (
-            view.activity in _SAYS_NOTHING
-            or view.key == claim.key
-            or claim.key in worker.taken
-            or claim.key in worker.channels.ended.read()[1]
-        )
+        if view.activity in _SAYS_NOTHING:
+            return ()
+        others = [claim for claim in claims if claim.key != view.key and claim.key not in worker.taken]
+        ended = worker.channels.ended.keys() if others else frozenset()
+        return [claim for claim in others if claim.key not in ended]
 
-    def _not_read(self, worker: WorkerProcess, claims: Sequence[Claim]) -> Collection[ClaimKey]:
-        """Those that came with a reply so late that they were not found when its ticket was taken."""
-        held = [claim.key for claim in claims if claim.worker_id == worker.worker_id]
-        return claims_not_read(worker, held)
+    def _ask_for(self, claims: Sequence[Claim], worker: WorkerProcess, *, held: Collection[ClaimKey]) -> None:
+        """Have the worker look for these, but those that came with a reply so late that they were not found
+        when its ticket was taken. `held` is all that storage says it has."""
+        not_read = claims_not_read(worker, held)
+        worker.taken |= not_read.intersection(claim.key for claim in claims)
+        lost = [claim for claim in claims if claim.key not in not_read]
+        if not lost or not worker.doubt():
+            return
+        for claim in lost:
+            self._told.add((worker.worker_id, claim.key))
+            logger.warning(
+                "Worker %s does not show its claim of job %s; it is told to look",
+                worker.number,
+                claim.job.id,
+                extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
+            )
 
     def _release(self, storage: Storage, claim: Claim) -> None:
         """Of a worker that is neither alive nor waiting to be settled: proved by its row, which is gone."""

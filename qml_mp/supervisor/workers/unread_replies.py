@@ -31,7 +31,7 @@ def claims_not_read(worker: WorkerProcess, held: Collection[ClaimKey]) -> frozen
     and the reply must be the same still when all of this is read.
     """
     in_hand = worker.slots.in_hand(worker.index)
-    ended = worker.channels.ended.read()[1]
+    ended = worker.channels.ended.keys()
     unread = worker.slots.unread(worker.index)
     if not unread or unread != worker.taken_reply:
         return frozenset()

@@ -1,0 +1,115 @@
+"""Tests: what a worker of short jobs holds is compared with what it shows, at little cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Outcome, Success
+from qml_mp.core.payload import MAX_PAYLOAD_BYTES
+from qml_mp.ipc import ended
+from qml_mp.ipc.ended import EndedTable
+from qml_mp.ipc.slot import Activity, SlotTable, SlotView
+from qml_mp.settings import ServerConfig
+from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops.claims import UnshownClaimsLoop
+from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.channels import open_channels
+from qml_mp.supervisor.workers.fork import Child
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from tests.storage.helpers import DONE, claim_new
+
+TOO_LARGE = Success(result="x" * 2 * MAX_PAYLOAD_BYTES, duration=timedelta())
+
+
+@pytest.fixture
+def run(storage: Storage) -> Iterator[Run]:
+    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=storage.url, facts=AppFacts())
+    run.registration.register(storage)
+    with closing(run.pool):
+        yield run
+
+
+@pytest.fixture
+def worker(run: Run) -> Iterator[WorkerProcess]:
+    reading, channels = open_channels(EndedTable(1).region(0))
+    worker = WorkerProcess(
+        number=1,
+        worker_id="w",
+        child=Child(pid=os.getpid(), pidfd=None, started_ticks=0),
+        channels=channels,
+        slots=SlotTable(1),
+        index=0,
+        forked_at=0.0,
+    )
+    run.pool._workers["w"] = worker
+    yield worker
+    run.pool._workers.clear()
+    channels.close()
+    os.close(reading)
+
+
+@pytest.fixture
+def loop(run: Run) -> UnshownClaimsLoop:
+    return UnshownClaimsLoop(run, settling=SettleLoop(run))
+
+
+@pytest.fixture
+def claims(storage: Storage, run: Run) -> list[Claim]:
+    return [claim_new(storage, worker="w", server=run.registration.id) for _ in range(4)]
+
+
+def test_only_what_is_neither_in_hand_nor_ended_is_asked_for(
+    loop: UnshownClaimsLoop,
+    storage: Storage,
+    worker: WorkerProcess,
+    claims: list[Claim],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    in_hand, has_ended, has_ended_large, unknown = claims
+    assert worker.channels.ended.append(has_ended.key, DONE)
+    assert not worker.channels.ended.append(has_ended_large.key, TOO_LARGE)
+    worker.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=in_hand.key))
+
+    loop.tick(storage)
+    assert not caplog.messages  # it may just have begun
+    loop.tick(storage)
+    loop.tick(storage)
+
+    assert caplog.messages == [
+        f"Worker 1 does not show its claim of job {unknown.job.id}; it is told to look"
+    ]
+
+
+def test_no_outcome_is_made_of_what_has_ended(
+    loop: UnshownClaimsLoop,
+    storage: Storage,
+    worker: WorkerProcess,
+    claims: list[Claim],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With large results that takes longer, for all claims of all workers, than the pause between looks."""
+    made: list[bytes] = []
+
+    def make(body: bytes, *, is_plain: bool, ran_us: int) -> Outcome:
+        made.append(body)
+        return DONE
+
+    monkeypatch.setattr(ended, "outcome_of", make)
+    for claim in claims[1:]:
+        assert worker.channels.ended.append(claim.key, DONE)
+    worker.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=claims[0].key))
+
+    loop.tick(storage)
+    loop.tick(storage)
+
+    assert not made
+    worker.channels.ended.read()
+    assert len(made) == len(claims[1:])
