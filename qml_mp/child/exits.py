@@ -13,8 +13,10 @@ import signal
 import sys
 from enum import IntEnum
 from types import FrameType
+from typing import NoReturn
 
 from qml_mp import host
+from qml_mp.core.outcome import Failure, Outcome, Retry, Success
 
 _FLUSHING_S = 0.5
 
@@ -32,13 +34,39 @@ class WorkerExit(IntEnum):
     """An error of qml-mp itself; a job may be in hand, and counts as crashed."""
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """End the process now. Standard streams are flushed, unless nobody reads them; nothing else that was
     inherited from the parent is run."""
     try:
         _flush()
     finally:
         os._exit(code)
+
+
+def end_copy(outcome: Outcome | None) -> NoReturn:
+    """End a copy of this worker that the job or a hook has forked, maybe in C, and has let come to the end of
+    itself. This came of it there (None: nothing that is known), and whoever has forked it is told as by any
+    Python program: by the traceback and the exit code 1, or by the code that `sys.exit` was given."""
+    code = 0 if outcome is None or isinstance(outcome, Success) else 1
+    if isinstance(outcome, (Failure, Retry)):
+        said = outcome.error.traceback or f"{outcome.error.type}: {outcome.error.message}"
+        if outcome.error.type == SystemExit.__name__:
+            code, said = _of_system_exit(outcome.error.message)
+        if said:
+            # There may be no stream, or none that takes text.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                print(said.rstrip("\n"), file=sys.stderr)
+    leave(code)
+
+
+def _of_system_exit(argument: str) -> tuple[int, str]:
+    """The code with which Python ends then, and what it says."""
+    if argument in ("", "None"):
+        return 0, ""
+    try:
+        return int(argument) & 0xFF, ""
+    except ValueError:
+        return 1, argument
 
 
 def end_group() -> None:

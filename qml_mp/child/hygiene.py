@@ -26,7 +26,7 @@ from typing import Any, NoReturn, ParamSpec
 
 from qml_mp import host
 from qml_mp.child.descriptors import PLENTY_OF_FDS, SPARE_FDS, Descriptors, descriptors_left
-from qml_mp.child.exits import WorkerExit
+from qml_mp.child.exits import WorkerExit, end_copy
 from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.process_settings import ProcessSettings
 from qml_mp.child.streams import StandardStreams
@@ -103,6 +103,7 @@ class Hygiene:
     def after_job(self, method: str, outcome: Outcome) -> None:
         """Put back what the next job must not find. Does not return in a copy of the worker, which the job
         has forked, nor in a worker that must leave at once."""
+        self._end_if_copy(outcome)
         self._look_after(method, is_well=isinstance(outcome, Success))
         if self.spoiled is None and _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
             # Nobody waits for them any more; the supervisor kills the group of a worker that left.
@@ -121,15 +122,18 @@ class Hygiene:
             try:
                 hook(*args, **kwargs)
             finally:
+                self._end_if_copy(None)
                 self._look_after(name, is_well=True)
                 if before_storage:
                     self.before_storage()
 
         return guarded
 
-    def _look_after(self, name: str, *, is_well: bool) -> None:
+    def _end_if_copy(self, outcome: Outcome | None) -> None:
         if self._is_copy or os.getpid() != self._pid:
-            os._exit(0)  # the job forked, maybe in C, and let the copy return
+            end_copy(outcome)
+
+    def _look_after(self, name: str, *, is_well: bool) -> None:
         if self._max_memory_hard is not None and self._has_left_more_than(self._max_memory_hard):
             # The supervisor looks now and then, and would take it for what the next job uses.
             self.spoiled = "a job or a hook has left more memory in use than max_memory_hard"

@@ -35,6 +35,25 @@ def quick(ctx: WorkerContext) -> int:
 
 
 @app.job()
+def exit_code_of_a_copy(how: str) -> int:
+    """Fork a copy that comes to its end this way, and return its exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(f"the copy will {how}")  # to a pipe, where it stays in the process at first
+    match how:
+        case "raise":
+            raise LookupError("the copy has no such file")
+        case "exit with 3":
+            sys.exit(3)
+        case "exit with a text":
+            sys.exit("the copy gives up")
+        case "exit":
+            sys.exit()
+    return 7
+
+
+@app.job()
 def escape(ctx: WorkerContext) -> None:
     """Join the supervisor's process group, ignore SIGTERM, and sleep for ever; return at the second run."""
     if ctx.job.claim_seq > 1:

@@ -280,6 +280,27 @@ def test_jobs_after_one_that_configures_logging_are_told_in_the_log(
     assert one.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("raise", 1, "LookupError: the copy has no such file"),
+        ("exit with 3", 3, "the copy will exit with 3"),
+        ("exit with a text", 1, "the copy gives up"),
+        ("exit", 0, "the copy will exit"),
+        ("return", 0, "the copy will return"),
+    ],
+)
+def test_a_copy_that_a_job_has_forked_ends_as_any_python_program(
+    server: MakeServer, storage: Storage, how: str, code: int, said: str
+) -> None:
+    one = server("-w", "1", app=LEFTOVERS).start()
+
+    assert result_of(storage, "exit_code_of_a_copy", how=how) == code
+
+    wait_until(lambda: said in one.log(), what=one.log())
+    assert one.stop() == 0
+
+
 @pytest.mark.fault(23)
 @pytest.mark.skipif(os.getuid() != 0, reason="a job becomes another user, as only root can")
 def test_a_worker_that_a_job_has_made_another_users_for_good_is_replaced(
