@@ -6,7 +6,7 @@ times, and storage tells whether it is written. So each claim is counted once, h
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from qml_mp.core.history import Ending, ending_of, waited_us
 from qml_mp.core.job import Claim, ClaimKey
@@ -19,13 +19,23 @@ from qml_mp.supervisor.workers.totals import EndTotals
 
 
 class Counting:
-    """Of one dead worker."""
+    """Of one dead worker, over all tries to settle it."""
 
     def __init__(self, death: Death, totals: EndTotals) -> None:
         self._death = death
         self._totals = totals
+        self._in_hand: ClaimKey | None = None
+        self._knows_in_hand = False
         self._left = dict(death.uncounted)
         """Of which it is not known whether they are written."""
+
+    def in_hand(self, find: Callable[[], Claim | None]) -> ClaimKey | None:
+        """The claim that the worker had in hand, found once: when only some of what it held could be written,
+        one that it had not begun may be all that is left at the next try."""
+        if not self._knows_in_hand:
+            claim = find()
+            self._in_hand, self._knows_in_hand = (None if claim is None else claim.key), True
+        return self._in_hand
 
     def note_write(self, claim: Claim, outcome: Outcome) -> None:
         """It is about to be written, and it may be that nobody hears of the reply."""

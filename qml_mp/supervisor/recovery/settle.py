@@ -1,4 +1,4 @@
-"""Supervisor: finish the claims of a dead worker on its behalf, one write for each.
+"""Supervisor: finish the claims of a dead worker on its behalf, in one write.
 
 What had ended is written as it ended. What the worker had not begun goes back uncharged, and so does what it
 has taken back of several jobs: one of them has left a transaction open, and nobody knows which. A new worker
@@ -9,7 +9,7 @@ one claim that it had in hand, which is judged by its death.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from qml_mp import failpoints
@@ -27,7 +27,7 @@ from qml_mp.core.outcome import (
     not_storable,
 )
 from qml_mp.core.server_info import server_of_worker
-from qml_mp.errors import OutcomeRefused
+from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimLost
@@ -36,13 +36,21 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Finished, Retention
 from qml_mp.supervisor.recovery.counting import Counting
-from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.units import format_size
 
 _NOT_BEGUN = Release(reason="the worker died before it began the job", not_begun=True)
 _TAKEN_BACK = "it, or a job that its worker ran beside it, left a transaction open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """What is written about a claim."""
+
+    claim: Claim
+    outcome: Outcome
+    max_crashes: int
 
 
 def settle(
@@ -62,36 +70,85 @@ def settle(
     """
     failpoints.hit("settle.before")
     claims = storage.deregister_worker(death.worker_id)
-    in_hand = _in_hand(death, claims)
     counting = counting or Counting(death, EndTotals())
+    in_hand = counting.in_hand(lambda: _in_hand(death, claims))
     counting.count_rest(storage, held={claim.key for claim in claims})
 
-    def finish(claim: Claim) -> None:
-        budget = claim.job.max_crashes or _slot_of(death, claim).max_crashes or max_crashes
-        outcome = death.ended.get(claim.key)
-        if outcome is not None:
-            counting.note_write(claim, outcome)
-            finished = finish_ended(storage, claim, outcome, retention=retention)
-        else:
-            outcome = (
-                _judge(death, claim, max_crashes=budget) if claim is in_hand else _given_back(death, claim)
-            )
-            counting.note_write(claim, outcome)
-            finished = storage.finish(claim, outcome, retention=retention)
-        counting.note_written(claim, outcome, finished)
-        failpoints.hit("settle.finished")
-        worker = death.stopped()
-        event = ended(claim, finished.job, pid=worker.pid, crashes=budget, dead_worker=worker)
-        if event is not None:
-            events.emit(event)
-
-    each_by_itself(claims, finish)
+    ends = [_end(death, claim, is_in_hand=claim.key == in_hand, max_crashes=max_crashes) for claim in claims]
+    writer = _Writer(storage=storage, death=death, retention=retention, events=events, counting=counting)
+    writer.write_all(ends)
     # What the worker had sent may have been written since its claims were read, and was then found written.
     counting.count_rest(storage, held=())
     for lost in _lost(storage, death, {claim.key for claim in claims}):
         events.emit(ClaimLost(claim=lost, dead_worker=death.stopped()))
     failpoints.hit("settle.after")
     return len(claims)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Writer:
+    """Writes what becomes of the claims of a dead worker, counts it, and tells of it."""
+
+    storage: Storage
+    death: Death
+    retention: Retention
+    events: Emitter
+    counting: Counting
+
+    def write_all(self, ends: Sequence[_End]) -> None:
+        """Together. What storage refuses about one of them keeps no other waiting."""
+        if not ends:
+            return
+        try:
+            self._write(ends)
+        except StorageUnreachable:
+            raise
+        except StorageError:
+            self._write_each(ends)
+
+    def _write_each(self, ends: Sequence[_End]) -> None:
+        """Raises the first error when all are through, or a second one in a row that is about no outcome: as
+        each of the others would, it has waited for a lock, say."""
+        first: StorageError | None = None
+        was_unavailable = False
+        for end in ends:
+            is_unavailable = False
+            try:
+                self._write_alone(end)
+            except StorageUnreachable:
+                raise
+            except StorageError as error:
+                first = first or error
+                is_unavailable = isinstance(error, StorageUnavailable)
+                if is_unavailable and was_unavailable:
+                    break
+            was_unavailable = is_unavailable
+        if first is not None:
+            raise first
+
+    def _write_alone(self, end: _End) -> None:
+        try:
+            self._write([end])
+        except OutcomeRefused as error:
+            if end.claim.key not in self.death.ended:
+                raise
+            self._write([replace(end, outcome=not_storable(error))])
+
+    def _write(self, ends: Sequence[_End]) -> None:
+        for end in ends:
+            self.counting.note_write(end.claim, end.outcome)
+        outcomes = [(end.claim, end.outcome) for end in ends]
+        written = self.storage.exchange(outcomes, fetch=None, limit=0, retention=self.retention).finished
+        failpoints.hit("settle.finished")
+        for end, finished in zip(ends, written, strict=True):
+            self.counting.note_written(end.claim, end.outcome, finished)
+        worker = self.death.stopped()
+        for end, finished in zip(ends, written, strict=True):
+            event = ended(
+                end.claim, finished.job, pid=worker.pid, crashes=end.max_crashes, dead_worker=worker
+            )
+            if event is not None:
+                self.events.emit(event)
 
 
 def finish_ended(storage: Storage, claim: Claim, outcome: Outcome, *, retention: Retention) -> Finished:
@@ -132,6 +189,14 @@ def _in_hand(death: Death, claims: Sequence[Claim]) -> Claim | None:
     shown = [claim for claim in left if death.slot is not None and death.slot.key == claim.key]
     is_the_only_one = len(left) == 1 and not death.has_unread_reply
     return next(iter(shown or (left if is_the_only_one else ())), None)
+
+
+def _end(death: Death, claim: Claim, *, is_in_hand: bool, max_crashes: int) -> _End:
+    budget = claim.job.max_crashes or _slot_of(death, claim).max_crashes or max_crashes
+    outcome = death.ended.get(claim.key)
+    if outcome is None:
+        outcome = _judge(death, claim, max_crashes=budget) if is_in_hand else _given_back(death, claim)
+    return _End(claim=claim, outcome=outcome, max_crashes=budget)
 
 
 def _given_back(death: Death, claim: Claim) -> Release:
