@@ -79,6 +79,8 @@ class Answers:
 
     reload: ReloadAnswer | None = None
     stacks: StacksAnswer | None = None
+    stops: bool = False
+    """It has begun to stop, whoever asked for that: another SIGTERM would kill what it lets end."""
 
     def to_text(self) -> str | None:
         """JSON text for the row; None when there is no answer."""
@@ -113,6 +115,7 @@ def read_answers(text: str | None) -> Answers:
             and StacksAnswer(
                 began_at=stacks["began_at"], workers=tuple(WorkerStack(**each) for each in stacks["workers"])
             ),
+            stops=bool(fields.get("stops")),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return NO_ANSWERS

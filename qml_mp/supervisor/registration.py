@@ -72,6 +72,10 @@ class ServerRegistration:
         """What the workers were doing when somebody asked; None: that is told no more."""
         self.says = replace(self.says, answers=replace(self.says.answers, stacks=answer))
 
+    def answer_stop(self) -> None:
+        """The server stops; to say so again is harmless."""
+        self.says = replace(self.says, answers=replace(self.says.answers, stops=True))
+
     def register(self, storage: Storage) -> None:
         """Insert the row. Raises `StorageError`."""
         instant, says = storage.now(), self.says

@@ -120,6 +120,8 @@ class Supervisor:
         self._manage_workers()
         parts.listener.turn()
         self._run.registration.report(self._run.everyone.trouble())
+        if self._run.stop.has_begun:
+            self._run.registration.answer_stop()
         parts.loops.turn()
 
     def _manage_workers(self) -> None:

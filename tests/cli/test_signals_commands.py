@@ -149,6 +149,24 @@ def test_a_reload_tells_how_many_workers_are_replaced(qml: Qml) -> None:
     assert (stopped.code, process.returncode) == (0, 0)
 
 
+def test_a_server_that_stops_is_not_hastened_by_another_stop(qml: Qml, storage: Storage) -> None:
+    (qml.folder / "tasks.py").write_text(TASKS + _NAP)
+    with qml.started("-w", "1", "--shutdown-timeout", "10m") as process:
+        qml("enqueue", "nap")
+        wait_until((qml.folder / "begun").exists)
+
+        first = qml("stop", "--timeout", "0.1")
+        wait_until(lambda: all(server.answers.stops for server in storage.list_servers()))
+        second = qml("stop", "--timeout", "0.1")
+        now = qml("stop", "--now")
+        log = process.stderr.read().decode() if process.stderr is not None else ""
+
+    assert (first.code, second.code) == (1, 1)
+    assert "still runs after 100ms; --now ends it at once" in second.out
+    assert (now.code, now.out) == (0, f"qml-server (pid {process.pid}): stopped\n")
+    assert log.count("SIGTERM") == 1, log
+
+
 def test_of_several_servers_one_has_to_be_named(
     qml: Qml, storage: Storage, bystander: subprocess.Popen[bytes]
 ) -> None:

@@ -21,6 +21,7 @@ ANSWERS = Answers(
         began_at=1.5, state=ReloadState.FAILED, workers=3, replaced=1, why="no\x00 such\nmodule ü"
     ),
     stacks=StacksAnswer(began_at=2.25, workers=(STACK, IDLE)),
+    stops=True,
 )
 
 

@@ -82,8 +82,8 @@ def stop(
 ) -> int:
     """Stop servers (SIGTERM, with --now SIGQUIT), and wait until they have ended.
 
-    Running jobs have the server's shutdown timeout. The exit code is 1 when one still runs after the
-    time given here.
+    Running jobs have the server's shutdown timeout. A server that stops already is only waited for,
+    unless --now is given. The exit code is 1 when one still runs after the time given here.
     """
     storage = session.existing_storage()
     deadline = time.monotonic() + timeout.total_seconds()
@@ -163,6 +163,8 @@ def _tell_to_stop(
         return ask(storage, replace(_asked(ActKind.STOP, info), at_once=at_once), wait=None)
     try:
         server = held.enter_context(LocalServer(info))
+        if info.answers.stops and not at_once:
+            return server  # a second SIGTERM would kill the jobs that it lets end
         server.send(signal.SIGQUIT if at_once else signal.SIGTERM)
     except ServerEnded:
         say(f"{shown(info)}: has ended already")
