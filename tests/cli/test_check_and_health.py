@@ -316,6 +316,23 @@ def test_a_server_is_healthy_between_two_beats_however_rare_it_has_set_them(
     assert "1 worker, last heard 5m" in ended.out
 
 
+def test_a_server_elsewhere_is_judged_only_where_none_of_this_machine_is_called_so(
+    qml: Qml, storage: Storage
+) -> None:
+    register(storage)
+    [here] = storage.list_servers()
+    far = replace(here.process, host="another machine")
+    storage.register_server(replace(here, id="blue#2", process=far))  # without a worker
+
+    by_name, by_pid = qml("health", "--server", "blue"), qml("health", "--server", str(far.pid))
+    by_id = qml("health", "--server", "blue#2")
+
+    healthy = f"healthy: blue (pid {far.pid}): 1 worker, last heard "
+    assert (by_name.code, by_pid.code, by_id.code) == (0, 0, 1), (by_name, by_pid, by_id)
+    assert (by_name.out.startswith(healthy), by_pid.out.startswith(healthy)) == (True, True)
+    assert "has no worker that is ready" in by_id.out
+
+
 def test_without_a_server_or_a_storage_nothing_is_healthy(qml: Qml, storage: Storage) -> None:
     none, named, silent = qml("health"), qml("health", "--server", "x"), qml("health", "--url", _NOWHERE)
 

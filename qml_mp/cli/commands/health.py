@@ -17,7 +17,13 @@ _FAILED = 1
 
 
 @click.command(cls=Command)
-@click.option("--server", "names", multiple=True, metavar="NAME|ID|PID", help="Default: all of this machine.")
+@click.option(
+    "--server",
+    "names",
+    multiple=True,
+    metavar="NAME|ID|PID",
+    help="Which of this machine, or where none is called so, of others. Default: all of this machine.",
+)
 @json_option
 @pass_session
 def health(session: Session, names: tuple[str, ...], as_json: bool) -> int:
@@ -40,10 +46,7 @@ def _judge(session: Session, names: Sequence[str]) -> tuple[bool, str]:
         views = view_servers(session.existing_storage(may_import=False))
     except QmlError as error:
         return False, " ".join(str(error).split())
-    if names:
-        chosen = [view for view in views if _is_named(view, names)]
-    else:
-        chosen = [view for view in views if view.liveness.standing is Standing.ALIVE]
+    chosen = _chosen(views, names)
     if not chosen:
         who = f"is called {' or '.join(names)}" if names else "runs on this machine"
         return False, f"no server {who} ({len(views)} in the registry)"
@@ -51,8 +54,25 @@ def _judge(session: Session, names: Sequence[str]) -> tuple[bool, str]:
     return not problems, "; ".join(problems or map(_fine, chosen))
 
 
-def _is_named(view: ServerView, names: Sequence[str]) -> bool:
-    return any(name in (view.info.id, view.info.name, str(view.info.process.pid)) for name in names)
+def _chosen(views: Sequence[ServerView], names: Sequence[str]) -> list[ServerView]:
+    """Those that run here; with names, those of them that are called so, and whatever else is only where
+    there are none: all servers of a deployment have one name, and no probe must fail because of another
+    machine."""
+    here = [view for view in views if view.liveness.standing is Standing.ALIVE]
+    if not names:
+        return here
+    chosen = list[ServerView]()
+    for name in names:
+        named = [view for view in views if _is_called(view, name)]
+        found = [view for view in named if view in here] or named
+        chosen += [view for view in found if view not in chosen]
+    return chosen
+
+
+def _is_called(view: ServerView, name: str) -> bool:
+    """A pid names nothing that cannot be looked up from here: it is the same in all containers."""
+    is_looked_up = view.liveness.standing in (Standing.ALIVE, Standing.DEAD)
+    return name in (view.info.id, view.info.name) or (is_looked_up and name == str(view.info.process.pid))
 
 
 def _fine(view: ServerView) -> str:
