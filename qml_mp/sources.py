@@ -26,6 +26,7 @@ from qml_mp.settings import SETTINGS, ServerConfig
 
 DEFAULT_URL = "sqlite:///qml.db"
 
+_NAME_NO_FILE = ("", ":memory:")  # which is told when they are opened
 _ENV_PREFIX = "QML_MP_"
 _OF_TESTS = "QML_MP_TEST_"
 WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"
@@ -68,7 +69,16 @@ def load_url(*, flag: str | None = None, code: str | None = None) -> StorageUrl:
     if file is None or "url" not in file.values:
         return StorageUrl(text=DEFAULT_URL, source="the default")
     source = f"url in {file.path}"
-    return StorageUrl(text=_anchored(_text(file.values["url"], source), file.path.parent), source=source)
+    return StorageUrl(text=anchored(_text(file.values["url"], source), file.path.parent), source=source)
+
+
+def anchored(url: str, directory: Path) -> str:
+    """The URL with a relative SQLite path made absolute, if it names a file."""
+    prefix = "sqlite:///"
+    path = url.removeprefix(prefix)
+    if not url.startswith(prefix) or path.startswith("/") or path in _NAME_NO_FILE:
+        return url
+    return f"{prefix}{quote(os.fsencode(directory)).rstrip('/')}/{path}"
 
 
 def is_url_in_environment() -> bool:
@@ -288,12 +298,3 @@ def _named(url: str, what: str) -> str:
             field="url",
         )
     return url
-
-
-def _anchored(url: str, directory: Path) -> str:
-    """The URL with a relative SQLite path made absolute."""
-    prefix = "sqlite:///"
-    path = url.removeprefix(prefix)
-    if not url.startswith(prefix) or path.startswith("/"):
-        return url
-    return f"{prefix}{quote(str(directory))}/{path}"

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from qml_mp import host
@@ -25,6 +26,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
+from qml_mp.sources import anchored
 from qml_mp.storage.memory_folder import url_for_others
 
 _VARIABLES = (
@@ -184,7 +186,7 @@ def probe(source: ProgramSource) -> str:
     files: set[str] = set()
     try:
         facts = _named(facts_of(source.load()), source)
-        facts = dataclasses.replace(facts, url=url_for_others(facts.url))
+        facts = dataclasses.replace(facts, url=_url_from_here(facts.url))
     except AppImportError as error:
         facts = AppFacts(error=str(error))
     except BaseException as error:  # user code: even SystemExit at import is a failure
@@ -232,6 +234,12 @@ def _named(facts: AppFacts, source: ProgramSource) -> AppFacts:
     file = getattr(sys.modules.get(source.spec.partition(":")[0]), "__file__", None)
     folder = os.path.dirname(os.path.realpath(file)) if file else host.shown_directory()
     return dataclasses.replace(facts, spec=source.spec, name=facts.name or f"{source.spec} in {folder}")
+
+
+def _url_from_here(url: str | None) -> str | None:
+    """The URL as others have to open it: they are not in the directory to which the code may have changed."""
+    here, url = host.current_directory(), url_for_others(url)
+    return url if url is None or here is None else anchored(url, Path(here))
 
 
 def _plain(value: datetime | timedelta) -> str | float:

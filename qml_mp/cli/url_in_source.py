@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from qml_mp.sources import anchored
+
 _ATTACHES = "attach"
 _VARIABLE = "QML_MP_URL"
 """A module whose code has one of these words may change the URL later."""
+_CHANGE_DIRECTORY = ("chdir", "fchdir")
 
 
 class NotPlain(Exception):
@@ -41,7 +44,10 @@ def url_in_source(spec: str) -> str | None:
         raise NotPlain
     if not _is_the_class(tree, app.func.id):
         raise NotPlain
-    return _url_argument(app)
+    url = _url_argument(app)
+    if url is not None and anchored(url, Path(os.sep)) != url and _changes_directory(tree):
+        raise NotPlain
+    return url
 
 
 def _file_of(module: str) -> Path:
@@ -74,6 +80,17 @@ def _words(tree: ast.Module) -> Iterator[str]:
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str | bytes):
                     yield text if isinstance(text, str) else text.decode("latin-1")
+
+
+def _changes_directory(tree: ast.Module) -> bool:
+    """Whether the import may do so; what functions do is their callers' affair, as jobs run elsewhere."""
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:
+        if any(value in _CHANGE_DIRECTORY for _, value in ast.iter_fields(node)):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            nodes += ast.iter_child_nodes(node)
+    return False
 
 
 def _bound(tree: ast.Module, name: str) -> list[ast.AST]:

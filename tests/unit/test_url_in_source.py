@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.app import QmlApp
-from qml_mp.child.source import import_named
+from qml_mp.child.source import LoadedProgram, NamedProgram, import_named, probe, read_facts
 from qml_mp.cli.url_in_source import NotPlain, url_in_source
 
 _HEAD = "raise AssertionError('it was imported')\n"
@@ -30,6 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('app = QmlApp(None)\nprint(app)\n@app.job()\ndef f(): ...', None),
         ('from qml_mp import QmlApp as Q\napp = Q("sqlite:///b.db")', "sqlite:///b.db"),
         ('"""$QML_MP_URL."""\napp = QmlApp("sqlite:///e.db")  # else QML_MP_URL', "sqlite:///e.db"),
+        ('import os\nos.chdir("/")\napp = QmlApp("sqlite:////srv/g.db")', "sqlite:////srv/g.db"),
+        ('import os\napp = QmlApp("sqlite:///h.db")\ndef f(): os.chdir("/")', "sqlite:///h.db"),
         ('app = QmlApp("sqlite:///f.db")\ndef attachments(): return "attached"', "sqlite:///f.db"),
     ],
 )  # fmt: skip
@@ -61,6 +63,8 @@ def test_modules_in_packages_are_found_without_importing_those(folder: Path) -> 
         "import os\nos.environ.update(QML_MP_URL='sqlite:///b.db')\napp = QmlApp()",
         "import os\nos.environb[b'QML_MP_URL'] = b'sqlite:///b.db'\napp = QmlApp()",
         "app = QmlApp('sqlite:///a.db')\ngetattr(app, 'attach')('sqlite:///b.db')",
+        "import os\nos.chdir('/')\napp = QmlApp('sqlite:///a.db')",
+        "from os import chdir as go\ngo('/')\napp = QmlApp('sqlite:///a.db')",
         "app = QmlApp(*['sqlite:///a.db'])",
         "app = QmlApp(**{'url': 'sqlite:///a.db'})",
         "class QmlApp: ...\napp = QmlApp()",
@@ -93,3 +97,26 @@ def test_an_import_finds_the_same(folder: Path) -> None:
 
     assert isinstance(app, QmlApp)
     assert app.program.url == url_in_source("same_app:app")
+
+
+def test_an_app_whose_module_changes_the_directory_has_one_file_for_producers_and_servers(
+    folder: Path,
+) -> None:
+    (folder / "elsewhere").mkdir()
+    code = 'import os\nos.chdir("elsewhere")\napp = QmlApp("sqlite:///jobs.db")\n'
+    (folder / "moving_app.py").write_text(_IMPORT + code)
+    source = NamedProgram(spec="moving_app:app")
+
+    told = read_facts(probe(source)).url
+    app = import_named(source.spec)  # the directory is changed by now
+
+    assert isinstance(app, QmlApp)
+    assert told == app.storage.url == f"sqlite:///{folder}/elsewhere/jobs.db"
+    app.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:", "postgresql://host/jobs", None])
+def test_what_names_no_relative_path_is_told_as_it_is(url: str | None) -> None:
+    source = LoadedProgram(program=QmlApp(url).program)
+
+    assert read_facts(probe(source)).url == url
