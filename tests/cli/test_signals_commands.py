@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,7 +62,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 def server_that_ends_by_a_signal(at_a_signal: str = "os._exit(1)") -> Iterator[subprocess.Popen[bytes]]:
     """What handles the signals of the commands as a server does, by this."""
     program = (
-        f"import os, signal; [signal.signal(each, lambda *_: {at_a_signal}) for each in "
+        f"import glob, os, signal; [signal.signal(each, lambda *_: {at_a_signal}) for each in "
         "(signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)]; print(1, flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-S", "-c", program],
@@ -165,6 +166,26 @@ def test_a_server_that_stops_is_not_hastened_by_another_stop(qml: Qml, storage: 
     assert "still runs after 100ms; --now ends it at once" in second.out
     assert (now.code, now.out) == (0, f"qml-server (pid {process.pid}): stopped\n")
     assert log.count("SIGTERM") == 1, log
+
+
+def test_a_stop_waits_for_the_process_where_the_storage_goes_away_with_the_server(
+    qml: Qml, storage: Storage
+) -> None:
+    """As `memory://` does, whose server removes the file before it ends."""
+    removes = f"[os.unlink(file) for file in glob.glob({str(qml.database)!r} + '*')]"
+    with server_that_ends_by_a_signal(f"({removes}, print(2, flush=True))") as process:
+        register(storage, "blue", host.identity(process.pid))
+        [info] = storage.list_servers()
+        with LocalServer(info) as server:
+            server.send(signal.SIGTERM)
+            assert process.stdout is not None
+            process.stdout.readline()
+
+            meanwhile = signals._await_end(server, storage, until=0.0)
+            process.kill()
+            ended = signals._await_end(server, storage, until=time.monotonic() + PATIENCE_S)
+
+    assert (meanwhile, ended) == (False, True)
 
 
 def test_of_several_servers_one_has_to_be_named(

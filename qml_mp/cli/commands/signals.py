@@ -21,6 +21,7 @@ from qml_mp.cli.waiting_options import no_wait_option, wait_option
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState
 from qml_mp.core.answers import ReloadAnswer, ReloadState, StacksAnswer, WorkerStack
 from qml_mp.core.server_info import ServerInfo
+from qml_mp.errors import StorageError
 from qml_mp.host import is_alive
 from qml_mp.printable import printable_lines
 from qml_mp.storage.store import Storage
@@ -274,14 +275,22 @@ def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -
 
 
 def _await_end(server: LocalServer, storage: Storage, *, until: float) -> bool:
-    """Whether the server has ended. In a program of its user's that goes on, it has left the registry."""
+    """Whether the server has ended. In a program of its user's that goes on, it has left the registry: a
+    storage that does not answer, or goes with its server, tells nothing of that."""
     while not server.has_ended(within_s=_LOOK_EVERY_S):
-        if server.row(storage) is None:
+        if _has_left(server, storage):
             server.has_ended(within_s=_LEAVES_AFTER_ITS_ROW_S)
             return True
         if time.monotonic() >= until:
-            return False
+            return server.has_ended()
     return True
+
+
+def _has_left(server: LocalServer, storage: Storage) -> bool:
+    try:
+        return server.row(storage) is None
+    except StorageError:
+        return False
 
 
 def _await_stacks(server: LocalServer, storage: Storage, *, since: float) -> StacksAnswer | None:
