@@ -58,7 +58,7 @@ class ActState(StrEnum):
     GONE = "gone"
     """The server had gone before it took it. It is never done, not by a successor either."""
     UNFINISHED = "unfinished"
-    """The server took it, and ended before it told what came of it."""
+    """The server took it, and ended, or was about to end, before it told what came of it."""
 
     @property
     def is_final(self) -> bool:

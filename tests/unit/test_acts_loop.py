@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.cli.commands import signals
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
 from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop, Answer
+from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.parts.acts import CarryingOut
+from qml_mp.supervisor.parts.reload import NewCode, Reload
+from qml_mp.supervisor.parts.signals import StackDump
 from qml_mp.supervisor.run import Run
 from tests.storage.helpers import DONE, KEEP, claim_new
 
@@ -38,6 +45,21 @@ class Losing:
             return reply
 
         return call
+
+
+class Turning:
+    """A storage whose server has a turn before each look at an act."""
+
+    def __init__(self, storage: Storage, turn: Callable[[], None]) -> None:
+        self._storage = storage
+        self._turn = turn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_act(self, act_id: str) -> Act | None:
+        self._turn()
+        return self._storage.get_act(act_id)
 
 
 @pytest.fixture
@@ -110,6 +132,27 @@ def test_an_idle_loop_is_not_due_until_it_hears_of_a_commit_or_has_something_to_
     assert (idle, taken) == (float("inf"), float("inf"))
     assert hastened < float("inf")
     assert loop.due_at() == 0.0
+
+
+def test_a_reload_of_a_server_that_is_about_to_stop_is_not_told_as_code_that_cannot_boot(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reload = Reload(run, NamedProgram(spec="an:app"), new_code=NewCode(), declarations=DeclarationsLoop(run))
+    carrying_out = CarryingOut(run, desk=desk, reload=reload, stacks=StackDump(run))
+    [info] = storage.list_servers()
+    far = replace(info, process=replace(info.process, host="another machine"))
+
+    def turn() -> None:
+        loop.run(storage)
+        carrying_out.turn()
+        loop.run(storage)
+
+    run.stop.begin(now=False, why="a test")
+    served: Any = Turning(storage, turn)
+    code = signals._reload(served, far, within=timedelta(minutes=1))
+
+    assert "the server is about to stop" in capsys.readouterr().err
+    assert code == 1
 
 
 def test_the_same_answer_is_written_once(storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop) -> None:

@@ -22,7 +22,8 @@ from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
-_STOPS = Answer(state=ActState.FAILED, said="the server is about to stop")
+_STOPS = Answer(state=ActState.UNFINISHED, said="the server is about to stop")
+"""As the end of its row would leave it. FAILED, of a reload, means that the code cannot boot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
