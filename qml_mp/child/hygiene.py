@@ -15,6 +15,7 @@ once something was found that late.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _thread
 import faulthandler
 import os
 import resource
@@ -71,6 +72,8 @@ class Hygiene:
         self._streams = streams
         self._folder = folder
         self._max_memory_hard = max_memory_hard
+        self._threads = 0
+        """Of Python, before the job."""
         # Where nobody knows whether the process that forked this one had other threads, one may have ordered
         # a dump, and to call that off here would wait for the thread for ever.
         self._dumps_are_its_own = host.thread_count() is not None
@@ -98,6 +101,7 @@ class Hygiene:
         if not self._is_behind:
             self._descriptors.note()
         self._who = "The job"
+        self._threads = _thread._count()
         self._began_ns = time.monotonic_ns()
 
     def after_job(self, method: str, outcome: Outcome) -> None:
@@ -105,9 +109,16 @@ class Hygiene:
         has forked, nor in a worker that must leave at once."""
         self._end_if_copy(outcome)
         self._look_after(method, is_well=isinstance(outcome, Success))
-        if self.spoiled is None and _was_ended(outcome) and host.shares_its_group(self._pid) is not False:
-            # Nobody waits for them any more; the supervisor kills the group of a worker that left.
-            self.spoiled = "a job that was ended has left processes"
+        if self.spoiled is None and _was_ended(outcome):
+            left = self._left_running()
+            self.spoiled = left and f"a job that was ended has left {left}"
+
+    def _left_running(self) -> str | None:
+        """What goes on with the work of a job that was ended, soon beside its next attempt. Threads end with
+        the worker, and the supervisor kills its group."""
+        if host.shares_its_group(self._pid) is not False:
+            return "processes"
+        return "threads" if _thread._count() > self._threads else None
 
     def guarding(
         self, hook: Callable[_P, None] | None, *, name: str, before_storage: bool = False

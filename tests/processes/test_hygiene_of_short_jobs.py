@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,7 +29,7 @@ from qml_mp.child.folder import CurrentFolder
 from qml_mp.child.hygiene import Hygiene
 from qml_mp.child.prologue import prctl
 from qml_mp.child.streams import StandardStreams
-from qml_mp.core.outcome import Success
+from qml_mp.core.outcome import AttemptKind, Cancelled, ErrorInfo, Failure, Outcome, Success
 from qml_mp.host import thread_count
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
@@ -38,6 +39,7 @@ from qml_mp.supervisor.workers.fork import fork_child, reap
 from tests.processes.harness import wait_until
 
 DONE = Success(result=None, duration=timedelta(0))
+LATE = ErrorInfo(type="JobTimeout", message="late")
 Change = Callable[[], object]
 PR_GET_PDEATHSIG = 2
 LOGGING = """
@@ -86,11 +88,11 @@ class OneWorker:
         )
         self.run(lambda: None)
 
-    def run(self, change: Change) -> None:
-        """Run a job of a moment that does this."""
+    def run(self, change: Change, outcome: Outcome = DONE) -> None:
+        """Run a job of a moment that does this, and of which this comes."""
         self.hygiene.before_job()
         change()
-        self.hygiene.after_job("f", DONE)
+        self.hygiene.after_job("f", outcome)
 
 
 def exit_code_of(
@@ -315,6 +317,26 @@ def test_a_worker_that_jobs_leave_short_of_descriptors_says_so_before_storage_is
         assert worker.hygiene.spoiled == "jobs have left nearly all of its 600 descriptors open"
 
     assert exit_code_of(main, limit=lower_limit) == 0
+
+
+@pytest.mark.parametrize(
+    "outcome", [Cancelled(reason="not wanted"), Failure(error=LATE, kind=AttemptKind.TIMEOUT)]
+)
+def test_a_worker_in_which_a_job_that_was_ended_has_left_a_thread_takes_no_other(outcome: Outcome) -> None:
+    """It would go on beside the next attempt."""
+
+    def leave_a_thread() -> None:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+    def main(worker: OneWorker) -> None:
+        worker.run(leave_a_thread, Failure(error=LATE))  # nobody has ended it: it may be a pool for all jobs
+        worker.run(lambda: None, outcome)
+        assert worker.hygiene.spoiled is None
+
+        worker.run(leave_a_thread, outcome)
+        assert worker.hygiene.spoiled == "a job that was ended has left threads"
+
+    assert exit_code_of(main) == 0
 
 
 def test_a_worker_in_which_a_job_left_more_memory_than_the_hard_limit_takes_no_other() -> None:
