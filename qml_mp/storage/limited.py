@@ -61,11 +61,16 @@ class Look:
         return min((bound for bound in bounds if bound is not None), default=None)
 
     def next_in(self, kind: Kind) -> timedelta | None:
-        """In how long one more may begin than now, if time alone does it."""
+        """In how long one more may begin than now, if time alone does it; at the soonest while some may.
+
+        All that is closed has to open first; when a rate that is open lets the next begin matters after that.
+        """
         limits = self.limits_of(kind)
-        if any(standing.free == 0 and standing.next_in is None for standing in limits):
+        closed = [standing for standing in limits if standing.free == 0]
+        if any(standing.next_in is None for standing in closed):
             return None
-        return max((each.next_in for each in limits if each.next_in is not None), default=None)
+        waits = [each.next_in for each in closed or limits if each.next_in is not None]
+        return max(waits) if closed else min(waits, default=None)
 
     def has_place_for_others(self, ended: Iterable[Job], claimed: Iterable[Job]) -> bool:
         """Whether a job that has ended has left a place that none of those that were claimed has taken. What

@@ -252,6 +252,28 @@ def test_openings_tell_what_may_begin_and_when(storage: Storage) -> None:
     assert opening("default") == (0, False, True)
 
 
+def test_openings_tell_when_the_limits_that_are_closed_have_opened(storage: Storage, raw: Raw) -> None:
+    def next_in() -> timedelta | None:
+        return storage.openings([]).next_in
+
+    enqueue(storage, 3)
+    storage.set_rate(METHOD, "work", Rate(1, HOUR))
+    storage.set_rate(QUEUE, "default", Rate(10, 240 * HOUR))  # two at once, then one a day
+
+    before_any = next_in()
+    claim(storage)
+    by_the_method = next_in()
+    raw.age("limits", "next_at", HOUR)
+    claim(storage)
+    by_both = next_in()
+
+    assert by_the_method is not None
+    assert by_the_method <= HOUR
+    assert before_any == HOUR
+    assert by_both is not None
+    assert by_both > HOUR
+
+
 def test_a_job_that_cannot_be_claimed_is_failed_under_a_limit_too(storage: Storage, raw: Raw) -> None:
     storage.set_max_running(METHOD, "work", 2)
     bad_id = raw.add_job(claim_seq=full(raw), priority=9)
