@@ -278,7 +278,7 @@ class TryFailed:
     error: Exception
     retry_in: timedelta
     is_repeated: bool
-    """The try before failed in the very same way."""
+    """A try failed in the very same way since it last worked, or ten did so in different ways."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

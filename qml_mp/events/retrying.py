@@ -13,6 +13,7 @@ _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 1.0  # with the jitter well below two seconds: by then what is due runs after an outage
 _MAX_JITTER_S = 0.5
 _MOST_DOUBLED = 16  # the pause has long stopped growing
+_MOST_TOLD = 10  # failures of an outage that differ: a text may hold a number that is another each time
 
 
 class Retrying:
@@ -32,7 +33,8 @@ class Retrying:
         self._works = works
         self._rng = rng
         self._failures = 0
-        self._told: tuple[str, ...] = ()
+        self._told: set[tuple[str, str, str]] = set()
+        """The different failures since the first of those in a row, as far as they were told."""
         self.not_before = 0.0
         """No try before this instant."""
         self.failing_since: float | None = None
@@ -55,10 +57,11 @@ class Retrying:
                 what=what,
                 error=error,
                 retry_in=timedelta(seconds=pause_s),
-                is_repeated=told == self._told,
+                is_repeated=told in self._told or len(self._told) >= _MOST_TOLD,
             )
         )
-        self._told = told
+        if len(self._told) < _MOST_TOLD:
+            self._told.add(told)
         self.not_before = now + pause_s
         return pause_s
 
@@ -66,4 +69,5 @@ class Retrying:
         """Tell, if the try before failed, that this one has worked."""
         if self._failures:
             self._events.emit(self._works)
-        self._failures, self._told, self.not_before, self.failing_since = 0, (), 0.0, None
+        self._told.clear()
+        self._failures, self.not_before, self.failing_since = 0, 0.0, None

@@ -39,6 +39,37 @@ def test_an_outage_has_one_line_when_it_begins_when_it_changes_and_when_it_ends(
     assert {vars(record)["worker_id"] for record in caplog.records} == {"w"}
 
 
+def test_an_outage_that_says_now_this_and_now_that_has_a_line_for_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "qml_mp")
+    tries = tries_of(new_emitter())
+
+    for text in ("too many clients", "slots are reserved") * 20:
+        tries.failed("Cannot claim a job", StorageUnavailable(text))
+    tries.worked()
+    tries.failed("Cannot claim a job", StorageUnavailable("slots are reserved"))
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "Cannot claim a job, will try again: too many clients",
+        "Cannot claim a job, will try again: slots are reserved",
+        "Storage answers again",
+        "Cannot claim a job, will try again: slots are reserved",
+    ]
+
+
+def test_an_outage_that_says_something_new_each_time_has_a_few_lines(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "qml_mp")
+    tries = tries_of(new_emitter())
+
+    for number in range(200):
+        tries.failed("Cannot claim a job", StorageUnavailable(f"refused for the {number}th time"))
+
+    assert len(caplog.records) == 10
+
+
 def test_each_failed_try_is_a_fact_with_its_pause_and_one_that_works_only_after_a_failure() -> None:
     told: list[Event] = []
     tries = tries_of(Emitter(told.append))
