@@ -11,7 +11,7 @@ from qml_mp.printable import printable_json
 
 _PLAIN: Final = "qml-mp: %(message)s"
 _DETAILED: Final = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
-_ABOUT_A_JOB: Final = ("job_id", "method", "attempt", "worker_id", "outcome", "duration_s")
+_ABOUT_A_JOB: Final = ("job_id", "method", "attempt", "claim_seq", "worker_id", "outcome", "duration_s")
 
 
 class TextFormatter(logging.Formatter):
@@ -36,8 +36,8 @@ class TextFormatter(logging.Formatter):
 
 class JsonFormatter(logging.Formatter):
     """For programs: one object a record, on a line. It has `time` (ISO 8601, UTC), `level`, `logger`, `pid`,
-    `message`, and what there is of `job_id`, `method`, `attempt`, `worker_id`, `outcome`, `duration_s`,
-    `traceback` and `stack` (of `stack_info=True`)."""
+    `message`, and what there is of `job_id`, `method`, `attempt`, `claim_seq`, `worker_id`, `outcome`,
+    `duration_s`, `traceback` and `stack` (of `stack_info=True`)."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

@@ -82,9 +82,8 @@ def _log_job(event: facts.JobFact) -> None:
             text = "Job %s of worker %s (pid %s), which %s, is somebody else's now"
             _log_hand_out(logging.WARNING, claim, text, number, pid, how)
         case facts.ClaimReclaimed(state=state):
-            extra = {"job_id": claim.job_id, "worker_id": claim.worker_id}
             text = "Job %s of worker %s, which is gone, is %s"
-            logger.warning(text, claim.job_id, claim.worker_id, state, extra=extra)
+            _log_hand_out(logging.WARNING, claim, text, claim.worker_id, state)
         case facts.ClaimLost():
             text = "The claim of job %s was lost; its outcome was not written"
             _log_hand_out(logging.WARNING, claim, text)
@@ -151,8 +150,8 @@ def _log_end(level: int, claim: ClaimFacts, what: str) -> None:
 
 
 def _log_hand_out(level: int, claim: ClaimFacts, text: str, *values: object) -> None:
-    extra = {"job_id": claim.job_id, "worker_id": claim.worker_id, "attempt": claim.claim_seq}
-    logger.log(level, text, claim.job_id, *values, extra=extra)
+    extra = {"job_id": claim.job_id, "worker_id": claim.worker_id, "attempt": claim.attempt}
+    logger.log(level, text, claim.job_id, *values, extra={**extra, "claim_seq": claim.claim_seq})
 
 
 def _described(error: ErrorInfo | None) -> str:

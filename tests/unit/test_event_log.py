@@ -311,6 +311,29 @@ def test_each_fact_that_has_a_line_has_this_one(
 @pytest.mark.parametrize(
     "event",
     [
+        ClaimFound(claim=ABOUT),
+        ClaimLost(claim=ABOUT),
+        ClaimLost(claim=ABOUT, dead_worker=KILLED),
+        ClaimReclaimed(claim=ABOUT, state=StateName.ENQUEUED),
+    ],
+    ids=["found", "lost", "lost by a dead worker", "reclaimed"],
+)
+def test_a_record_about_a_claim_has_its_number_beside_that_of_the_attempt(
+    event: Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        log_event(event)
+
+    [record] = caplog.records
+    fields = vars(record)
+    assert [fields.get(name) for name in ("job_id", "worker_id", "attempt", "claim_seq")] == [
+        CLAIM.job.id, "w-1", 3, 1,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
         JobClaimed(claim=ABOUT, waited=SOON),
         JobSucceeded(claim=ABOUT, ended_at=NOW),
         ServerRegistered(server_id="s"),

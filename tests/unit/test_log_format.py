@@ -41,7 +41,7 @@ def test_json_has_what_is_known_of_the_job_the_traceback_and_the_stack() -> None
     try:
         raise ValueError("no")
     except ValueError:
-        made = record("it failed", job_id="j-1", attempt=2, worker_id=None, payload="secret")
+        made = record("it failed", job_id="j-1", attempt=2, claim_seq=7, worker_id=None, payload="secret")
         made.exc_info = sys.exc_info()
         made.stack_info = "Stack (most recent call last):\n  here"
 
@@ -55,7 +55,7 @@ def test_json_has_what_is_known_of_the_job_the_traceback_and_the_stack() -> None
     assert when.tzinfo == UTC
     assert line == {
         "level": "INFO", "logger": "tasks", "pid": made.process, "message": "it failed", "job_id": "j-1",
-        "attempt": 2,
+        "attempt": 2, "claim_seq": 7,
     }  # fmt: skip
 
 
