@@ -110,7 +110,7 @@ def load_app_spec(flag: str | None) -> str | None:
 
     Raises `ConfigurationError` for what is not of that form.
     """
-    if flag:
+    if flag is not None:
         spec, origin = flag, "-A"
     elif from_environment := os.environ.get("QML_MP_APP"):
         spec, origin = from_environment, "QML_MP_APP"

@@ -106,6 +106,13 @@ def test_a_url_that_is_given_and_empty_names_no_storage(monkeypatch: pytest.Monk
         QmlApp("").storage  # noqa: B018
 
 
+def test_an_app_that_is_given_and_empty_is_no_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QML_MP_APP", "env:app")
+
+    with pytest.raises(ConfigurationError, match="-A is ''; an app is named as"):
+        load_app_spec("")
+
+
 def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QML_MP_URL", "")
     monkeypatch.setenv("QML_MP_WORKERS", "")
