@@ -199,7 +199,7 @@ class JobSelection:
 
 def chosen_jobs(storage: Storage, *, retention: Retention, **chosen: Unpack[ChosenJobs]) -> JobSelection:
     """Raises `TypeError` for a name that chooses nothing: without it all jobs would be meant.
-    `ConfigurationError` for what is no state, text, duration or instant."""
+    `ConfigurationError` for what is no state, text, duration or instant, and for an empty `error`."""
     for name in chosen:
         if name not in ChosenJobs.__annotations__:
             raise TypeError(

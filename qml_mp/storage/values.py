@@ -10,6 +10,7 @@ from typing import Final
 
 from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError
 from qml_mp.settings import ServerConfig
 from qml_mp.units import check_longest
 
@@ -147,7 +148,10 @@ FAILED_STATES: Final = (StateName.AWAITING_RETRY, StateName.FAILED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs are meant; None, and an empty collection, do not restrict."""
+    """Which jobs are meant; None, and an empty collection, do not restrict.
+
+    `ConfigurationError` for an `error` that is empty: it would mean every job that has one.
+    """
 
     states: Collection[StateName] = ()
     queue: str | None = None
@@ -160,6 +164,10 @@ class JobFilter:
     """Likewise."""
     kind: str | None = None
     """The `key` of a `FailureKind`; only Failed and AwaitingRetry jobs are meant then."""
+
+    def __post_init__(self) -> None:
+        if self.error == "":
+            raise ConfigurationError("error is empty, which every error has in it; name a part of the text.")
 
     def values(self) -> dict[str, object]:
         """What restricts it beside the states, by name."""

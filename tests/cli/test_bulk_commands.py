@@ -139,6 +139,7 @@ def test_jobs_whose_unique_key_another_has_are_told(qml: Qml, storage: Storage) 
             ["delete", "--until", "10000000d"],
             "--until is '10000000d'; it must be a duration such as 90s, 2h or 1d (36525d at most)",
         ),
+        (["retry", "--method", "thumb", "--error", "", "--yes"], "error is empty"),
         (["delete", "--all"], "repeat it with --yes"),
     ],
 )

@@ -133,6 +133,8 @@ def test_what_cannot_be_meant_is_refused(app: QmlApp) -> None:
         app.jobs(until="tomorrow")
     with pytest.raises(ConfigurationError, match="state is empty"):
         app.jobs(state=[])
+    with pytest.raises(ConfigurationError, match="error is empty"):
+        app.jobs(method="thumb", error="")
     with pytest.raises(ConfigurationError, match=r"method is \['thumb'\]; it must be text."):
         app.jobs(method=["thumb"])  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="retry changes no succeeded jobs; it is for failed"):
