@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,13 +11,16 @@ import pytest
 
 from qml_mp import host
 from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Success
 from qml_mp.core.server_description import ServerDescription, ToldSetting
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from tests.cli.command import Qml, is_one_error
+from tests.storage.helpers import KEEP
 from tests.storage_rows import change_server, run_raw
+from tests.until import wait_until
 
 HERE = host.identity()
 DEAD = replace(HERE, started_ticks=1)
@@ -128,6 +132,35 @@ def test_a_running_job_is_cancelled_by_its_server(qml: Qml, storage: Storage) ->
     assert ended.out == f"{claim.job.id} asked to end\n"
     assert state_of(storage, claim) is StateName.PROCESSING
     assert [request.key for request in storage.cancel_requests("blue#1")] == [claim.key]
+
+
+@pytest.mark.parametrize("not_stored", [None, "too large"])
+def test_a_job_that_succeeds_before_the_cancel_reaches_it_is_told(
+    qml: Qml, storage: Storage, not_stored: str | None
+) -> None:
+    claim = running(qml, storage, HERE)
+    command = [
+        sys.executable,
+        "-m",
+        "qml_mp",
+        "jobs",
+        "cancel",
+        claim.job.id,
+        "--wait",
+        "--wait-timeout",
+        "2m",
+    ]
+
+    with subprocess.Popen(
+        command, cwd=qml.folder, env=qml.environment(), stderr=subprocess.PIPE, text=True
+    ) as cancelling:
+        wait_until(lambda: storage.cancel_requests("blue#1"))
+        done = Success(result=None, duration=timedelta(seconds=1), not_stored=not_stored)
+        storage.finish(claim, done, retention=KEEP)
+        _, said = cancelling.communicate()
+
+    assert cancelling.returncode == 1
+    assert said == f"qml-mp: error: The job {claim.job.id} succeeded before the cancel reached it.\n"
 
 
 @pytest.mark.parametrize("command", ["retry", "delete"])

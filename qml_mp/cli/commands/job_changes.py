@@ -15,7 +15,7 @@ from qml_mp.cli.output import json_option, note, print_json, say
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.state import StateName
-from qml_mp.errors import InvalidTransition, JobFailed, QmlError, StorageError
+from qml_mp.errors import InvalidTransition, JobFailed, QmlError, ResultNotStored, StorageError
 from qml_mp.handle import JobHandle
 from qml_mp.job_selection import BulkChange
 from qml_mp.views.changing import ASKED_TO_END, Changing
@@ -177,4 +177,6 @@ def _end_of(handle: JobHandle, timeout: timedelta | None) -> str:
         raise InvalidTransition(
             f"The job {handle.id} ended {end.state} before the cancel reached it."
         ) from None
+    except ResultNotStored:
+        pass  # it has succeeded all the same
     raise InvalidTransition(f"The job {handle.id} succeeded before the cancel reached it.")
