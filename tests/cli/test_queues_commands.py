@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 
 from qml_mp import host
@@ -11,6 +16,8 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from tests.cli.command import Qml, on_a_terminal
+from tests.processes.harness import ROOT
+from tests.statement_trace import TRACE, statements
 
 _FETCH = Fetch(worker_id="w", server_id="s", queues=())
 
@@ -28,6 +35,35 @@ def test_a_paused_queue_is_shown_and_gives_no_job_until_it_is_resumed(qml: Qml, 
     qml("queues", "resume", "images")
     assert "was not paused" in qml("queues", "resume", "images").out
     assert storage.fetch_and_lock_job(_FETCH) is not None
+
+
+def test_however_many_jobs_wait_in_a_queue_its_pause_does_not_count_them(
+    qml: Qml, storage: Storage, tmp_path: Path
+) -> None:
+    def counts_all(command: str) -> bool:
+        traces = tmp_path / command
+        traces.mkdir()
+        subprocess.run(
+            [sys.executable, "-m", "tests.statement_trace", "queues", *command.split()], cwd=qml.folder,
+            env=qml.environment({TRACE: str(traces), "PYTHONPATH": str(ROOT)}), check=True,
+        )  # fmt: skip
+        [sent] = statements(traces).values()
+        return any("count(*) AS enqueued" in statement for statement in sent)
+
+    storage.enqueue(Job.new("work", queue="images"))
+
+    assert counts_all("list")
+    assert not counts_all("pause images")
+    assert not counts_all("limit images 3")
+    assert [each.limit.max_running for each in storage.standings() if each.limit.paused] == [3]
+
+
+def test_a_queue_whose_jobs_are_all_for_later_is_known(qml: Qml, storage: Storage) -> None:
+    storage.enqueue_many(
+        Job.new("work", queue=f"of-{hours}", delay=timedelta(hours=hours)) for hours in range(1, 9)
+    )
+
+    assert qml("queues", "pause", "of-8").code == 0
 
 
 def test_limits_of_a_queue_are_set_shown_and_ended(qml: Qml, storage: Storage) -> None:

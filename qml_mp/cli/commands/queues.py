@@ -198,10 +198,11 @@ def _number(text: str | None) -> int | None:
 def _check_known(session: Session, storage: Storage, name: str, *, has_force: bool = True) -> None:
     """Raise unless a job, a server, the app or a limit names the queue: a slip of the pen would do nothing,
     and nobody would see it. `has_force`: whether the command takes --force."""
-    known = {DEFAULT_QUEUE, *(view.stats.name for view in view_queues(storage))}
-    known.update(queue for server in storage.list_servers() for queue in server.queues)
-    if name in known:
-        return
+    known = {DEFAULT_QUEUE, *(queue for server in storage.list_servers() for queue in server.queues)}
+    for among in (1, None):  # all are counted for a queue whose jobs are for later, if need be
+        known.update(view.stats.name for view in view_queues(storage, among=among))
+        if name in known:
+            return
     try:
         app = session.app()
     except AppImportError as error:
