@@ -88,9 +88,9 @@ def _of_process(process: ProcessFacts) -> Iterator[str]:
     if process.exit_code is not None:
         yield f"exit code {process.exit_code}"
     if process.peak_rss_bytes is not None:
-        yield f"peak memory {format_size(process.peak_rss_bytes)}"
+        yield f"peak memory of its worker {format_size(process.peak_rss_bytes)}"
     if process.cpu_s is not None:
-        yield f"CPU {process.cpu_s:.2f}s"
+        yield f"CPU of its worker {process.cpu_s:.2f}s"
 
 
 def _signal_name(number: int) -> str:

@@ -44,7 +44,9 @@ class ProcessFacts:
     signal: int | None = None
     exit_code: int | None = None
     peak_rss_bytes: int | None = None
+    """Since the worker was started: a job before this one may have needed it."""
     cpu_s: float | None = None
+    """The same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
