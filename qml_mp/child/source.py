@@ -178,6 +178,8 @@ class AppFacts:
     """Of those of its methods that are limited."""
     files: tuple[str, ...] = ()
     """The source files that the code was read from, without those of installed packages."""
+    threads: int | None = None
+    """Native threads of the process that has imported it, once it had; None: not known."""
     error: str | None = None
 
 
@@ -193,7 +195,7 @@ def probe(source: ProgramSource) -> str:
         facts = AppFacts(error=import_error_text(error))
         files |= files_in_error(error)
     files |= files_of_user()
-    facts = dataclasses.replace(facts, files=tuple(sorted(files)))
+    facts = dataclasses.replace(facts, files=tuple(sorted(files)), threads=host.thread_count())
     config = None if facts.config is None else facts.config.plain()
     return json.dumps({**dataclasses.asdict(facts), "config": config}, default=_plain)
 

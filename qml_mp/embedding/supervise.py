@@ -54,13 +54,18 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
         program = source.load()
     except Exception as error:
         raise AppImportError(f"The app {source.label!r} cannot be imported: {error}") from error
-    threads = thread_count()
+    check_copyable(source, threads=thread_count())
+    gc.collect()
+    gc.freeze()  # so that the collector of a worker does not touch, and copy, what is shared
+    return LoadedProgram(program=program, label=source.label)
+
+
+def check_copyable(source: ProgramSource, *, threads: int | None) -> None:
+    """Raise `ConfigurationError` where the import has left the process with so many threads (None: not
+    known) that its copies would lack some."""
     if threads is not None and threads > 1:
         raise ConfigurationError(
             f"With preload, importing {source.label!r} started {threads - 1} threads, which would not exist "
             "in the workers. Start them in the jobs (native libraries: set OMP_NUM_THREADS=1), or leave "
             "preload off."
         )
-    gc.collect()
-    gc.freeze()  # so that the collector of a worker does not touch, and copy, what is shared
-    return LoadedProgram(program=program, label=source.label)

@@ -36,6 +36,12 @@ def once() -> None: ...
 @app.recurring("0 3 * * *", tz="Europe/Berlni")
 def there() -> None: ...
 """
+_THREADED = """
+import threading, time
+from qml_mp import QmlApp
+app = QmlApp()
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+"""
 _START = ("-A", "tasks:app", "start", "--burst", "-w", "1")
 _NOWHERE = "postgresql://localhost:1/x?connect_timeout=2"
 
@@ -121,6 +127,21 @@ def test_a_storage_that_may_lose_jobs_is_a_warning_and_the_server_logs_it(qml: Q
     assert (checked.code, started.code) == (0, 0)
     assert "storage   warning   the file has 2 names (hard links)" in checked.out
     assert started.err.count("the file has 2 names (hard links)") == 1, started
+
+
+def test_an_app_that_starts_threads_when_imported_is_refused_with_preload_as_start_does(qml: Qml) -> None:
+    (qml.folder / "threaded.py").write_text(_THREADED)
+    preload = {"QML_MP_PRELOAD": "1"}
+
+    checked = qml("-A", "threaded:app", "check", env=preload)
+    started = qml("-A", "threaded:app", "start", "--burst", "-w", "1", env=preload)
+    without = qml("-A", "threaded:app", "check")
+    threadless = qml("-A", "tasks:app", "check", env=preload)
+
+    assert (checked.code, started.code, without.code, threadless.code) == (2, 2, 0, 0)
+    told = "With preload, importing 'threaded:app' started 1 threads, which would not exist in the workers."
+    assert f"settings  failed    {told}" in checked.out
+    assert told in started.err
 
 
 def test_code_that_does_not_import_is_3_and_the_rest_is_looked_at(qml: Qml, storage: Storage) -> None:
