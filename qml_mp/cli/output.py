@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timedelta
 from typing import TextIO
 
@@ -93,9 +94,18 @@ def local_time(instant: datetime | None) -> str | None:
     return None if instant is None else instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def stdout_for_data() -> AbstractContextManager[object]:
-    """While code of the user is imported, here or in a copy of this process: its prints go to stderr."""
-    return redirect_stdout(sys.stderr)
+@contextmanager
+def stdout_for_data() -> Iterator[None]:
+    """While code of the user is imported, here or in a copy of this process: what it prints goes to stderr,
+    and so does what the programs print that it calls."""
+    own = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(own, 1)
+        os.close(own)
 
 
 def age(duration: timedelta | float | None) -> str | None:

@@ -97,3 +97,17 @@ def test_what_the_app_prints_at_its_import_is_not_taken_for_data(
 
     assert (ended.code, ended.err) == (0, "the models are loaded\n")
     assert len(ended.out.split()) == 1 if command[0] == "enqueue" else ended.lines
+
+
+@pytest.mark.parametrize("command", [("enqueue", "resize", "path=a"), ("jobs", "list"), ("check",)])
+def test_nor_is_what_a_program_prints_that_the_import_calls(
+    qml: Qml, storage: Storage, command: tuple[str, ...]
+) -> None:
+    tasks = TASKS.replace("QmlApp()", 'QmlApp(str("sqlite:///qml.db"))')  # not plain: it has to be imported
+    (qml.folder / "tasks.py").write_text(f"import subprocess\nsubprocess.run(['echo', 'v1.2.3'])\n{tasks}")
+    storage.enqueue(Job.new("resize"))
+
+    ended = qml("-A", "tasks:app", *command, *(() if command[0] == "enqueue" else ("--json",)))
+
+    assert (ended.code, ended.err) == (0, "v1.2.3\n")
+    assert len(ended.out.split()) == 1 if command[0] == "enqueue" else ended.lines
