@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import os
 import sys
+import threading
 import traceback
+from contextlib import suppress
+from typing import NoReturn
 
 import click
 from click.shell_completion import shell_complete
@@ -64,7 +68,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command on this process's arguments and exit with its code.
+    """Run the command on this process's arguments and exit with its code, whatever threads still run.
 
     A shell that completes a line calls it with `_QML_MP_COMPLETE` set, and gets its answer instead.
     """
@@ -83,6 +87,8 @@ def main() -> None:
         _discard_stdout()
     except OSError as error:
         code = code or _say_unprinted(error)
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        _leave(code)
     gc.freeze()  # the interpreter's last collection would look at all that was imported, for 30 ms
     sys.exit(code)
 
@@ -146,6 +152,16 @@ def _say_unprinted(error: OSError) -> int:
     why = error.strerror or error
     click.echo(f"qml-mp: error: What was to be printed cannot be written to stdout: {why}.", err=True)
     return 1
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit as the interpreter does, save that it would wait for the threads that the app has started when it
+    was imported: for ever, where they never end."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # who listened is gone, or it was closed
+            stream.flush()
+    os._exit(code)
 
 
 def _discard_stdout() -> None:

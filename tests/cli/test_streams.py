@@ -14,6 +14,7 @@ from qml_mp.cli.watching import printed
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.cli.command import TASKS, Ended, Qml, is_one_error
 
 
@@ -111,3 +112,22 @@ def test_nor_is_what_a_program_prints_that_the_import_calls(
 
     assert (ended.code, ended.err) == (0, "v1.2.3\n")
     assert len(ended.out.split()) == 1 if command[0] == "enqueue" else ended.lines
+
+
+def test_a_command_does_not_wait_for_threads_that_the_import_has_started(qml: Qml, storage: Storage) -> None:
+    thread = """
+import threading
+
+def run() -> None:
+    threading.main_thread().join()  # which has ended when the interpreter waits for this thread
+    open("waited", "w").close()
+
+threading.Thread(target=run).start()
+"""
+    (qml.folder / "tasks.py").write_text(thread + TASKS)
+
+    ended = in_a_shell(qml, "qml-mp -A tasks:app enqueue resize path=a")
+
+    assert (ended.code, ended.err) == (0, "")
+    assert [job.id for job in storage.list_jobs(JobFilter()).jobs] == [ended.out.strip()]
+    assert not (qml.folder / "waited").exists()
