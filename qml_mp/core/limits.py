@@ -44,7 +44,7 @@ class Rate:
         match = _RATE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             raise _bad_rate(value, what)
-        period = match[2] if match[2][0].isdigit() else f"1{match[2]}"
+        period = f"1{match[2]}" if match[2].isalpha() else match[2]
         try:
             rate = cls(int(match[1]), parse_duration(period, what=what))
         except (ConfigurationError, ValueError):  # the latter for thousands of digits

@@ -32,6 +32,12 @@ def test_a_rate_of_any_period_is_read_back() -> None:
         assert Rate.parse(str(rate)) == rate
 
 
+@pytest.mark.parametrize("text", ["10/.5s", "10/m5s", "10/.s", "10/-1s", "10/ s5", "10/nan", "10/"])
+def test_a_period_that_is_neither_a_unit_nor_a_duration_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^rate is '"):
+        Rate.parse(text)
+
+
 @pytest.mark.parametrize("text", ["9" * 5000 + "/s", "1/" + "9" * 5000 + "s"])
 def test_a_number_of_thousands_of_digits_is_refused_as_other_rates_are(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^rate is '"):
