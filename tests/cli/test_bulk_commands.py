@@ -140,6 +140,8 @@ def test_jobs_whose_unique_key_another_has_are_told(qml: Qml, storage: Storage) 
             "--until is '10000000d'; it must be a duration such as 90s, 2h or 1d (36525d at most)",
         ),
         (["retry", "--method", "thumb", "--error", "", "--yes"], "error is empty"),
+        (["delete", "--since", "20261127", "--yes"], "--since is '20261127', which may be a date or seconds"),
+        (["list", "--until", "2026"], "--until is '2026', which may be a date or seconds: write 2026s, or"),
         (["delete", "--all"], "repeat it with --yes"),
     ],
 )
@@ -161,10 +163,11 @@ def test_since_restricts_a_list_and_a_change(qml: Qml, storage: Storage) -> None
     fail(storage, 2)
 
     hour = qml("jobs", "list", "--since", "1h", "--json").lines
+    seconds = qml("jobs", "list", "--since", "3600", "--json").lines
     later = qml("jobs", "list", "--since", "2130-01-01", "--json").lines
     retried = qml("jobs", "retry", "--since", "2130-01-01", "--yes")
 
-    assert (len(hour), later, retried.out) == (2, [], "0 jobs are enqueued again\n")
+    assert (len(hour), len(seconds), later, retried.out) == (2, 2, [], "0 jobs are enqueued again\n")
 
 
 def test_since_now_and_until_now_are_said_of_a_change(qml: Qml, storage: Storage) -> None:
