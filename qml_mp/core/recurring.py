@@ -14,7 +14,7 @@ from qml_mp.clock import iso
 from qml_mp.core.cron import CronSchedule, UnknownZone, zone_trouble
 from qml_mp.core.cron_fields import LAST_YEAR
 from qml_mp.core.job import check_method
-from qml_mp.core.payload import JsonValue, check_text, encode_json
+from qml_mp.core.payload import JsonValue, check_text, decode_json, encode_json
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, shown
 from qml_mp.setting_kinds import check_queue_name
@@ -112,7 +112,7 @@ class RecurringJob:
         check_queue_name(queue)
         _most_caught_up(misfire)
         _check_overlap(overlap)
-        encode_json(payload, what="The payload")
+        payload = decode_json(encode_json(payload, what="The payload"))  # the caller may change his
         created_at = now or datetime.now(UTC)
         try:
             schedule = CronSchedule(cron, tz=tz)

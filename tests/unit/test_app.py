@@ -8,6 +8,7 @@ import functools
 import inspect
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from qml_mp import (
     TracingMiddleware,
 )
 from qml_mp.child.source import LoadedProgram, NamedProgram, probe, read_facts
+from qml_mp.core.payload import JsonValue
 from qml_mp.errors import AppImportError
 from qml_mp.loading import load_app
 from qml_mp.storage.values import JobFilter
@@ -118,6 +120,21 @@ def test_what_code_says_of_a_template_reaches_the_server_that_only_hears_of_it()
         timedelta(seconds=90),
     )
     assert template.next_run_at == app.program.recurring[0].next_run_at
+
+
+def count_letters(a: int, b: int) -> None: ...
+
+
+@pytest.mark.parametrize("payload", [Counter("aab"), defaultdict(int, a=2, b=1)])
+def test_the_payload_of_a_template_is_as_json_has_it_whatever_kind_of_dict_it_was(
+    app: QmlApp, payload: dict[str, JsonValue]
+) -> None:
+    app.recurring("@daily", payload=payload)(count_letters)
+    payload.clear()  # it is the caller's own
+
+    (template,) = read_facts(probe(LoadedProgram(program=app.program))).recurring
+
+    assert template.payload == {"a": 2, "b": 1}
 
 
 def test_an_app_whose_template_has_fired_for_the_last_time_is_imported_all_the_same(app: QmlApp) -> None:
