@@ -76,7 +76,7 @@ class RecurringJob:
     """None when that job is no longer stored."""
     created_at: datetime
     disabled_reason: str | None = None
-    """Why qml-mp itself disabled the template (its cron no longer parses)."""
+    """Why qml-mp itself disabled the template: what of it cannot be read."""
 
     @classmethod
     def new(

@@ -158,9 +158,11 @@ class TemplatesFollowed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateDisabled:
-    """A recurring template fires no more, because its cron no longer parses."""
+    """A recurring template fires no more, because it cannot be read."""
 
     template_id: str
+    reason: str
+    """What of it, for people."""
 
 
 # Workers

@@ -37,8 +37,8 @@ def log_event(event: Event) -> None:
             logger.info("Recurring job %s is enqueued", method, extra={"job_id": job_id})
         case facts.TemplatesFollowed():
             _log_followed(event)
-        case facts.TemplateDisabled(template_id=template_id):
-            logger.error("Recurring template %s is disabled: its cron no longer parses", template_id)
+        case facts.TemplateDisabled(template_id=template_id, reason=reason):
+            logger.error("Recurring template %s is disabled: %s", template_id, reason)
         case facts.WorkerStarted(number=number, pid=pid):
             logger.info("Worker %s started (pid %s)", number, pid)
         case facts.WorkerReady(number=number, pid=pid):

@@ -135,9 +135,10 @@ class RecurringStore(Part):
         One transaction; locked so that two servers never fire the same tick, and unique
         (recurring id, firing time) in the table besides. What becomes of firings that were missed, or that
         come while a job of the template has not ended, is decided in it, as the template says. A template
-        whose cron no longer parses is disabled with the reason. One whose job a constraint or a trigger of
-        the user's refuses stays due, and the others fire. A firing time that comes again, because the
-        clock was set back, makes another job only for a template that fires at least once an hour.
+        that cannot be read (its cron, payload, queue, …) is disabled with the reason. One whose job a
+        constraint or a trigger of the user's refuses stays due, and the others fire. A firing time that
+        comes again, because the clock was set back, makes another job only for a template that fires at
+        least once an hour.
         """
         queries = self._db.queries.recurring
         which = self._which(limit, methods)
@@ -215,7 +216,7 @@ class RecurringStore(Part):
         fire."""
         queries, lacking = self._db.queries.recurring, self._lacking
         jobs: list[Job] = []
-        disabled: list[str] = []
+        disabled: dict[str, str] = {}
         refused: dict[str, str] = {}
         with self._db.transaction(_FIRING) as transaction:
             for row in transaction.run(queries.lock_due, which).rows():
@@ -230,7 +231,7 @@ class RecurringStore(Part):
                     reason = storable_reason(str(error))
                     off = {"id": row["id"], "enabled": False, "next_run_at": None, "disabled_reason": reason}
                     transaction.run(queries.switch, off)
-                    disabled.append(text_of(row["id"]))
+                    disabled[text_of(row["id"])] = str(error)
                 if len(jobs) >= _MOST_JOBS:
                     break
             which = {**which, "lacking": sorted(self._lacking)}
@@ -239,7 +240,7 @@ class RecurringStore(Part):
         self._has_refused = bool(refused)
         idle = self._idle(upcoming.rows(), unknown.rows())
         due_in = _LOOK_AGAIN if refused else idle.next_due_in
-        return replace(idle, jobs=tuple(jobs), disabled=tuple(disabled), refused=refused, next_due_in=due_in)
+        return replace(idle, jobs=tuple(jobs), disabled=disabled, refused=refused, next_due_in=due_in)
 
     def _which(self, limit: int, methods: Sequence[str] | None) -> dict[str, object]:
         """What the queries about due templates are bound to."""
@@ -282,7 +283,7 @@ class RecurringStore(Part):
             due_in = _LOOK_AGAIN if due_in is None else min(due_in, _LOOK_AGAIN)
         return Fired(
             jobs=(),
-            disabled=(),
+            disabled={},
             next_due_in=due_in,
             unknown={text_of(row["id"]): text_of(row["method"]) for row in unknown},
         )

@@ -117,8 +117,8 @@ class Fired:
     """What `fire_due_recurring` did, and when to look again."""
 
     jobs: tuple[Job, ...]
-    disabled: tuple[str, ...]
-    """Ids of templates that were disabled because their cron no longer parses."""
+    disabled: Mapping[str, str]
+    """Id to reason of templates that were disabled because they cannot be read: the cron, the payload, …"""
     next_due_in: timedelta | None
     """Of the templates that it may fire."""
     unknown: Mapping[str, str] = field(default_factory=dict)

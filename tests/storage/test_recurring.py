@@ -83,7 +83,7 @@ def test_nothing_fires_before_its_time(storage: Storage) -> None:
 
     fired = storage.fire_due_recurring()
 
-    assert at_start == Fired(jobs=(), disabled=(), next_due_in=None)
+    assert at_start == Fired(jobs=(), disabled={}, next_due_in=None)
     assert fired.jobs == ()
     assert fired.next_due_in is not None
     assert timedelta(minutes=59) < fired.next_due_in <= HOUR
@@ -125,7 +125,7 @@ def test_a_disabled_template_does_not_fire(storage: Storage, raw: Raw) -> None:
     storage.upsert_recurring_job(daily())
     storage.set_recurring_enabled("digest", False, next_run_at=datetime.now(UTC) - HOUR)
 
-    assert storage.fire_due_recurring() == Fired(jobs=(), disabled=(), next_due_in=None)
+    assert storage.fire_due_recurring() == Fired(jobs=(), disabled={}, next_due_in=None)
 
 
 def test_no_more_templates_fire_than_the_limit(storage: Storage, raw: Raw) -> None:
@@ -186,11 +186,14 @@ def test_a_firing_time_that_has_had_its_job_makes_no_other(storage: Storage, raw
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
-    [("cron", "no cron"), ("tz", "/etc/passwd"), ("payload", "{no json"), ("queue", "no queue")],
-)
+    ("column", "value", "reason"),
+    [
+        ("cron", "no cron", "'no cron'"), ("tz", "/etc/passwd", "'/etc/passwd'"),
+        ("payload", "{no json", "recurring job cannot be read"), ("queue", "no queue", "'no queue'"),
+    ],
+)  # fmt: skip
 def test_a_template_that_cannot_fire_is_disabled_with_the_reason_and_others_fire(
-    storage: Storage, raw: Raw, column: str, value: str
+    storage: Storage, raw: Raw, column: str, value: str, reason: str
 ) -> None:
     storage.upsert_recurring_job(daily("bad"))
     storage.upsert_recurring_job(daily("good"))
@@ -200,12 +203,13 @@ def test_a_template_that_cannot_fire_is_disabled_with_the_reason_and_others_fire
     fired = storage.fire_due_recurring()
 
     bad = storage.get_recurring_job("bad")
-    assert fired.disabled == ("bad",)
     assert len(fired.jobs) == 1
     assert bad is not None
     assert not bad.enabled
     assert bad.disabled_reason
-    assert storage.fire_due_recurring().disabled == ()
+    assert reason in bad.disabled_reason
+    assert fired.disabled == {"bad": bad.disabled_reason}
+    assert storage.fire_due_recurring().disabled == {}
 
 
 @pytest.mark.parametrize("by", ["a trigger", "a constraint"])
@@ -288,7 +292,7 @@ def test_a_template_whose_zone_is_not_known_here_is_left_to_others_and_hinders_n
     elsewhere = storage.fire_due_recurring()
 
     assert [len(fired.jobs) for fired in (first, second, elsewhere)] == [1, 0, 2]
-    assert first.disabled == second.disabled == ()
+    assert first.disabled == second.disabled == {}
     assert first.next_due_in is not None
     assert first.next_due_in > timedelta()
     assert len([record for record in caplog.records if "Mars/Base" in record.getMessage()]) == 1

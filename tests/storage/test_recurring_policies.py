@@ -328,7 +328,7 @@ def test_a_template_with_a_policy_that_cannot_be_is_disabled(
     fired = storage.fire_due_recurring()
 
     (template,) = storage.list_recurring_jobs()
-    assert (fired.jobs, fired.disabled) == ((), ("digest",))
+    assert (fired.jobs, fired.disabled) == ((), {"digest": template.disabled_reason})
     assert template.disabled_reason
     assert storage.list_jobs(JobFilter()).jobs == ()
 

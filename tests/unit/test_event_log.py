@@ -231,9 +231,9 @@ REFUSED = StorageUnavailable("refused")
             "spares you that",
         ),
         (
-            TemplateDisabled(template_id="t"),
+            TemplateDisabled(template_id="t", reason="The queue 'a b' is none."),
             "ERROR",
-            "Recurring template t is disabled: its cron no longer parses",
+            "Recurring template t is disabled: The queue 'a b' is none.",
         ),
         (WorkerStarted(worker_id="w-1", number=2, pid=7), "INFO", "Worker 2 started (pid 7)"),
         (

@@ -37,8 +37,8 @@ class RecurringLoop(Loop):
         self._tell_refused(fired.refused)
         for job in fired.jobs:
             self._run.events.emit(TemplateFired(job_id=job.id, method=job.method, queue=job.queue))
-        for recurring_id in fired.disabled:
-            self._run.events.emit(TemplateDisabled(template_id=recurring_id))
+        for recurring_id, reason in fired.disabled.items():
+            self._run.events.emit(TemplateDisabled(template_id=recurring_id, reason=reason))
         self._run.pool.wake_idle(len(fired.jobs))
         return fired.next_due_in
 
