@@ -20,7 +20,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.cli.command import TASKS, Qml, is_one_error
+from tests.cli.command import TASKS, Qml, is_one_error, on_a_terminal
 from tests.cli.test_signals_commands import register
 from tests.processes.harness import PATIENCE_S, wait_until
 from tests.processes.pid_namespace import CONTAINER, need_namespaces
@@ -225,6 +225,22 @@ def test_what_people_change_is_in_the_audit(qml: Qml, storage: Storage) -> None:
     assert {line["by"] for line in first + rest} == {ME}
     assert "delete jobs" in shown.out
     assert ME in shown.out
+
+
+def test_a_job_is_named_in_full_in_the_audit_on_a_narrow_terminal(qml: Qml, storage: Storage) -> None:
+    storage.audit(Asker(who="anna", where="cli"), "pause queue", "images", said="paused")
+    wide = on_a_terminal(qml, "audit", no_color="1").decode().splitlines()
+    job_id = storage.enqueue(Job.new("work"))
+    storage.audit(Asker(who="anna", where="cli"), "delete job", job_id, said="deleted")
+
+    narrow = on_a_terminal(qml, "audit", no_color="1").decode().splitlines()
+
+    assert "  images  " in wide[1]
+    assert len(wide) == 2
+    assert narrow[1].endswith("  anna  delete job   done   deleted")
+    assert narrow[2] == f"  {job_id}"
+    assert narrow[4] == "  images"
+    assert max(map(len, narrow)) <= 80
 
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])

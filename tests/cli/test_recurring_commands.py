@@ -110,6 +110,17 @@ def test_the_list_fits_in_80_columns_with_source_next_firing_and_newest_job(
     assert lines[2].endswith("  deleted")
 
 
+def test_other_columns_are_left_out_of_the_list_before_an_id_is_shortened(qml: Qml) -> None:
+    name = "reports.daily.customers.monthly_statements"
+    qml("recurring", "add", name, "0 0 0 1-31/2 JAN-MAR,APR MON#1 2027", "resize")
+
+    lines = on_a_terminal(qml, "recurring", "list", no_color="1").decode().splitlines()
+
+    assert lines[1].startswith(f"{name}  0 0 0 1-31")
+    assert "SOURCE" not in lines[0]
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_list_fits_the_terminal_with_ids_of_any_length(qml: Qml) -> None:
     name = "nightly-digest-of-what-" + "all-shops-" * 6
     qml("recurring", "add", name, "0 0 0 1-31/2 JAN-MAR,APR MON#1 2027", "resize")

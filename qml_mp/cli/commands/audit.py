@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from qml_mp.cli.fitting import fitted, terminal_width
-from qml_mp.cli.output import json_option, local_time, note, print_json, print_table, short
+from qml_mp.cli.output import cell_text, json_option, local_time, note, print_json, print_table, short
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.acts import Act
 
@@ -42,9 +42,9 @@ def _print(acts: Sequence[Act]) -> None:
         "STATE": [str(act.state) for act in acts],
         "TOLD": [short(" ".join(act.in_words.split()), 80) for act in acts],
     }
-    print_table(
-        *fitted(
-            columns, width=terminal_width(), drop=("FROM", "STATE"),
-            shrink={"TOLD": 12, "OF": 12, "WHO": 10, "WHAT": 8},
-        )
+    headers, rows = fitted(
+        columns, width=terminal_width(), drop=("FROM", "OF", "STATE"),
+        shrink={"TOLD": 12, "WHO": 10, "WHAT": 8},
     )  # fmt: skip
+    below = None if "OF" in headers else [f"  {cell_text(subject)}" for subject in columns["OF"]]
+    print_table(headers, rows, below=below)

@@ -69,6 +69,8 @@ _POLICIES = (
         "--jitter", default="0s", show_default=True, metavar="DURATION", help="Start up to so much later."
     ),
 )
+_WHOLE_ID = 48
+"""An id of so many characters is shown in full: it fits in 80, with the next firing."""
 _QUOTE_IT = 'Quote an expression of several fields: "0 9 * * MON-FRI".'
 
 
@@ -102,7 +104,11 @@ def list_templates(session: Session, as_json: bool) -> None:
         "NEXT": [_next(template) for template in templates],
         "LAST JOB": [_last_job(template) for template in templates],
     }
-    print_table(*fitted(columns, width=terminal_width(), drop=("SOURCE",), shrink={"CRON": 9, "ID": 12}))
+    print_table(
+        *fitted(
+            columns, width=terminal_width(), drop=("SOURCE", "LAST JOB"), shrink={"CRON": 9, "ID": _WHOLE_ID}
+        )
+    )
     for template in templates:
         _note_trouble(template, known)
 
