@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ _ENV_PREFIX = "QML_MP_"
 _OF_TESTS = "QML_MP_TEST_"
 WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"
 """With what people sign in on the page."""
+_OF_KUBERNETES = re.compile(
+    r"QML_MP_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)"
+)
 _ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
 
 
@@ -87,13 +91,14 @@ def is_url_in_environment() -> bool:
 
 
 def unknown_variables() -> list[str]:
-    """A sentence for each variable of the environment that looks like a setting and is none."""
+    """A sentence for each variable of the environment that looks like a setting and is none; of those not
+    that Kubernetes sets for a Service which is called as this is."""
     known = {_ENV_PREFIX + name.upper() for name in ("url", "app", *_ALIASES, *SETTINGS)} | {
         WEB_TOKEN_VARIABLE
     }
     sentences = []
     for name in sorted(os.environ):
-        if name.startswith(_ENV_PREFIX) and name not in known and not name.startswith(_OF_TESTS):
+        if name.startswith(_ENV_PREFIX) and name not in known and not _is_of_others(name):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else "."
             sentences.append(f"{name} in the environment is no setting and has no effect{hint}")
@@ -288,6 +293,13 @@ def _text(value: object, what: str) -> str:
         # The value is not shown: it may be a URL with its password.
         raise ConfigurationError(f"{what} is of type {type(value).__name__}; it must be text and not empty.")
     return value
+
+
+def _is_of_others(name: str) -> bool:
+    """Whether it is the tests' own variable, or one of those by which a pod finds a Service."""
+    if name.startswith(_OF_TESTS) or _OF_KUBERNETES.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and "://" in os.environ[name]  # a person would write a number
 
 
 def _named(url: str, what: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from qml_mp import QmlApp, ServerConfig
 from qml_mp.child.source import LoadedProgram, probe, read_facts
-from qml_mp.sources import load_config
+from qml_mp.sources import load_config, unknown_variables
 
 WRITTEN = ServerConfig(worker_count=5, job_timeout="5m", max_jobs=None)  # type: ignore[arg-type]
 
@@ -82,3 +82,22 @@ def test_settings_are_equal_by_their_values_and_show_only_those() -> None:
     assert ServerConfig() == WRITTEN
     assert hash(ServerConfig()) == hash(WRITTEN)
     assert repr(ServerConfig()) == repr(WRITTEN)
+
+
+def test_what_kubernetes_sets_for_a_service_called_as_this_is_is_no_setting_written_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for service in ("QML_MP", "QML_MP_WEB"):
+        monkeypatch.setenv(f"{service}_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT", "8765")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT_HTTP", "8765")
+        monkeypatch.setenv(f"{service}_PORT", "tcp://10.0.0.1:8765")
+        monkeypatch.setenv(f"{service}_PORT_8765_TCP", "tcp://10.0.0.1:8765")
+        monkeypatch.setenv(f"{service}_PORT_8765_TCP_PROTO", "tcp")
+        monkeypatch.setenv(f"{service}_PORT_8765_TCP_PORT", "8765")
+        monkeypatch.setenv(f"{service}_PORT_8765_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("QML_MP_METRICS_PORT", "8765")  # a person's: Kubernetes has a URL in it
+
+    told = unknown_variables()
+
+    assert [sentence.split()[0] for sentence in told] == ["QML_MP_METRICS_PORT"]
