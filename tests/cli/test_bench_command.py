@@ -87,6 +87,14 @@ def test_all_of_it_is_measured_and_told_within_80_columns(qml: Qml, place: Place
     assert place.new() == set()
 
 
+def test_a_time_that_is_no_number_is_refused(qml: Qml) -> None:
+    ended = qml("bench", "--seconds", "nan")
+
+    assert ended.code == 2
+    assert is_one_error(ended.err)
+    assert "--seconds" in ended.err
+
+
 def test_json_has_what_was_asked_for_and_nothing_else(qml: Qml, place: Place) -> None:
     arguments = ("--only", "latency", "--only", "storage", "--json")
 

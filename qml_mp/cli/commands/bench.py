@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from datetime import timedelta
@@ -22,6 +23,13 @@ _BUSY = 0.5
 """Share of the cores that others may use before the user is told."""
 
 
+def _as_number(_ctx: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """Callback of an option: not NaN, which no range leaves out."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number.")
+    return value
+
+
 @click.command(cls=Command)
 @click.option(
     "-w", "--workers", type=click.IntRange(1, MOST_WORKERS), help="Worker processes. Default: one a core."
@@ -29,6 +37,7 @@ _BUSY = 0.5
 @click.option(
     "--seconds",
     type=click.FloatRange(1, 3600),
+    callback=_as_number,
     default=60,
     show_default=True,
     metavar="S",
