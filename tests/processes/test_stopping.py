@@ -155,7 +155,11 @@ def test_a_second_sigterm_kills_now_and_gives_the_job_back(server: MakeServer, s
     one.signal(signal.SIGTERM)
     wait_until(lambda: "Stopping (SIGTERM)" in one.log(), what=one.log())
 
-    one.signal(signal.SIGTERM)
+    def has_stopped_now() -> bool:
+        one.signal(signal.SIGTERM)  # until half a second has passed it is one with the first
+        return "Stopping now (SIGTERM)" in one.log()
+
+    wait_until(has_stopped_now, what=one.log())
 
     assert one.wait() == 6, one.log()
     assert state_of(storage, job_id) is StateName.ENQUEUED
@@ -181,6 +185,21 @@ def test_a_hundred_sigints_at_once_count_as_a_stop(server: MakeServer, storage: 
 
     assert one.wait() == 0, one.log()
     assert storage.list_servers() == []
+
+
+@pytest.mark.fault(55)
+def test_a_hundred_signals_at_once_let_the_job_end_as_one_does(server: MakeServer, storage: Storage) -> None:
+    """A terminal signals its whole group, and a wrapper passes on what it got."""
+    one = server("-w", "1", "--shutdown-timeout", "600").start()
+    job_id = enqueue(storage, "nap", seconds=1)
+    started(one, job_id)
+
+    for number in (signal.SIGINT, signal.SIGTERM) * 50:
+        one.signal(number)
+
+    assert one.wait() == 0, one.log()
+    assert "Stopping now" not in one.log()
+    assert state_of(storage, job_id) is StateName.SUCCEEDED
 
 
 @pytest.mark.fault(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.limits import Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
+from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
@@ -99,6 +101,29 @@ def test_no_look_at_new_code_begins_once_all_is_closed(
     reload.begin()
 
     assert looks == []
+
+
+@pytest.mark.fault(56)
+def test_the_first_signal_to_stop_leaves_jobs_their_time_whatever_has_begun_the_stop(
+    run_of: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a terminal that is gone, of which a wrapper hears, too, and passes it on as a SIGTERM."""
+    monkeypatch.setattr("qml_mp.supervisor.parts.signals._ONE_WISH_S", 0.0)
+    run, plans = run_of(1), []
+    run.stop.begin(now=False, why="its terminal is gone")
+
+    with SignalInbox() as inbox:
+        reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
+        signals = SignalHandling(run, inbox=inbox, reload=reload, stacks=StackDump(run))
+        for _ in range(3):
+            plans.append(run.stop.plan)
+            os.kill(os.getpid(), signal.SIGTERM)
+            signals.turn()
+
+    first, after_one, after_two = plans
+    assert first is after_one
+    assert after_two is not None
+    assert after_two.kill_at == after_two.ask_at
 
 
 def test_a_reload_of_a_program_in_memory_declares_it_again(run_of: MakeRun) -> None:

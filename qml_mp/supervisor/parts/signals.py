@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 from qml_mp.core.answers import StacksAnswer, WorkerStack
@@ -24,6 +25,10 @@ HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU,
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
 )  # fmt: skip
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_ONE_WISH_S = 0.5
+"""Of these, what comes so soon after the first is one with it: a terminal signals its whole group, and a
+wrapper passes on what it got."""
 _TERMINAL = "/dev/tty"
 _LOOK_FOR_STACKS_EVERY_S = 0.1
 _TOLD_FOR_S = 30.0  # in the registry, where every server reads it at each heartbeat
@@ -45,6 +50,7 @@ class SignalInbox:
         self._ends_process = ends_process
         self._reading, self._writing = -1, -1
         self._before: dict[int, object] = {}
+        self._stop_came_at: float | None = None
 
     def __enter__(self) -> SignalInbox:
         self._reading, self._writing = open_pipe()
@@ -78,6 +84,11 @@ class SignalInbox:
             return []
 
     def _put(self, number: int, _frame: FrameType | None) -> None:
+        if number in _STOPS:
+            now = time.monotonic()
+            if self._stop_came_at is not None and now - self._stop_came_at < _ONE_WISH_S:
+                return
+            self._stop_came_at = self._stop_came_at or now
         with contextlib.suppress(BlockingIOError):  # 64 KiB of unhandled signals: one more says nothing new
             os.write(self._writing, bytes([number]))
 
@@ -145,6 +156,8 @@ class SignalHandling(Part):
         self._reload = reload
         self._stacks = stacks
         self._terminal = Terminal()
+        self._was_told_to_stop = False
+        """By a signal. The stop may have begun without one, and that leaves the jobs their time."""
 
     def fds(self) -> tuple[int, ...]:
         return self._inbox.fds[:1]
@@ -161,7 +174,8 @@ class SignalHandling(Part):
     def _handle(self, number: signal.Signals) -> None:
         match number:
             case signal.SIGTERM | signal.SIGINT:
-                self._run.stop.begin(now=self._run.stop.has_begun, why=number.name)
+                self._run.stop.begin(now=self._was_told_to_stop, why=number.name)
+                self._was_told_to_stop = True
             case signal.SIGQUIT:
                 self._run.stop.begin(now=True, why=number.name)
             case signal.SIGHUP:
