@@ -80,8 +80,9 @@ def note(text: str) -> None:
 
 
 def short(text: str, limit: int) -> str:
-    """The text, cut with an ellipsis when it takes more columns of a terminal."""
-    return text if width_of(text) <= limit else cut(text, limit - 1) + "…"
+    """The text, cut with an ellipsis when it takes more columns of a terminal; with a tilde where the
+    encoding of stdout has no ellipsis, as the escape that is printed for one takes six columns."""
+    return text if width_of(text) <= limit else cut(text, limit - 1) + _mark_of_a_cut()
 
 
 def compact_json(value: JsonValue) -> str:
@@ -117,6 +118,14 @@ def age(duration: timedelta | float | None) -> str | None:
 
 def _for_terminal(text: str, stream: TextIO) -> str:
     return in_lines(text, shutil.get_terminal_size().columns) if stream.isatty() else text
+
+
+def _mark_of_a_cut() -> str:
+    try:
+        "…".encode(sys.stdout.encoding or "utf-8")  # a stream in memory has none
+    except UnicodeEncodeError:
+        return "~"
+    return "…"
 
 
 def _line(cells: Iterable[str]) -> str:
