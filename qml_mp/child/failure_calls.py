@@ -115,7 +115,8 @@ class FailureCalls:
             server_id=self._fetch.server_id,
         )
         execution = self._resolve(claim)
-        self._display.running(replace(execution, terms=replace(execution.terms, limit=_LIMIT)))
+        limited = replace(execution, terms=replace(execution.terms, limit=_LIMIT))
+        self._display.running(limited, is_over=True)
         note_running(job)
         try:
             in_own_context(hook, job, callback.error)

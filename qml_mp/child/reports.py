@@ -53,8 +53,9 @@ class Display:
         self._bell.ring()
         self._set_title("idle")
 
-    def running(self, execution: Execution) -> None:
-        """User code runs on behalf of this job. Each call starts its time limit anew."""
+    def running(self, execution: Execution, *, is_over: bool = False) -> None:
+        """User code runs on behalf of this job. Each call starts its time limit anew. `is_over`: the job
+        itself has ended, or never begins."""
         terms = execution.terms
         if terms is not self._terms:
             self._terms = terms
@@ -65,7 +66,9 @@ class Display:
                 max_crashes=terms.max_crashes,
             )
         now_ns = time.monotonic_ns()
-        self.slot.show_running(execution.claim.key, since_ns=now_ns, terms=self._packed_terms)
+        self.slot.show_running(
+            execution.claim.key, since_ns=now_ns, terms=self._packed_terms, is_over=is_over
+        )
         if terms.method != self._titled or now_ns - self._titled_at_ns > _TITLE_HOLDS_NS:
             self._set_title(terms.method)
             self._titled_at_ns = now_ns
@@ -97,16 +100,16 @@ class StateChanges:
         self._tells_of_claims = events.is_told_of(JobClaimed)
         self._tells_of_successes = events.is_told_of(JobSucceeded)
 
-    def claimed(self, execution: Execution) -> None:
-        """The job is in hand."""
+    def claimed(self, execution: Execution, *, begins: bool = True) -> None:
+        """The job is in hand, and `begins`, or does not any more."""
         if self._tells_of_claims:
             self._events.emit(claimed(execution.claim, pid=self._pid))
         if self._hook is not None:
-            self._call(execution, execution.job, old=StateName.ENQUEUED)
+            self._call(execution, execution.job, old=StateName.ENQUEUED, is_over=not begins)
 
     def given_back(self, execution: Execution) -> None:
         """The job was in hand for the hook alone, and has no limit any more."""
-        self.claimed(execution)
+        self.claimed(execution, begins=False)
         if self._hook is not None:
             self._display.finishing()
 
@@ -119,7 +122,7 @@ class StateChanges:
             self.has_failed = True
         job = None if self._hook is None else finished.job
         if job is not None:
-            self._call(execution, job, old=StateName.PROCESSING)
+            self._call(execution, job, old=StateName.PROCESSING, is_over=True)
 
     def _tell_of_end(self, execution: Execution, finished: Finished) -> None:
         attempts = execution.terms.max_attempts
@@ -127,10 +130,10 @@ class StateChanges:
         if event is not None:
             self._events.emit(event)
 
-    def _call(self, execution: Execution, job: Job, *, old: StateName) -> None:
+    def _call(self, execution: Execution, job: Job, *, old: StateName, is_over: bool) -> None:
         if self._hook is None:
             return
-        self._display.running(execution)
+        self._display.running(execution, is_over=is_over)
         try:
             self._hook(StateChange(job=replace(job), old=old, new=job.state_name))
         except BaseException as error:

@@ -77,7 +77,7 @@ class Runner:
         key = execution.claim.key
         cancelled = self._commands.take_early_cancel(key)
         if cancelled is not None:
-            self._changes.claimed(execution)
+            self._changes.claimed(execution, begins=False)
             return Cancelled(reason=cancelled)
         cancel = self._commands.attend_to(key)
         try:
@@ -100,7 +100,7 @@ class Runner:
         It may hang, as the hook for changes of state may: it has the time limit of the job to itself, and a
         worker that is killed for it loses no job."""
         if self._processor.attempt is not None and self._end_attempt is not None:
-            self._display.running(execution)
+            self._display.running(execution, is_over=True)
             self._end_attempt(outcome)
 
     def give_back(self, execution: Execution) -> Outcome:

@@ -25,8 +25,8 @@ from qml_mp.ipc.progress import PROGRESS_BYTES, ProgressCell
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<qq")  # pid, started_ticks
 _VERSION_BYTES = 8
-# activity, used_up, jobs_done, key, since
-_NOW = struct.Struct(f"<B?2xI{KEY_BYTES}sq")
+# activity, used_up, is_over, jobs_done, key, since
+_NOW = struct.Struct(f"<B??xI{KEY_BYTES}sq")
 # limit, retry (timeout, memory), max_crashes, method
 _TERMS = struct.Struct("<qqqI64s")
 _BODY_BYTES = _NOW.size + _TERMS.size
@@ -70,6 +70,9 @@ class SlotView:
     """Its number of jobs or its memory is spent: it asks to be replaced, and works on meanwhile."""
     jobs_done: int = 0
     key: ClaimKey | None = None
+    is_over: bool = False
+    """The job in `key` has ended or never begins: what runs is a hook that is told of it, which has the limit
+    to itself, and nobody's cancel is meant for it."""
     method: str = ""
     since_ns: int = 0
     """When the job in `key` started, on the monotonic clock that all processes of a machine share."""
@@ -176,9 +179,10 @@ class SlotWriter:
         """Say what this worker does, and its counts; a text that stands there stays."""
         self._write(self._body(view))
 
-    def show_running(self, key: ClaimKey, *, since_ns: int, terms: bytes) -> None:
-        """Say, with its counts, that it runs this job. `terms` are `packed_terms`, the same for many jobs."""
-        self._write(self._now(Activity.RUNNING, key, since_ns) + terms)
+    def show_running(self, key: ClaimKey, *, since_ns: int, terms: bytes, is_over: bool = False) -> None:
+        """Say, with its counts, that it runs this job, or what is told of it. `terms` are `packed_terms`, the
+        same for many jobs."""
+        self._write(self._now(Activity.RUNNING, key, since_ns, is_over=is_over) + terms)
 
     def show_taken(self) -> None:
         """Say that a claim is taken, whose job begins next."""
@@ -208,10 +212,10 @@ class SlotWriter:
         terms = packed_terms(
             method=view.method, limit=view.limit, retry=view.retry, max_crashes=view.max_crashes
         )
-        return self._now(view.activity, view.key, view.since_ns) + terms
+        return self._now(view.activity, view.key, view.since_ns, is_over=view.is_over) + terms
 
-    def _now(self, activity: Activity, key: ClaimKey | None, since_ns: int) -> bytes:
-        return _NOW.pack(activity, self.used_up, self.jobs_done, packed_key(key), since_ns)
+    def _now(self, activity: Activity, key: ClaimKey | None, since_ns: int, *, is_over: bool) -> bytes:
+        return _NOW.pack(activity, self.used_up, is_over, self.jobs_done, packed_key(key), since_ns)
 
     def _write(self, data: bytes, *, offset: int = _BODY_AT) -> None:
         at = self._at + offset
@@ -244,7 +248,7 @@ def _packed(text: str) -> bytes:
 
 
 def _view(body: bytes) -> SlotView:
-    activity, used_up, jobs_done, key, since_ns = _NOW.unpack_from(body)
+    activity, used_up, is_over, jobs_done, key, since_ns = _NOW.unpack_from(body)
     limit_ns, timeout_ns, memory_ns, max_crashes, method = _TERMS.unpack_from(body, _NOW.size)
     (text_bytes,) = _TEXT_LENGTH.unpack_from(body, _BODY_BYTES)
     text_at = _BODY_BYTES + _TEXT_LENGTH.size
@@ -253,6 +257,7 @@ def _view(body: bytes) -> SlotView:
         used_up=used_up,
         jobs_done=jobs_done,
         key=unpacked_key(key),
+        is_over=is_over,
         method=method.rstrip(b"\0").decode(errors="replace"),
         since_ns=since_ns,
         limit=timedelta(microseconds=limit_ns // 1000),

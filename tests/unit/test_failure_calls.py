@@ -106,7 +106,7 @@ def test_the_function_gets_the_job_and_its_error_and_runs_under_a_limit(
     def hook(job: Job, error: ErrorInfo) -> None:
         shown = slots.read(0)
         assert shown is not None
-        seen.append((job.method, job.claim_seq, error, shown.activity, shown.limit))
+        seen.append((job.method, job.claim_seq, error, shown.activity, shown.limit, shown.is_over))
 
     calls = make(hook)
     was_due = calls.is_due
@@ -114,7 +114,7 @@ def test_the_function_gets_the_job_and_its_error_and_runs_under_a_limit(
     calls.make_one()
 
     assert was_due
-    assert seen == [("f", 1, NO, Activity.RUNNING, timedelta(minutes=1))]
+    assert seen == [("f", 1, NO, Activity.RUNNING, timedelta(minutes=1), True)]
     after = slots.read(0)
     assert after is not None
     assert after.activity is Activity.FINISHING

@@ -14,17 +14,23 @@ from datetime import timedelta
 import pytest
 
 from qml_mp.app import QmlApp
+from qml_mp.child.reports import Display, StateChanges
 from qml_mp.child.source import AppFacts, LoadedProgram, NamedProgram, probe, read_facts
 from qml_mp.clock import Clock
 from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.outcome import Release
+from qml_mp.core.state import StateName
+from qml_mp.events.emitter import new_emitter
+from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.pipe import Kind, Message, send
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.metrics.ends import ToldEnds, families_of_ends
 from qml_mp.otel import OpenTelemetry
 from qml_mp.processing.cancel import CancelReason
+from qml_mp.processing.middleware import StateChange
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.values import Finished
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.parts.limits import Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
@@ -37,6 +43,7 @@ from qml_mp.supervisor.workers.ladder import Rung
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.unit.hand_clock import HandClock
+from tests.unit.processor_case import claim_of, processor_of
 
 SOURCE = NamedProgram(spec="an:app")
 MakeRun = Callable[..., Run]
@@ -317,5 +324,37 @@ def test_a_worker_is_killed_on_its_way_out_only_when_it_has_nothing_else_to_do(
 
     assert not was_killed_early
     assert (worker.killed_for is not None) == is_killed
+    os.close(reading)
+    worker.channels.close()
+
+
+def test_a_cancel_pushes_the_job_and_no_hook_that_is_told_of_its_end(
+    run_of: MakeRun, sleeping: Child
+) -> None:
+    run, execution = run_of(1, clock := HandClock()), processor_of(lambda: None).resolve(claim_of())
+    reading, worker = a_worker(run.pool, number=1)
+    worker.child = sleeping
+    key, pusher, pushed_to = execution.claim.key, Pusher(run), list[set[Rung]]()
+
+    def hook(change: StateChange) -> None:
+        clock.seconds = time.monotonic() + 60.0  # as if it had taken so long, of a limit of five minutes
+        worker.look(clock.monotonic())
+        pusher.turn()
+        pushed_to.append(set(worker.rungs_of(key)))
+
+    with closing(Bell()) as bell:
+        display = Display(run.pool.slots.writer(0), bell=bell, title="a test")
+        changes = StateChanges(hook, display=display, events=new_emitter())
+        worker.cancel(key, run.graces.cancel(asked=clock.monotonic()))
+        changes.given_back(execution)
+        deleted = Finished(accepted=True, state=StateName.DELETED, row=lambda: execution.job)
+        changes.finished(execution, deleted, is_told=False)
+
+        display.running(execution)  # as one that it does reach
+        worker.look(clock.monotonic())
+        pusher.turn()
+        pushed_to.append(set(worker.rungs_of(key)))
+
+    assert pushed_to == [set(), set(), {Rung.NONE, Rung.ASK}]
     os.close(reading)
     worker.channels.close()

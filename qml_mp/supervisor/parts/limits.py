@@ -79,13 +79,15 @@ class Pusher(Part):
 
     def _plans(self, worker: WorkerProcess, now: float) -> list[Plan]:
         """What the job in hand is up against now. A job whose outcome is being written is left alone,
-        but for the deadline of the whole server."""
+        but for the deadline of the whole server. A hook that is told of it has the limit of the job, and is
+        not what somebody wants cancelled."""
         view = worker.last
         if view.activity is not Activity.RUNNING or view.key is None:
             return []
         limit_at = _limit_at(view)
         timeout = self._graces.timeout(at=limit_at) if now >= limit_at else None
-        plans = (timeout, worker.cancel_of(view.key), self._stop.plan)
+        cancel = None if view.is_over else worker.cancel_of(view.key)
+        plans = (timeout, cancel, self._stop.plan)
         taken_at = worker.rungs_of(view.key)
         return [plan.begun(taken_at, now) for plan in plans if plan is not None]
 
