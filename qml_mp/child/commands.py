@@ -15,6 +15,7 @@ import time
 from functools import partial
 from types import FrameType
 
+from qml_mp.child.prologue import pass_over_sigint
 from qml_mp.core.job import ClaimKey
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.ipc.pipe import Kind, Message, PipeReader
@@ -97,12 +98,14 @@ class Commands:
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def detach(self) -> None:
-        """For a process that a job has forked: it no longer reads the worker's pipe, and SIGTERM ends it,
-        unless the job has a handler of its own."""
+        """For a process that a job has forked: it no longer reads the worker's pipe, and SIGTERM and SIGINT
+        do what they do in any Python program, unless the job has handlers of its own."""
         self._is_descendant = True
         self._lock = threading.RLock()  # a thread that is not here may have held the other one
         if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is pass_over_sigint:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def wait(self, timeout_s: float) -> None:
         """Between jobs: return when a message or a signal comes, the supervisor goes, or the time is over."""

@@ -29,7 +29,7 @@ _RESET = tuple(
     for number in _ALL_SIGNALS
     if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ)
 )
-_set_handler: Callable[[int, int], object] = _signal.signal
+_set_handler: Callable[[int, int | Callable[[int, object], None]], object] = _signal.signal
 _set_mask: Callable[[int, Collection[int]], set[int]] = _signal.pthread_sigmask
 
 
@@ -49,7 +49,7 @@ def prologue(
     for number in _RESET:
         with contextlib.suppress(OSError, ValueError):  # the C library keeps a few for itself
             _set_handler(number, _signal.SIG_DFL)
-    _set_handler(signal.SIGINT, _signal.SIG_IGN)  # the supervisor handles Ctrl-C
+    _set_handler(signal.SIGINT, pass_over_sigint)  # the supervisor handles Ctrl-C
     _set_handler(signal.SIGPIPE, _signal.SIG_IGN)  # as every Python has it, unless a host has changed that
     _set_handler(signal.SIGTTOU, _signal.SIG_IGN)  # a job may print to the terminal from its own group
     if die_with_parent is not None:
@@ -58,6 +58,11 @@ def prologue(
             os.kill(os.getpid(), signal.SIGTERM)
     _drop_descriptors(own_fds, keep_fds)
     random.seed()
+
+
+def pass_over_sigint(_signal: int, _frame: object) -> None:
+    """What a worker does at SIGINT: nothing. A handler, as an ignored signal stays ignored in all programs
+    that jobs start, and these could not be interrupted."""
 
 
 def block_signals() -> set[int]:

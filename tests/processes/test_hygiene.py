@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Callable
 from decimal import Context
 from functools import partial
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from qml_mp.child.commands import Commands
+from qml_mp.child.prologue import cut_off_descendants, unblock_signals
 from qml_mp.core.job import Job, new_job_id
 from qml_mp.core.state import StateName
+from qml_mp.ipc.pipe import PipeReader
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.fork import fork_child, reap
 from tests.processes.apps_contexts import PRECISION
@@ -168,6 +172,34 @@ def test_a_hundred_children_draw_different_random_numbers_and_ids() -> None:
     with os.fdopen(reading) as stream:
         numbers, ids = zip(*(line.split() for line in stream), strict=True)
     assert len(set(numbers)) == len(set(ids)) == 100
+
+
+def test_a_worker_ignores_sigint_and_what_its_jobs_start_and_fork_does_not() -> None:
+    reading, writing = os.pipe()
+
+    def work() -> int:
+        cut_off_descendants(fds=(), detach=Commands(PipeReader(os.dup(writing))).detach)
+        unblock_signals()
+        program = subprocess.Popen(["sleep", "600"])
+        for number in (signal.SIGINT, signal.SIGTERM):  # the first that is not ignored
+            program.send_signal(number)
+        copy = os.fork()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            os._exit(7)
+        if copy == 0:
+            os._exit(0)
+        _, status = os.waitpid(copy, 0)
+        os.write(writing, f"{program.wait()} {os.waitstatus_to_exitcode(status)}".encode())
+        return 0
+
+    child = fork_child(work, ours={reading, writing}, theirs={writing})
+    wait_until(partial(reap, child), what="the child's end")
+    os.close(writing)
+
+    with os.fdopen(reading) as stream:
+        assert stream.read() == f"{-signal.SIGINT} 7"
 
 
 @pytest.mark.fault(64)
