@@ -10,8 +10,20 @@ from functools import partial
 
 import pytest
 
+from qml_mp import host
+from qml_mp.child.commands import Commands
+from qml_mp.child.prologue import unblock_signals
+from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.state import StateName
+from qml_mp.errors import JobInterrupted
+from qml_mp.ipc.ended import EndedTable
+from qml_mp.ipc.pipe import PipeReader, open_pipe
+from qml_mp.ipc.slot import SlotTable
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT
+from qml_mp.supervisor.parts.guardian import _watch
+from qml_mp.supervisor.recovery.last_outcomes import LastOutcomes
+from qml_mp.supervisor.workers.fork import fork_child, reap
 from tests.processes.harness import Server, enqueue, is_gone, state_of, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
@@ -240,6 +252,47 @@ def test_idle_workers_leave_at_once_when_their_supervisor_is_killed(
     wait_until(lambda: all(is_gone(pid) for pid in idle), what="the leave of idle workers")
     assert not is_gone(holder)  # so that they did not leave for the holder's death
     os.killpg(holder, signal.SIGKILL)
+
+
+@pytest.mark.fault(4)
+def test_an_orphaned_job_is_interrupted_before_it_is_killed_also_when_the_grace_is_short() -> None:
+    slots = SlotTable(1)
+    hearing, saying = os.pipe()
+    reading, writing = open_pipe()
+
+    def work() -> int:
+        commands = Commands(PipeReader(reading))
+        commands.install()
+        unblock_signals()
+        commands.attend_to(ClaimKey(job_id=new_job_id(), claim_seq=1))
+        try:
+            with commands.user_code():
+                os.write(saying, b"begun")
+                while True:
+                    signal.pause()
+        except JobInterrupted:
+            os.write(saying, b", interrupted")
+        return 0
+
+    worker = fork_child(work, ours={hearing, writing}, theirs={reading, saying})
+    slots.set_process(0, pid=worker.pid, started_ticks=worker.started_ticks)
+    of_guardian, of_supervisor = open_pipe()
+    outcomes = LastOutcomes(EndedTable(1), url="memory://", retention=BY_DEFAULT)
+    guardian = fork_child(
+        lambda: _watch(of_guardian, host.identity(os.getppid()), slots, SlotTable(1), outcomes, 2.0),
+        ours={of_supervisor},
+        theirs={of_guardian},
+        own_fds={hearing, writing},
+    )
+    said = os.read(hearing, 100)
+
+    for fd in (writing, of_supervisor):  # as when the supervisor is killed
+        os.close(fd)
+
+    for child in (worker, guardian):
+        wait_until(partial(reap, child), what="its end")
+    with os.fdopen(hearing, "rb") as stream:
+        assert said + stream.read() == b"begun, interrupted"
 
 
 @pytest.mark.fault(4)

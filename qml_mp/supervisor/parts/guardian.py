@@ -34,6 +34,8 @@ from qml_mp.supervisor.workers.fork import Child, fork_child, kill_and_reap, kil
 logger = logging.getLogger(__name__)
 
 _UNWIND_S = 1.5  # from the second signal (the exception in the job) to the kill
+_UNWINDING_PART = 3  # of a short grace, at most the last third is for that
+_SECOND_SIGNAL_S = 0.75  # after the first: a worker takes one that comes within half a second for the same
 _LOOK_EVERY_S = 0.05
 _PAUSE_S = 0.5  # from one try to the next
 _LAST_LOOK_S = 1.0  # at what the killed have left
@@ -115,7 +117,10 @@ def _watch(
         setproctitle.setproctitle("qml-mp: guardian")
     while reading not in wait_for([reading], until=float("inf")):
         pass
-    kill_at = time.monotonic() + orphan_grace_s
+    seen_at = time.monotonic()
+    kill_at = seen_at + orphan_grace_s
+    interrupt_at = kill_at - min(_UNWIND_S, orphan_grace_s / _UNWINDING_PART)
+    interrupt_at = min(max(interrupt_at, seen_at + _SECOND_SIGNAL_S), kill_at)
     orphans = _orphans(slots) + _orphans(side_slots)
     _terminate(orphans)
 
@@ -124,7 +129,7 @@ def _watch(
         outcomes.write(is_dead=lambda index: slots.process(index)[0] not in pids, sign=sign_fds)
 
     write_last_outcomes(_living(orphans))
-    orphans = _wait_until_gone(orphans, until=kill_at - _UNWIND_S, at_deaths=write_last_outcomes)
+    orphans = _wait_until_gone(orphans, until=interrupt_at, at_deaths=write_last_outcomes)
     _terminate(orphans)
     orphans = _wait_until_gone(orphans, until=kill_at, at_deaths=write_last_outcomes)
     for orphan in orphans:
