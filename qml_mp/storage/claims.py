@@ -100,7 +100,8 @@ class JobLocker(Part):
         return self._read_claims(self._db.queries.claims.of_server, server_id=server_id)
 
     def claims(self) -> list[Claim]:
-        """Every claim there is, of whatever server: what the sweep at start judges."""
+        """Every claim there is, of whatever server, to be shown or looked up: their jobs are as short as
+        those of `claims_of_server`."""
         return self._read_claims(self._db.queries.claims.all)
 
     def _unless_refused(

@@ -121,9 +121,9 @@ class ClaimQueries:
     fail_unclaimable: str
     """id, ttl, type, message: set Failed the job, whose row refuses to be claimed."""
     all: str
-    """job, oldest claim first; as the next one."""
+    """`released_columns` of the job, oldest claim first."""
     of_worker: str
-    """worker_id."""
+    """worker_id: job, oldest claim first."""
     of_server: str
     """server_id: `released_columns` of the job, oldest claim first."""
     lock_of_server: str

@@ -105,8 +105,20 @@ def test_claims_are_found_by_worker_by_server_and_altogether(storage: Storage) -
 
     assert storage.claims_of_worker("w-1") == [one]
     assert [claim.key for claim in storage.claims_of_server("s#1")] == [one.key, two.key]
-    assert storage.claims() == [one, two, three]
+    assert [claim.key for claim in storage.claims()] == [one.key, two.key, three.key]
     assert storage.claims_of_worker("w-9") == storage.claims_of_server("s#9") == []
+
+
+def test_nobody_who_looks_at_all_claims_reads_their_payloads(storage: Storage) -> None:
+    storage.enqueue(Job.new("work", "x" * 100_000, metadata={"trace": "1"}))
+    held = storage.fetch_and_lock_job(fetch("default"))
+    assert held is not None
+
+    [found] = storage.claims()
+
+    assert (found.key, found.worker_id, found.server_id) == (held.key, held.worker_id, held.server_id)
+    assert (found.job.started_at, found.job.metadata) == (held.job.started_at, {"trace": "1"})
+    assert (found.job.payload, found.payload_chars) == (None, 0)
 
 
 def test_stranded_jobs_are_released_save_fresh_ones_and_those_of_spared_servers(

@@ -217,9 +217,8 @@ _EXCHANGE: Final = f"""
     LEFT JOIN claimed ON true
 """
 _PROCESSING: Final = f"SELECT {JOB} FROM {{s}}.jobs AS j WHERE j.state = 'processing'"
-_OF_SERVER: Final = f"""
-    SELECT {RELEASED} FROM {{s}}.jobs AS j WHERE j.state = 'processing' AND j.server_id = %(server_id)s
-"""
+_ALL: Final = f"SELECT {RELEASED} FROM {{s}}.jobs AS j WHERE j.state = 'processing'"
+_OF_SERVER: Final = f"{_ALL} AND j.server_id = %(server_id)s"
 
 _BEHIND: Final = f"""
     WITH candidate AS MATERIALIZED (
@@ -259,7 +258,7 @@ CLAIMS: Final = ClaimQueries(
             last_error_key = %(key)s
         WHERE id = %(id)s
     """,
-    all=f"{_PROCESSING} ORDER BY j.started_at, j.id",
+    all=f"{_ALL} ORDER BY j.started_at, j.id",
     of_worker=f"{_PROCESSING} AND j.worker_id = %(worker_id)s ORDER BY j.started_at, j.id",
     of_server=f"{_OF_SERVER} ORDER BY j.started_at, j.id",
     # FOR UPDATE waits for a finish that is under way; the claim is then finished and not released.

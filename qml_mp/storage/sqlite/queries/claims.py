@@ -87,9 +87,8 @@ _HAND_OUT: Final = """
 
 _ENTRIES: Final = "FROM qml_jobs INDEXED BY qml_jobs_processing WHERE state = 'processing'"
 _PROCESSING: Final = f"SELECT {JOB} {_ENTRIES}"
-_OF_SERVER: Final = f"""
-    SELECT {released_columns()} {_ENTRIES} AND server_id = :server_id ORDER BY started_at, id
-"""
+_ALL: Final = f"SELECT {released_columns()} {_ENTRIES}"
+_OF_SERVER: Final = f"{_ALL} AND server_id = :server_id ORDER BY started_at, id"
 
 _WITHOUT_LIMITS: Final = f"NOT {ANY_LIMIT} AND"
 """What limits hold back is claimed by another statement."""
@@ -140,7 +139,7 @@ CLAIMS: Final = ClaimQueries(
             last_error_message = :message, last_error_traceback = NULL, last_error_key = :key
         WHERE id = :id
     """,
-    all=f"{_PROCESSING} ORDER BY started_at, id",
+    all=f"{_ALL} ORDER BY started_at, id",
     of_worker=f"{_PROCESSING} AND worker_id = :worker_id ORDER BY started_at, id",
     of_server=_OF_SERVER,
     lock_of_server=_OF_SERVER,  # the write lock is held
