@@ -15,7 +15,7 @@ import time
 from functools import partial
 from types import FrameType
 
-from qml_mp.child.prologue import pass_over_sigint
+from qml_mp.child.prologue import ForksUnderWay, pass_over_sigint
 from qml_mp.core.job import ClaimKey
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.ipc.pipe import Kind, Message, PipeReader
@@ -77,6 +77,7 @@ class Commands:
         self._looked_at = 0.0
         self._early_cancels: dict[ClaimKey, CancelReason] = {}
         """Of claims that this worker holds and has not begun, and of some that have ended."""
+        self.forks = ForksUnderWay()
         self.leaving = False
         """Claim no other job, then exit. Written here, read by the loop."""
         self.paused = False
@@ -101,6 +102,7 @@ class Commands:
         """For a process that a job has forked: it no longer reads the worker's pipe, and SIGTERM and SIGINT
         do what they do in any Python program, unless the job has handlers of its own."""
         self._is_descendant = True
+        self._interrupt = None  # it is the job's, which goes on in the worker
         self._lock = threading.RLock()  # a thread that is not here may have held the other one
         if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -151,6 +153,7 @@ class Commands:
     def attend_to(self, key: ClaimKey) -> CancelToken:
         """Messages about this claim count from here on, until `attend_to_nothing`; others are dropped."""
         self._attempt, self._interrupt = _Attempt(key), None
+        self.forks.forget()
         return CancelToken(partial(self._poll, self._attempt))
 
     def attend_to_nothing(self) -> None:
@@ -283,6 +286,8 @@ class Commands:
     def _raise_if_due(self) -> None:
         if self._interrupt is None or not self._in_user_code:
             return
+        if self.forks.put_off_sigterm():
+            return  # it stays due, and is raised when the handler is called again
         reason, self._interrupt = self._interrupt, None
         # Once per interrupt, and nothing more while it unwinds into the processor's hands.
         self._in_user_code = False

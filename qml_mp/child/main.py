@@ -102,6 +102,7 @@ def worker_main(arguments: WorkerArguments) -> int:
         hygiene = _hygiene(arguments, storage)
         own_fds |= hygiene.own_fds
         loop = _loop(arguments, program, storage, commands, display, hygiene)
+        commands.forks.watch()  # after whatever else is called at forks: the app's, the storage's
     except BaseException as error:  # user code: even SystemExit at import is a failure to boot
         arguments.slot.show_cannot_boot(import_error_text(error))
         return WorkerExit.CANNOT_BOOT

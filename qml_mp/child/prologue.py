@@ -8,6 +8,7 @@ terminal input and its place in the terminal's process group.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _thread
 import contextlib
 import ctypes
 import gc
@@ -18,7 +19,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Collection
-from functools import cache
+from functools import cache, partial
 
 _PR_SET_PDEATHSIG = 1
 # As the interpreter has them: what `signal` makes enums of, for all signals in each process, is memory that
@@ -120,6 +121,14 @@ def _is_channel(fd: int) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode))
 
 
+class _Masks(threading.local):
+    """Which signals were blocked before each fork that is under way. Of each thread, since any thread of a
+    job may fork; several, since what is called at a fork may fork."""
+
+    def __init__(self) -> None:
+        self.of_forks: list[set[int]] = []
+
+
 def cut_off_descendants(*, fds: Collection[int], detach: Callable[[], None]) -> None:
     """Call `detach` in each process that this one forks from now on, and put the null device in the
     place of `fds` there. Once in a worker: what is called at forks cannot be taken back.
@@ -128,14 +137,14 @@ def cut_off_descendants(*, fds: Collection[int], detach: Callable[[], None]) -> 
     worker's SIGTERM handler could not be terminated by the job that made it, as `multiprocessing` does.
     """
     worker_pid = os.getpid()
-    forking = threading.local()  # any thread of a job may fork; each has a signal mask of its own
+    masks = _Masks()
 
     def before() -> None:
         # A SIGTERM for the new process waits until the worker's handler is gone from it.
-        forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        masks.of_forks.append(signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]))
 
     def after_in_parent() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, forking.mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.of_forks.pop())
 
     def after_in_child() -> None:
         if os.getppid() == worker_pid:  # in a descendant's own child the numbers may be other files
@@ -144,6 +153,51 @@ def cut_off_descendants(*, fds: Collection[int], detach: Callable[[], None]) -> 
             for fd in fds:
                 os.dup2(null, fd, inheritable=False)
             os.close(null)
-        signal.pthread_sigmask(signal.SIG_SETMASK, forking.mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.of_forks.pop())
 
     os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
+
+
+class ForksUnderWay:
+    """Those of this process, on whatever thread, and whether a SIGTERM is to be handled when they are over.
+
+    Python passes over what is raised in a function that it calls at a fork. So an error that a handler
+    raises to end a job has to wait until the fork is over.
+    """
+
+    def __init__(self) -> None:
+        self._forks: list[None] = []
+        """One for each. Written by what is called at forks."""
+        self._has_to_handle_again = False
+        """Written by the handler, read at the end of a fork."""
+        self._main_thread = threading.main_thread().ident or 0
+
+    def watch(self) -> None:
+        """Know of each fork from now on. Once in a worker, and after all else that is called at forks: the
+        last to register is called first before a fork, and last after it."""
+        # No function in Python, which a signal would interrupt before its first line.
+        begin: Callable[[], None] = partial(self._forks.append, None)
+        os.register_at_fork(before=begin, after_in_parent=self._end)
+
+    def forget(self) -> None:
+        """Before each job: a handler of the one before may have raised at the end of a fork."""
+        del self._forks[:]
+        self._has_to_handle_again = False
+
+    def put_off_sigterm(self) -> bool:
+        """Whether a fork is under way: then SIGTERM's handler is called once more when it is over."""
+        if self._forks:
+            self._has_to_handle_again = True
+        return bool(self._forks)
+
+    def _end(self) -> None:
+        if _thread.get_ident() == self._main_thread:
+            handle_again = map(_thread.interrupt_main, (_signal.SIGTERM,))
+        else:  # the main thread may be in a call, which only a signal ends
+            handle_again = map(_signal.pthread_kill, (self._main_thread,), (_signal.SIGTERM,))
+        # Python handles signals after a call. There is none from here on that it would look after, so what
+        # comes now, or is simulated here, is handled where the program goes on after its fork.
+        del self._forks[-1:]
+        if self._has_to_handle_again and not self._forks:
+            self._has_to_handle_again = False
+            _ = [*handle_again]

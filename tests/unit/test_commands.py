@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from qml_mp.child.commands import Commands
+from qml_mp.child.prologue import cut_off_descendants
 from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.errors import JobInterrupted, JobTimeout
 from qml_mp.ipc.pipe import Kind, Message, PipeReader, open_pipe, send
@@ -18,6 +23,11 @@ from tests.until import PATIENCE_S, wait_until
 
 KEY = ClaimKey(job_id=new_job_id(), claim_seq=1)
 INTERRUPT = Message(kind=Kind.INTERRUPT, key=KEY, reason=CancelReason.TIMEOUT)
+FORKS: dict[str, Callable[[], object]] = {
+    "os": lambda: os.fork() or os._exit(0),
+    "multiprocessing": lambda: multiprocessing.get_context("fork").Process(target=str).start(),
+    "subprocess": lambda: subprocess.run(["true"], preexec_fn=str, check=True),
+}
 
 
 class Reader(PipeReader):
@@ -109,3 +119,122 @@ def test_a_signal_between_jobs_ends_the_wait(pipe: tuple[int, int]) -> None:
     _, status = os.waitpid(pid, 0)
 
     assert os.waitstatus_to_exitcode(status) == 101
+
+
+def exit_code_of(main: Callable[[], bool]) -> int:
+    """0: it was so. In a process of its own, because what is called at forks cannot be taken back."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(round(PATIENCE_S))
+        try:
+            os._exit(0 if main() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("moment", ["before", "after_in_parent"])
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
+def test_an_interruption_during_a_fork_is_raised_when_the_fork_is_over(
+    pipe: tuple[int, int], fork: Callable[[], object], moment: str
+) -> None:
+    """Python passes over what is raised in a function that it calls at a fork."""
+
+    def main() -> bool:
+        seen = []
+
+        def interrupt() -> None:
+            send(pipe[1], INTERRUPT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            seen.append("undisturbed")
+
+        os.register_at_fork(**{moment: interrupt})
+        commands = Commands(PipeReader(pipe[0]))
+        cut_off_descendants(fds=pipe, detach=commands.detach)
+        begin(commands)
+        commands.forks.watch()
+        with pytest.raises(JobTimeout), commands.user_code():  # noqa: PT012
+            fork()
+            seen.append("over")
+        return seen == ["undisturbed"] and not commands.leaving
+
+    assert exit_code_of(main) == 0
+
+
+def test_an_interruption_during_a_fork_of_another_thread_ends_the_call_of_the_main_one(
+    pipe: tuple[int, int],
+) -> None:
+    def main() -> bool:
+        handled = threading.Event()
+
+        def interrupt() -> None:
+            send(pipe[1], INTERRUPT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            handled.wait()  # by the main thread, which goes on with its call
+
+        class Handling(Commands):
+            def look(self) -> bool:
+                was_any = super().look()
+                if was_any:
+                    handled.set()
+                return was_any
+
+        os.register_at_fork(before=interrupt)
+        commands = Handling(PipeReader(pipe[0]))
+        cut_off_descendants(fds=pipe, detach=commands.detach)
+        begin(commands)
+        commands.forks.watch()
+        forking = threading.Thread(target=FORKS["os"])
+        with pytest.raises(JobTimeout), commands.user_code():  # noqa: PT012
+            forking.start()
+            time.sleep(2 * PATIENCE_S)  # until the interruption, or the alarm
+        return True
+
+    assert exit_code_of(main) == 0
+
+
+def test_an_interruption_during_a_fork_within_a_fork_is_raised_when_both_are_over(
+    pipe: tuple[int, int],
+) -> None:
+    def main() -> bool:
+        seen: list[str] = []
+
+        def fork_once() -> None:
+            if not seen:
+                seen.append("forks")
+                FORKS["os"]()
+                send(pipe[1], INTERRUPT)
+                os.kill(os.getpid(), signal.SIGTERM)
+                FORKS["os"]()
+                seen.append("undisturbed")
+
+        os.register_at_fork(before=fork_once)
+        commands = Commands(PipeReader(pipe[0]))
+        cut_off_descendants(fds=pipe, detach=commands.detach)
+        begin(commands)
+        commands.forks.watch()
+        with pytest.raises(JobTimeout), commands.user_code():  # noqa: PT012
+            FORKS["os"]()
+            seen.append("over")
+        return seen == ["forks", "undisturbed"] and not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    assert exit_code_of(main) == 0
+
+
+def test_a_copy_that_a_job_forks_is_not_interrupted_in_its_place(pipe: tuple[int, int]) -> None:
+    def main() -> bool:
+        def interrupt() -> None:
+            send(pipe[1], INTERRUPT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        os.register_at_fork(before=interrupt)
+        commands = Commands(PipeReader(pipe[0]))
+        cut_off_descendants(fds=pipe, detach=commands.detach)
+        token = begin(commands)
+        commands.forks.watch()
+        with pytest.raises(JobTimeout), commands.user_code():  # noqa: PT012
+            if os.fork() == 0:
+                os._exit(100 + token.is_cancelled)
+        return os.waitstatus_to_exitcode(os.wait()[1]) == 100
+
+    assert exit_code_of(main) == 0
