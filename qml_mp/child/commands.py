@@ -271,6 +271,8 @@ class Commands:
                 self.leaving = True
             case Kind.DOUBT:
                 self.doubted = True
+            case Kind.PROBE:
+                pass  # that it was read is all
             case Kind.CANCEL if ours:
                 attempt.cancel = attempt.cancel or message.reason
             case Kind.INTERRUPT if ours:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from qml_mp.errors import StorageError
@@ -21,11 +22,15 @@ _LEASE = timedelta(minutes=1)
 class LostAttemptExport:
     """Those that this worker exports."""
 
-    def __init__(self, storage: Storage, tracing: Tracing | None, *, fetch: Fetch) -> None:
-        """`fetch` says who this worker is, and which methods it knows."""
+    def __init__(
+        self, storage: Storage, tracing: Tracing | None, *, fetch: Fetch, look: Callable[[], object]
+    ) -> None:
+        """`fetch` says who this worker is, and which methods it knows. `look` has it read its pipe: an
+        exporter may take long for each span, and the worker must not be taken for one that hangs."""
         self._storage = storage
         self._tracing = tracing
         self._fetch = fetch
+        self._look = look
         self._next_at = 0.0
         self._may_be_more = False
 
@@ -59,6 +64,7 @@ class LostAttemptExport:
             return False
         for each in taken:
             tracing.lost(each)
+            self._look()
         if tracing.flush():
             self._storage.end_lost_attempts(worker_id, [each.key for each in taken])
         return True

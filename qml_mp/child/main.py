@@ -155,14 +155,13 @@ def _loop(
         storage, on_failure, fetch=fetch, resolve=processor.resolve, display=display, changes=changes,
         config=config,
     )  # fmt: skip
+    lost_attempts = LostAttemptExport(storage, program.tracing, fetch=fetch, look=commands.look)
     return WorkerLoop(
         claims=claims,
         held=held,
         runner=Runner(
             processor, commands=commands, display=display, changes=changes, hygiene=hygiene,
-            between=BetweenJobs(
-                failure_calls, LostAttemptExport(storage, program.tracing, fetch=fetch), commands=commands
-            ),
+            between=BetweenJobs(failure_calls, lost_attempts, commands=commands),
             config=config,
         ),
         outcomes=Outcomes(

@@ -7,9 +7,12 @@ that the supervisor is gone. Descriptors are plain numbers: nothing here closes 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import struct
+import termios
+from array import array
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -40,6 +43,8 @@ class Kind(IntEnum):
     """Claim nothing until WAKE."""
     DOUBT = 6
     """You hold a claim that you do not seem to know of: look before you claim another."""
+    PROBE = 7
+    """Nothing: that it is read shows that you do not hang."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,16 @@ class Message:
         """`MESSAGE_BYTES` bytes, few enough that the kernel writes them to a pipe whole or not at all."""
         reason = 0 if self.reason is None else 1 + _REASONS.index(self.reason)
         return _FORMAT.pack(self.kind, reason, packed_key(self.key))
+
+
+def holds_messages(fd: int) -> bool:
+    """Whether something lies in the pipe of which this is an end; False where the system does not tell."""
+    size = array("i", [0])
+    try:
+        fcntl.ioctl(fd, termios.FIONREAD, size)
+    except OSError:
+        return False
+    return size[0] > 0
 
 
 def decode(data: bytes) -> list[Message]:

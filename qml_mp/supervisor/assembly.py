@@ -38,6 +38,7 @@ from qml_mp.supervisor.parts.side_process import SideProcess
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.parts.source_watch import SourceWatch
 from qml_mp.supervisor.parts.storage_listener import StorageListener
+from qml_mp.supervisor.parts.stuck import StuckWorkers
 from qml_mp.supervisor.recovery.judging import Judging
 from qml_mp.supervisor.recovery.neighbours import Neighbours
 from qml_mp.supervisor.run import Run
@@ -111,7 +112,7 @@ class Assembly:
         stacks = StackDump(run)
         signals = SignalHandling(run, inbox=self.inbox, reload=reload, stacks=stacks)
         self.urgent.add(signals, self.host, reload, self.reaper, self.guardian)
-        self.urgent.add(run.pool, held, stacks, limits, neighbours)
+        self.urgent.add(run.pool, held, stacks, limits, StuckWorkers(run), neighbours)
         self.urgent.add(self.history.periods)
         self.urgent.add(CarryingOut(run, desk=self.desk, reload=reload, stacks=stacks))
         self.urgent.add(ServiceManager(run, host.notify, reload=reload), *self.side_processes)

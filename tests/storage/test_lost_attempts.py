@@ -182,6 +182,11 @@ class Collector(SpanProcessor):
         self.has: set[str] = set()
         """The jobs of the spans."""
         self._told: list[ReadableSpan] = []
+        self.looks = 0
+        """How often the worker has read its pipe meanwhile."""
+
+    def look(self) -> None:
+        self.looks += 1
 
     def on_end(self, span: ReadableSpan) -> None:
         self._told.append(span)
@@ -204,7 +209,8 @@ def export(storage: Storage, collector: Collector) -> LostAttemptExport:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(collector)
     who = replace(fetch(), methods=("work",))
-    return LostAttemptExport(storage, OpenTelemetry(provider, flush_timeout="1m"), fetch=who)
+    tracing = OpenTelemetry(provider, flush_timeout="1m")
+    return LostAttemptExport(storage, tracing, fetch=who, look=collector.look)
 
 
 def test_what_could_not_be_exported_is_not_ended_by_what_could(
@@ -223,6 +229,18 @@ def test_what_could_not_be_exported_is_not_ended_by_what_could(
     export.export()
     assert collector.has == {first, second}
     assert raw.run("SELECT count(*) FROM {lost_attempts}") == [(0,)]
+
+
+def test_between_two_spans_the_worker_reads_its_pipe(
+    storage: Storage, export: LostAttemptExport, collector: Collector
+) -> None:
+    """An exporter may take long for each, and the worker would be taken for one that hangs."""
+    for _ in range(3):
+        crash(storage)
+
+    export.export()
+
+    assert len(collector.has) == collector.looks == 3
 
 
 def test_however_often_it_could_not_be_exported_each_waits_for_its_day(

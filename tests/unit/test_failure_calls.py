@@ -163,7 +163,8 @@ def test_a_paused_worker_makes_no_call_and_waits_until_it_is_woken(
 ) -> None:
     reading, writing = open_pipe()
     commands, calls = Commands(PipeReader(reading)), make(lambda *_: None)
-    between = BetweenJobs(calls, LostAttemptExport(storage, None, fetch=WHO), commands=commands)
+    lost = LostAttemptExport(storage, None, fetch=WHO, look=commands.look)
+    between = BetweenJobs(calls, lost, commands=commands)
     calls.make_one()  # and there may be another
     wait_until(lambda: calls.is_due)
 

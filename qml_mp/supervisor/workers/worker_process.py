@@ -146,7 +146,7 @@ class WorkerProcess:
     def can_be_woken(self) -> bool:
         """Whether it is idle, will stay, and has looked for a job since it was woken last. One that is busy
         looks before it is idle."""
-        return self.is_idle and not self.leaving and not self._has_to_look
+        return self.is_idle and not self.leaving and not self.has_to_look
 
     def wake(self, now: float) -> None:
         """There may be work. A full pipe says so already."""
@@ -159,7 +159,7 @@ class WorkerProcess:
     @property
     def looks_by(self) -> float:
         """When it should have looked for a job, of one that was woken and has not; else never."""
-        return self._woken_at + _MOMENT_S if self._has_to_look else float("inf")
+        return self._woken_at + _MOMENT_S if self.has_to_look else float("inf")
 
     def has_missed_wake(self, now: float) -> bool:
         """Whether it should have looked by now; said once."""
@@ -169,7 +169,8 @@ class WorkerProcess:
         return missed
 
     @property
-    def _has_to_look(self) -> bool:
+    def has_to_look(self) -> bool:
+        """Whether it was woken, and has not shown since that it looks for a job."""
         return self.slots.version(self.index) < self._looks_from
 
     def pause(self) -> None:
@@ -249,8 +250,9 @@ class WorkerProcess:
         """Of one that is dead."""
         return read_last_stack(self.channels.stack_fd, asked_in=self._stack_asked_in)
 
-    def kill(self, reason: CancelReason, key: ClaimKey | None = None) -> bool:
-        """SIGKILL the worker and its whole process group; False: it is `is_out_of_reach`."""
+    def kill(self, reason: CancelReason | None, key: ClaimKey | None = None) -> bool:
+        """SIGKILL the worker and its whole process group; False: it is `is_out_of_reach`. Without a reason it
+        counts as one that died by itself."""
         if self.killed_for is None:
             self.killed_for, self.killed_key = reason, key
         return self._signal(signal.SIGKILL)
