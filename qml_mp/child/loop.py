@@ -22,6 +22,7 @@ from qml_mp.errors import StorageError
 from qml_mp.ipc.tickets import MOST_HELD
 from qml_mp.processing.program import Execution
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.values import UNREAD_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ _WORTH_S = 0.004
 """A job has to take so long that something is gained if the next ones are claimed meanwhile."""
 _WORTH_A_COMMIT_S = WAIT_S / 3
 """The same where no outcome is written with them: of shorter jobs several are claimed at a time."""
-_UNREAD_CHARS = 32 * 1024
-"""Of payloads in a reply that is not read at once. Most sockets hold several times as much; a server that has
-more to send waits in mid-transaction until the worker reads."""
+_UNREAD_CHARS = UNREAD_BYTES // 3  # of letters that take the most
+"""Of payloads in a reply that is not read at once, by what payloads were of late: where they turn out to be
+longer, storage claims nothing."""
 _OWN_LOOK = 60  # times the interval: the supervisor looks for all its idle workers, as long as it can
 
 

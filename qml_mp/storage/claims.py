@@ -284,6 +284,7 @@ class JobLocker(Part):
             "queues": list(fetch.queues),
             "queue": next(iter(fetch.queues), None),
             "limit": limit,
+            "read_at_once": True,
         }
         return choice.one if limit == 1 else choice.several, wanted
 

@@ -25,11 +25,13 @@ class SendingLocker(JobLocker):
 
         The outcomes are successes with no jobs that follow. All of it is sent when this returns, unless it is
         the first time that this connection prepares the statement: then what is returned sends it.
+        No job is claimed where the jobs are more than `UNREAD_BYTES` together.
         """
         sender = self._db.sender
         assert sender is not None  # as `can_send_exchange` has said
         writing = Writing(self._db, finished, retention)
         take, wanted, run = self._next_take(fetch, limit)
+        wanted = {**wanted, "read_at_once": False}
         if finished:
             assert take.exchange is not None
             assert writing.is_of_successes

@@ -49,6 +49,10 @@ class Retention:
         return cls(succeeded_ttl=config.succeeded_ttl, failed_ttl=config.failed_ttl)
 
 
+UNREAD_BYTES: Final = 96 * 1024
+"""Of jobs in a reply that is not read at once. A server that has more to send than the socket holds waits, in
+mid-transaction, until it is read: a Unix socket of Linux takes some 130 KB, one over TCP more."""
+
 BY_DEFAULT = Retention.of(ServerConfig())
 
 

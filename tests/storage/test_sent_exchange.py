@@ -14,7 +14,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Exchanged, Fetch
+from qml_mp.storage.values import UNREAD_BYTES, Exchanged, Fetch
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, fetch, in_children, present
@@ -81,6 +81,24 @@ def test_what_is_asked_in_between_takes_nothing_from_the_reply(storage: Storage)
     assert found == [StateName.SUCCEEDED] * 2
     assert [done.accepted for done in exchanged.finished] == [True, True]
     assert [claim.job.id for claim in exchanged.claims] == [following]
+
+
+@pytest.mark.parametrize("times", [0, 8], ids=["any job", "the next of a row"])
+def test_more_than_a_socket_holds_is_not_claimed_ahead(storage: Storage, peer: Storage, times: int) -> None:
+    """The server would wait, in mid-transaction, until the reply is read."""
+    held = claim_some(storage, 1)
+    for _ in range(times):
+        storage.enqueue(Job.new("work"))
+        held = storage.exchange([(held[0], DONE)], fetch=fetch(), limit=1, retention=KEEP).claims
+    large = storage.enqueue_many(Job.new("work", {"text": "x" * (UNREAD_BYTES // 2)}) for _ in range(2))
+
+    read_reply = send(storage, held, 2)
+    wait_until(lambda: states(peer, held) == [StateName.SUCCEEDED], what="the outcome")
+    by_peer = peer.exchange((), fetch=fetch(worker="worker-2"), limit=1, retention=KEEP).claims
+    exchanged = read_reply()
+
+    assert [claim.job.id for claim in by_peer] == large[:1]
+    assert [done.accepted for done in exchanged.finished] == [True]
 
 
 @pytest.mark.fault(36)

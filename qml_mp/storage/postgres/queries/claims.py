@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.storage.postgres.queries.common import ANY_LIMIT, CLAIM, JOB, METHOD_NAME, RELEASED
+from qml_mp.storage.postgres.queries.common import ANY_LIMIT, CAN_BE_SENT, CLAIM, JOB, METHOD_NAME, RELEASED
 from qml_mp.storage.postgres.queries.limits import WITHOUT_OTHER_LIMITS
 from qml_mp.storage.postgres.queries.telling import COUNT, OF_A_PLACE, OF_AN_OUTCOME
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, ClaimQueries, TakeQueries
@@ -169,10 +169,10 @@ _CLAIMED: Final = f"""
         SELECT FROM {{s}}.workers
         WHERE id = %(worker_id)s AND epoch = %(epoch)s AND EXISTS (SELECT FROM candidate) FOR KEY SHARE
     ), claimed AS (
-        {_HAND_OUT}
-        FROM candidate AS c
+        {_HAND_OUT} FROM candidate AS c
         -- No guard on the state: the candidate is locked, and was seen Enqueued under that lock.
-        WHERE {_WITHOUT_LIMITS} AND j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
+        WHERE {_WITHOUT_LIMITS} AND {CAN_BE_SENT}
+          AND j.id = c.id AND (NOT %(registered)s OR EXISTS (SELECT FROM owner))
         RETURNING {CLAIM}
     )
 """

@@ -7,7 +7,7 @@ from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.storage.job_rows import CLAIM_COLUMNS, JOB_COLUMNS, released_columns
-from qml_mp.storage.values import JobFilter
+from qml_mp.storage.values import UNREAD_BYTES, JobFilter
 
 
 def _of_j(columns: str) -> str:
@@ -18,6 +18,17 @@ JOB: Final = _of_j(JOB_COLUMNS)
 CLAIM: Final = _of_j(CLAIM_COLUMNS)
 RELEASED: Final = released_columns(of="j.")
 """Of the jobs as `j`."""
+
+_LONG: Final = ("payload", "metadata", "last_error_message", "last_error_traceback")
+_SIZE: Final = " + ".join(f"coalesce(octet_length({column}), 0)" for column in _LONG)
+CAN_BE_SENT: Final = f"""
+    (%(read_at_once)s OR {UNREAD_BYTES} >= (
+        -- Each is looked up by itself: how a join is planned would depend on how many are expected.
+        SELECT coalesce(sum((SELECT {_SIZE} FROM {{s}}.jobs WHERE id = c.id)), 0) FROM candidate AS c
+    ))
+"""
+"""Whether the server can send the jobs that are a `candidate`, read or not. All or none: the best are not
+passed over."""
 
 _FILTER: Final = {
     "queue": "queue = %(queue)s",
