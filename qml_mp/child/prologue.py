@@ -66,6 +66,11 @@ def pass_over_sigint(_signal: int, _frame: object) -> None:
     that jobs start, and these could not be interrupted."""
 
 
+def open_channels() -> frozenset[str]:
+    """The descriptors of this process that a child finds replaced by the null device, each as "socket 7"."""
+    return frozenset(f"{_kind(fd)} {fd}" for fd in _open_fds() if fd > 2 and _is_channel(fd))
+
+
 def block_signals() -> set[int]:
     """All of them; which were blocked before, for `unblock_signals`."""
     return _set_mask(_signal.SIG_BLOCK, _ALL_SIGNALS)
@@ -119,6 +124,11 @@ def _is_channel(fd: int) -> bool:
     except OSError:
         return False  # closed by now: the listing's own descriptor
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode))
+
+
+def _kind(fd: int) -> str:
+    mode = os.fstat(fd).st_mode
+    return "socket" if stat.S_ISSOCK(mode) else "pipe" if stat.S_ISFIFO(mode) else "descriptor"
 
 
 class _Masks(threading.local):

@@ -4,16 +4,22 @@ wanted (`--preload`), then the supervisor."""
 from __future__ import annotations
 
 import gc
+import logging
+from collections.abc import Collection
 
+from qml_mp.child.prologue import open_channels
 from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads, facts_of
 from qml_mp.embedding.extras import check_served
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.host import thread_count
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
+
+logger = logging.getLogger(__name__)
 
 
 def supervise(config: ServerConfig, storage: Storage, source: ProgramSource, *, host: Host) -> int:
@@ -42,7 +48,7 @@ def check_forkable(storage: Storage) -> None:
 
 def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     """The source with its program in memory when the settings want that: workers are cheap copies then. Else
-    as it is.
+    as it is. Warns of sockets, pipes and the like that the import has left open: workers do not have them.
 
     Raises `AppImportError`, and `ConfigurationError` when the import has started threads, which
     would not exist in the copies.
@@ -50,11 +56,14 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
     if not config.preload or isinstance(source, LoadedProgram):
         return source
     cap_native_threads(config.worker_count)  # read by the libraries that the import loads
+    before = open_channels()
     try:
         program = source.load()
     except Exception as error:
         raise AppImportError(f"The app {source.label!r} cannot be imported: {error}") from error
     check_copyable(source, threads=thread_count())
+    fork_guard().close_all()  # connections of ours: they are opened again where they are used
+    _warn_of(open_channels() - before, source)
     gc.collect()
     gc.freeze()  # so that the collector of a worker does not touch, and copy, what is shared
     return LoadedProgram(program=program, label=source.label)
@@ -68,4 +77,14 @@ def check_copyable(source: ProgramSource, *, threads: int | None) -> None:
             f"With preload, importing {source.label!r} started {threads - 1} threads, which would not exist "
             "in the workers. Start them in the jobs (native libraries: set OMP_NUM_THREADS=1), or leave "
             "preload off."
+        )
+
+
+def _warn_of(opened: Collection[str], source: ProgramSource) -> None:
+    if opened:
+        logger.warning(
+            "With preload, importing %r has left open: %s. In the workers these are the null device: nothing "
+            "is sent or received by them. Open them in the jobs, or leave preload off.",
+            source.label,
+            ", ".join(sorted(opened)),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import JobFilter
 from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
@@ -30,6 +32,17 @@ import threading, time
 from qml_mp import QmlApp
 app = QmlApp()
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+"""
+OPENING = """
+import os, socket
+from qml_mp import QmlApp
+app = QmlApp({url!r})
+@app.job()
+def work() -> None: ...
+work.enqueue()
+stats = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+reading, writing = os.pipe()
+os.close(reading)
 """
 READING = """
 import sqlite3
@@ -91,6 +104,21 @@ def test_an_app_that_has_the_sqlite_file_open_when_imported_cannot_be_preloaded(
     assert one.wait() == 2
     assert "connections of its own to sqlite:///" in one.log()
     assert storage.list_servers() == []
+
+
+def test_an_app_is_told_which_of_what_it_opens_when_imported_is_not_there_in_preloaded_workers(
+    server: MakeServer, storage: Storage, url: str, tmp_path: Path
+) -> None:
+    """Its connections of ours are: they are opened again."""
+    (tmp_path / "opening_app.py").write_text(OPENING.format(url=url))
+    one = server("-w", "1", "--preload", "--burst", app="opening_app:app", PYTHONPATH=str(tmp_path))
+
+    one.start(ready=None)
+
+    assert one.wait() == 0
+    [told] = re.findall(r"importing 'opening_app:app' has left open: (.*)\. In the workers", one.log())
+    assert sorted(each.split()[0] for each in told.split(", ")) == ["pipe", "socket"]
+    assert {job.state_name for job in storage.list_jobs(JobFilter()).jobs} == {StateName.SUCCEEDED}
 
 
 def test_without_preload_an_app_may_start_threads_when_imported(
