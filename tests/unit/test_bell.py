@@ -13,17 +13,14 @@ import pytest
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import ClaimKey, Job, new_job_id
 from qml_mp.ipc.bell import Bell
-from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.loops.loop import LoopTable
 from qml_mp.supervisor.parts.storage_listener import StorageListener
 from qml_mp.supervisor.run import Run
-from qml_mp.supervisor.workers.channels import open_channels
-from qml_mp.supervisor.workers.fork import Child
-from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.unit.hand_clock import HandClock
+from tests.unit.stand_ins import stand_in
 
 
 @pytest.fixture
@@ -75,16 +72,7 @@ class Supervisor:
             clock=clock,
         )
         self.pool = self.run.pool
-        self._reading, channels = open_channels(EndedTable(1).region(0))
-        self.worker = WorkerProcess(
-            number=1,
-            worker_id="w",
-            child=Child(pid=os.getpid(), pidfd=None, started_ticks=0),
-            channels=channels,
-            slots=self.pool.slots,
-            index=0,
-            forked_at=0.0,
-        )
+        self._reading, self.worker = stand_in(slots=self.pool.slots)
         self.worker.note_ready(0.0)
         self.pool._workers["w"] = self.worker
         self._slot = self.pool.slots.writer(0)

@@ -10,14 +10,12 @@ import pytest
 
 from qml_mp.child.commands import Commands
 from qml_mp.core.job import ClaimKey, new_job_id
-from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.pipe import Kind, Message, PipeReader, send
 from qml_mp.ipc.slot import Activity, SlotTable, SlotView
 from qml_mp.processing.cancel import CancelReason
-from qml_mp.supervisor.workers.channels import open_channels
-from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.ladder import Plan
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from tests.unit.stand_ins import stand_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,19 +29,10 @@ class Pair:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    reading, channels = open_channels(EndedTable(1).region(0))
     slots = SlotTable(1)
-    process = WorkerProcess(
-        number=1,
-        worker_id="w",
-        child=Child(pid=os.getpid(), pidfd=None, started_ticks=0),
-        channels=channels,
-        slots=slots,
-        index=0,
-        forked_at=0.0,
-    )
+    reading, process = stand_in(slots=slots)
     yield Pair(commands=Commands(PipeReader(reading)), process=process, slots=slots)
-    channels.close()
+    process.channels.close()
     os.close(reading)
 
 

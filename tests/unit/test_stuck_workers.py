@@ -17,10 +17,9 @@ from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.parts.stuck import StuckWorkers
 from qml_mp.supervisor.run import Run
-from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import fork_child, reap
-from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.unit.hand_clock import HandClock
+from tests.unit.stand_ins import stand_in
 from tests.until import wait_until
 
 LOOKS = 60
@@ -35,15 +34,9 @@ class Hanging:
         self._clock = clock
         self._stuck = StuckWorkers(run)
         self._end: ProcessFacts | None = None
-        self.reading, channels = open_channels(run.pool.ended.region(0))
-        self.worker = WorkerProcess(
-            number=1,
-            worker_id="w",
-            child=fork_child(_hang, ours=(), theirs=()),
-            channels=channels,
-            slots=run.pool.slots,
-            index=0,
-            forked_at=0.0,
+        child = fork_child(_hang, ours=(), theirs=())
+        self.reading, self.worker = stand_in(
+            child=child, slots=run.pool.slots, ended=run.pool.ended.region(0)
         )
         self.worker.note_ready(0.0)
         run.pool._workers["w"] = self.worker

@@ -37,13 +37,13 @@ from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.run import Run
-from qml_mp.supervisor.workers.channels import open_channels
 from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.ladder import Rung
 from qml_mp.supervisor.workers.pool import WorkerPool
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.unit.hand_clock import HandClock
 from tests.unit.processor_case import claim_of, processor_of
+from tests.unit.stand_ins import stand_in
 
 SOURCE = NamedProgram(spec="an:app")
 MakeRun = Callable[..., Run]
@@ -72,15 +72,8 @@ def sleeping() -> Iterator[Child]:
 
 def a_worker(pool: WorkerPool, *, number: int) -> tuple[int, WorkerProcess]:
     """One of the pool, that this process stands for, and the reading end of its pipe."""
-    reading, channels = open_channels(pool.ended.region(0))
-    worker = WorkerProcess(
-        number=number,
-        worker_id="w",
-        child=Child(pid=os.getpid(), pidfd=None, started_ticks=0),
-        channels=channels,
-        slots=pool.slots,
-        index=0,
-        forked_at=time.monotonic(),
+    reading, worker = stand_in(
+        number=number, slots=pool.slots, ended=pool.ended.region(0), forked_at=time.monotonic()
     )
     pool._workers["w"] = worker
     return reading, worker

@@ -10,13 +10,10 @@ import pytest
 
 from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.outcome import Success
-from qml_mp.ipc.ended import EndedTable
-from qml_mp.ipc.slot import SlotTable
 from qml_mp.ipc.tickets import reply_ticket
-from qml_mp.supervisor.workers.channels import open_channels
-from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.unread_replies import claims_not_read, note_taken_reply
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from tests.unit.stand_ins import stand_in
 
 DONE = Success(result=None, duration=timedelta())
 IN_HAND, BEFORE, BEHIND = (ClaimKey(job_id=new_job_id(), claim_seq=1) for _ in range(3))
@@ -26,22 +23,13 @@ HELD = (BEFORE, IN_HAND, BEHIND)
 @pytest.fixture
 def worker() -> Iterator[WorkerProcess]:
     """It runs a job, has asked for the next ones with what came of the last, and has lost their ticket."""
-    reading, channels = open_channels(EndedTable(1).region(0))
-    worker = WorkerProcess(
-        number=1,
-        worker_id="w",
-        child=Child(pid=os.getpid(), pidfd=None, started_ticks=0),
-        channels=channels,
-        slots=SlotTable(1),
-        index=0,
-        forked_at=0.0,
-    )
-    channels.ended.append(BEFORE, DONE)
+    reading, worker = stand_in()
+    worker.channels.ended.append(BEFORE, DONE)
     worker.slots.writer(0).show_unread(3, in_hand=IN_HAND, patience_s=0.1)
     worker.taken = {reply_ticket(3)}
     note_taken_reply(worker)
     yield worker
-    channels.close()
+    worker.channels.close()
     os.close(reading)
 
 

@@ -14,17 +14,15 @@ from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome, Success
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.ipc import ended
-from qml_mp.ipc.ended import EndedTable
-from qml_mp.ipc.slot import Activity, SlotTable, SlotView
+from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.claims import UnshownClaimsLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.run import Run
-from qml_mp.supervisor.workers.channels import open_channels
-from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.storage.helpers import DONE, claim_new
+from tests.unit.stand_ins import stand_in
 
 TOO_LARGE = Success(result="x" * 2 * MAX_PAYLOAD_BYTES, duration=timedelta())
 
@@ -39,20 +37,11 @@ def run(storage: Storage) -> Iterator[Run]:
 
 @pytest.fixture
 def worker(run: Run) -> Iterator[WorkerProcess]:
-    reading, channels = open_channels(EndedTable(1).region(0))
-    worker = WorkerProcess(
-        number=1,
-        worker_id="w",
-        child=Child(pid=os.getpid(), pidfd=None, started_ticks=0),
-        channels=channels,
-        slots=SlotTable(1),
-        index=0,
-        forked_at=0.0,
-    )
+    reading, worker = stand_in()
     run.pool._workers["w"] = worker
     yield worker
     run.pool._workers.clear()
-    channels.close()
+    worker.channels.close()
     os.close(reading)
 
 
