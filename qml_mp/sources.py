@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -55,13 +55,21 @@ class StorageUrl:
             raise ConfigurationError(told, field=error.field) from error.__cause__
 
 
-def load_url(*, flag: str | None = None, code: str | None = None) -> StorageUrl:
+def load_url(*, flag: str | None = None, code: str | None = None, directory: str | None = None) -> StorageUrl:
     """The storage's URL: the flag's, that of the code, the environment's, the settings file's, the default.
 
     A relative SQLite path in a settings file is meant from the file's directory and comes back
-    absolute; from anywhere else it is meant from the current directory and comes back as it is.
+    absolute; from anywhere else it is meant from the current directory and comes back as it is. With a
+    `directory` all but that of the code, which may change it, are meant from there, and come back absolute.
     Raises `ConfigurationError` for one that is empty, save in the environment.
     """
+    found = _found_url(flag, code)
+    if directory is None or (flag is None and code is not None):
+        return found
+    return replace(found, text=anchored(found.text, Path(directory)))
+
+
+def _found_url(flag: str | None, code: str | None) -> StorageUrl:
     if flag is not None:
         return StorageUrl(text=_named(flag, "--url"), source="--url")
     if code is not None:

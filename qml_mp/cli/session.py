@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from urllib.parse import unquote
 
 import click
 from click.shell_completion import CompletionItem
 
+from qml_mp import host
 from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import sentence
 from qml_mp.cli.output import note, stdout_for_data
@@ -39,6 +42,8 @@ class Session:
     """As `-A` gave it."""
     verbose: bool = False
     _app: QmlApp | None = None
+    _directory: str | None = field(default_factory=host.current_directory)
+    """In which the command was called; an app may change it when it is imported."""
 
     def app(self) -> QmlApp | None:
         """The user's app, imported into this process; None when nobody names one."""
@@ -66,7 +71,7 @@ class Session:
         """`storage()`, when it is known what the app's code says."""
         from qml_mp.storage.memory_folder import MEMORY_URL
 
-        with load_url(flag=self.url, code=code_url).told() as url:
+        with load_url(flag=self.url, code=code_url, directory=self._directory).told() as url:
             if url.startswith(MEMORY_URL):
                 raise ConfigurationError(
                     f"{MEMORY_URL} is a storage of the one program that opens it; this command would have an "
@@ -87,7 +92,7 @@ class Session:
         if self.url is None and spec is not None:
             with stdout_for_data():
                 code_url = probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout).url
-        with load_url(flag=self.url, code=code_url).told() as url:
+        with load_url(flag=self.url, code=code_url, directory=self._directory).told() as url:
             return self._open(url)
 
     def existing_storage(self, *, may_import: bool = True) -> Storage:
@@ -137,9 +142,9 @@ class Session:
                 if url is not None or is_url_in_environment() or not may_import:
                     return url_for_others(url)
                 ways_out = "--url or QML_MP_URL"
-            except NotPlain:
+            except NotPlain as error:
                 if not may_import:
-                    return None
+                    return next(filter(_names_a_file, error.urls), next(iter(error.urls), None))
         try:
             app = self.app()
         except AppImportError as error:
@@ -148,6 +153,11 @@ class Session:
                 f"{ways_out}, and it is not imported."
             ) from error
         return None if app is None else url_for_others(app.program.url)
+
+
+def _names_a_file(url: str) -> bool:
+    """Of SQLite."""
+    return os.path.exists(unquote(url.removeprefix("sqlite:///")))
 
 
 def pass_session(function: _Function) -> _Function:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -23,7 +23,15 @@ _CHANGE_DIRECTORY = ("chdir", "fchdir")
 
 
 class NotPlain(Exception):
-    """What the source says has to be found out by importing it."""
+    """What the source says has to be found out by importing it.
+
+    `urls` are those that it can be, where all else is plain: a file in the current directory, or in that of
+    the module, to which the import may change.
+    """
+
+    def __init__(self, urls: Sequence[str] = ()) -> None:
+        super().__init__("only an import can tell the URL")
+        self.urls = urls
 
 
 def url_in_source(spec: str) -> str | None:
@@ -46,7 +54,7 @@ def url_in_source(spec: str) -> str | None:
         raise NotPlain
     url = _url_argument(app)
     if url is not None and anchored(url, Path(os.sep)) != url and _changes_directory(tree):
-        raise NotPlain
+        raise NotPlain([url, anchored(url, file.parent.absolute())])
     return url
 
 
@@ -84,13 +92,18 @@ def _words(tree: ast.Module) -> Iterator[str]:
 
 def _changes_directory(tree: ast.Module) -> bool:
     """Whether the import may do so; what functions do is their callers' affair, as jobs run elsewhere."""
-    nodes: list[ast.AST] = [tree]
+    nodes: list[ast.AST] = [node for node in tree.body if not _is_of_a_program(node)]
     for node in nodes:
         if any(value in _CHANGE_DIRECTORY for _, value in ast.iter_fields(node)):
             return True
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             nodes += ast.iter_child_nodes(node)
     return False
+
+
+def _is_of_a_program(node: ast.AST) -> bool:
+    """Whether it is run when the module is run as a program, and not when it is imported."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" and not node.orelse
 
 
 def _bound(tree: ast.Module, name: str) -> list[ast.AST]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -293,6 +294,22 @@ def test_a_server_with_a_ready_worker_is_healthy(qml: Qml, storage: Storage) -> 
 
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(f"healthy: blue (pid {host.identity().pid}): 1 worker, last heard ")
+
+
+@pytest.mark.parametrize("is_called_in", [".", "elsewhere"])
+def test_health_of_an_app_whose_module_goes_to_its_own_folder_looks_there_without_importing_it(
+    qml: Qml, storage: Storage, is_called_in: str
+) -> None:
+    code = "import os, pathlib\nos.chdir(pathlib.Path(__file__).parent)\n" + _PLAIN
+    (qml.folder / "tasks.py").write_text(code)
+    (qml.folder / "elsewhere").mkdir()
+    register(storage)
+    caller = replace(qml, folder=qml.folder / is_called_in)
+    path = os.pathsep.join([str(qml.folder), os.environ.get("PYTHONPATH", "")])
+
+    ended = caller("-A", "tasks:app", "health", env={"PYTHONPATH": path})
+
+    assert (ended.code, ended.err) == (0, "")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -13,6 +13,7 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.settings import SETTINGS, ServerConfig
 from qml_mp.sources import load_app_spec, load_config, load_url
 from qml_mp.storage.open import open_storage
+from tests.cli.command import Qml
 
 
 @pytest.fixture(autouse=True)
@@ -288,3 +289,18 @@ def test_one_setting_under_two_names_is_refused(monkeypatch: pytest.MonkeyPatch)
 def _load_all() -> None:
     load_config(flags={}, code=None)
     load_url()
+
+
+@pytest.mark.parametrize("how", ["the default", "QML_MP_URL", "--url"])
+def test_a_relative_path_is_that_of_the_directory_in_which_the_command_is_called(qml: Qml, how: str) -> None:
+    """Also for a command that imports an app which changes the directory."""
+    code = "import os\nos.mkdir('moved')\nos.chdir('moved')\nfrom qml_mp import QmlApp\napp = QmlApp()\n"
+    (qml.folder / "tasks.py").write_text(f"{code}@app.job()\ndef f() -> None: ...\n")
+    flags = ["--url", "sqlite:///qml.db"] if how == "--url" else []
+    variables = {"QML_MP_URL": "sqlite:///qml.db"} if how == "QML_MP_URL" else {}
+
+    ended = qml("-A", "tasks:app", *flags, "enqueue", "f", env=variables)
+
+    assert (ended.code, ended.err) == (0, "")
+    assert qml.database.exists()
+    assert not list((qml.folder / "moved").iterdir())

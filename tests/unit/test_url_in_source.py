@@ -32,6 +32,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('"""$QML_MP_URL."""\napp = QmlApp("sqlite:///e.db")  # else QML_MP_URL', "sqlite:///e.db"),
         ('import os\nos.chdir("/")\napp = QmlApp("sqlite:////srv/g.db")', "sqlite:////srv/g.db"),
         ('import os\napp = QmlApp("sqlite:///h.db")\ndef f(): os.chdir("/")', "sqlite:///h.db"),
+        (
+            'import os\napp = QmlApp("sqlite:///i.db")\nif __name__ == "__main__":\n    os.chdir("/")',
+            "sqlite:///i.db",
+        ),
         ('app = QmlApp("sqlite:///f.db")\ndef attachments(): return "attached"', "sqlite:///f.db"),
     ],
 )  # fmt: skip
