@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -14,6 +15,7 @@ from tests.migrated_copies import MigratedCopies
 from tests.parts import pytest_runtestloop, pytest_sessionfinish
 from tests.postgres_cluster import URL_VARIABLE, throwaway_cluster
 from tests.postgres_programs import ClusterError, find_server_programs
+from tests.until import PATIENCE_S
 from tests.warm import warm_python
 
 __all__ = ["pytest_runtestloop", "pytest_sessionfinish"]
@@ -47,6 +49,17 @@ def warm() -> Iterator[None]:
     """Commands of this run are copies of one process."""
     with warm_python():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Of a test in this process: tests that come later fork workers from it, which another thread forbids."""
+    before = threading.enumerate()
+    yield
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), f"The test has left the thread {thread.name!r}."
 
 
 @pytest.fixture(scope="session")
