@@ -101,7 +101,7 @@ def test_a_burst_may_wait_for_what_is_due_in_time(qml: Qml, storage: Storage) ->
     now = datetime.now(UTC)
     soon, late = (
         storage.enqueue(Job.new("resize", {"path": "a.png"}, queue="images", at=at))
-        for at in (now + timedelta(seconds=6), now + timedelta(hours=1))  # the server is up before the first
+        for at in (now + timedelta(seconds=20), now + timedelta(hours=1))  # the server is up before the first
     )
     unknown = storage.enqueue(Job.new("newone", queue="images", at=now + timedelta(minutes=5)))
     storage.set_paused("default", True)

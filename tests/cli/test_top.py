@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pyte
 import pytest
@@ -217,7 +218,9 @@ def test_keys_are_told_from_the_bytes_of_a_terminal() -> None:
 class Seen:
     """A terminal of some size with `top` in it."""
 
-    def __init__(self, fd: int, pid: int, size: tuple[int, int]) -> None:
+    def __init__(self, fd: int, pid: int, size: tuple[int, int], before: list[Any]) -> None:
+        """`before`: how the terminal was set when nothing had it yet."""
+        self.before = before
         self.screen = pyte.Screen(*size)
         self.everything = b""
         self.fd = fd
@@ -248,14 +251,19 @@ class Seen:
 def on_terminal(
     qml: Qml, size: tuple[int, int], *arguments: str, term: str = "xterm-256color"
 ) -> Iterator[Seen]:
-    pid, fd = pty.fork()
+    fd, theirs = pty.openpty()
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    before = termios.tcgetattr(fd)
+    pid = os.fork()
     if pid == 0:
+        os.close(fd)
+        os.login_tty(theirs)
         os.chdir(qml.folder)
         environment = {**qml.environment(), "TERM": term}
         os.execve(sys.executable, [sys.executable, "-m", "qml_mp", *arguments], environment)
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    os.close(theirs)
     try:
-        yield Seen(fd, pid, size)
+        yield Seen(fd, pid, size, before)
     finally:
         os.close(fd)
 
@@ -265,7 +273,6 @@ def test_on_a_terminal_it_draws_itself_takes_keys_and_leaves_the_terminal_as_it_
     qml: Qml, busy: Storage, size: tuple[int, int]
 ) -> None:
     with on_terminal(qml, size, "top", "--every", "100ms") as seen:
-        before = termios.tcgetattr(seen.fd)
         text = seen.until(lambda text: "images" in text and "q leave" in text)
         assert text.splitlines()[-1].startswith("Tab list")
         os.write(seen.fd, b"\t\x1b[Bp")
@@ -276,7 +283,7 @@ def test_on_a_terminal_it_draws_itself_takes_keys_and_leaves_the_terminal_as_it_
         while seen.read():
             pass
         _, status = os.waitpid(seen.pid, 0)
-        assert termios.tcgetattr(seen.fd) == before
+        assert termios.tcgetattr(seen.fd) == seen.before
 
     assert os.waitstatus_to_exitcode(status) == 0
     assert [each.limit.name for each in busy.standings() if each.limit.paused] == ["images"]

@@ -108,28 +108,29 @@ def test_a_job_in_a_python_loop_is_interrupted_before_the_deadline_and_unwinds(
 
 
 @pytest.mark.fault(92)
-@pytest.mark.parametrize("promised_s", [1, 4, 5, 6])
+@pytest.mark.parametrize("promised_s", [8, 10])  # less than `term_grace`, and more
 def test_a_job_may_use_most_of_the_time_that_stopping_promised(
     server: MakeServer, storage: Storage, promised_s: int
 ) -> None:
-    one = server("-w", "1", "--shutdown-timeout", str(promised_s)).start()
+    one = server("-w", "1", "--shutdown-timeout", str(promised_s), QML_MP_TERM_GRACE="9").start()
     job_id = enqueue(storage, "nap", seconds=60)
     started(one, job_id)
 
     told_ns = time.monotonic_ns()
-    one.stop()
+    code = one.stop()
 
-    (interrupted_ns,) = (line.at_ns for line in one.journal() if line.what == "end")
-    assert (interrupted_ns - told_ns) / 1e9 >= 0.75 * promised_s
+    interrupted_ns = [line.at_ns for line in one.journal() if line.what == "end"]
+    assert interrupted_ns or code == 6  # where it was killed, it has used all of it
+    assert all((at_ns - told_ns) / 1e9 >= 0.75 * promised_s for at_ns in interrupted_ns)
     assert state_of(storage, job_id) is StateName.ENQUEUED
 
 
 @pytest.mark.fault(92)
-@pytest.mark.parametrize("promised_s", [1, 4, 5, 6])
+@pytest.mark.parametrize("promised_s", [8, 10])
 def test_a_job_that_ends_within_the_time_that_stopping_promised_succeeds(
     server: MakeServer, storage: Storage, promised_s: int
 ) -> None:
-    one = server("-w", "1", "--shutdown-timeout", str(promised_s)).start()
+    one = server("-w", "1", "--shutdown-timeout", str(promised_s), QML_MP_TERM_GRACE="9").start()
     job_id = enqueue(storage, "nap", seconds=0.2 * promised_s)
     started(one, job_id)
 

@@ -226,7 +226,7 @@ def test_a_connection_of_the_users_beside_ours_is_none_that_was_inherited(
 
 @pytest.mark.fault(65)
 def test_a_fork_has_a_thread_give_up_that_waits_for_a_lock_and_its_child_takes_its_own(path: Path) -> None:
-    patient = SqliteDatabase(str(path), clock=Standing(), busy_timeout=timedelta(seconds=0.5))
+    patient = SqliteDatabase(str(path), clock=Standing(), busy_timeout=timedelta(seconds=3))
     storage = Storage(patient)
     acked = [storage.enqueue(Job.new("work"))]
     told, given_up = path.with_name("told"), threading.Event()

@@ -160,7 +160,12 @@ def test_a_job_that_is_deleted_or_removed_while_it_is_waited_for_ends_the_wait(
     assert isinstance(second, JobNotFound)
 
 
-def test_a_job_that_ends_at_once_is_seen_without_listening(app: QmlApp, storage: Storage, seen: Seen) -> None:
+def test_a_job_that_ends_at_once_is_seen_without_listening(
+    app: QmlApp, storage: Storage, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "qml_mp.watch._YOUNG_S", LIMIT_S
+    )  # this process may stand still before its first look
     [handle], [claim] = enqueued(app, 1), claims(storage, 1)
     end(storage, claim, success(3))
 
@@ -358,7 +363,7 @@ def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
     first = threading.Event()
 
     def wait_for_both() -> None:
-        for handle in app.as_completed(handles, 5.0):  # far more than the cut takes
+        for handle in app.as_completed(handles, 20.0):  # far more than the cut takes
             assert handle.result == 1
             first.set()
 
@@ -406,16 +411,23 @@ def test_a_storage_that_cannot_be_asked_at_all_is_told_at_once() -> None:
         app.handle(UNKNOWN).wait(LIMIT_S)
 
 
-def test_a_wait_that_is_interrupted_leaves_nothing(app: QmlApp, raw: Raw, seen: Seen) -> None:
+def test_a_wait_that_is_interrupted_leaves_nothing(
+    app: QmlApp, raw: Raw, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     [handle] = enqueued(app, 1)
+    begin_wait = app.storage.begin_wait
+
+    def begin(waiter: str, job_ids: Collection[str], *, ttl: timedelta) -> None:
+        begin_wait(waiter, job_ids, ttl=ttl)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)  # it listens by now, and waits soon
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(app.storage, "begin_wait", begin)
     before, fds = signal.signal(signal.SIGALRM, interrupt), set(os.listdir("/proc/self/fd"))
     try:
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # the alarm comes while it waits
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
             handle.wait()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
