@@ -58,7 +58,8 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk, hi
     claim is left, which is the rule, and what cannot be done in time is left as it is: the next server
     finds it.
     """
-    deadline = run.stop.leave_by()
+    run.stop.leave_by()  # counts from here at the latest
+    run.stop.renew_leaving()
     trouble: StorageError | None = None
     while True:
         try:
@@ -66,11 +67,12 @@ def leave(storage: Storage, run: Run, *, settling: SettleLoop, desk: ActDesk, hi
                 break
         except StorageError as error:
             trouble = error
-        if time.monotonic() + _PAUSE_AT_END_S >= deadline:
+        if time.monotonic() + _PAUSE_AT_END_S >= run.stop.leave_by():
             _tell_of_rest(settling, trouble)
             return
         wait_for([], until=time.monotonic() + _PAUSE_AT_END_S)
-    if time.monotonic() < deadline:
+    run.stop.renew_leaving()
+    if time.monotonic() < run.stop.leave_by():
         settling.count_rest(storage)
         history.write_rest(storage)
 
@@ -115,6 +117,7 @@ def _try_to_leave(storage: Storage, run: Run, settling: SettleLoop, desk: ActDes
     done = desk.done_by_leaving()
     if storage.deregister_server(run.registration.id, done=done):
         return True
+    run.stop.renew_leaving()
     settling.spare_none()
     settling.tick(storage)
     if settling.count:

@@ -17,6 +17,7 @@ from qml_mp.supervisor.workers.pool import WorkerPool
 
 _LEAVING_S = 0.4  # what leaving storage may take after the last worker is gone, whatever came before
 _BUSY_LEAVING_S = 0.8  # the same while storage answers: on a busy machine that takes a supervisor its time
+_MOST_LEAVING_S = 3.0  # however often that begins anew
 _IDLE_LEAVING_S = 1.4  # and after the last job, as long as the shutdown's own deadline allows
 
 
@@ -37,6 +38,7 @@ class Stop:
         self.error: ConfigurationError | None = None
         """Why the server cannot run."""
         self._leave_by: float | None = None
+        self._leaves_since = 0.0
 
     @property
     def has_begun(self) -> bool:
@@ -80,9 +82,20 @@ class Stop:
 
     def leave_by(self) -> float:
         """`give_up_at`, for a run that ends now, for whatever reason."""
-        return self.give_up_at() if self.has_begun else self._leave_within_s(_LEAVING_S)
+        if self.has_begun or self._leave_by is not None:
+            return self.give_up_at()
+        return self._leave_within_s(_LEAVING_S)
+
+    def renew_leaving(self) -> None:
+        """Storage has answered, or is asked first now: what is left may take as long again. On a busy machine
+        each reply takes its time, and so does this process."""
+        if self._leave_by is not None and not self._reaching.is_failing:
+            latest = self._leaves_since + _MOST_LEAVING_S
+            renewed = min(self._clock.monotonic() + _BUSY_LEAVING_S, latest)
+            self._leave_by = max(self._leave_by, renewed)
 
     def _leave_within_s(self, seconds: float) -> float:
         """From now on that is the instant: it does not move with each look."""
-        self._leave_by = self._clock.monotonic() + seconds
+        self._leaves_since = self._clock.monotonic()
+        self._leave_by = self._leaves_since + seconds
         return self._leave_by

@@ -21,6 +21,7 @@ from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.pipe import Kind, Message, send
@@ -124,6 +125,36 @@ def test_the_first_signal_to_stop_leaves_jobs_their_time_whatever_has_begun_the_
     assert first is after_one
     assert after_two is not None
     assert after_two.kill_at == after_two.ask_at
+
+
+def test_leaving_takes_longer_while_storage_answers_but_not_for_ever(
+    run_of: MakeRun, clock: HandClock
+) -> None:
+    run = run_of(1, clock)
+    run.stop.begin(now=True, why="a test")
+    first = run.stop.leave_by()
+
+    def later(seconds: float) -> float:
+        clock.seconds = seconds
+        run.stop.renew_leaving()
+        return run.stop.leave_by()
+
+    renewed = [later(at) for at in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)]
+
+    assert first == pytest.approx(0.8)
+    assert renewed == pytest.approx([0.8, 1.3, 1.8, 2.3, 2.8, 3.0, 3.0])
+
+
+def test_leaving_takes_no_longer_where_storage_cannot_be_reached(run_of: MakeRun, clock: HandClock) -> None:
+    run = run_of(1, clock)
+    run.reaching.failed("Storage cannot be reached", StorageUnavailable("gone"), now=0.0)
+    run.stop.begin(now=True, why="a test")
+    first = run.stop.leave_by()
+
+    clock.seconds = 0.3
+    run.stop.renew_leaving()
+
+    assert run.stop.leave_by() == first == pytest.approx(0.4)
 
 
 def test_a_reload_of_a_program_in_memory_declares_it_again(run_of: MakeRun) -> None:

@@ -104,6 +104,7 @@ class SettleLoop(Loop):
             one.tries.failed(what, error, now=self._run.clock.monotonic())
             return
         one.tries.worked()
+        self._run.stop.renew_leaving()
         self._unsettled.remove(one)
         if claims:
             self._run.pool.wake_idle()
