@@ -6,12 +6,16 @@ import contextlib
 import os
 import pwd
 import socket
+import threading
+import time
 from functools import cache
 
 from qml_mp.core.server_info import ProcessIdentity
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _NAMESPACE = "/proc/self/ns/pid"
+_ENDING_S = 1.0
+_LOOK_EVERY_S = 0.001
 _BETWEEN = ":"  # the boot and the pid namespace
 _USER_FIELD, _SYSTEM_FIELD = 11, 12
 _STATE_FIELD, _START_FIELD, _RSS_FIELD = 0, 19, 21  # in /proc/<pid>/stat, counted after the command's ")"
@@ -164,6 +168,18 @@ def thread_count() -> int | None:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return None
+
+
+def lasting_thread_count() -> int | None:
+    """`thread_count`, when those have gone that Python has joined: the system lists an ended thread until it
+    comes to take it away, on a busy machine some time later. Waits for that, for at most a second."""
+    until = time.monotonic() + _ENDING_S
+    while True:
+        count = thread_count()
+        may_be_ending = count is not None and count > 1 and threading.active_count() == 1
+        if not may_be_ending or time.monotonic() >= until:
+            return count
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _host() -> str:

@@ -11,7 +11,7 @@ from qml_mp.child.prologue import open_channels
 from qml_mp.child.source import LoadedProgram, ProgramSource, cap_native_threads, facts_of
 from qml_mp.embedding.extras import check_served
 from qml_mp.errors import AppImportError, ConfigurationError
-from qml_mp.host import thread_count
+from qml_mp.host import lasting_thread_count
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.connection import fork_guard
 from qml_mp.storage.store import Storage
@@ -61,7 +61,7 @@ def preloaded(source: ProgramSource, config: ServerConfig) -> ProgramSource:
         program = source.load()
     except Exception as error:
         raise AppImportError(f"The app {source.label!r} cannot be imported: {error}") from error
-    check_copyable(source, threads=thread_count())
+    check_copyable(source, threads=lasting_thread_count())
     fork_guard().close_all()  # connections of ours: they are opened again where they are used
     _warn_of(open_channels() - before, source)
     gc.collect()

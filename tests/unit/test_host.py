@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,32 @@ def test_a_process_that_nobody_has_collected_yet_is_dead() -> None:
     child.communicate()
 
     assert host.is_alive(process) is False
+
+
+def test_a_thread_that_has_ended_and_is_still_listed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = iter([2, 2, 1])
+    monkeypatch.setattr(host, "thread_count", lambda: next(listed))
+
+    assert host.lasting_thread_count() == 1
+
+
+def test_a_thread_that_stays_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_ENDING_S", 0.01)
+    monkeypatch.setattr(host, "thread_count", lambda: 2)
+
+    assert host.lasting_thread_count() == 2
+
+
+def test_of_a_thread_of_python_that_lives_nobody_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_ENDING_S", float("inf"))
+    goes_on = threading.Event()
+    thread = threading.Thread(target=goes_on.wait)
+    thread.start()
+
+    assert host.lasting_thread_count() == 2
+
+    goes_on.set()
+    thread.join()
 
 
 @pytest.mark.fault(74)

@@ -88,7 +88,7 @@ def fork_child(
     process has threads (a lock that one holds would stay locked in the child for ever).
     """
     with _ends_closed(ours=ours, theirs=theirs):
-        threads = host.thread_count()
+        threads = host.lasting_thread_count()
         if threads is not None and threads > 1:
             raise ConfigurationError(
                 f"Cannot fork workers: this process has {threads} threads{_others_by_name()}. "
