@@ -14,10 +14,14 @@ judges nothing: what must be quick is told apart from what is not by facts."""
 
 
 def wait_until(
-    find: Callable[[], _Found | None], *, within_s: float = PATIENCE_S, what: str = "it"
+    find: Callable[[], _Found | None],
+    *,
+    within_s: float = PATIENCE_S,
+    what: str | Callable[[], str] = "it",
 ) -> _Found:
-    """The first truthy answer of `find`; fails the test when there is none in time. What takes long is asked
-    for more rarely, because many tests wait at a time and an answer costs a query."""
+    """The first truthy answer of `find`; fails the test when there is none in time, and says what was waited
+    for: a function tells it as it is then, a log with what has come meanwhile. What takes long is asked for
+    more rarely, because many tests wait at a time and an answer costs a query."""
     began = time.monotonic()
     while True:
         found = find()
@@ -25,7 +29,8 @@ def wait_until(
             return found
         waited_s = time.monotonic() - began
         if waited_s > within_s:
-            raise AssertionError(f"{what} did not come about within {within_s} s")
+            told = what if isinstance(what, str) else what()
+            raise AssertionError(f"{told} did not come about within {within_s} s")
         time.sleep(min(0.01 + waited_s / 50, 0.03))  # between two looks
 
 

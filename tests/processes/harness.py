@@ -70,7 +70,9 @@ class Server:
                 fresh=self.fresh,
             )  # fmt: skip
         if ready is not None:
-            wait_until(lambda: len(self.worker_pids()) >= ready, what=f"{ready} workers; {self.log()}")
+            wait_until(
+                lambda: len(self.worker_pids()) >= ready, what=lambda: f"{ready} workers; {self.log()}"
+            )
         return self
 
     def worker_pids(self) -> dict[int, int]:
