@@ -91,7 +91,7 @@ class UrgentFirst(Part):
         if ready or now >= next_at or now >= fork_at:
             self._is_waiting, self._turned_at = True, now
             try:
-                self._handle_urgent(may_fork=now >= fork_at)
+                self._handle_urgent(may_fork=now >= fork_at and not came)
             finally:
                 self._is_waiting = False
         return came

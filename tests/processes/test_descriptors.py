@@ -133,8 +133,11 @@ def test_a_new_worker_holds_its_pipes_and_its_stack_file_and_nothing_of_the_supe
         # One end of the pipe from the supervisor, both of that for tickets, one of the bell; the turns.
         assert sorted(file.partition(":")[0] for file in others) == ["pipe"] * 4 + ["socket"] * 2
         assert sorted(Counter(others).values()) == [1, 1, 1, 1, 2]
-        assert [Path(file).name for file in files if file.startswith("/")] == [
-            "null", "server.log", "server.log", "memfd:qml-mp-stack (deleted)",
+        names = [Path(file).name for file in files if file.startswith("/")]
+        # A fork while storage is slow to answer leaves /dev/null in the place of the supervisor's connection.
+        assert names.count("null") in (1, 2)
+        assert [name for name in names if name != "null"] == [
+            "server.log", "server.log", "memfd:qml-mp-stack (deleted)",
         ]  # fmt: skip
     assert one.stop() == 0
 
@@ -152,25 +155,26 @@ def test_restarts_leave_the_supervisors_descriptors_as_they_were(
     """A few: what one restart leaves open shows after each. `scripts/soak --only replacements` asks the same
     after hundreds."""
     one = server("-w", "2", "--preload", QML_MP_MAX_CRASHES="1").start(ready=2)
-    before = settled_count(one)
+    before = settled_count(one, looks=100)
 
     ids = [enqueue(storage, "die", exit_code=1) for _ in range(RESTARTS)]
     for job_id in ids:
         wait_for_state(storage, job_id, StateName.FAILED)
 
     wait_until(lambda: len(one.worker_pids()) == 2, what="both workers")
-    assert settled_count(one) == before
+    wait_until(lambda: settled_count(one) == before, what="the same count")
     assert one.log().count(" started (pid") >= 2 + RESTARTS
     assert one.stop() == 0
 
 
-def settled_count(one: Server) -> int:
-    """How many descriptors the supervisor holds when it does not change any more."""
+def settled_count(one: Server, *, looks: int = 30) -> int:
+    """How many descriptors the supervisor holds when it does not change any more: so many looks find the
+    same. Without a processor it may stand still between two counts, which many looks outlast."""
     counts: list[int] = []
 
     def is_settled() -> bool:
         counts.append(len(open_files(one.pid)))
-        return len(counts) >= 30 and len(set(counts[-30:])) == 1
+        return len(counts) >= looks and len(set(counts[-looks:])) == 1
 
     wait_until(is_settled, what=f"a count that stays; {counts[-30:]}")
     return counts[-1]
