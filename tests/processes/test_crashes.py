@@ -17,17 +17,19 @@ from tests.processes.cgroup import small_memory
 from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
+GATED = "tests.processes.apps_storage_faults:app"
 
 
 @pytest.mark.fault(1)
 def test_a_killed_workers_job_runs_again_and_its_attempt_is_kept(
-    server: MakeServer, storage: Storage
+    server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    one = server("-w", "2").start(ready=2)
-    job_id = enqueue(storage, "nap", seconds=1)
+    one, gate = server("-w", "2", app=GATED).start(ready=2), tmp_path / "gate"
+    job_id = enqueue(storage, "gated", gate=str(gate))
     first = wait_until(lambda: next((line for line in one.journal() if line.what == "start"), None))
 
     os.kill(first.pid, signal.SIGKILL)
+    gate.touch()
 
     job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert (job.claim_seq, job.crashes, job.failures) == (2, 1, 0)

@@ -67,7 +67,7 @@ def escaped(one: Server) -> int:
 def test_its_time_limit_kills_a_job_that_has_joined_the_supervisors_group_and_nobody_else(
     one: Server, storage: Storage, bystander: subprocess.Popen[bytes]
 ) -> None:
-    job_id = storage.enqueue(Job.new("escape", timeout=timedelta(seconds=0.5)))
+    job_id = storage.enqueue(Job.new("escape", timeout=timedelta(seconds=3)))
     worker = escaped(one)
 
     job = wait_for_state(storage, job_id, StateName.FAILED)
@@ -154,7 +154,7 @@ def test_a_worker_that_may_not_be_signalled_ends_neither_its_server_nor_is_it_wa
     one = server("-w", "2", app=FAULTS, QML_MP_SHUTDOWN_TIMEOUT="1", **QUICK)
     one.prefix = WITHOUT_KILL
     one.start(ready=2)
-    job_id = storage.enqueue(Job.new("become_another_user", timeout=timedelta(seconds=0.2)))
+    job_id = storage.enqueue(Job.new("become_another_user", timeout=timedelta(seconds=2)))
     wait_until(lambda: one.log().count("may not be signalled"), what="the try to end it")
 
     result_of(storage, "quick")

@@ -310,12 +310,14 @@ def test_a_server_that_is_told_to_stop_gives_back_what_its_worker_holds(
 
 
 def test_a_server_whose_claims_are_paused_holds_none_after_the_job_in_hand(ground: Ground) -> None:
-    [long], others = enqueue_amid_brief_jobs(ground, Job.new("linger", {"seconds": 0.3}))
+    [long], others = enqueue_amid_brief_jobs(ground, Job.new("gated"))
     server = serve(ground, "-w", "1")
     start_of(ground, long)
 
     server.signal(signal.SIGUSR2)
 
+    wait_until(lambda: "Claims are paused" in server.log(), what=server.log())
+    ground.open_gate(long)
     wait_until(lambda: any(line.job_id == long and line.what == "end" for line in ground.journal()))
     wait_until(lambda: not ground.storage.claims(), what=server.log())
     assert ground.audit.unfinished() > 0

@@ -243,7 +243,8 @@ def test_a_stranger_with_the_pid_of_a_dead_worker_is_left_alone_and_the_job_runs
 def test_a_worker_that_reads_nothing_and_whose_pipe_is_full_holds_up_nobody(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "2").start(ready=2)
+    # The stopped one is not to be killed before the test lets it go on, however long the rest takes.
+    one = server("-w", "2", QML_MP_TERM_GRACE="600").start(ready=2)
     job_id = enqueue(storage, "nap", seconds=2)
     stopped = wait_until(lambda: next((line.pid for line in one.journal()), None))
     os.kill(stopped, signal.SIGSTOP)
