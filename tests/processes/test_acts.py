@@ -193,16 +193,17 @@ def test_a_server_is_drained_once_nothing_is_left_of_what_it_had_claimed(
     far: MakeFarServer, storage: Storage, tmp_path: Path, then_stop: bool
 ) -> None:
     one, gate = far(2), tmp_path / "gate"
-    running = begun_gated(storage, one, gate)
+    running = [begun_gated(storage, one, gate) for _ in range(2)]  # who is idle may be about to claim
 
     request = ask(storage, ActKind.DRAIN, then_stop=then_stop)
-    wait_until(lambda: _act(storage, request).said == "1 worker still busy", what=one.log())
+    wait_until(lambda: _act(storage, request).said == "2 workers still busy", what=one.log())
     waiting = enqueue(storage, "gated", gate=str(gate))
     gate.touch()
     act = end_of(storage, request, one)
 
     assert act.state is ActState.DONE
-    assert wait_for_state(storage, running, StateName.SUCCEEDED).claim_seq == 1
+    for job_id in running:
+        assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
     left = storage.get(waiting)
     assert left is not None
     assert (left.state_name, left.claim_seq) == (StateName.ENQUEUED, 0)
@@ -341,6 +342,7 @@ def test_a_server_that_is_killed_at_whichever_point_leaves_no_act_to_its_success
     successor = server("-w", "1", app=GATED).start()
     told = ActState.DONE if point == "acts.told" else ActState.UNFINISHED
     assert end_of(storage, request, successor).state is told
+    wait_until(lambda: len(storage.list_servers()) == 1, what="the end of the row of the dead one")
     (info,) = storage.list_servers()
     assert not info.paused
     assert successor.log().count("Asked to pause") == (0 if point == "acts.taken" else 1)

@@ -15,6 +15,7 @@ from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.cli.commands import signals
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
 from qml_mp.errors import StorageUnavailable
+from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop, Answer
@@ -190,7 +191,7 @@ def test_what_was_asked_under_an_id_that_was_declared_dead_is_forgotten(
 def test_a_drain_waits_for_the_claims_that_storage_knows_of(
     storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
 ) -> None:
-    run.pool = [SimpleNamespace(is_ready=True, is_idle=True, worker_id="w")]  # type: ignore[assignment]
+    run.pool = [idle_worker(Activity.IDLE)]  # type: ignore[assignment]
     claim = claim_new(storage, server=run.registration.id, worker="w")
     ask(storage, run, ActKind.DRAIN)
     loop.run(storage)
@@ -200,6 +201,26 @@ def test_a_drain_waits_for_the_claims_that_storage_knows_of(
     loop.run(storage)
 
     assert (held, desk.is_empty) == (False, True)
+
+
+def test_a_drain_waits_for_a_worker_that_asks_for_a_job(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    run.pool = [idle_worker(Activity.FETCHING)]  # type: ignore[assignment]
+    ask(storage, run, ActKind.DRAIN)
+    loop.run(storage)
+    while_it_asks = desk.is_empty
+    run.pool = [idle_worker(Activity.IDLE)]  # type: ignore[assignment]
+
+    loop.run(storage)
+
+    assert (while_it_asks, desk.is_empty) == (False, True)
+
+
+def idle_worker(activity: Activity) -> SimpleNamespace:
+    """A worker without a job."""
+    view = SlotView(activity=activity)
+    return SimpleNamespace(is_ready=True, is_idle=True, worker_id="w", last=view)
 
 
 def test_what_was_done_and_not_told_is_told_by_the_servers_leaving(

@@ -13,6 +13,7 @@ from datetime import timedelta
 from qml_mp import failpoints
 from qml_mp.core.acts import Act, ActKind, ActState
 from qml_mp.core.answers import WorkerStack
+from qml_mp.ipc.slot import Activity
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import AT_ONCE, Loop
 from qml_mp.supervisor.loops.settle import SettleLoop
@@ -150,9 +151,13 @@ class ActsLoop(Loop):
                 self._desk.forget(act)
 
     def _may_be_empty(self) -> bool:
-        """Whether it is worth asking: no worker shows anything, and no dead one has left anything."""
+        """Whether it is worth asking: no worker shows anything, and no dead one has left anything. One that
+        asks for a job may not know yet that claims are paused."""
         return (
             self._desk.wants_empty
             and not self._settling.count
-            and all(not worker.is_ready or worker.is_idle for worker in self._run.pool)
+            and all(
+                not worker.is_ready or (worker.is_idle and worker.last.activity is not Activity.FETCHING)
+                for worker in self._run.pool
+            )
         )

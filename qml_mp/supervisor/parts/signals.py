@@ -32,7 +32,7 @@ wrapper passes on what it got."""
 _TERMINAL = "/dev/tty"
 _LOOK_FOR_STACKS_EVERY_S = 0.1
 _TOLD_FOR_S = 30.0  # in the registry, where every server reads it at each heartbeat
-_WRITING_A_STACK_S = 1.0  # at most: on a busy machine a worker waits for a processor first
+_WRITING_A_STACK_S = 5.0  # at most, from the first look: on a busy machine processors are waited for
 
 
 class SignalInbox:
@@ -110,7 +110,7 @@ class StackDump(Part):
             if worker.is_ready:
                 worker.ask_for_stack()
         now = self._asked_at = self._clock.monotonic()
-        self._look_at, self._give_up_at = now + _LOOK_FOR_STACKS_EVERY_S, now + _WRITING_A_STACK_S
+        self._look_at, self._give_up_at = now + _LOOK_FOR_STACKS_EVERY_S, float("inf")
 
     def next_at(self) -> float:
         return min(self._look_at, self._forget_at)
@@ -123,6 +123,7 @@ class StackDump(Part):
         if now < self._look_at:
             return
         before, self._seen = self._seen, [worker.stack() for worker in self._pool if worker.is_ready]
+        self._give_up_at = min(self._give_up_at, now + _WRITING_A_STACK_S)
         # A stack is written line by line, so it is whole when two looks find the same.
         if now < self._give_up_at and (None in self._seen or self._seen != before):
             self._look_at = now + _LOOK_FOR_STACKS_EVERY_S
