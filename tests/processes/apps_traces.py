@@ -81,7 +81,7 @@ def _file() -> Path:
     return Path(os.environ["QML_TEST_JOURNAL"]).parent / "spans"
 
 
-@hanging.job(timeout=0.2)
+@hanging.job(timeout=3)
 def ends_at_once() -> str:
     return "done"
 

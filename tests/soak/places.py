@@ -58,12 +58,15 @@ def run_rate(task: Task) -> Row:
     with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
         ground.storage.set_rate(LimitKind.QUEUE, "default", Rate(_PER_SECOND, timedelta(seconds=1)))
         _start(ground)
-        ground.storage.enqueue_many(Job.new("unit") for _ in range(2 * _PER_SECOND * (task.count + 1)))
+        ids = ground.storage.enqueue_many(Job.new("unit") for _ in range(2 * _PER_SECOND * (task.count + 1)))
         time.sleep(task.count + 1)  # what begins in that time is what is measured
         broken = _stop(ground)
-        starts = sorted(line.at_ns for line in ground.journal() if line.what == "start")
-        within = bisect_left(starts, starts[0] + task.count * 10**9)
-        most = max(bisect_left(starts, at + 10**9) - place for place, at in enumerate(starts))
+        # Of the claims, by the storage's clock: jobs that were let in one by one may run at once, when their
+        # workers have waited for a processor.
+        jobs = [job for job_id in ids if (job := ground.storage.get(job_id)) is not None]
+        starts = sorted(job.started_at.timestamp() for job in jobs if job.started_at is not None)
+        within = bisect_left(starts, starts[0] + task.count)
+        most = max(bisect_left(starts, at + 1) - place for place, at in enumerate(starts))
         if most > _MOST_IN_A_SECOND:
             broken += (f"{most} began within one second",)
         wanted = _PER_SECOND * task.count

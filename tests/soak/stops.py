@@ -138,12 +138,14 @@ def _judge_the_exit(ground: Ground, server: Server, manner: str, began: float, s
         stops.broken.append(f"{manner}: exit code {code}: {server.log()[-1000:]}")
     if code < 0:  # nobody was there to wait for the child that reads the app; the kernel ends it
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not ground.leftovers(), within_s=_SLACK_S)
+            wait_until(lambda: not ground.leftovers(), within_s=_LONGEST_S)
     stops.broken += [f"{manner}: {text}; {server.log()[-1000:]}" for text in nothing_left(ground)]
 
 
 def _delete_the_stubborn(ground: Ground) -> None:
     """They end by being killed alone, and have served their purpose."""
+    for row in ground.storage.list_servers():  # which had no time to give back what they had
+        ground.storage.reclaim_server(row.id, silent_for=None)
     where = JobFilter(states=(StateName.ENQUEUED, StateName.AWAITING_RETRY), method="stubborn")
     for job in ground.storage.list_jobs(where, limit=1000).jobs:
         ground.storage.delete(job.id, reason="the test is over", retention=BY_DEFAULT)
