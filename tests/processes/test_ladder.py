@@ -103,7 +103,7 @@ def test_a_kill_for_a_time_limit_keeps_the_stack_of_c_code_that_holds_the_lock(
 def test_a_job_whose_limit_passed_while_everything_stood_still_is_asked_first(
     server: MakeServer, storage: Storage
 ) -> None:
-    graces = {"QML_MP_CANCEL_GRACE": "1", "QML_MP_TERM_GRACE": "2"}
+    graces = {"QML_MP_CANCEL_GRACE": "3", "QML_MP_TERM_GRACE": "0.2"}
     one = server("-w", "1", **graces).start()
     job_id = with_limit(storage, "heed")
     wait_until(one.journal, what=one.log())

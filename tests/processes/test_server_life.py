@@ -167,5 +167,6 @@ def test_a_dead_server_is_not_running_and_can_start_again(storage: Storage, tmp_
 
     job_id = storage.enqueue(Job.new("touch"))
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    wait_until(lambda: len(storage.list_servers()) == 1, what="the end of the row of the dead one")
     server.stop()
     assert storage.list_servers() == []

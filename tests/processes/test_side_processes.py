@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.postgres_cluster import free_port
-from tests.processes.harness import Server, is_gone, wait_until
+from tests.processes.harness import PATIENCE_S, Server, is_gone, wait_until
 from tests.processes.side import get, scrape, served_at, side_pid
 from tests.storage.flaky_proxy import FlakyProxy
 
@@ -48,7 +48,8 @@ def test_the_page_is_shown_under_the_names_that_the_start_allows(server: Callabl
     page = served_at(one, "page")
 
     answers = {
-        name: httpx.get(page, headers={"Host": name}, trust_env=False) for name in (*names, "evil.example")
+        name: httpx.get(page, headers={"Host": name}, trust_env=False, timeout=PATIENCE_S)
+        for name in (*names, "evil.example")
     }
 
     assert [answer.status_code for answer in answers.values()] == [200, 200, 421]
