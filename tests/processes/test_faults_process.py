@@ -283,7 +283,8 @@ def fill_pipe_of(worker: int) -> None:
 
 @pytest.mark.fault(72)
 def test_a_job_that_is_cancelled_as_it_ends_has_exactly_one_end(server: MakeServer, storage: Storage) -> None:
-    one = server("-w", "2", **QUICK).start(ready=2)
+    # None is killed: that would cost the job which its worker has begun meanwhile.
+    one = server("-w", "2", **{**QUICK, "QML_MP_TERM_GRACE": "600"}).start(ready=2)
     ids = [enqueue(storage, "quick", busy_s=0.01 * (n % 6)) for n in range(60)]
 
     for job_id in ids:

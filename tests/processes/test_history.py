@@ -97,7 +97,7 @@ def test_each_end_is_counted_with_how_long_it_took(server: MakeServer, storage: 
 
 def test_no_count_is_lost_or_doubled_when_workers_are_killed(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "3", app=APP, QML_MP_MAX_CRASHES="1000").start(ready=3)
-    ids = [str(job_id) for job_id in storage.enqueue_many(mixed(350))]
+    ids: list[str] = []
     kills = 0
 
     def kill_now_and_then() -> bool:
@@ -110,15 +110,16 @@ def test_no_count_is_lost_or_doubled_when_workers_are_killed(server: MakeServer,
             kills += 1
             with suppress(ProcessLookupError):
                 os.kill(victims[kills % len(victims)], signal.SIGKILL)
-        return ended == 350
+        return ended == len(ids)
 
-    wait_until(kill_now_and_then, within_s=120, what="the end of all jobs")
+    while kills < 5:  # a test without a processor may miss the end of many
+        ids += map(str, storage.enqueue_many(mixed(350)))
+        wait_until(kill_now_and_then, within_s=120, what="the end of all jobs")
 
     assert one.stop() == 0
 
     assert counted(storage) == rows(storage, ids)
-    assert history(storage)[Ending.SUCCEEDED] == 300
-    assert kills >= 5
+    assert history(storage)[Ending.SUCCEEDED] == len(ids) / 350 * 300
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)

@@ -54,10 +54,19 @@ def test_the_supervisor_looks_for_jobs_in_the_stead_of_its_idle_workers(
     one = server("-w", "3", **environment)
     one.program = ("-m", "tests.statement_trace")
     one.start(ready=3)
-    wait_until(lambda: _polls(traces, one) > 2, what="a server that is idle")
-    began_s, before = time.monotonic(), _sent_by_workers(traces, one)
+    polls = before = 0
 
-    wait_until(lambda: _polls(traces, one) > 2 + _POLLS, what=f"{_POLLS} polls")
+    def is_idle() -> bool:
+        """Whether the workers were silent for some polls: each asks for a job once it is ready."""
+        nonlocal polls, before
+        if (sent := _sent_by_workers(traces, one)) != before:
+            polls, before = _polls(traces, one), sent
+        return _polls(traces, one) > polls + 5
+
+    wait_until(is_idle, what="a server that is idle")
+    began_s, polls = time.monotonic(), _polls(traces, one)
+
+    wait_until(lambda: _polls(traces, one) > polls + _POLLS, what=f"{_POLLS} polls")
 
     # All three send less than half of what one that polls would send in this time: each looks now and then.
     sent = _sent_by_workers(traces, one) - before
