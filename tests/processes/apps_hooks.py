@@ -107,9 +107,13 @@ def look() -> list[object]:
 
 @app.job()
 def nap(ctx: WorkerContext) -> None:
-    """Sleep for a minute."""
+    """Sleep for a minute, and say what ends that."""
     note(ctx, "start")
-    time.sleep(60)
+    try:
+        time.sleep(60)
+    except BaseException as error:
+        note(ctx, type(error).__name__)
+        raise
 
 
 @app.job(max_crashes=1)

@@ -11,6 +11,7 @@ import pytest
 from qml_mp.core.job import Job, new_job_id
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT
 from tests.processes.apps_hooks import OWN_HANDLERS
 from tests.processes.harness import Server, enqueue, is_gone, result_of, state_of, wait_for_state, wait_until
 
@@ -99,15 +100,17 @@ def test_a_hook_that_ends_the_worker_when_a_job_has_succeeded_is_not_charged_to_
 def test_a_handler_that_the_import_installs_does_not_take_the_interruption_away(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", "--shutdown-timeout", "2s", app=APP, **{OWN_HANDLERS: "1"}).start()
+    quick = {"QML_MP_CANCEL_GRACE": "100ms", "QML_MP_TERM_GRACE": "600"}  # interrupted soon, and not killed
+    one = server("-w", "1", app=APP, **{OWN_HANDLERS: "1", **quick}).start()
     job_id = enqueue(storage, "nap")
     wait_until(one.journal, what=one.log())
 
-    assert one.stop() == 0
+    storage.request_cancel(job_id, reason="enough", retention=BY_DEFAULT)
 
-    job = storage.get(job_id)
-    assert job is not None
-    assert (job.state_name, job.failures, job.crashes) == (StateName.ENQUEUED, 0, 0)
+    job = wait_for_state(storage, job_id, StateName.DELETED, StateName.FAILED, StateName.SUCCEEDED)
+    assert (job.state_name, job.failures, job.crashes) == (StateName.DELETED, 0, 0)
+    assert [line.what for line in one.journal()] == ["start", "JobInterrupted"]
+    assert one.stop() == 0
 
 
 @pytest.mark.fault(12)
