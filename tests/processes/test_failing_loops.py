@@ -59,7 +59,7 @@ def count_of(storage: Storage, method: str) -> int:
 
 
 def refusals(one: Server, loop: str) -> int:
-    """How often the log tells that the loop failed for the refusal. Under load it may also fail for a lock."""
+    """How often it was told that the loop failed for the refusal. Under load it may also fail for a lock."""
     return sum(f"The {loop} loop failed" in line and REFUSAL in line for line in one.log().splitlines())
 
 

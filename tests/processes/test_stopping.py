@@ -94,7 +94,7 @@ def test_a_job_that_blocks_every_signal_is_killed_at_the_deadline(
 def test_a_job_in_a_python_loop_is_interrupted_before_the_deadline_and_unwinds(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", "--shutdown-timeout", "4").start()  # it spins for three quarters of them
+    one = server("-w", "1", "--shutdown-timeout", "12").start()  # it spins for three quarters of them
     job_id = enqueue(storage, "spin")
     started(one, job_id)
 
@@ -146,7 +146,7 @@ def test_a_job_that_ends_within_the_time_that_stopping_promised_succeeds(
 def test_a_job_longer_than_the_drain_is_given_back_and_the_server_is_gone(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1", "--shutdown-timeout", "6").start()  # the last 1.5 s are for the unwinding
+    one = server("-w", "1", "--shutdown-timeout", "20").start()  # the last 5 s are for the unwinding
     job_id = enqueue(storage, "nap", seconds=60)
     worker = started(one, job_id)
 
@@ -208,7 +208,7 @@ def test_a_hundred_signals_at_once_let_the_job_end_as_one_does(server: MakeServe
     started(one, job_id)
 
     for number in (signal.SIGINT, signal.SIGTERM) * 50:
-        one.signal(number)
+        os.kill(one.pid, number)
 
     assert one.wait() == 0, one.log()
     assert "Stopping now" not in one.log()
@@ -280,7 +280,7 @@ def test_an_orphaned_job_is_interrupted_before_it_is_killed_also_when_the_grace_
     of_guardian, of_supervisor = open_pipe()
     outcomes = LastOutcomes(EndedTable(1), url="memory://", retention=BY_DEFAULT)
     guardian = fork_child(
-        lambda: _watch(of_guardian, host.identity(os.getppid()), slots, SlotTable(1), outcomes, 2.0),
+        lambda: _watch(of_guardian, host.identity(os.getppid()), slots, SlotTable(1), outcomes, 4.4),
         ours={of_supervisor},
         theirs={of_guardian},
         own_fds={hearing, writing},
