@@ -157,6 +157,21 @@ def test_leaving_takes_no_longer_where_storage_cannot_be_reached(run_of: MakeRun
     assert run.stop.leave_by() == first == pytest.approx(0.4)
 
 
+@pytest.mark.fault(55)
+def test_signals_to_stop_are_one_until_the_first_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the handler of another one runs."""
+    monkeypatch.setattr("qml_mp.supervisor.parts.signals._ONE_WISH_S", 0.0)
+    taken = []
+
+    with SignalInbox() as inbox:
+        for numbers in ((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), (signal.SIGTERM,)):
+            for number in numbers:
+                os.kill(os.getpid(), number)
+            taken.append(inbox.take())
+
+    assert taken == [[signal.SIGINT, signal.SIGHUP], [signal.SIGTERM]]
+
+
 def test_a_reload_of_a_program_in_memory_declares_it_again(run_of: MakeRun) -> None:
     run, source = run_of(1), LoadedProgram(program=QmlApp("memory://").program)
     declarations = DeclarationsLoop(run)

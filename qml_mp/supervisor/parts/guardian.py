@@ -2,8 +2,8 @@
 
 A worker whose job holds the GIL in C code cannot notice anything by itself. The guardian waits for
 the end of a pipe that the supervisor alone holds open; then it signals every worker, and what serves people
-beside them, again near
-the end of `orphan_grace`, and kills what is left when the grace is over. It holds no database
+beside them, again near the end of `orphan_grace`, and kills what is left when the grace is over. A second
+signal that came late puts the kill off: jobs have the time to unwind that was planned. It holds no database
 handle, runs no user code, and is forked anew when it dies. What had ended in workers that die with their
 supervisor is written by a child of its own (`LastOutcomes`).
 """
@@ -121,6 +121,7 @@ def _watch(
     kill_at = seen_at + orphan_grace_s
     interrupt_at = kill_at - min(_UNWIND_S, orphan_grace_s / _UNWINDING_PART)
     interrupt_at = min(max(interrupt_at, seen_at + _SECOND_SIGNAL_S), kill_at)
+    unwind_s = kill_at - interrupt_at
     orphans = _orphans(slots) + _orphans(side_slots)
     _terminate(orphans)
 
@@ -131,6 +132,7 @@ def _watch(
     write_last_outcomes(_living(orphans))
     orphans = _wait_until_gone(orphans, until=interrupt_at, at_deaths=write_last_outcomes)
     _terminate(orphans)
+    kill_at = max(kill_at, time.monotonic() + unwind_s)  # it may be late
     orphans = _wait_until_gone(orphans, until=kill_at, at_deaths=write_last_outcomes)
     for orphan in orphans:
         kill_stranger(orphan)

@@ -27,8 +27,8 @@ HANDLED = (
 )  # fmt: skip
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _ONE_WISH_S = 0.5
-"""Of these, what comes so soon after the first is one with it: a terminal signals its whole group, and a
-wrapper passes on what it got."""
+"""Of these, what comes so soon after the first was taken is one with it: a terminal signals its whole group,
+and a wrapper passes on what it got. A handler may run late, where a process waits for a processor."""
 _TERMINAL = "/dev/tty"
 _LOOK_FOR_STACKS_EVERY_S = 0.1
 _TOLD_FOR_S = 30.0  # in the registry, where every server reads it at each heartbeat
@@ -50,7 +50,10 @@ class SignalInbox:
         self._ends_process = ends_process
         self._reading, self._writing = -1, -1
         self._before: dict[int, object] = {}
-        self._stop_came_at: float | None = None
+        self._has_stop = False
+        """The first has come. Written by the signal handler, read by the loop."""
+        self._stop_taken_at: float | None = None
+        """When the loop took it. Written by the loop, read by the signal handler."""
 
     def __enter__(self) -> SignalInbox:
         self._reading, self._writing = open_pipe()
@@ -78,17 +81,21 @@ class SignalInbox:
 
     def take(self) -> list[signal.Signals]:
         """The signals since the last call, in order."""
+        had_stop = self._has_stop  # one that comes during the read may not be among what is read
         try:
-            return [signal.Signals(number) for number in os.read(self._reading, 4096)]
+            taken = [signal.Signals(number) for number in os.read(self._reading, 4096)]
         except BlockingIOError:
             return []
+        if had_stop and self._stop_taken_at is None:
+            self._stop_taken_at = time.monotonic()
+        return taken
 
     def _put(self, number: int, _frame: FrameType | None) -> None:
         if number in _STOPS:
-            now = time.monotonic()
-            if self._stop_came_at is not None and now - self._stop_came_at < _ONE_WISH_S:
+            taken_at = self._stop_taken_at
+            if self._has_stop and (taken_at is None or time.monotonic() - taken_at < _ONE_WISH_S):
                 return
-            self._stop_came_at = self._stop_came_at or now
+            self._has_stop = True
         with contextlib.suppress(BlockingIOError):  # 64 KiB of unhandled signals: one more says nothing new
             os.write(self._writing, bytes([number]))
 
