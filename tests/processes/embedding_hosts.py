@@ -333,8 +333,9 @@ def stopped_early(storage: Storage, folder: Path) -> Report:
     signal.signal(signal.SIGUSR1, stop)
     signal.signal(signal.SIGUSR2, stop)
     (folder / "telling_app.py").write_text(
-        "import os\nfrom qml_mp import QmlApp\n"
-        f"os.kill({os.getpid()}, {int(signal.SIGUSR2)})\napp = QmlApp()\n"
+        "import os\nfrom pathlib import Path\nfrom qml_mp import QmlApp\nmark = Path(__file__ + '.mark')\n"
+        "if not mark.exists():  # workers import it too\n    mark.touch()\n"
+        f"    os.kill({os.getpid()}, {int(signal.SIGUSR2)})\napp = QmlApp()\n"
     )
     sys.path.append(str(folder))
     running = []

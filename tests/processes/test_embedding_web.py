@@ -15,7 +15,7 @@ import pytest
 
 from qml_mp import host
 from qml_mp.storage.store import Storage
-from tests.processes.harness import ROOT, wait_until
+from tests.processes.harness import PATIENCE_S, ROOT, wait_until
 from tests.processes.test_embedding import family, registered
 
 SERVICE = "examples.fastapi_service:service"
@@ -46,7 +46,8 @@ def client(service: subprocess.Popen[bytes], tmp_path: Path) -> Iterator[httpx.C
         found = re.search(r"running on (http://\S+)", log)
         return found and found[1]
 
-    with httpx.Client(base_url=wait_until(address, what="the service"), trust_env=False) as client:
+    found = wait_until(address, what="the service")
+    with httpx.Client(base_url=found, trust_env=False, timeout=PATIENCE_S) as client:
         yield client
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jupyter_client.manager import start_new_kernel
+from jupyter_client.manager import KernelManager
 
 from qml_mp import host
 from qml_mp.core.state import StateName
@@ -24,11 +24,15 @@ RunCell = Callable[[str], str]
 
 
 @pytest.fixture
-def run_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunCell]:
+def run_cell(tmp_path: Path, open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunCell]:
     """Runs a cell in a kernel of its own: what it printed, or the error that it raised."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    manager, client = start_new_kernel(cwd=str(tmp_path), extra_arguments=["--log-level=50"])
+    # Of ports, it would pick free ones, which others may take before the kernel does.
+    manager = KernelManager(transport="ipc", ip=str(open_folder / "kernel"))
+    manager.start_kernel(cwd=str(tmp_path), extra_arguments=["--log-level=50"])
+    client = manager.client()
+    client.start_channels()
 
     def run(code: str) -> str:
         told: list[str] = []
@@ -41,9 +45,12 @@ def run_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunCel
         client.execute_interactive(code, timeout=PATIENCE_S, output_hook=take)
         return "".join(told)
 
-    yield run
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    try:
+        client.wait_for_ready(timeout=PATIENCE_S)
+        yield run
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 CELLS = """

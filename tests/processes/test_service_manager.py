@@ -312,7 +312,7 @@ def test_a_server_tells_that_it_is_ready_reloads_and_stops(
     (tmp_path / "living_app.py").write_text(CODE)
     one = server(
         "-w", "2", app="living_app:app", PYTHONPATH=str(tmp_path), NOTIFY_SOCKET=manager.name,
-        PYTHONDONTWRITEBYTECODE="1", WATCHDOG_USEC="200000",
+        PYTHONDONTWRITEBYTECODE="1", WATCHDOG_USEC="2000000",  # its socket holds ten words that nobody reads
     ).start(ready=None)  # fmt: skip
 
     manager.until("READY=1")
