@@ -46,8 +46,18 @@ def test_a_death_after_all_stacks_were_printed_tells_nothing_of_the_job_that_ran
     job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
     wait_until(one.journal)
     wait_until(lambda: "Worker 1 is ready" in one.log())  # or it would not be asked
-    one.signal(signal.SIGUSR1)
-    wait_until(lambda: "in gated" in one.log())
+    asked = 0
+
+    def is_printed() -> bool:
+        """A worker that waits for a processor is printed without a stack."""
+        nonlocal asked
+        log = one.log()
+        if "in gated" not in log and log.count(", gated):") == asked:
+            one.signal(signal.SIGUSR1)
+            asked += 1
+        return "in gated" in log
+
+    wait_until(is_printed, what=one.log())
     (tmp_path / "gate").touch()
     worker = wait_for_state(storage, job_id, StateName.SUCCEEDED).result
 

@@ -60,9 +60,9 @@ def test_an_idle_server_runs_what_became_due_behind_a_lock(
 def test_no_finished_job_fails_or_runs_again_for_a_lock(
     server: Callable[..., Server], storage: Storage, url: str
 ) -> None:
-    ids = storage.enqueue_many(Job.new("nap", {"seconds": 0.5}, max_crashes=1) for _ in range(6))
+    ids = storage.enqueue_many(Job.new("nap", {"seconds": 0.5}, max_crashes=1) for _ in range(12))
     one = server("-v", "-w", "1").start()
-    wait_until(lambda: len(runs(one)) == 4, what=one.log())
+    wait_until(lambda: len(runs(one)) >= 4, what=one.log())
 
     with locked_jobs(url):  # until the driver has come to prepare statements that cannot be prepared now
         wait_until(lambda: one.log().count("Cannot write an outcome") >= 3, what=one.log())

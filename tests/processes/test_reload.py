@@ -240,7 +240,7 @@ def test_workers_may_be_added_and_removed_during_a_reload(
     wait_until(lambda: sorted(one.worker_pids()) == [1, 2, 3] and all(map(is_gone, before)))
     one.signal(signal.SIGHUP)
     one.signal(signal.SIGTTOU)
-    wait_until(lambda: one.log().count("left as told") == 5 and sorted(one.worker_pids()) == [1, 2])
+    wait_until(lambda: one.log().count("left as told") >= 5 and sorted(one.worker_pids()) == [1, 2])
     assert min(counts_since_all_were(one.log(), 2)) >= 2
     wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {2}, what=one.log())
     assert one.stop() == 0
@@ -354,7 +354,7 @@ def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobod
 ) -> None:
     deploy(HEAD + VERSION.format(1) + NAP)
     one = living("-w", "1")
-    one.environment = {**one.environment, "QML_MP_BOOT_TIMEOUT": "3s"}
+    one.environment = {**one.environment, "QML_MP_BOOT_TIMEOUT": "10s"}
     one.start()
     before = one.worker_pids()
     deploy(HEAD + "time.sleep(600)\n")  # longer than boot_timeout
@@ -362,8 +362,8 @@ def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobod
     one.signal(signal.SIGHUP)
 
     assert [result_of(storage, "version") for _ in range(3)] == [1, 1, 1]
-    wait_until(lambda: "was not imported within 3s (boot_timeout)" in one.log(), what=one.log())
-    wait_until(lambda: "was not imported within 3s" in (trouble_in(storage) or ""))
+    wait_until(lambda: "was not imported within 10s (boot_timeout)" in one.log(), what=one.log())
+    wait_until(lambda: "was not imported within 10s" in (trouble_in(storage) or ""))
     assert one.worker_pids() == before
     assert one.stop() == 0
 
