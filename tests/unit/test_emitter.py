@@ -32,7 +32,7 @@ def full_pipe() -> Iterator[int]:
     os.close(writing)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the monotonic clock shows; the test's to set. The time that really passes breaks off no call: this
     process may just have to wait for a processor."""
@@ -128,14 +128,16 @@ def test_one_that_has_held_up_its_process_for_half_a_second_is_given_up(
 
 
 def test_a_call_that_does_not_return_is_broken_off_and_the_others_are_told(
-    caplog: pytest.LogCaptureFixture,
+    now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(emitter, "_LONGEST_CALL_S", 0.5)  # far more than the others' calls take
     told: list[Event] = []
     calls: list[Event] = []
     handler = signal.getsignal(signal.SIGALRM)
 
     def waits_for_ever(event: Event) -> None:
         calls.append(event)
+        now[0] += 0.2
         with contextlib.suppress(Exception):
             threading.Event().wait()
 

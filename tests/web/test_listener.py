@@ -97,8 +97,8 @@ def test_however_often_it_is_asked_to_it_tells_at_most_every_half_a_second(file_
 
         async def look() -> None:
             async with aclosing(changes.stream()) as events:
+                began = time.monotonic()  # before the first telling, of which this thread may learn late
                 await told(events)
-                began = time.monotonic()
                 for _ in range(2):
                     changes.tell_at(float("-inf"))
                     await told(events)
