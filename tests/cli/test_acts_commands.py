@@ -119,7 +119,7 @@ def test_a_server_elsewhere_is_paused_resumed_and_drained(qml: Qml, storage: Sto
 
         paused, listed = qml("servers", "pause", "far"), qml("servers", "list", "--json")
         resumed = qml("servers", "resume", "far")
-        late = qml("servers", "drain", "far", "--timeout", "0.5")
+        late = qml("servers", "drain", "far", "--timeout", "5")
         at_once = qml("servers", "drain", "far", "--no-wait")
         (qml.folder / "gate").touch()
         drained = qml("servers", "drain", "far", "--stop")

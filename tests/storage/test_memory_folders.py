@@ -118,8 +118,8 @@ def test_an_old_empty_folder_of_another_user_stays() -> None:
     with another_process() as (_, folder):
         theirs = folder.with_name(f"{folder.name}-theirs")
     theirs.mkdir()
+    os.chown(theirs, 65534, -1)  # before it is old: a server of another test may remove it
     os.utime(theirs, (0, 0))
-    os.chown(theirs, 65534, -1)
     try:
         remove_orphaned_folders()
 

@@ -381,7 +381,7 @@ def test_a_forked_child_uses_a_session_of_its_own_and_leaves_the_parents_alone(
     assert [os.waitstatus_to_exitcode(status) for status in statuses] == [0]
     assert (tmp_path / "sessions").read_text() != repr(own_session)
     assert present(storage, job_id).method == "work"
-    assert _sessions(admin) == own_session
+    wait_until(lambda: _sessions(admin) == own_session, what="the end of the child's session")
 
 
 def test_a_schema_that_was_dropped_is_made_anew_by_nobody_who_has_used_it(

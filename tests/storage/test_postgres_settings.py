@@ -107,14 +107,14 @@ def test_a_listener_stays_however_long_it_is_idle(unusual: str) -> None:
     with psycopg.connect(unusual, autocommit=True) as admin:
         if admin.info.server_version < 140000:
             pytest.skip("this server ends no idle session")
-        admin.execute("ALTER ROLE CURRENT_USER SET idle_session_timeout TO '200ms'")
+        admin.execute("ALTER ROLE CURRENT_USER SET idle_session_timeout TO '3s'")
         try:
             with closing(open_storage(unusual)) as opened:
                 waker = opened.open_waker()
                 assert waker is not None
                 opened.enqueue(Job.new("work"))
                 waker.drain()
-                time.sleep(0.5)
+                time.sleep(4)  # longer than the server lets a session be idle
 
                 job_id = opened.enqueue(Job.new("work"))
                 wait_until(lambda: waker.drain(), what="the news of it")

@@ -200,6 +200,8 @@ def test_of_many_processes_that_enqueue_one_key_at_once_exactly_one_row_is_left(
 ) -> None:
     storage.migrate()
     storage.close()
+    if url.startswith("postgresql"):
+        url += "&connect_timeout=30"  # so many sessions at once begin slowly
 
     def enqueue() -> None:
         with closing(QmlApp(url)) as app:
