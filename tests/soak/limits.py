@@ -15,12 +15,10 @@ from tests.soak.report import Row, median_and_p99
 from tests.soak.scenario import Task, nothing_left
 
 _APP = "tests.processes.jobs_app:app"
-_LIMIT_S, _CANCEL_GRACE_S, _TERM_GRACE_S, _SLACK_S = 1.0, 2.0, 5.0, 0.5
+_LIMIT_S, _CANCEL_GRACE_S, _TERM_GRACE_S, _SLACK_S = 3.0, 2.0, 5.0, 0.5
 _LIMIT_OF_A_PARENT_S = 4.0
 """Within it a fresh Python has to begin, and only then its parent does."""
 _LONGEST_S = 60.0
-_TERM_GRACE_AT_LEAST_S = 2.0
-"""In a short run too: so long has a job to unwind before it is killed."""
 _UNWINDING = {"spin": {}, "nap": {"seconds": 60.0}}
 """A Python loop, and `time.sleep`."""
 _DEFIANT = ("spin_in_c", "stubborn", "deaf", "parent_of_the_stubborn")
@@ -28,11 +26,9 @@ _DEFIANT = ("spin_in_c", "stubborn", "deaf", "parent_of_the_stubborn")
 
 
 def run_limits(task: Task) -> Row:
-    """Each of these jobs once a round, side by side, under the default graces (times the pace)."""
-    graces = {
-        "cancel_grace": _CANCEL_GRACE_S * task.pace,
-        "term_grace": max(_TERM_GRACE_S * task.pace, _TERM_GRACE_AT_LEAST_S),
-    }
+    """Each of these jobs once a round, side by side, under the default graces. The pace shortens the first
+    alone: within the other one a job has to unwind, before it is killed."""
+    graces = {"cancel_grace": _CANCEL_GRACE_S * task.pace, "term_grace": _TERM_GRACE_S}
     longest_ms = (sum(graces.values()) + _SLACK_S) * 1000
     methods = {**_UNWINDING, **{method: {} for method in _DEFIANT}}
     broken: list[str] = []

@@ -27,17 +27,14 @@ _WORKERS, _FEWER_WORKERS = 4, 2
 """Of each server; fewer in short runs."""
 _KILL_EVERY_S = 10.0
 _BEAT_S, _TIMEOUT_S = 0.5, 4.0
+_TIMEOUT_OF_SHORT_RUNS_S = 12.0
+"""They run beside other tests, and a server that has to wait for a processor is not to be taken for dead."""
 _AT_ONCE_S, _LATE_S = 1.0, 1.0
 _COMES_BACK_AFTER_S = 2.0
 """The second time: before its peers judge it."""
 _LONGEST_S = 180.0
 _ENDED = -1
-_SETTINGS = environment_of(
-    {
-        "heartbeat_interval": _BEAT_S, "dead_server_timeout": _TIMEOUT_S, "max_crashes": 1,
-        "shutdown_timeout": 20,
-    }
-)  # fmt: skip
+_SETTINGS = environment_of({"heartbeat_interval": _BEAT_S, "max_crashes": 1, "shutdown_timeout": 20})
 _NAMES = ("here", "there", "elsewhere")
 _BACK, _LATER = "by itself", "by itself, started later"
 _PEERS, _NEIGHBOURS = "by its peers", "by its neighbours"
@@ -45,7 +42,8 @@ _MOST_MS = {
     _BACK: 1000 * _AT_ONCE_S, _LATER: 1000 * _AT_ONCE_S, _NEIGHBOURS: 1000 * _AT_ONCE_S,
     _PEERS: 1000 * (_TIMEOUT_S + _LATE_S),
 }  # fmt: skip
-"""Until a job of the killed starts again: from the kill, or (started later) from the new process's start."""
+"""Until a job of the killed starts again: from the kill, or (started later) from the new process's start.
+What a short run misses is not judged."""
 _IN_TURN = (("here", _BACK), ("there", _PEERS), ("here", _LATER), ("elsewhere", _PEERS))
 """Who is killed, and who is to find what it had."""
 _IN_TURN_ON_ONE_HOST = tuple((name, _NEIGHBOURS) for name in _NAMES)
@@ -58,6 +56,8 @@ class _Fleet:
     ground: Ground
     tail: JournalTail
     workers: int
+    timeout_s: float
+    """After so much silence a server is dead for its peers."""
     hidden: Collection[str] = _NAMES[1:]
     """Those that no other can see."""
     servers: dict[str, Server] = field(default_factory=dict)
@@ -68,7 +68,8 @@ class _Fleet:
 
     def start(self, name: str) -> int:
         """The instant."""
-        server = self.ground.server("-w", str(self.workers), "--server-name", name, **_SETTINGS)
+        settings = {**_SETTINGS, **environment_of({"dead_server_timeout": self.timeout_s})}
+        server = self.ground.server("-w", str(self.workers), "--server-name", name, **settings)
         server.prefix = CONTAINER if name in self.hidden else ()
         began_ns = time.monotonic_ns()
         self.servers[name] = server.start(ready=None)
@@ -123,8 +124,11 @@ def run_neighbours(task: Task) -> Row:
 
 def _run(task: Task, in_turn: Sequence[tuple[str, str]], *, hidden: Collection[str]) -> Row:
     with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
-        workers = _WORKERS if task.pace >= 1 else _FEWER_WORKERS
-        fleet = _Fleet(ground=ground, tail=JournalTail(ground), workers=workers, hidden=hidden)
+        fleet = _Fleet(
+            ground=ground, tail=JournalTail(ground), hidden=hidden,
+            workers=_WORKERS if task.pace >= 1 else _FEWER_WORKERS,
+            timeout_s=_TIMEOUT_S if task.pace >= 1 else _TIMEOUT_OF_SHORT_RUNS_S,
+        )  # fmt: skip
         for name in _NAMES:
             fleet.start(name)
         for number in task.turns(task.count):
@@ -147,7 +151,8 @@ def _run(task: Task, in_turn: Sequence[tuple[str, str]], *, hidden: Collection[s
 def _kill_once(fleet: _Fleet, name: str, *, who: str, every_s: float) -> None:
     began = time.monotonic()
     fleet.wait_until_whole()
-    pause(_TIMEOUT_S if name in fleet.hidden else 2 * _BEAT_S)  # a peer judges once it was heard for as long
+    # A peer judges once it was heard for as long.
+    pause(fleet.timeout_s if name in fleet.hidden else 2 * _BEAT_S)
     taken: dict[str, int] = {}
     while not taken:
         fleet.top_up()
