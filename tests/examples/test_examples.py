@@ -90,9 +90,10 @@ def test_an_order_in_a_transaction_that_is_open_is_seen_with_its_commit(
 def test_the_report_is_written_at_every_firing_until_the_server_is_stopped(tmp_path: Path) -> None:
     report = tmp_path / "report.txt"
     command = [sys.executable, "-m", "qml_mp", "-A", "examples.recurring_report:app", "start", "-w", "1"]
+    one_by_one = {**environment(), "QML_MP_FETCH_BATCH_SIZE": "1"}  # also when several firings wait
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command, cwd=tmp_path, env=one_by_one, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
         wait_until(lambda: report.exists() and report.read_text().count("\n") >= 3, what="3 reports")

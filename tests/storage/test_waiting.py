@@ -140,7 +140,7 @@ def test_who_waits_must_not_use_the_storage_that_it_waits_for(
     storage.list_servers()
     storage.wait_with(Patient(meanwhile=use_it))
     if url.startswith("sqlite"):  # which waits for somebody else's lock alone
-        impatient = open_storage(url, patience=timedelta(seconds=0.1))
+        impatient = open_storage(url, patience=timedelta(seconds=1))
         impatient.wait_with(Patient(meanwhile=use_it))
         storage = impatient
         storage.list_servers()
