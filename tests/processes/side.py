@@ -35,7 +35,7 @@ def title(pid: int) -> str:
 def served_at(server: Server, kind: str = "metrics") -> str:
     """Where it is, without a path, once it is served."""
     served = re.compile(rf"The {kind}: (http://[^/\s]+)/")
-    found: list[str] = wait_until(lambda: served.findall(server.log()), what=server.log())
+    found: list[str] = wait_until(lambda: served.findall(server.log()), what=server.log)
     return found[-1]
 
 

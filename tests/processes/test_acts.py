@@ -37,7 +37,7 @@ def far(server: MakeServer, storage: Storage) -> Iterator[MakeFarServer]:
         made.append(one)
         one.start(ready=None)
         wait_until(lambda: one.log().count("is ready") >= workers, what=f"{workers} workers; {one.log()}")
-        wait_until(lambda: len(storage.list_workers()) >= workers, what=one.log())
+        wait_until(lambda: len(storage.list_workers()) >= workers, what=one.log)
         return one
 
     yield start
@@ -73,7 +73,7 @@ def end_of(storage: Storage, request: ActRequest, one: Server) -> Act:
 def begun_gated(storage: Storage, one: Server, gate: Path) -> str:
     """A job that runs until the gate is there."""
     job_id = enqueue(storage, "gated", gate=str(gate))
-    wait_until(lambda: any(line.job_id == job_id for line in one.journal()), what=one.log())
+    wait_until(lambda: any(line.job_id == job_id for line in one.journal()), what=one.log)
     return job_id
 
 
@@ -98,7 +98,7 @@ def test_one_worker_is_replaced_after_its_job(far: MakeFarServer, storage: Stora
 
     request = ask(storage, ActKind.REPLACE, worker_id=claim.worker_id)
 
-    wait_until(lambda: "leaves after" in (_act(storage, request).said or ""), what=one.log())
+    wait_until(lambda: "leaves after" in (_act(storage, request).said or ""), what=one.log)
     gate.touch()
     act = end_of(storage, request, one)
     assert act.state is ActState.DONE
@@ -196,7 +196,7 @@ def test_a_server_is_drained_once_nothing_is_left_of_what_it_had_claimed(
     running = [begun_gated(storage, one, gate) for _ in range(2)]  # who is idle may be about to claim
 
     request = ask(storage, ActKind.DRAIN, then_stop=then_stop)
-    wait_until(lambda: _act(storage, request).said == "2 workers still busy", what=one.log())
+    wait_until(lambda: _act(storage, request).said == "2 workers still busy", what=one.log)
     waiting = enqueue(storage, "gated", gate=str(gate))
     gate.touch()
     act = end_of(storage, request, one)

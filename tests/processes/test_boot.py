@@ -71,7 +71,7 @@ def test_a_stop_while_the_app_is_imported_ends_the_server(
     one = server("-w", "1", app="slow_app:app", PYTHONPATH=str(tmp_path))
     one.prefix = prefix
     one.start(ready=None)
-    wait_until(mark.exists, what=one.log())
+    wait_until(mark.exists, what=one.log)
 
     os.kill(first_process(one) if prefix else one.pid, signal.SIGTERM)
 
@@ -93,7 +93,7 @@ def test_after_a_bad_deploy_old_workers_go_on_and_a_mended_app_is_picked_up(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: "bad deploy" in one.log(), what=one.log())
+    wait_until(lambda: "bad deploy" in one.log(), what=one.log)
     assert wait_for_state(storage, enqueue(storage, "version"), StateName.SUCCEEDED).result == 1
     module.write_text(good.format(2))
     wait_until(lambda: len(one.worker_pids()) == 2, what="the recovery")

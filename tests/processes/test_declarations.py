@@ -59,7 +59,7 @@ def test_a_worker_of_older_code_that_is_replaced_declares_nothing(
     pid = old.worker_pids()[1]
 
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: old.worker_pids().get(1, pid) != pid, what=old.log())
+    wait_until(lambda: old.worker_pids().get(1, pid) != pid, what=old.log)
 
     assert old.stop() == 0
     assert limits(storage) == [("work", 1, "7/m")]
@@ -76,6 +76,6 @@ def test_a_reload_declares_what_the_new_code_says(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: limits(storage) == [("work", 1, "7/m")], what=one.log())
-    wait_until(lambda: has_hook(storage), what=one.log())
+    wait_until(lambda: limits(storage) == [("work", 1, "7/m")], what=one.log)
+    wait_until(lambda: has_hook(storage), what=one.log)
     assert one.stop() == 0

@@ -58,7 +58,7 @@ def bystander(one: Server) -> Iterator[subprocess.Popen[bytes]]:
 
 def escaped(one: Server) -> int:
     """The pid of the worker whose job has left its group."""
-    pid = wait_until(lambda: next((line.pid for line in one.journal()), None), what=one.log())
+    pid = wait_until(lambda: next((line.pid for line in one.journal()), None), what=one.log)
     assert os.getpgid(pid) == one.pid
     return pid
 

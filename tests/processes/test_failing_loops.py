@@ -70,7 +70,7 @@ def in_a_job(server: MakeServer, storage: Storage, folder: Path) -> tuple[Server
     one.folder = folder
     one.start()
     job_id = enqueue(storage, "gated", gate=str(folder / "gate"))
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal, what=one.log)
     return one, job_id
 
 
@@ -90,7 +90,7 @@ def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_wait
 
     with refusing(url, "UPDATE", f"OLD.id = '{refused_id}'"):
         heir = server("-w", "1", app=APP).start()
-        wait_until(lambda: free_id in [line.job_id for line in heir.journal()], what=heir.log())
+        wait_until(lambda: free_id in [line.job_id for line in heir.journal()], what=heir.log)
         (tmp_path / "free" / "gate").touch()
         wait_for_state(storage, free_id, StateName.SUCCEEDED)
         assert storage.get(refused_id).state_name is StateName.PROCESSING  # type: ignore[union-attr]
@@ -108,14 +108,14 @@ def test_a_cleanup_that_is_refused_keeps_no_dead_servers_job_from_running_again(
     with refusing(url, "DELETE", "OLD.method = 'plain'"):
         two = server("-w", "1", app=APP, QML_MP_CLEANUP_INTERVAL="100ms", QML_MP_SUCCEEDED_TTL="0").start()
         wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
-        wait_until(lambda: REFUSAL in two.log(), what=two.log())
+        wait_until(lambda: REFUSAL in two.log(), what=two.log)
         one.signal(signal.SIGKILL)
-        wait_until(lambda: job_id in [line.job_id for line in two.journal()], what=two.log())
+        wait_until(lambda: job_id in [line.job_id for line in two.journal()], what=two.log)
 
     (tmp_path / "one" / "gate").touch()
     wait_until(lambda: storage.get(job_id) is None, what="the job's success, and its deletion at once")
 
-    wait_until(lambda: "The cleanup loop works again" in two.log(), what=two.log())
+    wait_until(lambda: "The cleanup loop works again" in two.log(), what=two.log)
     assert refusals(two, "cleanup") == 1, two.log()
     assert two.stop() == 0
 
@@ -127,13 +127,13 @@ def test_a_promotion_that_is_refused_keeps_no_recurring_job_from_its_time(
     one = server("-w", "1", app=APP).start()
     with refusing(url, "UPDATE", "OLD.state = 'scheduled' AND NEW.state = 'enqueued'"):
         waiting_id = storage.enqueue(Job.new("plain", at=datetime.now(UTC) + timedelta(seconds=1)))
-        wait_until(lambda: REFUSAL in one.log(), what=one.log())
+        wait_until(lambda: REFUSAL in one.log(), what=one.log)
         storage.upsert_recurring_job(RecurringJob.new("often", "* * * * * *", "flaky"))
-        wait_until(lambda: count_of(storage, "flaky") >= 3, what=one.log())
+        wait_until(lambda: count_of(storage, "flaky") >= 3, what=one.log)
         assert storage.remove_recurring_job("often")
 
     wait_for_state(storage, waiting_id, StateName.SUCCEEDED)
-    wait_until(lambda: "The scheduler loop works again" in one.log(), what=one.log())
+    wait_until(lambda: "The scheduler loop works again" in one.log(), what=one.log)
     assert refusals(one, "scheduler") == 1, one.log()
     assert one.stop() == 0
 
@@ -145,12 +145,12 @@ def test_a_template_whose_job_is_refused_keeps_no_other_from_its_time_and_is_tol
     one = server("-w", "1", app=APP).start()
     with refusing(url, "INSERT", "NEW.method = 'plain'"):
         storage.upsert_recurring_job(RecurringJob.new("a-refused-one", "* * * * * *", "plain"))
-        wait_until(lambda: REFUSAL in one.log(), what=one.log())
+        wait_until(lambda: REFUSAL in one.log(), what=one.log)
         storage.upsert_recurring_job(RecurringJob.new("often", "* * * * * *", "flaky"))
-        wait_until(lambda: count_of(storage, "flaky") >= 3, what=one.log())
+        wait_until(lambda: count_of(storage, "flaky") >= 3, what=one.log)
         assert storage.remove_recurring_job("often")
 
-    wait_until(lambda: count_of(storage, "plain") >= 1, what=one.log())
+    wait_until(lambda: count_of(storage, "plain") >= 1, what=one.log)
     told = "Recurring template a-refused-one is due and not fired, because storage refuses its job"
     assert one.log().count(told) == 1, one.log()
     assert refusals(one, "recurring") == 0, one.log()
@@ -163,14 +163,14 @@ def test_a_dead_workers_claim_that_cannot_be_settled_holds_up_no_other(
 ) -> None:
     one = server("-w", "2", app=APP).start(ready=2)
     refused_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(lambda: len(one.journal()) == 1, what=one.log())
+    wait_until(lambda: len(one.journal()) == 1, what=one.log)
     other_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(lambda: len(one.journal()) == 2, what=one.log())
+    wait_until(lambda: len(one.journal()) == 2, what=one.log)
     first, second = (line.pid for line in one.journal())
 
     with refusing(url, "UPDATE", f"OLD.id = '{refused_id}' AND OLD.state = 'processing'"):
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: REFUSAL in one.log(), what=one.log())
+        wait_until(lambda: REFUSAL in one.log(), what=one.log)
         os.kill(second, signal.SIGKILL)
         (tmp_path / "gate").touch()
         assert wait_for_state(storage, other_id, StateName.SUCCEEDED).crashes == 1

@@ -32,7 +32,7 @@ def test_a_job_whose_process_died_is_told_by_another_although_that_is_killed_too
     job_id = enqueue(storage, "dies")
 
     assert wait_for_state(storage, job_id, StateName.FAILED).crashes == 1
-    wait_until(lambda: len(told(tmp_path)) >= calls, what=one.log())
+    wait_until(lambda: len(told(tmp_path)) >= calls, what=one.log)
     wait_until(lambda: has_none(storage))
     lines = told(tmp_path)
     assert [line[:3] for line in lines] == calls * [[job_id, "failed", "WorkerCrashed"]]

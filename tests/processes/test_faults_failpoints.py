@@ -121,7 +121,7 @@ def test_an_outcome_is_written_once_though_the_storage_fails_before_or_after_it(
     job_id = enqueue(storage, "quick")
 
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
-    wait_until(lambda: "Cannot write an outcome, will try again" in one.log(), what=one.log())
+    wait_until(lambda: "Cannot write an outcome, will try again" in one.log(), what=one.log)
     assert runs(one) == [(job_id, 1)]
     assert one.stop() == 0
 
@@ -142,7 +142,7 @@ def test_a_supervisor_killed_while_it_settles_a_death_leaves_the_rest_to_the_nex
     one.start()
 
     # Claim 2; or 3, when the replacement had 2 in hand as its supervisor died, and had begun it or not.
-    wait_until(lambda: ({(job_id, 2), (job_id, 3)} & set(runs(one))) - before, what=one.log())
+    wait_until(lambda: ({(job_id, 2), (job_id, 3)} & set(runs(one))) - before, what=one.log)
     job = storage.get(job_id)
     assert job is not None
     # Charged once when the settling had come so far; without a witness nobody is charged.
@@ -159,7 +159,7 @@ def test_a_sigterm_while_forking_stops_the_server_and_leaves_no_orphan(
     place: MakeServer, storage: Storage, tmp_path: Path, moment: str, number: int
 ) -> None:
     one = place(f"supervisor/{moment}=stop:{number}", "-w", "2").start(ready=None)
-    wait_until(lambda: (tmp_path / "mark").exists() and is_stopped(one.pid), what=one.log())
+    wait_until(lambda: (tmp_path / "mark").exists() and is_stopped(one.pid), what=one.log)
 
     one.signal(signal.SIGTERM)
     one.signal(signal.SIGCONT)
@@ -175,7 +175,7 @@ def test_a_sigterm_while_a_worker_boots_stops_the_server_and_leaves_no_orphan(
     place: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
     one = place("boot=stop", "-w", "1", "--shutdown-timeout", "1").start(ready=None)
-    wait_until(lambda: (tmp_path / "mark").exists(), what=one.log())
+    wait_until(lambda: (tmp_path / "mark").exists(), what=one.log)
 
     one.signal(signal.SIGTERM)
 

@@ -133,7 +133,7 @@ def test_jobs_held_behind_a_long_one_are_run_by_others_before_it_ends(ground: Gr
     [long], others = enqueue_amid_brief_jobs(ground, Job.new("gated", {"how": how}))
     server = serve(ground, "-w", "2")
 
-    wait_until(lambda: succeeded(ground) == {*others}, what=server.log())
+    wait_until(lambda: succeeded(ground) == {*others}, what=server.log)
     ground.open_gate(long)
     end_all(ground, server)
 
@@ -172,10 +172,10 @@ def let_one_stop(ground: Ground, jobs: Sequence[Job], place: str, then: signal.S
     mark = ground.folder / "mark"
     point = f"worker/{place}=stop{':' + number if number else ''}@{mark}"
     server = serve(ground, "-w", "2", failpoint=point)
-    stopped = wait_until(lambda: mark.exists() and stopped_worker(ground, server), what=server.log())
+    stopped = wait_until(lambda: mark.exists() and stopped_worker(ground, server), what=server.log)
 
     # What has no ticket, because the worker was to begin it at once, waits for it; and what has ended there.
-    wait_until(lambda: not_begun(ground) <= 1, what=server.log())
+    wait_until(lambda: not_begun(ground) <= 1, what=server.log)
     os.kill(stopped, then)
     end_all(ground, server)
 
@@ -218,7 +218,7 @@ def test_what_had_ended_is_written_although_worker_and_supervisor_die_at_a_time(
     mark = ground.folder / "mark"
     place, _, number = place.partition(":")
     server = serve(ground, "-w", "1", failpoint=f"worker/{place}=stop:{number}@{mark}")
-    worker = wait_until(lambda: mark.exists() and stopped_worker(ground, server), what=server.log())
+    worker = wait_until(lambda: mark.exists() and stopped_worker(ground, server), what=server.log)
     supervisor = server.pid
 
     server.signal(signal.SIGSTOP)  # or it would see the death of the worker
@@ -226,7 +226,7 @@ def test_what_had_ended_is_written_although_worker_and_supervisor_die_at_a_time(
     server.signal(signal.SIGKILL)
     server.wait()
     ended = {line.job_id for line in ground.journal() if line.what == "end"}
-    wait_until(lambda: ended <= succeeded(ground), what=server.log())
+    wait_until(lambda: ended <= succeeded(ground), what=server.log)
     end_all(ground, serve(ground, "-w", "1"))
 
     kills = Kills(
@@ -274,14 +274,14 @@ def test_claims_that_go_back_are_not_charged_should_their_worker_die_over_it(gro
         failpoint = f"worker/outcome.recorded=kill:{before + 2}@{mark}"
         ids += enqueue(*([0.0] * before))
         server = serve(ground, "-w", "1", failpoint=failpoint, **settings)
-        wait_until(lambda: not ground.audit.unfinished(), what=server.log())
+        wait_until(lambda: not ground.audit.unfinished(), what=server.log)
         stop_between_writes(ground.storage, server.pid)  # or it would give back what is behind the long job
         returned_before = server.log().count("given back, uncharged")
         three = enqueue(1.2, 0.0, 0.0)
         ids += three
         start_of(ground, three[0])
         held = ground.storage.job_counts()[StateName.PROCESSING]
-        wait_until(mark.exists, what=server.log())
+        wait_until(mark.exists, what=server.log)
         server.signal(signal.SIGCONT)
         end_all(ground, server)
 
@@ -318,10 +318,10 @@ def test_a_server_whose_claims_are_paused_holds_none_after_the_job_in_hand(groun
 
     server.signal(signal.SIGUSR2)
 
-    wait_until(lambda: "Claims are paused" in server.log(), what=server.log())
+    wait_until(lambda: "Claims are paused" in server.log(), what=server.log)
     ground.open_gate(long)
     wait_until(lambda: any(line.job_id == long and line.what == "end" for line in ground.journal()))
-    wait_until(lambda: not ground.storage.claims(), what=server.log())
+    wait_until(lambda: not ground.storage.claims(), what=server.log)
     assert ground.audit.unfinished() > 0
     server.signal(signal.SIGUSR2)
     end_all(ground, server)

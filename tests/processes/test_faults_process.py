@@ -158,7 +158,7 @@ def test_middleware_and_hooks_that_raise_fail_the_job_and_not_the_worker(
     assert (job.last_error.type, job.last_error.message) == ("RuntimeError", message)
     calm = wait_for_state(storage, enqueue(storage, "work"), StateName.SUCCEEDED)
     assert calm.result == "done"
-    wait_until(lambda: one.log().count("The state-change hook failed") == 4, what=one.log())
+    wait_until(lambda: one.log().count("The state-change hook failed") == 4, what=one.log)
     assert one.worker_pids() == workers
     assert one.stop() == 0
 
@@ -319,7 +319,7 @@ def test_a_supervisor_that_may_not_fork_lives_and_forks_when_it_may_again(open_f
 
         os.kill(before[1], signal.SIGKILL)
 
-        wait_until(lambda: one.log().count("Cannot fork worker 1") >= 2, what=one.log())
+        wait_until(lambda: one.log().count("Cannot fork worker 1") >= 2, what=one.log)
         busy = enqueue(storage, "quick")  # the other worker works on
         assert wait_for_state(storage, busy, StateName.SUCCEEDED).claim_seq == 1
         assert one.log().count("Cannot fork worker 1") < 6  # not again and again

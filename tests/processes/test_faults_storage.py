@@ -69,7 +69,7 @@ def busy(one: Server, storage: Storage, gate: Path) -> tuple[Server, str, str]:
     """A server whose only worker is in a job until the gate opens, and the job that comes after it."""
     one.start()
     running_id = enqueue(storage, "gated", gate=str(gate))
-    wait_until(lambda: one.journal(), what=one.log())
+    wait_until(lambda: one.journal(), what=one.log)
     return one, running_id, enqueue(storage, "plain")
 
 
@@ -119,7 +119,7 @@ def test_on_a_bad_disk_no_job_runs_without_a_claim_and_all_goes_on_when_it_is_me
 
     with bad_disk.full() if said == "disk is full" else bad_disk.failing(worker):
         gate.touch()
-        wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log())
+        wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log)
         meanwhile = starts(one), state_of(storage, running_id), state_of(storage, next_id)
         one.signal(signal.SIGCONT)
 
@@ -141,7 +141,7 @@ def test_what_a_disk_refused_after_its_commit_is_told_when_it_is_mended_and_no_j
 
     with bad_disk.failing(one.worker_pids()[1]):
         gate.touch()
-        wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log())
+        wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log)
         meanwhile = starts(one)
 
     assert meanwhile == [running_id]
@@ -163,7 +163,7 @@ def test_a_lock_that_another_program_keeps_is_waited_for_and_nothing_is_lost(
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         gate.touch()
-        wait_until(lambda: "Cannot write an outcome" in one.log(), what=one.log())
+        wait_until(lambda: "Cannot write an outcome" in one.log(), what=one.log)
         meanwhile = starts(one), state_of(storage, next_id)
         other.execute("ROLLBACK")
 
@@ -184,7 +184,7 @@ def test_a_start_waits_a_little_for_a_program_that_keeps_the_lock(
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         one.start(ready=None)
-        wait_until(lambda: "The start waits for storage" in one.log(), what=one.log())
+        wait_until(lambda: "The start waits for storage" in one.log(), what=one.log)
         other.execute("ROLLBACK")
 
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
@@ -250,7 +250,7 @@ def test_a_file_deleted_under_a_server_is_said_and_never_made_anew(
 
     gate.touch()
 
-    wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log())
+    wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log)
     assert "was deleted or replaced while in use" in one.log()
     assert starts(one) == [running_id]
     one.signal(signal.SIGTERM)
@@ -297,7 +297,7 @@ def test_a_log_removed_under_a_server_damages_nothing_that_was_in_the_file(
         another.list_servers()
     gate.touch()
 
-    wait_until(lambda: "was deleted or replaced while in use" in one.log(), what=one.log())
+    wait_until(lambda: "was deleted or replaced while in use" in one.log(), what=one.log)
     assert one.stop() in (0, 6)
     one.clean_up()
     storage.close()  # nobody else has it open

@@ -36,7 +36,7 @@ def test_what_follows_is_enqueued_once_whenever_the_worker_dies(
 
     first = wait_for_state(storage, first_id, StateName.SUCCEEDED)
     assert (first.claim_seq, first.crashes) == (runs, runs - 1)
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == 3, what=one.log())
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == 3, what=one.log)
     followers = storage.list_jobs(JobFilter(method="quick")).jobs
     assert [job.metadata["parent_id"] for job in followers] == [first_id] * 2
     assert sum(line.job_id == first_id for line in one.journal()) == runs
@@ -53,7 +53,7 @@ def test_what_follows_is_enqueued_by_the_guardian_when_worker_and_supervisor_die
     [worker] = one.worker_pids().values()
 
     first_id = enqueue(storage, "lead", followers=2, chars=1)
-    wait_until(lambda: is_stopped(worker), what=one.log())
+    wait_until(lambda: is_stopped(worker), what=one.log)
     one.signal(signal.SIGSTOP)  # or it would see the death of the worker
     os.kill(worker, signal.SIGKILL)
     one.signal(signal.SIGKILL)

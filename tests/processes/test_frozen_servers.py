@@ -51,9 +51,7 @@ def pair(server: MakeServer, tmp_path: Path) -> Pair:
 
 def run_of(one: Server, *, what: str = "start") -> Line:
     """The first such line of its jobs."""
-    return wait_until(
-        lambda: next((line for line in one.journal() if line.what == what), None), what=one.log()
-    )
+    return wait_until(lambda: next((line for line in one.journal() if line.what == what), None), what=one.log)
 
 
 def named(one: Server, storage: Storage) -> str:
@@ -63,7 +61,7 @@ def named(one: Server, storage: Storage) -> str:
 
 def assert_goes_on_as_another(frozen: Server, storage: Storage, *, was: str) -> None:
     """It says so, and works."""
-    wait_until(lambda: DECLARED_DEAD in frozen.log(), what=frozen.log())
+    wait_until(lambda: DECLARED_DEAD in frozen.log(), what=frozen.log)
     wait_until(lambda: was not in {row.id for row in storage.list_servers()}, what="the end of the old row")
     wait_until(lambda: len(storage.list_workers()) == 2, what=f"its new worker: {frozen.log()}")
     assert len(storage.list_servers()) == 2
@@ -114,7 +112,7 @@ def test_what_had_ended_in_a_stopped_worker_is_refused_and_counted_when_its_serv
     assert is_gone(worker)
     frozen.signal(signal.SIGCONT)
     assert_goes_on_as_another(frozen, storage, was=was)
-    wait_until(lambda: f"Job {job_id} of worker 1" in frozen.log(), what=frozen.log())
+    wait_until(lambda: f"Job {job_id} of worker 1" in frozen.log(), what=frozen.log)
     assert "is somebody else's now" in frozen.log()
     assert frozen.stop() == other.stop() == 0
 
@@ -143,7 +141,7 @@ def test_a_server_of_another_host_that_was_stopped_has_its_late_finish_refused_a
         os.kill(pid, signal.SIGCONT)
 
     assert (job.claim_seq, job.failures, job.crashes) == (2, 0, 0)
-    wait_until(lambda: f"The claim of job {job_id} was lost" in frozen.log(), what=frozen.log())
+    wait_until(lambda: f"The claim of job {job_id} was lost" in frozen.log(), what=frozen.log)
     os.kill(supervisor, signal.SIGCONT)
     assert_goes_on_as_another(frozen, storage, was=row.id)
     wait_until(lambda: is_gone(others[-1]), what="the end of its worker")

@@ -103,8 +103,8 @@ def test_what_the_supervisor_has_read_is_not_written_once_the_worker_has_taken_i
     mark.unlink()
     ids = enqueue(storage, *[Job.new("brief")] * 10, Job.new("grab"), Job.new("brief", {"seconds": 1.0}))
     try:
-        wait_until(mark.exists, what=one.log())
-        wait_until(lambda: not one.worker_pids(), what=one.log())
+        wait_until(mark.exists, what=one.log)
+        wait_until(lambda: not one.worker_pids(), what=one.log)
     finally:
         one.signal(signal.SIGCONT)
     *before, grab, long = wait_for_all(storage, ids)
@@ -121,7 +121,7 @@ def test_the_hook_is_told_of_no_claim_that_others_have_by_then(
     server = one(**{LINGER: "0.15"})
     make_it_hold_many(storage)
     server.signal(signal.SIGTTIN)
-    wait_until(lambda: len(server.worker_pids()) == 2, what=server.log())
+    wait_until(lambda: len(server.worker_pids()) == 2, what=server.log)
 
     ids = enqueue(storage, *[Job.new("brief")], *[Job.new("slow", {"seconds": 0.01})] * 7)
     wait_for_all(storage, ids)

@@ -45,14 +45,14 @@ def test_a_job_that_takes_longer_than_expected_holds_up_neither_what_ended_befor
     one = server("-w", "1").start()
 
     # What has ended is written, and all claims but the one in hand are given back.
-    wait_until(lambda: have_succeeded(storage, before), what=one.log())
-    wait_until(lambda: storage.job_counts()[StateName.PROCESSING] == 1, what=one.log())
+    wait_until(lambda: have_succeeded(storage, before), what=one.log)
+    wait_until(lambda: storage.job_counts()[StateName.PROCESSING] == 1, what=one.log)
     assert state_of(storage, long_id) is StateName.PROCESSING
     assert states(storage, behind) == {StateName.ENQUEUED}
 
     one.signal(signal.SIGTTIN)  # another worker
 
-    wait_until(lambda: have_succeeded(storage, behind), what=one.log())
+    wait_until(lambda: have_succeeded(storage, behind), what=one.log)
     assert state_of(storage, long_id) is StateName.PROCESSING
     assert starts(one) == Counter(ids)
     one.signal(signal.SIGQUIT)
@@ -69,12 +69,12 @@ def test_what_was_claimed_while_a_job_ran_goes_to_others_when_that_takes_long(
     before, long_id, behind = ids[:8], ids[8], ids[9:]
     one = server("-w", "1").start()
 
-    wait_until(lambda: state_of(storage, long_id) is StateName.PROCESSING, what=one.log())
-    wait_until(lambda: have_succeeded(storage, before), what=one.log())
-    wait_until(lambda: storage.job_counts()[StateName.PROCESSING] == 1, what=one.log())
+    wait_until(lambda: state_of(storage, long_id) is StateName.PROCESSING, what=one.log)
+    wait_until(lambda: have_succeeded(storage, before), what=one.log)
+    wait_until(lambda: storage.job_counts()[StateName.PROCESSING] == 1, what=one.log)
     one.signal(signal.SIGTTIN)  # another worker
 
-    wait_until(lambda: have_succeeded(storage, behind), what=one.log())
+    wait_until(lambda: have_succeeded(storage, behind), what=one.log)
     assert state_of(storage, long_id) is StateName.PROCESSING
     assert starts(one) == Counter(ids)
     one.signal(signal.SIGQUIT)
@@ -90,7 +90,7 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(
 ) -> None:
     ids = enqueue_naps(storage, "nap", *([0.0] * 300), *([0.02] * 100))
     one = server("-w", "2", QML_MP_FETCH_BATCH_SIZE="100").start()
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] > 20, what=one.log())
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] > 20, what=one.log)
 
     one.signal(number)
 
@@ -136,7 +136,7 @@ def test_a_worker_killed_while_it_holds_claims_runs_none_twice_and_is_charged_fo
     ids = enqueue_naps(storage, "nap", *([0.0] * 400))
     one = place(f"{moment}=kill:{times}", "-w", "1").start(ready=None)
 
-    wait_until(lambda: have_succeeded(storage, ids), what=one.log())
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
 
     assert starts(one) == Counter(ids)
     assert sum(job.crashes for job in map(storage.get, ids) if job) <= most_crashes
@@ -153,7 +153,7 @@ def test_a_worker_killed_with_claims_on_their_way_to_it_is_charged_for_none_and_
     ids = enqueue_naps(storage, "nap", *([0.02] * 20))
     one = place(f"{moment}=kill:3", "-w", "1").start(ready=None)
 
-    wait_until(lambda: have_succeeded(storage, ids), what=one.log())
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
 
     assert (tmp_path / "mark").exists()
     assert starts(one) == Counter(ids)
@@ -168,9 +168,9 @@ def test_claims_that_worker_and_supervisor_both_give_back_are_not_called_lost(
     ids = enqueue_naps(storage, "nap", *([0.03] * 8), 1.0, *([0.03] * 4))
     one = place("giveback.taken=stop", "-w", "1").start(ready=None)
     try:
-        wait_until((tmp_path / "mark").exists, what=one.log())
+        wait_until((tmp_path / "mark").exists, what=one.log)
         # What the supervisor is about to give back, the worker gives back itself after the long job.
-        wait_until(lambda: have_succeeded(storage, ids), what=one.log())
+        wait_until(lambda: have_succeeded(storage, ids), what=one.log)
         assert any(job.claim_seq > 1 for job in map(storage.get, ids) if job)
     finally:
         one.signal(signal.SIGCONT)
@@ -187,7 +187,7 @@ def test_a_worker_killed_before_anybody_knows_of_an_outcome_runs_that_job_alone_
     ids = enqueue_naps(storage, "nap", *([0.0] * 100))
     one = place("job.returned=kill:40", "-w", "1").start(ready=None)
 
-    wait_until(lambda: have_succeeded(storage, ids), what=one.log())
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
 
     assert sorted(starts(one).values()) == [1] * 99 + [2]
     assert sorted(job.crashes for job in map(storage.get, ids) if job) == [0] * 99 + [1]
@@ -207,7 +207,7 @@ def test_a_supervisor_killed_while_it_gives_claims_back_loses_none(
 
     one.start(ready=None)
 
-    wait_until(lambda: have_succeeded(storage, ids), what=one.log())
+    wait_until(lambda: have_succeeded(storage, ids), what=one.log)
     # What was in hand ended with its server, and so did what had ended and lay in its memory.
     again = starts(one) - Counter(ids)
     assert set(again) <= set(begun)

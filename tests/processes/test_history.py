@@ -131,10 +131,10 @@ def test_a_success_that_is_committed_after_the_claims_of_its_dead_worker_were_re
         pause_writes(storage, StateName.SUCCEEDED)
         hold_writes(holder)
         job_id = str(storage.enqueue(Job.new("large")))
-        writing = wait_until(lambda: waiting_for(admin, holder.info.backend_pid), what=one.log())
+        writing = wait_until(lambda: waiting_for(admin, holder.info.backend_pid), what=one.log)
 
         os.kill(one.worker_pids()[1], signal.SIGKILL)
-        wait_until(lambda: waiting_for(admin, writing), what=one.log())
+        wait_until(lambda: waiting_for(admin, writing), what=one.log)
         holder.rollback()
         wait_for_end(storage, 1)
 

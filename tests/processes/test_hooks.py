@@ -39,7 +39,7 @@ def test_what_a_hook_changes_is_put_back_for_the_next_job(
     before = result_of(storage, "look")
 
     enqueue(storage, method, act="unsettle")
-    wait_until(lambda: lines(tmp_path), what=one.log())
+    wait_until(lambda: lines(tmp_path), what=one.log)
 
     assert [result_of(storage, "look") for _ in range(3)] == 3 * [before]
     assert lines(tmp_path) == [hook]
@@ -56,7 +56,7 @@ def test_a_copy_of_the_worker_that_a_hook_lets_return_is_none(
     workers = one.worker_pids()
 
     enqueue(storage, method, act="fork")
-    wait_until(lambda: len(lines(tmp_path)) == 2, what=one.log())
+    wait_until(lambda: len(lines(tmp_path)) == 2, what=one.log)
     copy = next(int(line.split()[1]) for line in lines(tmp_path) if line.startswith("copy"))
 
     wait_until(lambda: is_gone(copy), what="the end of the copy")
@@ -73,7 +73,7 @@ def test_a_worker_of_which_a_hook_closes_the_descriptors_is_replaced_and_says_wh
     one = server("-w", "1", app=APP, QML_MP_MAX_CRASHES="1").start()
 
     enqueue(storage, method, act="close")
-    wait_until(lambda: "closed or replaced descriptors of the worker" in one.log(), what=one.log())
+    wait_until(lambda: "closed or replaced descriptors of the worker" in one.log(), what=one.log)
 
     assert result_of(storage, "look")
     assert one.stop() == 0
@@ -103,7 +103,7 @@ def test_a_handler_that_the_import_installs_does_not_take_the_interruption_away(
     quick = {"QML_MP_CANCEL_GRACE": "100ms", "QML_MP_TERM_GRACE": "600"}  # interrupted soon, and not killed
     one = server("-w", "1", app=APP, **{OWN_HANDLERS: "1", **quick}).start()
     job_id = enqueue(storage, "nap")
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal, what=one.log)
 
     storage.request_cancel(job_id, reason="enough", retention=BY_DEFAULT)
 

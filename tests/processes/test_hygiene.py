@@ -329,7 +329,7 @@ def test_a_copy_that_a_job_has_forked_ends_as_any_python_program(
 
     assert result_of(storage, "exit_code_of_a_copy", how=how) == code
 
-    wait_until(lambda: said in one.log(), what=one.log())
+    wait_until(lambda: said in one.log(), what=one.log)
     assert one.stop() == 0
 
 

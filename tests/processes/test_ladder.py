@@ -106,7 +106,7 @@ def test_a_job_whose_limit_passed_while_everything_stood_still_is_asked_first(
     graces = {"QML_MP_CANCEL_GRACE": "3", "QML_MP_TERM_GRACE": "0.2"}
     one = server("-w", "1", **graces).start()
     job_id = with_limit(storage, "heed")
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal, what=one.log)
     (worker,) = one.worker_pids().values()
     began_at = time.monotonic()
 

@@ -57,7 +57,7 @@ def test_a_death_after_all_stacks_were_printed_tells_nothing_of_the_job_that_ran
             asked += 1
         return "in gated" in log
 
-    wait_until(is_printed, what=one.log())
+    wait_until(is_printed, what=one.log)
     (tmp_path / "gate").touch()
     worker = wait_for_state(storage, job_id, StateName.SUCCEEDED).result
 

@@ -27,7 +27,7 @@ def test_a_worker_is_replaced_after_its_number_of_jobs(server: MakeServer, stora
     for job_id in ids:
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
 
-    wait_until(lambda: one.worker_pids().keys() == {1} and one.worker_pids() != workers, what=one.log())
+    wait_until(lambda: one.worker_pids().keys() == {1} and one.worker_pids() != workers, what=one.log)
     assert all((job.crashes, job.failures) == (0, 0) for job in map(storage.get, ids) if job)
     # A claim that reaches a worker after it was told to leave is given back: it never ran there.
     assert sorted(line.job_id for line in one.journal() if line.what == "start") == sorted(ids)
@@ -43,7 +43,7 @@ def test_a_worker_above_the_soft_memory_limit_finishes_its_job_and_is_replaced(
     job_id = enqueue(storage, "keep_memory", mib=200)
 
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
-    wait_until(lambda: one.worker_pids().keys() == {1} and one.worker_pids() != workers, what=one.log())
+    wait_until(lambda: one.worker_pids().keys() == {1} and one.worker_pids() != workers, what=one.log)
     assert one.stop() == 0
 
 
@@ -86,7 +86,7 @@ def test_a_worker_above_the_hard_limit_whose_job_has_ended_writes_what_came_of_i
 
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED).claim_seq == 1
     assert not storage.attempts(job_id)
-    wait_until(lambda: one.worker_pids().get(1, worker) != worker, what=one.log())
+    wait_until(lambda: one.worker_pids().get(1, worker) != worker, what=one.log)
     assert "killing it" not in one.log()
     assert "leaves: a job or a hook has left more memory in use than max_memory_hard" in one.log()
     assert one.stop() == 0

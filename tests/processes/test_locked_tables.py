@@ -46,7 +46,7 @@ def test_an_idle_server_runs_what_became_due_behind_a_lock(
     ids = storage.enqueue_many(Job.new("quick", {}, at=soon) for _ in range(4))
 
     with locked_jobs(url):
-        wait_until(lambda: one.log().count(HELD_UP) >= 4, what=one.log())
+        wait_until(lambda: one.log().count(HELD_UP) >= 4, what=one.log)
 
     for job_id in ids:
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
@@ -62,10 +62,10 @@ def test_no_finished_job_fails_or_runs_again_for_a_lock(
 ) -> None:
     ids = storage.enqueue_many(Job.new("nap", {"seconds": 0.5}, max_crashes=1) for _ in range(12))
     one = server("-v", "-w", "1").start()
-    wait_until(lambda: len(runs(one)) >= 4, what=one.log())
+    wait_until(lambda: len(runs(one)) >= 4, what=one.log)
 
     with locked_jobs(url):  # until the driver has come to prepare statements that cannot be prepared now
-        wait_until(lambda: one.log().count("Cannot write an outcome") >= 3, what=one.log())
+        wait_until(lambda: one.log().count("Cannot write an outcome") >= 3, what=one.log)
 
     for job_id in ids:
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
@@ -96,7 +96,7 @@ def test_columns_added_while_jobs_run_cost_nothing(
 ) -> None:
     one = server("-w", "2").start(ready=2)
     ids = storage.enqueue_many(Job.new("quick", {"busy_s": 0.05}, max_crashes=1) for _ in range(60))
-    wait_until(lambda: len(runs(one)) > 20, what=one.log())
+    wait_until(lambda: len(runs(one)) > 20, what=one.log)
 
     address, _, schema = url.rpartition("?schema=")
     with psycopg.connect(address, autocommit=True) as admin:

@@ -46,7 +46,7 @@ class Scene:
         self._gate = folder / "gate"
         begun = folder / "begun"
         self.long_id = enqueue(storage, "gated", begun=str(begun), gate=str(self._gate))
-        wait_until(begun.exists, what=self.one.log())
+        wait_until(begun.exists, what=self.one.log)
         self.busy = self.one.worker_pids()[1]
         for count in (2, 3):
             self.one.signal(signal.SIGTTIN)
@@ -61,7 +61,7 @@ class Scene:
 
     def ready(self, count: int) -> None:
         """Wait until so many have become ready since the start."""
-        wait_until(lambda: self.one.log().count("is ready (pid") >= count, what=self.one.log())
+        wait_until(lambda: self.one.log().count("is ready (pid") >= count, what=self.one.log)
 
     def replace(self, number: int) -> ActRequest:
         """Ask for the replacement of the worker of that number."""
@@ -85,8 +85,8 @@ class Scene:
         self._gate.touch()
         job = wait_for_state(self._storage, self.long_id, StateName.SUCCEEDED)
         assert (job.result, job.claim_seq) == (self.busy, 1)
-        wait_until(lambda: is_gone(self.busy), what=self.one.log())
-        wait_until(lambda: sorted(self.one.worker_pids()) == [1, 2, 3], what=self.one.log())
+        wait_until(lambda: is_gone(self.busy), what=self.one.log)
+        wait_until(lambda: sorted(self.one.worker_pids()) == [1, 2, 3], what=self.one.log)
         assert most_processes(self.one.log()) == 4, self.one.log()
         assert min(counts_since_all_were(self.one.log(), 3)) >= 3, self.one.log()
         assert self.one.stop() == 0
@@ -100,7 +100,7 @@ def scene(server: MakeServer, storage: Storage, tmp_path: Path) -> Scene:
 def test_a_long_job_keeps_no_idle_worker_from_new_code(scene: Scene) -> None:
     scene.reload(2)
 
-    wait_until(lambda: all(map(is_gone, scene.idle)), what=scene.one.log())
+    wait_until(lambda: all(map(is_gone, scene.idle)), what=scene.one.log)
     scene.ready(6)
     assert scene.versions() == {2}
     scene.end()
@@ -112,7 +112,7 @@ def test_newer_code_is_not_kept_waiting_by_a_worker_that_is_to_leave_after_its_l
 
     scene.reload(3)
 
-    wait_until(lambda: scene.one.log().count("left as told") == 5, what=scene.one.log())
+    wait_until(lambda: scene.one.log().count("left as told") == 5, what=scene.one.log)
     scene.ready(9)
     assert scene.versions() == {3}
     scene.end()

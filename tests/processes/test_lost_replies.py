@@ -76,12 +76,12 @@ def test_while_a_claim_may_come_late_no_other_is_asked_for_and_the_late_one_is_r
             one.start()
             hold_writes(holder)
             late_id = enqueue(storage, "plain")
-            backend = wait_until(lambda: waiting_backend(admin), what=one.log())
+            backend = wait_until(lambda: waiting_backend(admin), what=one.log)
             with stopped(backend):
                 holder.rollback()
                 other_id = enqueue(storage, "plain")
                 proxy.cut()
-                wait_until(lambda: one.log().count("Cannot claim a job") >= 3, what=one.log())
+                wait_until(lambda: one.log().count("Cannot claim a job") >= 3, what=one.log)
                 meanwhile = starts(one), state_of(storage, late_id), state_of(storage, other_id)
 
             assert meanwhile == ([], StateName.ENQUEUED, StateName.ENQUEUED)
@@ -142,12 +142,12 @@ def test_a_right_that_is_gone_for_a_while_neither_undoes_what_has_ended_nor_ends
     one.url = place._replace(netloc=f"{name}@{place.hostname}:{place.port}").geturl()
     one.start(ready=2)
     ids = [enqueue(storage, "gated", gate=str(gate)) for _ in range(2)]
-    wait_until(lambda: len(starts(one)) == 2, what=one.log())
+    wait_until(lambda: len(starts(one)) == 2, what=one.log)
     ids += [enqueue(storage, "plain") for _ in range(20)]
 
     run("REVOKE UPDATE ON {s}.workers FROM {role}")
     gate.touch()
-    wait_until(lambda: one.log().count("Cannot claim a job") >= 6, what=one.log())
+    wait_until(lambda: one.log().count("Cannot claim a job") >= 6, what=one.log)
     ended = [state_of(storage, job_id) for job_id in ids[:2]]
     run("GRANT UPDATE ON {s}.workers TO {role}")
 
@@ -163,14 +163,14 @@ def test_an_outcome_that_a_trigger_refuses_is_written_as_soon_as_it_lets_it(
     gate = tmp_path / "gate"
     one = server("-v", "-w", "1", app=APP).start()
     ids = [enqueue(storage, "gated", gate=str(gate))]
-    wait_until(lambda: starts(one), what=one.log())
+    wait_until(lambda: starts(one), what=one.log)
     ids.append(enqueue(storage, "plain"))
     is_sqlite = storage.url.startswith("sqlite:")
     for statement in REFUSE_SUCCESS_SQLITE if is_sqlite else REFUSE_SUCCESS_POSTGRES:
         run_raw(storage, statement)
 
     gate.touch()
-    wait_until(lambda: one.log().count("Cannot write an outcome") >= 3, what=one.log())
+    wait_until(lambda: one.log().count("Cannot write an outcome") >= 3, what=one.log)
     meanwhile = [state_of(storage, job_id) for job_id in ids]
     run_raw(storage, "DROP TRIGGER no" + ("" if is_sqlite else " ON {jobs}"))
 

@@ -18,7 +18,7 @@ def test_the_folder_of_a_killed_server_is_gone_once_the_next_server_has_started(
     other = Server(url=f"sqlite:///{tmp_path / 'jobs.db'}", folder=folders[1], flags=("-w", "1"))
     try:
         killed.start(ready=None)
-        wait_until(lambda: "is ready" in killed.log(), what=killed.log())
+        wait_until(lambda: "is ready" in killed.log(), what=killed.log)
         left = wait_until(lambda: memory_folder_of(killed))
         assert left.exists()  # a server beside this test may remove it from now on
         os.kill(killed.pid, signal.SIGKILL)

@@ -26,11 +26,9 @@ SAID = "No descriptors are left for another worker"
 
 def whole_as_far_as_it_goes(one: Server) -> dict[int, int]:
     """The workers, once the server has said that there is room for no more and all that it has are ready."""
-    wait_until(lambda: SAID in one.log(), what=one.log())
+    wait_until(lambda: SAID in one.log(), what=one.log)
     running = int(one.log().rpartition(f"{SAID}: ")[2].split()[0])
-    return wait_until(
-        lambda: workers if len(workers := one.worker_pids()) >= running else None, what=one.log()
-    )
+    return wait_until(lambda: workers if len(workers := one.worker_pids()) >= running else None, what=one.log)
 
 
 @pytest.mark.fault(84)
@@ -89,8 +87,8 @@ def test_workers_for_whom_there_was_no_room_start_when_there_is(server: MakeServ
     hard = resource.prlimit(one.pid, resource.RLIMIT_NOFILE)[1]
     resource.prlimit(one.pid, resource.RLIMIT_NOFILE, (min(hard, 256), hard))
 
-    wait_until(lambda: len(one.worker_pids()) == 14, what=one.log())
-    wait_until(lambda: "All workers that are wanted run again" in one.log(), what=one.log())
+    wait_until(lambda: len(one.worker_pids()) == 14, what=one.log)
+    wait_until(lambda: "All workers that are wanted run again" in one.log(), what=one.log)
     assert one.stop() == 0
 
 

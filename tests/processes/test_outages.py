@@ -41,11 +41,11 @@ def test_a_server_without_storage_waits_and_does_not_spin(
     one.start()
     storage = open_storage(through_proxy)
     enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal, what=one.log)
     storage.close()
 
     proxy.close()
-    wait_until(lambda: "is tried again in" in one.log(), what=one.log())
+    wait_until(lambda: "is tried again in" in one.log(), what=one.log)
     began, used_s = time.monotonic(), cpu_s(one.pid)
     time.sleep(OBSERVED_S)  # what a process uses in that time is what is measured
     share = (cpu_s(one.pid) - used_s) / (time.monotonic() - began)

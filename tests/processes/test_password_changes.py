@@ -43,13 +43,13 @@ def test_a_server_whose_password_is_changed_waits_for_the_old_one_and_loses_noth
 ) -> None:
     with closing(open_storage(one.url)) as storage:
         job_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal, what=one.log)
     pids = one.worker_pids()
 
     admin.execute("ALTER ROLE clerk PASSWORD 'another'")
     admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'clerk'")
     (tmp_path / "gate").touch()
-    wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log())
+    wait_until(lambda: one.log().count("Cannot write an outcome") >= 2, what=one.log)
     admin.execute(f"ALTER ROLE clerk PASSWORD '{PASSWORD}'")
 
     with closing(open_storage(one.url)) as storage:

@@ -108,7 +108,7 @@ def test_a_job_of_a_killed_supervisor_may_end_in_its_grace_although_another_serv
     two = server("-w", "1", app=GATED, QML_MP_ORPHAN_GRACE="600").start()
 
     os.kill(one.pid, signal.SIGKILL)
-    wait_until(lambda: f"Server {was} of this host is dead" in two.log(), what=two.log())
+    wait_until(lambda: f"Server {was} of this host is dead" in two.log(), what=two.log)
     (tmp_path / "gate").touch()
 
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1

@@ -42,12 +42,12 @@ def test_a_server_behind_a_pooler_runs_every_job_once_and_recovers(
     late_id = producer.enqueue(Job.new("quick", {}, delay=timedelta(seconds=0.5)))
     fatal_id = enqueue(producer, "spin")
     spinning = wait_until(
-        lambda: next((line for line in one.journal() if line.job_id == fatal_id), None), what=one.log()
+        lambda: next((line for line in one.journal() if line.job_id == fatal_id), None), what=one.log
     )
 
     os.kill(spinning.pid, signal.SIGKILL)
 
-    wait_until(lambda: sum(line.job_id == fatal_id for line in one.journal()) == 2, what=one.log())
+    wait_until(lambda: sum(line.job_id == fatal_id for line in one.journal()) == 2, what=one.log)
     producer.close()
     for job_id in (*ids, late_id):
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0

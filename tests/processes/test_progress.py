@@ -28,9 +28,9 @@ def test_what_a_job_says_is_seen_while_it_runs_and_kept_at_its_end(
     gate = tmp_path / "gate"
     job_id = enqueue(storage, "tell", gate=str(gate))
     quiet_id = enqueue(storage, "heed")
-    wait_until(one.journal, what=one.log())  # which that one alone writes
+    wait_until(one.journal, what=one.log)  # which that one alone writes
 
-    found = wait_until(lambda: storage.progress_of([job_id, quiet_id]), what=one.log())
+    found = wait_until(lambda: storage.progress_of([job_id, quiet_id]), what=one.log)
     workers = [json.loads(line) for line in printed("--url", url, "workers", "list", "--json").splitlines()]
     table = printed("--url", url, "workers", "list")
     gate.touch()

@@ -84,13 +84,13 @@ def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no
     one.start(ready=2)
     workers = one.worker_pids()
     running_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal, what=one.log)
 
     role.run(begin)
     role.run(END_SESSIONS)
     (tmp_path / "gate").touch()
     ids = [enqueue(storage, "plain") for _ in range(5)]
-    wait_until(lambda: one.log().count("Cannot write an outcome") >= 3, what=one.log())
+    wait_until(lambda: one.log().count("Cannot write an outcome") >= 3, what=one.log)
     meanwhile = starts(one), state_of(storage, running_id)
 
     role.run(end)
@@ -116,9 +116,9 @@ def test_a_schema_that_is_gone_until_it_is_restored_is_made_by_no_server_and_no_
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         admin.execute(f"ALTER SCHEMA {schema} RENAME TO {schema}_kept".encode())
         os.kill(worker_pid, signal.SIGKILL)
-        wait_until(lambda: one.log().count("Worker 1 is ready") == 2, what=one.log())
-        wait_until(lambda: one.log().count("Cannot claim a job") >= 3, what=one.log())
-        wait_until(lambda: "Storage cannot be reached" in one.log(), what=one.log())
+        wait_until(lambda: one.log().count("Worker 1 is ready") == 2, what=one.log)
+        wait_until(lambda: one.log().count("Cannot claim a job") >= 3, what=one.log)
+        wait_until(lambda: "Storage cannot be reached" in one.log(), what=one.log)
         found = admin.execute("SELECT to_regnamespace(%s)", [schema]).fetchone()
         admin.execute(f"ALTER SCHEMA {schema}_kept RENAME TO {schema}".encode())
 

@@ -93,7 +93,7 @@ def test_a_reload_never_has_fewer_ready_workers_than_before(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: len(one.worker_pids()) == workers and all(map(is_gone, before)), what=one.log())
+    wait_until(lambda: len(one.worker_pids()) == workers and all(map(is_gone, before)), what=one.log)
     for job_id in running:
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 0
     assert result_of(storage, "version") == 2
@@ -114,7 +114,7 @@ def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: "No module named 'no_such_library'" in one.log(), what=one.log())
+    wait_until(lambda: "No module named 'no_such_library'" in one.log(), what=one.log)
     for job_id in running:
         assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
     assert one.worker_pids() == before
@@ -126,7 +126,7 @@ def test_a_reload_of_code_that_does_not_import_leaves_every_worker_at_work(
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(2) + NAP)
     one.signal(signal.SIGHUP)
-    wait_until(lambda: all(map(is_gone, before.values())), what=one.log())
+    wait_until(lambda: all(map(is_gone, before.values())), what=one.log)
     assert result_of(storage, "version") == 2
     assert one.log().count("No module named 'no_such_library'") == 1
     wait_until(lambda: trouble_in(storage) is None)
@@ -152,7 +152,7 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: "It was killed by SIGKILL" in one.log(), what=one.log())
+    wait_until(lambda: "It was killed by SIGKILL" in one.log(), what=one.log)
     wait_until(lambda: trouble_in(storage) == "New workers cannot boot: It was killed by SIGKILL.")
     wait_until(lambda: answer_in(storage).state is ReloadState.FAILED)
     assert "It was killed by SIGKILL" in (answer_in(storage).why or "")
@@ -160,7 +160,7 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
     assert result_of(storage, "version") == 1
     deploy(HEAD + VERSION.format(3))
     one.signal(signal.SIGHUP)
-    wait_until(lambda: all(map(is_gone, before.values())), what=one.log())
+    wait_until(lambda: all(map(is_gone, before.values())), what=one.log)
     assert result_of(storage, "version") == 3
     wait_until(lambda: trouble_in(storage) is None)
     assert min(counts_since_all_were(one.log(), 2)) == 2
@@ -174,14 +174,14 @@ def test_two_reloads_in_a_row_end_with_the_newest_code(
     one = living("-w", "2").start(ready=2)
     deploy(HEAD + VERSION.format(2))
     one.signal(signal.SIGHUP)
-    wait_until(lambda: one.log().count(" started (pid ") >= 3, what=one.log())
+    wait_until(lambda: one.log().count(" started (pid ") >= 3, what=one.log)
     deploy(HEAD + VERSION.format(3))
 
     one.signal(signal.SIGHUP)
 
     stopped = wait_until(lambda: one.log().count("left as told") >= 3 and len(one.worker_pids()) == 2)
     assert stopped
-    wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {3}, what=one.log())
+    wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {3}, what=one.log)
     assert min(counts_since_all_were(one.log(), 2)) >= 2
     assert one.stop() == 0
 
@@ -216,8 +216,8 @@ def test_workers_that_replace_others_while_claims_are_paused_claim_nothing(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: all(map(is_gone, before.values())), what=one.log())
-    wait_until(lambda: one.log().count("left as told") == 2, what=one.log())
+    wait_until(lambda: all(map(is_gone, before.values())), what=one.log)
+    wait_until(lambda: one.log().count("left as told") == 2, what=one.log)
     job = storage.get(job_id)
     assert job is not None
     assert job.state_name is StateName.ENQUEUED, one.log()
@@ -242,7 +242,7 @@ def test_workers_may_be_added_and_removed_during_a_reload(
     one.signal(signal.SIGTTOU)
     wait_until(lambda: one.log().count("left as told") >= 5 and sorted(one.worker_pids()) == [1, 2])
     assert min(counts_since_all_were(one.log(), 2)) >= 2
-    wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {2}, what=one.log())
+    wait_until(lambda: {result_of(storage, "version") for _ in range(4)} == {2}, what=one.log)
     assert one.stop() == 0
 
 
@@ -270,12 +270,12 @@ def test_a_worker_that_is_used_up_stays_while_no_other_can_boot(
     deploy(BROKEN)
     assert result_of(storage, "version") == 1
 
-    wait_until(lambda: "No module named 'no_such_library'" in one.log(), what=one.log())
+    wait_until(lambda: "No module named 'no_such_library'" in one.log(), what=one.log)
 
     assert [result_of(storage, "version") for _ in range(3)] == [1, 1, 1]
     assert list(one.worker_pids().values()) == [worker]
     deploy(HEAD + VERSION.format(2))
-    wait_until(lambda: is_gone(worker), what=one.log())  # one that is about to leave may still claim
+    wait_until(lambda: is_gone(worker), what=one.log)  # one that is about to leave may still claim
     assert result_of(storage, "version") == 2
     assert one.log().count("No module named 'no_such_library'") == 1
     assert os.path.exists(f"/proc/{one.pid}")
@@ -298,7 +298,7 @@ def test_a_reload_takes_over_templates_methods_and_queues_of_the_new_code(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: "recurring: +added ~changed -gone" in one.log(), what=one.log())
+    wait_until(lambda: "recurring: +added ~changed -gone" in one.log(), what=one.log)
     added, changed = storage.list_recurring_jobs()
     assert "recurring: +changed +gone\n" in one.log()
     assert [(each.id, each.cron) for each in before] == [("changed", "0 0 * * *"), ("gone", "0 1 * * *")]
@@ -306,7 +306,7 @@ def test_a_reload_takes_over_templates_methods_and_queues_of_the_new_code(
     wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 1, what="a firing of the new template")
     resized = storage.enqueue(Job.new("resize", queue="images"))
     assert wait_for_state(storage, resized, StateName.SUCCEEDED).result == "resized"
-    wait_until(lambda: storage.list_servers()[0].methods == ("changed", "added", "resize"), what=one.log())
+    wait_until(lambda: storage.list_servers()[0].methods == ("changed", "added", "resize"), what=one.log)
     assert storage.list_servers()[0].queues == ("default", "night", "images")
     assert one.stop() == 0
 
@@ -321,8 +321,8 @@ def test_a_reload_keeps_the_queues_that_were_asked_for(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: one.worker_pids() and all(map(is_gone, before)), what=one.log())
-    wait_until(lambda: storage.list_servers()[0].methods == ("version", "resize"), what=one.log())
+    wait_until(lambda: one.worker_pids() and all(map(is_gone, before)), what=one.log)
+    wait_until(lambda: storage.list_servers()[0].methods == ("version", "resize"), what=one.log)
     assert storage.list_servers()[0].queues == ("default",)
     assert one.stop() == 0
 
@@ -333,19 +333,19 @@ def test_a_template_whose_function_the_new_code_has_no_more_stops_firing_and_is_
     every_second = "@app.recurring('* * * * * *')\ndef digest(): ...\n"
     deploy(HEAD + VERSION.format(1) + every_second)
     one = living("-w", "1", "--no-prune").start()
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 2, what=one.log())
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 2, what=one.log)
     deploy(HEAD + VERSION.format(2))
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: "qml-mp recurring remove digest" in one.log(), what=one.log())
-    wait_until(lambda: "left as told" in one.log(), what=one.log())
+    wait_until(lambda: "qml-mp recurring remove digest" in one.log(), what=one.log)
+    wait_until(lambda: "left as told" in one.log(), what=one.log)
     assert storage.job_counts()[StateName.FAILED] == 0
     assert one.log().count("Recurring template digest is due and not fired") == 1
     deploy(HEAD + VERSION.format(3) + every_second)
     succeeded = storage.job_counts()[StateName.SUCCEEDED]
     one.signal(signal.SIGHUP)
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= succeeded + 2, what=one.log())
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= succeeded + 2, what=one.log)
     assert one.stop() == 0
 
 
@@ -362,7 +362,7 @@ def test_code_that_takes_too_long_to_import_is_not_waited_for_and_replaces_nobod
     one.signal(signal.SIGHUP)
 
     assert [result_of(storage, "version") for _ in range(3)] == [1, 1, 1]
-    wait_until(lambda: "was not imported within 10s (boot_timeout)" in one.log(), what=one.log())
+    wait_until(lambda: "was not imported within 10s (boot_timeout)" in one.log(), what=one.log)
     wait_until(lambda: "was not imported within 10s" in (trouble_in(storage) or ""))
     assert one.worker_pids() == before
     assert one.stop() == 0
@@ -379,7 +379,7 @@ def test_code_that_ends_whoever_imports_it_replaces_nobody(
     one.signal(signal.SIGHUP)
 
     wait_until(
-        lambda: "was killed by SIGKILL before it was done" in (trouble_in(storage) or ""), what=one.log()
+        lambda: "was killed by SIGKILL before it was done" in (trouble_in(storage) or ""), what=one.log
     )
     assert result_of(storage, "version") == 1
     assert one.worker_pids() == before

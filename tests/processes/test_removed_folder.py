@@ -52,22 +52,20 @@ def test_a_server_whose_release_is_removed_works_on_with_the_workers_that_it_has
     workers = one.worker_pids()
     gate = tmp_path / "gate"
     job_id = enqueue(storage, "wait_at", gate=str(gate))
-    wait_until(gate.with_suffix(".begun").exists, what=one.log())
+    wait_until(gate.with_suffix(".begun").exists, what=one.log)
 
     shutil.rmtree(release)
     if "--reload" not in flags:
         one.signal(signal.SIGHUP)
     if "--preload" not in flags:
-        wait_until(
-            lambda: "cannot be imported from a directory that was removed" in one.log(), what=one.log()
-        )
+        wait_until(lambda: "cannot be imported from a directory that was removed" in one.log(), what=one.log)
     gate.touch()
 
     job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert job.claim_seq == 1
     if "--preload" in flags:  # whose program is in memory, and is replaced from there
-        wait_until(lambda: all(map(is_gone, workers.values())), what=one.log())
-        wait_until(lambda: len(one.worker_pids()) == 1, what=one.log())
+        wait_until(lambda: all(map(is_gone, workers.values())), what=one.log)
+        wait_until(lambda: len(one.worker_pids()) == 1, what=one.log)
     else:
         assert one.worker_pids() == workers
     assert [result_of(storage, "version") for _ in range(3)] == [1, 1, 1]
@@ -89,7 +87,7 @@ def test_code_that_lies_elsewhere_is_taken_over_although_the_folder_is_gone(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: all(map(is_gone, workers.values())), what=one.log())
+    wait_until(lambda: all(map(is_gone, workers.values())), what=one.log)
     assert [result_of(storage, "version") for _ in range(3)] == [22, 22, 22]
     assert one.stop() == 0
 

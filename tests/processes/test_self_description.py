@@ -37,9 +37,9 @@ def test_a_paused_server_says_so_until_it_goes_on(server: MakeServer, storage: S
 
     one.signal(signal.SIGUSR2)
 
-    wait_until(lambda: only_server(storage).paused, what=one.log())
+    wait_until(lambda: only_server(storage).paused, what=one.log)
     one.signal(signal.SIGUSR2)
-    wait_until(lambda: not only_server(storage).paused, what=one.log())
+    wait_until(lambda: not only_server(storage).paused, what=one.log)
     assert not at_start
     assert one.stop() == 0
 
@@ -53,7 +53,7 @@ def test_a_paused_server_that_was_declared_dead_is_paused_under_its_new_id(
 
     storage.reclaim_server(first.id, silent_for=None)
 
-    second = wait_until(lambda: next(iter(storage.list_servers()), None), what=one.log())
+    second = wait_until(lambda: next(iter(storage.list_servers()), None), what=one.log)
     assert second.id != first.id
     assert (second.paused, second.methods) == (True, first.methods)
     assert one.stop() == 0
@@ -70,9 +70,9 @@ def test_the_log_tells_once_of_jobs_whose_method_no_server_knows(
     for method in ("newone", "newone", "quick"):
         enqueue(storage, method)
 
-    wait_until(lambda: "Jobs wait for method newone" in one.log(), what=one.log())
+    wait_until(lambda: "Jobs wait for method newone" in one.log(), what=one.log)
     other = enqueue(storage, "newer")
-    wait_until(lambda: "Jobs wait for method newer" in one.log(), what=one.log())
+    wait_until(lambda: "Jobs wait for method newer" in one.log(), what=one.log)
     assert one.log().count("Jobs wait for method newone") == 1
     assert "Jobs wait for method quick" not in one.log()
     assert storage.get(other) is not None
@@ -87,8 +87,8 @@ def test_a_template_whose_function_is_gone_does_not_fire_and_the_log_says_what_t
 
     one = server("-w", "1").start()
 
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 3, what=one.log())
-    wait_until(lambda: "qml-mp recurring remove gone" in one.log(), what=one.log())
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 3, what=one.log)
+    wait_until(lambda: "qml-mp recurring remove gone" in one.log(), what=one.log)
     assert one.log().count("Recurring template gone is due and not fired") == 1
     assert {job.method for job in storage.list_jobs(EVERYTHING).jobs} == {"quick"}
     template = storage.get_recurring_job("gone")
@@ -102,10 +102,10 @@ def test_a_template_of_another_app_is_fired_by_the_server_that_knows_it_and_told
 ) -> None:
     mine = server("-w", "1", "-q", "mine").start()
     stranger = server("-w", "1", app="tests.processes.apps_storage_faults:app").start(ready=None)
-    wait_until(lambda: len(storage.list_servers()) == 2, what=mine.log())
+    wait_until(lambda: len(storage.list_servers()) == 2, what=mine.log)
     storage.upsert_recurring_job(RecurringJob.new("mine", "* * * * * *", "quick", queue="mine"))
 
-    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 3, what=mine.log())
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] >= 3, what=mine.log)
 
     assert "is due and not fired" not in mine.log()
     assert {job.method for job in storage.list_jobs(EVERYTHING).jobs} == {"quick"}

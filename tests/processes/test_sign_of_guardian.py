@@ -27,7 +27,7 @@ def test_a_killed_servers_jobs_wait_for_its_guardian(server: MakeServer, storage
     supervisor = host.identity(one.pid)
     wait_until(lambda: is_held(supervisor), what="the guardian's sign")
     job_id = enqueue(storage, "fatal_once")
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal, what=one.log)
     one.signal(signal.SIGKILL)
     one.wait()
     sign = wait_until(lambda: hold_sign(supervisor), what="the end of the guardian")

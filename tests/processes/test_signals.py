@@ -77,7 +77,7 @@ def test_usr1_prints_the_stack_of_every_worker(server: MakeServer, storage: Stor
 
     one.signal(signal.SIGUSR1)
 
-    wait_until(lambda: one.log().count("most recent call last") == 3, what=one.log())
+    wait_until(lambda: one.log().count("most recent call last") == 3, what=one.log)
     log = one.log()
     assert " in spin_in_c" in log
     assert " in nap" in log
@@ -95,13 +95,13 @@ def test_usr1_harms_no_worker_whose_job_has_taken_the_signal_and_the_next_job_is
 
     one.signal(signal.SIGUSR1)
 
-    wait_until(lambda: "no stack: its job has" in one.log(), what=one.log())
+    wait_until(lambda: "no stack: its job has" in one.log(), what=one.log)
     (tmp_path / "gate").touch()
     job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert job.claim_seq == 1
     assert [*one.worker_pids().values()] == [job.result]
     one.signal(signal.SIGUSR1)
-    wait_until(lambda: "most recent call last" in one.log(), what=one.log())
+    wait_until(lambda: "most recent call last" in one.log(), what=one.log)
     assert one.stop() == 0
 
 
@@ -165,7 +165,7 @@ def test_hup_replaces_the_workers_one_by_one_and_each_finishes_its_job_first(
 
     one.signal(signal.SIGHUP)
 
-    wait_until(lambda: len(one.worker_pids()) == 3 and all(map(is_gone, before)), what=one.log())
+    wait_until(lambda: len(one.worker_pids()) == 3 and all(map(is_gone, before)), what=one.log)
     assert min(ready_workers(one.log())[2:]) >= 2  # from when all three were ready
     for job_id in ids:
         job = wait_for_state(storage, job_id, StateName.SUCCEEDED)

@@ -78,7 +78,7 @@ def catches_sigterm(pid: int) -> bool:
 def busy(one: Server, storage: Storage, method: str, *, limit: timedelta | None = None) -> tuple[str, int]:
     """A job that runs: its id, and the process that runs it."""
     job_id = storage.enqueue(Job.new(method, timeout=limit))
-    wait_until(one.journal, what=one.log())
+    wait_until(one.journal, what=one.log)
     return job_id, one.journal()[0].pid
 
 
@@ -88,7 +88,7 @@ def opening(make: MakeServer, storage: Storage, proxy: FlakyProxy) -> Server:
     proxy.slow_down(0.4)
     one = make("-w", "2").start(ready=None)
     wait_until(lambda: "Methods:" in one.log(), what="its first line")
-    wait_until(lambda: catches_sigterm(one.pid), what=one.log())
+    wait_until(lambda: catches_sigterm(one.pid), what=one.log)
     return one
 
 
@@ -99,7 +99,7 @@ def test_a_job_past_its_limit_is_killed_and_it_is_recorded_when_the_database_ans
     job_id, worker_pid = busy(one, storage, "stubborn", limit=timedelta(seconds=2))
 
     proxy.slow_down(REPLY_S)
-    wait_until(lambda: is_gone(worker_pid), within_s=8.0, what=one.log())
+    wait_until(lambda: is_gone(worker_pid), within_s=8.0, what=one.log)
     assert storage.attempts(job_id) == ()  # nobody has heard of it yet
 
     proxy.slow_down(0)
@@ -117,7 +117,7 @@ def test_a_job_past_its_limit_is_killed_while_the_database_says_nothing(
 
     make_worse()
 
-    wait_until(lambda: is_gone(worker_pid), within_s=8.0, what=one.log())
+    wait_until(lambda: is_gone(worker_pid), within_s=8.0, what=one.log)
 
 
 def test_an_idle_server_stops(make: MakeServer, storage: Storage, make_worse: Callable[[], None]) -> None:
@@ -143,7 +143,7 @@ def test_a_server_with_a_job_that_must_be_killed_stops(
     assert is_gone(worker_pid)
     two = Server(url=storage.url, folder=one.folder).start()
     try:
-        wait_until(lambda: len({line.pid for line in one.journal()}) == 2, what=two.log())
+        wait_until(lambda: len({line.pid for line in one.journal()}) == 2, what=two.log)
         job = storage.get(job_id)
         assert job is not None
         assert (job.claim_seq, job.crashes) == (2, 0)  # given back, and found by the next server
@@ -163,9 +163,9 @@ def test_a_dead_worker_is_replaced_and_the_new_one_knows_nothing_of_the_connecti
 
     os.kill(victim, signal.SIGKILL)
 
-    wait_until(lambda: children(one.pid) - known, within_s=8.0, what=one.log())
+    wait_until(lambda: children(one.pid) - known, within_s=8.0, what=one.log)
     (newcomer,) = children(one.pid) - known
-    wait_until(lambda: b"qml-mp: worker" in Path(f"/proc/{newcomer}/cmdline").read_bytes(), what=one.log())
+    wait_until(lambda: b"qml-mp: worker" in Path(f"/proc/{newcomer}/cmdline").read_bytes(), what=one.log)
     assert not connections(newcomer) & connections(one.pid)
     one.signal(signal.SIGTERM)
     assert one.wait(within_s=8.0) == 0

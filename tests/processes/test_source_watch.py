@@ -145,13 +145,13 @@ def test_saved_code_is_taken_over_and_what_does_not_import_is_shown(
     before = result_of(storage, "version")
 
     first.write_text("VERSION = 22\n")
-    wait_until(lambda: result_of(storage, "version") == 22, what=one.log())
+    wait_until(lambda: result_of(storage, "version") == 22, what=one.log)
     main.write_text(CODE.format(part="living_second"))
     wait_until(lambda: "SyntaxError: '(' was never closed" in one.log())
     meanwhile = result_of(storage, "version")
     second.write_text("VERSION = 333\n")  # which was never imported
 
-    wait_until(lambda: result_of(storage, "version") == 333, what=one.log())
+    wait_until(lambda: result_of(storage, "version") == 333, what=one.log)
     assert (before, meanwhile) == (1, 22)
     assert "so the workers stay as they are. Mend it, and save it:" in one.log()
     assert one.stop() == 0

@@ -166,13 +166,13 @@ def test_a_second_sigterm_kills_now_and_gives_the_job_back(server: MakeServer, s
     job_id = enqueue(storage, "stubborn")
     started(one, job_id)
     one.signal(signal.SIGTERM)
-    wait_until(lambda: "Stopping (SIGTERM)" in one.log(), what=one.log())
+    wait_until(lambda: "Stopping (SIGTERM)" in one.log(), what=one.log)
 
     def has_stopped_now() -> bool:
         one.signal(signal.SIGTERM)  # until half a second has passed it is one with the first
         return "Stopping now (SIGTERM)" in one.log()
 
-    wait_until(has_stopped_now, what=one.log())
+    wait_until(has_stopped_now, what=one.log)
 
     assert one.wait() == 6, one.log()
     assert state_of(storage, job_id) is StateName.ENQUEUED
@@ -233,7 +233,7 @@ def test_no_worker_outlives_a_killed_supervisor_and_the_next_one_runs_the_jobs_a
     wait_until(lambda: all(is_gone(pid) for pid in workers), what="the death of all workers")
     two = server("-w", "3", "--shutdown-timeout", "1").start()
     for job_id in (loop_id, holder_id):
-        wait_until(partial(has_begun_twice, two, job_id), what=two.log())
+        wait_until(partial(has_begun_twice, two, job_id), what=two.log)
     assert two.stop() == 6, two.log()
     assert all(job.crashes == 0 for job in (storage.get(loop_id), storage.get(holder_id)) if job)
 
@@ -343,7 +343,7 @@ def test_after_the_death_of_everybody_the_next_server_runs_the_job_at_once(
     two = server("-w", "1", "--shutdown-timeout", "0").start()
 
     wait_until(
-        lambda: any(line.at_ns > began and line.what == "start" for line in two.journal()), what=two.log()
+        lambda: any(line.at_ns > began and line.what == "start" for line in two.journal()), what=two.log
     )
     assert two.stop() == 6
 

@@ -36,7 +36,7 @@ def test_a_job_of_newer_code_waits_during_a_deploy_and_runs_once_the_server_know
     one.start(ready=2)
     waiting = enqueue(storage, "newone")
 
-    wait_until(lambda: "Jobs wait for method newone" in one.log(), what=one.log())
+    wait_until(lambda: "Jobs wait for method newone" in one.log(), what=one.log)
     assert [result_of(storage, "old") for _ in range(5)] == ["old"] * 5
     assert state_of(storage, waiting) is StateName.ENQUEUED
     assert "1 job waits for methods that no live server has: newone" in status_of(url)

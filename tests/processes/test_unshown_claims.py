@@ -56,5 +56,5 @@ def test_a_claim_of_a_worker_that_is_gone_is_given_back_uncharged(
 
     job = wait_for_state(storage, claim.job.id, StateName.ENQUEUED)
     assert (job.claim_seq, job.crashes, job.failures) == (1, 0, 0)
-    wait_until(lambda: "which is gone, is enqueued" in one.log(), what=one.log())
+    wait_until(lambda: "which is gone, is enqueued" in one.log(), what=one.log)
     assert one.stop() == 0

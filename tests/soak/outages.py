@@ -180,7 +180,7 @@ def _freeze(trial: _Trial, seconds: float) -> None:
     pids = {}
     for name, (server, job) in servers.items():
         ground.storage.enqueue(job)
-        line = wait_until(lambda job=job: trial.tail.start_of(job.id), what=server.log()[-1000:])  # type: ignore[misc]
+        line = wait_until(lambda job=job: trial.tail.start_of(job.id), what=server.log)  # type: ignore[misc]
         pids[name] = line.pid
         if name == "limit":
             due = line.at_ns / 1e9 + _LIMIT_S + _CANCEL_GRACE_S + _TERM_GRACE_S
@@ -197,9 +197,11 @@ def _freeze(trial: _Trial, seconds: float) -> None:
         trial.broken.append(f"the server with the limit exited with {code}")
     # What the stopped one could not tell is found by the next.
     finder = ground.start(ground.server("-w", "0", "-q", "nothing"), ready=0)
-    wait_until(lambda: not ground.storage.claims(), within_s=_LONGEST_S, what=finder.log()[-1000:])
+    wait_until(lambda: not ground.storage.claims(), within_s=_LONGEST_S, what=lambda: finder.log()[-1000:])
     wait_until(
-        lambda: len(ground.storage.list_servers()) == 1, within_s=_LONGEST_S, what=finder.log()[-1000:]
+        lambda: len(ground.storage.list_servers()) == 1,
+        within_s=_LONGEST_S,
+        what=lambda: finder.log()[-1000:],
     )
     finder.stop()
     trial.failures[servers["limit"][1].id] = 1

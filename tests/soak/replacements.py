@@ -75,7 +75,7 @@ def run_boot_failure(task: Task) -> Row:
         forks = _forks(server) - known
         broken_now.unlink()
         mended = time.monotonic()
-        wait_until(lambda: len(ground.workers(server)) == 2, what=server.log()[-2000:])
+        wait_until(lambda: len(ground.workers(server)) == 2, what=lambda: server.log()[-2000:])
         recovery_s = time.monotonic() - mended
         allowed = _MOST_FORKS_IN_30_S
         broken = [] if forks <= allowed else [f"{forks} forks in {task.count} s, allowed {allowed}"]

@@ -116,7 +116,9 @@ def _replaced(ground: Ground, server: Server, begin: Callable[[], None]) -> floa
     known = set(descendants(server.pid))
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: set(descendants(server.pid)) - known, within_s=_LONGEST_S, what=server.log()[-1000:])
+    wait_until(
+        lambda: set(descendants(server.pid)) - known, within_s=_LONGEST_S, what=lambda: server.log()[-1000:]
+    )
     return (time.monotonic() - began) * 1000
 
 
