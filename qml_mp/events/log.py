@@ -150,8 +150,13 @@ def _log_end(level: int, claim: ClaimFacts, what: str) -> None:
 
 
 def _log_hand_out(level: int, claim: ClaimFacts, text: str, *values: object) -> None:
-    extra = {"job_id": claim.job_id, "worker_id": claim.worker_id, "attempt": claim.attempt}
-    logger.log(level, text, claim.job_id, *values, extra={**extra, "claim_seq": claim.claim_seq})
+    extra = {
+        "job_id": claim.job_id,
+        "worker_id": claim.worker_id,
+        "attempt": claim.attempt,
+        "claim_seq": claim.claim_seq,
+    }
+    logger.log(level, text, claim.job_id, *values, extra=extra)
 
 
 def _described(error: ErrorInfo | None) -> str:

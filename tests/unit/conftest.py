@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from qml_mp import QmlApp
+from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.run import Run
 from tests.unit.hand_clock import HandClock
 
 
@@ -25,6 +29,15 @@ def storage() -> Iterator[Storage]:
     storage = open_storage("memory://")
     yield storage
     storage.close()
+
+
+@pytest.fixture
+def run(storage: Storage) -> Iterator[Run]:
+    """What a supervisor works with that has registered its server."""
+    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=storage.url, facts=AppFacts())
+    run.registration.register(storage)
+    with closing(run.pool):
+        yield run
 
 
 @pytest.fixture

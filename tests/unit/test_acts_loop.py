@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -11,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.child.source import NamedProgram
 from qml_mp.cli.commands import signals
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
 from qml_mp.errors import StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotView
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.acts import ActDesk, ActsLoop, Answer
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
@@ -61,14 +59,6 @@ class Turning:
     def get_act(self, act_id: str) -> Act | None:
         self._turn()
         return self._storage.get_act(act_id)
-
-
-@pytest.fixture
-def run(storage: Storage) -> Iterator[Run]:
-    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=storage.url, facts=AppFacts())
-    run.registration.register(storage)
-    with closing(run.pool):
-        yield run
 
 
 @pytest.fixture

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 
 import pytest
 
-from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome, Success
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.ipc import ended
 from qml_mp.ipc.slot import Activity, SlotView
-from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.claims import UnshownClaimsLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
@@ -25,14 +22,6 @@ from tests.storage.helpers import DONE, claim_new
 from tests.unit.stand_ins import stand_in
 
 TOO_LARGE = Success(result="x" * 2 * MAX_PAYLOAD_BYTES, duration=timedelta())
-
-
-@pytest.fixture
-def run(storage: Storage) -> Iterator[Run]:
-    run = Run(ServerConfig(), NamedProgram(spec="an:app"), url=storage.url, facts=AppFacts())
-    run.registration.register(storage)
-    with closing(run.pool):
-        yield run
 
 
 @pytest.fixture

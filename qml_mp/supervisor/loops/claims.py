@@ -69,13 +69,14 @@ class UnshownClaimsLoop(Loop):
         for claim in storage.claims_of_server(self._run.registration.id):
             claims_by_worker[claim.worker_id].append(claim)
         suspects: set[_Seen] = set()
+        untold = self._suspects - self._told
         for worker_id, claims in claims_by_worker.items():
             if worker_id in self._settling.unsettled_ids:
                 continue
             worker = workers.get(worker_id)
             unshown = claims if worker is None else self._unshown(worker, claims)
             suspects |= {(worker_id, claim.key) for claim in unshown}
-            again = [claim for claim in unshown if (worker_id, claim.key) in self._suspects - self._told]
+            again = [claim for claim in unshown if (worker_id, claim.key) in untold]
             if worker is None:
                 for claim in again:
                     self._release(storage, claim)

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 
-from qml_mp.core.job import ClaimKey
-from qml_mp.core.outcome import Outcome
+from qml_mp.core.job import Claim, ClaimKey
+from qml_mp.core.outcome import Outcome, not_storable
 from qml_mp.errors import OutcomeRefused, StorageError
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
-from qml_mp.supervisor.recovery.settle import finish_ended
 from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.workers.fork import fork_child
 
@@ -62,7 +62,7 @@ class LastOutcomes:
                 try:
                     storage.exchange(ends, fetch=None, limit=0, retention=self._retention)
                 except OutcomeRefused:  # nothing of it is written
-                    each_by_itself(ends, lambda end: finish_ended(storage, *end, retention=self._retention))
+                    each_by_itself(ends, lambda end: self._finish(storage, *end))
         except StorageError as error:
             logger.warning("What had ended when the server was killed is not written: %s", error)
             return 1
@@ -74,3 +74,10 @@ class LastOutcomes:
                 extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
             )
         return 0
+
+    def _finish(self, storage: Storage, claim: Claim, outcome: Outcome) -> None:
+        """What storage refuses of it, as a failure that says so."""
+        try:
+            storage.finish(claim, outcome, retention=self._retention)
+        except OutcomeRefused as error:
+            storage.finish(claim, not_storable(error), retention=self._retention)

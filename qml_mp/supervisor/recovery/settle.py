@@ -27,21 +27,23 @@ from qml_mp.core.outcome import (
     not_storable,
 )
 from qml_mp.core.server_info import server_of_worker
-from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable, StorageUnreachable
+from qml_mp.errors import OutcomeRefused, StorageError, StorageUnreachable
 from qml_mp.events.claims import ended
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import ClaimFacts, ClaimLost
 from qml_mp.ipc.slot import SlotView
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import Finished, Retention
+from qml_mp.storage.values import Retention
 from qml_mp.supervisor.recovery.counting import Counting
+from qml_mp.supervisor.recovery.sweep import each_by_itself
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.units import format_size
 
 _NOT_BEGUN = Release(reason="the worker died before it began the job", not_begun=True)
 _TAKEN_BACK = "it, or a job that its worker ran beside it, left a transaction open"
+_MOST_UNAVAILABLE = 2  # in a row: each costs the supervisor its patience with storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,27 +106,7 @@ class _Writer:
         except StorageUnreachable:
             raise
         except StorageError:
-            self._write_each(ends)
-
-    def _write_each(self, ends: Sequence[_End]) -> None:
-        """Raises the first error when all are through, or a second one in a row that is about no outcome: as
-        each of the others would, it has waited for a lock, say."""
-        first: StorageError | None = None
-        was_unavailable = False
-        for end in ends:
-            is_unavailable = False
-            try:
-                self._write_alone(end)
-            except StorageUnreachable:
-                raise
-            except StorageError as error:
-                first = first or error
-                is_unavailable = isinstance(error, StorageUnavailable)
-                if is_unavailable and was_unavailable:
-                    break
-            was_unavailable = is_unavailable
-        if first is not None:
-            raise first
+            each_by_itself(ends, self._write_alone, most_unavailable=_MOST_UNAVAILABLE)
 
     def _write_alone(self, end: _End) -> None:
         try:
@@ -149,14 +131,6 @@ class _Writer:
             )
             if event is not None:
                 self.events.emit(event)
-
-
-def finish_ended(storage: Storage, claim: Claim, outcome: Outcome, *, retention: Retention) -> Finished:
-    """Write what came of a job that had ended; what storage refuses of it, as a failure that says so."""
-    try:
-        return storage.finish(claim, outcome, retention=retention)
-    except OutcomeRefused as error:
-        return storage.finish(claim, not_storable(error), retention=retention)
 
 
 def _lost(storage: Storage, death: Death, held: Collection[ClaimKey]) -> Iterator[ClaimFacts]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
-from qml_mp.errors import StorageError, StorageUnreachable
+from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.events.facts import JobsReclaimed
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.recovery.judging import Reading, Silences
@@ -145,19 +145,28 @@ def all_proved_dead(
     return not living
 
 
-def each_by_itself(items: Iterable[_Item], action: Callable[[_Item], object]) -> None:
+def each_by_itself(
+    items: Iterable[_Item], action: Callable[[_Item], object], *, most_unavailable: int | None = None
+) -> None:
     """Do it for each; what storage refuses about one of them keeps no other waiting.
 
-    The first refusal is raised when all are through; a storage that cannot be reached ends it at once.
+    The first refusal is raised when all are through; a storage that cannot be reached ends it at once. So do
+    `most_unavailable` refusals in a row that are about none of them: each has waited for a lock, say, as
+    the others would.
     """
     refused: StorageError | None = None
+    unavailable = 0
     for item in items:
         try:
             action(item)
+            unavailable = 0
         except StorageUnreachable:
             raise
         except StorageError as error:
             refused = refused or error
+            unavailable = unavailable + 1 if isinstance(error, StorageUnavailable) else 0
+            if unavailable == most_unavailable:
+                break
     if refused is not None:
         raise refused
 
