@@ -170,7 +170,7 @@ class LimitedClaim:
         return claimed or None
 
     def _take(
-        self, transaction: Transaction, kinds: Sequence[Kind], limit: int, *, limits: Iterable[Standing]
+        self, transaction: Transaction, kinds: Sequence[Kind], limit: int, *, limits: Sequence[Standing]
     ) -> Sequence[Columns]:
         """Claim up to so many; none when any other limit than these, which were looked at, is about the
         kinds: one that was set since."""
@@ -183,6 +183,9 @@ class LimitedClaim:
             "kind_times": [kind.created_at for kind in kinds],
             "kind_ids": [kind.id for kind in kinds],
             "kind_limits": [f"{each.limit.kind} {each.limit.name}" for each in limits],
+            # The instant for which a rate let it begin: the transaction may have waited for a lock since it
+            # began, and many that waited together would all seem to have begun then.
+            "began_at": max((each.now for each in limits), default=None),
         }
         rows = transaction.run(self._db.queries.claims.of_kinds.claim, self.taking).tuples()
         return [row for row in rows if row[0] is not None]

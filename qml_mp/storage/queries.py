@@ -115,7 +115,7 @@ class ClaimQueries:
     after_method, after_priority, after_at (`created_at`), after_id. None: a choice costs no more."""
     of_kinds: TakeQueries
     """Of the methods of queues whose heads, best first, are kind_queues, kind_methods, kind_priorities,
-    kind_times (`created_at`), kind_ids, if no limit but kind_limits ("kind name") is about them; no queue."""
+    kind_times, kind_ids, if no limit but kind_limits ("kind name") is about them, as of began_at."""
     claim_this: str
     """id, worker_id, server_id: hand out the job, chosen before."""
     fail_unclaimable: str

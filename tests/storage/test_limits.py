@@ -7,11 +7,13 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,9 @@ from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, in_schema, present
 from tests.storage.test_exchange import before_query
+from tests.storage.test_postgres_threads import WAITING
 from tests.storage.test_refusals import full
+from tests.until import wait_until
 
 QUEUE, METHOD = LimitKind.QUEUE, LimitKind.METHOD
 SERVED = [fetch(), fetch("default"), fetch("other", "default")]
@@ -451,6 +455,25 @@ def test_a_rate_holds_among_processes(url: str, storage: Storage) -> None:
     assert statuses == [0] * 4
     ended = storage.job_counts()[StateName.SUCCEEDED]
     assert MANY <= ended <= 100 * took_s + 15
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_claim_that_has_waited_for_a_limit_begins_when_the_limit_lets_it(
+    storage: Storage, url: str, raw: Raw, connect: Callable[[], Any]
+) -> None:
+    storage.set_rate(QUEUE, "default", Rate(100, timedelta(seconds=1)))
+    enqueue(storage, 1)
+    somebody, name = connect(), f"waiter-{uuid.uuid4()}"
+    somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
+    with closing(open_storage(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(claim, waiter)
+        wait_until(lambda: raw.run(WAITING, name), what="a claim that waits for the limit")
+        [[released_at]] = raw.run("SELECT clock_timestamp()")
+        somebody.rollback()
+        [claimed] = waits.result()
+
+    assert claimed.job.started_at is not None
+    assert claimed.job.started_at >= released_at
 
 
 @pytest.mark.parametrize("kind", LimitKind)

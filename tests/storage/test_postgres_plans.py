@@ -170,6 +170,7 @@ def test_a_claim_beside_limits_looks_once_whether_there_are_new_ones(
         "kind_queues": ["small"],
         "kind_methods": ["work"],
         "kind_limits": [],
+        "began_at": None,
         **kinds,
     }
 

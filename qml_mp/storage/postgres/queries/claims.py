@@ -68,9 +68,10 @@ def _take_of_kinds() -> TakeQueries:
           AND {METHOD_NAME} = h.name COLLATE "C"
     """
     candidates = heads + _several(of_method)
+    claim = _CLAIM.replace(_WITHOUT_LIMITS, WITHOUT_OTHER_LIMITS)
     return TakeQueries(
         best=f"{candidates} SELECT id FROM candidate",
-        claim=candidates + _CLAIM.replace(_WITHOUT_LIMITS, WITHOUT_OTHER_LIMITS),
+        claim=candidates + claim.replace("now()", "coalesce(%(began_at)s::timestamptz, now())"),
         exchange=None,
     )
 

@@ -56,13 +56,13 @@ LIMITS: Final = LimitQueries(
         WITH running AS MATERIALIZED (
             SELECT queue, {METHOD_NAME.replace("j.", "")} AS method, count(*) AS jobs
             FROM {{s}}.jobs WHERE state = 'processing' GROUP BY 1, 2
-        )
-        SELECT l.kind, l.name, l.paused, l.max_running, l.rate, l.per_us, l.next_at,
-               -- Not that of the transaction, which may have waited for a lock.
-               clock_timestamp() AS now,
+        ),
+        -- One for all; not that of the transaction, which may have waited for a lock.
+        clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
+        SELECT l.kind, l.name, l.paused, l.max_running, l.rate, l.per_us, l.next_at, clock.now,
                (SELECT coalesce(sum(r.jobs), 0)::bigint FROM running AS r
                 WHERE CASE l.kind WHEN 'queue' THEN r.queue ELSE r.method END = l.name) AS running
-        FROM {{s}}.limits AS l WHERE {HOLDS_BACK} ORDER BY l.kind, l.name
+        FROM {{s}}.limits AS l CROSS JOIN clock WHERE {HOLDS_BACK} ORDER BY l.kind, l.name
     """,
     waiting_in_all=_waiting(f"({_ENTRY} {_FIRST})", f"(j.queue, {METHOD_NAME}) > (h.queue, h.method)"),
     waiting_in_served=_waiting(
