@@ -65,14 +65,15 @@ class Claims:
         return self._info.id
 
     @property
-    def can_ask(self) -> bool:
-        """Whether others may be claimed before anything else: no question is open, and none is held."""
-        return not (self._has_question or self._held)
+    def has_question(self) -> bool:
+        """Whether this worker may hold claims of which it does not know: no others are claimed before `fetch`
+        has asked for them, which needs that none is held."""
+        return self._in_doubt or self._commands.doubted or self._held.has_taken_many
 
     @property
     def can_send(self) -> bool:
         """Whether `send` can be called once nothing is held."""
-        return self._storage.can_send_exchange and not self._has_question
+        return self._storage.can_send_exchange and not self.has_question
 
     def register(self) -> None:
         """Before the first claim: whoever finds it after our death must know whom to kill first."""
@@ -148,10 +149,6 @@ class Claims:
             return self._storage.recorded_ending(key)
         except StorageError:
             return None
-
-    @property
-    def _has_question(self) -> bool:
-        return self._in_doubt or self._commands.doubted or self._held.has_taken_many
 
     def _end_doubt(self) -> None:
         """Have what was sent before claim nothing any more, and take over what it has claimed."""

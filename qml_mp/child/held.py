@@ -59,18 +59,19 @@ class Held:
         return len(self.taken) >= _MOST_TAKEN
 
     def hold(self, claims: Sequence[Claim], *, begins: bool = True) -> None:
-        """Hold these; nothing else is held. `begins`: the first of them begins at once, if any does."""
+        """Hold these, behind what is held. `begins`: the first of all begins at once, if any does."""
         if not claims:
             self._must_go_back = False
             return
         failpoints.hit("claims.committed")
         self._held_at = time.monotonic()
         self.payload_chars = sum(claim.payload_chars for claim in claims) / len(claims)
+        first = 1 if begins and not self._must_go_back and not self._claims else 0
+        left = {claim.key.packed for claim in self._claims} & self._need_no_ticket
         self._claims.extend(claims)
-        first = 1 if begins and not self._must_go_back else 0
         behind = first + self._tickets.write([claim.key for claim in claims[first:]])
         # There is room for all, unless a job has filled the pipe.
-        self._need_no_ticket = {claim.key.packed for claim in (*claims[:first], *claims[behind:])}
+        self._need_no_ticket = {claim.key.packed for claim in (*claims[:first], *claims[behind:])} | left
         failpoints.hit("tickets.written")
 
     def expect(self, in_hand: ClaimKey, *, patience_s: float) -> bool:

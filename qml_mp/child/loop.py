@@ -30,6 +30,8 @@ _WORTH_S = 0.004
 """A job has to take so long that something is gained if the next ones are claimed meanwhile."""
 _WORTH_A_COMMIT_S = WAIT_S / 3
 """The same where no outcome is written with them: of shorter jobs several are claimed at a time."""
+_FEW_PART = 4
+"""When outcomes cannot wait any longer, and only this part of a batch is left, the next one is claimed."""
 _UNREAD_CHARS = UNREAD_BYTES // 3  # of letters that take the most
 """Of payloads in a reply that is not read at once, by what payloads were of late: where they turn out to be
 longer, storage claims nothing."""
@@ -138,14 +140,25 @@ class WorkerLoop:
             count = max(1, self._estimates.fitting(self._held.methods))
         else:
             return False
+        limit = 0
         if count < len(self._held):
             self._give_back(keep=count)
+        elif expected_s is not None and expected_s <= WAIT_S:
+            limit = self._limit_beside_few()
         if not self._outcomes:
             return False
         self._runner.catch_up()
-        self._outcomes.write(limit=0)
+        self._outcomes.write(limit=limit)
+        if limit and self._claims.has_question:
+            self._give_back()  # what storage may have handed out besides is asked for now, and not after them
         self._own_time.begin()
         return True
+
+    def _limit_beside_few(self) -> int:
+        """How many to claim with outcomes that cannot wait for the last of what is held, so that these are no
+        write of their own; 0: more are left than a few."""
+        left, limit = len(self._held), self._next_limit()
+        return max(0, limit - left) if left <= max(1, limit // _FEW_PART) else 0
 
     def _can_claim_ahead(self, expected_s: float) -> bool:
         """Whether it pays and hurts nobody during the next job, which is expected to take so long."""
@@ -186,6 +199,6 @@ class WorkerLoop:
 
     def _next_limit(self) -> int:
         """How many to claim with the outcomes; 0: none."""
-        if not self._claims.can_ask or self._has_to_stop() or self._runner.wants_to_call:
+        if self._claims.has_question or self._has_to_stop() or self._runner.wants_to_call:
             return 0
         return self._estimates.next_limit(payload_chars=self._held.payload_chars)

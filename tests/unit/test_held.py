@@ -100,6 +100,20 @@ def test_only_what_is_still_the_workers_is_given_back(held: Held, tickets: Ticke
     assert held.next() is None
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_what_comes_behind_others_is_begun_after_them_and_by_its_ticket(
+    held: Held, tickets: TicketPipe, taken: bool
+) -> None:
+    claims = claims_of(4)
+    held.hold(claims[:1])  # which needs no ticket
+
+    held.hold(claims[1:])
+    found = tickets.take_all() if taken else []
+
+    assert begun(held) == (claims[:1] if taken else claims)
+    assert held.taken == set(found) == {claim.key for claim in claims[1:] if taken}
+
+
 def test_claims_for_whose_tickets_there_is_no_room_are_begun_without(held: Held, tickets: TicketPipe) -> None:
     for number in (100, 1):
         while tickets.write([claim.key for claim in claims_of(number)]):
