@@ -75,6 +75,33 @@ class Sum:
     right: Sum | Circle
 
 
+@dataclass(frozen=True)
+class Leaf:
+    size: int
+    kind: Literal["leaf"] = "leaf"
+
+    def __post_init__(self) -> None:
+        leaves_made.append(self.size)
+
+
+@dataclass(frozen=True)
+class Plus:
+    left: Term
+    right: Term
+    kind: Literal["plus"] = "plus"
+
+
+@dataclass(frozen=True)
+class Times:
+    left: Term
+    right: Term
+    kind: Literal["times"] = "times"
+
+
+Term = Leaf | Plus | Times
+leaves_made: list[int] = []
+
+
 class Colour(StrEnum):
     RED = "red"
 
@@ -224,6 +251,17 @@ def test_trees_of_unions_are_written_and_read_in_time() -> None:
         tree = Sum(tree, Circle(2.0))
 
     assert from_json(to_json(tree, Sum | Circle, where="it"), Sum | Circle, where="it") == tree
+
+
+def test_a_tree_that_a_field_tells_apart_is_read_once_at_each_level() -> None:
+    tree: Term = Leaf(0)
+    for size in range(1, 10):
+        tree = Times(tree, Leaf(size))
+    stored = json.loads(json.dumps(to_json(tree, Term, where="it")))
+    leaves_made.clear()
+
+    assert from_json(stored, Term, where="it") == tree
+    assert sorted(leaves_made) == list(range(10))
 
 
 def test_a_job_by_name_and_a_call_are_given_what_was_passed(app: QmlApp) -> None:
