@@ -301,7 +301,6 @@ class QmlApp(Gathering, OnePerProcess):
         declared = self._functions.get(method)
         if declared is None:
             return Job.new(method, payload, **read_job_options(options))
-        declared.worker.binding.check(payload)
         return declared.make_job(payload, read_job_options(options))
 
     def _checked(self, jobs: Iterable[Job]) -> Iterable[Job]:

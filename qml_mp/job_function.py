@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import (
@@ -22,7 +23,7 @@ from uuid import UUID
 from qml_mp.client import JobClient
 from qml_mp.core.job import Job, check_is_job
 from qml_mp.core.options import EnqueueOptions, documented, pop_conn, read_job_options
-from qml_mp.core.payload import JsonValue
+from qml_mp.core.payload import EncodedJson, JsonValue
 from qml_mp.errors import InvalidJob, shown
 from qml_mp.function_options import OF_THE_WORKER
 from qml_mp.handle import JobHandle
@@ -193,8 +194,12 @@ class JobFunction(ConfiguredJob[P, R], Generic[P, R, C]):
         return ConfiguredJob(self.worker, options=both, client=self._client, said=said, conn=conn)
 
     def make_job(self, payload: JsonValue, options: Mapping[str, Any]) -> Job:
-        """The job of a payload that fits the signature; `options` are those that `read_job_options` gives."""
-        return Job.new(self.method_name, payload, **{**self._options, **options})
+        """The job of a payload by name; `options` are those that `read_job_options` gives. `InvalidJob` for a
+        payload that does not fit the signature."""
+        encoded = EncodedJson.of(payload, what="The payload")
+        # A copy, as a worker will read it: classes of the user's are made of it, and may change it.
+        self.worker.binding.check(json.loads(encoded.text))
+        return Job.new(self.method_name, encoded, **{**self._options, **options})
 
 
 def _attributes_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -255,6 +255,53 @@ def test_by_name_method_and_arguments_are_checked_where_the_code_is_known(app: Q
         app.enqueue("os.system", {})
 
     assert count(app) == 0
+
+
+class Raw(TypedDict, total=False):
+    kind: str
+    size: int
+
+
+@dataclass
+class Item:
+    raw: Raw
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        if "kind" in self.raw:
+            self.kind = self.raw.pop("kind")
+
+
+@dataclass
+class Link:
+    size: int
+    next: Link | None = None
+
+
+def test_by_name_the_callers_payload_is_stored_as_it_is_whatever_the_check_of_it_runs(app: QmlApp) -> None:
+    @app.job()
+    def pack(item: Item) -> str:
+        return item.kind
+
+    payload: dict[str, JsonValue] = {"item": {"raw": {"kind": "box", "size": 1}}}
+
+    with app.inline():
+        handle = app.enqueue("pack", payload)
+
+    assert handle.job().payload == payload == {"item": {"raw": {"kind": "box", "size": 1}}}
+    assert handle.result == "box"
+
+
+def test_by_name_a_payload_that_is_nested_too_deep_is_refused_whatever_its_type(app: QmlApp) -> None:
+    @app.job()
+    def follow(link: Link) -> None: ...
+
+    chain: JsonValue = {"size": 0}
+    for _ in range(1000):
+        chain = {"size": 0, "next": chain}
+
+    with pytest.raises(InvalidJob, match="nested deeper than 100 levels"):
+        app.enqueue("follow", {"link": chain})
 
 
 def test_a_producer_without_the_code_enqueues_any_name(app: QmlApp) -> None:
