@@ -30,7 +30,7 @@ from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import given_and_lost, hints_of, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_key, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
-from qml_mp.processing.remade import refusing_remade
+from qml_mp.processing.remade import are_made_fields_written, refusing_remade
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
 from qml_mp.processing.unions import Member, Union
 
@@ -171,28 +171,22 @@ def _codec_or_none(hint: Any) -> Codec | None:
 
 
 def _record(hint: Any, kind: Any) -> Codec:
-    """Fields that the class does not take (`init=False`) are not written of an argument, as it makes them. A
-    result has them too, and they are put back. What is given for an `InitVar` is not kept: it must have a
+    """Fields that the class does not take (`init=False`) are not written of an argument, as it makes them. Of
+    a result they are, and they are put back. What is given for an `InitVar` is not kept: it must have a
     default."""
-
-    def parts(where: str) -> dict[str, Any]:
-        hints = hints_of(hint, where)
-        if lost := given_and_lost(kind, hints):
-            raise UnusableAnnotation(
-                f"{where[:300]} is annotated with {named(kind)}, which cannot be made anew: what is given "
-                f"for its InitVar {lost!r} is not kept. Give that a default, or make it a field."
-            )
-        return hints
 
     def encode(value: Any, where: str) -> JsonValue:
         if type(value) is not kind:  # a subclass would come back as its parent
             raise mismatch(value, named(kind), where)
-        hints = parts(where)
-        return {
-            field.name: to_json(getattr(value, field.name), hints[field.name], where=f"{where}.{field.name}")
-            for field in dataclasses.fields(kind)
-            if field.init
-        }
+        hints = _fields(hint, kind, where)
+        written: dict[str, JsonValue] = {}
+        for name, is_taken in ((each.name, each.init) for each in dataclasses.fields(kind)):
+            if is_taken:
+                written[name] = to_json(getattr(value, name), hints[name], where=f"{where}.{name}")
+            elif are_made_fields_written() and hasattr(value, name):
+                with suppress(UnusableAnnotation):  # then it is left as the class makes it
+                    written[name] = to_json(getattr(value, name), hints[name], where=f"{where}.{name}")
+        return written
 
     def decode(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
@@ -200,7 +194,7 @@ def _record(hint: Any, kind: Any) -> Codec:
         is_taken = {field.name: field.init for field in dataclasses.fields(kind)}
         for unknown in value.keys() - is_taken.keys():
             raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {named(kind)} has not.")
-        hints = parts(where)
+        hints = _fields(hint, kind, where)
         taken, others = {}, {}
         # A field that tells it from others is text: read before the rest, which may be a tree of its kind.
         for name, item in sorted(value.items(), key=lambda field: isinstance(field[1], dict | list)):
@@ -208,7 +202,7 @@ def _record(hint: Any, kind: Any) -> Codec:
             if is_taken[name]:
                 taken[name] = from_json(item, hints[name], where=place)
                 continue
-            with suppress(UnusableAnnotation):  # then it is left as the class makes it
+            with suppress(UnusableAnnotation):
                 others[name] = from_json(item, hints[name], where=place)
         try:
             made = kind(**taken)
@@ -219,6 +213,17 @@ def _record(hint: Any, kind: Any) -> Codec:
             raise InvalidJob(f"{where[:300]} is no {named(kind)}: {type(error).__name__}: {error}") from error
 
     return refusing_remade(kind, Codec(encode, decode))
+
+
+def _fields(hint: Any, kind: Any, where: str) -> dict[str, Any]:
+    """The annotations of a dataclass."""
+    hints = hints_of(hint, where)
+    if lost := given_and_lost(kind, hints):
+        raise UnusableAnnotation(
+            f"{where[:300]} is annotated with {named(kind)}, which cannot be made anew: what is given "
+            f"for its InitVar {lost!r} is not kept. Give that a default, or make it a field."
+        )
+    return hints
 
 
 def _named_tuple(hint: Any, kind: Any) -> Codec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,6 +13,17 @@ from qml_mp.processing.scalars import Codec, Mistakable, named
 
 _is_looking: ContextVar[bool] = ContextVar("qml_mp_is_looking_whether_remade", default=False)
 """What is within a value is looked at with the value: at each level anew, that would take its time."""
+_writes_made_fields: ContextVar[bool] = ContextVar("qml_mp_writes_made_fields", default=False)
+
+
+def writing_made_fields() -> AbstractContextManager[None]:
+    """Within it the fields that dataclasses make themselves are written, too, as they may have changed."""
+    return _set(_writes_made_fields)
+
+
+def are_made_fields_written() -> bool:
+    """Whether the code runs within `writing_made_fields()`."""
+    return _writes_made_fields.get()
 
 
 def refusing_remade(kind: type, codec: Codec) -> Codec:
@@ -24,7 +35,7 @@ def refusing_remade(kind: type, codec: Codec) -> Codec:
     def encode(value: Any, where: str) -> JsonValue:
         if _is_looking.get():
             return codec.encode(value, where)
-        with _looking():
+        with _set(_is_looking):
             written = codec.encode(value, where)
             changed = _changed_field(codec, written, where)
         if changed is not None:
@@ -39,12 +50,12 @@ def refusing_remade(kind: type, codec: Codec) -> Codec:
 
 
 @contextmanager
-def _looking() -> Iterator[None]:
-    token = _is_looking.set(True)
+def _set(state: ContextVar[bool]) -> Iterator[None]:
+    token = state.set(True)
     try:
         yield
     finally:
-        _is_looking.reset(token)
+        state.reset(token)
 
 
 def _changed_field(codec: Codec, written: JsonValue, where: str) -> str | None:

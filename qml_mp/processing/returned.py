@@ -13,6 +13,7 @@ from qml_mp.processing.binding import resolved_hint
 from qml_mp.processing.codec import codec_of, decoded, encoded, is_mistakable
 from qml_mp.processing.context import WorkerResult
 from qml_mp.processing.plain import plain_result
+from qml_mp.processing.remade import writing_made_fields
 from qml_mp.processing.scalars import Codec, Mistakable, UnusableAnnotation
 
 _WHERE = "The result"
@@ -39,7 +40,7 @@ class Returned:
         codec = self._resolved()
         if self._is_mistakable and codec is not None:
             try:
-                encoded(codec, value, _WHERE)
+                _written(codec, value)
             except Mistakable:
                 raise
             except InvalidJob:
@@ -50,7 +51,7 @@ class Returned:
             if codec is None:
                 raise
             try:
-                return EncodedJson.of(encoded(codec, value, _WHERE), what=_WHERE)
+                return EncodedJson.of(_written(codec, value), what=_WHERE)
             except InvalidJob:
                 raise problem from None
 
@@ -75,6 +76,11 @@ class Returned:
                 self._codec = None
             self._is_resolved = True
         return self._codec
+
+
+def _written(codec: Codec, value: object) -> JsonValue:
+    with writing_made_fields():
+        return encoded(codec, value, _WHERE)
 
 
 def _codec(hint: Any) -> Codec | None:

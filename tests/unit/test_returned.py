@@ -79,12 +79,22 @@ class Order:
 
 
 @dataclass
+class Upload:
+    data: bytes
+    size: int = field(init=False, default=0)
+    on_end: Callable[[], int] | None = field(init=False, default=None)
+    parts: list[Upload] = field(default_factory=list)
+
+
+@dataclass
 class Tally:
     words: int = field(init=False, default=0)
 
 
 TALLY = Tally()
 TALLY.words = 7
+UPLOAD = Upload(b"abc", parts=[Upload(b"a")])
+UPLOAD.size, UPLOAD.parts[0].size = 3, 1
 THUMBNAIL = Thumbnail(Path("a.png"), date(2025, 3, 1), b"\0\xff", {Level.LOW: (1, 2)})
 
 
@@ -116,6 +126,8 @@ def there_and_back(value: object, hint: object) -> object:
         (Order([1, 2]), Tally | Order | None),
         (TALLY, Tally),
         (TALLY, Order | Tally),
+        (UPLOAD, Upload),
+        ([UPLOAD], list[Upload | Tally]),
         (datetime(2025, 3, 1, tzinfo=UTC), datetime),
         (timedelta(seconds=1.5), timedelta),
         (UUID(int=1), UUID),
