@@ -30,7 +30,7 @@ from qml_mp.errors import InvalidJob, shown
 from qml_mp.processing.annotations import given_and_lost, hints_of, unwrapped
 from qml_mp.processing.choices import enumeration, is_mistakable_key, is_mistakable_literal, keys_of, literal
 from qml_mp.processing.numbers import is_numpy_array, numpy_codec
-from qml_mp.processing.remade import are_made_fields_written, refusing_remade
+from qml_mp.processing.remade import are_made_fields_written, own_code, refusing_remade
 from qml_mp.processing.scalars import ANYTHING, BYTES, SCALARS, Codec, UnusableAnnotation, mismatch, named
 from qml_mp.processing.unions import Member, Union
 
@@ -49,7 +49,8 @@ def to_json(value: object, hint: object, *, where: str) -> JsonValue:
     Path, Decimal, bytes (as base64), numpy's arrays and numbers, Literal, unions, and lists, tuples, sets and
     mappings of all these, these with keys of text, whole numbers or enums.
     Without an annotation (or under Any) a value must be JSON already, which storing it checks. A dataclass
-    with a `__post_init__` is made anew and written again, to see that this leaves it as it is.
+    with a `__post_init__`, `__init__` or `__setattr__` of its own is made anew and written again, to see that
+    this leaves it as it is.
     """
     return encoded(codec_of(hint, where), value, where)
 
@@ -101,7 +102,7 @@ def codec_of(hint: Any, where: str) -> Codec:
 def is_mistakable(hint: Any) -> bool:
     """Whether `Mistakable` may be raised for a value of this annotation: where a union is in it of which one
     member may read what another one writes (as None does the null of an enum), an array, whose shape lists
-    may not say, an enum as keys of which two are one text, or a dataclass whose `__post_init__` may change it
+    may not say, an enum as keys of which two are one text, or a dataclass that code of its own may change
     again."""
     seen: list[Any] = []
     rest = [hint]
@@ -123,7 +124,7 @@ def is_mistakable(hint: Any) -> bool:
         seen.append(hint)
         rest += args
         if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"):
-            if hasattr(kind, "__post_init__"):
+            if dataclasses.is_dataclass(kind) and own_code(kind):
                 return True
             with suppress(UnusableAnnotation):
                 rest += hints_of(hint, "").values()

@@ -1,4 +1,4 @@
-"""Client and worker: whether a dataclass comes back as it is, although its `__post_init__` runs once more."""
+"""Client and worker: whether a dataclass comes back as it is, although its own code runs once more."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from types import CodeType, WrapperDescriptorType
 from typing import Any
 
 from qml_mp.core.payload import JsonValue
@@ -29,7 +30,8 @@ def are_made_fields_written() -> bool:
 def refusing_remade(kind: type, codec: Codec) -> Codec:
     """The codec of the class, which raises `Mistakable` for a value that, made anew of what is written of it,
     would be written otherwise, and `InvalidJob` where none can be made."""
-    if not hasattr(kind, "__post_init__"):
+    own = own_code(kind)
+    if own is None:
         return codec
 
     def encode(value: Any, where: str) -> JsonValue:
@@ -42,11 +44,28 @@ def refusing_remade(kind: type, codec: Codec) -> Codec:
             codec.encode(value, where)  # now what is within looks for itself, and names its own place
             raise Mistakable(
                 f"{where[:300]} would come back with another {changed!r}: when the job begins, or its result "
-                f"is read, __post_init__ of {named(kind)} runs again, and must leave what it made as it is."
+                f"is read, {own} of {named(kind)} runs again, and must leave what it made as it is."
             )
         return written
 
     return Codec(encode, codec.decode)
+
+
+def own_code(kind: Any) -> str | None:
+    """The name of the code by which a dataclass may make something else of its fields; None: it has only what
+    `dataclass` has made, which keeps them."""
+    if not kind.__dataclass_params__.init or not _is_made_by_dataclass(kind.__init__):
+        return "__init__"
+    if hasattr(kind, "__post_init__"):
+        return "__post_init__"
+    if isinstance(kind.__setattr__, WrapperDescriptorType) or _is_made_by_dataclass(kind.__setattr__):
+        return None  # that of every object, or of a frozen dataclass
+    return "__setattr__"
+
+
+def _is_made_by_dataclass(method: object) -> bool:
+    code = getattr(method, "__code__", None)
+    return isinstance(code, CodeType) and code.co_qualname.startswith("__create_fn__.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Tests: a dataclass that its own `__post_init__` would change once more is refused when it is written."""
+"""Tests: a dataclass that its own code would change once more is refused when it is written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from qml_mp import InvalidJob, QmlApp, ResultNotStored
 from qml_mp.processing.codec import from_json, to_json
+from qml_mp.processing.remade import own_code
 
 CHANGED = "would come back with another 'number': .* __post_init__ of Order runs again"
 made: list[str] = []
@@ -59,6 +60,59 @@ class Nested:
         made.append(self.name)
 
 
+@dataclass(init=False)
+class Price:
+    cents: int
+
+    def __init__(self, cents: float) -> None:
+        self.cents = round(cents * 100)
+
+
+@dataclass
+class Shout:
+    text: str
+
+    def __setattr__(self, name: str, value: str) -> None:
+        object.__setattr__(self, name, f"{value}!")
+
+
+@dataclass(init=False)
+class Folder:
+    path: str
+
+    def __init__(self, path: str) -> None:
+        self.path = path.rstrip("/")
+
+
+@dataclass
+class Word:
+    length: int
+
+
+class WordOf(Word):
+    def __init__(self, text: str) -> None:
+        super().__init__(len(text))
+
+
+class Plain(Word):
+    pass
+
+
+@dataclass(init=False)
+class Longer(Word):
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Still:
+    length: int
+
+
+@dataclass
+class Failure(Exception):
+    text: str
+
+
 @dataclass
 class Basket:
     orders: dict[str, list[Order]]
@@ -86,6 +140,40 @@ def test_what_its_own_post_init_would_change_again_is_refused(
 ) -> None:
     with pytest.raises(InvalidJob, match=f"^{place} {CHANGED}"):
         to_json(value, hint, where="it")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (Price(1.5), r"would come back with another 'cents': .* __init__ of Price runs again"),
+        (Shout("a"), r"would come back with another 'text': .* __setattr__ of Shout runs again"),
+        (WordOf("abc"), r"is no WordOf: TypeError: .* unexpected keyword argument 'length'"),
+        (Longer(3), r"is no Longer: TypeError: .* unexpected keyword argument 'more'"),
+    ],
+)
+def test_what_its_own_init_or_setattr_would_make_otherwise_is_refused(value: object, told: str) -> None:
+    with pytest.raises(InvalidJob, match=rf"^it\[0\] {told}"):
+        to_json([value], list[type(value)], where="it")  # type: ignore[misc]
+
+
+def test_a_result_that_its_own_init_would_make_otherwise_is_not_stored(app: QmlApp) -> None:
+    @app.job()
+    def ask() -> Price:
+        return Price(1.5)
+
+    with app.inline(), pytest.raises(ResultNotStored, match="another 'cents'"):
+        ask.enqueue().wait()
+
+
+def test_one_whose_own_init_leaves_what_it_has_made_comes_back() -> None:
+    value = Folder("/tmp/")
+
+    assert from_json(to_json(value, Folder, where="it"), Folder, where="it") == value
+
+
+@pytest.mark.parametrize("kind", [Word, Plain, Still, Failure, Basket])
+def test_one_without_code_of_its_own_is_not_made_anew_to_see_it(kind: type) -> None:
+    assert own_code(kind) is None
 
 
 def test_an_argument_and_a_result_of_it_are_refused(app: QmlApp) -> None:
