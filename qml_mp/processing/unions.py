@@ -221,7 +221,8 @@ def _is_kept(value: Any, back: Any) -> bool:
     written of a dataclass. Then it is equal too, save where one type holds several kinds of number."""
     if type(value) is not type(back):
         if any(isinstance(each, PurePath) for each in (value, back)):
-            return str(value) == str(back)  # who takes both opens the same file by either
+            # Who takes a path and text opens the same file by either.
+            return all(_is_path_or_text(each) for each in (value, back)) and str(value) == str(back)
         # Text or a number as the enum that equals it.
         return type(value) in (str, int, float) and isinstance(back, type(value)) and bool(back == value)
     if isinstance(value, Mapping):
@@ -237,6 +238,10 @@ def _is_kept(value: Any, back: Any) -> bool:
         names = [each.name for each in dataclasses.fields(value) if each.init]
         return all(_is_kept(getattr(value, name), getattr(back, name)) for name in names)
     return not is_numpy_array(type(value)) or bool(value.dtype == back.dtype)
+
+
+def _is_path_or_text(value: Any) -> bool:
+    return isinstance(value, PurePath | str) and not isinstance(value, enum.Enum)
 
 
 def _written(kind: Any, codec: Codec | None, args: tuple[Any, ...]) -> _Kinds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path, PurePath, PurePosixPath
@@ -172,6 +172,12 @@ def test_a_value_under_a_union_comes_back_as_it_was(value: object, hint: object,
         ("20250301", date | str),
         ("2025-03-01", date | Any),
         (DAY, str | date),
+        (DAY, Path | date),
+        (Path("2025-03-01"), date | Path),
+        (NOON.time(), Path | time),
+        (UUID(int=1), Path | UUID),
+        (Decimal("1.5"), Path | Decimal),
+        (Colour.RED, Path | Colour),
         (str(UUID(int=1)), UUID | str),
         (UUID(int=1), str | UUID),
         ("1.5", Decimal | str),
