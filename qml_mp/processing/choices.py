@@ -76,7 +76,7 @@ def enumeration(kind: type[enum.Enum]) -> Codec:
                     return each
         return member(tuple(value) if isinstance(value, list) else value, where)
 
-    return Codec(lambda value, where: member(value, where).value, decode)  # of a member, or of its value
+    return Codec(lambda value, where: _stored(member(value, where)), decode)  # of a member, or of its value
 
 
 def keys_of(hint: Any) -> Codec:

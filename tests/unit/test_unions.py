@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 import pytest
@@ -106,6 +106,15 @@ class Colour(StrEnum):
     RED = "red"
 
 
+class Size(Enum):
+    SMALL = (1, 1)
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
 class Answer(Enum):
     YES = "yes"
     NONE = None
@@ -139,6 +148,8 @@ class Answer(Enum):
         ({"name": "Rex"}, Circle | dict[str, str], {"name": "Rex"}),
         (UUID(int=7), UUID | Path, str(UUID(int=7))),
         (Colour.RED, Colour | str, "red"),
+        (Size.SMALL, Size | Point, [1, 1]),
+        (Point(1, 2), Size | Point, [1, 2]),
         ([1, 2], list[int] | list[float], [1, 2]),
         ([1.5], list[int] | list[float], [1.5]),
         ({1, 2}, set[int] | list[int], [1, 2]),
@@ -178,6 +189,10 @@ def test_a_value_under_a_union_comes_back_as_it_was(value: object, hint: object,
         (UUID(int=1), Path | UUID),
         (Decimal("1.5"), Path | Decimal),
         (Colour.RED, Path | Colour),
+        (Size.SMALL, Point | Size),
+        (Size.SMALL, list[int] | Size),
+        (Size.SMALL, tuple[int, int] | Size),
+        (Point(1, 1), Size | Point),
         (str(UUID(int=1)), UUID | str),
         (UUID(int=1), str | UUID),
         ("1.5", Decimal | str),
