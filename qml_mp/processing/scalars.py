@@ -39,6 +39,11 @@ class Mistakable(InvalidJob):
 
 def mismatch(value: object, wanted: str, where: str) -> InvalidJob:
     """The error for a value that is not what its annotation says. Shows the type, never the value."""
+    if type(value).__qualname__ == wanted:
+        return InvalidJob(
+            f"{where[:300]} must be {wanted}, and is of another class of that name: of another module, or of "
+            "one defined earlier or later. In a notebook, run the cell of the function again."
+        )
     return InvalidJob(f"{where[:300]} must be {wanted}, not {type(value).__name__}.")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, make_dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag, IntEnum, StrEnum
@@ -318,6 +318,23 @@ def test_a_result_that_could_not_be_made_anew_comes_back_as_json(app: QmlApp) ->
     with app.inline():
         stored: object = measure.enqueue().wait()
     assert stored == {"size": 2.0}
+
+
+@pytest.mark.parametrize(
+    "define",
+    [lambda: make_dataclass("Picture", [("size", int)]), lambda: NamedTuple("Picture", [("size", int)])],
+    ids=["dataclass", "named tuple"],
+)
+def test_a_value_of_a_class_that_was_defined_anew_since_is_refused_with_what_helps(
+    define: Callable[[], Any],
+) -> None:
+    earlier, later = define(), define()
+
+    with pytest.raises(InvalidJob, match=r"^it must be Picture, not int\.$"):
+        to_json(3, later, where="it")
+    for value, hint in ((earlier(3), later), (later(3), earlier)):
+        with pytest.raises(InvalidJob, match=r"^it must be Picture, and is of another class .* cell"):
+            to_json(value, hint, where="it")
 
 
 def test_foreign_whole_numbers_become_plain_ones() -> None:
