@@ -142,7 +142,8 @@ class JobHandle(Generic[R]):
         return self.outcome(ended[self.id])
 
     def cancel(self, *, reason: str = "cancelled by its producer") -> CancelResult:
-        """Make the job Deleted, at once or, when it runs, as soon as its worker has ended it."""
+        """Make the job Deleted, at once or, when it runs, as soon as its worker has ended it.
+        `ConfigurationError` for a reason that is no text."""
         result = self._storage.request_cancel(self.id, reason=reason, retention=self._retention)
         if result is CancelResult.NOT_FOUND:
             raise self._not_found()

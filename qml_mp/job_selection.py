@@ -154,6 +154,7 @@ class JobSelection:
                     yield from _in_turn(see_to, others)
 
     def _changed(self, change: BulkChange, reason: str) -> int:
+        _text(reason, what="reason")  # where there are none, or only such as run, nothing else would tell
         return sum(batch.changed for batch in self.for_change(change).in_batches(change, reason=reason))
 
     @property

@@ -10,7 +10,7 @@ from qml_mp.core.job import NO_RETRIES, Job, check_is_job, check_job_id
 from qml_mp.core.outcome import ErrorInfo
 from qml_mp.core.payload import encode_json
 from qml_mp.core.state import Enqueued, Scheduled
-from qml_mp.errors import InvalidJob
+from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.storage.row_change import RowChange
 
 MAX_MESSAGE_BYTES = 8 * 1024
@@ -112,8 +112,12 @@ def storable_change(change: RowChange) -> RowChange:
 
 
 def storable_reason(reason: str | None) -> str | None:
-    """A reason made storable."""
-    return None if reason is None else storable_text(reason, max_bytes=MAX_MESSAGE_BYTES)
+    """A reason made storable. `ConfigurationError` for what is no text."""
+    if reason is None:  # of most jobs
+        return None
+    if not isinstance(reason, str):
+        raise ConfigurationError(f"reason is {shown(reason)}; it must be text.")
+    return storable_text(reason, max_bytes=MAX_MESSAGE_BYTES)
 
 
 def canonical_id(job_id: str) -> str | None:

@@ -16,7 +16,7 @@ from qml_mp import (
     WaitTimeout,
 )
 from qml_mp.core.outcome import ErrorInfo, Failure, Success
-from qml_mp.errors import InvalidJob, InvalidTransition
+from qml_mp.errors import ConfigurationError, InvalidJob, InvalidTransition
 from qml_mp.storage.values import CancelResult
 from tests.unit.app_case import begin, finish, resize
 
@@ -69,6 +69,14 @@ def test_a_cancelled_job_is_deleted_and_its_waiter_is_told(app: QmlApp) -> None:
     assert handle.cancel() is CancelResult.ALREADY_FINAL
     with pytest.raises(JobFailed, match="was deleted: not needed"):
         handle.wait()
+
+
+def test_a_reason_that_is_no_text_cancels_nothing(app: QmlApp) -> None:
+    handle = app.job()(resize).enqueue("a")
+
+    with pytest.raises(ConfigurationError, match=r"^reason is 5; it must be text\.$"):
+        handle.cancel(reason=5)  # type: ignore[arg-type]
+    assert handle.state is StateName.ENQUEUED
 
 
 def test_a_failed_job_is_enqueued_again_by_hand(app: QmlApp) -> None:

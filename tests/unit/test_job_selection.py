@@ -74,6 +74,18 @@ def test_a_filter_that_is_misspelt_chooses_nothing_at_all(
     assert app.storage.job_counts()[StateName.DELETED] == 0
 
 
+@pytest.mark.parametrize("state", ["enqueued", "processing"])
+def test_a_reason_that_is_no_text_changes_nothing(app: QmlApp, state: str) -> None:
+    chosen = app.jobs(state=state)
+    changes = [chosen.cancel, chosen.delete] if state == "enqueued" else [chosen.cancel]
+
+    for change in changes:
+        with pytest.raises(ConfigurationError, match=r"^reason is 5; it must be text\.$"):
+            change(reason=5)  # type: ignore[arg-type]
+    assert chosen.count() == 1
+    assert not any(job.cancel_reason for job in app.storage.list_jobs(JobFilter()).jobs)
+
+
 def test_a_job_that_comes_later_is_not_meant(app: QmlApp) -> None:
     before = app.jobs()
 
