@@ -197,8 +197,7 @@ def _record(hint: Any, kind: Any) -> Codec:
             raise InvalidJob(f"{where[:300]} has the field {shown(unknown)}, which {named(kind)} has not.")
         hints = _fields(hint, kind, where)
         taken, others = {}, {}
-        # A field that tells it from others is text: read before the rest, which may be a tree of its kind.
-        for name, item in sorted(value.items(), key=lambda field: isinstance(field[1], dict | list)):
+        for name, item in value.items():
             place = f"{where}.{name}"
             if is_taken[name]:
                 taken[name] = from_json(item, hints[name], where=place)

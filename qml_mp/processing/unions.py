@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import combinations
@@ -78,6 +80,10 @@ def are_apart(members: Iterable[Member]) -> bool:
     return all(earlier.read.isdisjoint(later.written) for earlier, later in combinations(members, 2))
 
 
+_Found = tuple[Codec | None, Any]
+"""Who reads a part of the JSON, and as what."""
+
+
 class Union:
     """A union as a codec. With `has_none`, None is one of its members, and null stands for it alone."""
 
@@ -137,8 +143,25 @@ class Union:
     def _decode(self, value: Any, where: str) -> Any:
         return self._read(value, where)[1]
 
-    def _read(self, stored: Any, where: str) -> tuple[Codec | None, Any]:
-        """Who reads this JSON, and as what: of those that write such, else of all, the first that reads it.
+    def _read(self, stored: Any, where: str) -> _Found:
+        """Who reads this JSON, and as what. Once: where the members are trees, each reads what is within, and
+        to read it anew for each, at each level, would never end."""
+        if self.are_apart or not isinstance(stored, list | dict):
+            return self._read_now(stored, where)
+        with _one_reading() as parts:
+            place = self, id(stored)
+            if place not in parts:
+                try:
+                    parts[place] = stored, self._read_now(stored, where)
+                except InvalidJob as problem:
+                    parts[place] = stored, problem
+            found = parts[place][1]
+        if isinstance(found, InvalidJob):
+            raise found
+        return found
+
+    def _read_now(self, stored: Any, where: str) -> _Found:
+        """Of those that write such, else of all, the first that reads it.
 
         A later one goes before it when that one would write the very same and the first would not: a date
         before a datetime, the dataclass that has just these fields before one that has more. Those that take
@@ -187,6 +210,27 @@ class Union:
         if problem is not None and (is_optional or isinstance(problem, _TELLING)):
             return problem  # says more than "none of them"
         return mismatch(value, self._name, where)
+
+
+_parts_read: ContextVar[dict[tuple[Union, int], tuple[Any, _Found | InvalidJob]] | None] = ContextVar(
+    "qml_mp_parts_read", default=None
+)
+"""While a value is read, its lists and objects that unions have read so far, by their ids. They are kept with
+what came of them, so that no other object is given the id."""
+
+
+@contextmanager
+def _one_reading() -> Iterator[dict[tuple[Union, int], tuple[Any, _Found | InvalidJob]]]:
+    """With the outermost value, which what is within is a part of."""
+    parts = _parts_read.get()
+    if parts is not None:
+        yield parts
+        return
+    token = _parts_read.set(parts := {})
+    try:
+        yield parts
+    finally:
+        _parts_read.reset(token)
 
 
 _TELLING: Final = (UnusableAnnotation, Mistakable)

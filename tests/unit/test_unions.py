@@ -15,6 +15,7 @@ from uuid import UUID
 import pytest
 
 from qml_mp import InvalidJob, QmlApp, ResultNotStored
+from qml_mp.core.payload import JsonValue
 from qml_mp.processing.codec import from_json, to_json
 from qml_mp.processing.returned import Returned
 from tests.unit.app_case import finish
@@ -82,6 +83,8 @@ class Leaf:
 
     def __post_init__(self) -> None:
         leaves_made.append(self.size)
+        if self.size < 0:
+            raise ValueError("a leaf is not so small")
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,18 @@ class Times:
     left: Term
     right: Term
     kind: Literal["times"] = "times"
+
+
+@dataclass(frozen=True)
+class Numbered:
+    inner: Numbered | Named | Leaf
+    marks: list[int]
+
+
+@dataclass(frozen=True)
+class Named:
+    inner: Numbered | Named | Leaf
+    marks: list[str]
 
 
 Term = Leaf | Plus | Times
@@ -283,6 +298,27 @@ def test_a_tree_that_a_field_tells_apart_is_read_once_at_each_level() -> None:
 
     assert from_json(stored, Term, where="it") == tree
     assert sorted(leaves_made) == list(range(10))
+
+
+def test_a_tree_that_lists_tell_apart_is_read_once_at_each_level() -> None:
+    stored: JsonValue = {"size": 1}
+    for mark in "abcdefghi":
+        stored = {"inner": stored, "marks": [mark]}
+    leaves_made.clear()
+
+    assert isinstance(from_json(stored, Numbered | Named, where="it"), Named)
+    assert leaves_made == [1]
+
+
+def test_a_tree_of_which_nothing_says_what_it_is_is_refused_after_it_was_read_once() -> None:
+    stored: JsonValue = {"size": -1}
+    for size in range(9):
+        stored = {"left": stored, "right": {"size": size}}
+    leaves_made.clear()
+
+    with pytest.raises(InvalidJob, match="it must be Leaf or Plus or Times, not dict"):
+        from_json(stored, Term, where="it")
+    assert leaves_made == [-1]
 
 
 def test_a_job_by_name_and_a_call_are_given_what_was_passed(app: QmlApp) -> None:
