@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, QmlError, shown
@@ -78,7 +78,7 @@ class Filters:
         )
 
     def in_words(self) -> str:
-        """ "failed jobs of the queue images"; "all jobs"."""
+        """ "failed jobs of the queue images"; "all jobs". Of what `of` has read."""
         states = " or ".join(state.replace("_", " ") for state in self.state)
         return " ".join([f"{states} jobs" if states else "all jobs", *self._parts()])
 
@@ -92,23 +92,35 @@ class Filters:
         if self.kind:
             yield f"whose failure is of the kind {self.kind}"
         if self.since:
-            yield f"since {self.since}"
+            yield f"since {_with_zone(self.since)}"
         if self.until:
-            yield f"until {self.until}"
+            yield f"until {_with_zone(self.until)}"
 
 
 def _instant(text: str, now: datetime, *, what: str) -> datetime | None:
     if not text:
         return None
     try:
-        return now - parse_duration(text, what=what)
-    except (QmlError, OverflowError):
-        pass
-    try:
-        instant = datetime.fromisoformat(text)
-        return (instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)).astimezone(UTC)
+        when = _read(text, what=what)
+        if isinstance(when, timedelta):
+            return now - when
+        return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ConfigurationError(
             f"{what} is {shown(text)}; give a duration such as 90s, 2h or 1d, or a time such as "
             "2030-01-31T09:00 (UTC, unless it names another zone)."
         ) from None
+
+
+def _with_zone(text: str) -> str:
+    """As it was typed; a time that names no zone with the one in which it is meant."""
+    when = _read(text, what="time")
+    return text if isinstance(when, timedelta) or when.tzinfo is not None else f"{text} UTC"
+
+
+def _read(text: str, *, what: str) -> timedelta | datetime:
+    """A duration, or a time as it is written. Raises `ValueError` for what is neither."""
+    try:
+        return parse_duration(text, what=what)
+    except QmlError:
+        return datetime.fromisoformat(text)

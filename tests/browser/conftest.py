@@ -70,6 +70,16 @@ def window(browser: Browser) -> Iterator[Page]:
         yield context.new_page()
 
 
+@contextmanager
+def window_elsewhere(browser: Browser, *, zone: str | None = None, script: str = "") -> Iterator[Page]:
+    """Another one within the block, of a person in that zone; `script` runs before those of each page."""
+    expect.set_options(timeout=PATIENCE_MS)
+    with browser.new_context(timezone_id=zone, reduced_motion="reduce") as context:
+        context.set_default_timeout(PATIENCE_MS)
+        context.add_init_script(script)
+        yield context.new_page()
+
+
 @pytest.fixture
 def plain_page(window: Page) -> Iterator[Page]:
     """A page that has nothing of the one before: not its size, theme, pointer, cookies or routes."""

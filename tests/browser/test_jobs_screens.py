@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter
-from tests.browser.conftest import Site
+from tests.browser.conftest import ONE_BACKEND, Site, window_elsewhere
 from tests.browser.watching import Watched
 from tests.processes.harness import Server, enqueue, wait_for_state
 
@@ -52,6 +53,22 @@ def test_a_number_that_is_not_how_many_are_meant_changes_nothing(page: Watched, 
 
     expect(page.page.get_by_role("alert").filter(has_text="Nothing was changed")).to_be_visible()
     assert count(site.storage, StateName.FAILED, method="other") == 3
+
+
+@ONE_BACKEND
+def test_a_time_that_is_typed_is_of_the_zone_in_which_times_are_shown(browser: Browser, site: Site) -> None:
+    created_at = datetime(2030, 1, 31, 9, tzinfo=UTC)
+    job_id = site.storage.enqueue(Job.new("early", now=created_at))
+    with window_elsewhere(browser, zone="Asia/Kolkata") as shown:
+        shown.goto(f"{site.origin}/jobs/{job_id}")
+        there = shown.locator("time[data-instant]").filter(has_text="2030").first.inner_text()
+        shown.goto(f"{site.origin}/jobs")
+
+        shown.get_by_label("Until", exact=True).fill(there)
+        shown.get_by_role("button", name="Look").click()
+
+        expect(shown.get_by_label("Until", exact=True)).to_have_value("2030-01-31T14:30:00+05:30")
+        expect(shown.locator("#choice")).to_contain_text("all jobs until 2030-01-31T14:30:00+05:30")
 
 
 @pytest.mark.parametrize("method", ["nap", "nap_with_the_lock"])

@@ -229,6 +229,22 @@ def test_what_is_changed_is_in_the_audit(client: httpx.Client, storage: Storage)
     assert act.by.where.startswith("web from 127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("2030-01-31 09:00", "until 2030-01-31 09:00 UTC?"),
+        ("2030-01-31T09:00+01:00", "until 2030-01-31T09:00+01:00?"),
+        ("1h", "until 1h?"),
+    ],
+)
+def test_a_question_names_the_zone_in_which_a_time_is_meant(
+    client: httpx.Client, typed: str, told: str
+) -> None:
+    question = client.get("/jobs/change", params={"change": "delete", "which": "all", "until": typed})
+
+    assert told in text_of(question)
+
+
 def test_ticked_jobs_are_changed_and_no_others(client: httpx.Client, storage: Storage) -> None:
     ids = storage.enqueue_many(Job.new("ticked") for _ in range(3))
     ticked = {"job": ids[:2], "which": "chosen", "method": "ticked"}

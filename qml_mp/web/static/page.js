@@ -169,6 +169,25 @@
     if (shown.textContent !== (sentence || "")) shown.textContent = sentence || ""
   }
 
+  // Times that are typed, or copied from the page: of the person's own zone, as those that it shows. The server
+  // takes one that names no zone for UTC.
+
+  const ZONELESS = /^(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d(?::\d\d(?:\.\d+)?)?))?$/
+
+  function withZone(text) {
+    const found = ZONELESS.exec(text.trim())
+    if (!found) return text
+    const time = `${found[1]}T${found[2] || "00:00"}`
+    const east = -new Date(time).getTimezoneOffset()
+    if (isNaN(east)) return text
+    const [hours, minutes] = [Math.floor(Math.abs(east) / 60), Math.abs(east) % 60]
+    return `${time}${east < 0 ? "-" : "+"}${pad(hours)}:${pad(minutes)}`
+  }
+
+  document.addEventListener("submit", (event) => {
+    for (const field of event.target.querySelectorAll("input[data-time]")) field.value = withZone(field.value)
+  })
+
   // Questions before a change.
 
   document.addEventListener("submit", (event) => {
