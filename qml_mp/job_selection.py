@@ -12,7 +12,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, QmlError, StorageError, shown
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelResult, JobFilter, Retention
-from qml_mp.units import Duration, parse_duration
+from qml_mp.units import Duration, check_no_date, parse_duration
 
 _BATCH = 500  # some 20 ms, in which others wait on SQLite
 _MOST_IDS = 100_000  # held in memory
@@ -59,7 +59,8 @@ class ChosenJobs(TypedDict, total=False):
     error: str
     """A part of "type: message" of the newest error, without regard to case."""
     since: Duration | datetime
-    """Ended since, or waiting since; a duration counts back from now, by the storage's clock."""
+    """Ended since, or waiting since; a duration counts back from now, by the storage's clock. Text such as
+    "2030", which may be a date, is refused."""
     until: Duration | datetime
     """Ended until then, or waiting since no later; likewise."""
     kind: str
@@ -241,6 +242,8 @@ def _instant(storage: Storage, said: Duration | datetime | None, *, what: str) -
         if said.tzinfo is None:
             raise ConfigurationError(f"{what} is {said}, which names no time zone; use an aware datetime.")
         return said
+    if isinstance(said, str):
+        check_no_date(said, what=what, as_date="give an aware datetime")
     return None if said is None else storage.now() - parse_duration(said, what=what)
 
 

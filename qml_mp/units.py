@@ -20,6 +20,7 @@ nanoseconds is a number of 64 bits. What is to be without an end says None where
 
 _LONGEST_S = LONGEST.total_seconds()
 _SECONDS_PER_UNIT = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DATE_OR_SECONDS = re.compile(r"(?:19|20)(?:\d\d){1,3}")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 _BYTES_PER_UNIT = {
     "": 1, "b": 1,
@@ -58,6 +59,15 @@ def check_longest(duration: timedelta, *, what: str) -> timedelta:
     if duration > LONGEST:
         raise _too_long(duration, what)
     return duration
+
+
+def check_no_date(text: str, *, what: str, as_date: str) -> None:
+    """Raise `ConfigurationError` naming `what` for a bare number that may be meant as a date: 2030, 203001 or
+    20300131. Who takes the one for the other deletes the jobs of months. `as_date`: how to give that."""
+    if _DATE_OR_SECONDS.fullmatch(text.strip()):
+        raise ConfigurationError(
+            f"{what} is {shown(text)}, which may be a date or seconds: write {text.strip()}s, or {as_date}."
+        )
 
 
 def format_duration(value: timedelta) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,13 +11,11 @@ import click
 
 from qml_mp.cli.arguments import name_of, parse_instant
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, QmlError
+from qml_mp.errors import QmlError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
-from qml_mp.units import parse_duration
+from qml_mp.units import check_no_date, parse_duration
 
-_DATE_OR_SECONDS = re.compile(r"(?:19|20)(?:\d\d){1,3}")
-"""2030, 203001 or 20300131. Who takes the one for the other deletes the jobs of months."""
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -106,10 +103,7 @@ def _as_since(
     if value is None:
         return None
     name = name_of(parameter)
-    if _DATE_OR_SECONDS.fullmatch(value):
-        raise ConfigurationError(
-            f"{name} is {value!r}, which may be a date or seconds: write {value}s, or a date as 2030-01-31."
-        )
+    check_no_date(value, what=name, as_date="a date as 2030-01-31")
     try:
         return parse_duration(value, what=name)
     except QmlError:

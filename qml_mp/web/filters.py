@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from qml_mp.core.state import StateName
 from qml_mp.errors import ConfigurationError, QmlError, shown
 from qml_mp.storage.values import JobFilter
-from qml_mp.units import parse_duration
+from qml_mp.units import check_no_date, parse_duration
 
 MULTIPLE = "state"
 _SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -31,7 +31,7 @@ class Filters:
     def of(cls, texts: Callable[[str], Sequence[str]]) -> Filters:
         """Of a function that gives all values of a field: of a query, or of a form.
 
-        Raises `ConfigurationError` for what is no state, and for a time that is none.
+        Raises `ConfigurationError` for what is no state, and for a time that is none, or may be seconds.
         """
         states = tuple(state for state in texts(MULTIPLE) if state)
         for state in states:
@@ -119,7 +119,9 @@ def _with_zone(text: str) -> str:
 
 
 def _read(text: str, *, what: str) -> timedelta | datetime:
-    """A duration, or a time as it is written. Raises `ValueError` for what is neither."""
+    """A duration, or a time as it is written. Raises `ValueError` for what is neither, and
+    `ConfigurationError` for what may be both."""
+    check_no_date(text, what=what, as_date="a date as 2030-01-31")
     try:
         return parse_duration(text, what=what)
     except QmlError:

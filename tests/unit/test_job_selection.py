@@ -141,6 +141,8 @@ def test_what_cannot_be_meant_is_refused(app: QmlApp) -> None:
         app.jobs(since=datetime(2030, 1, 1))  # noqa: DTZ001
     with pytest.raises(ConfigurationError, match="since"):
         app.jobs(since="yesterday")
+    with pytest.raises(ConfigurationError, match="until is '203011', which may be a date or seconds: write"):
+        app.jobs(until="203011")
     with pytest.raises(ConfigurationError, match="until is 'tomorrow'"):
         app.jobs(until="tomorrow")
     with pytest.raises(ConfigurationError, match="state is empty"):

@@ -127,7 +127,7 @@ def test_filters_stand_in_the_url(client: httpx.Client, storage: Storage) -> Non
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("query", ["state=odd", "since=yesterday", "after=nonsense"])
+@pytest.mark.parametrize("query", ["state=odd", "since=yesterday", "until=20301130", "after=nonsense"])
 def test_what_the_url_cannot_mean_is_refused_in_a_sentence(client: httpx.Client, query: str) -> None:
     response = client.get(f"/jobs?{query}")
 
