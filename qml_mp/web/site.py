@@ -141,13 +141,14 @@ class Site:
             "url": lambda name, **parameters: self.url(request, name, **parameters),
             "static": lambda name: self.static(request, name),
             "live": lambda name: _live(name, address),
-            "elapsed": self._elapsed,
+            "now": self._now,
+            "elapsed": lambda since: max(timedelta(), self._now() - since),
         }
 
-    def _elapsed(self, since: datetime) -> timedelta:
-        """By the storage's clock, which is read rarely and goes on meanwhile; no less than nothing."""
+    def _now(self) -> datetime:
+        """By the storage's clock, which is read rarely and goes on meanwhile."""
         now, read_at = self.reads.get("now", self._read_clock, every_s=10.0)
-        return max(timedelta(), now + timedelta(seconds=time.monotonic() - read_at) - since)
+        return now + timedelta(seconds=time.monotonic() - read_at)
 
     def _read_clock(self) -> tuple[datetime, float]:
         """What it shows, and the monotonic instant of that."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -69,6 +70,20 @@ def test_a_time_that_is_typed_is_of_the_zone_in_which_times_are_shown(browser: B
 
         expect(shown.get_by_label("Until", exact=True)).to_have_value("2030-01-31T14:30:00+05:30")
         expect(shown.locator("#choice")).to_contain_text("all jobs until 2030-01-31T14:30:00+05:30")
+
+
+@ONE_BACKEND
+@pytest.mark.parametrize("ahead_h", [-3, 3])
+def test_how_long_ago_something_was_is_told_whatever_the_browsers_clock(
+    ahead_h: int, browser: Browser, site: Site
+) -> None:
+    method, two_hours_ago = f"made-{ahead_h}", site.storage.now() - timedelta(hours=2)
+    site.storage.enqueue(Job.new(method, now=two_hours_ago))
+    clock = f"const own = Date.now; Date.now = () => own() + {ahead_h * 3_600_000}"
+    with window_elsewhere(browser, script=clock) as shown:
+        shown.goto(f"{site.origin}/jobs?method={method}")
+
+        expect(shown.locator("td[data-label=Created]")).to_have_text(re.compile(r"^2 h( \d+ min)? ago$"))
 
 
 @pytest.mark.parametrize("method", ["nap", "nap_with_the_lock"])

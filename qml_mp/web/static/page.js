@@ -197,6 +197,13 @@
 
   // Times.
 
+  // By how much the browser's clock is ahead of the storage's, by which all instants are.
+  const ahead = Date.now() - Date.parse(document.querySelector("[data-now]").dataset.now)
+
+  function secondsSince(at) {
+    return (Date.now() - ahead - at) / 1000
+  }
+
   const pad = (number) => String(number).padStart(2, "0")
 
   function local(at) {
@@ -218,7 +225,7 @@
   }
 
   function ago(at) {
-    const seconds = (Date.now() - at) / 1000
+    const seconds = secondsSince(at)
     if (Math.abs(seconds) < 1.5) return "now"
     return seconds > 0 ? `${length(seconds, true)} ago` : `in ${length(-seconds, true)}`
   }
@@ -236,7 +243,7 @@
         each.title = `${local(at)} here · ${each.title}`
       }
       if ("instant" in each.dataset) put(each, local(at))
-      else if ("since" in each.dataset) put(each, length((Date.now() - at) / 1000))
+      else if ("since" in each.dataset) put(each, length(secondsSince(at)))
       else put(each, ago(at))
     }
   }
