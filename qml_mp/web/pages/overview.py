@@ -76,8 +76,15 @@ def _failures(site: Site) -> list[FailureLine]:
 
 
 def _busy(servers: Sequence[ServerView]) -> list[tuple[ServerView, WorkerView]]:
-    """Workers that run something, those that have run longest first."""
-    found = [(server, worker) for server in servers for worker in server.workers if worker.claim is not None]
+    """Workers of live servers that run something, those that have run longest first. The rows of a server
+    that is dead stay until another one finds them."""
+    found = [
+        (server, worker)
+        for server in servers
+        if server.alive
+        for worker in server.workers
+        if worker.claim is not None
+    ]
     return sorted(found, key=lambda each: each[1].running is not None and -each[1].running.total_seconds())
 
 

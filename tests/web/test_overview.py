@@ -1,0 +1,65 @@
+"""The overview: what it counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from html import unescape
+
+import pytest
+
+from qml_mp import host
+from qml_mp.core.job import Job
+from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.store import Storage
+from qml_mp.web import dashboard
+from tests.storage.helpers import fetch
+from tests.web.asgi import Visitor
+
+GONE = replace(host.identity(), started_ticks=1)
+
+
+@pytest.fixture
+def opened(file_url: str) -> Iterator[Storage]:
+    """A storage of the test's own."""
+    with closing(open_storage(file_url)) as storage:
+        yield storage
+
+
+def overview(storage: Storage) -> str:
+    """What a person reads there."""
+    response = Visitor(dashboard(storage)).get("/")
+    assert response.status_code == 200, response.text
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", response.text)).split())
+
+
+def serve(storage: Storage, name: str, process: ProcessIdentity) -> None:
+    """A server in that process, with one worker, which runs a job whose method is called like the server."""
+    now, server, worker = datetime.now(UTC), f"{name}#1", f"{name}#1:worker:1.1"
+    storage.register_server(
+        ServerInfo(
+            id=server, name=name, hostname="here", process=process, worker_count=1, queues=(name,),
+            started_at=now, last_heartbeat=now,
+        )
+    )  # fmt: skip
+    storage.register_worker(
+        WorkerInfo(id=worker, server_id=server, number=1, process=process, started_at=now)
+    )
+    storage.enqueue(Job.new(f"run-by-{name}", queue=name))
+    assert storage.fetch_and_lock_job(fetch(name, worker=worker, server=server))
+
+
+def test_workers_of_a_dead_server_are_none(opened: Storage) -> None:
+    serve(opened, "blue", host.identity())
+    serve(opened, "green", GONE)
+
+    shown = overview(opened)
+
+    assert "Server green (pid" in shown
+    assert "1 of 1 worker busy" in shown
+    assert "run-by-blue" in shown
+    assert "run-by-green" not in shown
