@@ -21,8 +21,9 @@ class Snapshot:
     methods: Sequence[MethodStats]
     """That wait."""
     most: int | None = None
-    """At most so many jobs were counted of each method of a queue, and of each state and queue one more than
-    so many at least; None: all."""
+    """At most so many jobs were counted of each method of a queue; None: all."""
+    most_of_queue: int | None = None
+    """At most one more than so many jobs were counted of each queue; None: all."""
 
 
 def look(storage: Storage) -> Snapshot:

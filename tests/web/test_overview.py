@@ -63,3 +63,14 @@ def test_workers_of_a_dead_server_are_none(opened: Storage) -> None:
     assert "1 of 1 worker busy" in shown
     assert "run-by-blue" in shown
     assert "run-by-green" not in shown
+
+
+@pytest.mark.parametrize(
+    ("jobs", "told"),
+    [(150, "and 150 jobs wait."), (1000, "and 1000 jobs wait."), (1002, "and at least 1001 jobs")],
+)
+def test_a_paused_queue_is_told_with_how_many_jobs_wait_in_it(opened: Storage, jobs: int, told: str) -> None:
+    opened.enqueue_many(Job.new("resize", queue="images") for _ in range(jobs))
+    opened.set_paused("images", True)
+
+    assert f"Queue images is paused, {told}" in overview(opened)

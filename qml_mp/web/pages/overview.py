@@ -57,6 +57,7 @@ def _snapshot(site: Site) -> Snapshot:
         servers=servers,
         methods=reads.get("methods", lambda: storage.method_stats(among=_MOST_OF_METHOD), every_s=6.0),
         most=_MOST_OF_METHOD,
+        most_of_queue=_MOST_COUNTED,
     )
 
 
