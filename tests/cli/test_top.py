@@ -168,6 +168,21 @@ def test_a_running_job_is_cancelled_and_a_queue_paused_and_resumed(busy: Storage
     assert [each.limit.paused for each in busy.standings()] == []
 
 
+def test_what_was_done_is_told_also_where_the_audit_refuses_its_note(busy: Storage, qml: Qml) -> None:
+    with closing(sqlite3.connect(qml.database)) as connection, connection:
+        refused = "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        connection.execute(f"CREATE TRIGGER no_note BEFORE INSERT ON qml_acts {refused}")
+    shown = Top(busy, retention=BY_DEFAULT)
+    shown.choice.pane = Pane.QUEUES
+    shown.choice.chosen[Pane.QUEUES] = "images"
+
+    for key in (Key.PAUSE, Key.YES):
+        shown.on_key(key)
+
+    assert re.match(r"images is paused; this stands in no audit \(.*refused by the test", shown.choice.said)
+    assert [each.limit.name for each in busy.standings() if each.limit.paused] == ["images"]
+
+
 @pytest.mark.parametrize("name", ["reports-of-the-northern-region-" + "x" * 60, "bell\x07\x1b[2J\r"])
 def test_a_question_about_a_queue_leaves_room_for_its_answers_whatever_the_name(
     busy: Storage, qml: Qml, name: str

@@ -16,7 +16,7 @@ from qml_mp.cli.top.choice import Action, Choice, Key
 from qml_mp.cli.top.keyboard import keyboard
 from qml_mp.cli.top.page import page, rows_of
 from qml_mp.cli.top.sample import Rates, Sample, rates_between, take_sample
-from qml_mp.errors import QmlError, StorageUnavailable
+from qml_mp.errors import QmlError, StorageError, StorageUnavailable
 from qml_mp.printable import printable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
@@ -73,14 +73,23 @@ class Top:
         if action.key is Key.PAUSE:
             queue = action.queue or ""
             self._storage.set_paused(queue, action.pause)
-            self._storage.audit(asker("top"), f"{'pause' if action.pause else 'resume'} queue", queue)
-            return f"{short(printable(queue), 30)} is {'paused' if action.pause else 'resumed'}."
+            noted = self._note(f"{'pause' if action.pause else 'resume'} queue", queue)
+            return f"{short(printable(queue), 30)} is {'paused' if action.pause else 'resumed'}{noted}."
         job_id = action.job_id or ""
         changing = Changing.one_by_one(self._storage, retention=self._retention, reason=_REASON)
         told = changing.cancel(job_id) if action.key is Key.CANCEL else changing.retry(job_id)
         what = "cancel" if action.key is Key.CANCEL else "retry"
-        self._storage.audit(asker("top"), f"{what} job", job_id, said=told)
-        return f"{job_id} {told}."
+        noted = self._note(f"{what} job", job_id, said=told)
+        return f"{job_id} {told}{noted}."
+
+    def _note(self, what: str, subject: str, *, said: str | None = None) -> str:
+        """Note in the audit what was just done; what to say beside that, which stands all the same where the
+        storage refuses the note."""
+        try:
+            self._storage.audit(asker("top"), what, subject, said=said)
+        except StorageError as error:
+            return f"; this stands in no audit ({in_words(error)})"
+        return ""
 
 
 def _clock() -> str:
