@@ -208,7 +208,8 @@ class JobPage:
     previous_cursor: str | None = None
     """Pass it as `before` for the page with newer ones; None: there are none, or this page is empty."""
     looked_to: datetime | None = None
-    """Jobs that were created so long ago were looked at; None: the page is full, or there are no others."""
+    """Jobs that were created so long ago were looked at, and on a page before a place those that were created
+    until then; None: the page is full, or there are no others."""
     cut: frozenset[str] = frozenset()
     """Ids of those whose payload, result or metadata is left out."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,7 +18,7 @@ from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from qml_mp.web import dashboard
-from qml_mp.web.pages import jobs_change
+from qml_mp.web.pages import jobs, jobs_change
 from tests.storage.helpers import HOUR, KEEP, claim_new, fetch, in_an_hour, present
 from tests.until import wait_until
 from tests.web.asgi import Visitor
@@ -147,6 +147,34 @@ def test_pages_go_to_older_ones_and_back(client: httpx.Client, storage: Storage)
     assert listed(back) == listed(second)
     assert listed(client.get(link(third, "Newest"))) == listed(first)
     assert "Older</a>" not in third.text
+    remove(storage, ids)
+
+
+def test_a_look_for_newer_jobs_that_has_not_come_to_the_end_goes_on_to_newer_ones(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_AMONG", 100)
+    ids = storage.enqueue_many(
+        Job.new(
+            "rare" if number in (50, 170, 290) else "often",
+            now=datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=number),
+            at=in_an_hour(),
+        )
+        for number in range(300)
+    )
+    client = Visitor(dashboard(storage))
+
+    oldest = client.get("/jobs?state=scheduled&method=rare")
+    while listed(oldest) != [ids[50]]:
+        oldest = client.get(link(oldest, "Look further"))
+    newer = client.get(link(oldest, "Newer"))
+    further = client.get(link(newer, "Look further"))
+    older = client.get(link(further, "Older"))
+
+    assert (listed(newer), listed(further)) == ([], [ids[170]])
+    assert "Looked at the jobs that were created until 2030-01-01 00:02:30 UTC ." in text_of(newer)
+    assert "Newer</a>" not in newer.text
+    assert "Looked at the jobs that were created since 2030-01-01 00:01:10 UTC ." in text_of(older)
     remove(storage, ids)
 
 
@@ -378,12 +406,12 @@ def test_errors_are_grouped_counted_and_lead_to_their_jobs(client: httpx.Client,
     ids = fail(storage, 3, method="grouped")
     response = client.get("/errors?method=grouped")
 
-    jobs = client.get(link(response, "3"))
+    of_a_kind = client.get(link(response, "3"))
     question = client.get(unescape(re.search(r'href="(/jobs/change[^"]*)"', response.text)[1]))  # type: ignore[index]
     answer(client, question, "3")
 
     assert "shop/tasks.py:12 in thumb" in text_of(response)
-    assert listed(jobs) == ids
+    assert listed(of_a_kind) == ids
     assert "Type how many (3)" in text_of(question)
     assert states(storage, ids) == {StateName.ENQUEUED}
     assert "No job has failed" in client.get("/errors?method=none").text

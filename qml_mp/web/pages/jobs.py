@@ -34,6 +34,13 @@ class Listing:
     newest: str | None = None
     looked_to: datetime | None = None
     """How far the look went, when it has not gone to the end."""
+    looks_up: bool = False
+    """Whether it went from older jobs to newer ones."""
+
+    @property
+    def further(self) -> str | None:
+        """Where the look goes on that has not gone to the end."""
+        return (self.newer if self.looks_up else self.older) if self.looked_to is not None else None
 
 
 def jobs(request: Request) -> Response:
@@ -83,6 +90,7 @@ def _page(site: Site, request: Request, filters: Filters) -> Listing:
         newer=page.previous_cursor and at(before=page.previous_cursor),
         newest=at() if after or before else None,
         looked_to=page.looked_to,
+        looks_up=before is not None,
     )
 
 
