@@ -72,7 +72,7 @@ def _where(job: Job) -> Iterator[tuple[str, str]]:
 def _print_attempt(attempt: Attempt) -> None:
     pid = f" (pid {attempt.pid})" if attempt.pid is not None else ""
     click.echo(
-        f"attempt {attempt.claim_seq}  {coloured(str(attempt.kind))}  {local_time(attempt.started_at)}, "
+        f"hand-out {attempt.claim_seq}  {coloured(str(attempt.kind))}  {local_time(attempt.started_at)}, "
         f"{age(attempt.ended_at - attempt.started_at)}, worker {printable(attempt.worker)}{pid}"
     )
     facts = ", ".join(_of_process(attempt.process))

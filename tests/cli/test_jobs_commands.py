@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qml_mp import StateName, open_storage
+from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Release
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.cli.command import Qml, is_one_error, on_a_terminal
 
 _JOB_KEYS = [
@@ -50,6 +53,24 @@ def test_enqueue_takes_the_payload_as_json_or_from_stdin(qml: Qml) -> None:
 
     assert qml("jobs", "show", first, "--json").value["payload"] == ["a.png", 3]
     assert qml("jobs", "show", second, "--json").value["payload"] == {"path": "ü.png"}
+
+
+def test_what_was_given_back_unbegun_is_a_hand_out_and_no_attempt(qml: Qml, storage: Storage) -> None:
+    job_id = enqueue(qml, "resize", "path=a.png")
+    end_as(storage, Release(reason="stopped", not_begun=True))
+    end_as(storage, Failure(error=ErrorInfo(type="ValueError", message="no")))
+
+    page = qml("jobs", "show", job_id).out
+
+    assert "handed out 2, failures 1, crashes 0\nhand-out 2  failure" in page
+    assert "attempt" not in page
+
+
+def end_as(storage: Storage, outcome: Outcome) -> None:
+    """Claim the next job, and end that claim so."""
+    claim = storage.fetch_and_lock_job(Fetch(worker_id="w", server_id="s#1", queues=()))
+    assert claim is not None
+    storage.finish(claim, outcome, retention=BY_DEFAULT)
 
 
 def test_with_an_app_the_methods_own_queue_is_used(qml: Qml) -> None:

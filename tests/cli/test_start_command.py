@@ -112,7 +112,7 @@ def test_a_failed_job_is_shown_with_its_traceback_and_can_be_retried(qml: Qml) -
     page = qml("jobs", "show", job_id).out
     retried = qml("jobs", "retry", job_id)
 
-    assert "attempt 1" in page
+    assert "hand-out 1" in page
     assert 'raise ValueError("it went wrong")' in page
     assert retried.out == f"{job_id} enqueued\n"
     assert qml("jobs", "show", job_id, "--json").value["failures"] == 0

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from qml_mp.core.job import PARENT_ID, Claim, Job
-from qml_mp.core.outcome import ErrorInfo, Failure, Success
+from qml_mp.core.outcome import ErrorInfo, Failure, Release, Success
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
@@ -338,6 +338,20 @@ def test_a_failed_job_shows_the_users_frames_first_and_masks_what_is_hidden(
     assert "hunter2" not in response.text
     assert "hunter2" not in client.get(f"/jobs/{job_id}/value?what=payload").text
     assert "hunter2" not in client.get("/jobs").text
+
+
+def test_what_was_given_back_unbegun_is_a_hand_out_and_no_attempt(
+    client: httpx.Client, storage: Storage
+) -> None:
+    storage.enqueue(Job.new("thumb", queue="given-back"))
+    storage.finish(claim_of(storage, "given-back"), Release(reason="stopped", not_begun=True), retention=KEEP)
+    claim = claim_of(storage, "given-back")
+    storage.finish(claim, Failure(error=ERROR), retention=KEEP)
+
+    shown = text_of(client.get(f"/jobs/{claim.job.id}"))
+
+    assert shown.count("hand-out 2: failure") == 2  # among what has happened, and with its error
+    assert "attempt 2" not in shown
 
 
 def test_a_job_is_retried_copied_cancelled_and_deleted(client: httpx.Client, storage: Storage) -> None:

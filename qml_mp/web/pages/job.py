@@ -192,7 +192,7 @@ def _events(job: Job, attempts: Sequence[Attempt]) -> Iterator[Event]:
         yield Event(
             at=attempt.ended_at,
             state=_COLOUR[attempt.kind],
-            word=f"attempt {attempt.claim_seq}: {attempt.kind}",
+            word=f"hand-out {attempt.claim_seq}: {attempt.kind}",
             detail=attempt.error.type if attempt.error is not None else "",
         )
     match job.state:
