@@ -165,8 +165,37 @@ def test_what_comes_later_is_not_meant(storage: Storage, raw: Raw) -> None:
     assert storage.count_jobs(JobFilter(), until=before) == {}
     assert storage.job_ids(JobFilter(), until=before, limit=10) == []
     raw.age("jobs", "created_at", HOUR)
-    still = storage.job_ids(JobFilter(), until=before, limit=10)  # have ended since
-    assert len(still) == len(claims) - 3
+    still = storage.job_ids(JobFilter(), until=before, limit=10)
+    # Three have ended since, and two have come since: those that nothing has happened to.
+    assert len(still) == len(claims) - 5
+
+
+def test_a_job_that_was_made_before_and_comes_later_is_not_meant(storage: Storage) -> None:
+    made = [Job.new("work", now=storage.now() - HOUR, at=at) for at in (None, in_an_hour())]
+    until = storage.now()
+    storage.enqueue_many(made)
+
+    assert storage.count_jobs(JobFilter(), until=until) == {}
+    assert storage.job_ids(JobFilter(), until=until, limit=10) == []
+    assert storage.job_ids(JobFilter(), until=storage.now(), limit=10) == sorted(job.id for job in made)
+
+
+def test_a_job_that_was_there_and_became_due_or_was_retried_since_is_meant(
+    storage: Storage, raw: Raw
+) -> None:
+    scheduled = storage.enqueue(Job.new("work", at=in_an_hour()))
+    unknown = storage.enqueue(Job.new("nobody-knows"))
+    waiting_since = storage.now()
+    until = storage.now()
+    raw.age("jobs", "run_at", 2 * HOUR)
+    assert storage.promote_due(limit=10).count == 1
+    [failed_since] = storage.fail_unknown(
+        "nobody-knows", queues=(), waiting_since=waiting_since, retention=KEEP
+    )
+    storage.retry(failed_since)
+
+    assert (failed_since, storage.count_jobs(JobFilter(), until=until)) == (unknown, {StateName.ENQUEUED: 2})
+    assert storage.job_ids(JobFilter(), until=until, limit=10) == sorted([scheduled, unknown])
 
 
 def test_a_job_that_was_there_is_meant_also_when_its_producers_clock_is_ahead(

@@ -12,10 +12,16 @@ from qml_mp.storage.postgres.queries.listing import condition_of
 from qml_mp.storage.postgres.queries.telling import told_to_waiters
 from qml_mp.storage.values import JobFilter
 
-# The clock of who made it may be ahead; one that has been enqueued again since was made before.
+# created_at is of the clock of who made it, which may be ahead, or behind, and a job may be stored long after
+# it was made: one that nothing has happened to yet is there since enqueued_at. One that has been enqueued
+# again since (promote leaves a reason, a claim its number, and who fails a job an error) was made before. One
+# that came later and was claimed since cannot be told from it.
 _MEANT: Final = """
     FROM {{s}}.jobs
-    WHERE {condition} AND least(created_at, enqueued_at) <= %(until)s
+    WHERE {condition} AND %(until)s >= CASE
+        WHEN claim_seq = 0 AND reason IS NULL AND last_error_type IS NULL
+        THEN coalesce(enqueued_at, created_at)
+        ELSE least(created_at, enqueued_at) END
       AND (finished_at IS NULL OR finished_at <= %(until)s) AND {filter}
 """
 _RAN_THEN: Final = "AND coalesce(started_at, created_at) <= %(until)s"

@@ -156,10 +156,10 @@ JOBS: Final = JobQueries(
         ORDER BY run_at, id LIMIT 1
     """,
     # An array, because a plan that is kept takes a limit that it does not know for a tenth of all, and would
-    # read the whole table instead of these rows.
+    # read the whole table instead of these rows. Changes of many jobs ask for the reason.
     promote=f"""
         WITH promoted AS (
-            UPDATE {{s}}.jobs SET state = 'enqueued', enqueued_at = now(), run_at = NULL, reason = NULL
+            UPDATE {{s}}.jobs SET state = 'enqueued', enqueued_at = now(), run_at = NULL, reason = 'due'
             WHERE id = ANY(ARRAY(
                 SELECT id FROM {{s}}.jobs
                 WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= now()

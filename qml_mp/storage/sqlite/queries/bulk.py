@@ -10,9 +10,14 @@ from qml_mp.storage.sqlite.queries.common import SERVED, asked_for
 from qml_mp.storage.sqlite.queries.listing import table_of
 from qml_mp.storage.values import JobFilter
 
-# The clock of who made it may be ahead; one that has been enqueued again since was made before.
+# created_at is of the clock of who made it, which may be ahead, or behind, and a job may be stored long after
+# it was made: one that nothing has happened to yet is there since enqueued_at. One that has been enqueued
+# again since (promote leaves a reason, a claim its number, and who fails a job an error) was made before. One
+# that came later and was claimed since cannot be told from it.
 _MEANT: Final = """
-    FROM {table} AND min(created_at, enqueued_at) <= :until
+    FROM {table} AND :until >= CASE
+        WHEN claim_seq = 0 AND reason IS NULL AND last_error_type IS NULL THEN enqueued_at
+        ELSE min(created_at, enqueued_at) END
       AND (finished_at IS NULL OR finished_at <= :until) AND {filter}
 """
 _RAN_THEN: Final = "AND COALESCE(started_at, created_at) <= :until"

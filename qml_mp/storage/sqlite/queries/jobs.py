@@ -98,9 +98,9 @@ JOBS: Final = JobQueries(
         SELECT min(run_at) AS due_at, :now AS now FROM qml_jobs INDEXED BY qml_jobs_waiting
         WHERE state IN ('scheduled', 'awaiting_retry')
     """,
-    # Limited so that one tick holds the lock for a bounded time.
+    # Limited so that one tick holds the lock for a bounded time. Changes of many jobs ask for the reason.
     promote="""
-        UPDATE qml_jobs SET state = 'enqueued', enqueued_at = :now, run_at = NULL, reason = NULL
+        UPDATE qml_jobs SET state = 'enqueued', enqueued_at = :now, run_at = NULL, reason = 'due'
         WHERE id IN (
             SELECT id FROM qml_jobs INDEXED BY qml_jobs_waiting
             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now
