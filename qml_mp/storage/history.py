@@ -144,7 +144,8 @@ class History(Part):
         return _points(found, floor_to(step, since))
 
     def forget_history(self, *, older_than: timedelta, limit: int) -> int:
-        """Delete up to so many rows of periods that began so long ago, the oldest first; how many."""
+        """Delete up to so many rows of periods that ended so long ago, the oldest first; how many. A period
+        of which a part is younger stays whole, for the sums that begin in it."""
         values = {"older_than": older_than, "limit": limit}
         return self._db.write("forgetting history", self._db.queries.history.forget, values).count
 

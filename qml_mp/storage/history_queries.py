@@ -22,4 +22,4 @@ class HistoryQueries:
     method: str
     """The same with what methods has of this method; no row where that is nothing."""
     forget: str
-    """older_than, limit: delete periods that began before."""
+    """older_than, limit: delete periods that ended before."""

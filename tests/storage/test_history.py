@@ -128,13 +128,43 @@ def test_any_name_of_a_method_comes_back_as_it_was(storage: Storage, name: str) 
 
 def test_old_periods_are_deleted_in_batches_the_oldest_first(storage: Storage) -> None:
     now = storage.now().replace(microsecond=0)
-    old = [period({series(): times(1)}, begins_at=now - DAY - number * MINUTE) for number in range(5)]
+    old = [period({series(): times(1)}, begins_at=now - DAY - number * MINUTE) for number in range(2, 7)]
     storage.note_history([*old, period({series(): times(1)}, begins_at=now - HOUR)])
 
     deleted = [storage.forget_history(older_than=DAY, limit=3) for _ in range(3)]
 
     assert deleted == [3, 2, 0]
     assert len(storage.history(MINUTE, since=now - 2 * DAY, until=now)) == 1
+
+
+@pytest.mark.parametrize("step", STEPS[1:])
+def test_a_period_is_kept_for_as_long_as_part_of_it_is_young_enough(
+    storage: Storage, step: timedelta
+) -> None:
+    now = storage.now()
+    partly_old = floor_to(step, now - 7 * DAY)
+    older_than = now - partly_old - step / 10
+    old = [period({series(): times(1)}, step=step, begins_at=partly_old - number * step) for number in (1, 2)]
+    storage.note_history([*old, period({series(): times(3)}, step=step, begins_at=partly_old)])
+
+    deleted = [storage.forget_history(older_than=older_than, limit=1) for _ in range(3)]
+
+    assert deleted == [1, 1, 0]
+    assert [point.total.count for point in storage.history(step, since=now - 9 * DAY, until=now)] == [3]
+
+
+def test_sums_over_all_that_is_kept_lack_nothing_of_their_first_day(storage: Storage) -> None:
+    now = storage.now()
+    first_day = floor_to(DAY, now - 7 * DAY)
+    kept_for = now - (first_day + DAY / 2)
+    days = [first_day + number * DAY for number in range(7)]
+    storage.note_history([period({series(): times(1)}, step=DAY, begins_at=day) for day in days])
+
+    storage.forget_history(older_than=kept_for, limit=100)
+
+    by_method = storage.history_by_method(since=now - kept_for, until=now)
+    by_queue = storage.history_by_queue(since=now - kept_for, until=now)
+    assert (by_method["resize"].total.count, by_queue["images"].total.count) == (7, 7)
 
 
 def test_a_row_that_another_program_has_filled_is_passed_over(storage: Storage, raw: Raw) -> None:

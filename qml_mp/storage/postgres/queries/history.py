@@ -40,10 +40,13 @@ HISTORY: Final = HistoryQueries(
         SELECT begins_at, (methods -> %(method)s)::text AS told FROM {s}.history
         WHERE step_s = %(step_s)s AND begins_at >= %(since)s AND begins_at < %(until)s
     """,
+    # The first condition is for the index; of those it lets through, only the newest of each length stay.
     forget="""
         WITH old AS MATERIALIZED (
             SELECT step_s, begins_at, writer FROM {s}.history
-            WHERE begins_at < now() - %(older_than)s::interval ORDER BY begins_at LIMIT %(limit)s
+            WHERE begins_at < now() - %(older_than)s::interval
+              AND begins_at + step_s * interval '1 second' <= now() - %(older_than)s::interval
+            ORDER BY begins_at LIMIT %(limit)s
             FOR UPDATE SKIP LOCKED -- another server deletes the others
         )
         DELETE FROM {s}.history AS h USING old

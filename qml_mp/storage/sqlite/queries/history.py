@@ -37,9 +37,11 @@ HISTORY: Final = HistoryQueries(
         FROM qml_history, json_each(CASE WHEN json_valid(methods) THEN methods ELSE '{}' END) AS one
         WHERE step_s = :step_s AND begins_at >= :since AND begins_at < :until AND one.key = :method
     """,
+    # The first condition is for the index; of those it lets through, only the newest of each length stay.
     forget="""
         DELETE FROM qml_history WHERE rowid IN (
             SELECT rowid FROM qml_history INDEXED BY qml_history_by_age
-            WHERE begins_at < :now - :older_than ORDER BY begins_at LIMIT :limit)
+            WHERE begins_at < :now - :older_than AND begins_at + step_s * 1000000 <= :now - :older_than
+            ORDER BY begins_at LIMIT :limit)
     """,
 )
