@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from qml_mp.core.history import Ending, Tally, sum_of
-from qml_mp.storage.history import HistoryPoint, floor_to, step_of
+from qml_mp.storage.history import MINUTE, HistoryPoint, floor_to, step_of
 from qml_mp.storage.store import Storage
 
 SPANS: Mapping[str, timedelta] = MappingProxyType(
@@ -16,6 +16,7 @@ SPANS: Mapping[str, timedelta] = MappingProxyType(
 )
 """The ranges that can be asked for."""
 WITHOUT_SUCCESS = (Ending.FAILED, Ending.CRASHED, Ending.RETRIED)
+_WRITTEN_WITHIN = timedelta(seconds=15)  # servers write every ten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,15 @@ def view_history(
     since = until - span
     found = storage.history(step, since=since, until=until, queue=queue, method=method)
     return HistoryView(step=step, points=_filled(found, since, until, step))
+
+
+def ended_in_a_minute(storage: Storage) -> int | None:
+    """How many jobs servers have seen end in the newest whole minute of which they have written; None: they
+    have counted nothing there, as those do that keep no history."""
+    until = floor_to(MINUTE, storage.now() - _WRITTEN_WITHIN)
+    points = storage.history(MINUTE, since=until - MINUTE, until=until)
+    endings = [ending for ending in Ending if ending.is_final]
+    return sum(point.count(*endings) for point in points) if points else None
 
 
 def _filled(

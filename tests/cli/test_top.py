@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyte
@@ -31,17 +31,19 @@ from qml_mp.cli.top.keyboard import keys_of
 from qml_mp.cli.top.loop import Top
 from qml_mp.cli.top.page import page, rows_of
 from qml_mp.cli.top.sample import Rates, Sample, rates_between, take_sample
+from qml_mp.core.history import Ending, SeriesKey, numbers_of_one
 from qml_mp.core.job import Job
-from qml_mp.core.outcome import ErrorInfo, Failure
+from qml_mp.core.outcome import ErrorInfo, Failure, Success
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
+from qml_mp.storage.history import MINUTE, Period, floor_to
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import BY_DEFAULT, Fetch
+from qml_mp.storage.values import BY_DEFAULT, Fetch, Retention
 from tests.cli.command import Qml
 
 SIZES = [(80, 24), (120, 40)]
 WITHIN_S = 60
-NO_RATES = Rates(ended_per_s=None, growth_per_s={}, cpu_percent={})
+NO_RATES = Rates(growth_per_s={}, cpu_percent={})
 
 
 @pytest.fixture
@@ -121,13 +123,41 @@ def test_rates_are_what_has_changed_a_second(busy: Storage) -> None:
 
     rates = rates_between(before, now)
 
-    assert rates.ended_per_s == 0.5
     assert rates.growth_per_s == {"default": 0.0, "images": 2.0}
     assert rates.cpu_percent == {"w": 75.0}
     assert rates_between(None, now) == NO_RATES
     text = "\n".join(drawn(now, Choice(), width=120, height=40, rates=rates))
-    assert "0.5 ended/s" in text
     assert "+2.0/s" in text
+    assert "ended" not in text  # no server has counted anything
+
+
+def test_what_has_ended_is_told_while_as_many_rows_are_deleted(busy: Storage) -> None:
+    at_once = Retention(succeeded_ttl=timedelta(), failed_ttl=timedelta())
+    one = numbers_of_one(waited_us=1, ran_us=1)
+    counted = {
+        SeriesKey(method="thumb", queue="images", ending=ending): [count * number for number in one]
+        for ending, count in ((Ending.SUCCEEDED, 150), (Ending.FAILED, 50), (Ending.RETRIED, 7))
+    }
+    this_minute = floor_to(MINUTE, busy.now())
+    busy.note_history(
+        [
+            Period(step=MINUTE, begins_at=this_minute + number * MINUTE, writer="blue#1", numbers=counted)
+            for number in range(-5, 5)
+        ]
+    )
+    old = busy.fetch_and_lock_job(Fetch(worker_id="blue#1:worker:2.1", server_id="blue#1", queues=()))
+    assert old is not None
+    busy.finish(old, Success(result=1, duration=timedelta()), retention=at_once)
+    before = take_sample(busy, at=10.0)
+    new = busy.fetch_and_lock_job(Fetch(worker_id="blue#1:worker:2.1", server_id="blue#1", queues=()))
+    assert new is not None
+    busy.finish(new, Success(result=1, duration=timedelta()), retention=BY_DEFAULT)
+    assert busy.delete_expired_jobs(limit=10) == 1
+    now = take_sample(busy, at=11.0)
+
+    head = drawn(now, Choice(), width=120, height=40, rates=rates_between(before, now))[0]
+
+    assert "  200 ended/min  " in head
 
 
 def test_keys_ask_first_and_then_do_it(busy: Storage) -> None:

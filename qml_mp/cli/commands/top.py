@@ -30,6 +30,8 @@ def top(session: Session, every: timedelta) -> None:
 
     Tab goes from list to list, the arrows (or j and k) choose a row. c cancels the job of a worker, r retries
     the newest job of a failure, p pauses or resumes a queue, each after a yes; q leaves.
+
+    ended/min is how many jobs ended in the newest whole minute, as servers count it for the history.
     """
     if find_spec("rich") is None:
         raise ConfigurationError(

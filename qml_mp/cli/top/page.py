@@ -67,7 +67,7 @@ def page(
     warnings = [*filter(None, [why_old]), *_warnings(sample)]
     room = height - _FIXED_LINES - len(warnings) - len(tables) * 2
     shares = _shares({pane: len(rows[pane]) for pane in tables}, room)
-    lines = [*_head(sample, rates, url=url, clock=clock), *(Text(line, style="yellow") for line in warnings)]
+    lines = [*_head(sample, url=url, clock=clock), *(Text(line, style="yellow") for line in warnings)]
     for pane, table in tables.items():
         lines.append(Text(""))
         lines += _pane(table, choice, pane, rows, width=width, height=shares[pane])
@@ -79,12 +79,13 @@ def page(
     return lines
 
 
-def _head(sample: Sample, rates: Rates, *, url: str, clock: str) -> list[Text]:
+def _head(sample: Sample, *, url: str, clock: str) -> list[Text]:
     counts = sample.seen.counts
     states = Text("  ").join(
         Text(f"{state} {counts[state]}", style=_STYLES.get(state, "")) for state in _STATES if counts[state]
     )
-    speed = "" if rates.ended_per_s is None else f"{rates.ended_per_s:.1f} ended/s  "
+    ended = sample.ended_per_minute
+    speed = "" if ended is None else f"{ended} ended/min  "
     return [Text(f"{clock}  {speed}{printable(url)}", style="bold"), states]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qml_mp.core.state import FINAL_STATES
 from qml_mp.host import cpu_seconds, is_alive
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import FailureKind
+from qml_mp.views.history import ended_in_a_minute
 from qml_mp.views.servers import WorkerView
 from qml_mp.views.snapshot import Snapshot, look
 
@@ -26,6 +26,8 @@ class Sample:
     """The newest first."""
     cpu_s: Mapping[str, float]
     """By worker, what processes of this machine have used so far."""
+    ended_per_minute: int | None
+    """See `views.history.ended_in_a_minute`. Rows do not tell: as many are deleted as come."""
 
     @property
     def workers(self) -> list[tuple[str, WorkerView]]:
@@ -37,8 +39,6 @@ class Sample:
 class Rates:
     """Between two samples. Empty when there was only one."""
 
-    ended_per_s: float | None
-    """Jobs that have ended, without those whose rows were deleted meanwhile."""
     growth_per_s: Mapping[str, float]
     """By queue, of what waits there; negative: it shrinks."""
     cpu_percent: Mapping[str, float]
@@ -58,17 +58,17 @@ def take_sample(storage: Storage, *, at: float) -> Sample:
         seen=seen,
         failures=sorted(kinds, key=lambda kind: kind.last_at, reverse=True),
         cpu_s={worker_id: seconds for worker_id, seconds in used.items() if seconds is not None},
+        ended_per_minute=ended_in_a_minute(storage),
     )
 
 
 def rates_between(before: Sample | None, now: Sample) -> Rates:
     """What has changed, per second."""
     if before is None or now.at <= before.at:
-        return Rates(ended_per_s=None, growth_per_s={}, cpu_percent={})
+        return Rates(growth_per_s={}, cpu_percent={})
     passed = now.at - before.at
     waited = {queue.stats.name: queue.stats.enqueued for queue in before.seen.queues}
     return Rates(
-        ended_per_s=max(0, _ended(now.seen) - _ended(before.seen)) / passed,
         growth_per_s={
             queue.stats.name: (queue.stats.enqueued - waited.get(queue.stats.name, 0)) / passed
             for queue in now.seen.queues
@@ -79,7 +79,3 @@ def rates_between(before: Sample | None, now: Sample) -> Rates:
             if worker_id in before.cpu_s
         },
     )
-
-
-def _ended(seen: Snapshot) -> int:
-    return sum(seen.counts[state] for state in FINAL_STATES)
