@@ -23,6 +23,8 @@ BOUNDS_S = (
 """The upper bounds of the buckets, which are part of them, from 1 ms to 1 h; the last bucket has none."""
 BOUNDS_US = tuple(round(bound * 1_000_000) for bound in BOUNDS_S)
 BUCKETS = len(BOUNDS_US) + 1
+BEYOND_BOUNDS = timedelta.max
+"""A quantile in the last bucket: longer than the last bound, and nobody knows by how much."""
 _MOST_US = 2**53 - 1  # of one duration; every program reads it exactly from JSON
 _US_OF_A_DAY, _US_OF_A_SECOND = 86_400_000_000, 1_000_000
 
@@ -84,13 +86,14 @@ class Histogram:
         return Histogram(counts=counts, sum_us=self.sum_us + other.sum_us)
 
     def quantile(self, part: float) -> timedelta | None:
-        """The duration that this part of all (0.5: half) did not exceed, as well as the buckets tell; of the
-        last one that is its lower bound. None: there is nothing."""
+        """The duration that this part of all (0.5: half) did not exceed, as well as the buckets tell;
+        `BEYOND_BOUNDS` in the last one. None: there is nothing."""
         wanted, before = part * self.count, 0
         for number, count in enumerate(self.counts):
             if count and before + count >= wanted:
-                low = BOUNDS_US[number - 1] if number else 0
-                high = BOUNDS_US[number] if number < len(BOUNDS_US) else low
+                if number == len(BOUNDS_US):
+                    return BEYOND_BOUNDS
+                low, high = BOUNDS_US[number - 1] if number else 0, BOUNDS_US[number]
                 inside = (wanted - before) / count
                 # Between two bounds evenly by ratio, as the bounds are; from 0 evenly by difference.
                 us = low * (high / low) ** inside if low else high * inside

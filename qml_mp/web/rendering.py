@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from qml_mp.core.history import BEYOND_BOUNDS, BOUNDS_S, Histogram
 from qml_mp.core.payload import JsonValue
 from qml_mp.printable import printable, printable_lines
 from qml_mp.units import format_size
@@ -34,7 +35,7 @@ def make_environment() -> Environment:
     environment.filters.update(
         duration=_duration, size=_size, number=_number, about=_about, utc=_utc, lines=_lines,
         raw_text=_raw_text, pretty=_pretty, in_words=_in_words, tojson_line=_in_a_line,
-        signal_name=_signal_name,
+        signal_name=_signal_name, quantile=_quantile,
     )  # fmt: skip
     return environment
 
@@ -84,6 +85,12 @@ def _duration(value: timedelta | float | None) -> str:
             shown.append(f"{whole // size} {name}")
         whole %= size
     return sign + " ".join(shown)
+
+
+def _quantile(histogram: Histogram, part: float) -> str:
+    """The duration that this part of all did not exceed."""
+    found = histogram.quantile(part)
+    return f"over {_duration(BOUNDS_S[-1])}" if found == BEYOND_BOUNDS else _duration(found)
 
 
 def _size(size_bytes: int | None) -> str:

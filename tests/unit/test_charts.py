@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from qml_mp.core.history import BOUNDS_US, Ending, Histogram, Tally, numbers_of_one, sum_of, tally_of
+from qml_mp.core.history import (
+    BEYOND_BOUNDS,
+    BOUNDS_US,
+    Ending,
+    Histogram,
+    Tally,
+    numbers_of_one,
+    sum_of,
+    tally_of,
+)
 from qml_mp.storage.history import MINUTE, HistoryPoint
 from qml_mp.views.history import HistoryView
 from qml_mp.web.charts import HEIGHT, WIDTH, bar_chart
@@ -48,16 +57,22 @@ def test_a_chart_of_nothing_has_no_bar() -> None:
     assert (list(chart.bars), chart.most) == ([], 0)
 
 
-@pytest.mark.parametrize("ran_us", [1, 999, 1000, 1001, 1_500_000, BOUNDS_US[-1], 10 * BOUNDS_US[-1]])
+@pytest.mark.parametrize("ran_us", [1, 999, 1000, 1001, 1_500_000, BOUNDS_US[-1]])
 def test_a_quantile_is_within_the_bucket_of_what_was_counted(ran_us: int) -> None:
     ran = tally(7, ran_us=ran_us).ran
     number = ran.counts.index(7)
     low = BOUNDS_US[number - 1] if number else 0
-    high = BOUNDS_US[number] if number < len(BOUNDS_US) else low
+    high = BOUNDS_US[number]
 
     found = [ran.quantile(part) for part in (0.01, 0.5, 0.95, 1.0)]
 
     assert all(one is not None and low <= one / timedelta(microseconds=1) <= high for one in found)
+
+
+def test_a_quantile_beyond_the_last_bound_is_no_duration() -> None:
+    ran = sum_of([tally(5, ran_us=BOUNDS_US[-1]), tally(5, ran_us=BOUNDS_US[-1] + 1)]).ran
+
+    assert [ran.quantile(part) for part in (0.5, 0.51)] == [timedelta(hours=1), BEYOND_BOUNDS]
 
 
 def test_quantiles_of_a_mixture_are_told_apart() -> None:

@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from qml_mp.core.history import Ending, SeriesKey, numbers_of_one
 from qml_mp.printable import printable
+from qml_mp.storage.history import MINUTE, TEN_MINUTES, Period, floor_to
 from qml_mp.storage.store import Storage
 from tests.browser import hostile
 from tests.browser.screens import SCREENS
@@ -52,6 +54,28 @@ def test_a_list_shows_every_text_whole(filled: Served, path: str) -> None:
         shown = words("".join(Text(visitor.get(path).text).parts))
 
     assert [text for text in hostile.TEXTS if words(printable(text)) not in shown] == []
+
+
+def test_what_took_longer_than_all_bounds_is_told_as_over_the_last_one(
+    filled: Served, storage: Storage
+) -> None:
+    five_hours = numbers_of_one(waited_us=7_200_000_000, ran_us=18_000_000_000)
+    counted = {SeriesKey(method="slow", queue="slow", ending=Ending.SUCCEEDED): five_hours}
+    storage.note_history(
+        [
+            Period(step=step, begins_at=floor_to(step, storage.now()), writer="blue#1", numbers=counted)
+            for step in (MINUTE, TEN_MINUTES)
+        ]
+    )
+
+    with filled.visitor() as visitor:
+        text = Text(visitor.get("/history?span=1h&queue=slow").text)
+    shown = [part.strip() for part in text.parts if part.strip()]
+
+    for figure in ("median wait", "median run"):
+        place = shown.index(figure)
+        assert (shown[place - 1], shown[place + 1]) == ("over 1 h", "p95 over 1 h")
+    assert "1 h" not in shown[shown.index("median run") :]
 
 
 def words(text: str) -> str:
