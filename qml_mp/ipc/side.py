@@ -88,7 +88,7 @@ class ServerReport:
     """The newest try to reach storage failed."""
     trouble: str | None
     deaths: Mapping[str, int] = field(default_factory=dict)
-    """Of workers since the start, by their cause."""
+    """Of workers since the start, by their cause; 0 of one that has not been yet."""
     storage_errors: Mapping[str, int] = field(default_factory=dict)
     """Since the start, by whose they were: the supervisor's or the workers'."""
     lost_claims: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
@@ -38,17 +38,26 @@ class ToldEnds:
 
 
 def families_of_ends(ends: Mapping[SeriesKey, Sequence[int]]) -> Iterator[Metric]:
-    """Of what attempts of a server came to. `ends` are the numbers of tallies."""
+    """Of what attempts of a server came to. `ends` are the numbers of tallies.
+
+    Of a method in a queue each outcome is there from the first attempt on, though it be 0: a counter that
+    begins with its first event has not increased by it.
+    """
     jobs = CounterMetricFamily(
         "qml_mp_jobs",
         "Attempts that have ended, by what they came to; of retried and crashed ones the job runs again.",
         labels=["method", "queue", "outcome"],
     )
     pairs: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
+    counts: Counter[SeriesKey] = Counter()
     for key, numbers in ends.items():
         tally = tally_of(numbers)
-        jobs.add_metric([key.method, key.queue, str(key.ending)], tally.count)
+        counts[key] = tally.count
         pairs[key.method, key.queue] += tally
+    for method, queue in pairs:
+        for ending in Ending:
+            key = SeriesKey(method=method, queue=queue, ending=ending)
+            jobs.add_metric([method, queue, str(ending)], counts[key])
     waited = _histogram("qml_mp_job_waiting_seconds", "How long attempts had waited since they could begin.")
     ran = _histogram("qml_mp_job_running_seconds", "How long attempts ran.")
     for pair, tally in pairs.items():

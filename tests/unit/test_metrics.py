@@ -142,6 +142,24 @@ def test_attempts_are_counted_by_method_queue_and_outcome_with_how_long_they_too
     assert found["qml_mp_job_waiting_seconds_bucket", frozenset(pair | {("le", "0.001")})] == 1
 
 
+def test_what_a_pair_has_not_come_to_yet_is_counted_as_0() -> None:
+    """Or Prometheus would take the first failure for the beginning of the series, and not for an increase."""
+    found = samples(families())
+
+    counted = {
+        (labels["method"], labels["outcome"]): value
+        for name, pairs in found
+        if name == "qml_mp_jobs_total"
+        for labels, value in [(dict(pairs), found[name, pairs])]
+    }
+    assert counted == {
+        **{(method, str(ending)): 0 for method in ("resize", HOSTILE) for ending in Ending},
+        ("resize", "succeeded"): 1,
+        ("resize", "retried"): 1,
+        (HOSTILE, "failed"): 1,
+    }
+
+
 def test_every_bound_that_is_shown_is_one_that_is_counted() -> None:
     assert set(SHOWN_BOUNDS_S) <= set(BOUNDS_S)
 

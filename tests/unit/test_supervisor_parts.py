@@ -271,6 +271,19 @@ def test_each_series_is_reported_where_more_of_them_grow_than_fit_in_a_report(ru
     assert OTHER in heard
 
 
+def test_a_cause_of_which_no_worker_has_died_yet_is_reported_with_0(run_of: MakeRun) -> None:
+    run = run_of(1)
+    reports = ServerReports(run, loops=[])
+
+    before = reports.make().deaths
+    run.counts.deaths["SIGKILL"] += 1
+    run.counts.deaths["SIGXCPU"] += 1
+    after = reports.make().deaths
+
+    assert before["SIGKILL"] == before["out_of_memory"] == before["timeout"] == before["left"] == 0
+    assert after == {**before, "SIGKILL": 1, "SIGXCPU": 1}
+
+
 def test_no_attempts_are_shown_by_a_new_metrics_process_until_it_has_heard_of_all(run_of: MakeRun) -> None:
     run = run_of(1)
     reports = ServerReports(run, loops=[])

@@ -9,6 +9,7 @@ from qml_mp.core.history import SeriesKey
 from qml_mp.ipc.side import EndsReport, LoopReport, ServerReport, WorkerReport
 from qml_mp.supervisor.loops.loop import AT_ONCE, Loop
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.death import CAUSES
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
 _MOST_ENDS = 100
@@ -44,7 +45,7 @@ class ServerReports:
             is_paused=run.pool.paused,
             storage_fails=run.reaching.is_failing,
             trouble=run.registration.says.trouble,
-            deaths=dict(counts.deaths),
+            deaths={**dict.fromkeys(CAUSES, 0), **counts.deaths},
             storage_errors={
                 "supervisor": counts.storage_errors,
                 "workers": run.worker_troubles.storage_errors,

@@ -20,6 +20,11 @@ from qml_mp.ipc.stack import LastStack
 from qml_mp.processing.cancel import CancelReason
 
 _LOOK_EVERY_S = 1.0
+CAUSES = (
+    "left", "recycled", "slow_boot", "cannot_boot", "out_of_memory", "exit", *map(str, CancelReason),
+    "SIGKILL", "SIGTERM", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL",
+)  # fmt: skip
+"""What `Death.cause` may be, but for rarer signals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
