@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from qml_mp.core.history import MOST_NAMES
 from qml_mp.errors import SchemaMismatch, StorageError, StorageUnreachable
+from qml_mp.settings import DEFAULT_QUEUE
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import QueueStats
 
@@ -59,6 +61,8 @@ class StorageLooks:
         self._is_wanted = False
         self._held_as: str | None = None
         self._told = ""
+        self._shown: set[str] = set()
+        """Queues of looks before, of which so many are shown apart."""
         threading.Thread(target=self._work, name="storage looks", daemon=True).start()
 
     def newest(self, *, server_id: str | None) -> StorageLook | None:
@@ -100,7 +104,7 @@ class StorageLooks:
         at = time.monotonic()
         try:
             self._check_schema()
-            queues = self._storage.queue_stats(among=_MOST_COUNTED) if self._holds_lock(server_id) else None
+            queues = self._queues() if self._holds_lock(server_id) else None
         except SchemaMismatch as error:
             self._tell(error)
             return StorageLook(at=at, server_id=server_id, answers=True)
@@ -109,6 +113,19 @@ class StorageLooks:
             return StorageLook(at=at, server_id=server_id, answers=False)
         self._told = ""
         return StorageLook(at=at, server_id=server_id, answers=True, schema_fits=True, queues=queues)
+
+    def _queues(self) -> list[QueueStats]:
+        """Those with jobs, and then those without that a server serves or that were here before: a figure
+        that goes away while there is nothing to count makes averages of the other moments alone."""
+        found = self._storage.queue_stats(among=_MOST_COUNTED)
+        served = {
+            name for server in self._storage.list_servers() for name in server.queues or (DEFAULT_QUEUE,)
+        }
+        names = [queue.name for queue in found]
+        empty = sorted((self._shown | served).difference(names))
+        new = [name for name in (*names, *empty) if name not in self._shown]
+        self._shown.update(new[: MOST_NAMES - len(self._shown)])
+        return [*found, *(_without_jobs(name) for name in empty)]
 
     def _check_schema(self) -> None:
         try:
@@ -137,3 +154,7 @@ class StorageLooks:
             expected = isinstance(error, StorageError)
             logger.warning("Metrics cannot look at storage: %s", error, exc_info=None if expected else error)
         self._told = str(error)
+
+
+def _without_jobs(name: str) -> QueueStats:
+    return QueueStats(name=name, enqueued=0, processing=0, held=0, oldest=None)

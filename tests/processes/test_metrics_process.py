@@ -206,6 +206,62 @@ def test_a_file_that_is_gone_is_no_storage_that_answers(
     assert "qml-mp migrate" not in one.log()
 
 
+def test_a_queue_that_is_served_or_has_been_seen_has_figures_while_it_is_empty(
+    url: str, storage: Storage
+) -> None:
+    program = f"""
+from datetime import UTC, datetime
+
+from qml_mp import host
+from qml_mp.core.job import Job
+from qml_mp.core.server_info import ServerInfo
+from qml_mp.metrics import storage_looks
+from qml_mp.storage.open import open_storage
+from qml_mp.storage.values import BY_DEFAULT
+
+storage_looks._FRESH_S = 0.0
+storage = open_storage({url!r})
+looks = storage_looks.StorageLooks(open_storage({url!r}))
+
+def tell():
+    queues = None
+    while queues is None:  # the look was late
+        look = looks.newest(server_id="one")
+        queues = look and look.queues
+    print(*(f"{{each.name}} {{each.enqueued}}" for each in queues))
+
+def register(name, *queues):
+    now = datetime.now(UTC)
+    storage.register_server(ServerInfo(
+        id=name, name=name, hostname="here", process=host.identity(), worker_count=1, queues=queues,
+        started_at=now, last_heartbeat=now))
+
+tell()
+register("one", "images", "reports")
+job = storage.enqueue(Job.new("work", queue="images"))
+other = storage.enqueue(Job.new("work", queue="unserved"))
+tell()
+for each in (job, other):
+    storage.delete(each, reason="r", retention=BY_DEFAULT)
+tell()
+register("two")
+tell()
+"""
+
+    # In a process of its own, because the thread that looks stays.
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (ended.stdout.splitlines(), ended.stderr) == (
+        [
+            "",
+            "images 1 unserved 1 reports 0",
+            "images 0 reports 0 unserved 0",
+            "default 0 images 0 reports 0 unserved 0",
+        ],
+        "",
+    )
+
+
 def test_a_look_that_finds_no_schema_says_that_the_storage_does_not_answer(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     program = f"""
