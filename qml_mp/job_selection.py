@@ -15,7 +15,6 @@ from qml_mp.storage.values import CancelResult, JobFilter, Retention
 from qml_mp.units import Duration, check_no_date, parse_duration
 
 _BATCH = 500  # some 20 ms, in which others wait on SQLite
-_MOST_IDS = 100_000  # held in memory
 _WAITING = (StateName.ENQUEUED, StateName.SCHEDULED, StateName.AWAITING_RETRY)
 
 
@@ -172,17 +171,12 @@ class JobSelection:
                 yield [job_id for job_id in ids if job_id in missed]
 
     def _ids(self, states: Sequence[StateName], *, ran_then: bool = False) -> Iterator[list[str]]:
-        after = ""
-        while states:
-            where = replace(self.where, states=states)
-            ids = self._storage.job_ids(
-                where, until=self._until, limit=_MOST_IDS, after=after, ran_then=ran_then
-            )
-            for start in range(0, len(ids), _BATCH):
-                yield ids[start : start + _BATCH]
-            if len(ids) < _MOST_IDS:
-                return
-            after = ids[-1]
+        where, rest = replace(self.where, states=states), None
+        while states and rest != ():
+            found = self._storage.job_ids(where, until=self._until, ran_then=ran_then, rest=rest)
+            for start in range(0, len(found.ids), _BATCH):
+                yield list(found.ids[start : start + _BATCH])
+            rest = found.rest
 
     def _change(
         self, change: BulkChange, ids: list[str], states: Sequence[StateName], reason: str

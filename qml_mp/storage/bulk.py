@@ -9,39 +9,17 @@ from qml_mp.core.failure_kinds import failure_key
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
 from qml_mp.storage.database import Part
-from qml_mp.storage.rows import state_name_of
 from qml_mp.storage.storable import storable_reason
-from qml_mp.storage.values import JobFilter, Retention
+from qml_mp.storage.values import Retention
 
 _TRIES = 5
 _MOST_FAILED = 500
 
 
 class Bulk(Part):
-    """Jobs that a filter means, counted and changed. `until` is an instant of the database's clock: jobs that
-    are younger, or ended later, are not meant. So a job that was retried and failed again is not retried once
-    more, however often the same is asked for."""
-
-    def count_jobs(
-        self, where: JobFilter, *, until: datetime, ran_then: bool = False
-    ) -> dict[StateName, int]:
-        """How many are meant, by state; without those of which there are none. With `ran_then`, of those that
-        run only the ones that have since before `until`."""
-        if not where.each_state():
-            return {}
-        query = self._db.queries.bulk.count(where, ran_then)
-        rows = self._db.read("counting jobs", query, {**where.values(), "until": until})
-        return {state_name_of(row["state"]): row["jobs"] for row in rows if row["jobs"]}
-
-    def job_ids(
-        self, where: JobFilter, *, until: datetime, limit: int, after: str = "", ran_then: bool = False
-    ) -> list[str]:
-        """Ids of those that are meant, in order, at most so many behind `after`; `ran_then` likewise."""
-        if not where.each_state():
-            return []
-        query = self._db.queries.bulk.ids(where, ran_then)
-        values = {**where.values(), "until": until, "limit": limit, "after": after}
-        return [row["id"] for row in self._db.read("finding jobs", query, values)]
+    """Jobs that were found by their filter (`Listing.job_ids`), changed. `until` is an instant of the
+    database's clock: jobs that are younger, or ended later, are not meant. So a job that was retried and
+    failed again is not retried once more, however often the same is asked for."""
 
     def retry_many(self, job_ids: Sequence[str], *, until: datetime) -> list[str]:
         """`retry` for those of the jobs that are Failed since before `until`, in one commit; the ids of those

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from qml_mp.storage.values import JobFilter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkQueries:
-    """Many jobs at a time. Not meant are those that are younger than `until` or have ended later."""
+    """Many jobs at a time. Not meant are those that have ended after `until`."""
 
-    count: Callable[[JobFilter, bool], str]
-    """until, values of the filter: state, jobs. True: of those that run only those that have since before
-    `until`; so for `ids`."""
-    ids: Callable[[JobFilter, bool], str]
-    """until, values of the filter, after (an id; empty: from the first), limit: id, in this order."""
     retry: str
     """ids, until: as `JobQueries.retry`, without those whose unique key another has; id of each hit."""
     delete: str

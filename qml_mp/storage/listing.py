@@ -1,16 +1,18 @@
-"""Every process: jobs listed for people, by pages.
+"""Every process: jobs listed for people, by pages, and found for a change of many.
 
 Newest first, by `created_at` and id, in either direction from a place in the listing. Each state's jobs stand
 in this order in an index, or are few; those that are Enqueued do so within their queue, method and priority.
 What a filter asks for beside the state is in no index, which every job would pay for: it is looked for among
-so many of the newest (`among`), and the page says how far that went.
+so many of the newest (`among`), and the page says how far that went. Who changes many jobs goes through all,
+a bounded number at a time in the same order.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from qml_mp.core.job import Job, check_job_id
@@ -19,7 +21,7 @@ from qml_mp.errors import ConfigurationError, InvalidJob
 from qml_mp.storage.database import Part
 from qml_mp.storage.job_rows import job_of
 from qml_mp.storage.listing_queries import Order, Parts
-from qml_mp.storage.rows import text_of
+from qml_mp.storage.rows import state_name_of, text_of
 from qml_mp.storage.values import JobFilter, JobPage
 
 _BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
@@ -29,6 +31,7 @@ _CLOCKS_DIFFER = timedelta(hours=1)
 _MOST_GROUPS = 1000
 _FEW_ENQUEUED = 100_000  # are sorted sooner than they are read in groups
 _BRIEF_CHARS = 2000
+_MOST_AT_ONCE = 20_000  # of each state, for a change of many: far less than a statement has time for
 _PREFIX = re.compile(r"[0-9a-f]{1,32}")
 
 _Place = tuple[datetime, str]
@@ -48,8 +51,32 @@ class _Range:
         }  # fmt: skip
 
 
+_WHOLE = _Range(older=(_BEGINNING, ""), newer=(_END_OF_TIME, _LAST_ID))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Section:
+    """Some of the jobs that a filter means, which stand in the order of listings together."""
+
+    where: JobFilter
+    parts: Parts
+    """No group, or a single one."""
+    left: _Range = _WHOLE
+    """What has not been looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundIds:
+    """Some of the jobs that are meant."""
+
+    ids: tuple[str, ...]
+    """In order."""
+    rest: tuple[_Section, ...]
+    """Pass it as `rest` for the next ones; empty: these were the last."""
+
+
 class Listing(Part):
-    """Jobs by pages."""
+    """Jobs by pages, and those that a change means."""
 
     def list_jobs(
         self,
@@ -73,18 +100,17 @@ class Listing(Part):
         if not where.each_state():
             return JobPage(jobs=(), next_cursor=None)
         order = Order.OLDER if before is None else Order.NEWER
-        parts = self._parts(where, among)
+        few = _FEW_ENQUEUED if among is None or where.asks_for_names_alone() else among
+        parts = self._parts(where, few=few, rare=among)
         which = {**where.values(), **parts.values()}
         reach = _range_of(where, after=after, before=before)
-        edge = None if among is None else self._edge(where, order, parts, reach, max(among, limit + 1))
+        edge = None
+        if among is not None and where.values():
+            edge = self._edge(where, order, parts, reach, max(among, limit + 1))
         if edge is not None:
             reach = _up_to(edge, reach, order)
         query = self._db.queries.listing.page(where, order, parts, brief)
-        bound = {
-            **which,
-            **reach.values(),
-            "limit": limit + 1,
-        }  # one more: is there another page?
+        bound = {**which, **reach.values(), "limit": limit + 1}  # one more: is there another page?
         if brief:
             bound["brief_chars"] = _BRIEF_CHARS
         rows = self._db.read("listing jobs", query, bound)
@@ -104,20 +130,84 @@ class Listing(Part):
         query = self._db.queries.listing.with_id
         return tuple(self._read("finding a job by its id", query, job_of, which))
 
-    def _parts(self, where: JobFilter, among: int | None) -> Parts:
-        queries = self._db.queries.listing
-        rare = (
-            where.kind is None
-            or among is None
-            or self._count(queries.of_kind, {"kind": where.kind, "most": among + 1}) <= among
+    def count_jobs(
+        self, where: JobFilter, *, until: datetime, ran_then: bool = False
+    ) -> dict[StateName, int]:
+        """How many are meant, by state, without those of which there are none: not those that are younger
+        than `until`, an instant of the database's clock, or have ended later. With `ran_then`, of those that
+        run only the ones that have since before `until`.
+
+        It takes several statements where there are many; what others change meanwhile may be counted or not.
+        """
+        counts: Counter[StateName] = Counter()
+        rest = self._sections(where)
+        while rest:
+            section, reach, rest = self._next(rest)
+            query = self._db.queries.listing.count_meant(section.where, section.parts, ran_then)
+            for row in self._db.read("counting jobs", query, _bound(section, reach, until)):
+                counts[state_name_of(row["state"])] += row["jobs"]
+        return {state: counts[state] for state in StateName if counts[state]}
+
+    def job_ids(
+        self,
+        where: JobFilter,
+        *,
+        until: datetime,
+        ran_then: bool = False,
+        rest: Sequence[_Section] | None = None,
+    ) -> FoundIds:
+        """The first of those that are meant, or the next: those of `rest`. As `count_jobs` means them.
+
+        A job that others make runnable meanwhile is found in its old or its new state, unless it is in a new
+        queue or method then.
+        """
+        rest = self._sections(where) if rest is None else tuple(rest)
+        if not rest:
+            return FoundIds(ids=(), rest=())
+        section, reach, rest = self._next(rest)
+        query = self._db.queries.listing.ids_meant(section.where, section.parts, ran_then)
+        rows = self._db.read("finding jobs", query, _bound(section, reach, until))
+        return FoundIds(ids=tuple(sorted(row["id"] for row in rows)), rest=rest)
+
+    def _sections(self, where: JobFilter) -> tuple[_Section, ...]:
+        """One, unless many jobs are Enqueued: then each group of these comes last, by itself. What becomes
+        runnable meanwhile is not missed so."""
+        states = where.each_state()
+        if not states:
+            return ()
+        parts = self._parts(where, few=_MOST_AT_ONCE, rare=_MOST_AT_ONCE)
+        if parts.groups is None:
+            return (_Section(where=where, parts=parts),)
+        others = [state for state in states if state is not StateName.ENQUEUED]
+        whole, enqueued = replace(parts, groups=None), replace(where, states=[StateName.ENQUEUED])
+        return (
+            *([_Section(where=replace(where, states=others), parts=whole)] if others else []),
+            *(_Section(where=enqueued, parts=replace(parts, groups=(group,))) for group in parts.groups),
         )
-        few = _FEW_ENQUEUED if among is None or where.asks_for_names_alone() else among
+
+    def _next(self, rest: Sequence[_Section]) -> tuple[_Section, _Range, tuple[_Section, ...]]:
+        """The first section, how far to look in it now, and what is left then."""
+        section, *others = rest
+        edge = self._edge(section.where, Order.NEWER, section.parts, section.left, _MOST_AT_ONCE)
+        if edge is None:
+            return section, section.left, tuple(others)
+        left = replace(section, left=replace(section.left, older=edge))
+        return section, _up_to(edge, section.left, Order.NEWER), (left, *others)
+
+    def _parts(self, where: JobFilter, *, few: int, rare: int | None) -> Parts:
+        """Up to `few` Enqueued jobs are read in one, up to `rare` of a kind (None: however many) as such."""
+        queries = self._db.queries.listing
+        is_rare = (
+            where.kind is None
+            or rare is None
+            or self._count(queries.of_kind, {"kind": where.kind, "most": rare + 1}) <= rare
+        )
         if (
             StateName.ENQUEUED not in where.each_state()
             or self._count(queries.enqueued, {"most": few + 1}) <= few
         ):
-            return Parts(groups=None, kind_is_rare=rare)
-        return Parts(groups=self._groups(where), kind_is_rare=rare)
+            return Parts(groups=None, kind_is_rare=is_rare)
+        return Parts(groups=self._groups(where), kind_is_rare=is_rare)
 
     def _count(self, query: str, which: dict[str, object]) -> int:
         jobs: int = self._db.read("counting jobs", query, which)[0]["jobs"]
@@ -146,7 +236,7 @@ class Listing(Part):
         among: int,
     ) -> _Place | None:
         """Where the look ends: at the first place where a state has had its `among`; None: at the end."""
-        if not where.values() or (where.kind is not None and parts.kind_is_rare):
+        if where.kind is not None and parts.kind_is_rare:
             return None
         each = max(1, among // max(1, len(parts.groups or ())))
         bound = {**parts.values(), **reach.values(), "skip": among - 1, "skip_of_group": each}
@@ -156,6 +246,10 @@ class Listing(Part):
         if not places:
             return None
         return max(places) if order is Order.OLDER else min(places)
+
+
+def _bound(section: _Section, reach: _Range, until: datetime) -> dict[str, object]:
+    return {**section.where.values(), **section.parts.values(), **reach.values(), "until": until}
 
 
 def _is_text(name: object) -> bool:

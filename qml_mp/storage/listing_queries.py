@@ -52,5 +52,10 @@ class ListingQueries:
     page: Callable[[JobFilter, Order, Parts, bool], str]
     """A range, values of the filter and the parts, limit: so many jobs; if they are to be brief, with
     is_cut, for which brief_chars says what is long."""
+    count_meant: Callable[[JobFilter, Parts, bool], str]
+    """A range, values of the filter and the parts (no group, or a single one), until: state, jobs, without
+    those that are younger or ended later. True: of those that run only those that have since before."""
+    ids_meant: Callable[[JobFilter, Parts, bool], str]
+    """The same: id of each."""
     with_id: str
     """start, end, limit, brief_chars: brief jobs with ids between these."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidTransition
+from qml_mp.storage import listing
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
@@ -79,7 +81,7 @@ def test_a_job_that_has_failed_again_is_not_retried_twice(storage: Storage) -> N
     second = storage.retry_many([job_id], until=until)
 
     assert (first, second) == ([job_id], [])
-    assert storage.job_ids(FAILED, until=until, limit=10) == []
+    assert storage.job_ids(FAILED, until=until).ids == ()
     assert storage.retry_many([job_id], until=storage.now()) == [job_id]
 
 
@@ -142,7 +144,7 @@ def test_a_filter_says_which_jobs_are_meant(storage: Storage) -> None:
     until = storage.now()
 
     def found(where: JobFilter) -> set[str]:
-        meant = set(storage.job_ids(where, until=until, limit=10))
+        meant = set(storage.job_ids(where, until=until).ids)
         assert sum(storage.count_jobs(where, until=until).values()) == len(meant)
         assert {job.id for job in storage.list_jobs(where).jobs} == meant
         return meant
@@ -163,9 +165,9 @@ def test_what_comes_later_is_not_meant(storage: Storage, raw: Raw) -> None:
 
     assert sum(storage.count_jobs(JobFilter(), until=now).values()) == len(StateName)
     assert storage.count_jobs(JobFilter(), until=before) == {}
-    assert storage.job_ids(JobFilter(), until=before, limit=10) == []
+    assert storage.job_ids(JobFilter(), until=before).ids == ()
     raw.age("jobs", "created_at", HOUR)
-    still = storage.job_ids(JobFilter(), until=before, limit=10)
+    still = storage.job_ids(JobFilter(), until=before).ids
     # Three have ended since, and two have come since: those that nothing has happened to.
     assert len(still) == len(claims) - 5
 
@@ -176,8 +178,9 @@ def test_a_job_that_was_made_before_and_comes_later_is_not_meant(storage: Storag
     storage.enqueue_many(made)
 
     assert storage.count_jobs(JobFilter(), until=until) == {}
-    assert storage.job_ids(JobFilter(), until=until, limit=10) == []
-    assert storage.job_ids(JobFilter(), until=storage.now(), limit=10) == sorted(job.id for job in made)
+    assert storage.job_ids(JobFilter(), until=until).ids == ()
+    found = storage.job_ids(JobFilter(), until=storage.now()).ids
+    assert found == tuple(sorted(job.id for job in made))
 
 
 def test_a_job_that_was_there_and_became_due_or_was_retried_since_is_meant(
@@ -195,7 +198,7 @@ def test_a_job_that_was_there_and_became_due_or_was_retried_since_is_meant(
     storage.retry(failed_since)
 
     assert (failed_since, storage.count_jobs(JobFilter(), until=until)) == (unknown, {StateName.ENQUEUED: 2})
-    assert storage.job_ids(JobFilter(), until=until, limit=10) == sorted([scheduled, unknown])
+    assert storage.job_ids(JobFilter(), until=until).ids == tuple(sorted([scheduled, unknown]))
 
 
 def test_a_job_that_was_there_is_meant_also_when_its_producers_clock_is_ahead(
@@ -205,19 +208,61 @@ def test_a_job_that_was_there_is_meant_also_when_its_producers_clock_is_ahead(
     raw.age("jobs", "created_at", -HOUR)
     until = storage.now()
 
-    assert storage.job_ids(JobFilter(), until=until, limit=10) == sorted(ids)
+    assert storage.job_ids(JobFilter(), until=until).ids == tuple(sorted(ids))
     assert sum(storage.count_jobs(JobFilter(), until=until).values()) == len(ids)
-    assert storage.job_ids(JobFilter(), until=until - timedelta(minutes=1), limit=10) == []
+    assert storage.job_ids(JobFilter(), until=until - timedelta(minutes=1)).ids == ()
 
 
-def test_ids_are_given_in_pages(storage: Storage) -> None:
-    ids = sorted(storage.enqueue_many(Job.new("work") for _ in range(5)))
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+@pytest.mark.parametrize(
+    "where",
+    [JobFilter(), FAILED, JobFilter(states=[StateName.ENQUEUED]), JobFilter(queue="a", method="m1"),
+     JobFilter(error="value"), JobFilter(method="none")],
+    ids=["all", "failed", "enqueued", "queue and method", "error", "none"],
+)  # fmt: skip
+def test_all_that_are_meant_are_found_once_however_few_are_looked_at_at_a_time(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, where: JobFilter, at_once: int
+) -> None:
+    for state in StateName:
+        for _ in range(2):
+            job_in(storage, state)
+    for number in range(3):
+        storage.enqueue_many(
+            Job.new(f"m{number % 2}", queue=queue, priority=number) for queue in ("a", "b", "a")
+        )
+    for _ in range(3):
+        failed(storage, ErrorInfo(type="ValueError", message="no"))
     until = storage.now()
+    storage.enqueue(Job.new("m1", queue="a"))
+    meant = [job for job in storage.list_jobs(where, limit=100).jobs if job.created_at <= until]
 
-    first = storage.job_ids(JobFilter(), until=until, limit=3)
-    second = storage.job_ids(JobFilter(), until=until, limit=3, after=first[-1])
+    monkeypatch.setattr(listing, "_MOST_AT_ONCE", at_once)
+    counts = storage.count_jobs(where, until=until)
+    found = [storage.job_ids(where, until=until)]
+    while found[-1].rest:
+        found.append(storage.job_ids(where, until=until, rest=found[-1].rest))
 
-    assert first + second == ids
+    assert sorted(job_id for each in found for job_id in each.ids) == sorted(job.id for job in meant)
+    assert counts == Counter(job.state_name for job in meant)
+    assert (len(found) == 1) if at_once == 100 else (at_once > 1 or len(found) > 1)
+    assert all(len(each.ids) <= at_once * len(StateName) for each in found)
+
+
+def test_a_job_that_becomes_runnable_while_others_are_found_is_found(
+    storage: Storage, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = storage.enqueue_many(Job.new("work") for _ in range(3))
+    later = storage.enqueue_many(Job.new("work", at=in_an_hour()) for _ in range(4))
+    where, until = JobFilter(states=[StateName.ENQUEUED, StateName.SCHEDULED]), storage.now()
+    monkeypatch.setattr(listing, "_MOST_AT_ONCE", 2)
+
+    found = [storage.job_ids(where, until=until)]
+    raw.run("UPDATE {jobs} SET run_at = ? WHERE id = ?", raw.instant(until - HOUR), later[-1])
+    assert storage.promote_due(limit=9).count == 1
+    while found[-1].rest:
+        found.append(storage.job_ids(where, until=until, rest=found[-1].rest))
+
+    assert {job_id for each in found for job_id in each.ids} == {*waiting, *later}
 
 
 def test_jobs_of_a_method_that_nobody_knows_are_failed_after_a_time(storage: Storage, raw: Raw) -> None:

@@ -209,7 +209,7 @@ def test_jobs_of_a_kind_are_listed_and_counted(storage: Storage, among: int | No
     assert storage.count_jobs(where, until=storage.now()) == {
         StateName.FAILED: 2, StateName.AWAITING_RETRY: 1,
     }  # fmt: skip
-    assert set(storage.job_ids(where, until=storage.now(), limit=9)) == set(mine)
+    assert set(storage.job_ids(where, until=storage.now()).ids) == set(mine)
     assert storage.list_jobs(JobFilter(kind=kind, states=[StateName.ENQUEUED])).jobs == ()
     assert storage.count_jobs(JobFilter(kind=kind, states=[StateName.ENQUEUED]), until=storage.now()) == {}
 

@@ -10,6 +10,8 @@ import psycopg
 import pytest
 
 from qml_mp.core.state import StateName
+from qml_mp.job_selection import JobSelection
+from qml_mp.storage import listing
 from qml_mp.storage.database import Values
 from qml_mp.storage.listing_queries import Order, Parts
 from qml_mp.storage.open import open_storage
@@ -18,7 +20,7 @@ from qml_mp.storage.postgres.queries import QUERIES
 from qml_mp.storage.postgres.schema import Schema
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.queries import ChoiceQueries
-from qml_mp.storage.values import JobFilter
+from qml_mp.storage.values import BY_DEFAULT, JobFilter
 from tests.storage.helpers import in_schema
 
 SCHEMA = "plans"
@@ -205,6 +207,73 @@ def test_queues_are_counted_up_to_a_number_by_a_few_reads_of_an_index(
     # Of two queues 101 each are counted, and ten looked at of each of their methods and priorities.
     assert sum(_rows(line) * _loops(line) for line in scans) <= 2 * 101 + 12 * 10 + 30, plan
     assert not any("Seq Scan" in line for line in plan if "never executed" not in line), plan
+
+
+@pytest.mark.parametrize("states", [[StateName.SUCCEEDED], [StateName.ENQUEUED]], ids=["ended", "enqueued"])
+@pytest.mark.parametrize("method", [None, "work"], ids=["all", "of a method"])
+def test_many_jobs_are_counted_and_found_for_a_change_a_bounded_number_at_a_time(
+    session: psycopg.Connection,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    states: list[StateName],
+    method: str | None,
+) -> None:
+    monkeypatch.setattr(listing, "_MOST_AT_ONCE", 1000)
+
+    sent, found = walked(postgres_url, SCHEMA, JobFilter(states=states, method=method), monkeypatch)
+
+    assert found == (40_000 if states == [StateName.ENQUEUED] and method is None else 20_000)
+    assert_few_are_read_at_a_time(session, postgres_url, SCHEMA, sent, most=1001)
+
+
+def test_many_failures_of_a_kind_are_found_for_a_change_a_bounded_number_at_a_time(
+    own_session: psycopg.Connection, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_MOST_AT_ONCE", 1000)
+    own_session.execute(
+        f"UPDATE {OWN}.jobs SET state = 'failed', last_error_key = 'k' || priority WHERE state = 'succeeded'"
+    )
+    own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
+
+    sent, found = walked(postgres_url, OWN, JobFilter(kind="k1"), monkeypatch)
+
+    assert found == 6667
+    assert_few_are_read_at_a_time(own_session, postgres_url, OWN, sent, most=1001)
+
+
+def walked(
+    url: str, schema: str, where: JobFilter, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, dict[str, object]], int]:
+    """Count and find all that the filter means; what was sent for it, with the values of the last time, and
+    how many there are."""
+    sent: dict[str, dict[str, object]] = {}
+    with closing(open_storage(in_schema(url, schema))) as storage:
+        read = storage._db.read
+
+        def note(what: str, query: str, values: dict[str, object]) -> object:
+            sent[query] = values
+            return read(what, query, values)
+
+        monkeypatch.setattr(storage._db, "read", note)
+        selection = JobSelection(storage, where, retention=BY_DEFAULT)
+        counted = selection.count()
+        found = [job_id for ids in selection._ids(where.each_state()) for job_id in ids]
+    assert len(set(found)) == len(found) == counted
+    return sent, counted
+
+
+def assert_few_are_read_at_a_time(
+    session: psycopg.Connection, url: str, schema: str, sent: dict[str, dict[str, object]], *, most: int
+) -> None:
+    for query, values in sent.items():
+        used = {name: value for name, value in values.items() if f"%({name})s" in query}
+        plan = explained(session, url, query, used, generic=True, schema=schema)
+        session.execute("DEALLOCATE ALL")
+        scans = [line for line in plan if "Scan using" in line and "never executed" not in line]
+        assert all(_rows(line) * _loops(line) <= most for line in scans), plan
+        removed = [int(line.split(":")[1]) for line in plan if "Rows Removed by Filter" in line]
+        assert all(number <= most for number in removed), plan
+        assert not any("Seq Scan" in line for line in plan), plan
 
 
 def test_lists_and_counts_of_failures_read_indexes_alone(

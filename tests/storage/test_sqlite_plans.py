@@ -12,6 +12,7 @@ import pytest
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
+from qml_mp.storage import listing
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, JobFilter
 from tests.storage.helpers import DONE, KEEP, fetch, open_sqlite, sqlite_connection
@@ -147,6 +148,25 @@ def test_a_page_of_ended_jobs_costs_the_same_however_many_there_are(
         add(storage, number, state=state, queue="default", method="work")
         with steps_counted(storage) as steps:
             assert len(storage.list_jobs(JobFilter(states=[state]), limit=20).jobs) == 20
+        steps_of.append(steps[0])
+
+    assert steps_of[1] <= 1.1 * steps_of[0]
+
+
+@pytest.mark.parametrize("state", [StateName.SUCCEEDED, StateName.FAILED, ENQUEUED])
+def test_a_look_for_jobs_to_change_costs_the_same_however_many_there_are(
+    storage: Storage, state: StateName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_MOST_AT_ONCE", 50)
+    where, until = JobFilter(states=[state], method="work"), storage.now()
+    steps_of: list[int] = []
+    storage.migrate()
+    for number in (FEW, MANY):
+        add(storage, number, state=state, queue="default", method="work")
+        found = storage.job_ids(where, until=until)
+        with steps_counted(storage) as steps:
+            found = storage.job_ids(where, until=until, rest=found.rest)
+        assert len(found.ids) in (50, 51)
         steps_of.append(steps[0])
 
     assert steps_of[1] <= 1.1 * steps_of[0]

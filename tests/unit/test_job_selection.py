@@ -124,7 +124,7 @@ def test_of_a_job_that_has_begun_again_since_the_look_the_server_is_asked_once(a
             assert storage.fetch_and_lock_job(which) is not None
 
     before = storage.now()
-    failed = storage.job_ids(JobFilter(states=[StateName.FAILED]), until=before, limit=1)[0]
+    failed = storage.job_ids(JobFilter(states=[StateName.FAILED]), until=before).ids[0]
     selection = app.jobs().for_change(BulkChange.CANCEL)
     batches = list(selection.in_batches(BulkChange.CANCEL, reason="not needed", running=see_to))
 

@@ -5,26 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
-from qml_mp.core.state import StateName
 from qml_mp.storage.bulk_queries import BulkQueries
-from qml_mp.storage.postgres.queries.common import METHOD_NAME, SERVED, TELL_IF_ANY, asked_for
-from qml_mp.storage.postgres.queries.listing import condition_of
+from qml_mp.storage.postgres.queries.common import METHOD_NAME, SERVED, TELL_IF_ANY
 from qml_mp.storage.postgres.queries.telling import told_to_waiters
-from qml_mp.storage.values import JobFilter
-
-# created_at is of the clock of who made it, which may be ahead, or behind, and a job may be stored long after
-# it was made: one that nothing has happened to yet is there since enqueued_at. One that has been enqueued
-# again since (promote leaves a reason, a claim its number, and who fails a job an error) was made before. One
-# that came later and was claimed since cannot be told from it.
-_MEANT: Final = """
-    FROM {{s}}.jobs
-    WHERE {condition} AND %(until)s >= CASE
-        WHEN claim_seq = 0 AND reason IS NULL AND last_error_type IS NULL
-        THEN coalesce(enqueued_at, created_at)
-        ELSE least(created_at, enqueued_at) END
-      AND (finished_at IS NULL OR finished_at <= %(until)s) AND {filter}
-"""
-_RAN_THEN: Final = "AND coalesce(started_at, created_at) <= %(until)s"
 
 # Locked in the order of their ids, as everybody locks several jobs and waits for them, so that no two wait
 # for each other. PostgreSQL looks again at a row whose lock it has waited for.
@@ -35,28 +18,7 @@ _HELD: Final = """
 _LOCK: Final = "ORDER BY id FOR UPDATE"
 
 
-def _count(where: JobFilter, ran_then: bool) -> str:
-    return " UNION ALL ".join(
-        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where, ran_then)}"
-        for state in where.each_state()
-    )
-
-
-def _ids(where: JobFilter, ran_then: bool) -> str:
-    parts = " UNION ALL ".join(
-        f"SELECT id {_meant(state, where, ran_then)} AND id > %(after)s" for state in where.each_state()
-    )
-    return f"SELECT id FROM ({parts}) AS meant ORDER BY id LIMIT %(limit)s"
-
-
-def _meant(state: StateName, where: JobFilter, ran_then: bool) -> str:
-    ran = _RAN_THEN if ran_then and state is StateName.PROCESSING else ""
-    return _MEANT.format(condition=condition_of(state), filter=asked_for(where)) + ran
-
-
 BULK: Final = BulkQueries(
-    count=_count,
-    ids=_ids,
     # Of several that have one key the first.
     retry=f"""
         WITH held AS MATERIALIZED (

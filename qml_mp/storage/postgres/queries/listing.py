@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from qml_mp.core.state import StateName
@@ -97,6 +98,48 @@ def _edges(where: JobFilter, order: Order, parts: Parts) -> str:
     )  # fmt: skip
 
 
+# created_at is of the clock of who made it, which may be ahead, or behind, and a job may be stored long after
+# it was made: one that nothing has happened to yet is there since enqueued_at. One that has been enqueued
+# again since (promote leaves a reason, a claim its number, and who fails a job an error) was made before. One
+# that came later and was claimed since cannot be told from it.
+_MEANT: Final = """
+    FROM {{s}}.jobs AS j
+    WHERE {condition} AND {range} AND %(until)s >= CASE
+        WHEN claim_seq = 0 AND reason IS NULL AND last_error_type IS NULL
+        THEN coalesce(enqueued_at, created_at)
+        ELSE least(created_at, enqueued_at) END
+      AND (finished_at IS NULL OR finished_at <= %(until)s) AND {filter}
+"""
+_RAN_THEN: Final = "AND coalesce(started_at, created_at) <= %(until)s"
+_OF_THE_GROUP: Final = f"""
+    j.state = 'enqueued' AND j.queue <> '' AND j.queue = (%(group_queues)s::text[])[1]
+    AND {METHOD_NAME} = (%(group_methods)s::text[])[1] AND j.priority = (%(group_priorities)s::int[])[1]
+"""
+
+
+def _meant(state: StateName, where: JobFilter, parts: Parts, ran_then: bool) -> str:
+    condition = condition_of(state) if parts.groups is None else _OF_THE_GROUP
+    ran = _RAN_THEN if ran_then and state is StateName.PROCESSING else ""
+    wanted = asked_for(where)
+    if where.kind is not None and not parts.kind_is_rare:
+        # The index of kinds has no order: all of the kind would be read for each range.
+        wanted = f"{asked_for(replace(where, kind=None))} AND last_error_key || '' = %(kind)s"
+    return _MEANT.format(condition=condition, range=_RANGE, filter=wanted) + ran
+
+
+def _count_meant(where: JobFilter, parts: Parts, ran_then: bool) -> str:
+    return " UNION ALL ".join(
+        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where, parts, ran_then)}"
+        for state in where.each_state()
+    )
+
+
+def _ids_meant(where: JobFilter, parts: Parts, ran_then: bool) -> str:
+    return " UNION ALL ".join(
+        f"SELECT id {_meant(state, where, parts, ran_then)}" for state in where.each_state()
+    )
+
+
 # From one to the next, so that the length of a backlog costs nothing.
 _EACH_GROUP: Final = f"""
     part AS (
@@ -133,6 +176,8 @@ LISTING: Final = ListingQueries(
     """,
     edges=_edges,
     page=_page,
+    count_meant=_count_meant,
+    ids_meant=_ids_meant,
     with_id=f"""
         SELECT {_BRIEF} FROM {{s}}.jobs AS j
         WHERE j.id >= %(start)s AND j.id < %(end)s ORDER BY j.id DESC LIMIT %(limit)s

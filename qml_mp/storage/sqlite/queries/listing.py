@@ -108,6 +108,43 @@ def _edges(where: JobFilter, order: Order, parts: Parts) -> str:
     )
 
 
+# created_at is of the clock of who made it, which may be ahead, or behind, and a job may be stored long after
+# it was made: one that nothing has happened to yet is there since enqueued_at. One that has been enqueued
+# again since (promote leaves a reason, a claim its number, and who fails a job an error) was made before. One
+# that came later and was claimed since cannot be told from it.
+_MEANT: Final = """
+    FROM {table} AND {range} AND :until >= CASE
+        WHEN claim_seq = 0 AND reason IS NULL AND last_error_type IS NULL THEN enqueued_at
+        ELSE min(created_at, enqueued_at) END
+      AND (finished_at IS NULL OR finished_at <= :until) AND {filter}
+"""
+_RAN_THEN: Final = "AND COALESCE(started_at, created_at) <= :until"
+_OF_THE_GROUP: Final = """
+    AND queue = json_extract(:group_queues, '$[0]') AND method = json_extract(:group_methods, '$[0]')
+    AND priority = json_extract(:group_priorities, '$[0]')
+"""
+
+
+def _meant(state: StateName, where: JobFilter, parts: Parts, ran_then: bool) -> str:
+    table = table_of(state, by_kind=where.kind is not None and parts.kind_is_rare)
+    group = "" if parts.groups is None else _OF_THE_GROUP
+    ran = _RAN_THEN if ran_then and state is StateName.PROCESSING else ""
+    return _MEANT.format(table=table + group, range=_RANGE, filter=asked_for(where)) + ran
+
+
+def _count_meant(where: JobFilter, parts: Parts, ran_then: bool) -> str:
+    return " UNION ALL ".join(
+        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where, parts, ran_then)}"
+        for state in where.each_state()
+    )
+
+
+def _ids_meant(where: JobFilter, parts: Parts, ran_then: bool) -> str:
+    return " UNION ALL ".join(
+        f"SELECT id {_meant(state, where, parts, ran_then)}" for state in where.each_state()
+    )
+
+
 # From one to the next, so that the length of a backlog costs nothing.
 _EACH_GROUP: Final = f"""
     part (place, queue, method, priority) AS (
@@ -136,6 +173,8 @@ LISTING: Final = ListingQueries(
     """,
     edges=_edges,
     page=_page,
+    count_meant=_count_meant,
+    ids_meant=_ids_meant,
     with_id=f"""
         SELECT {_BRIEF} FROM qml_jobs WHERE id >= :start AND id < :end ORDER BY id DESC LIMIT :limit
     """,
