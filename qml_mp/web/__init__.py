@@ -84,10 +84,10 @@ def dashboard(
 ) -> ASGIApp:
     """The page as an ASGI application, to be served or mounted: `host.mount("/jobs", dashboard(app))`.
 
-    `auth` is a token, a user and a password, or a plain function that gives the name of who sends a request
-    (None: nobody who may see the page), which is called for each request, in a thread, and may wait; without
-    it everybody who reaches it may do everything. `read_only` shows nothing that changes anything, and
-    refuses it. Values under keys that contain one of `hide`,
+    `auth` is a token (16 characters or more), a user and a password (12 or more), or a plain function that
+    gives the name of who sends a request (None: nobody who may see the page), which is called for each
+    request, in a thread, and may wait; without it everybody who reaches it may do everything. `read_only`
+    shows nothing that changes anything, and refuses it. Values under keys that contain one of `hide`,
     whatever the case, are masked in payloads and results. `hosts` are the names under which it is reached
     besides this machine's own, without ports; None: any, if there is an `auth`.
 

@@ -20,7 +20,7 @@ from qml_mp.web.pages import NAVIGATION, page_routes
 from qml_mp.web.reads import Reads
 from qml_mp.web.rendering import make_environment
 from qml_mp.web.safety import Guard, Safety
-from qml_mp.web.sign_in import Auth
+from qml_mp.web.sign_in import Auth, SignInTurns
 from qml_mp.web.site import Site
 
 
@@ -46,6 +46,7 @@ def assemble(
         read_only=read_only,
         hide=tuple(hide),
         auth=auth,
+        sign_in_turns=SignInTurns(),
         changes=changes,
         reads=Reads(changes),
         templates=make_environment(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -11,8 +9,6 @@ from starlette.routing import Route
 from qml_mp.web.safety import SIGN_IN, SIGN_OUT, cookie_path, is_secure, prefix_of
 from qml_mp.web.sign_in import SESSION_S
 from qml_mp.web.site import site_of
-
-_AFTER_A_WRONG_ONE_S = 1.0
 
 
 async def events(request: Request) -> Response:
@@ -28,16 +24,18 @@ def sign_in_form(request: Request) -> Response:
     there = request.query_params.get("next", "")
     if not site.auth.has_form or site.auth.who(request) is not None:
         return _lead_to(request, there)
-    return site.page(request, "sign_in.html", next=there, is_wrong=False)
+    return site.page(request, "sign_in.html", next=there, refusal=None)
 
 
 async def sign_in(request: Request) -> Response:
     site = site_of(request)
     form = site.form(request)
     there = form.text("next", default="")
-    if not site.auth.admits(form.text("user", default=""), form.text("secret", default="")):
-        await asyncio.sleep(_AFTER_A_WRONG_ONE_S)
-        return site.page(request, "sign_in.html", status=403, next=there, is_wrong=True)
+    has_turn = await site.sign_in_turns.take()
+    if not has_turn or not site.auth.admits(form.text("user", default=""), form.text("secret", default="")):
+        site.sign_in_turns.note_refused(request.client.host if request.client else "an unknown address")
+        status, refusal = (403, "wrong") if has_turn else (429, "crowded")
+        return site.page(request, "sign_in.html", status=status, next=there, refusal=refusal)
     response = _lead_to(request, there)
     response.set_cookie(
         site.auth.cookie("session"), site.auth.session(), max_age=SESSION_S, path=cookie_path(request),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import inspect
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -12,12 +14,20 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
+from qml_mp.clock import Clock, SystemClock
 from qml_mp.errors import ConfigurationError
+from qml_mp.printable import printable
 from qml_mp.processing.program import check_plain
 from qml_mp.setting_kinds import check_web_token
 
+logger = logging.getLogger(__name__)
+
 SESSION_S = 12 * 3600
 _SCRYPT_N = 2**14
+_SHORTEST_PASSWORD = 12
+_TURN_S = 1.0
+_LONGEST_QUEUE_S = 10.0
+_TELL_EVERY_S = 60.0
 
 AuthArgument = str | tuple[str, str] | Callable[[HTTPConnection], str | None] | None
 
@@ -38,8 +48,8 @@ class Auth:
 
     @classmethod
     def of(cls, given: AuthArgument) -> Auth:
-        """Raises `ConfigurationError` for what is none of the accepted forms, a token that can be guessed,
-        and a function of which nothing runs when it is called."""
+        """Raises `ConfigurationError` for what is none of the accepted forms, a token or password that can be
+        guessed, and a function of which nothing runs when it is called."""
         match given:
             case None:
                 return cls(key=b"")
@@ -47,6 +57,7 @@ class Auth:
                 check_web_token(given)
                 return cls(secret=given, key=_key_from(given))
             case (str() as user, str() as password) if user and password:
+                _check_password(password)
                 return cls(user=user, secret=password, key=_key_from(f"{user}\0{password}"))
             case _ if callable(given):
                 check_plain(given, what="auth", takes="(request)")
@@ -112,6 +123,51 @@ class Auth:
             return False
         # In the future for a machine whose clock is behind, or was set back: the signature vouches for it.
         return abs(time.time() - int(began)) <= SESSION_S
+
+
+class SignInTurns:
+    """Those who sign in at this process take turns, one a second, right or wrong: else hundreds of guesses
+    could be tried side by side.
+
+    Whoever keeps all turns taken keeps others from signing in meanwhile; those who are signed in stay so.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._free_at = float("-inf")
+        self._refused = 0
+        """Since the log was told of them last."""
+        self._told_at = float("-inf")
+
+    async def take(self) -> bool:
+        """Wait for the next turn. False, and at once, when too many wait for theirs."""
+        now = self._clock.monotonic()
+        turn_at = max(now, self._free_at)
+        if turn_at - now > _LONGEST_QUEUE_S:
+            return False
+        self._free_at = turn_at + _TURN_S
+        await asyncio.sleep(turn_at - now)
+        return True
+
+    def note_refused(self, address: str) -> None:
+        """Have the log say that somebody there was not let in, with the others since it was told last, once a
+        minute. What was typed is not logged: people type passwords into the wrong field."""
+        self._refused += 1
+        now = self._clock.monotonic()
+        if now - self._told_at >= _TELL_EVERY_S:
+            logger.warning(
+                "Sign-ins to the page that were refused: %s, the newest from %s",
+                self._refused,
+                printable(address),
+            )
+            self._refused, self._told_at = 0, now
+
+
+def _check_password(password: str) -> None:
+    if len(password) < _SHORTEST_PASSWORD:
+        raise ConfigurationError(
+            f"The password of the page has {len(password)} characters; it needs {_SHORTEST_PASSWORD} or more."
+        )
 
 
 def _name_in(answer: object) -> str | None:

@@ -28,7 +28,7 @@ from qml_mp.web.changes import Changes
 from qml_mp.web.reads import Reads
 from qml_mp.web.rendering import masked
 from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, cookie_path, is_secure, own_path, prefix_of
-from qml_mp.web.sign_in import Auth
+from qml_mp.web.sign_in import Auth, SignInTurns
 
 _MOST_SAID_CHARS = 600
 _BLOCK = re.compile(r"[a-z][a-z0-9_]*")
@@ -44,6 +44,7 @@ class Site:
     read_only: bool
     hide: Sequence[str]
     auth: Auth
+    sign_in_turns: SignInTurns
     changes: Changes
     reads: Reads
     templates: Environment

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +16,7 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.storage.open import open_storage
 from qml_mp.web import dashboard
 from qml_mp.web.sign_in import SESSION_S, Auth
+from tests.unit.hand_clock import HandClock
 from tests.web.asgi import Visitor
 from tests.web.serving import Served, sentence_of, served, token_of
 
@@ -210,6 +213,48 @@ def test_a_user_and_a_password_are_asked_for(file_url: str, tmp_path: Path) -> N
     assert wrong_user.status_code == wrong_password.status_code == 403
     assert "That is not right: the user or the password." in wrong_user.text
     assert right.status_code == 303
+
+
+def test_of_guesses_side_by_side_one_a_second_is_looked_at_and_the_log_tells_of_them(
+    file_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = HandClock()
+    monkeypatch.setattr("qml_mp.web.sign_in.SystemClock", lambda: clock, raising=False)
+    password = "a long password"
+
+    async def statuses() -> tuple[list[int], int, int]:
+        """Of the first wrong guesses to be answered, of the right one behind them, and of one much later."""
+        transport = httpx.ASGITransport(app=page)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as visitor:
+            token = token_of((await visitor.get("/sign-in")).text)
+
+            async def guess(secret: str) -> int:
+                fields = {"page_token": token, "user": "ada", "secret": secret}
+                return (await visitor.post("/sign-in", data=fields)).status_code
+
+            guesses = [asyncio.create_task(guess(f"guess {number}")) for number in range(40)]
+            first = [await each for _, each in zip(range(30), asyncio.as_completed(guesses), strict=False)]
+            right = await guess(password)
+            clock.seconds = 3600
+            later = await guess(password)
+            for each in guesses:
+                each.cancel()
+            return first, right, later
+
+    with closing(open_storage(file_url)) as storage, caplog.at_level(logging.WARNING, logger="qml_mp.web"):
+        page = dashboard(storage, auth=("ada", password))
+        first, right, later = asyncio.run(statuses())
+
+    assert first.count(403) <= 11  # the clock stands, so these are all who get a turn
+    assert right == 429
+    assert later == 303
+    (told,) = [each.getMessage() for each in caplog.records if "refused" in each.getMessage()]
+    assert "127.0.0.1" in told
+
+
+def test_a_password_that_can_be_guessed_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"password of the page has 4 characters; it needs 12"):
+        Auth.of(("ada", "1234"))
 
 
 def test_with_a_token_it_listens_beyond_loopback(file_url: str, tmp_path: Path) -> None:
