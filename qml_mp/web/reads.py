@@ -34,6 +34,8 @@ _REST = 9
 _ERROR_S = 1.0
 _PATIENCE_S = 2.0
 """For one who waits until another has read; then an older answer will do, and leaves threads for pages."""
+_KEPT_S = 60.0
+"""So long after it was asked for last an answer is kept: its size is that of what stands in the storage."""
 _MOST_KEPT = 500
 
 
@@ -103,12 +105,16 @@ class Reads:
     def _find(self, key: Hashable, statements: int, every_s: float) -> _Read:
         with self._lock:
             found = self._reads.setdefault(key, _Read())
-            found.asked_at = self._clock.monotonic()
+            found.asked_at = now = self._clock.monotonic()
             found.statements, found.every_s = statements, every_s
             self._reads.move_to_end(key)
-            while len(self._reads) > _MOST_KEPT:
+            while len(self._reads) > _MOST_KEPT or self._longest_unasked().asked_at < now - _KEPT_S:
                 self._reads.popitem(last=False)
             return found
+
+    def _longest_unasked(self) -> _Read:
+        """They stand in the order in which they were asked for."""
+        return next(iter(self._reads.values()))
 
     def _due_at(self, found: _Read, slowness: float) -> float:
         if found.read_at <= self._forgotten_at:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 
+from qml_mp.core.job import Job
+from qml_mp.core.payload import JsonValue
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
+from qml_mp.web import dashboard
 from qml_mp.web.changes import Changes
 from qml_mp.web.reads import Reads
+from tests.web.asgi import Visitor
 
 
 class Clock:
@@ -173,3 +180,38 @@ def test_a_mistake_of_the_page_itself_is_not_kept(reads: Reads) -> None:
         reads.get("jobs", lambda: 1 // 0)
 
     assert reads.get("jobs", lambda: 7) == 7
+
+
+class Answer:
+    """Of which one can see that it is kept."""
+
+
+def test_an_answer_that_nobody_has_asked_for_in_a_minute_is_not_kept(reads: Reads, clock: Clock) -> None:
+    old = weakref.ref(reads.get("jobs", Answer))
+    clock.at += 50
+    newer = weakref.ref(reads.get("queues", Answer))
+
+    clock.at += 50
+    reads.get("servers", Question())
+    gc.collect()
+
+    assert (old() is None, newer() is None) == (True, False)
+
+
+def test_of_jobs_that_were_looked_at_no_payload_stays_in_memory(file_url: str) -> None:
+    payload: JsonValue = {"numbers": [*range(10_000, 110_000)]}
+    with closing(open_storage(file_url)) as storage:
+        visitor = Visitor(dashboard(storage))
+        job_ids = [storage.enqueue(Job.new("crunch", payload)) for _ in range(4)]
+        visitor.get(f"/jobs/{job_ids[0]}")  # what the first page loads is kept, and not meant
+        gc.collect()
+        tracemalloc.start()
+        try:
+            pages = [visitor.get(f"/jobs/{job_id}") for job_id in job_ids[1:]]
+            gc.collect()
+            kept_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert all("10000," in page.text for page in pages)
+    assert kept_bytes < 2 * 2**20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from starlette.requests import Request
@@ -59,6 +59,7 @@ class JobPage:
     """What the screen shows."""
 
     job: Job
+    """Without payload, result and metadata, which may have mebibytes: this is kept for all browsers."""
     attempts: Sequence[Attempt]
     """That did not succeed, newest first."""
     hidden: int
@@ -176,7 +177,7 @@ def _page_of(site: Site, job_id: str) -> JobPage | None:
     newest = attempts[::-1][:_MOST_ATTEMPTS]
     parent = found.metadata.get(PARENT_ID)
     return JobPage(
-        job=found,
+        job=_without_values(found),
         attempts=newest,
         hidden=len(attempts) - len(newest),
         progress=storage.progress_of([job_id]).get(job_id),
@@ -184,6 +185,11 @@ def _page_of(site: Site, job_id: str) -> JobPage | None:
         events=[*_events(found, attempts[-_MOST_ATTEMPTS:])],
         parent_id=parent if isinstance(parent, str) and _is_id(parent) else None,
     )
+
+
+def _without_values(job: Job) -> Job:
+    state = replace(job.state, result=None) if isinstance(job.state, Succeeded) else job.state
+    return replace(job, state=state, payload=None, metadata={})
 
 
 def _events(job: Job, attempts: Sequence[Attempt]) -> Iterator[Event]:
