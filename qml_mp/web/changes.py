@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from qml_mp.errors import StorageError
+from qml_mp.ipc.pipe import open_pipe
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker
 
@@ -199,7 +200,7 @@ class _Bell:
     """Wakes the listener."""
 
     def __init__(self) -> None:
-        self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read_fd, self._write_fd = open_pipe()
 
     def fileno(self) -> int:
         return self._read_fd

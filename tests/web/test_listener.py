@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -72,6 +73,25 @@ def test_a_browser_that_comes_when_there_is_a_thread_again_is_told(file_url: str
             asyncio.run(come_in_vain())
         finally:
             threading.stack_size(usual_bytes)
+        asyncio.run(look())
+
+
+def test_a_commit_is_told_where_the_system_has_no_pipe2(
+    file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pipe2", raising=False)  # as on macOS
+    with closing(open_storage(file_url)) as storage:
+        changes = Changes(storage)
+
+        async def look() -> None:
+            async with aclosing(changes.stream()) as events, asyncio.timeout(PATIENCE_S):
+                await told(events)
+                before = changes.version
+                storage.enqueue(Job.new("noop"))
+                await told(events)
+                assert changes.version > before
+            await until(lambda: not changes.is_listening, what="its end, as nobody looks any more")
+
         asyncio.run(look())
 
 
