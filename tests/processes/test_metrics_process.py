@@ -280,3 +280,21 @@ print(StorageLooks(open_storage("sqlite://{path}")).newest(server_id="one").answ
     assert not path.exists()
     assert "put it back" in ended.stderr
     assert "qml-mp migrate" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=abc", "text/plain;version=x;escaping=allow-utf-8"]
+)
+def test_whoever_asks_for_a_version_that_is_none_gets_the_plain_format(tmp_path: Path, accept: str) -> None:
+    program = f"""
+from qml_mp.metrics.pages import MetricsPages
+from qml_mp.storage.open import open_storage
+
+answer = MetricsPages(open_storage("sqlite://{tmp_path}/jobs.db")).by_path()["/metrics"]({accept!r})
+print(answer.status, answer.kind)
+"""
+
+    # In a process of its own, because the thread that looks stays.
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert ended.stdout == "200 text/plain; version=0.0.4; charset=utf-8\n", ended.stderr
