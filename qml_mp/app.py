@@ -204,9 +204,9 @@ class QmlApp(Gathering, OnePerProcess):
     def make_job(self, method: str, payload: JsonValue = None, **options: Unpack[JobOptions]) -> Job:
         """A job by name, checked but not enqueued. The payload is an object of arguments, or a list.
 
-        When this app has methods, an unknown one raises `UnknownMethod`, and the payload of a
-        function must fit its signature (`InvalidJob`). An app without any is a producer without
-        the code, and nothing of the kind can be checked.
+        A job is one row, however often it is enqueued. When this app has methods, an unknown one raises
+        `UnknownMethod`, and the payload of a function must fit its signature (`InvalidJob`). An app without
+        any is a producer without the code, and nothing of the kind can be checked.
         """
         return self._make_job(method, payload, options)
 
@@ -230,7 +230,7 @@ class QmlApp(Gathering, OnePerProcess):
 
     def enqueue_many(self, jobs: Iterable[Job], *, conn: object | None = None) -> list[JobHandle[JsonValue]]:
         """Commit all of the jobs in one transaction or, on any error, none. Handles in order. `TypeError` for
-        what is no job."""
+        what is no job, `InvalidJob` for one that is there twice."""
         return self._client.enqueue_many(self._checked(jobs), rebuilt=as_stored, conn=conn)
 
     async def aenqueue_many(

@@ -97,7 +97,8 @@ class ConfiguredJob(Generic[P, R]):
         return self._client.handle(job_id, rebuilt=self.worker.rebuilt)
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """The job, not enqueued: for `app.enqueue_many`. `conn` says nothing about it."""
+        """The job, not enqueued: for `app.enqueue_many`. It is one row, however often it is enqueued. `conn`
+        says nothing about it."""
         return Job.new(self.method_name, self.worker.binding.bind(args, kwargs), **self._options)
 
     def _own(self, jobs: Iterable[Job]) -> Iterator[Job]:

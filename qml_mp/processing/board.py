@@ -126,6 +126,10 @@ class FollowUps:
         for job in jobs:
             if not isinstance(job, Job):
                 raise InvalidJob(f"ctx.then takes jobs, as other.job(...) makes them; this is {shown(job)}.")
+            if job.id in given:
+                raise InvalidJob(
+                    f"ctx.then got the job {job.id} twice; make each by a call of its own, as other.job(...)."
+                )
             child = with_changes(job, metadata={**job.metadata, PARENT_ID: parent.id})
             row = new_row(child)  # refused here, where the job can tell of it, and not with its outcome
             given[job.id], chars[job.id] = child, len(row.payload) + len(row.metadata)

@@ -63,8 +63,8 @@ class WorkerContext:
         counted from the making of the job. Where a unique key has a job already, that one is kept. The
         metadata of each names this job as its `parent_id`.
 
-        Raises `InvalidJob` at once for what cannot be enqueued, for more than 1000 jobs or 8 MiB in all, and
-        in a process that the job has forked.
+        Raises `InvalidJob` at once for what cannot be enqueued, for a job that is there twice, for more than
+        1000 jobs or 8 MiB in all, and in a process that the job has forked.
         Should storage refuse a job all the same, this one ends failed, with an error that says so, and none
         is enqueued.
         """

@@ -38,7 +38,8 @@ class JobStore(Part):
         return self._enqueue([row], wishes_of([job]), retention)[0]
 
     def enqueue_many(self, jobs: Iterable[Job], *, retention: Retention = BY_DEFAULT) -> list[str]:
-        """`enqueue` for all in one transaction: all of them or, on any error, none. Ids in order."""
+        """`enqueue` for all in one transaction: all of them or, on any error, none. Ids in order. Raises
+        `InvalidJob` for a job that is there twice too."""
         rows, wishes = _new_rows(jobs)  # all of the caller's code has run before anything is locked
         return self._enqueue(rows, wishes, retention) if rows else []
 
@@ -200,15 +201,22 @@ def _new_rows(jobs: Iterable[Job]) -> tuple[list[NewRow], dict[str, Job]]:
     """The rows, and `wishes_of` the jobs. The other jobs are let go one by one: to keep a hundred thousand of
     them would take a tenth of the time, as the garbage collector looks at each again and again.
 
-    Raises `InvalidJob` that says which of the jobs cannot be stored.
+    Raises `InvalidJob` that says which of the jobs cannot be stored, or is there twice.
     """
-    rows, wishes = list[NewRow](), dict[str, Job]()
+    rows, wishes, places = list[NewRow](), dict[str, Job](), dict[str, int]()
     for job in jobs:
         try:
             rows.append(new_row(job))
         except InvalidJob as error:
             which = f"The job at place {len(rows)}, {job.id} ({shown(job.method)}), cannot be stored"
             raise InvalidJob(f"{which}: {error}") from error
+        here = len(rows) - 1
+        place = places.setdefault(job.id, here)
+        if place != here:  # they would be one row, and its handles would say that each was written
+            raise InvalidJob(
+                f"The jobs at places {place} and {here} are one and the same, {job.id} "
+                f"({shown(job.method)}); make each by a call of its own, such as f.job(...)."
+            )
         if job.unique_key is not None:
             wishes |= wishes_of([job])
     return rows, wishes

@@ -88,13 +88,13 @@ def test_a_bulk_enqueued_again_after_a_lost_reply_is_there_once(storage: Storage
     assert count(storage) == 300
 
 
-def test_a_job_that_is_twice_in_a_bulk_is_stored_once(storage: Storage) -> None:
+def test_a_job_that_is_twice_in_a_bulk_is_refused_and_keeps_out_all(storage: Storage) -> None:
     jobs = plain_jobs(100)
 
-    ids = storage.enqueue_many([*jobs, *jobs])
+    with pytest.raises(InvalidJob, match=rf"places 7 and 100 are .* same, {jobs[7].id} \('work'\)"):
+        storage.enqueue_many([*jobs, jobs[7]])
 
-    assert ids == [job.id for job in jobs] * 2
-    assert count(storage) == 100
+    assert count(storage) == 0
 
 
 def test_a_row_that_the_database_refuses_in_the_middle_keeps_out_all(storage: Storage, raw: Raw) -> None:

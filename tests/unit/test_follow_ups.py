@@ -131,6 +131,15 @@ def test_what_cannot_be_enqueued_fails_in_the_job(job: Any, message: str) -> Non
     assert message.replace("\\", "") in error.message
 
 
+def test_one_job_twice_is_refused_and_not_enqueued_once() -> None:
+    twin = Job.new("next")
+
+    error = error_of(run(chaining(twin, Job.new("next"), twin)))
+
+    assert error.type == "InvalidJob"
+    assert f"{twin.id} twice" in error.message
+
+
 def test_in_a_forked_process_it_is_refused_and_not_lost() -> None:
     def f(ctx: WorkerContext) -> int:
         pid = os.fork()
