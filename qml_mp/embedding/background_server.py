@@ -1,8 +1,8 @@
 """Host: `BackgroundJobServer`, the server as an existing program starts and stops it.
 
 `run()` supervises from the calling process. `start()` gives the supervisor a process of its own:
-forked when the host has a single thread, else a fresh interpreter that imports the app by name, or gets it
-by value from a notebook, whose cells have no name.
+forked when the host has a single thread, else a fresh interpreter like the host's (its options, its path and
+its qml-mp) that imports the app by name, or gets it by value from a notebook, whose cells have no name.
 The host's threads, signal handlers, children and event loop are never touched; between the two
 there are two pipes: the end of the first tells the supervisor that the host is gone (or wants it
 to stop), the second tells the host that the server is ready, or why it is not.
@@ -23,7 +23,7 @@ from qml_mp.embedding.by_value import by_value
 from qml_mp.embedding.remote import RemoteSupervisor, fork_supervisor, spawn_supervisor
 from qml_mp.embedding.supervise import supervise
 from qml_mp.errors import ConfigurationError, ServerAlreadyRunning
-from qml_mp.host import thread_count
+from qml_mp.host import lasting_thread_count
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
 from qml_mp.processing.program import Program
 from qml_mp.processing.registry import WorkerRegistry, is_notebook
@@ -39,10 +39,11 @@ class BackgroundJobServer:
 
     The settings are taken as they are; so are their queues, whatever the program declares.
     `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute"
-    of a `QmlApp`, which is imported in the workers only. A name is needed to `start()` from a
-    host with threads, or with an open connection of its own to the SQLite file, because such a process cannot
-    be forked safely. The keyword arguments go with
-    a `WorkerRegistry` (an app has its own); `middleware` replaces the default `TracingMiddleware`.
+    of a `QmlApp`, which is imported in the workers only. A name is needed to `start()` from a host with
+    threads, or with an open connection of its own to the SQLite file, because such a process cannot be forked
+    safely; a host that was frozen into one program has no interpreter to start then, and is refused. The
+    keyword arguments go with a `WorkerRegistry` (an app has its own); `middleware` replaces the default
+    `TracingMiddleware`.
     Raises `ConfigurationError` when they come with anything else, and for any other `config`, `storage` or
     `program`.
     """
@@ -175,7 +176,7 @@ class BackgroundJobServer:
         self._running = None
 
     def _supervisor_process(self) -> RemoteSupervisor:
-        threads = thread_count()
+        threads = lasting_thread_count()
         has_one_thread = threads in (1, None)
         if has_one_thread and not self._storage.has_other_handles():
             return fork_supervisor(self._supervise)

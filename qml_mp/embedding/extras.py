@@ -9,18 +9,21 @@ from qml_mp.errors import ConfigurationError, about_field
 from qml_mp.setting_kinds import check_web_token, host_and_port, is_loopback
 from qml_mp.settings import ServerConfig
 from qml_mp.sources import WEB_TOKEN_VARIABLE, load_web_token
+from qml_mp.supervisor.workers.program import check_interpreter
 
 _MODULES = {"web": "starlette", "metrics": "prometheus_client"}
 
 
 def check_served(config: ServerConfig) -> None:
-    """Raise `ConfigurationError` that names the extra which is missing, what would let everybody in, or an
-    address that both want."""
+    """Raise `ConfigurationError` that names the extra which is missing, what would let everybody in, an
+    address that both want, or why no process can be started that serves them."""
     for name, module in _MODULES.items():
         if getattr(config, name) is not None and find_spec(module) is None:
             raise ConfigurationError(
                 f"The setting {name} needs the extra `{name}`: pip install 'qml-mp[{name}]'."
             )
+    if config.web is not None or config.metrics is not None:
+        check_interpreter()
     if config.web is not None and config.web == config.metrics and host_and_port(config.web)[1] != 0:
         raise ConfigurationError(
             f"web and metrics are both {config.web}; each listens by itself, so give them two ports.",

@@ -28,7 +28,6 @@ def main(status_fd: int) -> int:
     with open(host_fd, "rb", buffering=0, closefd=False) as stream:  # a buffer would swallow what follows
         arguments = json.loads(stream.readline())
         source = _source(arguments, stream)
-    sys.path[:] = arguments["path"]
     handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=arguments["log_level"], handlers=[handler])

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from qml_mp.errors import QmlError, StorageError, WorkerBootError
 from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import Child, fork_child, pidfd_of, reap
+from qml_mp.supervisor.workers.program import command_of
 
 READY = "ready"
 _LOOK_EVERY_S = 0.02
@@ -131,7 +131,8 @@ def fork_supervisor(run: Callable[[list[int], Callable[[], None]], int]) -> Remo
 def spawn_supervisor(
     config: ServerConfig, url: str, source: NamedProgram | PickledProgram, *, log_level: int | None = None
 ) -> RemoteSupervisor:
-    """Start a fresh interpreter that supervises; safe whatever threads the host has.
+    """Start a fresh interpreter that supervises; safe whatever threads the host has. It has the host's own
+    options, path and qml-mp; raises `ConfigurationError` where there is no interpreter to start.
 
     Its standard input carries the arguments (the URL may hold a password, so it is no argument), then the
     program if it goes by value, and stays open as the pipe whose end says that the host is gone. It logs what
@@ -143,9 +144,6 @@ def spawn_supervisor(
         "url": url,
         "app": source.spec if isinstance(source, NamedProgram) else None,
         "program_bytes": len(program),
-        "path": [
-            entry for entry in sys.path if isinstance(entry, str)
-        ],  # what else is there is never searched
         "host_pid": os.getpid(),
         "log_level": logging.getLogger("qml_mp").getEffectiveLevel() if log_level is None else log_level,
     }
@@ -155,7 +153,7 @@ def spawn_supervisor(
         import subprocess
 
         process = subprocess.Popen(
-            [sys.executable, "-m", "qml_mp.embedding.interpreter", str(status_writing)],
+            command_of("qml_mp.embedding.interpreter", str(status_writing)),
             stdin=subprocess.PIPE,
             pass_fds=(status_writing,),
             process_group=0,  # the host's Ctrl-C is the host's affair

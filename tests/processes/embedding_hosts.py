@@ -264,13 +264,34 @@ def unlucky(storage: Storage, folder: Path) -> Report:
     sys.path.append(str(folder))
     greedy = ServerConfig(worker_count=1, max_memory="1MiB")  # type: ignore[arg-type]
     nowhere = open_storage(f"sqlite:///{folder}/no/such/folder/jobs.db")
+    vars(sys)["frozen"] = True  # as PyInstaller has it
+    frozen = error_of(BackgroundJobServer(CONFIG, storage, NAME))
+    del vars(sys)["frozen"]
     return {
+        "frozen": frozen,
         "no module": error_of(BackgroundJobServer(CONFIG, storage, "no_such_module:app")),
         "in memory": error_of(BackgroundJobServer(CONFIG, storage, app.program)),
         "only in workers": error_of(BackgroundJobServer(CONFIG, storage, "fading_app:app")),
         "no storage": error_of(BackgroundJobServer(CONFIG, nowhere, NAME)),
         "memory": error_of(BackgroundJobServer(greedy, storage, NAME)),
     }
+
+
+def just_joined(storage: Storage, folder: Path) -> Report:
+    """A program in memory, whose thread has been joined and is still listed when it is looked for: so it is
+    on a busy machine."""
+    listed = iter([["1", "2"]])
+    list_folder = os.listdir
+
+    def late(path: str = ".") -> list[str]:
+        return (path == "/proc/self/task" and next(listed, None)) or list_folder(path)
+
+    os.listdir = late  # type: ignore[assignment]
+    server = BackgroundJobServer(CONFIG, storage, app.program)
+    with server:
+        run_a_job(storage)
+    storage.close()
+    return {"exit code": server.exit_code}
 
 
 def beside_a_handle(storage: Storage, folder: Path) -> Report:

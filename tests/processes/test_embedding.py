@@ -19,6 +19,7 @@ from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.workers.fork import fork_child, reap
+from tests.postgres_cluster import free_port
 from tests.processes.harness import PATIENCE_S, ROOT, is_gone, wait_for_state, wait_until
 from tests.processes.journal import JOURNAL
 
@@ -186,6 +187,7 @@ def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(repo
 
     errors = {name: value[:2] for name, value in told.items() if isinstance(value, list)}
     expected = {
+        "frozen": ("ConfigurationError", "no interpreter"),
         "no module": ("AppImportError", "No module named 'no_such_module'"),
         "in memory": ("ConfigurationError", "2 threads"),
         "only in workers": ("WorkerBootError", "gone stale"),
@@ -195,7 +197,72 @@ def test_what_keeps_a_server_from_starting_reaches_its_host_as_an_exception(repo
     for name, (kind, text) in expected.items():
         assert errors[name][0] == kind, errors[name]
         assert text in errors[name][1]
-    assert [value[2] for value in told.values() if isinstance(value, list)] == [False] * 5
+    assert [value[2] for value in told.values() if isinstance(value, list)] == [False] * 6
+
+
+def test_a_thread_that_has_been_joined_and_is_still_listed_is_none_that_the_host_has(
+    report_of: ReportOf,
+) -> None:
+    assert report_of("just_joined") == {"exit code": 0}
+
+
+_HOST_WITH_ITS_OWN_QML_MP = """
+import json, sys, threading, time, urllib.request
+from qml_mp import BackgroundJobServer, ServerConfig
+from vendored_tasks import app, look
+
+address, how, within_s = sys.argv[1:]
+if how == "spawned":
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+with BackgroundJobServer(ServerConfig(worker_count=1, metrics=address), app.storage, "vendored_tasks:app"):
+    seen = look.enqueue().wait(timeout=float(within_s))
+    deadline = time.monotonic() + float(within_s)
+    while True:
+        try:
+            seen.append(urllib.request.urlopen(f"http://{address}/livez", timeout=5).status)
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)  # between two looks
+print(json.dumps(seen))
+"""
+_ITS_TASKS = """
+import sys
+import qml_mp
+from qml_mp import QmlApp
+app = QmlApp({url!r})
+
+@app.job()
+def look() -> list:
+    return [qml_mp.__file__, sys.flags.optimize, sys.flags.utf8_mode]
+"""
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("how", ["forked", "spawned"])
+def test_all_processes_of_a_server_have_the_hosts_own_qml_mp_and_its_options(
+    url: str, tmp_path: Path, how: str
+) -> None:
+    ours, others = tmp_path / "program", tmp_path / "installed" / "qml_mp"
+    ours.mkdir()
+    (ours / "qml_mp").symlink_to(ROOT / "qml_mp")
+    (ours / "main.py").write_text(_HOST_WITH_ITS_OWN_QML_MP)
+    (ours / "vendored_tasks.py").write_text(_ITS_TASKS.format(url=url))
+    others.mkdir(parents=True)
+    (others / "__init__.py").write_text("raise ImportError('another qml-mp')\n")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QML_MP_")}
+
+    ended = subprocess.run(
+        [
+            sys.executable, "-O", "-X", "utf8", str(ours / "main.py"),
+            f"127.0.0.1:{free_port()}", how, str(PATIENCE_S),
+        ],
+        cwd=tmp_path, env={**kept, "PYTHONPATH": str(others.parent), "PYTHONUTF8": "0"},
+        capture_output=True, text=True, timeout=3 * PATIENCE_S, check=False,
+    )  # fmt: skip
+
+    assert ended.stdout, ended.stderr
+    assert json.loads(ended.stdout) == [str(ours / "qml_mp" / "__init__.py"), 1, 1, 200]
 
 
 @pytest.mark.fault(65)

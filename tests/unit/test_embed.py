@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from qml_mp import BackgroundJobServer, QmlApp, RetryPolicy, ServerConfig, WorkerRegistry
 from qml_mp.clock import SystemClock
+from qml_mp.embedding.extras import check_served
 from qml_mp.errors import ConfigurationError
 from qml_mp.processing.program import Program
 from qml_mp.storage.open import open_storage
@@ -85,3 +87,17 @@ def test_a_schedule_counts_from_now_on_by_the_clock_of_the_storage(tmp_path: Pat
         (template,) = storage.list_recurring_jobs()
         assert template.next_run_at is not None
         assert template.next_run_at - storage.now() > -timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("name", ["web", "metrics"])
+def test_what_only_a_process_of_its_own_serves_is_refused_in_a_frozen_program(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would start itself in that process's stead, again and again."""
+    config = ServerConfig(**{name: "127.0.0.1:0"})  # type: ignore[arg-type]
+    check_served(config)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)  # as PyInstaller has it
+
+    check_served(ServerConfig())
+    with pytest.raises(ConfigurationError, match="no interpreter"):
+        check_served(config)

@@ -95,7 +95,7 @@ class SideProcess(Part):
         if self._address is None or self._program is not None or now < self._start_at:
             return
         try:
-            self._program = start_program([_PROGRAM, self._kind])
+            self._program = start_program(_PROGRAM, self._kind)
         except OSError as error:
             self._try_later(0.0)
             self._tell_trouble(f"The process that serves the {self._kind} cannot be started: {error}")

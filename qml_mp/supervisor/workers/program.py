@@ -1,18 +1,31 @@
 """Supervisor: a program of ours in a fresh interpreter, with a pipe to it and one back.
 
-Nothing of the supervisor's memory goes along, and of its descriptors the two pipe ends and standard error.
+It is an interpreter like this one: it has its options, its path and its qml-mp. Nothing of the supervisor's
+memory goes along, and of its descriptors the two pipe ends and standard error.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qml_mp import host
+from qml_mp.errors import ConfigurationError
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.supervisor.workers.fork import Child, pidfd_of
+
+_RUN_MODULE = """\
+import json, runpy, sys
+module, qml_mp_in, path = json.loads(sys.argv.pop(1))
+sys.path[:] = [qml_mp_in, *path]
+import qml_mp
+sys.path[:] = path
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+"""`python -m` would look for qml-mp on a path of its own, and find another one, or none, where this program
+has made its path by itself, as with a vendored folder or a zip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +49,32 @@ class StartedProgram:
         os.close(self.from_fd)
 
 
-def start_program(arguments: Sequence[str]) -> StartedProgram:
-    """Run `python -m arguments…` in a process group of its own. Neither end of the pipes here ever waits.
+def check_interpreter() -> None:
+    """Raise `ConfigurationError` in a program that has no interpreter to start: one that was frozen into a
+    single program would start itself, which would start itself again."""
+    if getattr(sys, "frozen", False) or not sys.executable:
+        raise ConfigurationError(
+            "This program is frozen, or embeds Python, so it has no interpreter to start processes with. "
+            "Run `qml-mp start` beside it; or start the server without web and metrics, and while the "
+            "program has neither threads nor connections of its own to the SQLite file."
+        )
+
+
+def command_of(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this very qml-mp as `python -m module arguments…` would. Raises as
+    `check_interpreter`."""
+    import subprocess
+
+    check_interpreter()
+    qml_mp_in = os.path.dirname(os.path.dirname(os.path.abspath(host.__file__)))
+    path = [entry for entry in sys.path if isinstance(entry, str)]  # what else is there is never searched
+    # As multiprocessing does, which has no public name for it either.
+    options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *options, "-c", _RUN_MODULE, json.dumps([module, qml_mp_in, path]), *arguments]
+
+
+def start_program(module: str, *arguments: str) -> StartedProgram:
+    """Run `command_of` the module in a process group of its own. Neither end of the pipes here ever waits.
 
     Raises `OSError` when the system has no room for it, and leaves nothing behind then.
     """
@@ -50,7 +87,7 @@ def start_program(arguments: Sequence[str]) -> StartedProgram:
         from_fd, standard_output = open_pipe()
         opened += from_fd, standard_output
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            command_of(module, *arguments),
             stdin=standard_input,
             stdout=standard_output,
             process_group=0,  # the terminal's Ctrl-C is the supervisor's affair
