@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from qml_mp.core.history import BEYOND_BOUNDS, BOUNDS_S, Histogram
 from qml_mp.core.payload import JsonValue
-from qml_mp.printable import printable, printable_lines
+from qml_mp.printable import printable, printable_json, printable_lines
 from qml_mp.units import format_size
 
 _MASK = "••••••"
@@ -55,9 +55,9 @@ def masked(value: JsonValue, hide: Sequence[str]) -> JsonValue:
     return mask(value)
 
 
-def printable_text(text: str) -> str:
-    """A text whose lines end as JSON's do, by a line feed alone, with each of them printable."""
-    return "\n".join(printable(line) for line in text.split("\n"))
+def printable_json_lines(encoded: str) -> str:
+    """A JSON text in lines, each of them printable; the value that it stands for is the same."""
+    return "\n".join(printable_json(line) for line in encoded.split("\n"))
 
 
 def _shown(value: object) -> object:
@@ -136,10 +136,10 @@ def _in_a_line(value: Any) -> Markup:
     """A JSON value in one line, its characters printable, cut."""
     text = json.dumps(value, ensure_ascii=False)
     cut = text if len(text) <= _LINE_CHARS else f"{text[:_LINE_CHARS]}…"
-    return escape(printable(cut))
+    return escape(printable_json(cut))
 
 
 def _pretty(value: Any) -> Markup:
     """A JSON value in lines, its characters printable."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    return escape(printable_text(text))
+    return escape(printable_json_lines(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -390,6 +391,23 @@ def test_a_copy_keeps_the_options_but_the_unique_key(client: httpx.Client, stora
     copy = present(storage, urlsplit(location).path.rpartition("/")[2])
     assert (copy.queue, copy.priority, copy.timeout, copy.max_retries) == ("mine", 7, HOUR, 0)
     assert (copy.unique_key, copy.metadata) == (None, {"by": "me"})
+
+
+def test_a_value_is_shown_and_given_as_the_json_that_it_is_whatever_its_characters(
+    client: httpx.Client, storage: Storage
+) -> None:
+    payload: JsonValue = {"a\u00a0price": "10\u00a0€\x9b\u2028\u202e\U000e0001\n"}
+    job_id = storage.enqueue(Job.new("odd", payload))
+
+    screen = client.get(f"/jobs/{job_id}").text
+    listed = client.get("/jobs?method=odd").text
+    given = client.get(f"/jobs/{job_id}/value?what=payload").text
+
+    assert all(line.isprintable() for line in given.split("\n"))
+    assert json.loads(given) == payload
+    for shown in (screen, listed):
+        texts = re.findall(r'{\s*"a\\u00a0price": "[^"]*"\s*}', unescape(shown))
+        assert [json.loads(text) for text in texts] == [payload]
 
 
 def test_big_values_are_cut_with_a_link_to_the_whole(client: httpx.Client, storage: Storage) -> None:

@@ -20,7 +20,7 @@ from qml_mp.errors import ConfigurationError, InvalidJob, shown
 from qml_mp.views.changing import Changing, not_found
 from qml_mp.views.frames import user_frames
 from qml_mp.web.audit import asker_of, note
-from qml_mp.web.rendering import printable_text
+from qml_mp.web.rendering import printable_json_lines
 from qml_mp.web.site import Site, site_of
 
 _SHOWN_CHARS = 16_000
@@ -103,7 +103,7 @@ def value(request: Request) -> Response:
         raise not_found(job_id)
     text = json.dumps(site.masked(_value_of(found, name)), ensure_ascii=False, indent=2)
     return PlainTextResponse(
-        printable_text(text), headers={"content-disposition": f'inline; filename="{name}.json"'}
+        printable_json_lines(text), headers={"content-disposition": f'inline; filename="{name}.json"'}
     )
 
 
@@ -241,7 +241,7 @@ def _folded(site: Site, job: Job, name: str) -> Folded:
         if size > _SHOWN_CHARS:
             break
     text = "".join(parts)[:_SHOWN_CHARS]
-    return Folded(name=name, text=printable_text(text), is_cut=size > _SHOWN_CHARS)
+    return Folded(name=name, text=printable_json_lines(text), is_cut=size > _SHOWN_CHARS)
 
 
 def _is_id(text: str) -> bool:
