@@ -37,7 +37,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """For programs: one object a record, on a line. It has `time` (ISO 8601, UTC), `level`, `logger`, `pid`,
     `message`, and what there is of `job_id`, `method`, `attempt`, `claim_seq`, `worker_id`, `outcome`,
-    `duration_s`, `traceback` and `stack` (of `stack_info=True`)."""
+    `duration_s`, `traceback` and `stack` (of `stack_info=True`). A value that JSON has not is its text."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -50,6 +50,16 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name in _ABOUT_A_JOB if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # of a process beside the server, which has sent it as text
+            line["traceback"] = record.exc_text
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return printable_json(json.dumps(line, ensure_ascii=False, default=str))
+        return printable_json(_encoded(line))
+
+
+def _encoded(line: dict[str, object]) -> str:
+    try:
+        return json.dumps(line, ensure_ascii=False, default=str, allow_nan=False)
+    except (ValueError, TypeError):  # JSON has no NaN, no infinity, and no other keys than text
+        texts = {name: value if isinstance(value, str | int) else str(value) for name, value in line.items()}
+        return json.dumps(texts, ensure_ascii=False)

@@ -119,8 +119,8 @@ class SideWord:
     """A URL."""
     cannot: str | None = None
     """Why it does not serve, in a sentence for people; it leaves."""
-    log: tuple[int, str, str] | None = None
-    """A record: level, logger, text."""
+    log: tuple[int, str, str, str | None] | None = None
+    """A record: level, logger, message, and its traceback if it has one."""
 
     def line(self) -> bytes:
         return _line(self)
@@ -131,9 +131,13 @@ class SideWord:
         try:
             values: dict[str, Any] = json.loads(line)
             log = values.pop("log")
-            return cls(log=None if log is None else (int(log[0]), str(log[1]), str(log[2])), **values)
+            return cls(log=None if log is None else _log_of(*log), **values)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             return None
+
+
+def _log_of(level: object, name: object, message: object, trace: object) -> tuple[int, str, str, str | None]:
+    return int(str(level)), str(name), str(message), None if trace is None else str(trace)
 
 
 def _line(record: object) -> bytes:

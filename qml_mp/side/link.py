@@ -15,7 +15,8 @@ from qml_mp.ipc.side import ServerReport, SideArguments, SideWord
 
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 64 * 1024
-_LONGEST_TEXT_CHARS = 8000
+_LONGEST_TEXT_CHARS = 4000
+"""Of a message as of a traceback, so that a record has room in the pipe."""
 
 
 class SupervisorLink:
@@ -90,12 +91,14 @@ class SupervisorLink:
 class _Forwarded(logging.Handler):
     def __init__(self, say: Callable[[SideWord], None]) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(message)s"))  # level and name travel beside it
+        self._formatter = logging.Formatter()
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self.format(record)[-_LONGEST_TEXT_CHARS:]
-            self._say(SideWord(log=(record.levelno, record.name, text)))
+            message = record.getMessage()[:_LONGEST_TEXT_CHARS]
+            trace = self._formatter.formatException(record.exc_info) if record.exc_info else record.exc_text
+            trace = trace and trace[-_LONGEST_TEXT_CHARS:]
+            self._say(SideWord(log=(record.levelno, record.name, message, trace)))
         except Exception:
             self.handleError(record)

@@ -3,6 +3,7 @@ without what they are made of."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -90,6 +91,33 @@ def test_a_missing_extra_is_one_sentence_at_the_start(server: Callable[..., Serv
     assert one.wait() == 2
     assert "metrics needs the extra `metrics`: pip install 'qml-mp[metrics]'" in one.log()
     assert "Traceback" not in one.log()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_what_such_a_process_logs_has_its_traceback_and_its_pid(
+    server: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from prometheus_client import exposition\n"
+        "def break_off(_):\n"
+        "    raise RuntimeError('a fault of ours')\n"
+        "exposition.choose_encoder = break_off\n"
+    )
+    path = f"{tmp_path}:{Path(__file__).parents[2]}"
+    one = server("-w", "1", "--metrics", "127.0.0.1:0", "--log-format", "json", PYTHONPATH=path)
+    one.fresh = True
+    one.start()
+
+    def failed() -> list[dict[str, object]]:
+        lines = [json.loads(line) for line in one.log().rpartition("\n")[0].splitlines()]
+        return [line for line in lines if line["logger"] == "qml_mp.metrics.server"]
+
+    assert get(f"{served_at(one)}/metrics")[0] == 500
+    [line] = wait_until(failed, what=one.log)
+
+    assert line["message"] == '"/metrics" failed'
+    assert str(line["traceback"]).endswith("RuntimeError: a fault of ours")
+    assert line["pid"] == side_pid(one)
 
 
 HOST = """

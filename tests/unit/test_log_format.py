@@ -60,6 +60,23 @@ def test_json_has_what_is_known_of_the_job_the_traceback_and_the_stack() -> None
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (float("nan"), "nan"), (float("-inf"), "-inf"), ([float("nan")], "[nan]"),
+        ({(1, 2): 3}, "{(1, 2): 3}"), (0.25, 0.25),
+    ],
+)  # fmt: skip
+def test_what_json_has_not_is_its_text(value: object, expected: object) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    line = JsonFormatter().format(record("said", duration_s=value, attempt=2))
+
+    read = json.loads(line, parse_constant=refuse)
+    assert (read["duration_s"], read["attempt"], read["message"]) == (expected, 2, "said")
+
+
+@pytest.mark.parametrize(
     ("name", "fields", "expected"),
     [
         ("qml_mp.events.log", {"job_id": "j", "method": "m"}, "qml-mp: said"),

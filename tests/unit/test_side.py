@@ -59,7 +59,7 @@ def test_what_it_logs_arrives_as_it_was_logged() -> None:
 
     word = SideWord.of(ended.stdout.rstrip())
     assert word is not None
-    assert tuple(word.log or ()) == (logging.WARNING, "qml_mp.metrics", "storage is away")
+    assert word.log == (logging.WARNING, "qml_mp.metrics", "storage is away", None)
 
 
 def test_pauses_double_up_to_a_bound_unless_the_life_between_was_long() -> None:

@@ -154,9 +154,9 @@ class SideProcess(Part):
             *lines, rest = (self._heard + data).split(b"\n")
             self._heard = rest[-_LONGEST_LINE_BYTES:]
             for line in lines:
-                self._hear(SideWord.of(line))
+                self._hear(SideWord.of(line), pid=program.child.pid)
 
-    def _hear(self, word: SideWord | None) -> None:
+    def _hear(self, word: SideWord | None, *, pid: int) -> None:
         if word is None:
             return
         if word.serves_at is not None:
@@ -165,8 +165,7 @@ class SideProcess(Part):
         if word.cannot is not None:
             self._tell_trouble(f"The {self._kind} cannot be served, which is tried again: {word.cannot}")
         if word.log is not None:
-            level, name, text = word.log
-            logging.getLogger(name).log(level, "%s", text)
+            _log_as_made_there(*word.log, pid=pid)
 
     def _note_death(self, process: ProcessFacts) -> None:
         since = self._serves_since
@@ -192,3 +191,12 @@ class SideProcess(Part):
         self._program.close()
         self._program = None
         self._run.side_slots.set_process(self._index, pid=0, started_ticks=0)
+
+
+def _log_as_made_there(level: int, name: str, message: str, trace: str | None, *, pid: int) -> None:
+    """Log the record of another process: with its pid, and its traceback where a formatter looks for one."""
+    its_logger = logging.getLogger(name)
+    if its_logger.isEnabledFor(level):
+        record = its_logger.makeRecord(name, level, "", 0, "%s", (message,), None)
+        record.process, record.exc_text = pid, trace
+        its_logger.handle(record)
