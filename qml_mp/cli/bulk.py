@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import click
@@ -12,6 +12,7 @@ from qml_mp.cli.asking import note_change
 from qml_mp.cli.interruption import stopped_between
 from qml_mp.cli.job_table import print_jobs
 from qml_mp.cli.output import note, print_json, say
+from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError, StorageError
 from qml_mp.job_selection import BulkChange, JobSelection
@@ -20,6 +21,7 @@ from qml_mp.storage.values import JobFilter, Retention
 from qml_mp.views.changing import Changing
 
 _FEW = 5
+_AMONG = 20_000  # of each state, in a statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,7 @@ def _running(storage: Storage, asked: Asked, retention: Retention) -> Callable[[
 def _tell_what_would_be(
     storage: Storage, where: JobFilter, counts: Mapping[StateName, int], asked: Asked
 ) -> None:
-    few = storage.list_jobs(where, limit=_FEW).jobs
+    few = _examples(storage, where)
     total = sum(counts.values())
     if asked.as_json:
         states = {str(state): jobs for state, jobs in counts.items()}
@@ -135,6 +137,14 @@ def _tell_what_would_be(
     say(f"{_jobs(total)} would be {asked.change.done}{_by_state(counts)}")
     if few:
         print_jobs(few)
+
+
+def _examples(storage: Storage, where: JobFilter) -> Sequence[Job]:
+    """A few, if there are any, of those that were made last."""
+    page = storage.list_jobs(where, limit=_FEW, among=_AMONG)
+    while not page.jobs and page.next_cursor is not None:
+        page = storage.list_jobs(where, limit=_FEW, among=_AMONG, after=page.next_cursor)
+    return page.jobs
 
 
 def _ask(counts: Mapping[StateName, int], asked: Asked) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -23,7 +25,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError, StorageUnavailable
 from qml_mp.job_selection import BulkChange, JobSelection
 from qml_mp.storage.store import Storage
-from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter
+from qml_mp.storage.values import BY_DEFAULT, Fetch, JobFilter, JobPage
 from tests.bench.million import fill
 from tests.cli.command import Qml, is_one_error
 from tests.storage.helpers import in_children
@@ -223,6 +225,25 @@ def test_failures_are_counted_by_kind_and_fit_a_terminal(qml: Qml, storage: Stor
 
 
 ASKED = bulk.Asked(change=BulkChange.RETRY, reason="r", force=False, yes=True, dry_run=False, as_json=False)
+
+
+def test_examples_of_a_dry_run_are_looked_for_a_bounded_number_at_a_time(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meant, really, looks = fail(storage, 1, error="KeyError"), storage.list_jobs, []
+    fail(storage, 20)
+
+    def look(where: JobFilter, **options: Any) -> JobPage:
+        looks.append(options.get("among"))
+        return really(where, **options)
+
+    monkeypatch.setattr(storage, "list_jobs", look)
+    monkeypatch.setattr(bulk, "_AMONG", 6, raising=False)
+    asked = replace(ASKED, dry_run=True, as_json=True)
+    bulk.change_many(storage, JobFilter(error="KeyError"), asked, retention=BY_DEFAULT)
+
+    assert json.loads(capsys.readouterr().out)["examples"] == meant
+    assert looks == [6, 6, 6, 6]
 
 
 def after_batches(
