@@ -253,9 +253,12 @@ def test_a_dump_with_an_exit_that_a_job_has_ordered_is_called_off(
             beside()
             faulthandler.dump_traceback_later(1000, exit=True)
 
-        before = thread_count()
         worker.run(order)
-        wait_until(lambda: thread_count() == before, within_s=10, what="the end of the thread that exits")
+        # Which is none of Python's. There may be one of those: a span processor of an earlier test begins one
+        # after each fork, and it ends at once where that was shut down.
+        wait_until(
+            lambda: thread_count() == threading.active_count(), what="the end of the thread that exits"
+        )
 
     assert exit_code_of(main) == 0
 
