@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tests.browser.chromium import NoChromium, arguments, find_chromium
 from tests.browser.watching import TELLS_VIOLATIONS, WIDE, Watched, watching
 from tests.fresh_storage import fresh_url
 from tests.processes.harness import ROOT, Server, wait_until
+from tests.until import PATIENCE_S
 from tests.warm import Process, launch
 
 PATIENCE_MS = 60_000
@@ -45,12 +47,18 @@ def started_browser() -> Iterator[Browser]:
         program = find_chromium()
     except NoChromium as error:
         pytest.fail(str(error), pytrace=False)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments())
-        try:
-            yield browser
-        finally:
-            browser.close()
+    before = threading.enumerate()
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=program, args=arguments())
+            try:
+                yield browser
+            finally:
+                browser.close()
+    finally:
+        for thread in threading.enumerate():
+            if thread not in before:  # one waits for the end of the driver, which takes a moment longer
+                thread.join(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

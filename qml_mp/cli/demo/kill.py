@@ -73,6 +73,8 @@ class WorkerKill:
             self._progress.say("the other workers were done before the replacement was up")
 
     def _look_for_crash(self, kill: _Kill) -> None:
+        # Before the crash, or it might be written between the two looks.
+        is_settled = not self._storage.claims_of_worker(kill.worker.id)
         crashes = (key for key in kill.claims if _has_crashed(self._storage, key))
         self._struck = next(crashes, None)
         if self._struck is not None:
@@ -80,7 +82,7 @@ class WorkerKill:
                 f"killed worker {kill.worker.number} (pid {kill.worker.process.pid}) with SIGKILL while it "
                 f"ran {self._path_of[self._struck.job_id]}"
             )
-        elif not self._storage.claims_of_worker(kill.worker.id):
+        elif is_settled:
             self._kill = None
 
     def _look_for_replacement(self, kill: _Kill) -> None:
