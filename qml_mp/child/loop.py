@@ -30,8 +30,9 @@ _WORTH_S = 0.004
 """A job has to take so long that something is gained if the next ones are claimed meanwhile."""
 _WORTH_A_COMMIT_S = WAIT_S / 3
 """The same where no outcome is written with them: of shorter jobs several are claimed at a time."""
-_FEW_PART = 4
-"""When outcomes cannot wait any longer, and only this part of a batch is left, the next one is claimed."""
+_FEW, _FEW_PART = 2, 4
+"""When outcomes cannot wait any longer, and only so many or this part of a batch are left, the next one is
+claimed."""
 _UNREAD_CHARS = UNREAD_BYTES // 3  # of letters that take the most
 """Of payloads in a reply that is not read at once, by what payloads were of late: where they turn out to be
 longer, storage claims nothing."""
@@ -158,7 +159,7 @@ class WorkerLoop:
         """How many to claim with outcomes that cannot wait for the last of what is held, so that these are no
         write of their own; 0: more are left than a few."""
         left, limit = len(self._held), self._next_limit()
-        return max(0, limit - left) if left <= max(1, limit // _FEW_PART) else 0
+        return max(0, limit - left) if left <= max(_FEW, limit // _FEW_PART) else 0
 
     def _can_claim_ahead(self, expected_s: float) -> bool:
         """Whether it pays and hurts nobody during the next job, which is expected to take so long."""

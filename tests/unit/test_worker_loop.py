@@ -127,7 +127,7 @@ def storage(tmp_path: Path) -> Iterator[Recorder]:
         yield Recorder(real)
 
 
-def run(storage: Recorder, around: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(storage: Recorder, around: Around, monkeypatch: pytest.MonkeyPatch, *, most_held: int = 100) -> None:
     """Let a worker run the jobs."""
     around_it, tickets, slots = cast(Any, around), TicketPipe(), SlotTable(1)
     held = Held(tickets, slot=slots.writer(0))
@@ -149,7 +149,7 @@ def run(storage: Recorder, around: Around, monkeypatch: pytest.MonkeyPatch) -> N
         outcomes=outcomes,
         commands=around_it,
         display=around_it,
-        config=ServerConfig(),
+        config=ServerConfig(fetch_batch_size=most_held),
     )
     for module in (qml_mp.child.loop, qml_mp.child.outcomes, qml_mp.child.held):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: around.now))
@@ -173,6 +173,14 @@ def test_outcomes_that_cannot_wait_for_the_last_jobs_of_a_batch_claim_the_next_o
     steady = storage.exchanges[5:-1]
     assert len(steady) > 10
     assert set(steady) == {(13, 13)}
+
+
+def test_two_jobs_are_few_in_a_small_batch_too(storage: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(storage, Around(between_s=0.011), monkeypatch, most_held=6)
+
+    steady = storage.exchanges[5:-1]
+    assert len(steady) > 10
+    assert set(steady) == {(4, 4)}
 
 
 def test_outcomes_that_cannot_wait_are_written_alone_while_many_jobs_are_left(
