@@ -10,7 +10,7 @@ import click
 
 from qml_mp.cli.asking import note_change
 from qml_mp.cli.interruption import stopped_between
-from qml_mp.cli.job_table import print_jobs
+from qml_mp.cli.job_table import AMONG, print_jobs
 from qml_mp.cli.output import note, print_json, say
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
@@ -21,7 +21,6 @@ from qml_mp.storage.values import JobFilter, Retention
 from qml_mp.views.changing import Changing
 
 _FEW = 5
-_AMONG = 20_000  # of each state, in a statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +140,9 @@ def _tell_what_would_be(
 
 def _examples(storage: Storage, where: JobFilter) -> Sequence[Job]:
     """A few, if there are any, of those that were made last."""
-    page = storage.list_jobs(where, limit=_FEW, among=_AMONG)
+    page = storage.list_jobs(where, limit=_FEW, among=AMONG)
     while not page.jobs and page.next_cursor is not None:
-        page = storage.list_jobs(where, limit=_FEW, among=_AMONG, after=page.next_cursor)
+        page = storage.list_jobs(where, limit=_FEW, among=AMONG, after=page.next_cursor)
     return page.jobs
 
 

@@ -13,6 +13,8 @@ from qml_mp.core.server_info import number_of_worker
 from qml_mp.core.state import AwaitingRetry, Deleted, Enqueued, Failed, Processing, Scheduled, Succeeded
 from qml_mp.printable import printable
 
+AMONG: Final = 20_000
+"""Of each state so many are looked at for a table, which keeps it at some tenths of a second."""
 _METHOD_CHARS: Final = 40
 _DETAIL_CHARS: Final = 100
 """Where there is no terminal whose width could be kept."""

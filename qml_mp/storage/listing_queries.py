@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from qml_mp.core.state import StateName
 from qml_mp.storage.values import JobFilter
 
 
@@ -52,10 +53,22 @@ class ListingQueries:
     page: Callable[[JobFilter, Order, Parts, bool], str]
     """A range, values of the filter and the parts, limit: so many jobs; if they are to be brief, with
     is_cut, for which brief_chars says what is long."""
-    count_meant: Callable[[JobFilter, Parts, bool], str]
-    """A range, values of the filter and the parts (no group, or a single one), until: state, jobs, without
-    those that are younger or ended later. True: of those that run only those that have since before."""
-    ids_meant: Callable[[JobFilter, Parts, bool], str]
-    """The same: id of each."""
+    meant: Callable[[StateName, JobFilter, Parts, bool], str]
+    """A range, values of the filter and the parts (no group, or a single one), until: what follows a SELECT
+    of those in this state, without those that are younger or ended later. True: of those that run only those
+    that have since before."""
     with_id: str
     """start, end, limit, brief_chars: brief jobs with ids between these."""
+
+    def count_meant(self, where: JobFilter, parts: Parts, ran_then: bool) -> str:
+        """How many are meant of each state: state, jobs."""
+        return " UNION ALL ".join(
+            f"SELECT '{state}' AS state, count(*) AS jobs {self.meant(state, where, parts, ran_then)}"
+            for state in where.each_state()
+        )
+
+    def ids_meant(self, where: JobFilter, parts: Parts, ran_then: bool) -> str:
+        """Which these are: id."""
+        return " UNION ALL ".join(
+            f"SELECT id {self.meant(state, where, parts, ran_then)}" for state in where.each_state()
+        )

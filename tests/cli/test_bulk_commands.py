@@ -238,7 +238,7 @@ def test_examples_of_a_dry_run_are_looked_for_a_bounded_number_at_a_time(
         return really(where, **options)
 
     monkeypatch.setattr(storage, "list_jobs", look)
-    monkeypatch.setattr(bulk, "_AMONG", 6, raising=False)
+    monkeypatch.setattr(bulk, "AMONG", 6)
     asked = replace(ASKED, dry_run=True, as_json=True)
     bulk.change_many(storage, JobFilter(error="KeyError"), asked, retention=BY_DEFAULT)
 

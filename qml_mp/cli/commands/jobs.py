@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from qml_mp.cli.commands.job_changes import cancel, delete, retry
 from qml_mp.cli.failure_table import failure_to_json, print_failures
 from qml_mp.cli.job_page import print_job
-from qml_mp.cli.job_table import print_jobs
+from qml_mp.cli.job_table import AMONG, print_jobs
 from qml_mp.cli.job_watch import watch_job
 from qml_mp.cli.output import json_option, local_time, note, print_json
 from qml_mp.cli.selecting import Wanted, selecting
@@ -22,9 +22,6 @@ from qml_mp.core.state import StateName
 from qml_mp.handle import JobHandle
 from qml_mp.storage.store import Storage
 from qml_mp.views.changing import not_found
-
-_AMONG: Final = 20_000
-"""Of each state so many are looked at for a page, which keeps it at some tenths of a second."""
 
 
 @click.group(cls=Group)
@@ -53,7 +50,7 @@ def list_jobs(session: Session, limit: int, after: str | None, as_json: bool, **
     """
     storage = session.existing_storage()
     where = Wanted.of(**selected).filter(storage)
-    page = storage.list_jobs(where, limit=limit, after=after, among=_AMONG, brief=not as_json)
+    page = storage.list_jobs(where, limit=limit, after=after, among=AMONG, brief=not as_json)
     if as_json:
         for job in page.jobs:
             print_json(job.to_json(_attempts(storage, job)))

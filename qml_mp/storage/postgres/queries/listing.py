@@ -127,19 +127,6 @@ def _meant(state: StateName, where: JobFilter, parts: Parts, ran_then: bool) -> 
     return _MEANT.format(condition=condition, range=_RANGE, filter=wanted) + ran
 
 
-def _count_meant(where: JobFilter, parts: Parts, ran_then: bool) -> str:
-    return " UNION ALL ".join(
-        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where, parts, ran_then)}"
-        for state in where.each_state()
-    )
-
-
-def _ids_meant(where: JobFilter, parts: Parts, ran_then: bool) -> str:
-    return " UNION ALL ".join(
-        f"SELECT id {_meant(state, where, parts, ran_then)}" for state in where.each_state()
-    )
-
-
 # From one to the next, so that the length of a backlog costs nothing.
 _EACH_GROUP: Final = f"""
     part AS (
@@ -176,8 +163,7 @@ LISTING: Final = ListingQueries(
     """,
     edges=_edges,
     page=_page,
-    count_meant=_count_meant,
-    ids_meant=_ids_meant,
+    meant=_meant,
     with_id=f"""
         SELECT {_BRIEF} FROM {{s}}.jobs AS j
         WHERE j.id >= %(start)s AND j.id < %(end)s ORDER BY j.id DESC LIMIT %(limit)s

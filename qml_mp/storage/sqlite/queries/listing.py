@@ -132,19 +132,6 @@ def _meant(state: StateName, where: JobFilter, parts: Parts, ran_then: bool) -> 
     return _MEANT.format(table=table + group, range=_RANGE, filter=asked_for(where)) + ran
 
 
-def _count_meant(where: JobFilter, parts: Parts, ran_then: bool) -> str:
-    return " UNION ALL ".join(
-        f"SELECT '{state}' AS state, count(*) AS jobs {_meant(state, where, parts, ran_then)}"
-        for state in where.each_state()
-    )
-
-
-def _ids_meant(where: JobFilter, parts: Parts, ran_then: bool) -> str:
-    return " UNION ALL ".join(
-        f"SELECT id {_meant(state, where, parts, ran_then)}" for state in where.each_state()
-    )
-
-
 # From one to the next, so that the length of a backlog costs nothing.
 _EACH_GROUP: Final = f"""
     part (place, queue, method, priority) AS (
@@ -173,8 +160,7 @@ LISTING: Final = ListingQueries(
     """,
     edges=_edges,
     page=_page,
-    count_meant=_count_meant,
-    ids_meant=_ids_meant,
+    meant=_meant,
     with_id=f"""
         SELECT {_BRIEF} FROM qml_jobs WHERE id >= :start AND id < :end ORDER BY id DESC LIMIT :limit
     """,
