@@ -18,6 +18,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.parts.stuck import StuckWorkers
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.fork import fork_child, reap
+from tests.processes.harness import is_stopped
 from tests.unit.hand_clock import HandClock
 from tests.unit.stand_ins import stand_in
 from tests.until import wait_until
@@ -38,11 +39,12 @@ class Hanging:
         self.reading, self.worker = stand_in(
             child=child, slots=run.pool.slots, ended=run.pool.ended.region(0)
         )
+        self._writer = run.pool.slots.writer(0)
         self.worker.note_ready(0.0)
         run.pool._workers["w"] = self.worker
 
     def show(self, activity: Activity) -> None:
-        self.worker.slots.writer(0).show(SlotView(activity=activity))
+        self._writer.show(SlotView(activity=activity))
         self.worker.look(self._clock.monotonic())
 
     def look(self, *, while_it: Callable[[], object] = lambda: None, looks: int = LOOKS) -> None:
@@ -59,17 +61,26 @@ class Hanging:
             return []
 
     def lives(self) -> bool:
+        """Also when a SIGKILL would only be on its way: what has got one is not stopped any more."""
+        pid = self.worker.child.pid
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: self.has_ended() or is_stopped(pid), what="its end or its stop")
+        if not self.has_ended():
+            os.kill(pid, signal.SIGCONT)
+        return not self.has_ended()
+
+    def has_ended(self) -> bool:
         self._end = self._end or reap(self.worker.child)
-        return self._end is None
+        return self._end is not None
 
     def is_killed(self) -> bool:
-        wait_until(lambda: not self.lives())
+        wait_until(self.has_ended, what="its end")
         return self._end is not None and self._end.signal == signal.SIGKILL
 
     def close(self) -> None:
-        if self.lives():
+        if not self.has_ended():
             self.worker.child.kill()
-            wait_until(lambda: not self.lives())
+            wait_until(self.has_ended, what="its end")
         self.worker.channels.close()
         os.close(self.reading)
 
