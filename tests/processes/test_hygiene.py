@@ -308,7 +308,8 @@ def test_jobs_after_one_that_configures_logging_are_told_in_the_log(
     job_id = enqueue(storage, "quick")
 
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).result == worker
-    assert f"job {job_id} (quick) attempt 1 succeeded" in one.log()
+    told = f"job {job_id} (quick) attempt 1 succeeded"
+    wait_until(lambda: told in one.log(), what=one.log)  # it is told once it is written
     assert one.stop() == 0
 
 
