@@ -38,6 +38,8 @@ class FlakyProxy:
         self._delay_s = 0.0  # set by the test, read by the threads that answer
         self._closed = threading.Event()
         self._threads = [threading.Thread(target=self._accept)]
+        self._closing = threading.Lock()
+        """Held while a socket is cut or closed: its number may be another file's right after."""
 
     @classmethod
     def before(cls, url: str) -> FlakyProxy:
@@ -71,7 +73,7 @@ class FlakyProxy:
     def cut(self) -> None:
         """Cut every connection that there is; others may be made."""
         for open_socket in list(self._sockets):
-            _cut(open_socket)
+            self._cut(open_socket)
 
     def slow_down(self, delay_s: float) -> None:
         self._delay_s = delay_s
@@ -88,10 +90,12 @@ class FlakyProxy:
     def close(self) -> None:
         """Cut every connection and take no more. Can be repeated."""
         self._closed.set()
-        for open_socket in (self._listener, *self._sockets):
-            _cut(open_socket)
+        self._cut(self._listener)
+        self._threads[0].join(10)
+        self.cut()
         for thread in self._threads:
             thread.join(10)
+        self._close(self._listener)
 
     def _accept(self) -> None:
         while True:
@@ -102,14 +106,21 @@ class FlakyProxy:
             try:
                 server = socket.create_connection(self._server)
             except OSError:  # it is down
-                _cut(client)
+                client.close()
                 continue
             self._sockets += [client, server]
-            reply = _Reply()
-            for target, source, sink in ((self._ask, client, server), (self._answer, server, client)):
-                thread = threading.Thread(target=target, args=(source, sink, reply))
-                self._threads.append(thread)
-                thread.start()
+            thread = threading.Thread(target=self._serve, args=(client, server))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        reply = _Reply()
+        answering = threading.Thread(target=self._answer, args=(server, client, reply))
+        answering.start()
+        self._ask(client, server, reply)
+        answering.join()
+        # Not before: who is about to read a socket that is closed reads another one that has got its number.
+        self._close(client, server)
 
     def _ask(self, client: socket.socket, server: socket.socket, reply: _Reply) -> None:
         with suppress(OSError):
@@ -119,10 +130,10 @@ class FlakyProxy:
                     self._bytes_until_cut -= len(chunk)
                     if self._bytes_until_cut < 0:
                         self._bytes_until_cut = None
-                        _cut(client)
+                        self._cut(client)
                         break
                 server.sendall(chunk)
-        _cut(server)
+        self._cut(server)
 
     def _answer(self, server: socket.socket, client: socket.socket, reply: _Reply) -> None:
         with suppress(OSError):
@@ -140,7 +151,16 @@ class FlakyProxy:
                 if not self._silent.is_set():
                     self.answered_bytes += len(chunk)
                     client.sendall(chunk)
-        _cut(client)
+        self._cut(client)
+
+    def _cut(self, open_socket: socket.socket) -> None:
+        with self._closing, suppress(OSError):
+            open_socket.shutdown(socket.SHUT_RDWR)
+
+    def _close(self, *ended: socket.socket) -> None:
+        with self._closing:
+            for each in ended:
+                each.close()
 
 
 class _Reply:
@@ -148,9 +168,3 @@ class _Reply:
 
     length_bytes = 0
     """So far; set by the thread that asks, counted by the one that answers."""
-
-
-def _cut(open_socket: socket.socket) -> None:
-    with suppress(OSError):
-        open_socket.shutdown(socket.SHUT_RDWR)
-    open_socket.close()
