@@ -34,7 +34,7 @@ class StorageWait(Protocol):
 
     def wait(self, fd: int, *, reading: bool, writing: bool, until: float) -> tuple[bool, bool]:
         """Whether the descriptor can be read and written now; neither when the monotonic instant
-        `until` has come first."""
+        `until` or `give_up_at` has come first."""
 
     def pause(self, seconds: float) -> None:
         """Let so much time pass, at most a moment: somebody else's lock is about to be tried again."""

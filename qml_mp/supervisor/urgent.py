@@ -24,6 +24,7 @@ _FORK_AFTER_S = 0.2
 """A reply that takes no longer is waited for before a fork: it may give a dead worker's job to others, who
 need the processor more than a new worker."""
 _SHORTEST_WAIT_S = 0.01
+_STOOD_STILL_S = 0.05  # what a wait takes longer than meant is time in which nobody looked for a reply
 
 
 class UrgentFirst(Part):
@@ -87,7 +88,9 @@ class UrgentFirst(Part):
         earliest = min(until, self.give_up_at, next_at, fork_at if fork_at > now else next_at)
         ready = poll_until({**dict.fromkeys(self._urgent.fds(), select.POLLIN), **own}, until=earliest)
         came = sum(ready.pop(fd, 0) for fd in own)
-        now = time.monotonic()
+        latest, now = max(now, earliest), time.monotonic()
+        if now - latest > _STOOD_STILL_S:
+            self._stop.renew_leaving()
         if ready or now >= next_at or now >= fork_at:
             self._is_waiting, self._turned_at = True, now
             try:

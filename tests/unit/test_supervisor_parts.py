@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from datetime import timedelta
 
@@ -31,13 +32,17 @@ from qml_mp.otel import OpenTelemetry
 from qml_mp.processing.cancel import CancelReason
 from qml_mp.processing.middleware import StateChange
 from qml_mp.settings import ServerConfig
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Finished
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
+from qml_mp.supervisor.part import Parts
 from qml_mp.supervisor.parts.limits import Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.parts.signals import SignalHandling, SignalInbox, StackDump
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.urgent import UrgentFirst
+from qml_mp.supervisor.wait import poll_until
 from qml_mp.supervisor.workers.fork import Child
 from qml_mp.supervisor.workers.ladder import Rung
 from qml_mp.supervisor.workers.pool import WorkerPool
@@ -45,6 +50,7 @@ from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.unit.hand_clock import HandClock
 from tests.unit.processor_case import claim_of, processor_of
 from tests.unit.stand_ins import stand_in
+from tests.until import PATIENCE_S
 
 SOURCE = NamedProgram(spec="an:app")
 MakeRun = Callable[..., Run]
@@ -155,6 +161,31 @@ def test_leaving_takes_no_longer_where_storage_cannot_be_reached(run_of: MakeRun
     run.stop.renew_leaving()
 
     assert run.stop.leave_by() == first == pytest.approx(0.4)
+
+
+def test_a_supervisor_that_stood_still_when_its_time_to_leave_ended_looks_for_the_reply_once_more(
+    run_of: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qml_mp.supervisor.stopping._MOST_LEAVING_S", PATIENCE_S)
+    run = run_of(1)
+    client, server = socket.socketpair()
+    last_looks: list[dict[int, int]] = []
+
+    def look(events: Mapping[int, int], *, until: float) -> dict[int, int]:
+        came = poll_until(events, until=until)
+        if until == run.stop.leave_by() and not last_looks:
+            last_looks.append(came)
+            time.sleep(0.2)
+            server.send(b"the reply")
+        return came
+
+    monkeypatch.setattr("qml_mp.supervisor.urgent.poll_until", look)
+    with client, server, closing(open_storage("memory://")) as storage:
+        waiting = UrgentFirst(Parts(), storage=storage, stop=run.stop, manage_workers=lambda: None)
+        run.stop.begin(now=True, why="a test")
+        came = waiting.wait(client.fileno(), reading=True, writing=False, until=float("inf"))
+
+    assert (last_looks, came) == ([{}], (True, False))
 
 
 @pytest.mark.fault(55)
@@ -312,10 +343,12 @@ def attempts_of_each(told: ToldEnds) -> set[float]:
     }
 
 
-def test_a_worker_has_the_time_that_its_spans_may_take_before_it_must_have_left(run_of: MakeRun) -> None:
+def test_a_worker_has_the_time_that_its_spans_may_take_before_it_must_have_left(
+    run_of: MakeRun, clock: HandClock
+) -> None:
     flush_timeout = timedelta(seconds=7)
     app = QmlApp("sqlite:////nowhere/jobs.db", tracing=OpenTelemetry(flush_timeout=flush_timeout))
-    run = run_of(1)
+    run = run_of(1, clock)
     reading, worker = a_worker(run.pool, number=1)
     with ExitStack() as stack:
         for fd in (reading, *worker.channels.fds):

@@ -61,7 +61,7 @@ def drive(
                 socket,
                 reading=bool(events & _WAIT_R),
                 writing=bool(events & _WAIT_W),
-                until=min(deadline, waiting.give_up_at),
+                until=deadline,
             )
             if not (readable or writable):
                 _check(exchange, waiting, deadline)
