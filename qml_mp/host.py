@@ -175,9 +175,10 @@ def lasting_thread_count() -> int | None:
     comes to take it away, on a busy machine some time later. Waits for that, for at most a second."""
     until = time.monotonic() + _ENDING_S
     while True:
+        is_last_look = time.monotonic() >= until
         count = thread_count()
         may_be_ending = count is not None and count > 1 and threading.active_count() == 1
-        if not may_be_ending or time.monotonic() >= until:
+        if not may_be_ending or is_last_look:
             return count
         time.sleep(_LOOK_EVERY_S)
 

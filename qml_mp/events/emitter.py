@@ -114,9 +114,11 @@ def _broken_off() -> Iterator[None]:
 
     handler = signal.signal(signal.SIGALRM, raise_unless_over)
     try:
-        signal.setitimer(signal.ITIMER_REAL, _LONGEST_CALL_S)
-        yield
-    finally:
-        is_over = True
+        try:
+            signal.setitimer(signal.ITIMER_REAL, _LONGEST_CALL_S)
+            yield
+        finally:
+            is_over = True
+    finally:  # of its own: the signal may come as the one above begins, and raises there
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
