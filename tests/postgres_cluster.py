@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ _CARELESS = (
     "autovacuum=off",
 )  # fmt: skip
 """Neither what a power cut would leave nor order in tables that are gone in minutes is worth any work."""
+_ASKED_FOR_BY_NUMBER, _RANDOM = range(20_000, 32_768), random.SystemRandom()
 SHUTDOWNS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -260,10 +262,12 @@ def _became_ready(server: subprocess.Popen[bytes], pid_file: Path) -> bool:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """None of those that the system gives to whoever asks for any: one might be gone before it is used."""
+    while True:
+        port = _RANDOM.choice(_ASKED_FOR_BY_NUMBER)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _tail(log: Path) -> str:

@@ -24,10 +24,10 @@ def wait_until(
     more rarely, because many tests wait at a time and an answer costs a query."""
     began = time.monotonic()
     while True:
+        waited_s = time.monotonic() - began  # before the look, lest it come about in between
         found = find()
         if found:
             return found
-        waited_s = time.monotonic() - began
         if waited_s > within_s:
             told = what if isinstance(what, str) else what()
             raise AssertionError(f"{told} did not come about within {within_s} s")

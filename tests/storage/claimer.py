@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import fetch
+from tests.until import wait_until
 
 PROCESS = ProcessIdentity(host="kernel/ns", pid=4242, started_ticks=1)
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -55,9 +55,7 @@ class Claimer:
     def send(self) -> Future[Claim | None]:
         """Send the claim; returns when it waits for a lock."""
         sent = self._thread.submit(self._storage.fetch_and_lock_job, FETCH)
-        deadline = time.monotonic() + 20
-        while not self._is_waiting():
-            assert time.monotonic() < deadline, "the claim waits for nothing"
+        wait_until(self._is_waiting, what="a claim that waits for a lock")
         return sent
 
     def close(self) -> None:

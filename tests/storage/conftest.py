@@ -19,7 +19,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
-from tests.storage.helpers import in_schema
+from tests.storage.helpers import in_schema, patient_url
 
 TABLES = (
     "jobs",
@@ -124,7 +124,7 @@ def opened(url: str) -> Iterator[Callable[[], Storage]]:
     with ExitStack() as stack:
 
         def open_another() -> Storage:
-            return stack.enter_context(closing(open_storage(url)))
+            return stack.enter_context(closing(open_storage(patient_url(url))))
 
         yield open_another
 

@@ -67,8 +67,8 @@ class FlakyProxy:
 
     def speak(self) -> None:
         """No more silence; the connections from before are cut, since part of what was said is lost."""
+        self._silent.clear()  # first, or a connection that is made after the cut would lose something, too
         self.cut()
-        self._silent.clear()
 
     def cut(self) -> None:
         """Cut every connection that there is; others may be made."""
@@ -136,6 +136,7 @@ class FlakyProxy:
         self._cut(server)
 
     def _answer(self, server: socket.socket, client: socket.socket, reply: _Reply) -> None:
+        is_silent = False  # for good: who has lost something must not go on in the middle
         with suppress(OSError):
             while chunk := server.recv(_CHUNK_BYTES):
                 reply.length_bytes += len(chunk)
@@ -148,7 +149,8 @@ class FlakyProxy:
                         break
                 if self._delay_s:
                     self._closed.wait(self._delay_s)
-                if not self._silent.is_set():
+                is_silent = is_silent or self._silent.is_set()
+                if not is_silent:
                     self.answered_bytes += len(chunk)
                     client.sendall(chunk)
         self._cut(client)

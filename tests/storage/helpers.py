@@ -19,11 +19,13 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Outcome, Retry, Success
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.database import SqliteDatabase
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished, Retention
 from qml_mp.storage.waiting import DEFAULT_PATIENCE
+from tests.until import PATIENCE_S
 
 KEEP = Retention(succeeded_ttl=timedelta(hours=1), failed_ttl=timedelta(hours=2))
 HOUR = timedelta(hours=1)
@@ -40,6 +42,17 @@ def sqlite_connection(storage: Storage) -> SqliteConnection:
     """What a storage in a file uses it through."""
     assert isinstance(storage._db, SqliteDatabase)
     return storage._db.connection
+
+
+def open_patiently(url: str, *, application_name: str = "qml-mp") -> Storage:
+    """The storage as one of several that wait for each other: none gives up, however slow the machine is."""
+    patience = timedelta(seconds=PATIENCE_S)
+    return open_storage(patient_url(url), application_name=application_name, patience=patience)
+
+
+def patient_url(url: str) -> str:
+    """With time to connect for a machine that is busy or stands still; PostgreSQL's must name a schema."""
+    return url.replace("schema=", f"connect_timeout={PATIENCE_S:.0f}&schema=")
 
 
 def in_schema(server_url: str, schema: str) -> str:
@@ -124,6 +137,7 @@ def in_children(actions: Iterable[Callable[[], object]], *, within_s: float = 60
 
 def fork(action: Callable[[], object]) -> int:
     """Run the action in a forked process, as `in_children` does, and do not wait for its end; its pid."""
+    host.lasting_thread_count()  # waits for those that were joined: Python warns where it sees one
     pid = os.fork()
     if pid == 0:
         status = 1

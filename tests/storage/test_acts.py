@@ -12,11 +12,10 @@ import pytest
 from qml_mp.core.acts import ALL_ACTS, ActKind, ActRequest, ActState, Asker
 from qml_mp.core.answers import WorkerStack
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Heard
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, claim_new, in_children
+from tests.storage.helpers import HOUR, claim_new, in_children, open_patiently
 from tests.storage.test_registry import server
 
 ANNA = Asker(who="anna@laptop", where="cli")
@@ -198,12 +197,12 @@ def test_a_request_and_the_end_of_its_server_at_the_same_moment_leave_nobody_wai
     storage.close()
 
     def ask() -> None:
-        own = open_storage(url)
+        own = open_patiently(url)
         for request in requests:
             own.ask(request)
 
     def leave() -> None:
-        own = open_storage(url)
+        own = open_patiently(url)
         for request in requests:
             own.deregister_server(request.server_id)
 

@@ -9,9 +9,17 @@ from pathlib import Path
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import Processing, StateName
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_an_hour, in_children, present
+from tests.storage.helpers import (
+    DONE,
+    KEEP,
+    fetch,
+    finish_and_fetch,
+    in_an_hour,
+    in_children,
+    open_patiently,
+    present,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -122,7 +130,7 @@ def test_eight_processes_claim_each_job_exactly_once(storage: Storage, url: str,
     storage.close()
 
     def drain(number: int) -> None:
-        mine = open_storage(url)
+        mine = open_patiently(url)
         with open(tmp_path / f"claimed-{number}", "w") as log:
             claim = mine.fetch_and_lock_job(fetch("q0", "q1", "q2", worker=f"w-{number}"))
             while claim is not None:

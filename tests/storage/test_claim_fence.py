@@ -20,7 +20,7 @@ from qml_mp.supervisor.recovery.settle import settle
 from qml_mp.supervisor.workers.death import Death
 from tests.storage.claimer import CLAIMER, FETCH, Claimer, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, finish_and_fetch, present
+from tests.storage.helpers import DONE, KEEP, finish_and_fetch, open_patiently, patient_url, present
 from tests.storage_rows import hold_writes, pause_writes
 
 DEATH = Death(worker_id="w-1", number=1, process=ProcessFacts(pid=4242, signal=9), slot=None)
@@ -81,7 +81,7 @@ def test_a_worker_that_was_removed_finishes_what_it_holds_and_gets_no_other(stor
 
 @pytest.fixture
 def claimer(url: str, raw: Raw) -> Iterator[Claimer]:
-    with closing(Claimer(open_storage(url, application_name=CLAIMER), raw)) as made:
+    with closing(Claimer(open_patiently(url, application_name=CLAIMER), raw)) as made:
         yield made
 
 
@@ -132,7 +132,7 @@ def test_the_settling_waits_for_a_claim_that_is_being_made_and_ends_it_too(
     register(storage)
     job_id = storage.enqueue(Job.new("work"))
     pause_writes(storage, StateName.PROCESSING)
-    with closing(open_storage(url, patience=HASTE)) as impatient, connect() as other:
+    with closing(open_storage(patient_url(url), patience=HASTE)) as impatient, connect() as other:
         hold_writes(other)
         claim = claimer.send()
         with pytest.raises(StorageUnavailable):

@@ -19,13 +19,12 @@ from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.scheduler import CleanupLoop
 from qml_mp.supervisor.run import Run
 from tests import failpoints
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, claim_new, fetch, in_children, job_in
+from tests.storage.helpers import DONE, KEEP, claim_new, fetch, in_children, job_in, open_patiently
 from tests.storage.test_exchange import before_query
 
 EXPIRED = 6
@@ -111,7 +110,7 @@ def test_a_supervisor_that_is_killed_while_it_deletes_leaves_whole_jobs_and_the_
     storage.close()
 
     def delete() -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             if failpoint == "after the commit":
                 failpoints.arm(committed(raw, "kill"))
             else:
@@ -209,13 +208,13 @@ def test_jobs_flow_while_others_are_deleted(url: str, storage: Storage, raw: Raw
     storage.close()
 
     def delete() -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             while mine.delete_expired_jobs(limit=2):
                 pass
 
     def work(name: str) -> Callable[[], None]:
         def until_there_is_nothing() -> None:
-            with closing(open_storage(url)) as mine:
+            with closing(open_patiently(url)) as mine:
                 which = fetch("new", worker=name)
                 while held := mine.exchange((), fetch=which, limit=3, retention=KEEP).claims:
                     mine.exchange([(claim, DONE) for claim in held], fetch=None, limit=0, retention=KEEP)

@@ -23,7 +23,14 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw, server_of
-from tests.storage.helpers import in_an_hour, in_children, open_sqlite, present, sqlite_connection
+from tests.storage.helpers import (
+    in_an_hour,
+    in_children,
+    open_patiently,
+    open_sqlite,
+    present,
+    sqlite_connection,
+)
 
 Connect = Callable[[], Any]
 
@@ -246,7 +253,7 @@ def test_a_producer_killed_in_the_middle_of_a_bulk_leaves_none(
             write_row(copy, values)
 
         monkeypatch.setattr(psycopg.Copy, "write_row", write_or_die)
-        open_storage(url).enqueue_many(jobs)
+        open_patiently(url).enqueue_many(jobs)
 
     [status] = in_children([be_killed])
 

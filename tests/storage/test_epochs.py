@@ -18,7 +18,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Renewed
 from tests.storage.claimer import CLAIMER, FETCH, Claimer, register, worker
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, finish_and_fetch, present
+from tests.storage.helpers import DONE, finish_and_fetch, open_patiently, patient_url, present
 from tests.storage_rows import hold_writes, pause_writes
 
 HASTE = timedelta(seconds=0.3)
@@ -27,7 +27,7 @@ only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 @pytest.fixture
 def claimer(url: str, raw: Raw) -> Iterator[Claimer]:
-    with closing(Claimer(open_storage(url, application_name=CLAIMER), raw)) as made:
+    with closing(Claimer(open_patiently(url, application_name=CLAIMER), raw)) as made:
         yield made
 
 
@@ -122,7 +122,7 @@ def test_raising_the_epoch_waits_for_a_claim_that_is_being_made_and_tells_it(
     register(storage)
     storage.enqueue(Job.new("work"))
     pause_writes(storage, StateName.PROCESSING)
-    with closing(open_storage(url, patience=HASTE)) as impatient, connect() as other:
+    with closing(open_storage(patient_url(url), patience=HASTE)) as impatient, connect() as other:
         hold_writes(other)
         claim = claimer.send()
         with pytest.raises(StorageUnavailable):

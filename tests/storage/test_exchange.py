@@ -18,13 +18,12 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import AttemptKind, Crash, Failure, Outcome, Release, Retry, Success
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageUnavailable
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Exchanged, Fetch, Finished
 from tests import failpoints
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently, present
 from tests.storage.test_refusals import full
 
 TOO_LARGE = Success(result="x" * 2**21, duration=timedelta(seconds=1))
@@ -273,7 +272,7 @@ def test_a_worker_that_is_killed_in_it_leaves_all_or_nothing(
     storage.close()
 
     def exchange() -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             if number is None:
                 failpoints.arm("storage.committed=kill:1")
             else:
@@ -298,7 +297,7 @@ def test_no_two_workers_get_the_same_job(url: str, storage: Storage) -> None:
 
     def work(worker: str, limit: int) -> Callable[[], None]:
         def until_there_is_nothing() -> None:
-            with closing(open_storage(url)) as mine:
+            with closing(open_patiently(url)) as mine:
                 held: tuple[Claim, ...] = ()
                 while True:
                     outcomes = [(claim, replace(DONE, result=worker)) for claim in held]
@@ -325,7 +324,7 @@ def test_two_that_end_the_same_claims_do_not_wait_for_each_other_for_ever(url: s
 
     def end(claims: list[Claim]) -> Callable[[], None]:
         def end_them() -> None:
-            with closing(open_storage(url)) as mine:
+            with closing(open_patiently(url)) as mine:
                 outcomes = [(claim, Failure(error=NO)) for claim in claims]
                 mine.exchange(outcomes, fetch=None, limit=0, retention=KEEP)
 

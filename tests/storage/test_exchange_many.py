@@ -18,13 +18,12 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageUnavailable
 from qml_mp.storage import runs
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch, Finished
 from tests import failpoints
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently, present
 from tests.storage.test_exchange import TOO_LARGE, claim_some, states
 from tests.storage.test_refusals import full
 
@@ -174,7 +173,7 @@ def test_two_that_end_the_same_many_claims_do_not_wait_for_each_other_for_ever(
         rng.shuffle(outcomes)
 
         def end_them() -> None:
-            with closing(open_storage(url)) as mine:
+            with closing(open_patiently(url)) as mine:
                 mine.exchange(outcomes, fetch=fetch(), limit=10, retention=KEEP)
 
         return end_them

@@ -15,11 +15,10 @@ from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import AttemptKind, Cancelled, Crash, Failure, Outcome, Retry, Success
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests import failpoints
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently
 from tests.storage.test_exchange import before_query, claim_some
 
 Ends = list[tuple[Claim, Outcome]]
@@ -92,7 +91,7 @@ def test_a_process_killed_at_any_query_of_an_exchange_leaves_all_or_nothing(
     before = rows(storage)
 
     def exchange(query: int) -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             before_query(mine, query, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
             mine.exchange(ends, fetch=fetch(), limit=limit, retention=KEEP)
 
@@ -117,7 +116,7 @@ def test_a_process_killed_right_after_an_exchange_has_done_all_of_it_and_to_repe
     storage.close()
 
     def exchange() -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             failpoints.arm("storage.committed=kill:1")
             mine.exchange(ends, fetch=fetch(), limit=limit, retention=KEEP)
 

@@ -18,13 +18,12 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import Extras, Failure, Success, not_storable
 from qml_mp.core.state import StateName
 from qml_mp.errors import OutcomeRefused, StorageUnavailable
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.outcomes import Outcomes
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests import failpoints
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, open_patiently, present
 from tests.storage.test_exchange import before_query, claim_some, reset_failpoints, states  # noqa: F401
 
 
@@ -145,7 +144,7 @@ def test_a_job_that_follows_itself_and_one_that_replaces_it_do_not_wait_for_each
     storage.enqueue(Job.new("work", unique_key="k"))
     [claim] = storage.exchange((), fetch=fetch(), limit=1, retention=KEEP).claims
     producer = connect()
-    with ThreadPoolExecutor(1) as thread, closing(open_storage(url)) as worker:
+    with ThreadPoolExecutor(1) as thread, closing(open_patiently(url)) as worker:
         storage.enqueue_in(producer, [wanted()])  # has the key until its commit
         outcomes = [(claim, followed_by(wanted()))]
         done = thread.submit(worker.exchange, outcomes, fetch=None, limit=0, retention=KEEP)
@@ -167,7 +166,7 @@ def test_a_process_that_is_killed_leaves_the_success_with_them_or_neither(
     storage.close()
 
     def exchange() -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             if place == "committed":
                 failpoints.arm("storage.committed=kill:1")
             else:  # the key is held by the first query after the lock

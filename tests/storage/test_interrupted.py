@@ -26,6 +26,7 @@ from qml_mp.storage.storable import new_row
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, KEEP, fetch, open_sqlite, sqlite_connection
+from tests.until import PATIENCE_S
 
 _CODE = ("/qml_mp/storage/", "/contextlib.py")
 _LOOKS_AFTER = frozenset(
@@ -147,7 +148,7 @@ def assert_nothing_is_locked(raw: Raw) -> None:
         raw.run("PRAGMA busy_timeout = 0")
         raw.run("BEGIN IMMEDIATE")
     else:
-        raw.run("SET lock_timeout = '5s'")
+        raw.run(f"SET lock_timeout = '{PATIENCE_S:.0f}s'")
         raw.run("BEGIN")
         raw.run("LOCK TABLE {jobs} IN ACCESS EXCLUSIVE MODE")
     raw.run("ROLLBACK")
@@ -179,7 +180,7 @@ def test_wherever_a_signal_interrupts_an_operation_it_leaves_nothing_open(
             if not thread.submit(interrupted, nth).result():
                 break
             assert_nothing_is_locked(raw)
-            assert another.submit(storage.get, job_id).result(timeout=30) is not None
+            assert another.submit(storage.get, job_id).result(timeout=PATIENCE_S) is not None
 
     assert raw.run("SELECT count(*) FROM {jobs} WHERE method = 'three'")[0][0] % 3 == 0
     with storage._db.transaction("writing") as transaction:

@@ -22,14 +22,13 @@ from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.outcome import Crash, Outcome, Release
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from qml_mp.storage.waiting import MANY_JOBS
 from tests.postgres_cluster import remove_schema
 from tests.storage.claimer import FETCH, register
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, in_schema, present
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, fetch, in_children, in_schema, open_patiently, present
 from tests.storage.test_exchange import before_query
 from tests.storage.test_postgres_threads import WAITING
 from tests.storage.test_refusals import full
@@ -318,7 +317,7 @@ def test_a_limit_that_is_set_while_a_claim_looks_holds_for_it(
 ) -> None:
     """On SQLite nobody sets one meanwhile."""
     url = in_schema(postgres_url, f"t_{uuid.uuid4().hex}")
-    with closing(open_storage(url)) as storage, closing(open_storage(url)) as other:
+    with closing(open_patiently(url)) as storage, closing(open_patiently(url)) as other:
         storage.set_paused("closed", True)
         if beside == "a limit of its own":
             own = METHOD if kind is QUEUE else QUEUE
@@ -362,7 +361,7 @@ def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and
 
     def die_before(number: int) -> bool:
         def run() -> None:
-            with closing(open_storage(url)) as mine:
+            with closing(open_patiently(url)) as mine:
                 claim(mine, "none")  # it knows of the limits by now
                 before_query(mine, number, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
                 exchange(mine)
@@ -373,7 +372,7 @@ def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and
         def interrupt() -> None:
             raise StorageUnavailable("no more")
 
-        with closing(open_storage(url)) as mine, monkeypatch.context() as patched:
+        with closing(open_patiently(url)) as mine, monkeypatch.context() as patched:
             claim(mine, "none")
             before_query(mine, number, interrupt, patched)
             try:
@@ -403,7 +402,7 @@ def test_a_limit_holds_among_processes_that_are_killed(url: str, storage: Storag
 
     def work(worker: str, dies_after: int) -> Callable[[], None]:
         def until_there_is_nothing() -> None:
-            with closing(open_storage(url)) as mine:
+            with closing(open_patiently(url)) as mine:
                 which, ended = fetch(worker=worker), 0
                 while True:
                     found = mine.exchange((), fetch=which, limit=5, retention=KEEP).claims
@@ -442,7 +441,7 @@ def test_a_rate_holds_among_processes(url: str, storage: Storage) -> None:
 
     def work(worker: str) -> Callable[[], None]:
         def until_many_have_ended() -> None:
-            with closing(open_storage(url)) as mine:
+            with closing(open_patiently(url)) as mine:
                 while mine.job_counts()[StateName.SUCCEEDED] < MANY:
                     for each in mine.exchange((), fetch=fetch(worker=worker), limit=5, retention=KEEP).claims:
                         mine.finish(each, DONE, retention=KEEP)
@@ -465,7 +464,7 @@ def test_a_claim_that_has_waited_for_a_limit_begins_when_the_limit_lets_it(
     enqueue(storage, 1)
     somebody, name = connect(), f"waiter-{uuid.uuid4()}"
     somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
-    with closing(open_storage(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
+    with closing(open_patiently(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
         waits = thread.submit(claim, waiter)
         wait_until(lambda: raw.run(WAITING, name), what="a claim that waits for the limit")
         [[released_at]] = raw.run("SELECT clock_timestamp()")

@@ -15,12 +15,11 @@ from qml_mp.core.outcome import ErrorInfo, Failure, Retry
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError
 from qml_mp.storage import listing
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.fresh_storage import fresh_url
 from tests.storage.conftest import Raw, driver_connection, raw_tables
-from tests.storage.helpers import DONE, HOUR, KEEP, claim_new, in_an_hour, job_in, present
+from tests.storage.helpers import DONE, HOUR, KEEP, claim_new, in_an_hour, job_in, open_patiently, present
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STATES: list[list[StateName]] = [[], [StateName.SUCCEEDED], [StateName.ENQUEUED], [StateName.SCHEDULED]]
@@ -95,7 +94,7 @@ def listed_url(
 ) -> Iterator[str]:
     """Where they are: a storage for each choice of states, made once for all tests that only look at it."""
     for url in fresh_url(request, tmp_path_factory):
-        with closing(open_storage(url)) as storage:
+        with closing(open_patiently(url)) as storage:
             storage.migrate()
         with closing(raw_tables(url, partial(driver_connection, url))) as raw:
             for state in listed_states or StateName:
@@ -106,7 +105,7 @@ def listed_url(
 
 @pytest.fixture
 def listed(listed_url: str) -> Iterator[Storage]:
-    with closing(open_storage(listed_url)) as storage:
+    with closing(open_patiently(listed_url)) as storage:
         yield storage
 
 

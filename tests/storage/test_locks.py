@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
 from qml_mp.units import LONGEST
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, in_children
+from tests.storage.helpers import HOUR, in_children, open_patiently
 
 
 def test_a_lock_is_held_by_one_owner(storage: Storage) -> None:
@@ -89,7 +88,7 @@ def test_one_of_several_processes_gets_the_lock(storage: Storage, url: str, tmp_
     storage.close()
 
     def try_to_acquire(owner: str) -> None:
-        if open_storage(url).acquire_lock("cleanup", owner, HOUR):
+        if open_patiently(url).acquire_lock("cleanup", owner, HOUR):
             (tmp_path / f"acquired-{owner}").touch()
 
     statuses = in_children(partial(try_to_acquire, str(number)) for number in range(6))

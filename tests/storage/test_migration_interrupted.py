@@ -26,7 +26,7 @@ from qml_mp.storage.postgres import migrations as postgres_migrations
 from qml_mp.storage.sqlite import schema as sqlite_schema
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import TABLES, Raw, raw_tables
-from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_children
+from tests.storage.helpers import DONE, KEEP, fetch, finish_and_fetch, in_children, open_patiently
 from tests.until import wait_until
 
 JOB, CLAIMED, LONG = (f"0190b3a5-0000-7000-8000-00000000000{number}" for number in range(3))
@@ -203,7 +203,7 @@ def test_a_migration_that_is_killed_inside_leaves_the_old_version_on_postgres(
         pid = os.fork()
         if pid == 0:
             try:
-                open_storage(url, application_name="migrator").migrate()
+                open_patiently(url, application_name="migrator").migrate()
             finally:
                 os._exit(7)
         session = waiting_session(raw)
@@ -236,7 +236,7 @@ def test_a_migration_that_is_killed_before_or_after_its_transaction_is_not_done_
     before = rows_of(raw)
 
     def killed() -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             if when == "after":
                 mine.migrate()
             else:
@@ -259,7 +259,7 @@ def test_of_five_that_migrate_at_once_one_does_it(
     before = rows_of(raw)
 
     def start(number: int) -> None:
-        (tmp_path / f"applied-{number}").write_text(repr(open_storage(url).migrate()))
+        (tmp_path / f"applied-{number}").write_text(repr(open_patiently(url).migrate()))
 
     actions: list[Callable[[], None]] = [partial(start, number) for number in range(5)]
     statuses = in_children(actions)

@@ -11,10 +11,9 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.errors import SchemaMismatch
 from qml_mp.storage.migrate import Migration, check_version, latest_version, pending
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import in_children
+from tests.storage.helpers import in_children, open_patiently
 
 TWO = (Migration(version=1, sql="one"), Migration(version=2, sql="two"))
 
@@ -50,7 +49,7 @@ def test_the_first_use_makes_the_schema(storage: Storage) -> None:
 @pytest.mark.fault(48)
 def test_of_five_starters_one_migrates_and_the_rest_wait(storage: Storage, url: str) -> None:
     def start(number: int) -> None:
-        open_storage(url).enqueue(Job.new("work", number))
+        open_patiently(url).enqueue(Job.new("work", number))
 
     actions: list[Callable[[], None]] = [partial(start, number) for number in range(5)]
     statuses = in_children(actions)

@@ -21,13 +21,13 @@ from qml_mp import LockLost, LockNotAcquired, QmlApp
 from qml_mp.errors import ConfigurationError, StorageUnavailable
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import HOUR, in_children
+from tests.storage.helpers import HOUR, in_children, patient_url
 
 
 @pytest.fixture
 def app(url: str, storage: Storage) -> Iterator[QmlApp]:
     storage.migrate()
-    with closing(QmlApp(url)) as app:
+    with closing(QmlApp(patient_url(url))) as app:
         yield app
 
 

@@ -26,10 +26,17 @@ from qml_mp.storage.store import Storage
 from tests.pgbouncer import PgBouncer, PgBouncerError, pgbouncer
 from tests.processes.harness import wait_until
 from tests.storage.claimer import FETCH, register
-from tests.storage.helpers import DONE, HOUR, KEEP, NO, in_schema
+from tests.storage.helpers import DONE, HOUR, KEEP, NO, in_schema, patient_url
+from tests.until import PATIENCE_S
 
 SCHEMA = "pooled"
 SETTINGS = ("enable_seqscan", "lock_timeout", "statement_timeout", "plan_cache_mode", "client_min_messages")
+
+
+@pytest.fixture(autouse=True)
+def time_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks alone are given up soon: a statement may take as long as the machine needs."""
+    monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", int(PATIENCE_S * 1000))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,7 @@ def url(postgres_url: str, pooler: PgBouncer, admin: psycopg.Connection) -> str:
 
 @pytest.fixture
 def storage(url: str) -> Iterator[Storage]:
-    with closing(open_storage(url, patience=timedelta(milliseconds=200))) as opened:
+    with closing(open_storage(patient_url(url), patience=timedelta(milliseconds=200))) as opened:
         opened.migrate()
         yield opened
 

@@ -34,11 +34,19 @@ from tests.storage.helpers import (
     in_an_hour,
     in_children,
     in_schema,
+    patient_url,
     present,
 )
+from tests.until import PATIENCE_S
 
 SCHEMA = "outages"
 HASTE = timedelta(milliseconds=200)
+
+
+@pytest.fixture(autouse=True)
+def time_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks alone are given up soon: a statement may take as long as the machine needs."""
+    monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", int(PATIENCE_S * 1000))
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def admin(postgres_url: str) -> Iterator[psycopg.Connection]:
 def storage(postgres_url: str, admin: psycopg.Connection) -> Iterator[Storage]:
     name = "outages"
     with closing(
-        open_storage(in_schema(postgres_url, SCHEMA), application_name=name, patience=HASTE)
+        open_storage(patient_url(in_schema(postgres_url, SCHEMA)), application_name=name, patience=HASTE)
     ) as opened:
         yield opened
 
@@ -71,7 +79,7 @@ def through_proxy(postgres_url: str, proxy: FlakyProxy, admin: psycopg.Connectio
     """A storage that reaches the server through the proxy, and has its connection open."""
     place = conninfo_to_dict(postgres_url)
     url = f"postgresql://{place['user']}@127.0.0.1:{proxy.port}/{place['dbname']}"
-    with closing(open_storage(in_schema(url, SCHEMA), patience=HASTE)) as opened:
+    with closing(open_storage(patient_url(in_schema(url, SCHEMA)), patience=HASTE)) as opened:
         opened.migrate()
         yield opened
 
@@ -203,7 +211,7 @@ def test_a_first_claim_that_was_lost_with_its_reply_is_found_again(
 @pytest.mark.fault(36)
 @pytest.mark.parametrize("after_bytes", [0, 100_000, 500_000])
 def test_a_bulk_that_was_cut_off_in_the_middle_left_nothing(
-    through_proxy: Storage, proxy: FlakyProxy, after_bytes: int
+    through_proxy: Storage, proxy: FlakyProxy, admin: psycopg.Connection, after_bytes: int
 ) -> None:
     jobs = [Job.new("work", n) for n in range(5000)]
     proxy.lose_question(after_bytes)
@@ -212,6 +220,8 @@ def test_a_bulk_that_was_cut_off_in_the_middle_left_nothing(
         through_proxy.enqueue_many(jobs)
 
     assert sum(through_proxy.job_counts().values()) == 0
+    in_use = f"SELECT 1 FROM pg_locks WHERE relation = '{SCHEMA}.jobs'::regclass"
+    wait_until(lambda: not admin.execute(in_use).fetchall(), what="the end of what was cut off")
     assert through_proxy.enqueue_many(jobs) == [job.id for job in jobs]
 
 
@@ -229,7 +239,11 @@ def test_an_enqueue_whose_reply_was_lost_can_be_repeated(through_proxy: Storage,
 
 
 @pytest.mark.fault(37)
-def test_a_server_that_no_longer_answers_is_given_up(through_proxy: Storage, proxy: FlakyProxy) -> None:
+def test_a_server_that_no_longer_answers_is_given_up(
+    through_proxy: Storage, proxy: FlakyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", 2000)
+    through_proxy.close()
     through_proxy.enqueue(Job.new("work"))
     proxy.go_silent()
 
@@ -369,6 +383,7 @@ def test_a_forked_child_uses_a_session_of_its_own_and_leaves_the_parents_alone(
     storage: Storage, admin: psycopg.Connection, tmp_path: Path
 ) -> None:
     job_id = storage.enqueue(Job.new("work"))
+    wait_until(lambda: len(_sessions(admin)) == 1, what="the end of those of earlier tests")
     own_session = _sessions(admin)
 
     def child() -> None:

@@ -115,14 +115,14 @@ def test_a_session_whose_reply_nobody_reads_is_ended(storage: Storage, raw: Raw)
 
 def test_claims_are_given_back_however_many_a_dead_server_had(storage: Storage, raw: Raw, url: str) -> None:
     """Each reply comes in time, and all of them together take longer than one may."""
-    storage.enqueue_many(Job.new("work") for _ in range(250))
+    storage.enqueue_many(Job.new("work") for _ in range(800))
     raw.run(
         "UPDATE {jobs} SET state = 'processing', claim_seq = 1, started_at = now(), server_id = 'server#1', "
         "worker_id = 'worker-1'"
     )
     raw.run(
         f"CREATE FUNCTION {schema_of(raw)}.dawdle() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN PERFORM pg_sleep(0.015); RETURN NEW; END $$"
+        "$$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$"
     )
     raw.run(
         "CREATE TRIGGER dawdle BEFORE UPDATE ON {jobs} FOR EACH ROW "
@@ -132,7 +132,7 @@ def test_claims_are_given_back_however_many_a_dead_server_had(storage: Storage, 
     with closing(open_storage(url, patience=HASTE)) as hasty:
         given_back = hasty.reclaim_server("server#1", silent_for=None)
 
-    assert given_back == 250
+    assert given_back == 800
     assert storage.claims() == []
 
 

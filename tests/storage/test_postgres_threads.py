@@ -6,20 +6,17 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from qml_mp.core.job import Job
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import CancelResult
 from tests.storage.conftest import Raw
-from tests.storage.helpers import KEEP
+from tests.storage.helpers import KEEP, open_patiently
 from tests.until import wait_until
 
-LONG = timedelta(seconds=20)
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE application_name = ? AND wait_event_type = 'Lock'"
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
@@ -31,7 +28,7 @@ def test_a_thread_that_waits_for_a_row_holds_up_no_other_storage_of_its_process(
     job_id = storage.enqueue(Job.new("work"))
     somebody, name = connect(), f"waiter-{uuid.uuid4()}"
     somebody.execute(f"SELECT 1 FROM {raw.name('jobs')} WHERE id = %s FOR UPDATE", [job_id])
-    with closing(open_storage(url, application_name=name, patience=LONG)) as waiter:
+    with closing(open_patiently(url, application_name=name)) as waiter:
         with ThreadPoolExecutor(1) as thread:
             waits = thread.submit(waiter.request_cancel, job_id, reason="not wanted", retention=KEEP)
             wait_until(lambda: raw.run(WAITING, name), what="a session that waits for the row")

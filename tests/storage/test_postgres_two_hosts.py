@@ -16,7 +16,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.processes.harness import wait_until
 from tests.storage.flaky_proxy import FlakyProxy
-from tests.storage.helpers import in_schema
+from tests.storage.helpers import in_schema, patient_url
 
 SCHEMA = "two_hosts"
 READ_ONLY = "&options=-c%20default_transaction_read_only%3Don"
@@ -34,9 +34,8 @@ def url(postgres_url: str, proxy: FlakyProxy) -> Iterator[str]:
     """Of both, to whichever takes writes; its schema goes with it."""
     place = conninfo_to_dict(postgres_url)
     hosts = f"127.0.0.1:{proxy.port},{place['host']}:{place['port']}"
-    yield in_schema(
-        f"postgresql://{place['user']}@{hosts}/{place['dbname']}?target_session_attrs=read-write", SCHEMA
-    )
+    server = f"postgresql://{place['user']}@{hosts}/{place['dbname']}?target_session_attrs=read-write"
+    yield patient_url(in_schema(server, SCHEMA))
     with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
         connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
 

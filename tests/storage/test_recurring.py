@@ -14,12 +14,21 @@ import pytest
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fired, JobFilter
 from qml_mp.views.templates import disable_template, enable_template
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children, open_sqlite, present
+from tests.storage.helpers import (
+    DONE,
+    HOUR,
+    KEEP,
+    fetch,
+    in_an_hour,
+    in_children,
+    open_patiently,
+    open_sqlite,
+    present,
+)
 
 DAY = timedelta(days=1)
 
@@ -160,7 +169,7 @@ def test_several_servers_fire_one_job_per_firing_time(storage: Storage, raw: Raw
     storage.close()
 
     def fire() -> None:
-        mine = open_storage(url)
+        mine = open_patiently(url)
         while mine.fire_due_recurring(limit=3).jobs:
             pass
 

@@ -14,24 +14,23 @@ from typing import Any
 import pytest
 
 from qml_mp.core.recurring import RecurringJob
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
-from tests.storage.helpers import in_children
-from tests.until import wait_until
+from tests.storage.helpers import in_children, open_patiently
+from tests.until import PATIENCE_S, wait_until
 
 DAILY = RecurringJob.new("digest", "0 0 9 * * *", "send_digest", payload={"to": "all"}, queue="mail")
 DAY = timedelta(days=1)
 
 
 def declare(url: str, template: RecurringJob) -> None:
-    with closing(open_storage(url)) as storage:
+    with closing(open_patiently(url)) as storage:
         storage.upsert_recurring_job(template)
 
 
 def fire(url: str) -> None:
-    with closing(open_storage(url)) as storage:
+    with closing(open_patiently(url)) as storage:
         storage.fire_due_recurring()
 
 
@@ -119,11 +118,11 @@ def test_a_declaration_waits_for_another_one_that_is_not_committed_yet(
 def declare_while_blocked(raw: Raw, url: str, template: RecurringJob, *, then: Callable[[], object]) -> None:
     """Declare it from another connection, and let it go on by `then` once it waits for a lock."""
     name = f"declarer-{uuid.uuid4()}"
-    with closing(open_storage(url, application_name=name)) as another, ThreadPoolExecutor(1) as thread:
+    with closing(open_patiently(url, application_name=name)) as another, ThreadPoolExecutor(1) as thread:
         declared = thread.submit(another.upsert_recurring_job, template)
         wait_until_blocked(raw, name, declared)
         then()
-        declared.result(20)
+        declared.result(PATIENCE_S)
 
 
 def wait_until_blocked(raw: Raw, name: str, call: Future[None]) -> None:

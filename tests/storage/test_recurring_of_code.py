@@ -11,11 +11,10 @@ import pytest
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Followed
 from tests.storage.conftest import Raw
-from tests.storage.helpers import in_children
+from tests.storage.helpers import in_children, open_patiently
 
 NOTHING = Followed(added=(), changed=(), removed=(), refused={})
 
@@ -264,7 +263,7 @@ def test_servers_that_start_at_once_add_each_template_once(storage: Storage, url
     storage.close()
 
     def start() -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             followed = mine.follow_code("shop", declared("a", "b", "c"), prune=True)
             assert followed.added in ((), ("a", "b", "c"))
 

@@ -16,11 +16,10 @@ from qml_mp.core.job import Claim
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import Scheduled, StateName
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, KEEP, fetch, in_children, present
+from tests.storage.helpers import DONE, KEEP, fetch, in_children, open_patiently, present
 
 DAY, LATE = timedelta(days=1), timedelta(seconds=2)
 
@@ -285,7 +284,7 @@ def test_of_several_servers_one_makes_the_job_of_a_template_that_must_not_overla
     storage.close()
 
     def fire() -> None:
-        with closing(open_storage(url)) as mine:
+        with closing(open_patiently(url)) as mine:
             for _ in range(5):
                 mine.fire_due_recurring()
 

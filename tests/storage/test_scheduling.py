@@ -23,7 +23,7 @@ from qml_mp.supervisor.loops.scheduler import SchedulerLoop
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children
+from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_an_hour, in_children, open_patiently
 
 MANY = 10_000
 INTERVAL = timedelta(seconds=30)
@@ -82,7 +82,7 @@ def test_several_schedulers_promote_each_job_once(
 
     def promote(place: int) -> Callable[[], None]:
         def until_nothing_waits() -> None:
-            with closing(open_storage(url)) as mine:
+            with closing(open_patiently(url)) as mine:
                 promoted = 0
                 while (batch := mine.promote_due(limit=100)).next_due_in is not None or batch.count:
                     promoted += batch.count

@@ -20,6 +20,7 @@ from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import in_schema
+from tests.until import wait_until
 
 MAKE_ONE_AND_WAIT = """
 import sys
@@ -59,12 +60,13 @@ def test_one_that_is_in_use_is_left_alone_by_the_next(storage: Storage, there: C
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(
-    storage: Storage, there: Callable[[str], bool]
+    storage: Storage, there: Callable[[str], bool], postgres_url: str
 ) -> None:
     with another_process(storage.url) as (first_url, process):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert there(first_url)
+    wait_until(lambda: not is_locked(postgres_url), what="the end of its session, which has the lock")
 
     second = storage.make_scratch()
 
@@ -178,6 +180,13 @@ def there(postgres_url: str) -> Callable[[str], bool]:
         return found == (1,)
 
     return look
+
+
+def is_locked(postgres_url: str) -> bool:
+    """Whether a session has made a scratch its own; an SQLite file's lock ends with its process."""
+    with psycopg.connect(postgres_url) as connection:
+        found = connection.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+    return found is not None
 
 
 @contextmanager

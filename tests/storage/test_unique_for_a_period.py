@@ -21,7 +21,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_children, present
+from tests.storage.helpers import DONE, HOUR, KEEP, fetch, in_children, open_patiently, present
 from tests.storage.test_exchange import before_query
 
 REPLACE: dict[str, Any] = {"unique_key": "k", "on_conflict": "replace"}
@@ -200,11 +200,10 @@ def test_of_many_processes_that_enqueue_one_key_at_once_exactly_one_row_is_left(
 ) -> None:
     storage.migrate()
     storage.close()
-    if url.startswith("postgresql"):
-        url += "&connect_timeout=30"  # so many sessions at once begin slowly
 
     def enqueue() -> None:
-        with closing(QmlApp(url)) as app:
+        # So many at once begin slowly, and wait for one another.
+        with closing(QmlApp(url)) as app, app._client.attached(url, open_patiently(url)):
             new = job(**options)
             handle = app.enqueue_many([new])[0]
             assert handle.is_new is (handle.id == new.id)

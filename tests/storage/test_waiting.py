@@ -15,6 +15,7 @@ from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.flaky_proxy import FlakyProxy
+from tests.until import PATIENCE_S
 
 
 class Patient:
@@ -47,7 +48,7 @@ def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
 @pytest.fixture
 def through_proxy(url: str, proxy: FlakyProxy) -> Iterator[Storage]:
     """A storage that is reached through the proxy."""
-    with closing(open_storage(proxy.through(url), patience=timedelta(seconds=0.2))) as storage:
+    with closing(open_storage(proxy.through(url))) as storage:
         yield storage
 
 
@@ -140,8 +141,14 @@ def test_who_waits_must_not_use_the_storage_that_it_waits_for(
     storage.list_servers()
     storage.wait_with(Patient(meanwhile=use_it))
     if url.startswith("sqlite"):  # which waits for somebody else's lock alone
-        impatient = open_storage(url, patience=timedelta(seconds=1))
-        impatient.wait_with(Patient(meanwhile=use_it))
+        impatient = open_storage(url, patience=timedelta(seconds=PATIENCE_S))
+
+        def use_it_and_give_up() -> None:
+            use_it()
+            waiting.give_up_at = time.monotonic()
+
+        waiting = Patient(meanwhile=use_it_and_give_up)
+        impatient.wait_with(waiting)
         storage = impatient
         storage.list_servers()
         other = connect()

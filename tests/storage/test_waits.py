@@ -18,6 +18,7 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import EndedWaker
 from tests.storage.conftest import Raw
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, claim_new, fetch, finish_and_fetch, job_in
+from tests.until import PATIENCE_S
 
 UNKNOWN = "0190d5c7-a1b2-7c3d-8e4f-0123456789ab"
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
@@ -34,7 +35,7 @@ def waker(opened: Callable[[], Storage]) -> Iterator[EndedWaker]:
         yield found
 
 
-def told_of(waker: EndedWaker, job_id: str, *, within_s: float = 10.0) -> bool:
+def told_of(waker: EndedWaker, job_id: str, *, within_s: float = PATIENCE_S) -> bool:
     """Whether it is told that this job, or that any may have ended."""
     deadline = time.monotonic() + within_s
     while (left_s := deadline - time.monotonic()) > 0:
@@ -124,7 +125,7 @@ def test_of_jobs_for_which_nobody_waits_nothing_is_told(storage: Storage, waker:
 
     told: set[str] = set()
     while waited.job.id not in told:
-        assert select.select([waker.fileno()], [], [], 10.0)[0]
+        assert select.select([waker.fileno()], [], [], PATIENCE_S)[0]
         told |= set(waker.drain() or ())
     assert told == {waited.job.id}
 
@@ -138,7 +139,7 @@ def test_all_that_an_exchange_has_ended_is_told_at_once_and_of_too_many_that_any
         claims = storage.exchange([], fetch=fetch(), limit=count, retention=KEEP).claims
         begin(storage, *(claim.job.id for claim in claims))
         storage.exchange([(claim, DONE) for claim in claims], fetch=None, limit=0, retention=KEEP)
-        assert select.select([waker.fileno()], [], [], 10.0)[0]
+        assert select.select([waker.fileno()], [], [], PATIENCE_S)[0]
         return list(claims)
 
     few = end(100)

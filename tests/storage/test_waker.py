@@ -21,6 +21,7 @@ from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker, WakeUp
 from tests.storage.helpers import DONE, KEEP, fetch, in_an_hour, in_children
+from tests.until import PATIENCE_S
 
 
 @pytest.fixture
@@ -32,14 +33,16 @@ def waker(storage: Storage) -> Iterator[Waker]:
         yield found
 
 
-def woken(waker: Waker, *, within_s: float = 10.0) -> bool:
-    """Whether the waker reports new work before the deadline."""
+def woken(waker: Waker, *, within_s: float = PATIENCE_S) -> bool:
+    """Whether the waker reports new work before the deadline. It is asked once at least."""
     deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        readable, _, _ = select.select([waker.fileno()], [], [], deadline - time.monotonic())
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        readable, _, _ = select.select([waker.fileno()], [], [], left_s)
         if readable and waker.drain():
             return True
-    return False
+        if not left_s:
+            return False
 
 
 def test_nothing_wakes_while_nothing_happens(waker: Waker) -> None:
@@ -146,9 +149,9 @@ def test_a_job_in_the_callers_transaction_wakes_with_its_commit(
 
 def told(waker: Waker) -> WakeUp:
     """What the waker reports when it reports anything."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        select.select([waker.fileno()], [], [], deadline - time.monotonic())
+    deadline = time.monotonic() + PATIENCE_S
+    while (left_s := deadline - time.monotonic()) > 0:
+        select.select([waker.fileno()], [], [], left_s)
         wake_up = waker.drain()
         if wake_up is not None:
             return wake_up
