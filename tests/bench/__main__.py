@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenarios = [SCENARIOS[name] for name in arguments.only]
     with _postgres(systems) as url:
         turns_per_ms = calibrate(seconds=arguments.seconds)
-        ground = Ground(postgres_url=url, turns_per_ms=turns_per_ms, longest_s=6 * arguments.seconds)
+        ground = Ground(
+            postgres_url=url, turns_per_ms=turns_per_ms, longest_s=6 * max(1.0, arguments.seconds)
+        )
         machine = _machine(url)
         options = Options(workers=arguments.workers, seconds=arguments.seconds)
         samples, failures = _measure_all(ground, scenarios, systems, options, arguments.rounds)

@@ -16,6 +16,7 @@ from tests.bench.records import Record
 from tests.bench.scenarios.mixed import _ideal_s, _waits_ms
 from tests.bench.system import Kind
 from tests.bench.watch import Watcher
+from tests.until import PATIENCE_S
 from tests.warm import SOCKET, launch
 
 LIMITS = ("statements-10", "exchange-10", "loops", "pool")
@@ -80,7 +81,7 @@ def test_the_time_counts_from_the_first_job_of_the_last_process_to_begin(tmp_pat
         with path.open("ab") as file:
             file.write(part)
         size = path.stat().st_size
-        watcher.wait(size, within_s=5, is_hopeless=lambda: False)
+        watcher.wait(size, within_s=PATIENCE_S, is_hopeless=lambda: False)
 
     timing = watcher.timing()
 

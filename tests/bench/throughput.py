@@ -9,7 +9,8 @@ from tests.bench.scenario import Metrics
 from tests.bench.system import System
 from tests.bench.watch import TooShort
 
-_MOST = 60_000
+MOST_JOBS = 60_000
+"""Of those that are over too soon, no more are tried."""
 
 
 def drain(
@@ -27,7 +28,7 @@ def drain(
             run.settle()
             drained = run.drain(jobs)
     except TooShort:
-        if jobs >= _MOST:
+        if jobs >= MOST_JOBS:
             raise
         return drain(ground, system, workers=workers, jobs=4 * jobs, kinds=kinds)
     timing = drained.timing

@@ -15,6 +15,7 @@ from qml_mp.core.job import Job
 from qml_mp.core.limits import LimitKind, Rate
 from qml_mp.core.state import StateName
 from tests.audit import Transition
+from tests.processes.harness import wait_until
 from tests.processes.journal import Line
 from tests.soak.ground import Ground, environment_of, fresh_ground, pause
 from tests.soak.judge import Kills
@@ -59,6 +60,7 @@ def run_rate(task: Task) -> Row:
         ground.storage.set_rate(LimitKind.QUEUE, "default", Rate(_PER_SECOND, timedelta(seconds=1)))
         _start(ground)
         ids = ground.storage.enqueue_many(Job.new("unit") for _ in range(2 * _PER_SECOND * (task.count + 1)))
+        wait_until(ground.journal, what="the first job")
         time.sleep(task.count + 1)  # what begins in that time is what is measured
         broken = _stop(ground)
         # Of the claims, by the storage's clock: jobs that were let in one by one may run at once, when their

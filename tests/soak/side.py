@@ -142,7 +142,10 @@ class _Drill:
 def run_side(task: Task) -> Row:
     """The count is that of the kills of each of the two."""
     with fresh_ground(task.backend, task.postgres_url, seed=task.seed) as ground:
-        at = {kind: f"127.0.0.1:{free_port()}" for kind in _PATHS}
+        ports = set[int]()
+        while len(ports) < len(_PATHS):  # one that is free may be given twice
+            ports.add(free_port())
+        at = {kind: f"127.0.0.1:{port}" for kind, port in zip(_PATHS, ports, strict=True)}
         server = ground.server("-w", str(_WORKERS), "--web", at["page"], "--metrics", at["metrics"])
         ground.start(server, ready=_WORKERS)
         sides = tuple(_Side(kind=kind, origin=f"http://{where}") for kind, where in at.items())

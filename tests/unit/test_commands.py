@@ -80,7 +80,10 @@ def test_a_signal_in_mid_read_that_brings_an_interruption_does_not(pipe: tuple[i
     assert not commands.leaving
 
 
-def test_nor_does_one_whose_interruption_was_read_before(pipe: tuple[int, int]) -> None:
+def test_nor_does_one_whose_interruption_was_read_before(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qml_mp.child.commands._SIGNAL_WITHIN_S", PATIENCE_S)
     commands = Commands(PipeReader(pipe[0]))
     token = begin(commands)
     send(pipe[1], INTERRUPT)
@@ -105,6 +108,11 @@ def test_a_signal_that_comes_just_before_a_wait_between_jobs_ends_it(
     assert commands.leaving
 
 
+def main_thread_waits(pid: int) -> bool:
+    """Whether it is within a call. A signal that came just before would not end that."""
+    return ") S " in Path(f"/proc/{pid}/stat").read_text()
+
+
 def test_a_signal_between_jobs_ends_the_wait(pipe: tuple[int, int]) -> None:
     commands = Commands(PipeReader(pipe[0]))
     commands.install()  # before the fork, so that no signal comes too early
@@ -113,7 +121,7 @@ def test_a_signal_between_jobs_ends_the_wait(pipe: tuple[int, int]) -> None:
         signal.alarm(round(PATIENCE_S))
         commands.wait(3600)
         os._exit(100 + commands.leaving)
-    wait_until(lambda: ") S " in Path(f"/proc/{pid}/stat").read_text())
+    wait_until(lambda: main_thread_waits(pid))
     os.kill(pid, signal.SIGTERM)
 
     _, status = os.waitpid(pid, 0)
@@ -168,9 +176,11 @@ def test_an_interruption_during_a_fork_of_another_thread_ends_the_call_of_the_ma
         handled = threading.Event()
 
         def interrupt() -> None:
+            wait_until(lambda: main_thread_waits(os.getpid()))
             send(pipe[1], INTERRUPT)
             os.kill(os.getpid(), signal.SIGTERM)
             handled.wait()  # by the main thread, which goes on with its call
+            wait_until(lambda: main_thread_waits(os.getpid()))
 
         class Handling(Commands):
             def look(self) -> bool:

@@ -29,6 +29,7 @@ from qml_mp.core.outcome import Success
 from qml_mp.ipc.counts import CountTable, EndCounts
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
 from qml_mp.supervisor.workers.totals import EndTotals
+from tests.until import PATIENCE_S
 
 DONE = Success(result=None, duration=timedelta(milliseconds=3))
 durations_us = st.integers(0, 2**53 - 1) | st.sampled_from(BOUNDS_US) | st.integers(0, 3000)
@@ -196,7 +197,7 @@ def test_a_killed_worker_has_counted_each_claim_or_left_it() -> None:
         child = os.fork()
         if child == 0:
             count_for_ever(region)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while totals.tallies().get(SUCCEEDED, Tally()).count < 50:
             assert time.monotonic() < deadline
 

@@ -16,6 +16,7 @@ from qml_mp.core import cron
 from qml_mp.core.cron import CronSchedule
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import ConfigurationError, InvalidJob
+from tests.until import PATIENCE_S
 
 ZONES = [
     "Europe/Berlin",
@@ -288,7 +289,7 @@ def test_a_schedule_that_is_being_prepared_holds_up_no_other_thread(monkeypatch:
     def make_slowly(expression: str) -> object:
         if expression.startswith("0 17"):
             is_begun.set()
-            may_go_on.wait(20)
+            may_go_on.wait(PATIENCE_S)
         return makes(expression)
 
     monkeypatch.setattr(cron, "_search", make_slowly)

@@ -148,9 +148,10 @@ def test_claims_are_stale_when_their_worker_was_stopped(held: Held, monkeypatch:
 
 
 def test_what_a_reply_brings_is_begun_by_the_worker_that_keeps_its_ticket(
-    held: Held, tickets: TicketPipe, slots: SlotTable
+    held: Held, tickets: TicketPipe, slots: SlotTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims = claims_of(3)
+    monkeypatch.setattr(time, "monotonic", lambda: 60.0)  # this process is not stopped meanwhile
 
     assert held.expect(IN_HAND, patience_s=0.25)
     assert (slots.unread(0), slots.patience_s(0)) == (1, 0.25)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from qml_mp import host
+from tests.until import wait_until
 
 
 def test_this_process_is_alive_and_one_that_had_its_pid_before_is_dead() -> None:
@@ -31,6 +32,7 @@ def test_a_process_that_nobody_has_collected_yet_is_dead() -> None:
 
 def test_a_thread_that_has_ended_and_is_still_listed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = iter([2, 2, 1])
+    monkeypatch.setattr(host, "_ENDING_S", float("inf"))
     monkeypatch.setattr(host, "thread_count", lambda: next(listed))
 
     assert host.lasting_thread_count() == 1
@@ -44,6 +46,7 @@ def test_a_thread_that_stays_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_of_a_thread_of_python_that_lives_nobody_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_until(lambda: host.thread_count() == 1, what="the end of the threads of earlier tests")
     monkeypatch.setattr(host, "_ENDING_S", float("inf"))
     goes_on = threading.Event()
     thread = threading.Thread(target=goes_on.wait)

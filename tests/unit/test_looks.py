@@ -56,12 +56,12 @@ class Scene:
         self.worker = WorkerProcess(
             number=1, worker_id="w", child=child, channels=channels, slots=slots, index=0, forked_at=0.0
         )
-        second = timedelta(seconds=1)
+        long = timedelta(seconds=LONG_S)
         run: Any = SimpleNamespace(
             pool=[self.worker],
             clock=SystemClock(),
             stop=SimpleNamespace(plan=None, has_begun=False),
-            graces=Graces(cancel_grace=second, term_grace=second, shutdown_timeout=second),
+            graces=Graces(cancel_grace=long, term_grace=long, shutdown_timeout=long),
             everyone=Parts(),
             registration=SimpleNamespace(flush_timeout=timedelta()),
         )
@@ -76,7 +76,7 @@ class Scene:
         held.turn()
 
     def run(self, *, limit: timedelta, in_s: float = 0.0) -> None:
-        """The worker says that it begins a job, now or in so long."""
+        """The worker says that it begins a job, now or in so long; below 0: that it has begun."""
         terms = packed_terms(method="any", limit=limit, retry=RetryWhenKilled(), max_crashes=None)
         now_ns = int((SystemClock().monotonic() + in_s) * 1e9)
         self.slot.show_running(RUNNING, since_ns=now_ns, terms=terms)
@@ -105,7 +105,7 @@ def test_what_is_held_behind_a_long_job_is_taken_before_anybody_else_has_a_turn(
 
 
 def test_a_time_limit_that_has_passed_is_told_at_the_same_look(scene: Scene) -> None:
-    scene.run(limit=timedelta(milliseconds=1))
+    scene.run(limit=timedelta(milliseconds=1), in_s=-0.002)  # so that the first look comes after it
 
     scene.looks.wait()
 
@@ -115,6 +115,7 @@ def test_a_time_limit_that_has_passed_is_told_at_the_same_look(scene: Scene) -> 
 
 def test_a_worker_that_is_used_up_ends_the_wait(scene: Scene) -> None:
     scene.slot.used_up = True
+    scene.slot.jobs_done += 1  # or, when the look comes late, it would be taken for stuck
     scene.run(limit=timedelta(hours=1), in_s=LONG_S)  # or what is held would be taken
 
     scene.looks.wait()

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from qml_mp.metrics.server import Answer, MetricsServer
-from tests.until import wait_until
+from tests.until import PATIENCE_S, wait_until
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def server(head_within_s: float) -> Iterator[MetricsServer]:
 
 def lives(server: MetricsServer) -> bool:
     try:
-        with urllib.request.urlopen(f"{server.url}/livez", timeout=10) as answer:
+        with urllib.request.urlopen(f"{server.url}/livez", timeout=PATIENCE_S) as answer:
             return bool(answer.read() == b"ok\n")
     except OSError:
         return False  # sent away

@@ -148,7 +148,7 @@ def pair(tmp_path: Path) -> Iterator[MakePair]:
 @pytest.fixture
 def sleeper() -> Iterator[ProcessIdentity]:
     """A process of this host that lives, and whom anybody may kill."""
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
         yield host.identity(process.pid)
         process.kill()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.ipc.tickets import MOST_HELD, TICKET_BYTES, TicketPipe
+from tests.until import PATIENCE_S
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def test_a_full_pipe_takes_whole_tickets_or_none(pipe: TicketPipe) -> None:
 
 
 def test_two_readers_at_once_get_each_ticket_once_and_whole(pipe: TicketPipe) -> None:
-    rounds, keys = 300, keys_of(MOST_HELD)
+    keys = keys_of(MOST_HELD)
     going, told = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:  # a supervisor, that takes all it finds
@@ -71,7 +74,10 @@ def test_two_readers_at_once_get_each_ticket_once_and_whole(pipe: TicketPipe) ->
             os.set_blocking(going[0], False)
             taken = 0
             while True:
-                taken += len([key for key in pipe.take_all() if key in keys])
+                found = len([key for key in pipe.take_all() if key in keys])
+                if found and not taken:
+                    os.write(told[1], b"x")
+                taken += found
                 try:
                     os.read(going[0], 1)
                     break
@@ -80,10 +86,11 @@ def test_two_readers_at_once_get_each_ticket_once_and_whole(pipe: TicketPipe) ->
             os.write(told[1], struct.pack("<q", taken + len(pipe.take_all())))
         finally:
             os._exit(0)
-    mine = 0
-    for _ in range(rounds):
+    mine = rounds = 0
+    deadline = time.monotonic() + PATIENCE_S  # of the other one, which may begin late
+    while rounds < 300 or (time.monotonic() < deadline and not select.select([told[0]], [], [], 0)[0]):
         pipe.write(keys)
-        last = 0
+        rounds, last = rounds + 1, 0
         while (ticket := pipe.take()) is not None:
             key = ClaimKey.unpacked(ticket)
             assert key == keys[key.claim_seq - 1]
@@ -91,6 +98,7 @@ def test_two_readers_at_once_get_each_ticket_once_and_whole(pipe: TicketPipe) ->
             last, mine = key.claim_seq, mine + 1
 
     os.write(going[1], b"x")
+    assert os.read(told[0], 1) == b"x"
     (theirs,) = struct.unpack("<q", os.read(told[0], 8))
     os.waitpid(pid, 0)
     for fd in (*going, *told):

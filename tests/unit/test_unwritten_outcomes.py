@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+import qml_mp.child.outcomes
 from qml_mp.child.outcomes import Outcomes
 from qml_mp.core.history import Ending
 from qml_mp.core.job import Claim, ClaimKey, Job
@@ -112,7 +114,9 @@ def shared() -> EndedOutcomes:
 
 
 @pytest.fixture
-def outcomes(worker: Worker, shared: EndedOutcomes) -> Outcomes:
+def outcomes(worker: Worker, shared: EndedOutcomes, monkeypatch: pytest.MonkeyPatch) -> Outcomes:
+    """No time passes: however slow this process is, they have waited for none."""
+    monkeypatch.setattr(qml_mp.child.outcomes, "time", SimpleNamespace(monotonic=lambda: 1000.0))
     stub = cast(Any, worker)
     return Outcomes(stub, shared=shared, changes=stub, commands=stub, hygiene=stub)
 
