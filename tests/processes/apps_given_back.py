@@ -10,6 +10,7 @@ from pathlib import Path
 from qml_mp import QmlApp, RetryPolicy, StateChange
 from qml_mp.core.state import StateName
 from tests.processes.journal import JOURNAL
+from tests.until import PATIENCE_S
 
 LINGER = "QML_TEST_HOOK_LINGERS"
 """For how many seconds the hook stays with the first claim of each slow job."""
@@ -43,7 +44,8 @@ def slow(seconds: float) -> None:
 @app.job()
 def grab(*, rolls_back: bool = False) -> None:
     """Leave a transaction open in which nobody else can write, or end it."""
-    connection = sqlite3.connect(app.storage.url.removeprefix("sqlite:///"), isolation_level=None)
+    path = app.storage.url.removeprefix("sqlite:///")
+    connection = sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     if rolls_back:
         connection.rollback()

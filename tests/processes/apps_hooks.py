@@ -108,8 +108,8 @@ def look() -> list[object]:
 @app.job()
 def nap(ctx: WorkerContext) -> None:
     """Sleep for a minute, and say what ends that."""
-    note(ctx, "start")
     try:
+        note(ctx, "start")
         time.sleep(60)
     except BaseException as error:
         note(ctx, type(error).__name__)

@@ -83,8 +83,8 @@ def become_another_program(ctx: WorkerContext) -> None:
 @app.job()
 def clean_up_badly(ctx: WorkerContext) -> None:
     """Sleep, and raise an error of its own when that is interrupted."""
-    note(ctx, "start")
     try:
+        note(ctx, "start")
         time.sleep(600)
     finally:
         raise OSError("the connection is closed")
@@ -93,8 +93,8 @@ def clean_up_badly(ctx: WorkerContext) -> None:
 @app.job()
 def wrap_errors(ctx: WorkerContext) -> None:
     """Sleep, and put an error of its own in the place of whatever ends that."""
-    note(ctx, "start")
     try:
+        note(ctx, "start")
         time.sleep(600)
     except BaseException as error:
         raise RuntimeError("the task failed") from error
@@ -103,8 +103,8 @@ def wrap_errors(ctx: WorkerContext) -> None:
 @app.job()
 async def clean_up_badly_in_a_task(ctx: WorkerContext) -> None:
     """The same in a coroutine that computes."""
-    note(ctx, "start")
     try:
+        note(ctx, "start")
         while True:
             pass
     finally:
@@ -122,8 +122,8 @@ def leave_at_sigterm(ctx: WorkerContext) -> None:
 @app.job()
 def fail_after_swallowing(ctx: WorkerContext) -> None:
     """Sleep, make nothing of the interruption, and fail for a reason of its own."""
-    note(ctx, "start")
     with contextlib.suppress(JobInterrupted):
+        note(ctx, "start")
         time.sleep(600)
     raise ValueError("of its own")
 

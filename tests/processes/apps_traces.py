@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 from opentelemetry import trace
@@ -23,7 +22,7 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.trace import SpanKind
 
-from qml_mp import QmlApp, RetryPolicy, ServerConfig, WorkerContext
+from qml_mp import QmlApp, RetryPolicy, WorkerContext
 from qml_mp.otel import OpenTelemetry
 
 
@@ -68,13 +67,9 @@ def make_provider() -> TracerProvider:
     return provider
 
 
-_SOON = timedelta(seconds=0.1)
-
-app = QmlApp(config=ServerConfig(cancel_grace=_SOON, term_grace=_SOON), tracing=OpenTelemetry(make_provider))
-
-hanging = QmlApp(
-    config=ServerConfig(cancel_grace=_SOON, term_grace=_SOON), tracing=OpenTelemetry(make_provider_that_hangs)
-)
+# Without graces of their own, which would win over those that a test sets.
+app = QmlApp(tracing=OpenTelemetry(make_provider))
+hanging = QmlApp(tracing=OpenTelemetry(make_provider_that_hangs))
 
 
 def _file() -> Path:

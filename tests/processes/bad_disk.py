@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.until import wait_until
+from tests.until import PATIENCE_S, wait_until
 
 _TMPFS_BYTES = 4 * 1024 * 1024
-_ATTACH_WITHIN_S = 10.0
 
 _SHIM = r"""
 #define _GNU_SOURCE
@@ -170,11 +169,11 @@ def _traced(pid: int) -> Iterator[None]:
     command += ["-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO"]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: _is_traced(pid, tracer), within_s=_ATTACH_WITHIN_S, what="strace at the process")
+        wait_until(lambda: _is_traced(pid, tracer), what="strace at the process")
         yield
     finally:
         tracer.send_signal(signal.SIGINT)  # it lets go of the process, which goes on
-        tracer.wait(10)
+        tracer.wait(PATIENCE_S)
 
 
 def _is_traced(pid: int, tracer: subprocess.Popen[bytes]) -> bool:

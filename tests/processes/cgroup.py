@@ -13,7 +13,6 @@ from tests.processes.harness import wait_until
 
 _VERSION_1 = Path("/sys/fs/cgroup/memory")
 _VERSION_2 = Path("/sys/fs/cgroup")
-_EMPTY_WITHIN_S = 10.0
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def small_memory(limit_bytes: int) -> Iterator[Path]:
                 (group / name).write_text(str(limit_bytes))
         yield group / "cgroup.procs"
     finally:
-        wait_until(lambda: _remove(group), within_s=_EMPTY_WITHIN_S, what=f"the end of {group}")
+        wait_until(lambda: _remove(group), what=f"the end of {group}")
 
 
 def _remove(group: Path) -> bool:

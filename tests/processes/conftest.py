@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
 from tests.processes.harness import Server
-from tests.storage.helpers import in_schema
+from tests.storage.helpers import in_schema, open_patiently
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -41,8 +40,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, migrated_copies: Migrate
 
 @pytest.fixture
 def storage(url: str) -> Iterator[Storage]:
-    """A client of the storage."""
-    storage = open_storage(url)
+    """A client of the storage. It waits for a lock as long as tests wait for anything: whoever has that may
+    have to wait for a processor."""
+    storage = open_patiently(url)
     yield storage
     storage.close()
 

@@ -36,8 +36,8 @@ def quick(ctx: WorkerContext, busy_s: float = 0.0) -> int:
 @app.job()
 def nap(ctx: WorkerContext, seconds: float) -> str:
     """Sleep in one system call, and say so at both ends."""
-    note(ctx, "start")
     try:
+        note(ctx, "start")
         time.sleep(seconds)  # the job's own work
     finally:
         note(ctx, "end")
@@ -77,8 +77,8 @@ def deaf(ctx: WorkerContext) -> None:
 @app.job()
 def spin(ctx: WorkerContext) -> None:
     """A Python loop that never ends."""
-    note(ctx, "start")
     try:
+        note(ctx, "start")
         while True:
             pass
     finally:

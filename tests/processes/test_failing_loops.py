@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,7 +20,8 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
-from tests.processes.harness import Server, enqueue, is_gone, wait_for_state, wait_until
+from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_for_state, wait_until
+from tests.processes.test_crashes import guardian_of
 
 APP = "tests.processes.apps_storage_faults:app"
 REFUSAL = "the user refuses this"
@@ -80,13 +82,14 @@ def test_a_dead_server_whose_job_is_refused_keeps_no_other_dead_servers_job_wait
 ) -> None:
     first, refused_id = in_a_job(server, storage, tmp_path / "refused")
     second, free_id = in_a_job(server, storage, tmp_path / "free")
+    for one in (first, second):  # or the second would see to the job of the first
+        one.signal(signal.SIGSTOP)
+        wait_until(partial(is_stopped, one.pid), what="the stop")
     for one in (first, second):
-        workers = list(one.worker_pids().values())
+        for pid in one.worker_pids().values():
+            os.killpg(pid, signal.SIGKILL)
         one.signal(signal.SIGKILL)
         one.wait()
-        for pid in workers:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
 
     with refusing(url, "UPDATE", f"OLD.id = '{refused_id}'"):
         heir = server("-w", "1", app=APP).start()
@@ -185,11 +188,12 @@ def test_a_recovery_that_is_refused_at_the_start_is_tried_again_and_keeps_no_ser
 ) -> None:
     one, job_id = in_a_job(server, storage, tmp_path / "one")
     (begun,) = one.journal()
+    guardian = wait_until(lambda: guardian_of(one.pid))
     one.signal(signal.SIGKILL)
     one.wait()
     with suppress(ProcessLookupError):
         os.kill(begun.pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(begun.pid))
+    wait_until(lambda: is_gone(begun.pid) and is_gone(guardian))  # the next start waits 2 s for them
 
     with refusing(url, "UPDATE", f"OLD.id = '{job_id}' AND OLD.state = 'processing'"):
         two = server("-w", "1", app=APP).start()

@@ -122,7 +122,7 @@ def test_a_job_whose_limit_passed_while_everything_stood_still_is_asked_first(
 
 
 def test_a_cancel_reaches_a_running_job_through_storage(server: MakeServer, storage: Storage) -> None:
-    one = server("-w", "1").start()
+    one = server("-w", "1", QML_MP_CANCEL_GRACE="600").start()
     job_id = enqueue(storage, "heed")
     wait_until(lambda: one.journal())
 

@@ -51,6 +51,7 @@ class Scene:
         for count in (2, 3):
             self.one.signal(signal.SIGTTIN)
             self.ready(count)
+        wait_until(lambda: len(self.one.worker_pids()) == 3, what=self.one.log)  # registers once it is ready
         self.idle = [pid for number, pid in self.one.worker_pids().items() if number > 1]
 
     def deploy(self, version: int | None) -> None:

@@ -147,6 +147,8 @@ def test_a_right_that_is_gone_for_a_while_neither_undoes_what_has_ended_nor_ends
 
     run("REVOKE UPDATE ON {s}.workers FROM {role}")
     gate.touch()
+    for job_id in ids[:2]:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
     wait_until(lambda: one.log().count("Cannot claim a job") >= 6, what=one.log)
     ended = [state_of(storage, job_id) for job_id in ids[:2]]
     run("GRANT UPDATE ON {s}.workers TO {role}")

@@ -26,7 +26,7 @@ from tests.storage_rows import move_server_elsewhere
 MakeServer = Callable[..., Server]
 GATED = "tests.processes.apps_storage_faults:app"
 across_machines = pytest.mark.parametrize("url", ["postgres"], indirect=True)
-TIMEOUT = timedelta(seconds=3)
+TIMEOUT = timedelta(seconds=6)  # a server that has to wait for a processor is not to be taken for dead
 HEARTBEAT = {
     "QML_MP_ENABLE_HEARTBEAT": "yes",
     "QML_MP_HEARTBEAT_INTERVAL": "0.1",

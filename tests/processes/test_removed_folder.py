@@ -13,7 +13,15 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, is_gone, result_of, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    is_gone,
+    is_stopped,
+    result_of,
+    wait_for_state,
+    wait_until,
+)
 
 MakeServer = Callable[..., Server]
 CODE = """
@@ -54,7 +62,10 @@ def test_a_server_whose_release_is_removed_works_on_with_the_workers_that_it_has
     job_id = enqueue(storage, "wait_at", gate=str(gate))
     wait_until(gate.with_suffix(".begun").exists, what=one.log)
 
+    one.signal(signal.SIGSTOP)  # or it might look when the code is gone and the folder still there
+    wait_until(lambda: is_stopped(one.pid), what="the stop")
     shutil.rmtree(release)
+    one.signal(signal.SIGCONT)
     if "--reload" not in flags:
         one.signal(signal.SIGHUP)
     if "--preload" not in flags:

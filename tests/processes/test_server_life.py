@@ -15,7 +15,7 @@ from qml_mp.core.state import StateName, Succeeded
 from qml_mp.errors import ServerAlreadyRunning, WorkerBootError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
-from tests.processes.harness import state_of, wait_for_state, wait_until
+from tests.processes.harness import PATIENCE_S, state_of, wait_for_state, wait_until
 
 
 class Touch(Worker):
@@ -45,7 +45,7 @@ class Cancellable(Worker):
 
     def execute(self, job: Job, context: WorkerContext) -> str | None:
         self._started.touch()
-        context.cancel.wait(10)
+        context.cancel.wait(PATIENCE_S)
         return context.cancel.reason
 
 
@@ -55,6 +55,7 @@ CONFIG = ServerConfig(
     worker_count=1,
     polling_interval=timedelta(milliseconds=10),
     enable_scheduler=False,
+    shutdown_timeout=timedelta(seconds=PATIENCE_S),
 )
 
 
@@ -93,7 +94,7 @@ def test_a_stopped_server_can_start_again(storage: Storage, tmp_path: Path) -> N
 @on_every_backend
 def test_stop_waits_for_inflight_job_to_complete(storage: Storage, tmp_path: Path) -> None:
     registry = WorkerRegistry().register(Touch(tmp_path / "x", seconds=0.5))
-    server = BackgroundJobServer(replace(CONFIG, shutdown_timeout=timedelta(seconds=5)), storage, registry)
+    server = BackgroundJobServer(CONFIG, storage, registry)
     job_id = storage.enqueue(Job.new("touch"))
     server.start()
     wait_until((tmp_path / "x.started").exists)
@@ -110,7 +111,7 @@ def test_stop_waits_for_inflight_job_to_complete(storage: Storage, tmp_path: Pat
 @on_every_backend
 def test_worker_context_cancel_token_fires_on_stop(storage: Storage, tmp_path: Path) -> None:
     registry = WorkerRegistry().register(Cancellable(tmp_path / "started"))
-    server = BackgroundJobServer(replace(CONFIG, shutdown_timeout=timedelta(seconds=5)), storage, registry)
+    server = BackgroundJobServer(CONFIG, storage, registry)
     job_id = storage.enqueue(Job.new("cancellable"))
     server.start()
     wait_until((tmp_path / "started").exists)

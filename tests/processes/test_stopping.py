@@ -300,7 +300,7 @@ def test_an_orphaned_job_is_interrupted_before_it_is_killed_also_when_the_grace_
 def test_an_orphaned_job_that_heeds_its_token_finishes_within_the_grace(
     server: MakeServer, storage: Storage
 ) -> None:
-    one = server("-w", "1").start()
+    one = server("-w", "1", QML_MP_ORPHAN_GRACE="60").start()
     job_id = enqueue(storage, "heed")
     worker = started(one, job_id)
 

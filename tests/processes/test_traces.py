@@ -24,6 +24,7 @@ from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_traces:app"
+SOON = {"QML_MP_CANCEL_GRACE": "0.1", "QML_MP_TERM_GRACE": "0.1"}
 Span = dict[str, Any]
 
 
@@ -162,7 +163,7 @@ def test_it_is_the_very_span_that_the_dead_worker_had_begun(
 def test_the_span_of_a_cancelled_job_that_holds_the_lock_ends_as_cancelled(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    one = server("-w", "1", app=APP)
+    one = server("-w", "1", app=APP, **SOON)
     one.start()
     job_id = enqueue(storage, "holds_the_lock")
     wait_until((tmp_path / "begun").exists)
@@ -183,7 +184,7 @@ def test_the_span_of_a_job_past_its_time_limit_ends_as_a_timeout(
 ) -> None:
     dies = method.endswith("nothing")
     # A crowded machine does not use up the first: by then the one that heeds nothing holds the lock.
-    graces = {"QML_MP_CANCEL_GRACE": "3", "QML_MP_TERM_GRACE": "0.1" if dies else "60"}
+    graces = {**SOON, "QML_MP_CANCEL_GRACE": "3"} if dies else {**SOON, "QML_MP_TERM_GRACE": "60"}
     one = server("-w", "1", "--burst", app=APP, **graces)
     job_id = enqueue(storage, method)
 
@@ -204,7 +205,7 @@ def test_an_exporter_that_hangs_costs_its_worker_and_no_job(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
     """It is called where a span ends, as by the SDK's SimpleSpanProcessor."""
-    one = server("-w", "1", app="tests.processes.apps_traces:hanging").start()
+    one = server("-w", "1", app="tests.processes.apps_traces:hanging", **SOON).start()
     (first,) = one.worker_pids().values()
     hung = enqueue(storage, "ends_at_once")
     wait_until((tmp_path / "hangs").exists)
