@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.browser.chromium import NoChromium, arguments, find_chromium
 from tests.browser.watching import TELLS_VIOLATIONS, WIDE, Watched, watching
 from tests.fresh_storage import fresh_url
 from tests.processes.harness import ROOT, Server, wait_until
+from tests.storage.helpers import open_patiently
 from tests.until import PATIENCE_S
 from tests.warm import Process, launch
 
@@ -111,7 +111,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def storage(url: str) -> Iterator[Storage]:
     """A client of the storage."""
-    with closing(open_storage(url)) as storage:
+    with closing(open_patiently(url)) as storage:
         storage.migrate()
         yield storage
 

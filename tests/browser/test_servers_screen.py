@@ -31,7 +31,7 @@ def ended(storage: Storage, kind: ActKind) -> str | None:
 
 def test_the_stacks_of_a_server_are_told_on_the_page(page: Watched, site: Site, server: Server) -> None:
     job_id = enqueue(site.storage, "nap", seconds=600)
-    wait_for_state(site.storage, job_id, StateName.PROCESSING)
+    wait_until(lambda: any(line.job_id == job_id for line in server.journal()), what="the nap")
     page.open("/servers")
 
     page.page.get_by_role("button", name="Stacks: blue").click()

@@ -84,9 +84,11 @@ class Qml:
         stdin: str = "",
         env: Mapping[str, str] | None = None,
         file_modes_bind: bool = False,
+        module: str = "qml_mp",
     ) -> Ended:
-        """Run it to its end. With `file_modes_bind`, modes of files hold for root too."""
-        command = [sys.executable, "-m", "qml_mp", *arguments]
+        """Run it to its end. With `file_modes_bind`, modes of files hold for root too. `module`: another one
+        that runs the command."""
+        command = [sys.executable, "-m", module, *arguments]
         if file_modes_bind:
             ended = subprocess.run(
                 command, input=stdin.encode(), capture_output=True, timeout=_PATIENCE_S, check=False,
@@ -181,6 +183,9 @@ def on_a_terminal(
         stderr=follower if stream == "stderr" else None,
     )  # fmt: skip
     os.close(follower)
-    shown = os.read(leader, 65536)
+    shown = b""
+    with suppress(OSError):  # the end: nobody has the other side, and all that came from there is read
+        while part := os.read(leader, 65536):
+            shown += part
     os.close(leader)
     return shown

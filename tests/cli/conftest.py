@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml
+from tests.storage.helpers import open_patiently
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def qml(tmp_path: Path) -> Qml:
 @pytest.fixture
 def storage(qml: Qml) -> Iterator[Storage]:
     """The storage that the command looks at."""
-    storage = open_storage(f"sqlite:///{qml.database}")
+    storage = open_patiently(f"sqlite:///{qml.database}")
     storage.migrate()
     yield storage
     storage.close()

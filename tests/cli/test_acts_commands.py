@@ -143,6 +143,7 @@ def test_a_worker_is_replaced_by_its_server_and_number_and_by_its_id(qml: Qml, s
         by_number = qml("workers", "replace", "far/2")
         wait_until(lambda: len(storage.list_workers()) == 2)
         by_id = qml("workers", "replace", before[1])
+        wait_until(lambda: len(storage.list_workers()) == 2)
         again = qml("workers", "replace", before[1])
         nobody = qml("workers", "replace", "far/9")
         nonsense = qml("workers", "replace", "far/" + "9" * 5000)
@@ -177,6 +178,8 @@ def test_who_cannot_be_asked_is_said(qml: Qml, storage: Storage) -> None:
         storage.register_server(replace(first, id=f"two#{number}", acts=ALL_ACTS))
 
     old, two = qml("servers", "pause", "old"), qml("servers", "pause", "two")
+    for each in storage.list_servers():
+        storage.heartbeat_server(each.id, worker_rss={})  # as if no time had passed
     nobody, two_far = qml("servers", "drain", "nobody"), qml("stop", "--server", "two")
 
     assert [ended.code for ended in (old, two, nobody, two_far)] == [1, 2, 1, 2]

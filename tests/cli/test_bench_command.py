@@ -29,10 +29,14 @@ _QUICK = ("--seconds", "1", "-w", "2")
 class Place:
     """A storage that a user names, and what there is beside it."""
 
-    def __init__(self, url: str, things: Callable[[], set[str]]) -> None:
+    def __init__(
+        self, url: str, things: Callable[[], set[str]], is_locked: Callable[[], bool] = lambda: False
+    ) -> None:
         self.url = url
         self.things = things
         """Names of the files beside the file, or of the database's schemas."""
+        self.is_locked = is_locked
+        """Whether a session has a lock there, as has one whose client's end the server has yet to see."""
         self._before = things()
 
     def new(self) -> set[str]:
@@ -60,7 +64,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         with psycopg.connect(server) as connection:
             return {name for (name,) in connection.execute("SELECT nspname FROM pg_namespace").fetchall()}
 
-    return Place(in_schema(server, f"u_{uuid.uuid4().hex}"), schemas)
+    def is_locked() -> bool:
+        with psycopg.connect(server) as connection:
+            return bool(connection.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchall())
+
+    return Place(in_schema(server, f"u_{uuid.uuid4().hex}"), schemas, is_locked)
 
 
 def test_all_of_it_is_measured_and_told_within_80_columns(qml: Qml, place: Place) -> None:
@@ -152,6 +160,7 @@ def test_after_a_kill_the_next_run_removes_what_was_left(qml: Qml, place: Place)
         process.kill()
         process.communicate(timeout=_PATIENCE_S)
     wait_until(lambda: not any(host.is_alive(each) for each in measured), what="the end of its processes")
+    wait_until(lambda: not place.is_locked(), what="the end of its lock")
     assert place.new() != set()
 
     ended = qml("bench", *_QUICK, "--only", "storage", "--url", place.url)

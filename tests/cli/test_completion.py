@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,13 +17,17 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.storage.store import Storage
 from tests.cli.command import Ended, Qml
+from tests.processes.harness import ROOT
+
+_PATIENT = "from qml_mp.cli import completion\ncompletion._PATIENCE_S = 60.0\n"
 
 
 def completed(qml: Qml, line: str, shell: str = "bash") -> Ended:
-    """The answer for the last word of the line, which may be empty."""
+    """The answer for the last word of the line, which may be empty. It takes the time that it takes."""
     words = line.split(" ")
     cursor = words[-1] if shell == "fish" else str(len(words) - 1)
-    return qml(env={"_QML_MP_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": cursor})
+    env = {"_QML_MP_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": cursor}
+    return qml(env={**env, "PYTHONPATH": str(ROOT)}, module="tests.cli.patient_completion")
 
 
 @pytest.fixture
@@ -73,10 +78,16 @@ def test_the_installed_command_offers_what_is_in_the_storage_of_an_app(qml: Qml)
     job_id = qml("-A", "shop:app", "enqueue", "resize", "--url", "sqlite:///shop.db").out.strip()
     line = f"qml-mp -A shop:app jobs show {job_id[:1]}"
     script = Path(sys.executable).with_name("qml-mp")  # `python -m` has the folder importable by itself
+    patient = qml.folder / "patient"
+    patient.mkdir()
+    (patient / "sitecustomize.py").write_text(_PATIENT)
+    path = os.pathsep.join(filter(None, [str(patient), os.environ.get("PYTHONPATH")]))
 
     ended = subprocess.run(
         [script], cwd=qml.folder, capture_output=True, text=True, check=True,
-        env=qml.environment({"_QML_MP_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": "5"}),
+        env=qml.environment(
+            {"_QML_MP_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": "5", "PYTHONPATH": path}
+        ),
     )  # fmt: skip
 
     assert ended.stdout == f"plain,{job_id}\n"

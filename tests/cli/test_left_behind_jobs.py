@@ -17,7 +17,7 @@ from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
-from tests.cli.command import Qml, is_one_error
+from tests.cli.command import Ended, Qml, is_one_error
 from tests.storage.helpers import KEEP
 from tests.storage_rows import change_server, run_raw
 from tests.until import wait_until
@@ -49,13 +49,18 @@ def running(
             id="blue-1", server_id="blue#1", number=1, process=worker or process, started_at=now, rss_bytes=1
         )
     )
-    if silent_for:
-        heard_at = now - silent_for
-        change_server(storage, "blue#1", last_heartbeat=int(heard_at.timestamp() * 1e6))
     qml("enqueue", "resize")
     claim = storage.fetch_and_lock_job(Fetch(worker_id="blue-1", server_id="blue#1", queues=()))
     assert claim is not None
+    if silent_for:
+        hear_last(storage, silent_for)
     return claim
+
+
+def hear_last(storage: Storage, ago: timedelta) -> None:
+    """As if the server had sent its last heartbeat so long ago."""
+    heard_at = datetime.now(UTC) - ago
+    change_server(storage, "blue#1", last_heartbeat=int(heard_at.timestamp() * 1e6))
 
 
 def state_of(storage: Storage, claim: Claim) -> StateName:
@@ -237,8 +242,13 @@ def test_a_server_that_cannot_be_seen_is_not_said_to_be_alive(
 ) -> None:  # fmt: skip
     running(qml, storage, process, silent_for=silent_for)
 
-    (listed,) = qml("servers", "list", "--json").lines
-    tables = [qml("servers", "list").out, qml("status").out]
+    def told(*command: str) -> Ended:
+        if silent_for:
+            hear_last(storage, silent_for)  # as if no time had passed
+        return qml(*command)
+
+    (listed,) = told("servers", "list", "--json").lines
+    tables = [told("servers", "list").out, told("status").out]
 
     assert (listed["alive"], listed["standing"]) == (alive, standing)
     assert (listed["silent_s"] is None) == (silent_for is None)

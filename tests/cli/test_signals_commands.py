@@ -173,7 +173,7 @@ def test_a_stop_waits_for_the_process_where_the_storage_goes_away_with_the_serve
 ) -> None:
     """As `memory://` does, whose server removes the file before it ends."""
     removes = f"[os.unlink(file) for file in glob.glob({str(qml.database)!r} + '*')]"
-    with server_that_ends_by_a_signal(f"({removes}, print(2, flush=True))") as process:
+    with server_that_ends_by_a_signal(f"({removes}, os.write(1, b'2\\n'))") as process:
         register(storage, "blue", host.identity(process.pid))
         [info] = storage.list_servers()
         with LocalServer(info) as server:

@@ -11,6 +11,7 @@ import pytest
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.fresh_storage import fresh_url
+from tests.storage.helpers import open_patiently
 from tests.web.serving import Served, served
 
 
@@ -23,7 +24,7 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def storage(url: str) -> Iterator[Storage]:
     """A client of it, with its schema made."""
-    with closing(open_storage(url)) as storage:
+    with closing(open_patiently(url)) as storage:
         storage.migrate()
         yield storage
 

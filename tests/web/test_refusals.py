@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -208,7 +209,8 @@ def send_slowly(page: Served, beginning: bytes) -> bytes:
             try:
                 part = connection.recv(65536)
             except TimeoutError:
-                connection.sendall(b"x")
+                with suppress(ConnectionError):  # what was answered meanwhile is read next
+                    connection.sendall(b"x")
                 continue
             except ConnectionResetError:
                 break
