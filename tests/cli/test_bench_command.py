@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -19,6 +20,7 @@ from qml_mp.core.server_info import ProcessIdentity
 from qml_mp.core.state import StateName
 from qml_mp.storage.open import open_storage
 from tests.cli.command import Qml, is_one_error
+from tests.postgres_cluster import has_advisory_lock
 from tests.processes.harness import wait_until
 from tests.storage.helpers import in_schema
 
@@ -64,11 +66,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         with psycopg.connect(server) as connection:
             return {name for (name,) in connection.execute("SELECT nspname FROM pg_namespace").fetchall()}
 
-    def is_locked() -> bool:
-        with psycopg.connect(server) as connection:
-            return bool(connection.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchall())
-
-    return Place(in_schema(server, f"u_{uuid.uuid4().hex}"), schemas, is_locked)
+    return Place(in_schema(server, f"u_{uuid.uuid4().hex}"), schemas, partial(has_advisory_lock, server))
 
 
 def test_all_of_it_is_measured_and_told_within_80_columns(qml: Qml, place: Place) -> None:

@@ -20,6 +20,7 @@ from qml_mp.storage.store import Storage
 from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
 from tests.storage.helpers import in_schema, patient_url
+from tests.until import PATIENCE_S
 
 TABLES = (
     "jobs",
@@ -178,3 +179,9 @@ def raw_tables(url: str, connect: Callable[[], Any]) -> Raw:
 def server_of(url: str) -> str:
     """The URL without the schema of the test."""
     return url.rpartition("schema=")[0].rstrip("?&")
+
+
+@pytest.fixture
+def time_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks alone are given up soon: a statement may take as long as the machine needs."""
+    monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", int(PATIENCE_S * 1000))

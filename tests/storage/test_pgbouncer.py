@@ -27,16 +27,11 @@ from tests.pgbouncer import PgBouncer, PgBouncerError, pgbouncer
 from tests.processes.harness import wait_until
 from tests.storage.claimer import FETCH, register
 from tests.storage.helpers import DONE, HOUR, KEEP, NO, in_schema, patient_url
-from tests.until import PATIENCE_S
 
 SCHEMA = "pooled"
 SETTINGS = ("enable_seqscan", "lock_timeout", "statement_timeout", "plan_cache_mode", "client_min_messages")
 
-
-@pytest.fixture(autouse=True)
-def time_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks alone are given up soon: a statement may take as long as the machine needs."""
-    monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", int(PATIENCE_S * 1000))
+pytestmark = pytest.mark.usefixtures("time_for_work")
 
 
 @pytest.fixture(scope="module")

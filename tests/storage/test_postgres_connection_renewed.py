@@ -16,18 +16,13 @@ from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.helpers import DONE, KEEP, NO, fetch, finish_and_fetch, in_schema, patient_url
-from tests.until import PATIENCE_S
 
 SCHEMA = "renewed"
 HASTE = timedelta(milliseconds=100)
 PREPARED_AFTER = 5  # uses of a statement until the driver prepares it
 LOCKS = 3
 
-
-@pytest.fixture(autouse=True)
-def time_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks alone are given up soon: a statement may take as long as the machine needs."""
-    monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", int(PATIENCE_S * 1000))
+pytestmark = pytest.mark.usefixtures("time_for_work")
 
 
 @pytest.fixture

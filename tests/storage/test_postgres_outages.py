@@ -37,16 +37,11 @@ from tests.storage.helpers import (
     patient_url,
     present,
 )
-from tests.until import PATIENCE_S
 
 SCHEMA = "outages"
 HASTE = timedelta(milliseconds=200)
 
-
-@pytest.fixture(autouse=True)
-def time_for_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks alone are given up soon: a statement may take as long as the machine needs."""
-    monkeypatch.setattr("qml_mp.storage.postgres.link._WORK_MS", int(PATIENCE_S * 1000))
+pytestmark = pytest.mark.usefixtures("time_for_work")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from qml_mp.core.job import Job
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from tests.postgres_cluster import has_advisory_lock
 from tests.storage.helpers import in_schema
 from tests.until import wait_until
 
@@ -66,7 +67,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert there(first_url)
-    wait_until(lambda: not is_locked(postgres_url), what="the end of its session, which has the lock")
+    wait_until(lambda: not has_advisory_lock(postgres_url), what="the end of its session, which has the lock")
 
     second = storage.make_scratch()
 
@@ -180,13 +181,6 @@ def there(postgres_url: str) -> Callable[[str], bool]:
         return found == (1,)
 
     return look
-
-
-def is_locked(postgres_url: str) -> bool:
-    """Whether a session has made a scratch its own; an SQLite file's lock ends with its process."""
-    with psycopg.connect(postgres_url) as connection:
-        found = connection.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").fetchone()
-    return found is not None
 
 
 @contextmanager
