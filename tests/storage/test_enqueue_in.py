@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.errors import ConfigurationError, SchemaMismatch, StorageError
+from qml_mp.errors import ConfigurationError, SchemaMismatch, StorageError, StorageUnavailable
 from qml_mp.storage import unique
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
@@ -248,6 +248,12 @@ def rows_of(connection: Any, table: str) -> int:
     return count
 
 
+def commit(connection: sqlite3.Connection, *, begin: str | None) -> None:
+    connection.commit()
+    if begin is not None and connection.in_transaction:  # autocommit=True has no commit of its own
+        connection.execute("COMMIT")
+
+
 def in_savepoint(connection: Any) -> Any:
     """What PostgreSQL needs so that an error does not abort the whole transaction; SQLite needs nothing."""
     return nullcontext() if isinstance(connection, sqlite3.Connection) else connection.transaction()
@@ -316,15 +322,77 @@ def test_an_sqlite_transaction_is_what_it_was_after_an_error_however_the_connect
         if was_open:
             connection.execute("INSERT INTO orders VALUES (1)")
         [job_id] = storage.enqueue_in(connection, [Job.new("work")])
-        connection.commit()
-        if begin is not None and connection.in_transaction:  # autocommit=True has no commit of its own
-            connection.execute("COMMIT")
+        commit(connection, begin=begin)
 
     assert after_error is was_open
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
         assert rows_of(other, "orders") == was_open
     assert storage.get(job_id) is not None
     assert sum(storage.job_counts().values()) == 1
+
+
+@pytest.mark.parametrize(("options", "begin"), WAYS)
+def test_an_sqlite_transaction_that_met_a_lock_goes_on_once_it_is_let_go(
+    tmp_path: Path, options: dict[str, Any], begin: str | None
+) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    storage.migrate()
+    with (
+        closing(sqlite3.connect(tmp_path / "jobs.db", timeout=0, **options)) as connection,
+        closing(sqlite3.connect(tmp_path / "jobs.db")) as other,
+    ):
+        if begin is not None:
+            connection.execute(begin)
+        other.execute("CREATE TABLE orders (n INTEGER)")
+        other.execute("INSERT INTO orders VALUES (1)")
+
+        with pytest.raises(StorageUnavailable):
+            storage.enqueue_in(connection, [Job.new("work")])
+        other.commit()
+        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
+        commit(connection, begin=begin)
+
+    assert storage.get(job_id) is not None
+
+
+@pytest.mark.parametrize(("options", "begin"), WAYS)
+def test_an_sqlite_transaction_takes_the_lock_before_it_reads_what_others_may_change(
+    tmp_path: Path, options: dict[str, Any], begin: str | None
+) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    storage.migrate()
+    with (
+        closing(sqlite3.connect(tmp_path / "jobs.db", **options)) as connection,
+        closing(sqlite3.connect(tmp_path / "jobs.db")) as other,
+    ):
+        if begin is not None:
+            connection.execute(begin)
+        other.execute("CREATE TABLE orders (n INTEGER)")
+        other.execute("INSERT INTO orders VALUES (1)")
+
+        def commit_before_the_first_write(statement: str) -> None:
+            if not statement.startswith(("SELECT", "PRAGMA")):
+                other.commit()
+
+        connection.set_trace_callback(commit_before_the_first_write)
+        [job_id] = storage.enqueue_in(connection, [Job.new("work")])
+        commit(connection, begin=begin)
+
+    assert storage.get(job_id) is not None
+
+
+def test_an_sqlite_transaction_that_has_read_what_another_has_changed_is_told_to_begin_anew(
+    tmp_path: Path,
+) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
+    storage.migrate()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM qml_jobs").fetchone()
+        storage.enqueue(Job.new("work"))
+
+        with pytest.raises(StorageUnavailable, match=r"has changed since .* BEGIN IMMEDIATE"):
+            storage.enqueue_in(connection, [Job.new("work")])
 
 
 def test_a_transaction_that_sqlite_itself_rolls_back_is_over_and_the_error_says_why(tmp_path: Path) -> None:

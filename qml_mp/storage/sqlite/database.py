@@ -17,7 +17,7 @@ from qml_mp.storage.rows import Columns, Row
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.each import run_each
 from qml_mp.storage.sqlite.errors import refuses_rows, refuses_values, translated
-from qml_mp.storage.sqlite.foreign import all_or_nothing, check_schema_through, checked
+from qml_mp.storage.sqlite.foreign import all_or_nothing, check_schema_through, checked, take_write_lock
 from qml_mp.storage.sqlite.inherited import check_has_locks
 from qml_mp.storage.sqlite.inserting import insert_jobs, insert_statement
 from qml_mp.storage.sqlite.instants import from_us, to_us
@@ -99,6 +99,7 @@ class SqliteDatabase:
         try:
             cursor = theirs.cursor()
             cursor.row_factory = None  # the caller's own would shape our rows
+            take_write_lock(cursor)
             check_schema_through(cursor, self.connection)
             self._check_locks_once(cursor)
             transaction = _Transaction(cursor, now=self._clock.now(), is_ours=False)

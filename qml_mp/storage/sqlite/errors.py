@@ -13,6 +13,10 @@ _BUSY_BY_ITSELF = (
     "is locked by a transaction that this program itself has open, on another connection. End that first; a "
     "job that belongs to it is enqueued by using(conn=connection)."
 )
+_OUTDATED = (
+    "has changed since this transaction first read from it, so that it can write no more. Roll it back, and "
+    "begin it with BEGIN IMMEDIATE."
+)
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "is locked by another program. Try again, or end the program that holds it open.",
     sqlite3.SQLITE_LOCKED: "is locked within this process. Try again.",
@@ -74,6 +78,8 @@ def refuses_rows(error: sqlite3.Error) -> bool:
 def translated(error: sqlite3.Error, path: str) -> StorageError:
     """The error to raise instead, with the file's name and what to do."""
     code = _code(error)
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT:
+        return StorageUnavailable(f"The SQLite file {path} {_OUTDATED} ({error})")
     if code in _UNAVAILABLE:
         kind = StorageUnreachable if code in _UNREACHABLE else StorageUnavailable
         is_by_itself = code == sqlite3.SQLITE_BUSY and is_writing(path)

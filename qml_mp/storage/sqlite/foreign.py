@@ -12,7 +12,7 @@ from qml_mp.errors import ConfigurationError, SchemaMismatch, shown_type
 from qml_mp.storage.sqlite.connection import SqliteConnection
 from qml_mp.storage.sqlite.errors import is_busy
 from qml_mp.storage.sqlite.opening import roll_back_to
-from qml_mp.storage.sqlite.schema import HAS_VERSIONS, VERSION
+from qml_mp.storage.sqlite.schema import HAS_VERSIONS, TAKE_WRITE_LOCK, VERSION
 
 _T = TypeVar("_T")
 
@@ -42,6 +42,21 @@ def checked(connection: object, own: SqliteConnection) -> sqlite3.Connection:
             "execute BEGIN before enqueueing in it."
         )
     return connection
+
+
+def take_write_lock(cursor: sqlite3.Cursor) -> None:
+    """Take it in the caller's open transaction, before anything of ours is read there.
+
+    SQLite waits for other writers, as long as the connection's `timeout` says, only in a transaction that has
+    read nothing yet. One that has is refused at once, and for good when another has committed since. Without
+    a transaction nothing is done: the driver begins one with the first row.
+    """
+    if cursor.connection.in_transaction:
+        try:
+            cursor.execute(TAKE_WRITE_LOCK)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # no such table: told by who looks for it
+                raise
 
 
 def check_schema_through(cursor: sqlite3.Cursor, own: SqliteConnection) -> None:

@@ -22,6 +22,9 @@ HAS_VERSIONS: Final = (
 # The version of the schema.
 VERSION: Final = "SELECT max(version) FROM main.qml_schema_version"
 
+# Have the transaction hold the write lock, by a statement that writes and finds nothing to write.
+TAKE_WRITE_LOCK: Final = "DELETE FROM main.qml_schema_version WHERE false"
+
 # Note that a migration was applied.
 ADD_VERSION: Final = "INSERT INTO qml_schema_version (version, applied_at) VALUES (:version, :now)"
 
