@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,6 +84,19 @@ def test_limits_of_a_queue_are_set_shown_and_ended(qml: Qml, storage: Storage) -
     qml("queues", "limit", "default", "none")
     assert [each.limit.rate for each in storage.standings()] == [None, Rate.parse("100/m")]
     assert qml("queues", "limit", "default", "--rate", "none").out == "default: no limit\n"
+
+
+def test_both_limits_of_a_queue_are_set_together_or_not_at_all(qml: Qml, storage: Storage) -> None:
+    with closing(sqlite3.connect(qml.database)) as connection:
+        connection.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON qml_limits WHEN NEW.rate IS NOT NULL "
+            "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        )
+
+    refused = qml("queues", "limit", "default", "3", "--rate", "100/m")
+
+    assert refused.code != 0
+    assert storage.standings() == []
 
 
 def test_limits_fit_the_terminal_with_names_of_any_length(qml: Qml, storage: Storage) -> None:

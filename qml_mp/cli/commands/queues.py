@@ -161,9 +161,11 @@ def limit(
     if not force:
         _check_known(session, storage, name)
     check_queue_name(name)
-    if max_running is not None:
+    if max_running is not None and rate is not None:
+        storage.limit(Limit(kind=LimitKind.QUEUE, name=name, max_running=number, rate=read_rate))
+    elif max_running is not None:
         storage.set_max_running(LimitKind.QUEUE, name, number)
-    if rate is not None:
+    else:
         storage.set_rate(LimitKind.QUEUE, name, read_rate)
     limits = [each.limit for each in storage.standings() if is_queue(each) and each.limit.name == name]
     told = (limit_in_words(limits[0]) if limits else None) or "no limit"
