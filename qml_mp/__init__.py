@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
     from qml_mp.core.job import Job
+    from qml_mp.core.limits import Rate
     from qml_mp.core.outcome import ErrorInfo
     from qml_mp.core.progress import Progress
     from qml_mp.core.recurring import RecurringJob
@@ -62,6 +63,7 @@ else:
     _PLACES = MappingProxyType({
         "app": ("QmlApp",),
         "core.job": ("Job",),
+        "core.limits": ("Rate",),
         "core.outcome": ("ErrorInfo",),
         "core.progress": ("Progress",),
         "core.recurring": ("RecurringJob",),
@@ -106,7 +108,7 @@ __all__ = [
     "ConfigurationError", "ErrorInfo", "InvalidJob", "InvalidTransition", "Job", "JobFailed", "JobFunction",
     "JobHandle", "JobInterrupted", "JobMiddleware", "JobNotFound", "JobTimeout", "LockLost",
     "LockNotAcquired", "NamedLock", "OutcomeRefused", "Program", "Progress", "QmlApp", "QmlError",
-    "RecurringJob", "RecurringNotFound", "ResultMismatch", "ResultNotStored", "RetryPolicy",
+    "Rate", "RecurringJob", "RecurringNotFound", "ResultMismatch", "ResultNotStored", "RetryPolicy",
     "SchemaMismatch", "ServerAlreadyRunning",
     "ServerConfig", "StateChange", "StateName", "Storage", "StorageError", "StorageUnavailable",
     "StorageUnreachable", "TracingMiddleware", "UnknownMethod", "WaitTimeout", "Worker", "WorkerBootError",

@@ -26,7 +26,7 @@ class LimitKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many jobs per period, spread evenly over it.
+    """So many jobs per period, as `Rate.parse("50/s")`, spread evenly over it.
 
     What could not begin in its time is made up for, by at most a seventh of `count` at once. So no period,
     wherever it begins, has more than `count` and a seventh. A claim uses up its turn, whatever becomes of the
@@ -38,21 +38,33 @@ class Rate:
 
     @classmethod
     def parse(cls, value: Rate | str, *, what: str = "rate") -> Rate:
-        """Read "50/s", "100/m" or "10/30s"; `ConfigurationError` naming `what` for anything else."""
-        if isinstance(value, Rate):
-            return value
+        """Read "50/s", "100/m" or "10/30s"; a `Rate` is given back. Raises `ConfigurationError` that names
+        `what` for anything else, and for a rate by which no job could ever begin or that cannot be stored."""
+        rate = value if isinstance(value, Rate) else cls._read(value, what)
+        if not rate._is_usable():
+            raise _bad_rate(value, what)
+        return rate
+
+    @classmethod
+    def _read(cls, value: str, what: str) -> Rate:
         match = _RATE.fullmatch(value) if isinstance(value, str) else None
-        if match is None:
+        if match is None or not match[2][-1].isalpha():
             raise _bad_rate(value, what)
         period = f"1{match[2]}" if match[2].isalpha() else match[2]
         try:
-            rate = cls(int(match[1]), parse_duration(period, what=what))
+            return cls(int(match[1]), parse_duration(period, what=what))
         except (ConfigurationError, ValueError):  # the latter for thousands of digits
             raise _bad_rate(value, what) from None
-        is_known = period[-1].isalpha() and rate.per <= _LONGEST_PERIOD
-        if not (is_known and 1 <= rate.count <= _INT32_MAX and rate.interval >= timedelta(microseconds=1)):
-            raise _bad_rate(value, what)
-        return rate
+
+    def _is_usable(self) -> bool:
+        return (
+            isinstance(self.count, int)
+            and not isinstance(self.count, bool)
+            and 1 <= self.count <= _INT32_MAX
+            and isinstance(self.per, timedelta)
+            and self.per <= _LONGEST_PERIOD
+            and self.interval >= timedelta(microseconds=1)
+        )
 
     def __str__(self) -> str:
         period = format_exactly(self.per)

@@ -35,7 +35,8 @@ class Worker(abc.ABC):
     max_running: int | None = None
     """Jobs of the method that run at a time, on all machines together; None: any number."""
     rate: Rate | None = None
-    """Jobs of the method that begin per period, on all machines together; None: any number."""
+    """Jobs of the method that begin per period, on all machines together, as `Rate.parse("50/s")`; None: any
+    number."""
     keeps_result = True
     """False: what it returns is not stored."""
 
@@ -135,8 +136,12 @@ def _check_limits(worker: Worker, method: str) -> None:
         check_timeout(worker.timeout)
         check_max_crashes(worker.max_crashes)
         check_max_running(worker.max_running)
-        if not isinstance(worker.rate, Rate | None):
-            raise ConfigurationError(f"rate is {shown(worker.rate)}; it must be a Rate, or None.")
+        if isinstance(worker.rate, Rate):
+            Rate.parse(worker.rate)
+        elif worker.rate is not None:
+            raise ConfigurationError(
+                f'rate is {shown(worker.rate)}; it must be a Rate, as qml_mp.Rate.parse("5/s"), or None.'
+            )
     except (InvalidJob, ConfigurationError) as problem:
         raise ConfigurationError(f"The worker of {method!r}: {problem}") from None
 

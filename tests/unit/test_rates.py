@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from qml_mp.core.limits import Rate
-from qml_mp.errors import ConfigurationError
+from qml_mp import ConfigurationError, QmlApp, Rate, WorkerRegistry
+from qml_mp.processing.registry import FunctionWorker
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,30 @@ def test_a_period_that_is_neither_a_unit_nor_a_duration_is_refused(text: str) ->
 def test_a_number_of_thousands_of_digits_is_refused_as_other_rates_are(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^rate is '"):
         Rate.parse(text)
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        Rate(0, timedelta(seconds=1)),
+        Rate(2**31, timedelta(hours=1)),
+        Rate(True, timedelta(seconds=1)),
+        Rate(5, timedelta(0)),
+        Rate(5, timedelta(microseconds=1)),
+        Rate(5, timedelta.max),
+        Rate(5, 60),  # type: ignore[arg-type]  # what is tested
+    ],
+)
+def test_a_rate_by_which_no_job_can_begin_is_refused_wherever_it_is_given(rate: Rate) -> None:
+    app = QmlApp("memory://")
+    worker = FunctionWorker(len, method_name="work", rate=rate)
+
+    with pytest.raises(ConfigurationError, match=r"^rate is Rate\("):
+        app.job(rate=rate)(lambda: None)
+    with pytest.raises(ConfigurationError, match=r"^rate is Rate\("):
+        app.limit_queue("images", rate=rate)
+    with pytest.raises(ConfigurationError, match=r"'work': rate is Rate\("):
+        WorkerRegistry().register(worker)
 
 
 @pytest.mark.parametrize("back", [timedelta(microseconds=1), timedelta(seconds=1)])

@@ -59,7 +59,7 @@ def test_a_rate_that_is_only_the_text_of_one_is_refused() -> None:
     worker = Echo()
     worker.rate = "5/s"  # type: ignore[assignment]  # what is tested
 
-    with pytest.raises(ConfigurationError, match="'echo': rate is '5/s'; it must be a Rate"):
+    with pytest.raises(ConfigurationError, match="'echo': rate is '5/s'; it must be a Rate, as qml_mp"):
         WorkerRegistry().register(worker)
 
 
