@@ -68,6 +68,24 @@ def test_a_queue_whose_jobs_are_all_for_later_is_known(qml: Qml, storage: Storag
     assert qml("queues", "pause", "of-8").code == 0
 
 
+def test_a_queue_that_only_another_program_can_have_named_so_is_paused_limited_and_resumed(
+    qml: Qml, storage: Storage
+) -> None:
+    storage.enqueue(Job.new("work"))
+    with closing(sqlite3.connect(qml.database)) as connection, connection:
+        connection.execute("UPDATE qml_jobs SET queue = 'my queue'")
+
+    paused = qml("queues", "pause", "my queue")
+    limited = qml("queues", "limit", "my queue", "3")
+
+    assert (paused.code, limited.code) == (0, 0)
+    assert "`qml-mp queues resume 'my queue'`" in paused.out
+    [shown] = qml("queues", "list", "--json").lines
+    assert (shown["name"], shown["paused"], shown["max_running"]) == ("my queue", True, 3)
+    qml("queues", "resume", "my queue")
+    assert storage.fetch_and_lock_job(_FETCH) is not None
+
+
 def test_limits_of_a_queue_are_set_shown_and_ended(qml: Qml, storage: Storage) -> None:
     storage.set_max_running(LimitKind.METHOD, "resize", 2)
 
@@ -152,6 +170,8 @@ def test_limits_of_a_method_that_a_server_knows_are_its_codes_to_say(qml: Qml, s
         (("limit", "defualt", "3"), "Did you mean 'default'?"),
         (("resume", "nosuch"), "Known are default"),
         (("pause", "no such", "--force"), "queue name"),
+        (("pause", "no such"), "queue name"),
+        (("limit", "no such", "3"), "queue name"),
         (("limit", "default"), "--rate"),
         (("limit", "default", "0"), "max_running is 0"),
         (("limit", "default", "many"), "whole number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import timedelta
 from difflib import get_close_matches
@@ -105,11 +106,10 @@ def list_limits(session: Session, as_json: bool) -> None:
 def pause(session: Session, name: str, force: bool) -> None:
     """Have no server claim jobs of a queue, until it is resumed. Jobs that run go on."""
     storage = session.existing_storage()
-    if not force:
-        _check_known(session, storage, name)
-    storage.set_paused(check_queue_name(name), True)
+    _check_queue(session, storage, name, force=force)
+    storage.set_paused(name, True)
     note_change(storage, "pause queue", name)
-    say(f"{name} is paused; `qml-mp queues resume {name}` ends it")
+    say(f"{name} is paused; `qml-mp queues resume {shlex.quote(name)}` ends it")
 
 
 @queues.command()
@@ -158,9 +158,7 @@ def limit(
     number = None if max_running in (None, _NO_LIMIT) else _number(max_running)
     read_rate = None if rate in (None, _NO_LIMIT) else Rate.parse(rate, what="--rate")
     storage = session.existing_storage()
-    if not force:
-        _check_known(session, storage, name)
-    check_queue_name(name)
+    _check_queue(session, storage, name, force=force)
     if max_running is not None and rate is not None:
         storage.limit(Limit(kind=LimitKind.QUEUE, name=name, max_running=number, rate=read_rate))
     elif max_running is not None:
@@ -195,6 +193,19 @@ def _number(text: str | None) -> int | None:
     if text is None or not is_whole_number(text):
         raise ConfigurationError(f"N is {shown(text)}; it must be a whole number from 1, or none.")
     return check_max_running(int(text))
+
+
+def _check_queue(session: Session, storage: Storage, name: str, *, force: bool) -> None:
+    """Raise unless it can be a queue and, without `force`, is known as one. A name that ours cannot have is
+    that of a queue only where another program has put jobs into it."""
+    try:
+        check_queue_name(name)
+    except ConfigurationError:
+        if name in {view.stats.name for view in view_queues(storage)}:
+            return
+        raise
+    if not force:
+        _check_known(session, storage, name)
 
 
 def _check_known(session: Session, storage: Storage, name: str, *, has_force: bool = True) -> None:
