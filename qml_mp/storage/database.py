@@ -143,10 +143,11 @@ class Database(Protocol):
         """`Transaction.insert` of one job, committed by itself; whether it was stored."""
 
     def transaction(
-        self, what: str, *, pipelined: bool = True, durable: bool = True
+        self, what: str, *, pipelined: bool = True, durable: bool = True, durable_reads: bool = False
     ) -> AbstractContextManager[Transaction]:
         """BEGIN … COMMIT around the block, ROLLBACK on any error. It holds the write lock where there is
-        one writer. One that is not `durable` may be lost when the machine goes down, and may be cheaper."""
+        one writer. One that is not `durable` may be lost when the machine goes down, and may be cheaper. With
+        `durable_reads`, what it has read cannot be lost then either, although it has changed nothing."""
 
     def borrow(self, connection: object, use: Callable[[Transaction], list[str]]) -> list[str]:
         """What `use` gives of the caller's own open transaction; commits nothing. `JobStore.enqueue_in` says

@@ -179,7 +179,8 @@ class JobStore(Part):
         return self._between(upcoming[0], "now", "due_at") if upcoming else None
 
     def _enqueue(self, rows: Sequence[NewRow], wishes: Mapping[str, Job], retention: Retention) -> list[str]:
-        with self._db.transaction("enqueueing jobs", pipelined=False) as transaction:
+        # Who is told of a job that has the key is told that it is stored.
+        with self._db.transaction("enqueueing jobs", pipelined=False, durable_reads=True) as transaction:
             return insert_unique(self._db.queries.jobs, transaction, rows, wishes, retention=retention)
 
     def _refuse(self, job_id: str, verb: str, hint: str) -> NoReturn:

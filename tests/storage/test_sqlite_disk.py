@@ -92,6 +92,25 @@ def test_every_step_of_a_job_waits_for_the_disk_and_what_changes_nothing_does_no
     assert len(waits) == 3
 
 
+def test_who_is_told_of_the_job_that_has_the_key_has_waited_for_the_disk_too(
+    storage: Storage, path: Path, before_disk: Callable[[Before], None]
+) -> None:
+    waits, told = list[int](), list[str]()
+
+    def look() -> None:
+        waits.append(len(waits))
+        if len(waits) == 1:  # the first job is committed, and not on the disk yet
+            with closing(open_sqlite(path)) as other:
+                told.extend(other.enqueue_many([Job.new("work", unique_key="k")]))
+
+    before_disk(look)
+
+    first = storage.enqueue(Job.new("work", unique_key="k"))
+
+    assert told == [first]
+    assert len(waits) == 2
+
+
 def test_an_outcome_that_the_disk_refused_is_told_once_it_is_stored_anew(
     storage: Storage, path: Path, before_disk: Callable[[Before], None], tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ class PostgresDatabase:
         *,
         pipelined: bool = True,
         durable: bool = True,
+        durable_reads: bool = False,  # noqa: ARG002  # a durable commit is not seen before it is
     ) -> Iterator[_Transaction]:
         with self.connection.use(what) as link, _between_begin_and_commit(link, pipelined=pipelined):
             if not durable:

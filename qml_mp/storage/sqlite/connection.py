@@ -92,11 +92,11 @@ class SqliteConnection(ProcessConnection):
             yield connection
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the write lock; committed at the end, rolled back on any error, and then
-        on the disk.
+    def write(self, *, durable: bool = True, durable_reads: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction with the write lock; committed at the end, rolled back on an error; then on the disk.
 
-        One that is not `durable` may be lost when the machine goes down, and waits for no disk.
+        One that is not `durable` may be lost when the machine goes down, and waits for no disk. One that has
+        changed nothing waits only with `durable_reads`: others may be waiting still for what it has read.
         Raises `StorageUnavailable` when the lock cannot be had within the busy timeout, and
         `StorageUnreachable` when the disk fails: then nothing is known of what was committed.
         """
@@ -113,7 +113,7 @@ class SqliteConnection(ProcessConnection):
             self._give_turn()
             self.durable_commits += durable
             if durable:
-                self._disk.wait(connection, changed=connection.total_changes != changes)
+                self._disk.wait(connection, changed=durable_reads or connection.total_changes != changes)
 
     def write_once(self, statement: str, values: Sequence[object]) -> int:
         """`write` with one statement, which needs no BEGIN and COMMIT; how many rows it has written."""

@@ -89,8 +89,9 @@ class SqliteDatabase:
         *,
         pipelined: bool = True,  # noqa: ARG002
         durable: bool = True,
+        durable_reads: bool = False,
     ) -> Iterator[_Transaction]:
-        with self.connection.write(durable=durable) as connection:
+        with self.connection.write(durable=durable, durable_reads=durable_reads) as connection:
             cursor = self.connection.cursor(connection)
             yield _Transaction(cursor, now=self._clock.now(), is_ours=True)
 
