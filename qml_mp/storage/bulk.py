@@ -41,20 +41,24 @@ class Bulk(Part):
     ) -> list[str]:
         """Set Failed, as `UnknownMethod`, what has been Enqueued in these queues (empty: all) since before,
         because nobody knows the method; the ids of those that it hit, 500 at most."""
+        what, queries = "failing jobs of an unknown method", self._db.queries.bulk
+        since = {"waiting_since": waiting_since}
+        which = {"method": method, "queues": list(queues), "limit": _MOST_FAILED, **since}
+        # Apart: a long backlog of younger ones takes a while, in which nobody is to wait for a lock.
+        found = [row["id"] for row in self._db.read(what, queries.unknown, which)]
+        if not found:
+            return []
         error_type = "UnknownMethod"
-        which = {
-            "method": method,
-            "queues": list(queues),
-            "waiting_since": waiting_since,
-            "limit": _MOST_FAILED,
+        change = {
+            "ids": found,
             "type": error_type,
             "key": failure_key(method, error_type, None),
             "message": f"No server has known the method {method} for as long as unknown_method_timeout says.",
             "ttl": retention.failed_ttl,
+            **since,
         }
-        what, query = "failing jobs of an unknown method", self._db.queries.bulk.fail_unknown
         with self._db.transaction(what) as transaction:
-            ids = [row["id"] for row in transaction.run(query, which).rows()]
+            ids = [row["id"] for row in transaction.run(queries.fail_unknown, change).rows()]
             if ids:
                 transaction.run(self._db.queries.failures.note_all, {"ids": ids})
         return ids

@@ -13,6 +13,7 @@ class BulkQueries:
     """ids, until: as `JobQueries.retry`, without those whose unique key another has; id of each hit."""
     delete: str
     """ids, states, until, reason, ttl: make Deleted those in one of these states; id of each hit."""
+    unknown: str
+    """method, queues (none of them: all), waiting_since, limit: what is Enqueued since before; id of each."""
     fail_unknown: str
-    """method, queues (none of them: all), waiting_since, limit, type, message, ttl: set Failed what is
-    Enqueued since before; id of each hit."""
+    """ids, waiting_since, type, message, key, ttl: set Failed those that still are; id of each hit."""

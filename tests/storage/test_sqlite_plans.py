@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
@@ -29,14 +30,16 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
 
 
 @contextmanager
-def steps_counted(storage: Storage) -> Iterator[list[int]]:
-    """One number, of the steps that SQLite's virtual machine takes in the block."""
+def steps_counted(storage: Storage, *, with_the_lock: bool = False) -> Iterator[list[int]]:
+    """One number, of the steps that SQLite's virtual machine takes in the block; or only of those within
+    transactions that hold the write lock."""
     steps = [0]
 
-    def step() -> None:
-        steps[0] += 1
-
     with sqlite_connection(storage).read() as connection:
+
+        def step() -> None:
+            steps[0] += not with_the_lock or connection.in_transaction
+
         connection.set_progress_handler(step, 1)
     yield steps
     with sqlite_connection(storage).read() as connection:
@@ -194,6 +197,21 @@ def test_what_is_read_of_waiting_jobs_up_to_a_number_costs_the_same_however_many
         steps_of.append(steps[0])
 
     assert steps_of[1] <= 1.1 * steps_of[0]
+
+
+def test_younger_jobs_of_a_method_that_nobody_knows_keep_nobody_from_the_lock(storage: Storage) -> None:
+    hour_ago = storage.now() - timedelta(hours=1)
+
+    def steps_with(number: int) -> int:
+        storage.enqueue_many(Job.new("gone") for _ in range(number))
+        add(storage, 1, state=ENQUEUED, queue="default", method="gone")
+        with steps_counted(storage, with_the_lock=True) as steps:
+            failed = storage.fail_unknown("gone", queues=(), waiting_since=hour_ago, retention=KEEP)
+        assert len(failed) == 1
+        return steps[0]
+
+    few, many = steps_with(FEW), steps_with(MANY)
+    assert many <= 1.1 * few
 
 
 def test_what_failures_cost_to_count_is_little_beside_reading_them(storage: Storage) -> None:

@@ -41,6 +41,13 @@ BULK: Final = BulkQueries(
         )
         SELECT id, told FROM retried CROSS JOIN told
     """,
+    unknown=f"""
+        SELECT j.id FROM {{s}}.jobs AS j
+        WHERE j.state = 'enqueued' AND j.id <> ''
+          AND {METHOD_NAME} = left(%(method)s, {MAX_METHOD_CHARS + 1}) COLLATE "C"
+          AND j.method = %(method)s AND j.enqueued_at <= %(waiting_since)s AND {SERVED}
+        LIMIT %(limit)s
+    """,
     # SKIP LOCKED: what is claimed in this moment is known to somebody.
     fail_unknown=f"""
         WITH failed AS (
@@ -49,12 +56,9 @@ BULK: Final = BulkQueries(
                 last_error_type = %(type)s, last_error_message = %(message)s, last_error_traceback = NULL,
                 last_error_key = %(key)s
             WHERE id = ANY(ARRAY(
-                SELECT j.id FROM {{s}}.jobs AS j
-                WHERE j.state = 'enqueued' AND j.id <> ''
-                  AND {METHOD_NAME} = left(%(method)s, {MAX_METHOD_CHARS + 1}) COLLATE "C"
-                  AND j.method = %(method)s
-                  AND j.enqueued_at <= %(waiting_since)s AND {SERVED}
-                LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+                SELECT id FROM {{s}}.jobs
+                WHERE id = ANY(%(ids)s::text[]) AND state = 'enqueued' AND enqueued_at <= %(waiting_since)s
+                FOR UPDATE SKIP LOCKED))
             RETURNING id
         ), told AS MATERIALIZED (
             SELECT {told_to_waiters("SELECT id FROM failed")} AS told_waiters

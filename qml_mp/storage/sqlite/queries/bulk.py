@@ -22,15 +22,28 @@ BULK: Final = BulkQueries(
         WHERE {_GIVEN} AND +state = 'failed'
         RETURNING id
     """,
-    # Limited so that one tick holds the lock for a bounded time.
-    fail_unknown=f"""
+    # From one queue to the next, each in the index that has all that is asked for: no row is read. Limited,
+    # as what is found is failed in one commit.
+    unknown=f"""
+        WITH RECURSIVE waits (queue) AS (
+            SELECT min(queue) FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued'
+            UNION ALL
+            SELECT (SELECT min(queue) FROM qml_jobs INDEXED BY qml_jobs_enqueued
+                    WHERE state = 'enqueued' AND queue > waits.queue)
+            FROM waits WHERE queue IS NOT NULL)
+        SELECT job.id
+        FROM (SELECT queue FROM waits WHERE {SERVED}) AS served
+        CROSS JOIN qml_jobs AS job INDEXED BY qml_jobs_enqueued
+        WHERE job.state = 'enqueued' AND job.queue = served.queue AND job.method = :method
+          AND job.enqueued_at <= :waiting_since
+        LIMIT :limit
+    """,
+    fail_unknown="""
         UPDATE qml_jobs
         SET state = 'failed', finished_at = :now, expires_at = :now + :ttl, last_error_type = :type,
             last_error_message = :message, last_error_traceback = NULL, last_error_key = :key
-        WHERE rowid IN (
-            SELECT rowid FROM qml_jobs INDEXED BY qml_jobs_enqueued_any
-            WHERE state = 'enqueued' AND method = :method AND enqueued_at <= :waiting_since AND {SERVED}
-            LIMIT :limit)
+        WHERE id IN (SELECT value FROM json_each(:ids)) AND +state = 'enqueued'
+          AND enqueued_at <= :waiting_since
         RETURNING id
     """,
     delete=f"""
