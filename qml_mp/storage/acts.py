@@ -124,11 +124,12 @@ class Acts(Part):
         act = self.get_act(act_id)  # the reply to an earlier answer may have been lost
         return act is not None and act.server_id == server_id and act.state is state
 
-    def delete_old_acts(self, *, kept_for: timedelta) -> int:
-        """Delete what was asked or changed longer ago; how many."""
-        return self._db.write(
-            "deleting old acts", self._db.queries.acts.delete_old, {"kept_for": kept_for}
-        ).count
+    def delete_old_acts(self, *, kept_for: timedelta, limit: int) -> int:
+        """Delete what was asked or changed longer ago, at most `limit`, the oldest first; how many."""
+        queries, values = self._db.queries.acts, {"kept_for": kept_for, "limit": limit}
+        return self._delete_old(
+            "deleting old acts", any_old=queries.any_old, query=queries.delete_old, values=values
+        )
 
 
 def _asker(by: Asker) -> dict[str, object]:

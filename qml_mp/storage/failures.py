@@ -36,6 +36,16 @@ class FailureCallback:
         return {"job_id": self.job.id, "claim_seq": self.claim_seq, "tries": self.tries}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookedThrough:
+    """What a look at some of them has come to. Whether a job is gone is written nowhere but in its row, which
+    has to be looked for: for all of them at once that would take long."""
+
+    deleted: int
+    rest: str | None
+    """To go on behind these; None: there are no more."""
+
+
 class FailureCallbacks(Part):
     """Each is one worker's at a time, and is called at least once."""
 
@@ -92,9 +102,20 @@ class FailureCallbacks(Part):
         query = self._db.queries.failures.end
         return self._db.write("ending a failure callback", query, callback.key).count == 1
 
-    def forget_failure_callbacks(self) -> int:
-        """Delete those whose job is Deleted, or gone; how many."""
-        return self._db.write("forgetting failure callbacks", self._db.queries.failures.forget).count
+    def forget_failure_callbacks(self, *, limit: int, after: str | None = None) -> LookedThrough:
+        """Look at so many of them, and delete those whose job is Deleted, or gone. `after` is where the look
+        before has ended, its `rest`."""
+        queries = self._db.queries.failures
+        values = {"after": after or "", "limit": limit}
+        rows = self._db.read("looking through failure callbacks", queries.looked_through, values)
+        gone = sorted({text_of(row["job_id"]) for row in rows if row["is_gone"]})
+        deleted = 0
+        if gone:
+            what = "forgetting failure callbacks"
+            deleted = self._db.write(what, queries.forget, {"ids": gone}).count
+        return LookedThrough(
+            deleted=deleted, rest=text_of(rows[-1]["job_id"]) if len(rows) == limit else None
+        )
 
     def _read_callback(self, key: Values) -> FailureCallback | None:
         """None: the job is Deleted, by a person then, or gone."""

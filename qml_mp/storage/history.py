@@ -146,8 +146,10 @@ class History(Part):
     def forget_history(self, *, older_than: timedelta, limit: int) -> int:
         """Delete up to so many rows of periods that ended so long ago, the oldest first; how many. A period
         of which a part is younger stays whole, for the sums that begin in it."""
-        values = {"older_than": older_than, "limit": limit}
-        return self._db.write("forgetting history", self._db.queries.history.forget, values).count
+        queries, values = self._db.queries.history, {"older_than": older_than, "limit": limit}
+        return self._delete_old(
+            "forgetting history", any_old=queries.any_old, query=queries.forget, values=values
+        )
 
     def _periods(
         self, step: timedelta, since: datetime, until: datetime, *, queue: str | None, method: str | None

@@ -166,14 +166,13 @@ class JobStore(Part):
 
     def delete_expired_jobs(self, *, limit: int) -> int:
         """Delete final jobs past `expires_at`, with their attempts, at most `limit`; how many."""
-        queries, what = self._db.queries.jobs, "deleting expired jobs"
-        if self._db.has_one_writer and not self._db.read(what, queries.any_expired):
-            return 0
-        # What a machine that goes down brings back is still expired. With one writer all others would wait
-        # for the disk; elsewhere somebody else's next commit would have to write out what this leaves.
-        with self._db.transaction(what, durable=not self._db.has_one_writer) as transaction:
-            deleted = transaction.run(queries.delete_expired, {"limit": limit})
-        return deleted.count
+        queries, values = self._db.queries.jobs, {"limit": limit}
+        return self._delete_old(
+            "deleting expired jobs",
+            any_old=queries.any_expired,
+            query=queries.delete_expired,
+            values=values,
+        )
 
     def _until_due(self, upcoming: Sequence[Row]) -> timedelta | None:
         return self._between(upcoming[0], "now", "due_at") if upcoming else None

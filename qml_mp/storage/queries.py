@@ -297,7 +297,7 @@ class RegistryQueries:
     any_expired_lock: str
     """expired: whether there is one."""
     delete_expired_locks: str
-    """limit: delete so many of the locks that have expired."""
+    """limit: delete so many of the locks that have expired, the oldest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -230,12 +230,15 @@ class NamedLocks(Part):
         return row is not None and bool(row["was_held"])
 
     def delete_expired_locks(self, *, limit: int) -> int:
-        """How many rows of expired locks were deleted, of which there may be as many as jobs: each
+        """Delete rows of expired locks, at most `limit`; how many. There may be as many as jobs: each
         `unique_for` is one."""
-        what, queries, values = "deleting expired locks", self._db.queries.registry, {"limit": limit}
-        if self._db.has_one_writer and not self._db.read(what, queries.any_expired_lock, values):
-            return 0
-        return self._db.write(what, queries.delete_expired_locks, values).count
+        queries, values = self._db.queries.registry, {"limit": limit}
+        return self._delete_old(
+            "deleting expired locks",
+            any_old=queries.any_expired_lock,
+            query=queries.delete_expired_locks,
+            values=values,
+        )
 
 
 def _said(

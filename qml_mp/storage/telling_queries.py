@@ -43,8 +43,11 @@ class FailureQueries:
     """job_id, claim_seq, tries, delay: it is to be tried again then."""
     end: str
     """job_id, claim_seq, tries: it was called, or is given up."""
+    looked_through: str
+    """after (the id of a job), limit: job_id and is_gone of so many, by the ids of their jobs. A job is
+    gone when it is Deleted, or not there any more."""
     forget: str
-    """Delete those whose jobs are Deleted, or not there any more."""
+    """ids: delete those of these jobs that are gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,8 @@ class LostAttemptQueries:
     due too when the worker that has them is there no more."""
     end: str
     """worker_id, ids, claim_seqs: of these, those that it has are exported."""
+    any_old: str
+    """A row if `forget` would hit any."""
     forget: str
-    """Delete those that have waited for a day: no worker is left that traces their methods, or none could
-    export them."""
+    """limit: delete about so many of those that have waited for a day, the oldest first: no worker is left
+    that traces their methods, or none could export them."""

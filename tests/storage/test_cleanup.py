@@ -7,7 +7,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 
 import pytest
@@ -200,6 +200,55 @@ def test_what_else_is_too_old_goes_once_in_each_interval_however_many_jobs_are_l
 
     assert raw.run("SELECT count(*) FROM {locks}") == [(0,)]
     assert left(raw)[0] == 150
+
+
+OLD: dict[str, dict[str, object]] = {
+    "history": {"step_s": 60, "writer": "a#1", "claims": 1, "totals": "{}", "queues": "{}", "methods": "{}"},
+    "locks": {"owner": "somebody"},
+    "failure_callbacks": {"claim_seq": 1, "method": "work"},
+    "lost_attempts": {"claim_seq": 1, "method": "work", "facts": "{}"},
+    "acts": {"what": "pause queue", "subject": "images", "asked_by": "a", "asked_from": "b", "state": "done"},
+}
+"""What cleanup deletes beside jobs, without what tells rows apart and when they are from."""
+OF_ROW = {"history": "writer", "locks": "resource", "acts": "id"}
+SINCE = {
+    "history": ["begins_at"],
+    "locks": ["expires_at"],
+    "failure_callbacks": ["due_at"],
+    "lost_attempts": ["ended_at", "due_at"],
+    "acts": ["asked_at"],
+}
+
+
+def add_old(raw: Raw, table: str, number: int) -> None:
+    """So many rows that are too old, or whose job is gone."""
+    since = raw.instant(datetime.now(UTC) - timedelta(days=1000))
+    for each in range(number):
+        row = OLD[table] | dict.fromkeys(SINCE[table], since) | {OF_ROW.get(table, "job_id"): f"{each:05}"}
+        places = ", ".join("?" * len(row))
+        raw.run(f"INSERT INTO {{{table}}} ({', '.join(row)}) VALUES ({places})", *row.values())
+
+
+def rows_left(raw: Raw) -> dict[str, int]:
+    """How many rows the tables have, of those that have any."""
+    counts = {table: raw.run(f"SELECT count(*) FROM {{{table}}}")[0][0] for table in ("jobs", *OLD)}
+    return {table: count for table, count in counts.items() if count}
+
+
+@pytest.mark.parametrize("table", OLD)
+def test_of_what_else_is_too_old_a_batch_is_deleted_at_a_time_until_nothing_is_left(
+    storage: Storage, raw: Raw, cleanup: CleanupLoop, table: str
+) -> None:
+    most = 250 if table == "failure_callbacks" else 100
+    number = 2 * most + 1
+    add_old(raw, table, number)
+    left = [number]
+
+    while cleanup.tick(storage) is not None:
+        left.append(rows_left(raw)[table])
+
+    assert left == [number, number - most, number - 2 * most]
+    assert rows_left(raw) == {}
 
 
 def test_jobs_flow_while_others_are_deleted(url: str, storage: Storage, raw: Raw) -> None:

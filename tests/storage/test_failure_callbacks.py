@@ -169,11 +169,27 @@ def test_that_of_a_job_that_was_deleted_is_forgotten(
     callback = take(storage)
 
     assert callback is None
-    assert storage.forget_failure_callbacks() == 0
+    assert storage.forget_failure_callbacks(limit=10).deleted == 0
     failed_job(storage)
     raw.run("DELETE FROM {jobs}")
-    assert storage.forget_failure_callbacks() == 1
-    assert storage.forget_failure_callbacks() == 0
+    assert storage.forget_failure_callbacks(limit=10).deleted == 1
+    assert storage.forget_failure_callbacks(limit=10).deleted == 0
+
+
+def test_those_of_jobs_that_are_gone_are_looked_for_among_a_few_at_a_time(
+    storage: Storage, workers: tuple[str, str], raw: Raw
+) -> None:
+    ids = sorted(failed_job(storage).job.id for _ in range(5))
+    for job_id in (ids[1], ids[3], ids[4]):
+        raw.run("DELETE FROM {jobs} WHERE id = ?", job_id)
+
+    first = storage.forget_failure_callbacks(limit=2)
+    second = storage.forget_failure_callbacks(limit=2, after=first.rest)
+    third = storage.forget_failure_callbacks(limit=2, after=second.rest)
+
+    assert [look.deleted for look in (first, second, third)] == [1, 1, 1]
+    assert [look.rest for look in (first, second, third)] == [ids[1], ids[3], None]
+    assert sorted(raw.run("SELECT job_id FROM {failure_callbacks}")) == [(ids[0],), (ids[2],)]
 
 
 @pytest.mark.parametrize("is_tried", [True, False], ids=["after a try", "before any"])
@@ -197,9 +213,9 @@ def test_what_a_person_deletes_or_cancels_is_not_called_any_more(
 
     assert taken(storage).job.id == other.job.id
     assert take(storage) is None
-    assert storage.forget_failure_callbacks() == 0
+    assert storage.forget_failure_callbacks(limit=10).deleted == 0
     end(failed_job(storage).job.id)
-    assert storage.forget_failure_callbacks() == 1
+    assert storage.forget_failure_callbacks(limit=10).deleted == 1
 
 
 def test_a_job_that_has_expired_stays_until_it_was_told(
@@ -228,7 +244,7 @@ def test_a_job_that_has_expired_goes_when_nobody_wanted_to_be_told_for_a_day(
     raw.age("failure_callbacks", "due_at", timedelta(days=1))
 
     assert storage.delete_expired_jobs(limit=10) == 1
-    assert storage.forget_failure_callbacks() == 1
+    assert storage.forget_failure_callbacks(limit=10).deleted == 1
 
 
 def test_jobs_that_are_to_be_told_keep_no_other_from_being_deleted(

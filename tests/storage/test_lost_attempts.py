@@ -277,5 +277,15 @@ def test_nothing_is_kept_for_code_that_does_not_trace(storage: Storage) -> None:
 def test_those_that_wait_for_nobody_stay_for_a_day(storage: Storage) -> None:
     storage.finish(claim_new(storage), Failure(error=DIED, process=DEAD), retention=KEEP)
 
-    assert storage.forget_lost_attempts() == 0
+    assert storage.forget_lost_attempts(limit=10) == 0
     assert len(take(storage)) == 1
+
+
+def test_those_that_nobody_exported_for_a_day_are_forgotten_in_batches(storage: Storage, raw: Raw) -> None:
+    for _ in range(3):
+        crash(storage)
+    raw.age("lost_attempts", "ended_at", timedelta(days=1, seconds=1))
+    young = crash(storage)
+
+    assert [storage.forget_lost_attempts(limit=2) for _ in range(3)] == [2, 1, 0]
+    assert [lost.key.job_id for lost in take(storage)] == [young]

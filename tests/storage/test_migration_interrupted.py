@@ -1,4 +1,4 @@
-"""Tests of the storage: from version 1 to this code's with a database in use, whatever interrupts it."""
+"""Tests of the storage: from an older version to this one, with a database in use, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import secrets
 import signal
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,44 @@ from tests.until import wait_until
 
 JOB, CLAIMED, LONG = (f"0190b3a5-0000-7000-8000-00000000000{number}" for number in range(3))
 LONG_METHOD = secrets.token_hex(50_000)
-OLD = tuple(
-    table
-    for table in TABLES
-    if table
-    not in ("schema_version", "limits", "counters", "acts", "history", "failure_callbacks", "lost_attempts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Old:
+    """A version from which is migrated."""
+
+    version: int
+    lacks: tuple[str, ...]
+    """The tables that it has not yet."""
+    obstacle: str
+    """What is in the way of one of the last statements of the next version, on PostgreSQL without the prefix
+    of names."""
+    removal: str
+    locked: tuple[str, str]
+    """A table, and the mode in which it is locked on PostgreSQL so that one of these statements waits."""
+
+
+FIRST = Old(
+    version=1,
+    lacks=("limits", "counters", "acts", "history", "failure_callbacks", "lost_attempts"),
+    obstacle="ALTER TABLE {workers} ADD COLUMN epoch integer",
+    removal="ALTER TABLE {workers} DROP COLUMN epoch",
+    locked=("workers", "ACCESS SHARE"),
 )
+SIXTH = Old(
+    version=6,
+    lacks=(),
+    obstacle="CREATE INDEX qml_lost_attempts_ended ON {lost_attempts} (tries)",
+    removal="DROP INDEX {lost_attempts}_ended",
+    locked=("lost_attempts", "ROW EXCLUSIVE"),
+)
+
+
+@pytest.fixture(params=[FIRST, SIXTH], ids=["from version 1", "from version 6"])
+def old(request: pytest.FixtureRequest) -> Old:
+    """What the storage under test is at first."""
+    param: Old = request.param
+    return param
 
 
 @pytest.fixture
@@ -46,13 +78,14 @@ def storage(opened: Callable[[], Storage]) -> Storage:
 
 
 @pytest.fixture
-def raw(url: str, connect: Callable[[], Any]) -> Raw:
-    """The tables of a database of version 1, with something in each of them."""
+def raw(url: str, connect: Callable[[], Any], old: Old) -> Raw:
+    """The tables of a database of the old version, with something in each of them."""
     with closing(connect()) as connection:
         if url.startswith("sqlite"):
             connection.execute("PRAGMA journal_mode = WAL")
-            for statement in sqlite_schema.MIGRATIONS[0].sql.split(";\n"):
-                connection.execute(statement)
+            for migration in sqlite_schema.MIGRATIONS[: old.version]:
+                for statement in migration.sql.split(";\n"):
+                    connection.execute(statement)
         else:
             schema = f'"{url.rpartition("schema=")[2]}"'
             connection.execute(f"CREATE SCHEMA {schema}")
@@ -60,18 +93,21 @@ def raw(url: str, connect: Callable[[], Any]) -> Raw:
                 f"CREATE TABLE {schema}.schema_version (version integer PRIMARY KEY, "
                 "applied_at timestamptz NOT NULL DEFAULT now())"
             )
-            connection.execute(postgres_migrations.MIGRATIONS[0].sql.format(s=schema))
+            for migration in postgres_migrations.MIGRATIONS[: old.version]:
+                connection.execute(migration.sql.format(s=schema))
         connection.commit()
     raw = raw_tables(url, connect)
-    fill(raw)
+    fill(raw, old)
     return raw
 
 
-def fill(raw: Raw) -> None:
-    """As a server of version 1 leaves it in the middle of its work."""
+def fill(raw: Raw, old: Old) -> None:
+    """As a server of that version leaves it in the middle of its work."""
     now = raw.instant(datetime.now(UTC))
+    long_ago = raw.instant(datetime.now(UTC) - timedelta(days=2))
+    for version in range(1, old.version + 1):
+        raw.run("INSERT INTO {schema_version} (version, applied_at) VALUES (?, ?)", version, now)
     rows: dict[str, dict[str, object]] = {
-        "schema_version": {"version": 1, "applied_at": now},
         "servers": {
             "id": "a#1", "name": "a", "hostname": "h", "host": "kernel/ns", "pid": 1, "started_ticks": 1,
             "worker_count": 1, "queues": '["default"]', "started_at": now, "last_heartbeat": now,
@@ -85,9 +121,26 @@ def fill(raw: Raw) -> None:
             "id": "digest", "cron": "0 9 * * *", "tz": "UTC", "method": "work", "payload": "null",
             "queue": "default", "created_at": now,
         },
-        "locks": {"resource": "r", "owner": "o", "expires_at": now},
+        "locks": {"resource": "r", "owner": "o", "expires_at": long_ago},
+        "limits": {"kind": "queue", "name": "elsewhere", "max_running": 1},
+        "counters": {"name": "lock", "value": 3},
+        "acts": {
+            "id": "a-1", "what": "pause queue", "subject": "images", "asked_by": "anna", "asked_from": "web",
+            "asked_at": now, "state": "done",
+        },
+        "history": {
+            "step_s": 60, "begins_at": long_ago, "writer": "a#1", "claims": 1, "totals": "{}", "queues": "{}",
+            "methods": "{}",
+        },
+        "failure_callbacks": {"job_id": CLAIMED, "claim_seq": 1, "method": "work", "due_at": now},
+        "lost_attempts": {
+            "job_id": CLAIMED, "claim_seq": 1, "method": "work", "facts": "{}", "ended_at": long_ago,
+            "due_at": long_ago,
+        },
     }  # fmt: skip
     for table, row in rows.items():
+        if table in old.lacks:
+            continue
         places = ", ".join("?" * len(row))
         raw.run(f"INSERT INTO {{{table}}} ({', '.join(row)}) VALUES ({places})", *row.values())
     raw.add_job(id=JOB)
@@ -108,28 +161,38 @@ def fill(raw: Raw) -> None:
     )  # fmt: skip
 
 
-def missing(raw: Raw) -> list[int]:
-    """What version 1 lacks."""
+def missing(raw: Raw, old: Old) -> list[int]:
+    """What the old version lacks."""
     migrations = sqlite_schema.MIGRATIONS if raw.is_sqlite else postgres_migrations.MIGRATIONS
-    return list(range(2, latest_version(migrations) + 1))
+    return list(range(old.version + 1, latest_version(migrations) + 1))
 
 
-def rows_of(raw: Raw) -> dict[str, list[tuple[Any, ...]]]:
-    return {table: sorted(raw.run(f"SELECT * FROM {{{table}}}"), key=str) for table in OLD}
+def rows_of(raw: Raw, old: Old) -> dict[str, list[tuple[Any, ...]]]:
+    tables = [table for table in TABLES if table not in ("schema_version", *old.lacks)]
+    return {table: sorted(raw.run(f"SELECT * FROM {{{table}}}"), key=str) for table in tables}
 
 
-def assert_version_1(storage: Storage, raw: Raw, before: dict[str, list[tuple[Any, ...]]]) -> None:
+def assert_old(storage: Storage, raw: Raw, old: Old, before: dict[str, list[tuple[Any, ...]]]) -> None:
     """Nothing of a later version is there, and this code refuses to work on it."""
-    assert storage.schema_version() == 1
-    assert rows_of(raw) == before  # to the number of their columns
+    assert storage.schema_version() == old.version
+    assert rows_of(raw, old) == before  # to the number of their columns
+    assert not {"locks_expiry", "qml_locks_expiring"} & indexes(raw)
     with pytest.raises(SchemaMismatch, match="qml-mp migrate"):
         storage.claims()
 
 
-def assert_migrated(storage: Storage, raw: Raw, before: dict[str, list[tuple[Any, ...]]]) -> None:
+def indexes(raw: Raw) -> set[str]:
+    """The names of all."""
+    if raw.is_sqlite:
+        return {name for (name,) in raw.run("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    schema = raw.name("jobs").partition(".")[0].strip('"')
+    return {name for (name,) in raw.run("SELECT indexname FROM pg_indexes WHERE schemaname = ?", schema)}
+
+
+def assert_migrated(storage: Storage, raw: Raw, old: Old, before: dict[str, list[tuple[Any, ...]]]) -> None:
     """All rows are as they were, and what was going on goes on."""
     storage.check_schema()
-    after = rows_of(raw)
+    after = rows_of(raw, old)
     for table, rows in before.items():
         assert [row[: len(rows[0])] for row in after[table]] == rows, table
     (server,), (worker,), (claim,) = storage.list_servers(), storage.list_workers(), storage.claims()
@@ -144,30 +207,32 @@ def assert_migrated(storage: Storage, raw: Raw, before: dict[str, list[tuple[Any
     assert next_claim.job.id == JOB
     assert storage.finish(next_claim, Release(reason="r"), retention=KEEP).state is StateName.ENQUEUED
     assert storage.fetch_and_lock_job(fetch("long")) is not None
+    assert storage.delete_expired_locks(limit=10) == 1
+    assert storage.forget_lost_attempts(limit=10) == ("lost_attempts" not in old.lacks)
 
 
-def test_a_database_in_use_keeps_its_jobs_claims_and_servers(storage: Storage, raw: Raw) -> None:
-    before = rows_of(raw)
-    assert_version_1(storage, raw, before)
+def test_a_database_in_use_keeps_its_jobs_claims_and_servers(storage: Storage, raw: Raw, old: Old) -> None:
+    before = rows_of(raw, old)
+    assert_old(storage, raw, old, before)
 
-    assert storage.migrate() == missing(raw)
+    assert storage.migrate() == missing(raw, old)
 
     assert storage.migrate() == []
-    assert_migrated(storage, raw, before)
+    assert_migrated(storage, raw, old, before)
 
 
-def test_a_migration_that_fails_half_way_leaves_the_old_version(storage: Storage, raw: Raw) -> None:
-    raw.run("ALTER TABLE {workers} ADD COLUMN epoch integer")  # in the way of the last of its columns
-    before = rows_of(raw)
+def test_a_migration_that_fails_half_way_leaves_the_old_version(storage: Storage, raw: Raw, old: Old) -> None:
+    raw.run(old.obstacle if raw.is_sqlite else old.obstacle.replace("qml_", ""))
+    before = rows_of(raw, old)
 
     with pytest.raises(StorageError):
         storage.migrate()
 
-    assert_version_1(storage, raw, before)
-    raw.run("ALTER TABLE {workers} DROP COLUMN epoch")
-    before = rows_of(raw)
-    assert storage.migrate() == missing(raw)
-    assert_migrated(storage, raw, before)
+    assert_old(storage, raw, old, before)
+    raw.run(old.removal)
+    before = rows_of(raw, old)
+    assert storage.migrate() == missing(raw, old)
+    assert_migrated(storage, raw, old, before)
 
 
 class KilledAtTheEnd(SystemClock):
@@ -180,26 +245,27 @@ class KilledAtTheEnd(SystemClock):
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_migration_that_is_killed_inside_leaves_the_old_version_on_sqlite(
-    url: str, storage: Storage, raw: Raw
+    url: str, storage: Storage, raw: Raw, old: Old
 ) -> None:
-    before = rows_of(raw)
+    before = rows_of(raw, old)
 
     statuses = in_children([lambda: open_storage(url, clock=KilledAtTheEnd()).migrate()])
 
     assert [os.WTERMSIG(status) for status in statuses] == [signal.SIGKILL]
-    assert_version_1(storage, raw, before)
-    assert storage.migrate() == missing(raw)
-    assert_migrated(storage, raw, before)
+    assert_old(storage, raw, old, before)
+    assert storage.migrate() == missing(raw, old)
+    assert_migrated(storage, raw, old, before)
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
 @pytest.mark.parametrize("end", ["the client", "its session"])
 def test_a_migration_that_is_killed_inside_leaves_the_old_version_on_postgres(
-    url: str, storage: Storage, raw: Raw, connect: Callable[[], Any], end: str
+    url: str, storage: Storage, raw: Raw, old: Old, connect: Callable[[], Any], end: str
 ) -> None:
-    before = rows_of(raw)
+    before = rows_of(raw, old)
     with connect() as other:
-        other.execute(f"LOCK TABLE {raw.name('workers')} IN ACCESS SHARE MODE")
+        table, mode = old.locked
+        other.execute(f"LOCK TABLE {raw.name(table)} IN {mode} MODE")
         pid = os.fork()
         if pid == 0:
             try:
@@ -214,10 +280,10 @@ def test_a_migration_that_is_killed_inside_leaves_the_old_version_on_postgres(
         _, status = os.waitpid(pid, 0)
 
     assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if end == "the client" else 7)
-    assert_version_1(storage, raw, before)
+    assert_old(storage, raw, old, before)
     # Waits for the session of the killed one, which ends once it notices.
-    assert storage.migrate() == missing(raw)
-    assert_migrated(storage, raw, before)
+    assert storage.migrate() == missing(raw, old)
+    assert_migrated(storage, raw, old, before)
 
 
 def waiting_session(raw: Raw) -> int:
@@ -231,32 +297,32 @@ def waiting_session(raw: Raw) -> int:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_migration_that_is_killed_before_or_after_its_transaction_is_not_done_or_done(
-    url: str, storage: Storage, raw: Raw, when: str
+    url: str, storage: Storage, raw: Raw, old: Old, when: str
 ) -> None:
-    before = rows_of(raw)
+    before = rows_of(raw, old)
 
     def killed() -> None:
         with closing(open_patiently(url)) as mine:
             if when == "after":
                 mine.migrate()
             else:
-                assert mine.schema_version() == 1  # connected, and nothing sent yet
+                assert mine.schema_version() == old.version  # connected, and nothing sent yet
             os.kill(os.getpid(), signal.SIGKILL)
 
     statuses = in_children([killed])
 
     assert [os.WTERMSIG(status) for status in statuses] == [signal.SIGKILL]
     if when == "before":
-        assert_version_1(storage, raw, before)
-    assert storage.migrate() == (missing(raw) if when == "before" else [])
-    assert_migrated(storage, raw, before)
+        assert_old(storage, raw, old, before)
+    assert storage.migrate() == (missing(raw, old) if when == "before" else [])
+    assert_migrated(storage, raw, old, before)
 
 
 @pytest.mark.fault(48)
 def test_of_five_that_migrate_at_once_one_does_it(
-    url: str, storage: Storage, raw: Raw, tmp_path: Path
+    url: str, storage: Storage, raw: Raw, old: Old, tmp_path: Path
 ) -> None:
-    before = rows_of(raw)
+    before = rows_of(raw, old)
 
     def start(number: int) -> None:
         (tmp_path / f"applied-{number}").write_text(repr(open_patiently(url).migrate()))
@@ -266,9 +332,8 @@ def test_of_five_that_migrate_at_once_one_does_it(
 
     assert statuses == [0] * 5
     applied = [(tmp_path / f"applied-{number}").read_text() for number in range(5)]
-    assert sorted(applied) == sorted([repr(missing(raw)), *["[]"] * 4])
-    assert raw.run("SELECT version FROM {schema_version} ORDER BY version") == [
-        (1,),
-        *((n,) for n in missing(raw)),
-    ]
-    assert_migrated(storage, raw, before)
+    assert sorted(applied) == sorted([repr(missing(raw, old)), *["[]"] * 4])
+    latest = missing(raw, old)[-1]
+    versions = raw.run("SELECT version FROM {schema_version} ORDER BY version")
+    assert versions == [(number,) for number in range(1, latest + 1)]
+    assert_migrated(storage, raw, old, before)

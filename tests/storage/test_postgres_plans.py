@@ -26,6 +26,21 @@ from tests.storage.helpers import in_schema
 SCHEMA = "plans"
 OWN = "plans_of_one"
 """Of a test that has rows of its own."""
+EMPTY = "plans_of_none"
+"""Of a test that begins without any."""
+YEAR = timedelta(days=365)
+LOCKS = """
+    (resource, owner, expires_at) SELECT {at} || '/' || n, 'a', {at} FROM generate_series(1, {number}) AS n
+"""
+LOST_ATTEMPTS = """
+    (job_id, claim_seq, method, facts, ended_at, due_at)
+    SELECT {at} || '/' || n, 1, 'work', '', {at}, {at} FROM generate_series(1, {number}) AS n
+"""
+ACTS = """
+    (id, what, subject, asked_by, asked_from, asked_at, state)
+    SELECT {at} || '/' || n, 'pause queue', 'images', 'anna', 'web', {at}, 'done'
+    FROM generate_series(1, {number}) AS n
+"""
 WHOLE = {
     "older_at": datetime(1, 1, 2, tzinfo=UTC), "older_id": "",
     "newer_at": datetime(9999, 12, 30, tzinfo=UTC), "newer_id": "",
@@ -76,6 +91,16 @@ def own_session(postgres_url: str) -> Iterator[psycopg.Connection]:
     """A session beside a burst of its own, which the test may change and vacuum."""
     with _burst(postgres_url, OWN) as connection:
         yield connection
+
+
+@pytest.fixture
+def empty_session(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A session beside a storage in which nothing is yet."""
+    with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
+        with closing(open_storage(in_schema(postgres_url, EMPTY))) as storage:
+            storage.migrate()
+        yield connection
+        connection.execute(f"DROP SCHEMA {EMPTY} CASCADE")
 
 
 @contextmanager
@@ -346,6 +371,85 @@ def test_of_expired_jobs_that_are_to_be_told_yet_each_is_read_once(
     assert_only_heads_are_read(plan, "jobs_expiry")
     [calls] = [line for line in plan if "failure_callbacks_pkey" in line]
     assert 100 <= _loops(calls) <= 125, plan
+
+
+@pytest.mark.parametrize("is_counted", [True, False], ids=["as the planner knows", "new to the planner"])
+@pytest.mark.parametrize(
+    ("query", "bound", "table", "rows", "index"),
+    [
+        (QUERIES.registry.delete_expired_locks, {}, "locks", LOCKS, "locks_expiry"),
+        (QUERIES.lost_attempts.forget, {}, "lost_attempts", LOST_ATTEMPTS, "lost_attempts_ended"),
+        (QUERIES.acts.delete_old, {"kept_for": YEAR}, "acts", ACTS, "acts_by_age"),
+    ],
+    ids=["locks", "lost attempts", "acts"],
+)
+def test_where_many_are_there_and_few_are_too_old_these_alone_are_read(
+    empty_session: psycopg.Connection,
+    postgres_url: str,
+    query: str,
+    bound: dict[str, object],
+    table: str,
+    rows: str,
+    index: str,
+    is_counted: bool,
+) -> None:
+    for number, at in ((20_000, "now() + interval '1 day'"), (30, "now() - interval '2 years'")):
+        empty_session.execute(f"INSERT INTO {EMPTY}.{table} {rows.format(number=number, at=at)}")
+        if is_counted:
+            empty_session.execute(f"ANALYZE {EMPTY}.{table}")
+
+    plan = explained(empty_session, postgres_url, query, bound | {"limit": 20}, generic=True, schema=EMPTY)
+
+    scans = [line for line in plan if "Scan" in line and table in line and "never executed" not in line]
+    assert any(index in line for line in scans), plan
+    assert all("Index Scan" in line and _rows(line) * _loops(line) <= 20 for line in scans), plan
+    assert not any("Rows Removed by Filter" in line for line in plan), plan
+
+
+@pytest.mark.parametrize("query", [QUERIES.registry.lock_holder, QUERIES.registry.renew_lock])
+def test_a_lock_is_found_by_its_name_also_by_a_plan_that_was_made_while_all_had_expired(
+    empty_session: psycopg.Connection, postgres_url: str, query: str
+) -> None:
+    expired = LOCKS.format(number=100, at="now() - interval '1 day'")
+    empty_session.execute(f"INSERT INTO {EMPTY}.locks {expired}")
+    empty_session.execute(f"VACUUM ANALYZE {EMPTY}.locks")
+    bound = {"resource": "r", "owner": "o", "ttl": YEAR}
+    used = {name: bound[name] for name in bound if f"%({name})s" in query}
+
+    plan = explained(empty_session, postgres_url, query, used, generic=True, schema=EMPTY)
+
+    assert [line for line in plan if "Scan" in line and "locks_pkey" not in line] == [], plan
+
+
+@pytest.mark.parametrize("is_counted", [True, False], ids=["as the planner knows", "new to the planner"])
+def test_failure_callbacks_are_looked_through_a_few_at_a_time(
+    own_session: psycopg.Connection, postgres_url: str, is_counted: bool
+) -> None:
+    own_session.execute(
+        f"INSERT INTO {OWN}.failure_callbacks (job_id, claim_seq, method, due_at)"
+        f" SELECT id, 1, method, now() FROM {OWN}.jobs"
+    )
+    if is_counted:
+        own_session.execute(f"ANALYZE {OWN}.failure_callbacks")
+    [(half,)] = own_session.execute(
+        f"SELECT job_id FROM {OWN}.failure_callbacks ORDER BY job_id OFFSET 30000 LIMIT 1"
+    )
+    ids = [
+        job_id
+        for (job_id,) in own_session.execute(f"SELECT id FROM {OWN}.jobs WHERE state = 'succeeded' LIMIT 20")
+    ]
+    own_session.execute(f"UPDATE {OWN}.jobs SET state = 'deleted' WHERE id = ANY(%s)", [ids])
+    for query, bound in (
+        (QUERIES.failures.looked_through, {"after": half, "limit": 20}),
+        (QUERIES.failures.forget, {"ids": ids}),
+    ):
+        plan = explained(own_session, postgres_url, query, bound, generic=True, schema=OWN)
+        own_session.execute("DEALLOCATE ALL")
+
+        scans = [line for line in plan if "Scan using" in line]
+        assert len(scans) == 2, plan
+        assert all("failure_callbacks_pkey" in line or "jobs_pkey" in line for line in scans), plan
+        assert all(_rows(line) * _loops(line) <= 20 for line in scans), plan
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])

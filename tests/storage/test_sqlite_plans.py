@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import product
@@ -20,6 +21,32 @@ from tests.storage.helpers import DONE, KEEP, fetch, open_sqlite, sqlite_connect
 
 FEW, MANY = 200, 5000
 ENQUEUED = StateName.ENQUEUED
+NUMBERS = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :number)"
+LOCKS = f"INSERT INTO qml_locks (resource, owner, expires_at) {NUMBERS} SELECT 'lock-' || n, 'a', :at FROM n"
+ACTS = f"""
+    INSERT INTO qml_acts (id, what, subject, asked_by, asked_from, asked_at, state)
+    {NUMBERS} SELECT 'act-' || n, 'pause queue', 'images', 'anna', 'web', :at, 'done' FROM n
+"""
+LOST_ATTEMPTS = f"""
+    INSERT INTO qml_lost_attempts (job_id, claim_seq, method, facts, ended_at, due_at)
+    {NUMBERS} SELECT 'job-' || n, 1, 'work', '{{}}', :at, :at FROM n
+"""
+HISTORY = f"""
+    INSERT INTO qml_history (step_s, begins_at, writer, claims, totals, queues, methods)
+    {NUMBERS} SELECT 60, :at, 'server#' || n, 1, '{{}}', '{{}}', '{{}}' FROM n
+"""
+YEAR = timedelta(days=365)
+CLEANUP: list[tuple[str, str, str, Callable[[Storage], int]]] = [
+    ("locks", LOCKS, "expires_at", lambda storage: storage.delete_expired_locks(limit=20)),
+    (
+        "lost_attempts",
+        LOST_ATTEMPTS,
+        "ended_at",
+        lambda storage: storage.forget_lost_attempts(limit=20),
+    ),
+    ("acts", ACTS, "asked_at", lambda storage: storage.delete_old_acts(kept_for=YEAR, limit=20)),
+    ("history", HISTORY, "begins_at", lambda storage: storage.forget_history(older_than=YEAR, limit=20)),
+]
 
 
 @pytest.fixture
@@ -250,5 +277,63 @@ def test_expired_jobs_are_deleted_without_reading_the_calls_for_others(storage: 
 
     add(storage, FEW, state=StateName.FAILED, queue="default", method="work")
     few, many = steps_with(FEW), steps_with(MANY)
+
+    assert many <= 1.5 * few
+
+
+@pytest.mark.parametrize(
+    ("table", "insert", "column", "clean"), CLEANUP, ids=[table for table, *_ in CLEANUP]
+)
+def test_what_is_too_old_is_deleted_without_reading_the_rest(
+    storage: Storage, table: str, insert: str, column: str, clean: Callable[[Storage], int]
+) -> None:
+    storage.migrate()
+
+    def steps_among(number: int) -> list[int]:
+        steps_of = []
+        with sqlite_connection(storage).write() as connection:
+            connection.execute(f"DELETE FROM qml_{table}")
+            connection.execute(insert, {"number": number, "at": 9_000_000_000_000_000})
+            connection.execute(f"UPDATE qml_{table} SET {column} = 1 WHERE rowid > {number - 30}")
+        for deleted in (20, 10, 0):
+            with steps_counted(storage) as steps:
+                assert clean(storage) == deleted
+            steps_of.append(steps[0])
+        return steps_of
+
+    few, many = steps_among(FEW), steps_among(MANY)
+
+    assert all(more <= 1.5 * less for less, more in zip(few, many, strict=True))
+
+
+@pytest.mark.parametrize("clean", [clean for *_, clean in CLEANUP], ids=[table for table, *_ in CLEANUP])
+def test_where_nothing_is_too_old_nobody_waits_for_the_look(
+    storage: Storage, tmp_path: Path, clean: Callable[[Storage], int]
+) -> None:
+    storage.migrate()
+    with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        assert clean(storage) == 0
+
+
+def test_failure_callbacks_are_looked_through_without_reading_the_rest(storage: Storage) -> None:
+    def steps_among(number: int) -> int:
+        with sqlite_connection(storage).write() as connection:
+            connection.execute("DELETE FROM qml_failure_callbacks")
+            connection.execute(
+                f"""
+                INSERT INTO qml_failure_callbacks (job_id, claim_seq, method, due_at)
+                {NUMBERS} SELECT printf('job-%05d', n), 1, 'work', 9e15 FROM n
+                """,
+                {"number": number},
+            )
+        with steps_counted(storage) as steps:
+            look = storage.forget_failure_callbacks(limit=20, after="job-00100")
+        assert (look.deleted, look.rest) == (20, "job-00120")
+        return steps[0]
+
+    add(storage, FEW, state=StateName.FAILED, queue="default", method="work")
+    few, many = steps_among(FEW), steps_among(MANY)
 
     assert many <= 1.5 * few

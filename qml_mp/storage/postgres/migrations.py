@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from qml_mp.storage.migrate import Migration
 from qml_mp.storage.postgres.version_6 import VERSION_6
+from qml_mp.storage.postgres.version_7 import VERSION_7
 
 _FIRST = """
 CREATE TABLE {s}.jobs (
@@ -282,4 +283,5 @@ MIGRATIONS = (
     Migration(version=4, sql=_FOLLOWED_TEMPLATES + _LIMITS),
     Migration(version=5, sql=_KEYS_OF_FAILURES + _ANSWERS + _WAITS + _PROGRESS + _FAILURE_CALLBACKS),
     Migration(version=6, sql=VERSION_6),
+    Migration(version=7, sql=VERSION_7),
 )

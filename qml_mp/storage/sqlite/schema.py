@@ -13,6 +13,7 @@ from typing import Final
 
 from qml_mp.storage.migrate import Migration
 from qml_mp.storage.sqlite.version_6 import VERSION_6
+from qml_mp.storage.sqlite.version_7 import VERSION_7
 
 # Whether the table of versions is there; asked first, because a SELECT from a missing table is an error.
 HAS_VERSIONS: Final = (
@@ -279,4 +280,5 @@ MIGRATIONS: Final = (
     Migration(version=4, sql=_VERSION_4),
     Migration(version=5, sql=_VERSION_5),
     Migration(version=6, sql=VERSION_6),
+    Migration(version=7, sql=VERSION_7),
 )

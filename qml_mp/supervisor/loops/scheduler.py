@@ -19,6 +19,7 @@ _FEWEST_DELETED = 25  # a millisecond or two, in which others wait on SQLite
 _MOST_DELETED = 250  # when they wait ten times as long; they are in a hurry then
 _ACTS_EVERY_S = 3600.0
 _MOST_FORGOTTEN = 100
+_MOST_LOOKED_AT = 250  # a few milliseconds, in which nobody waits
 _SHARE_OF_OTHERS = 4  # times as long as a batch took, nothing is deleted
 
 
@@ -63,6 +64,8 @@ class CleanupLoop(Loop):
         """How many jobs had ended here when the newest batch began."""
         self._forget_at = run.clock.monotonic() + self._interval_s
         """When the rest is seen to, however many jobs are left."""
+        self._looked_at: str | None = None
+        """How far the look through failure callbacks has come."""
         self._delete_acts_at = 0.0
         # Where none is kept, what others have written goes by the rule of most.
         self._history_ttl = run.config.history_ttl or ServerConfig().history_ttl
@@ -95,19 +98,22 @@ class CleanupLoop(Loop):
         locks = storage.delete_expired_locks(limit=_MOST_FORGOTTEN)
         if locks:
             logger.debug("%s expired locks are deleted", locks)
-        if _MOST_FORGOTTEN in (forgotten, locks):
-            return False
-        storage.forget_failure_callbacks()
-        storage.forget_lost_attempts()
-        self._delete_old_acts(storage)
-        return True
+        # Some at a time, since all of them have to be looked at; more while there are any to delete.
+        looked = storage.forget_failure_callbacks(limit=_MOST_LOOKED_AT, after=self._looked_at)
+        self._looked_at = looked.rest
+        lost = storage.forget_lost_attempts(limit=_MOST_FORGOTTEN)
+        acts = self._delete_old_acts(storage)
+        is_through = looked.deleted == 0 or looked.rest is None
+        return is_through and max(forgotten, locks, lost, acts) < _MOST_FORGOTTEN
 
-    def _delete_old_acts(self, storage: Storage) -> None:
+    def _delete_old_acts(self, storage: Storage) -> int:
         """Rarely: they are kept for long, and few."""
         now = self._run.clock.monotonic()
         if now < self._delete_acts_at:
-            return
-        acts = storage.delete_old_acts(kept_for=self._run.config.audit_ttl)
+            return 0
+        acts = storage.delete_old_acts(kept_for=self._run.config.audit_ttl, limit=_MOST_FORGOTTEN)
         if acts:
             logger.debug("%s entries of the audit are deleted", acts)
-        self._delete_acts_at = now + _ACTS_EVERY_S
+        if acts < _MOST_FORGOTTEN:
+            self._delete_acts_at = now + _ACTS_EVERY_S
+        return acts

@@ -19,6 +19,10 @@ _NOTE: Final = """
     ON CONFLICT (job_id, claim_seq) DO NOTHING
 """
 _THIS: Final = "job_id = %(job_id)s AND claim_seq = %(claim_seq)s AND tries = %(tries)s"
+# Not EXISTS, which could be planned as a join that reads all jobs.
+_GONE: Final = """
+    (SELECT 1 FROM {s}.jobs AS j WHERE j.id = c.job_id AND j.state <> 'deleted' LIMIT 1) IS NULL
+"""
 
 FAILURES: Final = FailureQueries(
     hooked="SELECT method, calls, traces FROM {s}.failure_hooks WHERE method = ANY(%(methods)s::text[])",
@@ -52,8 +56,9 @@ FAILURES: Final = FailureQueries(
         UPDATE {{s}}.failure_callbacks SET taken_by = NULL, due_at = now() + %(delay)s::interval WHERE {_THIS}
     """,
     end=f"DELETE FROM {{s}}.failure_callbacks WHERE {_THIS}",
-    forget="""
-        DELETE FROM {s}.failure_callbacks AS c
-        WHERE NOT EXISTS (SELECT FROM {s}.jobs AS j WHERE j.id = c.job_id AND j.state <> 'deleted')
+    looked_through=f"""
+        SELECT c.job_id, {_GONE} AS is_gone FROM {{s}}.failure_callbacks AS c
+        WHERE c.job_id > %(after)s ORDER BY c.job_id LIMIT %(limit)s
     """,
+    forget=f"DELETE FROM {{s}}.failure_callbacks AS c WHERE c.job_id = ANY(%(ids)s::text[]) AND {_GONE}",
 )

@@ -10,6 +10,7 @@ from qml_mp.storage.rows import ACT_COLUMNS
 _STATE: Final = "iif(state = 'asked' AND until <= :now, 'expired', state) AS state"
 _OPEN: Final = "server_id = :server_id AND state IN ('asked', 'taken')"
 _TO_TAKE: Final = f"{_OPEN} AND id NOT IN (SELECT value FROM json_each(:in_hand))"
+_OLD: Final = "asked_at < :now - :kept_for AND state <> 'taken'"
 
 # `:now` was read under the write lock.
 ACTS: Final = ActQueries(
@@ -59,5 +60,10 @@ ACTS: Final = ActQueries(
             ended_at = :now
         WHERE {_OPEN} AND NOT EXISTS (SELECT 1 FROM qml_servers AS s WHERE s.id = :server_id)
     """,
-    delete_old="DELETE FROM qml_acts WHERE asked_at < :now - :kept_for AND state <> 'taken'",
+    any_old=f"SELECT 1 AS old FROM qml_acts INDEXED BY qml_acts_by_age WHERE {_OLD} LIMIT 1",
+    delete_old=f"""
+        DELETE FROM qml_acts WHERE id IN (
+            SELECT id FROM qml_acts INDEXED BY qml_acts_by_age
+            WHERE {_OLD} ORDER BY asked_at, id LIMIT :limit)
+    """,
 )

@@ -15,6 +15,9 @@ _WANTED: Final = """
     EXISTS (SELECT 1 FROM qml_failure_hooks AS hook WHERE hook.method = qml_jobs.method AND hook.calls)
 """
 _THIS: Final = "job_id = :job_id AND claim_seq = :claim_seq AND tries = :tries"
+_GONE: Final = """
+    NOT EXISTS (SELECT 1 FROM qml_jobs WHERE id = qml_failure_callbacks.job_id AND +state <> 'deleted')
+"""
 
 FAILURES: Final = FailureQueries(
     hooked="""
@@ -46,9 +49,12 @@ FAILURES: Final = FailureQueries(
     """,
     postpone=f"UPDATE qml_failure_callbacks SET taken_by = NULL, due_at = :now + :delay WHERE {_THIS}",
     end=f"DELETE FROM qml_failure_callbacks WHERE {_THIS}",
-    forget="""
+    looked_through=f"""
+        SELECT job_id, {_GONE} AS is_gone FROM qml_failure_callbacks
+        WHERE job_id > :after ORDER BY job_id LIMIT :limit
+    """,
+    forget=f"""
         DELETE FROM qml_failure_callbacks
-        WHERE NOT EXISTS (
-            SELECT 1 FROM qml_jobs WHERE id = qml_failure_callbacks.job_id AND +state <> 'deleted')
+        WHERE job_id IN (SELECT value FROM json_each(:ids)) AND {_GONE}
     """,
 )

@@ -6,6 +6,9 @@ from typing import Final
 
 from qml_mp.storage.history_queries import HistoryQueries
 
+# The first condition is for the index; of those it lets through, only the newest of each length stay.
+_OLD: Final = "begins_at < :now - :older_than AND begins_at + step_s * 1000000 <= :now - :older_than"
+
 
 def _read(column: str) -> str:
     return f"""
@@ -37,11 +40,10 @@ HISTORY: Final = HistoryQueries(
         FROM qml_history, json_each(CASE WHEN json_valid(methods) THEN methods ELSE '{}' END) AS one
         WHERE step_s = :step_s AND begins_at >= :since AND begins_at < :until AND one.key = :method
     """,
-    # The first condition is for the index; of those it lets through, only the newest of each length stay.
-    forget="""
+    any_old=f"SELECT 1 AS old FROM qml_history INDEXED BY qml_history_by_age WHERE {_OLD} LIMIT 1",
+    forget=f"""
         DELETE FROM qml_history WHERE rowid IN (
             SELECT rowid FROM qml_history INDEXED BY qml_history_by_age
-            WHERE begins_at < :now - :older_than AND begins_at + step_s * 1000000 <= :now - :older_than
-            ORDER BY begins_at LIMIT :limit)
+            WHERE {_OLD} ORDER BY begins_at LIMIT :limit)
     """,
 )

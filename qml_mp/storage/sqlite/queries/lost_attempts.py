@@ -11,6 +11,7 @@ _FREE: Final = """
     AND (due_at <= :now
          OR (taken_by IS NOT NULL AND NOT EXISTS (SELECT 1 FROM qml_workers WHERE id = taken_by)))
 """
+_OLD: Final = "ended_at < :now - 86400000000"
 
 LOST_ATTEMPTS: Final = LostAttemptQueries(
     # In the transaction that ends it.
@@ -33,5 +34,10 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
             JOIN json_each(:claim_seqs) AS seqs ON seqs.key = ids.key
         )
     """,
-    forget="DELETE FROM qml_lost_attempts WHERE ended_at < :now - 86400000000",
+    any_old=f"SELECT 1 AS old FROM qml_lost_attempts INDEXED BY qml_lost_attempts_ended WHERE {_OLD} LIMIT 1",
+    forget=f"""
+        DELETE FROM qml_lost_attempts WHERE rowid IN (
+            SELECT rowid FROM qml_lost_attempts INDEXED BY qml_lost_attempts_ended
+            WHERE {_OLD} ORDER BY ended_at LIMIT :limit)
+    """,
 )

@@ -89,9 +89,12 @@ REGISTRY: Final = RegistryQueries(
         DELETE FROM qml_locks WHERE resource = :resource AND owner = :owner
         RETURNING expires_at > :now AS was_held
     """,
-    any_expired_lock="SELECT 1 AS expired FROM qml_locks WHERE expires_at <= :now LIMIT 1",
+    any_expired_lock="""
+        SELECT 1 AS expired FROM qml_locks INDEXED BY qml_locks_expiring WHERE expires_at <= :now LIMIT 1
+    """,
     delete_expired_locks="""
         DELETE FROM qml_locks WHERE rowid IN (
-            SELECT rowid FROM qml_locks WHERE expires_at <= :now LIMIT :limit)
+            SELECT rowid FROM qml_locks INDEXED BY qml_locks_expiring
+            WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)
     """,
 )
