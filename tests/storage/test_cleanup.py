@@ -17,7 +17,7 @@ from qml_mp.clock import SystemClock
 from qml_mp.core.history import Ending
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageUnavailable
+from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.scheduler import CleanupLoop
@@ -235,6 +235,19 @@ def rows_left(raw: Raw) -> dict[str, int]:
     return {table: count for table, count in counts.items() if count}
 
 
+def refuse_deletes(raw: Raw, table: str) -> None:
+    """As a trigger of the user's may."""
+    if raw.is_sqlite:
+        raw.run(f"CREATE TRIGGER no BEFORE DELETE ON {{{table}}} BEGIN SELECT RAISE(ABORT, 'not this'); END")
+        return
+    schema = raw.name("jobs").partition(".")[0]
+    raw.run(
+        f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'not this'; END $$"
+    )
+    raw.run(f"CREATE TRIGGER no BEFORE DELETE ON {{{table}}} FOR EACH ROW EXECUTE FUNCTION {schema}.no()")
+
+
 @pytest.mark.parametrize("table", OLD)
 def test_of_what_else_is_too_old_a_batch_is_deleted_at_a_time_until_nothing_is_left(
     storage: Storage, raw: Raw, cleanup: CleanupLoop, table: str
@@ -249,6 +262,47 @@ def test_of_what_else_is_too_old_a_batch_is_deleted_at_a_time_until_nothing_is_l
 
     assert left == [number, number - most, number - 2 * most]
     assert rows_left(raw) == {}
+
+
+@pytest.mark.parametrize("table", ["jobs", *OLD])
+def test_what_cannot_be_deleted_keeps_nothing_else_from_its_time(
+    storage: Storage, raw: Raw, cleanup: CleanupLoop, clock: FastClock, table: str
+) -> None:
+    refuse_deletes(raw, table)
+    end(storage, raw, 30)
+    for each in OLD:
+        add_old(raw, each, 1)
+    refused = rows_left(raw)[table]
+
+    for _ in range(3):
+        clock.ahead_s += 61.0
+        with pytest.raises(StorageError, match="not this"):
+            cleanup.tick(storage)
+    assert rows_left(raw) == {table: refused}
+
+    raw.run("DROP TRIGGER no" if raw.is_sqlite else f"DROP TRIGGER no ON {{{table}}}")
+    while cleanup.tick(storage) is not None:
+        pass
+    assert rows_left(raw) == {}
+
+
+@pytest.mark.parametrize("table", ["jobs", "locks", "acts"])
+def test_what_cannot_be_deleted_for_a_moment_costs_the_rest_no_more_than_one_round(
+    storage: Storage, raw: Raw, cleanup: CleanupLoop, clock: FastClock, table: str
+) -> None:
+    refuse_deletes(raw, table)
+    end(storage, raw, 3)
+    add_old(raw, "locks", 1)
+    add_old(raw, "acts", 1)
+    clock.ahead_s = 61.0
+    with pytest.raises(StorageError, match="not this"):
+        cleanup.tick(storage)
+    raw.run("DROP TRIGGER no" if raw.is_sqlite else f"DROP TRIGGER no ON {{{table}}}")
+
+    pauses = [cleanup.tick(storage) for _ in range(3)]
+
+    assert rows_left(raw) == {}
+    assert pauses[1:] == [None, None]
 
 
 def test_jobs_flow_while_others_are_deleted(url: str, storage: Storage, raw: Raw) -> None:

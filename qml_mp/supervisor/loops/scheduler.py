@@ -51,9 +51,14 @@ class SchedulerLoop(Loop):
 
 
 class CleanupLoop(Loop):
-    """Deletes final jobs past their time to live, and expired locks. Many jobs are deleted in small batches,
-    with pauses that leave most of the storage's time to those who claim; in larger ones while the workers
-    here end more jobs than that, since as many expire one day."""
+    """Deletes final jobs past their time to live, and what else is too old. Many jobs are deleted in small
+    batches, with pauses that leave most of the storage's time to those who claim; in larger ones while the
+    workers here end more jobs than that, since as many expire one day.
+
+    The rest is seen to in rounds: once no job is left to delete, and in each interval however many are left.
+    An error ends the tick, and the next one begins with what comes behind, so that nothing that fails keeps
+    the others from their time.
+    """
 
     name = "cleanup"
 
@@ -62,8 +67,23 @@ class CleanupLoop(Loop):
         self._interval_s = interval.total_seconds()
         self._ended = 0
         """How many jobs had ended here when the newest batch began."""
-        self._forget_at = run.clock.monotonic() + self._interval_s
-        """When the rest is seen to, however many jobs are left."""
+        self._most = _FEWEST_DELETED
+        """Of jobs, in this tick."""
+        self._steps: tuple[Callable[[Storage], bool], ...] = (
+            self._delete_jobs,
+            self._forget_history,
+            self._delete_locks,
+            self._forget_failure_callbacks,
+            self._forget_lost_attempts,
+            self._delete_acts,
+        )
+        """Each deletes a batch of its own; whether there may be more of it."""
+        self._left: set[Callable[[Storage], bool]] = set()
+        """Those of the round that have not come to their end."""
+        self._begin_with = 0
+        """The place of the step behind that with which the tick before has failed."""
+        self._round_at = run.clock.monotonic() + self._interval_s
+        """When the next round begins, however many jobs are left."""
         self._looked_at: str | None = None
         """How far the look through failure callbacks has come."""
         self._delete_acts_at = 0.0
@@ -72,16 +92,20 @@ class CleanupLoop(Loop):
 
     def tick(self, storage: Storage) -> timedelta | None:
         clock = self._run.clock
-        began, most = clock.monotonic(), self._next_batch()
-        deleted = storage.delete_expired_jobs(limit=most)
-        if deleted:
-            logger.debug("%s expired jobs are deleted", deleted)
-        is_last = deleted < most
-        if (is_last or clock.monotonic() >= self._forget_at) and self._forget(storage):
-            self._forget_at = clock.monotonic() + self._interval_s
-            if is_last:
-                return None
-        share = 1 if most == _MOST_DELETED else _SHARE_OF_OTHERS
+        began, self._most = clock.monotonic(), self._next_batch()
+        self._left.add(self._delete_jobs)
+        if began >= self._round_at:
+            self._begin_round()
+        number = len(self._steps)
+        for place in range(self._begin_with, self._begin_with + number):
+            step = self._steps[place % number]
+            self._begin_with = (place + 1) % number  # should it fail
+            if step in self._left and not step(storage):
+                self._left.discard(step)
+        self._begin_with = 0
+        if not self._left:
+            return None
+        share = 1 if self._most == _MOST_DELETED else _SHARE_OF_OTHERS
         return share * timedelta(seconds=clock.monotonic() - began)
 
     def _next_batch(self) -> int:
@@ -92,28 +116,48 @@ class CleanupLoop(Loop):
         self._ended = totals.ended
         return min(max(_FEWEST_DELETED, 3 * (self._ended - before) // 2), _MOST_DELETED)
 
-    def _forget(self, storage: Storage) -> bool:
-        """Delete what else is too old; False: there may be more of it."""
-        forgotten = storage.forget_history(older_than=self._history_ttl, limit=_MOST_FORGOTTEN)
-        locks = storage.delete_expired_locks(limit=_MOST_FORGOTTEN)
-        if locks:
-            logger.debug("%s expired locks are deleted", locks)
-        # Some at a time, since all of them have to be looked at; more while there are any to delete.
-        looked = storage.forget_failure_callbacks(limit=_MOST_LOOKED_AT, after=self._looked_at)
-        self._looked_at = looked.rest
-        lost = storage.forget_lost_attempts(limit=_MOST_FORGOTTEN)
-        acts = self._delete_old_acts(storage)
-        is_through = looked.deleted == 0 or looked.rest is None
-        return is_through and max(forgotten, locks, lost, acts) < _MOST_FORGOTTEN
+    def _begin_round(self) -> None:
+        self._left.update(self._steps)
+        self._round_at = self._run.clock.monotonic() + self._interval_s
 
-    def _delete_old_acts(self, storage: Storage) -> int:
+    def _delete_jobs(self, storage: Storage) -> bool:
+        deleted = storage.delete_expired_jobs(limit=self._most)
+        _tell("expired jobs", deleted)
+        if deleted < self._most and self._left == {self._delete_jobs}:
+            self._begin_round()
+        return deleted == self._most
+
+    def _forget_history(self, storage: Storage) -> bool:
+        return storage.forget_history(older_than=self._history_ttl, limit=_MOST_FORGOTTEN) == _MOST_FORGOTTEN
+
+    def _delete_locks(self, storage: Storage) -> bool:
+        locks = storage.delete_expired_locks(limit=_MOST_FORGOTTEN)
+        _tell("expired locks", locks)
+        return locks == _MOST_FORGOTTEN
+
+    def _forget_failure_callbacks(self, storage: Storage) -> bool:
+        """Some at a time, since all of them have to be looked at; more while there are any to delete."""
+        looked = storage.forget_failure_callbacks(limit=_MOST_LOOKED_AT, after=self._looked_at)
+        _tell("failure callbacks of jobs that are gone", looked.deleted)
+        self._looked_at = looked.rest
+        return looked.deleted > 0 and looked.rest is not None
+
+    def _forget_lost_attempts(self, storage: Storage) -> bool:
+        return storage.forget_lost_attempts(limit=_MOST_FORGOTTEN) >= _MOST_FORGOTTEN
+
+    def _delete_acts(self, storage: Storage) -> bool:
         """Rarely: they are kept for long, and few."""
         now = self._run.clock.monotonic()
         if now < self._delete_acts_at:
-            return 0
+            return False
         acts = storage.delete_old_acts(kept_for=self._run.config.audit_ttl, limit=_MOST_FORGOTTEN)
-        if acts:
-            logger.debug("%s entries of the audit are deleted", acts)
-        if acts < _MOST_FORGOTTEN:
-            self._delete_acts_at = now + _ACTS_EVERY_S
-        return acts
+        _tell("entries of the audit", acts)
+        if acts == _MOST_FORGOTTEN:
+            return True
+        self._delete_acts_at = now + _ACTS_EVERY_S
+        return False
+
+
+def _tell(what: str, deleted: int) -> None:
+    if deleted:
+        logger.debug("%s %s are deleted", deleted, what)
