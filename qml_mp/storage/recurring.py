@@ -127,7 +127,9 @@ class RecurringStore(Part):
 
     def fire_due_recurring(self, *, limit: int = 256, methods: Sequence[str] | None = None) -> Fired:
         """Enqueue the jobs of due templates, advance `next_run_at` past the present, at most `limit`
-        and no more than some hundreds of jobs; those that are left are due at once again.
+        and no more than some hundreds of jobs; those that are left are due at once again. No job, and some
+        due at once (`next_due_in` is zero): they are in somebody else's hands, most likely of a server that
+        fires them.
 
         Only templates of these methods, unless they are None; others stay due for a server that knows
         what they run, and so do those whose zone this machine does not know.

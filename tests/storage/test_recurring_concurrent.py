@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +14,13 @@ from typing import Any
 
 import pytest
 
+from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.core.recurring import RecurringJob
+from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
+from qml_mp.supervisor.loops.recurring import RecurringLoop
+from qml_mp.supervisor.run import Run
 from tests.storage.conftest import Raw
 from tests.storage.helpers import in_children, open_patiently
 from tests.until import PATIENCE_S, wait_until
@@ -76,6 +81,29 @@ def test_a_due_template_that_is_declared_and_fired_at_once_fires_once(
     assert len(storage.list_jobs(JobFilter()).jobs) == 1
     assert stored.next_run_at is not None
     assert stored.next_run_at > storage.now()
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_due_template_that_somebody_else_has_locked_is_left_to_them_for_a_moment(
+    storage: Storage, raw: Raw, connect: Callable[[], Any]
+) -> None:
+    storage.upsert_recurring_job(replace(DAILY, next_run_at=storage.now() - DAY))
+    other = connect()
+    other.execute(f"SELECT id FROM {raw.name('recurring_jobs')} FOR UPDATE")
+    source = NamedProgram(spec="an:app")
+    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1))
+    with closing(run.pool):
+        loop = RecurringLoop(run, interval=DAY)
+
+        while_they_have_it = loop.tick(storage)
+        made_meanwhile = len(storage.list_jobs(JobFilter()).jobs)
+        other.rollback()
+        loop.tick(storage)
+
+    assert while_they_have_it is not None
+    assert timedelta() < while_they_have_it < timedelta(seconds=1)
+    assert made_meanwhile == 0
+    assert len(storage.list_jobs(JobFilter()).jobs) == 1
 
 
 @pytest.mark.parametrize("queue", [DAILY.queue, "letters"], ids=["as it was", "changed"])

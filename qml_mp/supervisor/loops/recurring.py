@@ -15,6 +15,8 @@ from qml_mp.supervisor.run import Run
 
 logger = logging.getLogger(__name__)
 
+_IN_OTHER_HANDS = timedelta(milliseconds=50)
+
 
 class RecurringLoop(Loop):
     """Fires what is due and what the program knows; the next tick is due when the next template is.
@@ -40,6 +42,8 @@ class RecurringLoop(Loop):
         for recurring_id, reason in fired.disabled.items():
             self._run.events.emit(TemplateDisabled(template_id=recurring_id, reason=reason))
         self._run.pool.wake_idle(len(fired.jobs))
+        if fired.next_due_in == timedelta() and not (fired.jobs or fired.disabled):
+            return _IN_OTHER_HANDS  # looks without a pause would help nobody, least of all whoever fires them
         return fired.next_due_in
 
     def _tell_unknown(self, storage: Storage, fired: Fired) -> None:
