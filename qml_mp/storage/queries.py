@@ -234,8 +234,8 @@ class RecurringQueries:
     advance: str
     """id, next_run_at, waiting_for, last_job_id (of the job that it has made now; None: it made none)."""
     next_firing: str
-    """methods, lacking: due_at of the first of these methods, first_at of any (NULL: none), waiting (how many
-    firings of these methods wait), now; always one row."""
+    """methods, lacking, refused (ids): due_at of the first of these methods that is not refused, first_at of
+    any (NULL: none), waiting (how many firings of these methods wait), now; always one row."""
     unknown: str
     """methods: id, method of those that are due and of none of these methods."""
     bring_forward: str

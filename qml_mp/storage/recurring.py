@@ -236,19 +236,21 @@ class RecurringStore(Part):
                     disabled[text_of(row["id"])] = str(error)
                 if len(jobs) >= _MOST_JOBS:
                     break
-            which = {**which, "lacking": sorted(self._lacking)}
+            which = {**which, "lacking": sorted(self._lacking), "refused": sorted(refused)}
             upcoming = transaction.run(queries.next_firing, which)
             unknown = transaction.run(queries.unknown, which)
         self._has_refused = bool(refused)
         idle = self._idle(upcoming.rows(), unknown.rows())
-        due_in = _LOOK_AGAIN if refused else idle.next_due_in
+        due_in = idle.next_due_in
+        if refused and not (jobs and due_in == timedelta()):  # those that are left may be refused as well
+            due_in = min(due_in or _LOOK_AGAIN, _LOOK_AGAIN)
         return replace(idle, jobs=tuple(jobs), disabled=disabled, refused=refused, next_due_in=due_in)
 
     def _which(self, limit: int, methods: Sequence[str] | None) -> dict[str, object]:
         """What the queries about due templates are bound to."""
         self._lacking = frozenset(zone for zone in self._lacking if not is_known_zone(zone))
         known = None if methods is None else list(methods)
-        return {"limit": limit, "methods": known, "lacking": sorted(self._lacking)}
+        return {"limit": limit, "methods": known, "lacking": sorted(self._lacking), "refused": []}
 
     def _leave(self, row: Row, error: UnknownZone, lacking: Collection[str]) -> bool:
         """Leave the templates of its zone to servers that know it, and say so once. False: they should have

@@ -480,7 +480,7 @@ def test_the_newest_jobs_of_templates_are_looked_for_among_their_own_alone(
 @pytest.mark.parametrize(
     ("query", "bound"),
     [
-        (QUERIES.recurring.next_firing, {"methods": None, "lacking": []}),
+        (QUERIES.recurring.next_firing, {"methods": None, "lacking": [], "refused": []}),
         (QUERIES.recurring.lock_due, {"methods": None, "lacking": [], "limit": 256}),
         (QUERIES.recurring.unfinished, {"id": "busy"}),
     ],

@@ -14,6 +14,7 @@ import pytest
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageError
+from qml_mp.storage import recurring
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fired, JobFilter
 from qml_mp.views.templates import disable_template, enable_template
@@ -248,6 +249,41 @@ def test_a_template_whose_job_is_refused_stays_due_and_the_others_fire(
     assert moved == [True, False, True, False]
     assert sorted(str(job.metadata["recurring_id"]) for job in after[0].jobs) == ["bad", "worse"]
     assert after[1].jobs == ()
+
+
+def test_while_a_template_is_refused_the_next_firing_of_another_is_told(
+    storage: Storage, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurring, "_LOOK_AGAIN", DAY)  # or the other might fire before it is told of
+    for name, method in (("bad", "bad"), ("good", "work")):
+        storage.upsert_recurring_job(replace(daily(name), method=method))
+    refuse_jobs_of_method_bad(raw, "a trigger")
+    storage.set_recurring_enabled("bad", True, next_run_at=storage.now())
+    told = []
+
+    for due_in in (HOUR, 2 * DAY):
+        storage.set_recurring_enabled("good", True, next_run_at=storage.now() + due_in)
+        told.append(storage.fire_due_recurring().next_due_in)
+
+    assert told[0] is not None
+    assert timedelta() < told[0] <= HOUR
+    assert told[1] == DAY  # the one that is refused is tried again
+
+
+def test_jobs_that_are_left_are_made_without_a_pause_though_a_template_is_refused(
+    storage: Storage, raw: Raw
+) -> None:
+    for name, method in (("bad", "bad"), ("good", "work")):
+        storage.upsert_recurring_job(RecurringJob.new(name, "0 0 * * *", method, misfire="catch_up(600)"))
+    raw.age("recurring_jobs", "next_run_at", 700 * DAY)
+    refuse_jobs_of_method_bad(raw, "a trigger")
+
+    fired = [storage.fire_due_recurring() for _ in range(4)]
+
+    assert [len(each.jobs) for each in fired] == [250, 250, 100, 0]
+    assert [each.next_due_in for each in fired[:2]] == [timedelta()] * 2
+    assert fired[3].next_due_in == timedelta(seconds=1)
+    assert list(fired[3].refused) == ["bad"]
 
 
 def refuse_jobs_of_method_bad(raw: Raw, by: str) -> Callable[[], object]:

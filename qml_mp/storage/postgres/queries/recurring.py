@@ -88,10 +88,11 @@ RECURRING: Final = RecurringQueries(
         WHERE id = %(id)s
     """,
     next_firing=f"""
-        SELECT min(due_at) FILTER (WHERE {_HERE}) AS due_at, min(due_at) AS first_at,
+        SELECT min(due_at) FILTER (WHERE {_HERE} AND id <> ALL(%(refused)s::text[])) AS due_at,
+               min(due_at) AS first_at,
                count(waiting_for) FILTER (WHERE {_HERE}) AS waiting, now() AS now
         FROM (
-            SELECT method, tz, waiting_for,
+            SELECT id, method, tz, waiting_for,
                    CASE WHEN {_NEED_WAIT_NO_LONGER} THEN now() ELSE next_run_at END AS due_at
             FROM {{s}}.recurring_jobs WHERE enabled
         ) AS template

@@ -80,10 +80,12 @@ RECURRING: Final = RecurringQueries(
         WHERE id = :id
     """,
     next_firing=f"""
-        SELECT min(due_at) FILTER (WHERE {_HERE}) AS due_at, min(due_at) AS first_at,
+        SELECT min(due_at) FILTER (
+                   WHERE {_HERE} AND id NOT IN (SELECT value FROM json_each(:refused))) AS due_at,
+               min(due_at) AS first_at,
                count(waiting_for) FILTER (WHERE {_HERE}) AS waiting, :now AS now
         FROM (
-            SELECT method, tz, waiting_for,
+            SELECT id, method, tz, waiting_for,
                    CASE WHEN {_NEED_WAIT_NO_LONGER} THEN :now ELSE next_run_at END AS due_at
             FROM qml_recurring_jobs WHERE enabled
         )
