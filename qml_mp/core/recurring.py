@@ -140,13 +140,14 @@ class RecurringJob:
         """The parsed schedule; raises `ConfigurationError` when the stored cron no longer parses."""
         return CronSchedule(self.cron, tz=self.tz)
 
-    def firing_sooner_than_stored(self, now: datetime) -> datetime | None:
-        """The schedule's next firing after `now`, when that is sooner than `next_run_at`: the clock was set
-        back since. None: `next_run_at` holds. Raises `ConfigurationError` as `schedule` does."""
+    def firing_other_than_stored(self, now: datetime) -> datetime | None:
+        """The schedule's next firing after `now`, when that is not `next_run_at`: the clock was set back
+        since, or the zone has other rules. None: `next_run_at` holds. Raises `ConfigurationError` as
+        `schedule` does."""
         if not self.enabled or self.next_run_at is None or self.next_run_at <= now:
             return None
         upcoming = self.schedule.next_after(now)
-        return upcoming if upcoming is not None and upcoming < self.next_run_at else None
+        return upcoming if upcoming != self.next_run_at else None
 
     def firings_to_make(self, now: datetime) -> list[datetime]:
         """Those of the firings from `next_run_at` to `now` that get a job, in order: as `misfire` says.
@@ -209,14 +210,16 @@ class RecurringJob:
         return "person" if self.app is None else "unknown" if self.app == UNKNOWN_APP else "code"
 
 
-def late_firings(templates: Iterable[RecurringJob], *, now: datetime) -> list[tuple[RecurringJob, datetime]]:
-    """The templates whose `next_run_at` is later than their schedule says, with the firing that is next."""
+def firings_to_correct(
+    templates: Iterable[RecurringJob], *, now: datetime
+) -> list[tuple[RecurringJob, datetime]]:
+    """The templates whose `next_run_at` is not what their schedule says, with the firing that is next."""
     found = []
     for template in templates:
         with suppress(ConfigurationError):  # told when it is due: it is disabled with the reason then
-            sooner = template.firing_sooner_than_stored(now)
-            if sooner is not None:
-                found.append((template, sooner))
+            upcoming = template.firing_other_than_stored(now)
+            if upcoming is not None:
+                found.append((template, upcoming))
     return found
 
 

@@ -238,8 +238,8 @@ class RecurringQueries:
     any (NULL: none), waiting (how many firings of these methods wait), now; always one row."""
     unknown: str
     """methods: id, method of those that are due and of none of these methods."""
-    bring_forward: str
-    """id, next_run_at, late: fire it sooner, unless its next firing is not `late` any more."""
+    correct: str
+    """id, next_run_at, wrong: fire it then, unless its next firing is not `wrong` any more."""
     newest_jobs: str
     """ids, limit: what `template_jobs.template_job_of` reads of up to so many jobs of each of these templates
     that were made for the newest firings, and of as many that were made by hand."""

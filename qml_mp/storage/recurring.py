@@ -10,7 +10,7 @@ from functools import partial
 
 from qml_mp.core.cron import UnknownZone, is_known_zone
 from qml_mp.core.job import Job
-from qml_mp.core.recurring import RecurringJob, late_firings
+from qml_mp.core.recurring import RecurringJob, firings_to_correct
 from qml_mp.errors import ConfigurationError, InvalidJob, StorageError, StorageUnavailable
 from qml_mp.storage.database import Part, RowsRefused, Transaction, Values
 from qml_mp.storage.firings import fire_template, insert_by_hand, job_of
@@ -160,21 +160,22 @@ class RecurringStore(Part):
                 pass  # perhaps about the job of one template, whichever it is
         return self._fire_due(self._which(limit, methods), apart=True)
 
-    def recompute_late_firings(self) -> list[str]:
-        """Compute anew each `next_run_at` that is later than the schedule's next firing, as all are after the
-        clock was set back; the ids. A second call is harmless."""
-        late = late_firings(self.list_recurring_jobs(), now=self._db.now())
-        if not late:
+    def correct_firings(self) -> list[str]:
+        """Compute anew each `next_run_at` to come that is not the schedule's next firing; the ids. It is
+        later after the clock was set back, and either way when the zone has other rules than it had. A second
+        call is harmless."""
+        wrong = firings_to_correct(self.list_recurring_jobs(), now=self._db.now())
+        if not wrong:
             return []
-        query = self._db.queries.recurring.bring_forward
-        with self._db.transaction("bringing firings forward") as transaction:
-            brought = [
+        query = self._db.queries.recurring.correct
+        with self._db.transaction("correcting firings") as transaction:
+            corrected = [
                 transaction.run(
-                    query, {"id": template.id, "next_run_at": sooner, "late": template.next_run_at}
+                    query, {"id": template.id, "next_run_at": upcoming, "wrong": template.next_run_at}
                 )
-                for template, sooner in late
+                for template, upcoming in wrong
             ]
-        return [template.id for (template, _), result in zip(late, brought, strict=True) if result.count]
+        return [template.id for (template, _), result in zip(wrong, corrected, strict=True) if result.count]
 
     def run_recurring_now(self, recurring_id: str) -> str | None:
         """Enqueue one job from the template now, leaving its schedule alone; the job's id, or None."""

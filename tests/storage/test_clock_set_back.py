@@ -50,11 +50,23 @@ def test_a_firing_later_than_the_schedule_says_is_computed_anew(storage: Storage
     before = next_firing(storage, "daily")
     raw.age("recurring_jobs", "next_run_at", -2 * DAY)
 
-    changed = [storage.recompute_late_firings() for _ in range(2)]
+    changed = [storage.correct_firings() for _ in range(2)]
 
     assert changed == [["daily", "minutely"], []]
     assert next_firing(storage, "minutely") - storage.now() <= timedelta(minutes=1)
     assert next_firing(storage, "daily") in (before, before + DAY)  # the latter when eight has just struck
+
+
+def test_a_firing_that_is_none_of_the_schedules_own_is_computed_anew(storage: Storage) -> None:
+    # As when a zone has other rules than before: it would fire at the one instant, and then at the other.
+    storage.upsert_recurring_job(RecurringJob.new("yearly", "0 0 9 1 1 * 2050-2060", "work"))
+    own = next_firing(storage, "yearly")
+    storage.set_recurring_enabled("yearly", True, next_run_at=own - HOUR)
+
+    changed = [storage.correct_firings() for _ in range(2)]
+
+    assert changed == [["yearly"], []]
+    assert next_firing(storage, "yearly") == own
 
 
 def test_a_template_whose_cron_no_longer_parses_holds_up_no_other(storage: Storage, raw: Raw) -> None:
@@ -63,7 +75,7 @@ def test_a_template_whose_cron_no_longer_parses_holds_up_no_other(storage: Stora
     raw.age("recurring_jobs", "next_run_at", -HOUR)
     raw.run("UPDATE {recurring_jobs} SET cron = 'no cron' WHERE id = 'bad'")
 
-    assert storage.recompute_late_firings() == ["good"]
+    assert storage.correct_firings() == ["good"]
 
 
 @pytest.mark.fault(88)
@@ -90,7 +102,7 @@ def test_a_clock_two_days_ahead_and_back_fires_nothing_twice_and_goes_on(tmp_pat
 
     for day in (0, 1, 3, 1, 2, 3, 4, 5):
         clock.instant = begin + day * DAY
-        storage.recompute_late_firings()
+        storage.correct_firings()
         fired += [day for _ in storage.fire_due_recurring().jobs]
     storage.close()
 

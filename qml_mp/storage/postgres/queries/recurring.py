@@ -101,10 +101,10 @@ RECURRING: Final = RecurringQueries(
         SELECT id, method FROM {{s}}.recurring_jobs
         WHERE enabled AND next_run_at <= now() AND NOT {KNOWN} ORDER BY id
     """,
-    bring_forward=counted("""
+    correct=counted("""
         UPDATE {s}.recurring_jobs SET next_run_at = %(next_run_at)s
         -- Guarded by what was read, because another server may have been first.
-        WHERE id = %(id)s AND enabled AND next_run_at = %(late)s RETURNING id
+        WHERE id = %(id)s AND enabled AND next_run_at = %(wrong)s RETURNING id
     """),
     # Those by hand are few, and sorted: along the ids, the planner would walk over all jobs to find some.
     newest_jobs=f"""

@@ -94,10 +94,10 @@ RECURRING: Final = RecurringQueries(
         SELECT id, method FROM qml_recurring_jobs
         WHERE enabled AND next_run_at <= :now AND NOT {KNOWN} ORDER BY id
     """,
-    bring_forward="""
+    correct="""
         UPDATE qml_recurring_jobs SET next_run_at = :next_run_at
         -- Guarded by what was read, because another server may have been first.
-        WHERE id = :id AND enabled AND next_run_at = :late
+        WHERE id = :id AND enabled AND next_run_at = :wrong
     """,
     # Those by hand are few, and sorted: along the ids, all jobs would be walked over to find some.
     newest_jobs="""
