@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qml_mp.storage.postgres.queries.common import KNOWN, Told, counted
-from qml_mp.storage.queries import RecurringQueries
+from qml_mp.storage.recurring_queries import RecurringQueries
 from qml_mp.storage.rows import TEMPLATE_COLUMNS
 
 _TEMPLATE: Final = f"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qml_mp.storage.queries import RecurringQueries
+from qml_mp.storage.recurring_queries import RecurringQueries
 from qml_mp.storage.rows import TEMPLATE_COLUMNS
 from qml_mp.storage.sqlite.queries.common import KNOWN
 
