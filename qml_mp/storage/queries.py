@@ -54,6 +54,8 @@ class JobQueries:
     """due_at of the next waiting job, now. No row, or no instant: none waits."""
     promote: str
     """limit: make Enqueued what is due, longest due first."""
+    any_from_the_future: str
+    """A row if there is a job that `hasten_retries` would change."""
     hasten_retries: str
     """Have an AwaitingRetry job that ended in the future be due after its delay, counted from now."""
     state: str

@@ -5,8 +5,11 @@ For a storage it is the same whether its clock goes back or the instants in its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
-from tests.storage.helpers import KEEP, claim_new, present
+from tests.storage.helpers import KEEP, NO, claim_new, present
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MINUTELY, DAILY = "* * * * *", "0 8 * * *"
@@ -130,3 +133,15 @@ def test_a_retry_from_the_future_is_due_after_its_delay(storage: Storage, raw: R
     assert left is not None
     assert left.run_at is not None
     assert left.run_at - storage.now() > 3.5 * HOUR
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_where_nothing_is_from_the_future_nobody_who_writes_is_waited_for(
+    url: str, storage: Storage, connect: Callable[[], Any]
+) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, Retry(error=NO, delay=HOUR), retention=KEEP)
+    connect().execute("BEGIN IMMEDIATE")
+
+    with closing(open_storage(url, patience=timedelta(milliseconds=10))) as impatient:
+        assert impatient.hasten_retries_from_the_future() == 0

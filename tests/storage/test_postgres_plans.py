@@ -355,6 +355,26 @@ def test_when_a_great_many_are_due_a_batch_of_them_is_read_by_indexes_alone(
     assert max(_rows(line) for line in plan if "Scan using" in line) == 25, plan
 
 
+@pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
+@pytest.mark.parametrize("is_analyzed", [True, False], ids=["analyzed", "since the statistics"])
+def test_retries_from_the_future_are_looked_for_in_an_index_alone(
+    own_session: psycopg.Connection, postgres_url: str, generic: bool, is_analyzed: bool
+) -> None:
+    own_session.execute(
+        f"UPDATE {OWN}.jobs SET state = 'awaiting_retry', run_at = now(), enqueued_at = created_at,"
+        " last_error_key = priority WHERE method = 'work'"
+    )
+    if is_analyzed:
+        own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
+
+    plan = explained(
+        own_session, postgres_url, QUERIES.jobs.hasten_retries, {"channel": "c"}, generic=generic, schema=OWN
+    )
+
+    assert any("jobs_failures" in line for line in plan), plan
+    assert not any("Rows Removed by Filter" in line for line in plan), plan
+
+
 def test_of_expired_jobs_that_are_to_be_told_yet_each_is_read_once(
     own_session: psycopg.Connection, postgres_url: str
 ) -> None:

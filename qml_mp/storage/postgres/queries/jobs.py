@@ -91,6 +91,10 @@ _EXPIRED: Final = """
          WHERE c.job_id = j.id AND c.due_at > now() - interval '1 day' LIMIT 1) IS NULL
 """
 
+# By now() the index is searched (jobs_failures), where the other one has each row read. By clock_timestamp(),
+# because an attempt may have ended since this transaction began.
+_FROM_THE_FUTURE: Final = "state = 'awaiting_retry' AND enqueued_at > now() AND enqueued_at > clock_timestamp()"
+
 JOBS: Final = JobQueries(
     holders="""
         SELECT id, unique_key, false AS is_live FROM {s}.jobs WHERE id = ANY(%(ids)s::text[])
@@ -173,11 +177,11 @@ JOBS: Final = JobQueries(
                              ELSE pg_notify(%(channel)s, '{Told.MANY}') END AS told
         FROM promoted
     """,
-    hasten_retries=counted("""
-        UPDATE {s}.jobs
+    any_from_the_future=f"SELECT 1 FROM {{s}}.jobs WHERE {_FROM_THE_FUTURE} LIMIT 1",
+    hasten_retries=counted(f"""
+        UPDATE {{s}}.jobs
         SET run_at = run_at - (enqueued_at - clock_timestamp()), enqueued_at = clock_timestamp()
-        -- clock_timestamp(), because an attempt may have ended since this transaction began.
-        WHERE state = 'awaiting_retry' AND enqueued_at > clock_timestamp() RETURNING id
+        WHERE {_FROM_THE_FUTURE} RETURNING id
     """),
     state="SELECT state FROM {s}.jobs WHERE id = %(id)s",
     # FOR UPDATE: a claim or an end of the job comes wholly before or after what follows.

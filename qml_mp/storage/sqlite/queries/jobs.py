@@ -51,6 +51,12 @@ _EXPIRED: Final = f"""
         WHERE call.job_id = qml_jobs.id AND call.due_at > :now - 86400000000)
 """
 
+# The first condition is that of the index, word for word, which has the instant too: no row is read.
+_FROM_THE_FUTURE: Final = """
+    FROM qml_jobs INDEXED BY qml_jobs_failures
+    WHERE (state = 'failed' OR state = 'awaiting_retry') AND state = 'awaiting_retry' AND enqueued_at > :now
+"""
+
 JOBS: Final = JobQueries(
     holders="""
         SELECT id, unique_key, 0 AS is_live FROM main.qml_jobs WHERE id IN (SELECT value FROM json_each(:ids))
@@ -106,9 +112,10 @@ JOBS: Final = JobQueries(
             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now
             ORDER BY run_at, id LIMIT :limit)
     """,
-    hasten_retries="""
+    any_from_the_future=f"SELECT 1 {_FROM_THE_FUTURE} LIMIT 1",
+    hasten_retries=f"""
         UPDATE qml_jobs SET run_at = run_at - (enqueued_at - :now), enqueued_at = :now
-        WHERE state = 'awaiting_retry' AND enqueued_at > :now
+        WHERE rowid IN (SELECT rowid {_FROM_THE_FUTURE})
     """,
     state="SELECT state FROM main.qml_jobs WHERE id = :id",
     lock_state="SELECT state FROM qml_jobs WHERE id = :id",  # the write lock is held
