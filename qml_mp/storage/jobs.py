@@ -129,13 +129,16 @@ class JobStore(Part):
             upcoming = transaction.run(queries.next_due)
         return Promoted(count=promoted.count, next_due_in=self._until_due(upcoming.rows()))
 
-    def hasten_retries_from_the_future(self) -> int:
+    def hasten_jobs_from_the_future(self) -> int:
         """After the clock was set back: an AwaitingRetry job whose last attempt ended in the future becomes
-        due after its delay, counted from now; how many. Scheduled jobs keep the instant they were given."""
-        queries, what = self._db.queries.jobs, "bringing retries forward"
+        due after its delay, counted from now, and so does one that a firing made in the future and its jitter
+        put off; how many. Other Scheduled jobs keep the instant they were given."""
+        queries, what = self._db.queries.jobs, "bringing jobs forward"
         if self._db.has_one_writer and not self._db.read(what, queries.any_from_the_future):
             return 0
-        return self._db.write(what, queries.hasten_retries).count
+        with self._db.transaction(what) as transaction:
+            hastened = [transaction.run(each) for each in (queries.hasten_retries, queries.hasten_spread)]
+        return sum(result.count for result in hastened)
 
     def request_cancel(self, job_id: str, *, reason: str, retention: Retention) -> CancelResult:
         """Delete a job that is not running; ask the supervisor of one that runs to end it."""

@@ -55,9 +55,11 @@ class JobQueries:
     promote: str
     """limit: make Enqueued what is due, longest due first."""
     any_from_the_future: str
-    """A row if there is a job that `hasten_retries` would change."""
+    """A row if there is a job that one of the next two would change."""
     hasten_retries: str
     """Have an AwaitingRetry job that ended in the future be due after its delay, counted from now."""
+    hasten_spread: str
+    """The same for a Scheduled job that a firing has made in the future, and put off by its jitter."""
     state: str
     """id: state."""
     lock_state: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_a_retry_from_the_future_is_due_after_its_delay(storage: Storage, raw: R
     for column in ("enqueued_at", "run_at"):
         raw.age("jobs", column, -HOUR)
 
-    changed = [storage.hasten_retries_from_the_future() for _ in range(2)]
+    changed = [storage.hasten_jobs_from_the_future() for _ in range(2)]
 
     job, left = present(storage, claim), storage.get(planned.id)
     assert changed == [1, 0]
@@ -135,6 +136,28 @@ def test_a_retry_from_the_future_is_due_after_its_delay(storage: Storage, raw: R
     assert left.run_at - storage.now() > 3.5 * HOUR
 
 
+@pytest.mark.fault(88)
+def test_the_job_of_a_firing_from_the_future_begins_within_its_jitter(storage: Storage, raw: Raw) -> None:
+    template = RecurringJob.new("digest", DAILY, "work", jitter=DAY)
+    fire_at = datetime(2026, 3, 1, 8, tzinfo=UTC)  # its job is put off by thirteen hours
+    storage.upsert_recurring_job(replace(template, next_run_at=fire_at))
+    [fired] = storage.fire_due_recurring().jobs
+    planned = Job.new("planned", at=datetime.now(UTC) + HOUR)
+    storage.enqueue(planned)
+    for column in ("enqueued_at", "run_at"):
+        raw.age("jobs", column, -2 * DAY)
+
+    changed = [storage.hasten_jobs_from_the_future() for _ in range(2)]
+
+    job, left = present(storage, fired.id), present(storage, planned.id)
+    assert changed == [1, 0]
+    assert job.state_name is StateName.SCHEDULED
+    assert job.run_at is not None
+    assert job.run_at - storage.now() <= template.delay_of(fire_at)
+    assert left.run_at is not None
+    assert left.run_at - storage.now() > DAY
+
+
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_where_nothing_is_from_the_future_nobody_who_writes_is_waited_for(
     url: str, storage: Storage, connect: Callable[[], Any]
@@ -144,4 +167,4 @@ def test_where_nothing_is_from_the_future_nobody_who_writes_is_waited_for(
     connect().execute("BEGIN IMMEDIATE")
 
     with closing(open_storage(url, patience=timedelta(milliseconds=10))) as impatient:
-        assert impatient.hasten_retries_from_the_future() == 0
+        assert impatient.hasten_jobs_from_the_future() == 0

@@ -357,8 +357,18 @@ def test_when_a_great_many_are_due_a_batch_of_them_is_read_by_indexes_alone(
 
 @pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
 @pytest.mark.parametrize("is_analyzed", [True, False], ids=["analyzed", "since the statistics"])
-def test_retries_from_the_future_are_looked_for_in_an_index_alone(
-    own_session: psycopg.Connection, postgres_url: str, generic: bool, is_analyzed: bool
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [(QUERIES.jobs.hasten_retries, "jobs_failures"), (QUERIES.jobs.hasten_spread, "jobs_of_template")],
+    ids=["retries", "firings"],
+)
+def test_jobs_from_the_future_are_looked_for_in_an_index_alone(
+    own_session: psycopg.Connection,
+    postgres_url: str,
+    query: str,
+    index: str,
+    generic: bool,
+    is_analyzed: bool,
 ) -> None:
     own_session.execute(
         f"UPDATE {OWN}.jobs SET state = 'awaiting_retry', run_at = now(), enqueued_at = created_at,"
@@ -367,11 +377,9 @@ def test_retries_from_the_future_are_looked_for_in_an_index_alone(
     if is_analyzed:
         own_session.execute(f"VACUUM ANALYZE {OWN}.jobs")
 
-    plan = explained(
-        own_session, postgres_url, QUERIES.jobs.hasten_retries, {"channel": "c"}, generic=generic, schema=OWN
-    )
+    plan = explained(own_session, postgres_url, query, {"channel": "c"}, generic=generic, schema=OWN)
 
-    assert any("jobs_failures" in line for line in plan), plan
+    assert any(index in line for line in plan), plan
     assert not any("Rows Removed by Filter" in line for line in plan), plan
 
 

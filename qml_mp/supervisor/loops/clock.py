@@ -1,10 +1,11 @@
 """Supervisor: what a clock that was set would keep waiting, brought forward again, and firings corrected.
 
-Rows hold wall time, by the clock of storage. After a step back a firing or a retry would rest until that
-clock has caught up. After a step forward, or after a sleep of the machine, more is due than the loops that
-wait for an instant know. So the clock is compared with monotonic time, and at the start, where nothing tells
-what it was before, rows are looked at that can only come from the future. The same look finds firings that
-were stored before new rules of their zone, which a process takes over at its start.
+Rows hold wall time, by the clock of storage. After a step back a firing, a retry or a job that its jitter
+puts off would rest until that clock has caught up. After a step forward, or after a sleep of the machine,
+more is due than the loops that wait for an instant know. So the clock is compared with monotonic time, and at
+the start, where nothing tells what it was before, rows are looked at that can only come from the future. The
+same look finds firings that were stored before new rules of their zone, which a process takes over at its
+start.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class ClockSteps:
 
 
 class ClockLoop(Loop):
-    """Brings firings and retries forward when the clock was set back, and corrects firings at the start.
-    Their loops (`due_by_it`) look again then, and when it was set forward."""
+    """Brings firings, retries and spread jobs forward when the clock was set back, and corrects firings at
+    the start. Their loops (`due_by_it`) look again then, and when it was set forward."""
 
     name = "clock"
 
@@ -65,14 +66,14 @@ class ClockLoop(Loop):
         if not self._steps.went_back:
             return
         templates = storage.correct_firings()
-        retries = storage.hasten_retries_from_the_future()
+        jobs = storage.hasten_jobs_from_the_future()
         self._steps.forget()  # not before both are written
-        if templates or retries:
+        if templates or jobs:
             logger.warning(
-                "The clock was set back, or a zone has other rules: %s recurring templates and %s retries are "
+                "The clock was set back, or a zone has other rules: %s recurring templates and %s jobs are "
                 "due at another instant than stored",
                 len(templates),
-                retries,
+                jobs,
             )
             self._look_again()
 

@@ -93,7 +93,14 @@ _EXPIRED: Final = """
 
 # By now() the index is searched (jobs_failures), where the other one has each row read. By clock_timestamp(),
 # because an attempt may have ended since this transaction began.
-_FROM_THE_FUTURE: Final = "state = 'awaiting_retry' AND enqueued_at > now() AND enqueued_at > clock_timestamp()"
+_FROM_THE_FUTURE: Final = "enqueued_at > now() AND enqueued_at > clock_timestamp()"
+_EARLY_RETRY: Final = f"state = 'awaiting_retry' AND {_FROM_THE_FUTURE}"
+# The first two conditions are those of the index on unfinished jobs of templates.
+_EARLY_FIRING: Final = f"""
+    recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
+    AND state = 'scheduled' AND fire_at IS NOT NULL AND {_FROM_THE_FUTURE}
+"""
+_SOONER: Final = "run_at = run_at - (enqueued_at - clock_timestamp()), enqueued_at = clock_timestamp()"
 
 JOBS: Final = JobQueries(
     holders="""
@@ -177,12 +184,9 @@ JOBS: Final = JobQueries(
                              ELSE pg_notify(%(channel)s, '{Told.MANY}') END AS told
         FROM promoted
     """,
-    any_from_the_future=f"SELECT 1 FROM {{s}}.jobs WHERE {_FROM_THE_FUTURE} LIMIT 1",
-    hasten_retries=counted(f"""
-        UPDATE {{s}}.jobs
-        SET run_at = run_at - (enqueued_at - clock_timestamp()), enqueued_at = clock_timestamp()
-        WHERE {_FROM_THE_FUTURE} RETURNING id
-    """),
+    any_from_the_future=f"SELECT 1 FROM {{s}}.jobs WHERE {_EARLY_RETRY} OR ({_EARLY_FIRING}) LIMIT 1",
+    hasten_retries=counted(f"UPDATE {{s}}.jobs SET {_SOONER} WHERE {_EARLY_RETRY} RETURNING id"),
+    hasten_spread=counted(f"UPDATE {{s}}.jobs SET {_SOONER} WHERE {_EARLY_FIRING} RETURNING id"),
     state="SELECT state FROM {s}.jobs WHERE id = %(id)s",
     # FOR UPDATE: a claim or an end of the job comes wholly before or after what follows.
     lock_state="SELECT state FROM {s}.jobs WHERE id = %(id)s FOR UPDATE",

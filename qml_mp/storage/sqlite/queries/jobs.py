@@ -51,11 +51,18 @@ _EXPIRED: Final = f"""
         WHERE call.job_id = qml_jobs.id AND call.due_at > :now - 86400000000)
 """
 
-# The first condition is that of the index, word for word, which has the instant too: no row is read.
-_FROM_THE_FUTURE: Final = """
+# The first conditions are those of the indexes, word for word. That of failures has the instant too: no row
+# is read.
+_EARLY_RETRY: Final = """
     FROM qml_jobs INDEXED BY qml_jobs_failures
     WHERE (state = 'failed' OR state = 'awaiting_retry') AND state = 'awaiting_retry' AND enqueued_at > :now
 """
+_EARLY_FIRING: Final = """
+    FROM qml_jobs INDEXED BY qml_jobs_of_template
+    WHERE recurring_id IS NOT NULL AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
+      AND state = 'scheduled' AND fire_at IS NOT NULL AND enqueued_at > :now
+"""
+_SOONER: Final = "run_at = run_at - (enqueued_at - :now), enqueued_at = :now"
 
 JOBS: Final = JobQueries(
     holders="""
@@ -112,11 +119,9 @@ JOBS: Final = JobQueries(
             WHERE state IN ('scheduled', 'awaiting_retry') AND run_at <= :now
             ORDER BY run_at, id LIMIT :limit)
     """,
-    any_from_the_future=f"SELECT 1 {_FROM_THE_FUTURE} LIMIT 1",
-    hasten_retries=f"""
-        UPDATE qml_jobs SET run_at = run_at - (enqueued_at - :now), enqueued_at = :now
-        WHERE rowid IN (SELECT rowid {_FROM_THE_FUTURE})
-    """,
+    any_from_the_future=f"SELECT 1 {_EARLY_RETRY} UNION ALL SELECT 1 {_EARLY_FIRING} LIMIT 1",
+    hasten_retries=f"UPDATE qml_jobs SET {_SOONER} WHERE rowid IN (SELECT rowid {_EARLY_RETRY})",
+    hasten_spread=f"UPDATE qml_jobs SET {_SOONER} WHERE rowid IN (SELECT rowid {_EARLY_FIRING})",
     state="SELECT state FROM main.qml_jobs WHERE id = :id",
     lock_state="SELECT state FROM qml_jobs WHERE id = :id",  # the write lock is held
     request_cancel="""
