@@ -38,8 +38,9 @@ class RecurringStore(Part):
     def upsert_recurring_job(self, template: RecurringJob) -> None:
         """Insert or replace what a person or a call makes. When cron and zone are as they were, `next_run_at`
         stays too, so that declaring the same template again never skips or repeats a firing; else it is as
-        the template says (`from_now_on`). `enabled` always stays as a person set it. Raises
-        `ConfigurationError` for a template that code declares."""
+        the template says (`from_now_on`), or the following one when it has passed since the template was
+        made. `enabled` always stays as a person set it. Raises `ConfigurationError` for a template that code
+        declares."""
         with self._db.transaction("storing a recurring job") as transaction:
             held, stored = self._declare(transaction, template)
             if stored is None:
@@ -200,6 +201,10 @@ class RecurringStore(Part):
         held = transaction.run(queries.insert_or_lock, declared).rows()[0]
         if not may_replace(held, template.app, spec):
             return held, None
+        locked_at, upcoming = self._db.instant(held["locked_at"]), template.next_run_at
+        if locked_at and upcoming and template.created_at < upcoming <= locked_at:
+            # It came after the template was made, and before the lock: others may have fired just then.
+            declared = {**declared, "next_run_at": template.schedule.next_after(locked_at)}
         change = redeclared(held, declared)
         if change is None:
             return held, held

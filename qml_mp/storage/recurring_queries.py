@@ -13,7 +13,8 @@ class RecurringQueries:
     any."""
 
     insert_or_lock: str
-    """A declaration: insert it unless its id is there; the template, locked until the transaction ends."""
+    """A declaration: insert it unless its id is there; the template, locked until the transaction ends, and
+    locked_at, an instant since."""
     replace: str
     """A declaration, disabled_reason: replace it, save created_at and last_run_at."""
     switch: str

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -81,6 +81,49 @@ def test_a_due_template_that_is_declared_and_fired_at_once_fires_once(
     assert len(storage.list_jobs(JobFilter()).jobs) == 1
     assert stored.next_run_at is not None
     assert stored.next_run_at > storage.now()
+
+
+def test_the_code_that_changes_a_schedule_just_as_it_fires_makes_no_second_job_for_that_firing(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.follow_code("shop", [minutely("* * * * *")], prune=True)
+    minute = storage.now().replace(second=0, microsecond=0)
+    storage.set_recurring_enabled("tick", True, next_run_at=minute)
+
+    def just_before_another_server_fires() -> datetime:
+        monkeypatch.undo()
+        storage.fire_due_recurring()
+        return minute - timedelta(milliseconds=10)
+
+    monkeypatch.setattr(storage._db, "now", just_before_another_server_fires)
+    followed = storage.follow_code("shop", [minutely("*/1 * * * *")], prune=True)
+    storage.fire_due_recurring()
+
+    assert followed.changed == ("tick",)
+    assert fired_for(storage).count(minute.isoformat()) == 1
+
+
+def test_whoever_changes_a_schedule_just_as_it_fires_makes_no_second_job_for_that_firing(
+    storage: Storage,
+) -> None:
+    minute = storage.now().replace(second=0, microsecond=0)
+    storage.upsert_recurring_job(replace(minutely("* * * * *"), next_run_at=minute))
+    storage.fire_due_recurring()
+
+    storage.upsert_recurring_job(minutely("*/1 * * * *").from_now_on(minute - timedelta(milliseconds=10)))
+    storage.fire_due_recurring()
+
+    assert storage.list_recurring_jobs()[0].cron == "*/1 * * * *"
+    assert fired_for(storage).count(minute.isoformat()) == 1
+
+
+def minutely(cron: str) -> RecurringJob:
+    return RecurringJob.new("tick", cron, "work")
+
+
+def fired_for(storage: Storage) -> list[str]:
+    """The firing times of all jobs, each as the job is told of it."""
+    return [str(job.metadata["fire_at"]) for job in storage.list_jobs(JobFilter()).jobs]
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)

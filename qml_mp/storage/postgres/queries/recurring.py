@@ -41,7 +41,8 @@ RECURRING: Final = RecurringQueries(
                     %(jitter_us)s, %(app)s, %(enabled)s, %(next_run_at)s, %(created_at)s)
             -- Changes nothing, but waits for who is inserting or changing it, locks it and gives it back.
             ON CONFLICT (id) DO UPDATE SET id = excluded.id
-            RETURNING {_TEMPLATE}
+            -- Read once it is locked; now() is when the transaction began.
+            RETURNING {_TEMPLATE}, clock_timestamp() AS locked_at
         )
         SELECT *, pg_notify(%(channel)s, '{Told.NO_JOB}') AS told FROM declared
     """,

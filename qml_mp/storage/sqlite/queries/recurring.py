@@ -34,7 +34,7 @@ RECURRING: Final = RecurringQueries(
                 :next_run_at, :created_at)
         -- Changes nothing, but gives the row back.
         ON CONFLICT (id) DO UPDATE SET id = excluded.id
-        RETURNING {_TEMPLATE}
+        RETURNING {_TEMPLATE}, :now AS locked_at -- the write lock was held before
     """,
     replace="""
         UPDATE qml_recurring_jobs
