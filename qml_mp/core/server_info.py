@@ -58,6 +58,11 @@ class ServerInfo:
         """Whether its program has the method; one that has not said may have it."""
         return self.methods is None or method in self.methods
 
+    def fires(self, method: str) -> bool:
+        """Whether it fires templates of the method: those that it knows, and all when it knows none, as it is
+        there for its loops alone then."""
+        return not self.methods or method in self.methods
+
     def serves(self, queue: str) -> bool:
         """Whether it takes jobs of the queue; without names it takes those of all."""
         return not self.queues or queue in self.queues

@@ -52,11 +52,12 @@ def words_of(template: RecurringJob) -> str | None:
         return None
 
 
-def trouble_of(template: RecurringJob, *, is_known: bool | None) -> str | None:
-    """Why it does not fire. `is_known`: whether a live server knows its method."""
+def trouble_of(template: RecurringJob, servers: Sequence[ServerView]) -> str | None:
+    """Why it does not fire. Nothing is said while no server is alive."""
     if template.disabled_reason is not None:
         return f"was disabled: {template.disabled_reason}"
-    if template.enabled and is_known is False:
+    live = [view.info for view in servers if view.alive]
+    if template.enabled and live and not any(info.fires(template.method) for info in live):
         return f"does not fire: no live server knows its method {template.method}"
     return None
 
@@ -71,13 +72,12 @@ def view_templates(
     jobs: int,
 ) -> list[TemplateView]:
     """These templates, each with up to so many firings and jobs. One statement for all of them."""
-    known = methods_known(servers, templates)
     newest = storage.newest_jobs_of([each.id for each in templates], limit=jobs) if templates else {}
     return [
         _view(
             each,
             jobs=newest[each.id],
-            trouble=trouble_of(each, is_known=known[each.id]),
+            trouble=trouble_of(each, servers),
             now=now,
             firings=firings,
         )

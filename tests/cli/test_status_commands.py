@@ -224,3 +224,9 @@ def test_a_template_whose_method_no_live_server_knows_is_marked(qml: Qml, storag
     assert nobody_lives is None
     assert qml("recurring", "list", "--json").value["method_known"] is False
     assert "digest does not fire: no live server knows its method deleted" in listed.err
+
+    register(storage, "loops", host.identity())  # a server without code of its own, which fires for all
+    storage.update_server("loops#1", queues=[], methods=[], paused=False, trouble=None)
+
+    assert "does not fire" not in qml("recurring", "list").err
+    assert qml("recurring", "list", "--json").value["method_known"] is False

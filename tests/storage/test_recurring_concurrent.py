@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -22,11 +22,20 @@ from qml_mp.storage.values import JobFilter
 from qml_mp.supervisor.loops.recurring import RecurringLoop
 from qml_mp.supervisor.run import Run
 from tests.storage.conftest import Raw
-from tests.storage.helpers import in_children, open_patiently
+from tests.storage.helpers import in_children, open_patiently, register
 from tests.until import PATIENCE_S, wait_until
 
 DAILY = RecurringJob.new("digest", "0 0 9 * * *", "send_digest", payload={"to": "all"}, queue="mail")
 DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def loop(storage: Storage) -> Iterator[RecurringLoop]:
+    """That of a server that has this storage, and whose code has one method."""
+    source, facts = NamedProgram(spec="an:app"), AppFacts(methods=("send_digest",))
+    run = Run(ServerConfig(), source, url=storage.url, facts=facts, rng=random.Random(1))
+    with closing(run.pool):
+        yield RecurringLoop(run, interval=DAY)
 
 
 def declare(url: str, template: RecurringJob) -> None:
@@ -126,22 +135,33 @@ def fired_for(storage: Storage) -> list[str]:
     return [str(job.metadata["fire_at"]) for job in storage.list_jobs(JobFilter()).jobs]
 
 
+@pytest.mark.parametrize(("methods", "is_told"), [(["resize"], True), ([], False)], ids=["others", "none"])
+def test_a_due_template_that_a_server_without_code_of_its_own_fires_is_not_told_as_unfired(
+    storage: Storage, loop: RecurringLoop, caplog: pytest.LogCaptureFixture, methods: list[str], is_told: bool
+) -> None:
+    register(storage, "loops#1")
+    storage.update_server("loops#1", queues=[], methods=methods, paused=False, trouble=None)
+    unknown_here = replace(DAILY, method="deleted", next_run_at=storage.now() - DAY)
+    storage.upsert_recurring_job(unknown_here)
+
+    loop.tick(storage)
+
+    assert ("digest is due and not fired" in caplog.text) == is_told
+    assert len(storage.fire_due_recurring().jobs) == 1  # by that server
+
+
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
 def test_a_due_template_that_somebody_else_has_locked_is_left_to_them_for_a_moment(
-    storage: Storage, raw: Raw, connect: Callable[[], Any]
+    storage: Storage, raw: Raw, connect: Callable[[], Any], loop: RecurringLoop
 ) -> None:
     storage.upsert_recurring_job(replace(DAILY, next_run_at=storage.now() - DAY))
     other = connect()
     other.execute(f"SELECT id FROM {raw.name('recurring_jobs')} FOR UPDATE")
-    source = NamedProgram(spec="an:app")
-    run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), rng=random.Random(1))
-    with closing(run.pool):
-        loop = RecurringLoop(run, interval=DAY)
 
-        while_they_have_it = loop.tick(storage)
-        made_meanwhile = len(storage.list_jobs(JobFilter()).jobs)
-        other.rollback()
-        loop.tick(storage)
+    while_they_have_it = loop.tick(storage)
+    made_meanwhile = len(storage.list_jobs(JobFilter()).jobs)
+    other.rollback()
+    loop.tick(storage)
 
     assert while_they_have_it is not None
     assert timedelta() < while_they_have_it < timedelta(seconds=1)

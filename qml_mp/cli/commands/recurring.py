@@ -29,9 +29,8 @@ from qml_mp.core.cron import CronSchedule, read_zone
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import OVERLAPS, RecurringJob
 from qml_mp.errors import ConfigurationError
-from qml_mp.storage.store import Storage
 from qml_mp.views.firings import next_firings
-from qml_mp.views.servers import view_servers
+from qml_mp.views.servers import ServerView, view_servers
 from qml_mp.views.templates import (
     disable_template,
     enable_template,
@@ -92,8 +91,9 @@ def list_templates(session: Session, as_json: bool) -> None:
     """List templates: who made each, its next firing and newest job."""
     storage = session.existing_storage()
     templates = storage.list_recurring_jobs()
-    known = _methods_known(storage, templates)
+    servers = view_servers(storage)
     if as_json:
+        known = methods_known(servers, templates)
         for template in templates:
             print_json(_as_json(template, known))
         return
@@ -110,7 +110,7 @@ def list_templates(session: Session, as_json: bool) -> None:
         )
     )
     for template in templates:
-        _note_trouble(template, known)
+        _note_trouble(template, servers)
 
 
 @recurring.command()
@@ -121,9 +121,9 @@ def show(session: Session, recurring_id: str, as_json: bool) -> None:
     """Show a template: its policies, next firing and newest job."""
     storage = session.existing_storage()
     template = get_template(storage, recurring_id)
-    known = _methods_known(storage, [template])
+    servers = view_servers(storage)
     if as_json:
-        print_json(_as_json(template, known))
+        print_json(_as_json(template, methods_known(servers, [template])))
         return
     for name, value in (
         ("fires", _meaning(template)),
@@ -144,7 +144,7 @@ def show(session: Session, recurring_id: str, as_json: bool) -> None:
     ):
         if value:
             say(f"{name:<10}{value}")
-    _note_trouble(template, known)
+    _note_trouble(template, servers)
 
 
 @recurring.command()
@@ -259,11 +259,6 @@ def disable(session: Session, recurring_id: str) -> None:
     say(f"{recurring_id} disabled")
 
 
-def _methods_known(storage: Storage, templates: Sequence[RecurringJob]) -> Mapping[str, bool | None]:
-    """Of each template, whether a live server knows its method; None: no server is alive."""
-    return methods_known(view_servers(storage), templates)
-
-
 def _as_json(template: RecurringJob, known: Mapping[str, bool | None]) -> Mapping[str, JsonValue]:
     return {**template.to_json(), "words": words_of(template), "method_known": known[template.id]}
 
@@ -283,8 +278,8 @@ def _last_job(template: RecurringJob) -> str | None:
     return None if template.last_job_id is None else str(template.last_job_state or "gone")
 
 
-def _note_trouble(template: RecurringJob, known: Mapping[str, bool | None]) -> None:
-    trouble = trouble_of(template, is_known=known[template.id])
+def _note_trouble(template: RecurringJob, servers: Sequence[ServerView]) -> None:
+    trouble = trouble_of(template, servers)
     if trouble is not None:
         note(f"{template.id} {trouble}")
 

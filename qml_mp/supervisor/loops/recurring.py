@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from datetime import timedelta
 
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.events.facts import TemplateDisabled, TemplateFired
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fired
@@ -47,7 +48,8 @@ class RecurringLoop(Loop):
         return fired.next_due_in
 
     def _tell_unknown(self, storage: Storage, fired: Fired) -> None:
-        methods = known_to_nobody(storage, fired.unknown.values(), own_id=self._run.registration.id)
+        own_id = self._run.registration.id
+        methods = known_to_nobody(storage, fired.unknown.values(), own_id=own_id, knows=ServerInfo.fires)
         unknown = {each: method for each, method in fired.unknown.items() if method in methods}
         for recurring_id in sorted(unknown.keys() - self._told):
             logger.warning(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop
 from qml_mp.supervisor.run import Run
@@ -86,11 +87,17 @@ class UnknownMethodsLoop(Loop):
         return min(next_in, default=None)
 
 
-def known_to_nobody(storage: Storage, methods: Iterable[str], *, own_id: str) -> set[str]:
+def known_to_nobody(
+    storage: Storage,
+    methods: Iterable[str],
+    *,
+    own_id: str,
+    knows: Callable[[ServerInfo, str], bool] = ServerInfo.knows,
+) -> set[str]:
     """Those of the methods that no other registered server knows; one that has not said may know all."""
     unknown = set(methods)
     if unknown:
         for server in storage.list_servers():
             if server.id != own_id:
-                unknown = set() if server.methods is None else unknown.difference(server.methods)
+                unknown = {method for method in unknown if not knows(server, method)}
     return unknown

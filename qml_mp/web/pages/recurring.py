@@ -18,7 +18,6 @@ from qml_mp.views.templates import (
     disable_template,
     enable_template,
     get_template,
-    methods_known,
     remove_template,
     run_template,
     trouble_of,
@@ -140,10 +139,8 @@ def remove(request: Request) -> Response:
 
 def _read(site: Site, choice: Choice) -> Templates:
     templates = site.reads.get("templates", site.storage.list_recurring_jobs, every_s=1.5)
-    known = methods_known(_servers(site), templates)
-    chosen = [
-        each for each in templates if choice.takes(each, trouble=trouble_of(each, is_known=known[each.id]))
-    ]
+    servers = _servers(site)
+    chosen = [each for each in templates if choice.takes(each, trouble=trouble_of(each, servers))]
     left = [each for each in chosen if each.id > choice.after]
     shown = left[:_MOST_ON_A_PAGE]
     return Templates(
