@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.job import Job
+from qml_mp.core.limits import LimitKind, Rate
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, stop_between_writes, wait_for_state, wait_until
@@ -116,4 +117,19 @@ def test_a_job_that_another_process_schedules_for_an_earlier_instant_does_not_wa
     job_id = storage.enqueue(Job.new("quick", at=datetime.now(UTC) + timedelta(seconds=0.5)))
 
     wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
+def test_a_server_all_of_whose_workers_were_busy_knows_when_a_rate_opens(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", **NEVER).start(ready=1)
+    storage.set_rate(LimitKind.METHOD, "quick", Rate(1, timedelta(seconds=1)))
+    enqueue(storage, "nap", seconds=2)
+    wait_until(one.journal, what="the nap")
+
+    ids = [enqueue(storage, "quick") for _ in range(2)]
+
+    for job_id in ids:
+        wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert one.stop() == 0

@@ -104,6 +104,26 @@ def test_no_look_is_made_while_all_workers_are_busy(run: Run, storage: Storage) 
     PollLoop(run, is_listening=lambda: True, hasten_others=never).tick(storage_never_asked)
 
 
+@pytest.mark.parametrize("why", ["busy", "paused"])
+def test_a_look_that_fell_out_is_made_up_for_once_a_worker_can_take_a_job(
+    run: Run, storage: Storage, why: str
+) -> None:
+    pool: Any = run.pool
+    idle = pool[1]
+    idle.is_idle, pool.paused = why != "busy", why == "paused"
+    storage.enqueue(Job.new("send", queue="mail"))
+    loop = PollLoop(run, is_listening=lambda: True, hasten_others=never)
+
+    loop.run(storage)
+    until_then = loop.due_at()
+    idle.is_idle, pool.paused = True, False
+    now = loop.due_at()
+    loop.run(storage)
+
+    assert now < until_then < loop.due_at()
+    assert pool.woken == 1
+
+
 @pytest.mark.parametrize("is_listening", [True, False])
 def test_looks_are_rarer_while_commits_wake_the_server(
     run: Run, storage: Storage, is_listening: bool

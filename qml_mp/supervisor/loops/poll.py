@@ -1,8 +1,8 @@
 """Supervisor: looks for jobs on behalf of its idle workers, should a wake-up have been missed, and when a
 rate lets the next of them begin.
 
-One look for all of them, and none while all are busy; the workers themselves look only rarely, in case the
-supervisor cannot reach storage.
+One look for all of them, and none while all are busy: that is made up for once one is idle. The workers
+themselves look only rarely, in case the supervisor cannot reach storage.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ class PollLoop(Loop):
         self._is_listening = is_listening
         self._hasten_others = hasten_others
         self._waits_for_rate = False
+        self._fell_out = False
+        """Whether there was no look at the newest tick, as nobody could take a job."""
+
+    def due_at(self) -> float:
+        if self._fell_out and self._has_takers:
+            # Jobs that wait for a rate can be among those that were told of meanwhile.
+            self.hasten()
+        return super().due_at()
 
     def tick(self, storage: Storage) -> timedelta | None:
         sooner = self._look(storage)
@@ -50,7 +58,8 @@ class PollLoop(Loop):
 
     def _look(self, storage: Storage) -> timedelta | None:
         pool, says = self._run.pool, self._run.registration.says
-        if pool.paused or not any(worker.is_idle for worker in pool):
+        self._fell_out = not self._has_takers
+        if self._fell_out:
             return _ALL_BUSY if self._waits_for_rate and not pool.paused else None
         openings = storage.openings(says.queues, methods=says.methods)
         self.hasten_after = _AT_MOST_EVERY if openings.limited else _MAY_BE_LIMITED
@@ -58,3 +67,9 @@ class PollLoop(Loop):
         if openings.jobs:
             pool.wake_idle(openings.jobs)
         return None if openings.next_in is None else max(openings.next_in, _AT_MOST_EVERY)
+
+    @property
+    def _has_takers(self) -> bool:
+        """Whether there are workers that could take a job now."""
+        pool = self._run.pool
+        return not pool.paused and any(worker.is_idle for worker in pool)
