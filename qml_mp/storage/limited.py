@@ -135,7 +135,7 @@ class LimitedClaim:
         return ()
 
     def _try(self, transaction: Transaction) -> Sequence[Columns] | None:
-        """None: somebody else has taken the last place, or the last jobs of these kinds."""
+        """None: somebody else has taken the last place, or the last jobs of these kinds, or set a limit."""
         standings = transaction.run(self._db.queries.limits.standings)
         waiting = transaction.run(waiting_query(self._db, self._wanted), self._wanted)
         known = self.look.standings.keys()
@@ -152,11 +152,14 @@ class LimitedClaim:
 
     def _take_one(self, transaction: Transaction, kind: Kind) -> Sequence[Columns] | None:
         limits = self._db.queries.limits
-        self._tried.add(kind)
-        transaction.run(limits.lock, {"queue": kind.queue, "method": kind.method})
+        lock = transaction.run(limits.lock, {"queue": kind.queue, "method": kind.method})
         # A query of its own, so that it sees what those have committed for whom the lock has waited.
         rows = transaction.run(limits.standings).rows()
         now = Look((), standings_by_key(rows, self._db.instant))
+        locked = {(LimitKind(row["kind"]), text_of(row["name"])) for row in lock.rows()}
+        if any(key in now.standings and key not in locked for key in kind.keys):
+            return None  # it was set while the lock waited for the other one: the next attempt locks both
+        self._tried.add(kind)
         if now.free(kind) == 0:
             return None
         held = now.limits_of(kind)

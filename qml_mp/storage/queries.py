@@ -164,7 +164,7 @@ class LimitQueries:
     waiting_in_served: str
     """The same of these queues."""
     lock: str
-    """queue, method: the limits of both; nobody else claims under them until the transaction ends."""
+    """queue, method: the limits of both, by key; nobody else claims under them until the transaction ends."""
     spend: str
     """A key, next_at: a job has begun under its rate."""
     tell_of_a_place: str | None

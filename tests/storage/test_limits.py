@@ -345,6 +345,29 @@ def test_a_limit_that_is_set_while_a_claim_looks_holds_for_it(
     assert number > 3
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_limit_that_is_set_while_a_claim_waits_for_another_holds_for_it(
+    storage: Storage, url: str, raw: Raw, connect: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among claims that lock it, and do not see what the first has not committed."""
+    storage.set_max_running(QUEUE, "default", 5)
+    enqueue(storage, 1)
+    enqueue(storage, 1, queue="other")
+    somebody, name = connect(), f"waiter-{uuid.uuid4()}"
+    somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
+
+    with closing(open_patiently(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(claim, waiter, "default")
+        wait_until(lambda: raw.run(WAITING, name), what="a claim that waits for the limit")
+        raw.run("INSERT INTO {limits} (kind, name, max_running) VALUES ('method', 'work', 1)")
+        beside: list[Claim] = []
+        before_query(waiter, 1, lambda: beside.extend(claim(storage, "other")), monkeypatch)
+        somebody.rollback()
+        claims = waits.result()
+
+    assert len(storage.claims()) == len(claims) + len(beside) == 1
+
+
 @pytest.mark.parametrize("way", ["interrupted", "killed"])
 def test_stopped_before_any_of_its_queries_a_limited_exchange_takes_no_place_and_no_turn(
     url: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, way: str

@@ -73,7 +73,7 @@ LIMITS: Final = LimitQueries(
     # Who comes second waits for the first one's commit, and counts what runs in a query of its own
     # afterwards.
     lock="""
-        SELECT kind FROM {s}.limits
+        SELECT kind, name FROM {s}.limits
         WHERE kind = 'queue' AND name = %(queue)s OR kind = 'method' AND name = %(method)s
         ORDER BY kind, name FOR UPDATE
     """,

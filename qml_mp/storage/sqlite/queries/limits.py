@@ -64,7 +64,7 @@ LIMITS: Final = LimitQueries(
         "ORDER BY method, priority DESC, created_at, id LIMIT 1) FROM json_each(:queues) AS served",
         _NEXT_METHOD,
     ),
-    lock="SELECT 1",  # the write lock is held
+    lock="SELECT kind, name FROM qml_limits",  # all: the write lock is held
     spend="UPDATE qml_limits SET next_at = :next_at WHERE kind = :kind AND name = :name",
     tell_of_a_place=None,  # a commit tells of itself
     set_paused=_set("paused", ":paused"),
