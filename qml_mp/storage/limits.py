@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from qml_mp.core.limits import Limit, LimitKind, Rate, Standing
-from qml_mp.storage.database import Part, Transaction
+from qml_mp.storage.database import Part, Values
 from qml_mp.storage.limited import look_of, standings_by_key, waiting_query
 from qml_mp.storage.storable import microseconds
 from qml_mp.storage.values import Openings
@@ -17,24 +17,21 @@ class Limits(Part):
 
     def set_paused(self, queue: str, paused: bool) -> None:
         """Have no job of the queue be claimed, until told otherwise."""
-        with self._db.transaction("pausing a queue") as transaction:
-            self._set(transaction, Limit(kind=LimitKind.QUEUE, name=queue, paused=paused), ("paused",))
+        self._set("pausing a queue", [Limit(kind=LimitKind.QUEUE, name=queue, paused=paused)], ("paused",))
 
     def set_max_running(self, kind: LimitKind, name: str, max_running: int | None) -> None:
         """So many jobs of the queue or method run at a time, on all machines together; None: any number.
         Those that run already are counted."""
-        with self._db.transaction(f"limiting a {kind}") as transaction:
-            self._set(transaction, Limit(kind=kind, name=name, max_running=max_running), ("max_running",))
+        limit = Limit(kind=kind, name=name, max_running=max_running)
+        self._set(f"limiting a {kind}", [limit], ("max_running",))
 
     def set_rate(self, kind: LimitKind, name: str, rate: Rate | None) -> None:
         """So many jobs of the queue or method begin per period; None: any number."""
-        with self._db.transaction(f"limiting a {kind}") as transaction:
-            self._set(transaction, Limit(kind=kind, name=name, rate=rate), ("rate",))
+        self._set(f"limiting a {kind}", [Limit(kind=kind, name=name, rate=rate)], ("rate",))
 
     def limit(self, limit: Limit) -> None:
         """Have both limits be these."""
-        with self._db.transaction(f"limiting a {limit.kind}") as transaction:
-            self._set(transaction, limit, ("max_running", "rate"))
+        self._set(f"limiting a {limit.kind}", [limit], ("max_running", "rate"))
 
     def declare_limits(self, methods: Collection[str], declared: Mapping[str, Limit]) -> bool:
         """Have these methods be limited as the code says, and those that it does not name not at all; whether
@@ -46,11 +43,12 @@ class Limits(Part):
         }
         if held == dict(declared):
             return False
-        with self._db.transaction("declaring limits") as transaction:
+        limits = [
+            declared.get(name) or Limit(kind=LimitKind.METHOD, name=name)
             # In one order, as two that declare the same ones would wait for each other.
-            for name in sorted(held.keys() | declared.keys()):
-                limit = declared.get(name) or Limit(kind=LimitKind.METHOD, name=name)
-                self._set(transaction, limit, ("max_running", "rate"))
+            for name in sorted(held.keys() | declared.keys())
+        ]
+        self._set("declaring limits", limits, ("max_running", "rate"))
         return True
 
     def standings(self) -> list[Standing]:
@@ -72,21 +70,30 @@ class Limits(Part):
         next_in = min((wait for wait in waits if wait is not None), default=None)
         return Openings(jobs=min(sum(free), MANY_JOBS), next_in=next_in, limited=bool(look.standings))
 
-    def _set(self, transaction: Transaction, limit: Limit, columns: Sequence[str]) -> None:
-        queries, rate = self._db.queries.limits, limit.rate
-        values = {
-            "kind": str(limit.kind),
-            "name": limit.name,
-            "paused": limit.paused,
-            "max_running": limit.max_running,
-            "rate": rate and rate.count,
-            "per_us": rate and microseconds(rate.per),
-        }
+    def _set(self, what: str, limits: Iterable[Limit], columns: Sequence[str]) -> None:
+        """Only these columns of each."""
+        queries = self._db.queries.limits
         by_column = {
             "paused": queries.set_paused,
             "max_running": queries.set_max_running,
             "rate": queries.set_rate,
         }
-        for column in columns:
-            transaction.run(by_column[column], values)
-        transaction.run(queries.remove_if_empty)
+        with self._db.transaction(what) as transaction:
+            for limit in limits:
+                values = _values_of(limit)
+                for column in columns:
+                    transaction.run(by_column[column], values)
+            # Last: a claim that holds one of those that are set may wait for one that is removed.
+            transaction.run(queries.remove_if_empty)
+
+
+def _values_of(limit: Limit) -> Values:
+    rate = limit.rate
+    return {
+        "kind": str(limit.kind),
+        "name": limit.name,
+        "paused": limit.paused,
+        "max_running": limit.max_running,
+        "rate": rate and rate.count,
+        "per_us": rate and microseconds(rate.per),
+    }

@@ -235,6 +235,51 @@ def test_the_turn_of_a_rate_that_was_ended_is_forgotten_once_it_has_come(storage
     assert raw.run("SELECT name FROM {limits}") == []
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_who_sets_a_limit_waits_for_no_turn_that_a_claim_has_in_hand(
+    storage: Storage, raw: Raw, connect: Callable[[], Any]
+) -> None:
+    """The claim may wait for the limit that is set."""
+    storage.set_rate(METHOD, "work", Rate(1, HOUR))
+    enqueue(storage, 1)
+    claim(storage)
+    storage.set_rate(METHOD, "work", None)
+    raw.age("limits", "next_at", 2 * HOUR)
+    somebody = connect()
+    somebody.execute(f"SELECT 1 FROM {raw.name('limits')} FOR UPDATE")
+
+    storage.set_paused("default", True)
+    somebody.rollback()
+    kept = raw.run("SELECT name FROM {limits} ORDER BY name")
+    storage.set_paused("default", False)
+
+    assert kept == [("default",), ("work",)]
+    assert raw.run("SELECT name FROM {limits}") == []
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_who_waits_to_set_a_limit_holds_no_turn_that_a_claim_may_want(
+    storage: Storage, url: str, raw: Raw, connect: Callable[[], Any]
+) -> None:
+    """The claim may be what it waits for."""
+    raw.run("INSERT INTO {limits} (kind, name) VALUES ('queue', 'default')")
+    declared = {name: Limit(kind=METHOD, name=name, max_running=3) for name in ("play", "work")}
+    raw.run("INSERT INTO {limits} (kind, name, max_running) VALUES ('method', 'work', 1)")
+    somebody, another, name = connect(), connect(), f"waiter-{uuid.uuid4()}"
+    limits = raw.name("limits")
+    somebody.execute(f"SELECT 1 FROM {limits} WHERE name = 'work' FOR UPDATE")
+
+    with closing(open_patiently(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(waiter.declare_limits, ["play", "work"], declared)
+        wait_until(lambda: raw.run(WAITING, name), what="one that waits to set a limit")
+        held = another.execute(f"SELECT 1 FROM {limits} WHERE name = 'default' FOR UPDATE NOWAIT").fetchall()
+        another.rollback()
+        somebody.rollback()
+        assert waits.result()
+
+    assert held == [(1,)]
+
+
 def test_openings_tell_what_may_begin_and_when(storage: Storage) -> None:
     def opening(*queues: str) -> tuple[int, bool, bool]:
         openings = storage.openings(queues, methods=["work"])

@@ -82,8 +82,13 @@ LIMITS: Final = LimitQueries(
     set_paused=_set("paused", "%(paused)s"),
     set_max_running=_set("max_running", "%(max_running)s::integer"),
     set_rate=_set("rate, per_us", "%(rate)s::integer, %(per_us)s::bigint"),
+    # SKIP LOCKED: a claim that has one of them in hand may wait for the limit that was just set. The row is
+    # removed another time.
     remove_if_empty=f"""
         DELETE FROM {{s}}.limits
-        WHERE NOT ({HOLDS_BACK}) AND (next_at IS NULL OR next_at <= clock_timestamp())
+        WHERE (kind, name) IN (
+            SELECT kind, name FROM {{s}}.limits
+            WHERE NOT ({HOLDS_BACK}) AND (next_at IS NULL OR next_at <= clock_timestamp())
+            FOR UPDATE SKIP LOCKED)
     """,
 )
