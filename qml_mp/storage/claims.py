@@ -260,7 +260,7 @@ class JobLocker(Part):
         if self._db.has_one_writer:  # idle workers never hold up one that has work to commit
             standings = self._db.read("looking for limits", queries.standings)
             waiting = self._db.read("looking for a job", waiting_query(self._db, wanted), wanted)
-            if not look_of(self._db, standings=standings, waiting=waiting).next():
+            if not look_of(self._db, standings=standings, waiting=waiting).next().kinds:
                 self._is_limited = bool(standings)
                 return ()
         claimed = self._in_order(limited.rows(), fetch)

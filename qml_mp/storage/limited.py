@@ -1,9 +1,9 @@
 """Every process: what may be claimed while there are limits, and how it is, so that no limit is exceeded.
 
-Jobs are told apart by queue and method. What no limit is about is claimed as ever, several at a time. What
-one is about is claimed one at a time: its limits are locked, in the order of their keys, and only then is
-counted what runs. So whoever claims under the same limit has committed before, and is counted; a held claim
-counts as well.
+Jobs are told apart by queue and method. What no limit is about is claimed as ever, several at a time, but not
+before what is better and may begin under its limits. That is claimed one at a time: its limits are locked, in
+the order of their keys, and only then is counted what runs. So whoever claims under the same limit has
+committed before, and is counted; a held claim counts as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import NamedTuple
 
 from qml_mp.core.job import Job
@@ -42,6 +43,25 @@ class Kind(NamedTuple):
     def keys(self) -> tuple[Key, Key]:
         """Of the limits that may be about them."""
         return keys_of(self.queue, self.method)
+
+
+class Next(NamedTuple):
+    """Whose jobs are claimed next."""
+
+    kinds: tuple[Kind, ...]
+    priority: int | None = None
+    """Only theirs of this one; None: of any."""
+    until: Kind | None = None
+    """Only theirs before the best of this kind, which has the same priority."""
+
+    @property
+    def bounds(self) -> Values:
+        """What a query is bound to."""
+        return {
+            "only_priority": self.priority,
+            "until_at": self.until and self.until.created_at,
+            "until_id": self.until and self.until.id,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +99,19 @@ class Look:
         taken = {key for job in claimed for key in keys_of(job.queue, job.method)}
         return any(self.standings[key].limit.max_running is not None for key in freed - taken)
 
-    def next(self, *, without: Collection[Kind] = ()) -> tuple[Kind, ...]:
-        """Whose jobs to claim now: the best, when it is limited, else all that are not; none: nothing may
-        be."""
+    def next(self, *, without: Collection[Kind] = ()) -> Next:
+        """Whose jobs to claim now: the best, when it is limited, else those of kinds that are not which come
+        before the best that is; none: nothing may be."""
         open_kinds = [kind for kind in self.waiting if kind not in without and self.free(kind) != 0]
-        if open_kinds and self.limits_of(open_kinds[0]):
-            return (open_kinds[0],)
-        return tuple(kind for kind in open_kinds if not self.limits_of(kind))
+        limited = next((kind for kind in open_kinds if self.limits_of(kind)), None)
+        if limited is None:
+            return Next(tuple(open_kinds))
+        if limited is open_kinds[0]:
+            return Next((limited,))
+        # Below the best priority, a kind whose best is above may have jobs that come before those of another.
+        priority = open_kinds[0].priority
+        best = takewhile(lambda kind: kind is not limited and kind.priority == priority, open_kinds)
+        return Next(tuple(best), priority, limited if limited.priority == priority else None)
 
 
 def waiting_query(db: Database, wanted: Values) -> str:
@@ -142,16 +168,16 @@ class LimitedClaim:
         self.look = look_of(self._db, standings=standings.rows(), waiting=waiting.rows())
         if not self.look.standings.keys() <= known:
             self._tried.clear()  # perhaps it was the new limit that kept them back
-        kinds = self.look.next(without=self._tried)
-        if not kinds:
+        chosen = self.look.next(without=self._tried)
+        if not chosen.kinds:
             return ()
-        if not self.look.limits_of(kinds[0]):
-            self._tried.update(kinds)
-            return self._take(transaction, kinds, self._limit, limits=()) or None
-        return self._take_one(transaction, kinds[0])
+        if not self.look.limits_of(chosen.kinds[0]):
+            self._tried.update(chosen.kinds)
+            return self._take(transaction, chosen, self._limit, limits=()) or None
+        return self._take_one(transaction, chosen)
 
-    def _take_one(self, transaction: Transaction, kind: Kind) -> Sequence[Columns] | None:
-        limits = self._db.queries.limits
+    def _take_one(self, transaction: Transaction, chosen: Next) -> Sequence[Columns] | None:
+        [kind], limits = chosen.kinds, self._db.queries.limits
         lock = transaction.run(limits.lock, {"queue": kind.queue, "method": kind.method})
         # A query of its own, so that it sees what those have committed for whom the lock has waited.
         rows = transaction.run(limits.standings).rows()
@@ -163,7 +189,7 @@ class LimitedClaim:
         if now.free(kind) == 0:
             return None
         held = now.limits_of(kind)
-        claimed = self._take(transaction, (kind,), 1, limits=held)
+        claimed = self._take(transaction, chosen, 1, limits=held)
         for standing in held if claimed else ():
             rate = standing.limit.rate
             if rate is not None:
@@ -173,12 +199,14 @@ class LimitedClaim:
         return claimed or None
 
     def _take(
-        self, transaction: Transaction, kinds: Sequence[Kind], limit: int, *, limits: Sequence[Standing]
+        self, transaction: Transaction, chosen: Next, limit: int, *, limits: Sequence[Standing]
     ) -> Sequence[Columns]:
         """Claim up to so many; none when any other limit than these, which were looked at, is about the
         kinds: one that was set since."""
+        kinds = chosen.kinds
         self.taking = {
             **self._wanted,
+            **chosen.bounds,
             "limit": limit,
             "kind_queues": [kind.queue for kind in kinds],
             "kind_methods": [kind.method for kind in kinds],

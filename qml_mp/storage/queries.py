@@ -120,7 +120,8 @@ class ClaimQueries:
     after_method, after_priority, after_at (`created_at`), after_id. None: a choice costs no more."""
     of_kinds: TakeQueries
     """Of the methods of queues whose heads, best first, are kind_queues, kind_methods, kind_priorities,
-    kind_times, kind_ids, if no limit but kind_limits ("kind name") is about them, as of began_at."""
+    kind_times, kind_ids, if no limit but kind_limits ("kind name") is about them, as of began_at. Unless
+    None: of only_priority, which is that of the heads; before until_at (`created_at`) and until_id."""
     claim_this: str
     """id, worker_id, server_id: hand out the job, chosen before."""
     fail_unclaimable: str
@@ -157,8 +158,7 @@ class LimitQueries:
     any: str
     """A row if there are limits."""
     standings: str
-    """Each limit by key: kind, name, paused, max_running, rate, per_us, next_at, now, and in running how many
-    of its jobs are Processing."""
+    """Each limit by key: kind, name, paused, max_running, rate, per_us, next_at, running (jobs), now."""
     waiting_in_all: str
     """methods (None: any): queue, method, priority, created_at, id of each queue's best of each method."""
     waiting_in_served: str

@@ -153,6 +153,30 @@ def test_the_best_open_jobs_come_first_and_what_is_closed_keeps_nobody(storage: 
     assert present(storage, low).state_name is StateName.ENQUEUED
 
 
+@pytest.mark.parametrize(
+    ("waiting", "claims"),
+    [
+        ("a10 slow5 c1 c1", ["a10", "slow5", "c1 c1"]),
+        ("a5 b5 a5 slow5 b5 a5", ["a5 b5 a5", "slow5", "b5 a5"]),
+        ("a5 a5 slow5 a5 a3 slow9", ["slow9", "a5 a5 a5 a3"]),
+        ("a5 a5 slow5 a5 a3", ["a5 a5", "slow5", "a5 a3"]),
+        ("a9 b7 a7 slow5 a1 b1", ["a9", "b7 a7", "slow5", "a1 b1"]),
+    ],
+)
+def test_no_job_is_claimed_before_a_limited_one_that_is_better_and_may_begin(
+    storage: Storage, waiting: str, claims: list[str]
+) -> None:
+    storage.set_max_running(METHOD, "slow", 1)
+    for name in waiting.split():
+        method = name.rstrip("0123456789")
+        storage.enqueue(Job.new(method, priority=int(name.removeprefix(method))))
+
+    claimed = [claim(storage) for _ in claims]
+
+    said = [" ".join(f"{each.job.method}{each.job.priority}" for each in some) for some in claimed]
+    assert said == claims
+
+
 def test_what_is_claimed_with_outcomes_beside_a_limit_comes_best_first(storage: Storage) -> None:
     storage.set_paused("closed", True)
     enqueue(storage, 1)

@@ -180,13 +180,14 @@ def test_a_claim_of_several_reads_and_locks_no_more_than_it_takes(
 
 
 @pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for all values"])
-def test_a_claim_beside_limits_looks_once_whether_there_are_new_ones(
-    session: psycopg.Connection, postgres_url: str, generic: bool
+@pytest.mark.parametrize("before_limited", [False, True], ids=["best", "before a limited one"])
+def test_a_claim_beside_limits_reads_what_it_takes_and_looks_once_whether_there_are_new_ones(
+    session: psycopg.Connection, postgres_url: str, generic: bool, before_limited: bool
 ) -> None:
     session.execute(f"INSERT INTO {SCHEMA}.limits (kind, name, paused) VALUES ('queue', 'closed', true)")
-    [head] = session.execute(
-        f"SELECT priority, created_at, id FROM {SCHEMA}.jobs WHERE state = 'enqueued' AND queue = 'small'"
-        " AND method = 'work' ORDER BY priority DESC, created_at, id LIMIT 1"
+    head, *_, limited = session.execute(
+        f"SELECT priority, created_at, id FROM {SCHEMA}.jobs WHERE state = 'enqueued' AND queue = 'big'"
+        " AND method = 'work' ORDER BY priority DESC, created_at, id LIMIT 21"
     ).fetchall()
     kinds = {
         f"kind_{name}": [value] for name, value in zip(("priorities", "times", "ids"), head, strict=True)
@@ -194,17 +195,22 @@ def test_a_claim_beside_limits_looks_once_whether_there_are_new_ones(
     wanted = {
         **{name: OWNER[name] for name in OWNER if name != "methods"},
         "methods": ["work"],
-        "kind_queues": ["small"],
+        "kind_queues": ["big"],
         "kind_methods": ["work"],
         "kind_limits": [],
         "began_at": None,
+        "only_priority": head[0] if before_limited else None,
+        "until_at": limited[1] if before_limited else None,
+        "until_id": limited[2] if before_limited else None,
         **kinds,
     }
 
     plan = explained(session, postgres_url, QUERIES.claims.of_kinds.claim, wanted, generic=generic)
 
     scans = [line for line in plan if "Scan using" in line and "never executed" not in line]
+    assert _rows(plan[0]) == (20 if before_limited else 50), plan
     assert all(_rows(line) * _loops(line) <= 50 for line in scans), plan
+    assert not any("Rows Removed" in line and int(line.split()[-1]) > 1 for line in plan), plan
     assert all(_loops(line) == 1 for line in scans if "limits_pkey" in line), plan
     assert not any("Seq Scan" in line for line in plan if "never executed" not in line), plan
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from qml_mp.core.job import Job
+from qml_mp.core.limits import LimitKind
 from qml_mp.core.state import StateName
 from qml_mp.storage import listing
 from qml_mp.storage.store import Storage
@@ -124,16 +125,18 @@ def test_what_an_exchange_costs_does_not_grow_with_the_table(
     assert among_many <= 1.1 * among_few
 
 
-@pytest.mark.parametrize("is_limited", [False, True], ids=["free", "beside a limit"])
+@pytest.mark.parametrize("beside", ["nothing", "a limit", "a limited job that may begin"])
 @pytest.mark.parametrize("limit", [1, 50])
 @pytest.mark.parametrize("queues", [(), ("default",), ("default", "more")], ids=["all", "one", "several"])
 def test_nor_when_two_methods_wait(
-    storage: Storage, queues: tuple[str, ...], limit: int, is_limited: bool
+    storage: Storage, queues: tuple[str, ...], limit: int, beside: str
 ) -> None:
     which = replace(fetch(*queues), methods=("work", "zeal"))
-    if is_limited:
+    if beside == "a limit":
         storage.set_paused("elsewhere", True)
-    storage.enqueue(Job.new("zeal", priority=-1))
+    if beside == "a limited job that may begin":
+        storage.set_max_running(LimitKind.METHOD, "zeal", 1)
+    storage.enqueue(Job.new("zeal", priority=9 if beside == "a limited job that may begin" else -1))
     add(storage, FEW, state=ENQUEUED, queue="default", method="work")
     among_few = steps_of_exchanges(storage, which, limit)
     add(storage, MANY, state=ENQUEUED, queue="default", method="work")

@@ -6,7 +6,7 @@ from typing import Final
 
 from qml_mp.core.job import MAX_METHOD_CHARS
 from qml_mp.storage.postgres.queries.common import ANY_LIMIT, CAN_BE_SENT, CLAIM, JOB, METHOD_NAME, RELEASED
-from qml_mp.storage.postgres.queries.limits import WITHOUT_OTHER_LIMITS
+from qml_mp.storage.postgres.queries.limits import WITHIN_BOUNDS, WITHOUT_OTHER_LIMITS
 from qml_mp.storage.postgres.queries.telling import COUNT, OF_A_PLACE, OF_AN_OUTCOME
 from qml_mp.storage.queries import UNDER_LIMITS, ChoiceQueries, ClaimQueries, TakeQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
@@ -65,7 +65,7 @@ def _take_of_kinds() -> TakeQueries:
     """
     of_method = f"""
         FROM {{s}}.jobs AS j WHERE j.state = 'enqueued' AND j.queue <> '' AND j.queue = h.queue
-          AND {METHOD_NAME} = h.name COLLATE "C"
+          AND {METHOD_NAME} = h.name COLLATE "C" AND {WITHIN_BOUNDS}
     """
     candidates = heads + _several(of_method)
     claim = _CLAIM.replace(_WITHOUT_LIMITS, WITHOUT_OTHER_LIMITS)

@@ -50,6 +50,14 @@ WITHOUT_OTHER_LIMITS: Final = f"""
 """Whether no limit is about the kinds that are to be claimed but those that were looked at for them: others
 may have been set since."""
 
+WITHIN_BOUNDS: Final = """
+    j.priority >= coalesce(%(only_priority)s::integer, -2147483648)
+    AND (j.created_at, j.id)
+        < (coalesce(%(until_at)s::timestamptz, 'infinity'), coalesce(%(until_id)s::text, ''))
+"""
+"""What comes before a limited job, of kinds whose best have this priority. It is a part of the index, so
+that a walk ends with it."""
+
 LIMITS: Final = LimitQueries(
     any=f"SELECT FROM {{s}}.limits WHERE {HOLDS_BACK} LIMIT 1",
     standings=f"""

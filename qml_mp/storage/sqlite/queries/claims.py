@@ -11,14 +11,16 @@ from qml_mp.storage.rows import ATTEMPT_COLUMNS
 from qml_mp.storage.sqlite.queries.common import ANY_LIMIT
 
 
-def _from(index: str, *, start: str, same: str, steps: bool = True, guard: str = "") -> ChoiceQueries:
+def _from(
+    index: str, *, start: str, same: str, steps: bool = True, guard: str = "", bounded: bool = False
+) -> ChoiceQueries:
     """The choice of claims: numbered and stamped in the one statement that chooses, under the write lock.
 
     A queue can be full of methods that this worker does not know, whose backlog must cost nothing. So first
     the methods that wait, by steps from one to the next in an index that has the method before the order;
     then, of those that are known, the head of each; then the best of all. `best` is also asked without the
     write lock, whether there is anything to claim, so that idle workers never hold up one that has work to
-    commit. Without `steps`, the methods are those that `start` gives.
+    commit. Without `steps`, the methods are those that `start` gives. `bounded`: by only_priority and so on.
     """
     entries = f"FROM qml_jobs INDEXED BY {index} WHERE state = 'enqueued'"
     of_method = f"{entries} {same.replace('waits.', 'h.')} AND method = h.method"
@@ -36,14 +38,22 @@ def _from(index: str, *, start: str, same: str, steps: bool = True, guard: str =
             WHERE h.method IS NOT NULL
               AND (:methods IS NULL OR h.method IN (SELECT value FROM json_each(:methods))))
     """
+    several = _several(heads, entries, same, of_method, bounded=bounded)
+    one = f"{heads} SELECT job FROM head ORDER BY {_BEST} LIMIT 1"
+    return ChoiceQueries(one=_take(one, guard), several=_take(several, guard))
+
+
+def _several(heads: str, entries: str, same: str, of_method: str, *, bounded: bool) -> str:
+    """The best of all the heads and of what comes behind them."""
+    is_single = "(SELECT count(*) FROM head) = 1" + (" AND :only_priority IS NULL" if bounded else "")
     # Each head that is taken gives way to the next job of its method: a recursion with an order goes on with
     # the best that it has found so far. Of a single method, as is most common, a walk along the index has the
     # same jobs in a third of the time. (Asked for among the conditions, whether there is only one would be
     # asked at each entry of the walk.)
-    several = f"""
+    return f"""
         {heads},
         best (job, queue, method, priority, created_at, id) AS (
-            SELECT * FROM head WHERE (SELECT count(*) FROM head) > 1
+            SELECT * FROM head WHERE NOT ({is_single})
             UNION ALL
             SELECT job.rowid, h.queue, h.method, job.priority, job.created_at, job.id
             FROM best AS h
@@ -51,20 +61,25 @@ def _from(index: str, *, start: str, same: str, steps: bool = True, guard: str =
                 (SELECT rowid {of_method} AND priority = h.priority
                    AND (created_at, id) > (h.created_at, h.id) ORDER BY created_at, id LIMIT 1),
                 (SELECT rowid {of_method} AND priority < h.priority ORDER BY {_BEST} LIMIT 1))
+            {_WITHIN_BOUNDS if bounded else ""}
             ORDER BY {_BEST} LIMIT :limit)
         SELECT job FROM best
         UNION ALL
         SELECT job FROM (
             SELECT rowid AS job {entries} {same.replace("waits.queue", "(SELECT queue FROM head)")}
               AND method = (SELECT method FROM head)
-            ORDER BY {_BEST} LIMIT iif((SELECT count(*) FROM head) = 1, :limit, 0))
+            ORDER BY {_BEST} LIMIT iif({is_single}, :limit, 0))
     """
-    one = f"{heads} SELECT job FROM head ORDER BY {_BEST} LIMIT 1"
-    return ChoiceQueries(one=_take(one, guard), several=_take(several, guard))
 
 
 _BEST: Final = "priority DESC, created_at, id"
 """Highest priority, then oldest."""
+
+_WITHIN_BOUNDS: Final = """
+    WHERE iif(:only_priority IS NULL, 1, job.priority = :only_priority
+        AND (:until_at IS NULL OR (job.created_at, job.id) < (:until_at, :until_id)))
+"""
+"""What comes before a limited job. Asked of one row at a time: it may not choose how that is found."""
 
 
 def _take(best: str, guard: str) -> TakeQueries:
@@ -113,6 +128,7 @@ _OF_KINDS: Final = _from(
     "FROM json_each(:kind_queues) WHERE key < :limit",
     same="AND queue = waits.queue",
     steps=False,
+    bounded=True,
 )
 _SUCCEED: Final = """
     UPDATE qml_jobs
