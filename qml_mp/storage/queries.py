@@ -31,6 +31,8 @@ class JobQueries:
     holders: str
     """ids, keys: the jobs with these ids, and those that have not ended and carry one of these keys; id,
     unique_key, is_live (it carries its key)."""
+    lock_replaced: str | None
+    """keys: lock the jobs with these keys that have not begun, in one order. None: there is one writer."""
     replace: str
     """id, reason, ttl: make Deleted a job that has not begun."""
     hold_key: str
@@ -188,8 +190,7 @@ class MonitoringQueries:
     job_counts_among: str
     """most: the same, at most so many counted of each."""
     failure_kinds: Callable[[JobFilter], str]
-    """Values of the filter (of Failed and AwaitingRetry alone), limit: job of the newest, kind, jobs,
-    last_at."""
+    """The filter's values (Failed, AwaitingRetry alone), limit: job of the newest, kind, jobs, last_at."""
     failure_kinds_among: Callable[[JobFilter], str]
     """method (if the filter has one), since, until_time, limit, most: the same, at most so many counted of
     each kind and state."""

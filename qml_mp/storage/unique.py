@@ -53,6 +53,7 @@ def insert_unique(
     if not several:
         return _insert_together(queries, transaction, rows, wishes, retention)
     keep_others_out(queries, transaction, wishes.values())
+    _lock_replaced(queries, transaction, wishes.values())
     stands_for: dict[str, str] = {}
     # By their keys, as two lists that enqueue the same ones would wait for each other. Those of one key one
     # after the other, as each may be kept, or replaced, by the next.
@@ -117,6 +118,7 @@ def _held_by_others(
     queries: JobQueries, transaction: Transaction, wishes: Mapping[str, Job], retention: Retention
 ) -> Iterator[tuple[str, str]]:
     """Take the keys of those that want one for a period; which of them has to give way, and to what job."""
+    taken: list[tuple[Job, str]] = []
     for job in _in_order(wishes.values()):
         # Who only replaces holds it until the end of the transaction, so that they come one after the other.
         values = _hold_of(job)
@@ -124,13 +126,25 @@ def _held_by_others(
             continue
         row = transaction.run(queries.key_holder, values).first()
         holder = None if row is None else text_of(row["owner"])
-        if holder is not None and _is_there(queries, transaction, job.id):
-            continue  # by an earlier try, whose reply was lost; the holder has replaced it since
-        if holder is not None and not _replaces(queries, transaction, job, holder, retention):
+        # One that is there is so by an earlier try, whose reply was lost; the holder has replaced it since.
+        if holder is not None and not _is_there(queries, transaction, job.id):
+            taken.append((job, holder))
+    _lock_replaced(queries, transaction, wishes.values())
+    for job, holder in taken:
+        if not _replaces(queries, transaction, job, holder, retention):
             yield job.id, holder
-        elif holder is not None:
+        else:
+            values = _hold_of(job)
             transaction.run(queries.free_key, {**values, "owner": holder})
             transaction.run(queries.hold_key, values)
+
+
+def _lock_replaced(queries: JobQueries, transaction: Transaction, jobs: Iterable[Job]) -> None:
+    """Once nobody else may have the keys: what several of these replace, or they would wait for who locks the
+    same jobs in another order, and that for them."""
+    keys = [job.unique_key for job in jobs if job.on_conflict == "replace"]
+    if len(keys) > 1 and queries.lock_replaced is not None:
+        transaction.run(queries.lock_replaced, {"keys": keys})
 
 
 def keep_others_out(queries: JobQueries, transaction: Transaction, jobs: Iterable[Job]) -> None:

@@ -3,6 +3,10 @@ one."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import product
 from typing import Any
 
@@ -13,7 +17,9 @@ from qml_mp.core.state import StateName
 from qml_mp.storage import unique
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import DONE, HOUR, KEEP, fetch, present
+from tests.storage.helpers import DONE, HOUR, KEEP, fetch, open_patiently, present
+from tests.storage.test_postgres_threads import WAITING
+from tests.until import wait_until
 
 KINDS: dict[str, dict[str, Any]] = {
     "keeps": {},
@@ -91,6 +97,36 @@ def test_keys_are_taken_in_one_order_whatever_that_of_the_list_is(
 
     assert inserted == [None, "a", "b", "b", "c", "d", "d", "e"]
     assert ids[1:] == [each.id for each in jobs]
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@pytest.mark.parametrize("keys", ["a z", "a a z"])
+@pytest.mark.parametrize("periods", [(None, None), (HOUR, HOUR), (HOUR, None)])
+def test_jobs_are_replaced_in_the_order_in_which_everybody_locks_several(
+    storage: Storage, url: str, raw: Raw, connect: Callable[[], Any], keys: str, periods: tuple[Any, Any]
+) -> None:
+    """Or a list and who deletes those jobs would wait for each other for ever."""
+    period_of = dict(zip("az", periods, strict=True))
+
+    def job_of(key: str, **options: Any) -> Job:
+        return Job.new("work", unique_key=key, unique_for=period_of[key], **options)
+
+    low, high = (storage.enqueue(job_of(key)) for key in "za")
+    assert low < high
+    lock = f"SELECT 1 FROM {raw.name('jobs')} WHERE id = %s FOR UPDATE"
+    somebody, name = connect(), f"waiter-{uuid.uuid4()}"
+    somebody.execute(lock, [low])
+
+    with closing(open_patiently(url, application_name=name)) as waiter, ThreadPoolExecutor(1) as thread:
+        many = [job_of(key, on_conflict="replace") for key in keys.split()]
+        waits = thread.submit(waiter.enqueue_many, many)
+        wait_until(lambda: raw.run(WAITING, name), what="one that waits to replace a job")
+        free = raw.run("SELECT id FROM {jobs} WHERE id IN (?, ?) FOR UPDATE SKIP LOCKED", low, high)
+        somebody.rollback()
+        waits.result()
+
+    assert free == [(high,)]
+    assert [present(storage, each).state_name for each in (low, high)] == [StateName.DELETED] * 2
 
 
 def test_one_that_stands_for_a_job_of_the_list_that_gave_way_stands_for_what_that_gave_way_to(

@@ -110,6 +110,13 @@ JOBS: Final = JobQueries(
         WHERE unique_key = ANY(%(keys)s::text[])
           AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry')
     """,
+    # In the order of their ids, as everybody locks several jobs. The states are those of the unique index.
+    lock_replaced="""
+        SELECT id FROM {s}.jobs
+        WHERE unique_key = ANY(%(keys)s::text[])
+          AND state IN ('enqueued', 'scheduled', 'processing', 'awaiting_retry') AND state <> 'processing'
+        ORDER BY id FOR UPDATE
+    """,
     replace=f"""
         WITH finished AS (
             UPDATE {{s}}.jobs

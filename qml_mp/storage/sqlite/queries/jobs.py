@@ -73,6 +73,7 @@ JOBS: Final = JobQueries(
         WHERE unique_key IN (SELECT value FROM json_each(:keys)) AND unique_key IS NOT NULL
           AND state NOT IN ('succeeded', 'failed', 'deleted')
     """,
+    lock_replaced=None,  # the write lock is held
     replace="""
         UPDATE main.qml_jobs
         SET state = 'deleted', finished_at = :now, expires_at = :now + :ttl, reason = :reason, run_at = NULL
