@@ -8,6 +8,7 @@ committed before, and is counted; a held claim counts as well.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -95,9 +96,10 @@ class Look:
     def has_place_for_others(self, ended: Iterable[Job], claimed: Iterable[Job]) -> bool:
         """Whether a job that has ended has left a place that none of those that were claimed has taken. What
         waits for it may be in queues, or of methods, that are not looked at here, as others serve them."""
-        freed = {key for job in ended for key in keys_of(job.queue, job.method) if key in self.standings}
-        taken = {key for job in claimed for key in keys_of(job.queue, job.method)}
-        return any(self.standings[key].limit.max_running is not None for key in freed - taken)
+        left = Counter(key for job in ended for key in keys_of(job.queue, job.method))
+        left.subtract(key for job in claimed for key in keys_of(job.queue, job.method))
+        places = (key for key, number in left.items() if number > 0 and key in self.standings)
+        return any(self.standings[key].limit.max_running is not None for key in places)
 
     def next(self, *, without: Collection[Kind] = ()) -> Next:
         """Whose jobs to claim now: the best, when it is limited, else those of kinds that are not which come

@@ -119,18 +119,22 @@ def test_a_write_ahead_log_that_is_made_anew_is_watched(storage: Storage, url: s
         storage.close()
 
 
+@pytest.mark.parametrize(("ended", "taken"), [(1, 0), (2, 1)])
 def test_a_place_that_becomes_free_wakes_who_serves_other_queues_than_who_frees_it(
-    storage: Storage, opened: Callable[[], Storage], waker: Waker
+    storage: Storage, opened: Callable[[], Storage], waker: Waker, ended: int, taken: int
 ) -> None:
     other = opened()
-    storage.set_max_running(LimitKind.METHOD, "work", 1)
-    storage.enqueue_many(Job.new("work", queue=queue) for queue in ("a", "b"))
-    (claim,) = other.exchange((), fetch=fetch("a"), limit=10, retention=KEEP).claims
+    storage.enqueue_many(Job.new("work", queue="a") for _ in range(ended + taken))
+    claims = other.exchange((), fetch=fetch("a"), limit=ended, retention=KEEP).claims
+    storage.set_max_running(LimitKind.METHOD, "work", ended)
+    storage.enqueue(Job.new("work", queue="b"))
     while woken(waker, within_s=0.5):
         pass
 
-    other.exchange([(claim, DONE)], fetch=fetch("a"), limit=10, retention=KEEP)
+    outcomes = [(claim, DONE) for claim in claims]
+    others = other.exchange(outcomes, fetch=fetch("a"), limit=10, retention=KEEP).claims
 
+    assert len(others) == taken
     assert woken(waker)
     assert storage.exchange((), fetch=fetch("b"), limit=10, retention=KEEP).claims
 
