@@ -102,7 +102,8 @@ class ServerConfig:
     """Without heartbeats, peers that cannot look up this server's process judge its jobs by their age
     (`stale_processing_after`), and so does it with peers that are silent."""
     heartbeat_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=10)
-    """Longest from one heartbeat to the next; SQLite servers send one every two seconds."""
+    """Longest from one heartbeat to the next. There are at least six in each `dead_server_timeout`, and
+    SQLite servers send one every two seconds."""
     dead_server_timeout: Annotated[timedelta, Time()] = timedelta(seconds=60)
     """A peer silent for longer, of which no process is seen, is dead: its jobs are re-queued and its row
     is removed. On SQLite `stale_processing_after` is enough when that is shorter, but 8 s at least, and

@@ -62,6 +62,10 @@ def silence_that_proves_death(judging: Judging, peer: ProcessIdentity) -> timede
             ServerConfig(heartbeat_interval=seconds(1), dead_server_timeout=seconds(3)), 3, 3,
             id="as short as a person says",
         ),
+        pytest.param(
+            ServerConfig(heartbeat_interval=seconds(2), dead_server_timeout=seconds(5)), 5, 5,
+            id="with heartbeats as rare as may be set",
+        ),
     ],
 )  # fmt: skip
 def test_on_one_machine_a_short_silence_tells(
@@ -70,6 +74,7 @@ def test_on_one_machine_a_short_silence_tells(
     judging = heard_for(Judging(config, on_one_machine=True), seconds(120))
 
     assert judging.beat <= seconds(2)
+    assert judging.may_judge_by_age
     assert silence_that_proves_death(judging, IN_A_CONTAINER) == seconds(container)
     assert silence_that_proves_death(judging, BEFORE_A_REBOOT) == seconds(earlier_boot)
     assert judging.shortest_silence == seconds(earlier_boot)

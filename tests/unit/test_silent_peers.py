@@ -243,6 +243,29 @@ def test_a_step_ahead_declares_no_peer_dead_that_beats(pair: MakePair) -> None:
     assert not one.is_taken_over()
 
 
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("on_one_machine", [True, False])
+@pytest.mark.parametrize(("interval_s", "timeout_s"), [(10, 60), (30, 60), (4, 8)])
+def test_an_outage_of_storage_has_no_peer_declared_dead_that_beats_again_after_it(
+    pair: MakePair, on_one_machine: bool, interval_s: float, timeout_s: float
+) -> None:
+    one = pair(
+        on_one_machine=on_one_machine,
+        heartbeat_interval=timedelta(seconds=interval_s),
+        dead_server_timeout=timedelta(seconds=timeout_s),
+    )
+    for outage_s in (timeout_s * part / 8 for part in range(1, 8)):
+        one.both_beat_for(2 * timeout_s)
+
+        assert one.peer_beats()
+        one.clock.passes(one.beat_s * 0.99)
+        one.loop.tick(one.storage)
+        one.clock.passes(outage_s)
+        one.judge_beats_for(1.5)  # so long may the peer's pause between two tries be
+
+        assert not one.is_taken_over()
+
+
 def test_a_server_without_heartbeats_takes_no_job_of_a_peer_whose_heartbeat_lies_in_the_future(
     pair: MakePair,
 ) -> None:

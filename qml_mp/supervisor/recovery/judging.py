@@ -15,6 +15,10 @@ from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.settings import ServerConfig
 
+_BEATS_IN_A_SILENCE = 6
+"""Or more. The gap that a lease allows and one beat of the peer are then three quarters of the silence at
+most: when storage answers again, a living peer has the rest of it for its next try. And a lease always
+allows a gap that is longer than a beat."""
 _BEAT_ON_ONE_MACHINE = timedelta(seconds=2)
 _BEATS_MISSED = 4
 """After so many, where beats are frequent: a writer that holds the file for the length of the gap which
@@ -43,12 +47,12 @@ class Judging:
 
     def __init__(self, config: ServerConfig, *, on_one_machine: bool) -> None:
         self._on_one_machine = on_one_machine
+        self.beat = min(config.heartbeat_interval, config.dead_server_timeout / _BEATS_IN_A_SILENCE)
         if not on_one_machine:
-            self.beat = config.heartbeat_interval
             self._lease = Lease(interval=self.beat, timeout=config.dead_server_timeout)
             self._short_lease = self.lease_of_frozen = self._lease
             return
-        self.beat = min(_BEAT_ON_ONE_MACHINE, config.heartbeat_interval)
+        self.beat = min(_BEAT_ON_ONE_MACHINE, self.beat)
         # The workers of a dead supervisor are gone by then, although nothing shows it.
         shortest = max(_BEATS_MISSED * _BEAT_ON_ONE_MACHINE, config.orphan_grace + _BEAT_ON_ONE_MACHINE)
         # Silent for so long, all its claims are as old.
