@@ -125,18 +125,17 @@ def _watch(
     orphans = _orphans(slots) + _orphans(side_slots)
     _terminate(orphans)
 
-    def write_last_outcomes(living: Collection[ProcessIdentity]) -> None:
+    def write_last_outcomes(living: Collection[ProcessIdentity]) -> bool:
         pids = {orphan.pid for orphan in living}
-        outcomes.write(is_dead=lambda index: slots.process(index)[0] not in pids, sign=sign_fds)
+        return outcomes.write(is_dead=lambda index: slots.process(index)[0] not in pids, sign=sign_fds)
 
-    write_last_outcomes(_living(orphans))
-    orphans = _wait_until_gone(orphans, until=interrupt_at, at_deaths=write_last_outcomes)
+    orphans = _wait_until_gone(orphans, until=interrupt_at, write=write_last_outcomes)
     _terminate(orphans)
     kill_at = max(kill_at, time.monotonic() + unwind_s)  # it may be late
-    orphans = _wait_until_gone(orphans, until=kill_at, at_deaths=write_last_outcomes)
+    orphans = _wait_until_gone(orphans, until=kill_at, write=write_last_outcomes)
     for orphan in orphans:
         kill_stranger(orphan)
-    _wait_until_gone(orphans, until=kill_at + _LAST_LOOK_S, at_deaths=write_last_outcomes)
+    _wait_until_gone(orphans, until=kill_at + _LAST_LOOK_S, write=write_last_outcomes)
     return 0
 
 
@@ -150,19 +149,21 @@ def _wait_until_gone(
     orphans: list[ProcessIdentity],
     *,
     until: float,
-    at_deaths: Callable[[Collection[ProcessIdentity]], None],
+    write: Callable[[Collection[ProcessIdentity]], bool],
 ) -> list[ProcessIdentity]:
     """Those that still live at `until`; earlier when none does. What jobs of the others have
-    started is killed, as the supervisor would have done. `at_deaths` is called with the living."""
+    started is killed, as the supervisor would have done. `write` is called with the living: now, after each
+    death, and again while it says that something is left to write."""
+    is_written = False
     while True:
         living = _living(orphans)
         for orphan in orphans:
             if orphan not in living:
                 kill_stranger(orphan)
-        if len(living) < len(orphans):
-            at_deaths(living)
+        if len(living) < len(orphans) or not is_written:
+            is_written = write(living)
         orphans = living
-        if not orphans or time.monotonic() >= until:
+        if (is_written and not orphans) or time.monotonic() >= until:
             return orphans
         wait_for([], until=min(until, time.monotonic() + _LOOK_EVERY_S))
 

@@ -32,27 +32,35 @@ class LastOutcomes:
         self._url = url
         self._retention = retention
         self._seen: dict[int, int] = {}
-        """What has been looked at of each slot."""
+        """What is written, or being written, of each slot."""
+        self._is_told = False
+        """Whether the log has it that the system has no room for the process that writes."""
 
-    def write(self, *, is_dead: Callable[[int], bool], sign: Collection[int]) -> None:
+    def write(self, *, is_dead: Callable[[int], bool], sign: Collection[int]) -> bool:
         """Write what dead workers have left since the last time; `is_dead` tells of the worker in a slot. In
         a process of its own, because storage may not answer and the guardian has a deadline. It holds the
-        descriptor of the `sign` until all is written.
+        descriptor of the `sign` until all is written. False: the system has no room for it, and the next call
+        tries again.
 
         A worker that lives writes its own: it knows that its supervisor is gone.
         """
         outcomes: dict[ClaimKey, Outcome] = {}
+        seen: dict[int, int] = {}
         for index in filter(is_dead, range(self._table.capacity)):
             number, found = self._table.read(index)
             if self._seen.get(index) != number:
-                self._seen[index] = number
+                seen[index] = number
                 outcomes.update(found)
-        if not outcomes:
-            return
-        try:
-            fork_child(lambda: self._write(outcomes), ours=sign, theirs=sign)
-        except OSError as error:  # the guardian has workers to end all the same
-            logger.warning("What had ended when the server was killed is not written: %s", error)
+        if outcomes:
+            try:
+                fork_child(lambda: self._write(outcomes), ours=(), theirs=(), shared=sign)
+            except OSError as error:  # the guardian has workers to end all the same
+                if not self._is_told:
+                    logger.warning("What had ended when the server was killed is not written yet: %s", error)
+                self._is_told = True
+                return False
+        self._seen |= seen
+        return True
 
     def _write(self, outcomes: Mapping[ClaimKey, Outcome]) -> int:
         try:
