@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,15 @@ import pytest
 
 from qml_mp import host
 from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.job import Job
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
+from qml_mp.errors import StorageUnavailable
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.values import Fetch
 from qml_mp.supervisor.loops.peers import NeighbourLoop
 from qml_mp.supervisor.recovery.neighbours import Neighbours
+from qml_mp.supervisor.recovery.sweep import reclaim_from_dead_neighbours
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.wait import wait_for
 
@@ -121,6 +126,45 @@ def test_one_that_dies_while_the_dead_are_looked_for_leaves_its_workers_the_grac
         assert other_process.poll() is None
         assert peer.id in {each.id for each in storage.list_servers()}
         assert leaving() == {peer.id}
+
+
+def test_a_worker_of_a_dead_one_that_registers_while_the_others_are_proved_dead_keeps_its_job(
+    process: subprocess.Popen[bytes],
+    other_process: subprocess.Popen[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(
+        ServerConfig(), NamedProgram(spec="an:app"), url=f"sqlite:///{tmp_path / 'jobs.db'}", facts=AppFacts()
+    )
+    peer = server(process.pid)
+    worker = WorkerInfo(
+        id="worker", server_id=peer.id, number=1, process=host.identity(other_process.pid), started_at=NOW
+    )
+    process.kill()
+    process.wait()
+    with closing(run.pool), closing(open_storage(run.url)) as storage, closing(open_storage(run.url)) as its:
+        storage.register_server(peer)
+        job_id = storage.enqueue(Job.new("m"))
+        list_workers = storage.list_workers
+
+        def while_it_registers() -> list[WorkerInfo]:
+            found = list_workers()
+            if not found:
+                its.register_worker(worker)
+                assert its.fetch_and_lock_job(
+                    Fetch(worker_id=worker.id, server_id=peer.id, queues=(), registered=True)
+                )
+            return found
+
+        monkeypatch.setattr(storage, "list_workers", while_it_registers)
+
+        with pytest.raises(StorageUnavailable, match="new worker"):
+            reclaim_from_dead_neighbours(storage, run, [peer])
+        assert [claim.job.id for claim in storage.claims()] == [job_id]
+
+        assert reclaim_from_dead_neighbours(storage, run, [peer], proof_s=60).jobs == 1
+        assert other_process.wait() == -signal.SIGKILL
 
 
 def test_one_that_is_found_dead_has_the_grace_too_and_is_forgotten_with_its_row(

@@ -100,15 +100,18 @@ def reclaim_from_dead_neighbours(
     }
 
     def reclaim(server: ServerInfo) -> None:
-        workers = [worker.process for worker in storage.list_workers() if worker.server_id == server.id]
+        workers = {each.id: each.process for each in storage.list_workers() if each.server_id == server.id}
         if server.id in leaving:
-            is_over = all(host.is_alive(worker) is False for worker in workers)
+            is_over = all(host.is_alive(worker) is False for worker in workers.values())
             is_over = is_over and not is_held(server.process)
         else:
-            is_over = all_proved_dead(workers, proof_s=proof_s)
+            is_over = all_proved_dead(workers.values(), proof_s=proof_s)
             is_over = is_over and _guardian_is_done(server.process, proof_s=proof_s)
         if is_over:
-            count = storage.reclaim_server(server.id, silent_for=None, retention=run.retention)
+            # One that was booting may have registered since: it learns of the death at its next look.
+            count = storage.reclaim_server(
+                server.id, silent_for=None, dead_workers=workers.keys(), retention=run.retention
+            )
             left.discard(server.id)
             if count or server.id not in leaving:  # others see it leave in the same moment
                 run.events.emit(JobsReclaimed(jobs=count, server_id=server.id))
