@@ -100,8 +100,8 @@ def _tell_of_rest(settling: SettleLoop, trouble: StorageError | None) -> None:
 def _recover(storage: Storage, run: Run) -> None:
     """One job that storage refuses to give back keeps no server from running the others.
 
-    Peers that are only silent are left to the heartbeat loop, where there is one: it judges them once
-    this server has sent heartbeats for long enough itself.
+    Peers that are only silent are left to the loops: that of heartbeats judges them once this server has
+    sent some for long enough itself, and without heartbeats it takes a second look.
     """
     try:
         remove_orphaned_folders()

@@ -20,7 +20,8 @@ from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Fetch
 from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
-from qml_mp.supervisor.recovery.judging import Judging
+from qml_mp.supervisor.recovery.judging import Judging, Silences
+from qml_mp.supervisor.recovery.sweep import release_stranded_jobs
 from qml_mp.supervisor.run import Run
 
 pytestmark = pytest.mark.fault(88)
@@ -280,9 +281,47 @@ def test_a_server_without_heartbeats_takes_no_job_of_a_peer_whose_heartbeat_lies
     loop.tick(one.storage)
     assert not has_been_given_back(one)
 
-    one.clock.passes(40)  # it is dead: that one stays the newest
+    for _ in range(2):
+        one.clock.passes(40)  # it is dead: that one stays the newest
+        loop.tick(one.storage)
+    assert has_been_given_back(one)
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("peer_beats_after_s", [0.0, 1.5, 10.0])
+def test_a_server_without_heartbeats_takes_no_job_of_a_peer_that_beats_again_after_an_outage(
+    pair: MakePair, peer_beats_after_s: float
+) -> None:
+    one = pair(enable_heartbeat=False, stale_processing_after=timedelta(seconds=5))
+    loop = NeighbourLoop(one.run, judging=None, neighbours=NoNeighbours())  # type: ignore[arg-type]
+    loop.tick(one.storage)
+
+    one.clock.passes(120)
+    loop.tick(one.storage)
+    one.clock.passes(peer_beats_after_s)
+    loop.tick(one.storage)
+    assert one.peer_beats()
+    one.clock.passes(30)
+    loop.tick(one.storage)
+    assert not has_been_given_back(one)
+
+    for passes_s in (31, 11):  # it is dead now: silent for a minute, and two looks so far apart are too few
+        one.clock.passes(passes_s)
+        loop.tick(one.storage)
+    assert not has_been_given_back(one)
+    one.clock.passes(1)
     loop.tick(one.storage)
     assert has_been_given_back(one)
+
+
+def test_a_server_without_heartbeats_that_starts_takes_no_job_of_a_silent_peer_at_its_first_look(
+    pair: MakePair,
+) -> None:
+    one = pair(enable_heartbeat=False, stale_processing_after=timedelta(seconds=5))
+    one.clock.passes(120)
+
+    assert release_stranded_jobs(one.storage, one.run, Silences()) == 0
+    assert not has_been_given_back(one)
 
 
 def has_been_given_back(one: Pair) -> bool:

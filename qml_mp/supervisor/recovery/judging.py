@@ -19,6 +19,8 @@ _BEATS_IN_A_SILENCE = 6
 """Or more. The gap that a lease allows and one beat of the peer are then three quarters of the silence at
 most: when storage answers again, a living peer has the rest of it for its next try. And a lease always
 allows a gap that is longer than a beat."""
+_NEXT_TRY = timedelta(seconds=2)
+"""After an outage, a living peer has tried again to send a heartbeat by then."""
 _BEAT_ON_ONE_MACHINE = timedelta(seconds=2)
 _BEATS_MISSED = 4
 """After so many, where beats are frequent: a writer that holds the file for the length of the gap which
@@ -136,6 +138,8 @@ class Silences:
     def __init__(self) -> None:
         self._first_seen: dict[str, tuple[datetime, float]] = {}
         """Of those in the future: which, and since when."""
+        self._silent_since: dict[str, tuple[datetime, float]] = {}
+        """Of those that are silent for too long: after which heartbeat, and when this server found it so."""
 
     def look(self, peers: Iterable[ServerInfo], reading: Reading, *, seen: float) -> Mapping[str, timedelta]:
         """The silence of each of these, by id. They are all whose heartbeat may be in the future, and were
@@ -151,3 +155,24 @@ class Silences:
                 # Nothing after the reading counts: this server may have been stopped between the two.
                 silences[peer.id] = timedelta(seconds=max(0.0, reading.told - first_seen))
         return silences
+
+    def lasting(
+        self, peers: Iterable[ServerInfo], reading: Reading, *, seen: float, timeout: timedelta
+    ) -> set[str]:
+        """Those of these, by id, that are silent for `timeout`, as in `look`, and were so at a look before,
+        since when one that lives would have been heard. For a server that has no lease: after an outage of
+        storage, or a sleep of all, it may look before its peers send their next heartbeats."""
+        peers = list(peers)
+        silences = self.look(peers, reading, seen=seen)
+        next_beat_s = (timeout / _BEATS_IN_A_SILENCE + _NEXT_TRY).total_seconds()
+        known, self._silent_since = self._silent_since, {}
+        lasting = set()
+        for peer in peers:
+            if silences[peer.id] < timeout:
+                continue
+            heartbeat, since = known.get(peer.id, (None, seen))
+            found_at = since if heartbeat == peer.last_heartbeat else seen
+            self._silent_since[peer.id] = (peer.last_heartbeat, found_at)
+            if reading.told - found_at >= next_beat_s:
+                lasting.add(peer.id)
+        return lasting

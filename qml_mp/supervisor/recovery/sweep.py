@@ -43,7 +43,8 @@ def release_stranded_jobs(storage: Storage, run: Run, silences: Silences) -> int
     """Give back the jobs older than `stale_processing_after` that only their age can tell of; how many.
 
     Their owner is in no registry; or it sends no heartbeats, and its process cannot be looked up. A
-    server that sends none itself judges silent peers so, too; `silences` are what it has seen before.
+    server that sends none itself judges silent peers so, too, at its second look; `silences` are what it has
+    seen before.
     """
     config, own_id = run.config, run.registration.id
     # Before the list: who registers after it has no claim as old as this.
@@ -53,8 +54,7 @@ def release_stranded_jobs(storage: Storage, run: Run, silences: Silences) -> int
     if not config.enable_heartbeat:
         timeout = config.dead_server_timeout
         peers = storage.silent_servers(own_id=own_id, timeout=timeout)
-        found = silences.look(peers, reading, seen=run.clock.monotonic())
-        silent = {peer.id for peer in peers if found[peer.id] >= timeout}
+        silent = silences.lasting(peers, reading, seen=run.clock.monotonic(), timeout=timeout)
     spared = [
         server.id
         for server in storage.list_servers()
