@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from qml_mp.settings import ServerConfig
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Fetch
 from qml_mp.supervisor.loops.peers import NeighbourLoop
+from qml_mp.supervisor.recovery import sweep
 from qml_mp.supervisor.recovery.neighbours import Neighbours
 from qml_mp.supervisor.recovery.sweep import reclaim_from_dead_neighbours
 from qml_mp.supervisor.run import Run
@@ -165,6 +167,39 @@ def test_a_worker_of_a_dead_one_that_registers_while_the_others_are_proved_dead_
 
         assert reclaim_from_dead_neighbours(storage, run, [peer], proof_s=60).jobs == 1
         assert other_process.wait() == -signal.SIGKILL
+
+
+def test_workers_of_a_dead_one_that_may_not_be_killed_are_tried_with_growing_pauses_and_told_once(
+    clock: Times,
+    process: subprocess.Popen[bytes],
+    other_process: subprocess.Popen[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = Run(ServerConfig(orphan_grace=timedelta()), NamedProgram(spec="an:app"),
+              url=f"sqlite:///{tmp_path / 'jobs.db'}", facts=AppFacts(), clock=clock)  # type: ignore[arg-type]  # fmt: skip
+    peer = server(process.pid)
+    worker = WorkerInfo(
+        id="worker", server_id=peer.id, number=1, process=host.identity(other_process.pid), started_at=NOW
+    )
+    process.kill()
+    process.wait()
+    with closing(run.pool), closing(open_storage(run.url)) as storage, closing(Neighbours(run)) as neighbours:
+        run.registration.register(storage)
+        storage.register_server(peer)
+        storage.register_worker(worker)
+        monkeypatch.setattr(sweep, "kill_stranger", lambda _: None)  # as signals do that may not be sent
+        loop = NeighbourLoop(run, judging=None, neighbours=neighbours)
+
+        with caplog.at_level(logging.WARNING):
+            pauses = [loop.tick(storage) for _ in range(7)]
+
+        assert pauses == [timedelta(seconds=each) for each in (1, 2, 4, 5, 5, 5, 5)]
+        told = [line for line in caplog.messages if "Worker" in line or "worker pid" in line]
+        assert len(told) == 2
+        assert "Killing worker" in told[0]
+        assert "another user's" in told[1]
 
 
 def test_one_that_is_found_dead_has_the_grace_too_and_is_forgotten_with_its_row(

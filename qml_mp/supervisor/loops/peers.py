@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 
 from qml_mp import host
@@ -15,16 +15,20 @@ from qml_mp.supervisor.recovery.frozen import FrozenPeers
 from qml_mp.supervisor.recovery.judging import Judging, Reading, Silences
 from qml_mp.supervisor.recovery.neighbours import LOOK_AGAIN, Neighbours
 from qml_mp.supervisor.recovery.sweep import (
+    LONGEST_PAUSE,
+    TOLD_AFTER,
     each_by_itself,
     is_seen_alive,
     read_clock,
     reclaim_from_dead_neighbours,
     release_stranded_jobs,
+    warn_of_survivors,
 )
 from qml_mp.supervisor.run import Run
 
 _RSS_STEP_BYTES = 1 << 20  # smaller changes of a worker's memory are not worth a write
-_AFTER_A_KILL = timedelta(seconds=1)  # that has not ended a worker in the time which a turn has for it
+_AFTER_A_KILL = timedelta(seconds=1)
+"""That has not ended a worker in the time which a turn has for it; doubled at each further one."""
 _LOOKS_AT_AGES = 10  # while a job comes to the age at which it is taken for stranded
 
 
@@ -128,6 +132,8 @@ class NeighbourLoop(Loop):
         self._judging = judging
         self._neighbours = neighbours
         self._silences = Silences()
+        self._kills: dict[str, int] = {}
+        """Of the dead servers with workers that live all the same, how often these were killed."""
         self._look_at_ages_at = 0.0
 
     def due_at(self) -> float:
@@ -141,7 +147,10 @@ class NeighbourLoop(Loop):
         leaving = self._neighbours.leaving()
         # One that dies just now is judged once that is told, or its workers would be killed without a grace.
         others = [each for each in servers if not self._neighbours.waits_for(each.id)]
-        reclaimed = reclaim_from_dead_neighbours(storage, self._run, others, leaving=leaving)
+        reclaimed = reclaim_from_dead_neighbours(
+            storage, self._run, others, leaving=leaving, told=self._kills.keys()
+        )
+        self._note_kills(reclaimed.unkilled, servers)
         recovered = reclaimed.jobs
         if self._judging is None or self._judging.may_judge_by_age:
             recovered += self._release_stranded_jobs(storage)
@@ -150,7 +159,16 @@ class NeighbourLoop(Loop):
         self._neighbours.tell(reclaimed.left)
         if not reclaimed.left:
             return None
-        return LOOK_AGAIN if leaving else _AFTER_A_KILL
+        if leaving:
+            return LOOK_AGAIN
+        fewest = min(self._kills.get(each, 1) for each in reclaimed.left)
+        return min(_AFTER_A_KILL * (1 << min(fewest - 1, 10)), LONGEST_PAUSE)
+
+    def _note_kills(self, unkilled: Collection[str], servers: Iterable[ServerInfo]) -> None:
+        self._kills = {each: self._kills.get(each, 0) + 1 for each in unkilled}
+        for server in servers:
+            if self._kills.get(server.id) == TOLD_AFTER:
+                warn_of_survivors(server)
 
     def _release_stranded_jobs(self, storage: Storage) -> int:
         """Less often the older they have to be."""

@@ -16,7 +16,7 @@ from datetime import timedelta
 from qml_mp import host
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.recovery.sweep import all_proved_dead
+from qml_mp.supervisor.recovery.sweep import LONGEST_PAUSE, TOLD_AFTER, all_proved_dead, warn_of_survivors
 from qml_mp.supervisor.workers.fork import ask_stranger
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,6 @@ logger = logging.getLogger(__name__)
 _LEAVE_WITHIN = timedelta(seconds=0.3)
 """A worker that runs, and has no job in hand, has left by then."""
 _ASK_AGAIN = timedelta(seconds=0.05)
-_LONGEST_PAUSE = timedelta(seconds=5)
-"""Of those that double while a worker outlives SIGKILL: it may be another user's, whom we may not kill."""
-_TOLD_AFTER = 4
-"""Kills that changed nothing; a worker that we may kill is gone by then."""
 _FORGET_AFTER_S = 10.0
 """Without a word about a server for so long, it has come back since."""
 
@@ -70,13 +66,8 @@ class FrozenPeers:
             return min(_ASK_AGAIN, timedelta(seconds=left))
         if not all_proved_dead([worker.process for worker in workers], is_told=asked.kills > 0):
             self._asked[peer.id] = replace(asked, kills=asked.kills + 1)
-            if asked.kills + 1 == _TOLD_AFTER:
-                logger.warning(
-                    "Workers of server %s (pid %s) cannot be ended from here; are they another user's? "
-                    "Its jobs stay with them until they have ended",
-                    peer.id,
-                    peer.process.pid,
-                )
-            return min(_ASK_AGAIN * (1 << min(asked.kills, 10)), _LONGEST_PAUSE)
+            if asked.kills + 1 == TOLD_AFTER:
+                warn_of_survivors(peer)
+            return min(_ASK_AGAIN * (1 << min(asked.kills, 10)), LONGEST_PAUSE)
         del self._asked[peer.id]
         return {worker.id for worker in workers}

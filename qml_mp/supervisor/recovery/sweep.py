@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 from qml_mp import host
@@ -30,6 +31,10 @@ _Item = TypeVar("_Item")
 
 _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks again at the next turn
 _LOOK_EVERY_S = 0.01
+LONGEST_PAUSE = timedelta(seconds=5)
+"""Between kills, while a worker outlives SIGKILL: it may be another user's, whom we may not kill."""
+TOLD_AFTER = 4
+"""Kills that changed nothing; a worker that we may kill is gone by then."""
 
 
 def read_clock(storage: Storage, run: Run) -> Reading:
@@ -76,6 +81,8 @@ class Reclaimed:
     """That are enqueued again."""
     left: Collection[str]
     """The dead servers whose jobs nobody may have yet: a worker of theirs, or the guardian, is not done."""
+    unkilled: Collection[str]
+    """Those of them with a worker that lives although it was killed just now, or that cannot be told of."""
 
 
 def reclaim_from_dead_neighbours(
@@ -84,15 +91,18 @@ def reclaim_from_dead_neighbours(
     servers: Sequence[ServerInfo],
     *,
     leaving: Collection[str] = (),
+    told: Collection[str] = (),
     proof_s: float = _PROOF_IN_LOOP_S,
 ) -> Reclaimed:
     """Reclaim from those of the registered servers whose process is proved dead from here.
 
     A server whose workers are not proved dead within `proof_s` is left for the next time, and so is one
     whose guardian may still write what had ended in them: those jobs would run again. The workers of servers
-    that are `leaving` are not killed and not waited for: they have a moment to end by themselves.
+    that are `leaving` are not killed and not waited for: they have a moment to end by themselves. Of those
+    that are `told` the log has it already that their workers are killed.
     """
     counts: list[int] = []
+    unkilled: set[str] = set()
     left = {
         server.id
         for server in servers
@@ -105,7 +115,9 @@ def reclaim_from_dead_neighbours(
             is_over = all(host.is_alive(worker) is False for worker in workers.values())
             is_over = is_over and not is_held(server.process)
         else:
-            is_over = all_proved_dead(workers.values(), proof_s=proof_s)
+            is_over = all_proved_dead(workers.values(), proof_s=proof_s, is_told=server.id in told)
+            if not is_over:
+                unkilled.add(server.id)
             is_over = is_over and _guardian_is_done(server.process, proof_s=proof_s)
         if is_over:
             # One that was booting may have registered since: it learns of the death at its next look.
@@ -118,7 +130,7 @@ def reclaim_from_dead_neighbours(
             counts.append(count)
 
     each_by_itself([server for server in servers if server.id in left], reclaim)
-    return Reclaimed(jobs=sum(counts), left=left)
+    return Reclaimed(jobs=sum(counts), left=left, unkilled=unkilled)
 
 
 def is_seen_alive(storage: Storage, server: ServerInfo) -> bool:
@@ -146,6 +158,16 @@ def all_proved_dead(
         wait_for([], until=time.monotonic() + _LOOK_EVERY_S)
         living = [worker for worker in living if host.is_alive(worker, is_local=True) is not False]
     return not living
+
+
+def warn_of_survivors(server: ServerInfo) -> None:
+    """Of kills by `all_proved_dead` that change nothing."""
+    logger.warning(
+        "Workers of server %s (pid %s) cannot be ended from here; are they another user's? "
+        "Its jobs stay with them until they have ended",
+        server.id,
+        server.process.pid,
+    )
 
 
 def each_by_itself(
