@@ -149,6 +149,15 @@ def is_ready(pid: int) -> bool | None:
     return None if fields is None else fields[_STATE_FIELD] == "R"
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether somebody has stopped the process (SIGSTOP, a debugger); False where that is not told."""
+    try:
+        fields = _stat_fields(pid)
+    except ProcessLookupError:
+        return False
+    return fields is not None and fields[_STATE_FIELD] in ("T", "t")
+
+
 def shares_its_group(pid: int) -> bool | None:
     """Whether other processes are in the process group that `pid` leads; None where it is not told."""
     if not os.path.exists("/proc/self/stat"):

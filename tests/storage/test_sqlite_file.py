@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -34,6 +35,12 @@ from tests.storage.sqlite_programs import (
 )
 
 NOBODY = 65534
+STOPPED_IN_A_WRITE = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
 
 
 @pytest.fixture
@@ -122,6 +129,22 @@ def test_a_lock_is_said_to_be_that_of_this_program_where_it_is(storage: Storage,
     assert "is locked by a transaction that this program itself has open" in str(in_this_program.value)
     assert "using(conn=connection)" in str(in_this_program.value)
     assert "is locked by another program" in elsewhere
+
+
+@pytest.mark.fault(43)
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells nobody who has a lock")
+def test_a_lock_of_a_program_that_is_stopped_is_said_to_be_its(storage: Storage, path: Path) -> None:
+    storage.migrate()
+    with subprocess.Popen([sys.executable, "-c", STOPPED_IN_A_WRITE, path]) as other:
+        os.waitid(os.P_PID, other.pid, os.WSTOPPED)
+        try:
+            with pytest.raises(StorageUnavailable, match=rf"pid {other.pid}, .*kill -CONT {other.pid}"):
+                storage.enqueue(Job.new("work"))
+        finally:
+            other.send_signal(signal.SIGCONT)
+
+    storage.enqueue(Job.new("work"))
+    assert sum(storage.job_counts().values()) == 1
 
 
 @pytest.mark.fault(44)

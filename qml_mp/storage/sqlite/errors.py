@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
-from qml_mp.storage.sqlite.opening import is_writing
+from qml_mp.storage.sqlite.opening import is_writing, stopped_writer
 
 _PRIMARY_CODE = 0xFF  # the upper bits say more than the texts below need
 
@@ -16,6 +16,10 @@ _BUSY_BY_ITSELF = (
 _OUTDATED = (
     "has changed since this transaction first read from it, so that it can write no more. Roll it back, and "
     "begin it with BEGIN IMMEDIATE."
+)
+_BUSY_BY_STOPPED = (
+    "is locked by another program, pid {pid}, which somebody has stopped in the middle of a write. Let it go "
+    "on (kill -CONT {pid}), or end it."
 )
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "is locked by another program. Try again, or end the program that holds it open.",
@@ -82,10 +86,8 @@ def translated(error: sqlite3.Error, path: str) -> StorageError:
         return StorageUnavailable(f"The SQLite file {path} {_OUTDATED} ({error})")
     if code in _UNAVAILABLE:
         kind = StorageUnreachable if code in _UNREACHABLE else StorageUnavailable
-        is_by_itself = code == sqlite3.SQLITE_BUSY and is_writing(path)
-        return kind(
-            f"The SQLite file {path} {_BUSY_BY_ITSELF if is_by_itself else _UNAVAILABLE[code]} ({error})"
-        )
+        why = _why_busy(path) if code == sqlite3.SQLITE_BUSY else _UNAVAILABLE[code]
+        return kind(f"The SQLite file {path} {why} ({error})")
     if code in _BROKEN:
         return StorageError(f"The SQLite file {path} {_BROKEN[code]} ({error})")
     return StorageError(f"SQLite refused an operation on the file {path}; nothing was written. ({error})")
@@ -98,6 +100,14 @@ def moved(path: str) -> StorageUnreachable:
         "Nothing was written; stop every program that uses it, put the file back if it is still "
         "wanted, and start again."
     )
+
+
+def _why_busy(path: str) -> str:
+    if is_writing(path):
+        return _BUSY_BY_ITSELF
+    pid = stopped_writer(path)
+    # Any other has another number at each look, which would make another text of each.
+    return _UNAVAILABLE[sqlite3.SQLITE_BUSY] if pid is None else _BUSY_BY_STOPPED.format(pid=pid)
 
 
 def _code(error: sqlite3.Error) -> int | None:

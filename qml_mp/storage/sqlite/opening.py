@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, StorageError, StorageUnreachable
-from qml_mp.host import identity_of_file
+from qml_mp.host import identity_of_file, is_stopped
 from qml_mp.standard_streams import is_open, occupy_standard_streams
 from qml_mp.storage.migrate import Migration, no_version
 from qml_mp.storage.sqlite.mounts import check_has_its_folder, device_of
@@ -186,6 +186,12 @@ def is_writing(path: str) -> bool:
     SQLite itself does not say who has a lock: POSIX locks never keep a process from its own.
     """
     return ("WRITE", str(os.getpid())) in _locks(index_of(path), _WRITER_BYTE)
+
+
+def stopped_writer(path: str) -> str | None:
+    """The pid of a process that is stopped in the middle of a write: nobody else writes until it goes on."""
+    writers = (pid for kind, pid in _locks(index_of(path), _WRITER_BYTE) if kind == "WRITE")
+    return next((pid for pid in writers if is_stopped(int(pid))), None)
 
 
 def has_lost_its_log(path: str) -> bool:
