@@ -15,6 +15,9 @@ from qml_mp.events.facts import ServerDeclaredDead, ServerRegistered
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 
+_MOMENT_S = 5.0
+"""So long may a worker take to end that was killed before the first heartbeat after a silence."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfDescription:
@@ -44,11 +47,26 @@ class ServerRegistration:
         """Whether its program traces attempts, and a worker exports those of dead ones."""
         self.flush_timeout = facts.flush_timeout
         """What a worker may take to export its spans before it leaves, be it one of the code before."""
+        self._heard_at = float("inf")
+        self._silent_until = float("-inf")
 
     @property
     def is_outdated(self) -> bool:
         """Whether the row says something else."""
         return self.says != self._written
+
+    def note_heard(self, now: float) -> None:
+        """A heartbeat was written, which began at this instant of the monotonic clock."""
+        if self._is_silent(now):
+            self._silent_until = now
+        self._heard_at = now
+
+    def may_have_counted_as_dead(self, now: float) -> bool:
+        """Whether a peer may have taken this run for dead a moment ago, by its heartbeats."""
+        return self._is_silent(now) or now - self._silent_until <= _MOMENT_S
+
+    def _is_silent(self, now: float) -> bool:
+        return now - self._heard_at > self._config.dead_server_timeout.total_seconds()
 
     def serve(self, queues: tuple[str, ...], facts: AppFacts) -> None:
         """New code serves these."""

@@ -51,7 +51,9 @@ class HeartbeatLoop(Loop):
     def tick(self, storage: Storage) -> timedelta | None:
         rss = {worker.worker_id: host.rss_bytes(worker.child.pid) or 0 for worker in self._run.pool}
         changed = {each: size for each, size in rss.items() if self._is_news(each, size)}
+        began = self._run.clock.monotonic()
         heard = storage.heartbeat_server(self._run.registration.id, worker_rss=changed)
+        self._run.registration.note_heard(began)
         if heard is None:
             _go_on_as_another(storage, self._run)
             return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import signal
+from dataclasses import dataclass, replace
 
 from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.events.retrying import Retrying
@@ -122,9 +123,18 @@ class Reaper(Part):
 
     def turn(self) -> None:
         for death in self._run.pool.reap(stopping=self._run.stop.has_begun):
-            self._settling.remember(death)
+            self._settling.remember(self._uncharged_if_killed_by_peer(death))
             if death.killed_for is CancelReason.SHUTDOWN and death.was_busy:
                 self.killed_jobs = True
         if not self._has_given_up and self._run.pool.boots.failure() is not None:
             self._has_given_up = True
             self._run.stop.begin(now=True, why="no worker can boot")
+
+    def _uncharged_if_killed_by_peer(self, death: Death) -> Death:
+        """A peer of this host that has not heard of this server for long kills its workers, and may not have
+        given their jobs to others yet when this one goes on."""
+        is_killed = death.process.signal == signal.SIGKILL and death.killed_for is None
+        if not is_killed or death.oom_killed:
+            return death
+        is_a_peers = self._run.registration.may_have_counted_as_dead(self._run.clock.monotonic())
+        return replace(death, killed_for=CancelReason.ORPHANED) if is_a_peers else death
