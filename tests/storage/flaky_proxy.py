@@ -65,10 +65,12 @@ class FlakyProxy:
     def go_silent(self) -> None:
         self._silent.set()
 
-    def speak(self) -> None:
-        """No more silence; the connections from before are cut, since part of what was said is lost."""
+    def speak(self, *, cut: bool = True) -> None:
+        """No more silence; the connections from before are cut, since part of what was said is lost. Without
+        `cut`, those that have lost something stay open and silent, as behind a proxy whose server is gone."""
         self._silent.clear()  # first, or a connection that is made after the cut would lose something, too
-        self.cut()
+        if cut:
+            self.cut()
 
     def cut(self) -> None:
         """Cut every connection that there is; others may be made."""

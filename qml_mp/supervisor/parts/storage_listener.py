@@ -25,7 +25,8 @@ _REOPEN_AFTER_S = 1.0
 
 
 class StorageListener(Part):
-    """Opened when it is needed, closed before a fork. Polling stays the safety net while it is closed."""
+    """Opened when it is needed, closed before a fork and while storage cannot be reached. Polling stays the
+    safety net while it is closed."""
 
     def __init__(self, run: Run, storage: Storage, *, loops: LoopTable) -> None:
         self._storage = storage
@@ -68,7 +69,9 @@ class StorageListener(Part):
     def turn(self) -> None:
         if self._stop.has_begun:
             return
-        # It was closed for a fork, and commits may have come meanwhile.
+        if self._reaching.is_failing:
+            self.close()  # it may be as dead and never say so, where a proxy stands in for the server
+        # It was closed for a fork or an outage, and commits may have come meanwhile.
         may_have_missed = not self._reaching.is_failing and self._open()
         told = self._take()
         if may_have_missed:
