@@ -3,8 +3,10 @@ open after a lost reply."""
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +24,8 @@ from qml_mp.events.facts import ClaimFacts, ClaimFound, StorageBack, StorageLost
 from qml_mp.events.retrying import Retrying
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Exchanged, Fetch, Finished, Retention
+
+logger = logging.getLogger(__name__)
 
 
 class Claims:
@@ -58,6 +62,8 @@ class Claims:
         """Of the exchange that was sent and not taken in."""
         self._in_doubt = False
         """Whether this worker may hold a claim of which it does not know. No length of time ends it."""
+        self._known_at = time.monotonic()
+        """When storage has last shown that it has this worker's row and newest epoch."""
 
     @property
     def worker_id(self) -> str:
@@ -82,9 +88,12 @@ class Claims:
         if not self._is_registered:
             raise StorageUnavailable("A peer declared this server dead; its supervisor will see to it.")
 
-    def fetch(self, *, limit: int) -> None:
+    def fetch(self, *, limit: int, trust_s: float) -> None:
         """Claim up to `limit` jobs, unless claims are paused; they are held then. All outcomes are written:
-        what storage still knows of this worker's claims has not begun."""
+        what storage still knows of this worker's claims has not begun. After `trust_s` without a claim it
+        is seen to that storage knows this worker."""
+        if not self.has_question and time.monotonic() - self._known_at > trust_s:
+            self._in_doubt = not self._is_known()
         self._end_doubt()
         if not (self._commands.paused or self._held):
             self.exchange((), limit=limit)
@@ -99,7 +108,7 @@ class Claims:
         _note_commit(len(finished))
         if limit:
             self._in_doubt = False
-            self._held.hold(done.claims)
+            self._hold(done.claims)
         return done.finished
 
     def send(
@@ -138,7 +147,7 @@ class Claims:
         finally:
             self._held.arrived()
         self._in_doubt = False
-        self._held.hold(done.claims)
+        self._hold(done.claims)
         _note_commit(len(done.finished))
         return done.finished
 
@@ -149,6 +158,27 @@ class Claims:
             return self._storage.recorded_ending(key)
         except StorageError:
             return None
+
+    def _hold(self, claims: Sequence[Claim]) -> None:
+        if claims:
+            self._known_at = time.monotonic()
+        self._held.hold(claims)
+
+    def _is_known(self) -> bool:
+        """Whether storage has the row and the newest epoch of this worker. Without them a claim finds
+        nothing, as in an empty queue: a crash or a failover of storage may have lost its newest commits."""
+        epochs = {info.id: info.epoch for info in self._storage.list_workers()}
+        is_known = epochs.get(self.worker_id) == self._fetch.epoch
+        if is_known:
+            self._known_at = time.monotonic()
+        else:
+            logger.warning(
+                "Storage has lost the row or the newest epoch of worker %s, which claims nothing without "
+                "them; they are written again",
+                self.worker_id,
+                extra={"worker_id": self.worker_id},
+            )
+        return is_known
 
     def _end_doubt(self) -> None:
         """Have what was sent before claim nothing any more, and take over what it has claimed."""
@@ -161,7 +191,7 @@ class Claims:
             self._info = replace(self._info, epoch=self._fetch.epoch + 1)
             raise StorageUnavailable("The row of this worker is gone from the registry.")
         self._fetch = replace(self._fetch, epoch=renewed.epoch)
-        self._in_doubt = False
+        self._in_doubt, self._known_at = False, time.monotonic()
         self._held.taken &= {claim.key for claim in renewed.claims}
         found = [claim for claim in renewed.claims if claim.key not in self._held.taken]
         self._held.hold(found)

@@ -116,7 +116,8 @@ class WorkerLoop:
         try:
             self._claims.register()
             self._display.fetching()
-            self._claims.fetch(limit=self._estimates.next_limit(payload_chars=self._held.payload_chars))
+            limit = self._estimates.next_limit(payload_chars=self._held.payload_chars)
+            self._claims.fetch(limit=limit, trust_s=self._polling_s)
             self._own_time.begin()
         except StorageError as error:
             self._commands.wait(self._claims.tries.failed("Cannot claim a job", error))
