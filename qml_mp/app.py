@@ -63,6 +63,12 @@ class QmlApp(Gathering, OnePerProcess):
             raise ConfigurationError(f"config is {shown(config)}; it must be a ServerConfig.")
         self.config = config
         self.registry = WorkerRegistry()
+        self._client = JobClient(
+            retention=BY_DEFAULT if config is None else Retention.of(config),
+            polling=(config or _BY_DEFAULT).polling_interval,
+            tracing=tracing,
+        )
+        self._client.connect(url)
         self._program = Program(
             registry=self.registry,
             retry_policy=_RETRY if retry_policy is None else retry_policy,
@@ -71,16 +77,10 @@ class QmlApp(Gathering, OnePerProcess):
             tracing=tracing,
             config=config,
             name=None if name is None else Name().check(name, "The name of the app"),
-            attach=self.attach,
+            attach=partial(self._client.connect, expects_schema=True),
         )
         self._functions: dict[str, JobFunction[..., object, object]] = {}
         self._recurring: dict[str, RecurringJob] = {}
-        self._client = JobClient(
-            retention=BY_DEFAULT if config is None else Retention.of(config),
-            polling=(config or _BY_DEFAULT).polling_interval,
-            tracing=tracing,
-        )
-        self._client.connect(url)
         self._left_owners = LeftOwners()
 
     @property
@@ -109,8 +109,8 @@ class QmlApp(Gathering, OnePerProcess):
         return hook
 
     def attach(self, url: str) -> None:
-        """Use this storage from now on. A worker says so at boot: what its jobs enqueue belongs
-        where the worker takes jobs from, whatever the code or the environment names."""
+        """Use this storage from now on, whatever the code or the environment names. A worker's app uses that
+        from which the worker takes jobs: what they enqueue belongs there."""
         self._client.connect(url)
 
     def attached(self, url: str) -> AbstractContextManager[None]:

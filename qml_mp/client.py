@@ -37,17 +37,20 @@ class JobClient:
         self._ends: Callable[[], JobEnds | None] = lambda: None
         """Those of the newest handles: not kept longer than these are."""
         self._url: str | None = None
+        self._expects_schema = False
+        """Whether whoever named the URL has found the schema there."""
         self._storage: Storage | None = None
         self._run: Callable[[Sequence[Job]], list[str]] | None = None
         """What is done with jobs instead (see `inline`)."""
         self._threads = LoopThreads("qml-mp: storage")
         """In which coroutines enqueue."""
 
-    def connect(self, url: str | None) -> None:
-        """From now on use the storage of this URL (None: look the URL up when it is needed)."""
+    def connect(self, url: str | None, *, expects_schema: bool = False) -> None:
+        """From now on use the storage of this URL (None: look the URL up when it is needed). With
+        `expects_schema` its schema is never made, as a worker's is there."""
         self.close()
         with fork_guard().no_forks:
-            self._url = url
+            self._url, self._expects_schema = url, expects_schema
             self._storage = None
 
     def __reduce__(self) -> tuple[Callable[..., JobClient], tuple[object, ...]]:
@@ -64,17 +67,18 @@ class JobClient:
     ) -> Iterator[None]:
         """Within the block, use the storage of this URL. What is to be enqueued is given to `run`, if there
         is one, which returns ids."""
-        before = self._url, self._storage, self._run
-        self._url, self._storage, self._run = url, storage, run
+        before = self._url, self._expects_schema, self._storage, self._run
+        self._url, self._expects_schema, self._storage, self._run = url, False, storage, run
         try:
             yield
         finally:
             self.close()
-            self._url, self._storage, self._run = before
+            self._url, self._expects_schema, self._storage, self._run = before
 
     @property
     def storage(self) -> Storage:
-        """The storage; it connects when it is first used, and makes its schema when it has none."""
+        """The storage; it connects when it is first used, and makes its schema when it has none, unless that
+        is expected to be there."""
         storage = self._storage  # read once: another thread may be in `connect`
         if storage is not None:
             return storage
@@ -85,7 +89,10 @@ class JobClient:
                 from qml_mp.storage.open import open_storage
 
                 with load_url(code=self._url).told() as url:
-                    self._storage = open_storage(url)
+                    opened = open_storage(url)
+                if self._expects_schema:
+                    opened.expect_schema()
+                self._storage = opened
             return self._storage
 
     @property

@@ -56,7 +56,8 @@ class Program:
     """The settings that the code gives, when it does."""
     attach: Callable[[str], None] | None = None
     """Tells the app, once in each worker and before the first job, the URL of the storage that the
-    worker takes jobs from, so that what jobs enqueue goes there too. None: there is no app."""
+    worker takes jobs from, so that what jobs enqueue goes there too; its schema is there. None: there is no
+    app."""
 
     def __post_init__(self) -> None:
         check_policy(self.retry_policy, what="retry_policy")

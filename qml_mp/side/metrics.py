@@ -18,7 +18,9 @@ def serve_metrics(arguments: SideArguments, link: SupervisorLink) -> None:
     from qml_mp.metrics.pages import MetricsPages
     from qml_mp.metrics.server import MetricsServer
 
-    pages = MetricsPages(open_storage(arguments.url, application_name="qml-mp: metrics"))
+    storage = open_storage(arguments.url, application_name="qml-mp: metrics")
+    storage.expect_schema()
+    pages = MetricsPages(storage)
     server = MetricsServer(*host_and_port(arguments.address), pages.by_path())
     link.follow(pages.told)
     link.serves_at(f"{server.url}/metrics")

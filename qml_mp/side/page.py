@@ -25,6 +25,7 @@ def serve_page(arguments: SideArguments, link: SupervisorLink) -> None:
     address.check_reach(has_auth=auth.is_set)
     config = ServerConfig(**arguments.config)
     app = QmlApp(arguments.url, config=config)
+    app.storage.expect_schema()
     hosts = None if auth.is_set and config.web_hosts is None else (host, *(config.web_hosts or ()))
     page = assemble(app, auth=auth, read_only=False, hide=HIDDEN, hosts=hosts)
     with address.bind(option="the setting web (--web)") as listening:

@@ -6,6 +6,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import Server, enqueue, state_of, wait_for_state, wait_until
+from tests.processes.side import get, scrape, served_at, side_pid
 
 APP = "tests.processes.apps_storage_faults:app"
 END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{role}'"
@@ -53,6 +55,21 @@ def role(postgres_url: str, storage: Storage) -> Iterator[Role]:
 
 def starts(one: Server) -> list[str]:
     return [line.job_id for line in one.journal() if line.what == "start"]
+
+
+@contextmanager
+def without_schema(storage: Storage, postgres_url: str) -> Iterator[None]:
+    """Within the block it is gone, and afterwards restored: nobody may have made it meanwhile."""
+    schema = storage.url.rpartition("schema=")[2]
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f"ALTER SCHEMA {schema} RENAME TO {schema}_kept".encode())
+        try:
+            yield
+        finally:
+            made = admin.execute("SELECT to_regnamespace(%s)", [schema]).fetchone()
+            admin.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
+            admin.execute(f"ALTER SCHEMA {schema}_kept RENAME TO {schema}".encode())
+    assert made == (None,)
 
 
 @pytest.mark.parametrize(
@@ -112,18 +129,67 @@ def test_a_schema_that_is_gone_until_it_is_restored_is_made_by_no_server_and_no_
 ) -> None:
     one = server("-v", "-w", "1", app=APP).start()
     [worker_pid] = one.worker_pids().values()
-    schema = storage.url.rpartition("schema=")[2]
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute(f"ALTER SCHEMA {schema} RENAME TO {schema}_kept".encode())
+
+    with without_schema(storage, postgres_url):
         os.kill(worker_pid, signal.SIGKILL)
         wait_until(lambda: one.log().count("Worker 1 is ready") == 2, what=one.log)
         wait_until(lambda: one.log().count("Cannot claim a job") >= 3, what=one.log)
         wait_until(lambda: "Storage cannot be reached" in one.log(), what=one.log)
-        found = admin.execute("SELECT to_regnamespace(%s)", [schema]).fetchone()
-        admin.execute(f"ALTER SCHEMA {schema}_kept RENAME TO {schema}".encode())
 
     job_id = enqueue(storage, "plain")
-
-    assert found == (None,)
     assert wait_for_state(storage, job_id, StateName.SUCCEEDED).claim_seq == 1
     assert one.stop() == 0
+
+
+def test_a_job_that_enqueues_does_not_make_a_schema_that_is_gone(
+    server: Callable[..., Server], storage: Storage, postgres_url: str, tmp_path: Path
+) -> None:
+    one = server("-v", "-w", "1", app=APP).start()
+    job_id = enqueue(storage, "enqueue_behind", gate=str(tmp_path / "gate"))
+    wait_until(one.journal, what=one.log)
+
+    with without_schema(storage, postgres_url):
+        (tmp_path / "gate").touch()
+        wait_until(lambda: "end" in {line.what for line in one.journal()}, what=one.log)
+
+    job = wait_for_state(storage, job_id, StateName.SUCCEEDED)
+    assert job.failures == 1
+    wait_until(lambda: storage.job_counts()[StateName.SUCCEEDED] == 2, what=one.log)
+    assert one.stop() == 0
+
+
+def test_what_is_started_again_beside_a_server_does_not_make_a_schema_that_is_gone(
+    server: Callable[..., Server], storage: Storage, postgres_url: str
+) -> None:
+    kinds = ("page", "metrics")
+    one = server("-w", "1", "--web", "127.0.0.1:0", "--metrics", "127.0.0.1:0", app=APP).start()
+    for kind in kinds:
+        served_at(one, kind)
+    before = {kind: side_pid(one, kind) for kind in kinds}
+
+    with without_schema(storage, postgres_url):
+        for pid in before.values():
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: all(one.log().count(f"The {kind}: http") == 2 for kind in kinds), what=one.log)
+        assert scrape(served_at(one))["qml_mp_storage_up"] == 0
+        get(f"{served_at(one, 'page')}/")
+
+    assert one.stop() == 0
+
+
+def test_the_guardian_of_a_killed_server_does_not_make_a_schema_that_is_gone(
+    server: Callable[..., Server], storage: Storage, postgres_url: str, tmp_path: Path
+) -> None:
+    one = server("-v", "-w", "1", app=APP).start()
+    [worker_pid] = one.worker_pids().values()
+    enqueue(storage, "gated", gate=str(tmp_path / "gate"))
+    wait_until(one.journal, what=one.log)
+
+    with without_schema(storage, postgres_url):
+        (tmp_path / "gate").touch()
+        wait_until(lambda: "Cannot write an outcome" in one.log(), what=one.log)
+        os.kill(one.pid, signal.SIGSTOP)  # or it would have another worker at once
+        os.kill(worker_pid, signal.SIGKILL)
+        os.kill(one.pid, signal.SIGKILL)
+        wait_until(lambda: "when the server was killed is not written" in one.log(), what=one.log)

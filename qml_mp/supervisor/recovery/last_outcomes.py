@@ -65,6 +65,7 @@ class LastOutcomes:
     def _write(self, outcomes: Mapping[ClaimKey, Outcome]) -> int:
         try:
             with closing(open_storage(self._url)) as storage:
+                storage.expect_schema()
                 # Not by the server's id: it has another one once its peers have declared it dead.
                 ends = [(claim, outcomes[claim.key]) for claim in storage.claims() if claim.key in outcomes]
                 try:
