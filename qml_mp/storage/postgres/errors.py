@@ -57,8 +57,24 @@ _TOO_MUCH = (
     "It had more to do than a statement has time for, or the server is overloaded; asking for less, or "
     "trying again, can help."
 )
+_CROWDED = (
+    "All its connections are in use: end some, raise max_connections or the limit of the role, database or "
+    "pooler, or run fewer workers."
+)
+_CROWDED_WORDS = r"too many (clients|connections)|connection slots are reserved|no more connections allowed"
 
-_ADVICE = {**dict.fromkeys(_HELD_UP, _LOCKED), _TOO_LONG: _TOO_MUCH, _READ_ONLY: NO_WRITES}
+_ADVICE = {
+    **dict.fromkeys(_HELD_UP, _LOCKED),
+    _TOO_LONG: _TOO_MUCH,
+    _READ_ONLY: NO_WRITES,
+    "25P03": "The process lay still amid a transaction for too long; trying again can help.",
+    "53": "It has run out of something that it needs: its own log says more.",
+    "53100": "Its disk is full: make room there.",
+    "53200": "It is out of memory: give it more, or have fewer sessions use it.",
+    "53300": _CROWDED,
+    "58": "Its own disk or system has failed it: its own log says more.",
+}
+"""By code, else by class."""
 
 
 class NoReply(psycopg.OperationalError):
@@ -86,8 +102,7 @@ def translate(error: psycopg.Error, *, what: str, target: Target) -> StorageErro
     unreachable = code.startswith(_UNREACHABLE) or (not code and _is_about_the_connection(error))
     if unreachable or code.startswith(_TRY_LATER):
         kind = StorageUnreachable if unreachable else StorageUnavailable
-        advice = _ADVICE.get(code, _REACH)
-        return kind(f"PostgreSQL at {where} is not available for {what}: {said} {advice}")
+        return kind(f"PostgreSQL at {where} is not available for {what}: {said} {_advice(error)}")
     if is_out_of_step(error):
         return StorageUnavailable(
             f"The connection to PostgreSQL at {where} was out of step with the server at {what}: {said} "
@@ -129,11 +144,21 @@ def could_not_connect(error: psycopg.Error, *, target: Target) -> StorageError:
     # The driver's words quote parts of the URL.
     said = f": {_first_line(error)}" if target.is_plain else "."
     if refusal is None:
-        return StorageUnreachable(f"PostgreSQL at {target.display_url} is not available{said} {_REACH}")
+        return StorageUnreachable(
+            f"PostgreSQL at {target.display_url} is not available{said} {_advice(error)}"
+        )
     return StorageUnreachable(
         f"PostgreSQL at {target.display_url} refuses the connection{said} {refusal} "
         "Until this is changed, every try will fail."
     )
+
+
+def _advice(error: psycopg.Error) -> str:
+    """What to do about an outage."""
+    code = error.sqlstate or ""
+    if not code and re.search(_CROWDED_WORDS, str(error)):
+        return _CROWDED
+    return _ADVICE.get(code) or _ADVICE.get(code[:2], _REACH)
 
 
 def _is_about_the_connection(error: psycopg.Error) -> bool:
