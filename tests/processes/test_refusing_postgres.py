@@ -22,6 +22,7 @@ from tests.processes.side import get, scrape, served_at, side_pid
 
 APP = "tests.processes.apps_storage_faults:app"
 END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{role}'"
+LISTENERS = "SELECT pid FROM pg_stat_activity WHERE usename = %s AND query LIKE 'LISTEN%%'"
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
@@ -36,6 +37,11 @@ class Role:
     def run(self, statement: str) -> None:
         """SQL about it; `{role}` stands for its name."""
         self.admin.execute(statement.format(role=self.name).encode())
+
+    def log_in_to(self, url: str) -> str:
+        """The URL, with it as the user."""
+        place = urlsplit(url)
+        return place._replace(netloc=f"{self.name}@{place.hostname}:{place.port}").geturl()
 
 
 @pytest.fixture
@@ -96,8 +102,7 @@ def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no
     said: str,
 ) -> None:
     one = server("-v", "-w", "2", app=APP)
-    place = urlsplit(one.url)
-    one.url = place._replace(netloc=f"{role.name}@{place.hostname}:{place.port}").geturl()
+    one.url = role.log_in_to(one.url)
     one.start(ready=2)
     workers = one.worker_pids()
     running_id = enqueue(storage, "gated", gate=str(tmp_path / "gate"))
@@ -122,6 +127,27 @@ def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no
     assert "stopped (pid" not in one.log()
     assert one.stop() == 0
     assert storage.list_servers() == []
+
+
+def test_a_server_that_has_no_connection_left_to_listen_by_says_so(
+    server: Callable[..., Server], storage: Storage, role: Role
+) -> None:
+    one = server("-w", "1", app=APP)
+    one.url = role.log_in_to(one.url)
+    one.start()
+    wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
+    wait_until(lambda: role.admin.execute(LISTENERS, [role.name]).fetchone(), what=one.log)
+
+    role.run("ALTER ROLE {role} CONNECTION LIMIT 2")  # one for the worker, one for the supervisor
+    role.run(f"{END_SESSIONS} AND query LIKE 'LISTEN%'")
+
+    wait_until(lambda: "Listening for commits failed" in one.log(), what=one.log)
+    assert "too many connections for role" in one.log()
+    wait_for_state(storage, enqueue(storage, "plain"), StateName.SUCCEEDED)
+    role.run("ALTER ROLE {role} CONNECTION LIMIT -1")
+    wait_until(lambda: "Commits wake this server again" in one.log(), what=one.log)
+    assert one.log().count("Listening for commits failed") == 1
+    assert one.stop() == 0
 
 
 def test_a_schema_that_is_gone_until_it_is_restored_is_made_by_no_server_and_no_new_worker(

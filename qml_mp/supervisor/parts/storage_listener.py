@@ -8,16 +8,12 @@ nothing more to do rings the bell, which ends the rest.
 
 from __future__ import annotations
 
-import logging
-
 from qml_mp.errors import StorageError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.waiting import Waker, WakeUp
 from qml_mp.supervisor.loops.loop import LoopTable
 from qml_mp.supervisor.part import Part
 from qml_mp.supervisor.run import Run
-
-logger = logging.getLogger(__name__)
 
 _QUIET_S = 0.01  # after a wake-up: our own workers' commits wake us too, and each look costs a turn
 _REST_S = 0.11  # as long as the loop of cancels waits between two looks, which then falls into the same turn
@@ -35,6 +31,7 @@ class StorageListener(Part):
         self._stop = run.stop
         self._reaching = run.reaching
         self._clock = run.clock
+        self._tries = run.retrying("Commits wake this server again")
         self._waker: Waker | None = None
         self._quiet_until = 0.0
         self._rests_until: float | None = None
@@ -98,7 +95,9 @@ class StorageListener(Part):
         try:
             self._waker = self._storage.open_waker()
         except StorageError as error:
-            logger.debug("Cannot listen to storage: %s", error)
+            self._reopen_at = now + self._tries.failed("Listening for commits failed", error, now=now)
+            return False
+        self._tries.worked()
         if self._waker is None:
             self._reopen_at = now + _REOPEN_AFTER_S
         return self._waker is not None
