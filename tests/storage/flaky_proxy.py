@@ -33,6 +33,7 @@ class FlakyProxy:
         self._bytes_until_cut: int | None = None  # likewise, counted down by the thread that asks
         self._longest_reply_bytes: int | None = None  # set by the test, read by the threads that answer
         self.replies_lost = 0  # how many so far
+        self.refused = 0  # how many connections, as the server was down
         self.answered_bytes = 0  # counted by the threads that answer, read by the test between two calls
         self._silent = threading.Event()
         self._delay_s = 0.0  # set by the test, read by the threads that answer
@@ -108,6 +109,7 @@ class FlakyProxy:
             try:
                 server = socket.create_connection(self._server)
             except OSError:  # it is down
+                self.refused += 1
                 client.close()
                 continue
             self._sockets += [client, server]

@@ -14,6 +14,7 @@ from qml_mp.core.job import Job
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
+from tests.postgres_cluster import free_port
 from tests.processes.harness import wait_until
 from tests.storage.flaky_proxy import FlakyProxy
 from tests.storage.helpers import in_schema, patient_url
@@ -29,13 +30,18 @@ def proxy(postgres_url: str) -> Iterator[FlakyProxy]:
         yield proxy
 
 
+def url_of_both(first: FlakyProxy, second: str, *, wanted: str = "read-write") -> str:
+    """Of both hosts, to whichever is as wanted."""
+    place = conninfo_to_dict(second)
+    hosts = f"127.0.0.1:{first.port},{place['host']}:{place['port']}"
+    server = f"postgresql://{place['user']}@{hosts}/{place['dbname']}?target_session_attrs={wanted}"
+    return patient_url(in_schema(server, SCHEMA))
+
+
 @pytest.fixture
 def url(postgres_url: str, proxy: FlakyProxy) -> Iterator[str]:
     """Of both, to whichever takes writes; its schema goes with it."""
-    place = conninfo_to_dict(postgres_url)
-    hosts = f"127.0.0.1:{proxy.port},{place['host']}:{place['port']}"
-    server = f"postgresql://{place['user']}@{hosts}/{place['dbname']}?target_session_attrs=read-write"
-    yield patient_url(in_schema(server, SCHEMA))
+    yield url_of_both(proxy, postgres_url)
     with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
         connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
 
@@ -59,6 +65,41 @@ def test_when_the_first_host_is_gone_the_second_one_is_used(url: str, proxy: Fla
 
         after = wait_until(lambda: enqueued(storage, "after"))
         assert {job.id for job in map(storage.get, (before, after)) if job is not None} == {before, after}
+
+
+@pytest.fixture
+def gone() -> Iterator[FlakyProxy]:
+    """A host without a server."""
+    with FlakyProxy("127.0.0.1", free_port()) as gone:
+        yield gone
+
+
+@pytest.mark.usefixtures("url")  # whose schema goes
+def test_the_host_that_has_taken_writes_is_asked_before_one_that_is_gone(
+    postgres_url: str, gone: FlakyProxy
+) -> None:
+    url = url_of_both(gone, postgres_url)
+    with closing(open_storage(url)) as storage, closing(open_storage(url)) as other:
+        storage.now()
+        assert gone.refused == 1
+
+        storage.close()
+        storage.now()
+        other.now()
+        waker = storage.open_waker()
+        assert waker is not None
+        waker.close()
+        assert gone.refused == 1
+
+
+@pytest.mark.usefixtures("url")  # whose schema goes
+def test_where_any_host_will_do_the_first_one_goes_first(postgres_url: str, gone: FlakyProxy) -> None:
+    with closing(open_storage(url_of_both(gone, postgres_url, wanted="any"))) as storage:
+        storage.now()
+        storage.close()
+        storage.now()
+
+    assert gone.refused == 2
 
 
 def test_where_no_host_takes_writes_the_error_says_so(url: str) -> None:

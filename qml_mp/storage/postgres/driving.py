@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
 import psycopg
@@ -18,11 +18,15 @@ from psycopg.generators import connect
 from psycopg.waiting import Ready, Wait
 
 from qml_mp.storage.postgres.errors import NoReply
+from qml_mp.storage.postgres.target import NewestHost
 from qml_mp.storage.waiting import StorageWait
 
 _T = TypeVar("_T")
 _WAIT_R, _WAIT_W = int(Wait.R), int(Wait.W)
 _READY_R, _READY_W = int(Ready.R), int(Ready.W)
+
+
+_TAKES_WRITES = ("read-write", "primary")
 
 
 class SocketWait:
@@ -71,21 +75,35 @@ def drive(
         return result
 
 
-def connect_by_driving(parameters: dict[str, Any], waiting: StorageWait) -> pq.abc.PGconn:
+def connect_by_driving(
+    parameters: dict[str, Any], waiting: StorageWait, *, newest: NewestHost
+) -> pq.abc.PGconn:
     """Connect as `psycopg.connect` does: to each host and address in turn, each within `connect_timeout`.
+    Where the one that takes writes is wanted, whichever did so last goes first: a host that is silent would
+    cost every connection that time.
 
     The look-up of a host's name alone is not driven: the C library does it in one call.
     """
     timeout_s = timeout_from_conninfo(parameters)
     errors: list[psycopg.Error] = []
-    for attempt in conninfo_attempts(parameters):
+    attempts = conninfo_attempts(parameters)
+    if parameters.get("target_session_attrs") in _TAKES_WRITES:  # else the first ones are to be preferred
+        attempts.sort(key=lambda attempt: _place_of(attempt) != newest.place)
+    for attempt in attempts:
         try:
             exchange: Generator[Any, Any, pq.abc.PGconn] = connect(make_conninfo("", **attempt))
-            return drive(exchange, waiting, deadline=time.monotonic() + timeout_s)
+            made = drive(exchange, waiting, deadline=time.monotonic() + timeout_s)
         except psycopg.Error as error:
             errors.append(error)
+        else:
+            newest.place = _place_of(attempt)
+            return made
     texts = dict.fromkeys(str(error) for error in errors)  # each once, in order
     raise type(errors[-1])("; ".join(texts)) from None
+
+
+def _place_of(attempt: Mapping[str, Any]) -> tuple[object, ...]:
+    return attempt.get("host"), attempt.get("hostaddr"), attempt.get("port")
 
 
 def _check(exchange: Generator[Any, Any, Any], waiting: StorageWait, deadline: float) -> None:

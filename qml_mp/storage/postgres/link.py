@@ -27,7 +27,7 @@ from qml_mp.storage.postgres.driving import SocketWait, connect_by_driving, driv
 from qml_mp.storage.postgres.errors import NoReply, could_not_connect
 from qml_mp.storage.postgres.instants import read_iso_instants
 from qml_mp.storage.postgres.pipeline import Pipeline
-from qml_mp.storage.postgres.target import OURS, Pooler, Target, unreadable
+from qml_mp.storage.postgres.target import OURS, NewestHost, Pooler, Target, unreadable
 from qml_mp.storage.shown_url import unknown_parameters
 from qml_mp.storage.waiting import StorageWait
 
@@ -210,7 +210,7 @@ def open_link(target: Target, options: LinkOptions) -> Link:
     ours["client_encoding"] = "utf8"
     occupy_standard_streams()
     try:
-        link = _connect(ours, options.waiting)
+        link = _connect(ours, options.waiting, target.newest)
     except psycopg.Error as error:
         raise could_not_connect(error, target=target) from None
     except OSError as error:  # of what the driver waits with
@@ -243,8 +243,9 @@ def _read(conninfo: str) -> Mapping[str, Any]:
     return conninfo_to_dict(conninfo)
 
 
-def _connect(parameters: dict[str, Any], waiting: StorageWait | None) -> Link:
-    link = Link(connect_by_driving(parameters, waiting or SocketWait()), row_factory=dict_row)
+def _connect(parameters: dict[str, Any], waiting: StorageWait | None, newest: NewestHost) -> Link:
+    made = connect_by_driving(parameters, waiting or SocketWait(), newest=newest)
+    link = Link(made, row_factory=dict_row)
     link.waiting = waiting
     link.autocommit = True
     link.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # of `transaction`, whatever the default is

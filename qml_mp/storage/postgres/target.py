@@ -31,6 +31,15 @@ class Pooler(StrEnum):
     """One transaction: the next one may be another session's, and what was set or prepared is not there."""
 
 
+@dataclass(slots=True)
+class NewestHost:
+    """Which of a URL's hosts the newest connection leads to. Whoever connects writes and reads it, and a
+    forked worker begins with what its supervisor knows."""
+
+    place: tuple[object, ...] | None = None
+    """None: there was no connection yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A database and a schema in it."""
@@ -50,6 +59,7 @@ class Target:
     """Where the ends of jobs are, for which somebody waits."""
     pooler: Pooler | None = None
     """What the URL says of one; None: nothing, so that each connection looks for itself."""
+    newest: NewestHost = field(default_factory=NewestHost, compare=False, repr=False)
 
     @property
     def quoted_schema(self) -> str:
