@@ -26,6 +26,8 @@ _WAIT_R, _WAIT_W = int(Wait.R), int(Wait.W)
 _READY_R, _READY_W = int(Ready.R), int(Ready.W)
 
 
+_LATE = "the server did not reply in time"
+_LATE_AT_CONNECTING = f"{_LATE}: a connection has {{}} s, or as many as connect_timeout= in the URL says"
 _TAKES_WRITES = ("read-write", "primary")
 
 
@@ -48,15 +50,20 @@ class SocketWait:
 
 
 def drive(
-    exchange: Generator[Any, Any, _T], waiting: StorageWait, *, deadline: float, fd: int | None = None
+    exchange: Generator[Any, Any, _T],
+    waiting: StorageWait,
+    *,
+    deadline: float,
+    fd: int | None = None,
+    late: str = _LATE,
 ) -> _T:
     """Run the exchange to its end; its result. `fd` is the socket; an exchange that connects has
     several, and names each.
 
-    Raises `NoReply` when the monotonic `deadline` passes or the `StorageWait` gives up; when it had
-    given up before, nothing is sent.
+    Raises `NoReply` when the monotonic `deadline` passes, with the text `late`, or the `StorageWait` gives
+    up; when it had given up before, nothing is sent.
     """
-    _check(exchange, waiting, deadline)
+    _check(exchange, waiting, deadline, late)
     try:
         wanted = next(exchange)
         while True:
@@ -68,7 +75,7 @@ def drive(
                 until=deadline,
             )
             if not (readable or writable):
-                _check(exchange, waiting, deadline)
+                _check(exchange, waiting, deadline, late)
             wanted = exchange.send((_READY_R if readable else 0) | (_READY_W if writable else 0))
     except StopIteration as ended:
         result: _T = ended.value
@@ -85,6 +92,7 @@ def connect_by_driving(
     The look-up of a host's name alone is not driven: the C library does it in one call.
     """
     timeout_s = timeout_from_conninfo(parameters)
+    late = _LATE_AT_CONNECTING.format(timeout_s)
     errors: list[psycopg.Error] = []
     attempts = conninfo_attempts(parameters)
     if parameters.get("target_session_attrs") in _TAKES_WRITES:  # else the first ones are to be preferred
@@ -92,7 +100,7 @@ def connect_by_driving(
     for attempt in attempts:
         try:
             exchange: Generator[Any, Any, pq.abc.PGconn] = connect(make_conninfo("", **attempt))
-            made = drive(exchange, waiting, deadline=time.monotonic() + timeout_s)
+            made = drive(exchange, waiting, deadline=time.monotonic() + timeout_s, late=late)
         except psycopg.Error as error:
             errors.append(error)
         else:
@@ -106,11 +114,11 @@ def _place_of(attempt: Mapping[str, Any]) -> tuple[object, ...]:
     return attempt.get("host"), attempt.get("hostaddr"), attempt.get("port")
 
 
-def _check(exchange: Generator[Any, Any, Any], waiting: StorageWait, deadline: float) -> None:
+def _check(exchange: Generator[Any, Any, Any], waiting: StorageWait, deadline: float, late: str) -> None:
     now = time.monotonic()
     if now >= waiting.give_up_at:
         exchange.close()
         raise NoReply("there was no time left to wait for the server")
     if now >= deadline:
         exchange.close()
-        raise NoReply("the server did not reply in time")
+        raise NoReply(late)
