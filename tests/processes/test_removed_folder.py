@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -53,7 +54,9 @@ def release(tmp_path: Path) -> Path:
 def test_a_server_whose_release_is_removed_works_on_with_the_workers_that_it_has(
     server: MakeServer, storage: Storage, release: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    (release / "living_app.py").write_text(CODE.format(1))
+    file = release / "living_app.py"
+    file.write_text(CODE.format(1))
+    os.utime(file, (0, 0))  # one that was written just before it is read may have been so just after, too
     one = server("-w", "1", *flags, app="living_app:app", PYTHONDONTWRITEBYTECODE="1")
     one.cwd = release
     one.start()
