@@ -235,19 +235,6 @@ def rows_left(raw: Raw) -> dict[str, int]:
     return {table: count for table, count in counts.items() if count}
 
 
-def refuse_deletes(raw: Raw, table: str) -> None:
-    """As a trigger of the user's may."""
-    if raw.is_sqlite:
-        raw.run(f"CREATE TRIGGER no BEFORE DELETE ON {{{table}}} BEGIN SELECT RAISE(ABORT, 'not this'); END")
-        return
-    schema = raw.name("jobs").partition(".")[0]
-    raw.run(
-        f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'not this'; END $$"
-    )
-    raw.run(f"CREATE TRIGGER no BEFORE DELETE ON {{{table}}} FOR EACH ROW EXECUTE FUNCTION {schema}.no()")
-
-
 @pytest.mark.parametrize("table", OLD)
 def test_of_what_else_is_too_old_a_batch_is_deleted_at_a_time_until_nothing_is_left(
     storage: Storage, raw: Raw, cleanup: CleanupLoop, table: str
@@ -268,7 +255,7 @@ def test_of_what_else_is_too_old_a_batch_is_deleted_at_a_time_until_nothing_is_l
 def test_what_cannot_be_deleted_keeps_nothing_else_from_its_time(
     storage: Storage, raw: Raw, cleanup: CleanupLoop, clock: FastClock, table: str
 ) -> None:
-    refuse_deletes(raw, table)
+    raw.refuse("DELETE", table, saying="not this")
     end(storage, raw, 30)
     for each in OLD:
         add_old(raw, each, 1)
@@ -280,7 +267,7 @@ def test_what_cannot_be_deleted_keeps_nothing_else_from_its_time(
             cleanup.tick(storage)
     assert rows_left(raw) == {table: refused}
 
-    raw.run("DROP TRIGGER no" if raw.is_sqlite else f"DROP TRIGGER no ON {{{table}}}")
+    raw.allow(table)
     while cleanup.tick(storage) is not None:
         pass
     assert rows_left(raw) == {}
@@ -290,14 +277,14 @@ def test_what_cannot_be_deleted_keeps_nothing_else_from_its_time(
 def test_what_cannot_be_deleted_for_a_moment_costs_the_rest_no_more_than_one_round(
     storage: Storage, raw: Raw, cleanup: CleanupLoop, clock: FastClock, table: str
 ) -> None:
-    refuse_deletes(raw, table)
+    raw.refuse("DELETE", table, saying="not this")
     end(storage, raw, 3)
     add_old(raw, "locks", 1)
     add_old(raw, "acts", 1)
     clock.ahead_s = 61.0
     with pytest.raises(StorageError, match="not this"):
         cleanup.tick(storage)
-    raw.run("DROP TRIGGER no" if raw.is_sqlite else f"DROP TRIGGER no ON {{{table}}}")
+    raw.allow(table)
 
     pauses = [cleanup.tick(storage) for _ in range(3)]
 

@@ -105,7 +105,7 @@ def test_a_constraint_on_the_outcome_is_a_refusal_of_it(storage: Storage, raw: R
 def test_a_trigger_of_the_users_that_refuses_is_no_refusal_of_the_outcome(storage: Storage, raw: Raw) -> None:
     storage.enqueue(Job.new("work"))
     claim = claimed(storage, fetch())
-    refuse_all_changes(raw)
+    raw.refuse("UPDATE", "jobs", saying="not now")
 
     with pytest.raises(StorageError) as caught:
         storage.finish(claim, DONE, retention=KEEP)
@@ -147,19 +147,6 @@ def test_the_error_for_which_sqlite_rolls_everything_back_is_the_one_that_is_tol
             transaction.refusal_of("UPDATE qml_jobs SET priority = 1", {})
 
         assert sum(storage.job_counts().values()) == 1
-
-
-def refuse_all_changes(raw: Raw) -> None:
-    """A trigger that lets no row of a job be changed."""
-    if raw.is_sqlite:
-        raw.run("CREATE TRIGGER no BEFORE UPDATE ON {jobs} BEGIN SELECT RAISE(ABORT, 'not now'); END")
-        return
-    schema = raw.name("jobs").partition(".")[0]
-    raw.run(
-        f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'not now'; END $$"
-    )
-    raw.run(f"CREATE TRIGGER no BEFORE UPDATE ON {{jobs}} FOR EACH ROW EXECUTE FUNCTION {schema}.no()")
 
 
 def test_a_duration_that_no_column_holds_is_named_and_nothing_is_written(storage: Storage) -> None:
