@@ -31,8 +31,8 @@ class ActQueries:
     end_of_server: str
     """server_id, done: unless the server is there, end what is asked of it and what it has taken; of the
     latter these ids are done, by a stop unless they ask for something else."""
-    any_old: str
-    """kept_for: a row if `delete_old` would hit any."""
+    any_old: str | None
+    """kept_for: a row if `delete_old` would hit any. None: it is not asked, as there are several writers."""
     delete_old: str
     """kept_for, limit: delete so many of those that are older, the oldest first, save those that a server is
     about."""

@@ -21,7 +21,7 @@ class HistoryQueries:
     """The same with methods."""
     method: str
     """The same with what methods has of this method; no row where that is nothing."""
-    any_old: str
-    """older_than: a row if `forget` would hit any."""
+    any_old: str | None
+    """older_than: a row if `forget` would hit any. None: it is not asked, as there are several writers."""
     forget: str
     """older_than, limit: delete periods that ended before."""

@@ -56,8 +56,8 @@ class JobQueries:
     """due_at of the next waiting job, now. No row, or no instant: none waits."""
     promote: str
     """limit: make Enqueued what is due, longest due first."""
-    any_from_the_future: str
-    """A row if there is a job that one of the next two would change."""
+    any_from_the_future: str | None
+    """A row if one of the next two would change a job. None: not asked, as there are several writers."""
     hasten_retries: str
     """Have an AwaitingRetry job that ended in the future be due after its delay, counted from now."""
     hasten_spread: str
@@ -75,8 +75,8 @@ class JobQueries:
     claim_seq and Processing; `count`."""
     progress: str
     """ids: id, claim_seq, progress of those that have any."""
-    any_expired: str
-    """A row if there is a job that `delete_expired` would delete."""
+    any_expired: str | None
+    """A row if `delete_expired` would delete a job. None: not asked, as there are several writers."""
     delete_expired: str
     """limit: delete ended jobs whose time is over, oldest first, their attempts with them; not those whose
     failure is to be told yet, unless nobody has begun to for a day."""
@@ -257,8 +257,8 @@ class RegistryQueries:
     """name: value, which is higher than before."""
     release_lock: str
     """resource, owner: was_held, which one that has expired was not; delete the lock of this owner."""
-    any_expired_lock: str
-    """expired: whether there is one."""
+    any_expired_lock: str | None
+    """A row if there is one. None: not asked, as there are several writers."""
     delete_expired_locks: str
     """limit: delete so many of the locks that have expired, the oldest first."""
 

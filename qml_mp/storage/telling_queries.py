@@ -64,8 +64,8 @@ class LostAttemptQueries:
     due too when the worker that has them is there no more."""
     end: str
     """worker_id, ids, claim_seqs: of these, those that it has are exported."""
-    any_old: str
-    """A row if `forget` would hit any."""
+    any_old: str | None
+    """A row if `forget` would hit any. None: it is not asked, as there are several writers."""
     forget: str
     """limit: delete about so many of those that have waited for a day, the oldest first: no worker is left
     that traces their methods, or none could export them."""

@@ -14,7 +14,6 @@ _STATE: Final = """
 _OPEN: Final = "server_id = %(server_id)s AND state IN ('asked', 'taken')"
 _TO_TAKE: Final = f"{_OPEN} AND id <> ALL(%(in_hand)s::text[])"
 _TOLD: Final = f"pg_notify(%(channel)s, '{Told.NO_JOB}') AS told"
-_OLD: Final = "asked_at < now() - %(kept_for)s::interval AND state <> 'taken'"
 
 ACTS: Final = ActQueries(
     ask=f"""
@@ -72,11 +71,11 @@ ACTS: Final = ActQueries(
         WHERE {_OPEN} AND NOT EXISTS (SELECT FROM {{s}}.servers AS s WHERE s.id = %(server_id)s)
         RETURNING {_TOLD}
     """,
-    any_old=f"SELECT 1 AS old FROM {{s}}.acts WHERE {_OLD} LIMIT 1",
-    delete_old=f"""
-        DELETE FROM {{s}}.acts WHERE id = ANY(ARRAY(
-            SELECT id FROM {{s}}.acts
-            WHERE {_OLD}
+    any_old=None,
+    delete_old="""
+        DELETE FROM {s}.acts WHERE id = ANY(ARRAY(
+            SELECT id FROM {s}.acts
+            WHERE asked_at < now() - %(kept_for)s::interval AND state <> 'taken'
             -- SKIP LOCKED: another server deletes the others.
             ORDER BY asked_at, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
     """,

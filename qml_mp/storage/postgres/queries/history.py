@@ -6,12 +6,6 @@ from typing import Final
 
 from qml_mp.storage.history_queries import HistoryQueries
 
-# The first condition is for the index; of those it lets through, only the newest of each length stay.
-_OLD: Final = """
-    begins_at < now() - %(older_than)s::interval
-    AND begins_at + step_s * interval '1 second' <= now() - %(older_than)s::interval
-"""
-
 
 def _read(column: str) -> str:
     return f"""
@@ -46,15 +40,17 @@ HISTORY: Final = HistoryQueries(
         SELECT begins_at, (methods -> %(method)s)::text AS told FROM {s}.history
         WHERE step_s = %(step_s)s AND begins_at >= %(since)s AND begins_at < %(until)s
     """,
-    any_old=f"SELECT 1 AS old FROM {{s}}.history WHERE {_OLD} LIMIT 1",
-    forget=f"""
+    any_old=None,
+    # The first condition is for the index; of those it lets through, only the newest of each length stay.
+    forget="""
         WITH old AS MATERIALIZED (
-            SELECT step_s, begins_at, writer FROM {{s}}.history
-            WHERE {_OLD}
+            SELECT step_s, begins_at, writer FROM {s}.history
+            WHERE begins_at < now() - %(older_than)s::interval
+              AND begins_at + step_s * interval '1 second' <= now() - %(older_than)s::interval
             ORDER BY begins_at LIMIT %(limit)s
             FOR UPDATE SKIP LOCKED -- another server deletes the others
         )
-        DELETE FROM {{s}}.history AS h USING old
+        DELETE FROM {s}.history AS h USING old
         WHERE h.step_s = old.step_s AND h.begins_at = old.begins_at AND h.writer = old.writer
     """,
 )

@@ -191,7 +191,7 @@ JOBS: Final = JobQueries(
                              ELSE pg_notify(%(channel)s, '{Told.MANY}') END AS told
         FROM promoted
     """,
-    any_from_the_future=f"SELECT 1 FROM {{s}}.jobs WHERE {_EARLY_RETRY} OR ({_EARLY_FIRING}) LIMIT 1",
+    any_from_the_future=None,
     hasten_retries=counted(f"UPDATE {{s}}.jobs SET {_SOONER} WHERE {_EARLY_RETRY} RETURNING id"),
     hasten_spread=counted(f"UPDATE {{s}}.jobs SET {_SOONER} WHERE {_EARLY_FIRING} RETURNING id"),
     state="SELECT state FROM {s}.jobs WHERE id = %(id)s",
@@ -222,7 +222,7 @@ JOBS: Final = JobQueries(
         SELECT id, claim_seq, progress FROM {s}.jobs
         WHERE id = ANY(%(ids)s::text[]) AND progress IS NOT NULL
     """,
-    any_expired=f"SELECT 1 FROM {{s}}.jobs AS j WHERE {_EXPIRED} LIMIT 1",
+    any_expired=None,
     # An array as above.
     delete_expired=f"""
         DELETE FROM {{s}}.jobs WHERE id = ANY(ARRAY(

@@ -11,7 +11,6 @@ _FREE: Final = """
     AND (l.due_at <= now()
          OR (l.taken_by IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.workers AS w WHERE w.id = l.taken_by)))
 """
-_OLD: Final = "l.ended_at < now() - interval '1 day'"
 
 LOST_ATTEMPTS: Final = LostAttemptQueries(
     # In the transaction that ends it.
@@ -41,14 +40,14 @@ LOST_ATTEMPTS: Final = LostAttemptQueries(
             SELECT * FROM unnest(%(ids)s::text[], %(claim_seqs)s::integer[])
         )
     """,
-    any_old=f"SELECT 1 AS old FROM {{s}}.lost_attempts AS l WHERE {_OLD} LIMIT 1",
+    any_old=None,
     # By their jobs, as those of an array are found in the index of keys alone; of one job there are few. The
     # condition outside is written so that no index has a part in it.
-    forget=f"""
-        DELETE FROM {{s}}.lost_attempts
+    forget="""
+        DELETE FROM {s}.lost_attempts
         WHERE ended_at + interval '1 day' < now() AND job_id = ANY(ARRAY(
-            SELECT l.job_id FROM {{s}}.lost_attempts AS l
-            WHERE {_OLD}
+            SELECT l.job_id FROM {s}.lost_attempts AS l
+            WHERE l.ended_at < now() - interval '1 day'
             -- SKIP LOCKED: another server deletes the others.
             ORDER BY l.ended_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
     """,

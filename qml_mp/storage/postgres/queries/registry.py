@@ -7,9 +7,6 @@ from typing import Final
 from qml_mp.storage.queries import RegistryQueries
 from qml_mp.storage.rows import SERVER_COLUMNS, WORKER_COLUMNS
 
-_EXPIRED: Final = "expires_at <= now() AND expires_at > '-infinity'"
-"""With the condition of the index."""
-
 REGISTRY: Final = RegistryQueries(
     register_server=f"""
         INSERT INTO {{s}}.servers ({SERVER_COLUMNS})
@@ -113,13 +110,14 @@ REGISTRY: Final = RegistryQueries(
         DELETE FROM {s}.locks WHERE resource = %(resource)s AND owner = %(owner)s
         RETURNING expires_at > now() AS was_held
     """,
-    any_expired_lock=f"SELECT 1 AS expired FROM {{s}}.locks WHERE {_EXPIRED} LIMIT 1",
+    any_expired_lock=None,
     # With them what waiters have left that were killed.
-    delete_expired_locks=f"""
-        WITH waits AS (DELETE FROM {{s}}.waits WHERE until <= now())
-        DELETE FROM {{s}}.locks WHERE resource = ANY(ARRAY(
-            SELECT resource FROM {{s}}.locks
-            WHERE {_EXPIRED}
+    delete_expired_locks="""
+        WITH waits AS (DELETE FROM {s}.waits WHERE until <= now())
+        DELETE FROM {s}.locks WHERE resource = ANY(ARRAY(
+            SELECT resource FROM {s}.locks
+            -- The second condition is that of the index.
+            WHERE expires_at <= now() AND expires_at > '-infinity'
             -- SKIP LOCKED: some transaction may hold one for long.
             ORDER BY expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
     """,
