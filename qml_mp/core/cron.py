@@ -187,11 +187,10 @@ def _search(expression: str) -> croniter:
 
 def _expressions(fields: CronFields) -> Iterator[str]:
     """What croniter is given: lists of numbers, one expression for each thing that a date may fire by."""
-    day = "*" if fields.day.is_any else ",".join([*_numbers(fields.day), *["L"] * fields.day.last_day])
-    weekdays = ["*"] if fields.weekday.is_any else list(_weekdays(fields.weekday))
-    dates = [(day, weekday) for weekday in weekdays]
+    days, weekdays = list(_days(fields.day)), list(_weekdays(fields.weekday))
+    dates = [(day, weekday) for day in days for weekday in weekdays]
     if fields.joins_days_by_or:
-        dates = [(day, "*"), *(("*", weekday) for weekday in weekdays)]
+        dates = [*((day, "*") for day in days), *(("*", weekday) for weekday in weekdays)]
     times = " ".join(map(_listed, (fields.second, fields.minute, fields.hour)))
     for of_month, of_week in dates:
         yield f"{times} {of_month} {_listed(fields.month)} {of_week} {_listed(fields.year)}"
@@ -205,10 +204,18 @@ def _numbers(field: Field) -> Iterator[str]:
     return map(str, field.values)
 
 
+def _days(field: Field) -> Iterator[str]:
+    """croniter takes the last day and 30 others for every day."""
+    if field.values:
+        yield _listed(field)
+    if field.last_day:
+        yield "L"
+
+
 def _weekdays(field: Field) -> Iterator[str]:
     """croniter takes no list of both kinds."""
     if field.values:
-        yield ",".join(_numbers(field))
+        yield _listed(field)
     if field.nth:
         yield ",".join(f"L{weekday}" if n == LAST else f"{weekday}#{n}" for weekday, n in field.nth)
 
