@@ -139,6 +139,8 @@ def test_saved_code_is_taken_over_and_what_does_not_import_is_shown(
     first.write_text("VERSION = 1\n")
     second.write_text("VERSION = (\n")
     main.write_text(CODE.format(part="living_first"))
+    for file in (main, first):
+        os.utime(file, (0, 0))  # one that was written just before it is read may have been so just after, too
     one = server(
         "-w", "1", "--reload", app="living_app:app", PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1"
     ).start()  # fmt: skip

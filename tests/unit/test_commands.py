@@ -141,6 +141,13 @@ def exit_code_of(main: Callable[[], bool]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def sigterm_here() -> None:
+    """To this thread, which gets it once it does not block it any more. One to the process, which this thread
+    blocks at a fork, would go to any other thread there is, whenever that comes to run; and a test before may
+    have begun an exporter that starts its thread anew in each copy of the process."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize("moment", ["before", "after_in_parent"])
 @pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
 def test_an_interruption_during_a_fork_is_raised_when_the_fork_is_over(
@@ -153,7 +160,7 @@ def test_an_interruption_during_a_fork_is_raised_when_the_fork_is_over(
 
         def interrupt() -> None:
             send(pipe[1], INTERRUPT)
-            os.kill(os.getpid(), signal.SIGTERM)
+            sigterm_here()
             seen.append("undisturbed")
 
         os.register_at_fork(**{moment: interrupt})
@@ -214,7 +221,7 @@ def test_an_interruption_during_a_fork_within_a_fork_is_raised_when_both_are_ove
                 seen.append("forks")
                 FORKS["os"]()
                 send(pipe[1], INTERRUPT)
-                os.kill(os.getpid(), signal.SIGTERM)
+                sigterm_here()
                 FORKS["os"]()
                 seen.append("undisturbed")
 
@@ -235,7 +242,7 @@ def test_a_copy_that_a_job_forks_is_not_interrupted_in_its_place(pipe: tuple[int
     def main() -> bool:
         def interrupt() -> None:
             send(pipe[1], INTERRUPT)
-            os.kill(os.getpid(), signal.SIGTERM)
+            sigterm_here()
 
         os.register_at_fork(before=interrupt)
         commands = Commands(PipeReader(pipe[0]))
