@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
-from tests.processes.harness import Server, enqueue, wait_for_state, wait_until
+from tests.processes.harness import ROOT, Server, enqueue, wait_for_state, wait_until
 
 MakeServer = Callable[..., Server]
 
@@ -32,6 +33,22 @@ import threading, time
 from qml_mp import QmlApp
 app = QmlApp()
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+"""
+TELLING = """
+import logging, os, threading, time
+from qml_mp import WorkerContext
+from tests.processes.jobs_app import app
+from tests.processes.journal import note
+class Handler(logging.Handler):
+    def emit(self, record):
+        if threading.active_count() == 1:
+            threading.Thread(target=time.sleep, args=(600,), name="a handler's", daemon=True).start()
+logging.getLogger().addHandler(Handler(logging.ERROR))
+@app.job()
+def stay_until_told(ctx: WorkerContext, path: str) -> None:
+    note(ctx, "start")
+    while not os.path.exists(path):
+        time.sleep(0.01)
 """
 OPENING = """
 import os, socket
@@ -119,6 +136,34 @@ def test_an_app_is_told_which_of_what_it_opens_when_imported_is_not_there_in_pre
     [told] = re.findall(r"importing 'opening_app:app' has left open: (.*)\. In the workers", one.log())
     assert sorted(each.split()[0] for each in told.split(", ")) == ["pipe", "socket"]
     assert {job.state_name for job in storage.list_jobs(JobFilter()).jobs} == {StateName.SUCCEEDED}
+
+
+def test_a_thread_that_logging_starts_in_the_supervisor_of_a_preloaded_app_ends_no_server(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    """Error trackers have one from their first record on."""
+    (tmp_path / "telling_app.py").write_text(TELLING)
+    one = server(
+        "-w", "2", "--preload", app="telling_app:app", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}",
+        QML_MP_MAX_CRASHES="1",
+    ).start(ready=2)  # fmt: skip
+    staying = enqueue(storage, "stay_until_told", path=str(tmp_path / "told"))
+    [begun] = wait_until(one.journal, what="the job")
+    wait_for_state(storage, enqueue(storage, "die"), StateName.FAILED)
+
+    def is_told_once_another_has_died() -> bool:
+        for pid in {*one.worker_pids().values()} - {begun.pid}:  # one that was there before the error
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return "Cannot fork: this process has" in one.log()
+
+    wait_until(is_told_once_another_has_died, what=one.log)
+
+    (tmp_path / "told").touch()
+    assert wait_for_state(storage, staying, StateName.SUCCEEDED).claim_seq == 1
+    assert wait_for_state(storage, enqueue(storage, "quick"), StateName.SUCCEEDED)
+    wait_until(lambda: "a handler's" in str(storage.list_servers()[0].trouble), what=one.log)
+    assert one.stop() == 0
 
 
 def test_without_preload_an_app_may_start_threads_when_imported(

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -22,7 +23,7 @@ from qml_mp.core.history import MOST_NAMES, OTHER, Ending
 from qml_mp.core.job import ClaimKey, new_job_id
 from qml_mp.core.outcome import Release
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageUnavailable
+from qml_mp.errors import ConfigurationError, StorageUnavailable
 from qml_mp.events.emitter import new_emitter
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.pipe import Kind, Message, send
@@ -36,6 +37,7 @@ from qml_mp.storage.open import open_storage
 from qml_mp.storage.values import Finished
 from qml_mp.supervisor.loops.declarations import DeclarationsLoop
 from qml_mp.supervisor.part import Parts
+from qml_mp.supervisor.parts.guardian import Guardian
 from qml_mp.supervisor.parts.limits import Pusher
 from qml_mp.supervisor.parts.reload import NewCode, Reload
 from qml_mp.supervisor.parts.server_report import ServerReports
@@ -75,6 +77,17 @@ def sleeping() -> Iterator[Child]:
     with subprocess.Popen(["sleep", "600"]) as process:
         yield Child(pid=process.pid, pidfd=None, started_ticks=0)
         process.kill()
+
+
+@pytest.fixture
+def one_more_thread() -> Iterator[None]:
+    """Of this process, as a handler of logging starts one at its first record."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, name="a handler's thread")
+    thread.start()
+    yield
+    done.set()
+    thread.join()
 
 
 def a_worker(pool: WorkerPool, *, number: int) -> tuple[int, WorkerProcess]:
@@ -286,6 +299,64 @@ def test_a_pool_without_descriptors_for_another_worker_does_not_ask_for_turns_in
     assert due_before <= time.monotonic() < pool.next_at()
     pool._room.freed()
     assert pool.next_at() == due_before
+
+
+def test_a_thread_that_begins_once_workers_were_ready_keeps_others_from_following_and_ends_no_server(
+    run_of: MakeRun, one_more_thread: None
+) -> None:
+    clock = HandClock()
+    run = run_of(2, clock)
+    reading, _ = a_worker(run.pool, number=1)
+    run.pool.boots.succeeded()
+    guardian = Guardian(run)
+
+    for _ in range(10):
+        clock.seconds += 5  # past each pause
+        run.pool.spawn_workers()
+    guardian.start_if_missing()
+
+    assert "a handler's thread" in str(run.pool.trouble())
+    assert "a handler's thread" in str(guardian.trouble())
+    assert len(run.pool) == 1
+    assert run.pool.is_whole  # as far as it goes: a burst ends
+    os.close(reading)
+
+
+def test_new_code_that_cannot_be_looked_at_because_of_a_thread_is_told_and_ends_no_server(
+    run_of: MakeRun, one_more_thread: None
+) -> None:
+    run = run_of(1)
+    reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
+
+    reload.begin()
+
+    assert "a handler's thread" in str(reload.trouble())
+    assert not reload.is_under_way
+
+
+def test_a_server_whose_workers_are_all_gone_ends_when_a_thread_that_lasts_keeps_others_from_following(
+    run_of: MakeRun, one_more_thread: None
+) -> None:
+    clock = HandClock()
+    pool = run_of(1, clock).pool
+    pool.boots.succeeded()
+
+    for _ in range(4):  # it may be a report to somebody, and end
+        clock.seconds += 5
+        pool.spawn_workers()
+
+    clock.seconds += 5
+    with pytest.raises(ConfigurationError, match="a handler's thread"):
+        pool.spawn_workers()
+
+
+def test_a_server_with_threads_at_its_start_ends_at_once(run_of: MakeRun, one_more_thread: None) -> None:
+    run = run_of(1)
+
+    with pytest.raises(ConfigurationError, match="a handler's thread"):
+        Guardian(run).start_if_missing()
+    with pytest.raises(ConfigurationError, match="a handler's thread"):
+        run.pool.spawn_workers()
 
 
 def test_each_series_is_reported_where_more_of_them_grow_than_fit_in_a_report(run_of: MakeRun) -> None:

@@ -22,6 +22,7 @@ import setproctitle
 
 from qml_mp import host
 from qml_mp.core.server_info import ProcessIdentity
+from qml_mp.errors import ConfigurationError
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
 from qml_mp.supervisor.part import Part
@@ -67,8 +68,8 @@ class Guardian(Part):
             self._forget()
 
     def start_if_missing(self) -> None:
-        """Fork it when there is none. When the system has no room for a process, that is logged once, and
-        tried again after a pause."""
+        """Fork it when there is none. When the system has no room for a process, or this process has threads
+        by now, that is logged once, and tried again after a pause."""
         if self._child is not None or time.monotonic() < self._not_before:
             return
         self._not_before = time.monotonic() + _PAUSE_S
@@ -86,10 +87,15 @@ class Guardian(Part):
                 own_fds=self._everyone.own_fds(),
             )
             self._told = ""
-        except OSError as error:
+        except (OSError, ConfigurationError) as error:
+            if isinstance(error, ConfigurationError) and not self._run.pool.boots.was_ever_ready:
+                raise
             if str(error) != self._told:
                 logger.error("Cannot fork the guardian: %s; will try again", error)
             self._told = str(error)
+
+    def trouble(self) -> str | None:
+        return f"The guardian cannot be forked: {self._told}" if self._told else None
 
     def close(self) -> None:
         """End it, because no worker is left to guard."""

@@ -104,7 +104,7 @@ class Reload(Part):
             return
         try:
             self._probe = self._start_probe()
-        except OSError as error:
+        except (OSError, ConfigurationError) as error:  # the latter for threads of a host's
             self._refuse("The new code cannot be looked at", str(error))
             return
         logger.info(

@@ -3,6 +3,8 @@ fast others may follow."""
 
 from __future__ import annotations
 
+import logging
+
 from qml_mp.errors import WorkerBootError
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkersCannotBoot
@@ -11,7 +13,10 @@ from qml_mp.supervisor.part import in_short
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 
+logger = logging.getLogger(__name__)
+
 _SILENT_DEATHS = 5  # in a row, of workers that have no error to show, until that is the error
+_BARRED_TRIES = 5  # in a row, until what bars them is taken to last
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 4.5  # so that a fixed app is noticed within five seconds
 
@@ -75,6 +80,20 @@ class Boots:
         """A worker died before it was ready, or idle soon after; or it could not be forked."""
         self._not_before = now + min(_FIRST_PAUSE_S * 2**self.useless, _LONGEST_PAUSE_S)
         self.useless += 1
+
+    def was_refused(self, error: OSError, *, number: int, now: float) -> None:
+        """The system did not fork a worker, or not make what it needs."""
+        self.was_useless(now)
+        logger.error("Cannot fork worker %s: %s; will try again", number, error)
+
+    def was_barred(self, error: str, now: float) -> bool:
+        """A worker could not be forked because of threads of this process. Whether no other will be: such a
+        thread may end again, unless it was there before the first worker."""
+        self.was_useless(now)
+        if self.was_ever_ready and self.useless < _BARRED_TRIES:
+            return False
+        self._note(error, old_ones_stay=False)
+        return True
 
     def allow_another(self, now: float, *, booting: int) -> bool:
         """Whether one more may be forked now, while `booting` are on their way."""

@@ -55,10 +55,14 @@ class Room:
             f"No descriptors are left for another worker: {running} run, {wanted} are wanted, and the server "
             f"may open {limit} files. Raise the limit (ulimit -n, LimitNOFILE=) or ask for fewer workers"
         )
-        if text != self.shortage:
-            logger.error("%s", text)
-        self.shortage = text
+        self.tell_shortage(text)
         return True
+
+    def tell_shortage(self, why: str) -> None:
+        """Fewer workers run than are wanted, and why; logged when that changes."""
+        if why != self.shortage:
+            logger.error("%s", why)
+        self.shortage = why
 
     def freed(self) -> None:
         self._again_at = 0.0

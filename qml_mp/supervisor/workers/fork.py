@@ -91,8 +91,9 @@ def fork_child(
         threads = host.lasting_thread_count()
         if threads is not None and threads > 1:
             raise ConfigurationError(
-                f"Cannot fork workers: this process has {threads} threads{_others_by_name()}. "
-                "Start no thread before run(), or use start(), which supervises from a process of its own."
+                f"Cannot fork: this process has {threads} threads{_others_by_name()}, which copies of it "
+                "would lack. Start none before run(), or use start(), which supervises from a process of its "
+                "own. Logging handlers start some, too, at their first record: with preload they work here."
             )
         parent_pid = os.getpid()
         _flush()

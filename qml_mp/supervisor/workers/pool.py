@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from signal import SIGKILL
@@ -11,6 +10,7 @@ from typing import Any
 from qml_mp.clock import Clock
 from qml_mp.core.outcome import ProcessFacts
 from qml_mp.core.server_info import new_worker_id
+from qml_mp.errors import ConfigurationError
 from qml_mp.events.emitter import Emitter
 from qml_mp.ipc.bell import Bell
 from qml_mp.ipc.ended import EndedTable
@@ -27,8 +27,6 @@ from qml_mp.supervisor.workers.replacing import Replacing, has_to_leave_first, m
 from qml_mp.supervisor.workers.spawning import spawn_worker
 from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.supervisor.workers.worker_process import WorkerProcess, WorkerSpec
-
-logger = logging.getLogger(__name__)
 
 _SPARE_SLOTS = 64
 _SHORT_LIFE_S = 1.0
@@ -250,11 +248,13 @@ class WorkerPool(Part):
         try:
             return self._spawn(number).worker_id
         except OSError as error:
-            if self._room.ran_out(error, running=len(self), wanted=self.size):
-                return None
-            self.boots.was_useless(self._clock.monotonic())
-            logger.error("Cannot fork worker %s: %s; will try again", number, error)
-            return None
+            if not self._room.ran_out(error, running=len(self), wanted=self.size):
+                self.boots.was_refused(error, number=number, now=self._clock.monotonic())
+        except ConfigurationError as error:
+            if self.boots.was_barred(str(error), self._clock.monotonic()) and not self._workers:
+                raise
+            self._room.tell_shortage(str(error))
+        return None
 
     def _spawn(self, number: int) -> WorkerProcess:
         self._everyone.before_fork()
