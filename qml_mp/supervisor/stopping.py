@@ -52,6 +52,7 @@ class Stop:
     def begin(self, *, now: bool, why: str, error: ConfigurationError | None = None) -> None:
         """Begin to stop, or with `now` end it: kill what runs and give its jobs back."""
         self.error = self.error or error
+        self._pool.boots.is_over = True
         instant = self._clock.monotonic()
         if now:
             self._events.emit(ServerStopping(why=why, allowed=None))

@@ -359,6 +359,22 @@ def test_a_server_with_threads_at_its_start_ends_at_once(run_of: MakeRun, one_mo
         run.pool.spawn_workers()
 
 
+@pytest.mark.parametrize("fails_later", [False, True])
+def test_a_pool_that_lacks_workers_asks_for_no_turn_in_the_past_while_the_server_stops(
+    run_of: MakeRun, fails_later: bool
+) -> None:
+    clock = HandClock()
+    run = run_of(1, clock)
+    run.pool.boots.was_useless(clock.monotonic())
+
+    run.stop.begin(now=False, why="a test")
+
+    if fails_later:
+        run.pool.boots.was_useless(clock.monotonic())
+    clock.seconds += 60  # past each pause
+    assert run.pool.next_at() > clock.monotonic()
+
+
 def test_each_series_is_reported_where_more_of_them_grow_than_fit_in_a_report(run_of: MakeRun) -> None:
     run, heard = run_of(1), set[str]()
     reports = ServerReports(run, loops=[])

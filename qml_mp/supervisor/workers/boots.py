@@ -36,6 +36,8 @@ class Boots:
         """Of the newest worker that could not boot; None again once one is ready."""
         self.useless = 0
         """Workers in a row that died before they were ready, or idle soon after."""
+        self.is_over = False
+        """The server stops: no other worker follows."""
         self._not_before = 0.0
         self._silent_deaths = 0
 
@@ -101,7 +103,7 @@ class Boots:
 
     def next_at(self) -> float:
         """When the next try may be, after a failure."""
-        return self._not_before if self.useless else float("inf")
+        return self._not_before if self.useless and not self.is_over else float("inf")
 
     def _note(self, text: str, *, old_ones_stay: bool) -> None:
         if self.was_ever_ready and text != self.error:
