@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -302,8 +302,12 @@ def test_a_job_that_is_cancelled_as_it_ends_has_exactly_one_end(server: MakeServ
     assert one.stop() == 0
 
 
-@pytest.mark.fault(69)
-def test_a_supervisor_that_may_not_fork_lives_and_forks_when_it_may_again(open_folder: Path) -> None:
+NO_ROOM = "The system has no room for another worker: 1 run, 2 are wanted"
+
+
+@pytest.fixture
+def limited(open_folder: Path) -> Iterator[tuple[Server, Storage]]:
+    """Not yet: `limit_processes`."""
     one = Server(url=f"sqlite:///{open_folder / 'jobs.db'}", folder=open_folder, flags=("-w", "2"))
     if os.getuid() == 0:  # for whom there is no such limit; only the right to read files is kept
         uid, rights = str(UNPRIVILEGED_UID), "+dac_override"
@@ -313,23 +317,50 @@ def test_a_supervisor_that_may_not_fork_lives_and_forks_when_it_may_again(open_f
         )  # fmt: skip
     storage = open_storage(one.url)
     try:
-        one.start(ready=2)
-        before = one.worker_pids()
-        limit_processes(one, "0")
-
-        os.kill(before[1], signal.SIGKILL)
-
-        wait_until(lambda: one.log().count("Cannot fork worker 1") >= 2, what=one.log)
-        busy = enqueue(storage, "quick")  # the other worker works on
-        assert wait_for_state(storage, busy, StateName.SUCCEEDED).claim_seq == 1
-        assert one.log().count("Cannot fork worker 1") < 6  # not again and again
-        limit_processes(one, "hard")
-        wait_until(lambda: len(one.worker_pids()) == 2, what="a new worker")
-        assert one.stop() == 0, one.log()
-        assert is_gone(before[1])
+        yield one, storage
     finally:
         storage.close()
         one.clean_up()
+
+
+@pytest.mark.fault(69)
+def test_a_supervisor_that_may_not_fork_lives_and_forks_when_it_may_again(
+    limited: tuple[Server, Storage],
+) -> None:
+    one, storage = limited
+    one.start(ready=2)
+    before = one.worker_pids()
+    limit_processes(one, "0")
+
+    os.kill(before[1], signal.SIGKILL)
+
+    wait_until(lambda: NO_ROOM in str(storage.list_servers()[0].trouble), what=one.log)
+    busy = enqueue(storage, "quick")  # the other worker works on
+    assert wait_for_state(storage, busy, StateName.SUCCEEDED).claim_seq == 1
+    assert one.log().count(NO_ROOM) == 1  # not again and again
+    limit_processes(one, "hard")
+    wait_until(lambda: len(one.worker_pids()) == 2, what="a new worker")
+    wait_until(lambda: storage.list_servers()[0].trouble is None, what=one.log)
+    assert one.stop() == 0, one.log()
+    assert is_gone(before[1])
+
+
+@pytest.mark.fault(69)
+def test_a_burst_whose_supervisor_may_not_fork_ends(limited: tuple[Server, Storage]) -> None:
+    one, storage = limited
+    one.flags = ("-w", "2", "--burst")
+    busy = enqueue(storage, "heed")
+    one.start(ready=2)
+    begun = wait_until(one.journal, what="the job")
+    limit_processes(one, "0")
+    [idle] = {*one.worker_pids().values()} - {line.pid for line in begun}
+
+    os.kill(idle, signal.SIGKILL)
+
+    wait_until(lambda: NO_ROOM in one.log(), what=one.log)
+    storage.request_cancel(busy, reason="a test", retention=BY_DEFAULT)
+    assert one.wait() == 0, one.log()
+    assert storage.claims() == []
 
 
 def limit_processes(one: Server, most: str) -> None:

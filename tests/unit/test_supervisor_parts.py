@@ -287,15 +287,18 @@ def test_printing_all_stacks_leaves_one_that_is_for_the_record_of_a_kill(
     worker.channels.close()
 
 
-def test_a_pool_without_descriptors_for_another_worker_does_not_ask_for_turns_in_the_past(
-    run_of: MakeRun,
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
+def test_a_pool_without_room_for_another_worker_says_so_and_does_not_ask_for_turns_in_the_past(
+    run_of: MakeRun, number: int
 ) -> None:
     pool = run_of(1).pool
     pool.boots.was_useless(time.monotonic() - 60)  # whose pause is over
     due_before = pool.next_at()
 
-    assert pool._room.ran_out(OSError(errno.EMFILE, "full"), running=0, wanted=1)
+    assert pool._room.ran_out(OSError(number, "full"), running=0, wanted=1)
 
+    assert "Fewer workers run than are wanted" in str(pool.trouble())
+    assert pool.is_whole  # as far as it goes
     assert due_before <= time.monotonic() < pool.next_at()
     pool._room.freed()
     assert pool.next_at() == due_before

@@ -1,4 +1,4 @@
-"""Supervisor: whether its descriptors suffice for another worker.
+"""Supervisor: whether there is room for another worker: descriptors of its own, and a process.
 
 Each worker costs its supervisor five of them. Some are kept free whatever the number of workers that are
 wanted: without a connection to storage, a guardian or a look into /proc, the workers would be of no use.
@@ -19,6 +19,9 @@ _FOR_A_WORKER = 6  # both ends of its pipe and of its tickets, its stack file, i
 _FOR_OURSELVES = 32
 """Connections with what they look up, wake-ups, bell, turns, guardian, side processes, reload, log, /proc."""
 _TRY_AGAIN_S = 10.0
+_FIRST_PAUSE_S = 0.5  # doubles: others of the machine may leave room for a process at any time
+_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_OF_PROCESSES = (errno.EAGAIN, errno.ENOMEM)
 
 
 class Room:
@@ -27,6 +30,7 @@ class Room:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._again_at = 0.0
+        self._pause_s = _FIRST_PAUSE_S
         self.shortage: str | None = None
         """Why fewer workers run than are wanted; None: as many run."""
 
@@ -46,15 +50,26 @@ class Room:
                 os.close(fd)
 
     def ran_out(self, error: OSError, *, running: int, wanted: int) -> bool:
-        """Whether the error means that descriptors have run out; then it is logged, once for each number."""
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
+        """Whether the error means that descriptors, processes or memory have run out; then it is logged, once
+        for each number."""
+        told = f"{running} run, {wanted} are wanted"
+        if error.errno in _OF_DESCRIPTORS:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            text = (
+                f"No descriptors are left for another worker: {told}, and the server may open {limit} files. "
+                "Raise the limit (ulimit -n, LimitNOFILE=) or ask for fewer workers"
+            )
+            pause_s = _TRY_AGAIN_S
+        elif error.errno in _OF_PROCESSES:
+            text = (
+                f"The system has no room for another worker: {told} ({error.strerror}). Raise the limit of "
+                "processes (ulimit -u, TasksMax=, --pids-limit) or of memory, or ask for fewer workers"
+            )
+            pause_s = self._pause_s
+            self._pause_s = min(2 * pause_s, _TRY_AGAIN_S)
+        else:
             return False
-        self._again_at = self._clock.monotonic() + _TRY_AGAIN_S
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        text = (
-            f"No descriptors are left for another worker: {running} run, {wanted} are wanted, and the server "
-            f"may open {limit} files. Raise the limit (ulimit -n, LimitNOFILE=) or ask for fewer workers"
-        )
+        self._again_at = self._clock.monotonic() + pause_s
         self.tell_shortage(text)
         return True
 
@@ -68,6 +83,7 @@ class Room:
         self._again_at = 0.0
 
     def suffices(self) -> None:
+        self._pause_s = _FIRST_PAUSE_S
         if self.shortage is not None:
             logger.info("All workers that are wanted run again")
             self.shortage = None
