@@ -58,7 +58,7 @@ def prologue(
         if os.getppid() != die_with_parent:  # it died before the line above
             os.kill(os.getpid(), signal.SIGTERM)
     _drop_descriptors(own_fds, keep_fds)
-    random.seed()
+    _reseed()
 
 
 def pass_over_sigint(_signal: int, _frame: object) -> None:
@@ -93,6 +93,15 @@ def prctl() -> Callable[[int, int, int, int, int], int]:
     """Looked up once, by the parent, so that its children need not. Linux."""
     function: Callable[[int, int, int, int, int], int] = ctypes.CDLL(None).prctl
     return function
+
+
+def _reseed() -> None:
+    """The generators that all copies of the parent would share the state of, each drawing the same."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        with contextlib.suppress(Exception):  # the app has put another generator there, which takes no seed
+            numpy_random.seed()
 
 
 def _drop_descriptors(own_fds: Collection[int], keep_fds: Collection[int]) -> None:

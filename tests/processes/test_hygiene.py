@@ -29,6 +29,14 @@ MakeServer = Callable[..., Server]
 CONTEXTS = "tests.processes.apps_contexts:app"
 FAULTS = "tests.processes.apps_faults:app"
 LEFTOVERS = "tests.processes.apps_leftovers:app"
+DRAWING = """
+import numpy.random
+from qml_mp import QmlApp
+app = QmlApp()
+@app.job()
+def draw() -> float:
+    return float(numpy.random.random())
+"""
 
 
 @pytest.mark.fault(23)
@@ -207,6 +215,21 @@ def test_preloaded_workers_draw_different_random_numbers(server: MakeServer, sto
     one = server("-w", "2", "--preload", "--max-jobs", "1", app=FAULTS).start(ready=2)
 
     drawn = [result_of(storage, "give_random") for _ in range(8)]
+
+    assert len(set(drawn)) == 8
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(64)
+def test_preloaded_workers_draw_different_random_numbers_of_numpy(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "drawing_app.py").write_text(DRAWING)
+    flags = ("-w", "2", "--preload", "--max-jobs", "1")
+    one = server(*flags, app="drawing_app:app", PYTHONPATH=str(tmp_path), OPENBLAS_NUM_THREADS="1")
+    one.start(ready=2)
+
+    drawn = [result_of(storage, "draw") for _ in range(8)]
 
     assert len(set(drawn)) == 8
     assert one.stop() == 0
