@@ -124,6 +124,32 @@ def test_a_child_that_its_host_collects_while_it_is_being_reaped_is_dead(
     assert reap(child) == ProcessFacts(pid=child.pid)
 
 
+def test_a_child_is_reaped_with_its_group_where_the_system_cannot_look_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As macOS before Python 3.13."""
+    monkeypatch.delattr(os, "waitid")
+    hearing, telling = os.pipe()
+    reading, writing = os.pipe()
+
+    def leave_one_behind() -> int:
+        program = subprocess.Popen(["sleep", "600"])
+        os.write(writing, str(program.pid).encode())
+        os.read(hearing, 1)
+        return 7
+
+    child = fork_child(leave_one_behind, ours={reading, telling}, theirs={hearing, writing})
+    left = int(os.read(reading, 100))
+    assert reap(child) is None
+    os.close(telling)
+
+    facts = wait_until(lambda: reap(child), what="the child's end")
+
+    assert (facts.pid, facts.exit_code, facts.signal) == (child.pid, 7, None)
+    wait_until(lambda: is_gone(left), what="the end of its group")
+    os.close(reading)
+
+
 @pytest.mark.fault(67)
 @pytest.mark.parametrize("name", ["in_a_loop", "in_a_loop_with_threads"])
 def test_a_running_event_loop_keeps_its_signal_handlers_and_subprocesses(

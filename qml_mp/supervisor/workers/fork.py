@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 import threading
@@ -119,12 +120,12 @@ def reap(child: Child) -> ProcessFacts | None:
     What is left of its process group is killed first, while its pid still guards the group's id.
     """
     try:
-        if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return None
-        child.kill()
-        _, status, usage = os.wait4(child.pid, 0)
+        collected = _collect(child)
     except ChildProcessError:
         return _look_from_outside(child)
+    if collected is None:
+        return None
+    status, usage = collected
     if child.pidfd is not None:
         os.close(child.pidfd)
     code = os.waitstatus_to_exitcode(status)
@@ -202,6 +203,20 @@ def _signal_stranger(process: ProcessIdentity, number: int) -> None:
     finally:
         if pidfd is not None:
             os.close(pidfd)
+
+
+def _collect(child: Child) -> tuple[int, resource.struct_rusage] | None:
+    if hasattr(os, "waitid"):
+        if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        child.kill()
+        _, status, usage = os.wait4(child.pid, 0)
+    else:  # macOS before Python 3.13: no look without collecting; what is in the group still guards its id
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if not pid:
+            return None
+        _kill_group(child.pid)
+    return status, usage
 
 
 def _kill_group(pid: int) -> None:
