@@ -82,6 +82,13 @@ def test_the_sample_of_traces_names_what_it_needs_beside_the_extra() -> None:
     assert missing == []
 
 
+def test_a_worker_that_is_out_of_memory_does_not_stop_the_service_of_the_readme() -> None:
+    """As systemd does by default."""
+    [unit] = re.findall(r"```ini\n(.*?)```", section("Operations"), flags=re.DOTALL)
+
+    assert "OOMPolicy=continue" in unit.splitlines()
+
+
 def test_the_settings_table_has_every_setting_with_its_default_environment_name_and_flag() -> None:
     flags = {option.name: option.opts + option.secondary_opts for option in start.params}
     defaults = ServerConfig()
