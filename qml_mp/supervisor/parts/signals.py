@@ -30,6 +30,7 @@ _ONE_WISH_S = 0.5
 """Of these, what comes so soon after the first was taken is one with it: a terminal signals its whole group,
 and a wrapper passes on what it got. A handler may run late, where a process waits for a processor."""
 _TERMINAL = "/dev/tty"
+_LOOK_FOR_TERMINAL_EVERY_S = 5.0
 _LOOK_FOR_STACKS_EVERY_S = 0.1
 _TOLD_FOR_S = 30.0  # in the registry, where every server reads it at each heartbeat
 _WRITING_A_STACK_S = 5.0  # at most, from the first look: on a busy machine processors are waited for
@@ -176,6 +177,7 @@ class SignalHandling(Part):
     def turn(self) -> None:
         for number in self._inbox.take():
             self._handle(number)
+        self._terminal.look(self._run.clock.monotonic())
         if self._terminal.is_gone and not self._run.stop.has_begun:
             self._run.stop.begin(now=False, why="its terminal is gone")
 
@@ -212,6 +214,19 @@ class Terminal:
     def __init__(self) -> None:
         self._is_bound_to_it = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
         self._is_in_doubt = False
+        self._look_at = 0.0
+        self._was_there = True
+
+    def look(self, now: float) -> None:
+        """Whether it has gone without a SIGHUP, as a shell may leave its background jobs behind: then the
+        server has outlived it. Seen twice, as a shell passes a hangup on after the terminal went."""
+        if not self._is_bound_to_it or self._is_in_doubt or now < self._look_at:
+            return
+        self._look_at = now + _LOOK_FOR_TERMINAL_EVERY_S
+        was_there, self._was_there = self._was_there, _has_terminal()
+        if not was_there and not self._was_there:
+            self._is_bound_to_it = False
+            logger.info("The terminal is gone without a hangup: the server works on, and SIGHUP is a reload")
 
     def suspect(self) -> None:
         """A SIGHUP came: from now on it may be gone. (The kernel sends it before it takes it away.)"""
