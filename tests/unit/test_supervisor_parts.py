@@ -80,12 +80,12 @@ def sleeping() -> Iterator[Child]:
 
 
 @pytest.fixture
-def one_more_thread() -> Iterator[None]:
+def one_more_thread() -> Iterator[threading.Thread]:
     """Of this process, as a handler of logging starts one at its first record."""
     done = threading.Event()
     thread = threading.Thread(target=done.wait, name="a handler's thread")
     thread.start()
-    yield
+    yield thread
     done.set()
     thread.join()
 
@@ -305,28 +305,34 @@ def test_a_pool_without_room_for_another_worker_says_so_and_does_not_ask_for_tur
 
 
 def test_a_thread_that_begins_once_workers_were_ready_keeps_others_from_following_and_ends_no_server(
-    run_of: MakeRun, one_more_thread: None
+    run_of: MakeRun, one_more_thread: threading.Thread, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = HandClock()
     run = run_of(2, clock)
-    reading, _ = a_worker(run.pool, number=1)
+    reading, worker = a_worker(run.pool, number=1)
+    worker.ready_at = clock.monotonic()
     run.pool.boots.succeeded()
     guardian = Guardian(run)
 
-    for _ in range(10):
+    for number in range(10):
+        one_more_thread.name = f"a handler's thread {number}"  # one for each report
         clock.seconds += 5  # past each pause
         run.pool.spawn_workers()
-    guardian.start_if_missing()
+        guardian._not_before = 0.0
+        guardian.start_if_missing()
 
     assert "a handler's thread" in str(run.pool.trouble())
     assert "a handler's thread" in str(guardian.trouble())
     assert len(run.pool) == 1
     assert run.pool.is_whole  # as far as it goes: a burst ends
+    told = [record.levelname for record in caplog.records if "Cannot fork: " in record.message]
+    assert told == ["WARNING", "ERROR", "ERROR"]  # of workers, of the guardian, and that it lasts
+    assert "thread 4" in str(run.pool.boots.error)  # when it was taken to last: told then, and not again
     os.close(reading)
 
 
 def test_new_code_that_cannot_be_looked_at_because_of_a_thread_is_told_and_ends_no_server(
-    run_of: MakeRun, one_more_thread: None
+    run_of: MakeRun, one_more_thread: threading.Thread
 ) -> None:
     run = run_of(1)
     reload = Reload(run, SOURCE, new_code=NewCode(), declarations=DeclarationsLoop(run))
@@ -338,7 +344,7 @@ def test_new_code_that_cannot_be_looked_at_because_of_a_thread_is_told_and_ends_
 
 
 def test_a_server_whose_workers_are_all_gone_ends_when_a_thread_that_lasts_keeps_others_from_following(
-    run_of: MakeRun, one_more_thread: None
+    run_of: MakeRun, one_more_thread: threading.Thread
 ) -> None:
     clock = HandClock()
     pool = run_of(1, clock).pool
@@ -353,7 +359,9 @@ def test_a_server_whose_workers_are_all_gone_ends_when_a_thread_that_lasts_keeps
         pool.spawn_workers()
 
 
-def test_a_server_with_threads_at_its_start_ends_at_once(run_of: MakeRun, one_more_thread: None) -> None:
+def test_a_server_with_threads_at_its_start_ends_at_once(
+    run_of: MakeRun, one_more_thread: threading.Thread
+) -> None:
     run = run_of(1)
 
     with pytest.raises(ConfigurationError, match="a handler's thread"):

@@ -90,8 +90,8 @@ class Guardian(Part):
         except (OSError, ConfigurationError) as error:
             if isinstance(error, ConfigurationError) and not self._run.pool.boots.was_ever_ready:
                 raise
-            if str(error) != self._told:
-                logger.error("Cannot fork the guardian: %s; will try again", error)
+            if not self._told:
+                logger.error("The guardian cannot be forked, which is tried again: %s", error)
             self._told = str(error)
 
     def trouble(self) -> str | None:

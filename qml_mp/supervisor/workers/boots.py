@@ -94,7 +94,7 @@ class Boots:
         self.was_useless(now)
         if self.was_ever_ready and self.useless < _BARRED_TRIES:
             return False
-        self._note(error, old_ones_stay=False)
+        self._note(self.error or error, old_ones_stay=False)  # once, whatever threads are named now
         return True
 
     def allow_another(self, now: float, *, booting: int) -> bool:

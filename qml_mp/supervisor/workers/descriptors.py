@@ -70,13 +70,16 @@ class Room:
         else:
             return False
         self._again_at = self._clock.monotonic() + pause_s
-        self.tell_shortage(text)
+        if text != self.shortage:
+            logger.error("%s", text)
+        self.shortage = text
         return True
 
-    def tell_shortage(self, why: str) -> None:
-        """Fewer workers run than are wanted, and why; logged when that changes."""
-        if why != self.shortage:
-            logger.error("%s", why)
+    def note_bar(self, why: str) -> None:
+        """No other worker can be forked for now. Logged once, whatever threads it names, and as a warning: a
+        report of an error may be sent by one thread more, and so on."""
+        if self.shortage is None:
+            logger.warning("%s", why)
         self.shortage = why
 
     def freed(self) -> None:

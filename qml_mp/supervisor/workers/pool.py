@@ -120,7 +120,7 @@ class WorkerPool(Part):
 
     @property
     def is_whole(self) -> bool:
-        """Whether there are as many workers as are wanted, or as descriptors suffice for."""
+        """Whether there are as many workers as are wanted, or as there is room for."""
         return len(self) >= self.size or self._room.shortage is not None
 
     def rename(self, server_id: str) -> None:
@@ -253,7 +253,7 @@ class WorkerPool(Part):
         except ConfigurationError as error:
             if self.boots.was_barred(str(error), self._clock.monotonic()) and not self._workers:
                 raise
-            self._room.tell_shortage(str(error))
+            self._room.note_bar(str(error))
         return None
 
     def _spawn(self, number: int) -> WorkerProcess:
