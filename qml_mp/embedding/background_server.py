@@ -29,15 +29,19 @@ from qml_mp.processing.program import Program
 from qml_mp.processing.registry import WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
+from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 from qml_mp.units import Duration
 
 
 class BackgroundJobServer:
     """A server with its settings, its storage and what it runs.
 
-    The settings are taken as they are; so are their queues, whatever the program declares.
+    The settings are taken as they are; so are their queues, whatever the program declares. Of the storage,
+    supervisor and workers open connections of their own, by its URL; that of the program is closed while they
+    are started, and opened again by whoever uses it next, a job too.
     `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute"
     of a `QmlApp`, which is imported in the workers only. A name is needed to `start()` from a host with
     threads, or with an open connection of its own to the SQLite file, because such a process cannot be forked
@@ -86,6 +90,7 @@ class BackgroundJobServer:
         `WorkerBootError` when no worker can boot.
         """
         self._refuse_one_too_many()
+        self._connect_once()
         self.exit_code = self._supervise()
         return self.exit_code
 
@@ -98,8 +103,7 @@ class BackgroundJobServer:
         """
         with self._starting:
             self._refuse_one_too_many()
-            self._storage.list_servers()  # connects, and makes the schema when there is none
-            self._storage.close()
+            self._connect_once()
             running = self._running = self._supervisor_process()
             if self._is_stop_wanted:  # it may have come before there was something to stop
                 self.stop()
@@ -175,6 +179,12 @@ class BackgroundJobServer:
             )
         self._running = None
 
+    def _connect_once(self) -> None:
+        """See that storage can be used, and make the schema when there is none, with the patience of a
+        client: another starter may be making it at this moment. Then it is closed, as this process forks."""
+        self._storage.list_servers()
+        self._storage.close()
+
     def _supervisor_process(self) -> RemoteSupervisor:
         threads = lasting_thread_count()
         has_one_thread = threads in (1, None)
@@ -196,8 +206,13 @@ class BackgroundJobServer:
         )
 
     def _supervise(self, host_fds: Collection[int] = (), on_ready: Callable[[], None] | None = None) -> int:
+        # Of its own: the program's is the jobs' too, in the workers, and must not wait as a supervisor does.
+        storage = open_storage(
+            self._storage.url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
+        )
+        storage.expect_schema()
         host = Host(fds=host_fds, on_ready=on_ready)
-        return supervise(self._config, self._storage, self._source, host=host)
+        return supervise(self._config, storage, self._source, host=host)
 
 
 def _check_kinds(config: object, storage: object) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from qml_mp import BackgroundJobServer, Job, ServerConfig, Worker, WorkerContext, WorkerRegistry
@@ -47,6 +48,20 @@ class Cancellable(Worker):
         self._started.touch()
         context.cancel.wait(PATIENCE_S)
         return context.cancel.reason
+
+
+class Forward(Worker):
+    """Enqueues another job by a storage that its program has, and looks at it."""
+
+    method_name = "forward"
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def execute(self, job: Job, context: WorkerContext) -> str:
+        job_id = self._storage.enqueue(Job.new("touch"))
+        assert self._storage.get(job_id) is not None
+        return job_id
 
 
 on_every_backend = pytest.mark.parametrize("url", ["sqlite", "memory", "postgres"], indirect=True)
@@ -122,6 +137,29 @@ def test_worker_context_cancel_token_fires_on_stop(storage: Storage, tmp_path: P
     assert job is not None
     assert job.state_name is StateName.SUCCEEDED
     assert job.result == "shutdown"
+
+
+@on_every_backend
+def test_jobs_use_the_storage_that_their_program_gave_to_its_server(storage: Storage, tmp_path: Path) -> None:
+    registry = WorkerRegistry().register(Forward(storage)).register(Touch(tmp_path / "x"))
+    ids = storage.enqueue_many([Job.new("forward") for _ in range(60)])
+
+    with BackgroundJobServer(replace(CONFIG, worker_count=2), storage, registry):
+        ended = [wait_for_state(storage, job_id, StateName.SUCCEEDED, StateName.FAILED) for job_id in ids]
+
+    assert [(job.failures, job.crashes) for job in ended] == [(0, 0)] * 60
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_supervisor_has_a_storage_of_its_own_in_a_host_too(
+    storage: Storage, postgres_url: str, tmp_path: Path
+) -> None:
+    server = BackgroundJobServer(CONFIG, storage, WorkerRegistry().register(Touch(tmp_path / "x")))
+
+    with server, psycopg.connect(postgres_url, autocommit=True) as other:
+        # Which waits for locks as long as a supervisor may.
+        named = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'qml-mp: supervisor'"
+        wait_until(lambda: other.execute(named).fetchone(), what="its connection")
 
 
 def test_start_recovers_stranded_processing_jobs_with_no_workers(storage: Storage) -> None:

@@ -15,6 +15,7 @@ from qml_mp.errors import StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.flaky_proxy import FlakyProxy
+from tests.storage.helpers import in_children
 from tests.until import PATIENCE_S
 
 
@@ -124,6 +125,29 @@ def test_a_connection_that_is_not_answered_is_bounded_while_somebody_else_waits(
 
     with pytest.raises(StorageUnreachable, match=r"did not reply in time.*connect_timeout"):
         through_proxy.list_servers()
+
+
+def test_in_a_forked_copy_of_the_process_nobody_else_waits(
+    url: str, connect: Callable[[], sqlite3.Connection]
+) -> None:
+    patient = Patient()
+    with closing(open_storage(url, patience=timedelta(seconds=0.05))) as storage:
+        storage.migrate()
+        storage.close()
+        storage.wait_with(patient)
+
+        def use_it() -> None:
+            if url.startswith("sqlite"):  # which waits for somebody else's lock alone
+                other = connect()
+                other.isolation_level = None
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(StorageUnavailable):
+                    storage.acquire_lock("one", "me", timedelta(seconds=60))
+            else:
+                storage.list_servers()
+            assert patient.waits == 0
+
+        assert in_children([use_it]) == [0]
 
 
 def test_who_waits_must_not_use_the_storage_that_it_waits_for(

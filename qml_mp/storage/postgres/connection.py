@@ -198,6 +198,7 @@ class PostgresConnection(ProcessConnection):
         close a number that is used again, so the null device takes its place."""
         link, self._link, self._sent = self._link, None, None
         self._is_checked = False
+        self.options = replace(self.options, waiting=None)  # it looks after what is the parent's
         if link is None:
             return
         self._left_to_parent.append(link)  # kept, so that nothing finalises it

@@ -205,7 +205,7 @@ class SqliteConnection(ProcessConnection):
 
     def _abandon(self) -> None:
         self._is_forking = self._is_fork_waiting = self._has_turn = False
-        self._cursor = None
+        self._cursor = self._waiting = None  # the latter looks after what is the parent's
         self._disk.forget()
         if self._connection is not None:
             leave_open(self._connection)
