@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -11,10 +12,14 @@ from functools import partial
 from typing import Protocol
 
 from qml_mp.awaiting import Awaiting, OfThread
+from qml_mp.clock import growing_pauses
 from qml_mp.core.job import Job
+from qml_mp.errors import StorageUnavailable
 from qml_mp.loop_threads import LoopThreads
 from qml_mp.storage.store import Storage
 from qml_mp.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 
 class Waiting(Protocol):
@@ -55,22 +60,50 @@ class JobEnds:
 
 
 class _Shared:
-    """Waits by the shared thread, unless a first look finds something."""
+    """Waits by the shared thread, unless a first look finds something. Like a `Watch`, it raises only for the
+    first look of all."""
 
     def __init__(self, ends: JobEnds, job_ids: Iterable[str]) -> None:
         self._ends = ends
         self._open = set(job_ids)
         self._subscription: OfThread | None = None
+        self._has_looked = False
+        self._pauses: Iterator[float] | None = None
+        """Between two tries, while the storage cannot be asked."""
 
     def next_ended(self, *, deadline: float) -> dict[str, Job | None]:
+        while True:
+            try:
+                ended = self._look_or_wait(deadline)
+            except StorageUnavailable as problem:
+                if not self._has_looked:
+                    raise
+                self.close()  # of a thread whose own first look it was, there is nothing more to come
+                if time.monotonic() >= deadline:
+                    return {}
+                self._rest(problem, deadline)
+            else:
+                self._pauses = None
+                self._open -= ended.keys()
+                return ended
+
+    def close(self) -> None:
+        """Harmless when closed already."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close()
+
+    def _look_or_wait(self, deadline: float) -> dict[str, Job | None]:
         if self._subscription is None:
             ended = self._ends.storage.ended_jobs(self._open).jobs
-            self._open -= ended.keys()
+            self._has_looked = True
             if ended or time.monotonic() >= deadline:
                 return ended
             self._subscription = OfThread(self._ends.awaiting, self._open)
         return self._subscription.next_ended(deadline=deadline)
 
-    def close(self) -> None:
-        if self._subscription is not None:
-            self._subscription.close()
+    def _rest(self, problem: StorageUnavailable, deadline: float) -> None:
+        if self._pauses is None:
+            logger.warning("While waiting for jobs: %s It is asked again and again.", problem)
+            self._pauses = growing_pauses()
+        time.sleep(max(0.0, min(next(self._pauses), deadline - time.monotonic())))

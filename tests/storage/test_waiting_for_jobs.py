@@ -470,6 +470,36 @@ def test_threads_beside_the_first_one_that_waits_share_a_connection(
     assert_no_thread_is_left()
 
 
+@pytest.mark.parametrize("failing", [(1, 2, 3), (2, 3)], ids=["at a look of its own", "at one of the thread"])
+def test_an_outage_is_waited_out_beside_somebody_who_waits(
+    app: QmlApp, storage: Storage, seen: Seen, monkeypatch: pytest.MonkeyPatch, failing: tuple[int, ...]
+) -> None:
+    handles, running = enqueued(app, 3), claims(storage, 3)
+    end(storage, running[0], success(0))
+    look, looks = app.storage.ended_jobs, iter(range(1000))
+
+    def look_in_an_outage(job_ids: Collection[str]) -> EndedJobs:
+        number = -1 if handles[2].id in job_ids else next(looks)
+        if number == failing[-1]:
+            end(storage, running[1], success(1))
+        if number in failing:
+            raise StorageUnavailable("The database is restarting.")
+        return look(job_ids)
+
+    monkeypatch.setattr(app.storage, "ended_jobs", look_in_an_outage)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(handles[2].wait, LIMIT_S)
+        assert seen.listens.wait(LIMIT_S)
+        try:
+            ended = [handle.id for handle in app.as_completed(handles[:2], LIMIT_S)]
+        finally:
+            end(storage, running[2], success(2))
+
+    assert ended == [handle.id for handle in handles[:2]]
+    assert first.result() == 2
+    assert_no_thread_is_left()
+
+
 def test_a_job_may_be_waited_for_among_others_that_are(app: QmlApp, storage: Storage) -> None:
     handles, running = enqueued(app, 2), claims(storage, 2)
     for place, claim in enumerate(running):
