@@ -55,6 +55,11 @@ class NamedProgram:
         """Whether another program could not import it."""
         return self.spec.partition(":")[0] == "__main__"
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether this process has imported its module, so that its copies do not read it anew."""
+        return self.spec.partition(":")[0] in sys.modules
+
     def load(self) -> Program:
         """Import the module and return the app's program; `AppImportError` when it is no app.
 
@@ -98,6 +103,11 @@ class PickledProgram:
 
 ProgramSource = NamedProgram | LoadedProgram | PickledProgram
 """Gives a worker its program."""
+
+
+def is_in_memory(source: ProgramSource) -> bool:
+    """Whether what this process forks finds the program as it is here, and no new code."""
+    return isinstance(source, LoadedProgram) or (isinstance(source, NamedProgram) and source.is_imported)
 
 
 def import_named(spec: str) -> object:

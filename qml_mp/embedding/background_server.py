@@ -42,12 +42,13 @@ class BackgroundJobServer:
     The settings are taken as they are; so are their queues, whatever the program declares. Of the storage,
     supervisor and workers open connections of their own, by its URL; that of the program is closed while they
     are started, and opened again by whoever uses it next, a job too.
-    `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute"
-    of a `QmlApp`, which is imported in the workers only. A name is needed to `start()` from a host with
-    threads, or with an open connection of its own to the SQLite file, because such a process cannot be forked
-    safely; a host that was frozen into one program has no interpreter to start then, and is refused. The
-    keyword arguments go with a `WorkerRegistry` (an app has its own); `middleware` replaces the default
-    `TracingMiddleware`.
+    `program` is a `WorkerRegistry`, a `Program` (`app.program`), or the name "module:attribute" of a
+    `QmlApp`, which is imported in the workers only; a module that the program has imported itself is in
+    memory, though, unless the server is a fresh interpreter, and a reload takes over no new code of it. A
+    name is needed to `start()` from a host with threads, or with an open connection of its own to the
+    SQLite file, because such a process cannot be forked safely; a host that was frozen into one program
+    has no interpreter to start then, and is refused. The keyword arguments go with a `WorkerRegistry` (an
+    app has its own); `middleware` replaces the default `TracingMiddleware`.
     Raises `ConfigurationError` when they come with anything else, and for any other `config`, `storage` or
     `program`.
     """

@@ -6,6 +6,7 @@ Each prints one JSON object at its end: what the test asks about.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -365,6 +366,25 @@ def stopped_early(storage: Storage, folder: Path) -> Report:
         server.start()
         running.append(server.is_running())
     return {"running": running, "handled": [signal.Signals(number).name for number in handled]}
+
+
+def deployed(storage: Storage, folder: Path) -> Report:
+    """A host that has imported the app which it gives by name, when broken code is deployed."""
+    logging.basicConfig(level=logging.INFO)
+    code = folder / "deployed_app.py"
+    code.write_text("from qml_mp import QmlApp\napp = QmlApp()\n@app.job()\ndef quick() -> None: ...\n")
+    sys.path.append(str(folder))
+    importlib.import_module("deployed_app")
+    with BackgroundJobServer(CONFIG, storage, "deployed_app:app"):
+        code.write_text("1/0\n")
+        (server,) = storage.list_servers()
+        wait_until(lambda: len(storage.list_workers()) == CONFIG.worker_count)
+        old = {worker.id for worker in storage.list_workers()}
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_until(lambda: old.isdisjoint(worker.id for worker in storage.list_workers()))
+        run_a_job(storage)
+    storage.close()
+    return {"workers": len(old)}
 
 
 def error_of(server: BackgroundJobServer) -> list[object]:

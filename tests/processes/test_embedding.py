@@ -165,6 +165,16 @@ def test_a_running_event_loop_keeps_its_signal_handlers_and_subprocesses(
     }
 
 
+def test_an_app_that_its_host_has_imported_is_in_memory_though_it_is_given_by_name(
+    report_of: ReportOf, tmp_path: Path
+) -> None:
+    assert report_of("deployed") == {"workers": 2}
+
+    log = (tmp_path / "errors").read_text()
+    assert "the program in memory stays as it is" in log
+    assert "new code" not in log
+
+
 @pytest.mark.fault(68)
 def test_a_copy_that_the_host_forks_sees_the_server_and_cannot_end_it(report_of: ReportOf) -> None:
     assert report_of("copied") == {"copy": 0, "running": True, "exit code": 0}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from qml_mp.child.source import AppFacts, LoadedProgram, ProgramSource
+from qml_mp.child.source import AppFacts, ProgramSource, is_in_memory
 from qml_mp.core.answers import ReloadAnswer, ReloadState
 from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.events.facts import ServerReloaded
@@ -94,7 +94,7 @@ class Reload(Part):
         if self._run.stop.has_begun or self._is_closed:
             return
         self._answer_with(ReloadAnswer(began_at=self._run.clock.monotonic(), state=ReloadState.LOOKING))
-        if isinstance(self._source, LoadedProgram):
+        if is_in_memory(self._source):
             self._run.events.emit(ServerReloaded(is_new_code=False))
             self._declarations.declare_again()
             self._replace_all()
