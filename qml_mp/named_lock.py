@@ -216,16 +216,24 @@ class NamedLock:
                 self._storage().release_lock(self.name, mine.owner)
         except StorageError as problem:
             self._left.add(mine.owner)
-            logger.warning("The lock %r stays taken until its ttl is over: %s", self.name, problem)
+            self._warn_of(problem)
         finally:
             self._acquisitions.pop(os.getpid(), None)
 
     def _leave(self, error: BaseException | None) -> None:
+        """The block's own error says more than what its end meets, and a job is retried by it or not."""
         try:
             self.release()
         except LockLost:
             if error is None:
                 raise
+        except StorageError as problem:
+            if error is None:
+                raise
+            self._warn_of(problem)
+
+    def _warn_of(self, problem: StorageError) -> None:
+        logger.warning("The lock %r stays taken until its ttl is over: %s", self.name, problem)
 
     def _in_hand(self) -> _Acquisition | None:
         """That of this process; None: it has none, or only makes one."""

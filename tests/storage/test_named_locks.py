@@ -246,6 +246,22 @@ def test_one_that_the_storage_did_not_answer_about_can_be_acquired_again(
     assert left is not None
 
 
+def test_the_error_of_a_block_is_kept_when_its_end_meets_an_outage(
+    app: QmlApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise StorageUnavailable("not now")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Storage, "release_lock", refuse)
+        with pytest.raises(ValueError, match="no"), app.lock("report", ttl="1h"):
+            raise ValueError("no")
+
+    assert "The lock 'report' stays taken until its ttl is over: not now" in caplog.text
+    with app.lock("report", ttl="1h", timeout=0):
+        pass
+
+
 def test_a_coroutine_that_is_cancelled_while_it_acquires_leaves_no_lock_behind(
     app: QmlApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
