@@ -36,6 +36,7 @@ from qml_mp.processing.cancel import CancelToken
 from qml_mp.processing.context import WorkerContext
 from qml_mp.processing.coroutines import away_from_loops
 from qml_mp.processing.middleware import CallNext, StateChange
+from qml_mp.processing.own_context import in_own_context
 from qml_mp.processing.processor import JobProcessor
 from qml_mp.processing.program import Execution, Program
 from qml_mp.settings import ServerConfig
@@ -201,7 +202,8 @@ class _Inline:
         hook = self._program.on_state_change
         if hook is not None:
             try:
-                hook(StateChange(job=replace(job), old=old, new=job.state_name))
+                change = StateChange(job=replace(job), old=old, new=job.state_name)
+                in_own_context(lambda told, _: hook(told), change, None)
             except Exception:
                 logger.exception("The state-change hook failed", extra={"job_id": job.id})
 
@@ -210,7 +212,7 @@ class _Inline:
         hook = self._program.on_failure
         if hook is not None and error is not None:
             try:
-                hook(replace(job), error)
+                in_own_context(hook, replace(job), error)
             except Exception:
                 logger.exception("on_failure of job %s failed", job.id, extra={"job_id": job.id})
 

@@ -22,6 +22,7 @@ from qml_mp.ipc.slot import Activity, SlotView, SlotWriter, packed_terms
 from qml_mp.printable import printable
 from qml_mp.processing.errors_text import describe_anything
 from qml_mp.processing.middleware import StateChange, StateChangeHook
+from qml_mp.processing.own_context import in_own_context
 from qml_mp.processing.program import Execution, Terms
 from qml_mp.storage.values import Finished
 
@@ -131,11 +132,13 @@ class StateChanges:
             self._events.emit(event)
 
     def _call(self, execution: Execution, job: Job, *, old: StateName, is_over: bool) -> None:
-        if self._hook is None:
+        hook = self._hook
+        if hook is None:
             return
         self._display.running(execution, is_over=is_over)
         try:
-            self._hook(StateChange(job=replace(job), old=old, new=job.state_name))
+            change = StateChange(job=replace(job), old=old, new=job.state_name)
+            in_own_context(lambda told, _: hook(told), change, None)
         except BaseException as error:
             told = describe_anything(error)
             logger.error(

@@ -99,6 +99,18 @@ def test_what_on_failure_sets_in_its_context_is_gone_with_it(server: MakeServer,
 
 
 @pytest.mark.fault(23)
+def test_what_on_state_change_sets_in_its_context_is_gone_with_it(
+    server: MakeServer, storage: Storage
+) -> None:
+    one = server("-w", "1", app=CONTEXTS).start()
+    seventh = str(Context().divide(1, 7))
+
+    for method in ("be_told", "look"):
+        assert result_of(storage, method) == [seventh, "nobody", method]
+    assert one.stop() == 0
+
+
+@pytest.mark.fault(23)
 def test_a_timer_that_a_job_leaves_does_not_end_the_next_job(server: MakeServer, storage: Storage) -> None:
     one = server("-w", "1", app=FAULTS).start()
 

@@ -475,6 +475,7 @@ def test_middleware_hook_log_and_context_are_those_of_a_worker(caplog: pytest.Lo
     variable: ContextVar[str] = ContextVar("variable", default="unset")
 
     def told(change: StateChange) -> None:
+        variable.set("the hook's")
         changes.append((change.job.method, str(change.old), str(change.new)))
         if change.new is StateName.SUCCEEDED:
             raise RuntimeError("the hook is broken")
@@ -491,6 +492,7 @@ def test_middleware_hook_log_and_context_are_those_of_a_worker(caplog: pytest.Lo
     with hook_of.inline(), caplog.at_level(logging.INFO, "qml_mp"):
         assert outer.enqueue().wait(timeout=0) == "unset"
 
+    assert variable.get() == "unset"
     assert changes == [
         ("outer", "enqueued", "processing"),
         ("inner", "enqueued", "processing"),
