@@ -84,7 +84,8 @@ class BackgroundJobServer:
     def run(self) -> int:
         """Supervise from this process until SIGTERM or SIGINT; 0, or 6 when jobs had to be killed.
 
-        Needs a process without other threads, or connections of its own to the SQLite file. Handlers are set
+        Needs a process without other threads, or connections of its own to the SQLite file. Its sockets and
+        pipes are the null device in the workers: open those in the jobs. Handlers are set
         for the time of the call only; where this is process 1 of a container, without an init, the kernel
         drops a SIGTERM that comes before.
         Raises `ConfigurationError`, also in a worker that imports its app, `StorageError`, or
@@ -98,7 +99,8 @@ class BackgroundJobServer:
     def start(self) -> None:
         """Start the server in a process of its own; returns when the first worker is ready.
 
-        Raises `ServerAlreadyRunning` on a running server, and what `run` raises. Blocks while the
+        A host with a single thread is forked: its sockets and pipes are the null device in the workers, as
+        with `run`. Raises `ServerAlreadyRunning` on a running server, and what `run` raises. Blocks while the
         app is imported: inside an event loop, call it with `asyncio.to_thread`. When a signal handler or
         another thread calls `stop` meanwhile, it returns with the server stopped.
         """
