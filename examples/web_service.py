@@ -48,10 +48,10 @@ async def service(scope: Message, receive: Receive, send: Send) -> None:
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    # By name: this process has threads, so the server gets a fresh interpreter that imports the app.
-    server = BackgroundJobServer(ServerConfig(worker_count=2), jobs.storage, f"{__name__}:jobs")
     await receive()  # lifespan.startup
     try:
+        # By name: this process has threads, so the server gets a fresh interpreter that imports the app.
+        server = BackgroundJobServer(ServerConfig(worker_count=2), jobs.storage, f"{__name__}:jobs")
         await asyncio.to_thread(server.start)
     except QmlError as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})

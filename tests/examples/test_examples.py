@@ -143,8 +143,9 @@ def test_the_web_service_answers_what_it_cannot_do(tmp_path: Path) -> None:
     web_service.jobs.close()
 
 
-def test_the_web_service_says_why_it_cannot_start(tmp_path: Path) -> None:
-    web_service.jobs.attach(f"sqlite:///{tmp_path}/no/such/folder/jobs.db")
+@pytest.mark.parametrize("url", ["sqlite:///{}/no/such/folder/jobs.db", "no/such/folder"])
+def test_the_web_service_says_why_it_cannot_start(tmp_path: Path, url: str) -> None:
+    web_service.jobs.attach(url.format(tmp_path))
 
     async def serve() -> tuple[str, str]:
         async with lifespan(web_service.service) as started:
