@@ -181,12 +181,16 @@ def thread_count() -> int | None:
 
 def lasting_thread_count() -> int | None:
     """`thread_count`, when those have gone that Python has joined: the system lists an ended thread until it
-    comes to take it away, on a busy machine some time later. Waits for that, for at most a second."""
+    comes to take it away, on a busy machine some time later. Waits for that, for at most a second. Where the
+    system does not tell: the threads that Python knows of, if there are several, as these exist for sure."""
     until = time.monotonic() + _ENDING_S
     while True:
         is_last_look = time.monotonic() >= until
         count = thread_count()
-        may_be_ending = count is not None and count > 1 and threading.active_count() == 1
+        if count is None:
+            known = threading.active_count()
+            return known if known > 1 else None
+        may_be_ending = count > 1 and threading.active_count() == 1
         if not may_be_ending or is_last_look:
             return count
         time.sleep(_LOOK_EVERY_S)
