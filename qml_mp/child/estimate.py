@@ -66,6 +66,11 @@ class Estimates:
         self._most_now = max(1, min(self._most_now, fitting, room, self._most))
         return self._most_now
 
+    def claim_failed(self) -> None:
+        """Begin with one again: what waits may be more than comes within the time that storage has to answer,
+        as when large payloads follow small ones, and as many would fail for ever."""
+        self._most_now, self._has_news = 1, False
+
     @property
     def _held_s(self) -> float:
         return _HELD_BESIDE_LONG_S if self._wary_jobs > 0 else _HELD_S

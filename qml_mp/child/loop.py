@@ -120,6 +120,7 @@ class WorkerLoop:
             self._claims.fetch(limit=limit, trust_s=self._polling_s)
             self._own_time.begin()
         except StorageError as error:
+            self._estimates.claim_failed()
             self._commands.wait(self._claims.tries.failed("Cannot claim a job", error))
             return
         self._claims.tries.worked()

@@ -34,6 +34,16 @@ def test_no_more_is_claimed_than_payloads_have_room_for() -> None:
     assert found == [100, 4, 1]
 
 
+def test_after_a_claim_that_failed_it_is_one_and_grows_again_as_jobs_end() -> None:
+    estimates = Estimates(most=100)
+    limits(estimates, took_s=0.0001, batches=10)
+
+    estimates.claim_failed()
+
+    assert [estimates.next_limit(), estimates.next_limit()] == [1, 1]
+    assert limits(estimates, took_s=0.0001, batches=4) == [1, 2, 4, 8]
+
+
 def test_without_a_job_it_does_not_grow() -> None:
     estimates = Estimates(most=100)
 

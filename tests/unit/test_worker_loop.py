@@ -54,6 +54,10 @@ class Recorder:
         self.exchanges: list[tuple[int, int]] = []
         """How many outcomes each had, and how many jobs it asked for."""
         self.loses_reply_to: tuple[int, int] | None = None
+        self.most_that_come: int | None = None
+        """More jobs than these at a time never come within the time for a reply."""
+        self.failed: list[int] = []
+        """How many jobs each exchange asked for that failed for it."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
@@ -66,6 +70,9 @@ class Recorder:
         limit: int,
         retention: Retention,
     ) -> Exchanged:
+        if self.most_that_come is not None and limit > self.most_that_come:
+            self.failed.append(limit)
+            raise StorageUnavailable("the reply does not come in time")
         done = self._storage.exchange(finished, fetch=fetch, limit=limit, retention=retention)
         self.exchanges.append((len(finished), limit))
         if self.exchanges[-1] == self.loses_reply_to:
@@ -208,3 +215,24 @@ def test_what_a_lost_reply_has_brought_does_not_wait_for_the_jobs_that_were_left
     assert sum(begun.values()) == JOBS + 2
     counts = storage.job_counts()
     assert (counts[StateName.SUCCEEDED], counts[StateName.PROCESSING]) == (JOBS, 0)
+
+
+def test_a_worker_whose_claim_failed_asks_for_one_job_and_not_for_as_many_for_ever(
+    storage: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Meeting(Around):
+        """From the fiftieth job on, no more than two come in time."""
+
+        def run(self, execution: Execution) -> Outcome:
+            if len(self.ran) == 50:
+                storage.most_that_come = 2
+            return super().run(execution)
+
+        def wait(self, _: float) -> None:
+            assert len(storage.failed) < 1000, "no progress"
+
+    run(storage, Meeting(), monkeypatch)
+
+    # The outcomes were written without a claim, and the next claim failed by itself.
+    assert storage.failed[:2] == [BATCH, BATCH]
+    assert storage.exchanges[storage.exchanges.index((BATCH, 0)) + 1] == (0, 1)
