@@ -91,7 +91,8 @@ class JobLocker(Part):
         return self.exchange([(claim, outcome)], fetch=None, limit=0, retention=retention).finished[0]
 
     def claims_of_worker(self, worker_id: str) -> list[Claim]:
-        """The claims this worker holds; after its death, what its supervisor has to settle."""
+        """The claims this worker holds, for its supervisor: their jobs are as short as those of
+        `claims_of_server`."""
         return self._read_claims(self._db.queries.claims.of_worker, worker_id=worker_id)
 
     def claims_of_server(self, server_id: str) -> list[Claim]:

@@ -72,8 +72,8 @@ _new_processing = maker(Processing)
 def released_columns(*, of: str = "") -> str:
     """`JOB_COLUMNS` without what is long, of a table that goes by the name `of`, which has its dot.
 
-    For those who look at all claims there are, or give back those of a server. All come in one reply, for
-    which there is little time; with their payloads it might never come whole over a slow line.
+    For those who look at all claims there are, or end those of a server or of a worker. All come in one
+    reply, for which there is little time; with their payloads it might never come whole over a slow line.
     """
     names = (name.strip() for name in JOB_COLUMNS.split(","))
     return ", ".join(

@@ -131,7 +131,9 @@ class ClaimQueries:
     all: str
     """`released_columns` of the job, oldest claim first."""
     of_worker: str
-    """worker_id: job, oldest claim first."""
+    """worker_id: `released_columns` of the job, oldest claim first."""
+    whole_of_worker: str
+    """worker_id: job, oldest claim first; for the worker, which may begin it."""
     of_server: str
     """server_id: `released_columns` of the job, oldest claim first."""
     lock_of_server: str

@@ -165,15 +165,15 @@ class ServerRegistry(Part):
         with self._db.transaction("looking for lost claims") as transaction:
             raised = transaction.run(queries.raise_epoch, which)
             # A query of its own, so that it sees the claim for which the lock has waited.
-            held = transaction.run(self._db.queries.claims.of_worker, which)
+            held = transaction.run(self._db.queries.claims.whole_of_worker, which)
         row = raised.first()
         if row is None:
             return None
         return Renewed(epoch=row["epoch"], claims=tuple(self._claims_of(held.rows())))
 
     def deregister_worker(self, worker_id: str) -> list[Claim]:
-        """Delete the row, after which the worker claims nothing more; the claims that it holds. Harmless when
-        there is no row."""
+        """Delete the row, after which the worker claims nothing more; the claims that it holds, whose jobs
+        are as short as those of `claims_of_worker`. Harmless when there is no row."""
         with self._db.transaction("deregistering a worker") as transaction:
             transaction.run(self._db.queries.registry.remove_worker, {"id": worker_id})
             # A query of its own, so that it sees the claim for which the first one has waited.

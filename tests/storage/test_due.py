@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
-from qml_mp.core.job import Job
+from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Retry
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
@@ -103,18 +105,29 @@ def test_claims_are_found_by_worker_by_server_and_altogether(storage: Storage) -
     ended = claim_new(storage, worker="w-1", server="s#1")
     storage.finish(ended, DONE, retention=KEEP)
 
-    assert storage.claims_of_worker("w-1") == [one]
+    assert [claim.key for claim in storage.claims_of_worker("w-1")] == [one.key]
     assert [claim.key for claim in storage.claims_of_server("s#1")] == [one.key, two.key]
     assert [claim.key for claim in storage.claims()] == [one.key, two.key, three.key]
     assert storage.claims_of_worker("w-9") == storage.claims_of_server("s#9") == []
 
 
-def test_nobody_who_looks_at_all_claims_reads_their_payloads(storage: Storage) -> None:
+@pytest.mark.parametrize(
+    "look",
+    [
+        pytest.param(Storage.claims, id="all"),
+        pytest.param(partial(Storage.claims_of_server, server_id="server#1"), id="of a server"),
+        pytest.param(partial(Storage.claims_of_worker, worker_id="worker-1"), id="of a worker"),
+        pytest.param(partial(Storage.deregister_worker, worker_id="worker-1"), id="of a dead worker"),
+    ],
+)
+def test_nobody_who_looks_at_the_claims_of_others_reads_their_payloads(
+    storage: Storage, look: Callable[[Storage], list[Claim]]
+) -> None:
     storage.enqueue(Job.new("work", "x" * 100_000, metadata={"trace": "1"}))
     held = storage.fetch_and_lock_job(fetch("default"))
     assert held is not None
 
-    [found] = storage.claims()
+    [found] = look(storage)
 
     assert (found.key, found.worker_id, found.server_id) == (held.key, held.worker_id, held.server_id)
     assert (found.job.started_at, found.job.metadata) == (held.job.started_at, {"trace": "1"})

@@ -33,7 +33,7 @@ def claimer(url: str, raw: Raw) -> Iterator[Claimer]:
 
 def test_what_a_worker_holds_is_told_with_its_new_epoch(storage: Storage) -> None:
     register(storage)
-    storage.enqueue_many([Job.new("work"), Job.new("work"), Job.new("work")])
+    storage.enqueue_many(Job.new("work", {"n": number}) for number in range(3))
     held = tuple(filter(None, (storage.fetch_and_lock_job(FETCH), storage.fetch_and_lock_job(FETCH))))
 
     renewed = [storage.renew_epoch("w-1"), storage.renew_epoch("w-1")]

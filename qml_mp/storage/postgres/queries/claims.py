@@ -260,7 +260,8 @@ CLAIMS: Final = ClaimQueries(
         WHERE id = %(id)s
     """,
     all=f"{_ALL} ORDER BY j.started_at, j.id",
-    of_worker=f"{_PROCESSING} AND j.worker_id = %(worker_id)s ORDER BY j.started_at, j.id",
+    of_worker=f"{_ALL} AND j.worker_id = %(worker_id)s ORDER BY j.started_at, j.id",
+    whole_of_worker=f"{_PROCESSING} AND j.worker_id = %(worker_id)s ORDER BY j.started_at, j.id",
     of_server=f"{_OF_SERVER} ORDER BY j.started_at, j.id",
     # FOR UPDATE waits for a finish that is under way; the claim is then finished and not released.
     lock_of_server=f"{_OF_SERVER} ORDER BY j.id FOR UPDATE",
@@ -269,9 +270,7 @@ CLAIMS: Final = ClaimQueries(
         SELECT id, claim_seq, worker_id, cancel_reason FROM {s}.jobs
         WHERE id = ANY(%(ids)s::text[]) AND state = 'processing' ORDER BY id FOR UPDATE
     """,
-    succeed=f"""
-        WITH finished AS ({_SUCCEED} RETURNING j.id) SELECT now() AS now, {COUNT}
-    """,
+    succeed=f"WITH finished AS ({_SUCCEED} RETURNING j.id) SELECT now() AS now, {COUNT}",
     succeed_and_tell=f"""
         WITH finished AS ({_SUCCEED} RETURNING j.id)
         SELECT now() AS now, {COUNT}, {OF_A_PLACE}

@@ -156,7 +156,8 @@ CLAIMS: Final = ClaimQueries(
         WHERE id = :id
     """,
     all=f"{_ALL} ORDER BY started_at, id",
-    of_worker=f"{_PROCESSING} AND worker_id = :worker_id ORDER BY started_at, id",
+    of_worker=f"{_ALL} AND worker_id = :worker_id ORDER BY started_at, id",
+    whole_of_worker=f"{_PROCESSING} AND worker_id = :worker_id ORDER BY started_at, id",
     of_server=_OF_SERVER,
     lock_of_server=_OF_SERVER,  # the write lock is held
     lock="""
