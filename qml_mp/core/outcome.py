@@ -126,7 +126,7 @@ class Release:
 
     reason: str
     not_begun: bool = False
-    """The job was never in hand: nothing is counted of it."""
+    """The job was never in hand: nothing is counted of it, and it waits since when it has waited before."""
     process: ProcessFacts = ProcessFacts()
     """Of the worker that had begun the job, and is dead."""
 

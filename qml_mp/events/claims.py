@@ -57,7 +57,8 @@ def ended(
         case Deleted(deleted_at=at, reason=reason):
             return JobCancelled(claim=facts, ended_at=at, reason=reason)
         case Enqueued(enqueued_at=at) if not crashed:
-            return JobReleased(claim=facts, ended_at=at)
+            # What was not begun keeps the instant since which it waits: no time has passed with it.
+            return JobReleased(claim=facts, ended_at=max(at, facts.claimed_at))
         case Enqueued(enqueued_at=at):
             runs_in = timedelta()
         case AwaitingRetry(scheduled_at=at, retry_at=due):

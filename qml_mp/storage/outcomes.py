@@ -169,9 +169,8 @@ class Writing:
         written_at = None if change is None else self._results[claim.key].written_at
         if change is None or written_at is None:
             return None
-        return Finished(
-            accepted=True, state=change.state, row=partial(applied, claim.job, change, now=written_at)
-        )
+        row = partial(applied, claim.job, change, now=written_at)
+        return Finished(accepted=True, state=change.state, row=row)
 
     def _written_before(self, claim: Claim, outcome: Outcome, row: Row | None) -> Finished:
         lost = Finished(accepted=False, state=None)
@@ -191,20 +190,20 @@ class Writing:
 
 
 def release_all(
-    db: Database, transaction: Transaction, claims: Collection[Claim], release: Release, retention: Retention
+    db: Database, transaction: Transaction, claims: Sequence[Claim], release: Release, retention: Retention
 ) -> int:
     """Give claims back whose rows are locked in the open transaction and read under the lock; how many. A job
     whose cancel was asked for ends Deleted instead, as everywhere."""
     begun = {claim.key for claim in begun_by_worker(claims).values()}  # the others were no attempts
 
     def give_back(claim: Claim) -> Result:
-        change = storable_change(row_change(claim.job, release, retention))
-        return _write(db, transaction, claim, change, is_lost=claim.key in begun)
+        is_begun = claim.key in begun
+        change = row_change(claim.job, replace(release, not_begun=not is_begun), retention)
+        return _write(db, transaction, claim, storable_change(change), is_lost=is_begun)
 
-    ordered = list(claims)
     count = 0
-    for first in range(0, len(ordered), _ASKED_FOR_TOGETHER):
-        results = [give_back(claim) for claim in ordered[first : first + _ASKED_FOR_TOGETHER]]
+    for first in range(0, len(claims), _ASKED_FOR_TOGETHER):
+        results = [give_back(claim) for claim in claims[first : first + _ASKED_FOR_TOGETHER]]
         count += sum(result.written_at is not None for result in results)
     return count
 
@@ -300,6 +299,7 @@ def _values(claim: Claim, change: RowChange) -> Values:
         "claim_seq": claim.job.claim_seq,
         "state": str(change.state),
         "waits": change.state in (StateName.ENQUEUED, StateName.AWAITING_RETRY),
+        "keeps_age": change.keeps_age,
         "delay": (change.delay or timedelta()) if change.state is StateName.AWAITING_RETRY else None,
         "ttl": change.ttl,
         "failures": change.failures,

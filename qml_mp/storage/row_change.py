@@ -26,6 +26,7 @@ from qml_mp.core.state import (
     Enqueued,
     Failed,
     JobState,
+    Processing,
     StateName,
     Succeeded,
 )
@@ -51,6 +52,8 @@ class RowChange:
     error: ErrorInfo | None = None
     """Replaces `last_error`; None leaves it."""
     reason: str | None = None
+    keeps_age: bool = False
+    """Enqueued: it was never begun, and has waited all the time."""
     attempt: AttemptKind | None = None
     """The kind under which the attempt enters the history; None: it does not."""
     process: ProcessFacts = ProcessFacts()
@@ -99,8 +102,8 @@ def row_change(job: Job, outcome: Outcome, retention: Retention) -> RowChange:
                 state=StateName.DELETED, ttl=retention.succeeded_ttl, reason=job.cancel_reason or reason,
                 attempt=AttemptKind.CANCELLED, process=process,
             )  # fmt: skip
-        case Release(reason=reason, process=process):
-            return RowChange(state=StateName.ENQUEUED, reason=reason, process=process)
+        case Release(reason=reason, not_begun=not_begun, process=process):
+            return RowChange(state=StateName.ENQUEUED, reason=reason, keeps_age=not_begun, process=process)
         case Crash(error=error, rerun_after=delay, process=process):
             runs_again = StateName.AWAITING_RETRY if delay else StateName.ENQUEUED
             return RowChange(
@@ -163,7 +166,9 @@ def _state_after(
         case StateName.DELETED:
             return Deleted(deleted_at=now, reason=change.reason)
         case StateName.ENQUEUED:
-            return Enqueued(enqueued_at=now, queue=job.queue)
+            since = job.state.enqueued_at if isinstance(job.state, Processing) else None
+            since = since if change.keeps_age else None
+            return Enqueued(enqueued_at=since or now, queue=job.queue)
         case StateName.SCHEDULED | StateName.PROCESSING:
             raise AssertionError(f"no claim ends in {change.state}")
         case _:

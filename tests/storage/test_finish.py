@@ -35,6 +35,7 @@ OUTCOMES: dict[str, Outcome] = {
     "failure": Failure(error=NO),
     "cancelled": Cancelled(reason="not wanted"),
     "release": Release(reason="shutdown"),
+    "release, not begun": Release(reason="the job before took long", not_begun=True),
     "crash, run again at once": Crash(error=NO, rerun_after=timedelta(), process=DIED),
     "crash, run again later": Crash(error=NO, rerun_after=HOUR, process=DIED),
     "crash, budget spent": Crash(error=NO, rerun_after=None, process=DIED),
@@ -233,7 +234,9 @@ def test_a_claim_whose_number_another_worker_has_since_a_restore_changes_nothing
     assert storage.finish(newer, DONE, retention=KEEP).accepted
 
 
-@pytest.mark.parametrize("name", [name for name in OUTCOMES if name != "release"])
+@pytest.mark.parametrize(
+    "name", [name for name, outcome in OUTCOMES.items() if not isinstance(outcome, Release)]
+)
 @with_or_without_next
 def test_what_came_of_that_workers_claim_is_not_taken_for_an_outcome_of_the_lost_one(
     storage: Storage, raw: Raw, name: str, which: Fetch | None

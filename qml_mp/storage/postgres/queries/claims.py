@@ -279,7 +279,7 @@ CLAIMS: Final = ClaimQueries(
         WITH finished AS (
             UPDATE {{s}}.jobs
             SET state = %(state)s,
-                enqueued_at = CASE WHEN %(waits)s THEN now() ELSE enqueued_at END,
+                enqueued_at = CASE WHEN %(waits)s AND NOT %(keeps_age)s THEN now() ELSE enqueued_at END,
                 run_at = now() + %(delay)s::interval,
                 finished_at = CASE WHEN %(waits)s THEN NULL ELSE now() END,
                 expires_at = now() + %(ttl)s::interval,

@@ -170,7 +170,8 @@ CLAIMS: Final = ClaimQueries(
     finish="""
         UPDATE qml_jobs
         SET state = :state, result = NULL, duration_us = NULL,
-            enqueued_at = iif(:waits, :now, enqueued_at), finished_at = iif(:waits, NULL, :now),
+            enqueued_at = iif(:waits AND NOT :keeps_age, :now, enqueued_at),
+            finished_at = iif(:waits, NULL, :now),
             run_at = :now + :delay, expires_at = :now + :ttl,
             -- Capped: a row that another program has filled to the brim must still be able to end.
             failures = min(failures, 9223372036854775807 - :failures) + :failures,
