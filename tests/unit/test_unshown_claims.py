@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
@@ -14,11 +15,12 @@ from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.ipc import ended
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.storage.store import Storage
-from qml_mp.supervisor.loops.claims import UnshownClaimsLoop
+from qml_mp.storage.values import CancelRequest
+from qml_mp.supervisor.loops.claims import CancelLoop, UnshownClaimsLoop
 from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
-from tests.storage.helpers import DONE, claim_new
+from tests.storage.helpers import DONE, KEEP, claim_new
 from tests.unit.stand_ins import stand_in
 
 TOO_LARGE = Success(result="x" * 2 * MAX_PAYLOAD_BYTES, duration=timedelta())
@@ -91,3 +93,32 @@ def test_no_outcome_is_made_of_what_has_ended(
     assert not made
     worker.channels.ended.read()
     assert len(made) == len(claims[1:])
+
+
+class Waiting:
+    """The storage, which is waited for so long that a worker dies meanwhile and is reaped."""
+
+    def __init__(self, storage: Storage, run: Run) -> None:
+        self._storage = storage
+        self._run = run
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def cancel_requests(self, server_id: str) -> list[CancelRequest]:
+        found = self._storage.cancel_requests(server_id)
+        self._run.pool._workers.clear()
+        return found
+
+
+def test_a_cancel_is_not_written_to_the_pipe_of_a_worker_that_was_reaped_meanwhile(
+    storage: Storage, run: Run, worker: WorkerProcess, claims: list[Claim]
+) -> None:
+    in_hand, held, *_ = claims
+    worker.slots.writer(0).show(SlotView(activity=Activity.RUNNING, key=in_hand.key))
+    worker.look(0.0)
+    storage.request_cancel(held.job.id, reason="not wanted", retention=KEEP)
+
+    CancelLoop(run).tick(cast(Any, Waiting(storage, run)))
+
+    assert worker.cancel_of(held.key) is None

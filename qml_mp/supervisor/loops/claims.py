@@ -42,8 +42,10 @@ class CancelLoop(Loop):
     def tick(self, storage: Storage) -> None:
         if not any(worker.is_busy for worker in self._run.pool):
             return
+        requests = storage.cancel_requests(self._run.registration.id)
+        # Not before: while storage is waited for, workers are reaped and their pipes closed.
         workers = {worker.worker_id: worker for worker in self._run.pool}
-        for request in storage.cancel_requests(self._run.registration.id):
+        for request in requests:
             worker = workers.get(request.worker_id)
             plan = self._run.graces.cancel(asked=self._run.clock.monotonic())
             if worker is not None and worker.cancel(request.key, plan):
