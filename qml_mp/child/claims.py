@@ -108,7 +108,7 @@ class Claims:
         _note_commit(len(finished))
         if limit:
             self._in_doubt = False
-            self._hold(done.claims)
+            self._hold(done.claims, with_outcomes=bool(finished))
         return done.finished
 
     def send(
@@ -147,7 +147,7 @@ class Claims:
         finally:
             self._held.arrived()
         self._in_doubt = False
-        self._hold(done.claims)
+        self._hold(done.claims, with_outcomes=bool(done.finished))
         _note_commit(len(done.finished))
         return done.finished
 
@@ -159,10 +159,10 @@ class Claims:
         except StorageError:
             return None
 
-    def _hold(self, claims: Sequence[Claim]) -> None:
+    def _hold(self, claims: Sequence[Claim], *, with_outcomes: bool) -> None:
         if claims:
             self._known_at = time.monotonic()
-        self._held.hold(claims)
+        self._held.hold(claims, with_outcomes=with_outcomes)
 
     def _is_known(self) -> bool:
         """Whether storage has the row and the newest epoch of this worker. Without them a claim finds

@@ -20,7 +20,10 @@ class Held:
     of the others when its ticket is taken: the supervisor may have been faster, and the claim is not this
     worker's any more then."""
 
-    def __init__(self, tickets: TicketPipe, *, slot: SlotWriter) -> None:
+    def __init__(self, tickets: TicketPipe, *, slot: SlotWriter, has_hook: bool = False) -> None:
+        """`has_hook`: the program is told of what has ended, and takes its time, before the next one begins;
+        what comes with outcomes has a ticket each then."""
+        self._has_hook = has_hook
         self._tickets = tickets
         self._slot = slot
         self._claims: deque[Claim] = deque()
@@ -58,14 +61,16 @@ class Held:
         """Whether it is time to ask storage what is still this worker's, or `taken` grows for ever."""
         return len(self.taken) >= _MOST_TAKEN
 
-    def hold(self, claims: Sequence[Claim], *, begins: bool = True) -> None:
-        """Hold these, behind what is held. `begins`: the first of all begins at once, if any does."""
+    def hold(self, claims: Sequence[Claim], *, begins: bool = True, with_outcomes: bool = False) -> None:
+        """Hold these, which may have come `with_outcomes`, behind what is held. `begins`: the first of all
+        begins at once, if any does."""
         if not claims:
             self._must_go_back = False
             return
         failpoints.hit("claims.committed")
         self._held_at = time.monotonic()
         self.payload_chars = sum(claim.payload_chars for claim in claims) / len(claims)
+        begins = begins and not (with_outcomes and self._has_hook)
         first = 1 if begins and not self._must_go_back and not self._claims else 0
         left = {claim.key.packed for claim in self._claims} & self._need_no_ticket
         self._claims.extend(claims)

@@ -204,4 +204,6 @@ class WorkerLoop:
         """How many to claim with the outcomes; 0: none."""
         if self._claims.has_question or self._has_to_stop() or self._runner.wants_to_call:
             return 0
+        if self._outcomes.are_told_slowly:
+            return 0
         return self._estimates.next_limit(payload_chars=self._held.payload_chars)

@@ -133,7 +133,7 @@ def _loop(
 ) -> WorkerLoop:
     config, slot = arguments.config, arguments.slot
     events = new_emitter(arguments.troubles.count)
-    held = Held(arguments.tickets, slot=slot)
+    held = Held(arguments.tickets, slot=slot, has_hook=program.on_state_change is not None)
     fetch = _fetch(arguments, program)
     claims = Claims(
         storage,

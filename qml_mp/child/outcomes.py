@@ -101,6 +101,11 @@ class Outcomes:
         return time.monotonic() + within_s - self._oldest_at >= WAIT_S
 
     @property
+    def are_told_slowly(self) -> bool:
+        """Whether the next jobs are better claimed once the hook was told of these."""
+        return self._changes.takes_long
+
+    @property
     def can_be_sent(self) -> bool:
         """Whether `send` can be called once nothing is held."""
         is_calm = self._claims.can_send and not self._is_urgent and self._shared.has_room

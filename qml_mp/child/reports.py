@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import setproctitle
 
+from qml_mp.child.estimate import LONG_S
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.events.claims import claimed, ended
@@ -98,6 +99,8 @@ class StateChanges:
         self._pid = os.getpid()
         self.has_failed = False
         """Whether an outcome has made a job fail for good; whoever heeds it sets it back."""
+        self.takes_long = False
+        """Whether the hook took so long of late that others get what is held meanwhile."""
         self._tells_of_claims = events.is_told_of(JobClaimed)
         self._tells_of_successes = events.is_told_of(JobSucceeded)
 
@@ -136,6 +139,7 @@ class StateChanges:
         if hook is None:
             return
         self._display.running(execution, is_over=is_over)
+        began_at = time.monotonic()
         try:
             change = StateChange(job=replace(job), old=old, new=job.state_name)
             in_own_context(lambda told, _: hook(told), change, None)
@@ -148,3 +152,4 @@ class StateChanges:
                 told.traceback or "",
                 extra={"job_id": job.id},
             )
+        self.takes_long = time.monotonic() - began_at > LONG_S

@@ -203,6 +203,25 @@ def test_a_hook_that_hangs_after_the_job_keeps_no_other_job_from_running(
     assert one.stop() == 0
 
 
+def test_what_a_worker_holds_whose_hook_hangs_goes_to_others(server: MakeServer, storage: Storage) -> None:
+    limit = timedelta(hours=1)  # also of the hook
+    first, second = storage.enqueue_many(
+        [
+            Job.new("work", queue="hang-at-succeeded", priority=1, timeout=limit),
+            Job.new("work", timeout=limit),
+        ]
+    )
+    server("-w", "1", "-q", "*", app=HOOKED, **QUICK).start()
+    wait_for_state(storage, first, StateName.SUCCEEDED)  # the commit of which hands out the second one
+
+    other = server("-w", "1", "-q", "*", app=HOOKED, **QUICK).start()
+
+    done = wait_for_state(storage, second, StateName.SUCCEEDED)
+    assert (done.failures, done.crashes) == (0, 0)
+    assert storage.attempts(second) == ()
+    assert other.stop() == 0
+
+
 @pytest.mark.fault(54)
 def test_a_stranger_with_the_pid_of_a_dead_worker_is_left_alone_and_the_job_runs(
     server: MakeServer, storage: Storage

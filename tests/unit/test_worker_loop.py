@@ -95,6 +95,10 @@ class Around:
     paused: bool = False
     orphaned: bool = False
     doubted: bool = False
+    takes_long: bool = False
+    """The hook."""
+    has_hook: bool = False
+    tickets: TicketPipe = field(default_factory=TicketPipe)
 
     @property
     def leaving(self) -> bool:
@@ -136,8 +140,8 @@ def storage(tmp_path: Path) -> Iterator[Recorder]:
 
 def run(storage: Recorder, around: Around, monkeypatch: pytest.MonkeyPatch, *, most_held: int = 100) -> None:
     """Let a worker run the jobs."""
-    around_it, tickets, slots = cast(Any, around), TicketPipe(), SlotTable(1)
-    held = Held(tickets, slot=slots.writer(0))
+    around_it, tickets, slots = cast(Any, around), around.tickets, SlotTable(1)
+    held = Held(tickets, slot=slots.writer(0), has_hook=around.has_hook)
     claims = Claims(
         cast(Any, storage),
         fetch=FETCH,
@@ -236,3 +240,41 @@ def test_a_worker_whose_claim_failed_asks_for_one_job_and_not_for_as_many_for_ev
     # The outcomes were written without a claim, and the next claim failed by itself.
     assert storage.failed[:2] == [BATCH, BATCH]
     assert storage.exchanges[storage.exchanges.index((BATCH, 0)) + 1] == (0, 1)
+
+
+class Telling(Around):
+    """Its hook notes whether anything that is held meanwhile is out of the reach of the supervisor, which
+    takes all that it can."""
+
+    def __init__(self, storage: Recorder) -> None:
+        super().__init__(has_hook=True)
+        self._storage = storage
+        self.kept: list[ClaimKey] = []
+
+    def finished(self, *_: object, **__: object) -> None:
+        taken = self.tickets.take_all()
+        held = self._storage.claims_of_worker(FETCH.worker_id)
+        self.kept += [claim.key for claim in held if claim.key not in taken]
+        for claim in held:
+            if claim.key in taken:
+                self._storage.finish(claim, NOT_BEGUN, retention=KEEP)
+
+
+def test_while_a_hook_is_told_of_what_has_ended_all_that_is_held_can_go_to_others(
+    storage: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = Telling(storage)
+
+    run(storage, around, monkeypatch)
+
+    assert around.kept == []
+    assert len(set(around.ran)) == JOBS
+
+
+def test_beside_a_hook_that_takes_long_no_job_is_claimed_before_it_was_told(
+    storage: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(storage, Around(has_hook=True, takes_long=True), monkeypatch)
+
+    with_outcomes = [limit for count, limit in storage.exchanges if count]
+    assert set(with_outcomes) == {0}
