@@ -127,6 +127,7 @@ class StateChanges:
         job = None if self._hook is None else finished.job
         if job is not None:
             self._call(execution, job, old=StateName.PROCESSING, is_over=True)
+            self._display.finishing()  # the worker may wait for storage next, under no limit
 
     def _tell_of_end(self, execution: Execution, finished: Finished) -> None:
         attempts = execution.terms.max_attempts

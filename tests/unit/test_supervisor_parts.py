@@ -511,6 +511,25 @@ def test_a_worker_is_killed_on_its_way_out_only_when_it_has_nothing_else_to_do(
     worker.channels.close()
 
 
+def test_no_limit_goes_on_once_the_hook_was_told_of_an_end(run_of: MakeRun) -> None:
+    """The worker may wait for storage next, with an outcome in hand."""
+    run, execution = run_of(1, HandClock()), processor_of(lambda: None).resolve(claim_of())
+    slots, shown = run.pool.slots, list[SlotView | None]()
+
+    def hook(_: StateChange) -> None:
+        shown.append(slots.read(0))
+
+    with closing(Bell()) as bell:
+        display = Display(slots.writer(0), bell=bell, title="a test")
+        changes = StateChanges(hook, display=display, events=new_emitter())
+        deleted = Finished(accepted=True, state=StateName.DELETED, row=lambda: execution.job)
+        changes.finished(execution, deleted, is_told=False)
+    shown.append(slots.read(0))
+
+    activities = [view.activity for view in shown if view is not None]
+    assert activities == [Activity.RUNNING, Activity.FINISHING]
+
+
 def test_a_cancel_pushes_the_job_and_no_hook_that_is_told_of_its_end(
     run_of: MakeRun, sleeping: Child
 ) -> None:
