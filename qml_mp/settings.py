@@ -72,8 +72,9 @@ class ServerConfig:
     """Whether `with BackgroundJobServer(...)` starts the server by itself."""
     fetch_batch_size: Annotated[int, Count(1, 1000)] = 100
     """Most jobs that a worker claims at a time (100 at most). It claims one at first, and more while jobs
-    prove short: 50 ms of work, and 4 MiB of payloads. What it has not begun goes to others when a job takes
-    longer, and costs no budget when it dies."""
+    prove short: 50 ms of work, and 4 MiB of payloads, by how long those of the newest batch were. A batch of
+    longer ones that follows may be as many times larger. What it has not begun goes to others when a job
+    takes longer, and costs no budget when it dies."""
     enable_scheduler: Annotated[bool, Switch()] = True
     scheduler_poll_interval: Annotated[timedelta, Time(_1MS)] = timedelta(seconds=30)
     """Upper bound between two looks for due jobs; the next due instant is known and met."""
