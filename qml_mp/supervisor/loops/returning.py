@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from qml_mp import failpoints
 from qml_mp.core.job import Claim
 from qml_mp.core.outcome import Outcome, Release, Success
-from qml_mp.errors import OutcomeRefused
+from qml_mp.errors import StorageError, StorageUnreachable
 from qml_mp.events.claims import ended
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.held_claims import HeldClaims
 from qml_mp.supervisor.loops.loop import AT_ONCE, NEVER, Loop
-from qml_mp.supervisor.recovery.sweep import each_by_itself
+from qml_mp.supervisor.recovery.sweep import MOST_UNAVAILABLE, each_by_itself
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.unread_replies import claims_not_read, note_taken_reply
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
@@ -61,7 +61,6 @@ class ReturnLoop(Loop):
                 return  # the next tick reads anew
             failpoints.hit("giveback.committed")
             worker.taken -= taken
-            self._run.pool.wake_idle(len(returned))
         if has_to_write:
             worker.channels.ended.note_written(number)
 
@@ -81,8 +80,14 @@ class ReturnLoop(Loop):
 
         try:
             self._exchange(storage, worker, outcomes, check)
-        except OutcomeRefused:  # nothing of it is written
-            each_by_itself(outcomes, lambda outcome: self._exchange(storage, worker, [outcome], check))
+        except StorageUnreachable:
+            raise
+        except StorageError:  # about one of them, or somebody has locked its row
+            each_by_itself(
+                outcomes,
+                lambda outcome: self._exchange(storage, worker, [outcome], check),
+                most_unavailable=MOST_UNAVAILABLE,
+            )
 
     def _exchange(
         self,
@@ -92,9 +97,11 @@ class ReturnLoop(Loop):
         check: Callable[[], None],
     ) -> None:
         done = storage.exchange(outcomes, fetch=None, limit=0, retention=self._run.retention, check=check)
+        returned = 0
         for (claim, outcome), finished in zip(outcomes, done.finished, strict=True):
             if outcome is _NOT_BEGUN:
                 self._run.pool.totals.add_returned(claim, finished)
+                returned += 1
             # What the worker has written in the same moment, it tells, and that a success of it was lost.
             # That both have given a claim back is no loss.
             can_be_missed = outcome is _NOT_BEGUN or isinstance(outcome, Success)
@@ -102,3 +109,4 @@ class ReturnLoop(Loop):
             event = None if is_its_own else ended(claim, finished.job, pid=worker.child.pid)
             if event is not None:
                 self._run.events.emit(event)
+        self._run.pool.wake_idle(returned)

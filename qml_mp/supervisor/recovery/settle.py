@@ -36,14 +36,13 @@ from qml_mp.processing.cancel import CancelReason
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
 from qml_mp.supervisor.recovery.counting import Counting
-from qml_mp.supervisor.recovery.sweep import each_by_itself
+from qml_mp.supervisor.recovery.sweep import MOST_UNAVAILABLE, each_by_itself
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.totals import EndTotals
 from qml_mp.units import format_size
 
 _NOT_BEGUN = Release(reason="the worker died before it began the job", not_begun=True)
 _TAKEN_BACK = "it, or a job that its worker ran beside it, left a transaction open"
-_MOST_UNAVAILABLE = 2  # in a row: each costs the supervisor its patience with storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,7 @@ class _Writer:
         except StorageUnreachable:
             raise
         except StorageError:
-            each_by_itself(ends, self._write_alone, most_unavailable=_MOST_UNAVAILABLE)
+            each_by_itself(ends, self._write_alone, most_unavailable=MOST_UNAVAILABLE)
 
     def _write_alone(self, end: _End) -> None:
         try:

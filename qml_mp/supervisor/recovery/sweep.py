@@ -33,6 +33,8 @@ _PROOF_IN_LOOP_S = 0.05  # the supervisor has workers to look after; it asks aga
 _LOOK_EVERY_S = 0.01
 LONGEST_PAUSE = timedelta(seconds=5)
 """Between kills, while a worker outlives SIGKILL: it may be another user's, whom we may not kill."""
+MOST_UNAVAILABLE = 2
+"""In a row, of writes that are made each by itself: each costs the supervisor its patience with storage."""
 TOLD_AFTER = 4
 """Kills that changed nothing; a worker that we may kill is gone by then."""
 
