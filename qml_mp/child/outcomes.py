@@ -20,11 +20,14 @@ from qml_mp.child.runner import NOT_BEGUN
 from qml_mp.core.history import Ending, ending_of, microseconds_of, waited_us
 from qml_mp.core.job import ClaimKey
 from qml_mp.core.outcome import Outcome, Success, not_storable
-from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError, StorageUnavailable
+from qml_mp.errors import InvalidJob, OutcomeRefused, StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.ipc.counts import Times
 from qml_mp.ipc.ended import EndedOutcomes
 from qml_mp.processing.program import Execution
 from qml_mp.storage.values import Finished
+
+_MOST_UNAVAILABLE = 2
+"""In a row, of outcomes that are written each by itself."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -160,7 +163,10 @@ class Outcomes:
                 if isinstance(error, StorageUnavailable):
                     # What jobs have done in it is undone, so none of them has succeeded.
                     self._hygiene.check_transaction(before_exit=self._shared.take_back)
-                elif not was_alone or (len(self._unwritten) > 1 and self._write_each()):
+                elif not was_alone:
+                    continue
+                can_be_parted = was_alone and not isinstance(error, StorageUnreachable)
+                if can_be_parted and len(self._unwritten) > 1 and self._write_each():
                     continue
                 self._commands.wait(self._claims.tries.failed("Cannot write an outcome", error))
                 if self._commands.orphaned:
@@ -222,13 +228,20 @@ class Outcomes:
         self._shared.counts.count(successes, Ending.SUCCEEDED)
 
     def _write_each(self) -> bool:
-        """Each by itself, since they are refused together; whether any was written."""
-        count = len(self._unwritten)
+        """Each by itself, since they are refused together, or somebody has locked the row of one; whether any
+        was written. No more, once storage does not answer: each try may take as long as it is patient."""
+        count, unavailable = len(self._unwritten), 0
         for one in tuple(self._unwritten):
             try:
                 self._write((one,), limit=0)
+                unavailable = 0
+            except StorageUnreachable:
+                break
             except StorageError as error:
                 self._take_refusal(error)
+                unavailable = unavailable + 1 if isinstance(error, StorageUnavailable) else 0
+                if unavailable == _MOST_UNAVAILABLE:
+                    break
         return len(self._unwritten) < count
 
     def _take_refusal(self, error: StorageError) -> bool:

@@ -17,7 +17,7 @@ from qml_mp.core.job import Claim, ClaimKey, Job
 from qml_mp.core.outcome import Extras, Failure, Outcome, Release, RetryWhenKilled, Success
 from qml_mp.core.payload import MAX_PAYLOAD_BYTES
 from qml_mp.core.state import StateName
-from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
+from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable, StorageUnreachable
 from qml_mp.ipc.ended import REGION_BYTES, EndedOutcomes, EndedTable
 from qml_mp.processing.program import Execution, Terms
 from qml_mp.processing.retry import RetryPolicy
@@ -246,9 +246,43 @@ def test_an_error_of_the_claim_keeps_no_outcome(outcomes: Outcomes, worker: Work
     assert (list(worker.written), worker.limits, worker.pauses) == (keys, [9, 0], 0)
 
 
+def test_a_row_that_somebody_has_locked_keeps_only_itself(outcomes: Outcomes, worker: Worker) -> None:
+    keys = add(outcomes, 4)
+    written_beside_it = set[ClaimKey]()
+
+    def answer(finished: Sequence[tuple[Claim, Outcome]], _: int) -> None:
+        if keys[1] in {claim.key for claim, _ in finished} and worker.pauses < 3:
+            written_beside_it.update(worker.written)
+            raise StorageUnavailable("a lock")
+
+    worker.answer = answer
+
+    assert outcomes.write(limit=9)
+
+    assert written_beside_it == {*keys} - {keys[1]}
+    assert {*worker.written} == {*keys}
+
+
+def test_where_each_waits_for_a_lock_no_more_than_two_are_tried_by_themselves(
+    outcomes: Outcomes, worker: Worker
+) -> None:
+    add(outcomes, 10)
+
+    def answer(*_: object) -> None:
+        if worker.pauses < 3:
+            raise StorageUnavailable("a lock")
+
+    worker.answer = answer
+
+    assert outcomes.write(limit=9)
+
+    # With a claim; then all of them, and two alone.
+    assert worker.limits == [9, *[0] * 3, *[0] * 3, 0]
+
+
 def test_an_outage_is_waited_for(outcomes: Outcomes, worker: Worker) -> None:
     keys = add(outcomes, 3)
-    errors = [StorageUnavailable("away")] * 4
+    errors = [StorageUnreachable("away")] * 4
 
     def answer(*_: object) -> None:
         if errors:
