@@ -12,6 +12,7 @@ from qml_mp import failpoints, host
 from qml_mp.core.job import Job
 from qml_mp.core.outcome import Success
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.ipc.pipe import open_pipe
 from qml_mp.ipc.slot import SlotTable
@@ -67,6 +68,26 @@ def test_a_write_for_which_there_is_no_room_is_made_by_the_next_call_and_gives_u
     os.close(sign)
     assert os.read(reading, 1) == b""
     os.close(reading)
+    assert state_of(storage, ended.job_id) is StateName.SUCCEEDED
+
+
+def test_a_storage_that_is_not_to_be_had_for_a_moment_is_asked_again_and_no_sign_is_given_up_until_then(
+    ended: Ended, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, sign = os.pipe()
+    left = [StorageUnavailable("a busy file")] * 2
+
+    def hit(place: str) -> None:
+        if place == "storage.call" and left:
+            raise left.pop()
+
+    monkeypatch.setattr(failpoints, "hit", hit)
+
+    assert ended.outcomes.write(is_dead=lambda _: True, sign=(sign,))
+    os.close(sign)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+    left.clear()  # which were raised in the process that writes
     assert state_of(storage, ended.job_id) is StateName.SUCCEEDED
 
 

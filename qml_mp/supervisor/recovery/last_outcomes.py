@@ -8,20 +8,26 @@ as it is there.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 
 from qml_mp.core.job import Claim, ClaimKey
 from qml_mp.core.outcome import Outcome, not_storable
-from qml_mp.errors import OutcomeRefused, StorageError
+from qml_mp.errors import OutcomeRefused, StorageError, StorageUnavailable
 from qml_mp.ipc.ended import EndedTable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
 from qml_mp.supervisor.recovery.sweep import each_by_itself
+from qml_mp.supervisor.wait import wait_for
 from qml_mp.supervisor.workers.fork import fork_child
 
 logger = logging.getLogger(__name__)
+
+_TRIED_FOR_S = 15.0
+"""So that a file may be busy meanwhile, or a database start again."""
+_PAUSE_S = 0.5
 
 
 class LastOutcomes:
@@ -63,18 +69,28 @@ class LastOutcomes:
         return True
 
     def _write(self, outcomes: Mapping[ClaimKey, Outcome]) -> int:
-        try:
-            with closing(open_storage(self._url)) as storage:
-                storage.expect_schema()
-                # Not by the server's id: it has another one once its peers have declared it dead.
-                ends = [(claim, outcomes[claim.key]) for claim in storage.claims() if claim.key in outcomes]
-                try:
-                    storage.exchange(ends, fetch=None, limit=0, retention=self._retention)
-                except OutcomeRefused:  # nothing of it is written
-                    each_by_itself(ends, lambda end: self._finish(storage, *end))
-        except StorageError as error:
-            logger.warning("What had ended when the server was killed is not written: %s", error)
-            return 1
+        """They would run again, so it is tried more than once. Each write is guarded by its claim, and while
+        the sign is held no peer on this machine gives these jobs back."""
+        until = time.monotonic() + _TRIED_FOR_S
+        while True:
+            try:
+                self._write_all(outcomes)
+                return 0
+            except StorageError as error:
+                if not isinstance(error, StorageUnavailable) or time.monotonic() >= until:
+                    logger.warning("What had ended when the server was killed is not written: %s", error)
+                    return 1
+            wait_for([], until=time.monotonic() + _PAUSE_S)
+
+    def _write_all(self, outcomes: Mapping[ClaimKey, Outcome]) -> None:
+        with closing(open_storage(self._url)) as storage:
+            storage.expect_schema()
+            # Not by the server's id: it has another one once its peers have declared it dead.
+            ends = [(claim, outcomes[claim.key]) for claim in storage.claims() if claim.key in outcomes]
+            try:
+                storage.exchange(ends, fetch=None, limit=0, retention=self._retention)
+            except OutcomeRefused:  # nothing of it is written
+                each_by_itself(ends, lambda end: self._finish(storage, *end))
         for claim, outcome in ends:
             logger.info(
                 "Job %s had ended when the server was killed: %s is written",
@@ -82,7 +98,6 @@ class LastOutcomes:
                 type(outcome).__name__,
                 extra={"job_id": claim.job.id, "worker_id": claim.worker_id},
             )
-        return 0
 
     def _finish(self, storage: Storage, claim: Claim, outcome: Outcome) -> None:
         """What storage refuses of it, as a failure that says so."""
