@@ -32,8 +32,8 @@ def chosen_servers(
     """Those of this machine that are named (by name, id or pid), or all, or the only one. What is named and
     is not here may be elsewhere, and can be asked through storage.
 
-    Raises `click.UsageError` when several fit and neither `--server` nor `--all` was given, or when several
-    elsewhere have the name, and `click.ClickException` that says what to do when there is none.
+    Raises `click.UsageError` when several here fit and `--all` was not given, as when they have one name, or
+    when several elsewhere have the name, and `click.ClickException` that says what to do when there is none.
     """
     servers = storage.list_servers()
     liveness = liveness_by_server(storage, servers, now=storage.now())
@@ -43,6 +43,11 @@ def chosen_servers(
         for name in dict.fromkeys(names):
             named = [each for each in servers if name in (each.id, each.name, str(each.process.pid))]
             here = [each for each in named if standings[each.id] is Standing.ALIVE]
+            if len(here) > 1 and not all_of_them:
+                raise click.UsageError(
+                    f"{len(here)} servers here are called {name!r}: {', '.join(map(shown, here))}. "
+                    "Name one by its id or pid, or take --all with the name."
+                )
             far = [] if here else _elsewhere(name, named, standings, command=command)
             if not here and not far:
                 raise click.ClickException(_why_none(name, named, standings, command=command))

@@ -37,11 +37,11 @@ def nap() -> None:
 _ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)
 
 
-def register(storage: Storage, name: str, process: ProcessIdentity) -> None:
+def register(storage: Storage, name: str, process: ProcessIdentity, number: int = 1) -> None:
     now = datetime.now(UTC)
     storage.register_server(
         ServerInfo(
-            id=f"{name}#1", name=name, hostname="box", process=process, worker_count=1, queues=(),
+            id=f"{name}#{number}", name=name, hostname="box", process=process, worker_count=1, queues=(),
             started_at=now, last_heartbeat=now, heartbeat_enabled=True,
         )
     )  # fmt: skip
@@ -199,6 +199,36 @@ def test_of_several_servers_one_has_to_be_named(
     assert ended.code == 2
     assert f"2 servers run here: blue (pid {bystander.pid}), green (pid {bystander.pid})" in ended.err
     assert is_one_error(ended.err)
+
+
+def test_of_several_servers_of_one_name_one_is_named_by_its_id_or_pid(qml: Qml, storage: Storage) -> None:
+    """All are called so that were given no name."""
+    with server_that_ends_by_a_signal() as first, server_that_ends_by_a_signal() as second:
+        register(storage, "web", host.identity(first.pid))
+        register(storage, "web", host.identity(second.pid), number=2)
+
+        by_name = {command: qml(command, "--server", "web") for command in ("stop", "reload", "stacks")}
+        both_run = first.poll() is None and second.poll() is None
+        by_pid = qml("stop", "--server", str(first.pid))
+        by_id = qml("stop", "--server", "web#2")
+
+    assert {ended.code for ended in by_name.values()} == {2}, by_name
+    assert "2 servers here are called 'web': web (pid " in by_name["stop"].err
+    assert is_one_error(by_name["stop"].err)
+    assert both_run
+    assert (by_pid.code, by_pid.out) == (0, f"web (pid {first.pid}): stopped\n")
+    assert (by_id.code, by_id.out) == (0, f"web (pid {second.pid}): stopped\n")
+
+
+def test_all_servers_of_one_name_are_stopped_when_that_is_said(qml: Qml, storage: Storage) -> None:
+    with server_that_ends_by_a_signal() as first, server_that_ends_by_a_signal() as second:
+        register(storage, "web", host.identity(first.pid))
+        register(storage, "web", host.identity(second.pid), number=2)
+
+        ended = qml("stop", "--server", "web", "--all")
+
+    assert ended.code == 0
+    assert set(ended.out.splitlines()) == {f"web (pid {each.pid}): stopped" for each in (first, second)}
 
 
 def test_a_server_elsewhere_is_left_to_who_is_there(qml: Qml, storage: Storage) -> None:

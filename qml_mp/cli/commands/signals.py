@@ -37,7 +37,12 @@ _T = TypeVar("_T")
 
 
 def _which(command: Callable[..., Any]) -> Callable[..., Any]:
-    every = click.option("--all", "all_of_them", is_flag=True, help="Every server of this machine.")
+    every = click.option(
+        "--all",
+        "all_of_them",
+        is_flag=True,
+        help="Every server of this machine; with --server every one of that name.",
+    )
     named = click.option(
         "--server",
         "names",
