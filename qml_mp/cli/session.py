@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -94,6 +95,17 @@ class Session:
                 code_url = probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout).url
         with load_url(flag=self.url, code=code_url, directory=self._directory).told() as url:
             return self._open(url)
+
+    @contextmanager
+    def storage_to_write(self) -> Iterator[Storage]:
+        """`storage()`, for a command that makes one where there is none. On this machine that is told
+        afterwards: it may be in a folder in which no server looks."""
+        storage = self.storage()
+        is_new = storage.is_on_one_machine and storage.schema_version() == 0
+        yield storage
+        if is_new:
+            url = storage.display_url
+            note(f"a new storage was made at {url}; if another is meant, name it by -A, --url or QML_MP_URL")
 
     def existing_storage(self, *, may_import: bool = True) -> Storage:
         """The storage, for commands that only make sense where there is a schema: nothing is created."""

@@ -64,6 +64,23 @@ def test_what_is_typed_wrong_is_answered_in_one_paragraph_with_what_to_do(
     assert ended.out == ""
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("enqueue", "f"), ("recurring", "add", "r", "0 9 * * *", "f")],
+    ids=["enqueue", "recurring add"],
+)
+def test_that_a_new_storage_was_made_is_told_once(qml: Qml, command: tuple[str, ...]) -> None:
+    """It may be of a folder in which no server looks."""
+    refused = qml(*command, "--url", "sqlite:///nowhere/x.db")
+    first, second = qml(*command), qml(*command)
+
+    assert is_one_error(refused.err)
+    assert (first.code, second.code) == (0, 0)
+    assert first.err.startswith(f"qml-mp: a new storage was made at sqlite:///{qml.database}; ")
+    assert first.err.count("\n") == 1
+    assert second.err == ""
+
+
 def test_bash_completes_commands_and_their_options(qml: Qml) -> None:
     script = 'eval "$(_QML_MP_COMPLETE=bash_source qml-mp)"; complete -p qml-mp >&2\n' + "".join(
         f"COMPREPLY=(); COMP_WORDS=(qml-mp {words}); COMP_CWORD={len(words.split())}\n"

@@ -65,9 +65,9 @@ def enqueue(
     if wait_timeout is not None and not wait:
         raise click.UsageError("--wait-timeout needs --wait.")
     job = session.make_job(method, read_payload(payload, arguments), **options)
-    storage = session.storage()
     replaces = job.on_conflict == "replace"
-    job_id = storage.enqueue(job, retention=session.retention() if replaces else BY_DEFAULT)
+    with session.storage_to_write() as storage:
+        job_id = storage.enqueue(job, retention=session.retention() if replaces else BY_DEFAULT)
     if job_id != job.id:
         note(f"an earlier job with the unique key {job.unique_key!r} is kept; this one was not enqueued")
     if not wait:

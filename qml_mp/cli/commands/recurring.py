@@ -176,9 +176,9 @@ def add(
     _check_cron(cron, tz=options["tz"])
     job = session.make_job(method, read_payload(payload, arguments), queue=queue)
     template = RecurringJob.new(recurring_id, cron, job.method, job.payload, job.queue, **options)
-    storage = session.storage()
-    template = template.from_now_on(storage.now())
-    storage.upsert_recurring_job(template)
+    with session.storage_to_write() as storage:
+        template = template.from_now_on(storage.now())
+        storage.upsert_recurring_job(template)
     note_change(storage, "add template", template.id, said=f"{template.cron} {template.method}")
     stored = get_template(storage, template.id)  # a switch, and the firing of the same schedule, have stayed
     if stored.enabled:
