@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from qml_mp.cli.output import note, say
+from qml_mp.cli.output import note, report
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageError
@@ -89,11 +89,11 @@ def await_act(storage: Storage, act: Act, *, wait: timedelta) -> Act:
 def tell(who: str, act: Act, *, waited: bool = True) -> int:
     """Say what has become of it; the exit code: 0 when it is done, or nobody has waited."""
     if act.state is ActState.DONE or not (waited or act.state.is_final):
-        say(f"{who}: {act.in_words if act.state is ActState.DONE else 'asked'}")
+        report(f"{who}: {act.in_words if act.state is ActState.DONE else 'asked'}")
         return 0
     first, *more = printable_lines(act.in_words) or [""]
     so_far = "" if act.state.is_final else "; it goes on, and `qml-mp audit` tells of it"
-    click.echo(f"{who}: {first}{so_far}", err=True)
+    report(f"{who}: {first}{so_far}", err=True)
     for line in more:
-        click.echo(f"  {line}", err=True)
+        report(f"  {line}", err=True)
     return 1

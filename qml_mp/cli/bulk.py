@@ -11,7 +11,7 @@ import click
 from qml_mp.cli.asking import note_change
 from qml_mp.cli.interruption import stopped_between
 from qml_mp.cli.job_table import AMONG, print_jobs
-from qml_mp.cli.output import note, print_json, say
+from qml_mp.cli.output import note, print_json, report, say, unheard
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import QmlError, StorageError
@@ -70,9 +70,10 @@ class _Done:
     def tell(self, *, left: int) -> None:
         if self.asked.as_json:
             told = {"matched": self.wanted, "changed": self.changed, "left": left + self.refused}
-            print_json(told)
+            with unheard():
+                print_json(told)
         else:
-            say(f"{_jobs(self.changed)} {_are(self.changed)} {self.asked.change.done}")
+            report(f"{_jobs(self.changed)} {_are(self.changed)} {self.asked.change.done}")
         if self.refused:
             raise QmlError(
                 f"Of the running jobs {self.refused} {_are(self.refused)} as before: {self._why_refused}."

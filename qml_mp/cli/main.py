@@ -17,6 +17,7 @@ from click.shell_completion import shell_complete
 
 from qml_mp import __version__, host
 from qml_mp.cli.failure import exit_code_of, paragraph
+from qml_mp.cli.output import discard, unheard
 from qml_mp.cli.session import LazyGroup, Session
 from qml_mp.printable import printable_lines
 from qml_mp.sources import colour_wanted
@@ -84,7 +85,7 @@ def main() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _discard_stdout()
+        discard(sys.stdout)
     except OSError as error:
         code = code or _say_unprinted(error)
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
@@ -119,15 +120,16 @@ def run(arguments: list[str]) -> int:
         click.echo("qml-mp: interrupted", err=True)
         return _INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough, as in `qml-mp jobs list | head -1`
-        _discard_stdout()
+        discard(sys.stdout)
         return 0
     except Exception as error:
         if isinstance(error, OSError) and _is_of_stdout(error):
             return _say_unprinted(error)
-        if session.verbose:
-            for line in printable_lines(traceback.format_exc()):
-                click.echo(line, err=True)
-        click.echo(paragraph(error, verbose=session.verbose), err=True)
+        with unheard():
+            if session.verbose:
+                for line in printable_lines(traceback.format_exc()):
+                    click.echo(line, err=True)
+            click.echo(paragraph(error, verbose=session.verbose), err=True)
         return exit_code_of(error)
 
 
@@ -148,7 +150,7 @@ def _is_of_stdout(error: OSError) -> bool:
 
 def _say_unprinted(error: OSError) -> int:
     """On stderr; the exit code."""
-    _discard_stdout()
+    discard(sys.stdout)
     why = error.strerror or error
     click.echo(f"qml-mp: error: What was to be printed cannot be written to stdout: {why}.", err=True)
     return 1
@@ -162,10 +164,3 @@ def _leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):  # who listened is gone, or it was closed
             stream.flush()
     os._exit(code)
-
-
-def _discard_stdout() -> None:
-    """Point stdout nowhere, so that the interpreter's last flush does not complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

@@ -69,6 +69,12 @@ def say(text: str) -> None:
     click.echo(printable(text))
 
 
+def report(text: str, *, err: bool = False) -> None:
+    """A line of plain text on stdout or stderr of what was done, or not; see `unheard`."""
+    with unheard():
+        click.echo(printable(text), err=err)
+
+
 def say_in_lines(text: str) -> None:
     """Prose on stdout; on a terminal in lines that it does not have to break."""
     click.echo(_for_terminal(printable(text), sys.stdout))
@@ -76,7 +82,29 @@ def say_in_lines(text: str) -> None:
 
 def note(text: str) -> None:
     """A remark for people, on stderr, where it does not mix with data; on a terminal as `say_in_lines`."""
-    click.echo(_for_terminal(f"qml-mp: {printable(text)}", sys.stderr), err=True)
+    with unheard():
+        click.echo(_for_terminal(f"qml-mp: {printable(text)}", sys.stderr), err=True)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """While it is told what was changed or judged: a reader that is gone, as in `… | head -1`, breaks nothing
+    off and changes no exit code."""
+    try:
+        yield
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:  # it is this one, which has kept what it could not write
+                discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Point it nowhere, so that neither a later line nor the interpreter's last flush complains."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def short(text: str, limit: int) -> str:

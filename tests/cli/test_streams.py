@@ -27,6 +27,20 @@ def in_a_shell(qml: Qml, line: str) -> Ended:
     return Ended(code=ended.returncode, out=ended.stdout.decode(), err=ended.stderr.decode())
 
 
+def unread(qml: Qml, *arguments: str, stderr_too: bool = False, unbuffered: str = "") -> int:
+    """The exit code of the command, when the reader of its stdout is gone, as after `| head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "qml_mp", *arguments], cwd=qml.folder,
+        env=qml.environment({"PYTHONUNBUFFERED": unbuffered}),
+        stdout=writer, stderr=subprocess.STDOUT if stderr_too else subprocess.PIPE, timeout=120, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert not ended.stderr, ended.stderr
+    return ended.returncode
+
+
 def test_what_the_encoding_of_stdout_does_not_have_is_written_as_an_escape(
     qml: Qml, storage: Storage
 ) -> None:
@@ -131,3 +145,50 @@ threading.Thread(target=run).start()
     assert (ended.code, ended.err) == (0, "")
     assert [job.id for job in storage.list_jobs(JobFilter()).jobs] == [ended.out.strip()]
     assert not (qml.folder / "waited").exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_all_jobs_are_changed_though_nobody_reads_of_the_first(
+    qml: Qml, storage: Storage, form: tuple[str, ...], unbuffered: str
+) -> None:
+    ids = storage.enqueue_many(Job.new("thumb") for _ in range(3))
+
+    code = unread(qml, "jobs", "cancel", *ids, *form, unbuffered=unbuffered)
+
+    assert code == 0
+    assert storage.job_counts()[StateName.DELETED] == 3
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nor_does_a_refusal_that_nobody_reads_keep_anything_from_the_others(
+    qml: Qml, storage: Storage, unbuffered: str
+) -> None:
+    ids = storage.enqueue_many(Job.new("thumb") for _ in range(2))
+
+    code = unread(qml, "jobs", "cancel", Job.new("thumb").id, *ids, stderr_too=True, unbuffered=unbuffered)
+
+    assert code == 1
+    assert storage.job_counts()[StateName.DELETED] == 2
+
+
+def test_many_jobs_that_are_left_as_they_were_are_exit_code_1_also_when_nobody_reads_it(
+    qml: Qml, storage: Storage
+) -> None:
+    ids = storage.enqueue_many(Job.new("thumb") for _ in range(2))
+
+    code = unread(qml, "jobs", "retry", *ids, stderr_too=True)
+
+    assert code == 1
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_health_and_check_end_with_their_code_though_nobody_reads_them(
+    qml: Qml, storage: Storage, form: tuple[str, ...]
+) -> None:
+    (qml.folder / "tasks.py").write_text("import no_such_library\n" + TASKS)
+
+    health, check = unread(qml, "health", *form), unread(qml, "check", "-A", "tasks:app", *form)
+
+    assert storage.list_servers() == []
+    assert (health, check) == (1, 3)

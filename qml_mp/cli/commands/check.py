@@ -9,7 +9,7 @@ import click
 
 from qml_mp.child.source import AppFacts, NamedProgram, cap_native_threads
 from qml_mp.cli.failure import exit_code_of, in_words
-from qml_mp.cli.output import json_option, print_json, say, stdout_for_data
+from qml_mp.cli.output import json_option, print_json, say, stdout_for_data, unheard
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.cron import is_known_zone, zone_trouble
 from qml_mp.core.payload import JsonValue
@@ -53,17 +53,20 @@ def check(session: Session, as_json: bool) -> int:
     code = 0
     for line in _lines(session):
         code = code or line.code
-        if as_json:
-            print_json(line.to_json())
-        else:
-            click.echo(
-                f"{line.what:<10}{click.style(f'{line.result:<9}', fg=_COLOURS[line.result])} ", nl=False
-            )
-            first, *more = printable_lines(line.text) or [""]
-            say(first)
-            for each in more if session.verbose else ():
-                click.echo(f"  {each}", err=True)
+        with unheard():
+            _tell(line, as_json=as_json, verbose=session.verbose)
     return code
+
+
+def _tell(line: Line, *, as_json: bool, verbose: bool) -> None:
+    if as_json:
+        print_json(line.to_json())
+        return
+    click.echo(f"{line.what:<10}{click.style(f'{line.result:<9}', fg=_COLOURS[line.result])} ", nl=False)
+    first, *more = printable_lines(line.text) or [""]
+    say(first)
+    for each in more if verbose else ():
+        click.echo(f"  {each}", err=True)
 
 
 def _lines(session: Session) -> Iterator[Line]:

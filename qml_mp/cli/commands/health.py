@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from qml_mp.cli.output import json_option, print_json, say
+from qml_mp.cli.output import json_option, print_json, say, unheard
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.errors import QmlError
 from qml_mp.views.concerns import name_of, problem_of, ready_workers
@@ -34,10 +34,11 @@ def health(session: Session, names: tuple[str, ...], as_json: bool) -> int:
     be given by --url, QML_MP_URL or the settings file.
     """
     is_healthy, sentence = _judge(session, names)
-    if as_json:
-        print_json({"healthy": is_healthy, "text": sentence})
-    else:
-        say(f"{'healthy' if is_healthy else 'unhealthy'}: {sentence}")
+    with unheard():
+        if as_json:
+            print_json({"healthy": is_healthy, "text": sentence})
+        else:
+            say(f"{'healthy' if is_healthy else 'unhealthy'}: {sentence}")
     return 0 if is_healthy else _FAILED
 
 

@@ -11,7 +11,7 @@ import click
 from qml_mp.cli.arguments import as_duration, as_job_ids
 from qml_mp.cli.asking import note_change
 from qml_mp.cli.bulk import Asked, change_many
-from qml_mp.cli.output import json_option, note, print_json, say
+from qml_mp.cli.output import json_option, note, print_json, say, unheard
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.state import StateName
@@ -155,10 +155,11 @@ def _each(job_ids: Sequence[str], change: Callable[[str], str], *, as_json: bool
             if len(job_ids) > 1:
                 note(str(error))
         else:
-            if as_json:
-                print_json({"id": job_id, "done": told})
-            else:
-                say(f"{job_id} {told}")
+            with unheard():
+                if as_json:
+                    print_json({"id": job_id, "done": told})
+                else:
+                    say(f"{job_id} {told}")
     if refused:
         raise (
             refused[0]

@@ -15,7 +15,7 @@ import click
 
 from qml_mp.cli.asking import ask, asker, await_act, called, note_change, tell
 from qml_mp.cli.local_servers import LocalServer, ServerEnded, chosen_servers, shown
-from qml_mp.cli.output import json_option, note, print_json, say
+from qml_mp.cli.output import json_option, note, print_json, report, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.waiting_options import no_wait_option, wait_option
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState
@@ -104,14 +104,16 @@ def stop(
                 case Act() if no_wait:
                     codes.append(tell(called(info), told, waited=False))
                 case LocalServer() if no_wait:
-                    say(f"{shown(info)}: asked")
+                    report(f"{shown(info)}: asked")
                 case Act():
                     left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
                     codes.append(tell(called(info), await_act(storage, told, wait=left)))
                 case LocalServer() if _await_end(told, storage, until=deadline):
-                    say(f"{shown(info)}: stopped")
+                    report(f"{shown(info)}: stopped")
                 case _:
-                    say(f"{shown(info)}: still runs after {format_duration(timeout)}; --now ends it at once")
+                    report(
+                        f"{shown(info)}: still runs after {format_duration(timeout)}; --now ends it at once"
+                    )
                     codes.append(1)
         return max(codes)
 
@@ -153,7 +155,7 @@ def _reload(storage: Storage, info: ServerInfo, *, within: timedelta | None) -> 
         server.send(signal.SIGHUP)
         note_change(storage, ActKind.RELOAD, info.id, said=_SIGNAL)
         if within is None:
-            say(f"{shown(info)}: asked")
+            report(f"{shown(info)}: asked")
             return 0
         answer = _await_reload(server, storage, since=asked_at, within=within)
         if answer is None:
@@ -173,7 +175,7 @@ def _tell_to_stop(
             return server  # a second SIGTERM would kill the jobs that it lets end
         server.send(signal.SIGQUIT if at_once else signal.SIGTERM)
     except ServerEnded:
-        say(f"{shown(info)}: has ended already")
+        report(f"{shown(info)}: has ended already")
         return 0
     note_change(storage, ActKind.STOP, info.id, said=_SIGNAL)
     return server
@@ -201,7 +203,7 @@ def _stacks_here(storage: Storage, info: ServerInfo) -> Sequence[WorkerStack] | 
         answer = _await_stacks(server, storage, since=asked_at)
     if answer is not None:
         return answer.workers
-    click.echo(
+    report(
         f"{shown(info)}: no answer within {_ANSWERS_WITHIN_S:g}s; what there is stands in its log", err=True
     )
     return None
@@ -245,7 +247,7 @@ def _await_reload(
 def _tell_of_no_answer(info: ServerInfo, *, has_ended: bool) -> int:
     """Say which of the two it was; the exit code."""
     what = "ended before it was done" if has_ended else "no answer yet"
-    click.echo(f"{shown(info)}: {what}; see its log", err=True)
+    report(f"{shown(info)}: {what}; see its log", err=True)
     return 1
 
 
@@ -254,24 +256,24 @@ def _tell_reload(info: ServerInfo, answer: ReloadAnswer, *, within: timedelta) -
     who = shown(info)
     match answer.state:
         case ReloadState.DONE:
-            say(f"{who}: {_workers(answer.replaced)} replaced")
+            report(f"{who}: {_workers(answer.replaced)} replaced")
             return 0
         case ReloadState.REFUSED | ReloadState.FAILED:
             stay = answer.workers - answer.replaced
             kept = "the workers stay as they are" if not answer.workers else f"{_workers(stay)} not replaced"
-            click.echo(f"{who}: {kept}.", err=True)
+            report(f"{who}: {kept}.", err=True)
             for line in printable_lines(answer.why or ""):
-                click.echo(f"  {line}", err=True)
+                report(f"  {line}", err=True)
             return _CANNOT_BOOT
         case ReloadState.LOOKING:
-            click.echo(
+            report(
                 f"{who}: the new code is still being imported after {format_duration(within)}; no worker was "
                 "replaced so far, and it goes on: see its log",
                 err=True,
             )
             return 1
         case ReloadState.REPLACING:
-            click.echo(
+            report(
                 f"{who}: {answer.replaced} of {_workers(answer.workers)} replaced after "
                 f"{format_duration(within)}; it goes on, each after its job",
                 err=True,
