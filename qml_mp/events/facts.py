@@ -136,6 +136,7 @@ class CancelStarted:
 class TemplateFired:
     """A recurring template was due, and its job is enqueued."""
 
+    template_id: str
     job_id: str
     method: str
     queue: str

@@ -33,8 +33,9 @@ def log_event(event: Event) -> None:
             _log_job(event)
         case facts.CancelStarted(key=ClaimKey(job_id=job_id)):
             logger.info("Cancelling job %s", job_id, extra={"job_id": job_id})
-        case facts.TemplateFired(job_id=job_id, method=method):
-            logger.info("Recurring job %s is enqueued", method, extra={"job_id": job_id})
+        case facts.TemplateFired(template_id=template_id, job_id=job_id, method=method):
+            told = "Recurring template %s has fired: job %s (%s) is enqueued"
+            logger.info(told, template_id, job_id, method, extra={"job_id": job_id})
         case facts.TemplatesFollowed():
             _log_followed(event)
         case facts.TemplateDisabled(template_id=template_id, reason=reason):

@@ -27,7 +27,7 @@ def test_every_line_of_the_log_is_a_record_of_ours_or_marked_as_its_continuation
     one = server("-w", "1", app=APP).start()
 
     wait_for_state(storage, storage.enqueue(Job.new(METHOD)), StateName.FAILED)
-    wait_until(lambda: "Recurring job" in one.log())
+    wait_until(lambda: "has fired" in one.log())
     running = storage.enqueue(Job.new(METHOD, {"seconds": 60}))
     wait_for_state(storage, running, StateName.PROCESSING)
     one.signal(signal.SIGUSR1)

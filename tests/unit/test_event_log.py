@@ -197,7 +197,11 @@ REFUSED = StorageUnavailable("refused")
             f"Job {ABOUT.job_id} of worker 2 (pid 7), which was killed by SIGKILL, is somebody else's now",
         ),
         (CancelStarted(key=ClaimKey(job_id="j", claim_seq=1), worker_id="w-1"), "INFO", "Cancelling job j"),
-        (TemplateFired(job_id="j", method="f", queue="default"), "INFO", "Recurring job f is enqueued"),
+        (
+            TemplateFired(template_id="t", job_id="j", method="f", queue="default"),
+            "INFO",
+            "Recurring template t has fired: job j (f) is enqueued",
+        ),
         (
             TemplatesFollowed(added=("two",), changed=("digest",), removed=("old",), refused={}, kept={}),
             "INFO",

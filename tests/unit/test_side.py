@@ -76,7 +76,7 @@ def test_methods_beyond_a_number_are_counted_together() -> None:
     counts = EventCounts()
 
     for number in range(MOST_NAMES + 50):
-        counts.count(TemplateFired(job_id="1", method=f"m{number}", queue="default"))
+        counts.count(TemplateFired(template_id="t", job_id="1", method=f"m{number}", queue="default"))
 
     assert len(counts.firings) == MOST_NAMES + 1
     assert counts.firings[OTHER] == 50

@@ -39,7 +39,10 @@ class RecurringLoop(Loop):
         self._tell_unknown(storage, fired)
         self._tell_refused(fired.refused)
         for job in fired.jobs:
-            self._run.events.emit(TemplateFired(job_id=job.id, method=job.method, queue=job.queue))
+            template_id = str(job.metadata["recurring_id"])
+            self._run.events.emit(
+                TemplateFired(template_id=template_id, job_id=job.id, method=job.method, queue=job.queue)
+            )
         for recurring_id, reason in fired.disabled.items():
             self._run.events.emit(TemplateDisabled(template_id=recurring_id, reason=reason))
         self._run.pool.wake_idle(len(fired.jobs))
