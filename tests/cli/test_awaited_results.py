@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.command import TASKS, Qml, is_one_error
 from tests.cli.test_start_command import has_a_ready_worker
 
@@ -31,6 +33,7 @@ def test_an_awaited_result_that_was_not_stored_is_an_error_with_the_reason(qml: 
     assert "not stored: InvalidJob" in page
 
 
+@pytest.mark.usefixtures("storage")
 def test_a_job_that_is_waited_for_needs_no_setting_of_what_is_kept_how_long(qml: Qml) -> None:
     """It is committed by then."""
     arguments = ("enqueue", "resize", "path=a.png", "--wait", "--wait-timeout", "0.1")
