@@ -32,13 +32,19 @@ class Monitoring(Part):
     """Reads for people and for `--burst`."""
 
     def failure_kinds(
-        self, where: JobFilter = _ANY_JOB, *, limit: int = 50, among: int | None = None
+        self,
+        where: JobFilter = _ANY_JOB,
+        *,
+        limit: int = 50,
+        among: int | None = None,
+        newest_first: bool = False,
     ) -> list[FailureKind]:
-        """Failed jobs, and those that wait for a retry, by kind: the one with the most jobs first.
+        """Failed jobs, and those that wait for a retry, by kind: the one with the most jobs first, or with
+        `newest_first` that which came last; so, too, it is chosen which are given.
 
         With `among`, at most one more than so many are counted of each kind and state, in the index alone:
         what it costs does then not grow with the table. The filter may then restrict states, method, `since`
-        and `until` alone; `ConfigurationError` otherwise.
+        and `until` alone, and the most jobs come first; `ConfigurationError` otherwise.
         """
         states = [state for state in where.each_state() if state in FAILED_STATES]
         if not states:
@@ -47,9 +53,10 @@ class Monitoring(Part):
         which = {**where.values(), "limit": limit}
         queries = self._db.queries.monitoring
         if among is None:
+            which["newest_first"] = newest_first
             rows = self._db.read("grouping failures", queries.failure_kinds(where), which)
         else:
-            if not where.values().keys() <= {"method", "since", "until_time"}:
+            if newest_first or not where.values().keys() <= {"method", "since", "until_time"}:
                 raise ConfigurationError("Kinds are counted by state, method, since and until alone.")
             span = {"since": where.since or _BEGINNING, "until_time": where.until or _END_OF_TIME}
             query = queries.failure_kinds_among(where)

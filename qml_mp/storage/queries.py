@@ -192,7 +192,8 @@ class MonitoringQueries:
     job_counts_among: str
     """most: the same, at most so many counted of each."""
     failure_kinds: Callable[[JobFilter], str]
-    """The filter's values (Failed, AwaitingRetry alone), limit: job of the newest, kind, jobs, last_at."""
+    """The filter's values (Failed, AwaitingRetry alone), limit, newest_first (else the most jobs): job of the
+    newest, kind, jobs, last_at."""
     failure_kinds_among: Callable[[JobFilter], str]
     """method (if the filter has one), since, until_time, limit, most: the same, at most so many counted of
     each kind and state."""

@@ -74,6 +74,22 @@ def busy(storage: Storage) -> Storage:
     return storage
 
 
+def test_the_newest_failure_is_seen_beside_any_number_of_kinds(storage: Storage) -> None:
+    """Of each there are two, and of the new one just one."""
+    for name in [*(f"old{number}" for number in range(55)), "new"]:
+        for _ in range(1 if name == "new" else 2):
+            storage.enqueue(Job.new(name))
+            claim = storage.fetch_and_lock_job(Fetch(worker_id="w", server_id="s", queues=()))
+            assert claim is not None
+            error = ErrorInfo(type="ValueError", message="no", traceback="")
+            storage.finish(claim, Failure(error=error), retention=BY_DEFAULT)
+
+    shown = [kind.newest.method for kind in take_sample(storage, at=0.0).failures]
+
+    assert shown[0] == "new"
+    assert len(shown) == 50
+
+
 def drawn(sample: Sample, choice: Choice, *, width: int, height: int, rates: Rates = NO_RATES) -> list[str]:
     lines = page(sample, rates, choice, url="sqlite:///x.db", clock="12:00:00", width=width, height=height)
     assert len(lines) == height

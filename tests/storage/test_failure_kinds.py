@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from qml_mp.core.outcome import ErrorInfo, Failure, Retry
 from qml_mp.core.state import StateName
+from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.storage.conftest import Raw
@@ -36,6 +39,20 @@ def test_failures_are_counted_by_method_type_and_line(storage: Storage) -> None:
     assert [kind.newest.id for kind in rest] == others[::-1]  # the newer one first
     assert [kind.count for kind in rest] == [1, 1]
     assert len(storage.failure_kinds(limit=2)) == 2
+
+
+def test_the_newest_kinds_are_given_where_there_are_too_many(storage: Storage) -> None:
+    for line in (1, 1, 2, 2):
+        failed(storage, error(line))
+    newest = failed(storage, error(3))
+
+    most = storage.failure_kinds(limit=2)
+    last = storage.failure_kinds(limit=2, newest_first=True)
+
+    assert [kind.count for kind in most] == [2, 2]
+    assert [kind.newest.id for kind in last] == [newest, most[0].newest.id]
+    with pytest.raises(ConfigurationError):
+        storage.failure_kinds(among=9, newest_first=True)
 
 
 def test_kinds_can_be_limited_as_a_listing(storage: Storage) -> None:

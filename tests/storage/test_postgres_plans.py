@@ -323,7 +323,7 @@ def test_lists_and_counts_of_failures_read_indexes_alone(
         own_session,
         postgres_url,
         QUERIES.monitoring.failure_kinds(states),
-        {"limit": 50},
+        {"limit": 50, "newest_first": False},
         generic=True,
         schema=OWN,
     )

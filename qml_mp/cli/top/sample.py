@@ -48,7 +48,7 @@ class Rates:
 def take_sample(storage: Storage, *, at: float) -> Sample:
     """Look at everything once."""
     seen = look(storage)
-    kinds = storage.failure_kinds(limit=_MOST_KINDS)
+    kinds = storage.failure_kinds(limit=_MOST_KINDS, newest_first=True)
     workers = [worker.info for server in seen.servers for worker in server.workers]
     used = {
         worker.id: cpu_seconds(worker.process.pid) for worker in workers if is_alive(worker.process) is True
@@ -56,7 +56,7 @@ def take_sample(storage: Storage, *, at: float) -> Sample:
     return Sample(
         at=at,
         seen=seen,
-        failures=sorted(kinds, key=lambda kind: kind.last_at, reverse=True),
+        failures=kinds,
         cpu_s={worker_id: seconds for worker_id, seconds in used.items() if seconds is not None},
         ended_per_minute=ended_in_a_minute(storage),
     )

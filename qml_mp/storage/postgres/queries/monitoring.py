@@ -36,11 +36,12 @@ def _failure_kinds(where: JobFilter) -> str:
         WITH kinds AS MATERIALIZED (
             SELECT kind, sum(jobs)::bigint AS jobs, max(last_at) AS last_at
             FROM ({" UNION ALL ".join(parts)}) AS part
-            GROUP BY kind ORDER BY jobs DESC, last_at DESC LIMIT %(limit)s
+            GROUP BY kind
+            ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE sum(jobs) END DESC, last_at DESC LIMIT %(limit)s
         )
         SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
         FROM kinds JOIN {{s}}.jobs AS j ON j.id = coalesce({", ".join(newest)})
-        ORDER BY kinds.jobs DESC, kinds.last_at DESC, j.id
+        ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE kinds.jobs END DESC, kinds.last_at DESC, j.id
     """
 
 

@@ -43,9 +43,9 @@ def _failure_kinds(where: JobFilter) -> str:
         SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
         FROM (
             SELECT kind, sum(jobs) AS jobs, max(last_at) AS last_at, place FROM ({parts})
-            GROUP BY kind ORDER BY jobs DESC, last_at DESC LIMIT :limit) AS kinds
+            GROUP BY kind ORDER BY iif(:newest_first, 0, sum(jobs)) DESC, last_at DESC LIMIT :limit) AS kinds
         JOIN qml_jobs ON qml_jobs.rowid = kinds.place
-        ORDER BY kinds.jobs DESC, kinds.last_at DESC, id
+        ORDER BY iif(:newest_first, 0, kinds.jobs) DESC, kinds.last_at DESC, id
     """
 
 
