@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +14,7 @@ from qml_mp import host
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.cli.command import Qml, on_a_terminal
@@ -141,6 +145,27 @@ def test_migrate_makes_the_schema_once(qml: Qml) -> None:
     assert first["applied"] == list(range(1, first["version"] + 1))
     assert second == {"applied": [], "version": first["version"]}
     assert f"has schema version {first['version']}" in qml("migrate").out
+
+
+def test_migrate_names_servers_that_still_run_with_older_code(qml: Qml, storage: Storage) -> None:
+    register(storage, "blue", host.identity())
+    register(storage, "gone", _GONE)
+    storage.close()
+    newest = MIGRATIONS[-1]
+    with closing(sqlite3.connect(qml.database)) as database:  # it has made indexes, and nothing else
+        for index in re.findall(r"CREATE INDEX (\w+)", newest.sql):
+            database.execute(f"DROP INDEX {index}")
+        database.execute("DELETE FROM qml_schema_version WHERE version = ?", (newest.version,))
+        database.commit()
+
+    upgraded, again = qml("migrate"), qml("migrate")
+
+    assert (upgraded.code, again.code, again.err) == (0, 0, "")
+    assert upgraded.out.startswith(f"applied migration {newest.version}\n")
+    assert upgraded.err.startswith(
+        f"qml-mp: blue on here (pid {os.getpid()}) still runs, with code for an older"
+    )
+    assert upgraded.err.count("\n") == 1
 
 
 def test_a_paused_server_and_what_troubles_one_are_shown(qml: Qml, storage: Storage) -> None:
