@@ -1,7 +1,7 @@
 # Sourced by scripts/* and .ci/run: the project's virtual environments. Needs bash, any version.
 # Not for `cd`: everything is named from the repository's root, so the callers run from anywhere.
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+ROOT=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -23,7 +23,7 @@ python_candidates() {
     type -ap "python$1"
     printf '%s\n' "/usr/bin/python$1" "/usr/local/bin/python$1"
     local folder
-    for folder in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1"*; do
+    for folder in "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$1"*; do
         [ -x "$folder/bin/python$1" ] && printf '%s\n' "$folder/bin/python$1"
     done
     return 0
@@ -162,13 +162,15 @@ is_current() {
     [ "$(cat "$1/.installed-$2" 2>/dev/null)" = "$(stamp_of_now)" ] && "$1/bin/python" -c '' </dev/null 2>/dev/null
 }
 
-# begin_venv PYTHON VENV WHAT: a virtual environment that works, with what it had before if it did.
+# begin_venv PYTHON VENV WHAT: a virtual environment that works, with what it had before if it did. Programs in it
+# name its folder, so one that came along with a clone that was moved or copied is made anew.
 begin_venv() {
     say "Making $2 $3"
-    if ! usable_python "$2/bin/python" "$(version_of "$1")"; then
+    if [ "$(cat "$2/.made-as" 2>/dev/null)" != "$2" ] || ! usable_python "$2/bin/python" "$(version_of "$1")"; then
         rm -rf "$2"
     fi
     "$1" -m venv "$2" </dev/null >&2 || die "Making the virtual environment $2 failed."
+    printf '%s\n' "$2" >"$2/.made-as"
 }
 
 # pip_install VENV ARGUMENT…: from the repository's root.
