@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 from hypothesis import settings
 
+from tests.loopback import pass_proxies
 from tests.migrated_copies import MigratedCopies
 from tests.parts import pytest_runtestloop, pytest_sessionfinish
 from tests.postgres_cluster import URL_VARIABLE, throwaway_cluster
@@ -29,9 +30,10 @@ settings.register_profile("soak", max_examples=1000, stateful_step_count=80, dea
 
 def pytest_configure() -> None:
     """Ctrl-C reaches the programs that tests start also when a shell runs the suite in the background,
-    which has it ignored by all that it starts."""
+    which has it ignored by all that it starts. No proxy is asked for what is here."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    pass_proxies()
 
 
 def pytest_report_header() -> str:

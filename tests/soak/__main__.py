@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tests.loopback import pass_proxies
 from tests.postgres_cluster import throwaway_cluster
 from tests.soak.bulk import run_bulk
 from tests.soak.calls import run_calls
@@ -85,6 +86,7 @@ SCENARIOS = {
 
 def main() -> int:
     """0 when every promise and every target held."""
+    pass_proxies()
     arguments = _arguments()
     names = arguments.only or list(SCENARIOS)
     backends = [arguments.backend] if arguments.backend else list(BACKENDS)

@@ -39,6 +39,15 @@ def lives(server: MetricsServer) -> bool:
         return False  # sent away
 
 
+def test_the_suite_asks_no_proxy_for_what_is_on_this_machine(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which has read the environment before
+
+    assert lives(server)
+
+
 def connected(server: MetricsServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.server_port), timeout=60)
 
