@@ -46,6 +46,16 @@ def test_the_quick_start_runs_as_pasted_in_an_empty_folder(tmp_path: Path) -> No
     storage.close()
 
 
+def test_each_pip_of_the_readme_is_that_of_a_virtual_environment() -> None:
+    """The Python of Debian and others refuses to install anything outside of one."""
+    lines = [line for line in README.splitlines() if line.startswith("$ ")]
+    pips = [number for number, line in enumerate(lines) if "pip install" in line]
+    entered = lines.index("$ python3 -m venv .venv && . .venv/bin/activate")
+
+    assert pips
+    assert all(entered < number and lines[number].startswith("$ python -m pip ") for number in pips)
+
+
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     [code] = re.findall(r"```python\n(.*?)```", section("In Python"), flags=re.DOTALL)
 
