@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from datetime import timedelta
+
 import pytest
 
+from qml_mp.core.job import Claim
+from qml_mp.core.outcome import Success
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, Fetch
 from tests.cli.command import TASKS, Qml, is_one_error
 from tests.cli.test_start_command import has_a_ready_worker
+from tests.until import PATIENCE_S, wait_until
 
 LARGE = """
 @app.job()
@@ -31,6 +41,32 @@ def test_an_awaited_result_that_was_not_stored_is_an_error_with_the_reason(qml: 
     assert (job["state"], job["result"]) == ("succeeded", None)
     assert "2,000,002 bytes of JSON; the limit is 1,048,576" in job["result_not_stored"]
     assert "not stored: InvalidJob" in page
+
+
+def test_who_waits_without_a_limit_beside_no_server_is_told_so_and_then_gets_the_result(
+    qml: Qml, storage: Storage
+) -> None:
+    told = qml.folder / "told"
+    command = [sys.executable, "-m", "qml_mp", "enqueue", "resize", "path=a.png", "--wait"]
+    with told.open("wb") as stderr, subprocess.Popen(
+        command, cwd=qml.folder, env=qml.environment(), stdout=subprocess.PIPE, stderr=stderr
+    ) as waiting:  # fmt: skip
+        try:
+            wait_until(lambda: told.read_text().count("\n") == 2, what=told.read_text)
+            claim = claim_one(storage)
+            storage.finish(claim, Success(result={"width": 1}, duration=timedelta()), retention=BY_DEFAULT)
+            out, _ = waiting.communicate(timeout=PATIENCE_S)
+        finally:
+            waiting.kill()
+
+    assert told.read_text().splitlines()[1] == "qml-mp: 1 job waits, and no server is alive; still waiting"
+    assert (waiting.returncode, json.loads(out)) == (0, {"width": 1})
+
+
+def claim_one(storage: Storage) -> Claim:
+    claim = storage.fetch_and_lock_job(Fetch(worker_id="w", server_id="s", queues=()))
+    assert claim is not None
+    return claim
 
 
 @pytest.mark.usefixtures("storage")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -12,10 +13,18 @@ import click
 from qml_mp.cli.arguments import as_duration, as_instant, as_json, read_payload
 from qml_mp.cli.output import note, print_json
 from qml_mp.cli.session import Command, Session, pass_session
+from qml_mp.core.job import Job
 from qml_mp.core.options import JOB_OPTIONS
+from qml_mp.core.payload import JsonValue
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageError, WaitTimeout
 from qml_mp.handle import JobHandle
-from qml_mp.storage.values import BY_DEFAULT
+from qml_mp.storage.store import Storage
+from qml_mp.storage.values import BY_DEFAULT, MethodStats
+from qml_mp.views.servers import view_servers
+from qml_mp.views.waiting import waiting_in_words, without_a_server
 
+_A_WHILE = timedelta(seconds=5)
 _SHORT_FLAGS = MappingProxyType({"queue": "-q"})
 _BY_KIND: Mapping[type, dict[str, Any]] = MappingProxyType({
     int: {"type": int, "metavar": "N"},
@@ -74,4 +83,24 @@ def enqueue(
         click.echo(job_id)
         return
     note(f"waiting for {job_id}")
-    print_json(JobHandle(job_id, storage=storage).wait(wait_timeout))
+    handle = JobHandle(job_id, storage=storage)
+    print_json(_wait_for_ever(handle, storage) if wait_timeout is None else handle.wait(wait_timeout))
+
+
+def _wait_for_ever(handle: JobHandle[JsonValue], storage: Storage) -> JsonValue:
+    """Its result. That no server would run it is told after a while: nothing else would ever say so."""
+    try:
+        return handle.wait(_A_WHILE)
+    except WaitTimeout:
+        with suppress(StorageError):  # an outage is waited out
+            _note_what_it_lacks(handle.job(), storage)
+        return handle.wait()
+
+
+def _note_what_it_lacks(job: Job, storage: Storage) -> None:
+    if job.state_name is not StateName.ENQUEUED:
+        return
+    servers = view_servers(storage)
+    waits = [MethodStats(queue=job.queue, method=job.method, enqueued=1)]
+    for line in waiting_in_words(waits, without_a_server(waits, servers), servers):
+        note(f"{line}; still waiting")
