@@ -28,6 +28,7 @@ def enqueue(qml: Qml, *arguments: str) -> str:
     return ended.out.strip()
 
 
+@pytest.mark.usefixtures("storage")
 def test_enqueue_prints_the_id_alone_and_the_job_is_there(qml: Qml) -> None:
     ended = qml("enqueue", "resize", "path=a.png", "width=640", "big=true", 'text="3"', "tags=[1, 2]")
 

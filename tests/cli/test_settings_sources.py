@@ -301,6 +301,8 @@ def test_a_relative_path_is_that_of_the_directory_in_which_the_command_is_called
 
     ended = qml("-A", "tasks:app", *flags, "enqueue", "f", env=variables)
 
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0
+    assert ended.err.startswith(f"qml-mp: a new storage was made at sqlite:///{qml.database}; ")
+    assert ended.err.count("\n") == 1
     assert qml.database.exists()
     assert not list((qml.folder / "moved").iterdir())
