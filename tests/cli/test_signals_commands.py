@@ -24,6 +24,7 @@ from qml_mp.cli.main import cli
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo
 from qml_mp.storage.store import Storage
 from tests.cli.command import TASKS, Qml, is_one_error
+from tests.cli.test_streams import unread
 from tests.processes.harness import PATIENCE_S, wait_until
 
 _NAP = """
@@ -331,6 +332,16 @@ def test_all_servers_are_told_to_stop_before_one_is_waited_for(qml: Qml, storage
         f"a-slow (pid {slow.pid}): still runs after 5s; --now ends it at once",
         f"b-quick (pid {quick.pid}): stopped",
     ]
+
+
+def test_all_servers_are_told_to_reload_though_nobody_reads_of_the_first(qml: Qml, storage: Storage) -> None:
+    with server_that_ends_by_a_signal() as first, server_that_ends_by_a_signal() as second:
+        register(storage, "blue", host.identity(first.pid))
+        register(storage, "green", host.identity(second.pid))
+
+        code = unread(qml, "reload", "--all", "--no-wait")
+
+        assert (code, first.wait(PATIENCE_S), second.wait(PATIENCE_S)) == (0, 1, 1)
 
 
 def test_whether_a_process_handles_a_signal_is_told(bystander: subprocess.Popen[bytes]) -> None:
