@@ -112,6 +112,7 @@ def test_what_does_not_work_offers_nothing_and_says_nothing(qml: Qml, line: str)
     assert qml.files() == before
 
 
+@pytest.mark.usefixtures("storage")
 def test_a_job_whose_unique_key_another_has_is_said_to_be_that(qml: Qml) -> None:
     first = qml("enqueue", "resize", "--unique-key", "k")
     second = qml("enqueue", "resize", "--unique-key", "k")
