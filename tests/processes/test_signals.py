@@ -48,9 +48,9 @@ IN_THE_BACKGROUND = (  # after `stty tostop`; who was started hands on what it i
 )  # fmt: skip
 LEAVE = (  # as a shell that sends no hangup to what it has in the background
     sys.executable, "-c",
-    "import os, sys, time; os.setsid(); terminal = os.open(sys.argv[1], os.O_RDWR);"
+    "import os, signal, sys, time; os.setsid(); terminal = os.open(sys.argv[1], os.O_RDWR);"
     " pid = os.fork(); pid or os.setpgid(0, 0); pid or os.close(terminal);"
-    " pid or os.execvp(sys.argv[3], sys.argv[3:]);"
+    " pid or signal.signal(signal.SIGHUP, signal.SIG_DFL); pid or os.execvp(sys.argv[3], sys.argv[3:]);"
     " [time.sleep(0.01) for _ in iter(lambda: os.path.exists(sys.argv[2]), True)]",
 )  # fmt: skip
 LEAD_GROUP = (sys.executable, "-c", "import os, sys; os.setpgid(0, 0); os.execvp(sys.argv[1], sys.argv[1:])")
