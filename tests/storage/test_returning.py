@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -23,7 +22,7 @@ from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.storage.conftest import Raw
 from tests.storage.helpers import KEEP, fetch, patient_url, present
-from tests.unit.stand_ins import stand_in
+from tests.unit.stand_ins import stand_in_of
 
 HASTE = timedelta(seconds=1)
 only_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)  # SQLite locks no rows
@@ -46,12 +45,8 @@ def run(storage: Storage) -> Iterator[Run]:
 
 @pytest.fixture
 def worker(run: Run) -> Iterator[WorkerProcess]:
-    reading, worker = stand_in()
-    run.pool._workers["w"] = worker
-    yield worker
-    run.pool._workers.clear()
-    worker.channels.close()
-    os.close(reading)
+    with stand_in_of(run) as worker:
+        yield worker
 
 
 @pytest.fixture

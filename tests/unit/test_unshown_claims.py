@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, cast
@@ -21,19 +20,15 @@ from qml_mp.supervisor.loops.settle import SettleLoop
 from qml_mp.supervisor.run import Run
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
 from tests.storage.helpers import DONE, KEEP, claim_new
-from tests.unit.stand_ins import stand_in
+from tests.unit.stand_ins import stand_in_of
 
 TOO_LARGE = Success(result="x" * 2 * MAX_PAYLOAD_BYTES, duration=timedelta())
 
 
 @pytest.fixture
 def worker(run: Run) -> Iterator[WorkerProcess]:
-    reading, worker = stand_in()
-    run.pool._workers["w"] = worker
-    yield worker
-    run.pool._workers.clear()
-    worker.channels.close()
-    os.close(reading)
+    with stand_in_of(run) as worker:
+        yield worker
 
 
 @pytest.fixture
