@@ -21,7 +21,7 @@ from qml_mp.core.payload import JsonValue
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.embedding.by_value import by_value
 from qml_mp.embedding.remote import RemoteSupervisor, fork_supervisor, spawn_supervisor
-from qml_mp.embedding.supervise import supervise
+from qml_mp.embedding.supervise import open_for_supervisor, supervise
 from qml_mp.errors import ConfigurationError, ServerAlreadyRunning
 from qml_mp.host import lasting_thread_count
 from qml_mp.processing.middleware import JobMiddleware, StateChangeHook, TracingMiddleware
@@ -29,10 +29,8 @@ from qml_mp.processing.program import Program
 from qml_mp.processing.registry import WorkerRegistry, is_notebook
 from qml_mp.processing.retry import RetryPolicy
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
-from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 from qml_mp.units import Duration
 
 
@@ -210,9 +208,7 @@ class BackgroundJobServer:
 
     def _supervise(self, host_fds: Collection[int] = (), on_ready: Callable[[], None] | None = None) -> int:
         # Of its own: the program's is the jobs' too, in the workers, and must not wait as a supervisor does.
-        storage = open_storage(
-            self._storage.url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
-        )
+        storage = open_for_supervisor(self._storage.url)
         storage.expect_schema()
         host = Host(fds=host_fds, on_ready=on_ready)
         return supervise(self._config, storage, self._source, host=host)

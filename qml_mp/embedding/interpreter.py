@@ -14,11 +14,9 @@ from qml_mp.child.prologue import unblock_signals
 from qml_mp.child.source import NamedProgram, PickledProgram, ProgramSource
 from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.remote import report, watch_host
-from qml_mp.embedding.supervise import supervise
+from qml_mp.embedding.supervise import open_for_supervisor, supervise
 from qml_mp.settings import ServerConfig
-from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.parts.host_process import Host
-from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 
 def main(status_fd: int) -> int:
@@ -34,9 +32,7 @@ def main(status_fd: int) -> int:
 
     def run(on_ready: Callable[[], None]) -> int:
         config = ServerConfig(**arguments["config"])
-        storage = open_storage(
-            arguments["url"], application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE
-        )
+        storage = open_for_supervisor(arguments["url"])
         host_fds = [host_fd, *watch_host(arguments["host_pid"])]
         host = Host(fds=host_fds, on_ready=on_ready, ends_process=True)
         return supervise(config, storage, source, host=host)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from qml_mp.child.source import AppFacts, NamedProgram
 from qml_mp.embedding.extras import check_served
-from qml_mp.embedding.supervise import check_forkable, preloaded
+from qml_mp.embedding.supervise import check_forkable, open_for_supervisor, preloaded
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
@@ -21,7 +21,6 @@ from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.parts.reload import NewCode
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
-from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ def run_server(
     check_served(config)
     source = preloaded(named, config)
     with load_url(flag=url_flag, code=facts.url).told() as url:
-        storage = open_storage(url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
+        storage = open_for_supervisor(url)
     _connect_once(storage.url)
     check_forkable(storage)
     logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)

@@ -14,12 +14,20 @@ from qml_mp.errors import AppImportError, ConfigurationError
 from qml_mp.host import lasting_thread_count
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.connection import fork_guard
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.parts.host_process import Host
 from qml_mp.supervisor.probe import probe_app
 from qml_mp.supervisor.server import Supervisor
+from qml_mp.supervisor.urgent import STORAGE_PATIENCE
 
 logger = logging.getLogger(__name__)
+
+
+def open_for_supervisor(url: str) -> Storage:
+    """The storage as a supervisor has it: it waits for a lock of somebody else for a moment only, and
+    PostgreSQL shows whose the connection is."""
+    return open_storage(url, application_name="qml-mp: supervisor", patience=STORAGE_PATIENCE)
 
 
 def supervise(config: ServerConfig, storage: Storage, source: ProgramSource, *, host: Host) -> int:
