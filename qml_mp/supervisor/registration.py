@@ -55,11 +55,12 @@ class ServerRegistration:
         """Whether the row says something else."""
         return self.says != self._written
 
-    def note_heard(self, now: float) -> None:
-        """A heartbeat was written, which began at this instant of the monotonic clock."""
-        if self._is_silent(now):
-            self._silent_until = now
-        self._heard_at = now
+    def note_heard(self, *, began: float, ended: float) -> None:
+        """A heartbeat was written between these instants of the monotonic clock. Peers may have read the one
+        before until the end, and have found this one as old as its beginning."""
+        if self._is_silent(ended):
+            self._silent_until = ended
+        self._heard_at = began
 
     def may_have_counted_as_dead(self, now: float) -> bool:
         """Whether a peer may have taken this run for dead a moment ago, by its heartbeats."""

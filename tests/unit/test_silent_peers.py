@@ -324,6 +324,28 @@ def test_a_server_without_heartbeats_that_starts_takes_no_job_of_a_silent_peer_a
     assert not has_been_given_back(one)
 
 
+def test_a_server_that_was_stopped_in_the_middle_of_a_heartbeat_may_have_counted_as_dead(
+    pair: MakePair,
+) -> None:
+    one = pair(dead_server_timeout=timedelta(seconds=10), heartbeat_interval=timedelta(seconds=1))
+
+    def may_have() -> bool:
+        return one.run.registration.may_have_counted_as_dead(one.clock.monotonic())
+
+    one.loop.tick(one.storage)
+    one.clock.passes(3)
+    # Neither the time before it begins nor the time that it takes is long enough; peers saw both.
+    one.clock.after_look = one.clock.looks + 1, lambda: one.clock.passes(8)
+    one.loop.tick(one.storage)
+    assert may_have()
+    one.clock.passes(1)
+    one.loop.tick(one.storage)
+    assert may_have()  # a worker that was killed meanwhile may take a moment to end
+    one.clock.passes(5)
+    one.loop.tick(one.storage)
+    assert not may_have()
+
+
 def has_been_given_back(one: Pair) -> bool:
     job = one.storage.get(one.job_id)
     return job is not None and job.state_name is StateName.ENQUEUED
