@@ -2,6 +2,9 @@
 
 Tests wait more than they compute. The parts are processes and not threads, because tests fork theirs; and
 copies, because it takes a processor ten seconds to collect the tests.
+
+Each has its temporary folders in a place of its own. The place that pytest has for all runs is swept by each
+that ends, and when two end together, one finds in what it removes the lock of the other, and fails.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -32,6 +36,8 @@ class _Part:
     output: BinaryIO
 
 
+TEMPORARY = "PYTEST_DEBUG_TEMPROOT"
+"""Pytest reads from it below which folder a run has its temporary ones."""
 _NUMBER = struct.Struct("I")
 
 _others: list[_Part] = []
@@ -77,6 +83,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         print(f"\nFailed in part {', '.join(failed)}; see above.")
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     if _others:
+        folder = Path(os.environ[TEMPORARY]).parent
+        if session.exitstatus == pytest.ExitCode.OK:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            print(f"\nThe folders of the tests are left in {folder}, those of a part in that of its number.")
         print("\n── part 1", flush=True)
 
 
@@ -86,10 +97,13 @@ def _begin_others(count: int, config: pytest.Config) -> None:
     gc.freeze()  # no part goes through what all have in common, which would copy it
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    folder = Path(tempfile.mkdtemp(prefix="qml-mp-tests-", dir=os.environ.get(TEMPORARY)))
+    _have_temporary_folders_in(folder / "1")
     for number in range(2, count + 1):
         output = tempfile.TemporaryFile()  # noqa: SIM115  # it is read at the end
         pid = os.fork()
         if pid == 0:
+            _have_temporary_folders_in(folder / str(number))
             for part in _others:
                 part.output.close()
             _others.clear()
@@ -98,6 +112,11 @@ def _begin_others(count: int, config: pytest.Config) -> None:
                 _write_to(output, config)
             return
         _others.append(_Part(number=number, pid=pid, output=output))
+
+
+def _have_temporary_folders_in(folder: Path) -> None:
+    folder.mkdir()
+    os.environ[TEMPORARY] = str(folder)
 
 
 def _write_to(output: BinaryIO, config: pytest.Config) -> None:
