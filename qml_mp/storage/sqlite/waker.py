@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import struct
@@ -23,6 +24,12 @@ _COMES_OR_GOES = _IN_CREATE | _IN_MOVED_TO | _IN_MOVED_FROM | _IN_DELETE
 _EVENT = struct.Struct("iIII")  # struct inotify_event before its name
 _EVENTS_BYTES = 16 * 1024
 _CLOCK_MONOTONIC = 1
+_LIMITS = {
+    errno.EMFILE: " Either this process has as many files open as it may (ulimit -n), or its user has as "
+    "many processes that watch files as it may (sysctl fs.inotify.max_user_instances).",
+    errno.ENOSPC: " Its user watches as many files as it may (sysctl fs.inotify.max_user_watches).",
+}
+"""What to raise where the kernel refuses: its own words name a full disk, or open files alone."""
 
 _FIRST_LOOK_S = (
     0.0005  # on a quick disk most commits have ended; at 0.001 a job began half a millisecond later
@@ -81,7 +88,7 @@ class FileWaker:
             self._epoll.register(self._inotify, select.EPOLLIN)
             self._epoll.register(self._timer, select.EPOLLIN)
             database.whole(self._data_version)  # a first read, which makes the log
-            self._watch(self._log, _IN_MODIFY)
+            self._watch_log()
             self._seen = database.whole(self._data_version)
         except BaseException:
             self.close()
@@ -132,7 +139,7 @@ class FileWaker:
             if name in (log, log.removesuffix("-wal")) or mask & (_IN_MODIFY | _IN_Q_OVERFLOW)
         ]
         if any(name == log for _, name in found):
-            self._watch(self._log, _IN_MODIFY)  # another one of that name; or none, which will come
+            self._watch_log()  # another one of that name, or none
         return bool(found)
 
     def _events(self) -> Iterator[tuple[int, str]]:
@@ -148,8 +155,12 @@ class FileWaker:
             yield mask, os.fsdecode(buffer[offset : offset + name_bytes].rstrip(b"\0"))
             offset += name_bytes
 
+    def _watch_log(self) -> None:
+        """Also where there is none: it will come, and the folder tells of it."""
+        if self._watch(self._log, _IN_MODIFY) < 0 and (number := ctypes.get_errno()) != errno.ENOENT:
+            raise self._refused(number)
+
     def _watch(self, path: str, mask: int) -> int:
-        """Below 0 when there is no such file."""
         watch: int = self._libc.inotify_add_watch(self._inotify, os.fsencode(path), mask)
         return watch
 
@@ -180,4 +191,5 @@ class FileWaker:
         return result
 
     def _refused(self, number: int) -> StorageUnavailable:
-        return StorageUnavailable(f"The kernel refused to watch {self._log}: {os.strerror(number)}.")
+        limit = _LIMITS.get(number, "")
+        return StorageUnavailable(f"The kernel refused to watch {self._log}: {os.strerror(number)}.{limit}")
