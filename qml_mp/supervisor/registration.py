@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from qml_mp import host
 from qml_mp.child.source import AppFacts
+from qml_mp.clock import Clock
 from qml_mp.core.acts import ALL_ACTS
 from qml_mp.core.answers import NO_ANSWERS, Answers, ReloadAnswer, StacksAnswer
 from qml_mp.core.server_info import ServerInfo, new_server_id
@@ -34,8 +35,9 @@ class ServerRegistration:
     """The row of this run: inserted at start, bumped by the heartbeat loop, kept true by a loop of its own,
     removed at the end."""
 
-    def __init__(self, config: ServerConfig, *, events: Emitter, facts: AppFacts) -> None:
+    def __init__(self, config: ServerConfig, *, clock: Clock, events: Emitter, facts: AppFacts) -> None:
         self._config = config
+        self._clock = clock
         self._events = events
         self.id = new_server_id(config.server_name)
         self.says = SelfDescription(queues=tuple(config.queues), methods=facts.methods)
@@ -97,6 +99,7 @@ class ServerRegistration:
 
     def register(self, storage: Storage) -> None:
         """Insert the row. Raises `StorageError`."""
+        began = self._clock.monotonic()
         instant, says = storage.now(), self.says
         storage.register_server(
             ServerInfo(
@@ -117,6 +120,8 @@ class ServerRegistration:
             )
         )
         self._written = says
+        if self._config.enable_heartbeat:
+            self.note_heard(began=began, ended=self._clock.monotonic())  # peers count from there on
         self._events.emit(ServerRegistered(server_id=self.id))
 
     def update(self, storage: Storage) -> None:

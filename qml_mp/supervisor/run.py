@@ -50,7 +50,7 @@ class Run:
         )
         self.reaching = Retrying(self.events, fails=StorageLost, works=StorageBack(), rng=self._rng)
         """How storage could be reached so far."""
-        self.registration = ServerRegistration(config, events=self.events, facts=facts)
+        self.registration = ServerRegistration(config, clock=self.clock, events=self.events, facts=facts)
         self.side_slots = SlotTable(MOST_SIDE_PROCESSES)
         """Which processes run beside the workers, for the guardian."""
         self.everyone = Parts()

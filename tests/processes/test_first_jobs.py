@@ -67,7 +67,7 @@ def pool(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A pool of one worker, which nobody looks at but the test."""
     monkeypatch.setenv("QML_TEST_JOURNAL", str(tmp_path / "journal"))
     config, events = ServerConfig(worker_count=1), new_emitter()
-    registration = ServerRegistration(config, events=events, facts=AppFacts())
+    registration = ServerRegistration(config, clock=SystemClock(), events=events, facts=AppFacts())
     registration.register(storage)
     spec = WorkerSpec(
         server_id=registration.id, config=config, url=storage.url, source=NamedProgram(spec=APP),

@@ -346,6 +346,34 @@ def test_a_server_that_was_stopped_in_the_middle_of_a_heartbeat_may_have_counted
     assert not may_have()
 
 
+def test_a_server_that_was_stopped_before_its_first_heartbeat_may_have_counted_as_dead(
+    pair: MakePair,
+) -> None:
+    one = pair(dead_server_timeout=timedelta(seconds=10), heartbeat_interval=timedelta(seconds=1))
+    one.run.registration.register(one.storage)
+
+    def may_have() -> bool:
+        return one.run.registration.may_have_counted_as_dead(one.clock.monotonic())
+
+    assert not may_have()
+    one.clock.passes(11)
+    assert may_have()
+    one.loop.tick(one.storage)
+    assert may_have()
+    one.clock.passes(6)
+    one.loop.tick(one.storage)
+    assert not may_have()
+
+
+def test_a_server_without_heartbeats_never_counts_as_dead_by_them(pair: MakePair) -> None:
+    one = pair(enable_heartbeat=False, dead_server_timeout=timedelta(seconds=60))
+    one.run.registration.register(one.storage)
+
+    one.clock.passes(3600)
+
+    assert not one.run.registration.may_have_counted_as_dead(one.clock.monotonic())
+
+
 def has_been_given_back(one: Pair) -> bool:
     job = one.storage.get(one.job_id)
     return job is not None and job.state_name is StateName.ENQUEUED
