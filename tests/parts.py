@@ -27,6 +27,8 @@ from qml_mp.child.prologue import send_sigterm_when_parent_dies
 
 VARIABLE = "QML_MP_TEST_PARTS"
 """Set it to how many there are to be."""
+TEMPORARY = "PYTEST_DEBUG_TEMPROOT"
+"""Pytest reads from it below which folder a run has its temporary ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,6 @@ class _Part:
     output: BinaryIO
 
 
-TEMPORARY = "PYTEST_DEBUG_TEMPROOT"
-"""Pytest reads from it below which folder a run has its temporary ones."""
 _NUMBER = struct.Struct("I")
 
 _others: list[_Part] = []

@@ -57,15 +57,17 @@ class ServerRegistration:
         """Whether the row says something else."""
         return self.says != self._written
 
-    def note_heard(self, *, began: float, ended: float) -> None:
-        """A heartbeat was written between these instants of the monotonic clock. Peers may have read the one
-        before until the end, and have found this one as old as its beginning."""
+    def note_heard(self, *, began: float) -> None:
+        """A heartbeat was written between this instant of the monotonic clock and now. Peers may have read
+        the one before until now, and have found this one as old as its beginning."""
+        ended = self._clock.monotonic()
         if self._is_silent(ended):
             self._silent_until = ended
         self._heard_at = began
 
-    def may_have_counted_as_dead(self, now: float) -> bool:
+    def may_have_counted_as_dead(self) -> bool:
         """Whether a peer may have taken this run for dead a moment ago, by its heartbeats."""
+        now = self._clock.monotonic()
         return self._is_silent(now) or now - self._silent_until <= _MOMENT_S
 
     def _is_silent(self, now: float) -> bool:
@@ -121,7 +123,7 @@ class ServerRegistration:
         )
         self._written = says
         if self._config.enable_heartbeat:
-            self.note_heard(began=began, ended=self._clock.monotonic())  # peers count from there on
+            self.note_heard(began=began)  # peers count from there on
         self._events.emit(ServerRegistered(server_id=self.id))
 
     def update(self, storage: Storage) -> None:

@@ -328,9 +328,7 @@ def test_a_server_that_was_stopped_in_the_middle_of_a_heartbeat_may_have_counted
     pair: MakePair,
 ) -> None:
     one = pair(dead_server_timeout=timedelta(seconds=10), heartbeat_interval=timedelta(seconds=1))
-
-    def may_have() -> bool:
-        return one.run.registration.may_have_counted_as_dead(one.clock.monotonic())
+    may_have = one.run.registration.may_have_counted_as_dead
 
     one.loop.tick(one.storage)
     one.clock.passes(3)
@@ -351,9 +349,7 @@ def test_a_server_that_was_stopped_before_its_first_heartbeat_may_have_counted_a
 ) -> None:
     one = pair(dead_server_timeout=timedelta(seconds=10), heartbeat_interval=timedelta(seconds=1))
     one.run.registration.register(one.storage)
-
-    def may_have() -> bool:
-        return one.run.registration.may_have_counted_as_dead(one.clock.monotonic())
+    may_have = one.run.registration.may_have_counted_as_dead
 
     assert not may_have()
     one.clock.passes(11)
@@ -371,7 +367,7 @@ def test_a_server_without_heartbeats_never_counts_as_dead_by_them(pair: MakePair
 
     one.clock.passes(3600)
 
-    assert not one.run.registration.may_have_counted_as_dead(one.clock.monotonic())
+    assert not one.run.registration.may_have_counted_as_dead()
 
 
 def has_been_given_back(one: Pair) -> bool:

@@ -53,7 +53,7 @@ class HeartbeatLoop(Loop):
         changed = {each: size for each, size in rss.items() if self._is_news(each, size)}
         began = self._run.clock.monotonic()
         heard = storage.heartbeat_server(self._run.registration.id, worker_rss=changed)
-        self._run.registration.note_heard(began=began, ended=self._run.clock.monotonic())
+        self._run.registration.note_heard(began=began)
         if heard is None:
             _go_on_as_another(storage, self._run)
             return None

@@ -136,5 +136,5 @@ class Reaper(Part):
         is_killed = death.process.signal == signal.SIGKILL and death.killed_for is None
         if not is_killed or death.oom_killed:
             return death
-        is_a_peers = self._run.registration.may_have_counted_as_dead(self._run.clock.monotonic())
+        is_a_peers = self._run.registration.may_have_counted_as_dead()
         return replace(death, killed_for=CancelReason.ORPHANED) if is_a_peers else death
