@@ -2,10 +2,10 @@
 
 Rows hold wall time, by the clock of storage. After a step back a firing, a retry or a job that its jitter
 puts off would rest until that clock has caught up. After a step forward, or after a sleep of the machine,
-more is due than the loops that wait for an instant know. So the clock is compared with monotonic time, and at
-the start, where nothing tells what it was before, rows are looked at that can only come from the future. The
-same look finds firings that were stored before new rules of their zone, which a process takes over at its
-start.
+more is due than the loops that wait for an instant know. So the clock is compared with monotonic time. At
+the start nothing tells what it was before: rows are looked at that can only come from the future, and the
+loops, which may have looked before a step, look again. The look at rows finds firings that were stored before
+new rules of their zone, too, which a process takes over at its start.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class ClockSteps:
         self._offset_s: float | None = None
         self.went_back = True
         """Since it was last forgotten; at first it may have been, before there was a look."""
-        self.went_ahead = False
-        """At the newest look, since the one before."""
+        self.went_ahead = True
+        """At the newest look, since the one before; at the first it may have been, too."""
 
     def look(self, *, wall: datetime, monotonic: float) -> None:
         """Compare the clocks with what they told at the look before."""
