@@ -32,6 +32,8 @@ from tests.storage.helpers import (
 )
 
 DAY = timedelta(days=1)
+IN_2040 = "0 0 9 1 1 * 2040"
+"""Once: what it tells does not change while a test runs."""
 
 
 def daily(id: str = "digest", cron: str = "0 0 9 * * *", tz: str = "Europe/Warsaw") -> RecurringJob:
@@ -39,7 +41,7 @@ def daily(id: str = "digest", cron: str = "0 0 9 * * *", tz: str = "Europe/Warsa
 
 
 def test_a_template_is_read_back_as_it_was_stored(storage: Storage) -> None:
-    templates = [daily("b"), daily("a")]
+    templates = [daily("b", cron=IN_2040), daily("a", cron=IN_2040)]
     for template in templates:
         storage.upsert_recurring_job(template)
 
@@ -71,9 +73,9 @@ def test_declaring_a_template_again_keeps_its_next_firing_and_its_switch(storage
     assert (stored.enabled, stored.payload, stored.queue) == (False, {"to": "some"}, "fast")
 
 
-@pytest.mark.parametrize("changed", [daily(cron="0 0 10 * * *"), daily(tz="UTC")])
+@pytest.mark.parametrize("changed", [daily(cron="0 0 10 1 1 * 2040"), daily(cron=IN_2040, tz="UTC")])
 def test_a_changed_schedule_has_its_own_next_firing(storage: Storage, changed: RecurringJob) -> None:
-    storage.upsert_recurring_job(daily())
+    storage.upsert_recurring_job(daily(cron=IN_2040))
     storage.set_recurring_enabled("digest", True, next_run_at=datetime(2030, 1, 1, tzinfo=UTC))
 
     storage.upsert_recurring_job(changed)
