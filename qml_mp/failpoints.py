@@ -21,6 +21,7 @@ PLACES: Mapping[str, str] = MappingProxyType(
         "outcome.recorded": "worker: what came of the job is in shared memory, where its supervisor finds it",
         "callback.taken": "worker: it is about to call on_failure, which storage has noted as begun",
         "callback.called": "worker: on_failure has returned, and storage does not know yet",
+        "giveback.recorded": "worker: it has not begun a claim, and that it goes back is in shared memory",
         "finish.before": "worker: outcomes are about to be written to storage",
         "finish.committed": "worker: outcomes are written, and the worker acts on no reply yet",
         "exchange.sent": "worker: outcomes and a claim are sent, and the next job has not begun",

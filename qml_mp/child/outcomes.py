@@ -90,7 +90,9 @@ class Outcomes:
         times = self._shared.counts.pair(job.method, job.queue), waited_us(job), ran_us
         self._unwritten.append(_Unwritten(execution=execution, outcome=outcome, times=times))
         is_recorded = self._shared.append(execution.claim.key, outcome, times)
-        if is_recorded:
+        if is_recorded and outcome is NOT_BEGUN:
+            failpoints.hit("giveback.recorded")
+        elif is_recorded:
             failpoints.hit("outcome.recorded")
         self._is_urgent = self._is_urgent or not is_recorded or not isinstance(outcome, Success)
 
