@@ -59,6 +59,7 @@ def test_a_job_that_takes_longer_than_expected_holds_up_neither_what_ended_befor
     one.signal(signal.SIGTTIN)  # another worker
 
     wait_until(lambda: have_succeeded(storage, behind), what=one.log)
+    wait_until(lambda: starts(one).keys() == {*ids}, what=one.log)  # the long one may begin now
     assert state_of(storage, long_id) is StateName.PROCESSING
     assert starts(one) == Counter(ids)
     one.signal(signal.SIGQUIT)
@@ -81,6 +82,7 @@ def test_what_was_claimed_while_a_job_ran_goes_to_others_when_that_takes_long(
     one.signal(signal.SIGTTIN)  # another worker
 
     wait_until(lambda: have_succeeded(storage, behind), what=one.log)
+    wait_until(lambda: starts(one).keys() == {*ids}, what=one.log)  # the long one may begin now
     assert state_of(storage, long_id) is StateName.PROCESSING
     assert starts(one) == Counter(ids)
     one.signal(signal.SIGQUIT)
