@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qml_mp.child.source import AppFacts, NamedProgram
-from qml_mp.clock import SystemClock
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
@@ -18,7 +17,7 @@ from qml_mp.supervisor.loops.clock import ClockLoop, ClockSteps
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
 from qml_mp.supervisor.loops.scheduler import SchedulerLoop
 from qml_mp.supervisor.run import Run
-from tests.unit.hand_clock import HandClock
+from tests.unit.set_clock import SetClock
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -76,45 +75,35 @@ def test_a_clock_was_set_ahead(looks: list[tuple[float, float]], expected: list[
     assert found == expected
 
 
-class WallClock(SystemClock):
-    """That of the storage, which a test sets."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def now(self) -> datetime:
-        return super().now() + self.ahead
-
-
 class Somebody(Loop):
     """Sets the clock two hours ahead, once: between the first looks of the loops beside it."""
 
     name = "somebody"
 
-    def __init__(self, run: Run, wall: WallClock) -> None:
+    def __init__(self, run: Run, clock: SetClock) -> None:
         super().__init__(run)
-        self._wall = wall
+        self._clock = clock
 
     def tick(self, storage: Storage) -> None:
-        self._wall.ahead = 2 * HOUR
+        self._clock.is_set(2 * HOUR)
 
 
 @pytest.mark.fault(49)
-def test_what_a_step_makes_due_before_the_first_look_at_the_clock_does_not_wait(clock: HandClock) -> None:
-    wall = WallClock()
-    with closing(open_storage("memory://", clock=wall)) as storage:
+def test_what_a_step_makes_due_before_the_first_look_at_the_clock_does_not_wait() -> None:
+    clock = SetClock()
+    with closing(open_storage("memory://", clock=clock)) as storage:
         source = NamedProgram(spec="an:app")
         run = Run(ServerConfig(), source, url=storage.url, facts=AppFacts(), clock=clock)
         scheduler = SchedulerLoop(run, interval=HOUR, is_listening=lambda: True)
         steps = ClockLoop(run, on_one_machine=True, due_by_it=[scheduler])
-        loops = [Somebody(run, wall), steps, scheduler]
+        loops = [Somebody(run, clock), steps, scheduler]
         table = LoopTable(run, loops, storage=storage, between=lambda _: None)
-        job_id = storage.enqueue(Job.new("work", at=wall.now() + HOUR))
+        job_id = storage.enqueue(Job.new("work", at=clock.now() + HOUR))
         with closing(run.pool):
             table.turn()
-            clock.seconds += 1
+            clock.passes(1)
             table.turn()
 
         job = storage.get(job_id)
         assert job is not None
-        assert job.state.name == StateName.ENQUEUED
+        assert job.state_name is StateName.ENQUEUED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +23,13 @@ from qml_mp.supervisor.loops.peers import HeartbeatLoop, NeighbourLoop
 from qml_mp.supervisor.recovery.judging import Judging, Silences
 from qml_mp.supervisor.recovery.sweep import release_stranded_jobs
 from qml_mp.supervisor.run import Run
+from tests.unit.set_clock import SetClock
 
 pytestmark = pytest.mark.fault(88)
 
 PEER, WORKER = "peer#1", "peer#1:worker:1.1"
 UNSEEN = ProcessIdentity(host="elsewhere", pid=5, started_ticks=5)
 HOUR = timedelta(hours=1)
-
-
-class SetClock:
-    """That of storage and of the server that judges. It stands until time passes, or it is set."""
-
-    def __init__(self) -> None:
-        self.wall = datetime(2026, 3, 1, tzinfo=UTC)
-        self.seconds = 0.0
-        self.looks = 0
-        self.after_look: tuple[int, Callable[[], object]] = (0, lambda: None)
-        """What is done between this look at the wall clock and what storage does with it."""
-
-    def now(self) -> datetime:
-        told = self.wall
-        self.looks += 1
-        if self.looks == self.after_look[0]:
-            self.after_look[1]()
-        return told
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def passes(self, seconds: float) -> None:
-        self.wall += timedelta(seconds=seconds)
-        self.seconds += seconds
-
-    def is_set(self, by: timedelta) -> None:
-        self.wall += by
 
 
 class Pool(list[Any]):
