@@ -129,6 +129,18 @@ def test_a_storage_that_cannot_be_reached_is_asked_again_before_any_loop_runs(
     assert not reaching.is_failing
 
 
+def test_no_loop_runs_after_the_one_during_which_a_stop_has_left_no_time_for_storage(
+    counting: Callable[..., Counting], table: MakeTable, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = counting(), counting()
+    loops = table(first, second)
+    monkeypatch.setattr(first, "tick", lambda _: run.stop.begin(now=True, why="a test"))
+
+    loops.turn()
+
+    assert second.ticks == 0
+
+
 def test_the_log_has_one_line_for_each_change_of_state(
     counting: Callable[..., Counting], table: MakeTable, clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -112,6 +112,8 @@ class LoopTable(Part):
                     if now - looked >= _QUICK_S:
                         self._between(now - began >= STORAGE_PATIENCE.total_seconds())
                         looked = self._clock.monotonic()
+                    if not self._may_run():  # what was looked after meanwhile has ended the run
+                        return
                     self._try(each)
                 if self._reaching.is_failing:
                     return
