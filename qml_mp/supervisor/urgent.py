@@ -24,7 +24,7 @@ _FORK_AFTER_S = 0.2
 """A reply that takes no longer is waited for before a fork: it may give a dead worker's job to others, who
 need the processor more than a new worker."""
 _SHORTEST_WAIT_S = 0.01
-_STOOD_STILL_S = 0.05  # what a wait takes longer than meant is time in which nobody looked for a reply
+_STOOD_STILL_S = 0.05  # what a wait takes longer than meant, or goes by between two, is no time of storage's
 
 
 class UrgentFirst(Part):
@@ -41,6 +41,8 @@ class UrgentFirst(Part):
         self._manage_workers = manage_workers
         self._is_waiting = False
         self._turned_at = 0.0
+        self._waited_at = time.monotonic()
+        """When the newest wait was over: what has passed since is this process's own time."""
 
     def __enter__(self) -> Self:
         """Until the end of the block, storage waits with this."""
@@ -63,6 +65,8 @@ class UrgentFirst(Part):
 
     @property
     def give_up_at(self) -> float:
+        if time.monotonic() - self._waited_at > _STOOD_STILL_S:
+            self._stop.renew_leaving()
         return self._stop.give_up_at()
 
     def wait(self, fd: int, *, reading: bool, writing: bool, until: float) -> tuple[bool, bool]:
@@ -91,6 +95,7 @@ class UrgentFirst(Part):
         latest, now = max(now, earliest), time.monotonic()
         if now - latest > _STOOD_STILL_S:
             self._stop.renew_leaving()
+        self._waited_at = now
         if ready or now >= next_at or now >= fork_at:
             self._is_waiting, self._turned_at = True, now
             try:

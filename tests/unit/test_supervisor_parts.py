@@ -201,6 +201,22 @@ def test_a_supervisor_that_stood_still_when_its_time_to_leave_ended_looks_for_th
     assert (last_looks, came) == ([{}], (True, False))
 
 
+def test_the_time_of_storage_does_not_end_while_the_supervisor_stands_still_between_two_waits(
+    run_of: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qml_mp.supervisor.stopping._BUSY_LEAVING_S", 0.1)
+    monkeypatch.setattr("qml_mp.supervisor.stopping._MOST_LEAVING_S", PATIENCE_S)
+    run = run_of(1)
+    with closing(open_storage("memory://")) as storage:
+        waiting = UrgentFirst(Parts(), storage=storage, stop=run.stop, manage_workers=lambda: None)
+        run.stop.begin(now=True, why="a test")
+        ends_at = run.stop.leave_by()
+        time.sleep(ends_at - time.monotonic() + 0.1)  # a standstill
+        goes_on_at = time.monotonic()
+
+        assert waiting.give_up_at > goes_on_at
+
+
 @pytest.mark.fault(55)
 def test_signals_to_stop_are_one_until_the_first_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """However late the handler of another one runs."""
@@ -289,17 +305,17 @@ def test_printing_all_stacks_leaves_one_that_is_for_the_record_of_a_kill(
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EAGAIN, errno.ENOMEM])
 def test_a_pool_without_room_for_another_worker_says_so_and_does_not_ask_for_turns_in_the_past(
-    run_of: MakeRun, number: int
+    run_of: MakeRun, clock: HandClock, number: int
 ) -> None:
-    pool = run_of(1).pool
-    pool.boots.was_useless(time.monotonic() - 60)  # whose pause is over
+    pool = run_of(1, clock).pool
+    pool.boots.was_useless(clock.monotonic() - 60)  # whose pause is over
     due_before = pool.next_at()
 
     assert pool._room.ran_out(OSError(number, "full"), running=0, wanted=1)
 
     assert "Fewer workers run than are wanted" in str(pool.trouble())
     assert pool.is_whole  # as far as it goes
-    assert due_before <= time.monotonic() < pool.next_at()
+    assert due_before <= clock.monotonic() < pool.next_at()
     pool._room.freed()
     assert pool.next_at() == due_before
 
