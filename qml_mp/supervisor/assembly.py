@@ -154,8 +154,8 @@ def _all_loops(
         settling,
         ReturnLoop(run, held=held),
         CancelLoop(run),
+        SelfDescriptionLoop(run),  # before what was asked is told as done: a pause is in the row by then
         acts,
-        SelfDescriptionLoop(run),
         declarations,
         *([] if judging is None else [HeartbeatLoop(run, judging=judging, on_asked=acts.hasten)]),
         ClockLoop(run, on_one_machine=on_one_machine, due_by_it=firing),

@@ -16,7 +16,14 @@ from qml_mp.core.acts import ALL_ACTS, Act, ActKind, ActRequest, ActState, Asker
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, stop_between_writes, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    is_stopped,
+    stop_between_writes,
+    wait_for_state,
+    wait_until,
+)
 from tests.processes.pid_namespace import CONTAINER, kill_container, need_namespaces
 
 MakeServer = Callable[..., Server]
@@ -171,12 +178,14 @@ def test_a_reload_tells_what_became_of_the_new_code(
 
 def test_claims_are_paused_and_resumed(far: MakeFarServer, storage: Storage, tmp_path: Path) -> None:
     one, gate = far(1), tmp_path / "gate"
-    gate.touch()
+    in_hand = begun_gated(storage, one, gate)  # who is idle may be about to claim
 
     paused = end_of(storage, ask(storage, ActKind.PAUSE), one)
     wait_until(lambda: the_server(storage).paused)
     again = end_of(storage, ask(storage, ActKind.PAUSE), one)
     job_id = enqueue(storage, "gated", gate=str(gate))
+    gate.touch()
+    wait_for_state(storage, in_hand, StateName.SUCCEEDED)  # behind which it would claim the next one
     stacks = end_of(storage, ask(storage, ActKind.STACKS), one)  # it has had its turns since
     waits = storage.get(job_id)
     resumed = end_of(storage, ask(storage, ActKind.RESUME), one)
@@ -325,6 +334,22 @@ def test_a_reply_that_is_lost_has_it_done_once_and_told(
     wait_until((tmp_path / "mark").exists)  # the answer that is found may be the one whose reply is lost
     assert (act.state, act.said) == (ActState.DONE, "1 worker replaced")
     assert one.log().count("Asked to reload") == 1
+    assert one.stop() == 0
+
+
+def test_claims_that_are_told_to_be_paused_are_so_in_the_registry(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    one = armed(server, "acts.told", "stop", tmp_path)
+    (info,) = storage.list_servers()
+    request = ActRequest(kind=ActKind.PAUSE, server_id=info.id, by=ANNA)
+
+    storage.ask(request)
+    wait_until(lambda: is_stopped(one.pid), what=one.log)
+
+    (info,) = storage.list_servers()
+    assert (_act(storage, request).state, info.paused) == (ActState.DONE, True)
+    one.signal(signal.SIGCONT)
     assert one.stop() == 0
 
 
