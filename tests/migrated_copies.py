@@ -16,12 +16,11 @@ from pathlib import Path
 
 import psycopg
 
-from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from tests.postgres_cluster import URL_VARIABLE
 from tests.postgres_programs import find_server_programs
 from tests.reused_schemas import ReusedSchemas
-from tests.storage.helpers import in_schema
+from tests.storage.helpers import in_schema, open_patiently
 
 _MODEL = "qml_mp_migrated_model"
 """The schema that is copied."""
@@ -89,5 +88,6 @@ class MigratedCopies:
 
 
 def _migrate(url: str) -> None:
-    with closing(open_storage(url)) as storage:
+    """On PostgreSQL this may be the first of all to connect to a server that has just been made."""
+    with closing(open_patiently(url)) as storage:
         storage.migrate()

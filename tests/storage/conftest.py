@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from qml_mp.storage.open import open_storage
+from qml_mp.storage.postgres import link
 from qml_mp.storage.store import Storage
 from tests.migrated_copies import MigratedCopies
 from tests.postgres_cluster import remove_schema
@@ -197,6 +198,13 @@ def raw_tables(url: str, connect: Callable[[], Any]) -> Raw:
 def server_of(url: str) -> str:
     """The URL without the schema of the test."""
     return url.rpartition("schema=")[0].rstrip("?&")
+
+
+@pytest.fixture(autouse=True)
+def time_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `patient_url` gives it, also to what a test opens by another URL, and to the children that it forks.
+    Whoever has its storage waited for (`wait_with`) has the limit of the product."""
+    monkeypatch.setattr(link, "_LIBPQ", {**link._LIBPQ, "connect_timeout": int(PATIENCE_S)})
 
 
 @pytest.fixture

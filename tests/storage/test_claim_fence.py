@@ -140,7 +140,7 @@ def test_the_settling_waits_for_a_claim_that_is_being_made_and_ends_it_too(
         other.rollback()
         assert claim.result(20) is not None
 
-        assert end(impatient) == 1
+        assert end(storage) == 1
 
     job = present(storage, job_id)
     assert (job.state_name, job.claim_seq) == (StateName.ENQUEUED, 1)

@@ -130,7 +130,7 @@ def test_raising_the_epoch_waits_for_a_claim_that_is_being_made_and_tells_it(
         other.rollback()
         made = claim.result(20)
 
-        renewed = impatient.renew_epoch("w-1")
+        renewed = storage.renew_epoch("w-1")
 
     assert made is not None
     assert renewed == Renewed(epoch=1, claims=(made,))

@@ -76,23 +76,21 @@ def test_the_folder_of_a_living_process_stays() -> None:
 @pytest.mark.parametrize("owner", ["of another machine", "unreadable", "nobody"])
 def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(owner: str) -> None:
     with another_process() as (process, folder):
-        match owner:
-            case "of another machine":
-                foreign = replace(host.identity(), host="another", pid=process.pid)
-                (folder / "owner.json").write_text(json.dumps(asdict(foreign)))
-            case "unreadable":
-                (folder / "owner.json").write_text("{")
-            case _:
-                (folder / "owner.json").unlink()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
+        left = folder.with_name(f"{folder.name}-left")  # in which nobody has ever read of that process
+    left.mkdir()
+    match owner:
+        case "of another machine":
+            foreign = replace(host.identity(), host="another", pid=process.pid)
+            (left / "owner.json").write_text(json.dumps(asdict(foreign)))
+        case "unreadable":
+            (left / "owner.json").write_text("{")
+    (left / "memory.db").touch()
+    try:
         remove_orphaned_folders()
 
-        assert (folder / "memory.db").exists()
-        for name in os.listdir(folder):
-            (folder / name).unlink()
-        folder.rmdir()
+        assert (left / "memory.db").exists()
+    finally:
+        shutil.rmtree(left)
 
 
 @pytest.mark.parametrize("age", [timedelta(minutes=50), timedelta(minutes=70)])

@@ -21,7 +21,7 @@ from qml_mp.storage.postgres.schema import Schema
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.queries import ChoiceQueries
 from qml_mp.storage.values import BY_DEFAULT, JobFilter
-from tests.storage.helpers import in_schema
+from tests.storage.helpers import in_schema, patient_url
 
 SCHEMA = "plans"
 OWN = "plans_of_one"
@@ -106,7 +106,7 @@ def empty_session(postgres_url: str) -> Iterator[psycopg.Connection]:
 @contextmanager
 def _burst(postgres_url: str, schema: str) -> Iterator[psycopg.Connection]:
     with closing(psycopg.connect(postgres_url, autocommit=True)) as connection:
-        with closing(open_storage(in_schema(postgres_url, schema))) as storage:
+        with closing(open_storage(patient_url(in_schema(postgres_url, schema)))) as storage:
             storage.migrate()
         connection.execute(f"ALTER TABLE {schema}.jobs SET (autovacuum_enabled = off)")
         _add_jobs(connection, schema, state="succeeded")

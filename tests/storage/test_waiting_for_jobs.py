@@ -362,9 +362,15 @@ def test_a_lost_connection_is_opened_again_and_nothing_is_missed(
 
 @only_postgres
 def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
-    url: str, storage: Storage, raw: Raw, postgres_url: str, beside: Callable[..., Future[Any]]
-) -> None:
-    first = threading.Event()
+    url: str, storage: Storage, raw: Raw, postgres_url: str, beside: Callable[..., Future[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    has_looked, first = threading.Event(), threading.Event()
+
+    def look(job_ids: Collection[str]) -> EndedJobs:
+        ended = ended_jobs(job_ids)
+        has_looked.set()
+        return ended
 
     def wait_for_both() -> None:
         for handle in app.as_completed(handles, 20.0):  # far more than the cut takes
@@ -374,9 +380,13 @@ def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
     with FlakyProxy.before(postgres_url) as proxy, closing(QmlApp(proxy.through(url))) as app:
         handles, running = enqueued(app, 2), claims(storage, 2)
 
+        ended_jobs = app.storage.ended_jobs
+        monkeypatch.setattr(app.storage, "ended_jobs", look)
+
         waiting = beside(wait_for_both)
+        assert has_looked.wait(LIMIT_S)  # who stands still before it listens first
         waits = f"SELECT job_id FROM {raw.name('jobs').replace('jobs', 'waits')}"
-        wait_until(lambda: len(raw.run(waits)) == 2, what="its first look, and that it listens")
+        wait_until(lambda: len(raw.run(waits)) == 2, what="that it listens")
         proxy.cut()
         end(storage, running[0], success(1))
         assert first.wait(LIMIT_S)

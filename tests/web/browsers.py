@@ -65,7 +65,10 @@ class Window:
 
 @asynccontextmanager
 async def windows(origin: str, path: str, *, count: int) -> AsyncIterator[list[Window]]:
-    """So many, open within the block. Fails when one of them fails."""
+    """So many, open within the block. Fails when one of them fails. The page has been looked at before: who
+    waits for one that reads what nobody has read yet is refused when that takes long."""
+    async with Connection(origin) as connection:
+        await connection.get(path)
     opened = [Window(origin, path) for _ in range(count)]
     tasks = [asyncio.create_task(window.live()) for window in opened]
     try:
