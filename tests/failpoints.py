@@ -25,7 +25,12 @@ from typing import Any
 from qml_mp import failpoints
 from qml_mp.cli.main import main
 from qml_mp.errors import StorageUnavailable
+from qml_mp.supervisor import stopping
 from tests.processes.journal import note_recorded
+from tests.until import PATIENCE_S
+
+LEAVES_PATIENTLY = "QML_TEST_LEAVES_PATIENTLY"
+"""Set it to anything: `leave_patiently`."""
 
 _ENTRY = re.compile(
     r"(?:(?P<role>worker|supervisor)/)?(?P<place>[a-z.]+)=(?P<action>kill|stop|raise|break|note)"
@@ -41,6 +46,13 @@ def arm(text: str) -> None:
     """
     package: Any = failpoints
     package.hit = _Points(_parse(text)).hit if text else _NOTHING
+
+
+def leave_patiently() -> None:
+    """A server of this process waits for storage at its end as long as tests wait for anything. Else it
+    leaves to the next one what a database could not write within a second."""
+    for name in ("_LEAVING_S", "_BUSY_LEAVING_S", "_MOST_LEAVING_S"):
+        setattr(stopping, name, PATIENCE_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,4 +130,6 @@ def _act(action: str, place: str) -> None:
 
 if __name__ == "__main__":
     arm(sys.argv.pop(1))
+    if os.environ.get(LEAVES_PATIENTLY):
+        leave_patiently()
     main()

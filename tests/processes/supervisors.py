@@ -130,6 +130,7 @@ def _be(role: Role) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)s %(message)s", force=True)
         os.environ[JOURNAL] = role.journal
         failpoints.arm(role.armed)
+        failpoints.leave_patiently()
         if role.claims_while_jobs_run:
             setattr(loop, "_WORTH_S", 0.0)  # noqa: B010  # a constant, for whoever types it
         storage = open_storage(role.url, patience=STORAGE_PATIENCE)

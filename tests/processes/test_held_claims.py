@@ -53,8 +53,8 @@ def test_a_job_that_takes_longer_than_expected_holds_up_neither_what_ended_befor
     # What has ended is written, and all claims but the one in hand are given back.
     wait_until(lambda: have_succeeded(storage, before), what=one.log)
     wait_until(lambda: is_the_only_claim(storage, long_id), what=one.log)
-    begun = starts(one)  # also some of the others, when the long one was given back before it began
-    assert states(storage, [each for each in behind if each not in begun]) == {StateName.ENQUEUED}
+    begun = starts(one)  # also some of the others, or all, when the long one was given back before it began
+    assert states(storage, [each for each in behind if each not in begun]) <= {StateName.ENQUEUED}
 
     one.signal(signal.SIGTTIN)  # another worker
 

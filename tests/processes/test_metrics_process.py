@@ -15,6 +15,7 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
+from tests.processes.cgroup import no_strikes
 from tests.processes.harness import Server, enqueue, is_gone, is_stopped, wait_until
 from tests.processes.side import children, get, scrape, served_at, side_pid
 
@@ -53,12 +54,13 @@ def test_a_scrape_tells_what_the_server_and_its_queues_do(
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_deaths_of_workers_are_counted_by_their_cause(served: Callable[..., Server]) -> None:
-    one = served()
-    url = served_at(one)
+    with no_strikes():
+        one = served()
+        url = served_at(one)
 
-    os.kill(one.worker_pids()[1], signal.SIGKILL)
+        os.kill(one.worker_pids()[1], signal.SIGKILL)
 
-    wait_until(lambda: scrape(url).get("qml_mp_worker_deaths_total cause=SIGKILL") == 1)
+        wait_until(lambda: scrape(url).get("qml_mp_worker_deaths_total cause=SIGKILL") == 1)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

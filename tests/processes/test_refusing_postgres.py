@@ -101,7 +101,7 @@ def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no
     end: str,
     said: str,
 ) -> None:
-    one = server("-v", "-w", "2", app=APP)
+    one = server("-v", "-w", "2", app=APP, QML_MP_HEARTBEAT_INTERVAL="0.5")
     one.url = role.log_in_to(one.url)
     one.start(ready=2)
     workers = one.worker_pids()
@@ -125,6 +125,9 @@ def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no
     assert sorted(starts(one)) == sorted([running_id, *ids])
     assert one.worker_pids() == workers
     assert "stopped (pid" not in one.log()
+    # The supervisor is back too: one that still finds no storage has hardly any time for leaving it.
+    beat = storage.list_servers()[0].last_heartbeat
+    wait_until(lambda: storage.list_servers()[0].last_heartbeat > beat, what=one.log)
     assert one.stop() == 0
     assert storage.list_servers() == []
 

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no su
 @pytest.mark.fault(4)
 def test_a_killed_servers_jobs_wait_for_its_guardian(server: MakeServer, storage: Storage) -> None:
     app = "tests.soak.apps:app"
-    one = server("-w", "1", app=app, QML_MP_ORPHAN_GRACE="0.2").start(ready=1)
+    # No grace: a second signal that came half a second after the first would have the worker release its job.
+    one = server("-w", "1", app=app, QML_MP_ORPHAN_GRACE="0").start(ready=1)
     supervisor = host.identity(one.pid)
     wait_until(lambda: is_held(supervisor), what="the guardian's sign")
     job_id = enqueue(storage, "fatal_once")

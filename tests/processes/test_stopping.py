@@ -203,15 +203,19 @@ def test_a_hundred_sigints_at_once_count_as_a_stop(server: MakeServer, storage: 
 @pytest.mark.fault(55)
 def test_a_hundred_signals_at_once_let_the_job_end_as_one_does(server: MakeServer, storage: Storage) -> None:
     """A terminal signals its whole group, and a wrapper passes on what it got."""
-    one = server("-w", "1", "--shutdown-timeout", "600").start()
-    job_id = enqueue(storage, "nap", seconds=1)
-    started(one, job_id)
+    came_at_once = False
+    while not came_at_once:  # this process may have to wait for a processor in between
+        one = server("-w", "1", "--shutdown-timeout", "600").start()
+        job_id = enqueue(storage, "nap", seconds=1)
+        started(one, job_id)
+        one_said, began = len(one.log()), time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM) * 50:
+            os.kill(one.pid, number)
+        came_at_once = time.monotonic() - began < 0.4  # what comes after half a second is another wish
+        code = one.wait()
 
-    for number in (signal.SIGINT, signal.SIGTERM) * 50:
-        os.kill(one.pid, number)
-
-    assert one.wait() == 0, one.log()
-    assert "Stopping now" not in one.log()
+    assert code == 0, one.log()
+    assert "Stopping now" not in one.log()[one_said:]
     assert state_of(storage, job_id) is StateName.SUCCEEDED
 
 

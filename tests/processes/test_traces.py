@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -26,6 +26,7 @@ MakeServer = Callable[..., Server]
 APP = "tests.processes.apps_traces:app"
 SOON = {"QML_MP_CANCEL_GRACE": "0.1", "QML_MP_TERM_GRACE": "0.1"}
 Span = dict[str, Any]
+_Sent = TypeVar("_Sent")
 
 
 def spans(folder: Path, name: str | None = None) -> list[Span]:
@@ -49,6 +50,19 @@ def the_attempt_of(folder: Path, job_id: str) -> Span:
     return span
 
 
+def burst(server: MakeServer, folder: Path, enqueue: Callable[[], _Sent], *flags: str) -> _Sent:
+    """Enqueue, and run all of it; what was enqueued. Once more where a worker had to wait for a processor for
+    so long that it was killed when it should leave: what it had not exported is lost then."""
+    while True:
+        for name in ("spans", "server.log"):
+            (folder / name).unlink(missing_ok=True)
+        sent = enqueue()
+        one = server(*(flags or ("-w", "1")), "--burst", app=APP).start(ready=None)
+        assert one.wait() == 0, one.log()
+        if "does not leave; killing it" not in one.log():
+            return sent
+
+
 def ids_of(span: Span) -> tuple[str, str]:
     return span["context"]["trace_id"], span["context"]["span_id"]
 
@@ -67,11 +81,14 @@ def test_an_attempt_is_linked_to_its_enqueue_and_its_code_runs_within_it(
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     producer = QmlApp(url, tracing=OpenTelemetry(provider))
-    job_id = producer.enqueue("resize", {"width": 3}, queue="images").id
+
+    def send() -> str:
+        exporter.clear()
+        return producer.enqueue("resize", {"width": 3}, queue="images").id
+
+    job_id = burst(server, tmp_path, send)
+
     producer.close()
-
-    assert server("-w", "1", "--burst", app=APP).start(ready=None).wait() == 0
-
     (sent,) = exporter.get_finished_spans()
     assert sent.context is not None
     at = f"0x{sent.context.trace_id:032x}", f"0x{sent.context.span_id:016x}"
@@ -91,9 +108,7 @@ def test_an_attempt_is_linked_to_its_enqueue_and_its_code_runs_within_it(
 def test_jobs_that_a_job_enqueues_lead_back_to_its_attempt(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    job_id = enqueue(storage, "leads_on")
-
-    assert server("-w", "1", "--burst", app=APP).start(ready=None).wait() == 0
+    job_id = burst(server, tmp_path, lambda: enqueue(storage, "leads_on"))
 
     parent = the_attempt_of(tmp_path, job_id)
     sent = [span for span in spans(tmp_path) if span["kind"] == "SpanKind.PRODUCER"]
@@ -108,9 +123,7 @@ def test_jobs_that_a_job_enqueues_lead_back_to_its_attempt(
 def test_each_attempt_that_fails_says_why_and_what_becomes_of_the_job(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    job_id = enqueue(storage, "fails")
-
-    assert server("-w", "1", "--burst", app=APP).start(ready=None).wait() == 0
+    job_id = burst(server, tmp_path, lambda: enqueue(storage, "fails"))
 
     first, second = sorted(attempts_of(tmp_path, job_id), key=lambda span: span["start_time"])
     states = [told(span, "qml_mp.outcome", "qml_mp.job.state", "error.type") for span in (first, second)]
@@ -163,7 +176,8 @@ def test_it_is_the_very_span_that_the_dead_worker_had_begun(
 def test_the_span_of_a_cancelled_job_that_holds_the_lock_ends_as_cancelled(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    one = server("-w", "1", app=APP, **SOON)
+    # By the time that it is interrupted it holds the lock, also where it had to wait for a processor.
+    one = server("-w", "1", app=APP, **{**SOON, "QML_MP_CANCEL_GRACE": "3"})
     one.start()
     job_id = enqueue(storage, "holds_the_lock")
     wait_until((tmp_path / "begun").exists)
@@ -237,7 +251,8 @@ def test_what_a_killed_server_had_begun_ends_when_the_next_one_takes_its_jobs(
 def test_the_span_of_a_job_that_was_killed_because_its_server_stops_ends_as_released(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    one = server("-w", "1", "--shutdown-timeout", "0.3", app=APP).start()
+    # Interrupted after three quarters of that, when it holds the lock even if it had to wait for a processor.
+    one = server("-w", "1", "--shutdown-timeout", "3", app=APP).start()
     job_id = enqueue(storage, "holds_the_lock")
     wait_until((tmp_path / "begun").exists)
     assert one.stop() == 6
@@ -254,11 +269,11 @@ def test_the_span_of_a_job_that_was_killed_because_its_server_stops_ends_as_rele
 def test_with_preload_each_worker_makes_a_provider_of_its_own(
     server: MakeServer, storage: Storage, tmp_path: Path
 ) -> None:
-    job_ids = [enqueue(storage, "resize", width=n) for n in range(20)]
+    def some() -> list[str]:
+        return [enqueue(storage, "resize", width=n) for n in range(20)]
 
-    one = server("-w", "2", "--preload", "--burst", app=APP).start(ready=None)
+    job_ids = burst(server, tmp_path, some, "-w", "2", "--preload")
 
-    assert one.wait() == 0, one.log()
     assert sorted(job_ids) == sorted(
         span["attributes"]["messaging.message.id"] for span in spans(tmp_path, "process default")
     )
