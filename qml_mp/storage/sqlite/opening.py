@@ -250,8 +250,7 @@ def _without_it(path: str) -> set[str]:
     if is_in_use and has_log:
         return set()
     # Twice: a long list comes in pages, and what is unlocked between two of them hides another lock.
-    found = (lock for _ in range(2) for lock in _locks(path, READER_BYTE))
-    readers = {pid for kind, pid in found if kind == "READ"}
+    readers = {pid for _ in range(2) for kind, pid in _locks(path, READER_BYTE) if kind == "READ"}
     if not is_in_use and not has_log:  # they were deleted together, or none has them yet
         readers = {pid for pid in readers if f"{log} (deleted)" in _names_of_open_files(pid)}
     return readers
