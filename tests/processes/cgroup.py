@@ -21,7 +21,7 @@ _COUNT = "/proc/vmstat"
 @contextmanager
 def no_strikes(*, but_own: bool = False) -> Iterator[None]:
     """No test on this machine, of whatever run, has the OOM killer strike meanwhile: the kernel has one count
-    for all, and a server lays a SIGKILL to it that comes a moment after."""
+    for all, and a server lays a SIGKILL to it that comes a moment after. Decorates a test, too."""
     fd = os.open(_COUNT, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if but_own else fcntl.LOCK_SH)

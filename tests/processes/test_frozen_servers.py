@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -94,14 +94,7 @@ def test_of_a_stopped_server_of_this_host_the_workers_are_killed_before_others_r
     assert frozen.stop() == other.stop() == 0
 
 
-@pytest.fixture
-def calm() -> Iterator[None]:
-    """Nobody else's OOM kill is taken for what kills a worker."""
-    with no_strikes():
-        yield
-
-
-@pytest.mark.usefixtures("calm")
+@no_strikes()
 def test_a_worker_that_a_peer_kills_is_charged_to_no_job_when_its_supervisor_goes_on_before_it_reclaims(
     pair: Pair, storage: Storage, tmp_path: Path
 ) -> None:

@@ -53,14 +53,14 @@ def test_a_scrape_tells_what_the_server_and_its_queues_do(
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@no_strikes()
 def test_deaths_of_workers_are_counted_by_their_cause(served: Callable[..., Server]) -> None:
-    with no_strikes():
-        one = served()
-        url = served_at(one)
+    one = served()
+    url = served_at(one)
 
-        os.kill(one.worker_pids()[1], signal.SIGKILL)
+    os.kill(one.worker_pids()[1], signal.SIGKILL)
 
-        wait_until(lambda: scrape(url).get("qml_mp_worker_deaths_total cause=SIGKILL") == 1)
+    wait_until(lambda: scrape(url).get("qml_mp_worker_deaths_total cause=SIGKILL") == 1)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

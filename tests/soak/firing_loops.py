@@ -25,6 +25,7 @@ from qml_mp.storage.values import BY_DEFAULT, Fetch
 from qml_mp.supervisor.loops.clock import ClockLoop
 from qml_mp.supervisor.loops.recurring import RecurringLoop
 from qml_mp.supervisor.run import Run
+from tests.until import wait_until
 
 LOOPS = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -98,8 +99,12 @@ def run_loops(url: str, place: Path, *, loop: int, seed: str, parent: int) -> No
 def _fire(recurring: RecurringLoop, storage: Storage) -> None:
     """Until nothing is due, as a server does: what another holds is left to it, and what one held that was
     killed is free only once the database has seen that."""
-    while (again_in := recurring.tick(storage)) is not None and again_in < timedelta(seconds=1):
-        time.sleep(0.001)  # between two looks: somebody else has it in hand
+
+    def nothing_is_due() -> bool:
+        again_in = recurring.tick(storage)
+        return again_in is None or again_in >= timedelta(seconds=1)
+
+    wait_until(nothing_is_due, what="the end of what is due")
 
 
 def _end_some_jobs(storage: Storage, worker: str, rng: random.Random) -> None:

@@ -19,6 +19,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.core.state import StateName
 from qml_mp.errors import InvalidJob, StorageError
+from qml_mp.storage.open import open_storage
 from qml_mp.storage.postgres.target import parse_target
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw, server_of
@@ -177,7 +178,7 @@ def test_a_bulk_is_stored_in_a_table_with_row_security(storage: Storage, raw: Ra
     raw.run("ALTER TABLE {jobs} ENABLE ROW LEVEL SECURITY")
     raw.run(f"CREATE POLICY all_rows ON {{jobs}} TO {role} USING (true) WITH CHECK (true)")
 
-    with closing(open_patiently(url.replace("//postgres@", f"//{role}@"))) as as_role:
+    with closing(open_storage(url.replace("//postgres@", f"//{role}@"))) as as_role:
         as_role.enqueue_many(plain_jobs(100))
 
     assert count(storage) == 100

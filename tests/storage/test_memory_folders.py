@@ -49,6 +49,19 @@ def another_process() -> Iterator[tuple[subprocess.Popen[str], Path]]:
         process.communicate()
 
 
+@contextmanager
+def another_folder() -> Iterator[tuple[Path, int]]:
+    """One where those of storages in memory lie, which nobody has, and the pid of a dead process, of which
+    nobody has read there while it lived."""
+    with another_process() as (process, folder):
+        left = folder.with_name(f"{folder.name}-left")
+    left.mkdir()
+    try:
+        yield left, process.pid
+    finally:
+        shutil.rmtree(left, ignore_errors=True)
+
+
 @pytest.mark.parametrize("how", ["by the next storage in memory", "by the next server"])
 def test_the_folder_of_a_killed_process_is_removed(how: str) -> None:
     with another_process() as (process, folder):
@@ -75,22 +88,18 @@ def test_the_folder_of_a_living_process_stays() -> None:
 
 @pytest.mark.parametrize("owner", ["of another machine", "unreadable", "nobody"])
 def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(owner: str) -> None:
-    with another_process() as (process, folder):
-        left = folder.with_name(f"{folder.name}-left")  # in which nobody has ever read of that process
-    left.mkdir()
-    match owner:
-        case "of another machine":
-            foreign = replace(host.identity(), host="another", pid=process.pid)
-            (left / "owner.json").write_text(json.dumps(asdict(foreign)))
-        case "unreadable":
-            (left / "owner.json").write_text("{")
-    (left / "memory.db").touch()
-    try:
+    with another_folder() as (left, dead_pid):
+        match owner:
+            case "of another machine":
+                foreign = replace(host.identity(), host="another", pid=dead_pid)
+                (left / "owner.json").write_text(json.dumps(asdict(foreign)))
+            case "unreadable":
+                (left / "owner.json").write_text("{")
+        (left / "memory.db").touch()
+
         remove_orphaned_folders()
 
         assert (left / "memory.db").exists()
-    finally:
-        shutil.rmtree(left)
 
 
 @pytest.mark.parametrize("age", [timedelta(minutes=50), timedelta(minutes=70)])
@@ -98,35 +107,27 @@ def test_a_folder_whose_owner_is_not_known_to_be_dead_stays(owner: str) -> None:
 def test_of_folders_without_an_owner_the_old_ones_that_are_empty_are_removed(
     age: timedelta, holds: str | None
 ) -> None:
-    with another_process() as (_, folder):
-        left = folder.with_name(f"{folder.name}-left")
-    left.mkdir()
-    if holds is not None:
-        (left / holds).touch()
-    then_s = time.time() - age.total_seconds()
-    os.utime(left, (then_s, then_s))
-    try:
+    with another_folder() as (left, _):
+        if holds is not None:
+            (left / holds).touch()
+        then_s = time.time() - age.total_seconds()
+        os.utime(left, (then_s, then_s))
+
         remove_orphaned_folders()
 
         assert left.exists() == (holds is not None or age < timedelta(hours=1))
-    finally:
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def test_an_old_empty_folder_of_another_user_stays() -> None:
     if os.geteuid() != 0:
         pytest.fail("This test gives a folder to another user: run it as root.")
-    with another_process() as (_, folder):
-        theirs = folder.with_name(f"{folder.name}-theirs")
-    theirs.mkdir()
-    os.chown(theirs, 65534, -1)  # before it is old: a server of another test may remove it
-    os.utime(theirs, (0, 0))
-    try:
+    with another_folder() as (theirs, _):
+        os.chown(theirs, 65534, -1)  # before it is old: a server of another test may remove it
+        os.utime(theirs, (0, 0))
+
         remove_orphaned_folders()
 
         assert theirs.exists()
-    finally:
-        theirs.rmdir()
 
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from tests.storage.conftest import Raw
-from tests.storage.helpers import patient_url
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
@@ -131,7 +130,7 @@ def test_claims_are_given_back_however_many_a_dead_server_had(storage: Storage, 
         f"EXECUTE FUNCTION {schema_of(raw)}.dawdle()"
     )
 
-    with closing(open_storage(patient_url(url), patience=HASTE)) as hasty:
+    with closing(open_storage(url, patience=HASTE)) as hasty:
         given_back = hasty.reclaim_server("server#1", silent_for=None)
 
     assert given_back == 800

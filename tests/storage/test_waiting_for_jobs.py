@@ -51,6 +51,8 @@ class Seen:
 
     looks: list[int] = field(default_factory=list)
     """How many jobs each was about."""
+    has_looked: threading.Event = field(default_factory=threading.Event)
+    """One of them was answered."""
     listens: threading.Event = field(default_factory=threading.Event)
     """From now on whoever ends a job says so."""
     announced: set[str] = field(default_factory=set)
@@ -68,12 +70,19 @@ def app(url: str, storage: Storage) -> Iterator[QmlApp]:  # makes the schema
 
 @pytest.fixture
 def seen(app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    return seen_from(app, monkeypatch)
+
+
+def seen_from(app: QmlApp, monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """From now on, of this program."""
     seen, storage = Seen(), app.storage
     ended_jobs, begin_wait, open_waker = storage.ended_jobs, storage.begin_wait, storage.open_ended_waker
 
     def look(job_ids: Collection[str]) -> EndedJobs:
         seen.looks.append(len(job_ids))
-        return ended_jobs(job_ids)
+        ended = ended_jobs(job_ids)
+        seen.has_looked.set()
+        return ended
 
     def begin(waiter: str, job_ids: Collection[str], *, ttl: timedelta) -> None:
         begin_wait(waiter, job_ids, ttl=ttl)
@@ -365,12 +374,7 @@ def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
     url: str, storage: Storage, raw: Raw, postgres_url: str, beside: Callable[..., Future[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    has_looked, first = threading.Event(), threading.Event()
-
-    def look(job_ids: Collection[str]) -> EndedJobs:
-        ended = ended_jobs(job_ids)
-        has_looked.set()
-        return ended
+    first = threading.Event()
 
     def wait_for_both() -> None:
         for handle in app.as_completed(handles, 20.0):  # far more than the cut takes
@@ -379,12 +383,10 @@ def test_an_outage_is_waited_out_and_the_time_limit_is_kept(
 
     with FlakyProxy.before(postgres_url) as proxy, closing(QmlApp(proxy.through(url))) as app:
         handles, running = enqueued(app, 2), claims(storage, 2)
-
-        ended_jobs = app.storage.ended_jobs
-        monkeypatch.setattr(app.storage, "ended_jobs", look)
+        seen = seen_from(app, monkeypatch)
 
         waiting = beside(wait_for_both)
-        assert has_looked.wait(LIMIT_S)  # who stands still before it listens first
+        assert seen.has_looked.wait(LIMIT_S)  # who stands still before it listens first
         waits = f"SELECT job_id FROM {raw.name('jobs').replace('jobs', 'waits')}"
         wait_until(lambda: len(raw.run(waits)) == 2, what="that it listens")
         proxy.cut()

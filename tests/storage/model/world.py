@@ -17,7 +17,6 @@ from qml_mp.storage.store import Storage
 from qml_mp.storage.values import JobFilter
 from tests.audit import Audit
 from tests.storage.conftest import Raw
-from tests.storage.helpers import patient_url
 
 BEGINNING = datetime(2030, 1, 1, tzinfo=UTC)
 _INSTANTS = {
@@ -63,7 +62,7 @@ class World:
         self.clock.instant = BEGINNING
         if not self.handles:
             self.handles = [
-                self._stack.enter_context(closing(open_storage(patient_url(self._url), clock=self.clock)))
+                self._stack.enter_context(closing(open_storage(self._url, clock=self.clock)))
                 for _ in range(_HANDLES)
             ]
         return f"run{self._run}"
