@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qml_mp import host
 from qml_mp.core.job import Job
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
@@ -123,6 +124,17 @@ class Server:
 def enqueue(storage: Storage, method: str, **arguments: object) -> str:
     """One job by name; its id."""
     return storage.enqueue(Job.new(method, json.loads(json.dumps(arguments))))
+
+
+def row_of(server: Server, storage: Storage) -> ServerInfo:
+    """What the registry says of the server."""
+    return next(row for row in storage.list_servers() if row.process.pid == server.pid)
+
+
+def wait_for_a_beat(server: Server, storage: Storage) -> None:
+    """Until its row is bumped once more."""
+    before = row_of(server, storage).last_heartbeat
+    wait_until(lambda: row_of(server, storage).last_heartbeat > before, what=server.log)
 
 
 def state_of(storage: Storage, job_id: str) -> StateName:

@@ -16,7 +16,7 @@ from qml_mp.core.state import StateName
 from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, wait_for_state, wait_until
+from tests.processes.harness import Server, wait_for_a_beat, wait_for_state, wait_until
 
 pytestmark = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
@@ -51,8 +51,7 @@ def test_an_idle_server_runs_what_became_due_behind_a_lock(
     for job_id in ids:
         wait_for_state(storage, job_id, StateName.SUCCEEDED)
     assert runs(one) == dict.fromkeys(ids, 1)
-    beat = storage.list_servers()[0].last_heartbeat
-    wait_until(lambda: storage.list_servers()[0].last_heartbeat > beat, what="a heartbeat")
+    wait_for_a_beat(one, storage)
     assert one.stop() == 0
 
 

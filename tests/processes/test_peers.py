@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
 from tests.processes.harness import (
     Server,
     enqueue,
     is_gone,
+    row_of,
     stop_between_writes,
+    wait_for_a_beat,
     wait_for_state,
     wait_until,
 )
@@ -34,20 +35,9 @@ HEARTBEAT = {
 }
 
 
-def row_of(server: Server, storage: Storage) -> ServerInfo:
-    """What the registry says of the server."""
-    return next(row for row in storage.list_servers() if row.process.pid == server.pid)
-
-
 def silent_ids(storage: Storage) -> set[str]:
     """The servers that a peer would take for dead."""
     return {row.id for row in storage.silent_servers(own_id="nobody", timeout=TIMEOUT)}
-
-
-def wait_for_a_beat(server: Server, storage: Storage) -> None:
-    """Until its row is bumped once more."""
-    before = row_of(server, storage).last_heartbeat
-    wait_until(lambda: row_of(server, storage).last_heartbeat > before, what="a heartbeat")
 
 
 @pytest.mark.fault(7)

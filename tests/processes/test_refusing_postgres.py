@@ -17,7 +17,14 @@ import pytest
 
 from qml_mp.core.state import StateName
 from qml_mp.storage.store import Storage
-from tests.processes.harness import Server, enqueue, state_of, wait_for_state, wait_until
+from tests.processes.harness import (
+    Server,
+    enqueue,
+    state_of,
+    wait_for_a_beat,
+    wait_for_state,
+    wait_until,
+)
 from tests.processes.side import get, scrape, served_at, side_pid
 
 APP = "tests.processes.apps_storage_faults:app"
@@ -126,8 +133,7 @@ def test_the_running_job_is_written_and_the_next_ones_run_when_it_is_over_and_no
     assert one.worker_pids() == workers
     assert "stopped (pid" not in one.log()
     # The supervisor is back too: one that still finds no storage has hardly any time for leaving it.
-    beat = storage.list_servers()[0].last_heartbeat
-    wait_until(lambda: storage.list_servers()[0].last_heartbeat > beat, what=one.log)
+    wait_for_a_beat(one, storage)
     assert one.stop() == 0
     assert storage.list_servers() == []
 
