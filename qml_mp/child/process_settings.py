@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from operator import attrgetter
 
+from qml_mp.child.own_loggers import ABOVE_ALL, our_loggers
 from qml_mp.child.prologue import send_sigterm_when_parent_dies
 from qml_mp.host import identity_of_file
 
@@ -119,14 +120,14 @@ class _Logging:
     def __init__(self) -> None:
         self._disabled_level = logging.root.manager.disable
         self._level, self._handlers = logging.root.level, list(logging.root.handlers)
-        ours = _our_loggers()
-        self._enabled = [logger for logger in ours if not logger.disabled]
+        ours = our_loggers()
         self._disabled = [logger for logger in ours if logger.disabled]  # by the app, for good
+        self._watched = [each for each in ours if not each.disabled] if ABOVE_ALL.disabled else [ABOVE_ALL]
 
     def is_unchanged(self) -> bool:
         root = logging.root
         return (
-            not any(map(_is_disabled, self._enabled))
+            not any(map(_is_disabled, self._watched))
             and root.manager.disable == self._disabled_level
             and root.level <= self._level
             and (root.handlers == self._handlers or all(each in root.handlers for each in self._handlers))
@@ -138,14 +139,8 @@ class _Logging:
         root.setLevel(min(root.level, self._level))
         added = [each for each in root.handlers if each not in self._handlers]
         root.handlers[:] = [*self._handlers, *added]
-        for logger in _our_loggers():  # those that have come since, too
+        for logger in our_loggers():  # those that have come since, too
             logger.disabled = logger in self._disabled
-
-
-def _our_loggers() -> list[logging.Logger]:
-    found = logging.root.manager.loggerDict.items()
-    ours = [each for name, each in found if name.partition(".")[0] == "qml_mp"]
-    return [each for each in ours if isinstance(each, logging.Logger)]
 
 
 def _processors() -> set[int] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import logging
 import os
 import pickle
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 from qml_mp import host
 from qml_mp.child.import_errors import files_in_error, files_of_user, import_error_text
+from qml_mp.child.own_loggers import our_loggers
 from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
@@ -149,19 +149,13 @@ def _names_a_file(spec: str) -> AppImportError:
 
 @contextmanager
 def _own_loggers_kept() -> Iterator[None]:
-    """An app that configures logging by `dictConfig` or `fileConfig` disables all loggers there are, unless
-    it says otherwise: ours too, and with them what is told of failures. Who wants less sets a level."""
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if _is_ours(name)]
-    enabled = [logger for logger in loggers if not logger.disabled]
+    """An app that configures logging leaves ours as they were. Who wants less sets a level."""
+    enabled = [logger for logger in our_loggers() if not logger.disabled]
     try:
         yield
     finally:
         for logger in enabled:
             logger.disabled = False
-
-
-def _is_ours(name: str) -> bool:
-    return name.partition(".")[0] == "qml_mp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

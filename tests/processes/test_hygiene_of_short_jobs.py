@@ -201,6 +201,16 @@ def test_what_the_next_job_would_be_hurt_by_is_put_back_at_once(change: Change) 
     assert exit_code_of(main) == 0
 
 
+def test_our_loggers_are_put_back_where_the_app_has_silenced_the_one_above_them_for_good() -> None:
+    def main(worker: OneWorker) -> None:
+        worker.run(partial(logging.config.dictConfig, {"version": 1}))
+        assert logging.getLogger("qml_mp").disabled
+        assert not logging.getLogger("qml_mp.events.log").disabled
+
+    silence = partial(setattr, logging.getLogger("qml_mp"), "disabled", True)
+    assert exit_code_of(main, limit=silence) == 0
+
+
 def test_a_handler_and_a_level_that_let_more_through_are_left_to_the_next_job() -> None:
     programs, jobs = logging.NullHandler(), logging.NullHandler()
 

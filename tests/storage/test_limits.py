@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from qml_mp import QmlApp
 from qml_mp.core.job import Claim, Job
 from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.outcome import Crash, Outcome, Release
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageUnavailable
+from qml_mp.errors import ConfigurationError, StorageUnavailable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 from qml_mp.storage.waiting import MANY_JOBS
@@ -73,6 +74,33 @@ def test_a_paused_queue_gives_nothing_until_it_is_resumed(storage: Storage, serv
     assert paused.claims == again.claims == ()
     assert sorted(each.job.id for each in resumed.claims) == sorted(ids)
     assert storage.standings() == []
+
+
+def test_a_program_pauses_and_limits_a_queue_and_each_says_what_holds_of_it(storage: Storage) -> None:
+    def said() -> list[Limit]:
+        return [standing.limit for standing in storage.standings()]
+
+    with closing(QmlApp(storage.url)) as app:
+        ids = [app.enqueue("work").id for _ in range(3)]
+        app.limit_queue("default", max_running=1, rate="50/s")
+        limited = said()
+        app.limit_queue("default", max_running=2)
+        app.pause_queue("default")
+        app.pause_queue("default")
+        paused = said(), claim(storage)
+        app.resume_queue("default")
+        app.resume_queue("default")
+        app.resume_queue("no_such_queue")
+        resumed = said(), claim(storage)
+        app.limit_queue("default")
+
+        assert limited == [Limit(kind=QUEUE, name="default", max_running=1, rate=Rate.parse("50/s"))]
+        assert paused == ([Limit(kind=QUEUE, name="default", paused=True, max_running=2)], ())
+        assert resumed[0] == [Limit(kind=QUEUE, name="default", max_running=2)]
+        assert [each.job.id for each in resumed[1]] == ids[:1]  # one at a time, while there is a limit
+        assert said() == []
+        with pytest.raises(ConfigurationError, match="queue name"):
+            app.pause_queue("no such queue")
 
 
 def test_a_paused_queue_holds_back_no_other(storage: Storage) -> None:
