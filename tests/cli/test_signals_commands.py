@@ -63,8 +63,10 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 def server_that_ends_by_a_signal(at_a_signal: str = "os._exit(1)") -> Iterator[subprocess.Popen[bytes]]:
     """What handles the signals of the commands as a server does, by this."""
     program = (
-        f"import glob, os, signal; [signal.signal(each, lambda *_: {at_a_signal}) for each in "
-        "(signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)]; print(1, flush=True); input()"
+        f"import glob, os, select, signal; [signal.signal(each, lambda *_: {at_a_signal}) for each in "
+        "(signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)]; print(1, flush=True)\n"
+        # A signal that comes right before a call that waits is heeded after it.
+        "while not select.select([0], [], [], 0.01)[0]: pass"
     )
     with subprocess.Popen([sys.executable, "-S", "-c", program],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip

@@ -38,12 +38,14 @@ IGNORE_HANGUPS = (  # as nohup does
 )  # fmt: skip
 IN_THE_BACKGROUND = (  # after `stty tostop`; who was started hands on what it is sent, as it is the shell
     sys.executable, "-c",
-    "import ctypes, fcntl, os, signal, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
+    "import ctypes, fcntl, os, signal, sys, termios, time; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0);"
     " how = termios.tcgetattr(1); how[3] |= termios.TOSTOP; termios.tcsetattr(1, termios.TCSANOW, how);"
     " pid = os.fork(); pid or ctypes.CDLL(None).prctl(1, signal.SIGTERM);"  # should the test fail
     " pid or os.setpgid(0, 0); pid or os.execvp(sys.argv[1], sys.argv[1:]);"
     " [signal.signal(each, lambda number, _: os.kill(pid, number)) for each in"
     " (signal.SIGTERM, signal.SIGTTOU)];"
+    " [time.sleep(0.01) for _ in iter(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is"
+    " None, False)];"  # a signal that comes right before a call that waits is heeded after it
     " os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
 )  # fmt: skip
 LEAVE = (  # as a shell that sends no hangup to what it has in the background
