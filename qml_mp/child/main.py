@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from qml_mp.child.import_errors import import_error_text
 from qml_mp.child.importing import importing
 from qml_mp.child.loop import WorkerLoop
 from qml_mp.child.lost_attempts import LostAttemptExport
+from qml_mp.child.memory import check_memory
 from qml_mp.child.outcomes import Outcomes
 from qml_mp.child.prologue import cut_off_descendants, unblock_signals
 from qml_mp.child.reports import Display, StateChanges
@@ -65,6 +67,8 @@ class WorkerArguments:
     bell: Bell
     turns: Turns
     slot: SlotWriter
+    checks_memory: bool
+    """Whether to be above a limit of memory before the first job is a failure to boot."""
 
     @property
     def pipe_fds(self) -> frozenset[int]:
@@ -103,6 +107,7 @@ def worker_main(arguments: WorkerArguments) -> int:
         own_fds |= hygiene.own_fds
         loop = _loop(arguments, program, storage, commands, display, hygiene)
         commands.forks.watch()  # after whatever else is called at forks: the app's, the storage's
+        _check_memory(arguments)  # last: all that a worker uses is there
     except BaseException as error:  # user code: even SystemExit at import is a failure to boot
         arguments.slot.show_cannot_boot(import_error_text(error))
         return WorkerExit.CANNOT_BOOT
@@ -121,6 +126,11 @@ def worker_main(arguments: WorkerArguments) -> int:
         storage.close()
         if commands.orphaned:
             end_group()
+
+
+def _check_memory(arguments: WorkerArguments) -> None:
+    if arguments.checks_memory:
+        check_memory(arguments.config, host.rss_bytes(os.getpid()))
 
 
 def _loop(

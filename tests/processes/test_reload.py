@@ -74,6 +74,12 @@ def has_refused(storage: Storage) -> bool:
     return info.answers.reload is not None and info.answers.reload.state is ReloadState.REFUSED
 
 
+def has_ended(storage: Storage) -> bool:
+    """Whether a reload of the only server has come to its end."""
+    (info,) = storage.list_servers()
+    return info.answers.reload is not None and info.answers.reload.is_final
+
+
 def answer_in(storage: Storage) -> ReloadAnswer:
     """What became of the newest reload."""
     (info,) = storage.list_servers()
@@ -164,6 +170,31 @@ def test_a_new_worker_that_dies_while_it_boots_replaces_nobody(
     assert result_of(storage, "version") == 3
     wait_until(lambda: trouble_in(storage) is None)
     assert min(counts_since_all_were(one.log(), 2)) == 2
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("flag", ["--max-memory", "--max-memory-hard"])
+def test_new_code_that_needs_more_memory_than_a_limit_before_its_first_job_replaces_nobody(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage, flag: str
+) -> None:
+    deploy(HEAD + VERSION.format(1) + NAP)
+    one = living("-w", "1", flag, "150MiB").start()
+    before = one.worker_pids()
+    deploy("BALLAST = b'x' * (200 << 20)\n" + HEAD + VERSION.format(2) + NAP)
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: has_ended(storage), what=one.log)
+    answer = answer_in(storage)
+    assert answer.state is ReloadState.FAILED
+    assert "The memory limit of 150.0 MiB is less than what a worker uses" in (answer.why or "")
+    assert one.worker_pids() == before
+    wait_for_state(storage, enqueue(storage, "nap", seconds=0.5), StateName.SUCCEEDED)
+    assert result_of(storage, "version") == 1
+    deploy(HEAD + VERSION.format(3))
+    one.signal(signal.SIGHUP)
+    wait_until(lambda: all(map(is_gone, before.values())), what=one.log)
+    assert result_of(storage, "version") == 3
     assert one.stop() == 0
 
 

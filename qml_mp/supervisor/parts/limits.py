@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 
 from qml_mp import host
+from qml_mp.child.memory import check_memory
 from qml_mp.errors import ConfigurationError
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
@@ -110,13 +111,13 @@ class MemoryWatch(Part):
 
     def __init__(self, run: Run) -> None:
         config = run.config
-        self._limits = [size for size in (config.max_memory, config.max_memory_hard) if size is not None]
+        self._config = config
         self._hard_bytes = config.max_memory_hard
         self._pool = run.pool
         self._stop = run.stop
         self._clock = run.clock
         self._look_at = 0.0
-        self._is_checked = not self._limits
+        self._is_checked = config.max_memory is None and config.max_memory_hard is None
 
     def next_at(self) -> float:
         """Never without a hard limit, or while nobody is busy."""
@@ -147,19 +148,16 @@ class MemoryWatch(Part):
                 worker.kill(CancelReason.MEMORY, view.key)
 
     def _check_limits(self) -> None:
-        """Stop when the first worker that is ready uses more than a limit, before its first job."""
+        """Stop when the first worker that is ready uses more than a limit, before its first job. Those that
+        are forked later look by themselves, as their code may be larger."""
         if self._is_checked:
             return
-        limit_bytes = min(self._limits)
         for worker in self._pool:
             if not worker.is_ready or worker.last.jobs_done or worker.is_busy:
                 continue
             self._is_checked = True
-            used_bytes = host.rss_bytes(worker.child.pid) or 0
-            if used_bytes >= limit_bytes:
-                error = ConfigurationError(
-                    f"The memory limit of {format_size(limit_bytes)} is less than what a worker uses before "
-                    f"its first job ({format_size(used_bytes)}), so it would be replaced for ever. Raise it."
-                )
+            try:
+                check_memory(self._config, host.rss_bytes(worker.child.pid))
+            except ConfigurationError as error:
                 self._stop.begin(now=True, why="its memory limit cannot be kept", error=error)
                 return

@@ -1,0 +1,18 @@
+"""Worker: whether it may begin at all: one that is above a limit of its memory before its first job would be
+replaced, or its jobs killed, for ever."""
+
+from __future__ import annotations
+
+from qml_mp.errors import ConfigurationError
+from qml_mp.settings import ServerConfig
+from qml_mp.units import format_size
+
+
+def check_memory(config: ServerConfig, used_bytes: int | None) -> None:
+    """Raise `ConfigurationError` for a worker without a job that uses so much (None: not known)."""
+    limits = [size for size in (config.max_memory, config.max_memory_hard) if size is not None]
+    if limits and used_bytes is not None and used_bytes >= min(limits):
+        raise ConfigurationError(
+            f"The memory limit of {format_size(min(limits))} is less than what a worker uses before its "
+            f"first job ({format_size(used_bytes)}), so it would be replaced for ever. Raise it."
+        )
