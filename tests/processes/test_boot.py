@@ -55,6 +55,37 @@ def test_an_app_that_breaks_in_the_workers_alone_stops_the_server_too(
     assert storage.list_servers() == []
 
 
+def test_a_burst_ends_with_the_workers_that_it_has_where_no_other_can_boot(
+    server: MakeServer, storage: Storage, tmp_path: Path
+) -> None:
+    gate, stale = tmp_path / "gate", tmp_path / "stale"
+    # Of two workers that are ready, one dies of the job, and no other boots from then on.
+    (tmp_path / "stale_app.py").write_text(
+        "import os, pathlib, signal, time\n"
+        "from qml_mp import QmlApp\n"
+        f"gate, stale = pathlib.Path({str(gate)!r}), pathlib.Path({str(stale)!r})\n"
+        "if stale.exists():\n"
+        "    raise RuntimeError('gone stale')\n"
+        "app = QmlApp()\n"
+        "@app.job()\n"
+        "def work():\n"
+        "    while not gate.exists():\n"
+        "        time.sleep(0.01)\n"
+        "    if not stale.exists():\n"
+        "        stale.touch()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    job_id = enqueue(storage, "work")
+    one = server("-w", "2", "--burst", app="stale_app:app", PYTHONPATH=str(tmp_path)).start(ready=2)
+
+    gate.touch()
+
+    assert one.wait() == 0
+    assert "RuntimeError: gone stale" in one.log()
+    assert "Stopping (nothing is left to do)" in one.log()
+    assert wait_for_state(storage, job_id, StateName.SUCCEEDED).crashes == 1
+
+
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("prefix", "expected"), [((), -signal.SIGTERM), (CONTAINER, 0)], ids=["here", "as process 1"]

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 class BurstLoop(Loop):
     """Stops the server when all workers are idle, all dead ones settled, and no job of the served queues and
     known methods is runnable, or due, or will be within a time from its start. While claims are paused such
-    jobs keep it."""
+    jobs keep it. What it cannot do keeps it not: what is due without a scheduler, and calls for failed jobs
+    without a function for them."""
 
     name = "burst"
     interval = timedelta(milliseconds=200)
@@ -33,23 +34,30 @@ class BurstLoop(Loop):
         self._waits_for: int | None = None
 
     def tick(self, storage: Storage) -> None:
-        pool = self._run.pool
-        if not pool.is_whole or self._settling.unsettled_ids or not all(worker.is_idle for worker in pool):
+        if self._settling.unsettled_ids or not self._is_at_rest():
             return
         says = self._run.registration.says
-        if pool.size and self._has_work(storage, says):  # without workers there is none
+        if self._run.pool.size and self._has_work(storage, says):  # without workers there is none
             return
-        left = list(_what_is_left(storage, says, has_workers=pool.size > 0))
+        left = list(_what_is_left(storage, self._run))
         for line in left:
             logger.warning("Left: %s", line)
         why = "nothing is left that this server can run" if left else "nothing is left to do"
         self._run.stop.begin(now=False, why=why)
 
+    def _is_at_rest(self) -> bool:
+        """Whether all workers are there and idle. Where others cannot boot, those there do all."""
+        pool = self._run.pool
+        if pool.boots.trouble() is not None:
+            return not any(worker.is_busy for worker in pool)
+        return pool.is_whole and all(worker.is_idle for worker in pool)
+
     def _has_work(self, storage: Storage, says: SelfDescription) -> bool:
-        due = storage.due_work(says.queues, methods=says.methods, server_id=self._run.registration.id)
-        if due.runnable + due.waiting or self._waits(storage, says):
+        run = self._run
+        due = storage.due_work(says.queues, methods=says.methods, server_id=run.registration.id)
+        if due.runnable or (due.waiting and run.config.enable_scheduler) or self._waits(storage, says):
             return True
-        return storage.has_failure_callbacks(says.methods or ())
+        return run.registration.wants_failures and storage.has_failure_callbacks(says.methods or ())
 
     def _waits(self, storage: Storage, says: SelfDescription) -> bool:
         """Whether something comes in time; said once for each number of such jobs."""
@@ -68,7 +76,8 @@ class BurstLoop(Loop):
         return True
 
 
-def _what_is_left(storage: Storage, says: SelfDescription, *, has_workers: bool) -> Iterator[str]:
+def _what_is_left(storage: Storage, run: Run) -> Iterator[str]:
+    says = run.registration.says
     paused = {each.limit.name for each in storage.standings() if each.limit.paused}
     queues: Counter[str] = Counter()
     closed: Counter[str] = Counter()
@@ -81,7 +90,7 @@ def _what_is_left(storage: Storage, says: SelfDescription, *, has_workers: bool)
             closed[line.queue] += line.enqueued
         elif says.methods is not None and line.method not in says.methods:
             methods[line.method] += line.enqueued
-        elif not has_workers:
+        elif not run.pool.size:
             unserved += line.enqueued
     if unserved:
         yield f"{_jobs(unserved)}, as this server has no worker (-w)"
@@ -91,12 +100,17 @@ def _what_is_left(storage: Storage, says: SelfDescription, *, has_workers: bool)
         yield f"{_jobs(count)} in queue {queue}, which is paused (qml-mp queues resume {queue})"
     for method, count in methods.items():
         yield f"{_jobs(count)} of method {method}, which this server does not know"
+    due = storage.due_work(says.queues, methods=says.methods, server_id=run.registration.id)
+    if due.waiting and not run.config.enable_scheduler:
+        yield f"{_jobs(due.waiting)} due now, as this server has no scheduler (--no-scheduler)"
     later = storage.later_work([])
     if later.next_due_in is not None:
         yield f"{_jobs(later.count)} due later, the next in {format_duration(later.next_due_in)}"
     running = sum(queue.processing for queue in storage.queue_stats())
     if running:
         yield f"{_jobs(running)} held by other servers"
+    if not run.registration.wants_failures and storage.has_failure_callbacks(says.methods or ()):
+        yield "calls for jobs that have failed, as this program has no function for them (@app.on_failure)"
 
 
 def _jobs(count: int) -> str:
