@@ -31,6 +31,7 @@ _ONE_WISH_S = 0.5
 and a wrapper passes on what it got. A handler may run late, where a process waits for a processor."""
 _TERMINAL = "/dev/tty"
 _LOOK_FOR_TERMINAL_EVERY_S = 5.0
+_DOUBT_S = 10.0
 _LOOK_FOR_STACKS_EVERY_S = 0.1
 _TOLD_FOR_S = 30.0  # in the registry, where every server reads it at each heartbeat
 _WRITING_A_STACK_S = 5.0  # at most, from the first look: on a busy machine processors are waited for
@@ -189,7 +190,7 @@ class SignalHandling(Part):
             case signal.SIGQUIT:
                 self._run.stop.begin(now=True, why=number.name)
             case signal.SIGHUP:
-                self._terminal.suspect()
+                self._terminal.suspect(self._run.clock.monotonic())
                 self._reload.begin()
             case signal.SIGTTIN:
                 self._run.pool.resize(self._run.pool.size + 1)
@@ -213,14 +214,21 @@ class Terminal:
 
     def __init__(self) -> None:
         self._is_bound_to_it = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
-        self._is_in_doubt = False
+        self._doubted_until: float | None = None
+        """When the hangup that a SIGHUP may have been would have taken it; None: there is no doubt."""
         self._look_at = 0.0
         self._was_there = True
 
     def look(self, now: float) -> None:
         """Whether it has gone without a SIGHUP, as a shell may leave its background jobs behind: then the
         server has outlived it. Seen twice, as a shell passes a hangup on after the terminal went."""
-        if not self._is_bound_to_it or self._is_in_doubt or now < self._look_at:
+        if not self._is_bound_to_it:
+            return
+        if self._doubted_until is not None:
+            if now >= self._doubted_until and _has_terminal():  # however late this look comes
+                self._doubted_until = None
+            return
+        if now < self._look_at:
             return
         self._look_at = now + _LOOK_FOR_TERMINAL_EVERY_S
         was_there, self._was_there = self._was_there, _has_terminal()
@@ -228,14 +236,15 @@ class Terminal:
             self._is_bound_to_it = False
             logger.info("The terminal is gone without a hangup: the server works on, and SIGHUP is a reload")
 
-    def suspect(self) -> None:
-        """A SIGHUP came: from now on it may be gone. (The kernel sends it before it takes it away.)"""
-        self._is_in_doubt = True
+    def suspect(self, now: float) -> None:
+        """A SIGHUP came: it may be gone in a moment, as the kernel sends that before it takes it away. One
+        that is still there then was asked for new workers, and may go later without a hangup."""
+        self._doubted_until = now + _DOUBT_S
 
     @property
     def is_gone(self) -> bool:
-        """Whether the server had a terminal, and has lost it."""
-        return self._is_bound_to_it and self._is_in_doubt and not _has_terminal()
+        """Whether the server had a terminal, and has lost it by a hangup."""
+        return self._is_bound_to_it and self._doubted_until is not None and not _has_terminal()
 
 
 def _has_terminal() -> bool:
