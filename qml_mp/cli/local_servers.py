@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import click
 
+from qml_mp import host
+from qml_mp.cli.output import note
 from qml_mp.core.acts import ActKind
 from qml_mp.core.server_info import ServerInfo
 from qml_mp.host import handles_signal, is_alive
@@ -87,6 +89,25 @@ def _elsewhere(
 def shown(server: ServerInfo) -> str:
     """ "web (pid 1234)"."""
     return printable(f"{server.name} (pid {server.process.pid})")
+
+
+def note_other_folder(server: ServerInfo, spec: str | None) -> None:
+    """Say so when a server here imports its app from another folder, although this one has it as well: a
+    process stays in the folder in which it was started, also where a symlink by which it was named leads to
+    another one now."""
+    here, pid = host.current_directory(), server.process.pid
+    if spec is None or here is None or is_alive(server.process) is not True:
+        return
+    try:
+        there = os.readlink(f"/proc/{pid}/cwd")
+    except OSError:  # another user's, or a system without /proc
+        return
+    module = spec.partition(":")[0]
+    if here != there and _has_module(here, module) and _has_module(there, module):
+        note(
+            f"{shown(server)} imports {module} from {there}, in which it was started, and not from here "
+            f"({here}). What is here a restart takes over, and no reload."
+        )
 
 
 class ServerEnded(click.ClickException):
@@ -175,3 +196,8 @@ def _what_to_do(server: ServerInfo, standing: Standing, *, command: str) -> str:
         "machine or container, another user's processes, or a storage that this one was copied from): run "
         f"`qml-mp {command}` there."
     )
+
+
+def _has_module(folder: str, module: str) -> bool:
+    path = os.path.join(folder, *module.split("."))
+    return os.path.exists(f"{path}.py") or os.path.isdir(path)

@@ -82,6 +82,10 @@ def is_importing(status: Any) -> bool:
     return any(str(server["trouble"]).startswith("New code is") for server in status["servers"])
 
 
+def has_one_worker(status: Any) -> bool:
+    return any(len(server["workers"]) == 1 for server in status["servers"])
+
+
 def has_workers(status: Any) -> bool:
     return any(len(server["workers"]) == 2 for server in status["servers"])
 
@@ -365,3 +369,24 @@ def test_a_server_that_ended_since_it_was_found_is_not_signalled(
         server.send(signal.SIGKILL)
 
     assert bystander.poll() is None
+
+
+def test_a_reload_in_another_folder_than_the_servers_says_what_code_that_takes(qml: Qml) -> None:
+    old, new, link = qml.folder / "r1", qml.folder / "r2", qml.folder / "current"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "tasks.py").write_text(TASKS)
+    link.symlink_to(old)
+    url = f"sqlite:///{qml.database}"
+    with replace(qml, folder=link).started("--url", url, "-w", "1") as process:
+        qml.until("status", "--url", url, shows=has_one_worker, server=process)
+        reload = ("-A", "tasks:app", "reload", "--url", url)
+        silent = replace(qml, folder=link)(*reload)
+        link.unlink()
+        link.symlink_to(new)
+
+        told = replace(qml, folder=link)(*reload)
+
+    assert (silent.code, told.code) == (0, 0), (silent.err, told.err)
+    assert "imports tasks from" not in silent.err
+    assert f"imports tasks from {old}, in which it was started, and not from here ({new})" in told.err

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from qml_mp.cli.asking import ask, asker, await_act, called, note_change, tell
-from qml_mp.cli.local_servers import LocalServer, ServerEnded, chosen_servers, shown
+from qml_mp.cli.local_servers import LocalServer, ServerEnded, chosen_servers, note_other_folder, shown
 from qml_mp.cli.output import json_option, note, print_json, report, say
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.waiting_options import no_wait_option, wait_option
@@ -24,6 +24,7 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageError
 from qml_mp.host import is_alive
 from qml_mp.printable import printable_lines
+from qml_mp.sources import load_app_spec
 from qml_mp.storage.store import Storage
 from qml_mp.units import format_duration
 
@@ -69,6 +70,9 @@ def reload(
     storage = session.existing_storage()
     servers = chosen_servers(storage, names, all_of_them=all_of_them, command=ActKind.RELOAD)
     within = None if no_wait else timeout
+    spec = load_app_spec(session.app_spec)
+    for info in servers:
+        note_other_folder(info, spec)
     return max(_each(servers, lambda info: _reload(storage, info, within=within)))
 
 
