@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 import click
@@ -10,7 +11,7 @@ import click
 from qml_mp.cli.output import note, report
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
 from qml_mp.core.server_info import ServerInfo
-from qml_mp.errors import StorageError
+from qml_mp.errors import StorageError, StorageUnavailable
 from qml_mp.host import user_at_host
 from qml_mp.printable import printable, printable_lines
 from qml_mp.storage.store import Storage
@@ -75,14 +76,15 @@ def ask(storage: Storage, request: ActRequest, *, wait: timedelta | None) -> Act
 
 
 def await_act(storage: Storage, act: Act, *, wait: timedelta) -> Act:
-    """Wait for the end of what was asked for so long; the act as it is then."""
+    """Wait for the end of what was asked for so long; the act as it was last seen."""
     began = time.monotonic()
     while not act.state.is_final:
         waited_s = time.monotonic() - began
         if waited_s >= wait.total_seconds():
             break
         time.sleep(_LOOK_EVERY_S if waited_s < _SOON_S else _LOOK_RARELY_S)
-        act = storage.get_act(act.id) or act
+        with suppress(StorageUnavailable):  # no news: it is ridden out, as by the server
+            act = storage.get_act(act.id) or act
     return act
 
 

@@ -19,7 +19,9 @@ import click
 from qml_mp import host
 from qml_mp.cli.output import note
 from qml_mp.core.acts import ActKind
+from qml_mp.core.answers import NO_ANSWERS, Answers
 from qml_mp.core.server_info import ServerInfo
+from qml_mp.errors import StorageUnavailable
 from qml_mp.host import handles_signal, is_alive
 from qml_mp.printable import printable
 from qml_mp.storage.store import Storage
@@ -175,6 +177,15 @@ class LocalServer:
         """Its row as it is now, also when it goes on under another id; None: it has left the registry."""
         rows = (each for each in storage.list_servers() if each.process == self.info.process)
         return next(rows, None)
+
+    def answers(self, storage: Storage) -> Answers:
+        """What it has answered so far: nothing once it has left the registry, and while storage cannot be
+        asked. Whoever waits for an answer rides that out, as the server does."""
+        try:
+            row = self.row(storage)
+        except StorageUnavailable:
+            return NO_ANSWERS
+        return NO_ANSWERS if row is None else row.answers
 
     def _close(self) -> None:
         if self._pidfd >= 0:

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from qml_mp.child.source import NamedProgram
+from qml_mp.cli.asking import await_act
 from qml_mp.cli.commands import signals
+from qml_mp.cli.local_servers import LocalServer
 from qml_mp.core.acts import Act, ActKind, ActRequest, ActState, Asker
+from qml_mp.core.answers import ReloadAnswer, ReloadState, StacksAnswer
+from qml_mp.core.server_info import ServerInfo
 from qml_mp.errors import StorageUnavailable
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.storage.store import Storage
@@ -144,6 +148,58 @@ def test_a_reload_of_a_server_that_is_about_to_stop_is_not_told_as_code_that_can
 
     assert "the server is about to stop" in capsys.readouterr().err
     assert code == 1
+
+
+def test_whoever_waits_for_an_act_rides_out_an_outage(
+    storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop
+) -> None:
+    request = ask(storage, run)
+    asked = act_in(storage, request)
+    loop.run(storage)
+    (act,) = desk.take_new()
+    desk.answer(act, Answer(state=ActState.DONE))
+    loop.run(storage)
+    losing: Any = Losing(storage, nth=1)
+
+    seen = await_act(losing, asked, wait=timedelta(minutes=1))
+
+    assert (asked.state.is_final, seen.state) == (False, ActState.DONE)
+
+
+def test_whoever_waits_for_a_server_of_this_machine_rides_out_an_outage(storage: Storage, run: Run) -> None:
+    done = ReloadAnswer(began_at=1.0, state=ReloadState.DONE, workers=1, replaced=1)
+    run.registration.answer_reload(done)
+    run.registration.answer_stacks(StacksAnswer(began_at=1.0, workers=()))
+    run.registration.update(storage)
+    [info] = storage.list_servers()
+    first, second = Losing(storage, nth=1), Losing(storage, nth=1)
+    minute = timedelta(minutes=1)
+
+    with LocalServer(info) as server:
+        answer = signals._await_reload(server, first, since=0.0, within=minute)  # type: ignore[arg-type]
+        stacks = signals._await_stacks(server, second, since=0.0)  # type: ignore[arg-type]
+
+    assert answer == done
+    assert stacks == StacksAnswer(began_at=1.0, workers=())
+
+
+def test_a_storage_that_is_away_for_one_of_several_servers_keeps_nothing_from_the_others(
+    storage: Storage, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [info] = storage.list_servers()
+    servers = [replace(info, id=each, name=each) for each in ("a", "b", "c")]
+    told: list[str] = []
+
+    def tell(server: ServerInfo) -> int:
+        told.append(server.name)
+        if server.name == "a":
+            raise StorageUnavailable("the database restarts")
+        return 0
+
+    codes = signals._each(servers, tell)
+
+    assert (codes, told) == ([4, 0, 0], ["a", "b", "c"])
+    assert "the database restarts" in capsys.readouterr().err
 
 
 def test_the_same_answer_is_written_once(storage: Storage, run: Run, desk: ActDesk, loop: ActsLoop) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from qml_mp.cli.asking import ask, asker, await_act, called, note_change, tell
+from qml_mp.cli.failure import exit_code_of, in_words
 from qml_mp.cli.local_servers import LocalServer, ServerEnded, chosen_servers, note_other_folder, shown
 from qml_mp.cli.output import json_option, note, print_json, report, say
 from qml_mp.cli.session import Command, Session, pass_session
@@ -134,17 +135,17 @@ def stacks(session: Session, names: tuple[str, ...], all_of_them: bool, as_json:
 
 
 def _each(servers: Sequence[ServerInfo], act: Callable[[ServerInfo], _T | int]) -> list[_T | int]:
-    """What it comes to for each. Of several, one that has ended or that refuses is told, as exit code 1, and
-    keeps nothing from the others."""
+    """What it comes to for each. Of several, one that has ended or that refuses, and a storage that does not
+    answer for it, are told, and are its exit code: they keep nothing from the others."""
     came_to = list[_T | int]()
     for info in servers:
         try:
             came_to.append(act(info))
-        except click.ClickException as refused:
+        except (click.ClickException, StorageError) as refused:
             if len(servers) == 1:
                 raise
-            note(refused.format_message())
-            came_to.append(1)
+            note(in_words(refused))
+            came_to.append(exit_code_of(refused))
     return came_to
 
 
@@ -238,8 +239,7 @@ def _await_reload(
     answers_by = max(deadline, time.monotonic() + _ANSWERS_WITHIN_S)
     answer: ReloadAnswer | None = None
     while not server.has_ended(within_s=_LOOK_EVERY_S):
-        row = server.row(storage)
-        newest = None if row is None else row.answers.reload
+        newest = server.answers(storage).reload
         if newest is not None and newest.began_at >= since:
             answer = newest
         is_over = time.monotonic() >= (answers_by if answer is None else deadline)
@@ -307,8 +307,7 @@ def _has_left(server: LocalServer, storage: Storage) -> bool:
 def _await_stacks(server: LocalServer, storage: Storage, *, since: float) -> StacksAnswer | None:
     deadline = time.monotonic() + _ANSWERS_WITHIN_S
     while not server.has_ended(within_s=_LOOK_EVERY_S) and time.monotonic() < deadline:
-        row = server.row(storage)
-        answer = None if row is None else row.answers.stacks
+        answer = server.answers(storage).stacks
         if answer is not None and answer.began_at >= since:
             return answer
     return None
