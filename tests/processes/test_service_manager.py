@@ -153,6 +153,19 @@ def test_a_stop_and_a_trouble_are_told_once(run: Run, one: ServiceManager, manag
     ]  # fmt: skip
 
 
+def test_a_trouble_of_any_length_and_of_any_characters_is_told_and_the_watchdog_too(
+    run: Run, one: ServiceManager, clock: HandClock, manager: Manager
+) -> None:
+    run.registration.report("caf\udce9 " + "\udce9" * 300_000)
+    clock.at = 105.0
+
+    one.turn()
+
+    ready, status, watchdog = manager.all()
+    assert (ready, watchdog) == ("READY=1", "WATCHDOG=1")
+    assert status.startswith("STATUS=0 workers. caf\\udce9 ")
+
+
 def test_a_manager_that_does_not_read_holds_nothing_up(
     run: Run, one: ServiceManager, clock: HandClock, manager: Manager
 ) -> None:

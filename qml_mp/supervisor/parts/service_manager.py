@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _TRY_AGAIN_S = 0.1
 _GONE_TRY_AGAIN_S = 1.0  # at most: a short watchdog would run out meanwhile
+_MOST_CHARACTERS = 600
+"""Of the status: a message of more than 4 KiB is ignored, and a character takes up to six bytes."""
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.EMFILE, errno.ENFILE)
 
 
@@ -93,7 +95,8 @@ class ServiceManager(Part):
                 done = "importing the new code"
             what += f", reloading ({done})"
         what += ", paused" if says.paused else ""
-        return what if says.trouble is None else " ".join(f"{what}. {says.trouble}".split())
+        words = what if says.trouble is None else " ".join(f"{what}. {says.trouble}".split())
+        return words[:_MOST_CHARACTERS]
 
     def _send(self, text: str) -> bool:
         """Whether it was taken. Never waits: what finds no room, or nobody, is sent again a moment later."""
@@ -103,7 +106,8 @@ class ServiceManager(Part):
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
                 connection.setblocking(False)
-                connection.sendto(text.encode(), address.path)
+                # What is no UTF-8, such as a path in an error, is told as an escape.
+                connection.sendto(text.encode(errors="backslashreplace"), address.path)
         except OSError as error:
             if error.errno in _FULL:
                 self._try_again_at = now + _TRY_AGAIN_S
