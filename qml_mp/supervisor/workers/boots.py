@@ -66,7 +66,7 @@ class Boots:
         gave_reason = worker.last.activity is Activity.CANNOT_BOOT
         if not gave_reason and death.killed_for is not None and not worker.is_too_slow:
             return False
-        text = worker.last.text if gave_reason else f"It {death.how}."
+        text = worker.last.text if gave_reason else _how_it_ended(worker, death)
         if old_works_on:
             self._note(text, old_ones_stay=True)
             return True
@@ -74,7 +74,8 @@ class Boots:
             self._silent_deaths += 1
             if self._silent_deaths < _SILENT_DEATHS:
                 return True
-            text = f"{_SILENT_DEATHS} workers in a row died while booting, without a reason. {text}"
+            reason = "" if worker.is_too_slow else ", without a reason"
+            text = f"{_SILENT_DEATHS} workers in a row died while booting{reason}. {text}"
         self._note(text, old_ones_stay=False)
         return True
 
@@ -109,3 +110,10 @@ class Boots:
         if self.was_ever_ready and text != self.error:
             self._events.emit(WorkersCannotBoot(error=text, old_ones_stay=old_ones_stay))
         self.error = text
+
+
+def _how_it_ended(worker: WorkerProcess, death: Death) -> str:
+    """Of one that gave no reason itself: a kill of ours has one."""
+    if worker.is_too_slow:
+        return "It was not ready in time (boot_timeout) and was killed."
+    return f"It {death.how}."

@@ -1,0 +1,53 @@
+"""Tests: what is told of workers that died before they were ready."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from signal import SIGKILL
+
+from qml_mp.core.outcome import ProcessFacts
+from qml_mp.events.emitter import new_emitter
+from qml_mp.processing.cancel import CancelReason
+from qml_mp.supervisor.workers.boots import Boots
+from qml_mp.supervisor.workers.death import Death
+from qml_mp.supervisor.workers.worker_process import WorkerProcess
+from tests.unit.stand_ins import stand_in
+
+TOO_SLOW = "It was not ready in time (boot_timeout) and was killed."
+DEATH = Death(
+    worker_id="w", number=1, process=ProcessFacts(pid=4242, signal=SIGKILL), slot=None,
+    killed_for=CancelReason.SHUTDOWN, is_too_slow=True,
+)  # fmt: skip
+
+
+@contextmanager
+def slow_worker() -> Iterator[WorkerProcess]:
+    reading, worker = stand_in()
+    worker.is_too_slow = True
+    yield worker
+    worker.channels.close()
+    os.close(reading)
+
+
+def test_a_replacement_that_boots_too_slowly_is_told_as_that_and_not_as_a_kill() -> None:
+    boots = Boots(new_emitter())
+    boots.succeeded()
+
+    with slow_worker() as worker:
+        boots.failed(worker, DEATH, old_works_on=True)
+
+    assert boots.error == TOO_SLOW
+    assert boots.trouble() == f"New workers cannot boot: {TOO_SLOW}"
+
+
+def test_first_workers_that_all_boot_too_slowly_are_told_as_that() -> None:
+    boots = Boots(new_emitter())
+
+    with slow_worker() as worker:
+        for _ in range(5):
+            assert boots.error is None
+            boots.failed(worker, DEATH, old_works_on=False)
+
+    assert boots.error == f"5 workers in a row died while booting. {TOO_SLOW}"
