@@ -23,11 +23,14 @@ def import_error_text(error: BaseException) -> str:
 
 
 def files_in_error(error: BaseException) -> set[str]:
-    """Source files of the user's that the error names, such as one that is no Python."""
+    """Source files of the user's that the error names, such as one that is no Python; those in which a module
+    would be found that there is not."""
     told = TracebackException.from_exception(error)
     files = {frame.filename for frame in told.stack}
     if isinstance(error, SyntaxError) and error.filename:
         files.add(error.filename)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        files |= _places_of(error.name)
     return {file for file in files if _is_users(file)}
 
 
@@ -35,6 +38,13 @@ def files_of_user() -> set[str]:
     """Of the modules that are imported now."""
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     return {file for file in files if isinstance(file, str) and _is_users(file)}
+
+
+def _places_of(module: str) -> set[str]:
+    path = module.replace(".", os.sep)
+    ends = ".py", f"{os.sep}__init__.py"
+    folders = [each for each in sys.path if isinstance(each, str)]  # what else there is, import passes over
+    return {os.path.join(folder, path + end) for folder in folders for end in ends}
 
 
 def _is_users(file: str) -> bool:

@@ -135,7 +135,8 @@ def test_a_file_that_is_gone_counts_as_changed(
 def test_saved_code_is_taken_over_and_what_does_not_import_is_shown(
     server: Callable[..., Server], storage: Storage, tmp_path: Path
 ) -> None:
-    main, first, second = (tmp_path / f"living_{name}.py" for name in ("app", "first", "second"))
+    names = ("app", "first", "second", "third")
+    main, first, second, third = (tmp_path / f"living_{name}.py" for name in names)
     first.write_text("VERSION = 1\n")
     second.write_text("VERSION = (\n")
     main.write_text(CODE.format(part="living_first"))
@@ -154,6 +155,10 @@ def test_saved_code_is_taken_over_and_what_does_not_import_is_shown(
     second.write_text("VERSION = 333\n")  # which was never imported
 
     wait_until(lambda: result_of(storage, "version") == 333, what=one.log)
+    main.write_text(CODE.format(part="living_third"))
+    wait_until(lambda: "No module named 'living_third'" in one.log())
+    third.write_text("VERSION = 4444\n")  # which was not there
+    wait_until(lambda: result_of(storage, "version") == 4444, what=one.log)
     assert (before, meanwhile) == (1, 22)
     assert "so the workers stay as they are. Mend it, and save it:" in one.log()
     assert one.stop() == 0
