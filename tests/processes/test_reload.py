@@ -198,6 +198,31 @@ def test_new_code_that_needs_more_memory_than_a_limit_before_its_first_job_repla
     assert one.stop() == 0
 
 
+def test_a_server_whose_new_workers_cannot_boot_knows_what_those_before_know(
+    living: MakeLiving, deploy: Callable[[str], None], storage: Storage
+) -> None:
+    added = "@app.job()\ndef added(): ...\n"
+    deploy(HEAD + VERSION.format(1))
+    one = living("-w", "1").start()
+    # Imports wherever it is only looked at.
+    deploy(
+        "import setproctitle\n"
+        "if setproctitle.getproctitle().startswith('qml-mp: worker'):\n    raise MemoryError\n" + HEAD + added
+    )  # fmt: skip
+
+    one.signal(signal.SIGHUP)
+
+    wait_until(lambda: has_ended(storage), what=one.log)
+    assert answer_in(storage).state is ReloadState.FAILED
+    wait_until(lambda: storage.list_servers()[0].methods == ("version", "added"), what=one.log)
+    assert result_of(storage, "version") == 1
+    deploy(HEAD + added)
+    os.kill(one.worker_pids()[1], signal.SIGKILL)
+    wait_until(lambda: storage.list_servers()[0].methods == ("added",), what=one.log)
+    wait_for_state(storage, enqueue(storage, "added"), StateName.SUCCEEDED)
+    assert one.stop() == 0
+
+
 def test_two_reloads_in_a_row_end_with_the_newest_code(
     living: MakeLiving, deploy: Callable[[str], None], storage: Storage
 ) -> None:

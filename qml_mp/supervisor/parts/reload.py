@@ -65,6 +65,12 @@ class Reload(Part):
         self._answer: ReloadAnswer | None = None
         self._old: frozenset[str] = frozenset()
         """Ids of the workers that the newest reload replaces."""
+        self._facts: AppFacts | None = None
+        """Of the newest code that was taken over; None: of none yet."""
+        self._old_methods: tuple[str, ...] | None = None
+        """What the code before knew, of which workers may be left; None: not known."""
+        self._serves_both = False
+        """No worker of the new code could boot, and some of the code before work on."""
 
     @property
     def is_under_way(self) -> bool:
@@ -114,6 +120,7 @@ class Reload(Part):
 
     def turn(self) -> None:
         self._watch_replacing()
+        self._watch_old_ones()
         if self._probe is None:
             return
         facts, problem = None, ""
@@ -159,6 +166,8 @@ class Reload(Part):
             self._refuse("The settings of the new code cannot be", str(error))
             return
         self._trouble = None
+        self._facts, self._old_methods = facts, self._run.registration.says.methods
+        self._serves_both = False
         self._run.registration.serve(queues, facts)
         self._declarations.declare(facts)
         self._run.pool.serve(queues)
@@ -166,7 +175,7 @@ class Reload(Part):
         self._replace_all()
 
     def _replace_all(self) -> None:
-        self._old = frozenset(worker.worker_id for worker in self._run.pool)
+        self._old = self._ids()
         self._run.pool.replace_all()
         self._answer_with(state=ReloadState.REPLACING, workers=len(self._old))
 
@@ -179,8 +188,30 @@ class Reload(Part):
         self._answer_with(replaced=replaced)
         if pool.boots.error is not None:
             self._answer_with(state=ReloadState.FAILED, why=pool.boots.error)
+            self._serve_both()
         elif replaced == len(self._old) and pool.is_whole and all(worker.is_ready for worker in pool):
             self._answer_with(state=ReloadState.DONE)
+
+    def _serve_both(self) -> None:
+        """Say that the old code's methods are known, too: its workers run them on, and no other server is to
+        take their jobs for what nobody knows."""
+        new = None if self._facts is None else self._facts.methods
+        if self._facts is None or new is None or self._old_methods is None:
+            return
+        self._serves_both = True
+        self._serve(replace(self._facts, methods=tuple(dict.fromkeys((*self._old_methods, *new)))))
+
+    def _watch_old_ones(self) -> None:
+        """Once none is left of the code before, the new one's methods alone are known."""
+        if self._serves_both and self._facts is not None and self._old.isdisjoint(self._ids()):
+            self._serves_both = False
+            self._serve(self._facts)
+
+    def _serve(self, facts: AppFacts) -> None:
+        self._run.registration.serve(self._run.registration.says.queues, facts)
+
+    def _ids(self) -> frozenset[str]:
+        return frozenset(worker.worker_id for worker in self._run.pool)
 
     def _answer_with(self, answer: ReloadAnswer | None = None, **changes: Any) -> None:
         """This, or the answer so far with the changes."""
