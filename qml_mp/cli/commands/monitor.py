@@ -55,7 +55,7 @@ def list_servers(session: Session, as_json: bool) -> None:
 @click.argument("server", metavar="NAME|ID")
 @pass_session
 def pause(session: Session, server: str) -> int:
-    """Have a server claim nothing more, until it is resumed. Jobs that run go on."""
+    """Have a server claim nothing more, until it is resumed or restarted. Jobs that run go on."""
     return _ask(session, server, ActKind.PAUSE, wait=_SOON)
 
 
