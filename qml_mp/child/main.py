@@ -67,8 +67,8 @@ class WorkerArguments:
     bell: Bell
     turns: Turns
     slot: SlotWriter
-    checks_memory: bool
-    """Whether to be above a limit of memory before the first job is a failure to boot."""
+    memory_limit: int | None
+    """Bytes of memory; to use so many before the first job is a failure to boot."""
 
     @property
     def pipe_fds(self) -> frozenset[int]:
@@ -107,7 +107,7 @@ def worker_main(arguments: WorkerArguments) -> int:
         own_fds |= hygiene.own_fds
         loop = _loop(arguments, program, storage, commands, display, hygiene)
         commands.forks.watch()  # after whatever else is called at forks: the app's, the storage's
-        _check_memory(arguments)  # last: all that a worker uses is there
+        check_memory(arguments.memory_limit, host.rss_bytes(os.getpid()))  # last: all that it uses is there
     except BaseException as error:  # user code: even SystemExit at import is a failure to boot
         arguments.slot.show_cannot_boot(import_error_text(error))
         return WorkerExit.CANNOT_BOOT
@@ -126,11 +126,6 @@ def worker_main(arguments: WorkerArguments) -> int:
         storage.close()
         if commands.orphaned:
             end_group()
-
-
-def _check_memory(arguments: WorkerArguments) -> None:
-    if arguments.checks_memory:
-        check_memory(arguments.config, host.rss_bytes(os.getpid()))
 
 
 def _loop(

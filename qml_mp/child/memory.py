@@ -8,11 +8,17 @@ from qml_mp.settings import ServerConfig
 from qml_mp.units import format_size
 
 
-def check_memory(config: ServerConfig, used_bytes: int | None) -> None:
+def lowest_limit(config: ServerConfig) -> int | None:
+    """In bytes; None: there is no limit."""
+    return min(
+        (size for size in (config.max_memory, config.max_memory_hard) if size is not None), default=None
+    )
+
+
+def check_memory(limit_bytes: int | None, used_bytes: int | None) -> None:
     """Raise `ConfigurationError` for a worker without a job that uses so much (None: not known)."""
-    limits = [size for size in (config.max_memory, config.max_memory_hard) if size is not None]
-    if limits and used_bytes is not None and used_bytes >= min(limits):
+    if limit_bytes is not None and used_bytes is not None and used_bytes >= limit_bytes:
         raise ConfigurationError(
-            f"The memory limit of {format_size(min(limits))} is less than what a worker uses before its "
+            f"The memory limit of {format_size(limit_bytes)} is less than what a worker uses before its "
             f"first job ({format_size(used_bytes)}), so it would be replaced for ever. Raise it."
         )

@@ -44,8 +44,8 @@ IN_THE_BACKGROUND = (  # after `stty tostop`; who was started hands on what it i
     " pid or os.setpgid(0, 0); pid or os.execvp(sys.argv[1], sys.argv[1:]);"
     " [signal.signal(each, lambda number, _: os.kill(pid, number)) for each in"
     " (signal.SIGTERM, signal.SIGTTOU)];"
-    " [time.sleep(0.01) for _ in iter(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is"
-    " None, False)];"  # a signal that comes right before a call that waits is heeded after it
+    " [time.sleep(0.01) for _ in iter(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)"
+    " is None, False)];"  # a signal that comes right before a call that waits is heeded after it
     " os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
 )  # fmt: skip
 LEAVE = (  # as a shell that sends no hangup to what it has in the background

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 
 from qml_mp import host
-from qml_mp.child.memory import check_memory
+from qml_mp.child.memory import check_memory, lowest_limit
 from qml_mp.errors import ConfigurationError
 from qml_mp.ipc.slot import Activity, SlotView
 from qml_mp.processing.cancel import CancelReason
@@ -111,13 +111,13 @@ class MemoryWatch(Part):
 
     def __init__(self, run: Run) -> None:
         config = run.config
-        self._config = config
+        self._lowest_bytes = lowest_limit(config)
         self._hard_bytes = config.max_memory_hard
         self._pool = run.pool
         self._stop = run.stop
         self._clock = run.clock
         self._look_at = 0.0
-        self._is_checked = config.max_memory is None and config.max_memory_hard is None
+        self._is_checked = self._lowest_bytes is None
 
     def next_at(self) -> float:
         """Never without a hard limit, or while nobody is busy."""
@@ -157,7 +157,7 @@ class MemoryWatch(Part):
                 continue
             self._is_checked = True
             try:
-                check_memory(self._config, host.rss_bytes(worker.child.pid))
+                check_memory(self._lowest_bytes, host.rss_bytes(worker.child.pid))
             except ConfigurationError as error:
                 self._stop.begin(now=True, why="its memory limit cannot be kept", error=error)
                 return

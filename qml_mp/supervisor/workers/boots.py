@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import logging
 
+from qml_mp.child.memory import lowest_limit
 from qml_mp.errors import WorkerBootError
 from qml_mp.events.emitter import Emitter
 from qml_mp.events.facts import WorkersCannotBoot
 from qml_mp.ipc.slot import Activity
+from qml_mp.settings import ServerConfig
 from qml_mp.supervisor.part import in_short
 from qml_mp.supervisor.workers.death import Death
 from qml_mp.supervisor.workers.worker_process import WorkerProcess
@@ -38,6 +40,8 @@ class Boots:
         """Workers in a row that died before they were ready, or idle soon after."""
         self.is_over = False
         """The server stops: no other worker follows."""
+        self._is_anew = False
+        """New code is tried, and no worker of it was ready yet."""
         self._not_before = 0.0
         self._silent_deaths = 0
 
@@ -51,6 +55,7 @@ class Boots:
 
     def succeeded(self) -> None:
         self.was_ever_ready = True
+        self._is_anew = False
         self.error = None
         self.useless = 0
         self._silent_deaths = 0
@@ -58,7 +63,16 @@ class Boots:
     def begin_anew(self) -> None:
         """New code is about to be tried: should the error be the same again, it is told again."""
         if self.was_ever_ready:
+            self._is_anew = True
             self.error = None
+
+    def memory_limit(self, config: ServerConfig) -> int | None:
+        """Bytes that a worker which is forked now must not use before its first job, or it does not boot. Of
+        the first ones the supervisor looks at one. Of code that has booted before, one above the soft limit
+        works, one job at a time; above the hard one every job would be killed and charged."""
+        if not self.was_ever_ready:
+            return None
+        return lowest_limit(config) if self._is_anew else config.max_memory_hard
 
     def failed(self, worker: WorkerProcess, death: Death, *, old_works_on: bool) -> bool:
         """The worker died before it was ready. With `old_works_on` it was to replace one that still works.

@@ -272,7 +272,7 @@ class WorkerPool(Part):
             own_fds=self._everyone.own_fds(),
             now=self._clock.monotonic(),
             paused=self.paused,
-            checks_memory=self.boots.was_ever_ready,  # of the first ones all at once, the supervisor does
+            memory_limit=self.boots.memory_limit(self._spec.config),
         )
         self._workers[worker.worker_id] = worker
         self.totals.follow(worker.worker_id, worker.channels.ended.counts)

@@ -28,11 +28,12 @@ def spawn_worker(
     own_fds: Collection[int],
     now: float,
     paused: bool,
-    checks_memory: bool,
+    memory_limit: int | None,
 ) -> WorkerProcess:
     """Fork worker `number` with slot and region `index`; `own_fds` are the supervisor's, which it must not
-    keep. One that is `paused` claims nothing until it is woken; one that `checks_memory` does not boot above
-    a limit of that. Raises `OSError` when the system has no room for it, and leaves nothing behind then."""
+    keep. One that is `paused` claims nothing until it is woken; one that uses `memory_limit` bytes before its
+    first job does not boot. Raises `OSError` when the system has no room for it, and leaves nothing behind
+    then."""
     slots.clear(index)
     reading, channels = open_channels(ended.region(index))
     if paused:  # before it lives: it may be at its first claim when this process comes to anything else
@@ -41,7 +42,7 @@ def spawn_worker(
         number=number, worker_id=worker_id, server_id=spec.server_id, url=spec.url, config=spec.config,
         source=spec.source, pipe_fd=reading, stack_fd=channels.stack_fd, tickets=channels.tickets,
         ended=channels.ended, troubles=spec.troubles.of(index), bell=bell, turns=turns,
-        slot=slots.writer(index), checks_memory=checks_memory,
+        slot=slots.writer(index), memory_limit=memory_limit,
     )  # fmt: skip
     child = fork_child(
         lambda: worker_main(arguments),
