@@ -1,10 +1,8 @@
-"""Client, supervisor: where settings come from; the one place that reads the environment and settings files.
+"""Client, supervisor: where settings come from; the one place that reads the environment.
 
 Each setting is looked up in turn in: the command line's flags, what the code gave, the environment
 (`QML_MP_URL`, `QML_MP_APP`, `QML_MP_WORKERS`, `QML_MP_<FIELD>` for every field of `ServerConfig`),
-the nearest settings file, the default. The settings file is `qml-mp.toml`, or `pyproject.toml` with
-a table `[tool.qml-mp]`; the first directory that has one, from the current one upwards, is the
-only one read. An environment variable that is empty counts as not set.
+the nearest settings file, the default. An environment variable that is empty counts as not set.
 """
 
 from __future__ import annotations
@@ -12,18 +10,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from qml_mp.errors import ConfigurationError, about_field
 from qml_mp.settings import SETTINGS, ServerConfig
+from qml_mp.settings_file import ALIASES, nearest_file
 
 DEFAULT_URL = "sqlite:///qml.db"
 
@@ -35,7 +32,6 @@ WEB_TOKEN_VARIABLE = "QML_MP_WEB_TOKEN"
 _OF_KUBERNETES = re.compile(
     r"QML_MP_(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)"
 )
-_ALIASES: Mapping[str, str] = MappingProxyType({"workers": "worker_count"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +73,7 @@ def _found_url(flag: str | None, code: str | None) -> StorageUrl:
     from_environment = os.environ.get("QML_MP_URL")
     if from_environment:
         return StorageUrl(text=from_environment, source="QML_MP_URL")
-    file = _nearest_file()
+    file = nearest_file()
     if file is None or "url" not in file.values:
         return StorageUrl(text=DEFAULT_URL, source="the default")
     source = f"url in {file.path}"
@@ -101,7 +97,7 @@ def is_url_in_environment() -> bool:
 def unknown_variables() -> list[str]:
     """A sentence for each variable of the environment that looks like a setting and is none; of those not
     that Kubernetes sets for a Service which is called as this is."""
-    known = {_ENV_PREFIX + name.upper() for name in ("url", "app", *_ALIASES, *SETTINGS)} | {
+    known = {_ENV_PREFIX + name.upper() for name in ("url", "app", *ALIASES, *SETTINGS)} | {
         WEB_TOKEN_VARIABLE
     }
     sentences = []
@@ -127,7 +123,7 @@ def load_app_spec(flag: str | None) -> str | None:
         spec, origin = flag, "-A"
     elif from_environment := os.environ.get("QML_MP_APP"):
         spec, origin = from_environment, "QML_MP_APP"
-    elif (file := _nearest_file()) is not None and "app" in file.values:
+    elif (file := nearest_file()) is not None and "app" in file.values:
         origin = f"app in {file.path}"
         spec = _text(file.values["app"], origin)
     else:
@@ -213,20 +209,14 @@ class _Setting:
     """The same without a path, for pages that others read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
-    path: Path
-    values: Mapping[str, object]
-
-
 def _from_environment() -> dict[str, _Setting]:
     found: dict[str, _Setting] = {}
-    for key in (*_ALIASES, *SETTINGS):
+    for key in (*ALIASES, *SETTINGS):
         variable = _ENV_PREFIX + key.upper()
         text = os.environ.get(variable, "")
         if not text:
             continue
-        name = _ALIASES.get(key, key)
+        name = ALIASES.get(key, key)
         if name in found:
             raise ConfigurationError(f"{found[name].source} and {variable} are both set; unset one of them.")
         with about_field(name):
@@ -236,12 +226,12 @@ def _from_environment() -> dict[str, _Setting]:
 
 
 def _from_file() -> dict[str, _Setting]:
-    file = _nearest_file()
+    file = nearest_file()
     if file is None:
         return {}
     found: dict[str, _Setting] = {}
     for key, value in file.values.items():
-        name = _ALIASES.get(key, key)
+        name = ALIASES.get(key, key)
         if name not in SETTINGS:
             continue  # url and app, which have readers of their own
         what = f"{key} in {file.path}"
@@ -252,48 +242,6 @@ def _from_file() -> dict[str, _Setting]:
             raise ConfigurationError(f"{what} is {value!r}; it must be {wanted}.", field=name)
         found[name] = _Setting(value=value, source=what, place=file.path.name)
     return found
-
-
-def _nearest_file() -> _File | None:
-    """The file of the first directory upwards that has one; a pyproject.toml without our table is none.
-    `os.path` sees none in a directory that may not be entered, where `Path.is_file` raises."""
-    try:
-        start = Path.cwd()
-    except OSError:  # it was removed
-        return None
-    for directory in (start, *start.parents):
-        own = directory / "qml-mp.toml"
-        if os.path.isfile(own):
-            return _checked(own, _read_toml(own))
-        project = directory / "pyproject.toml"
-        if os.path.isfile(project):
-            tool = _read_toml(project).get("tool")
-            tables = tool if isinstance(tool, dict) else {}
-            for name in tables:
-                if name != "qml-mp" and name.lower().replace("_", "-") == "qml-mp":
-                    raise ConfigurationError(f"{project} has [tool.{name}]; did you mean [tool.qml-mp]?")
-            if "qml-mp" in tables:
-                return _checked(project, tables["qml-mp"])
-    return None
-
-
-def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"The settings file {path} cannot be read: {error}") from None
-
-
-def _checked(path: Path, values: object) -> _File:
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"tool.qml-mp in {path} must be a table: [tool.qml-mp].")
-    known = ["url", "app", *_ALIASES, *SETTINGS]
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
-            raise ConfigurationError(f"{path} has the unknown setting {key!r}; {hint}")
-    return _File(path=path, values=values)
 
 
 def _text(value: object, what: str) -> str:
