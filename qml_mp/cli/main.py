@@ -17,8 +17,9 @@ from click.shell_completion import shell_complete
 
 from qml_mp import __version__, host
 from qml_mp.cli.failure import exit_code_of, paragraph
+from qml_mp.cli.lazy_group import LazyGroup
 from qml_mp.cli.output import discard, unheard
-from qml_mp.cli.session import LazyGroup, Session
+from qml_mp.cli.session import Session
 from qml_mp.printable import printable_lines
 from qml_mp.sources import colour_wanted
 from qml_mp.standard_streams import occupy_standard_streams

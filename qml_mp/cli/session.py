@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from urllib.parse import unquote
 
 import click
-from click.shell_completion import CompletionItem
 
 from qml_mp import host
 from qml_mp.cli.completion import BY_PARAMETER
@@ -256,39 +254,6 @@ class Group(click.Group):
                 hint = f" An app is named by -A: `{ctx.command_path} -A {name} …`."
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
-
-
-class LazyGroup(Group):
-    """A group whose commands are imported when they are called, so that `--help` imports none of them.
-
-    `lazy` maps a command's name to its module in `qml_mp.cli`, where it has that name too, and to its line
-    in the help.
-    """
-
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._lazy = lazy
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(self._lazy)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in self._lazy:
-            return None
-        command: click.Command = getattr(import_module(f"qml_mp.cli.{self._lazy[cmd_name][0]}"), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in self._lazy.items()])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        names = [
-            CompletionItem(name, help=line)
-            for name, (_, line) in self._lazy.items()
-            if name.startswith(incomplete)
-        ]
-        return names + click.Command.shell_complete(self, ctx, incomplete)  # not Group's: it imports them all
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
