@@ -191,6 +191,16 @@ def take_notify_socket() -> NotifySocket | None:
     )
 
 
+def settings_in_environment() -> dict[str, str]:
+    """The variables of the environment that are ours."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_ENV_PREFIX)}
+
+
+def take_over_settings(variables: Mapping[str, str]) -> None:
+    """Have what the import of an app has set in another process in the environment of this one too."""
+    os.environ.update(variables)
+
+
 def environment_without_settings() -> dict[str, str]:
     """The environment for a process that the user's settings must not reach."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_ENV_PREFIX)}

@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ from qml_mp.core.recurring import RecurringJob
 from qml_mp.errors import AppImportError
 from qml_mp.processing.program import Program
 from qml_mp.settings import DEFAULT_QUEUE, ServerConfig
-from qml_mp.sources import anchored
+from qml_mp.sources import anchored, settings_in_environment
 from qml_mp.storage.memory_folder import url_for_others
 
 _VARIABLES = (
@@ -182,6 +182,8 @@ class AppFacts:
     """Of those of its methods that are limited."""
     files: tuple[str, ...] = ()
     """The source files that the code was read from, without those of installed packages."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The settings that the import has put into the environment of its process, as `load_dotenv()` does."""
     threads: int | None = None
     """Native threads of the process that has imported it, once it had; None: not known."""
     error: str | None = None
@@ -190,6 +192,7 @@ class AppFacts:
 def probe(source: ProgramSource) -> str:
     """Import the app and describe it as JSON text (in the child)."""
     files: set[str] = set()
+    before = settings_in_environment().items()
     try:
         facts = _named(facts_of(source.load()), source)
         facts = dataclasses.replace(facts, url=_url_from_here(facts.url))
@@ -199,7 +202,12 @@ def probe(source: ProgramSource) -> str:
         facts = AppFacts(error=import_error_text(error))
         files |= files_in_error(error)
     files |= files_of_user()
-    facts = dataclasses.replace(facts, files=tuple(sorted(files)), threads=host.thread_count())
+    facts = dataclasses.replace(
+        facts,
+        files=tuple(sorted(files)),
+        environment=dict(settings_in_environment().items() - before),
+        threads=host.thread_count(),
+    )
     config = None if facts.config is None else facts.config.plain()
     return json.dumps({**dataclasses.asdict(facts), "config": config}, default=_plain)
 

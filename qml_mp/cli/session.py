@@ -17,7 +17,14 @@ from qml_mp.cli.completion import BY_PARAMETER
 from qml_mp.cli.failure import sentence
 from qml_mp.cli.output import note, stdout_for_data
 from qml_mp.errors import AppImportError, ConfigurationError, SchemaMismatch, StorageUnreachable
-from qml_mp.sources import is_url_in_environment, load_app_spec, load_config, load_url, unknown_variables
+from qml_mp.sources import (
+    is_url_in_environment,
+    load_app_spec,
+    load_config,
+    load_url,
+    take_over_settings,
+    unknown_variables,
+)
 
 if TYPE_CHECKING:
     from qml_mp.app import QmlApp
@@ -90,7 +97,9 @@ class Session:
         code_url = None
         if self.url is None and spec is not None:
             with stdout_for_data():
-                code_url = probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout).url
+                facts = probe_app(NamedProgram(spec=spec), timeout=ServerConfig().boot_timeout)
+            take_over_settings(facts.environment)
+            code_url = facts.url
         with load_url(flag=self.url, code=code_url, directory=self._directory).told() as url:
             return self._open(url)
 

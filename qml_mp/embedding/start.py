@@ -14,7 +14,7 @@ from qml_mp.embedding.supervise import check_forkable, open_for_supervisor, prel
 from qml_mp.errors import ConfigurationError
 from qml_mp.events.log import what_is_served
 from qml_mp.settings import ServerConfig
-from qml_mp.sources import load_boot_timeout, load_config, load_url, take_notify_socket
+from qml_mp.sources import load_boot_timeout, load_config, load_url, take_notify_socket, take_over_settings
 from qml_mp.storage.memory_folder import MEMORY_URL
 from qml_mp.storage.open import open_storage
 from qml_mp.supervisor.parts.host_process import Host
@@ -94,6 +94,8 @@ def _check_takes_over_code(config: ServerConfig) -> None:
 
 
 def _settings(flags: Mapping[str, object], facts: AppFacts) -> ServerConfig:
-    """The settings; of queues that nobody sets, those that the code declares."""
+    """The settings; of queues that nobody sets, those that the code declares. What its import has put into
+    the environment counts, as it does for producers, who import the code themselves."""
+    take_over_settings(facts.environment)
     config = load_config(flags=flags, code=facts.config)
     return config if "queues" in config.given else replace(config, queues=facts.queues)

@@ -306,3 +306,21 @@ def test_a_relative_path_is_that_of_the_directory_in_which_the_command_is_called
     assert ended.err.count("\n") == 1
     assert qml.database.exists()
     assert not list((qml.folder / "moved").iterdir())
+
+
+def test_what_the_import_of_the_app_puts_into_the_environment_counts_for_servers_too(qml: Qml) -> None:
+    """As `load_dotenv()` does. The supervisor has the app imported by a process of its own."""
+    variables = 'os.environ.setdefault("QML_MP_URL", "sqlite:///real.db")\nos.environ["QML_MP_WORKERS"] = "1"\n'
+    code = f"import os\n{variables}from qml_mp import QmlApp\napp = QmlApp()\n"
+    (qml.folder / "tasks.py").write_text(f"{code}@app.job()\ndef f() -> None: ...\n")
+
+    enqueued = qml("-A", "tasks:app", "enqueue", "f")
+    checked = qml("-A", "tasks:app", "check")
+    served = qml("-A", "tasks:app", "start", "--burst")
+
+    assert (enqueued.code, checked.code, served.code) == (0, 0, 0)
+    assert f"sqlite:///{qml.folder}/real.db answers" in checked.out
+    assert "1 workers" in checked.out
+    (job,) = qml("-A", "tasks:app", "jobs", "list", "--json").lines
+    assert job["state"] == "succeeded"
+    assert not qml.database.exists()
