@@ -47,9 +47,9 @@ def run_server(
     if watch:
         _check_takes_over_code(config)
     check_served(config)
-    source = preloaded(named, config)
     with load_url(flag=url_flag, code=facts.url).told() as url:
         storage = open_for_supervisor(url)
+    source = preloaded(named, config)  # not before: the import may change the directory
     _connect_once(storage.url)
     check_forkable(storage)
     logger.info("Server %s of %s on %s", config.server_name, app_spec, storage.display_url)
