@@ -1,7 +1,7 @@
 """Client, supervisor: the nearest settings file.
 
 It is `qml-mp.toml`, or `pyproject.toml` with a table `[tool.qml-mp]`; the first directory that has one, from
-the current one upwards, is the only one read.
+the current one upwards (of a command: from that in which it was called), is the only one read.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ class SettingsFile:
     values: Mapping[str, object]
 
 
-def nearest_file() -> SettingsFile | None:
-    """The file of the first directory upwards that has one; a pyproject.toml without our table is none.
-    `os.path` sees none in a directory that may not be entered, where `Path.is_file` raises."""
+def nearest_file(directory: str | None = None) -> SettingsFile | None:
+    """The file of the first directory upwards from this one (None: from the current one) that has one; a
+    pyproject.toml without our table is none. `os.path` sees none in a directory that may not be entered,
+    where `Path.is_file` raises."""
     try:
-        start = Path.cwd()
+        start = Path.cwd() if directory is None else Path(directory)
     except OSError:  # it was removed
         return None
-    for directory in (start, *start.parents):
-        own = directory / "qml-mp.toml"
+    for folder in (start, *start.parents):
+        own = folder / "qml-mp.toml"
         if os.path.isfile(own):
             return _checked(own, _read_toml(own))
-        project = directory / "pyproject.toml"
+        project = folder / "pyproject.toml"
         if os.path.isfile(project):
             tool = _read_toml(project).get("tool")
             tables = tool if isinstance(tool, dict) else {}

@@ -56,16 +56,17 @@ def load_url(*, flag: str | None = None, code: str | None = None, directory: str
 
     A relative SQLite path in a settings file is meant from the file's directory and comes back
     absolute; from anywhere else it is meant from the current directory and comes back as it is. With a
-    `directory` all but that of the code, which may change it, are meant from there, and come back absolute.
+    `directory` all but that of the code, which may change it, are meant from there and come back absolute,
+    and the settings file is the nearest of that one.
     Raises `ConfigurationError` for one that is empty, save in the environment.
     """
-    found = _found_url(flag, code)
+    found = _found_url(flag, code, directory)
     if directory is None or (flag is None and code is not None):
         return found
     return replace(found, text=anchored(found.text, Path(directory)))
 
 
-def _found_url(flag: str | None, code: str | None) -> StorageUrl:
+def _found_url(flag: str | None, code: str | None, directory: str | None) -> StorageUrl:
     if flag is not None:
         return StorageUrl(text=_named(flag, "--url"), source="--url")
     if code is not None:
@@ -73,7 +74,7 @@ def _found_url(flag: str | None, code: str | None) -> StorageUrl:
     from_environment = os.environ.get("QML_MP_URL")
     if from_environment:
         return StorageUrl(text=from_environment, source="QML_MP_URL")
-    file = nearest_file()
+    file = nearest_file(directory)
     if file is None or "url" not in file.values:
         return StorageUrl(text=DEFAULT_URL, source="the default")
     source = f"url in {file.path}"
@@ -114,16 +115,16 @@ def load_web_token() -> str | None:
     return os.environ.get(WEB_TOKEN_VARIABLE) or None
 
 
-def load_app_spec(flag: str | None) -> str | None:
+def load_app_spec(flag: str | None, *, directory: str | None = None) -> str | None:
     """The user's app, `module:attribute`: the flag, `QML_MP_APP`, the settings file; None: nobody says.
 
-    Raises `ConfigurationError` for what is not of that form.
+    The file is that of `directory`, as in `load_url`. Raises `ConfigurationError` for another form.
     """
     if flag is not None:
         spec, origin = flag, "-A"
     elif from_environment := os.environ.get("QML_MP_APP"):
         spec, origin = from_environment, "QML_MP_APP"
-    elif (file := nearest_file()) is not None and "app" in file.values:
+    elif (file := nearest_file(directory)) is not None and "app" in file.values:
         origin = f"app in {file.path}"
         spec = _text(file.values["app"], origin)
     else:
@@ -135,13 +136,16 @@ def load_app_spec(flag: str | None) -> str | None:
     return spec
 
 
-def load_config(*, flags: Mapping[str, object], code: ServerConfig | None) -> ServerConfig:
+def load_config(
+    *, flags: Mapping[str, object], code: ServerConfig | None, directory: str | None = None
+) -> ServerConfig:
     """The settings of a server. `flags` has names of `ServerConfig` fields; None there means not given.
 
-    Of `code`, the fields that were written count, also when they are written as the default is.
+    Of `code`, the fields that were written count, also when they are written as the default is. The settings
+    file is that of `directory`, as in `load_url`.
     Raises `ConfigurationError` that names the setting, the bound and where the value comes from.
     """
-    given = {**_from_file(), **_from_environment()}
+    given = {**_from_file(directory), **_from_environment()}
     for name in code.given if code is not None else ():
         given[name] = _Setting(
             value=getattr(code, name), source="the ServerConfig in the code", place="the code"
@@ -235,8 +239,8 @@ def _from_environment() -> dict[str, _Setting]:
     return found
 
 
-def _from_file() -> dict[str, _Setting]:
-    file = nearest_file()
+def _from_file(directory: str | None) -> dict[str, _Setting]:
+    file = nearest_file(directory)
     if file is None:
         return {}
     found: dict[str, _Setting] = {}

@@ -51,10 +51,14 @@ class Session:
     _directory: str | None = field(default_factory=host.current_directory)
     """In which the command was called; an app may change it when it is imported."""
 
+    def named_app(self) -> str | None:
+        """The app as the flag, the environment or the settings file names it."""
+        return load_app_spec(self.app_spec, directory=self._directory)
+
     def app(self) -> QmlApp | None:
         """The user's app, imported into this process; None when nobody names one."""
         if self._app is None:
-            spec = load_app_spec(self.app_spec)
+            spec = self.named_app()
             self._app = None if spec is None else _import_app(spec)
         return self._app
 
@@ -93,7 +97,7 @@ class Session:
         from qml_mp.settings import ServerConfig
         from qml_mp.supervisor.probe import probe_app
 
-        spec = load_app_spec(self.app_spec)
+        spec = self.named_app()
         code_url = None
         if self.url is None and spec is not None:
             with stdout_for_data():
@@ -136,7 +140,8 @@ class Session:
         except AppImportError as error:  # jobs can be cancelled while the code is broken
             note(f"what is kept how long is taken from the settings alone: {' '.join(str(error).split())}")
             app = None
-        config = load_config(flags={}, code=None if app is None else app.config)
+        code = None if app is None else app.config
+        config = load_config(flags={}, code=code, directory=self._directory)
         return Retention.of(config)
 
     def _open(self, url: str) -> Storage:
@@ -151,7 +156,7 @@ class Session:
         from qml_mp.cli.url_in_source import NotPlain, url_in_source
         from qml_mp.storage.memory_folder import url_for_others
 
-        spec = load_app_spec(self.app_spec)
+        spec = self.named_app()
         if spec is None or self.url is not None:
             return None
         ways_out = "--url"

@@ -324,3 +324,37 @@ def test_what_the_import_of_the_app_puts_into_the_environment_counts_for_servers
     (job,) = qml("-A", "tasks:app", "jobs", "list", "--json").lines
     assert job["state"] == "succeeded"
     assert not qml.database.exists()
+
+
+def test_the_settings_file_is_that_of_the_directory_in_which_the_command_is_called(qml: Qml) -> None:
+    """Also for a command that imports an app which changes the directory."""
+    (qml.folder / "qml-mp.toml").write_text('app = "tasks:app"\nurl = "sqlite:///real.db"\n')
+    moved = have_the_app_go_to(qml, "moved")
+    (moved / "qml-mp.toml").touch()
+
+    enqueued = qml("enqueue", "f")
+    listed = qml("jobs", "list", "--json")
+
+    assert (enqueued.code, listed.code, len(listed.lines)) == (0, 0, 1)
+    assert enqueued.err.startswith(f"qml-mp: a new storage was made at sqlite:///{qml.folder}/real.db; ")
+    assert [path.name for path in moved.iterdir()] == ["qml-mp.toml"]
+
+
+def test_a_server_with_preload_has_the_storage_of_the_directory_in_which_it_was_started(qml: Qml) -> None:
+    """Although the import of the app, in the supervisor, changes the directory."""
+    moved = have_the_app_go_to(qml, "moved")
+    enqueued = qml("-A", "tasks:app", "enqueue", "f")
+
+    served = qml("-A", "tasks:app", "start", "-w", "1", "--preload", "--burst")
+
+    (job,) = qml("-A", "tasks:app", "jobs", "list", "--json").lines
+    assert (enqueued.code, served.code, job["state"]) == (0, 0, "succeeded")
+    assert not list(moved.iterdir())
+
+
+def have_the_app_go_to(qml: Qml, folder: str) -> Path:
+    """Write an app whose module changes to a new folder; its path."""
+    code = f"import os\nos.chdir({folder!r})\nfrom qml_mp import QmlApp\napp = QmlApp()\n"
+    (qml.folder / "tasks.py").write_text(f"{code}@app.job()\ndef f() -> None: ...\n")
+    (qml.folder / folder).mkdir()
+    return qml.folder / folder
