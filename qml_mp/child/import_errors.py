@@ -31,13 +31,13 @@ def files_in_error(error: BaseException) -> set[str]:
         files.add(error.filename)
     if isinstance(error, ModuleNotFoundError) and error.name:
         files |= _places_of(error.name)
-    return {file for file in files if _is_users(file)}
+    return {file for file in files if is_users(file)}
 
 
 def files_of_user() -> set[str]:
     """Of the modules that are imported now."""
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {file for file in files if isinstance(file, str) and _is_users(file)}
+    return {file for file in files if isinstance(file, str) and is_users(file)}
 
 
 def _places_of(module: str) -> set[str]:
@@ -47,8 +47,8 @@ def _places_of(module: str) -> set[str]:
     return {os.path.join(folder, path + end) for folder in folders for end in ends}
 
 
-def _is_users(file: str) -> bool:
-    """Those of the standard library and of installed packages are not."""
+def is_users(file: str) -> bool:
+    """Whether the source file is; those of the standard library and of installed packages are not."""
     return (
         file.endswith(".py")
         and os.path.isabs(file)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import ast
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 
+from qml_mp.child.import_errors import is_users
 from qml_mp.sources import anchored
 
 _ATTACHES = "attach"
@@ -41,10 +43,9 @@ def url_in_source(spec: str) -> str | None:
     """
     module, _, attribute = spec.partition(":")
     file = _file_of(module)
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
-        raise NotPlain from None
+    tree = _tree_of(file)
+    if tree is None:
+        raise NotPlain
     if any(text == _ATTACHES or _VARIABLE in text for text in _words(tree)):
         raise NotPlain
     app = _only_value(tree, attribute)
@@ -53,7 +54,7 @@ def url_in_source(spec: str) -> str | None:
     if not _is_the_class(tree, app.func.id):
         raise NotPlain
     url = _url_argument(app)
-    if url is not None and anchored(url, Path(os.sep)) != url and _changes_directory(tree):
+    if url is not None and anchored(url, Path(os.sep)) != url and _import_changes_directory(module):
         raise NotPlain([url, anchored(url, file.parent.absolute())])
     return url
 
@@ -77,6 +78,15 @@ def _file_of(module: str) -> Path:
     raise NotPlain
 
 
+def _tree_of(file: Path) -> ast.Module | None:
+    """None: it cannot be read. What Python warns of in it is told where it is imported."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.parse(file.read_bytes())
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
 def _words(tree: ast.Module) -> Iterator[str]:
     """Every name and text that the code has; no comments, and no texts that stand alone, as docstrings do."""
     nodes = list(ast.walk(tree))
@@ -90,15 +100,66 @@ def _words(tree: ast.Module) -> Iterator[str]:
                     yield text if isinstance(text, str) else text.decode("latin-1")
 
 
+def _import_changes_directory(module: str) -> bool:
+    """Whether the import may do so, by what stands in the module, in the packages around it, or in what these
+    import of the user's own code. What cannot be read is passed over: it does not import either."""
+    names, seen = [module], {""}
+    while names:
+        name = names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        names.append(name.rpartition(".")[0])
+        found = _found_by_import(name)
+        if found is None or found.origin is None or not is_users(found.origin):
+            continue
+        tree = _tree_of(Path(found.origin))
+        if tree is None:
+            continue
+        if _changes_directory(tree):
+            return True
+        is_package = found.submodule_search_locations is not None
+        names += _imported(tree, package=name if is_package else name.rpartition(".")[0])
+    return False
+
+
+def _found_by_import(module: str) -> ModuleSpec | None:
+    """Where an import would find it; the packages around it are not imported for that."""
+    folders: list[str] | None = None  # sys.path
+    found = None
+    for name in module.split("."):
+        found = PathFinder.find_spec(name, folders)
+        if found is None:
+            return None
+        folders = found.submodule_search_locations or []
+    return found
+
+
+def _imported(tree: ast.Module, *, package: str) -> Iterator[str]:
+    """What a module of the package imports; of `from a import b`, b may be a module too."""
+    for node in _run_at_import(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            around = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            name = ".".join(filter(None, [around, node.module]))
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
 def _changes_directory(tree: ast.Module) -> bool:
-    """Whether the import may do so; what functions do is their callers' affair, as jobs run elsewhere."""
+    return any(
+        value in _CHANGE_DIRECTORY for node in _run_at_import(tree) for _, value in ast.iter_fields(node)
+    )
+
+
+def _run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
+    """What an import runs; what functions do is their callers' affair, as jobs run elsewhere."""
     nodes: list[ast.AST] = [node for node in tree.body if not _is_of_a_program(node)]
     for node in nodes:
-        if any(value in _CHANGE_DIRECTORY for _, value in ast.iter_fields(node)):
-            return True
+        yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             nodes += ast.iter_child_nodes(node)
-    return False
 
 
 def _is_of_a_program(node: ast.AST) -> bool:

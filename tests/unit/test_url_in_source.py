@@ -12,6 +12,7 @@ from qml_mp.cli.url_in_source import NotPlain, url_in_source
 
 _HEAD = "raise AssertionError('it was imported')\n"
 _IMPORT = "from qml_mp import QmlApp\n"
+_GO = "import os\nos.chdir('/')\n"
 
 
 @pytest.fixture
@@ -84,6 +85,46 @@ def test_what_is_not_plain_has_to_be_imported(folder: Path, code: str) -> None:
 
     with pytest.raises(NotPlain):
         url_in_source("odd_app:app")
+
+
+@pytest.mark.parametrize(
+    ("code", "files"),
+    [
+        ("import base", {"base.py": _GO}),
+        ("import one", {"one.py": "import two", "two.py": f"import one\n{_GO}"}),
+        ("from shop import base", {"shop/__init__.py": "", "shop/base.py": _GO}),
+        ("import shop.base", {"shop/__init__.py": _GO, "shop/base.py": ""}),
+        ("import shop", {"shop/__init__.py": "from .base import name", "shop/base.py": _GO}),
+        (
+            "import shop.sub.tasks",
+            {"shop/sub/__init__.py": "", "shop/sub/tasks.py": "from .. import base", "shop/base.py": _GO},
+        ),
+    ],
+)
+def test_what_the_module_imports_may_change_the_directory(
+    folder: Path, code: str, files: dict[str, str]
+) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "led_app.py").write_text(f"{_IMPORT}{code}\napp = QmlApp('sqlite:///a.db')\n")
+
+    with pytest.raises(NotPlain) as caught:
+        url_in_source("led_app:app")
+
+    assert caught.value.urls == ["sqlite:///a.db", f"sqlite:///{folder}/a.db"]
+
+
+def test_what_the_module_imports_leaves_the_url_plain_where_it_does_not_change_the_directory(
+    folder: Path,
+) -> None:
+    """Also what is not found, is no Python, or is of the standard library, which has functions for that."""
+    (folder / "base.py").write_text("import led_app\ndef f():\n    import os\n    os.chdir('/')\n")
+    (folder / "broken.py").write_text("(")
+    imports = "import base, broken, not_there, shutil\n"
+    (folder / "led_app.py").write_text(f"{_IMPORT}{imports}app = QmlApp('sqlite:///a.db')\n")
+
+    assert url_in_source("led_app:app") == "sqlite:///a.db"
 
 
 @pytest.mark.parametrize("spec", ["no_such_module:app", "no.such:app", "plain_folder:app", "json:app"])
