@@ -17,8 +17,8 @@ from qml_mp.core.job import Job
 from qml_mp.core.options import JOB_OPTIONS
 from qml_mp.core.payload import JsonValue
 from qml_mp.core.state import StateName
-from qml_mp.errors import StorageError, WaitTimeout
-from qml_mp.handle import JobHandle
+from qml_mp.errors import StorageError
+from qml_mp.handle import JobHandle, deadline_of
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, MethodStats
 from qml_mp.views.servers import view_servers
@@ -89,12 +89,13 @@ def enqueue(
 
 def _wait_for_ever(handle: JobHandle[JsonValue], storage: Storage) -> JsonValue:
     """Its result. That no server would run it is told after a while: nothing else would ever say so."""
-    try:
-        return handle.wait(_A_WHILE)
-    except WaitTimeout:
-        with suppress(StorageError):  # an outage is waited out
-            _note_what_it_lacks(handle.job(), storage)
-        return handle.wait()
+    with handle.ends.wait([handle.id]) as waiting:  # once: only the first look of all raises in an outage
+        ended = waiting.next_ended(deadline=deadline_of(_A_WHILE))
+        if not ended:
+            with suppress(StorageError):
+                _note_what_it_lacks(handle.job(), storage)
+            ended = waiting.next_ended(deadline=deadline_of(None))
+    return handle.outcome(ended[handle.id])
 
 
 def _note_what_it_lacks(job: Job, storage: Storage) -> None:
