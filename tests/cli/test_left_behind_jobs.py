@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qml_mp import host
-from qml_mp.core.job import Claim
+from qml_mp.core.job import Claim, Job
 from qml_mp.core.outcome import Success
 from qml_mp.core.server_description import ServerDescription, ToldSetting
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
@@ -127,6 +127,25 @@ def test_a_job_whose_server_lives_is_left_and_the_answer_says_what_to_do(
     assert "is running (server blue#1: alive)" in ended.err
     assert f"qml-mp jobs cancel {claim.job.id}" in ended.err
     assert state_of(storage, claim) is StateName.PROCESSING
+
+
+def test_several_running_jobs_are_all_asked_before_the_end_of_any_is_waited_for(
+    qml: Qml, storage: Storage
+) -> None:
+    claims = [running(qml, storage, HERE)]
+    storage.enqueue(Job.new("resize"))
+    second = storage.fetch_and_lock_job(Fetch(worker_id="blue-1", server_id="blue#1", queues=()))
+    assert second is not None
+    claims.append(second)
+    job_ids = [*(claim.job.id for claim in claims), storage.enqueue(Job.new("resize"))]
+
+    ended = qml("jobs", "cancel", *job_ids, "--wait", "--wait-timeout", "0.1")
+
+    assert (ended.code, ended.out) == (1, f"{job_ids[2]} deleted\n")
+    assert ended.err.count("was asked to end, and has not after 100ms.") == 2
+    assert ended.err.endswith("qml-mp: error: 2 of 3 jobs were asked to end and have not yet.\n")
+    assert {request.key for request in storage.cancel_requests("blue#1")} == {each.key for each in claims}
+    assert {line["subject"] for line in qml("audit", "--json").lines} == set(job_ids)
 
 
 def test_a_running_job_is_cancelled_by_its_server(qml: Qml, storage: Storage) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -15,9 +17,11 @@ from qml_mp.cli.output import json_option, note, print_json, say, unheard
 from qml_mp.cli.selecting import Wanted, selecting
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.core.state import StateName
-from qml_mp.errors import InvalidTransition, JobFailed, QmlError, ResultNotStored, StorageError
-from qml_mp.handle import JobHandle
+from qml_mp.errors import InvalidTransition, JobFailed, QmlError, ResultNotStored, StorageError, WaitTimeout
+from qml_mp.handle import JobHandle, deadline_of
 from qml_mp.job_selection import BulkChange
+from qml_mp.storage.store import Storage
+from qml_mp.units import format_duration
 from qml_mp.views.changing import ASKED_TO_END, Changing
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -78,15 +82,7 @@ def cancel(session: Session, wait: bool, wait_timeout: timedelta | None, **asked
     if wait and not asked["job_ids"]:
         raise click.UsageError("--wait is for jobs that are named by their ids.")
 
-    def cancel_one(changing: Changing, job_id: str) -> str:
-        told = changing.cancel(job_id)
-        if told != ASKED_TO_END or not wait:
-            return told
-        return _end_of(
-            JobHandle(job_id, storage=changing.storage, retention=changing.retention), wait_timeout
-        )
-
-    _change(session, BulkChange.CANCEL, cancel_one, **asked)
+    _change(session, BulkChange.CANCEL, Changing.cancel, wait=wait, wait_timeout=wait_timeout, **asked)
 
 
 @click.command(cls=Command)
@@ -116,6 +112,8 @@ def _change(
     yes: bool,
     dry_run: bool,
     as_json: bool,
+    wait: bool = False,
+    wait_timeout: timedelta | None = None,
     **selected: Any,
 ) -> None:
     wanted = Wanted.of(**selected)
@@ -139,45 +137,78 @@ def _change(
         note_change(storage, f"{change} job", job_id, said=told)
         return told
 
-    _each(job_ids, change_one, as_json=as_json)
+    deadline = deadline_of(wait_timeout)  # one for all
+    end_of = partial(_end_of, storage, deadline=deadline, timeout=wait_timeout) if wait else None
+    _each(job_ids, change_one, end_of=end_of, as_json=as_json)
 
 
-def _each(job_ids: Sequence[str], change: Callable[[str], str], *, as_json: bool) -> None:
-    """Change every job: a line on stdout for each one done, on stderr for each refused; fail if any was."""
-    refused: list[QmlError] = []
-    for job_id in job_ids:
+def _each(
+    job_ids: Sequence[str],
+    change: Callable[[str], str],
+    *,
+    end_of: Callable[[str], str] | None,
+    as_json: bool,
+) -> None:
+    """Change every job, then wait for the `end_of` those that were asked to end: a line on stdout for each
+    one done, on stderr for each refused; fail if any was."""
+    troubles: list[QmlError] = []
+
+    def told_of(step: Callable[[str], str], job_id: str) -> str | None:
         try:
-            told = change(job_id)
+            return step(job_id)
         except StorageError:
             raise
         except QmlError as error:
-            refused.append(error)
+            troubles.append(error)
             if len(job_ids) > 1:
                 note(str(error))
+            return None
+
+    asked: list[str] = []
+    for job_id in job_ids:
+        told = told_of(change, job_id)
+        if told == ASKED_TO_END and end_of is not None:
+            asked.append(job_id)
         else:
-            with unheard():
-                if as_json:
-                    print_json({"id": job_id, "done": told})
-                else:
-                    say(f"{job_id} {told}")
-    if refused:
-        raise (
-            refused[0]
-            if len(job_ids) == 1
-            else QmlError(f"{len(refused)} of {len(job_ids)} jobs were left as they were.")
-        )
+            _tell(job_id, told, as_json=as_json)
+    if end_of is not None:
+        for job_id in asked:
+            _tell(job_id, told_of(end_of, job_id), as_json=as_json)
+    if troubles:
+        raise troubles[0] if len(job_ids) == 1 else QmlError(_in_all(troubles, of=len(job_ids)))
 
 
-def _end_of(handle: JobHandle, timeout: timedelta | None) -> str:
+def _tell(job_id: str, done: str | None, *, as_json: bool) -> None:
+    if done is None:
+        return
+    with unheard():
+        if as_json:
+            print_json({"id": job_id, "done": done})
+        else:
+            say(f"{job_id} {done}")
+
+
+def _in_all(troubles: Sequence[QmlError], *, of: int) -> str:
+    late = sum(isinstance(each, WaitTimeout) for each in troubles)
+    left = len(troubles) - late
+    sentences = [f"{left} of {of} jobs were left as they were."] if left else []
+    if late:
+        sentences.append(f"{late} of {of} jobs were asked to end and have not yet.")
+    return " ".join(sentences)
+
+
+def _end_of(storage: Storage, job_id: str, *, deadline: float, timeout: timedelta | None) -> str:
     """Wait for the end of a job that was asked to end."""
+    left_s = None if timeout is None else max(0.0, deadline - time.monotonic())
     try:
-        handle.wait(timeout)
+        JobHandle(job_id, storage=storage).wait(left_s)
     except JobFailed as end:
         if end.state == StateName.DELETED:
             return end.state
-        raise InvalidTransition(
-            f"The job {handle.id} ended {end.state} before the cancel reached it."
-        ) from None
+        raise InvalidTransition(f"The job {job_id} ended {end.state} before the cancel reached it.") from None
     except ResultNotStored:
         pass  # it has succeeded all the same
-    raise InvalidTransition(f"The job {handle.id} succeeded before the cancel reached it.")
+    except WaitTimeout:
+        waited = format_duration(timeout or timedelta())
+        raise WaitTimeout(f"The job {job_id} was asked to end, and has not after {waited}.") from None
+    raise InvalidTransition(f"The job {job_id} succeeded before the cancel reached it.")
