@@ -23,6 +23,7 @@ from qml_mp.settings import SETTINGS, ServerConfig
 from qml_mp.settings_file import ALIASES, nearest_file
 
 DEFAULT_URL = "sqlite:///qml.db"
+_THE_DEFAULT = "the default"
 
 _NAME_NO_FILE = ("", ":memory:")  # which is told when they are opened
 _ENV_PREFIX = "QML_MP_"
@@ -40,6 +41,11 @@ class StorageUrl:
 
     text: str = field(repr=False)
     source: str
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nobody has named it."""
+        return self.source == _THE_DEFAULT
 
     @contextmanager
     def told(self) -> Iterator[str]:
@@ -76,7 +82,7 @@ def _found_url(flag: str | None, code: str | None, directory: str | None) -> Sto
         return StorageUrl(text=from_environment, source="QML_MP_URL")
     file = nearest_file(directory)
     if file is None or "url" not in file.values:
-        return StorageUrl(text=DEFAULT_URL, source="the default")
+        return StorageUrl(text=DEFAULT_URL, source=_THE_DEFAULT)
     source = f"url in {file.path}"
     return StorageUrl(text=anchored(_text(file.values["url"], source), file.path.parent), source=source)
 

@@ -50,6 +50,8 @@ class Session:
     _app: QmlApp | None = None
     _directory: str | None = field(default_factory=host.current_directory)
     """In which the command was called; an app may change it when it is imported."""
+    _not_asked: str | None = None
+    """The app whose URL is not known, so that the default was taken."""
 
     def named_app(self) -> str | None:
         """The app as the flag, the environment or the settings file names it."""
@@ -122,6 +124,12 @@ class Session:
         """The storage, for commands that only make sense where there is a schema: nothing is created."""
         storage = self.storage(may_import=may_import)
         if storage.schema_version() == 0:
+            if self._not_asked is not None:
+                raise SchemaMismatch(
+                    f"What storage the app {self._not_asked!r} uses is not plain from its source, and it is "
+                    "not imported here: name it by --url, QML_MP_URL or the settings file. The default, "
+                    f"{storage.display_url}, has no qml-mp schema."
+                )
             if storage.is_on_one_machine:
                 _check_could_be_made(storage)
             raise SchemaMismatch(
@@ -168,7 +176,10 @@ class Session:
                 ways_out = "--url or QML_MP_URL"
             except NotPlain as error:
                 if not may_import:
-                    return next(filter(_names_a_file, error.urls), next(iter(error.urls), None))
+                    url = next(filter(_names_a_file, error.urls), next(iter(error.urls), None))
+                    is_guess = url is None and load_url(directory=self._directory).is_default
+                    self._not_asked = spec if is_guess else None
+                    return url
         try:
             app = self.app()
         except AppImportError as error:
