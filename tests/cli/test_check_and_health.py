@@ -381,8 +381,9 @@ def test_without_a_server_or_a_storage_nothing_is_healthy(qml: Qml, storage: Sto
 
 
 def test_commands_that_import_no_app_ask_for_the_url_that_its_source_does_not_say_plainly(qml: Qml) -> None:
-    """They take the default, which has no schema, and the URL that is given is not the one that is wrong."""
-    (qml.folder / "tasks.py").write_text("import os\nfrom qml_mp import QmlApp\napp = QmlApp(os.environ['U'])\n")
+    """They take the default, which has no schema."""
+    code = "import os\nfrom qml_mp import QmlApp\napp = QmlApp(os.environ['U'])\n"
+    (qml.folder / "tasks.py").write_text(code)
     told = "What storage the app 'tasks:app' uses is not plain from its source, and it is not imported here: "
 
     health, page = qml("-A", "tasks:app", "health"), qml("-A", "tasks:app", "web", "--port", "0")

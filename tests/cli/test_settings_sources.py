@@ -310,8 +310,9 @@ def test_a_relative_path_is_that_of_the_directory_in_which_the_command_is_called
 
 def test_what_the_import_of_the_app_puts_into_the_environment_counts_for_servers_too(qml: Qml) -> None:
     """As `load_dotenv()` does. The supervisor has the app imported by a process of its own."""
-    variables = 'os.environ.setdefault("QML_MP_URL", "sqlite:///real.db")\nos.environ["QML_MP_WORKERS"] = "1"\n'
-    code = f"import os\n{variables}from qml_mp import QmlApp\napp = QmlApp()\n"
+    url = 'os.environ.setdefault("QML_MP_URL", "sqlite:///real.db")'
+    workers = 'os.environ["QML_MP_WORKERS"] = "1"'
+    code = f"import os\n{url}\n{workers}\nfrom qml_mp import QmlApp\napp = QmlApp()\n"
     (qml.folder / "tasks.py").write_text(f"{code}@app.job()\ndef f() -> None: ...\n")
 
     enqueued = qml("-A", "tasks:app", "enqueue", "f")

@@ -48,7 +48,8 @@ def check(session: Session, as_json: bool) -> int:
     """Say whether a server of this app could start here: settings, app, templates, storage, schema, queues.
 
     Nothing is written. The exit code is that of the first thing that failed, as `start` would have it:
-    2, 3, 4 or 5. What is only worth a look is a warning, and 0.
+    2, 3, 4 or 5. What is only worth a look is a warning, and 0; so is an app that nobody names, without which
+    settings and storage alone are looked at.
     """
     code = 0
     for line in _lines(session):
@@ -75,7 +76,7 @@ def _lines(session: Session) -> Iterator[Line]:
     try:
         spec = load_app_spec(session.app_spec)
         if spec is None:
-            yield Line(what="app", result="warning", text="none is named (-A, QML_MP_APP): not looked at")
+            yield Line(what="app", result="warning", text="none is named (-A, QML_MP_APP): no server starts")
         else:
             with stdout_for_data():
                 facts = probe_app(NamedProgram(spec=spec), timeout=load_boot_timeout(flags={}))
