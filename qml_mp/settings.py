@@ -10,7 +10,7 @@ from itertools import takewhile
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from qml_mp.errors import about_field
+from qml_mp.errors import about_field, shown
 from qml_mp.field_docs import with_fields_in_doc
 from qml_mp.setting_kinds import Address, Count, Hosts, Kind, Name, Queues, Size, Switch, Time, refusal
 
@@ -155,10 +155,11 @@ class ServerConfig:
                     object.__setattr__(self, name, kind.check(value, f"ServerConfig.{name}"))
         with about_field("max_memory_hard"):
             if self.max_memory_hard is not None and self.max_memory_hard < (self.max_memory or 0):
-                raise refusal("ServerConfig.max_memory_hard", self.max_memory_hard, "at least max_memory")
+                bound = f"at least {self._told_of('max_memory')}"
+                raise refusal("ServerConfig.max_memory_hard", self.max_memory_hard, bound)
         with about_field("dead_server_timeout"):
             if self.dead_server_timeout < 2 * self.heartbeat_interval:
-                bound = "at least twice heartbeat_interval"
+                bound = f"at least twice {self._told_of('heartbeat_interval')}"
                 raise refusal("ServerConfig.dead_server_timeout", self.dead_server_timeout, bound)
 
     def plain(self) -> dict[str, object]:
@@ -168,6 +169,11 @@ class ServerConfig:
             name: value.total_seconds() for name, value in values.items() if isinstance(value, timedelta)
         }
         return {"given": sorted(self.given), "sources": dict(self.sources), **values, **seconds}
+
+    def _told_of(self, name: str) -> str:
+        """A setting that bounds another one, with its value and, where known, with what has set it."""
+        place = f" ({self.sources[name]})" if name in self.sources else ""
+        return f"{name}, which is {shown(getattr(self, name))}{place}"
 
 
 SETTINGS: Mapping[str, Kind] = MappingProxyType(

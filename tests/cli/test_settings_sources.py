@@ -278,6 +278,27 @@ def test_the_field_is_that_of_the_code_where_another_setting_sets_its_bound(
     assert "the ServerConfig in the code" in str(refusal.value)
 
 
+def test_where_another_setting_sets_the_bound_its_value_and_source_are_told_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QML_MP_HEARTBEAT_INTERVAL", "40s")
+    with pytest.raises(ConfigurationError) as of_a_default:
+        load_config(flags={}, code=None)
+
+    monkeypatch.setenv("QML_MP_MAX_MEMORY", "3000000")
+    with pytest.raises(ConfigurationError) as of_the_code:
+        load_config(flags={"heartbeat_interval": 1}, code=ServerConfig(max_memory_hard=2_000_000))
+
+    assert str(of_a_default.value) == (
+        "ServerConfig.dead_server_timeout is 60s; it must be at least twice heartbeat_interval, which is 40s "
+        "(QML_MP_HEARTBEAT_INTERVAL)."
+    )
+    assert str(of_the_code.value) == (
+        "ServerConfig.max_memory_hard is 2000000; it must be at least max_memory, which is 3000000 "
+        "(QML_MP_MAX_MEMORY). It comes from the ServerConfig in the code."
+    )
+
+
 def test_one_setting_under_two_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QML_MP_WORKERS", "2")
     monkeypatch.setenv("QML_MP_WORKER_COUNT", "3")
