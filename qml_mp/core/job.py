@@ -174,10 +174,15 @@ class Job:
         return ClaimKey(job_id=self.id, claim_seq=self.claim_seq)
 
     def to_json(self, attempts: tuple[Attempt, ...] = ()) -> dict[str, JsonValue]:
-        """The job as `--json` prints it; instants are ISO 8601 in UTC. Only a job whose result could not be
-        stored has the key `result_not_stored`, which says why, and only one that follows another has
-        `parent_id`. `server_id` and `worker_id` say where it runs, `reason` why it was deleted or put off."""
-        of_some = {"result_not_stored": self.result_not_stored, PARENT_ID: self.metadata.get(PARENT_ID)}
+        """The job as `--json` prints it; instants are ISO 8601 in UTC. Only a job whose payload is unreadable
+        has the key `payload_error`, which says why, only one whose result could not be stored has
+        `result_not_stored`, and only one that follows another `parent_id`. `server_id` and `worker_id` say
+        where it runs, `reason` why it was deleted or put off."""
+        of_some = {
+            "payload_error": self.payload_error,
+            "result_not_stored": self.result_not_stored,
+            PARENT_ID: self.metadata.get(PARENT_ID),
+        }
         running = self.state if isinstance(self.state, Processing) else None
         return {
             "id": self.id,

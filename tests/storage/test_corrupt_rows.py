@@ -52,6 +52,7 @@ def test_a_job_with_an_unreadable_payload_is_handed_out_and_can_fail(
 
     assert read.payload is None
     assert read.payload_error
+    assert read.to_json()["payload_error"] == read.payload_error
     assert listed == (read,)
     assert claim is not None
     assert (claim.job.id, claim.job.payload, claim.job.payload_error) == (job_id, None, read.payload_error)

@@ -38,7 +38,7 @@ def _setting(field: str, *flags: str, meaning: str) -> Callable[[Callable[..., i
         flag, text = parameter.opts[-1], given if isinstance(given, str) else ",".join(given)
         return kind.check(kind.from_text(text, flag), flag)
 
-    many = isinstance(kind, Hosts)
+    many = isinstance(kind, Hosts | Queues)
     return click.option(*flags, field, metavar=kind.in_shell, multiple=many, callback=read, help=meaning)
 
 
