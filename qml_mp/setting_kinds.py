@@ -145,7 +145,7 @@ class Switch(Kind):
 
 
 class Queues(Kind):
-    """In code and in a file, no name at all is every queue; text says "*"."""
+    """In code and in a file, no name at all is every queue; text says "*". A flag may be given for each."""
 
     in_shell = "A,B"
     in_file = ('a list of names such as ["default", "images"] (empty serves all)', (list,))
@@ -153,7 +153,11 @@ class Queues(Kind):
     def check(self, value: Any, what: str) -> tuple[str, ...]:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise refusal(what, value, 'a list of names such as ["default", "images"] (empty serves all)')
-        names = tuple(dict.fromkeys(map(check_queue_name, value)))
+        given = tuple(value)
+        if _ALL_QUEUES in given:
+            bound = 'names without "*": an empty list serves all, or "*" alone where it is text'
+            raise refusal(what, list(given), bound)
+        names = tuple(dict.fromkeys(map(check_queue_name, given)))
         if len(names) > _MAX_QUEUES:
             raise refusal(what, f"{len(names)} names", f"at most {_MAX_QUEUES} names (empty serves all)")
         return names

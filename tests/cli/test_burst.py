@@ -36,6 +36,17 @@ def test_a_server_that_is_told_no_queues_serves_those_that_the_app_declares(
     assert "Left:" not in ended.err
 
 
+def test_queues_may_be_named_by_a_flag_for_each(qml: Qml, storage: Storage) -> None:
+    enqueue_resizes(storage, 2)
+    storage.enqueue(Job.new("boom"))
+
+    ended = qml("-A", "tasks:app", "start", "-w", "1", "--burst", "-q", "images", "-q", "default")
+
+    assert ended.code == 0, ended.err
+    counts = storage.job_counts()
+    assert (counts[StateName.SUCCEEDED], counts[StateName.FAILED]) == (2, 1)
+
+
 @pytest.mark.parametrize("told_by", ["flag", "environment", "file"])
 def test_queues_that_are_set_win_and_a_burst_says_which_jobs_it_leaves_in_others(
     qml: Qml, storage: Storage, told_by: str

@@ -204,6 +204,7 @@ def test_other_urls_in_a_file_are_taken_as_they_are(folder: Path) -> None:
         ("enable_scheduler = 'yes'", "true or false"),
         ("queues = 'default'", "a list of names"),
         ("queues = ['a b']", "qml-mp.toml"),
+        ("queues = ['*']", "an empty list serves all"),
         ("url = 5", "it must be text"),
         ("server_name = 5", "it must be text"),
         ("workers = = 2", "cannot be read"),

@@ -14,7 +14,7 @@ from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.embedding.early_stop import stop_early_when_told
 from qml_mp.embedding.log import StderrHandler
 from qml_mp.embedding.log_format import JsonFormatter, TextFormatter
-from qml_mp.setting_kinds import Hosts, Switch
+from qml_mp.setting_kinds import Hosts, Queues, Switch
 from qml_mp.settings import SETTINGS, ServerConfig
 from qml_mp.sources import load_app_spec, unknown_variables
 from qml_mp.units import format_duration
