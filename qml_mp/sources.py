@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from qml_mp.errors import ConfigurationError, about_field
 from qml_mp.settings import SETTINGS, ServerConfig
@@ -91,7 +91,7 @@ def anchored(url: str, directory: Path) -> str:
     """The URL with a relative SQLite path made absolute, if it names a file."""
     prefix = "sqlite:///"
     path = url.removeprefix(prefix)
-    if not url.startswith(prefix) or path.startswith("/") or path in _NAME_NO_FILE:
+    if not url.startswith(prefix) or unquote(path).startswith("/") or path in _NAME_NO_FILE:
         return url
     return f"{prefix}{quote(os.fsencode(directory)).rstrip('/')}/{path}"
 

@@ -69,10 +69,11 @@ def _path_of(url: str, rest: str) -> str:
         raise _bad_url(url, "would give every process a database of its own; use memory://")
     if not os.path.isabs(path) and host.current_directory() is None:
         raise _bad_url(url, "names a file in the current directory, which was removed")
-    try:
-        os.path.abspath(path).encode()
-    except UnicodeEncodeError:
-        raise _bad_url(url, "names a file below a folder whose name is not UTF-8") from None
+    for name, what in ((path, "a file"), (os.path.abspath(path), "a file below a folder")):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise _bad_url(url, f"names {what} whose name is not UTF-8") from None
     return path
 
 

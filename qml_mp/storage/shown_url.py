@@ -17,7 +17,10 @@ from urllib.parse import unquote
 MASK = "***"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_URL_IN_TEXT = re.compile(rf"{_SCHEME.pattern}\S*[^\s'\").,;]")  # without the quotes around it
+_LOGIN_WITH_SPACES = r"(?:[^\s'\"/@]*:[^'\"\n]*@)?"  # behind the user: a password that was not encoded
+_URL_IN_TEXT = re.compile(  # without the quotes around it
+    rf"{_SCHEME.pattern}{_LOGIN_WITH_SPACES}\S*[^\s'\").,;]"
+)
 _FILE_OR_WORD = re.compile(r"[\w./~-]*", re.ASCII)
 _WITHOUT_SLASHES = re.compile(r"sqlite:[\w./~-]*|memory:", re.ASCII)  # nobody has a password there
 _LONGEST_WORD = 60

@@ -184,6 +184,12 @@ def test_a_relative_sqlite_path_in_a_file_is_relative_to_the_file(
     assert load_url().text == f"sqlite:///{folder}/data/jobs.db"
 
 
+def test_a_path_whose_first_slash_is_encoded_is_absolute() -> None:
+    url = "sqlite:///%2Fsrv%2Fjobs.db"
+
+    assert load_url(flag=url, directory="/home").text == url
+
+
 def test_other_urls_in_a_file_are_taken_as_they_are(folder: Path) -> None:
     (folder / "qml-mp.toml").write_text('url = "sqlite:////var/jobs.db"\n')
 

@@ -130,6 +130,11 @@ def test_a_name_that_is_not_utf_8_is_refused(url: str) -> None:
     assert url in str(caught.value)
 
 
+def test_a_file_whose_own_name_is_not_utf_8_is_refused_as_such() -> None:
+    with pytest.raises(ConfigurationError, match="names a file whose name is not UTF-8"):
+        open_storage("sqlite:///x\udcff.db")
+
+
 def test_opening_touches_nothing(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/jobs.db")
     storage.close()

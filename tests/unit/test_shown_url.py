@@ -129,6 +129,7 @@ def test_of_what_is_no_url_of_ours_only_what_is_plain_is_shown(url: str, shown: 
     [
         ("No such command 'postgresql://u:S3CR'ET@h/db'.", "No such command 'postgresql://u:***@h/db'."),
         ("extra argument (postgresql://u:S3CR@ET@h)", "extra argument (postgresql://u:***@h)"),
+        ("'postgresql://u:S3 CR ET@h/db' is none", "'postgresql://u:***@h/db' is none"),
         ("it is postgresql://u:S3CRET, or is it?", "it is postgresql://***, or is it?"),
         ("no URL: a::b // c", "no URL: a::b // c"),
     ],
