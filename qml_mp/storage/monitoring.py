@@ -90,10 +90,11 @@ class Monitoring(Part):
     def queue_stats(self, *, among: int | None = None) -> list[QueueStats]:
         """Queues by name.
 
-        With `among`, at most one more than so many jobs are counted of each queue, the oldest is that of the
-        first ten of each method and priority, of which a thousand of each queue are looked at, and of queues
-        that have nothing but jobs for later those are told that are among so many due next: what it costs
-        does then not grow with the backlog, though with the number of queues.
+        With `among`, at most one more than so many jobs are counted of each queue. The oldest is that of the
+        first of each method and priority by when they were created, which a retry does not change: of ten,
+        and where a queue has few methods and priorities of up to a thousand; a thousand of these are looked
+        at. Of queues that have nothing but jobs for later those are told that are among so many due next.
+        What it costs does then not grow with the backlog, though with the number of queues.
         """
         queries = self._db.queries.monitoring
         if among is None:
@@ -107,7 +108,7 @@ class Monitoring(Part):
                 processing=row["processing"],
                 held=row["held"],
                 oldest=self._between(row, "oldest_at", "now"),
-                is_oldest_of_some=bool(row["has_more_groups"]),
+                is_oldest_of_some=bool(row["has_more"]),
             )
             for row in rows
         ]

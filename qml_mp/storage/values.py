@@ -231,6 +231,10 @@ class FailureKind:
 MOST_GROUPS_OF_A_QUEUE: Final = 1000
 """Methods and priorities of one queue in which `queue_stats(among=)` looks for the oldest job."""
 
+HEADS_OF_GROUPS: Final = {1: 1000, 10: 1000, 100: 100}
+"""In a queue of up to so many methods and priorities, at how many jobs of each `queue_stats(among=)` looks
+for it, as far as these are no more than `among` in all; otherwise at ten."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
@@ -245,7 +249,7 @@ class QueueStats:
     oldest: timedelta | None
     """Age of the oldest Enqueued job; None when there is none."""
     is_oldest_of_some: bool = False
-    """Whether `oldest` is that of its first thousand methods and priorities alone, as there are more."""
+    """Whether `oldest` is that of the jobs that were looked at alone, as there may be more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -287,6 +287,22 @@ def test_a_queue_with_many_methods_and_priorities_hides_no_other(storage: Storag
     assert whole[0].oldest >= HOUR
 
 
+@pytest.mark.parametrize(("retried", "is_found"), [(312, True), (1000, False)], ids=["some", "a thousand"])
+def test_retried_jobs_that_stand_first_do_not_hide_one_that_waits_for_long(
+    storage: Storage, raw: Raw, retried: int, is_found: bool
+) -> None:
+    """A queue has at most a thousand of them looked at, and where there may be more, that is said."""
+    hour_ago, day_ago = storage.now() - HOUR, storage.now() - 24 * HOUR
+    storage.enqueue(Job.new("work", now=hour_ago))
+    raw.age("jobs", "enqueued_at", HOUR)
+    storage.enqueue_many(Job.new("work", now=day_ago) for _ in range(retried))
+
+    [queue] = storage.queue_stats(among=100_000)
+
+    assert queue.oldest is not None
+    assert (queue.oldest >= HOUR, queue.is_oldest_of_some) == (is_found, not is_found)
+
+
 def test_a_retried_job_is_listed_where_it_was_created(storage: Storage) -> None:
     old = failed(storage, 1)
     new = failed(storage, 1)

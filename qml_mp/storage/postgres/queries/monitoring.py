@@ -9,7 +9,7 @@ from qml_mp.storage.postgres.queries.common import GROUP, JOB, KNOWN, METHOD_NAM
 from qml_mp.storage.postgres.queries.listing import condition_of
 from qml_mp.storage.queries import MonitoringQueries
 from qml_mp.storage.rows import ATTEMPT_COLUMNS
-from qml_mp.storage.values import MOST_GROUPS_OF_A_QUEUE, JobFilter
+from qml_mp.storage.values import HEADS_OF_GROUPS, MOST_GROUPS_OF_A_QUEUE, JobFilter
 
 _FAILED_AT: Final = {StateName.FAILED: "finished_at", StateName.AWAITING_RETRY: "enqueued_at"}
 _FAILURES: Final = """
@@ -144,6 +144,14 @@ _GROUPS_OF_QUEUES: Final = f"""
         ) AS next
     )
 """
+# At how many of the first jobs of a `part` the oldest is looked for: at more where its queue has few.
+_HEADS: Final = "CASE {} ELSE 10 END".format(
+    " ".join(
+        f"WHEN part.groups_of_queue <= {groups}"
+        f" THEN greatest(10, least({heads}, %(most)s::bigint / {groups}))"
+        for groups, heads in HEADS_OF_GROUPS.items()
+    )
+)
 _PROCESSING: Final = """
     SELECT queue, 0 AS enqueued, count(*) AS processing, count(*) FILTER (WHERE place > 1) AS held,
            NULL::timestamptz AS since
@@ -165,22 +173,22 @@ MONITORING: Final = MonitoringQueries(
     queue_stats_among=f"""
         WITH RECURSIVE {_GROUPS_OF_QUEUES}, oldest AS (
             SELECT part.queue, min(first.since) AS since,
-                   max(part.number) > {MOST_GROUPS_OF_A_QUEUE} AS has_more_groups
-            FROM part
+                   bool_or(part.number > {MOST_GROUPS_OF_A_QUEUE} OR first.read >= {_HEADS}) AS has_more
+            FROM (SELECT *, max(number) OVER (PARTITION BY queue) AS groups_of_queue FROM part) AS part
             CROSS JOIN LATERAL (
-                SELECT min(enqueued_at) AS since FROM (
+                SELECT min(enqueued_at) AS since, count(*) AS read FROM (
                     SELECT j.enqueued_at FROM {{s}}.jobs AS j
                     WHERE j.state = 'enqueued' AND j.queue <> '' AND j.queue = part.queue
                       AND {METHOD_NAME} = part.method AND j.priority = part.priority
-                    ORDER BY j.created_at LIMIT 10) AS head) AS first
+                    ORDER BY j.created_at LIMIT {_HEADS}) AS head) AS first
             GROUP BY part.queue
         )
         SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
                sum(held)::bigint AS held, min(since) AS oldest_at,
-               bool_or(has_more_groups) AS has_more_groups, now() AS now
+               bool_or(has_more) AS has_more, now() AS now
         FROM (
             SELECT oldest.queue, counted.jobs AS enqueued, 0 AS processing, 0 AS held, oldest.since,
-                   oldest.has_more_groups
+                   oldest.has_more
             FROM oldest CROSS JOIN LATERAL (
                 SELECT count(*) AS jobs FROM (
                     {_QUEUE} AND j.queue = oldest.queue LIMIT %(most)s) AS counted_few) AS counted
@@ -210,7 +218,7 @@ MONITORING: Final = MonitoringQueries(
     # In parts, because each reads a small index of its own. Of several claims a worker has begun the first.
     queue_stats="""
         SELECT queue, sum(enqueued)::bigint AS enqueued, sum(processing)::bigint AS processing,
-               sum(held)::bigint AS held, min(since) AS oldest_at, false AS has_more_groups, now() AS now
+               sum(held)::bigint AS held, min(since) AS oldest_at, false AS has_more, now() AS now
         FROM (
             SELECT queue, count(*) AS enqueued, 0 AS processing, 0 AS held, min(enqueued_at) AS since
             FROM {s}.jobs WHERE state = 'enqueued' AND queue <> '' GROUP BY queue

@@ -17,7 +17,7 @@ from qml_mp.storage.sqlite.queries.common import (
     SERVED,
     asked_for,
 )
-from qml_mp.storage.values import MOST_GROUPS_OF_A_QUEUE, JobFilter
+from qml_mp.storage.values import HEADS_OF_GROUPS, MOST_GROUPS_OF_A_QUEUE, JobFilter
 
 _NOT_PAUSED: Final = "queue NOT IN (SELECT name FROM qml_limits WHERE kind = 'queue' AND paused)"
 _WAITING: Final = "state IN ('scheduled', 'awaiting_retry')"
@@ -120,6 +120,29 @@ _GROUPS_OF_QUEUES: Final = f"""
                  THEN COALESCE({NEXT_PRIORITY}, {NEXT_METHOD}) END,
             {NEXT_QUEUE}))
 """
+_OF_GROUP: Final = """
+    FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
+    WHERE state = 'enqueued' AND job.queue = part.queue AND job.method = part.method
+      AND job.priority = part.priority
+"""
+
+
+def _at_heads(look: str) -> str:
+    """A look at the first jobs of a `part`: at more where its queue has few. Each by itself, as SQLite takes
+    no column for a LIMIT."""
+    looks = " ".join(
+        f"WHEN groups_of_queue <= {groups} THEN "
+        + look.format(heads=f"max(10, min({heads}, :most / {groups}))")
+        for groups, heads in HEADS_OF_GROUPS.items()
+    )
+    return f"CASE {looks} ELSE {look.format(heads=10)} END"
+
+
+_OLDEST: Final = _at_heads(
+    f"(SELECT min(enqueued_at) FROM (SELECT enqueued_at {_OF_GROUP} ORDER BY created_at LIMIT {{heads}}))"
+)
+_MAY_HAVE_MORE: Final = _at_heads(f"EXISTS (SELECT 1 {_OF_GROUP} LIMIT 1 OFFSET {{heads}} - 1)")
+
 _AMONG: Final = """
     SELECT '{state}' AS state, count(*) AS jobs FROM (
         SELECT 1 FROM qml_jobs INDEXED BY {index} WHERE {condition} AND state = '{state}' LIMIT :most)
@@ -143,21 +166,18 @@ MONITORING: Final = MonitoringQueries(
     ),
     queue_stats_among=f"""
         WITH RECURSIVE {_GROUPS_OF_QUEUES}, each_queue AS MATERIALIZED (
-            SELECT queue, max(number) > {MOST_GROUPS_OF_A_QUEUE} AS has_more_groups, min((
-                SELECT min(enqueued_at) FROM (
-                    SELECT enqueued_at FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
-                    WHERE state = 'enqueued' AND job.queue = part.queue AND job.method = part.method
-                      AND job.priority = part.priority
-                    ORDER BY created_at LIMIT 10))) AS oldest_at
-            FROM part GROUP BY queue)
+            SELECT queue, min({_OLDEST}) AS oldest_at,
+                   max(number > {MOST_GROUPS_OF_A_QUEUE} OR {_MAY_HAVE_MORE}) AS has_more
+            FROM (SELECT *, max(number) OVER (PARTITION BY queue) AS groups_of_queue FROM part) AS part
+            GROUP BY queue)
         SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
-            min(oldest_at) AS oldest_at, max(has_more_groups) AS has_more_groups, :now AS now
+            min(oldest_at) AS oldest_at, max(has_more) AS has_more, :now AS now
         FROM (
             SELECT queue, (
                 SELECT count(*) FROM (
                     SELECT 1 FROM qml_jobs AS job INDEXED BY qml_jobs_enqueued
                     WHERE state = 'enqueued' AND job.queue = each_queue.queue LIMIT :most)) AS enqueued,
-                0 AS processing, 0 AS held, oldest_at, has_more_groups
+                0 AS processing, 0 AS held, oldest_at, has_more
             FROM each_queue
             UNION ALL
             SELECT *, false FROM ({_PROCESSING})
@@ -182,7 +202,7 @@ MONITORING: Final = MonitoringQueries(
     # In parts, because each reads a small index of its own. Of several claims a worker has begun the first.
     queue_stats="""
         SELECT queue, sum(enqueued) AS enqueued, sum(processing) AS processing, sum(held) AS held,
-            min(oldest_at) AS oldest_at, false AS has_more_groups, :now AS now
+            min(oldest_at) AS oldest_at, false AS has_more, :now AS now
         FROM (
             SELECT queue, count(*) AS enqueued, 0 AS processing, 0 AS held, min(enqueued_at) AS oldest_at
             FROM qml_jobs INDEXED BY qml_jobs_enqueued WHERE state = 'enqueued' GROUP BY queue
