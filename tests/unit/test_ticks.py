@@ -12,12 +12,17 @@ from functools import partial
 import pytest
 
 from qml_mp.child.source import AppFacts, NamedProgram
+from qml_mp.core.outcome import ProcessFacts
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.events.retrying import Retrying
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
 from qml_mp.supervisor.loops.loop import Loop, LoopTable
+from qml_mp.supervisor.loops.settle import SettleLoop
+from qml_mp.supervisor.parts.server_report import ServerReports
 from qml_mp.supervisor.run import Run
+from qml_mp.supervisor.workers.death import Death
+from tests.storage.helpers import register, sqlite_connection
 from tests.unit.hand_clock import HandClock
 
 SECOND = timedelta(seconds=1)
@@ -108,6 +113,40 @@ def test_a_loop_that_is_hastened_by_commits_keeps_its_pause_when_it_fails(
         clock.seconds += 0.01
 
     assert 8 <= loop.ticks <= 14  # 0.1, 0.2, 0.4, 0.8, 1, 1 s … and half as much again by chance
+
+
+def test_a_dead_worker_that_cannot_be_settled_is_told_as_a_loop_that_fails(
+    run: Run, storage: Storage, table: MakeTable, clock: HandClock
+) -> None:
+    """Until it is settled; that another could be is no success of the whole."""
+    refused, other = "refused", "other"
+    register(storage, "server#1", refused, other)
+    with sqlite_connection(storage).write() as connection:
+        connection.execute(
+            f"CREATE TRIGGER no BEFORE DELETE ON qml_workers WHEN OLD.id = '{refused}'"
+            " BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    settling = SettleLoop(run)
+    for worker_id in (refused, other):
+        settling.remember(Death(worker_id=worker_id, number=1, process=ProcessFacts(pid=1), slot=None))
+    loops, reports = table(settling), ServerReports(run, loops=[settling])
+    clock.seconds = 5.0
+
+    for _ in range(3):
+        loops.turn()
+        [told] = reports.make().loops
+        clock.seconds += 60
+
+    assert settling.unsettled_ids == {refused}
+    assert (told.failing_since, told.succeeded_at) == (5.0, None)
+
+    with sqlite_connection(storage).write() as connection:
+        connection.execute("DROP TRIGGER no")
+    loops.turn()
+
+    [told] = reports.make().loops
+    assert settling.unsettled_ids == set()
+    assert (told.failing_since, told.succeeded_at is None) == (None, False)
 
 
 def test_a_storage_that_cannot_be_reached_is_asked_again_before_any_loop_runs(

@@ -34,7 +34,9 @@ class DescriptionLoop(Loop):
 
     def tick(self, storage: Storage) -> None:
         loops = [
-            ToldLoop(name=each.name, succeeded_at=each.succeeded_at, is_failing=each.tries.is_failing)
+            ToldLoop(
+                name=each.name, succeeded_at=each.succeeded_at, is_failing=each.failing_since is not None
+            )
             for each in self._others
         ]
         description = ServerDescription(versions=self._versions, settings=self._settings, loops=tuple(loops))

@@ -51,6 +51,16 @@ class Loop(ABC):
     def tick(self, storage: Storage) -> timedelta | None:
         """Do what is due. Returns in how long it wants to tick again if that is sooner than its interval."""
 
+    @property
+    def failing_since(self) -> float | None:
+        """Since when its tries have failed, or those of a part of its work; None: the newest have not."""
+        return self.tries.failing_since if self._part_failing_since is None else self._part_failing_since
+
+    @property
+    def _part_failing_since(self) -> float | None:
+        """Of a loop whose tick works also where a part of the work has failed and is tried again."""
+        return None
+
     def due_at(self) -> float:
         return self._due_at
 
@@ -69,7 +79,8 @@ class Loop(ABC):
         except Exception:
             self._due_at = now
             raise
-        self.succeeded_at = self._run.clock.now()
+        if self._part_failing_since is None:
+            self.succeeded_at = self._run.clock.now()
         if sooner is not None:
             self._due_at = min(self._due_at, self._run.clock.monotonic() + max(0.0, sooner.total_seconds()))
 

@@ -71,6 +71,11 @@ class SettleLoop(Loop):
         """How many dead workers have to be settled."""
         return len(self._to_settle())
 
+    @property
+    def _part_failing_since(self) -> float | None:
+        since = (one.tries.failing_since for one in self._to_settle())
+        return min((instant for instant in since if instant is not None), default=None)
+
     def due_at(self) -> float:
         return min((one.tries.not_before for one in self._to_settle()), default=NEVER)
 

@@ -89,5 +89,5 @@ def _loop(loop: Loop, now: float) -> LoopReport:
         name=loop.name,
         succeeded_at=None if succeeded_at is None else succeeded_at.timestamp(),
         due_since=due_at if AT_ONCE < due_at <= now else None,
-        failing_since=loop.tries.failing_since,
+        failing_since=loop.failing_since,
     )
