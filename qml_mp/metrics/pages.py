@@ -14,7 +14,7 @@ from qml_mp.metrics.ends import ToldEnds
 from qml_mp.metrics.families import ServerCollector
 from qml_mp.metrics.health import why_not_alive, why_not_ready
 from qml_mp.metrics.server import Answer, Page
-from qml_mp.metrics.storage_looks import StorageLook, StorageLooks
+from qml_mp.metrics.storage_looks import StorageLooks
 from qml_mp.storage.store import Storage
 
 _INDEX = b"/metrics\n/livez\n/readyz\n"
@@ -35,7 +35,7 @@ class MetricsPages:
                 backend="sqlite" if storage.url.startswith("sqlite:") else "postgresql",
                 report=lambda: self._newest,
                 ends=self._ends.numbers,
-                look=self._look,
+                look=lambda: self._looks.newest(server_id=self._server_id()),
             )
         )
 
@@ -66,11 +66,10 @@ class MetricsPages:
         return Answer.of_reasons(why_not_alive(self._newest, now=time.monotonic(), since=self._since))
 
     def _readyz(self) -> Answer:
-        look = self._look()
+        look = self._looks.health(server_id=self._server_id())
         return Answer.of_reasons(why_not_ready(self._newest, look, now=time.monotonic(), since=self._since))
 
-    def _look(self) -> StorageLook | None:
+    def _server_id(self) -> str | None:
+        """Of the server in whose name looks at storage are made."""
         report = self._newest
-        if report is None or report.is_stopping:
-            return self._looks.newest(server_id=None)
-        return self._looks.newest(server_id=report.server_id)
+        return None if report is None or report.is_stopping else report.server_id

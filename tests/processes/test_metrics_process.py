@@ -264,6 +264,52 @@ tell()
     )
 
 
+def test_a_storage_that_takes_long_to_count_answers_and_its_figures_are_those_of_the_look_before(
+    url: str, storage: Storage
+) -> None:
+    enqueue(storage, "nobody")
+    program = f"""
+import threading
+
+from qml_mp.metrics import storage_looks
+from qml_mp.storage.open import open_storage
+
+storage_looks._PATIENCE_S, storage_looks._FRESH_S = 0.2, 0.0
+storage_looks._COUNTING_S = storage_looks._FIGURES_KEPT_S = float("inf")  # however this process is held up
+storage = open_storage({url!r})
+count, may_count = storage.queue_stats, threading.Event()
+
+def count_when_told(*, among):
+    may_count.wait()
+    return count(among=among)
+
+storage.queue_stats = count_when_told
+looks = storage_looks.StorageLooks(storage)
+
+def tell(is_told):
+    for _ in range(300):
+        look = looks.newest(server_id="one")
+        if look is not None and is_told(look):
+            break
+    print(look and look.answers, look and look.queues and [each.name for each in look.queues])
+
+tell(lambda look: True)
+may_count.set()
+tell(lambda look: look.queues)
+may_count.clear()
+tell(lambda look: True)
+print(looks.health(server_id="one").answers)
+"""
+
+    # In a process of its own, because the thread that looks stays.
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (ended.stdout.splitlines(), ended.stderr) == (
+        ["True None", "True ['default']", "True ['default']", "True"],
+        "",
+    )
+
+
 def test_a_look_that_finds_no_schema_says_that_the_storage_does_not_answer(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     program = f"""
