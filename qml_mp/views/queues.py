@@ -53,6 +53,11 @@ def view_queues(
     ]
 
 
+def up_to(count: int, most: int | None) -> str:
+    """Of a count that went to one more than `most`: "12", "100000+"."""
+    return str(count) if most is None or count <= most else f"{most}+"
+
+
 def is_queue(standing: Standing) -> bool:
     """Whether it is of a queue, and not of a method."""
     return standing.limit.kind is LimitKind.QUEUE

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import MethodStats
 from qml_mp.views.queues import QueueView, view_queues
@@ -23,15 +25,33 @@ class Snapshot:
     most: int | None = None
     """At most so many jobs were counted of each method of a queue; None: all."""
     most_of_queue: int | None = None
-    """At most one more than so many jobs were counted of each queue; None: all."""
+    """At most one more than so many jobs were counted of each queue, and of each state; None: all."""
 
 
-def look(storage: Storage) -> Snapshot:
-    """At the whole system."""
+MOST_COUNTED: Final = 100_000
+"""Of a storage that has more jobs than it counts in time."""
+
+
+def look(storage: Storage, *, most: int | None = None) -> Snapshot:
+    """At the whole system. All jobs are counted where the storage has time for it, and where it has not, or
+    with `most`, up to a number."""
     servers = view_servers(storage)
+    if most is None:
+        try:
+            return _look(storage, servers, most=None)
+        except StorageUnreachable:
+            raise
+        except StorageUnavailable:
+            most = MOST_COUNTED
+    return _look(storage, servers, most=most)
+
+
+def _look(storage: Storage, servers: Sequence[ServerView], *, most: int | None) -> Snapshot:
     return Snapshot(
-        counts={str(state): count for state, count in storage.job_counts().items()},
-        queues=view_queues(storage, servers),
+        counts={str(state): count for state, count in storage.job_counts(among=most).items()},
+        queues=view_queues(storage, servers, among=most),
         servers=servers,
-        methods=storage.method_stats(),
+        methods=storage.method_stats(among=most),
+        most=most,
+        most_of_queue=most,
     )

@@ -11,12 +11,16 @@ from datetime import UTC, datetime
 import pytest
 
 from qml_mp import host
+from qml_mp.cli.commands import status as status_command
 from qml_mp.core.job import Job
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
+from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.sqlite.schema import MIGRATIONS
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch
+from qml_mp.views import snapshot
 from tests.cli.command import Qml, on_a_terminal
 
 _ELSEWHERE = ProcessIdentity(host="another machine", pid=1, started_ticks=1)
@@ -54,6 +58,31 @@ def test_status_of_an_empty_storage_has_every_state(qml: Qml, storage: Storage) 
         "servers": [],
         "waiting_methods": [],
     }  # fmt: skip
+
+
+def test_status_of_more_jobs_than_are_counted_in_time_says_up_to_what_they_were(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.enqueue_many(Job.new("work") for _ in range(4))
+    count = storage.job_counts
+
+    def count_in_time(*, among: int | None = None) -> dict[StateName, int]:
+        if among is None:
+            raise StorageUnavailable("canceling statement due to statement timeout")
+        return count(among=among)
+
+    monkeypatch.setattr(storage, "job_counts", count_in_time)
+    monkeypatch.setattr(snapshot, "MOST_COUNTED", 2)
+
+    seen = snapshot.look(storage)
+    status_command._print("sqlite:///x.db", seen)
+
+    told = status_command._to_json(seen)
+    assert (told["counted_up_to"], seen.counts["enqueued"]) == (2, 3)
+    out = capsys.readouterr().out
+    assert "enqueued 2+" in out
+    assert re.search(r"default +2\+", out)
+    assert "at least 2 jobs wait, and no server is alive" in out
 
 
 def test_status_shows_which_worker_runs_what(qml: Qml, storage: Storage) -> None:

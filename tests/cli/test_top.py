@@ -36,9 +36,11 @@ from qml_mp.core.job import Job
 from qml_mp.core.outcome import ErrorInfo, Failure, Success
 from qml_mp.core.server_info import ServerInfo, WorkerInfo
 from qml_mp.core.state import StateName
+from qml_mp.errors import StorageUnavailable
 from qml_mp.storage.history import MINUTE, Period, floor_to
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import BY_DEFAULT, Fetch, Retention
+from qml_mp.views import snapshot
 from tests.cli.command import Qml
 
 SIZES = [(80, 24), (120, 40)]
@@ -88,6 +90,38 @@ def test_the_newest_failure_is_seen_beside_any_number_of_kinds(storage: Storage)
 
     assert shown[0] == "new"
     assert len(shown) == 50
+
+
+def test_what_cannot_be_counted_in_time_is_counted_up_to_a_number(
+    busy: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, tried = take_sample(busy, at=0.0), list[str]()
+    monkeypatch.setattr(snapshot, "MOST_COUNTED", 1)
+
+    monkeypatch.setattr(busy, "failure_kinds", in_time(busy.failure_kinds, tried))
+    counted = take_sample(busy, at=0.0)
+    monkeypatch.setattr(busy, "job_counts", in_time(busy.job_counts, tried))
+    cut = take_sample(busy, at=0.0)
+    again = take_sample(busy, at=1.0, most=cut.seen.most)
+
+    assert [each.seen.most for each in (counted, cut, again)] == [None, 1, 1]
+    assert tried == ["failure_kinds", "job_counts"]  # and not the last time, when that was known
+    assert all(each.failures == exact.failures for each in (counted, cut, again))
+    text = drawn(again, Choice(), width=120, height=24)
+    assert "enqueued 1+" in text[1]
+    assert any(line.startswith("images") and " 1+ " in line for line in text)
+
+
+def in_time(read: Callable[..., Any], tried: list[str]) -> Callable[..., Any]:
+    """Refuses to look at all, as a database does that has too many."""
+
+    def bounded(*args: Any, among: int | None = None, **options: Any) -> Any:
+        if among is None:
+            tried.append(read.__name__)
+            raise StorageUnavailable("canceling statement due to statement timeout")
+        return read(*args, among=among, **options)
+
+    return bounded
 
 
 def drawn(sample: Sample, choice: Choice, *, width: int, height: int, rates: Rates = NO_RATES) -> list[str]:

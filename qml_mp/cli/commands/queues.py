@@ -22,7 +22,7 @@ from qml_mp.setting_kinds import check_queue_name
 from qml_mp.settings import DEFAULT_QUEUE
 from qml_mp.storage.store import Storage
 from qml_mp.units import in_seconds, is_whole_number
-from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_to_json, view_queues
+from qml_mp.views.queues import QueueView, is_queue, limit_in_words, limit_to_json, up_to, view_queues
 from qml_mp.views.servers import view_servers
 
 _NO_LIMIT = "none"
@@ -32,11 +32,12 @@ force_option = click.option(
 )
 
 
-def print_queues(views: Sequence[QueueView]) -> None:
-    """Queues as a table. What a worker holds and has not begun stands apart from what runs."""
+def print_queues(views: Sequence[QueueView], *, most: int | None = None) -> None:
+    """Queues as a table. What a worker holds and has not begun stands apart from what runs. `most`: at most
+    one more than so many jobs were counted of each."""
     columns: dict[str, Sequence[object]] = {
         "QUEUE": [view.stats.name for view in views],
-        "ENQUEUED": [view.stats.enqueued for view in views],
+        "ENQUEUED": [up_to(view.stats.enqueued, most) for view in views],
         "RUNNING": [view.stats.processing - view.stats.held for view in views],
         "HELD": [view.stats.held for view in views],
         "OLDEST WAITS": [age(view.stats.oldest) for view in views],

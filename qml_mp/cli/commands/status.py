@@ -14,6 +14,7 @@ from qml_mp.cli.output import coloured, json_option, print_json, say, say_in_lin
 from qml_mp.cli.session import Command, Session, pass_session
 from qml_mp.cli.text_width import width_of
 from qml_mp.cli.watching import show_once_or_watch, watch_option
+from qml_mp.views.queues import up_to
 from qml_mp.views.snapshot import Snapshot, look
 from qml_mp.views.waiting import waiting_in_words, waiting_to_json, without_a_server
 
@@ -25,9 +26,12 @@ from qml_mp.views.waiting import waiting_in_words, waiting_to_json, without_a_se
 def status(session: Session, watch: timedelta | None, as_json: bool) -> None:
     """Show jobs by state, queues, servers and their workers, and what waits for no server."""
     storage = session.existing_storage()
+    most: int | None = None
 
     def show() -> None:
-        seen = look(storage)
+        nonlocal most
+        seen = look(storage, most=most)
+        most = seen.most  # what could not be counted once is not tried again every two seconds
         if as_json:
             print_json(_to_json(seen))
         else:
@@ -43,6 +47,7 @@ def _to_json(seen: Snapshot) -> dict[str, object]:
         "queues": [queue.to_json() for queue in seen.queues],
         "servers": [server.to_json() for server in seen.servers],
         "waiting_methods": [waiting_to_json(line) for line in waiting],
+        **({} if seen.most is None else {"counted_up_to": seen.most}),
     }
 
 
@@ -61,19 +66,21 @@ def _in_lines(parts: Sequence[str]) -> list[str]:
 
 def _print(url: str, seen: Snapshot) -> None:
     say(url)
-    for line in _in_lines([f"{coloured(state)} {count}" for state, count in seen.counts.items()]):
+    for line in _in_lines(
+        [f"{coloured(state)} {up_to(count, seen.most)}" for state, count in seen.counts.items()]
+    ):
         click.echo(line)
     held = sum(queue.stats.held for queue in seen.queues)
     if held:
         say(f"of the processing ones, workers hold {held} that they have not begun")
     if seen.queues:
         click.echo()
-        print_queues(seen.queues)
+        print_queues(seen.queues, most=seen.most)
     if seen.servers:
         click.echo()
         print_servers(seen.servers)
     waiting = without_a_server(seen.methods, seen.servers)
-    for line in waiting_in_words(seen.methods, waiting, seen.servers):
+    for line in waiting_in_words(seen.methods, waiting, seen.servers, most=seen.most):
         say_in_lines(line)
     rows = [(server.info.name, worker) for server in seen.servers for worker in server.workers]
     if rows:

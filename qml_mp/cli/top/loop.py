@@ -15,7 +15,7 @@ from qml_mp.cli.output import short
 from qml_mp.cli.top.choice import Action, Choice, Key
 from qml_mp.cli.top.keyboard import keyboard
 from qml_mp.cli.top.page import page, rows_of
-from qml_mp.cli.top.sample import Rates, Sample, rates_between, take_sample
+from qml_mp.cli.top.sample import Rates, rates_between, take_sample
 from qml_mp.errors import QmlError, StorageError, StorageUnavailable
 from qml_mp.printable import printable
 from qml_mp.storage.store import Storage
@@ -42,7 +42,8 @@ class Top:
         """Take the next sample. A storage that is away leaves the last one there, which is told until there
         is another."""
         try:
-            now: Sample = take_sample(self._storage, at=time.monotonic())
+            # What could not be counted once is not tried again at each look.
+            now = take_sample(self._storage, at=time.monotonic(), most=self._sample.seen.most)
         except StorageUnavailable as error:
             self._why_old = f"this is as of {self._taken_at}: {in_words(error)}"
             return

@@ -17,7 +17,7 @@ from qml_mp.core.state import StateName
 from qml_mp.printable import printable
 from qml_mp.storage.values import FailureKind
 from qml_mp.units import format_size
-from qml_mp.views.queues import QueueView, limit_in_words
+from qml_mp.views.queues import QueueView, limit_in_words, up_to
 from qml_mp.views.servers import WorkerView
 from qml_mp.views.waiting import waiting_in_words, without_a_server
 
@@ -80,9 +80,11 @@ def page(
 
 
 def _head(sample: Sample, *, url: str, clock: str) -> list[Text]:
-    counts = sample.seen.counts
+    counts, most = sample.seen.counts, sample.seen.most
     states = Text("  ").join(
-        Text(f"{state} {counts[state]}", style=_STYLES.get(state, "")) for state in _STATES if counts[state]
+        Text(f"{state} {up_to(counts[state], most)}", style=_STYLES.get(state, ""))
+        for state in _STATES
+        if counts[state]
     )
     ended = sample.ended_per_minute
     speed = "" if ended is None else f"{ended} ended/min  "
@@ -97,9 +99,8 @@ def _warnings(sample: Sample) -> Sequence[str]:
         for server in seen.servers
         if server.info.trouble or server.info.paused or not server.alive
     ]
-    return [printable(line) for line in (*waiting_in_words(seen.methods, waiting, seen.servers), *troubles)][
-        :3
-    ]
+    waits = waiting_in_words(seen.methods, waiting, seen.servers, most=seen.most)
+    return [printable(line) for line in (*waits, *troubles)][:3]
 
 
 def _foot(choice: Choice) -> Text:
@@ -167,7 +168,7 @@ def _queues(sample: Sample, rates: Rates) -> _Table:
     return _Table(
         columns={
             "QUEUE": [view.stats.name for view in views],
-            "WAITS": [view.stats.enqueued for view in views],
+            "WAITS": [up_to(view.stats.enqueued, sample.seen.most) for view in views],
             "GROWS": [None if each is None else f"{each:+.1f}/s" for each in growth],
             "OLDEST": [age(view.stats.oldest) for view in views],
             "RUNS": [view.stats.processing - view.stats.held for view in views],
@@ -186,7 +187,7 @@ def _failures(sample: Sample) -> _Table:
     return _Table(
         columns={
             "LAST": [(local_time(kind.last_at) or "")[-8:] for kind in kinds],
-            "JOBS": [kind.count for kind in kinds],
+            "JOBS": [up_to(kind.count, sample.seen.most) for kind in kinds],
             "METHOD": [kind.newest.method for kind in kinds],
             "FAILURE": [short(f"{each.type}: {each.message}", 200) if each else None for each in errors],
             "WHERE": [user_frame(each.traceback) if each else None for each in errors],
