@@ -92,6 +92,18 @@ def test_the_newest_failure_is_seen_beside_any_number_of_kinds(storage: Storage)
     assert len(shown) == 50
 
 
+def test_a_failure_of_three_days_ago_is_told_as_such(busy: Storage, qml: Qml) -> None:
+    with closing(sqlite3.connect(qml.database)) as connection, connection:
+        three_days_us = 3 * 24 * 3600 * 10**6
+        connection.execute(
+            "UPDATE qml_jobs SET finished_at = finished_at - ? WHERE state = 'failed'", [three_days_us]
+        )
+
+    lines = drawn(take_sample(busy, at=0.0), Choice(), width=120, height=24)
+
+    assert any(line.startswith("3d") and " ago " in line and "ValueError" in line for line in lines)
+
+
 def test_what_cannot_be_counted_in_time_is_counted_up_to_a_number(
     busy: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from rich.text import Text
 
 from qml_mp.cli.fitting import GAP, fitted
-from qml_mp.cli.output import age, local_time, short
+from qml_mp.cli.output import age, short
 from qml_mp.cli.text_width import padded, width_of
 from qml_mp.cli.top.choice import Action, Choice, Key, Pane, Row, Rows
 from qml_mp.cli.top.sample import Rates, Sample
@@ -186,7 +187,7 @@ def _failures(sample: Sample) -> _Table:
     errors = [kind.newest.last_error for kind in kinds]
     return _Table(
         columns={
-            "LAST": [(local_time(kind.last_at) or "")[-8:] for kind in kinds],
+            "LAST": [f"{age(max(sample.now - kind.last_at, timedelta()))} ago" for kind in kinds],
             "JOBS": [up_to(kind.count, sample.seen.most) for kind in kinds],
             "METHOD": [kind.newest.method for kind in kinds],
             "FAILURE": [short(f"{each.type}: {each.message}", 200) if each else None for each in errors],

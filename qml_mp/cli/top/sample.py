@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from qml_mp.errors import StorageUnavailable, StorageUnreachable
 from qml_mp.host import cpu_seconds, is_alive
@@ -23,6 +24,8 @@ class Sample:
 
     at: float
     """On the monotonic clock."""
+    now: datetime
+    """By the clock of the storage."""
     seen: Snapshot
     failures: Sequence[FailureKind]
     """The newest first."""
@@ -57,6 +60,7 @@ def take_sample(storage: Storage, *, at: float, most: int | None = None) -> Samp
     }
     return Sample(
         at=at,
+        now=storage.now(),
         seen=seen,
         failures=kinds,
         cpu_s={worker_id: seconds for worker_id, seconds in used.items() if seconds is not None},
