@@ -224,10 +224,13 @@ def test_what_has_ended_is_told_while_as_many_rows_are_deleted(busy: Storage) ->
 
 def test_keys_ask_first_and_then_do_it(busy: Storage) -> None:
     shown = Top(busy, retention=BY_DEFAULT)
-    failed = rows_of(shown._sample)[Pane.FAILURES][0].id
+    [row] = rows_of(shown._sample)[Pane.FAILURES]
+    assert row.action is not None
+    failed = row.action.job_id
 
     shown.on_key(Key.RETRY)
     assert shown.choice.asked is not None
+    assert shown.choice.asked.question == f"Retry thumb {failed} (ValueError)?"
     shown.on_key("n")
     assert (shown.choice.said, busy.job_counts()[StateName.FAILED]) == ("Nothing was changed.", 1)
     for key in (Key.RETRY, Key.YES):
@@ -237,6 +240,31 @@ def test_keys_ask_first_and_then_do_it(busy: Storage) -> None:
     assert busy.job_counts()[StateName.FAILED] == 0
     shown.on_key(Key.RETRY)
     assert "nothing to retry" in shown.choice.said
+
+
+def test_the_chosen_kind_of_failure_stays_chosen_while_jobs_of_several_fail(storage: Storage) -> None:
+    def fail(error_type: str) -> str:
+        storage.enqueue(Job.new("thumb"))
+        claim = storage.fetch_and_lock_job(Fetch(worker_id="w", server_id="s", queues=()))
+        assert claim is not None
+        error = ErrorInfo(type=error_type, message="no", traceback="")
+        storage.finish(claim, Failure(error=error), retention=BY_DEFAULT)
+        return claim.job.id
+
+    for each in ("KeyError", "OSError", "ValueError"):
+        fail(each)
+    shown = Top(storage, retention=BY_DEFAULT)
+    shown.choice.pane = Pane.FAILURES
+    for _ in range(2):
+        shown.on_key(Key.DOWN)  # to the oldest
+    newest, _ = fail("KeyError"), fail("ValueError")
+    shown.look()
+
+    shown.on_key(Key.RETRY)
+
+    assert shown.choice.asked is not None
+    assert shown.choice.asked.job_id == newest
+    assert "KeyError" in shown.choice.asked.question
 
 
 def test_a_running_job_is_cancelled_and_a_queue_paused_and_resumed(busy: Storage) -> None:

@@ -46,7 +46,7 @@ def rows_of(sample: Sample) -> Rows:
     return {
         Pane.WORKERS: [Row(id=worker.info.id, action=_cancel(worker)) for _, worker in sample.workers],
         Pane.QUEUES: [Row(id=queue.stats.name, action=_pause(queue)) for queue in sample.seen.queues],
-        Pane.FAILURES: [Row(id=kind.newest.id, action=_retry(kind)) for kind in sample.failures],
+        Pane.FAILURES: [Row(id=kind.key or kind.newest.id, action=_retry(kind)) for kind in sample.failures],
     }
 
 
@@ -219,6 +219,7 @@ def _retry(kind: FailureKind) -> Action | None:
     job = kind.newest
     if job.state_name is not StateName.FAILED:  # it runs again by itself
         return None
+    failed = "" if job.last_error is None else f" ({short(printable(job.last_error.type), 30)})"
     return Action(
-        key=Key.RETRY, job_id=job.id, question=f"Retry {short(printable(job.method), 20)} {job.id}?"
+        key=Key.RETRY, job_id=job.id, question=f"Retry {short(printable(job.method), 20)} {job.id}{failed}?"
     )
