@@ -235,7 +235,7 @@ class ServerDeclaredDead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobsReclaimed:
-    """Jobs that somebody else had claimed are enqueued again."""
+    """Jobs that somebody else had claimed are enqueued again, or Deleted where their cancel was asked for."""
 
     jobs: int
     server_id: str | None

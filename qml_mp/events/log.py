@@ -114,9 +114,9 @@ def _log_server(event: facts.ServerFact) -> None:
             logger.error("A peer declared this server dead; its jobs are others' now")
             logger.warning("This server goes on as %s", new_id)
         case facts.JobsReclaimed(server_id=None, jobs=jobs):
-            logger.warning("Stranded jobs that are enqueued again: %s", jobs)
+            logger.warning("Stranded jobs that are enqueued again, or ended as was asked: %s", jobs)
         case facts.JobsReclaimed(server_id=server_id, jobs=jobs, was_silent=was_silent):
-            text = "Server %s is %s; jobs of it that are enqueued again: %s"
+            text = "Server %s is %s; jobs of it that are enqueued again, or ended as was asked: %s"
             logger.warning(text, server_id, "silent" if was_silent else "dead", jobs)
         case facts.ServerReloaded(is_new_code=False):
             logger.info("Replacing the workers one by one; the program in memory stays as it is")

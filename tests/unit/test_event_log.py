@@ -261,16 +261,16 @@ REFUSED = StorageUnavailable("refused")
             "ERROR",
             "Workers cannot boot; trying again, ever more slowly:\nE",
         ),
-        (JobsReclaimed(jobs=3, server_id=None), "WARNING", "Stranded jobs that are enqueued again: 3"),
+        (JobsReclaimed(jobs=3, server_id=None), "WARNING", "Stranded jobs that are enqueued again, or ended as was asked: 3"),
         (
             JobsReclaimed(jobs=3, server_id="s"),
             "WARNING",
-            "Server s is dead; jobs of it that are enqueued again: 3",
+            "Server s is dead; jobs of it that are enqueued again, or ended as was asked: 3",
         ),
         (
             JobsReclaimed(jobs=3, server_id="s", was_silent=True),
             "WARNING",
-            "Server s is silent; jobs of it that are enqueued again: 3",
+            "Server s is silent; jobs of it that are enqueued again, or ended as was asked: 3",
         ),
         (
             ServerReloaded(queues=("a", "b"), methods=("f",)),

@@ -80,7 +80,7 @@ class Reclaimed:
     """What came of one look at the dead servers of this host."""
 
     jobs: int
-    """That are enqueued again."""
+    """That are enqueued again, or have ended as was asked."""
     left: Collection[str]
     """The dead servers whose jobs nobody may have yet: a worker of theirs, or the guardian, is not done."""
     unkilled: Collection[str]
