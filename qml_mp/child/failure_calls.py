@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from uuid import NAMESPACE_OID, uuid5
 
 from qml_mp import failpoints
 from qml_mp.child.reports import Display, StateChanges
@@ -19,6 +20,7 @@ from qml_mp.processing.own_context import in_own_context
 from qml_mp.processing.program import Execution
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.failures import FailureCallback
+from qml_mp.storage.passing_over import is_uuid
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
 
@@ -109,8 +111,10 @@ class FailureCalls:
     def _call(self, callback: FailureCallback, hook: FailureHook) -> str | None:
         """What it raised; None: nothing."""
         job = replace(callback.job)  # of which it may make what it likes
+        # The supervisor is shown a key, which has a UUID; the job may have failed for that its id is none.
+        shown_id = job.id if is_uuid(job.id) else str(uuid5(NAMESPACE_OID, job.id))
         claim = Claim(
-            job=replace(job, claim_seq=callback.claim_seq),
+            job=replace(job, id=shown_id, claim_seq=callback.claim_seq),
             worker_id=self._fetch.worker_id,
             server_id=self._fetch.server_id,
         )

@@ -47,7 +47,7 @@ def without_odd_ids(
     claims: tuple[Claim, ...], finish: Callable[[Claim, Failure], object]
 ) -> tuple[Claim, ...]:
     """The claims whose ids are UUIDs; the others are given to `finish`."""
-    odd = [claim for claim in claims if not _is_uuid(claim.job.id)]
+    odd = [claim for claim in claims if not is_uuid(claim.job.id)]
     if not odd:
         return claims
     problem = unclaimable("Its id is not a UUID.")
@@ -57,10 +57,10 @@ def without_odd_ids(
     return tuple(claim for claim in claims if claim not in odd)
 
 
-def _tell(job_id: str, problem: ErrorInfo) -> None:
-    logger.error("Job %s is failed: %s", job_id, problem.message, extra={"job_id": job_id})
-
-
-def _is_uuid(job_id: str) -> bool:
+def is_uuid(job_id: str) -> bool:
     """Of 36 digits and dashes, as the table has it: a third of what a regular expression takes."""
     return job_id[8:24:5] == "----" and job_id.count("-") == 4
+
+
+def _tell(job_id: str, problem: ErrorInfo) -> None:
+    logger.error("Job %s is failed: %s", job_id, problem.message, extra={"job_id": job_id})

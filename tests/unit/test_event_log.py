@@ -261,7 +261,11 @@ REFUSED = StorageUnavailable("refused")
             "ERROR",
             "Workers cannot boot; trying again, ever more slowly:\nE",
         ),
-        (JobsReclaimed(jobs=3, server_id=None), "WARNING", "Stranded jobs that are enqueued again, or ended as was asked: 3"),
+        (
+            JobsReclaimed(jobs=3, server_id=None),
+            "WARNING",
+            "Stranded jobs that are enqueued again, or ended as was asked: 3",
+        ),
         (
             JobsReclaimed(jobs=3, server_id="s"),
             "WARNING",

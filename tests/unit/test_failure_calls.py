@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -118,6 +120,30 @@ def test_the_function_gets_the_job_and_its_error_and_runs_under_a_limit(
     after = slots.read(0)
     assert after is not None
     assert after.activity is Activity.FINISHING
+
+
+@pytest.mark.parametrize("odd", ["-" + "a" * 35, "--" + "a" * 34])
+def test_the_function_is_called_for_a_row_that_failed_because_its_id_is_no_uuid(
+    make: Callable[[FailureHook], FailureCalls], storage: Storage, slots: SlotTable, tmp_path: Path, odd: str
+) -> None:
+    seen = []
+
+    def hook(job: Job, error: ErrorInfo) -> None:
+        shown = slots.read(0)
+        assert shown is not None
+        seen.append((job.id, "Its id is not a UUID." in error.message, shown.activity))
+
+    calls = make(hook)
+    calls.make_one()  # of the job that has failed before
+    storage.enqueue(Job.new("f"))
+    with closing(sqlite3.connect(tmp_path / "own.db")) as connection, connection:
+        connection.execute("UPDATE qml_jobs SET id = ? WHERE state = 'enqueued'", [odd])
+    assert storage.fetch_and_lock_job(WHO) is None
+
+    calls.make_one()
+
+    assert seen[1:] == [(odd, True, Activity.RUNNING)]
+    assert not storage.has_failure_callbacks(["f"])
 
 
 def test_a_function_that_raises_is_called_five_times_in_all(
