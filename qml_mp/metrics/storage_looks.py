@@ -166,7 +166,9 @@ class StorageLooks:
         empty = sorted((self._shown | served).difference(names))
         new = [name for name in (*names, *empty) if name not in self._shown]
         self._shown.update(new[: MOST_NAMES - len(self._shown)])
-        return [*found, *(_without_jobs(name) for name in empty)]
+        told = [*found, *(_without_jobs(name) for name in empty)]
+        # Those that had a series keep it, however many others there are.
+        return sorted(told, key=lambda queue: queue.name not in self._shown)
 
     def _check_schema(self) -> None:
         try:

@@ -264,6 +264,31 @@ tell()
     )
 
 
+def test_queues_that_come_in_a_burst_take_no_series_from_those_that_had_one(url: str) -> None:
+    program = f"""
+from qml_mp.core.job import Job
+from qml_mp.metrics import storage_looks
+from qml_mp.storage.open import open_storage
+
+storage_looks._FRESH_S, storage_looks.MOST_NAMES = 0.0, 1
+storage = open_storage({url!r})
+storage.migrate()
+looks = storage_looks.StorageLooks(storage)
+for name in ("zeta", "alpha"):
+    storage.enqueue(Job.new("work", queue=name))
+    queues = None
+    while queues is None:  # the look was late
+        look = looks.newest(server_id="one")
+        queues = look and look.queues
+    print(*(each.name for each in queues))
+"""
+
+    # In a process of its own, because the thread that looks stays.
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (ended.stdout.splitlines(), ended.stderr) == (["zeta", "zeta alpha"], "")
+
+
 def test_a_storage_that_takes_long_to_count_answers_and_its_figures_are_those_of_the_look_before(
     url: str, storage: Storage
 ) -> None:
