@@ -11,6 +11,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from qml_mp import failpoints
 from qml_mp.child.reports import Display, StateChanges
+from qml_mp.child.told_once import ToldOnce
 from qml_mp.core.job import Claim
 from qml_mp.errors import StorageError
 from qml_mp.processing.errors_text import describe_anything
@@ -59,6 +60,7 @@ class FailureCalls:
         self._lease = _LIMIT + config.cancel_grace + config.term_grace + _TO_WRITE
         self._next_at = 0.0
         self._may_be_more = False
+        self._log = ToldOnce("Calls for failed jobs")
 
     @property
     def wait_s(self) -> float:
@@ -84,7 +86,9 @@ class FailureCalls:
                 self._make(callback, self._hook)
         except StorageError as error:
             callback = None
-            logger.debug("Calls for failed jobs wait for storage: %s", error)
+            self._log.refused(error)
+        else:
+            self._log.worked()
         now, self._may_be_more = time.monotonic(), callback is not None
         self._next_at = now + (_LOOK_EVERY_S if callback is None else now - began_at)  # half of it for jobs
 

@@ -3,17 +3,15 @@ no user code, and the tracer is the program's."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from qml_mp.child.told_once import ToldOnce
 from qml_mp.errors import StorageError
 from qml_mp.processing.tracing import Tracing
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Fetch
-
-logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _LEASE = timedelta(minutes=1)
@@ -33,6 +31,7 @@ class LostAttemptExport:
         self._look = look
         self._next_at = 0.0
         self._may_be_more = False
+        self._log = ToldOnce("The spans of lost attempts")
 
     @property
     def wait_s(self) -> float:
@@ -54,7 +53,9 @@ class LostAttemptExport:
             self._may_be_more = self._export(self._tracing)
         except StorageError as error:
             self._may_be_more = False
-            logger.debug("The spans of lost attempts wait for storage: %s", error)
+            self._log.refused(error)
+        else:
+            self._log.worked()
         self._next_at = time.monotonic() + _LOOK_EVERY_S
 
     def _export(self, tracing: Tracing) -> bool:

@@ -231,6 +231,26 @@ def test_what_could_not_be_exported_is_not_ended_by_what_could(
     assert raw.run("SELECT count(*) FROM {lost_attempts}") == [(0,)]
 
 
+def test_what_storage_refuses_of_the_spans_is_told_once_until_it_works_again(
+    storage: Storage,
+    export: LostAttemptExport,
+    collector: Collector,
+    raw: Raw,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lost = crash(storage)
+    raw.refuse("UPDATE", "lost_attempts", saying="refused by the test")
+    for _ in range(3):
+        export.export()
+    raw.allow("lost_attempts")
+    export.export()
+
+    assert collector.has == {lost}
+    [told] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "The spans of lost attempts wait for storage: " in told
+    assert "refused by the test" in told
+
+
 def test_between_two_spans_the_worker_reads_its_pipe(
     storage: Storage, export: LostAttemptExport, collector: Collector
 ) -> None:

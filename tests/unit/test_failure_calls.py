@@ -168,6 +168,26 @@ def test_a_function_that_raises_is_called_five_times_in_all(
     assert "is given up: SystemExit: not today" in messages[-1]
 
 
+def test_what_storage_refuses_of_the_calls_is_told_once_until_it_works_again(
+    make: Callable[[FailureHook], FailureCalls], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    seen = []
+    calls = make(lambda *told: seen.append(told))
+
+    with closing(sqlite3.connect(tmp_path / "own.db")) as connection:
+        refused = "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        connection.execute(f"CREATE TRIGGER no BEFORE UPDATE ON qml_failure_callbacks {refused}")
+        for _ in range(3):
+            calls.make_one()
+        connection.execute("DROP TRIGGER no")
+    calls.make_one()
+
+    assert len(seen) == 1
+    [told] = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "Calls for failed jobs wait for storage: " in told
+    assert "refused by the test" in told
+
+
 def test_one_that_never_came_to_its_end_is_given_up(
     make: Callable[[FailureHook], FailureCalls], storage: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
