@@ -156,6 +156,23 @@ def test_a_due_template_that_a_server_without_code_of_its_own_fires_is_not_told_
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_template_whose_job_is_refused_is_told_once_also_where_each_refusal_says_another_thing(
+    storage: Storage, raw: Raw, loop: RecurringLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = raw.name("jobs")
+    schema = jobs.partition(".")[0]
+    refuses = "BEGIN RAISE EXCEPTION USING MESSAGE = 'no job ' || NEW.id; END"
+    raw.run(f"CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS $$ {refuses} $$")
+    raw.run(f"CREATE TRIGGER no BEFORE INSERT ON {jobs} FOR EACH ROW EXECUTE FUNCTION {schema}.no()")
+    storage.upsert_recurring_job(replace(DAILY, next_run_at=storage.now() - DAY))
+
+    for _ in range(3):
+        loop.tick(storage)
+
+    assert caplog.text.count("is due and not fired, because storage refuses its job") == 1
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
 def test_a_due_template_that_somebody_else_has_locked_is_left_to_them_for_a_moment(
     storage: Storage, raw: Raw, connect: Callable[[], Any], loop: RecurringLoop
 ) -> None:

@@ -30,7 +30,7 @@ class RecurringLoop(Loop):
     def __init__(self, run: Run, *, interval: timedelta) -> None:
         super().__init__(run, interval=interval)
         self._told: set[str] = set()
-        self._told_refused: Mapping[str, str] = {}
+        self._told_refused: set[str] = set()
 
     def tick(self, storage: Storage) -> timedelta | None:
         # A program without methods is there for its loops alone, and fires for servers that run jobs.
@@ -65,12 +65,13 @@ class RecurringLoop(Loop):
         self._told = set(unknown)
 
     def _tell_refused(self, refused: Mapping[str, str]) -> None:
-        for recurring_id, reason in sorted(refused.items() - self._told_refused.items()):
+        """By template alone: a reason may hold what is another each time, such as the id of the new job."""
+        for recurring_id in sorted(refused.keys() - self._told_refused):
             logger.warning(
                 "Recurring template %s is due and not fired, because storage refuses its job: %s It is tried "
                 "again until it is taken, or the template ends with `qml-mp recurring disable %s`",
                 recurring_id,
-                reason,
+                refused[recurring_id],
                 recurring_id,
             )
-        self._told_refused = refused
+        self._told_refused = set(refused)
