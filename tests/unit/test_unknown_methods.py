@@ -17,6 +17,7 @@ from qml_mp.core.server_info import ServerInfo
 from qml_mp.core.state import StateName
 from qml_mp.settings import ServerConfig
 from qml_mp.storage.store import Storage
+from qml_mp.supervisor.loops import unknown_methods
 from qml_mp.supervisor.loops.unknown_methods import UnknownMethodsLoop
 from qml_mp.supervisor.run import Run
 from tests.unit.hand_clock import HandClock
@@ -84,6 +85,18 @@ def test_a_server_that_knows_the_method_begins_the_time_anew(storage: Storage, l
 
     assert back == timedelta(seconds=1)
     assert storage.job_counts()[StateName.ENQUEUED] == 1
+
+
+def test_of_more_than_are_counted_so_many_or_more_are_told(
+    storage: Storage, loop_of: MakeLoop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown_methods, "_AMONG", 3)
+    storage.enqueue_many(Job.new(method) for method in ("few", "few", "many", "many", "many", "many"))
+
+    loop_of(HandClock(), None).tick(storage)
+
+    assert "Jobs wait for method few (now 2), which no server knows" in caplog.text
+    assert "Jobs wait for method many (now 3 or more), which no server knows" in caplog.text
 
 
 def test_without_the_setting_they_wait_for_ever(storage: Storage, loop_of: MakeLoop) -> None:

@@ -21,7 +21,7 @@ from qml_mp.units import format_duration
 logger = logging.getLogger(__name__)
 
 _MORE_IN = timedelta(milliseconds=100)  # what is failed at a time is bounded
-_AMONG = 1000  # of each method in each queue; longer backlogs are told as so many
+_AMONG = 1000  # of each method in each queue; longer backlogs are told as so many or more
 
 
 class UnknownMethodsLoop(Loop):
@@ -40,17 +40,20 @@ class UnknownMethodsLoop(Loop):
     def tick(self, storage: Storage) -> timedelta | None:
         says = self._run.registration.says
         waiting: Counter[str] = Counter()
+        cut: set[str] = set()
         if says.methods is not None:
             for line in storage.method_stats(says.queues, among=_AMONG):
                 if line.method not in says.methods:
                     waiting[line.method] += line.enqueued
+                    if line.enqueued >= _AMONG:
+                        cut.add(line.method)
         unknown = known_to_nobody(storage, waiting, own_id=self._run.registration.id)
         for method in sorted(unknown - self._unknown_since.keys()):
             logger.warning(
                 "Jobs wait for method %s (now %s), which no server knows. They run once a server is started, "
                 "or reloaded, whose app has it; `qml-mp jobs list --method %s` shows them",
                 method,
-                waiting[method],
+                f"{waiting[method]} or more" if method in cut else waiting[method],
                 method,
             )
         now = self._run.clock.monotonic()
