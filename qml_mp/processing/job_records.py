@@ -19,14 +19,17 @@ def note_running(job: Job | None) -> None:
 
 class JobRecords(logging.Filter):
     """Lets every record pass. One made inside a job gets its `job_id`, `method` and `attempt` (counted
-    from 1, crashes too), unless it says itself of which job it is.
+    from 1, crashes too), unless it says itself of which job it is. A `method` or `attempt` of its own stays.
 
     A worker adds it to the handlers of the root logger. Add it to those of other loggers yourself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         job = _running.get()
         if job is not None and not hasattr(record, "job_id"):
-            record.job_id, record.method, record.attempt = job.id, job.method, job.attempt
+            given = vars(record)
+            given["job_id"] = job.id
+            given.setdefault("method", job.method)
+            given.setdefault("attempt", job.attempt)
         return True
 
 

@@ -115,6 +115,17 @@ def filtered(**fields: Any) -> dict[str, object]:
     return {name: vars(made)[name] for name in ("job_id", "method", "attempt") if name in vars(made)}
 
 
+def test_what_a_record_inside_a_job_says_itself_stays() -> None:
+    claim = claim_of(failures=1, crashes=1)
+    note_running(claim.job)
+    try:
+        assert filtered(method="POST") == {"job_id": claim.job.id, "method": "POST", "attempt": 3}
+        assert filtered(attempt=7)["attempt"] == 7
+        assert filtered(job_id="another") == {"job_id": "another"}
+    finally:
+        note_running(None)
+
+
 def test_a_record_inside_a_job_carries_it_and_one_outside_none() -> None:
     claim = claim_of(failures=1, crashes=1)
     seen: list[dict[str, object]] = []
