@@ -45,6 +45,8 @@ _NAME = struct.Struct("<HH")  # bytes of the method, of the queue
 _ENDING_BITS = 3  # enough for `ENDINGS`
 _OTHER_PAIR = 0
 _TRIES = 8
+_MOST = 2**64 - 1
+"""What a word holds. Rows of other programs may have waited for thousands of years."""
 _MOST_KNOWN = 10 * MOST_NAMES
 """Pairs that a worker remembers, those included for which there is no place."""
 
@@ -82,8 +84,8 @@ class _Cell:
 
     def add_up(self) -> None:
         """Have all claims in the numbers. Together, because it is quicker than one by one."""
-        self.numbers[0] += sum(self.waited)
-        self.numbers[1] += sum(self.ran)
+        self.numbers[0] = min(self.numbers[0] + sum(self.waited), _MOST)
+        self.numbers[1] = min(self.numbers[1] + sum(self.ran), _MOST)
         self._sort_into_buckets(self.waited, WAITED_AT)
         self._sort_into_buckets(self.ran, RAN_AT)
         self.waited, self.ran = [], []

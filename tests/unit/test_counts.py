@@ -178,6 +178,19 @@ def test_claims_that_are_counted_together_are_counted_as_one_by_one(
     assert {key.method: tally for key, tally in totals.tallies().items()} == one_by_one
 
 
+def test_a_sum_that_is_larger_than_a_word_stays_at_the_largest_and_all_are_counted() -> None:
+    region, totals = EndedTable(1).region(0), EndTotals()
+    totals.follow("w", region.counts)
+    pair = region.counts.pair("resize", "images")
+
+    for _ in range(3):
+        region.counts.count([(pair, 2**53 - 1, 2**53 - 1)] * 1024, Ending.SUCCEEDED)
+        region.empty()
+
+    told = totals.tallies()[SUCCEEDED]
+    assert (told.count, told.waited.sum_us, told.ran.sum_us) == (3 * 1024, 2**64 - 1, 2**64 - 1)
+
+
 def count_for_ever(region: EndedOutcomes) -> None:
     number = 0
     job_id = new_job_id()
