@@ -6,7 +6,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from qml_mp.web.safety import SIGN_IN, SIGN_OUT, cookie_path, is_secure, prefix_of
+from qml_mp.web.addresses import cookie_path, is_secure, prefix_of
+from qml_mp.web.safety import SIGN_IN, SIGN_OUT
 from qml_mp.web.sign_in import SESSION_S
 from qml_mp.web.site import site_of
 

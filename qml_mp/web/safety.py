@@ -13,7 +13,6 @@ import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import parse_qsl, quote
 
@@ -24,6 +23,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qml_mp.errors import ConfigurationError
+from qml_mp.web.addresses import (
+    cookie_path,
+    host_of,
+    is_address,
+    is_own_origin,
+    is_secure,
+    own_path,
+    prefix_of,
+)
 from qml_mp.web.sign_in import Auth
 
 logger = logging.getLogger(__name__)
@@ -107,7 +115,7 @@ class Safety:
         if self.hosts is None and self.auth.is_set:
             return
         own = {*_LOOPBACK, socket.gethostname().lower(), *(name.lower() for name in self.hosts or ())}
-        if host not in own and not _is_address(host):  # a name may be made to lead here, a number may not
+        if host not in own and not is_address(host):  # a name may be made to lead here, a number may not
             raise Refused(
                 421,
                 f"This page is not known under the name {host!r}. If it is one of its names, say so: "
@@ -118,7 +126,7 @@ class Safety:
         """Browsers say where a request comes from. Those that do not are known by their token alone."""
         site = request.headers.get("sec-fetch-site", "same-origin")
         origin = request.headers.get("origin")
-        if site != "same-origin" or (origin is not None and not _is_ours(request, origin)):
+        if site != "same-origin" or (origin is not None and not is_own_origin(request, origin)):
             raise Refused(403, "This change was asked for by another site, and nothing was changed.")
 
 
@@ -215,38 +223,6 @@ class Guard:
             )
 
 
-def own_path(request: Request) -> str:
-    """The path within the page, without the prefix under which it is mounted."""
-    path: str = request.scope["path"]
-    root = request.scope.get("root_path", "")
-    return path.removeprefix(root) if root and path.startswith(root) else path
-
-
-def prefix_of(request: Request) -> str:
-    """The path under which the page is mounted, as browsers write it: in links, and where a cookie is for. A
-    browser sends a cookie only to where its own writing of the path begins so."""
-    root: str = request.scope.get("root_path", "")
-    return quote(root.rstrip("/"), safe="/!$&'()*+,=:@")
-
-
-def cookie_path(request: Request) -> str:
-    """Where the page's cookies are for."""
-    return prefix_of(request) or "/"
-
-
-def host_of(header: str) -> str | None:
-    """The name or address in a Host header, in lower case; None: there is none in it."""
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", header)
-    if found is None or (found[1].startswith("[") and not _is_address(found[1][1:-1])):
-        return None
-    return found[1].strip("[]").rstrip(".").lower()
-
-
-def is_secure(request: Request) -> bool:
-    """Whether the browser has sent it by TLS, as far as the server knows."""
-    return request.scope.get("scheme") == "https"
-
-
 def int_of(text: str | None) -> int:
     """A number in a header; 0 for what is none."""
     return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 20 else 0
@@ -303,18 +279,3 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
         await send(message)
 
     return safe_send
-
-
-def _is_ours(request: Request, origin: str) -> bool:
-    """Whether it is the origin of the page. One without TLS is none of a page that is served by it: anybody
-    between could have made its forms, and cookies."""
-    scheme, _, there = origin.lower().partition("://")
-    return there == request.headers.get("host", "").lower() and not (is_secure(request) and scheme != "https")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -24,10 +24,11 @@ from qml_mp.errors import ConfigurationError
 from qml_mp.storage.store import Storage
 from qml_mp.storage.values import Retention
 from qml_mp.views.storage_name import storage_name
+from qml_mp.web.addresses import cookie_path, is_secure, own_path, prefix_of
 from qml_mp.web.changes import Changes
 from qml_mp.web.reads import Reads
 from qml_mp.web.rendering import masked
-from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER, cookie_path, is_secure, own_path, prefix_of
+from qml_mp.web.safety import FORM, TOKEN_FIELD, TOKEN_HEADER
 from qml_mp.web.sign_in import Auth, SignInTurns
 
 _MOST_SAID_CHARS = 600
