@@ -52,7 +52,7 @@ def test_a_number_that_is_not_how_many_are_meant_changes_nothing(page: Watched, 
     page.page.get_by_label("Type how many").fill("4")
     page.page.get_by_role("button", name="Retry", exact=True).click()
 
-    expect(page.page.get_by_role("alert").filter(has_text="Nothing was changed")).to_be_visible()
+    expect(page.page.get_by_role("alert").filter(has_text="has changed nothing")).to_be_visible()
     assert count(site.storage, StateName.FAILED, method="other") == 3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from qml_mp.core.recurring import RecurringJob
 from qml_mp.core.state import StateName
@@ -51,6 +51,33 @@ def test_a_template_is_run_now_and_its_job_is_shown(page: Watched, site: Site, s
     expect(row_of(page, "nightly").locator("td[data-label='Last jobs']")).not_to_contain_text("enqueued")
     (act,) = (act for act in site.storage.list_acts(limit=50).acts if act.what == "run template")
     assert (act.subject, act.by.where) == ("nightly", "web from 127.0.0.1")
+
+
+def test_a_button_that_is_pressed_twice_asks_for_one_change(page: Watched, site: Site) -> None:
+    site.storage.upsert_recurring_job(RecurringJob.new("once", "0 0 1 1 *", "nobody-has-this"))
+    page.open("/recurring?text=once")
+    box = page.page.get_by_role("button", name="Run once now").bounding_box()
+    assert box is not None
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    sent: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        sent.append(route)
+        if len(sent) > 1:
+            route.continue_()
+
+    page.page.route("**/recurring/run", hold_the_first)
+
+    with page.page.expect_request("**/recurring/run"):
+        page.page.mouse.click(*middle)
+    page.page.mouse.click(*middle)  # while the answer to the first press is awaited
+    sent[0].continue_()
+
+    expect(page.page.get_by_role("status")).to_contain_text("once: the job ")
+    assert len(sent) == 1
+    runs = [act for act in site.storage.list_acts(limit=50).acts if act.subject == "once"]
+    assert len(runs) == 1
+    site.storage.remove_recurring_job("once")
 
 
 def test_a_template_is_turned_off_and_on(page: Watched, site: Site) -> None:

@@ -217,13 +217,14 @@ def test_all_that_a_filter_means_are_retried_once_their_number_is_typed(
 
     assert "Type how many (3)" in text_of(question)
     assert [response.status_code for response in refused] == [409] * 6
-    assert "You typed 2, and 3 are meant now. Nothing was changed." in text_of(refused[1])
+    assert "You typed 2, and 3 are meant now. This request has changed nothing" in text_of(refused[1])
     assert before == {StateName.FAILED}
     assert done.status_code == 303
     assert "3 jobs are enqueued again." in told
     assert states(storage, ids) == {StateName.ENQUEUED}
     assert states(storage, other + late) == {StateName.FAILED}
     assert again.status_code == 409  # none of them is Failed any more
+    assert "what an earlier one has changed stands in the audit." in text_of(again)
 
 
 def test_a_change_that_runs_out_of_time_says_how_many_are_left(

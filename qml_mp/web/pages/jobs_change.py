@@ -136,7 +136,10 @@ def _why_not(typed: str, meant: int) -> str | None:
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > 12:
         return f"Type how many jobs are meant ({meant}); {shown(typed)} is no number. Nothing was changed."
     if int(digits) != meant:
-        return f"You typed {int(digits)}, and {meant} are meant now. Nothing was changed."
+        return (
+            f"You typed {int(digits)}, and {meant} are meant now. This request has changed nothing; what an "
+            "earlier one has changed stands in the audit."
+        )
     return None
 
 

@@ -195,6 +195,22 @@
     if (question && !window.confirm(question)) event.preventDefault()
   })
 
+  // A change is sent once: while its answer is awaited, a second press would ask for a second change, and the
+  // answer to that would be the only one that is seen. Who has stopped the load may try again after a while.
+
+  const SENT_MS = 30000
+  let sentAt = -Infinity
+
+  document.addEventListener("submit", (event) => {
+    // not event.target.method: in one form a field has that name
+    if (event.defaultPrevented || event.target.getAttribute("method") !== "post") return
+    if (event.timeStamp - sentAt < SENT_MS) event.preventDefault()
+    else sentAt = event.timeStamp
+  })
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) sentAt = -Infinity // back from the answer
+  })
+
   // Times.
 
   // By how much the browser's clock is ahead of the storage's, by which all instants are.
