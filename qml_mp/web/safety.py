@@ -32,7 +32,7 @@ from qml_mp.web.addresses import (
     own_path,
     prefix_of,
 )
-from qml_mp.web.sign_in import Auth
+from qml_mp.web.sign_in import Auth, form_token, is_form_token
 
 logger = logging.getLogger(__name__)
 
@@ -146,11 +146,11 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope, receive)
-        visit_cookie = self._safety.auth.cookie("visit")
+        visit_cookie = _visit_cookie(request)
         visit = request.cookies.get(visit_cookie, "")
         is_new = not _VISIT.fullmatch(visit)
         scope["qml_mp.visit"] = visit = secrets.token_urlsafe(18) if is_new else visit
-        scope["qml_mp.token"] = self._safety.auth.sign("form", visit)
+        scope["qml_mp.token"] = form_token(visit)
         safe_send = _with_headers(send, request, f"{visit_cookie}={visit}" if is_new else None)
         try:
             self._safety.check(request)
@@ -209,17 +209,15 @@ class Guard:
         Another site can neither read that cookie (it is HttpOnly, random, and of another origin) nor have it
         sent with a POST (SameSite=Lax: with links alone, so that one from a mail finds who is signed in).
         What a neighbour of the same host or domain could still do, which is to set a cookie that it knows,
-        does not help it: all browsers name the origin of a POST, and `check` has refused its. So the key of
-        the signature adds to this where there is one, and may be empty where there is no secret that all
-        processes of the page share.
+        does not help it: all browsers name the origin of a POST, and `check` has refused its. So what the
+        form carries need not be made with a secret.
         """
         given = request.headers.get(TOKEN_HEADER) or request.scope[FORM].get(TOKEN_FIELD) or ""
-        if not self._safety.auth.verifies("form", request.scope["qml_mp.visit"], str(given)):
+        if not is_form_token(str(given), visit=request.scope["qml_mp.visit"]):
             raise Refused(
                 403,
                 "The proof is missing or old that this page itself asked for the change, and nothing was "
-                "changed. "
-                "Load the page again, and try again; cookies have to be allowed.",
+                "changed. Load the page again, and try again; cookies have to be allowed.",
             )
 
 
@@ -279,3 +277,9 @@ def _with_headers(send: Send, request: Request, new_visit: str | None) -> Send:
         await send(message)
 
     return safe_send
+
+
+def _visit_cookie(request: Request) -> str:
+    """Its name. All pages of a host share it, and each takes what another has set there; but a browser lets
+    no page without TLS set, or see, one that was set with it."""
+    return f"qml_mp_visit_{'tls' if is_secure(request) else 'plain'}"

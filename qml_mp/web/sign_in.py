@@ -42,9 +42,9 @@ class Auth:
     ask: Callable[[HTTPConnection], str | None] | None = None
     """The host's: who sends a request; None: nobody who may see the page. Called in a thread."""
     key: bytes = field(repr=False)
-    """What cookies and forms are signed with: the same in every process that serves the page, and in those
-    that replace them, as it is made from the secret. Without a secret nobody has to sign in here, and the
-    key is empty: why forms are safe all the same stands in `Guard._check_token`."""
+    """What sessions are signed with: the same in every process that serves the page, and in those that
+    replace them, as it is made from the secret. Who has something that was made with it can try passwords
+    where nobody counts them, so nothing of it goes to who is not signed in. Empty without a secret."""
 
     @classmethod
     def of(cls, given: AuthArgument) -> Auth:
@@ -94,9 +94,10 @@ class Auth:
         return self.secret is not None and right_user and right_secret
 
     def cookie(self, what: str) -> str:
-        """The name of the page's cookie for that. Browsers keep one set of cookies for all ports of a host:
-        of two pages there, who signs in to one must not be signed out of the other. Those that share a secret
-        share the names too, and take each other's cookies."""
+        """The name of the page's cookie for that; made with the key, and so for those alone who may see the
+        page. Browsers keep one set of cookies for all ports of a host: of two pages there, who signs in to
+        one must not be signed out of the other. Those that share a secret share the names too, and take each
+        other's cookies."""
         return f"qml_mp_{what}_{self.sign('cookie', 'name')[:8]}"
 
     def session(self) -> str:
@@ -123,6 +124,17 @@ class Auth:
             return False
         # In the future for a machine whose clock is behind, or was set back: the signature vouches for it.
         return abs(time.time() - int(began)) <= SESSION_S
+
+
+def form_token(visit: str) -> str:
+    """What the page's forms carry for the visit whose cookie this is. No secret is in it: strangers get it
+    with the sign-in form, beside that cookie. Why it is enough stands in `Guard._check_token`."""
+    return hashlib.sha256(f"form\0{visit}".encode()).hexdigest()
+
+
+def is_form_token(given: str, *, visit: str) -> bool:
+    """Whether it is that of the visit."""
+    return _is_same(given, form_token(visit))
 
 
 class SignInTurns:

@@ -89,6 +89,21 @@ def test_behind_https_the_cookies_are_never_sent_without(page: Served) -> None:
     assert "Secure" in answer.headers["set-cookie"]
 
 
+def test_what_a_stranger_gets_is_the_same_whatever_the_password(file_url: str) -> None:
+    """Else he could try passwords by it at home, where nobody counts them."""
+
+    def given(password: str) -> tuple[str, str]:
+        """The name of his cookie, and what the form carries, for the same visit."""
+        page = dashboard(storage, auth=("ada", password))
+        cookie = Visitor(page).get("/sign-in").headers["set-cookie"].partition("=")[0]
+        visitor = Visitor(page)
+        visitor.cookies.set(cookie, "a-visit-of-a-stranger")
+        return cookie, token_of(visitor.get("/sign-in").text)
+
+    with closing(open_storage(file_url)) as storage:
+        assert given("correct horse battery") == given("another long password")
+
+
 @pytest.mark.parametrize("secret", ["", "wrong", TOKEN + "x", TOKEN.upper(), "\u00e9"])
 def test_a_wrong_token_lets_nobody_in(page: Served, secret: str) -> None:
     with page.visitor() as visitor:
