@@ -44,19 +44,19 @@ class Monitoring(Part):
 
         With `among`, at most one more than so many are counted of each kind and state, in the index alone:
         what it costs does then not grow with the table. The filter may then restrict states, method, `since`
-        and `until` alone, and the most jobs come first; `ConfigurationError` otherwise.
+        and `until` alone; `ConfigurationError` otherwise.
         """
         states = [state for state in where.each_state() if state in FAILED_STATES]
         if not states:
             return []
         where = replace(where, states=states)
         which = {**where.values(), "limit": limit}
+        which["newest_first"] = newest_first
         queries = self._db.queries.monitoring
         if among is None:
-            which["newest_first"] = newest_first
             rows = self._db.read("grouping failures", queries.failure_kinds(where), which)
         else:
-            if newest_first or not where.values().keys() <= {"method", "since", "until_time"}:
+            if not where.values().keys() <= {"method", "since", "until_time"}:
                 raise ConfigurationError("Kinds are counted by state, method, since and until alone.")
             span = {"since": where.since or _BEGINNING, "until_time": where.until or _END_OF_TIME}
             query = queries.failure_kinds_among(where)

@@ -195,8 +195,8 @@ class MonitoringQueries:
     """The filter's values (Failed, AwaitingRetry alone), limit, newest_first (else the most jobs): job of the
     newest, kind, jobs, last_at."""
     failure_kinds_among: Callable[[JobFilter], str]
-    """method (if the filter has one), since, until_time, limit, most: the same, at most so many counted of
-    each kind and state."""
+    """method (if the filter has one), since, until_time, limit, newest_first, most: the same, at most so many
+    counted of each kind and state."""
     attempts: str
     """id: what `rows.attempt_of` reads, oldest first."""
     queue_stats: str

@@ -13,11 +13,12 @@ import pytest
 
 from qml_mp import host
 from qml_mp.core.job import Job
+from qml_mp.core.outcome import ErrorInfo, Failure
 from qml_mp.core.server_info import ProcessIdentity, ServerInfo, WorkerInfo
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.store import Storage
 from qml_mp.web import dashboard
-from tests.storage.helpers import fetch
+from tests.storage.helpers import KEEP, claim_new, fetch
 from tests.web.asgi import Visitor
 
 GONE = replace(host.identity(), started_ticks=1)
@@ -63,6 +64,24 @@ def test_workers_of_a_dead_server_are_none(opened: Storage) -> None:
     assert "1 of 1 worker busy" in shown
     assert "run-by-blue" in shown
     assert "run-by-green" not in shown
+
+
+def fail(storage: Storage, kind: str) -> None:
+    claim = claim_new(storage)
+    storage.finish(claim, Failure(error=ErrorInfo(type=kind, message="no", traceback=None)), retention=KEEP)
+
+
+def test_the_newest_failure_is_shown_among_any_number_of_kinds(opened: Storage) -> None:
+    for number in range(50):
+        for _ in range(2):
+            fail(opened, f"Old{number}")
+    fail(opened, "BrandNew")
+
+    shown = overview(opened)
+
+    newest = [shown.index(kind) for kind in ("BrandNew", "Old49", "Old48", "Old47", "Old46", "Old45")]
+    assert newest == sorted(newest)
+    assert "Old44" not in shown
 
 
 @pytest.mark.parametrize(

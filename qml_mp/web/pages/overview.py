@@ -18,7 +18,6 @@ from qml_mp.web.charts import bar_chart
 from qml_mp.web.pages.history import last_hour
 from qml_mp.web.site import Site, site_of
 
-_MOST_KINDS = 50
 _MOST_COUNTED = 1000
 """Of each state, queue, method and kind: to tell more apart would cost what the storage is full."""
 _MOST_OF_METHOD = 100
@@ -69,11 +68,10 @@ def _failures(site: Site) -> list[FailureLine]:
     """The kinds whose newest failure is the newest."""
     kinds = site.reads.get(
         "failure kinds",
-        lambda: site.storage.failure_kinds(limit=_MOST_KINDS, among=_MOST_COUNTED),
+        lambda: site.storage.failure_kinds(limit=_MOST_FAILURES, among=_MOST_COUNTED, newest_first=True),
         every_s=5.0,
     )
-    newest = sorted(kinds, key=lambda kind: kind.last_at, reverse=True)
-    return [FailureLine.of(kind) for kind in newest[:_MOST_FAILURES]]
+    return [FailureLine.of(kind) for kind in kinds]
 
 
 def _busy(servers: Sequence[ServerView]) -> list[tuple[ServerView, WorkerView]]:

@@ -106,7 +106,8 @@ def _failure_kinds_among(where: JobFilter) -> str:
         SELECT kinds.kind, kinds.jobs, kinds.last_at, {JOB}
         FROM kinds JOIN {{s}}.jobs AS j ON j.id = kinds.id
         WHERE {"j.method = %(method)s" if where.method is not None else "true"}
-        ORDER BY kinds.jobs DESC, kinds.last_at DESC, j.id LIMIT %(limit)s
+        ORDER BY CASE WHEN %(newest_first)s THEN 0 ELSE kinds.jobs END DESC, kinds.last_at DESC, j.id
+        LIMIT %(limit)s
     """
 
 

@@ -91,7 +91,7 @@ def _failure_kinds_among(where: JobFilter) -> str:
         CROSS JOIN qml_jobs ON qml_jobs.rowid = part.place
         WHERE {"method = :method" if where.method is not None else "true"}
         GROUP BY part.kind
-        ORDER BY jobs DESC, last_at DESC, id LIMIT :limit
+        ORDER BY iif(:newest_first, 0, sum(part.jobs)) DESC, last_at DESC, id LIMIT :limit
     """
 
 
