@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from qml_mp.core.job import Job
-from qml_mp.core.limits import LimitKind, Rate
+from qml_mp.core.limits import Limit, LimitKind, Rate
 from qml_mp.core.state import StateName
 from tests.browser.conftest import ONE_BACKEND, Site, served
 from tests.browser.watching import Watched
@@ -63,6 +63,23 @@ def test_limits_are_set_shown_and_ended(page: Watched, site: Site) -> None:
     row.get_by_role("button", name="Set limits").click()
     expect(shown.get_by_role("status")).to_have_text("video: no limit.")
     assert "video" not in {each.limit.name for each in site.storage.standings()}
+
+
+def test_what_is_typed_is_sent_after_the_list_was_shown_anew(page: Watched, site: Site) -> None:
+    site.storage.enqueue(Job.new("nobody-has-this", queue="typed"))
+    page.open("/queues")
+    shown = page.page
+    row = shown.get_by_role("row").filter(has=shown.get_by_role("rowheader", name="typed"))
+
+    row.locator("summary").click()
+    row.get_by_label("Running at most").fill("3")
+    row.get_by_role("button", name="Set limits").focus()
+    site.storage.enqueue(Job.new("nobody-has-this", queue="typed"))
+    expect(row.locator("td[data-label=Enqueued]")).to_have_text("2")
+    shown.keyboard.press("Enter")
+
+    expect(shown.get_by_role("status")).to_have_text("typed: 3 running.")
+    site.storage.limit(Limit(kind=LimitKind.QUEUE, name="typed"))
 
 
 @pytest.mark.parametrize(

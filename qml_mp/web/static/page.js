@@ -1,5 +1,5 @@
 // Keeps the page live: one stream of changes while the tab is seen, polling where a stream does not pass,
-// what a person has opened, ticked or focused across an exchange, and times in the person's own zone.
+// what a person has opened, ticked, typed or focused across an exchange, and times in the person's own zone.
 (function () {
   "use strict"
 
@@ -135,6 +135,9 @@
     kept = {
       open: [...part.querySelectorAll("details[id]")].map((each) => [each.id, each.open]),
       ticked: [...part.querySelectorAll("input[type=checkbox][id]")].map((each) => [each.id, each.checked]),
+      typed: [...part.querySelectorAll("input[id]:not([type=checkbox])")]
+        .filter((each) => each.value !== each.defaultValue)
+        .map((each) => [each.id, each.value]),
       focus: document.activeElement && part.contains(document.activeElement) && document.activeElement.id,
     }
   })
@@ -145,6 +148,7 @@
     if (kept) {
       for (const [id, open] of kept.open) set(id, "open", open)
       for (const [id, checked] of kept.ticked) set(id, "checked", checked)
+      for (const [id, value] of kept.typed) set(id, "value", value)
       const focused = kept.focus && document.getElementById(kept.focus)
       if (focused) focused.focus({ preventScroll: true })
       kept = null
