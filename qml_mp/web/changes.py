@@ -97,6 +97,7 @@ class Changes:
         ends_at = time.monotonic() + _STREAM_S
         try:
             yield _event("hello")
+            yield _event("changed")  # by what was committed since its page was made, others were told
             while not self._closed and time.monotonic() < ends_at:
                 yield _event("changed" if await watcher.changed(within_s=_BEAT_S) else "beat")
             yield _event("end")

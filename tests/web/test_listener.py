@@ -15,6 +15,7 @@ import pytest
 from qml_mp.core.job import Job
 from qml_mp.storage.open import open_storage
 from qml_mp.storage.waiting import Waker
+from qml_mp.web import changes as changes_module
 from qml_mp.web.changes import Changes
 from tests.until import PATIENCE_S
 from tests.web.browsers import until
@@ -65,6 +66,7 @@ def test_a_browser_that_comes_when_there_is_a_thread_again_is_told(file_url: str
 
         async def look() -> None:
             async with aclosing(changes.stream()) as events, asyncio.timeout(PATIENCE_S):
+                await begun(events)
                 await told(events)
             await until(lambda: not changes.is_listening, what="its end, as nobody looks any more")
 
@@ -85,6 +87,7 @@ def test_a_commit_is_told_where_the_system_has_no_pipe2(
 
         async def look() -> None:
             async with aclosing(changes.stream()) as events, asyncio.timeout(PATIENCE_S):
+                await begun(events)
                 await told(events)
                 before = changes.version
                 storage.enqueue(Job.new("noop"))
@@ -101,6 +104,7 @@ def test_a_commit_is_told_when_there_may_be_something_newer(file_url: str) -> No
 
         async def look() -> None:
             async with aclosing(changes.stream()) as events:
+                await begun(events)
                 await told(events)
                 new_at = time.monotonic() + 1.2  # longer than the shortest time between two tellings
                 changes.new_at = lambda: new_at
@@ -118,6 +122,7 @@ def test_however_often_it_is_asked_to_it_tells_at_most_every_half_a_second(file_
         async def look() -> None:
             async with aclosing(changes.stream()) as events:
                 began = time.monotonic()  # before the first telling, of which this thread may learn late
+                await begun(events)
                 await told(events)
                 for _ in range(2):
                     changes.tell_at(float("-inf"))
@@ -125,6 +130,29 @@ def test_however_often_it_is_asked_to_it_tells_at_most_every_half_a_second(file_
                 assert time.monotonic() - began > 0.9
 
         asyncio.run(look())
+
+
+def test_a_browser_that_comes_beside_others_is_told_at_once(
+    file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes_module, "_TELL_ANYHOW_S", 3600.0)
+    with closing(open_storage(file_url)) as storage:
+        changes = Changes(storage)
+
+        async def look() -> list[bytes]:
+            async with aclosing(changes.stream()) as others:
+                await begun(others)
+                await told(others)
+                async with aclosing(changes.stream()) as events:
+                    return [(await anext(events)).splitlines()[0] for _ in range(2)]
+
+        assert asyncio.run(look()) == [b"event: hello", b"event: changed"]
+
+
+async def begun(events: AsyncGenerator[bytes, None]) -> None:
+    """What each stream begins with."""
+    for event in ("hello", "changed"):
+        assert (await anext(events)).startswith(b"event: " + event.encode())
 
 
 async def told(events: AsyncGenerator[bytes, None]) -> None:
