@@ -3,13 +3,14 @@ them is the matter of tests/browser."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
 
 from qml_mp.core.history import Ending, SeriesKey, numbers_of_one
 from qml_mp.printable import printable
-from qml_mp.storage.history import MINUTE, TEN_MINUTES, Period, floor_to
+from qml_mp.storage.history import DAY, MINUTE, TEN_MINUTES, Period, floor_to
 from qml_mp.storage.store import Storage
 from tests.browser import hostile
 from tests.browser.screens import SCREENS
@@ -76,6 +77,26 @@ def test_what_took_longer_than_all_bounds_is_told_as_over_the_last_one(
         place = shown.index(figure)
         assert (shown[place - 1], shown[place + 1]) == ("over 1 h", "p95 over 1 h")
     assert "1 h" not in shown[shown.index("median run") :]
+
+
+def test_tables_of_the_history_say_since_when_they_count(filled: Served, storage: Storage) -> None:
+    """Since a whole day, where the chart beside them begins with an hour."""
+    counted = {
+        SeriesKey(method="quick", queue="quick", ending=Ending.SUCCEEDED): numbers_of_one(
+            waited_us=1, ran_us=1
+        )
+    }
+    days = [floor_to(DAY, storage.now())]
+    storage.note_history([Period(step=DAY, begins_at=days[0], writer="green#1", numbers=counted)])
+
+    with filled.visitor() as visitor:
+        shown = words("".join(Text(visitor.get("/history?span=7d").text).parts))
+
+    days.append(floor_to(DAY, storage.now()))  # midnight may have come
+    since = [
+        words(f"Counted since {day - timedelta(days=7):%Y-%m-%d %H:%M:%S} UTC; the chart") for day in days
+    ]
+    assert max(map(shown.count, since)) == 2  # by queue, and by method
 
 
 def words(text: str) -> str:
